@@ -1,0 +1,1 @@
+"""One per node: makes the WireGuard device in every local task match the records."""

@@ -1,0 +1,1 @@
+"""The language: `x-wireguard` and `links` in compose files become service labels."""

@@ -1,0 +1,1 @@
+"""What controller and agent must agree on: records, keys, addresses, the link graph, the store."""

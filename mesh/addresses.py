@@ -1,0 +1,50 @@
+"""Which address and which UDP port to try next: pure choices, made safe by compare-and-create in the store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container
+from ipaddress import IPv4Address, IPv4Network
+
+from mesh.errors import Terminal
+
+
+def _start(hint: str, size: int) -> int:
+    """Where to begin looking: spread by the hint, so that what was freed last is not what is given next."""
+    return int.from_bytes(hashlib.sha256(hint.encode()).digest()[:8], "big") % size
+
+
+def pick_address(subnet: IPv4Network, taken: Container[IPv4Address], hint: str) -> IPv4Address:
+    """A free address of the subnet, never its first (the network) or last (the broadcast).
+
+    Args:
+        subnet: the mesh's own.
+        taken: what is held or rests.
+        hint: who it is for; the same hint gives the same address while that is free.
+
+    Raises:
+        Terminal: every address is taken.
+    """
+    size = subnet.num_addresses - 2
+    first = int(subnet.network_address) + 1
+    start = _start(hint, size)
+    for step in range(size):
+        address = IPv4Address(first + (start + step) % size)
+        if address not in taken:
+            return address
+    raise Terminal(f"all {size} addresses of {subnet} are taken: give the controller a larger --subnet")
+
+
+def pick_port(first: int, last: int, taken: Container[int], hint: str) -> int:
+    """A free UDP port of a node's range, both ends included.
+
+    Raises:
+        Terminal: every port of the range is taken.
+    """
+    size = last - first + 1
+    start = _start(hint, size)
+    for step in range(size):
+        port = first + (start + step) % size
+        if port not in taken:
+            return port
+    raise Terminal(f"all {size} UDP ports {first}-{last} of the node are taken: widen its agent's --ports")

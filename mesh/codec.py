@@ -1,0 +1,136 @@
+"""Records to bytes and back: JSON, strict in both directions, no I/O.
+
+One generic codec over the records' own type hints. What does not fit a hint exactly, has a field too many or
+too few, or lies under another key than its content says, is an InvalidRecord and never a half-read record.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import functools
+import ipaddress
+import json
+import types
+import typing
+from typing import Any, Literal
+
+from mesh import keyspace
+from mesh.errors import InvalidRecord, LinkwireError
+from mesh.keys import PublicKey
+from mesh.records import Record
+
+FORMAT = 1
+MAX_BYTES = 1_000_000  # etcd refuses requests over 1.5 MiB (--max-request-bytes)
+
+_ADDRESSES = (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
+
+
+def encode(record: Record) -> bytes:
+    """Write a record as UTF-8 JSON with sorted keys, so that equal records are equal bytes."""
+    fields = _plain(record)
+    return json.dumps({"v": FORMAT, **fields}, sort_keys=True, separators=(",", ":")).encode()
+
+
+def decode(key: str, value: bytes) -> Record:
+    """Read the record under `key` (relative to the root).
+
+    Raises:
+        InvalidRecord: not ours, of another format, malformed, or under a key that is not its own.
+    """
+    kind = keyspace.KINDS.get(key.split("/", 1)[0])
+    if kind is None:
+        raise InvalidRecord(f"{key}: no record of ours lies under this key")
+    if len(value) > MAX_BYTES:
+        raise InvalidRecord(f"{key}: {len(value)} bytes is more than any record of ours")
+    try:
+        plain = json.loads(value)
+    except (ValueError, RecursionError):
+        raise InvalidRecord(f"{key}: not JSON") from None
+    if not isinstance(plain, dict) or plain.pop("v", None) != FORMAT:
+        raise InvalidRecord(f"{key}: not a record of format {FORMAT}")
+    try:
+        record: Record = _read(kind, plain, "")
+    except (ValueError, LinkwireError) as error:
+        raise InvalidRecord(f"{key}: {error}") from None
+    if keyspace.key_of(record) != key:
+        raise InvalidRecord(f"{key}: holds the record that belongs under {keyspace.key_of(record)}")
+    return record
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any field of a record
+    if dataclasses.is_dataclass(value) and not isinstance(value, (type, PublicKey)):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, (PublicKey, *_ADDRESSES)):
+        return str(value)
+    return value
+
+
+@functools.cache
+def _fields(kind: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+
+
+def _read(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401, PLR0911 - one return a shape of hint
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _read_union(typing.get_args(hint), plain, where)
+    if origin is Literal:
+        if plain in typing.get_args(hint):
+            return plain
+        raise ValueError(f"{where}: {plain!r} is none of {', '.join(map(str, typing.get_args(hint)))}")
+    if origin is tuple:
+        if not isinstance(plain, list):
+            raise ValueError(f"{where}: a list was expected")
+        return tuple(_read(typing.get_args(hint)[0], item, f"{where}[{n}]") for n, item in enumerate(plain))
+    if hint in (str, int, bool, float):
+        return _scalar(hint, plain, where)
+    if not (dataclasses.is_dataclass(hint) and hint is not PublicKey):
+        return _from_text(hint, plain, where)
+    if not isinstance(plain, dict):
+        raise ValueError(f"{where or 'record'}: an object was expected")
+    wanted = _fields(typing.cast("type", hint))
+    if plain.keys() != wanted.keys():
+        odd = ", ".join(sorted(plain.keys() ^ wanted.keys()))
+        raise ValueError(f"{where or 'record'}: missing or unknown: {odd}")
+    return typing.cast("type", hint)(
+        **{n: _read(h, plain[n], f"{where}.{n}" if where else n) for n, h in wanted.items()}
+    )
+
+
+def _scalar(hint: type, plain: Any, where: str) -> Any:  # noqa: ANN401 - one of the scalars
+    if hint is float and type(plain) is int:
+        return float(plain)
+    if type(plain) is not hint:
+        raise ValueError(f"{where}: {hint.__name__} was expected")
+    return plain
+
+
+def _from_text(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - a type with a text form
+    if not isinstance(plain, str):
+        raise ValueError(f"{where}: text was expected")
+    try:
+        if hint is bytes:
+            return base64.b64decode(plain, validate=True)
+        return PublicKey.parse(plain) if hint is PublicKey else hint(plain)
+    except (binascii.Error, ValueError, LinkwireError):
+        raise ValueError(f"{where}: not a {hint.__name__}") from None
+
+
+def _read_union(hints: tuple[Any, ...], plain: Any, where: str) -> Any:  # noqa: ANN401 - one of several
+    if plain is None and type(None) in hints:
+        return None
+    error = ValueError(f"{where}: no value was expected")
+    for hint in hints:
+        if hint is not type(None):
+            try:
+                return _read(hint, plain, where)
+            except ValueError as this:
+                error = this
+    raise error

@@ -1,0 +1,113 @@
+"""Under which key each record lies: the one place that knows the store's paths.
+
+Keys are given relative to the root (`/linkwire/v1/`), which only the store adds.
+"""
+
+from __future__ import annotations
+
+from mesh.records import (
+    Address,
+    Cluster,
+    Endpoint,
+    Leader,
+    Node,
+    Port,
+    Record,
+    SealedKey,
+    Service,
+    Status,
+    TaskReport,
+)
+
+ROOT = "/linkwire/v1/"
+
+CLUSTER = "cluster"
+LEADER = "leader"
+SERVICES = "services/"
+ENDPOINTS = "endpoints/"
+KEYS = "keys/"
+ADDRESSES = "addresses/"
+PORTS = "ports/"
+NODES = "nodes/"
+TASKS = "tasks/"
+STATUS = "status/"
+
+
+def service(service_id: str) -> str:
+    """The key of a Service."""
+    return f"{SERVICES}{service_id}"
+
+
+def endpoint(service_id: str, task: str) -> str:
+    """The key of an Endpoint."""
+    return f"{ENDPOINTS}{service_id}/{task}"
+
+
+def sealed_key(node: str, task: str) -> str:
+    """The key of a SealedKey."""
+    return f"{KEYS}{node}/{task}"
+
+
+def address(addr: object) -> str:
+    """The key of an Address."""
+    return f"{ADDRESSES}{addr}"
+
+
+def port(node: str, number: int) -> str:
+    """The key of a Port."""
+    return f"{PORTS}{node}/{number}"
+
+
+def node(node_id: str) -> str:
+    """The key of a Node."""
+    return f"{NODES}{node_id}"
+
+
+def report(node_id: str, task: str) -> str:
+    """The key of a TaskReport."""
+    return f"{TASKS}{node_id}/{task}"
+
+
+def status(node_id: str) -> str:
+    """The key of a Status."""
+    return f"{STATUS}{node_id}"
+
+
+def key_of(record: Record) -> str:  # noqa: PLR0911 - one line a kind
+    """The key that a record lies under; a record found elsewhere is not valid."""
+    match record:
+        case Cluster():
+            return CLUSTER
+        case Leader():
+            return LEADER
+        case Service():
+            return service(record.id)
+        case Endpoint():
+            return endpoint(record.service, record.task)
+        case SealedKey():
+            return sealed_key(record.node, record.task)
+        case Address():
+            return address(record.address)
+        case Port():
+            return port(record.node, record.port)
+        case Node():
+            return node(record.id)
+        case TaskReport():
+            return report(record.node, record.task)
+        case Status():
+            return status(record.node)
+
+
+KINDS: dict[str, type[Record]] = {
+    CLUSTER: Cluster,
+    LEADER: Leader,
+    "services": Service,
+    "endpoints": Endpoint,
+    "keys": SealedKey,
+    "addresses": Address,
+    "ports": Port,
+    "nodes": Node,
+    "tasks": TaskReport,
+    "status": Status,
+}
+"""First part of a key -> the kind of record under it."""

@@ -1,0 +1,174 @@
+"""Every record that Linkwire keeps in the store, as frozen data: one type per kind of key.
+
+`mesh.keyspace` says under which key each lies, `mesh.codec` how it is written. No I/O here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Generic, Literal, TypeVar
+
+from mesh.keys import PublicKey
+from mesh.labels import LinkLabel
+from mesh.ports import PortRange
+from mesh.wgtypes import IPAddress, UdpEndpoint
+
+TaskState = Literal["created", "running", "gone"]
+"""What a node sees of a task's container: made but not started, up (and healthy where it has a check), ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The mesh itself. Its presence means that a controller has taken this store into use."""
+
+    id: str
+    """Swarm's own cluster id."""
+    subnet: IPv4Network
+    """Where every task's address and every VIP comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that links, or is linked to."""
+
+    id: str
+    name: str
+    vip: IPv4Address
+    links: tuple[LinkLabel, ...]
+    """By the provider's name: it may not exist yet, and may come back under another id."""
+    expose: tuple[PortRange, ...]
+    strict: bool
+    dnsrr: bool
+    """`endpoint_mode: dnsrr`: names give all addresses and not the VIP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One task's place in the mesh."""
+
+    service: str
+    """Service id."""
+    task: str
+    slot: int
+    """0 for a task of a global service."""
+    node: str
+    """Node id."""
+    address: IPv4Address
+    public_key: PublicKey
+    epoch: int
+    """Which of the task's keypairs this is, from 0."""
+    underlay: UdpEndpoint
+    ready: bool
+    """Whether new connections may go to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedKey:
+    """A task's private key, sealed to the node that runs it."""
+
+    task: str
+    node: str
+    epoch: int
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Who holds an address; with no holder it rests (and its lease says for how long)."""
+
+    address: IPv4Address
+    holder: str | None
+    """`service/<id>` for a VIP, `task/<id>` for an endpoint, None while it rests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """Which task holds a UDP port of a node."""
+
+    node: str
+    port: int
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that runs an agent, as the agent says it."""
+
+    id: str
+    hostname: str
+    sealing_key: PublicKey
+    """What private keys for this node are sealed to."""
+    address: IPAddress
+    """Where other nodes reach this one's WireGuard ports."""
+    first_port: int
+    last_port: int
+    backend: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """What a node sees of one of its tasks."""
+
+    task: str
+    service: str
+    """Service id, so that a task that the controller has not met yet can be looked up."""
+    node: str
+    state: TaskState
+    wired: bool
+    error: str | None
+    """In words; also `port taken`, which makes the controller give another."""
+    port_taken: int | None
+    """The UDP port that some other program holds, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """One peer as read back from a task's device."""
+
+    public_key: PublicKey
+    handshake_age: float | None
+    """Seconds, None for never."""
+    rx_bytes: int
+    tx_bytes: int
+    endpoint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """One task's device as read back."""
+
+    task: str
+    public_key: PublicKey | None
+    peers: tuple[PeerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All devices of a node as read back at one moment."""
+
+    node: str
+    written: float
+    """Seconds since the epoch of the node's clock: for display only, nothing is decided by it."""
+    devices: tuple[DeviceStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Which controller leads."""
+
+    holder: str
+
+
+Record = Cluster | Service | Endpoint | SealedKey | Address | Port | Node | TaskReport | Status | Leader
+
+R = TypeVar("R", bound=Record, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned(Generic[R]):
+    """A record as read, with the store's revision of its last change."""
+
+    record: R
+    revision: int

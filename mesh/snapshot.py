@@ -1,0 +1,89 @@
+"""All that was read of the store at one revision, and the changes one may ask of it. Pure.
+
+Rule 2 of the design: nothing is removed on partial knowledge. `Snapshot.complete` is how everybody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeVar
+
+from mesh import keyspace
+from mesh.records import Record, Versioned
+
+T = TypeVar("T", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The records under the followed prefixes, as of `revision`.
+
+    Attributes:
+        revision: the store's revision that this is a whole picture of.
+        complete: whether it was listed whole and followed without a gap since. While False it may be used to
+            add, never to remove.
+        records: key (relative to the root) -> record with the revision of its last change.
+        invalid: key -> why the value there is not a record of ours. The key counts as unknown, not as absent.
+    """
+
+    revision: int = 0
+    complete: bool = False
+    records: Mapping[str, Versioned[Record]] = field(default_factory=lambda: MappingProxyType({}))
+    invalid: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def get(self, key: str, kind: type[T]) -> T | None:
+        """The record under a key, or None if there is none of that kind."""
+        found = self.records.get(key)
+        return found.record if found is not None and isinstance(found.record, kind) else None
+
+    def all(self, kind: type[T]) -> Iterator[T]:
+        """Every record of a kind."""
+        for versioned in self.records.values():
+            if isinstance(versioned.record, kind):
+                yield versioned.record
+
+    def revision_of(self, key: str) -> int:
+        """The revision of a key's last change; 0 for a key that is not there."""
+        found = self.records.get(key)
+        return found.revision if found is not None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write a record under its own key.
+
+    Attributes:
+        revision: what the key's last change must be for this to hold: 0 for "must not exist" (compare-and-create),
+            None for "whatever it is".
+        lease: a lease id to bind the key to; None for a key that stays.
+    """
+
+    record: Record
+    revision: int | None
+    lease: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The key, relative to the root."""
+        return keyspace.key_of(self.record)
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Take a key away; `revision` as in Put, None also when it may be gone already."""
+
+    key: str
+    revision: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """Only a condition: the key's last change is `revision` (0: it does not exist)."""
+
+    key: str
+    revision: int
+
+
+Op = Put | Delete | Holds

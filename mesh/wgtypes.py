@@ -1,0 +1,131 @@
+"""What a WireGuard device is seen to be, and what it is meant to be: two families of types, no I/O.
+
+Observed: `Device`, `Peer`. Desired: `DeviceConfig`, `PeerConfig`, and `InterfaceConfig` for all that one
+task's network namespace holds of ours. Both sides are normal forms (networks masked, tuples sorted), so
+that equal means equal. Modelled on the split of wgctrl's wgtypes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+from mesh.keys import PrivateKey, PublicKey
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+IPInterface = IPv4Interface | IPv6Interface
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class UdpEndpoint:
+    """Where a peer's encrypted packets are sent: an address of the underlay and a UDP port."""
+
+    host: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"  # noqa: PLR2004 - IP version
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A peer as read back from a device."""
+
+    public_key: PublicKey
+    endpoint: UdpEndpoint | None
+    """Where it was last heard from, or where it was told to be; it roams."""
+    allowed_ips: frozenset[IPNetwork]
+    keepalive: int
+    """Seconds, 0 for off."""
+    last_handshake: float | None
+    """Seconds since the epoch of this machine's clock, None for never."""
+    rx_bytes: int
+    tx_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A WireGuard device as read back."""
+
+    name: str
+    public_key: PublicKey | None
+    """None while it has no private key."""
+    listen_port: int
+    peers: dict[PublicKey, Peer]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """A peer as it is meant to be."""
+
+    public_key: PublicKey
+    endpoint: UdpEndpoint
+    allowed_ips: frozenset[IPNetwork]
+    keepalive: int
+    """Seconds, 0 for off."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChange:
+    """One upsert of a peer; None means "leave as it is".
+
+    Attributes:
+        allowed_ips: the networks to add. They move here from any peer of the device that held them.
+        replace_allowed_ips: drop the peer's networks that are not in `allowed_ips`. Never set by default, since it
+            is not needed to add one.
+        remove: take the peer away; all else is then ignored.
+        update_only: do nothing if the peer is not there.
+    """
+
+    public_key: PublicKey
+    endpoint: UdpEndpoint | None = None
+    allowed_ips: frozenset[IPNetwork] | None = None
+    replace_allowed_ips: bool = False
+    keepalive: int | None = None
+    remove: bool = False
+    update_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChange:
+    """One change of a device; None and an empty tuple mean "leave as it is"."""
+
+    private_key: PrivateKey | None = None
+    listen_port: int | None = None
+    peers: tuple[PeerChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostEntry:
+    """One line of the hosts block: an address and the names that resolve to it."""
+
+    address: IPAddress
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceConfig:
+    """All that one task's network namespace is meant to hold of ours."""
+
+    name: str
+    """The device's name: unique on the node, at most 15 bytes (IFNAMSIZ, linux/if.h)."""
+    private_key: PrivateKey
+    listen_port: int
+    """UDP, on the node."""
+    address: IPInterface
+    routes: tuple[IPNetwork, ...]
+    mtu: int
+    peers: tuple[PeerConfig, ...]
+    hosts: tuple[HostEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """All that one task's network namespace is seen to hold of ours."""
+
+    device: Device
+    up: bool
+    mtu: int
+    addresses: frozenset[IPInterface]
+    routes: frozenset[IPNetwork]
