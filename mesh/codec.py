@@ -77,7 +77,7 @@ def _fields(kind: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
 
 
-def _read(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401, PLR0911 - one return a shape of hint
+def _read(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - one return a shape of hint
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return _read_union(typing.get_args(hint), plain, where)

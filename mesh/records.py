@@ -163,12 +163,12 @@ class Leader:
 
 Record = Cluster | Service | Endpoint | SealedKey | Address | Port | Node | TaskReport | Status | Leader
 
-R = TypeVar("R", bound=Record, covariant=True)
+R_co = TypeVar("R_co", bound=Record, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Versioned(Generic[R]):
+class Versioned(Generic[R_co]):
     """A record as read, with the store's revision of its last change."""
 
-    record: R
+    record: R_co
     revision: int
