@@ -1,0 +1,322 @@
+"""The one codec between Swarm service labels and what they say about links.
+
+Pure: no I/O, no clock. `decode` never raises, whatever the labels hold; what `encode` writes, `decode` reads
+back as the same records. The labels are made to be written by hand too:
+
+    linkwire.links=shop_db:db,shop_db:database,shop_cache      SERVICE[:ALIAS], comma separated
+    linkwire.link.shop_db.ports=5432/tcp,9000-9010/udp
+    linkwire.link.shop_db.key=shop_shop
+    linkwire.link.shop_db.rotate=24h
+    linkwire.expose=5432/tcp
+    linkwire.strict=false
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from mesh.ports import PortRange, merge
+
+PREFIX = "linkwire."
+LINKS = "linkwire.links"
+LINK = "linkwire.link."
+EXPOSE = "linkwire.expose"
+STRICT = "linkwire.strict"
+ROLE = "linkwire.role"
+"""Marks Linkwire's own containers and services (`agent`, `controller`); says nothing about links."""
+
+MAX_VALUE = 64 * 1024
+"""Characters in one label's value."""
+MAX_LINKS = 1000
+"""Entries in one service's `linkwire.links`."""
+MAX_ROTATE = 3650 * 86400
+"""Seconds; ten years."""
+
+_MAX_ERRORS = 50
+_MAX_SHOWN = 200
+_MAX_NAME = 63  # swarmkit manager/controlapi/common.go validateAnnotations; RFC 1123 section 2.1 for aliases
+_MAX_ALIAS = 253  # RFC 1123 section 2.1 (255 octets on the wire)
+_MAX_COMPARED = 128  # difflib is quadratic
+# swarmkit's isValidDNSName, `^[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*$`, in a form that cannot backtrack for ever.
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
+_ALIAS_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
+_DURATION = re.compile(r"(?:[0-9]{1,9}[wdhms])+")
+_UNITS = {"w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1}
+_LINK_SETTINGS = ("ports", "key", "rotate")
+_YES_NO = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLabel:
+    """One link, as the consumer's labels state it."""
+
+    provider: str
+    """Full Swarm service name, `shop_db`."""
+    aliases: tuple[str, ...]
+    """Names that the consumer's tasks resolve; at least one."""
+    ports: tuple[PortRange, ...] = ()
+    """Empty: what the provider exposes, else all."""
+    key: str | None = None
+    """Name of the link key, scoped by its stack (`shop_shop`); None: a key of the link's own."""
+    rotate: int | None = None
+    """Seconds between two secrets of the link key; None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLabels:
+    """All that one service's labels say."""
+
+    links: tuple[LinkLabel, ...] = ()
+    expose: tuple[PortRange, ...] = ()
+    """What any link that names no ports may reach; empty: all."""
+    strict: bool = True
+    """Between two wired services nothing passes outside WireGuard."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelError:
+    """A part of a label that was left out, and why."""
+
+    label: str
+    value: str
+    """The offending part, cut if long."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"label {self.label!r}: {self.value!r}: {self.reason}"
+
+
+def suggestion(word: str, known: Collection[str]) -> str:
+    """Return `; did you mean 'db'?` when one of `known` resembles `word`, else an empty text."""
+    if len(word) > _MAX_COMPARED:
+        return ""
+    # All labels share a prefix, which would make any two of them alike.
+    lowered = {name.lower().removeprefix(PREFIX): name for name in known}
+    near = difflib.get_close_matches(word.lower().removeprefix(PREFIX), lowered, n=1, cutoff=0.6)
+    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
+
+
+def check_service_name(name: str) -> None:
+    """Apply Swarm's rule for service names, which is also ours for link key names.
+
+    Raises:
+        ValueError: Swarm would refuse the name; says why and quotes nothing.
+    """
+    if not name:
+        raise ValueError("a name is missing")
+    if len(name) > _MAX_NAME:
+        raise ValueError(f"a name has at most {_MAX_NAME} characters, this one has {len(name)}")
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name is made of letters, digits, '-' and '_', and begins and ends with a letter or digit")
+
+
+def check_alias(alias: str) -> None:
+    """Apply RFC 1123's rule for host names, with underscores as Docker allows them.
+
+    Raises:
+        ValueError: it is no host name, or the resolver would read it as an address.
+    """
+    parts = alias.split(".")
+    if len(alias) > _MAX_ALIAS or any(len(part) > _MAX_NAME for part in parts):
+        raise ValueError(f"a host name has at most {_MAX_ALIAS} characters, {_MAX_NAME} between two dots")
+    if not all(_ALIAS_PART.fullmatch(part) for part in parts):
+        raise ValueError(
+            "not a host name: use letters, digits, '-' and '_', parts with dots between, and '-' only inside a part"
+        )
+    if _NUMBER.fullmatch(parts[-1]):
+        raise ValueError("a program would take this name for an address: its last part must not be a number")
+    if alias.lower() == "localhost":
+        raise ValueError("localhost is the task itself")
+
+
+def parse_duration(text: str) -> int:
+    """Read `24h`, `90m`, `1h30m`, `7d`, `2w`, `3600s`.
+
+    Returns:
+        Whole seconds, from 1 to MAX_ROTATE.
+
+    Raises:
+        ValueError: it is not such a text; says why and quotes nothing.
+    """
+    text = text.strip()
+    if re.fullmatch(r"[0-9]{1,9}", text) and int(text):
+        raise ValueError(f"the unit is missing: write {text}s, {text}m or {text}h")
+    if len(text) > _MAX_COMPARED or not _DURATION.fullmatch(text):
+        raise ValueError("not a duration: write it as 24h, 90m, 1h30m or 7d")
+    seconds = sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([wdhms])", text))
+    if not 1 <= seconds <= MAX_ROTATE:
+        raise ValueError("a duration is at least 1s and at most 3650d")
+    return seconds
+
+
+def format_duration(seconds: int) -> str:
+    """Write whole seconds so that `parse_duration` reads them back: 86400 is `24h`, 90 is `1m30s`."""
+    hours, rest = divmod(seconds, 3600)
+    parts = ((hours, "h"), (rest // 60, "m"), (rest % 60, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number) or "0s"
+
+
+def encode(labels: ServiceLabels) -> dict[str, str]:
+    """Write the labels; what has its default is not written.
+
+    Raises:
+        ValueError: `decode` would not read back the same (a bad name, a link without alias, two links to one
+            provider, an alias of two providers, too many links).
+    """
+    entries: list[str] = []
+    written: dict[str, str] = {}
+    for link in labels.links:
+        entries += [link.provider if alias == link.provider else f"{link.provider}:{alias}" for alias in link.aliases]
+        if link.ports:
+            written[f"{LINK}{link.provider}.ports"] = _join(link.ports)
+        if link.key is not None:
+            written[f"{LINK}{link.provider}.key"] = link.key
+        if link.rotate is not None:
+            written[f"{LINK}{link.provider}.rotate"] = format_duration(link.rotate)
+    if entries:
+        written[LINKS] = ",".join(entries)
+    if labels.expose:
+        written[EXPOSE] = _join(labels.expose)
+    if not labels.strict:
+        written[STRICT] = "false"
+    read, errors = decode(written)
+    if errors:
+        raise ValueError("; ".join(str(error) for error in errors))
+    if read != _canonical(labels):
+        raise ValueError("labels cannot hold this: every link needs an alias, and every provider one link")
+    return dict(sorted(written.items()))
+
+
+def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, ...]]:
+    """Read the labels of one service; never raises.
+
+    Bad parts are reported and left out, good ones kept, and labels that are not ours ignored. A link of whose
+    ports none is good is left out as a whole: without ports it would be open to all. The same cannot be said
+    of `linkwire.expose`: if none of its ports is good it reads as (), and its errors tell it from no label.
+    """
+    errors = _Errors()
+    ours = {}
+    for label in sorted(labels):
+        if label.lower().startswith(PREFIX):
+            if len(labels[label]) > MAX_VALUE:
+                errors.add(label, labels[label], f"longer than {MAX_VALUE} characters")
+            else:
+                ours[label] = labels[label]
+    named = _decode_entries(ours.pop(LINKS, ""), errors)
+    links = {provider: LinkLabel(provider, tuple(aliases)) for provider, aliases in named.items() if aliases}
+    expose = _decode_ports(EXPOSE, ours.pop(EXPOSE), errors) if EXPOSE in ours else ()
+    strict = _decode_strict(ours.pop(STRICT, "true"), errors)
+    ours.pop(ROLE, None)
+    for label, value in ours.items():
+        provider, _, setting = label.removeprefix(LINK).rpartition(".")
+        if not label.startswith(LINK) or setting not in _LINK_SETTINGS:
+            errors.add(label, value, "no such label", label, _known(label, named))
+        elif provider not in named:
+            errors.add(label, value, f"{LINKS} names no service {provider[:_MAX_SHOWN]!r}", provider, named)
+        elif provider in links:
+            changed = _decode_setting(links[provider], label, setting, value, errors)
+            if changed:
+                links[provider] = changed
+            else:
+                del links[provider]
+    return ServiceLabels(tuple(links.values()), expose, strict), errors.all()
+
+
+@dataclass(slots=True)
+class _Errors:
+    """Collects errors, not more of them than a person reads."""
+
+    kept: list[LabelError] = field(default_factory=list)
+    dropped: int = 0
+
+    def add(self, label: str, value: str, reason: str, word: str = "", known: Collection[str] = ()) -> None:
+        if len(self.kept) < _MAX_ERRORS:
+            reason += suggestion(word, known)
+            self.kept.append(LabelError(_cut(label), _cut(value), reason))
+        else:
+            self.dropped += 1
+
+    def all(self) -> tuple[LabelError, ...]:
+        if self.dropped:
+            return (*self.kept, LabelError(PREFIX + "*", "", f"and {self.dropped} more errors"))
+        return tuple(self.kept)
+
+
+def _decode_entries(value: str, errors: _Errors) -> dict[str, list[str]]:
+    """Read `linkwire.links` into aliases by provider; one whose aliases are all bad keeps an empty list."""
+    named: dict[str, list[str]] = {}
+    owners: dict[str, str] = {}  # lower-case alias -> provider: names resolve whatever their case
+    entries = value.split(",") if value.strip() else []
+    if len(entries) > MAX_LINKS:
+        errors.add(LINKS, value, f"{len(entries)} links, at most {MAX_LINKS} are allowed: the rest is left out")
+    for entry in entries[:MAX_LINKS]:
+        provider, colon, alias = (part.strip() for part in entry.partition(":"))
+        alias = alias if colon else provider
+        try:
+            check_service_name(provider)
+            aliases = named.setdefault(provider, [])
+            check_alias(alias)
+        except ValueError as error:
+            errors.add(LINKS, entry.strip(), str(error))
+            continue
+        owner = owners.setdefault(alias.lower(), provider)
+        if owner != provider:
+            errors.add(LINKS, entry.strip(), f"the alias {alias!r} is already that of {owner!r}")
+        elif alias.lower() not in map(str.lower, aliases):
+            aliases.append(alias)
+    return named
+
+
+def _decode_setting(link: LinkLabel, label: str, setting: str, value: str, errors: _Errors) -> LinkLabel | None:
+    """Apply one `linkwire.link.PROVIDER.SETTING`; None: the link has to be left out."""
+    if setting == "ports":
+        ports = _decode_ports(label, value, errors)
+        return replace(link, ports=ports) if ports else None
+    try:
+        if setting == "rotate":
+            return replace(link, rotate=parse_duration(value))
+        check_service_name(value.strip())
+    except ValueError as error:
+        errors.add(label, value, str(error))
+        return link
+    return replace(link, key=value.strip())
+
+
+def _decode_ports(label: str, value: str, errors: _Errors) -> tuple[PortRange, ...]:
+    ports: list[PortRange] = []
+    for part in value.split(","):
+        try:
+            ports.append(PortRange.parse(part))
+        except ValueError as error:
+            errors.add(label, part.strip(), str(error))
+    return merge(ports)
+
+
+def _decode_strict(value: str, errors: _Errors) -> bool:
+    strict = _YES_NO.get(value.strip().lower())
+    if strict is None:
+        errors.add(STRICT, value, "write true or false")
+        return True
+    return strict
+
+
+def _known(label: str, providers: Collection[str]) -> list[str]:
+    """Return the labels there could be, for a suggestion."""
+    provider = label.removeprefix(LINK).rpartition(".")[0]
+    settings = [f"{LINK}{provider}.{setting}" for setting in _LINK_SETTINGS] if provider in providers else []
+    return [LINKS, EXPOSE, STRICT, *settings]
+
+
+def _canonical(labels: ServiceLabels) -> ServiceLabels:
+    links = tuple(replace(link, ports=merge(link.ports)) for link in labels.links)
+    return replace(labels, links=links, expose=merge(labels.expose))
+
+
+def _join(ports: tuple[PortRange, ...]) -> str:
+    return ",".join(str(port) for port in merge(ports))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
