@@ -1,0 +1,371 @@
+"""A connection to etcd that finds an endpoint which answers, and speaks bytes only.
+
+etcd3 0.12 is used for its stubs alone: its client raises nothing when a watch ends, and knows one endpoint.
+No other module imports etcd3 or grpc, and no error of theirs leaves this one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+# etcd3's generated code is too old for protobuf's C parser: "Descriptors cannot be created directly".
+os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
+# gRPC's core prints every refused connection, and a line at every fork; errors reach us as exceptions.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc
+from etcd3 import etcdrpc
+
+from mesh.errors import LinkwireError, Retryable, Terminal
+from mesh.follow import Batch, Change
+
+PAGE = 1000  # keys a read
+DIAL_TIMEOUT = 2.0  # seconds for an endpoint to answer its first question
+PROBE = 1.5  # seconds between two signs of life asked of a watch
+SILENCE = 4.0  # seconds after which a watch that gave none is dead
+_LIST_ATTEMPTS = 5
+
+_CHANNEL = (
+    ("grpc.max_receive_message_length", -1),  # etcd answers a watch in one message, however long
+    ("grpc.enable_http_proxy", 0),  # etcd is inside the cluster
+    # Otherwise a new channel to the same endpoint gets the old one's connection, the frozen one too.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A second net under SILENCE. etcd closes connections that ping more than every 5 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+# WatchProgressRequest (field 3) came with etcd 3.4, after etcd3's stubs were made. Unknown fields are sent on.
+_PROGRESS = etcdrpc.WatchRequest.FromString(b"\x1a\x00")
+# Makes a member that lost its leader end the watch instead of staying silent (etcd, v3rpc/interceptor.go).
+_REQUIRE_LEADER = (("hasleader", "true"),)
+
+# After these the connection is not trusted again.
+_LOST = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+}
+# A revision that is compacted or not there yet; too many requests, or no space until somebody makes some.
+_LATER = {grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED}
+
+
+class LeaseLost(LinkwireError):  # noqa: N818 - named like those of mesh.errors
+    """The lease ended, and with it every key that was bound to it: it has to be granted anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """Some keys below a root, as pairs of the first key and the one after the last."""
+
+    root: bytes
+    bounds: tuple[tuple[bytes, bytes], ...]
+
+    @classmethod
+    def of(cls, root: bytes, names: Iterable[bytes]) -> Ranges:
+        """A name that is empty or ends with a slash stands for all that begins with it, another for itself."""
+        keys = [root + name for name in names]
+        # "0" is what comes after "/".
+        return cls(root, tuple((k, k[:-1] + b"0") if k.endswith(b"/") else (k, k + b"\0") for k in keys))
+
+    def span(self) -> tuple[bytes, bytes]:
+        """One range that holds them all."""
+        return min(first for first, _ in self.bounds), max(end for _, end in self.bounds)
+
+    def holds(self, key: bytes) -> bool:
+        """Whether a key, with the root, is one of them."""
+        return any(first <= key < end for first, end in self.bounds)
+
+
+class Link:
+    """A gRPC channel to one endpoint, in the requests that we make. Its errors are gRPC's: see `Line.use`."""
+
+    def __init__(self, target: str, timeout: float) -> None:
+        self.target = target
+        self._timeout = timeout
+        self._channel = grpc.insecure_channel(target, options=_CHANNEL)
+        self._kv = etcdrpc.KVStub(self._channel)
+        self._lease = etcdrpc.LeaseStub(self._channel)
+        self._watch = etcdrpc.WatchStub(self._channel)
+
+    def close(self) -> None:
+        """Break off everything that runs over it."""
+        self._channel.close()
+
+    def ask(self, timeout: float | None = None) -> None:
+        """Read nothing, by majority: a member that is cut off from the others does not answer."""
+        self._kv.Range(etcdrpc.RangeRequest(key=b"\0", keys_only=True), timeout=timeout or self._timeout)
+
+    def page(self, first: bytes, end: bytes, revision: int) -> Any:  # noqa: ANN401 - etcd's RangeResponse
+        """Read up to PAGE keys of [first, end) as they were at a revision, 0 for now."""
+        request = etcdrpc.RangeRequest(key=first, range_end=end, limit=PAGE, revision=revision)
+        return self._kv.Range(request, timeout=self._timeout)
+
+    def commit(
+        self,
+        conditions: Iterable[tuple[bytes, int]],
+        puts: Iterable[tuple[bytes, bytes, int]],
+        deletes: Iterable[bytes],
+    ) -> int | None:
+        """One transaction of (key, revision of its last change), (key, value, lease) and keys.
+
+        Returns:
+            The revision, or None when a condition did not hold.
+        """
+        request = etcdrpc.TxnRequest()
+        for key, revision in conditions:
+            request.compare.add(
+                result=etcdrpc.Compare.EQUAL, target=etcdrpc.Compare.MOD, key=key, mod_revision=revision
+            )
+        for key, value, lease in puts:
+            put = request.success.add().request_put
+            put.key, put.value, put.lease = key, value, lease
+        for key in deletes:
+            request.success.add().request_delete_range.key = key
+        response = self._kv.Txn(request, timeout=self._timeout)
+        return int(response.header.revision) if response.succeeded else None
+
+    def grant(self, ttl: int) -> int:
+        """Make a lease of `ttl` seconds."""
+        return int(self._lease.LeaseGrant(etcdrpc.LeaseGrantRequest(TTL=ttl), timeout=self._timeout).ID)
+
+    def keep(self, lease: int) -> int:
+        """Renew a lease; 0 or less: it is gone."""
+        request = etcdrpc.LeaseKeepAliveRequest(ID=lease)
+        call = self._lease.LeaseKeepAlive(iter([request]), timeout=self._timeout)
+        try:
+            return int(next(call).TTL)
+        except StopIteration:
+            raise Retryable(f"{self.target} ended the request without an answer") from None
+        finally:
+            call.cancel()
+
+    def revoke(self, lease: int) -> None:
+        """End a lease."""
+        self._lease.LeaseRevoke(etcdrpc.LeaseRevokeRequest(ID=lease), timeout=self._timeout)
+
+    def watch(self, first: bytes, end: bytes, revision: int) -> Generator[Any]:
+        """WatchResponses for [first, end) from a revision on; ends when the stream does.
+
+        While we wait for the next one, a request for progress goes out every PROBE seconds on the same stream;
+        when nothing comes for SILENCE seconds the stream is cancelled, which raises here.
+        """
+        create = etcdrpc.WatchCreateRequest(key=first, range_end=end, start_revision=revision)
+        over = threading.Event()
+        waiting_since: float | None = time.monotonic()
+
+        def requests() -> Iterator[Any]:
+            yield etcdrpc.WatchRequest(create_request=create)
+            while not over.wait(PROBE):
+                since = waiting_since
+                if since is not None and time.monotonic() - since > SILENCE:
+                    call.cancel()
+                    return
+                yield _PROGRESS
+
+        call = self._watch.Watch(requests(), metadata=_REQUIRE_LEADER)
+        try:
+            for response in call:
+                waiting_since = None  # while the response is made use of, silence is our own
+                yield response
+                waiting_since = time.monotonic()
+        finally:
+            over.set()
+            call.cancel()
+
+
+class Line:
+    """The one link in use, and a new one to the next endpoint when it fails. Safe for several threads."""
+
+    def __init__(self, targets: Sequence[str], timeout: float) -> None:
+        self._targets = targets
+        self._timeout = timeout
+        self._next = 0
+        self._link: Link | None = None
+        self._dialled: Link | None = None
+        self._closed = False
+        self._failures = 0  # how often all endpoints were tried in vain, and what they last said
+        self._failure = ""
+        self._lock = threading.Lock()  # held for moments
+        self._dialling = threading.Lock()  # held while endpoints are tried
+
+    @contextmanager
+    def use(self) -> Iterator[Link]:
+        """Lend a link that answered when it was made, and turn gRPC's errors into ours.
+
+        Raises:
+            Retryable, Terminal, LeaseLost: what the text says.
+        """
+        link = self._get()
+        try:
+            yield link
+        except grpc.RpcError as error:
+            if error.code() in _LOST:
+                self._drop(link)
+            raise _ours(error, link.target) from error
+        except ValueError as error:
+            # gRPC raises a bare ValueError on a channel that another thread has closed meanwhile.
+            if link is self._link:
+                raise
+            raise Retryable(f"the connection to {link.target} was closed meanwhile") from error
+
+    def close(self) -> None:
+        """Break off whatever runs, for good."""
+        with self._lock:
+            self._closed = True
+            links, self._link = (self._link, self._dialled), None
+        for link in links:
+            if link is not None:
+                link.close()
+
+    def _get(self) -> Link:
+        link, failures = self._state()
+        if link is None:
+            with self._dialling:
+                link, now = self._state()
+                if link is None and now != failures:
+                    # Who waited while another tried in vain does not try the same once more.
+                    raise Retryable(self._failure)
+                link = link or self._dial()
+        return link
+
+    def _state(self) -> tuple[Link | None, int]:
+        with self._lock:
+            return self._link, self._failures
+
+    def _dial(self) -> Link:
+        reasons = []
+        for n in range(len(self._targets)):
+            at = (self._next + n) % len(self._targets)
+            link = Link(self._targets[at], self._timeout)
+            if not self._hold(dialled=link):
+                break
+            try:
+                link.ask(min(self._timeout, DIAL_TIMEOUT))
+            except grpc.RpcError as error:
+                link.close()
+                reasons.append(str(_ours(error, link.target)))
+                continue
+            except ValueError:  # gRPC's, for a channel that `close` has closed
+                break
+            if not self._hold(link=link):
+                break
+            self._next = at
+            return link
+        with self._lock:
+            if self._closed:
+                raise Terminal("the store is closed")
+            self._failures += 1
+            self._failure = "; ".join(reasons)
+        raise Retryable(self._failure)
+
+    def _hold(self, *, dialled: Link | None = None, link: Link | None = None) -> bool:
+        """Note a link where `close` finds it; False, and the link closed, when that has been called."""
+        with self._lock:
+            self._dialled, self._link = dialled, link
+            closed = self._closed
+        new = dialled or link
+        if closed and new is not None:
+            new.close()
+        return not closed
+
+    def _drop(self, link: Link) -> None:
+        with self._lock:
+            if link is not self._link:
+                return
+            self._link = None
+            self._next = (self._next + 1) % len(self._targets)
+        link.close()
+
+
+class EtcdFeed:
+    """Batches of changes in some ranges, over a line of its own (`mesh.follow.Feed`)."""
+
+    def __init__(self, targets: Sequence[str], timeout: float, ranges: Ranges) -> None:
+        self._line = Line(targets, timeout)
+        self._ranges = ranges
+
+    def close(self) -> None:
+        """End for good, from any thread."""
+        self._line.close()
+
+    def batches(self) -> Generator[Batch]:
+        """A whole batch once the watch that goes on from it stands, then one for each response with changes."""
+        with self._line.use() as link:
+            batch, identity = read(link, self._ranges)
+            for response in link.watch(*self._ranges.span(), batch.revision + 1):
+                if response.canceled:
+                    raise Retryable(f"etcd ended the watch: {response.cancel_reason or 'compacted'}")
+                if response.created:
+                    if _identity(response) != identity:
+                        raise Retryable("etcd was restarted between list and watch")
+                    yield batch
+                elif response.events:
+                    yield self._changes(response)
+
+    def _changes(self, response: Any) -> Batch:  # noqa: ANN401 - etcd's WatchResponse
+        start = len(self._ranges.root)
+        changes = tuple(
+            Change(e.kv.key[start:], None if e.type else e.kv.value, e.kv.mod_revision)
+            for e in response.events
+            if self._ranges.holds(e.kv.key)
+        )
+        # Not the header's: while a watch catches up, that is ahead of the events.
+        return Batch(response.events[-1].kv.mod_revision, whole=False, changes=changes)
+
+
+def read(link: Link, ranges: Ranges) -> tuple[Batch, tuple[int, int, int]]:
+    """Everything in some ranges at one revision, and who answered.
+
+    Raises:
+        Retryable: the store was compacted or restarted under the reader's hands, again and again.
+    """
+    start = len(ranges.root)
+    for _ in range(_LIST_ATTEMPTS):
+        try:
+            pages = list(_pages(link, ranges))
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.OUT_OF_RANGE:  # compacted since the first page
+                continue
+            raise
+        identities = {_identity(page) for page in pages}
+        if len(identities) == 1:
+            changes = [Change(kv.key[start:], kv.value, kv.mod_revision) for page in pages for kv in page.kvs]
+            return Batch(pages[0].header.revision, whole=True, changes=changes), identities.pop()
+    raise Retryable("the store changed too fast to be listed")
+
+
+def _pages(link: Link, ranges: Ranges) -> Iterator[Any]:
+    revision = 0
+    for first, end in ranges.bounds:
+        key = first
+        while True:
+            page = link.page(key, end, revision)
+            revision = revision or page.header.revision
+            yield page
+            if not page.more:
+                break
+            key = page.kvs[-1].key + b"\0"
+
+
+def _identity(response: Any) -> tuple[int, int, int]:  # noqa: ANN401 - any of etcd's responses
+    """Tell one life of an etcd member from the next, even if it was wiped and has the same cluster id again."""
+    header = response.header
+    return header.cluster_id, header.member_id, header.raft_term
+
+
+def _ours(error: Any, target: str) -> LinkwireError:  # noqa: ANN401 - grpc is not typed
+    code = error.code()
+    text = f"etcd at {target}: {error.details()} ({code.name})"
+    if code is grpc.StatusCode.NOT_FOUND:
+        return LeaseLost(text)
+    return Retryable(text) if code in _LOST | _LATER else Terminal(text)

@@ -1,0 +1,168 @@
+"""The store: records read, written, leased and followed in etcd. The only I/O of mesh.
+
+It promises that a commit is all or nothing, and that a snapshot is a picture of one revision.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mesh import codec, keyspace
+from mesh.errors import Retryable
+from mesh.etcd import EtcdFeed, LeaseLost, Line, Link, Ranges, read
+from mesh.follow import Follower, Picture
+from mesh.snapshot import Delete, Op, Put, Snapshot
+
+__all__ = ["MAX_OPS", "Follower", "LeaseLost", "Store"]
+
+MAX_OPS = 128  # etcd's --max-txn-ops
+
+T = TypeVar("T")
+
+
+class Store:
+    """The records under one root of one etcd. Safe for several threads.
+
+    Nothing is connected before the first call. Every call goes to the endpoint that answered last; after it
+    failed, the next call finds one that answers. Besides what they name, all methods raise Retryable when
+    no endpoint answers in time, and Terminal when etcd refuses the request or the store is closed.
+    """
+
+    def __init__(self, endpoints: Sequence[str], *, root: str = keyspace.ROOT, timeout: float = 5.0) -> None:
+        """Only remember where etcd is.
+
+        Args:
+            endpoints: `http://host:port` or `host:port`, the members of one etcd cluster.
+            root: what all keys begin with.
+            timeout: seconds for one request.
+
+        Raises:
+            ValueError: no endpoint, or one that is not of that form; a root that does not end with a slash.
+        """
+        if not root.endswith("/"):
+            raise ValueError(f"the root of all keys must end with a slash: {root!r}")
+        if not endpoints:
+            raise ValueError("name at least one etcd endpoint, such as http://10.0.0.1:2379")
+        self._targets = tuple(map(_target, endpoints))
+        self._root = root.encode()
+        self._timeout = timeout
+        self._line = Line(self._targets, timeout)
+        self._followers: list[Follower] = []
+        self._lock = threading.Lock()
+
+    def load(self, prefixes: Sequence[str]) -> Snapshot:
+        """Read some prefixes at one revision; the snapshot is complete.
+
+        Args:
+            prefixes: `nodes/` for all below it, `cluster` (no slash) for this one key, an empty one for all.
+        """
+        ranges = self._ranges(prefixes)
+        batch, _ = self._twice(lambda link: read(link, ranges))
+        picture = Picture()
+        picture.replace(batch)
+        return picture.snapshot(complete=True)
+
+    def commit(self, ops: Sequence[Op]) -> int | None:
+        """Do all of it if all conditions hold, and else nothing, in one transaction.
+
+        Returns:
+            The store's revision with the changes in it (and so the revision of every record put here), or
+            None when a condition did not hold.
+
+        Raises:
+            Retryable: the outcome is unknown, it may have been done. A commit whose records carry a condition
+                may simply be tried again: the second time says None.
+            LeaseLost: a lease to bind to is gone; nothing was done.
+            ValueError: more than MAX_OPS operations.
+        """
+        if len(ops) > MAX_OPS:
+            raise ValueError(f"{len(ops)} operations in one transaction: etcd takes {MAX_OPS}")
+        conditions = [(self._key(op.key), op.revision) for op in ops if op.revision is not None]
+        puts = [(self._key(op.key), codec.encode(op.record), op.lease or 0) for op in ops if isinstance(op, Put)]
+        deletes = [self._key(op.key) for op in ops if isinstance(op, Delete)]
+        with self._line.use() as link:
+            return link.commit(conditions, puts, deletes)
+
+    def grant(self, ttl: int) -> int:
+        """Make a lease of `ttl` seconds and return its id. When no answer comes, what was made ends by itself."""
+        with self._line.use() as link:
+            return link.grant(ttl)
+
+    def keep(self, lease: int) -> int:
+        """Renew a lease and return the seconds that it has from now.
+
+        Raises:
+            LeaseLost: it is gone.
+        """
+        left = self._twice(lambda link: link.keep(lease))
+        if left <= 0:
+            raise LeaseLost(f"lease {lease:x} is gone")
+        return left
+
+    def revoke(self, lease: int) -> None:
+        """End a lease, which deletes what is bound to it; one that is gone already is no error."""
+        try:
+            self._twice(lambda link: link.revoke(lease))
+        except LeaseLost:
+            return
+
+    def follow(self, prefixes: Sequence[str], changed: Callable[[], None]) -> Follower:
+        """Keep a snapshot of some prefixes (as in `load`) up to date, over a connection of its own.
+
+        One watch spans from the first prefix to the last, since only a single watch gives whole revisions: keys
+        in between are received and passed over.
+
+        Args:
+            prefixes: as in `load`; at least one.
+            changed: called from the follower's thread after every change of its snapshot, at most once a
+                response of etcd. What it raises is logged.
+
+        Returns:
+            The follower, running; to be stopped, which `close` does too.
+        """
+        if not prefixes:
+            raise ValueError("name at least one prefix to follow")
+        follower = Follower(EtcdFeed(self._targets, self._timeout, self._ranges(prefixes)), changed)
+        with self._lock:
+            self._followers.append(follower)
+        return follower
+
+    def ping(self) -> None:
+        """Ask for an answer that takes a majority of etcd's members."""
+        self._twice(lambda link: link.ask())
+
+    def close(self) -> None:
+        """Stop all followers and break off what runs; every later call raises Terminal."""
+        with self._lock:
+            followers, self._followers = self._followers, []
+        for follower in followers:
+            follower.stop()
+        self._line.close()
+
+    def _key(self, key: str) -> bytes:
+        return self._root + key.encode()
+
+    def _ranges(self, prefixes: Sequence[str]) -> Ranges:
+        return Ranges.of(self._root, (prefix.encode() for prefix in prefixes))
+
+    def _twice(self, request: Callable[[Link], T]) -> T:
+        """Make a request that does no harm when made twice, once more after a lost connection."""
+        try:
+            with self._line.use() as link:
+                return request(link)
+        except Retryable:
+            with self._line.use() as link:
+                return request(link)
+
+
+def _target(endpoint: str) -> str:
+    """Read `http://host:port` or `host:port` into what gRPC dials."""
+    scheme, _, rest = endpoint.rpartition("://")
+    host, _, port = rest.rstrip("/").rpartition(":")
+    if scheme not in ("", "http"):
+        raise ValueError(f"the etcd endpoint {endpoint!r} must begin with http:// or with nothing")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) <= 65535:  # noqa: PLR2004 - the highest port
+        raise ValueError(f"the etcd endpoint {endpoint!r} must be host:port, such as http://10.0.0.1:2379")
+    return f"{host}:{port}"

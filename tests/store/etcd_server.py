@@ -1,0 +1,122 @@
+"""A real etcd of one member on loopback, which tests start, kill, restart and wipe by its own pid."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+STARTS_WITHIN = 20.0  # seconds
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class EtcdServer:
+    """One etcd with its data under `folder`, on the same ports for as long as the object lives."""
+
+    def __init__(self, folder: Path) -> None:
+        for program in ("etcd", "etcdctl", "setpriv"):
+            if shutil.which(program) is None:
+                raise RuntimeError(f"{program} is not installed: run deploy/bootstrap.sh")
+        self._folder = folder
+        self._data = folder / "data"
+        self._port = free_port()
+        self._peer_port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def pid(self) -> int:
+        """The pid of the running etcd."""
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill9()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        peer = f"http://127.0.0.1:{self._peer_port}"
+        command = ["setpriv", "--pdeathsig", "KILL", "etcd", "--name", "one", "--data-dir", str(self._data)]
+        command += ["--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint]
+        command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        command += ["--initial-cluster", f"one={peer}", "--logger", "zap", "--log-level", "error"]
+        with (self._folder / "etcd.log").open("ab") as output:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        deadline = time.monotonic() + STARTS_WITHIN
+        while self._ctl("endpoint", "health", check=False).returncode:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"etcd did not start: {(self._folder / 'etcd.log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def kill9(self) -> None:
+        """Kill it as a power cut would, so far as a process can be."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """End it in good order."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def restart(self) -> None:
+        """Kill it and start it on the same data."""
+        self.kill9()
+        self.start()
+
+    def wipe(self) -> None:
+        """Kill it and start it with no data: its revisions begin again."""
+        self.kill9()
+        shutil.rmtree(self._data)
+        self.start()
+
+    def compact(self) -> None:
+        """Forget all history."""
+        status = self._ctl("get", "--prefix", "--limit=1", "-w", "fields", "/").stdout
+        revision = next(line.split(":")[1].strip() for line in status.splitlines() if '"Revision"' in line)
+        self._ctl("compact", "--physical", revision)
+
+    def put(self, key: str, value: str) -> None:
+        """Write a value past the code under test."""
+        self._ctl("put", "--", key, value)
+
+    def delete(self, key: str) -> None:
+        """Delete a key past the code under test."""
+        self._ctl("del", "--", key)
+
+    def keys(self, prefix: str) -> dict[str, str]:
+        """All keys under a prefix with their values, as etcdctl tells it."""
+        lines = self._ctl("get", "--prefix", "--", prefix).stdout.splitlines()
+        return dict(zip(lines[::2], lines[1::2], strict=True))
+
+    def _ctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = ["etcdctl", "--endpoints", self.endpoint, "--command-timeout", "5s", *words]
+        return subprocess.run(
+            command, check=check, capture_output=True, text=True, env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"}
+        )
