@@ -70,6 +70,8 @@ class SealedKey:
     task: str
     node: str
     epoch: int
+    sealed_to: PublicKey
+    """The node's sealing key of that time; when the node has another now, the task needs a new keypair."""
     sealed: bytes
 
 

@@ -1,0 +1,80 @@
+"""`linkwire-agent`: wires the parts together and stops them on a signal."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from importlib import metadata
+
+import structlog
+
+from agent import settings, wireguard
+from agent.containers import Containers
+from agent.inspect import inspect
+from agent.loop import Agent, node_record
+from agent.sealing import load_or_make
+from agent.supervise import supervise
+from mesh import log as logging
+from mesh.errors import LinkwireError, Retryable
+from mesh.store import Store
+
+log = structlog.get_logger(__name__)
+
+RETRY_S = 1.0
+
+
+def main() -> None:
+    """Run, supervise or inspect; exit 1 on what no retry can mend."""
+    told = settings.parse(sys.argv[1:])
+    logging.configure(told.log_level)
+    if told.command == "supervise":
+        sys.exit(supervise([argument for argument in sys.argv[1:] if argument != "supervise"]))
+    try:
+        if told.command == "inspect":
+            _inspect(told)
+        else:
+            _run(told)
+    except LinkwireError as error:
+        log.error("agent stops", error=str(error))  # noqa: TRY400 - the message says it all
+        sys.exit(1)
+
+
+def _inspect(told: settings.Settings) -> None:
+    store = Store(told.etcd)
+    try:
+        print(json.dumps(inspect(store.load(("",)), time.time(), told.stack)))
+    finally:
+        store.close()
+
+
+def _run(told: settings.Settings) -> None:
+    stopped = threading.Event()
+    key = load_or_make(told.state)
+    backend = wireguard.probe()
+    containers = Containers(told.docker)
+    version = metadata.version("linkwire")
+    log.info("agent starts", backend=backend.name, etcd=",".join(told.etcd), version=version)
+    while True:
+        try:
+            ports = (told.first_port, told.last_port)
+            node = node_record(containers, backend, key, ports, told.address, version)
+            break
+        except Retryable as error:
+            log.warning("this node is not known yet", error=str(error))
+            time.sleep(RETRY_S)
+    store = Store(told.etcd)
+    agent = Agent(containers, backend, store, key, node)
+
+    def stop(_signal: int, _frame: object) -> None:
+        stopped.set()
+        agent.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        agent.run(stopped)
+    finally:
+        store.close()

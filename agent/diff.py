@@ -1,0 +1,194 @@
+"""From the interface that is meant and the one that is seen to what has to change. Pure.
+
+The safety rules (design, section 8), which each value of `Changes` keeps:
+
+- a peer is only ever upserted or removed by its own key, never replaced with all others (rule 4);
+- an endpoint that the device learned by roaming stays unless the record changed (rule 3);
+- what rests on knowing everything (removals) is left out where not everything is known (rule 2).
+
+`diff(d, apply(diff(d, o), o))` is empty for every `d` and `o`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mesh.wgtypes import (
+    DeviceChange,
+    HostEntry,
+    Interface,
+    InterfaceConfig,
+    IPInterface,
+    IPNetwork,
+    Peer,
+    PeerChange,
+    PeerConfig,
+)
+
+REJECT_AFTER_S = 180
+"""Seconds after which a session is dead (WireGuard paper, section 6.5, REJECT_AFTER_TIME)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What to do to one task's interface, in the order of the fields; everything empty means nothing.
+
+    Attributes:
+        create: make the device.
+        device: key, port and peers.
+        mtu: bytes, None to leave it.
+        remove_addresses: addresses that are not ours to have.
+        add_addresses: addresses that are missing.
+        up: bring the device up.
+        remove_routes: routes through the device that are not meant.
+        add_routes: routes that are missing.
+        hosts: the names block as it should be, None to leave it.
+        reasons: why, a part each, for the log.
+    """
+
+    create: bool = False
+    device: DeviceChange | None = None
+    mtu: int | None = None
+    remove_addresses: tuple[IPInterface, ...] = ()
+    add_addresses: tuple[IPInterface, ...] = ()
+    up: bool = False
+    remove_routes: tuple[IPNetwork, ...] = ()
+    add_routes: tuple[IPNetwork, ...] = ()
+    hosts: tuple[HostEntry, ...] | None = None
+    reasons: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.reasons)
+
+
+def diff(
+    desired: InterfaceConfig,
+    observed: Interface | None,
+    hosts: tuple[HostEntry, ...] | None,
+    previous: InterfaceConfig | None,
+    now: float,
+    *,
+    complete: bool = True,
+) -> Changes:
+    """What turns `observed` into `desired`.
+
+    Args:
+        desired: what is meant.
+        observed: what was read; None for no device.
+        hosts: the names block as read; None for none.
+        previous: what was applied last, as far as is known: it tells a roamed endpoint from a changed record.
+        now: seconds since the epoch, of the clock that handshakes are dated by.
+        complete: whether `desired` rests on everything; if not, nothing is removed.
+    """
+    reasons: list[str] = []
+    device = _device(desired, observed, previous, now, reasons, complete=complete)
+    mtu = desired.mtu if observed is None or observed.mtu != desired.mtu else None
+    if mtu is not None and observed is not None:
+        reasons.append(f"mtu {observed.mtu} -> {mtu}")
+    seen_addresses = observed.addresses if observed else frozenset()
+    seen_routes = observed.routes if observed else frozenset()
+    add_addresses = tuple({desired.address} - seen_addresses)
+    remove_addresses = tuple(sorted(seen_addresses - {desired.address}, key=str)) if complete else ()
+    add_routes = tuple(sorted(set(desired.routes) - seen_routes, key=str))
+    remove_routes = tuple(sorted(seen_routes - set(desired.routes), key=str)) if complete else ()
+    up = observed is None or not observed.up
+    new_hosts = desired.hosts if (hosts or ()) != desired.hosts and (complete or not hosts) else None
+    for what, changed in (("addresses", add_addresses + remove_addresses), ("routes", add_routes + remove_routes)):
+        if changed and observed is not None:
+            reasons.append(f"{what} {', '.join(map(str, changed))}")
+    if up and observed is not None:
+        reasons.append("was down")
+    if new_hosts is not None:
+        reasons.append(f"names of {len(new_hosts)} addresses")
+    return Changes(
+        create=observed is None,
+        device=device,
+        mtu=mtu,
+        remove_addresses=remove_addresses,
+        add_addresses=add_addresses,
+        up=up,
+        remove_routes=remove_routes,
+        add_routes=add_routes,
+        hosts=new_hosts,
+        reasons=tuple(reasons),
+    )
+
+
+def _device(
+    desired: InterfaceConfig,
+    observed: Interface | None,
+    previous: InterfaceConfig | None,
+    now: float,
+    reasons: list[str],
+    *,
+    complete: bool,
+) -> DeviceChange | None:
+    if observed is None:
+        reasons.append(f"no device yet; {len(desired.peers)} peers")
+        peers = tuple(_upsert(peer) for peer in desired.peers)
+        return DeviceChange(desired.private_key, desired.listen_port, peers)
+    device = observed.device
+    key = desired.private_key if device.public_key != desired.private_key.public else None
+    port = desired.listen_port if device.listen_port != desired.listen_port else None
+    wanted = {peer.public_key: peer for peer in desired.peers}
+    removed = [public for public in device.peers if public not in wanted] if complete else []
+    before = {peer.public_key: peer for peer in previous.peers} if previous else {}
+    changed = tuple(_changed(wanted[p], device.peers.get(p), before.get(p), now, complete=complete) for p in wanted)
+    upserts = tuple(change for change in changed if change is not None)
+    if key is not None:
+        reasons.append("another private key")
+    if port is not None:
+        reasons.append(f"UDP port {device.listen_port} -> {port}")
+    reasons.extend(_peer_reasons(len(removed), upserts))
+    peers = (*(PeerChange(public, remove=True) for public in sorted(removed)), *upserts)
+    return DeviceChange(key, port, peers) if key is not None or port is not None or peers else None
+
+
+def _peer_reasons(removed: int, upserts: tuple[PeerChange, ...]) -> Iterator[str]:
+    if removed:
+        yield f"{removed} peers removed"
+    if upserts:
+        yield f"{len(upserts)} peers set"
+
+
+def _upsert(peer: PeerConfig) -> PeerChange:
+    """A whole peer. With the keepalive it speaks first, so the other side drops its dead session at once."""
+    return PeerChange(
+        public_key=peer.public_key,
+        endpoint=peer.endpoint,
+        allowed_ips=peer.allowed_ips,
+        keepalive=peer.keepalive,
+    )
+
+
+def _changed(
+    wanted: PeerConfig, seen: Peer | None, before: PeerConfig | None, now: float, *, complete: bool
+) -> PeerChange | None:
+    if seen is None:
+        return _upsert(wanted)
+    surplus = complete and bool(seen.allowed_ips - wanted.allowed_ips)
+    ips = wanted.allowed_ips if surplus or wanted.allowed_ips - seen.allowed_ips else None
+    keepalive = wanted.keepalive if seen.keepalive != wanted.keepalive else None
+    endpoint = wanted.endpoint if _endpoint_differs(wanted, seen, before, now) else None
+    if ips is None and keepalive is None and endpoint is None:
+        return None
+    return PeerChange(
+        public_key=wanted.public_key,
+        endpoint=endpoint,
+        allowed_ips=ips,
+        replace_allowed_ips=surplus,
+        keepalive=keepalive,
+        update_only=True,
+    )
+
+
+def _endpoint_differs(wanted: PeerConfig, seen: Peer, before: PeerConfig | None, now: float) -> bool:
+    if seen.endpoint == wanted.endpoint:
+        return False
+    if seen.endpoint is None:
+        return True
+    if before is not None and before.endpoint != wanted.endpoint:
+        return True
+    alive = seen.last_handshake is not None and now - seen.last_handshake < REJECT_AFTER_S
+    return not alive

@@ -1,0 +1,108 @@
+"""Every link with its pairs of tasks, as the nodes have measured them: what `docker linkwire ps` shows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from agent.diff import REJECT_AFTER_S
+from mesh import keyspace
+from mesh.graph import Graph, index
+from mesh.records import DeviceStatus, Endpoint, Node, PeerStatus, Service, Status, TaskReport
+from mesh.snapshot import Snapshot
+
+VERSION = 1
+
+
+def inspect(snapshot: Snapshot, now: float, stack: str | None = None) -> dict[str, Any]:
+    """Everything as one JSON document.
+
+    Args:
+        snapshot: everything under the root.
+        now: seconds since the epoch, for the age of what the nodes wrote.
+        stack: only links with a side in this stack, and problems that name it.
+    """
+    graph = index(snapshot)
+    links = []
+    for consumer in sorted(graph.services.values(), key=lambda service: service.name):
+        for link in consumer.links:
+            if stack is not None and not any(n.startswith(f"{stack}_") for n in (consumer.name, link.provider)):
+                continue
+            pairs = list(_pairs(snapshot, graph, consumer, link.provider, now))
+            links.append(
+                {
+                    "consumer": consumer.name,
+                    "provider": link.provider,
+                    "aliases": list(link.aliases),
+                    "pairs": pairs,
+                }
+            )
+    problems = [text for text in _problems(snapshot, graph) if stack is None or f"{stack}_" in text]
+    return {"version": VERSION, "links": links, "problems": problems}
+
+
+def _pairs(
+    snapshot: Snapshot, graph: Graph, consumer: Service, provider: str, now: float
+) -> Iterator[dict[str, Any]]:
+    providers = [graph.services[found] for found in graph.by_name.get(provider, ())]
+    for mine in graph.endpoints.get(consumer.id, ()):
+        report = snapshot.get(keyspace.report(mine.node, mine.task), TaskReport)
+        status = snapshot.get(keyspace.status(mine.node), Status)
+        device = next((d for d in status.devices if d.task == mine.task), None) if status else None
+        for service in providers:
+            for theirs in graph.endpoints.get(service.id, ()):
+                if theirs.task != mine.task:
+                    yield {
+                        "consumer_task": _task_name(consumer, mine),
+                        "consumer_node": _hostname(snapshot, mine.node),
+                        "provider_task": _task_name(service, theirs),
+                        "provider_node": _hostname(snapshot, theirs.node),
+                        **_measured(report, device, theirs),
+                        "error": report.error if report else None,
+                        "as_of": round(max(0.0, now - status.written), 1) if status else None,
+                    }
+
+
+def _measured(report: TaskReport | None, device: DeviceStatus | None, theirs: Endpoint) -> dict[str, Any]:
+    peer: PeerStatus | None = None
+    if device is not None:
+        peer = next((p for p in device.peers if p.public_key == theirs.public_key), None)
+    age = peer.handshake_age if peer else None
+    if report is not None and not report.wired:
+        state = "unwired"
+    elif device is None:
+        state = "unknown"
+    elif peer is None or age is None:
+        state = "no-handshake"
+    else:
+        state = "connected" if age < REJECT_AFTER_S else "stale"
+    return {
+        "state": state,
+        "handshake_age": age,
+        "rx": peer.rx_bytes if peer else 0,
+        "tx": peer.tx_bytes if peer else 0,
+    }
+
+
+def _task_name(service: Service, endpoint: Endpoint) -> str:
+    """As Docker names it: the slot, or for a global service the node id, between service and task."""
+    return f"{service.name}.{endpoint.slot or endpoint.node}.{endpoint.task}"
+
+
+def _hostname(snapshot: Snapshot, node: str) -> str:
+    found = snapshot.get(keyspace.node(node), Node)
+    return found.hostname if found else node
+
+
+def _problems(snapshot: Snapshot, graph: Graph) -> Iterator[str]:
+    yield from (f"store: {reason}" for reason in snapshot.invalid.values())
+    yield from graph.problems
+    for service in sorted(graph.services.values(), key=lambda s: s.name):
+        for link in service.links:
+            if link.provider not in graph.by_name:
+                yield f"service {service.name}: links to {link.provider}, which does not exist (yet)"
+    for report in snapshot.all(TaskReport):
+        if report.error and report.state != "gone":
+            found = graph.services.get(report.service)
+            name = f"{found.name} task {report.task}" if found else f"task {report.task}"
+            yield f"{name} on {_hostname(snapshot, report.node)}: {report.error}"

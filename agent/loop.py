@@ -1,0 +1,262 @@
+"""The agent's one loop: wait, look, derive each local task's interface, make it so, say what was seen.
+
+Level-based: what wakes it carries only a container id or nothing. Nothing is removed unless the snapshot is
+complete and says that a controller has taken the store into use.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+import structlog
+
+from agent import links
+from agent.containers import Containers, LocalTask
+from agent.netns import OWN_NETNS, TaskNetns
+from agent.reports import Reporter
+from agent.tasks import TaskState
+from agent.wireguard import Backend
+from mesh import keyspace
+from mesh.errors import LinkwireError, Terminal
+from mesh.graph import Graph, desired, index
+from mesh.keys import PrivateKey, unseal
+from mesh.records import Endpoint, Node, SealedKey, Status, TaskReport
+from mesh.snapshot import Snapshot
+from mesh.store import Store
+from mesh.wake import Wake
+from mesh.wgtypes import InterfaceConfig, IPAddress
+
+log = structlog.get_logger(__name__)
+
+RESYNC_S = 15.0
+STATUS_S = 3.0
+ROUTES_S = 30.0
+RETRY_S = 0.5
+OVERHEAD = {4: 60, 6: 80}
+"""Bytes that WireGuard adds to a packet: IP 20 or 40, UDP 8, its own 32 (WireGuard paper, section 5.4.6)."""
+DEFAULT_MTU = 1420
+MIN_MTU = 576  # RFC 791: what every IPv4 host must take
+
+
+def followed(node: str) -> tuple[str, ...]:
+    """What of the store an agent reads."""
+    return (
+        keyspace.CLUSTER,
+        keyspace.SERVICES,
+        keyspace.ENDPOINTS,
+        keyspace.sealed_key(node, ""),
+        keyspace.report(node, ""),
+        keyspace.node(node),
+    )
+
+
+class Agent:
+    """Keeps the interfaces of this node's tasks as the records say."""
+
+    def __init__(self, containers: Containers, backend: Backend, store: Store, key: PrivateKey, node: Node) -> None:
+        """Prepare; `run` does the work. `node` is what this node says of itself, `key` its sealing key."""
+        self._containers = containers
+        self._backend = backend
+        self._store = store
+        self._key = key
+        self._node = node
+        self._wake = Wake()
+        self._tasks: dict[str, TaskState] = {}
+        self._keys: dict[tuple[str, int], PrivateKey] = {}
+        self._home = TaskNetns(OWN_NETNS)
+        self._mtus: dict[IPAddress, tuple[float, int]] = {}
+        self._seen = Snapshot()
+        self._graph: Graph = index(self._seen)
+        self._listed = False
+        self._resync_at = 0.0
+        self._status_at = 0.0
+
+    def run(self, stopped: threading.Event) -> None:
+        """Reconcile until stopped; the devices stay."""
+        self._containers.follow(lambda container: self._wake("container" if container else "resync", container))
+        reporter: list[Reporter] = []
+
+        def changed() -> None:
+            self._wake()
+            for one in reporter:
+                one.wake()
+
+        follower = self._store.follow(followed(self._node.id), changed)
+        reporter.append(Reporter(self._store, follower, self._node))
+        try:
+            while not stopped.is_set():
+                hints = self._wake.wait(self._due_in())
+                self._pass(hints, follower.snapshot, reporter[0])
+        finally:
+            reporter[0].stop()
+            follower.stop()
+
+    def stop(self) -> None:
+        """Wake the loop, so that it sees that it is to stop."""
+        self._wake()
+
+    def _due_in(self) -> float:
+        retries = [state.retry_at for state in self._tasks.values() if state.retry_at is not None]
+        return max(0.0, min([self._resync_at, self._status_at, *retries]) - time.monotonic())
+
+    def _pass(self, hints: set[tuple[str, str]], snapshot: Snapshot, reporter: Reporter) -> None:
+        self._look(hints)
+        if snapshot is not self._seen:
+            self._seen = snapshot
+            self._graph = index(snapshot)
+        now = time.monotonic()
+        for state in list(self._tasks.values()):
+            self._bring(state, now)
+        if self._listed:
+            reporter.tasks(self._reports())
+        if now >= self._status_at:
+            self._status_at = now + STATUS_S
+            found = [state.status(self._backend) for state in self._tasks.values()]
+            devices = tuple(device for device in found if device is not None)
+            reporter.status(Status(self._node.id, round(time.time(), 1), devices))
+
+    # --- containers
+
+    def _look(self, hints: set[tuple[str, str]]) -> None:
+        """Renew what is known of the local containers; where Docker does not answer, what was known stays."""
+        now = time.monotonic()
+        try:
+            if ("resync", "") in hints or now >= self._resync_at:
+                self._resync_at = now + RETRY_S
+                self._know(self._containers.all(), whole=True)
+                self._listed = True
+                self._resync_at = time.monotonic() + RESYNC_S
+                for state in self._tasks.values():
+                    state.dirty = True
+            for kind, container in hints:
+                if kind == "container":
+                    found = self._containers.one(container)
+                    self._know({container: found} if found else {container: None}, whole=False)
+        except LinkwireError as error:
+            log.warning("containers unknown, asked again", error=str(error))
+            self._resync_at = min(self._resync_at, time.monotonic() + RETRY_S)
+
+    def _know(
+        self, found: dict[str, LocalTask] | dict[str, LocalTask | None] | dict[str, None], *, whole: bool
+    ) -> None:
+        for container, local in found.items():
+            if local is None:
+                self._gone(container)
+                continue
+            state = self._tasks.get(container)
+            if state is None:
+                self._tasks[container] = TaskState(local)
+            elif state.local != local or not whole:
+                state.local = local
+                state.dirty = True
+        if whole:
+            for container in self._tasks.keys() - found.keys():
+                self._gone(container)
+
+    def _gone(self, container: str) -> None:
+        state = self._tasks.pop(container, None)
+        if state is not None:
+            state.close(self._backend)
+            self._keys = {key: value for key, value in self._keys.items() if key[0] != state.local.task}
+
+    # --- interfaces
+
+    def _bring(self, state: TaskState, now: float) -> None:
+        """Make one task's interface what the records say, if there is anything to do."""
+        due = state.retry_at is not None and now >= state.retry_at
+        if not (state.dirty or due or state.brought is not self._graph):
+            return
+        state.brought = self._graph
+        if state.local.state == "gone":
+            state.close(self._backend)
+            return
+        endpoint = self._graph.by_task.get(state.local.task)
+        if endpoint is None or endpoint.service not in self._graph.services or self._graph.cluster is None:
+            knows = self._graph.complete and self._graph.cluster is not None
+            if knows and (state.retry_at is None or due):
+                state.unwire(self._backend)
+            return
+        try:
+            config = self._desired(endpoint)
+        except LinkwireError as error:
+            state.error = str(error)
+            return
+        waits = state.retry_at is not None and not due and config == state.tried
+        if config is not None and not waits and (state.dirty or config != state.applied):
+            state.wire(self._backend, config, complete=self._graph.complete)
+
+    def _desired(self, endpoint: Endpoint) -> InterfaceConfig | None:
+        key = self._private_key(endpoint)
+        mtu = self._mtu(tuple({peer.underlay.host for peer in self._graph.peers(endpoint)}))
+        return desired(self._graph, endpoint, key, mtu)
+
+    def _private_key(self, endpoint: Endpoint) -> PrivateKey:
+        """Open the task's sealed key, once. Raises Terminal."""
+        kept = self._keys.get((endpoint.task, endpoint.epoch))
+        if kept is not None and kept.public == endpoint.public_key:
+            return kept
+        sealed = self._seen.get(keyspace.sealed_key(self._node.id, endpoint.task), SealedKey)
+        if sealed is None:
+            raise Terminal("its key is not in the store (yet)")
+        key = unseal(sealed.sealed, self._key)
+        if key.public != endpoint.public_key:
+            raise Terminal("its key in the store is not the one of its endpoint")
+        self._keys[endpoint.task, endpoint.epoch] = key
+        return key
+
+    def _mtu(self, hosts: tuple[IPAddress, ...]) -> int:
+        """The largest packet that fits on the way to every peer's node, bytes."""
+        now = time.monotonic()
+        found: list[int] = []
+        for host in hosts:
+            at, mtu = self._mtus.get(host, (0.0, 0))
+            if not mtu or now >= at:
+                try:
+                    mtu = links.route_mtu(self._home, (host,))
+                except LinkwireError as error:
+                    log.warning("no route to a node", host=str(host), error=str(error))
+                    mtu = DEFAULT_MTU + OVERHEAD[6]
+                self._mtus[host] = (now + ROUTES_S, mtu)
+            found.append(mtu - OVERHEAD[host.version])
+        return max(MIN_MTU, min(found, default=DEFAULT_MTU))
+
+    # --- reports
+
+    def _reports(self) -> dict[str, TaskReport]:
+        """Of every task that takes part in the mesh, or whose service does: the controller asks Swarm about it."""
+        reports: dict[str, TaskReport] = {}
+        for state in self._tasks.values():
+            local = state.local
+            part = local.task in self._graph.by_task or (
+                local.service in self._graph.services and local.state != "gone"
+            )
+            if part and (local.state != "gone" or local.task not in reports):
+                reports[local.task] = replace(state.report(), node=self._node.id)
+        return reports
+
+
+def node_record(  # noqa: PLR0917 - called once, from cli
+    containers: Containers,
+    backend: Backend,
+    key: PrivateKey,
+    ports: tuple[int, int],
+    address: IPAddress | None,
+    version: str,
+) -> Node:
+    """What this node says of itself. Raises Retryable; Terminal where its address is not known."""
+    identity = containers.identity()
+    told = address or identity.address
+    if told is None:
+        raise Terminal("where other nodes reach this one is not known: set --address or LINKWIRE_ADDRESS")
+    return Node(
+        id=identity.id,
+        hostname=identity.hostname,
+        sealing_key=key.public,
+        address=told,
+        first_port=ports[0],
+        last_port=ports[1],
+        backend=backend.name,
+        version=version,
+    )

@@ -1,0 +1,46 @@
+"""The node's own sealing key: a file that only root reads, made once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mesh.errors import Terminal
+from mesh.keys import PrivateKey
+
+FILE = "sealing.key"
+
+
+def load_or_make(folder: Path) -> PrivateKey:
+    """Read the node's sealing key; on the first run make it.
+
+    The file appears whole or not at all, so a crash between any two lines leaves either no key or a good one.
+
+    Raises:
+        Terminal: the folder cannot be written, or the file is not a key of ours.
+    """
+    path = folder / FILE
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            _make(path)
+        raw = path.read_bytes()
+    except OSError as error:
+        raise Terminal(f"the node's sealing key {path}: {error.strerror}") from error
+    try:
+        return PrivateKey(raw)
+    except Terminal:
+        raise Terminal(
+            f"{path} is not a sealing key (32 bytes); remove it and the node gets a new one, and its tasks new keys"
+        ) from None
+
+
+def _make(path: Path) -> None:
+    scratch = path.with_suffix(".new")
+    scratch.unlink(missing_ok=True)
+    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(PrivateKey.generate().raw)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.rename(path)

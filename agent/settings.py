@@ -1,0 +1,94 @@
+"""The agent's settings: flags, or LINKWIRE_* in the environment, checked as a whole."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh.wgtypes import IPAddress
+
+MAX_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an agent is told.
+
+    Attributes:
+        command: `supervise` (the container's first process), `run` (the agent itself) or `inspect`.
+        etcd: endpoints, `http://host:port`.
+        docker: URL of this node's Docker.
+        first_port: UDP, the first that a task's device may use on this node.
+        last_port: UDP, the last.
+        address: where other nodes reach this one; None for what it advertises to the Swarm.
+        state: the node's own folder, for its sealing key.
+        stack: for `inspect`: only links of this stack; None for all.
+        log_level: debug, info, warning or error.
+    """
+
+    command: str
+    etcd: tuple[str, ...]
+    docker: str
+    first_port: int
+    last_port: int
+    address: IPAddress | None
+    state: Path
+    stack: str | None
+    log_level: str
+
+
+def _ports(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) <= MAX_PORT):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of UDP ports such as 51820-53819")
+    return int(first), int(last)
+
+
+def _address(text: str) -> IPAddress | None:
+    if not text:
+        return None
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings; on bad ones print them and exit with 2, as argparse does."""
+    parser = argparse.ArgumentParser(prog="linkwire-agent", description="Wires this node's tasks.")
+    parser.add_argument(
+        "command",
+        nargs="?",
+        default="supervise",
+        choices=("supervise", "run", "inspect"),
+        help="supervise: run, and run again when it ends (default); inspect: print every link as JSON",
+    )
+
+    def add(flag: str, variable: str, default: str, read: Callable[[str], object], text: str) -> None:
+        shown = f"{text} (${variable}; default {default or 'none'})"
+        parser.add_argument(flag, type=read, default=environ.get(variable) or default, help=shown)
+
+    add("--etcd", "LINKWIRE_ETCD", "http://127.0.0.1:2379", str, "etcd endpoints, comma separated")
+    add("--docker", "LINKWIRE_DOCKER_URL", "unix:///var/run/docker.sock", str, "this node's Docker")
+    add("--ports", "LINKWIRE_PORTS", "51820-53819", _ports, "UDP ports of this node for its tasks")
+    add("--address", "LINKWIRE_ADDRESS", "", _address, "where other nodes reach this one, instead of what Swarm says")
+    add("--state", "LINKWIRE_STATE", "/var/lib/linkwire", Path, "folder for the node's sealing key")
+    parser.add_argument("--stack", help="for inspect: only this stack's links")
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--log-level", choices=levels, default=environ.get("LINKWIRE_LOG_LEVEL") or "info")
+    read = parser.parse_args(argv)
+    return Settings(
+        command=read.command,
+        etcd=tuple(part.strip() for part in read.etcd.split(",") if part.strip()),
+        docker=read.docker,
+        first_port=read.ports[0],
+        last_port=read.ports[1],
+        address=read.address,
+        state=read.state,
+        stack=read.stack,
+        log_level=read.log_level,
+    )

@@ -1,0 +1,62 @@
+"""The agent container's first process: runs the agent, and runs it again at once when it dies.
+
+When a container's first process ends, so does everything in it. Here that would be the wireguard-go processes, and
+with them every tunnel of the node: so the first process is this one, which does next to nothing, and the agent may
+crash or be killed with no tunnel noticing. It also reaps what is left to it, as a first process must.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+STEADY_S = 10.0
+"""An agent that ran for so long is started again at once."""
+MAX_DELAY_S = 5.0
+
+
+def supervise(arguments: Sequence[str]) -> int:
+    """Run `linkwire-agent run` with the same arguments until told to stop.
+
+    Returns:
+        The exit code for this process: 0 when told to stop.
+    """
+    stopping: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        stopping.append(number)
+        if child is not None and child.returncode is None:
+            os.kill(child.pid, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    delay = 0.0
+    while not stopping:
+        started = time.monotonic()
+        child = subprocess.Popen([sys.executable, "-m", "agent", "run", *arguments])
+        code = _reap_until(child)
+        if stopping:
+            break
+        delay = 0.0 if time.monotonic() - started > STEADY_S else min(delay * 2 or 0.1, MAX_DELAY_S)
+        log.warning("agent ended and is started again", exit_code=code, delay_s=delay)
+        time.sleep(delay)
+    return 0
+
+
+def _reap_until(child: subprocess.Popen[bytes]) -> int:
+    """Reap every process that ends, until it is the child itself; return its exit code."""
+    while True:
+        pid, status = os.wait()
+        if pid == child.pid:
+            child.returncode = os.waitstatus_to_exitcode(status)
+            return child.returncode

@@ -1,0 +1,174 @@
+"""What this agent knows of one local task, and how it wires it: a state that can be lost at any moment.
+
+All of it is found again: the container from Docker, the interface from its namespace, the rest from the store.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import structlog
+
+from agent import reconcile
+from agent.containers import LocalTask
+from agent.errors import PortTaken
+from agent.netns import TaskNetns
+from agent.wireguard import Backend
+from mesh.errors import LinkwireError, NetnsGone, Retryable
+from mesh.records import DeviceStatus, PeerStatus, TaskReport
+from mesh.wgtypes import Interface, InterfaceConfig
+
+log = structlog.get_logger(__name__)
+
+RETRY_S = 0.1
+MAX_RETRY_S = 5.0
+
+
+@dataclass(slots=True)
+class TaskState:
+    """One local task.
+
+    Attributes:
+        local: its container as last seen.
+        netns: its namespace, held open while it is wired.
+        applied: what was applied and read back last; None while it is not wired.
+        error: why it is not wired, in words.
+        port_taken: the UDP port that another program holds.
+        dirty: whether its namespace must be read again although nothing else changed.
+        retry_at: when to try again after an error, by the monotonic clock; None for no need.
+        tried: what was last meant, whether or not it worked.
+        brought: the graph that it was last brought in line with.
+    """
+
+    local: LocalTask
+    netns: TaskNetns | None = None
+    applied: InterfaceConfig | None = None
+    error: str | None = None
+    port_taken: int | None = None
+    dirty: bool = True
+    retry_at: float | None = None
+    tried: InterfaceConfig | None = None
+    brought: object = None
+    _delay: float = field(default=RETRY_S)
+
+    def wire(self, backend: Backend, desired: InterfaceConfig, *, complete: bool) -> None:
+        """Make its interface what is meant; never raises, `error` tells."""
+        self.tried = desired
+        if self.local.netns is None or self.local.hosts is None:
+            self.error = self.local.problem
+            return
+        try:
+            netns = self._open(self.local.netns)
+            if complete:
+                reconcile.remove(backend, netns, None, keep=desired.name)
+            changes, _ = reconcile.reconcile(
+                backend, netns, self.local.hosts, desired, self.applied, complete=complete
+            )
+        except NetnsGone:
+            self.close(backend)
+        except PortTaken as error:
+            self.port_taken = desired.listen_port
+            self._failed(backend, error)
+        except LinkwireError as error:
+            self._failed(backend, error)
+        else:
+            if changes:
+                log.info("wired", task=self.local.task, name=self.local.name, changes="; ".join(changes.reasons))
+            self.applied, self.error, self.port_taken = desired, None, None
+            self._done()
+
+    def unwire(self, backend: Backend) -> None:
+        """Leave nothing of ours in its namespace; never raises, `error` tells."""
+        if self.local.netns is None:
+            self._done()
+            return
+        try:
+            if removed := reconcile.remove(backend, self._open(self.local.netns), self.local.hosts):
+                log.info("unwired", task=self.local.task, name=self.local.name, devices=", ".join(removed))
+        except NetnsGone:
+            pass
+        except LinkwireError as error:
+            self._retry(error)
+            return
+        self.close(backend)
+        self.error, self.port_taken = None, None
+        self._done()
+
+    def status(self, backend: Backend) -> DeviceStatus | None:
+        """Its device as it reads now; None where there is none."""
+        observed = self.read(backend)
+        if observed is None:
+            return None
+        now = time.time()
+        peers = tuple(
+            PeerStatus(
+                public_key=peer.public_key,
+                handshake_age=round(max(0.0, now - peer.last_handshake), 1) if peer.last_handshake else None,
+                rx_bytes=peer.rx_bytes,
+                tx_bytes=peer.tx_bytes,
+                endpoint=str(peer.endpoint) if peer.endpoint else None,
+            )
+            for _, peer in sorted(observed.device.peers.items())
+        )
+        return DeviceStatus(self.local.task, observed.device.public_key, peers)
+
+    def read(self, backend: Backend) -> Interface | None:
+        """Its interface as it reads now; None where there is none. Marks the task dirty where it differs."""
+        if self.netns is None or self.applied is None:
+            return None
+        try:
+            return reconcile.observe(backend, self.netns, self.applied.name)
+        except LinkwireError:
+            self.dirty = True
+            return None
+
+    def report(self) -> TaskReport:
+        """What the controller should know of it."""
+        return TaskReport(
+            task=self.local.task,
+            service=self.local.service,
+            state=self.local.state,
+            wired=self.applied is not None,
+            error=self.error,
+            port_taken=self.port_taken,
+            node="",
+        )
+
+    def close(self, backend: Backend) -> None:
+        """Let go of its namespace: a socket kept in it would keep it, and its device, for ever."""
+        if self.netns is not None:
+            backend.forget(self.netns)
+            self.netns.close()
+        self.netns = None
+        self.applied = None
+
+    def _open(self, path: str) -> TaskNetns:
+        if self.netns is not None and self.netns.path != path:
+            self.netns.close()
+            self.netns = None
+            self.applied = None
+        if self.netns is None:
+            self.netns = TaskNetns(path)
+        return self.netns
+
+    def _failed(self, backend: Backend, error: LinkwireError) -> None:
+        """Not half-wired: a task that cannot be wired has no device and no names. A passing error changes nothing."""
+        if not isinstance(error, Retryable) and self.netns is not None:
+            try:
+                reconcile.remove(backend, self.netns, self.local.hosts)
+            except LinkwireError as again:
+                log.warning("could not be taken back", task=self.local.task, error=str(again))
+            self.applied = None
+        self._retry(error)
+
+    def _retry(self, error: LinkwireError) -> None:
+        if str(error) != self.error:
+            log.warning("not wired", task=self.local.task, name=self.local.name, error=str(error))
+        self.error = str(error)
+        self.dirty = True
+        self.retry_at = time.monotonic() + self._delay
+        self._delay = min(self._delay * 2, MAX_RETRY_S)
+
+    def _done(self) -> None:
+        self.dirty, self.retry_at, self._delay = False, None, RETRY_S

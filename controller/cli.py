@@ -1,0 +1,46 @@
+"""`linkwire-controller`: wires the parts together and stops them on a signal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+import structlog
+
+from controller import settings
+from controller.loop import Controller
+from controller.swarm import SwarmManager
+from controller.watch import SwarmWatch
+from mesh import log as logging
+from mesh.errors import Terminal
+from mesh.store import Store
+from mesh.wake import Wake
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT; exit 1 on what no retry can mend."""
+    told = settings.parse(sys.argv[1:])
+    logging.configure(told.log_level)
+    stopped = threading.Event()
+    wake = Wake()
+
+    def stop(_signal: int, _frame: object) -> None:
+        stopped.set()
+        wake()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    log.info("controller starts", etcd=",".join(told.etcd), subnet=str(told.subnet), name=told.name)
+    store = Store(told.etcd)
+    swarm = SwarmManager(told.docker)
+    swarm.follow(wake)
+    try:
+        Controller(SwarmWatch(swarm), store, wake, told.subnet, told.rest_s, told.name).run(stopped)
+    except Terminal as error:
+        log.error("controller stops", error=str(error))  # noqa: TRY400 - the message says it all
+        sys.exit(1)
+    finally:
+        store.close()

@@ -1,0 +1,182 @@
+"""The controller's one loop: wait, look, plan, write; it can be killed between any two lines.
+
+Level-based: what wakes it carries only "service X may have changed"; the plan is made from what is there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Network
+
+import structlog
+
+from controller.election import Election
+from controller.observed import Swarm
+from controller.plan import Allocate, Change, Plan, Release, Step, allocation, plan, release
+from controller.watch import SwarmWatch
+from mesh.errors import LinkwireError, Retryable
+from mesh.keys import PrivateKey
+from mesh.records import TaskReport
+from mesh.snapshot import Holds, Op, Snapshot
+from mesh.store import Follower, Store
+from mesh.wake import Wake
+
+log = structlog.get_logger(__name__)
+
+MAX_OPS = 100
+"""In one transaction; etcd takes 128 (--max-txn-ops), the token is one of them."""
+CATCH_UP_S = 2.0
+RETRY_S = 0.5
+EVERYTHING = ("",)
+
+
+class Controller:
+    """Makes the store say what Swarm says, while it leads."""
+
+    def __init__(  # noqa: PLR0917 - wired once, in cli
+        self, watch: SwarmWatch, store: Store, wake: Wake, subnet: IPv4Network, rest_s: int, name: str
+    ) -> None:
+        """Prepare; `run` does the work.
+
+        Args:
+            watch: what Swarm says.
+            store: what is to say the same.
+            wake: what the Swarm events call.
+            subnet: of the mesh, for a store that is not in use yet.
+            rest_s: seconds for which a freed address is given to nobody.
+            name: of this controller, for people.
+        """
+        self._watch = watch
+        self._store = store
+        self._wake = wake
+        self._subnet = subnet
+        self._rest_s = rest_s
+        self._name = name
+        self._told: tuple[str, ...] = ()
+        self._reports: dict[str, TaskReport] = {}
+
+    def run(self, stopped: threading.Event) -> None:
+        """Reconcile until stopped."""
+        follower = self._store.follow(EVERYTHING, self._wake)
+        election = Election(self._store, self._name, self._wake)
+        try:
+            while not stopped.is_set():
+                hints = self._wake.wait(self._watch.due_in())
+                try:
+                    self._pass(hints, follower, election)
+                except LinkwireError as error:
+                    log.warning("a pass failed and is made again", error=str(error))
+                    for hint in hints | {("resync", "")}:
+                        self._wake(*hint)
+                    stopped.wait(RETRY_S)
+        finally:
+            election.stop()
+            follower.stop()
+
+    def _pass(self, hints: set[tuple[str, str]], follower: Follower, election: Election) -> None:
+        stored = follower.snapshot
+        swarm = self._watch.refresh(hints | self._news(stored))
+        token = election.token
+        if token is None or not stored.complete:
+            return
+        made = plan(swarm, stored, self._subnet)
+        self._tell(made, swarm)
+        revision = self._write(made.steps, token)
+        if revision is None:
+            election.verify()
+            self._wake()
+        elif revision:
+            self._catch_up(follower, revision)
+
+    def _news(self, stored: Snapshot) -> set[tuple[str, str]]:
+        """Services of which a node reported something new: Swarm will soon say more of them."""
+        reports = {report.task: report for report in stored.all(TaskReport)}
+        news = {("task", report.service) for task, report in reports.items() if self._reports.get(task) != report}
+        self._reports = reports
+        return news
+
+    def _tell(self, made: Plan, swarm: Swarm) -> None:
+        """Log each problem once, and once more when it has gone."""
+        problems = (*made.problems, *(n.label_error for n in swarm.nodes.values() if n.label_error))
+        for problem in problems:
+            if problem not in self._told:
+                log.warning("problem", problem=problem)
+        for problem in self._told:
+            if problem not in problems:
+                log.info("problem solved", problem=problem)
+        self._told = problems
+
+    def _write(self, steps: Sequence[Step], token: Holds) -> int | None:
+        """Carry out a plan: in few transactions, and where one fails step by step.
+
+        Returns:
+            The last revision written, 0 for none; None when no part of the plan held: it is out of date, or the lead
+            is lost.
+        """
+        last = 0
+        lease: int | None = None
+        if any(isinstance(step, Release) for step in steps):
+            lease = self._store.grant(self._rest_s)
+        for batch in _batches([(step, _transaction(step, lease)) for step in steps]):
+            ops: tuple[Op, ...] = (token, *(op for _, part in batch for op in part))
+            revision = self._store.commit(ops)
+            if revision is None and len(batch) > 1:
+                revision = self._one_by_one(batch, token)
+            if revision is None:
+                return last or None
+            last = max(last, revision)
+            for step, _ in batch:
+                log.info("planned", change=step.reason, revision=revision)
+        return last
+
+    def _one_by_one(self, batch: Sequence[tuple[Step, tuple[Op, ...]]], token: Holds) -> int | None:
+        """What still holds of a batch of which something no longer does."""
+        last: int | None = None
+        for step, part in batch:
+            revision = self._store.commit((token, *part))
+            if revision is None:
+                log.info("no longer holds, planned again", change=step.reason)
+            else:
+                last = revision
+        return last
+
+    def _catch_up(self, follower: Follower, revision: int) -> None:
+        """Wait until the snapshot shows our own writes, so that the next plan does not make them again."""
+        waited = threading.Event()
+        for _ in range(int(CATCH_UP_S / 0.005)):
+            if follower.snapshot.revision >= revision:
+                return
+            waited.wait(0.005)
+        raise Retryable(f"the store's watch has not shown revision {revision} within {CATCH_UP_S:g} s")
+
+
+def _transaction(step: Step, lease: int | None) -> tuple[Op, ...]:
+    match step:
+        case Change():
+            return step.ops
+        case Allocate():
+            return allocation(step, PrivateKey.generate())
+        case Release():
+            if lease is None:
+                raise AssertionError("a Release was planned and no lease granted")
+            return release(step, lease)
+
+
+def _batches(
+    steps: Sequence[tuple[Step, tuple[Op, ...]]],
+) -> Iterator[list[tuple[Step, tuple[Op, ...]]]]:
+    """Pack transactions into as few as etcd takes, in order, none of them split."""
+    batch: list[tuple[Step, tuple[Op, ...]]] = []
+    size = 0
+    keys: set[str] = set()
+    for step, ops in steps:
+        touched = {op.key for op in ops}
+        if batch and (size + len(ops) > MAX_OPS or keys & touched):  # etcd refuses a key put twice in one transaction
+            yield batch
+            batch, size, keys = [], 0, set()
+        batch.append((step, ops))
+        size += len(ops)
+        keys |= touched
+    if batch:
+        yield batch

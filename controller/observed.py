@@ -1,0 +1,124 @@
+"""What Swarm's managers say, as frozen data, with the few judgements that rest on it alone. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from mesh.labels import LabelError, ServiceLabels
+from mesh.wgtypes import IPAddress
+
+# swarmkit api/types.proto, enum TaskState; a task's state only ever grows.
+STATES = (
+    "new",
+    "pending",
+    "assigned",
+    "accepted",
+    "preparing",
+    "ready",
+    "starting",
+    "running",
+    "complete",
+    "shutdown",
+    "failed",
+    "rejected",
+    "remove",
+    "orphaned",
+)
+_ORDER = MappingProxyType({name: n for n, name in enumerate(STATES)})
+_RUNNING = _ORDER["running"]
+_COMPLETE = _ORDER["complete"]
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmService:
+    """A service as Swarm has it, its labels read."""
+
+    id: str
+    name: str
+    labels: ServiceLabels
+    label_errors: tuple[LabelError, ...]
+    dnsrr: bool
+    replicas: int | None
+    """None for a global service or a job."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmTask:
+    """A task as Swarm has it."""
+
+    id: str
+    service: str
+    slot: int
+    node: str
+    """Empty until it is assigned."""
+    desired: str
+    state: str
+
+    @property
+    def wanted(self) -> bool:
+        """Whether Swarm means it to run (or, for a job, to run to its end)."""
+        return _ORDER.get(self.desired, 0) <= _COMPLETE
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process will never run again."""
+        return _ORDER.get(self.state, 0) >= _COMPLETE
+
+    @property
+    def running(self) -> bool:
+        """Whether its process runs (and is healthy where it has a check)."""
+        return self.state == "running"
+
+    @property
+    def settled(self) -> bool:
+        """Whether Swarm has brought it where it wants it."""
+        return self.ended or (self.wanted and _ORDER.get(self.state, 0) == _RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmNode:
+    """A node as Swarm has it."""
+
+    id: str
+    hostname: str
+    down: bool
+    address: IPAddress | None
+    """The node label `linkwire.address`, which overrides what the node says of itself."""
+    label_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """Everything at one moment: complete lists, or there would be no value of this type."""
+
+    cluster: str
+    services: Mapping[str, SwarmService]
+    tasks: Mapping[str, SwarmTask]
+    nodes: Mapping[str, SwarmNode]
+
+    def live(self, task: SwarmTask) -> bool:
+        """Whether a task holds, or may still hold, a place on a node that anybody can reach.
+
+        A task of a dead node reads `running` for up to a day, so where Swarm wants it gone its node's state
+        decides; and a task whose node has left the Swarm is over.
+        """
+        if not task.node or task.ended:
+            return False
+        node = self.nodes.get(task.node)
+        return node is not None and (task.wanted or not node.down)
+
+    def unsettled(self) -> frozenset[str]:
+        """Services whose tasks Swarm is still moving: those to be watched closely."""
+        found: set[str] = set()
+        running: dict[str, int] = {}
+        for task in self.tasks.values():
+            if task.settled:
+                running[task.service] = running.get(task.service, 0) + (task.running and task.wanted)
+            elif task.wanted or self.live(task):
+                found.add(task.service)
+        for service in self.services.values():
+            if service.replicas is not None and running.get(service.id, 0) != service.replicas:
+                found.add(service.id)
+        return frozenset(found)

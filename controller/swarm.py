@@ -1,0 +1,141 @@
+"""Docker's API on a manager, as far as the controller needs it: the only module here that imports docker."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+import structlog
+
+from controller.observed import SwarmNode, SwarmService, SwarmTask
+from mesh import labels
+from mesh.errors import LinkwireError, Retryable, Terminal
+
+log = structlog.get_logger(__name__)
+
+ADDRESS_LABEL = "linkwire.address"
+RECONNECT_S = 0.5
+
+
+@contextlib.contextmanager
+def _wrapped(what: str) -> Iterator[None]:
+    try:
+        yield
+    except docker.errors.APIError as error:
+        if error.status_code == requests.codes.service_unavailable:
+            raise Terminal(f"{what}: this Docker is not a Swarm manager: {error.explanation}") from error
+        raise Retryable(f"{what}: {error.explanation or error}") from error
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise Retryable(f"{what}: {error}") from error
+
+
+class SwarmManager:
+    """Lists services, tasks and nodes; every list is complete or raises Retryable."""
+
+    def __init__(self, url: str, timeout: float = 20.0) -> None:
+        """Connect when first asked.
+
+        Args:
+            url: of a manager's Docker, `unix:///var/run/docker.sock`.
+            timeout: seconds for one request.
+        """
+        self._url = url
+        self._timeout = timeout
+        self._client: docker.APIClient | None = None
+
+    def _api(self) -> docker.APIClient:
+        if self._client is None:
+            self._client = docker.APIClient(self._url, version="auto", timeout=int(self._timeout))
+        return self._client
+
+    def cluster_id(self) -> str:
+        """Swarm's own id. Raises Retryable; Terminal where Docker is no manager."""
+        with _wrapped("read the Swarm's id"):
+            return str(self._api().inspect_swarm()["ID"])
+
+    def services(self) -> dict[str, SwarmService]:
+        """Every service, by id. Raises Retryable."""
+        with _wrapped("list services"):
+            return {raw["ID"]: _service(raw) for raw in self._api().services()}  # type: ignore[no-untyped-call]
+
+    def tasks(self, services: frozenset[str] | None = None) -> dict[str, SwarmTask]:
+        """Every task, or every task of some services, by id. Raises Retryable."""
+        with _wrapped("list tasks"):
+            filters = {"service": sorted(services)} if services is not None else None
+            return {raw["ID"]: _task(raw) for raw in self._api().tasks(filters=filters)}  # type: ignore[no-untyped-call]
+
+    def nodes(self) -> dict[str, SwarmNode]:
+        """Every node, by id. Raises Retryable."""
+        with _wrapped("list nodes"):
+            return {raw["ID"]: _node(raw) for raw in self._api().nodes()}
+
+    def follow(self, changed: Callable[[str, str], None]) -> None:
+        """Call `changed(type, id)` from a thread for every service and node event, for as long as the process lives.
+
+        After each break `changed("resync", "")` is called: an unknown number of events may be missing.
+        """
+        threading.Thread(target=self._follow, args=(changed,), name="swarm-events", daemon=True).start()
+
+    def _follow(self, changed: Callable[[str, str], None]) -> None:
+        while True:
+            try:
+                with _wrapped("follow events"):
+                    # no read timeout: a quiet Swarm is not a broken one; what is lost the resync finds
+                    client = docker.APIClient(self._url, version="auto", timeout=None)  # type: ignore[arg-type]
+                    stream = client.events(decode=True, filters={"type": ["service", "node"]})
+                    changed("resync", "")
+                    for event in stream:  # docker-py turns a broken stream into its normal end
+                        changed(str(event.get("Type")), str(event.get("Actor", {}).get("ID", "")))
+            except LinkwireError as error:
+                log.warning("swarm events broke off", error=str(error))
+            time.sleep(RECONNECT_S)
+
+
+def _service(raw: Mapping[str, Any]) -> SwarmService:
+    spec = raw["Spec"]
+    read, errors = labels.decode(spec.get("Labels") or {})
+    mode = spec.get("Mode") or {}
+    replicated = mode.get("Replicated")
+    return SwarmService(
+        id=raw["ID"],
+        name=spec["Name"],
+        labels=read,
+        label_errors=errors,
+        dnsrr=(spec.get("EndpointSpec") or {}).get("Mode") == "dnsrr",
+        replicas=int(replicated.get("Replicas", 0)) if replicated is not None else None,
+    )
+
+
+def _task(raw: Mapping[str, Any]) -> SwarmTask:
+    return SwarmTask(
+        id=raw["ID"],
+        service=raw.get("ServiceID", ""),
+        slot=int(raw.get("Slot", 0)),
+        node=raw.get("NodeID", ""),
+        desired=raw.get("DesiredState", "new"),
+        state=(raw.get("Status") or {}).get("State", "new"),
+    )
+
+
+def _node(raw: Mapping[str, Any]) -> SwarmNode:
+    text = ((raw.get("Spec") or {}).get("Labels") or {}).get(ADDRESS_LABEL)
+    address, problem = None, None
+    if text is not None:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            problem = f"node label {ADDRESS_LABEL}={text!r} is not an IP address; the node's own word is used"
+    return SwarmNode(
+        id=raw["ID"],
+        hostname=(raw.get("Description") or {}).get("Hostname", raw["ID"]),
+        down=(raw.get("Status") or {}).get("State") in ("down", "disconnected"),
+        address=address,
+        label_error=problem,
+    )

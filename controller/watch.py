@@ -1,0 +1,134 @@
+"""Decides what to ask Swarm for and when: all of it now and then, what moves closely.
+
+Swarm has no task events (moby#37403), so the tasks of a service that is being moved are listed again and again,
+often at first and less so the longer nothing changes. Everything is listed whole after a break and every few
+seconds, since the store watch behind Swarm's events is not started again after an error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
+from controller.swarm import SwarmManager
+
+RESYNC_S = 5.0
+CLOSE_S = 0.1
+"""Between two lists of a service that moves."""
+CLOSE_MAX_S = 2.0
+HINT_S = 2.0
+"""For how long an event keeps a service under close watch although it looks settled."""
+BACK_OFF = 10
+"""A service unchanged for n seconds is listed every n / BACK_OFF seconds."""
+COST = 20
+"""A full list is made at most a twentieth of the time."""
+
+
+class SwarmWatch:
+    """Keeps the last lists and renews of them what is due."""
+
+    def __init__(self, swarm: SwarmManager, clock: Callable[[], float] = time.monotonic) -> None:
+        """Nothing is asked before the first `refresh`."""
+        self._swarm = swarm
+        self._clock = clock
+        self._cluster = ""
+        self._services: dict[str, SwarmService] = {}
+        self._tasks: dict[str, SwarmTask] = {}
+        self._nodes: dict[str, SwarmNode] = {}
+        self._resync_at = 0.0
+        self._hinted: dict[str, float] = {}
+        self._moved: dict[str, float] = {}
+        self._listed: dict[str, float] = {}
+
+    def refresh(self, hints: Collection[tuple[str, str]]) -> Swarm:
+        """Renew what is due and return the whole picture.
+
+        Args:
+            hints: (type, id) of what may have changed: `service`, `node`, or `resync` for anything.
+
+        Raises:
+            Retryable: Swarm did not answer; the next call asks again for all of it.
+        """
+        now = self._clock()
+        kinds = {kind for kind, _ in hints}
+        for kind, name in hints:
+            if kind in ("service", "task"):
+                self._hinted[name] = now
+                self._moved[name] = now
+        if "resync" in kinds or now >= self._resync_at:
+            self._resync(now)
+        else:
+            try:
+                if "service" in kinds:
+                    self._services = self._swarm.services()
+                if "node" in kinds:
+                    self._nodes = self._swarm.nodes()
+                self._list_close(now)
+            except Exception:
+                self._resync_at = 0.0
+                raise
+        return self._picture()
+
+    def due_in(self) -> float:
+        """Seconds until `refresh` has something to do without any hint."""
+        now = self._clock()
+        close = self._close(now)
+        at = min((self._listed.get(name, 0.0) + self._interval(name, now) for name in close), default=self._resync_at)
+        return max(0.0, min(at, self._resync_at) - now)
+
+    def _picture(self) -> Swarm:
+        return Swarm(self._cluster, dict(self._services), dict(self._tasks), dict(self._nodes))
+
+    def _resync(self, now: float) -> None:
+        self._resync_at = 0.0
+        self._cluster = self._cluster or self._swarm.cluster_id()
+        # Nodes last: a task on a node that is not in the list would otherwise look like one whose node has left.
+        services = self._swarm.services()
+        tasks = self._swarm.tasks()
+        nodes = self._swarm.nodes()
+        self._note_moves(self._tasks, tasks, now)
+        self._services, self._tasks, self._nodes = services, tasks, nodes
+        done = self._clock()
+        self._resync_at = done + max(RESYNC_S, COST * (done - now))
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        known = self._services.keys() | {task.service for task in self._tasks.values()}
+        self._hinted = {name: at for name, at in self._hinted.items() if now - at < HINT_S}
+        self._moved = {name: at for name, at in self._moved.items() if name in known}
+        self._listed = {name: at for name, at in self._listed.items() if name in known}
+
+    def _close(self, now: float) -> frozenset[str]:
+        hinted = {name for name, at in self._hinted.items() if now - at < HINT_S}
+        return self._picture().unsettled() | hinted
+
+    def _interval(self, name: str, now: float) -> float:
+        return min(max((now - self._moved.get(name, now)) / BACK_OFF, CLOSE_S), CLOSE_MAX_S)
+
+    def _list_close(self, now: float) -> None:
+        due = frozenset(
+            name for name in self._close(now) if now >= self._listed.get(name, 0.0) + self._interval(name, now)
+        )
+        if not due:
+            return
+        fresh = self._swarm.tasks(due)
+        unknown = {task.node for task in fresh.values() if task.node} - self._nodes.keys()
+        if unknown:
+            self._nodes = self._swarm.nodes()
+        kept = {name: task for name, task in self._tasks.items() if task.service not in due}
+        self._note_moves(
+            {name: task for name, task in self._tasks.items() if task.service in due},
+            fresh,
+            now,
+        )
+        self._tasks = kept | fresh
+        self._listed.update(dict.fromkeys(due, now))
+
+    def _note_moves(self, old: dict[str, SwarmTask], new: dict[str, SwarmTask], now: float) -> None:
+        for name in old.keys() | new.keys():
+            was, now_is = old.get(name), new.get(name)
+            if was != now_is:
+                task = now_is or was
+                if task is not None:
+                    self._moved[task.service] = now
