@@ -169,13 +169,15 @@ class Agent:
         if not (state.dirty or due or state.brought is not self._graph):
             return
         state.brought = self._graph
+        if due:
+            state.retry_at = None
         if state.local.state == "gone":
             state.close(self._backend)
             return
         endpoint = self._graph.by_task.get(state.local.task)
         if endpoint is None or endpoint.service not in self._graph.services or self._graph.cluster is None:
             knows = self._graph.complete and self._graph.cluster is not None
-            if knows and (state.retry_at is None or due):
+            if knows and state.retry_at is None:
                 state.unwire(self._backend)
             return
         try:
@@ -183,7 +185,7 @@ class Agent:
         except LinkwireError as error:
             state.error = str(error)
             return
-        waits = state.retry_at is not None and not due and config == state.tried
+        waits = state.retry_at is not None and config == state.tried
         if config is not None and not waits and (state.dirty or config != state.applied):
             state.wire(self._backend, config, complete=self._graph.complete)
 
