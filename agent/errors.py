@@ -1,0 +1,17 @@
+"""What can go wrong on a node in a way that somebody else must settle; no I/O here."""
+
+from __future__ import annotations
+
+from mesh.errors import Retryable, Terminal
+
+
+class PortTaken(Terminal):
+    """The UDP port is in use on the node: the device needs another one."""
+
+
+class RouteClash(Terminal):
+    """A network of the mesh overlaps a route that the task already has; the text names the route."""
+
+
+class HostsFileMissing(Retryable):
+    """The container's hosts file is not there: not made yet, or gone with the container."""

@@ -1,0 +1,71 @@
+"""WireGuard devices in tasks' network namespaces: what a backend does, and which one this node can have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from agent.errors import PortTaken
+from agent.netns import OWN_NETNS
+from agent.wireguard import kernel, userspace
+
+if TYPE_CHECKING:
+    from agent.netns import TaskNetns
+    from mesh.wgtypes import Device, DeviceChange
+
+__all__ = ["Backend", "PortTaken", "probe"]
+
+
+class Backend(Protocol):
+    """Makes, reads, changes and deletes the WireGuard devices of a node's tasks.
+
+    Every call may raise NetnsGone, Retryable and Terminal besides what it names.
+    """
+
+    @property
+    def name(self) -> str:
+        """How it is reported: "kernel" or "userspace"."""
+
+    def create(self, netns: TaskNetns, name: str) -> None:
+        """Make a device in a task's namespace whose UDP socket is in the node's; one that is there is kept.
+
+        It has no key, no port, no address, and is down. Its name must be unique on the node.
+        """
+
+    def read(self, netns: TaskNetns, name: str) -> Device:
+        """Read a device. Raises DeviceNotFound."""
+
+    def apply(self, netns: TaskNetns, name: str, change: DeviceChange) -> None:
+        """Change a device, in the order key, port, peers; a failure may leave a part done.
+
+        Raises:
+            DeviceNotFound: there is no such device.
+            PortTaken: its port is in use on the node. A device that was up keeps the port it had. One that is down
+                is refused only by some backends here, and by all when it is brought up.
+        """
+
+    def delete(self, netns: TaskNetns, name: str) -> None:
+        """Delete a device if it is there, and whatever served it."""
+
+    def found(self, netns: TaskNetns) -> tuple[str, ...]:
+        """The names of this backend's devices in a namespace, whoever made them: for adoption after a restart."""
+
+    def forget(self, netns: TaskNetns) -> None:
+        """Release what is kept for a namespace besides its own sockets, which closing it releases. Never raises."""
+
+    def close(self) -> None:
+        """Release what the backend itself keeps open. The devices stay."""
+
+
+def probe(home: str = OWN_NETNS) -> Backend:
+    """The backend this node can have: the kernel's where it has WireGuard, else wireguard-go.
+
+    Args:
+        home: the namespace in which the devices' UDP sockets are to be.
+
+    Raises:
+        Terminal: neither can be had; the text says what to do.
+    """
+    if kernel.available():
+        return kernel.KernelBackend(home)
+    userspace.require()
+    return userspace.UserspaceBackend(home)

@@ -1,0 +1,108 @@
+"""WireGuard in the kernel: devices made by rtnetlink, set and read by generic netlink."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import TYPE_CHECKING
+
+from agent import links
+from agent.netlink import NETLINK_GENERIC, explained
+from agent.netns import OWN_NETNS, TaskNetns, in_scratch_netns
+from agent.wireguard import genetlink
+from mesh.errors import DeviceNotFound, Terminal
+
+if TYPE_CHECKING:
+    from agent.netlink import NetlinkSocket
+    from mesh.wgtypes import Device, DeviceChange
+
+_KIND = "wireguard"
+
+
+class KernelBackend:
+    """The Backend of a kernel with WireGuard (Linux 5.6, or the module).
+
+    Args:
+        home: the namespace in which the devices' UDP sockets are to be.
+    """
+
+    name = "kernel"
+
+    def __init__(self, home: str = OWN_NETNS) -> None:
+        self._home = TaskNetns(home)
+        self._family: int | None = None
+
+    def create(self, netns: TaskNetns, name: str) -> None:
+        """See Backend."""
+        if links.kind(netns, name) == _KIND or links.create_wireguard(self._home, netns, name):
+            return
+        there = links.kind(netns, name)
+        if there is None:
+            raise Terminal(f"cannot create {name}: the node itself has a device of that name")
+        if there != _KIND:
+            raise Terminal(f"cannot create {name}: the task has a device of that name that is not WireGuard's")
+
+    def read(self, netns: TaskNetns, name: str) -> Device:
+        """See Backend."""
+        request = genetlink.encode_get(name)
+        with explained(f"read {name}"):
+            try:
+                answer = _socket(netns).dump(self._family_number(netns), request)
+            except OSError as error:
+                if error.errno == errno.EOPNOTSUPP:
+                    raise DeviceNotFound(f"{name} is not a WireGuard device") from error
+                raise
+        return genetlink.decode_device(name, (message.payload for message in answer))
+
+    def apply(self, netns: TaskNetns, name: str, change: DeviceChange) -> None:
+        """See Backend."""
+        with explained(f"set {name}"):
+            for request in genetlink.encode_set(name, change):
+                _socket(netns).request(self._family_number(netns), request)
+
+    def delete(self, netns: TaskNetns, name: str) -> None:
+        """See Backend."""
+        if links.kind(netns, name) == _KIND:
+            links.delete(netns, name)
+
+    def found(self, netns: TaskNetns) -> tuple[str, ...]:
+        """See Backend."""
+        return links.found(netns, _KIND)
+
+    def forget(self, netns: TaskNetns) -> None:
+        """See Backend. Nothing is kept."""
+
+    def close(self) -> None:
+        """See Backend."""
+        self._home.close()
+
+    def _family_number(self, netns: TaskNetns) -> int:
+        """The number is the kernel's choice, the same in every namespace, for as long as the module is loaded."""
+        if self._family is None:
+            answer = _socket(netns).request(genetlink.GENL_ID_CTRL, genetlink.encode_family_request())
+            self._family = genetlink.decode_family(answer[0].payload)
+        return self._family
+
+
+def available() -> bool:
+    """Whether this kernel makes WireGuard devices: tries one, in a namespace that ends with the try.
+
+    Raises:
+        Terminal: the agent may not find out.
+    """
+    return in_scratch_netns(_make_one)
+
+
+def _make_one() -> bool:
+    # /proc/self would be the main thread's namespace, /proc/thread-self another one in each thread.
+    with TaskNetns(f"/proc/self/task/{threading.get_native_id()}/ns/net") as scratch:
+        try:
+            return links.create_wireguard(scratch, scratch, "lwprobe")
+        except Terminal as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EOPNOTSUPP:
+                return False
+            raise
+
+
+def _socket(netns: TaskNetns) -> NetlinkSocket:
+    return netns.socket(NETLINK_GENERIC)

@@ -1,0 +1,212 @@
+"""The control socket of wireguard-go: its text protocol (https://www.wireguard.com/xplatform/), spoken and read.
+
+One connection an exchange. A socket file without a process behind it counts as no device.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.netlink import explained
+from mesh.errors import DeviceNotFound, Retryable, Terminal
+from mesh.keys import PrivateKey, PublicKey
+from mesh.wgtypes import Device, Peer, UdpEndpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mesh.wgtypes import DeviceChange, IPNetwork, PeerChange
+
+SOCKETS = Path("/var/run/wireguard")
+"""Compiled into wireguard-go (ipc/uapi_unix.go)."""
+
+_ANSWER_SECONDS = 10.0
+_PEERCRED = struct.Struct("=iII")  # struct ucred, linux/socket.h
+_ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)(?:%\w+)?\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
+
+
+def socket_path(name: str) -> Path:
+    """Where the control socket of a device lies; there is one folder for all namespaces."""
+    return SOCKETS / f"{name}.sock"
+
+
+def process(name: str) -> int | None:
+    """The process id of the wireguard-go that serves a device, or None when none does."""
+    try:
+        with _connect(name) as connection:
+            pid, _, _ = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+    except DeviceNotFound:
+        return None
+    return int(pid)
+
+
+def get(name: str) -> Device:
+    """Read a device. Raises DeviceNotFound, Retryable, Terminal."""
+    with explained(f"read {name}"):
+        return decode_device(name, _exchange(name, b"get=1\n\n"))
+
+
+def set_device(name: str, change: DeviceChange) -> None:
+    """Change a device. Raises PortTaken, DeviceNotFound, Retryable, Terminal."""
+    with explained(f"set {name}"):
+        _exchange(name, encode_set(change))
+
+
+def encode_set(change: DeviceChange) -> bytes:
+    """The text that makes a change. Peers are upserted; nothing that is not named is touched."""
+    lines = ["set=1"]
+    if change.private_key is not None:
+        lines.append(f"private_key={change.private_key.raw.hex()}")
+    if change.listen_port is not None:
+        lines.append(f"listen_port={change.listen_port}")
+    for peer in change.peers:
+        lines.extend(_peer_lines(peer))
+    return "\n".join([*lines, "", ""]).encode()
+
+
+def _peer_lines(change: PeerChange) -> Iterator[str]:
+    yield f"public_key={change.public_key.raw.hex()}"
+    if change.remove:
+        yield "remove=true"
+        return
+    if change.update_only:
+        yield "update_only=true"
+    if change.endpoint is not None:
+        yield f"endpoint={change.endpoint}"
+    if change.keepalive is not None:
+        yield f"persistent_keepalive_interval={change.keepalive}"
+    if change.replace_allowed_ips:
+        yield "replace_allowed_ips=true"
+    for network in sorted(change.allowed_ips or (), key=lambda n: (n.version, n)):
+        yield f"allowed_ip={network}"
+
+
+@dataclass(slots=True)
+class _Partial:
+    """A peer while its lines come in."""
+
+    public_key: PublicKey
+    endpoint: UdpEndpoint | None = None
+    keepalive: int = 0
+    seconds: int = 0
+    nanoseconds: int = 0
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    allowed_ips: set[IPNetwork] = field(default_factory=set)
+
+    def peer(self) -> Peer:
+        handshake = self.seconds + self.nanoseconds / 1e9
+        return Peer(
+            public_key=self.public_key,
+            endpoint=self.endpoint,
+            allowed_ips=frozenset(self.allowed_ips),
+            keepalive=self.keepalive,
+            last_handshake=handshake or None,
+            rx_bytes=self.rx_bytes,
+            tx_bytes=self.tx_bytes,
+        )
+
+
+def decode_device(name: str, text: str) -> Device:
+    """Read the answer to get=1.
+
+    Args:
+        name: the device.
+        text: the answer's lines, without the closing errno.
+
+    Raises:
+        Terminal: a line that is not of the protocol. Its value is not quoted: it may be a key.
+    """
+    public_key: PublicKey | None = None
+    listen_port = 0
+    peers: list[_Partial] = []
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        try:
+            match key:
+                case "private_key":
+                    public_key = PrivateKey(bytes.fromhex(value)).public
+                case "listen_port":
+                    listen_port = int(value)
+                case "fwmark":
+                    pass
+                case "public_key":
+                    peers.append(_Partial(PublicKey(bytes.fromhex(value))))
+                case _:
+                    _peer_line(peers[-1], key, value)
+        except (ValueError, IndexError, Terminal) as error:
+            raise Terminal(f"wireguard-go said something about {name} that is not understood: {key!r}") from error
+    return Device(name, public_key, listen_port, {partial.public_key: partial.peer() for partial in peers})
+
+
+def _peer_line(partial: _Partial, key: str, value: str) -> None:
+    match key:
+        case "endpoint":
+            partial.endpoint = _endpoint(value)
+        case "persistent_keepalive_interval":
+            partial.keepalive = int(value)
+        case "last_handshake_time_sec":
+            partial.seconds = int(value)
+        case "last_handshake_time_nsec":
+            partial.nanoseconds = int(value)
+        case "rx_bytes":
+            partial.rx_bytes = int(value)
+        case "tx_bytes":
+            partial.tx_bytes = int(value)
+        case "allowed_ip":
+            partial.allowed_ips.add(ip_network(value, strict=False))
+        case "preshared_key" | "protocol_version":
+            pass
+        case _:
+            raise ValueError(key)
+
+
+def _endpoint(value: str) -> UdpEndpoint:
+    match = _ENDPOINT.fullmatch(value)
+    if match is None:
+        raise ValueError("not an endpoint")
+    return UdpEndpoint(ip_address(match["v6"] or match["v4"]), int(match["port"]))
+
+
+def _connect(name: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection.settimeout(_ANSWER_SECONDS)
+    try:
+        connection.connect(str(socket_path(name)))
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        connection.close()
+        raise DeviceNotFound(f"no wireguard-go serves {name}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _exchange(name: str, request: bytes) -> str:
+    """Returns the answer's lines before the errno. Raises OSError with that errno, DeviceNotFound, Retryable."""
+    answer = bytearray()
+    with _connect(name) as connection:
+        try:
+            connection.sendall(request)
+            while not answer.endswith(b"\n\n"):
+                part = connection.recv(1 << 18)
+                if not part:
+                    raise DeviceNotFound(f"the wireguard-go of {name} ended while it was asked")
+                answer += part
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise DeviceNotFound(f"the wireguard-go of {name} ended while it was asked") from error
+        except TimeoutError as error:
+            raise Retryable(f"no answer from the wireguard-go of {name} within {_ANSWER_SECONDS:.0f} s") from error
+    text, found, code = answer[:-2].decode("ascii", errors="replace").rpartition("errno=")
+    if not found or not re.fullmatch(r"-?[0-9]+", code):
+        raise Terminal(f"wireguard-go's answer about {name} has no errno")
+    if number := abs(int(code)):
+        raise OSError(number, os.strerror(number))
+    return text
