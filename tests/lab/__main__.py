@@ -6,9 +6,14 @@ import argparse
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
+from tests.lab import images
 from tests.lab.lab import Lab, default_name
 from tests.lab.layout import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("node")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     verbs.add_parser("status", help="show what is up")
+    verbs.add_parser("images", help="build the images and push them to the lab's registry")
     verbs.add_parser("down", help="take everything away")
     for verb, text in (
         ("stop", "cut a node's power"),
@@ -60,6 +66,8 @@ def _act(arguments: argparse.Namespace) -> None:
     match arguments.verb:
         case "status":
             print("\n".join(lab.status()))
+        case "images":
+            images.build_all(lab, say=_clock())
         case "run":
             _run(lab, arguments.node, arguments.command)
         case "etcd":
@@ -68,7 +76,7 @@ def _act(arguments: argparse.Namespace) -> None:
             {"stop": lab.stop_node, "start": lab.start_node, "cut": lab.cut, "heal": lab.heal}[verb](arguments.node)
 
 
-def _up(arguments: argparse.Namespace) -> None:
+def _clock() -> Callable[[str], None]:
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -76,6 +84,10 @@ def _up(arguments: argparse.Namespace) -> None:
         sys.stdout.write(f"{time.monotonic() - began:5.1f} s  {text}\n")
         sys.stdout.flush()
 
+    return say
+
+
+def _up(arguments: argparse.Namespace) -> None:
     try:
         earlier = Lab.existing(arguments.name).layout
         nodes, managers = earlier.nodes, earlier.managers
@@ -83,7 +95,7 @@ def _up(arguments: argparse.Namespace) -> None:
         nodes, managers = 3, 1
     nodes = nodes if arguments.nodes is None else arguments.nodes
     managers = min(managers, nodes) if arguments.managers is None else arguments.managers
-    Lab(arguments.name, nodes, managers, say=say).up()
+    Lab(arguments.name, nodes, managers, say=_clock()).up()
 
 
 def _run(lab: Lab, node: str, command: list[str]) -> None:

@@ -13,7 +13,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tests.lab import cgroup, network, process, servers, swarm
 from tests.lab.layout import DEFAULT_NAME, STATE, LabError, Layout
@@ -170,19 +170,24 @@ class Lab:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lab alone; the kernel lets go when this process ends, however it ends."""
+        with self._lock_file():
+            yield
+
+    def _lock_file(self) -> TextIO:
         path = STATE / f"{self.name}.lock"
         while True:
             STATE.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError), path.open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    self._say("waits for another process that is working on this lab")
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                # A `down` that we waited for has removed the file: what we hold then nobody else sees.
+            lock = path.open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._say("waits for another process that is working on this lab")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # A `down` that we waited for has removed the file: what we hold then nobody else sees.
+            with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                    yield
-                    return
+                    return lock
+            lock.close()
 
     # -- faults -----------------------------------------------------------------------------------------
 

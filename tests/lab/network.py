@@ -7,6 +7,7 @@ bridge-nf-call-iptables that would hold for what a bridge there forwards.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Network:
         hub, host = self.layout.hub_netns, self.layout.host_device
         if self._hub_is_whole():
             return
+        self._need_free_subnet()
         self.remove_netns(hub)
         answer(["ip", "link", "del", host], check=False)  # its other end may still be dying with the namespace
         width = self.layout.subnet.prefixlen
@@ -39,14 +41,25 @@ class Network:
         _batch(
             hub,
             "link set lo up",
-            f"link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            f"link add {BRIDGE} address {_mac(self.layout.hub_address)} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
             f"addr add {self.layout.hub_address}/{width} dev {BRIDGE}",
             f"link set {BRIDGE} up",
         )
-        answer(["ip", "link", "add", host, "type", "veth", "peer", "name", "host", "netns", hub])
+        mac = _mac(self.layout.host_address)
+        answer(["ip", "link", "add", host, "address", mac, "type", "veth", "peer", "name", "host", "netns", hub])
         _batch(hub, f"link set host master {BRIDGE} up")
         answer(["ip", "addr", "add", f"{self.layout.host_address}/{width}", "dev", host])
         answer(["ip", "link", "set", host, "up"])
+
+    def _need_free_subnet(self) -> None:
+        found = answer(["ip", "-json", "route", "show", "root", str(self.layout.subnet)]).stdout
+        routes: list[dict[str, Any]] = json.loads(found or "[]")
+        for route in routes:
+            if route.get("dev") != self.layout.host_device:
+                raise LabError(
+                    f"this machine has a route to {route['dst']} by {route.get('dev', 'none')}, which the lab would"
+                    " need for itself; a lab of another name (LINKWIRE_LAB) takes another subnet"
+                )
 
     def _hub_is_whole(self) -> bool:
         if not netns_exists(self.layout.hub_netns):
@@ -61,12 +74,12 @@ class Network:
 
     def make_node(self, node: str) -> None:
         """Make the node's namespace and wire afresh: an old one would hold what a dead dockerd left in it."""
-        netns = self.layout.node_netns(node)
+        netns, mac = self.layout.node_netns(node), _mac(self.layout.node_address(node))
         self.remove_node(node)
         answer(["ip", "netns", "add", netns])
         _batch(
             self.layout.hub_netns,
-            f"link add {node} type veth peer name {NODE_DEVICE} netns {netns}",
+            f"link add {node} type veth peer name {NODE_DEVICE} address {mac} netns {netns}",
             f"link set {node} master {BRIDGE} up",
         )
         _batch(
@@ -119,6 +132,15 @@ def same_netns(pid: int, netns: str) -> bool:
         return os.path.samestat(Path(f"/proc/{pid}/ns/net").stat(), (NETNS / netns).stat())
     except FileNotFoundError:
         return False
+
+
+def _mac(address: str) -> str:
+    """A locally administered MAC address that belongs to an IPv4 address for good.
+
+    A node that comes back has the one it had, as a real machine does, and the bridge keeps its own (else it takes the
+    lowest of its ports'). Whoever has asked for it (ARP) would send into nothing for 30 s otherwise.
+    """
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0x4C, *ipaddress.IPv4Address(address).packed))
 
 
 def _batch(netns: str, *commands: str) -> None:

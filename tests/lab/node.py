@@ -120,7 +120,8 @@ class Node:
         return {
             "hosts": [f"unix://{self.socket}", "unix:///run/docker.sock"],
             "pidfile": "/run/docker.pid",
-            "cgroup-parent": f"/{self.group.child('tasks').path}",
+            # Not "tasks": every version 1 group has a file of that name.
+            "cgroup-parent": f"/{self.group.child('containers').path}",
             "insecure-registries": [self.layout.registry],
             "deprecated-key-path": "/var/lib/docker/key.json",
         }

@@ -58,6 +58,21 @@ def answer(
     return done
 
 
+def feed(argv: Sequence[str], data: bytes, *, timeout: float, env: Mapping[str, str]) -> None:
+    """Run a program to its end with `data` as its stdin, `timeout` in seconds.
+
+    Raises:
+        LabError: it failed (the message has the end of what it said), or took too long.
+    """
+    try:
+        done = subprocess.run(argv, capture_output=True, input=data, timeout=timeout, env=env, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"{' '.join(argv)}: no end after {timeout:.0f} s") from error
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).decode(errors="replace").strip()[-4000:]
+        raise LabError(f"{' '.join(argv)}: exit code {done.returncode}:\n{said}")
+
+
 def detach(argv: Sequence[str], group: Group, log: Path) -> None:
     """Start a daemon in `group`, in a session of its own and child of nobody here, output to `log`.
 

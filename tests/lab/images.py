@@ -1,0 +1,170 @@
+"""Builds the project's images inside the lab, with no network, and pushes them to the lab's registry.
+
+What takes long is made once and kept for every lab of the machine, under LINKWIRE_CACHE (/var/cache/linkwire): the
+root file systems and the wheels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.lab import process
+from tests.lab.layout import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.lab.lab import Lab
+    from tests.lab.node import Node
+
+PROJECT = Path(__file__).resolve().parents[2]
+PACKAGES = ("mesh", "controller", "agent", "compose_ext")
+MAKING = 900.0  # seconds for a root file system or the wheels; 50 with a near mirror
+BUILDING = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Where the images are, for a compose file: REGISTRY/NAME."""
+
+    linkwire: str
+    demo: str
+    busybox: str
+
+
+def names(lab: Lab) -> Images:
+    """The images' names in this lab's registry."""
+    return Images(*(f"{lab.registry}/{image}" for image in ("linkwire:dev", "demo:dev", "busybox:latest")))
+
+
+def build_all(lab: Lab, say: Callable[[str], None] = lambda _: None) -> Images:
+    """Build and push all three; quick when there is nothing new.
+
+    Raises:
+        LabError: a step failed, with what it said.
+    """
+    with ThreadPoolExecutor() as pool:
+        kinds = ("linkwire", "demo", "busybox")
+        bases = pool.map(lambda kind: root_file_system(kind, say), kinds)
+        wheels = pool.submit(_wheels, say)
+        list(bases)
+        wheels.result()
+        for image in [pool.submit(make, lab, say) for make in (build_image, push_demo, push_busybox)]:
+            image.result()
+    return names(lab)
+
+
+def build_image(lab: Lab, say: Callable[[str], None] = lambda _: None) -> str:
+    """Build the image of controller and agent on the first node, push it, return its name.
+
+    Raises:
+        LabError: a step failed, with what it said.
+    """
+    node, image = lab.manager, names(lab).linkwire
+    base = _import(node, root_file_system("linkwire", say), "linkwire-base", say)
+    context = _context(_wheels(say))
+    say(f"building {image}")
+    # The classic builder: it is in every Docker, and nothing of it has to be fetched.
+    argv = node.docker_command(
+        *("build", "--quiet", "--network", "none", "--build-arg", f"BASE={base}"),
+        *("--file", "deploy/Dockerfile", "--tag", image, "-"),
+    )
+    process.feed(argv, context, timeout=BUILDING, env={**os.environ, "DOCKER_BUILDKIT": "0"})
+    return _push(node, image, say)
+
+
+def push_demo(lab: Lab, say: Callable[[str], None] = lambda _: None) -> str:
+    """Push the image that holds the programs of the examples, return its name.
+
+    Raises:
+        LabError: a step failed, with what it said.
+    """
+    return _push_base(lab, "demo", names(lab).demo, say)
+
+
+def push_busybox(lab: Lab, say: Callable[[str], None] = lambda _: None) -> str:
+    """Push a busybox image, return its name.
+
+    Raises:
+        LabError: a step failed, with what it said.
+    """
+    return _push_base(lab, "busybox", names(lab).busybox, say)
+
+
+def root_file_system(kind: str, say: Callable[[str], None] = lambda _: None) -> Path:
+    """The tar file of deploy/base-image.sh for `kind`, made when it is missing or old."""
+    tar = _cache() / f"{kind}.tar"
+    if not tar.exists():
+        say(f"making the root file system of {kind}, once (a minute)")
+    process.answer([str(PROJECT / "deploy/base-image.sh"), str(tar), kind], timeout=MAKING)
+    return tar
+
+
+def _wheels(say: Callable[[str], None]) -> Path:
+    folder = _cache() / "wheels"
+    if not folder.exists():
+        say("fetching the wheels of what the project depends on, once")
+    process.answer([str(PROJECT / "deploy/wheels.sh"), str(folder), sys.executable], timeout=MAKING)
+    return folder
+
+
+def _cache() -> Path:
+    folder = Path(os.environ.get("LINKWIRE_CACHE", "/var/cache/linkwire"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _push_base(lab: Lab, kind: str, image: str, say: Callable[[str], None]) -> str:
+    node = lab.manager
+    node.docker("tag", _import(node, root_file_system(kind, say), f"{kind}-base", say), image)
+    return _push(node, image, say)
+
+
+def _import(node: Node, tar: Path, name: str, say: Callable[[str], None]) -> str:
+    """Import a root file system, unless the node has that very one; the image's name."""
+    made_from = Path(f"{tar}.inputs").read_text() + str(tar.stat().st_mtime_ns)
+    image = f"{name}:{hashlib.sha256(made_from.encode()).hexdigest()[:12]}"
+    if node.docker("image", "inspect", image, check=False).returncode != 0:
+        say(f"importing {image}")
+        node.docker("import", "--change", 'CMD ["sh"]', str(tar), image, timeout=BUILDING)
+    return image
+
+
+def _push(node: Node, image: str, say: Callable[[str], None]) -> str:
+    say(f"pushing {image}")
+    node.docker("push", "--quiet", image, timeout=BUILDING)
+    return image
+
+
+def _context(wheels: Path) -> bytes:
+    """The build context: the project's code and the wheels, nothing of the working tree besides."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for path, name in _context_files(wheels):
+            entry = tarfile.TarInfo(name)
+            entry.size = path.stat().st_size
+            entry.mode = 0o644
+            tar.addfile(entry, io.BytesIO(path.read_bytes()))
+    return out.getvalue()
+
+
+def _context_files(wheels: Path) -> Iterator[tuple[Path, str]]:
+    for name in ("deploy/Dockerfile", "pyproject.toml", "README.md"):
+        if (PROJECT / name).exists():
+            yield PROJECT / name, name
+    for package in PACKAGES:
+        if not (PROJECT / package).is_dir():
+            raise LabError(f"{PROJECT} has no folder {package}")
+        for path in sorted((PROJECT / package).rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                yield path, str(path.relative_to(PROJECT))
+    for wheel in sorted(wheels.glob("*.whl")):
+        yield wheel, f"build/wheels/{wheel.name}"
