@@ -1,0 +1,74 @@
+"""Captures what crosses the lab's wires, and searches it for a canary."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.lab.lab import Lab
+from tests.lab.layout import LabError
+from tests.lab.node import Node
+
+STARTING_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a capture held.
+
+    Attributes:
+        packets: how many there were.
+        udp: how many of them were UDP to or from a port of Linkwire's range.
+        canary: in how many the canary stood in plain text.
+    """
+
+    packets: int
+    udp: int
+    canary: int
+
+
+class Capture:
+    """Every packet on every bridge port of the lab, or on every device of one node, until it is left."""
+
+    def __init__(self, lab: Lab, node: Node | None = None) -> None:
+        """Prepare: with a node its own devices, without one the bridge that joins all nodes."""
+        self._folder = tempfile.TemporaryDirectory(prefix="linkwire-capture-")
+        self._file = Path(self._folder.name) / "wire.pcap"
+        tcpdump = ["tcpdump", "-i", "any", "-s", "0", "-U", "-w", str(self._file), "--immediate-mode"]
+        self._command = node.command(tcpdump) if node else lab.hub_command(tcpdump)
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + STARTING_S
+        assert self._process.stderr is not None
+        while "listening on" not in (line := self._process.stderr.readline()):
+            if not line or time.monotonic() > deadline:
+                raise LabError("tcpdump did not start")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            time.sleep(0.5)  # what is still under way
+            self._process.terminate()
+            self._process.communicate()
+
+    def close(self) -> None:
+        """Forget what was captured."""
+        self._folder.cleanup()
+
+    def search(self, canary: bytes, ports: tuple[int, int] = (51820, 53819)) -> Seen:
+        """Look through what was captured, once it has ended."""
+        data = self._file.read_bytes()
+        return Seen(self._count(""), self._count(f"udp portrange {ports[0]}-{ports[1]}"), data.count(canary))
+
+    def _count(self, expression: str) -> int:
+        argv = ["tcpdump", "-r", str(self._file), "-n", "-q", *([expression] if expression else [])]
+        return len(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines())

@@ -1,0 +1,278 @@
+"""Are the peers on every device exactly those of the link graph? Read from outside, with `wg`, `ip` and Docker alone.
+
+This shares no code with Linkwire and asks nothing of its store: the graph comes from the service labels, the
+devices from the namespaces, the keys from `wg`. Where the two differ, one of them is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from tests.lab import process
+from tests.lab.lab import Lab
+from tests.lab.layout import LabError
+from tests.lab.node import Node, UnreachableError
+
+DEVICE = "lw"
+TERMINAL = ("complete", "shutdown", "failed", "rejected", "remove", "orphaned")
+
+
+@dataclass
+class Wired:
+    """A task's device as the tools show it."""
+
+    task: str
+    service: str
+    node: str
+    device: str
+    address: str
+    public_key: str
+    port: str
+    peers: dict[str, str]  # public key -> allowed IPs
+    endpoints: dict[str, str]  # public key -> endpoint
+    hosts: dict[str, set[str]]  # name -> addresses
+
+
+@dataclass
+class Found:
+    """Everything that was found on one node."""
+
+    wired: list[Wired]
+    tasks: dict[str, str]  # task -> service, every running task container that has a namespace of its own
+    faults: list[str]
+
+
+def differences(lab: Lab) -> list[str]:
+    """What differs between the devices and the graph, in words; nothing when they agree."""
+    links, names = _graph(lab)
+    nodes = [node for node in lab.nodes if node.dockerd_pid is not None]
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(_read_node, nodes))
+    faults = [fault for one in found for fault in one.faults]
+    wired = [device for one in found for device in one.wired]
+    running = {task: service for one in found for task, service in one.tasks.items()}
+    faults += _peer_faults(lab, links, names, wired, running)
+    for kind in ("address", "public_key"):
+        faults += _twice(kind, [(getattr(device, kind), device.task) for device in wired])
+    return faults
+
+
+def swarm_settled(lab: Lab) -> bool:
+    """Whether Swarm itself has converged: every wanted task runs, every other has ended, and none is missing."""
+    manager = lab.manager
+    try:
+        services = manager.get("/services")
+        tasks = manager.get("/tasks")
+        nodes = {node["ID"]: node for node in manager.get("/nodes")}
+    except UnreachableError:
+        return False
+    running: defaultdict[str, int] = defaultdict(int)
+    for task in tasks:
+        state, desired = task["Status"]["State"], task["DesiredState"]
+        if state in TERMINAL:
+            continue
+        node = nodes.get(task.get("NodeID", ""))
+        if desired == "running":
+            if state != "running":
+                return False
+            running[task["ServiceID"]] += 1
+        elif node is None or node["Status"]["State"] != "down":
+            return False
+    active = sum(n["Status"]["State"] == "ready" and n["Spec"]["Availability"] == "active" for n in nodes.values())
+    for service in services:
+        mode = service["Spec"]["Mode"]
+        wanted = mode["Replicated"].get("Replicas", 0) if "Replicated" in mode else active
+        if running[service["ID"]] != wanted:
+            return False
+    return True
+
+
+def settle(lab: Lab, seconds: float = 90.0) -> float:
+    """Wait for Swarm to converge, then for the devices; the seconds that the devices took longer.
+
+    Raises:
+        LabError: Swarm did not converge, or the devices differ after `seconds`; with the differences.
+    """
+    process.wait_for("Swarm to converge", lambda: swarm_settled(lab), seconds=seconds)
+    began = time.monotonic()
+    while True:
+        asked = time.monotonic()
+        faults = differences(lab)
+        if not faults:
+            return asked - began
+        if asked - began > seconds:
+            raise LabError(f"{len(faults)} differences {seconds:.0f} s after Swarm:\n" + "\n".join(faults[:20]))
+        time.sleep(0.05)
+
+
+def _graph(lab: Lab) -> tuple[set[tuple[str, str]], dict[str, dict[str, set[str]]]]:
+    """Links as (consumer, provider), and the consumer's names for each provider."""
+    links: set[tuple[str, str]] = set()
+    names: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for service in lab.manager.get("/services"):
+        spec = service["Spec"]
+        for entry in filter(None, (spec.get("Labels") or {}).get("linkwire.links", "").split(",")):
+            provider, _, alias = entry.strip().partition(":")
+            links.add((spec["Name"], provider))
+            names[spec["Name"]][provider].add(alias or provider)
+    return links, names
+
+
+def _peer_faults(
+    lab: Lab,
+    links: set[tuple[str, str]],
+    names: dict[str, dict[str, set[str]]],
+    wired: list[Wired],
+    running: dict[str, str],
+) -> list[str]:
+    faults: list[str] = []
+    linked = {service for pair in links for service in pair}
+    devices = {device.task: device for device in wired}
+    for task, service in running.items():
+        if service in linked and task not in devices:
+            faults.append(f"{service} {task}: is linked and has no device")
+    for device in wired:
+        if device.service not in linked:
+            faults.append(f"{device.service} {device.task}: has {device.device} and is not linked")
+            continue
+        partners = [
+            other
+            for other in wired
+            if other.task != device.task
+            and ((device.service, other.service) in links or (other.service, device.service) in links)
+        ]
+        wanted = {other.public_key: f"{other.address}/32" for other in partners}
+        who = f"{device.service} {device.task} on {device.node}"
+        if device.peers != wanted:
+            missing = [other.task for other in partners if other.public_key not in device.peers]
+            surplus = len(device.peers.keys() - wanted.keys())
+            faults.append(
+                f"{who}: {len(device.peers)} peers, not {len(wanted)}; missing {missing}, surplus {surplus}"
+            )
+        for other in partners:
+            meant = f"{lab.node(other.node).address}:{other.port}"
+            if device.endpoints.get(other.public_key) not in (meant, None):
+                faults.append(f"{who}: {other.task} is at {device.endpoints[other.public_key]}, not {meant}")
+        faults += _name_faults(who, device, names[device.service], wired)
+    return faults
+
+
+def _name_faults(who: str, device: Wired, names: dict[str, set[str]], wired: list[Wired]) -> Iterable[str]:
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for provider, aliases in names.items():
+        addresses = {other.address for other in wired if other.service == provider}
+        for alias in aliases if addresses else ():
+            wanted[alias] |= addresses
+    if device.hosts != wanted:
+        yield f"{who}: resolves {dict(device.hosts)}, not {dict(wanted)}"
+
+
+def _twice(kind: str, values: list[tuple[str, str]]) -> list[str]:
+    owners: defaultdict[str, list[str]] = defaultdict(list)
+    for value, task in values:
+        owners[value].append(task)
+    return [f"the {kind} {value} is that of {tasks}" for value, tasks in owners.items() if len(tasks) > 1]
+
+
+def _read_node(node: Node) -> Found:
+    containers = _containers(node)
+    root = f"/proc/{node.dockerd_pid}/root"
+    agent = next((c for c in containers if c["Config"]["Labels"].get("linkwire.role") == "agent"), None)
+    wg = _wg(agent["State"]["Pid"]) if agent else {}
+    found = Found([], {}, [])
+    for container in containers:
+        sandbox = container["NetworkSettings"]["SandboxKey"]
+        labels = container["Config"]["Labels"]
+        if not sandbox or sandbox.endswith("/default"):
+            continue
+        task, service = labels["com.docker.swarm.task.id"], labels["com.docker.swarm.service.name"]
+        found.tasks[task] = service
+        devices = [link for link in _addresses(f"{root}{sandbox}") if link["ifname"].startswith(DEVICE)]
+        if len(devices) > 1:
+            found.faults.append(f"{service} {task}: {len(devices)} devices")
+        for link in devices:
+            found.wired.append(_wired(node, container, link, wg, f"{root}{container['HostsPath']}"))
+    used = {device.device for device in found.wired}
+    found.faults += [f"{node.name}: {device} is in no running task" for device in wg.keys() - used]
+    return found
+
+
+def _containers(node: Node) -> list[Any]:
+    query = quote(json.dumps({"label": ["com.docker.swarm.task.id"]}))
+    listed = node.get(f"/containers/json?filters={query}")
+    found = []
+    for one in listed:
+        try:
+            found.append(node.get(f"/containers/{one['Id']}/json"))
+        except UnreachableError:
+            continue  # it ended between the two requests
+    return [container for container in found if container["State"]["Running"]]
+
+
+def _wg(pid: int) -> dict[str, dict[str, dict[str, str]]]:
+    """Device -> {what -> {key or "": value}}, from the agent's mount namespace. Private keys are never asked for."""
+    wg: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    for what in ("public-key", "listen-port", "allowed-ips", "endpoints"):
+        shown = process.answer(["nsenter", f"--target={pid}", "--mount", "--net", "--", "wg", "show", "all", what])
+        for line in shown.stdout.splitlines():
+            device, *rest = line.split("\t")
+            if len(rest) == 1:
+                wg[device][what][""] = rest[0]
+            else:
+                wg[device][what][rest[0]] = rest[1]
+    return wg
+
+
+def _addresses(netns: str) -> list[Any]:
+    shown = process.answer(["nsenter", f"--net={netns}", "ip", "-json", "address", "show"], check=False)
+    return [link for link in json.loads(shown.stdout or "[]") if link]
+
+
+def _wired(
+    node: Node,
+    container: dict[str, Any],
+    link: dict[str, Any],
+    wg: dict[str, dict[str, dict[str, str]]],
+    hosts: str,
+) -> Wired:
+    labels = container["Config"]["Labels"]
+    shown = wg.get(link["ifname"], {})
+    addresses = [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["family"] == "inet"]
+    return Wired(
+        task=labels["com.docker.swarm.task.id"],
+        service=labels["com.docker.swarm.service.name"],
+        node=node.name,
+        device=link["ifname"],
+        address=" ".join(addresses).removesuffix("/32"),
+        public_key=shown.get("public-key", {}).get("", ""),
+        port=shown.get("listen-port", {}).get("", ""),
+        peers=dict(shown.get("allowed-ips", {})),
+        endpoints=dict(shown.get("endpoints", {})),
+        hosts=_hosts(hosts),
+    )
+
+
+def _hosts(path: str) -> dict[str, set[str]]:
+    """Names that resolve into the mesh: those whose lines stand between Linkwire's two marks."""
+    names: dict[str, set[str]] = defaultdict(set)
+    inside = False
+    try:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - a path below /proc/PID/root
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        if line.startswith("# linkwire"):
+            inside = "begin" in line
+        elif inside and line.strip():
+            address, *aliases = line.split()
+            for alias in aliases:
+                names[alias].add(address)
+    return names

@@ -1,0 +1,167 @@
+"""Linkwire on a lab: its stack deployed from built images, the Docker CLI with its plugin, and waiting for both."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.lab import images, process
+from tests.lab.images import PROJECT, Images
+from tests.lab.lab import Lab
+from tests.lab.layout import LabError
+from tests.lab.node import Node
+
+STACK = "linkwire"
+WAIT_S = 90.0
+EXAMPLES = PROJECT / "deploy/examples"
+
+
+@dataclass
+class Deployment:
+    """Linkwire on a lab.
+
+    Attributes:
+        lab: it is up.
+        images: built and in its registry.
+        settings: more environment for deploy/stack.yml.
+    """
+
+    lab: Lab
+    images: Images
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def install(self, *, own_etcd: bool) -> None:
+        """Deploy deploy/stack.yml and wait until every node has a wired-up agent.
+
+        Args:
+            own_etcd: with the stack's own etcd on the manager, else on the lab's, which can be killed at will.
+        """
+        manager = self.lab.manager
+        endpoint = f"http://{manager.address}:2379" if own_etcd else f"http://{self.lab.etcd_endpoint}"
+        self._etcd = endpoint
+        if own_etcd:
+            manager.docker("node", "update", "--label-add", "linkwire.etcd=true", manager.name)
+        environment = {
+            "LINKWIRE_IMAGE": self.images.linkwire,
+            "LINKWIRE_ETCD": endpoint,
+            "LINKWIRE_ETCD_REPLICAS": "1" if own_etcd else "0",
+            **self.settings,
+        }
+        manager.docker(
+            "stack", "deploy", "-c", str(PROJECT / "deploy/stack.yml"), STACK, env={**os.environ, **environment}
+        )
+        process.wait_for("an agent on every node", self.agents_ready, seconds=WAIT_S, every=0.2)
+
+    def uninstall(self) -> None:
+        """Remove the stack and wait for its containers to end."""
+        self.lab.manager.docker("stack", "rm", STACK)
+        process.wait_for("linkwire's containers to end", lambda: not self._containers(STACK), seconds=WAIT_S)
+
+    def agents_ready(self) -> bool:
+        """Whether an agent of every running node has said so in the store, and a controller leads."""
+        try:
+            found = {node.name for node in self.lab.nodes if node.is_up() and self.inspect_from(node) is not None}
+        except LabError:
+            return False
+        return found == {node.name for node in self.lab.nodes if node.is_up()}
+
+    def inspect_from(self, node: Node) -> dict[str, Any] | None:
+        """What the agent of a node answers to `linkwire-agent inspect`; None while it cannot."""
+        container = self.agent(node)
+        if container is None:
+            return None
+        done = node.docker("exec", container, "linkwire-agent", "inspect", check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def agent(self, node: Node) -> str | None:
+        """The id of a node's running agent container."""
+        found = node.docker("ps", "--quiet", "--no-trunc", "--filter", "label=linkwire.role=agent").stdout.split()
+        return found[0] if found else None
+
+    def linkwire(
+        self, *args: str, env: Mapping[str, str] | None = None, check: bool = True, node: Node | None = None
+    ) -> str:
+        """`docker linkwire ARGS` against the manager, with the examples' images in the environment; its output."""
+        with tempfile.TemporaryDirectory(prefix="linkwire-docker-") as folder:
+            plugins = Path(folder) / "cli-plugins"
+            plugins.mkdir()
+            (plugins / "docker-linkwire").symlink_to(Path(sys.executable).parent / "docker-linkwire")
+            environment = {**os.environ, "DOCKER_CONFIG": folder, **self.example_images(), **(env or {})}
+            done = (node or self.lab.manager).docker("linkwire", *args, env=environment, check=check)
+        return done.stdout
+
+    def example_images(self) -> dict[str, str]:
+        """The variables by which the examples take other images than the public ones."""
+        names = ("WEB_IMAGE", "CLIENT_IMAGE", "FRONT_IMAGE", "APP_IMAGE", "REDIS_IMAGE")
+        return dict.fromkeys(names, self.images.demo)
+
+    def deploy(self, stack: str, compose: str | Path, env: Mapping[str, str] | None = None) -> None:
+        """`docker linkwire deploy` of a compose file or of a compose text."""
+        if isinstance(compose, Path):
+            self.linkwire("deploy", "-c", str(compose), stack, env=env)
+            return
+        with tempfile.TemporaryDirectory(prefix="linkwire-compose-") as folder:
+            path = Path(folder) / "docker-compose.yml"
+            path.write_text(compose)
+            self.linkwire("deploy", "-c", str(path), stack, env=env)
+
+    def remove(self, stack: str) -> None:
+        """`docker stack rm`, until Swarm has no container of it."""
+        self.lab.manager.docker("stack", "rm", stack)
+        process.wait_for(f"the containers of {stack} to end", lambda: not self._containers(stack), seconds=WAIT_S)
+
+    def ps(self, stack: str) -> dict[str, Any]:
+        """`docker linkwire ps STACK --format json`."""
+        answer: dict[str, Any] = json.loads(self.linkwire("ps", stack, "--format", "json"))
+        return answer
+
+    def wait_connected(self, stack: str, seconds: float = WAIT_S) -> dict[str, Any]:
+        """Wait until every pair of every link of a stack is connected, as measured; what `ps` then says."""
+        deadline = time.monotonic() + seconds
+        while True:
+            answer = self.ps(stack)
+            pairs = [pair for link in answer["links"] for pair in link["pairs"]]
+            if pairs and all(pair["state"] == "connected" for pair in pairs):
+                return answer
+            if time.monotonic() > deadline:
+                raise LabError(f"waited {seconds:.0f} s for the links of {stack}: {json.dumps(answer)[:3000]}")
+            time.sleep(0.5)
+
+    def tasks(self, service: str) -> list[tuple[Node, str]]:
+        """The running task containers of a service: node and container id."""
+        found: list[tuple[Node, str]] = []
+        for node in self.lab.nodes:
+            if node.is_up():
+                labels = f"label=com.docker.swarm.service.name={service}"
+                ids = node.docker("ps", "--quiet", "--no-trunc", "--filter", labels).stdout.split()
+                found.extend((node, container) for container in ids)
+        return found
+
+    def wait_running(self, service: str, count: int, seconds: float = WAIT_S) -> list[tuple[Node, str]]:
+        """Wait until a service has exactly so many running tasks; them."""
+        process.wait_for(
+            f"{count} tasks of {service}", lambda: len(self.tasks(service)) == count, seconds=seconds, every=0.2
+        )
+        return self.tasks(service)
+
+    def _containers(self, stack: str) -> list[str]:
+        found: list[str] = []
+        for node in self.lab.nodes:
+            if node.is_up():
+                labels = f"label=com.docker.stack.namespace={stack}"
+                found += node.docker("ps", "--all", "--quiet", "--filter", labels).stdout.split()
+        return found
+
+
+def deployed(lab: Lab, settings: Mapping[str, str] | None = None, *, own_etcd: bool) -> Deployment:
+    """Build the images and install Linkwire on a lab."""
+    deployment = Deployment(lab, images.build_all(lab), dict(settings or {}))
+    deployment.install(own_etcd=own_etcd)
+    return deployment
