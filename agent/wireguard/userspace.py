@@ -18,6 +18,7 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,8 +91,13 @@ class UserspaceBackend:
         """See Backend."""
         if links.kind(netns, name) != _KIND:
             raise DeviceNotFound(f"there is no device {name} in {netns.path}")
-        if change.listen_port:
-            self._check_port(name, change.listen_port)
+        if port := change.listen_port:
+            pid = uapi.process(name)
+            if pid and _hears(pid, port):
+                # It would close its socket and open it again, and lose what arrives in between.
+                change = replace(change, listen_port=None)
+            else:
+                self._check_port(name, port)
         uapi.set_device(name, change)
 
     def delete(self, netns: TaskNetns, name: str) -> None:
@@ -152,9 +158,6 @@ class UserspaceBackend:
 
     def _check_port(self, name: str, port: int) -> None:
         """Raise PortTaken before wireguard-go hears of a port it cannot have: it would close the one it has first."""
-        pid = uapi.process(name)
-        if pid and _hears(pid, port):
-            return
         try:
             self._home.run(lambda: _bind_once(port))
         except OSError as error:
@@ -230,12 +233,14 @@ def _end_process(pid: int, name: str) -> None:
 
 def _hears(pid: int, port: int) -> bool:
     """Whether a process has a UDP socket of IPv4 bound to a port, in the namespace it is in."""
+    inodes = set()
     try:
-        opened = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                inodes.add(str(entry.readlink()).removeprefix("socket:[").removesuffix("]"))
         table = Path(f"/proc/{pid}/net/udp").read_text()
     except OSError:  # it has just ended
         return False
-    inodes = {link[len("socket:[") : -1] for link in opened if link.startswith("socket:[")}
     wanted = f":{port:04X}"
     rows = (line.split() for line in table.splitlines()[1:])
     return any(row[1].endswith(wanted) and row[9] in inodes for row in rows)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from agent.netlink import NETLINK_GENERIC, NETLINK_ROUTE
+from agent.netns import OWN_NETNS, TaskNetns, in_scratch_netns
+from mesh.errors import NetnsGone, Retryable
+from tests.netns.world import World, delete_netns, ip
+
+
+def own_inode() -> int:
+    return Path("/proc/thread-self/ns/net").stat().st_ino
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_function_runs_in_the_namespace_and_the_caller_stays_where_it_was(world: World) -> None:
+    before = own_inode()
+    netns = world.netns()
+    assert netns.run(own_inode) == netns.inode != before
+    assert own_inode() == before
+
+
+def test_what_the_function_raises_arrives_at_the_caller(world: World) -> None:
+    def fail() -> None:
+        raise KeyError("here")
+
+    with pytest.raises(KeyError, match="here"):
+        world.netns().run(fail)
+
+
+def test_a_scratch_namespace_is_new() -> None:
+    assert in_scratch_netns(own_inode) != own_inode()
+
+
+def test_sockets_are_kept_and_shared_by_threads_and_closed_with_the_namespace(world: World) -> None:
+    before = open_files()
+    path = world.netns().path
+    held = open_files()
+    netns = TaskNetns(path)
+    got: list[object] = []
+    threads = [threading.Thread(target=lambda: got.append(netns.socket(NETLINK_ROUTE))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 20
+    assert len(set(map(id, got))) == 1
+    assert netns.socket(NETLINK_GENERIC) is not netns.socket(NETLINK_ROUTE)
+    assert open_files() == held + 3
+    netns.close()
+    netns.close()
+    assert open_files() == held == before + 1
+
+
+def test_no_such_file_is_a_namespace_that_is_gone() -> None:
+    with pytest.raises(NetnsGone, match="/nowhere/netns"):
+        TaskNetns("/nowhere/netns")
+
+
+def test_a_file_that_is_not_mounted_yet_is_tried_again(tmp_path: Path) -> None:
+    file = tmp_path / "netns"
+    file.touch()
+    before = open_files()
+    with pytest.raises(Retryable, match="not a network namespace"):
+        TaskNetns(str(file))
+    assert open_files() == before
+
+
+def test_a_namespace_of_another_kind_is_none() -> None:
+    with pytest.raises(Retryable, match="not a network namespace"):
+        TaskNetns("/proc/self/ns/uts")
+
+
+def test_every_use_notices_that_the_namespace_has_ended(world: World) -> None:
+    netns = world.netns()
+    netns.socket(NETLINK_ROUTE)
+    delete_netns(netns)
+    for use in (netns.check, netns.fileno, lambda: netns.socket(NETLINK_ROUTE), lambda: netns.run(own_inode)):
+        with pytest.raises(NetnsGone, match="has ended"):
+            use()
+
+
+def test_another_namespace_under_the_same_name_is_not_taken_for_it(world: World) -> None:
+    netns = world.netns()
+    delete_netns(netns)
+    ip("netns", "add", Path(netns.path).name)
+    with pytest.raises(NetnsGone, match="another's"):
+        netns.check()
+
+
+def test_a_closed_namespace_is_gone(world: World) -> None:
+    netns = world.netns()
+    netns.close()
+    with pytest.raises(NetnsGone, match="closed"):
+        netns.socket(NETLINK_ROUTE)
+
+
+def test_the_own_namespace_is_one_like_any_other() -> None:
+    with TaskNetns(OWN_NETNS) as netns:
+        assert netns.inode == own_inode()
