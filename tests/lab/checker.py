@@ -272,7 +272,7 @@ def _hosts(path: str) -> dict[str, set[str]]:
         if line.startswith("# linkwire"):
             inside = "begin" in line
         elif inside and line.strip():
-            address, *aliases = line.split()
+            address, *aliases = line.partition("#")[0].split()
             for alias in aliases:
                 names[alias].add(address)
     return names

@@ -36,12 +36,12 @@ class Network:
         self._need_free_subnet()
         self.remove_netns(hub)
         answer(["ip", "link", "del", host], check=False)  # its other end may still be dying with the namespace
-        width = self.layout.subnet.prefixlen
+        width, mac = self.layout.subnet.prefixlen, _mac(self.layout.hub_address)
         answer(["ip", "netns", "add", hub])
         _batch(
             hub,
             "link set lo up",
-            f"link add {BRIDGE} address {_mac(self.layout.hub_address)} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            f"link add {BRIDGE} address {mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
             f"addr add {self.layout.hub_address}/{width} dev {BRIDGE}",
             f"link set {BRIDGE} up",
         )
