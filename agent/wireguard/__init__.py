@@ -39,8 +39,8 @@ class Backend(Protocol):
 
         Raises:
             DeviceNotFound: there is no such device.
-            PortTaken: its port is in use on the node. A device that was up keeps the port it had. One that is down
-                is refused only by some backends here, and by all when it is brought up.
+            PortTaken: its port is in use on the node, and it keeps the port it had. The kernel says so of a device
+                that is down only when it is brought up (links.set_up).
         """
 
     def delete(self, netns: TaskNetns, name: str) -> None:

@@ -39,7 +39,8 @@ _START_SECONDS = 5.0
 _POLL_SECONDS = 0.002
 _END_SECONDS = 2.0
 _DEAF_SECONDS = 4.0
-"""wireguard-go looks once a second whether its device is up (tun_linux.go, routineHackListener), and binds then."""
+"""It opens its socket within milliseconds, or at its next look at the device's state, once a second
+(tun_linux.go, routineHackListener)."""
 
 
 class UserspaceBackend:
@@ -168,8 +169,7 @@ class UserspaceBackend:
     def _check_hearing(self, name: str, port: int, *, up: bool) -> None:
         """End a wireguard-go that is up and has no UDP socket, so that it is made anew.
 
-        It gets there when somebody takes its port between `apply` and the moment it comes up, says so nowhere, and
-        does not try again.
+        When it cannot open a port it has closed the old one already, and does not try again by itself.
         """
         pid = uapi.process(name)
         if pid is None or not up or _hears(pid, port):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,12 +14,22 @@ import pytest
 
 from agent import links
 from agent.errors import PortTaken
-from agent.netns import TaskNetns
 from agent.wireguard import Backend, probe, uapi
 from mesh.errors import DeviceNotFound, NetnsGone, Terminal
 from mesh.keys import PrivateKey, PublicKey
 from mesh.wgtypes import Device, DeviceChange, IPNetwork, PeerChange
-from tests.netns.world import Task, World, delete_netns, device_name, host, ip, make_backend
+from tests.netns.world import (
+    Task,
+    World,
+    delete_netns,
+    device_name,
+    host,
+    ip,
+    is_free,
+    make_backend,
+    occupied,
+    wait_for,
+)
 
 KEYS = [PublicKey(bytes([1, *number.to_bytes(2, "big"), *bytes(29)])) for number in range(1000)]
 
@@ -291,35 +299,6 @@ def test_fifty_tasks_leave_no_file_open(world: World) -> None:
 
 def probe_as_wanted() -> Backend:
     return make_backend("/proc/self/ns/net")
-
-
-class occupied:  # noqa: N801 - reads as a with statement
-    """A UDP port of a namespace that a stranger holds."""
-
-    def __init__(self, netns: TaskNetns, port: int) -> None:
-        self._socket = netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self._socket.bind(("0.0.0.0", port))  # noqa: S104 - in a namespace of the test
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-
-def is_free(netns: TaskNetns, port: int) -> bool:
-    try:
-        with occupied(netns, port):
-            return True
-    except OSError:
-        return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come to pass in time"
-        time.sleep(0.05)
 
 
 def shown(task: Task, what: str) -> dict[str, str]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -196,3 +198,32 @@ def wait_until_nothing_is_left(seconds: float = 5.0) -> list[str]:
 
 def host(text: str, port: int) -> UdpEndpoint:
     return UdpEndpoint(ip_address(text), port)
+
+
+class occupied:  # noqa: N801 - reads as a with statement
+    """A UDP port of a namespace that a stranger holds."""
+
+    def __init__(self, netns: TaskNetns, port: int) -> None:
+        self._socket = netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self._socket.bind(("0.0.0.0", port))  # noqa: S104 - in a namespace of the test
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+
+def is_free(netns: TaskNetns, port: int) -> bool:
+    try:
+        with occupied(netns, port):
+            return True
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come to pass in time"
+        time.sleep(0.05)

@@ -1,0 +1,178 @@
+"""What only wireguard-go can do wrong: its processes and its sockets. It runs on every kernel with TUN."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent import links
+from agent.errors import PortTaken
+from agent.netns import OWN_NETNS
+from agent.wireguard import uapi, userspace
+from mesh.errors import DeviceNotFound, Retryable, Terminal
+from mesh.wgtypes import DeviceChange
+from tests.netns.world import Node, Task, World, occupied, wait_for
+
+
+@pytest.fixture
+def task(world: World) -> Task:
+    """A task of a node that has wireguard-go, whatever the other tests use."""
+    node = world.node()
+    node.backend.close()
+    node.backend = userspace.UserspaceBackend(node.netns.path)
+    return world.task(node)
+
+
+def served(task: Task) -> int:
+    pid = uapi.process(task.name)
+    assert pid
+    return pid
+
+
+def is_running(pid: int) -> bool:
+    """A zombie is over too, but has not been reaped."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_this_machine_can_run_it() -> None:
+    userspace.require()
+
+
+def test_without_the_program_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(Terminal, match="apt-get install wireguard-go"):
+        userspace.require()
+
+
+def test_one_process_a_device_in_a_session_of_its_own_and_no_key_in_sight(task: Task) -> None:
+    task.wire()
+    pid = served(task)
+    assert os.getsid(pid) == pid
+    arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    assert arguments == ["wireguard-go", "-f", task.name, ""]
+    assert task.key.raw.hex() not in Path(f"/proc/{pid}/environ").read_text()
+    assert Path(f"/proc/{pid}/ns/net").stat().st_ino == task.node.netns.inode
+
+
+def test_ended_processes_are_reaped(task: Task) -> None:
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        task.node.backend.create(task.netns, task.name)
+        pid = served(task)
+        os.kill(pid, end)
+        wait_for(lambda: task.node.backend.found(task.netns) == ())
+        wait_for(lambda gone=pid: task.node.backend.found(task.netns) == () and not is_running(gone))  # type: ignore[misc]
+    task.node.backend.create(task.netns, task.name)
+    pid = served(task)
+    task.node.backend.delete(task.netns, task.name)
+    assert not is_running(pid)
+
+
+def test_a_process_that_does_not_want_to_end_is_made_to(task: Task) -> None:
+    task.node.backend.create(task.netns, task.name)
+    pid = served(task)
+    os.kill(pid, signal.SIGSTOP)
+    task.node.backend.delete(task.netns, task.name)
+    assert not is_running(pid)
+    assert links.observe(task.netns, task.name) is None
+    assert not uapi.socket_path(task.name).exists()
+
+
+def test_a_socket_that_a_dead_process_left_is_no_device_and_not_in_the_way(task: Task) -> None:
+    uapi.SOCKETS.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(uapi.socket_path(task.name)))
+    assert uapi.process(task.name) is None
+    task.wire()
+    assert task.node.backend.read(task.netns, task.name).public_key == task.key.public
+
+
+def test_started_and_not_yet_moved_when_the_agent_died(task: Task) -> None:
+    start_only(task.node, task.name)
+    backend = task.node.backend
+    assert links.kind(task.node.netns, task.name) == "tun"
+    with pytest.raises(DeviceNotFound):
+        backend.read(task.netns, task.name)
+    backend.create(task.netns, task.name)
+    assert backend.found(task.netns) == (task.name,)
+    assert links.kind(task.node.netns, task.name) is None
+    backend.delete(task.netns, task.name)
+
+    start_only(task.node, task.name)
+    pid = served(task)
+    backend.delete(task.netns, task.name)
+    assert not is_running(pid)
+
+
+def start_only(node: Node, name: str) -> None:
+    assert isinstance(node.backend, userspace.UserspaceBackend)
+    node.backend._start(name)
+
+
+def test_a_name_that_is_used_in_another_namespace_is_not_taken_from_it(world: World, task: Task) -> None:
+    task.wire()
+    other = world.task(task.node)
+    with pytest.raises(Retryable, match="elsewhere"):
+        task.node.backend.create(other.netns, task.name)
+    task.node.backend.delete(other.netns, task.name)
+    assert task.node.backend.found(task.netns) == (task.name,)
+
+
+def test_a_program_that_does_not_start_is_reported(
+    task: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "wireguard-go"
+    broken.write_text("#!/bin/sh\nexit 7\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(Terminal, match="ended at once with exit code 7"):
+        task.node.backend.create(task.netns, task.name)
+
+
+def test_one_that_lost_its_socket_is_ended_and_made_anew(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(userspace, "_DEAF_SECONDS", 1.5)
+    backend = task.node.backend
+    backend.create(task.netns, task.name)
+    links.set_up(task.netns, task.name)
+    with occupied(task.node.netns, task.port):
+        with pytest.raises(PortTaken):  # taken after the backend has looked and before wireguard-go opens it
+            uapi.set_device(task.name, DeviceChange(listen_port=task.port))
+        wait_for(lambda: not is_found(task))
+    task.wire()
+    wait_for(lambda: userspace._hears(served(task), task.port))
+    assert is_found(task)
+
+
+def is_found(task: Task) -> bool:
+    try:
+        return bool(task.node.backend.read(task.netns, task.name))
+    except DeviceNotFound:
+        return False
+
+
+def test_the_port_of_one_that_is_listening_is_not_closed_by_setting_it_again(task: Task) -> None:
+    task.wire()
+    pid = served(task)
+    wait_for(lambda: userspace._hears(pid, task.port))
+    before = udp_inodes(pid, task.port)
+    task.node.backend.apply(task.netns, task.name, DeviceChange(task.key, task.port))
+    assert udp_inodes(pid, task.port) == before != set()
+
+
+def udp_inodes(pid: int, port: int) -> set[str]:
+    rows = (line.split() for line in Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:])
+    return {row[9] for row in rows if row[1].endswith(f":{port:04X}")}
+
+
+def test_the_agents_own_namespace_is_its_default_home(world: World, task: Task) -> None:
+    netns = world.netns()
+    backend = userspace.UserspaceBackend()
+    backend.create(netns, task.name)
+    assert Path(f"/proc/{served(task)}/ns/net").stat().st_ino == Path(OWN_NETNS).stat().st_ino
+    backend.delete(netns, task.name)
+    backend.close()
+    assert subprocess.run(["pgrep", "-f", task.name], check=False, capture_output=True).stdout == b""
