@@ -106,11 +106,14 @@ def kind(netns: TaskNetns, name: str) -> str | None:
 
 def found(netns: TaskNetns, of_kind: str) -> tuple[str, ...]:
     """The names of the devices of one kind that are ours by their name, sorted. Raises NetnsGone, Retryable."""
-    payload = _encode(ifinfmsg, [("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)])
-    with explained(f"list the devices of {netns.path}"):
-        links = [_decode(ifinfmsg, m) for m in netns.socket(NETLINK_ROUTE).dump(_RTM_GETLINK, payload)]
-    names = (str(link.get_attr("IFLA_IFNAME")) for link in links if _kind(link) == of_kind)
+    names = (str(link.get_attr("IFLA_IFNAME")) for link in _devices(netns) if _kind(link) == of_kind)
     return tuple(sorted(name for name in names if name.startswith(DEVICE_PREFIX)))
+
+
+def hardware_addresses(netns: TaskNetns) -> frozenset[str]:
+    """The MAC addresses of the devices of a namespace but the loopback's. Raises NetnsGone, Retryable."""
+    addresses = (link.get_attr("IFLA_ADDRESS") for link in _devices(netns) if not link["flags"] & _IFF_LOOPBACK)
+    return frozenset(str(address) for address in addresses if address)
 
 
 def observe(netns: TaskNetns, name: str) -> Link | None:
@@ -258,6 +261,12 @@ def _link(netns: TaskNetns, attrs: list[tuple[str, Any]], **header: int) -> Any:
             if error.errno == errno.ENODEV:
                 return None
             raise
+
+
+def _devices(netns: TaskNetns) -> list[Any]:
+    payload = _encode(ifinfmsg, [("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)])
+    with explained(f"list the devices of {netns.path}"):
+        return [_decode(ifinfmsg, m) for m in netns.socket(NETLINK_ROUTE).dump(_RTM_GETLINK, payload)]
 
 
 def _index(netns: TaskNetns, name: str) -> int:

@@ -16,6 +16,7 @@ from agent import links
 from agent.containers import Containers, LocalTask
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.reports import Reporter
+from agent.sandboxes import Sandboxes
 from agent.tasks import TaskState
 from agent.wireguard import Backend
 from mesh import keyspace
@@ -63,6 +64,7 @@ class Agent:
         self._key = key
         self._node = node
         self._wake = Wake()
+        self._sandboxes = Sandboxes(lambda container: self._wake("container", container))
         self._tasks: dict[str, TaskState] = {}
         self._keys: dict[tuple[str, int], PrivateKey] = {}
         self._home = TaskNetns(OWN_NETNS)
@@ -75,7 +77,9 @@ class Agent:
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped; the devices stay."""
-        self._containers.follow(lambda container: self._wake("container" if container else "resync", container))
+        self._containers.follow(
+            lambda container: self._wake("container" if container else "resync", container), self._sandboxes.expect
+        )
         reporter: list[Reporter] = []
 
         def changed() -> None:
@@ -145,6 +149,10 @@ class Agent:
             if local is None:
                 self._gone(container)
                 continue
+            if local.state == "created" and local.netns is None and local.problem is None:
+                local = replace(local, netns=self._sandboxes.path(container))  # noqa: PLW2901 - the same, completed
+            else:
+                self._sandboxes.forget(container)
             state = self._tasks.get(container)
             if state is None:
                 self._tasks[container] = TaskState(local)
@@ -156,6 +164,7 @@ class Agent:
                 self._gone(container)
 
     def _gone(self, container: str) -> None:
+        self._sandboxes.forget(container)
         state = self._tasks.pop(container, None)
         if state is not None:
             state.close(self._backend)

@@ -55,11 +55,11 @@ class TaskState:
     def wire(self, backend: Backend, desired: InterfaceConfig, *, complete: bool) -> None:
         """Make its interface what is meant; never raises, `error` tells."""
         self.tried = desired
-        if self.local.netns is None or self.local.hosts is None:
+        if self.local.netns is None:
             self.error = self.local.problem
             return
         try:
-            netns = self._open(self.local.netns)
+            netns = self._open(backend, self.local.netns)
             if complete:
                 reconcile.remove(backend, netns, None, keep=desired.name)
             changes, _ = reconcile.reconcile(
@@ -84,7 +84,7 @@ class TaskState:
             self._done()
             return
         try:
-            if removed := reconcile.remove(backend, self._open(self.local.netns), self.local.hosts):
+            if removed := reconcile.remove(backend, self._open(backend, self.local.netns), self.local.hosts):
                 log.info("unwired", task=self.local.task, name=self.local.name, devices=", ".join(removed))
         except NetnsGone:
             pass
@@ -143,14 +143,23 @@ class TaskState:
         self.netns = None
         self.applied = None
 
-    def _open(self, path: str) -> TaskNetns:
+    def _open(self, backend: Backend, path: str) -> TaskNetns:
         if self.netns is not None and self.netns.path != path:
-            self.netns.close()
-            self.netns = None
-            self.applied = None
+            self._leave(backend, self.netns)
         if self.netns is None:
             self.netns = TaskNetns(path)
         return self.netns
+
+    def _leave(self, backend: Backend, wrong: TaskNetns) -> None:
+        """Docker names another namespace than the one that was found: no key may stay where it does not belong."""
+        log.warning("another namespace than thought", task=self.local.task, thought=wrong.path, is_=self.local.netns)
+        try:
+            reconcile.remove(backend, wrong, None)
+        except NetnsGone:
+            pass
+        except LinkwireError as error:
+            log.warning("could not be taken back", task=self.local.task, error=str(error))
+        self.close(backend)
 
     def _failed(self, backend: Backend, error: LinkwireError) -> None:
         """Not half-wired: a task that cannot be wired has no device and no names. A passing error changes nothing."""

@@ -11,8 +11,8 @@
 # from the same inputs already.
 set -eu
 
-LINKWIRE="ca-certificates iproute2 nftables python3 python3-venv wireguard-go wireguard-tools"
-DEMO="busybox-static ca-certificates curl iperf3 iproute2 iputils-ping nginx-light python3 python3-redis redis-server"
+LINKWIRE="ca-certificates etcd-server iproute2 nftables python3 python3-venv wireguard-go wireguard-tools"
+DEMO="busybox-static ca-certificates curl iperf3 iproute2 iputils-ping nginx-light python3 python3-redis redis-server wget"
 
 die() { echo "base-image: $*" >&2; exit 1; }
 

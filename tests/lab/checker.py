@@ -188,7 +188,8 @@ def _read_node(node: Node) -> Found:
     wg = _wg(agent["State"]["Pid"]) if agent else {}
     found = Found([], {}, [])
     for container in containers:
-        sandbox = container["NetworkSettings"]["SandboxKey"]
+        # /var/run is a link to /run: below /proc/PID/root it would lead out of the node again.
+        sandbox = container["NetworkSettings"]["SandboxKey"].replace("/var/run/", "/run/", 1)
         labels = container["Config"]["Labels"]
         if not sandbox or sandbox.endswith("/default"):
             continue
@@ -221,8 +222,13 @@ def _wg(pid: int) -> dict[str, dict[str, dict[str, str]]]:
     wg: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for what in ("public-key", "listen-port", "allowed-ips", "endpoints"):
         shown = process.answer(["nsenter", f"--target={pid}", "--mount", "--net", "--", "wg", "show", "all", what])
+        device = ""
         for line in shown.stdout.splitlines():
-            device, *rest = line.split("\t")
+            name, *rest = line.split("\t")
+            if name.endswith("="):  # the second peer's line and later ones may lack the device's name
+                rest = [name, *rest]
+            else:
+                device = name
             if len(rest) == 1:
                 wg[device][what][""] = rest[0]
             else:
