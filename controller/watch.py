@@ -112,17 +112,15 @@ class SwarmWatch:
         )
         if not due:
             return
-        fresh = self._swarm.tasks(due)
+        # Asked for the tasks of a service that is gone, Swarm answers with an error: then all are listed.
+        fresh = self._swarm.tasks(due if due <= self._services.keys() else None)
         unknown = {task.node for task in fresh.values() if task.node} - self._nodes.keys()
         if unknown:
             self._nodes = self._swarm.nodes()
         kept = {name: task for name, task in self._tasks.items() if task.service not in due}
-        self._note_moves(
-            {name: task for name, task in self._tasks.items() if task.service in due},
-            fresh,
-            now,
-        )
-        self._tasks = kept | fresh
+        tasks = kept | fresh if due <= self._services.keys() else fresh
+        self._note_moves(self._tasks, tasks, now)
+        self._tasks = tasks
         self._listed.update(dict.fromkeys(due, now))
 
     def _note_moves(self, old: dict[str, SwarmTask], new: dict[str, SwarmTask], now: float) -> None:
