@@ -91,9 +91,8 @@ def _show(lab: Lab, deployment: Deployment) -> bool:
     say(f"an order that went nginx -> app -> redis over two links: {order.strip()}")
     canary = f"canary-{secrets.token_hex(16)}"
     linked = _captured(lab, canary, *_apart(deployment))
-    say(
-        f"on the wire, over the link:      {linked.packets} packets, {linked.udp} of WireGuard, canary {linked.canary} times"
-    )
+    over = f"{linked.packets} packets, {linked.udp} of WireGuard"
+    say(f"on the wire, over the link:      {over}, canary {linked.canary} times")
     deployment.lab.manager.docker(
         "stack", "deploy", "-c", "-", "plain", stdin=PLAIN.format(image=deployment.images.demo), env=dict(os.environ)
     )
