@@ -32,10 +32,11 @@ MAX_LINKS = 1000
 """Entries in one service's `linkwire.links`."""
 MAX_ROTATE = 3650 * 86400
 """Seconds; ten years."""
+MAX_NAME = 63
+"""Characters in a service's name (swarmkit manager/controlapi/common.go) or a part of an alias (RFC 1123, 2.1)."""
 
 _MAX_ERRORS = 50
 _MAX_SHOWN = 200
-_MAX_NAME = 63  # swarmkit manager/controlapi/common.go validateAnnotations; RFC 1123 section 2.1 for aliases
 _MAX_ALIAS = 253  # RFC 1123 section 2.1 (255 octets on the wire)
 _MAX_COMPARED = 128  # difflib is quadratic
 # swarmkit's isValidDNSName, `^[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*$`, in a form that cannot backtrack for ever.
@@ -106,8 +107,8 @@ def check_service_name(name: str) -> None:
     """
     if not name:
         raise ValueError("a name is missing")
-    if len(name) > _MAX_NAME:
-        raise ValueError(f"a name has at most {_MAX_NAME} characters, this one has {len(name)}")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"a name has at most {MAX_NAME} characters, this one has {len(name)}")
     if not _NAME.fullmatch(name):
         raise ValueError("a name is made of letters, digits, '-' and '_', and begins and ends with a letter or digit")
 
@@ -119,8 +120,8 @@ def check_alias(alias: str) -> None:
         ValueError: it is no host name, or the resolver would read it as an address.
     """
     parts = alias.split(".")
-    if len(alias) > _MAX_ALIAS or any(len(part) > _MAX_NAME for part in parts):
-        raise ValueError(f"a host name has at most {_MAX_ALIAS} characters, {_MAX_NAME} between two dots")
+    if len(alias) > _MAX_ALIAS or any(len(part) > MAX_NAME for part in parts):
+        raise ValueError(f"a host name has at most {_MAX_ALIAS} characters, {MAX_NAME} between two dots")
     if not all(_ALIAS_PART.fullmatch(part) for part in parts):
         raise ValueError(
             "not a host name: use letters, digits, '-' and '_', parts with dots between, and '-' only inside a part"

@@ -1,0 +1,162 @@
+"""Takes a command line apart, as Docker hands it to a plugin or as a user writes it, and runs the command in it."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from compose_ext import __version__, deploy, ps, usage
+from compose_ext.engine import Docker, choose
+from compose_ext.errors import DockerError, UsageError
+from compose_ext.flags import Flag, Parsed, parse
+
+OK = 0
+DOCKER_FAILED = 1
+"""The input was good; Docker, or the agent asked through it, was not."""
+BAD_INPUT = 2
+"""The command line or the files are wrong; Docker was not asked for anything."""
+
+_DOCKER_FLAGS = (
+    Flag("config"),
+    Flag("context", "c"),
+    Flag("debug", "D", takes_value=False),
+    Flag("host", "H"),
+    Flag("log-level", "l"),
+    Flag("tls", takes_value=False),
+    Flag("tlscacert"),
+    Flag("tlscert"),
+    Flag("tlskey"),
+    Flag("tlsverify", takes_value=False),
+)
+"""Docker's global flags."""
+# Behind our name -c is a compose file; the other flags are taken everywhere.
+_OUR_FLAGS = tuple(Flag(flag.name, flag.short.replace("c", ""), flag.takes_value) for flag in _DOCKER_FLAGS)
+_GLOBAL = tuple(flag.name for flag in _DOCKER_FLAGS)
+_HELP = Flag("help", "h", takes_value=False)
+_NAME = "linkwire"
+_HELP_WORD = "help"
+_FILES = Flag("compose-file", "c")
+_FORMATS = ("table", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: what runs it, which flags it has, how many arguments."""
+
+    run: Callable[[Docker, Parsed], int]
+    flags: tuple[Flag, ...] = ()
+    arguments: tuple[int, int] = (0, 0)
+    """Fewest and most."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line; returns the exit code."""
+    try:
+        return _run(_split(arguments))
+    except UsageError as error:
+        print(f"docker linkwire: {error}\nSee 'docker linkwire --help'.", file=sys.stderr)
+        return BAD_INPUT
+    except deploy.BadFilesError:
+        return BAD_INPUT
+    except DockerError as error:
+        print(f"docker linkwire: {error}", file=sys.stderr)
+        return DOCKER_FAILED
+
+
+@dataclass(slots=True)
+class _Line:
+    """A command line, taken apart."""
+
+    flags: list[str]
+    """Docker's global flags."""
+    command: str = ""
+    rest: tuple[str, ...] = ()
+    help: bool = False
+
+
+def _run(line: _Line) -> int:
+    command = COMMANDS.get(line.command)
+    if command is None and line.command:
+        raise UsageError(f"there is no command {line.command!r}; there are: {', '.join(COMMANDS)}")
+    if command is None or line.help:
+        sys.stdout.write(usage.text(line.command))
+        return OK if line.help else BAD_INPUT
+    parsed = parse(line.rest, (*command.flags, *_OUR_FLAGS, _HELP))
+    if parsed.is_on(_HELP.name):
+        sys.stdout.write(usage.text(line.command))
+        return OK
+    fewest, most = command.arguments
+    if not fewest <= len(parsed.rest) <= most:
+        raise UsageError(f"wrong number of arguments; it goes: {usage.line(line.command)}")
+    return command.run(choose([*line.flags, *parsed.written(_GLOBAL)]), parsed)
+
+
+def _split(arguments: Sequence[str]) -> _Line:
+    """Find the command: Docker gives a plugin its own line, `-H HOST linkwire deploy` or `help linkwire deploy`."""
+    line = _Line([], rest=tuple(arguments))
+    for word, flags in ((_HELP_WORD, _DOCKER_FLAGS), (_NAME, _DOCKER_FLAGS), (_HELP_WORD, _OUR_FLAGS)):
+        _take_flags(line, flags)
+        if line.rest[:1] == (word,):
+            line.rest = line.rest[1:]
+            line.help = line.help or word == _HELP_WORD
+    _take_flags(line, _OUR_FLAGS)
+    if line.rest:
+        line.command, line.rest = line.rest[0], line.rest[1:]
+    return line
+
+
+def _take_flags(line: _Line, flags: tuple[Flag, ...]) -> None:
+    parsed = parse(line.rest, (*flags, _HELP), stop_at_word=True)
+    line.flags += parsed.written(_GLOBAL)
+    line.help = line.help or parsed.is_on(_HELP.name)
+    line.rest = parsed.rest
+
+
+def _deploy(docker: Docker, parsed: Parsed) -> int:
+    code = deploy.deploy(docker, parsed.all(_FILES.name), parsed.rest[0], parsed.written(deploy.PASSED_ON))
+    return OK if code == 0 else DOCKER_FAILED
+
+
+def _check(docker: Docker, parsed: Parsed) -> int:
+    deploy.check(docker, parsed.all(_FILES.name), parsed.last("stack") or None)
+    return OK
+
+
+def _render(_docker: Docker, parsed: Parsed) -> int:
+    deploy.render(parsed.all(_FILES.name), parsed.rest[0])
+    return OK
+
+
+def _ps(docker: Docker, parsed: Parsed) -> int:
+    form = parsed.last("format", _FORMATS[0])
+    if form not in _FORMATS:
+        raise UsageError(f"--format is {' or '.join(_FORMATS)}, not {form!r}")
+    stack = deploy.stack_name(parsed.rest[0]) if parsed.rest else None
+    answer = ps.ask(docker, stack)
+    sys.stdout.write(json.dumps(answer.raw, indent=2) + "\n" if form == "json" else ps.table(answer))
+    return OK
+
+
+def _version(_docker: Docker, _parsed: Parsed) -> int:
+    print(f"Linkwire {__version__}")
+    return OK
+
+
+COMMANDS = {
+    "check": Command(_check, (_FILES, Flag("stack"))),
+    "render": Command(_render, (_FILES,), (1, 1)),
+    "deploy": Command(
+        _deploy,
+        (
+            _FILES,
+            Flag("with-registry-auth", takes_value=False),
+            Flag("prune", takes_value=False),
+            Flag("resolve-image"),
+            Flag("detach", "d", takes_value=False),
+            Flag("quiet", "q", takes_value=False),
+        ),
+        (1, 1),
+    ),
+    "ps": Command(_ps, (Flag("format"),), (0, 1)),
+    "version": Command(_version),
+}

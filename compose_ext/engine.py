@@ -1,0 +1,106 @@
+"""Runs the `docker` program with the user's own flags: contexts, ssh and TLS come with it for nothing."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from compose_ext.errors import DockerError
+
+CHOICE = "LINKWIRE_DOCKER"
+"""Environment variable that names the program."""
+# Set by docker when it runs a plugin, so that the plugin can run the same docker (cli-plugins/metadata/metadata.go).
+_ORIGINAL = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"
+_PLUGIN_ONLY = (_ORIGINAL, "DOCKER_CLI_PLUGIN_SOCKET")
+_LONGEST_ERROR = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Docker:
+    """The docker program, aimed at one endpoint."""
+
+    program: str
+    flags: tuple[str, ...] = ()
+    """Docker's global flags, as the user gave them."""
+
+    def run(self, arguments: Sequence[str], stdin: bytes | None = None) -> int:
+        """Run a command whose output is for the user; returns its exit code.
+
+        Raises:
+            DockerError: the program cannot be run.
+        """
+        command = [self.program, *self.flags, *arguments]
+        with _started(command, stdin=None if stdin is None else subprocess.PIPE) as process:
+            if stdin is not None and process.stdin:
+                try:
+                    process.stdin.write(stdin)
+                    process.stdin.close()
+                except BrokenPipeError:
+                    pass  # docker ended without reading it all; its exit code says why
+            return process.wait()
+
+    def ask(self, arguments: Sequence[str], timeout: float) -> str:
+        """Run a command whose output is for us; `timeout` is in seconds.
+
+        Raises:
+            DockerError: the program cannot be run, fails, or takes longer; the text says what docker said.
+        """
+        command = [self.program, *self.flags, *arguments]
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with _started(command, **streams) as process:
+            try:
+                out, error = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                raise DockerError(f"docker did not answer within {timeout:g} s") from None
+        if process.returncode:
+            said = printable(error.decode("utf-8", "replace").strip()[:_LONGEST_ERROR])
+            raise DockerError(said or f"docker failed with exit code {process.returncode}")
+        return out.decode("utf-8", "replace")
+
+
+def choose(flags: Sequence[str]) -> Docker:
+    """Choose the program: what LINKWIRE_DOCKER names, else the docker that called us, else the one on PATH."""
+    program = os.environ.get(CHOICE) or os.environ.get(_ORIGINAL) or "docker"
+    return Docker(program, tuple(flags))
+
+
+@contextmanager
+def private_files(contents: dict[str, bytes]) -> Iterator[dict[str, str]]:
+    """Write files that only this user can read, and remove them afterwards; gives their paths by name."""
+    with tempfile.TemporaryDirectory(prefix="linkwire-") as folder:
+        paths = {}
+        for name, data in contents.items():
+            path = Path(folder) / name
+            path.touch(mode=0o600)
+            path.write_bytes(data)
+            paths[name] = str(path)
+        yield paths
+
+
+def printable(text: str) -> str:
+    """Replace what could steer a terminal."""
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+
+
+@contextmanager
+def _started(command: Sequence[str], **streams: int | None) -> Iterator["subprocess.Popen[bytes]"]:
+    environment = {name: value for name, value in os.environ.items() if name not in _PLUGIN_ONLY}
+    try:
+        process = subprocess.Popen(command, env=environment, **streams)  # type: ignore[call-overload]
+    except OSError as error:
+        message = (
+            f"cannot run {command[0]!r} ({error.strerror}); {CHOICE} in the environment names the docker program"
+        )
+        raise DockerError(message) from None
+    try:
+        yield process
+    except BaseException:
+        # Ctrl-C reaches docker as well; it is to end by itself. After any other way out it must not stay behind.
+        process.terminate()
+        process.wait()
+        raise

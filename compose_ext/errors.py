@@ -1,0 +1,79 @@
+"""What is wrong with a user's files, and where: one record, one way to write it down."""
+
+from dataclasses import dataclass, field
+
+
+class UsageError(Exception):
+    """The command line cannot be understood; the text is for the user."""
+
+
+class DockerError(Exception):
+    """Docker, or the agent asked through it, gave no good answer; the text is for the user."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A spot in a file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing to say about the files, as `file:line:column: service 'web': links: message`."""
+
+    message: str
+    """A sentence in the user's words, with the value and, where there is one, a suggestion."""
+    file: str | None = None
+    place: Place | None = None
+    service: str | None = None
+    key: str | None = None
+    """The path within the service, or within the file if there is no service: `x-wireguard.links.db.ports`."""
+    warning: bool = False
+
+    def __str__(self) -> str:
+        parts = [str(self.place) if self.place else self.file]
+        parts += ["warning" if self.warning else None]
+        parts += [f"service {self.service!r}" if self.service is not None else None, self.key, self.message]
+        return ": ".join(part for part in parts if part)
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything found wrong so far; reading goes on after each, so that all of it is told at once."""
+
+    files: list[str] = field(default_factory=list)
+    """The files in the order of the command line, which is that of the problems."""
+    _problems: dict[Problem, None] = field(default_factory=dict)
+
+    def add(self, problem: Problem) -> None:
+        """Take down one problem; the same is told once, however many aliases lead to it."""
+        self._problems[problem] = None
+
+    @property
+    def errors(self) -> list[Problem]:
+        """What forbids to go on."""
+        return self._ordered(warning=False)
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """What the user should know, and may leave as it is."""
+        return self._ordered(warning=True)
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    def _ordered(self, *, warning: bool) -> list[Problem]:
+        order = {file: number for number, file in reversed(list(enumerate(self.files)))}
+
+        def position(problem: Problem) -> tuple[int, int, int]:
+            place = problem.place
+            file = place.file if place else problem.file or ""
+            return order.get(file, -1), place.line if place else 0, place.column if place else 0
+
+        return sorted((problem for problem in self._problems if problem.warning == warning), key=position)

@@ -1,0 +1,48 @@
+"""From the `-c` arguments to checked links: reads all files, and collects everything that is wrong with them."""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compose_ext.errors import Report, UsageError
+from compose_ext.links import Links, check
+from compose_ext.loader import STDIN, Source, load, read
+from compose_ext.schema import read as read_project
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What the user's files came to."""
+
+    sources: tuple[Source, ...]
+    links: Links | None
+    """None: no file has `x-wireguard`, or none could be read."""
+
+
+def split(values: Sequence[str]) -> list[str]:
+    """Return the paths in `-c` values: as Docker's, each may hold several, separated by commas.
+
+    Raises:
+        UsageError: there is none, or standard input is named twice.
+    """
+    try:
+        paths = [path for value in values for row in csv.reader([value], strict=True) for path in row if path]
+    except csv.Error:
+        raise UsageError("a quote in the value of --compose-file is never closed") from None
+    if not paths:
+        raise UsageError("which compose files? name them with -c FILE, or -c - for standard input")
+    if paths.count(STDIN) > 1:
+        raise UsageError("standard input (-c -) can be read only once")
+    return paths
+
+
+def open_all(paths: Sequence[str], report: Report) -> Files:
+    """Read and check the files; what is wrong goes into the report."""
+    sources = tuple(source for path in paths if (source := read(path, report)))
+    documents = [document for source in sources if (document := load(source, report))]
+    if len(documents) < len(paths):
+        return Files(sources, None)
+    project = read_project(documents, os.environ, report)
+    links = check(project, report) if project else None
+    return Files(sources, links)

@@ -1,0 +1,143 @@
+"""Compiles checked links into the one more compose file that `docker stack deploy` is given. No I/O here."""
+
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from compose_ext.errors import Place, Problem, Report
+from compose_ext.interpolate import escape
+from compose_ext.links import Links
+from compose_ext.project import LinkEntry, LinkOptions, Service
+from compose_ext.version import names_networks
+from mesh.labels import MAX_NAME, LinkLabel, ServiceLabels, encode
+from mesh.ports import merge
+
+Override = dict[str, Any]
+"""A compose file as plain dicts: `version`, `networks` and `services`."""
+
+_BRIDGE = "linkwire-bridge"
+# A text of this form is one for every YAML reader, unless it is one of the words below.
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_NOT_PLAIN = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+
+
+def compile_override(links: Links, stack: str, report: Report) -> Override:
+    """Return what has to be added to the user's files when they are deployed as `stack`.
+
+    Every service with something to say gets service labels. A linked service that names no networks goes on the
+    node's own bridge: on the stack's default overlay its links would resolve too, and travel in plain text.
+    """
+    bridge = _free_name(links)
+    linked = _linked(links, stack)
+    before = len(report)
+    _check_lengths(links, linked, stack, report)
+    if len(report) > before:
+        return {}
+    services: dict[str, Any] = {}
+    on_bridge = False
+    for name, service in links.project.services.items():
+        added: dict[str, Any] = {}
+        labels = _labels(links, service, stack, report)
+        if labels:
+            added["deploy"] = {"labels": {label: escape(value) for label, value in labels.items()}}
+        if not service.networks and name in linked:
+            added["networks"] = [bridge]
+            on_bridge = True
+        if added:
+            services[name] = added
+    override: Override = {} if links.project.version is None else {"version": links.project.version}
+    if on_bridge:
+        named = names_networks(links.project.version)
+        override["networks"] = {
+            bridge: {"external": True, "name": "bridge"} if named else {"external": {"name": "bridge"}}
+        }
+    if services:
+        override["services"] = services
+    return override
+
+
+def dump(override: Override) -> str:
+    """Write an override as YAML that every reader reads alike, 1.1 and 1.2, and people too."""
+    import yaml  # noqa: PLC0415 - see compose_ext.plugin: what Docker asks at every --help must be quick
+
+    class Dumper(yaml.SafeDumper):
+        """Quotes every text that some YAML version takes for something else."""
+
+        def ignore_aliases(self, _data: object) -> bool:
+            return True
+
+    def represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        plain = _PLAIN.fullmatch(text) and text.lower() not in _NOT_PLAIN
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+    Dumper.add_representer(str, represent)
+    return str(yaml.dump(override, Dumper=Dumper, sort_keys=False, width=10**9))
+
+
+def _labels(links: Links, service: Service, stack: str, report: Report) -> dict[str, str]:
+    aliases: dict[str, list[str]] = {}
+    options: dict[str, LinkOptions] = {}
+    for entry in links.entries.get(service.name, ()):
+        provider = _full_name(entry, stack)
+        aliases.setdefault(provider, []).append(entry.alias)
+        if entry.provider in service.options:
+            options[provider] = service.options[entry.provider]
+    found = tuple(
+        _label(LinkLabel(provider, tuple(names)), options.get(provider), links, stack)
+        for provider, names in aliases.items()
+    )
+    try:
+        return encode(ServiceLabels(found, merge(service.expose), strict=service.strict is not False))
+    except ValueError as error:
+        report.add(Problem(f"its labels cannot be written: {error}", place=service.place, service=service.name))
+        return {}
+
+
+def _label(label: LinkLabel, options: LinkOptions | None, links: Links, stack: str) -> LinkLabel:
+    if options is None:
+        return label
+    key = links.project.keys.get(options.key) if options.key is not None else None
+    return replace(
+        label,
+        ports=merge(options.ports),
+        key=f"{stack}_{options.key}" if key else None,
+        rotate=key.rotate if key else None,
+    )
+
+
+def _check_lengths(links: Links, linked: Iterable[str], stack: str, report: Report) -> None:
+    """Report names that only the stack's own makes too long; everything else about them is checked already."""
+    ends = [links.project.services[name] for name in sorted(linked)]
+    for problem in [
+        *(_too_long(stack, end.name, "service", end.place, end.name) for end in ends),
+        *(_too_long(stack, name, "link key", key.place) for name, key in links.project.keys.items()),
+    ]:
+        if problem:
+            report.add(problem)
+
+
+def _too_long(stack: str, name: str, what: str, place: Place, service: str | None = None) -> Problem | None:
+    full = f"{stack}_{name}"
+    if len(full) <= MAX_NAME:
+        return None
+    message = f"in this stack the {what} is {full!r}: {len(full)} characters, at most {MAX_NAME} are allowed"
+    return Problem(message, place=place, service=service)
+
+
+def _linked(links: Links, stack: str) -> set[str]:
+    """Return the services that have a link at either end, also those which a file names like another stack's."""
+    providers = {_full_name(entry, stack) for entries in links.entries.values() for entry in entries}
+    named = {name for name in links.project.services if f"{stack}_{name}" in providers}
+    return named | links.linked
+
+
+def _full_name(entry: LinkEntry, stack: str) -> str:
+    return entry.provider if entry.external else f"{stack}_{entry.provider}"
+
+
+def _free_name(links: Links) -> str:
+    """Name the bridge so that no network of the user's is changed by it."""
+    candidates = (f"{_BRIDGE}-{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([_BRIDGE], candidates) if name not in links.project.networks)

@@ -1,0 +1,54 @@
+"""The `docker-linkwire` program: a Docker CLI plugin.
+
+Docker asks every plugin for its metadata at each `docker --help`: that answer needs nothing but this module.
+"""
+
+import gc
+import os
+import signal
+import sys
+from types import FrameType
+
+from compose_ext import __version__
+
+# docker/cli cli-plugins/metadata/metadata.go
+_METADATA_COMMAND = "docker-cli-plugin-metadata"
+_METADATA = """\
+{{
+  "SchemaVersion": "0.1.0",
+  "Vendor": "Linkwire",
+  "Version": "{version}",
+  "ShortDescription": "WireGuard between the services that a compose file links"
+}}
+"""
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def main() -> int:
+    """Run the command line of this process; returns its exit code."""
+    if sys.argv[1:2] == [_METADATA_COMMAND]:
+        sys.stdout.write(_METADATA.format(version=__version__))
+        return 0
+    for stream in (sys.stdout, sys.stderr):
+        # A file's name may hold what the terminal's encoding does not.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, _end)
+    # One short run that makes a million small objects and drops none: collecting would double its time.
+    gc.disable()
+    from compose_ext.cli import main as run  # noqa: PLC0415 - the metadata must not wait for it
+
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader, `head` for one, has seen enough. What is left to write must not fail at exit again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Leave by an exception, so that private files are removed."""
+    sys.exit(128 + number)

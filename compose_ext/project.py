@@ -1,0 +1,72 @@
+"""What a set of compose files says about links: the records that reading makes and compiling takes. No I/O here."""
+
+from dataclasses import dataclass, field
+
+from compose_ext.errors import Place
+from mesh.ports import PortRange
+
+EXTENSION = "x-wireguard"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEntry:
+    """One entry of `links` or `external_links`."""
+
+    provider: str
+    """A service of these files; if external the full name of a Swarm service."""
+    alias: str
+    external: bool
+    place: Place
+
+
+@dataclass(slots=True)
+class LinkOptions:
+    """What `x-wireguard.links.PROVIDER` says, all files together."""
+
+    place: Place
+    ports: list[PortRange] = field(default_factory=list)
+    key: str | None = None
+    key_place: Place | None = None
+
+
+@dataclass(slots=True)
+class KeyDefinition:
+    """One of the top-level `x-wireguard.keys`."""
+
+    place: Place
+    rotate: int | None = None
+    """Seconds."""
+
+
+@dataclass(slots=True)
+class Service:
+    """One service, all files together."""
+
+    name: str
+    place: Place
+    links: list[LinkEntry] = field(default_factory=list)
+    options: dict[str, LinkOptions] = field(default_factory=dict)
+    expose: list[PortRange] = field(default_factory=list)
+    strict: bool | None = None
+    """None: not said."""
+    networks: dict[str, Place] = field(default_factory=dict)
+    network_mode: Place | None = None
+
+
+@dataclass(slots=True)
+class Network:
+    """One of the top-level `networks`, as far as it matters here."""
+
+    external: bool = False
+    name: str | None = None
+
+
+@dataclass(slots=True)
+class Project:
+    """Everything that the files say about links."""
+
+    version: str | int | float | None = None
+    """As the files have it; None: they have none."""
+    keys: dict[str, KeyDefinition] = field(default_factory=dict)
+    services: dict[str, Service] = field(default_factory=dict)
+    networks: dict[str, Network] = field(default_factory=dict)

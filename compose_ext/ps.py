@@ -1,0 +1,191 @@
+"""`docker linkwire ps`: asks the agent on a Docker endpoint for every link's state, and shows it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from compose_ext.engine import Docker, printable
+from compose_ext.errors import DockerError
+
+CONTRACT = 1
+"""The version of the agent's answer that is understood here."""
+AGENT = "label=linkwire.role=agent"
+TIMEOUT = 20.0
+"""Seconds; an endpoint over ssh takes some to answer."""
+
+_HEADER = ("LINK", "CONSUMER TASK", "NODE", "PROVIDER TASK", "NODE", "STATE", "HANDSHAKE", "RECEIVED", "SENT")
+_TASK_ID = 12
+"""Characters of a task's id that are shown, as Docker shows container ids."""
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+_THOUSAND = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two tasks of a link, as measured at the consumer's device."""
+
+    consumer_task: str
+    consumer_node: str
+    provider_task: str
+    provider_node: str
+    state: str
+    handshake_age: float | None
+    """Seconds since the last handshake; None: there was none."""
+    received: int
+    """Bytes."""
+    sent: int
+    """Bytes."""
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link with all its pairs."""
+
+    consumer: str
+    provider: str
+    aliases: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the agent answered."""
+
+    links: tuple[Link, ...]
+    problems: tuple[str, ...]
+    raw: dict[str, Any]
+
+
+def ask(docker: Docker, stack: str | None) -> Answer:
+    """Ask the agent on the endpoint.
+
+    Raises:
+        DockerError: there is no agent, or no answer that can be understood.
+    """
+    running = docker.ask(["ps", "--filter", AGENT, "--filter", "status=running", "--format", "{{.ID}}"], TIMEOUT)
+    containers = running.split()
+    if not containers:
+        raise DockerError(
+            "no Linkwire agent runs on this Docker endpoint. If Linkwire is deployed, its agent should run on every "
+            "node (see `docker service ls`); choose another node with -H or --context"
+        )
+    # While an agent is being replaced there may be two; the newest is listed first.
+    inspect = ["exec", containers[0], "linkwire-agent", "inspect"]
+    return read(docker.ask([*inspect, "--stack", stack] if stack else inspect, TIMEOUT))
+
+
+def read(text: str) -> Answer:
+    """Understand the agent's answer.
+
+    Raises:
+        DockerError: it is of another version, or not of the agreed form.
+    """
+    try:
+        raw = json.loads(text)
+    except ValueError:
+        raise DockerError("the agent's answer is not JSON") from None
+    except RecursionError:
+        raise DockerError("the agent's answer nests too deep") from None
+    version = raw.get("version") if isinstance(raw, dict) else None
+    if version != CONTRACT:
+        raise DockerError(
+            f"the agent speaks version {version!r}, this program version {CONTRACT}: upgrade the older of the two"
+        )
+    try:
+        links = tuple(_link(link) for link in raw.get("links", ()))
+        problems = tuple(printable(str(problem)) for problem in raw.get("problems", ()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DockerError(f"the agent's answer lacks something ({type(error).__name__}: {error})") from None
+    return Answer(links, problems, raw)
+
+
+def table(answer: Answer) -> str:
+    """Write the answer as a table, with everything that went wrong under it."""
+    rows: list[tuple[str, ...]] = [_HEADER]
+    notes: list[str] = []
+    for link in answer.links:
+        name = f"{link.consumer} -> {link.provider}"
+        shown = [alias for alias in link.aliases if alias != link.provider]
+        name += f" ({', '.join(shown)})" if shown else ""
+        for pair in link.pairs:
+            rows.append((name, *_cells(pair)))
+            if pair.error:
+                notes.append(f"{_task(pair.consumer_task)} -> {_task(pair.provider_task)}: {pair.error}")
+        if not link.pairs:
+            rows.append((name, *("-",) * (len(_HEADER) - 1)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    problems = [*answer.problems, *notes]
+    if problems:
+        lines += ["", "PROBLEMS", *(f"  {problem}" for problem in problems)]
+    return "\n".join(lines) + "\n"
+
+
+def age(seconds: float | None) -> str:
+    """Write how long ago something was, in the largest unit that gives a whole number."""
+    if seconds is None:
+        return "never"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit} ago"
+    return f"{int(max(seconds, 0))}s ago"
+
+
+def amount(count: int) -> str:
+    """Write a number of bytes with a decimal unit, as Docker does: 1234567 is `1.23MB`."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < _THOUSAND or unit == _UNITS[-1]:
+            break
+        value /= _THOUSAND
+    return f"{count}B" if unit == "B" else f"{value:.3g}{unit}"
+
+
+def _cells(pair: Pair) -> tuple[str, ...]:
+    return (
+        _task(pair.consumer_task),
+        pair.consumer_node,
+        _task(pair.provider_task),
+        pair.provider_node,
+        pair.state,
+        age(pair.handshake_age),
+        amount(pair.received),
+        amount(pair.sent),
+    )
+
+
+def _task(name: str) -> str:
+    """Shorten the id in `shop_web.1.<id>`."""
+    service, dot, task = name.rpartition(".")
+    return f"{service}{dot}{task[:_TASK_ID]}"
+
+
+def _link(raw: dict[str, Any]) -> Link:
+    return Link(
+        _text(raw["consumer"]),
+        _text(raw["provider"]),
+        tuple(_text(alias) for alias in raw["aliases"]),
+        tuple(_pair(pair) for pair in raw["pairs"]),
+    )
+
+
+def _pair(raw: dict[str, Any]) -> Pair:
+    handshake, error = raw["handshake_age"], raw.get("error")
+    return Pair(
+        _text(raw["consumer_task"]),
+        _text(raw["consumer_node"]),
+        _text(raw["provider_task"]),
+        _text(raw["provider_node"]),
+        _text(raw["state"]),
+        None if handshake is None else float(handshake),
+        int(raw["rx"]),
+        int(raw["tx"]),
+        None if error is None else _text(error),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return printable(value).replace("\n", " ")

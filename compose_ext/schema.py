@@ -1,0 +1,223 @@
+"""The language: which keys `x-wireguard`, `links` and `external_links` have, read from all files into one project.
+
+Files add up as in `docker stack deploy`: lists append, single values of later files win. Unlike there, the top-level
+`x-wireguard` of every file counts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import TypeVar
+
+from compose_ext import nodes
+from compose_ext.cursor import Context, Cursor
+from compose_ext.errors import Report
+from compose_ext.loader import Document
+from compose_ext.project import EXTENSION, KeyDefinition, LinkEntry, LinkOptions, Network, Project, Service
+from compose_ext.version import read_version
+from mesh.labels import PREFIX, ROLE, check_service_name, parse_duration
+from mesh.ports import PortRange
+
+_Value = TypeVar("_Value")
+
+_TOP = ("keys",)
+_SERVICE = ("links", "expose", "strict")
+_LINK = ("key", "ports")
+_KEY = ("rotate",)
+_IN_SERVICE = dict.fromkeys(_SERVICE, f"it belongs to a service, under `services: NAME: {EXTENSION}:`")
+_AT_TOP = {"keys": f"link keys are defined at the top of the file, under `{EXTENSION}: keys:`"}
+_AT_KEY = {"rotate": f"a key is rotated where it is defined, under `{EXTENSION}: keys:` at the top of the file"}
+_BOOLEANS = {"true": True, "false": False}
+_ALIKE = 0.85
+
+
+def read(documents: Sequence[Document], environment: Mapping[str, str], report: Report) -> Project | None:
+    """Read what all files say about links; what is wrong goes into the report.
+
+    Returns:
+        None if no file has `x-wireguard`: then nothing in them concerns us.
+    """
+    context = Context(report, environment)
+    roots = [Cursor(context, document.file, document.root) for document in documents]
+    marks = [mark for root in roots for place in _places(root) if (mark := place.get(EXTENSION))]
+    for root in roots:
+        _refuse_misspelt(root)
+    if not marks:
+        return None
+    project = Project(version=read_version(roots, marks))
+    for root in roots:
+        top = root.get(EXTENSION)
+        if top is not None and not top.is_null:
+            _read_top(top, project)
+        services = root.get("services")
+        for name, service in services.entries() if services else ():
+            _read_service(name, service.of_service(name), project)
+        _read_networks(root, project)
+    return project
+
+
+def _places(root: Cursor) -> Iterator[Cursor]:
+    """Go through what may hold `x-wireguard`: the file's top, then each service."""
+    yield root
+    services = root.get("services")
+    for name, service in services.children() if services else ():
+        yield service.of_service(name)
+
+
+def _refuse_misspelt(root: Cursor) -> None:
+    """Report `x-wiregaurd`: taken for somebody else's extension it would leave every link in plain text."""
+    for place in _places(root):
+        for key, value in place.children():
+            if not key.startswith(EXTENSION) and _resembles(key):
+                place.error(f"unknown key {key!r}; did you mean {EXTENSION!r}?", value.key_place)
+
+
+def _resembles(key: str) -> bool:
+    if abs(len(key) - len(EXTENSION)) > 3:  # noqa: PLR2004 - no ratio of _ALIKE spans more
+        return False
+    return SequenceMatcher(None, key.lower().replace("_", "-"), EXTENSION).ratio() >= _ALIKE
+
+
+def _read_top(top: Cursor, project: Project) -> None:
+    for _, keys in top.entries(_TOP, _IN_SERVICE):
+        for name, definition in keys.entries():
+            if not _is_key_name(name, definition):
+                continue
+            known = project.keys.setdefault(name, KeyDefinition(definition.key_place))
+            for _, rotate in definition.entries(_KEY) if not definition.is_null else ():
+                known.rotate = _parsed(parse_duration, rotate)
+
+
+def _read_service(name: str, found: Cursor, project: Project) -> None:
+    service = project.services.setdefault(name, Service(name, found.key_place))
+    readers: dict[str, Callable[[Cursor, Service], None]] = {
+        "links": lambda value, into: _read_links(value, into, external=False),
+        "external_links": lambda value, into: _read_links(value, into, external=True),
+        EXTENSION: _read_extension,
+        "networks": _read_service_networks,
+        "network_mode": _read_network_mode,
+        "deploy": _check_deploy,
+    }
+    if not isinstance(found.node, nodes.Mapping):
+        found.error(f"must be a mapping, not {nodes.kind(found.node)}")
+        return
+    for key, reader in readers.items():
+        value = found.get(key)
+        if value is not None:
+            reader(value, service)
+
+
+def _read_links(links: Cursor, service: Service, *, external: bool) -> None:
+    seen: dict[str, int] = {}
+    for item in links.items():
+        text = item.text()
+        if text is None:
+            continue
+        if text in seen:
+            item.error(f"{text!r} is here twice, first on line {seen[text]}: Docker takes each entry once")
+            continue
+        seen[text] = item.place.line
+        provider, colon, alias = text.partition(":")
+        if not provider or (colon and not alias) or ":" in alias:
+            item.error(f"{text!r}: write it as SERVICE or SERVICE:ALIAS")
+            continue
+        service.links.append(LinkEntry(provider, alias or provider, external, item.place))
+
+
+def _read_extension(extension: Cursor, service: Service) -> None:
+    for key, value in extension.entries(_SERVICE, _AT_TOP) if not extension.is_null else ():
+        if key == "links":
+            for provider, options in value.entries():
+                known = service.options.setdefault(provider, LinkOptions(options.key_place))
+                _read_options(options, known)
+        elif key == "expose":
+            service.expose += _read_ports(value)
+        else:
+            text = value.text()
+            strict = _BOOLEANS.get(text.lower()) if text is not None else None
+            if text is not None and strict is None:
+                value.error(f"{text!r}: write true or false")
+            service.strict = strict
+
+
+def _read_options(options: Cursor, known: LinkOptions) -> None:
+    for key, value in options.entries(_LINK, _AT_KEY) if not options.is_null else ():
+        if key == "ports":
+            known.ports += _read_ports(value)
+        else:
+            text = value.text()
+            if text is not None and _is_key_name(text, value):
+                known.key, known.key_place = text, value.place
+
+
+def _read_ports(ports: Cursor) -> list[PortRange]:
+    read = [_parsed(PortRange.parse, item) for item in ports.items()]
+    if isinstance(ports.node, nodes.Sequence) and not ports.node.items:
+        ports.error("names no port; leave the key out where every port is meant")
+    return [port for port in read if port]
+
+
+def _read_service_networks(networks: Cursor, service: Service) -> None:
+    if networks.is_null:
+        return
+    if isinstance(networks.node, nodes.Sequence):
+        for item in networks.items():
+            text = item.text()
+            if text is not None:
+                service.networks[text] = item.place
+    else:
+        for name, network in networks.entries():
+            service.networks[name] = network.key_place
+
+
+def _read_network_mode(mode: Cursor, service: Service) -> None:
+    service.network_mode = mode.place
+
+
+def _check_deploy(deploy: Cursor, _service: Service) -> None:
+    misplaced = deploy.get(EXTENSION)
+    if misplaced:
+        deploy.error(f"{EXTENSION} stands in the service itself, beside `deploy`", misplaced.key_place)
+    labels = deploy.get("labels")
+    if labels is None:
+        return
+    written = [(label, value.key_place) for label, value in labels.children()]
+    for item in labels.items() if isinstance(labels.node, nodes.Sequence) else ():
+        text = item.text() or ""
+        written.append((text.partition("=")[0], item.place))
+    for label, place in written:
+        if label.startswith(PREFIX) and label != ROLE:
+            labels.error(f"{label!r} is written by docker linkwire: say it with links and {EXTENSION}", place)
+
+
+def _read_networks(root: Cursor, project: Project) -> None:
+    networks = root.get("networks")
+    for name, network in networks.entries() if networks and not networks.is_null else ():
+        known = project.networks.setdefault(name, Network())
+        external, real_name = network.get("external"), network.get("name")
+        if external is not None and isinstance(external.node, nodes.Mapping):  # the way before version 3.5
+            known.external, real_name = True, external.get("name")
+        elif external is not None:
+            known.external = (external.text() or "").lower() == "true"
+        if real_name is not None:
+            known.name = real_name.text()
+
+
+def _is_key_name(name: str, cursor: Cursor) -> bool:
+    try:
+        check_service_name(name)
+    except ValueError as error:
+        cursor.error(f"{name!r} cannot name a link key: {error}", cursor.key_place)
+        return False
+    return True
+
+
+def _parsed(parse: Callable[[str], _Value], cursor: Cursor) -> _Value | None:
+    """Read a text in its own language; report what that finds wrong."""
+    text = cursor.text()
+    if text is None:
+        return None
+    try:
+        return parse(text)
+    except ValueError as error:
+        cursor.error(f"{text!r}: {error}")
+        return None

@@ -1,0 +1,81 @@
+"""The help texts."""
+
+_SUMMARY = """\
+Usage:  docker linkwire COMMAND
+
+WireGuard between the services that a compose file links
+
+Commands:
+  check     Check compose files, and say everything that is wrong with them
+  render    Print what deploy adds to the compose files
+  deploy    Deploy a stack, or update it, with its links
+  ps        List links with their tasks, and whether they are connected
+  version   Print the version
+
+Docker's own flags (-H, --context, --tls..., --config) stand before or after the command.
+LINKWIRE_DOCKER in the environment names the docker program to use.
+Run 'docker linkwire COMMAND --help' for more about a command.
+"""
+
+_FILES = """\
+Options:
+  -c, --compose-file FILE    Path to a compose file, or "-" for standard input; may be given several times
+"""
+
+_CHECK = f"""\
+Check compose files, and say everything that is wrong with them
+
+Exits with 0 if nothing is wrong, else with 2. Names in external_links are looked up if a Docker endpoint
+answers; one that is absent is a warning.
+
+{_FILES}      --stack STACK          Check the names that the services get in this stack as well
+"""
+
+_RENDER = f"""\
+Print what deploy adds to the compose files: one more, with labels and networks
+
+{_FILES}"""
+
+_DEPLOY = f"""\
+Deploy a stack, or update it, with its links
+
+Hands the files, and one more that it writes, to `docker stack deploy`; if none of them has x-wireguard just
+the files. Exits with 0 if all went well, with 1 if Docker failed, with 2 if the files or the command line are
+wrong, and then nothing was deployed.
+
+{_FILES}  -d, --detach               Do not wait for the services to converge (passed to docker stack deploy)
+      --prune                Remove services that the files no longer have (passed on)
+  -q, --quiet                Suppress progress output (passed on)
+      --resolve-image WHEN   Resolve image digests: always, changed or never (passed on)
+      --with-registry-auth   Send registry authentication to the nodes (passed on)
+"""
+
+_PS = """\
+List links with their tasks, and whether they are connected
+
+Asks the Linkwire agent on the Docker endpoint. Exits with 1 if there is none.
+
+Options:
+      --format FORMAT        table (the default) or json
+"""
+
+_TEXTS = {
+    "check": ("docker linkwire check -c FILE [OPTIONS]", _CHECK),
+    "render": ("docker linkwire render -c FILE STACK", _RENDER),
+    "deploy": ("docker linkwire deploy -c FILE [OPTIONS] STACK", _DEPLOY),
+    "ps": ("docker linkwire ps [OPTIONS] [STACK]", _PS),
+    "version": ("docker linkwire version", "Print the version\n"),
+}
+
+
+def line(command: str) -> str:
+    """Return how a command goes, in one line."""
+    return _TEXTS[command][0]
+
+
+def text(command: str = "") -> str:
+    """Return the help on a command, or on all of them."""
+    if command not in _TEXTS:
+        return _SUMMARY
+    how, what = _TEXTS[command]
+    return f"Usage:  {how}\n\n{what}"

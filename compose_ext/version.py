@@ -1,0 +1,72 @@
+"""The `version` of compose files: whether Docker takes them together, and whether it allows x-* keys in them."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from compose_ext import nodes
+from compose_ext.cursor import Cursor
+from compose_ext.project import EXTENSION
+
+# Docker CLI 23 and later take "3" and no version for their newest one (docker/cli cli/compose/schema/schema.go).
+_NEWEST = "3.13"
+_VERSION = re.compile(r"3\.([0-9]{1,3})")
+# The first minor versions whose schemas allow x-* there (docker/cli cli/compose/schema/data).
+_TOP_EXTENSIONS = 4
+_SERVICE_EXTENSIONS = 7
+_NAMED_NETWORKS = 5
+
+
+def read_version(roots: Sequence[Cursor], marks: Iterable[Cursor]) -> str | int | float | None:
+    """Return the files' common version, as Docker has to be given it again; report what Docker would refuse.
+
+    Args:
+        roots: all files.
+        marks: every `x-wireguard` in them.
+    """
+    first = roots[0].get("version")
+    for root in roots:
+        version = root.get("version")
+        text = _text(version)
+        if text != _text(first):
+            here, there = (f"version {_text(each)!r}" if each else "no version" for each in (version, first))
+            message = f"Docker wants the same version in all files: {here} here, {there} in {roots[0].file}"
+            (version or root).error(message)
+        elif version and not _VERSION.fullmatch(text):
+            version.error(f'docker stack deploy knows no version {text!r}: write "3.8"')
+    minor = _minor(first)
+    for mark in marks:
+        if minor < (_TOP_EXTENSIONS if mark.service is None else _SERVICE_EXTENSIONS):
+            where = "at the top" if mark.service is None else "in a service"
+            message = (
+                f'version "3.{minor}" has no x-* keys {where}: write version: "3.{_SERVICE_EXTENSIONS}" or later'
+            )
+            mark.error(message, mark.key_place)
+    if first and isinstance(first.node, nodes.Scalar) and first.node.text == "3":
+        first.warn(f'Docker CLI 20.10 reads this as "3.0" and refuses {EXTENSION}: "3.8" goes everywhere')
+    return _value(first)
+
+
+def names_networks(version: str | float | None) -> bool:
+    """Whether a network may have a `name` beside its key under this version."""
+    match = _VERSION.fullmatch(str(version))
+    return match is None or int(match[1]) >= _NAMED_NETWORKS
+
+
+def _minor(version: Cursor | None) -> int:
+    match = _VERSION.fullmatch(_text(version))
+    return int(match[1]) if match else _SERVICE_EXTENSIONS
+
+
+def _text(version: Cursor | None) -> str:
+    if version is None or not isinstance(version.node, nodes.Scalar) or version.node.text in ("", "3"):
+        return _NEWEST
+    return version.node.text
+
+
+def _value(version: Cursor | None) -> str | int | float | None:
+    if version is None or not isinstance(version.node, nodes.Scalar):
+        return None
+    text, plain = version.node.text, version.node.plain
+    if plain and re.fullmatch(r"[0-9]{1,9}", text):
+        return int(text)
+    return float(text) if plain and re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", text) else text
