@@ -7,10 +7,12 @@ No other module imports etcd3 or grpc, and no error of theirs leaves this one.
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import time
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
-from etcd3 import etcdrpc
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # a hundred of them, all about that generated code
+    from etcd3 import etcdrpc
 
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.follow import Batch, Change
@@ -153,33 +158,46 @@ class Link:
         """End a lease."""
         self._lease.LeaseRevoke(etcdrpc.LeaseRevokeRequest(ID=lease), timeout=self._timeout)
 
-    def watch(self, first: bytes, end: bytes, revision: int) -> Generator[Any]:
-        """WatchResponses for [first, end) from a revision on; ends when the stream does.
+    def watch(self, first: bytes, end: bytes) -> Generator[Any]:
+        """WatchResponses for [first, end) from now on: a created one, then events and answers about progress.
 
-        While we wait for the next one, a request for progress goes out every PROBE seconds on the same stream;
-        when nothing comes for SILENCE seconds the stream is cancelled, which raises here.
+        Progress is asked for as soon as the caller comes back from the created one, and then every PROBE seconds
+        in which it waits here. When nothing comes for SILENCE seconds, the stream is cancelled. Its end raises.
         """
-        create = etcdrpc.WatchCreateRequest(key=first, range_end=end, start_revision=revision)
-        over = threading.Event()
-        waiting_since: float | None = time.monotonic()
+        create = etcdrpc.WatchCreateRequest(key=first, range_end=end)
+        signals: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: ask now, False: it is over
+        waiting_since: float | None = time.monotonic()  # None while the caller is busy: silence is ours then
+        asking = False
 
         def requests() -> Iterator[Any]:
             yield etcdrpc.WatchRequest(create_request=create)
-            while not over.wait(PROBE):
-                since = waiting_since
-                if since is not None and time.monotonic() - since > SILENCE:
-                    call.cancel()
-                    return
+            while True:
+                try:
+                    if not signals.get(timeout=PROBE):
+                        return
+                except queue.Empty:
+                    since = waiting_since
+                    if since is not None and time.monotonic() - since > SILENCE:
+                        call.cancel()
+                        return
+                    if since is None or not asking:
+                        continue
                 yield _PROGRESS
 
         call = self._watch.Watch(requests(), metadata=_REQUIRE_LEADER)
         try:
             for response in call:
-                waiting_since = None  # while the response is made use of, silence is our own
+                waiting_since = None
+                if response.canceled:
+                    break
                 yield response
                 waiting_since = time.monotonic()
+                if not asking:
+                    asking = True
+                    signals.put(True)
+            raise Retryable(f"etcd at {self.target} ended the watch")
         finally:
-            over.set()
+            signals.put(False)
             call.cancel()
 
 
@@ -299,32 +317,40 @@ class EtcdFeed:
         self._line.close()
 
     def batches(self) -> Generator[Batch]:
-        """A whole batch once the watch that goes on from it stands, then one for each response with changes."""
-        with self._line.use() as link:
-            batch, identity = read(link, self._ranges)
-            for response in link.watch(*self._ranges.span(), batch.revision + 1):
-                if response.canceled:
-                    raise Retryable(f"etcd ended the watch: {response.cancel_reason or 'compacted'}")
-                if response.created:
-                    if _identity(response) != identity:
-                        raise Retryable("etcd was restarted between list and watch")
-                    yield batch
-                elif response.events:
-                    yield self._changes(response)
+        """Everything there is, then a batch for each response with changes; never ends but by an error.
 
-    def _changes(self, response: Any) -> Batch:  # noqa: ANN401 - etcd's WatchResponse
+        The watch begins before the list and answers once more after it, so one life of one etcd member spans
+        both: neither a change in between nor a wiped etcd with the same identity can slip through.
+        """
+        with self._line.use() as link, closing(link.watch(*self._ranges.span())) as responses:
+            if not next(responses).created:
+                raise Retryable(f"etcd at {link.target} did not confirm the watch")
+            listed = read(link, self._ranges)
+            meanwhile = []
+            for response in responses:
+                if not response.events:
+                    break
+                meanwhile.append(self._batch(response, listed.revision))
+            changes = [*listed.changes, *(change for batch in meanwhile for change in batch.changes)]
+            revision = max([listed.revision, *(batch.revision for batch in meanwhile)])
+            yield Batch(revision, whole=True, changes=changes)
+            for response in responses:
+                if response.events:
+                    yield self._batch(response, listed.revision)
+
+    def _batch(self, response: Any, listed: int) -> Batch:  # noqa: ANN401 - etcd's WatchResponse
         start = len(self._ranges.root)
         changes = tuple(
             Change(e.kv.key[start:], None if e.type else e.kv.value, e.kv.mod_revision)
             for e in response.events
-            if self._ranges.holds(e.kv.key)
+            if e.kv.mod_revision > listed and self._ranges.holds(e.kv.key)
         )
-        # Not the header's: while a watch catches up, that is ahead of the events.
+        # Not the header's revision: while a watch catches up, that is ahead of the events.
         return Batch(response.events[-1].kv.mod_revision, whole=False, changes=changes)
 
 
-def read(link: Link, ranges: Ranges) -> tuple[Batch, tuple[int, int, int]]:
-    """Everything in some ranges at one revision, and who answered.
+def read(link: Link, ranges: Ranges) -> Batch:
+    """Everything in some ranges at one revision.
 
     Raises:
         Retryable: the store was compacted or restarted under the reader's hands, again and again.
@@ -337,10 +363,9 @@ def read(link: Link, ranges: Ranges) -> tuple[Batch, tuple[int, int, int]]:
             if error.code() is grpc.StatusCode.OUT_OF_RANGE:  # compacted since the first page
                 continue
             raise
-        identities = {_identity(page) for page in pages}
-        if len(identities) == 1:
+        if len({_identity(page) for page in pages}) == 1:
             changes = [Change(kv.key[start:], kv.value, kv.mod_revision) for page in pages for kv in page.kvs]
-            return Batch(pages[0].header.revision, whole=True, changes=changes), identities.pop()
+            return Batch(pages[0].header.revision, whole=True, changes=changes)
     raise Retryable("the store changed too fast to be listed")
 
 
@@ -358,7 +383,7 @@ def _pages(link: Link, ranges: Ranges) -> Iterator[Any]:
 
 
 def _identity(response: Any) -> tuple[int, int, int]:  # noqa: ANN401 - any of etcd's responses
-    """Tell one life of an etcd member from the next, even if it was wiped and has the same cluster id again."""
+    """Tell one life of an etcd member from the next, as far as its answers can."""
     header = response.header
     return header.cluster_id, header.member_id, header.raft_term
 

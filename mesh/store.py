@@ -56,12 +56,12 @@ class Store:
         """Read some prefixes at one revision; the snapshot is complete.
 
         Args:
-            prefixes: `nodes/` for all below it, `cluster` (no slash) for this one key, an empty one for all.
+            prefixes: `nodes/` for all below it, `cluster` (no slash) for this one key, an empty one for all; at
+                least one.
         """
         ranges = self._ranges(prefixes)
-        batch, _ = self._twice(lambda link: read(link, ranges))
         picture = Picture()
-        picture.replace(batch)
+        picture.replace(self._twice(lambda link: read(link, ranges)))
         return picture.snapshot(complete=True)
 
     def commit(self, ops: Sequence[Op]) -> int | None:
@@ -115,15 +115,13 @@ class Store:
         in between are received and passed over.
 
         Args:
-            prefixes: as in `load`; at least one.
+            prefixes: as in `load`.
             changed: called from the follower's thread after every change of its snapshot, at most once a
                 response of etcd. What it raises is logged.
 
         Returns:
             The follower, running; to be stopped, which `close` does too.
         """
-        if not prefixes:
-            raise ValueError("name at least one prefix to follow")
         follower = Follower(EtcdFeed(self._targets, self._timeout, self._ranges(prefixes)), changed)
         with self._lock:
             self._followers.append(follower)
@@ -145,6 +143,8 @@ class Store:
         return self._root + key.encode()
 
     def _ranges(self, prefixes: Sequence[str]) -> Ranges:
+        if not prefixes:
+            raise ValueError("name at least one prefix")
         return Ranges.of(self._root, (prefix.encode() for prefix in prefixes))
 
     def _twice(self, request: Callable[[Link], T]) -> T:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.client
+import json
 import shutil
 import socket
 import subprocess
@@ -21,7 +25,10 @@ def free_port() -> int:
 
 
 class EtcdServer:
-    """One etcd with its data under `folder`, on the same ports for as long as the object lives."""
+    """One etcd with its data under `folder`, on the same ports for as long as the object lives.
+
+    It dies with the thread that started it, so that a test run that is killed leaves none behind.
+    """
 
     def __init__(self, folder: Path) -> None:
         for program in ("etcd", "etcdctl", "setpriv"):
@@ -105,6 +112,14 @@ class EtcdServer:
     def put(self, key: str, value: str) -> None:
         """Write a value past the code under test."""
         self._ctl("put", "--", key, value)
+
+    def put_bytes(self, key: bytes, value: bytes) -> None:
+        """Write under a key that need not be text."""
+        body = {"key": base64.b64encode(key).decode(), "value": base64.b64encode(value).decode()}
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+        with contextlib.closing(connection):
+            connection.request("POST", "/v3/kv/put", json.dumps(body))
+            assert connection.getresponse().status == http.HTTPStatus.OK
 
     def delete(self, key: str) -> None:
         """Delete a key past the code under test."""

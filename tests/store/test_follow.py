@@ -1,0 +1,226 @@
+"""Followed snapshots while etcd is well: nothing missing, nothing half, nothing that ends the thread."""
+
+import json
+import threading
+from collections.abc import Callable
+
+import pytest
+import structlog
+
+from mesh import codec
+from mesh.etcd import EtcdFeed, Ranges
+from mesh.follow import Change
+from mesh.records import Leader, Port
+from mesh.snapshot import Delete, Op, Put, Snapshot
+from mesh.store import Follower, Store
+from tests.store.etcd_server import EtcdServer
+from tests.store.waiting import until
+
+
+def nothing() -> None:
+    pass
+
+
+def listed(follower: Follower) -> Callable[[], bool]:
+    return lambda: follower.snapshot.complete
+
+
+def at(follower: Follower, revision: int | None) -> Callable[[], bool]:
+    assert revision is not None
+    return lambda: follower.snapshot.revision >= revision
+
+
+def test_what_was_there_and_what_comes(store: Store) -> None:
+    store.commit([Put(Port("n", 1, "t"), 0), Put(Leader("a"), 0)])
+    follower = store.follow(["ports/", "leader"], nothing)
+    until(listed(follower))
+    assert follower.snapshot == store.load(["ports/", "leader"])
+    first = follower.snapshot
+    for op in (Put(Port("n", 2, "t"), 0), Put(Leader("b"), None), Delete("ports/n/1", None)):
+        until(at(follower, store.commit([op])))
+        assert follower.snapshot == store.load(["ports/", "leader"])
+    assert set(first.records) == {"ports/n/1", "leader"}, "a snapshot must not change once given"
+
+
+def test_an_empty_store_is_complete(store: Store) -> None:
+    told = threading.Event()
+    follower = store.follow(["ports/"], told.set)
+    assert told.wait(5)
+    assert follower.snapshot == store.load(["ports/"])
+    assert follower.snapshot.complete
+
+
+def test_every_change_comes_once_and_in_order(store: Store, etcd: EtcdServer, root: str) -> None:
+    nodes = [f"n{i}" for i in range(4)]
+
+    def write(node: str) -> None:
+        for n in range(200):
+            store.commit([Put(Port(node, 1, str(n)), None)])
+
+    def write_all() -> None:
+        writers = [threading.Thread(target=write, args=(node,)) for node in nodes]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        store.commit([Put(Leader("the end"), None)])
+
+    feed = EtcdFeed([etcd.endpoint.removeprefix("http://")], 5.0, Ranges.of(root.encode(), [b"ports/", b"leader"]))
+    writing = threading.Thread(target=write_all)
+    writing.start()  # while the list and the beginning of the watch are under way
+    seen: list[Change] = []
+    last = 0
+    for batch in feed.batches():
+        assert batch.whole is not bool(last)
+        assert last < batch.revision
+        if not batch.whole:
+            assert all(last < change.revision <= batch.revision for change in batch.changes)
+            assert [c.revision for c in batch.changes] == sorted(c.revision for c in batch.changes)
+        last = batch.revision
+        seen += batch.changes
+        if any(change.key == b"leader" for change in batch.changes):
+            break
+    writing.join()
+    feed.close()
+
+    assert len({(change.key, change.revision) for change in seen}) == len(seen), "a change came twice"
+    for node in nodes:
+        values = [c.value for c in seen if c.key == f"ports/{node}/1".encode()]
+        numbers = [int(json.loads(value or b"")["task"]) for value in values]
+        # What was overwritten before the list is not in it; from there on none is left out.
+        assert numbers == list(range(numbers[0], 200))
+
+
+def test_no_snapshot_is_half_a_transaction(store: Store) -> None:
+    halves: list[Snapshot] = []
+    ready = threading.Event()
+    prefixes = ["leader", "ports/", "services/"]
+
+    def check() -> None:
+        ready.wait()
+        snapshot = follower.snapshot
+        ports = {r.task for r in snapshot.all(Port)}
+        names = {r.holder for r in snapshot.all(Leader)}
+        if snapshot.records and ports != names:
+            halves.append(snapshot)
+
+    follower = store.follow(prefixes, check)
+    ready.set()
+    for n in range(300):
+        store.commit([Put(Leader(str(n)), None), Put(Port("a", 1, str(n)), None), Put(Port("z", 9, str(n)), None)])
+    until(at(follower, store.load(["leader"]).revision_of("leader")))
+    assert not halves
+
+
+def test_what_lies_between_the_prefixes_is_passed_over(store: Store, etcd: EtcdServer, root: str) -> None:
+    told: list[int] = []
+    follower = store.follow(["cluster", "keys/n/", "ports/"], lambda: told.append(1))
+    until(listed(follower))
+    etcd.put(f"{root}leader", codec.encode(Leader("x")).decode())
+    etcd.put(f"{root}keys/n2/x", "not ours, not followed")
+    etcd.put(f"{root}clusters", "likewise")
+    assert len(told) == 1
+    until(at(follower, store.commit([Put(Port("n", 1, "t"), 0)])))
+    assert set(follower.snapshot.records) == {"ports/n/1"}
+    assert not follower.snapshot.invalid
+
+
+def test_values_that_are_not_ours_are_named_and_all_else_goes_on(store: Store, etcd: EtcdServer, root: str) -> None:
+    good = codec.encode(Leader("a")).decode()
+    with structlog.testing.capture_logs() as logs:
+        etcd.put(f"{root}ports/n/1", "s3cret \x1b[31m")
+        follower = store.follow([""], nothing)
+        until(listed(follower))
+        assert set(follower.snapshot.invalid) == {"ports/n/1"}
+        etcd.put(f"{root}ports/n/1", "s3cret again")
+        etcd.put(f"{root}leader", good)
+        etcd.put(f"{root}nodes/x\ny", good)
+        etcd.put(f"{root}whatever/" + "k" * 1000, good)
+        until(at(follower, store.commit([Put(Port("n", 2, "t"), 0)])))
+        snapshot = follower.snapshot
+        assert {k for k in snapshot.records if k != "ports/n/2"} == {"leader"}
+        assert snapshot == store.load([""])
+        assert set(snapshot.invalid) == {"ports/n/1", "nodes/x\ny", "whatever/" + "k" * 1000}
+        assert all(len(reason) < 210 and reason.isprintable() for reason in snapshot.invalid.values())
+        etcd.put(f"{root}ports/n/1", codec.encode(Port("n", 1, "t")).decode())
+        etcd.delete(f"{root}whatever/" + "k" * 1000)
+        until(lambda: follower.snapshot.get("ports/n/1", Port))
+        until(lambda: set(follower.snapshot.invalid) == {"nodes/x\ny"})
+        # A good record that turns bad is unknown and not what it was.
+        etcd.put(f"{root}leader", "{}")
+        until(lambda: "leader" in follower.snapshot.invalid)
+        assert "leader" not in follower.snapshot.records
+        follower.stop()
+    named = [entry["key"] for entry in logs if entry["event"].startswith("left out") and entry["key"] == "ports/n/1"]
+    # By the follower when it listed, and by the one load; not again for the same reason.
+    assert named == ["ports/n/1", "ports/n/1"]
+    assert "s3cret" not in repr(logs)
+
+
+def test_a_key_that_is_no_text(store: Store, etcd: EtcdServer, root: str) -> None:
+    etcd.put_bytes(root.encode() + b"nodes/\xff", b"x")
+    follower = store.follow(["nodes/"], nothing)
+    until(listed(follower))
+    assert list(follower.snapshot.invalid) == [r"b'nodes/\xff'"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
+def test_the_callback_cannot_end_the_thread(store: Store, error: type[BaseException]) -> None:
+    def fail() -> None:
+        raise error
+
+    with structlog.testing.capture_logs() as logs:
+        follower = store.follow(["leader"], fail)
+        until(listed(follower))
+        for n in range(3):
+            until(at(follower, store.commit([Put(Leader(str(n)), None)])))
+            assert follower.snapshot.get("leader", Leader) == Leader(str(n))
+        follower.stop()
+    assert "what was to be told of a change failed" in [entry["event"] for entry in logs]
+
+
+def test_stop_from_the_callback(store: Store) -> None:
+    done = threading.Event()
+    ready = threading.Event()
+
+    def stop() -> None:
+        ready.wait()
+        follower.stop()
+        done.set()
+
+    follower = store.follow(["leader"], stop)
+    ready.set()
+    assert done.wait(5)
+    until(lambda: not follower.snapshot.complete)
+    follower.stop()
+
+
+def test_stopped_means_incomplete_but_readable(store: Store) -> None:
+    store.commit([Put(Leader("a"), 0)])
+    follower = store.follow(["leader"], nothing)
+    until(listed(follower))
+    follower.stop()
+    store.commit([Put(Leader("b"), None)])
+    assert not follower.snapshot.complete
+    assert follower.snapshot.get("leader", Leader) == Leader("a")
+
+
+def test_leased_keys_go_with_their_lease(store: Store) -> None:
+    follower = store.follow(["ports/"], nothing)
+    lease = store.grant(1)
+    until(at(follower, store.commit([Put(Port("n", 1, "t"), 0, lease=lease)])))
+    assert follower.snapshot.records
+    until(lambda: not follower.snapshot.records)
+    assert follower.snapshot.complete
+
+
+def test_a_burst_is_followed_to_its_end(store: Store) -> None:
+    follower = store.follow(["ports/"], nothing)
+    until(listed(follower))
+    revision = None
+    for base in range(0, 5120, 128):
+        ops: list[Op] = [Put(Port("n", base + n, "t"), 0) for n in range(128)]
+        revision = store.commit(ops)
+    until(at(follower, revision))
+    assert len(follower.snapshot.records) == 5120
+    assert follower.snapshot == store.load(["ports/"])
