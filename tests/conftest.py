@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.lab.fixtures"]
+
 _ran: Counter[str] = Counter()
 _skipped: Counter[str] = Counter()
 

@@ -1,0 +1,44 @@
+"""The lab as fixtures for every suite: three nodes and Linkwire on them, once, down at the end.
+
+LINKWIRE_LAB_KEEP=1 leaves it up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import Lab
+from tests.lab.deployment import Deployment, deployed
+
+REST_S = 15
+"""Seconds for which the lab's freed addresses rest: short, so that a test can see the end of it."""
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    one = Lab(nodes=3, say=print)
+    try:
+        one.up()
+        yield one
+    finally:
+        if os.environ.get("LINKWIRE_LAB_KEEP") != "1":
+            one.down()
+
+
+@pytest.fixture(scope="session")
+def deployment(lab: Lab) -> Deployment:
+    """Linkwire on the lab's own etcd, which can be killed at will."""
+    return deployed(lab, {"LINKWIRE_ADDRESS_REST": str(REST_S)}, own_etcd=False)
+
+
+@pytest.fixture
+def stacks(deployment: Deployment) -> Iterator[Deployment]:
+    """The deployment, with every stack but Linkwire's own removed afterwards."""
+    yield deployment
+    listed = deployment.lab.manager.docker("stack", "ls", "--format", "{{.Name}}").stdout.split()
+    for stack in listed:
+        if stack != "linkwire":
+            deployment.remove(stack)
