@@ -13,7 +13,8 @@ import structlog
 
 from controller.election import Election
 from controller.observed import Swarm
-from controller.plan import Allocate, Change, Plan, Release, Step, allocation, plan, release
+from controller.plan import plan
+from controller.steps import Allocate, Change, Plan, Release, Step, allocation, release
 from controller.watch import SwarmWatch
 from mesh.errors import LinkwireError, Retryable
 from mesh.keys import PrivateKey

@@ -6,101 +6,24 @@ The safety rules, which hold after every prefix of a plan, whichever transaction
 - an address is let go only by turning its record into a resting one, in the same transaction as the end of
   what held it: at no revision of the store is it neither held nor resting;
 - nothing is planned from a snapshot that is not complete, and `Swarm` exists only complete;
-- each change names the revision of the record that it replaces: a plan made from an old picture does nothing.
-
-Keypairs and leases come from outside: `Allocate` and `Release` become transactions by `allocation` and `release`.
+- each change names the revision of the record that it replaces: a plan made from an old picture does nothing;
+- a record that cannot be read counts as unknown: it holds what its key names, and nothing is concluded from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
+from controller.steps import Allocate, Change, Plan, Release, Step
 from mesh import keyspace
 from mesh.addresses import pick_address, pick_port
 from mesh.errors import Terminal
-from mesh.keys import PrivateKey, seal
 from mesh.records import Address, Cluster, Endpoint, Node, Port, SealedKey, Service, TaskReport
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.wgtypes import IPAddress, UdpEndpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A transaction that needs nothing from outside."""
-
-    ops: tuple[Op, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Allocate:
-    """Give a task its place: it needs a new keypair.
-
-    `endpoint` has everything but the keypair; `revision` and `key_revision` are 0 for a new one.
-    """
-
-    task: SwarmTask
-    node: Node
-    address: IPv4Address
-    underlay: UdpEndpoint
-    epoch: int
-    revision: int
-    key_revision: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """End what held addresses: it needs a lease that is as long as an address rests."""
-
-    deletes: tuple[Delete, ...]
-    addresses: tuple[tuple[IPv4Address, int], ...]
-    """Each with the revision of its record."""
-    reason: str
-
-
-Step = Change | Allocate | Release
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do, in order; and what stands in the way, in words."""
-
-    steps: tuple[Step, ...]
-    problems: tuple[str, ...]
-
-
-def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
-    """The transaction of an Allocate: all of it or nothing."""
-    task, node = step.task, step.node
-    endpoint = Endpoint(
-        service=task.service,
-        task=task.id,
-        slot=task.slot,
-        node=task.node,
-        address=step.address,
-        public_key=private_key.public,
-        epoch=step.epoch,
-        underlay=step.underlay,
-        ready=False,
-    )
-    sealed = SealedKey(task.id, task.node, step.epoch, node.sealing_key, seal(private_key, node.sealing_key))
-    ops: tuple[Op, ...] = (Put(endpoint, step.revision), Put(sealed, step.key_revision))
-    if step.revision == 0:
-        ops += (
-            Put(Address(step.address, f"task/{task.id}"), 0),
-            Put(Port(task.node, step.underlay.port, task.id), 0),
-        )
-    return ops
-
-
-def release(step: Release, lease: int) -> tuple[Op, ...]:
-    """The transaction of a Release: what held the addresses ends, and they rest until the lease does."""
-    rests = tuple(Put(Address(address, None), revision, lease) for address, revision in step.addresses)
-    return (*step.deletes, *rests)
 
 
 def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network) -> Plan:
@@ -130,15 +53,18 @@ class _Planner:
         self.services = {record.id: record for record in stored.all(Service)}
         self.endpoints = {record.task: record for record in stored.all(Endpoint)}
         self.nodes = {record.id: record for record in stored.all(Node)}
-        self.reports = {record.task: record for record in stored.all(TaskReport)}
         self.taken = {record.address for record in stored.all(Address)}
+        self.taken.update(endpoint.address for endpoint in self.endpoints.values())
+        self.taken.update(service.vip for service in self.services.values())
         self.ports: dict[str, set[int]] = {}
-        for port in stored.all(Port):
-            self.ports.setdefault(port.node, set()).add(port.port)
-        for report in self.reports.values():
+        held = [(port.node, port.port) for port in stored.all(Port)]
+        held += [(endpoint.node, endpoint.underlay.port) for endpoint in self.endpoints.values()]
+        for node, number in held:
+            self.ports.setdefault(node, set()).add(number)
+        for report in stored.all(TaskReport):
             if report.port_taken is not None:
                 self.ports.setdefault(report.node, set()).add(report.port_taken)
-        for key in stored.invalid:  # an unreadable record still holds its address and port
+        for key in sorted(stored.invalid):  # an unreadable record still holds its address and port
             self._hold_unreadable(key)
         self.live = {task.id: task for task in swarm.tasks.values() if swarm.live(task)}
         self.wired = self._wired()
@@ -157,37 +83,40 @@ class _Planner:
 
     def steps(self) -> Iterator[Step]:
         """Every change, in the order in which it is safe and quick."""
+        if keyspace.CLUSTER in self.stored.invalid:
+            return  # which subnet is not known
         if self.cluster is None:
             record = Cluster(self.swarm.cluster, self.subnet)
             yield Change((Put(record, 0),), f"take the store into use with subnet {self.subnet}")
         yield from self._service_steps()
         yield from self._endpoint_steps()
         yield from self._release_steps()
-        yield from self._report_steps()
+        yield from self._orphan_steps()
 
     # --- services
 
     def _wired(self) -> frozenset[str]:
         """Ids of the services that link or are linked to, among those that exist or still have live tasks."""
-        by_name = {record.name: record.id for record in self.services.values()}
-        by_name.update((service.name, service.id) for service in self.swarm.services.values())
-        draining = {task.service for task in self.live.values()} - self.swarm.services.keys()
-        found: set[str] = set()
+        ending = {task.service for task in self.live.values()} - self.swarm.services.keys()
+        links = {service.id: service.labels.links for service in self.swarm.services.values()}
+        links |= {found: self.services[found].links for found in ending & self.services.keys()}
+        by_name: dict[str, set[str]] = {}  # two of a name while one ends and is made again
+        for found in links:
+            name = self.swarm.services[found].name if found in self.swarm.services else self.services[found].name
+            by_name.setdefault(name, set()).add(found)
+        wired = {found for found in ending if found in links or keyspace.service(found) in self.stored.invalid}
         for service in sorted(self.swarm.services.values(), key=lambda s: s.name):
             self.problems.extend(f"service {service.name}: {error}" for error in service.label_errors)
-            for link in service.labels.links:
-                found.add(service.id)
-                if link.provider in by_name:
-                    found.add(by_name[link.provider])
-                else:
-                    self.problems.append(
-                        f"service {service.name}: links to {link.provider}, which does not exist (yet)"
-                    )
-        for service_id in draining & self.services.keys():
-            record = self.services[service_id]
-            found.add(service_id)
-            found.update(by_name[link.provider] for link in record.links if link.provider in by_name)
-        return frozenset(found)
+            self.problems.extend(
+                f"service {service.name}: links to {link.provider}, which does not exist (yet)"
+                for link in service.labels.links
+                if link.provider not in by_name
+            )
+        for found, its in links.items():
+            if its:
+                wired.add(found)
+            wired.update(*(by_name.get(link.provider, ()) for link in its))
+        return frozenset(wired)
 
     def _service_steps(self) -> Iterator[Step]:
         for service in sorted(self.swarm.services.values(), key=lambda s: s.id):
@@ -229,8 +158,8 @@ class _Planner:
             yield from self._changed_endpoint(task, node, endpoint, panicking)
 
     def _new_endpoint(self, task: SwarmTask, node: Node | None) -> Iterator[Step]:
-        key = keyspace.endpoint(task.service, task.id)
-        if not task.wanted or key in self.stored.invalid:
+        keys = (keyspace.endpoint(task.service, task.id), keyspace.sealed_key(task.node, task.id))
+        if not task.wanted or any(key in self.stored.invalid for key in keys):
             return
         if task.service not in self.swarm.services and task.service not in self.services:
             return
@@ -246,7 +175,7 @@ class _Planner:
             return
         self.taken.add(address)
         underlay = UdpEndpoint(self._node_address(node), port)
-        key_revision = self.stored.revision_of(keyspace.sealed_key(task.node, task.id))
+        key_revision = self.stored.revision_of(keys[1])
         reason = f"task {task.id}: placed on {node.hostname}, address {address}, UDP {underlay}"
         yield Allocate(task, node, address, underlay, 0, 0, key_revision, reason)
 
@@ -271,8 +200,8 @@ class _Planner:
     def _changed_endpoint(
         self, task: SwarmTask, node: Node | None, endpoint: Endpoint, panicking: frozenset[str]
     ) -> Iterator[Step]:
-        report = self.reports.get(task.id)
-        ready = self._ready(task, ignore_lease=task.service in panicking)
+        report = self._report(task)
+        ready = self._ready(task, endpoint, ignore_lease=task.service in panicking)
         host = self._node_address(node) if node else endpoint.underlay.host
         number = endpoint.underlay.port
         ports: tuple[Op, ...] = ()
@@ -302,12 +231,21 @@ class _Planner:
         observed: SwarmNode | None = self.swarm.nodes.get(node.id)
         return observed.address if observed and observed.address else node.address
 
-    def _ready(self, task: SwarmTask, *, ignore_lease: bool) -> bool:
+    def _report(self, task: SwarmTask) -> TaskReport | None:
+        """What the task's own node says of it; the word of another node counts for nothing."""
+        return self.stored.get(keyspace.report(task.node, task.id), TaskReport)
+
+    def _ready(self, task: SwarmTask, endpoint: Endpoint, *, ignore_lease: bool) -> bool:
         """Swarm's word, hastened by the node's: up when either says so, down when either says so."""
-        report = self.reports.get(task.id)
-        if not task.wanted or report is None or not report.wired or report.state == "gone":
+        if not task.wanted:
             return False
-        if task.node not in self.nodes and not ignore_lease:
+        silent = task.node not in self.nodes and keyspace.node(task.node) not in self.stored.invalid
+        if silent and (not ignore_lease or self.swarm.nodes[task.node].down):
+            return False
+        if keyspace.report(task.node, task.id) in self.stored.invalid:
+            return endpoint.ready
+        report = self._report(task)
+        if report is None or not report.wired or report.state == "gone":
             return False
         return task.running or report.state == "running"
 
@@ -320,21 +258,20 @@ class _Planner:
         with_lease: set[str] = set()
         without: set[str] = set()
         for task in self.live.values():
-            if self._ready(task, ignore_lease=False):
+            endpoint = self.endpoints.get(task.id)
+            if endpoint is None:
+                continue
+            if self._ready(task, endpoint, ignore_lease=False):
                 with_lease.add(task.service)
-            elif self._ready(task, ignore_lease=True):
-                node = self.swarm.nodes.get(task.node)
-                if node is not None and not node.down:
-                    without.add(task.service)
+            elif self._ready(task, endpoint, ignore_lease=True):
+                without.add(task.service)
         return frozenset(without - with_lease)
 
     # --- ends
 
     def _release_steps(self) -> Iterator[Step]:
-        left: set[str] = set()
         for endpoint in sorted(self.endpoints.values(), key=lambda e: e.task):
             if endpoint.task in self.live and endpoint.service in self.wired:
-                left.add(endpoint.service)
                 continue
             deletes = (
                 Delete(
@@ -349,23 +286,49 @@ class _Planner:
                 deletes, self._rest(endpoint.address, f"task/{endpoint.task}"), f"task {endpoint.task}: {why}"
             )
         for service in sorted(self.services.values(), key=lambda s: s.id):
-            if service.id not in self.wired and service.id not in left:
+            if service.id not in self.wired:
                 key = keyspace.service(service.id)
                 rest = self._rest(service.vip, f"service/{service.id}")
                 end = (Delete(key, self.stored.revision_of(key)),)
                 yield Release(end, rest, f"service {service.name}: no longer linked")
 
     def _rest(self, address: IPv4Address, holder: str) -> tuple[tuple[IPv4Address, int], ...]:
+        """The address, if it is its holder's to let go; also one that lost its record."""
         key = keyspace.address(address)
         held = self.stored.get(key, Address)
-        return ((address, self.stored.revision_of(key)),) if held and held.holder == holder else ()
+        if key in self.stored.invalid or (held is not None and held.holder != holder):
+            return ()
+        return ((address, self.stored.revision_of(key)),)
 
-    def _report_steps(self) -> Iterator[Step]:
-        """Reports that no agent will ever take back: of tasks that are over, on nodes without an agent."""
-        for report in self.reports.values():
-            if report.node not in self.nodes and report.task not in self.live:
-                key = keyspace.report(report.node, report.task)
-                yield Change((Delete(key, self.stored.revision_of(key)),), f"task {report.task}: over, its agent too")
+    def _orphan_steps(self) -> Iterator[Step]:
+        """What nobody else will take back: left when a task or service ended whose record could not be read then.
+
+        And reports of tasks that are over, on nodes without an agent.
+        """
+        unreadable = {key.rpartition("/")[2] for key in self.stored.invalid}
+        held: set[tuple[str, object]] = {(e.task, (e.node, e.underlay.port)) for e in self.endpoints.values()}
+        held.update((f"task/{e.task}", e.address) for e in self.endpoints.values())
+        held.update((f"service/{service.id}", service.vip) for service in self.services.values())
+        for record in sorted(self.stored.all(Address), key=lambda a: a.address):
+            holder = record.holder
+            if holder and (holder, record.address) not in held and holder.partition("/")[2] not in unreadable:
+                rest = self._rest(record.address, holder)
+                yield Release((), rest, f"address {record.address}: {holder} holds it no longer")
+        keys = [
+            keyspace.port(port.node, port.port)
+            for port in self.stored.all(Port)
+            if (port.task, (port.node, port.port)) not in held and port.task not in unreadable
+        ]
+        known = unreadable | self.live.keys() | self.endpoints.keys()
+        keys += [keyspace.sealed_key(s.node, s.task) for s in self.stored.all(SealedKey) if s.task not in known]
+        known |= self.nodes.keys()
+        keys += [
+            keyspace.report(report.node, report.task)
+            for report in self.stored.all(TaskReport)
+            if not known & {report.task, report.node}
+        ]
+        for key in sorted(keys):
+            yield Change((Delete(key, self.stored.revision_of(key)),), f"{key}: its task is over")
 
 
 def _service_record(service: SwarmService, vip: IPv4Address) -> Service:
