@@ -1,0 +1,253 @@
+"""Records to bytes and back: every kind comes round, and what is not ours is an InvalidRecord and nothing else."""
+
+import dataclasses
+import json
+import typing
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh import keyspace
+from mesh.codec import MAX_BYTES, decode, encode
+from mesh.errors import InvalidRecord
+from mesh.keys import PublicKey
+from mesh.labels import LinkLabel
+from mesh.ports import PortRange
+from mesh.records import (
+    Address,
+    Cluster,
+    DeviceStatus,
+    Endpoint,
+    Leader,
+    Node,
+    PeerStatus,
+    Port,
+    Record,
+    SealedKey,
+    Service,
+    Status,
+    TaskReport,
+)
+from mesh.wgtypes import UdpEndpoint
+
+KEY = PublicKey(bytes(range(32)))
+KEY_TEXT = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+ONE_OF_EACH: list[tuple[str, Record]] = [
+    ("cluster", Cluster("c", IPv4Network("10.80.0.0/16"))),
+    ("leader", Leader("me")),
+    (
+        "services/s",
+        Service(
+            "s",
+            "shop_web",
+            IPv4Address("10.80.0.2"),
+            links=(
+                LinkLabel("shop_db", ("db", "database"), (PortRange("tcp", 5432, 5433),), "shop_shop", 86400),
+                LinkLabel("shop_cache", ("cache",)),
+            ),
+            expose=(PortRange("udp", 53, 53),),
+            strict=True,
+            dnsrr=False,
+        ),
+    ),
+    (
+        "endpoints/s/t",
+        Endpoint(
+            "s", "t", 1, "n", IPv4Address("10.80.0.3"), KEY, 0, UdpEndpoint(IPv6Address("fd00::1"), 51820), ready=True
+        ),
+    ),
+    ("keys/n/t", SealedKey("t", "n", 0, KEY, b"\x00\xffsealed")),
+    ("addresses/10.80.0.3", Address(IPv4Address("10.80.0.3"), "task/t")),
+    ("ports/n/51820", Port("n", 51820, "t")),
+    ("nodes/n", Node("n", "host-1", KEY, IPv4Address("10.0.0.1"), 51820, 52819, "kernel", "0.1.0")),
+    ("tasks/n/t", TaskReport("t", "s", "n", "running", wired=True, error=None, port_taken=None)),
+    (
+        "status/n",
+        Status(
+            "n",
+            1234.5,
+            (DeviceStatus("t", KEY, (PeerStatus(KEY, 1.5, 10, 20, "10.0.0.1:51820"),)), DeviceStatus("u", None, ())),
+        ),
+    ),
+]
+
+
+def records() -> st.SearchStrategy[Record]:
+    """Any record of any kind, with any text, number and address that its fields allow."""
+    st.register_type_strategy(PublicKey, st.builds(PublicKey, st.binary(min_size=32, max_size=32)))
+    st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
+    spans = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(sorted)
+    st.register_type_strategy(
+        PortRange, st.builds(lambda p, span: PortRange(p, *span), st.sampled_from(["tcp", "udp"]), spans)
+    )
+    kinds: tuple[type[Record], ...] = typing.get_args(Record)
+    return st.one_of([st.from_type(kind) for kind in kinds])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def changed(record: Record, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON
+    """Write a record with some of its top fields replaced, or removed where the value is `...`."""
+    plain = json.loads(encode(record)) | fields
+    return json.dumps({name: value for name, value in plain.items() if value is not ...}).encode()
+
+
+def test_there_is_one_of_each() -> None:
+    assert {type(record) for _, record in ONE_OF_EACH} == set(typing.get_args(Record)) == set(keyspace.KINDS.values())
+
+
+@pytest.mark.parametrize(("key", "record"), ONE_OF_EACH)
+def test_each_kind_comes_round_under_its_key(key: str, record: Record) -> None:
+    assert keyspace.key_of(record) == key
+    assert decode(key, encode(record)) == record
+
+
+@given(record=records())
+def test_any_record_comes_round(record: Record) -> None:
+    read = decode(keyspace.key_of(record), encode(record))
+    assert read == record
+    assert type(read) is type(record)
+    assert hash(read) == hash(record)
+
+
+@given(one=records(), other=records())
+def test_equal_bytes_under_one_key_are_equal_records(one: Record, other: Record) -> None:
+    same = keyspace.key_of(one) == keyspace.key_of(other) and encode(one) == encode(other)
+    assert same == (one == other)
+
+
+def test_the_form_on_disk() -> None:
+    assert encode(Address(IPv4Address("10.80.0.3"), None)) == b'{"address":"10.80.0.3","holder":null,"v":1}'
+    assert encode(SealedKey("t", "n", 2, KEY, b"box")) == (
+        b'{"epoch":2,"node":"n","sealed":"Ym94","sealed_to":"' + KEY_TEXT.encode() + b'","task":"t","v":1}'
+    )
+
+
+def of(key: str) -> Record:
+    return dict(ONE_OF_EACH)[key]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("", b"{}", ": no record of ours lies under this key"),
+        ("leaders", b"{}", "leaders: no record of ours lies under this key"),
+        ("unknown/x", b"{}", "unknown/x: no record of ours lies under this key"),
+        ("leader", b"", "leader: not JSON"),
+        ("leader", b"\xff\xfe", "leader: not JSON"),
+        ("leader", b"{", "leader: not JSON"),
+        ("leader", b"[" * 100_000, "leader: not JSON"),
+        ("leader", b"1" * 5000, "leader: not JSON"),
+        ("leader", b"[]", "leader: not a record of format 1"),
+        ("leader", b"null", "leader: not a record of format 1"),
+        ("leader", b'{"holder":"me"}', "leader: not a record of format 1"),
+        ("leader", changed(of("leader"), v=2), "leader: not a record of format 1"),
+        ("leader", changed(of("leader"), v="1"), "leader: not a record of format 1"),
+        ("leader", changed(of("leader"), holder=...), "leader: record: missing or unknown: holder"),
+        ("leader", changed(of("leader"), term=3), "leader: record: missing or unknown: term"),
+        ("leader", changed(of("leader"), holder=None), "leader: holder: str was expected"),
+        ("leader", changed(of("leader"), holder=1), "leader: holder: str was expected"),
+        ("ports/n/51820", changed(of("ports/n/51820"), port="51820"), "port: int was expected"),
+        ("ports/n/51820", changed(of("ports/n/51820"), port=51820.0), "port: int was expected"),
+        ("ports/n/1", changed(of("ports/n/51820"), port=True), "port: int was expected"),
+        ("endpoints/s/t", changed(of("endpoints/s/t"), ready=1), "ready: bool was expected"),
+        ("endpoints/s/t", changed(of("endpoints/s/t"), address="10.80.0.300"), "address: not a IPv4Address"),
+        ("endpoints/s/t", changed(of("endpoints/s/t"), address="fd00::1"), "address: not a IPv4Address"),
+        ("endpoints/s/t", changed(of("endpoints/s/t"), address=1), "address: text was expected"),
+        ("endpoints/s/t", changed(of("endpoints/s/t"), public_key=KEY_TEXT[:-4]), "public_key: not a PublicKey"),
+        ("endpoints/s/t", changed(of("endpoints/s/t"), underlay="10.0.0.1:1"), "underlay: an object was expected"),
+        ("endpoints/s/t", changed(of("endpoints/s/t"), underlay={"host": "x", "port": 1}), "underlay.host: not a"),
+        ("cluster", changed(of("cluster"), subnet="10.80.0.1/16"), "subnet: not a IPv4Network"),
+        ("keys/n/t", changed(of("keys/n/t"), sealed="!"), "sealed: not a bytes"),
+        ("keys/n/t", changed(of("keys/n/t"), sealed="ä"), "sealed: not a bytes"),
+        ("services/s", changed(of("services/s"), links={}), "links: a list was expected"),
+        ("services/s", changed(of("services/s"), links=[1]), "links[0]: an object was expected"),
+        (
+            "services/s",
+            changed(of("services/s"), expose=[{"protocol": "tcp", "first": 2, "last": 1}]),
+            "the range runs backwards",
+        ),
+        ("services/s", changed(of("services/s"), expose=[{"protocol": "sctp", "first": 1, "last": 2}]), "protocol"),
+        ("tasks/n/t", changed(of("tasks/n/t"), state="asleep"), "state: "),
+        ("tasks/n/t", changed(of("tasks/n/t"), state=["running"]), "state: "),
+        ("tasks/n/t", changed(of("tasks/n/t"), error=3), "error: str was expected"),
+        ("status/n", changed(of("status/n"), written="now"), "written: float was expected"),
+        (
+            "status/n",
+            changed(of("status/n"), devices=[{}]),
+            "devices[0]: missing or unknown: peers, public_key, task",
+        ),
+        ("leader", encode(of("cluster")), "leader: record: missing or unknown"),
+        ("ports/n/1", encode(of("ports/n/51820")), "holds the record that belongs under ports/n/51820"),
+        ("keys/m/t", encode(of("keys/n/t")), "holds the record that belongs under keys/n/t"),
+        ("leader/x", encode(of("leader")), "leader/x: "),
+        ("nodes/n/", encode(of("nodes/n")), "nodes/n/: "),
+        ("leader", encode(of("leader")) + b" " * MAX_BYTES, "bytes is more than any record of ours"),
+    ],
+)
+def test_what_is_not_ours_is_named(key: str, value: bytes, reason: str) -> None:
+    with pytest.raises(InvalidRecord) as caught:
+        decode(key, value)
+    assert reason in str(caught.value)
+    assert str(caught.value).startswith(f"{key}: ")
+
+
+def test_whole_numbers_are_good_where_a_fraction_may_be() -> None:
+    status = decode("status/n", changed(of("status/n"), written=7))
+    assert isinstance(status, Status)
+    assert repr(status.written) == "7.0"
+
+
+def only_invalid(key: str, value: bytes) -> None:
+    """Fail if decoding raises anything but InvalidRecord, or gives a record that is not the key's."""
+    try:
+        record = decode(key, value)
+    except InvalidRecord:
+        return
+    assert keyspace.key_of(record) == key
+
+
+keys = st.sampled_from([key for key, _ in ONE_OF_EACH]) | st.text()
+
+
+@given(key=keys, value=st.binary())
+def test_any_bytes_are_a_record_or_invalid(key: str, value: bytes) -> None:
+    only_invalid(key, value)
+
+
+@given(key=keys, value=json_values)
+def test_any_json_is_a_record_or_invalid(key: str, value: object) -> None:
+    only_invalid(key, json.dumps(value).encode())
+    if isinstance(value, dict):
+        only_invalid(key, json.dumps(value | {"v": 1}).encode())
+
+
+@given(data=st.data())
+def test_a_record_with_any_one_field_replaced_is_a_record_or_invalid(data: st.DataObject) -> None:
+    key, record = data.draw(st.sampled_from(ONE_OF_EACH))
+    name = data.draw(st.sampled_from([field.name for field in dataclasses.fields(record)]))
+    only_invalid(key, changed(record, **{name: data.draw(json_values)}))
+
+
+@given(data=st.data())
+def test_a_record_with_a_byte_changed_is_a_record_or_invalid(data: st.DataObject) -> None:
+    key, record = data.draw(st.sampled_from(ONE_OF_EACH))
+    value = bytearray(encode(record))
+    value[data.draw(st.integers(0, len(value) - 1))] = data.draw(st.integers(0, 255))
+    only_invalid(key, bytes(value))
+
+
+@pytest.mark.parametrize("sealed", [1, None, ["c2VjcmV0"], "c2VjcmV0!", {"c2VjcmV0": "c2VjcmV0"}])
+def test_a_sealed_key_that_is_not_valid_is_not_quoted(sealed: object) -> None:
+    with pytest.raises(InvalidRecord) as caught:
+        decode("keys/n/t", changed(of("keys/n/t"), sealed=sealed))
+    assert "c2VjcmV0" not in str(caught.value)
