@@ -97,8 +97,8 @@ class Picture:
             try:
                 self._records[key] = Versioned(codec.decode(key, change.value), change.revision)
                 self._invalid.pop(key, None)
-            except InvalidRecord as error:
-                reason = _one_line(str(error))
+            except Exception as error:  # noqa: BLE001 - one value must never keep us from all others
+                reason = _one_line(str(error) if isinstance(error, InvalidRecord) else type(error).__name__)
                 if known_invalid.get(key) != reason:
                     log.warning("left out a value that is not a record of ours", key=key, reason=reason)
                 self._records.pop(key, None)

@@ -10,7 +10,7 @@ import structlog
 from mesh import codec
 from mesh.etcd import EtcdFeed, Ranges
 from mesh.follow import Change
-from mesh.records import Leader, Port
+from mesh.records import Leader, Port, Record
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Follower, Store
 from tests.store.etcd_server import EtcdServer
@@ -155,6 +155,21 @@ def test_values_that_are_not_ours_are_named_and_all_else_goes_on(store: Store, e
     # By the follower when it listed, and by the one load; not again for the same reason.
     assert named == ["ports/n/1", "ports/n/1"]
     assert "s3cret" not in repr(logs)
+
+
+def test_a_value_that_breaks_the_codec_is_one_value(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(key: str, value: bytes) -> Record:
+        if key == "ports/n/1":
+            raise OverflowError("s3cret")
+        return original(key, value)
+
+    original = codec.decode
+    monkeypatch.setattr(codec, "decode", decode)
+    follower = store.follow(["ports/"], nothing)
+    until(at(follower, store.commit([Put(Port("n", 1, "t"), 0), Put(Port("n", 2, "t"), 0)])))
+    assert follower.snapshot.complete
+    assert follower.snapshot.invalid == {"ports/n/1": "OverflowError"}
+    assert set(follower.snapshot.records) == {"ports/n/2"}
 
 
 def test_a_key_that_is_no_text(store: Store, etcd: EtcdServer, root: str) -> None:
