@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.errors import PortTaken
-from mesh.errors import DeviceNotFound, Retryable, Terminal
+from mesh.errors import DeviceNotFound, NetnsGone, Retryable, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +100,7 @@ class NetlinkSocket:
 
         Raises:
             OSError: the kernel said no; the text is the kernel's own where it gives one.
+            NetnsGone: the socket was closed.
             Retryable: no answer came.
         """
         with self._lock:
@@ -110,6 +111,7 @@ class NetlinkSocket:
 
         Raises:
             OSError: the kernel said no.
+            NetnsGone: the socket was closed.
             Retryable: no answer came, or the list changed each time while it was read.
         """
         with self._lock:
@@ -125,6 +127,8 @@ class NetlinkSocket:
             self._socket.close()
 
     def _exchange(self, kind: int, payload: bytes, flags: int) -> list[Message]:
+        if self._socket.fileno() < 0:
+            raise NetnsGone("the network namespace was closed while it was worked in")
         sequence = next(self._sequence) & 0xFFFFFFFF
         self._socket.send(_HEADER.pack(_HEADER.size + len(payload), kind, flags, sequence, 0) + payload)
         answer: list[Message] = []

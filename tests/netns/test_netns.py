@@ -101,6 +101,14 @@ def test_a_closed_namespace_is_gone(world: World) -> None:
         netns.socket(NETLINK_ROUTE)
 
 
+def test_a_socket_that_another_thread_closed_meanwhile_is_of_a_namespace_that_is_gone(world: World) -> None:
+    netns = world.netns()
+    kept = netns.socket(NETLINK_ROUTE)
+    netns.close()
+    with pytest.raises(NetnsGone):
+        kept.dump(18, bytes(16))
+
+
 def test_the_own_namespace_is_one_like_any_other() -> None:
     with TaskNetns(OWN_NETNS) as netns:
         assert netns.inode == own_inode()
