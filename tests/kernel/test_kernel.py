@@ -1,0 +1,186 @@
+"""Our tests on a real Debian kernel with WireGuard, and what the guest does when that kernel fails.
+
+Each boot takes 5 s, so each run has a guest of its own: a panic in one does not take another's results with it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kernel import guest, inner
+from tests.kernel.debian_kernel import REPO
+from tests.kernel.errors import GuestLostError, GuestPanicError, GuestSetupError, GuestTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Announce = Callable[[str, inner.InnerRun], None]
+
+HERE = Path(__file__).parent
+BACKEND_VARIABLE = "LINKWIRE_TEST_BACKEND"  # kernel or userspace; tests/netns reads it
+
+
+def run_inner(announce: Announce, what: str, *, timeout: float, env: dict[str, str] | None = None) -> None:
+    run = inner.run([str(REPO / what), "-q"], timeout=timeout, env=env, stream=sys.stdout)
+    announce(what, run)
+    problem = run.problem()
+    if problem:
+        pytest.fail(f"{what}: {problem}: {run.summary()}", pytrace=False)
+
+
+def test_the_guests_self_test_passes(announce: Announce) -> None:
+    run_inner(announce, "tests/kernel/guest_tests", timeout=300)
+    assert not (HERE / "guest_tests" / "written-in-the-guest").exists(), "the guest wrote on the host's disk"
+
+
+@pytest.mark.timeout(1800)
+def test_the_netns_suite_passes_with_the_kernels_wireguard(announce: Announce) -> None:
+    run_inner(announce, "tests/netns", timeout=1700, env={BACKEND_VARIABLE: "kernel"})
+
+
+def test_exit_code_output_and_exchange_come_back(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    script = f"printf 'a\\n\\0b'; echo ä >&2; pwd; echo \"$GREETING\"; cp /etc/hostname {guest.EXCHANGE}; exit 7"
+    result = guest.run(
+        ["sh", "-c", script], timeout=180, env={"GREETING": "it's me"}, exchange=tmp_path, stream=stream
+    )
+    assert result.returncode == 7
+    assert result.output == f"a\n\0bä\n{REPO}\nit's me\n"
+    assert stream.getvalue() == result.output
+    assert (tmp_path / "hostname").read_bytes() == Path("/etc/hostname").read_bytes()
+    assert 0 < result.boot_seconds < result.seconds
+
+
+class SlowStream(io.StringIO):
+    """A reader that is still busy when the guest has ended."""
+
+    def write(self, text: str) -> int:
+        time.sleep(0.3)
+        return super().write(text)
+
+
+def test_no_output_is_lost_at_the_end() -> None:
+    stream = SlowStream()
+    result = guest.run(["seq", "100000"], timeout=180, stream=stream)
+    assert result.returncode == 0
+    assert result.output == "".join(f"{number}\n" for number in range(1, 100001))
+    assert stream.getvalue() == result.output
+
+
+def test_a_panic_is_reported_with_what_the_console_said() -> None:
+    script = "echo before the panic; sleep 1; echo c > /proc/sysrq-trigger; sleep 60"
+    with pytest.raises(GuestPanicError) as caught:
+        guest.run(["sh", "-c", script], timeout=180)
+    assert "sysrq triggered crash" in str(caught.value)
+    assert "before the panic" in str(caught.value)
+
+
+def test_a_guest_that_ends_without_a_code_is_reported() -> None:
+    with pytest.raises(GuestLostError, match="without an exit code"):
+        guest.run(["sh", "-c", "echo o > /proc/sysrq-trigger; sleep 60"], timeout=180)
+
+
+def test_a_hang_is_reported_and_stopped() -> None:
+    # The only processor spins at the highest real-time priority, with its time limit lifted: nothing else ever runs.
+    script = """
+    echo then it hangs; sleep 1
+    echo -1 > /proc/sys/kernel/sched_rt_runtime_us
+    exec chrt --fifo 99 sh -c 'while :; do :; done'
+    """
+    before = guest_processes()
+    with pytest.raises(GuestTimeoutError, match="did not end in 40 s") as caught:
+        guest.run(["sh", "-c", script], timeout=40, cpus=1)
+    assert "then it hangs" in str(caught.value)
+    assert guest_processes() <= before
+
+
+def test_a_guest_that_does_not_boot_in_time_is_reported() -> None:
+    with pytest.raises(GuestTimeoutError, match="did not boot"):
+        guest.run(["true"], timeout=1)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_stopping_the_runner_leaves_nothing_behind(number: signal.Signals, code: int) -> None:
+    before = guest_processes()
+    with tempfile.TemporaryDirectory() as folder:
+        runner = subprocess.Popen(
+            [sys.executable, "-m", "tests.kernel", "--", "sh", "-c", "echo running; sleep 600"],
+            cwd=REPO,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": folder},
+        )
+        try:
+            assert runner.stdout is not None
+            assert runner.stdout.readline() == b"running\n"
+            assert len(guest_processes() - before) >= 3  # others may run guests of their own
+            runner.send_signal(number)
+            assert runner.wait(timeout=20) == code
+            wait_until(lambda: guest_processes() <= before, seconds=10)
+            # Nobody can clean up after SIGKILL: that one leaves its files.
+            assert number == signal.SIGKILL or not list(Path(folder).iterdir())
+        finally:
+            runner.kill()
+            runner.communicate()
+
+
+def test_the_guests_own_tests_refuse_the_host() -> None:
+    command = inner.pytest_command([str(HERE / "guest_tests")])
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "python -m tests.kernel pytest tests/kernel/guest_tests" in done.stderr
+
+
+def test_missing_commands_say_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest, "COMMANDS", (*guest.COMMANDS, "no-such-emulator"))
+    with pytest.raises(GuestSetupError, match=r"missing no-such-emulator: run deploy/bootstrap\.sh kernel"):
+        guest.run(["true"], timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("body", "problem", "shown"),
+    [
+        ("def test_a(): assert 1 == 2, 'sum'", "tests failed in the guest", "FAILED"),
+        ("import pytest\ndef test_a(): pytest.skip('no luck')", "no test passed in the guest", "no luck"),
+        ("", "no test passed in the guest", "0 passed"),
+        ("import no_such_module", "tests failed in the guest", "no_such_module"),
+    ],
+)
+def test_an_inner_run_that_proves_nothing_is_a_problem(tmp_path: Path, body: str, problem: str, shown: str) -> None:
+    (tmp_path / "test_inner.py").write_text(body)
+    report = tmp_path / "junit.xml"
+    command = inner.pytest_command(["-c", os.devnull, str(tmp_path), f"--junitxml={report}"])
+    code = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
+    run = inner.InnerRun(inner.read_report(report), guest.Result(code, "", 0, 0))
+    assert problem in str(run.problem())
+    assert shown in run.summary()
+
+
+def guest_processes() -> set[int]:
+    """The pids of every QEMU and virtiofsd on this machine."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                program = (entry / "exe").readlink().name
+            except OSError:  # a kernel thread, or gone
+                continue
+            if program in {"qemu-system-x86_64", "virtiofsd"}:
+                found.add(int(entry.name))
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.1)
