@@ -104,8 +104,8 @@ class World:
     def netns(self) -> TaskNetns:
         name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
         ip("netns", "add", name)
-        ip("-n", name, "link", "set", "lo", "up")
         opened = TaskNetns(str(NETNS_FOLDER / name))
+        links.set_up(opened, "lo")
         self._opened.append(opened)
         return opened
 

@@ -56,6 +56,7 @@ def test_a_name_that_would_break_out_of_its_line_is_refused(name: str) -> None:
         (b"# linkwire begin\n1.2.3.4\tmine\n# linkwire end\n", b"1.2.3.4\tmine\n"),  # somebody's, in our block
         (b"1.2.3.4 # linkwire begin here\n", b"1.2.3.4 # linkwire begin here\n"),
         (b"a\x0bb\x85c\r\n", b"a\x0bb\x85c\r\n"),
+        (b"a\r# linkwire begin\n", b"a\r# linkwire begin\n"),  # one line: only a newline ends one
     ],
 )
 def test_only_our_lines_are_touched(content: bytes, left: bytes) -> None:
