@@ -55,6 +55,7 @@ class TaskState:
     def wire(self, backend: Backend, desired: InterfaceConfig, *, complete: bool) -> None:
         """Make its interface what is meant; never raises, `error` tells."""
         self.tried = desired
+        began = time.monotonic()
         if self.local.netns is None:
             self.error = self.local.problem
             return
@@ -74,7 +75,13 @@ class TaskState:
             self._failed(backend, error)
         else:
             if changes:
-                log.info("wired", task=self.local.task, name=self.local.name, changes="; ".join(changes.reasons))
+                log.info(
+                    "wired",
+                    task=self.local.task,
+                    name=self.local.name,
+                    changes="; ".join(changes.reasons),
+                    seconds=round(time.monotonic() - began, 3),
+                )
             self.applied, self.error, self.port_taken = desired, None, None
             self._done()
 
