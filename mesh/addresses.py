@@ -8,6 +8,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 from mesh.errors import Terminal
 
+MAX_PORT = 65535
+
 
 def _start(hint: str, size: int) -> int:
     """Where to begin looking: spread by the hint, so that what was freed last is not what is given next."""
@@ -25,9 +27,9 @@ def pick_address(subnet: IPv4Network, taken: Container[IPv4Address], hint: str) 
     Raises:
         Terminal: every address is taken.
     """
-    size = subnet.num_addresses - 2
+    size = max(0, subnet.num_addresses - 2)
     first = int(subnet.network_address) + 1
-    start = _start(hint, size)
+    start = _start(hint, size) if size else 0
     for step in range(size):
         address = IPv4Address(first + (start + step) % size)
         if address not in taken:
@@ -39,8 +41,10 @@ def pick_port(first: int, last: int, taken: Container[int], hint: str) -> int:
     """A free UDP port of a node's range, both ends included.
 
     Raises:
-        Terminal: every port of the range is taken.
+        Terminal: every port of the range is taken, or it is no range: a node said so, and any node may say anything.
     """
+    if not 0 < first <= last <= MAX_PORT:
+        raise Terminal(f"{first}-{last} is not a range of UDP ports")
     size = last - first + 1
     start = _start(hint, size)
     for step in range(size):
