@@ -1,0 +1,93 @@
+"""What must hold at every moment of the store, and over every change of it, whatever was planned."""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import IPv4Address
+
+from mesh import keyspace
+from mesh.errors import Terminal
+from mesh.keys import PrivateKey, PublicKey, unseal
+from mesh.records import Address, Endpoint, Port, SealedKey, Service
+from tests.unit.memory_store import Entry, MemoryStore
+from tests.unit.swarm_world import World
+
+
+class Auditor:
+    """Looks at every change of a store; it shares nothing with the planner."""
+
+    def __init__(self) -> None:
+        self.keys_seen: dict[PublicKey, tuple[str, int]] = {}
+
+    def __call__(self, before: dict[str, Entry], store: MemoryStore) -> None:
+        """Check one change."""
+        for key in before.keys() | store.entries.keys():
+            if key.startswith(keyspace.ADDRESSES):
+                old, new = before.get(key), store.entries.get(key)
+                if old != new:
+                    _check_address_change(key, old, new, store)
+        for endpoint in store.all(Endpoint):
+            place = (endpoint.task, endpoint.epoch)
+            assert self.keys_seen.setdefault(endpoint.public_key, place) == place, "no key is ever used twice"
+
+
+def _check_address_change(key: str, old: Entry | None, new: Entry | None, store: MemoryStore) -> None:
+    was, now = (entry.record if entry else None for entry in (old, new))
+    assert was is None or isinstance(was, Address)
+    assert now is None or isinstance(now, Address)
+    if was is not None and was.holder is not None:
+        assert now is not None, f"{key} was held and is free without a rest"
+        assert now.holder in (None, was.holder), f"{key} went from one holder to another"
+    elif was is not None and now is not None:
+        assert now.holder is None, f"{key} was given while it rested"
+    if now is None:
+        assert old is not None
+        assert old.lease not in store.leases, f"{key} did not rest to its end"
+    elif now.holder is None:
+        assert new is not None
+        assert new.lease in store.leases, f"{key} rests for ever"
+    else:
+        assert new is not None
+        assert new.lease is None, f"{key} is held for a while only"
+
+
+def check_moment(store: MemoryStore, world: World) -> None:
+    """What holds at every revision, with unreadable records counted for what they were."""
+    addresses = {record.address: record.holder for record in store.all(Address)}
+    ports = {(record.node, record.port): record.task for record in store.all(Port)}
+    sealed = {record.task: record for record in store.all(SealedKey)}
+    given: list[IPv4Address] = []
+    for endpoint in store.all(Endpoint):
+        given.append(endpoint.address)
+        assert addresses[endpoint.address] == f"task/{endpoint.task}"
+        assert ports[endpoint.node, endpoint.underlay.port] == endpoint.task
+        _check_sealed(sealed[endpoint.task], endpoint, world)
+    for service in store.all(Service):
+        given.append(service.vip)
+        assert addresses[service.vip] == f"service/{service.id}"
+    assert not [address for address, count in Counter(given).items() if count > 1]
+    if not store.ever_damaged:
+        assert {address for address, holder in addresses.items() if holder} == set(given), "an address leaked"
+        assert len(ports) == len(store.all(Endpoint)), "a port leaked"
+        assert len(sealed) == len(store.all(Endpoint)), "a sealed key leaked"
+
+
+def _check_sealed(sealed: SealedKey, endpoint: Endpoint, world: World) -> None:
+    assert (sealed.node, sealed.epoch) == (endpoint.node, endpoint.epoch)
+    assert world.homes[sealed.sealed_to] == endpoint.node, "sealed to another node"
+    assert _opened(sealed, world.sealing_keys[sealed.sealed_to]) == endpoint.public_key
+
+
+_OPENED: dict[tuple[bytes, PublicKey], PublicKey] = {}
+
+
+def _opened(sealed: SealedKey, key: PrivateKey) -> PublicKey | None:
+    """The public key of what a sealed box holds; None where this key does not open it."""
+    known = _OPENED.get((sealed.sealed, key.public))
+    if known is None:
+        try:
+            known = unseal(sealed.sealed, key).public
+        except Terminal:
+            return None
+        _OPENED[sealed.sealed, key.public] = known
+    return known

@@ -1,0 +1,47 @@
+"""The judgements that rest on Swarm's word alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from controller.observed import STATES, SwarmNode, SwarmTask
+from tests.unit.swarm_world import DB
+from tests.unit.transactions import fresh
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("desired", ["ready", "running", "complete", "shutdown", "remove"])
+@pytest.mark.parametrize("node", ["up", "down", "left", ""])
+def test_a_task_is_live_until_its_end_or_its_nodes(state: str, desired: str, node: str) -> None:
+    _, world = fresh()
+    world.nodes = {
+        "up": SwarmNode("up", "up", down=False, address=None),
+        "down": SwarmNode("down", "down", down=True, address=None),
+    }
+    task = SwarmTask("t", "s", 1, node, desired, state)
+    ended = state in ("complete", "shutdown", "failed", "rejected", "remove", "orphaned")
+    wanted = desired in ("ready", "running", "complete")
+    expected = not ended and (node == "up" or (node == "down" and wanted))
+    assert (task.ended, task.wanted) == (ended, wanted)
+    assert world.swarm().live(task) == expected
+
+
+def test_services_are_unsettled_while_their_tasks_move() -> None:
+    _, world = fresh()
+    assert world.swarm().unsettled() == set()
+    (db,) = world.add(DB, "n1")
+    assert world.swarm().unsettled() == set()
+    world.change(db.id, state="starting")
+    assert world.swarm().unsettled() == {DB.id}
+    world.change(db.id, state="failed")
+    assert world.swarm().unsettled() == {DB.id}, "one is missing"
+    world.start(DB.id, "n2")
+    assert world.swarm().unsettled() == set()
+    (extra,) = world.add(DB, "n3")
+    assert world.swarm().unsettled() == {DB.id}, "one too many"
+    world.change(extra.id, desired="shutdown")
+    assert world.swarm().unsettled() == {DB.id}, "it is still shutting down"
+    world.nodes["n3"] = replace(world.nodes["n3"], down=True)
+    assert world.swarm().unsettled() == set(), "a dead node's task tells nothing more"

@@ -1,0 +1,130 @@
+"""Plans made from an old picture, by another planner, or after records were lost: none breaks what is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+
+from controller.plan import plan
+from mesh import keyspace
+from mesh.records import Address, Cluster, Endpoint, Port, Service
+from mesh.snapshot import Delete, Put
+from tests.unit.plan_safety import check_moment
+from tests.unit.swarm_world import DB, SUBNET, WEB, service
+from tests.unit.transactions import carry_out, endpoint_of, fresh, made_of, set_ports, settled
+
+# --- two planners
+
+
+def test_the_last_address_goes_to_one_of_two_tasks_that_two_planners_saw() -> None:
+    store, world = fresh()
+    subnet = IPv4Network("10.1.0.0/30")
+    store.write(Cluster("cluster", subnet))
+    loop = service("shop_web", "shop_web")
+    world.add(loop)
+    settled(store, world, subnet)
+    one, two = world.add(loop, "n1", "n2")
+    both = world.swarm()
+    stored = store.snapshot()
+    for seen in (one, two):
+        carry_out(store, plan(replace(both, tasks={seen.id: seen}), stored, subnet).steps)
+        check_moment(store, world)
+    assert [e.task for e in store.all(Endpoint)] == [one.id]
+
+
+def test_the_last_address_goes_to_one_of_two_services_that_two_planners_saw() -> None:
+    store, world = fresh()
+    subnet = IPv4Network("10.1.0.0/30")
+    store.write(Cluster("cluster", subnet))
+    store.commit([Put(Address(IPv4Address("10.1.0.1"), None), 0, store.grant())])
+    one, two = service("shop_web", "shop_web"), service("shop_db", "shop_db")
+    stored = store.snapshot()
+    for seen in (one, two):
+        carry_out(store, plan(replace(world.swarm(), services={seen.id: seen}), stored, subnet).steps)
+    assert [s.id for s in store.all(Service)] == [one.id]
+    assert [a.holder for a in store.all(Address)] == [None, f"service/{one.id}"]
+
+
+def test_the_last_port_goes_to_one_of_two_tasks_that_two_planners_saw() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    world.add(DB)
+    set_ports(store, "n1", 1000, 1000)
+    settled(store, world)
+    one, two = world.add(DB, "n1", "n1")
+    both = world.swarm()
+    stored = store.snapshot()
+    for seen in (one, two):
+        carry_out(store, plan(replace(both, tasks={seen.id: seen}), stored, SUBNET).steps)
+        check_moment(store, world)
+    assert [e.task for e in store.all(Endpoint)] == [one.id]
+
+
+def test_a_late_release_frees_nothing_of_an_endpoint_that_changed() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    (db,) = world.add(DB, "n2")
+    settled(store, world)
+    late = plan(replace(world.swarm(), tasks={}), store.snapshot(), SUBNET)
+    world.report(db.id, "created", wired=False, port_taken=endpoint_of(store, db).underlay.port)
+    settled(store, world)
+    assert late.steps
+    assert carry_out(store, late.steps) == 0
+    check_moment(store, world)
+    assert endpoint_of(store, db)
+
+
+def test_a_late_release_of_a_service_that_links_again_does_nothing() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    world.add(DB)
+    settled(store, world)
+    late = plan(replace(world.swarm(), services={}), store.snapshot(), SUBNET)
+    world.services[WEB.id] = replace(WEB, dnsrr=True)
+    settled(store, world)
+    assert carry_out(store, late.steps) == 1, "that of the one that did not change"
+    check_moment(store, world)
+    assert {s.name for s in store.all(Service)} == {"shop_web"}
+
+
+# --- records that were lost
+
+
+def test_an_address_or_port_that_lost_its_record_is_given_to_nobody_else() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    (db,) = world.add(DB, "n2")
+    settled(store, world)
+    place = endpoint_of(store, db)
+    store._watch = None  # what follows no planner would do
+    store.commit([Delete(keyspace.address(place.address), None)])
+    store.commit([Delete(keyspace.port("n2", place.underlay.port), None)])
+    new = [world.start(DB.id, "n2") for _ in range(4)]
+    carry_out(store, made_of(store, world).steps)
+    places = [endpoint_of(store, task) for task in new]
+    assert place.address not in {e.address for e in places}
+    assert place.underlay not in {e.underlay for e in places}
+    world.change(db.id, state="failed")
+    carry_out(store, made_of(store, world).steps)
+    rests = store.entries[keyspace.address(place.address)]
+    assert isinstance(rests.record, Address)
+    assert rests.record.holder is None
+    assert rests.lease in store.leases
+
+
+def test_what_an_unreadable_endpoint_held_is_freed_once_it_is_away() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    (db,) = world.add(DB, "n2")
+    settled(store, world)
+    key = keyspace.endpoint(DB.id, db.id)
+    place = endpoint_of(store, db)
+    store.damage(key)
+    del world.tasks[db.id]
+    assert not made_of(store, world).steps
+    store.commit([Delete(key, None)])
+    world_steps = made_of(store, world).steps
+    assert carry_out(store, world_steps) == 3
+    assert not store.all(Port)
+    assert store.entries[keyspace.address(place.address)].record == Address(place.address, None)
+    assert not made_of(store, world).steps

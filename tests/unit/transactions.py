@@ -1,0 +1,65 @@
+"""Carries out plans on a store in memory, one transaction a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import IPv4Network
+
+from controller.observed import SwarmTask
+from controller.plan import plan
+from controller.steps import Allocate, Change, Plan, Release, Step, allocation, release
+from mesh import keyspace
+from mesh.keys import PrivateKey
+from mesh.records import Endpoint, Node
+from mesh.snapshot import Op
+from tests.unit.memory_store import MemoryStore
+from tests.unit.plan_safety import Auditor, check_moment
+from tests.unit.swarm_world import SUBNET, World
+
+
+def transaction(store: MemoryStore, step: Step) -> tuple[Op, ...]:
+    """What a step becomes, with a new keypair or a new lease."""
+    match step:
+        case Change():
+            return step.ops
+        case Allocate():
+            return allocation(step, PrivateKey.generate())
+        case Release():
+            return release(step, store.grant())
+
+
+def carry_out(store: MemoryStore, steps: Iterable[Step]) -> int:
+    """Do what holds; return how many steps did."""
+    return sum(store.commit(transaction(store, step)) is not None for step in steps)
+
+
+def made_of(store: MemoryStore, world: World, subnet: IPv4Network = SUBNET) -> Plan:
+    return plan(world.swarm(), store.snapshot(), subnet)
+
+
+def settled(store: MemoryStore, world: World, subnet: IPv4Network = SUBNET) -> Plan:
+    for _ in range(5):
+        made = made_of(store, world, subnet)
+        if not made.steps:
+            return made
+        assert carry_out(store, made.steps) == len(made.steps)
+        check_moment(store, world)
+    raise AssertionError(made)
+
+
+def fresh() -> tuple[MemoryStore, World]:
+    store = MemoryStore(Auditor())
+    return store, World(lambda options: options[0], store)
+
+
+def endpoint_of(store: MemoryStore, task: SwarmTask) -> Endpoint:
+    record = store.entries[keyspace.endpoint(task.service, task.id)].record
+    assert isinstance(record, Endpoint)
+    return record
+
+
+def set_ports(store: MemoryStore, node: str, first: int, last: int) -> None:
+    record = store.entries[keyspace.node(node)].record
+    assert isinstance(record, Node)
+    store.write(replace(record, first_port=first, last_port=last))
