@@ -229,7 +229,8 @@ def _wg(pid: int) -> dict[str, dict[str, dict[str, str]]]:
     """Device -> {what -> {key or "": value}}, from the agent's mount namespace. Private keys are never asked for."""
     wg: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for what in ("public-key", "listen-port", "allowed-ips", "endpoints"):
-        shown = process.answer(["nsenter", f"--target={pid}", "--mount", "--net", "--", "wg", "show", "all", what])
+        argv = ["nsenter", f"--target={pid}", "--mount", "--net", "--", "wg", "show", "all", what]
+        shown = process.answer(argv, check=False)  # fails when the agent ends just now: its devices are then missing
         device = ""
         for line in shown.stdout.splitlines():
             name, *rest = line.split("\t")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.lab import images, process
+from tests.lab import checker, images, process
 from tests.lab.images import PROJECT, Images
 from tests.lab.lab import Lab
 from tests.lab.layout import LabError
@@ -57,12 +57,18 @@ class Deployment:
         manager.docker(
             "stack", "deploy", "-c", str(PROJECT / "deploy/stack.yml"), STACK, env={**os.environ, **environment}
         )
+        process.wait_for("the services to be updated", self._updated, seconds=WAIT_S, every=0.2)
         process.wait_for("an agent on every node", self.agents_ready, seconds=WAIT_S, every=0.2)
 
     def uninstall(self) -> None:
         """Remove the stack and wait for its containers to end."""
         self.lab.manager.docker("stack", "rm", STACK)
         process.wait_for("linkwire's containers to end", lambda: not self._containers(STACK), seconds=WAIT_S)
+
+    def _updated(self) -> bool:
+        """Whether Swarm has replaced every task that an update of the stack replaces."""
+        states = [(service.get("UpdateStatus") or {}).get("State") for service in self.lab.manager.get("/services")]
+        return all(state in (None, "completed") for state in states) and checker.swarm_settled(self.lab)
 
     def agents_ready(self) -> bool:
         """Whether an agent of every running node has said so in the store, and a controller leads."""
