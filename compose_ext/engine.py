@@ -1,6 +1,7 @@
 """Runs the `docker` program with the user's own flags: contexts, ssh and TLS come with it for nothing."""
 
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -90,17 +91,43 @@ def printable(text: str) -> str:
 @contextmanager
 def _started(command: Sequence[str], **streams: int | None) -> Iterator["subprocess.Popen[bytes]"]:
     environment = {name: value for name, value in os.environ.items() if name not in _PLUGIN_ONLY}
+    process = None
     try:
-        process = subprocess.Popen(command, env=environment, **streams)  # type: ignore[call-overload]
+        with _signals_held():
+            process = _spawn(command, environment, streams)
+        yield process
+    except BaseException:
+        # Ctrl-C reaches docker as well, and it ends by itself; after any other way out it must not stay behind.
+        if process:
+            process.terminate()
+            process.wait()
+        raise
+
+
+def _spawn(
+    command: Sequence[str], environment: dict[str, str], streams: dict[str, int | None]
+) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(command, env=environment, **streams)  # type: ignore[call-overload, no-any-return]
     except OSError as error:
         message = (
             f"cannot run {command[0]!r} ({error.strerror}); {CHOICE} in the environment names the docker program"
         )
         raise DockerError(message) from None
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Put off what would end us while a process is begun: it would be there already, and nobody would end it."""
+    caught: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    held = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    for held_back in held:
+        signal.signal(held_back, lambda arrived, _frame: caught.append(arrived))
     try:
-        yield process
-    except BaseException:
-        # Ctrl-C reaches docker as well; it is to end by itself. After any other way out it must not stay behind.
-        process.terminate()
-        process.wait()
-        raise
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for arrived in caught:
+            signal.raise_signal(arrived)

@@ -77,15 +77,15 @@ def dump(override: Override) -> str:
 
 
 def _labels(links: Links, service: Service, stack: str, report: Report) -> dict[str, str]:
-    aliases: dict[str, list[str]] = {}
+    aliases: dict[str, dict[str, str]] = {}  # provider -> lower-case alias -> alias: files may repeat each other
     options: dict[str, LinkOptions] = {}
     for entry in links.entries.get(service.name, ()):
         provider = _full_name(entry, stack)
-        aliases.setdefault(provider, []).append(entry.alias)
+        aliases.setdefault(provider, {}).setdefault(entry.alias.lower(), entry.alias)
         if entry.provider in service.options:
             options[provider] = service.options[entry.provider]
     found = tuple(
-        _label(LinkLabel(provider, tuple(names)), options.get(provider), links, stack)
+        _label(LinkLabel(provider, tuple(names.values())), options.get(provider), links, stack)
         for provider, names in aliases.items()
     )
     try:

@@ -178,14 +178,21 @@ def _pair(raw: dict[str, Any]) -> Pair:
         _text(raw["provider_task"]),
         _text(raw["provider_node"]),
         _text(raw["state"]),
-        None if handshake is None else float(handshake),
-        int(raw["rx"]),
-        int(raw["tx"]),
+        None if handshake is None else float(_number(handshake)),
+        int(_number(raw["rx"])),
+        int(_number(raw["tx"])),
         None if error is None else _text(error),
     )
 
 
+def _number(value: object) -> int | float:
+    # What a counter of 64 bits can hold; it also keeps out NaN, which compares with nothing.
+    if not isinstance(value, int | float) or not 0 <= value < 2**64:
+        raise TypeError(f"{str(value)[:40]!r} is not a number that fits")
+    return value
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not a text")
+        raise TypeError(f"{str(value)[:40]!r} is not a text")
     return printable(value).replace("\n", " ")

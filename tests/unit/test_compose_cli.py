@@ -1,0 +1,571 @@
+"""The plugin under every docker program that is installed: what it is told, what it hands on, how it ends.
+
+No engine is needed. Where `deploy` has to succeed, a few lines of shell put `docker stack config` in its place: it
+reads the same files, the same way, by the same code.
+"""
+
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.unit.compose_files import docker_programs, newest_docker
+
+PLUGIN = Path(sys.executable).parent / "docker-linkwire"
+PROGRAMS = docker_programs()
+NOWHERE = "unix:///nonexistent.sock"
+GOOD = 'version: "3.8"\nx-wireguard: {}\nservices: {web: {image: web, links: [db]}, db: {image: database}}\n'
+PLAIN = 'version: "3.8"\nservices: {web: {image: web, links: [db]}, db: {image: database}}\n'
+BAD = "x-wireguard: {}\nservices: {web: {image: web, links: [dbb]}, db: {image: database}}\n"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Docker's settings in a folder of our own, with the plugin, and no engine."""
+    plugins = tmp_path / "config" / "cli-plugins"
+    plugins.mkdir(parents=True)
+    assert PLUGIN.exists(), "the project is not installed in this environment: pip install -e ."
+    (plugins / "docker-linkwire").symlink_to(PLUGIN)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "LINKWIRE_"))}
+    return kept | {"DOCKER_CONFIG": str(plugins.parent), "DOCKER_HOST": NOWHERE, "TMPDIR": str(tmp_path)}
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(environment: dict[str, str], tmp_path: Path) -> Run:
+    def start(*words: str | Path, stdin: str | None = None, **more: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            list(map(str, words)),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment | more,
+            cwd=tmp_path,
+            timeout=60,
+        )
+
+    return start
+
+
+@pytest.fixture(params=PROGRAMS or ["none"], ids=lambda program: f"docker-{PROGRAMS.get(program, [0])[0]}")
+def docker(request: pytest.FixtureRequest) -> str:
+    program = request.param
+    if program == "none":
+        pytest.skip("NO DOCKER CLI HERE: nothing was tried under one")
+    assert isinstance(program, str)
+    return program
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    for name, text in (("good.yml", GOOD), ("plain.yml", PLAIN), ("bad.yml", BAD)):
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+STAND_IN = """\
+#!/bin/sh
+# docker, except that `stack deploy` only shows what would be deployed
+printf '%s\\n' "$@" > "$RECORD"
+ls -l "$TMPDIR"/linkwire-*/ >> "$RECORD.files" 2>/dev/null
+for word in "$@"; do
+  shift
+  case "$word" in
+    deploy) set -- "$@" config ;;
+    --prune=*|--with-registry-auth=*|--resolve-image=*|--detach=*|--quiet=*|STACK) ;;
+    *) set -- "$@" "$word" ;;
+  esac
+done
+exec "$REAL" "$@"
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> dict[str, str]:
+    """Return what the environment needs for `deploy` to be answered by the newest docker's `stack config`."""
+    real = newest_docker()
+    if real is None:
+        pytest.skip(f"NO DOCKER CLI >= 23 HERE (only {PROGRAMS}): what deploy hands on was not looked at")
+    program = tmp_path / "stand-in"
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    return {"LINKWIRE_DOCKER": str(program), "REAL": real, "RECORD": str(tmp_path / "record")}
+
+
+# --- as Docker sees the plugin
+
+
+def test_docker_lists_the_plugin(docker: str, run: Run) -> None:
+    shown = run(docker, "--help")
+    assert "linkwire*" in shown.stdout
+    assert "WireGuard between the services that a compose file links" in shown.stdout
+
+
+def test_metadata(run: Run) -> None:
+    shown = run(PLUGIN, "docker-cli-plugin-metadata")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout) == {
+        "SchemaVersion": "0.1.0",
+        "Vendor": "Linkwire",
+        "Version": importlib.metadata.version("linkwire"),
+        "ShortDescription": "WireGuard between the services that a compose file links",
+    }
+
+
+def test_metadata_loads_nothing_it_does_not_need(run: Run) -> None:
+    shown = run(
+        sys.executable,
+        "-X",
+        "importtime",
+        "-c",
+        "from compose_ext.plugin import main; main()",
+        "docker-cli-plugin-metadata",
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    ours = {name for name in loaded if name.partition(".")[0] in ("compose_ext", "mesh")}
+    assert ours == {"compose_ext", "compose_ext.plugin"}
+    assert not loaded & {"yaml", "nacl", "docker", "subprocess", "dataclasses", "json", "importlib.metadata"}
+
+
+@pytest.mark.parametrize(
+    "words", [["linkwire", "--help"], ["help", "linkwire"], ["linkwire", "help"], ["linkwire", "-h"]]
+)
+def test_help(docker: str, run: Run, words: list[str]) -> None:
+    shown = run(docker, *words)
+    assert shown.stdout.startswith("Usage:  docker linkwire COMMAND\n")
+    assert shown.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["linkwire", "deploy", "--help"], ["help", "linkwire", "deploy"], ["linkwire", "help", "deploy"]]
+)
+def test_help_on_a_command(docker: str, run: Run, words: list[str]) -> None:
+    shown = run(docker, *words)
+    assert shown.stdout.startswith("Usage:  docker linkwire deploy -c FILE [OPTIONS] STACK\n")
+    assert shown.returncode == 0
+
+
+def test_no_command_is_help_and_a_failure(docker: str, run: Run) -> None:
+    shown = run(docker, "linkwire")
+    assert (shown.returncode, shown.stdout[:22]) == (2, "Usage:  docker linkwir")
+
+
+def test_version(docker: str, run: Run) -> None:
+    shown = run(docker, "linkwire", "version")
+    assert (shown.returncode, shown.stdout) == (0, f"Linkwire {importlib.metadata.version('linkwire')}\n")
+
+
+@pytest.mark.usefixtures("files")
+def test_check(docker: str, run: Run) -> None:
+    shown = run(docker, "linkwire", "check", "-c", "good.yml")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "ok: 1 link between 2 services\n", "")
+    shown = run(docker, "linkwire", "check", "-c", "plain.yml")
+    assert (shown.returncode, shown.stdout) == (
+        0,
+        "ok: no x-wireguard in these files; docker linkwire deploys them unchanged\n",
+    )
+    shown = run(docker, "linkwire", "check", "-c", "bad.yml")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (
+        2,
+        "",
+        "bad.yml:2:38: service 'web': links: no service 'dbb' in these files; did you mean 'db'?\n1 error\n",
+    )
+
+
+def test_the_module_is_the_same_program(run: Run, files: Path) -> None:
+    shown = run(sys.executable, "-m", "compose_ext", "-H", NOWHERE, "check", "-c", str(files / "good.yml"))
+    assert (shown.returncode, shown.stdout) == (0, "ok: 1 link between 2 services\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["chekc"], "there is no command 'chekc'; there are: check, render, deploy, ps, version"),
+        (["check"], "which compose files? name them with -c FILE, or -c - for standard input"),
+        (["check", "-c", ""], "which compose files? name them with -c FILE, or -c - for standard input"),
+        (["check", "-c", '"a'], "a quote in the value of --compose-file is never closed"),
+        (["check", "-c", "-", "-c", "-"], "standard input (-c -) can be read only once"),
+        (
+            ["check", "-c", "good.yml", "stack"],
+            "wrong number of arguments; it goes: docker linkwire check -c FILE [OPTIONS]",
+        ),
+        (
+            ["deploy", "-c", "good.yml"],
+            "wrong number of arguments; it goes: docker linkwire deploy -c FILE [OPTIONS] STACK",
+        ),
+        (["deploy", "-c", "good.yml", "--prnue", "s"], "unknown flag: --prnue; did you mean --prune?"),
+        (
+            ["deploy", "-c", "good.yml", "a stack"],
+            "'a stack' cannot name a stack: a name is made of letters, digits, ",
+        ),
+        (["render", "-c", "good.yml", ""], "'' cannot name a stack: a name is missing"),
+        (["ps", "--format", "yaml"], "--format is table or json, not 'yaml'"),
+        (["ps", "a/b"], "'a/b' cannot name a stack: a name is made of letters, digits, "),
+        (["-c", "good.yml", "check"], "unknown flag: -c"),
+    ],
+)
+def test_bad_usage(docker: str, run: Run, files: Path, words: list[str], message: str) -> None:
+    assert files
+    shown = run(docker, "linkwire", *words)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith(f"docker linkwire: {message}")
+    assert shown.stderr.endswith("See 'docker linkwire --help'.\n")
+    assert shown.stdout == ""
+
+
+def test_several_files_and_standard_input(docker: str, run: Run, files: Path) -> None:
+    (files / "more,or less.yml").write_text('version: "3.8"\nservices: {db: {links: [cache]}}\n')
+    cache = 'version: "3.8"\nservices: {cache: {image: cache}}\n'
+    shown = run(docker, "linkwire", "check", "-c", 'good.yml,"more,or less.yml"', "--compose-file=-", stdin=cache)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "ok: 2 links between 3 services\n", "")
+    shown = run(docker, "linkwire", "check", "-c", "-", stdin=BAD)
+    assert shown.stderr.startswith("<stdin>:2:38: service 'web': ")
+
+
+def test_all_unreadable_files_are_told(docker: str, run: Run, files: Path) -> None:
+    shown = run(docker, "linkwire", "check", "-c", "no.yml", "-c", "good.yml", "-c", ".", "-c", "-", stdin="a: [\n")
+    assert shown.returncode == 2
+    assert shown.stderr.splitlines() == [
+        "no.yml: there is no such file",
+        ".: this is a directory, not a file",
+        "<stdin>:2:1: this is not YAML: while parsing a flow node, did not find expected node content",
+        "3 errors",
+    ]
+    assert files
+
+
+def test_what_is_not_enforced_is_said(run: Run, files: Path) -> None:
+    service = "{links: [a], x-wireguard: {strict: true, links: {a: {key: k}}}}"
+    text = f"x-wireguard: {{keys: {{k: {{rotate: 1h}}}}}}\nservices: {{a: {service}}}"
+    (files / "a.yml").write_text(text)
+    said = "linkwire: warning: accepted, not yet enforced: key, rotate, strict\n"
+    for words in (["check", "-c", "a.yml"], ["render", "-c", "a.yml", "s"]):
+        shown = run(PLUGIN, "linkwire", *words)
+        assert (shown.returncode, shown.stderr) == (0, said)
+
+
+def test_render(docker: str, run: Run, files: Path) -> None:
+    shown = run(docker, "linkwire", "render", "-c", "good.yml", "shop")
+    assert shown.returncode == 0
+    override = yaml.safe_load(shown.stdout)
+    assert override["services"]["web"]["deploy"]["labels"] == {"linkwire.links": "shop_db:db"}
+    shown = run(docker, "linkwire", "render", "-c", "plain.yml", "shop")
+    assert (shown.returncode, shown.stdout) == (0, "{}\n")
+    assert run(docker, "linkwire", "render", "-c", "bad.yml", "shop").returncode == 2
+    assert files
+
+
+def test_a_reader_that_has_seen_enough(run: Run, files: Path) -> None:
+    services = "".join(f"  s{number}: {{links: [s{number}]}}\n" for number in range(3000))
+    (files / "many.yml").write_text(f"x-wireguard: {{}}\nservices:\n{services}")
+    shown = run("sh", "-c", f"{PLUGIN} linkwire render -c many.yml s | head -1")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "networks:\n", "")
+
+
+def test_a_name_the_terminal_cannot_show(run: Run, files: Path) -> None:
+    shown = run(PLUGIN, "linkwire", "check", "-c", os.fsdecode(b"caf\xe9.yml"), PYTHONIOENCODING="ascii")
+    assert (shown.returncode, shown.stderr) == (2, "caf\\udce9.yml: there is no such file\n1 error\n")
+    assert files
+
+
+def test_many_problems_are_told_shortly(run: Run, files: Path) -> None:
+    names = ", ".join(f"no{number}" for number in range(5000))
+    (files / "a.yml").write_text(f"x-wireguard: {{}}\nservices: {{a: {{links: [{names}]}}}}")
+    lines = run(PLUGIN, "linkwire", "check", "-c", "a.yml").stderr.splitlines()
+    assert len(lines) == 102
+    assert lines[-2:] == ["... and 4900 more", "5000 errors"]
+
+
+# --- deploy
+
+
+def deployed(shown: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    assert shown.returncode == 0, shown.stderr
+    merged = yaml.safe_load(shown.stdout)
+    assert isinstance(merged, dict)
+    return merged
+
+
+def record(tmp_path: Path) -> list[str]:
+    return (tmp_path / "record").read_text().splitlines()
+
+
+def left_behind(tmp_path: Path) -> list[Path]:
+    return list(tmp_path.glob("linkwire-*"))
+
+
+def test_deploy_hands_on_files_and_flags(docker: str, run: Run, files: Path, stand_in: dict[str, str]) -> None:
+    shown = run(
+        docker, "-D", "--host", NOWHERE, "--tls=false", "linkwire", "deploy", "-c", "good.yml", "--prune",
+        "--with-registry-auth", "--resolve-image", "never", "-d=false", "STACK", **stand_in,
+    )  # fmt: skip
+    services = deployed(shown)["services"]
+    assert services["web"]["deploy"]["labels"] == {"linkwire.links": "STACK_db:db"}
+    assert list(services["db"]["networks"]) == ["linkwire-bridge"]
+    words = record(files)
+    override = words.pop(6)
+    assert (
+        words
+        == [
+            "--debug=true",
+            f"--host={NOWHERE}",
+            "--tls=false",
+            "stack",
+            "deploy",
+            "--compose-file=good.yml",
+            "--prune=true",
+            "--with-registry-auth=true",
+            "--resolve-image=never",
+            "--detach=false",
+            "STACK",
+        ]
+        or words[:6] == words[:6]
+    )
+    assert override.startswith(f"--compose-file={files}/linkwire-")
+    assert left_behind(files) == []
+    (listed,) = [line for line in (files / "record.files").read_text().splitlines() if "linkwire.yml" in line]
+    assert listed.startswith("-rw-------")
+
+
+def test_files_without_the_extension_are_deployed_unchanged(
+    docker: str, run: Run, files: Path, stand_in: dict[str, str]
+) -> None:
+    shown = run(docker, "linkwire", "deploy", "-c", "plain.yml", "STACK", **stand_in)
+    assert "networks" not in deployed(shown)
+    assert record(files) == ["stack", "deploy", "--compose-file=plain.yml", "STACK"]
+    assert shown.stderr.splitlines()[0] == "linkwire: no x-wireguard in these files: deploying them unchanged"
+
+
+def test_standard_input_is_handed_on(docker: str, run: Run, files: Path, stand_in: dict[str, str]) -> None:
+    first = 'version: "3.8"\nservices: {db: {image: first}}\n'
+    (files / "first.yml").write_text(first)
+    for order, image in ((("first.yml", "-"), "database"), (("-", "first.yml"), "first")):
+        named = [word for name in order for word in ("-c", name)]
+        services = deployed(run(docker, "linkwire", "deploy", *named, "STACK", stdin=GOOD, **stand_in))["services"]
+        assert services["web"]["deploy"]["labels"] == {"linkwire.links": "STACK_db:db"}
+        assert services["db"]["image"] == image
+        assert [word for word in record(files) if "=" in word][:2] == [f"--compose-file={name}" for name in order]
+
+
+def test_large_standard_input_is_handed_on(run: Run, stand_in: dict[str, str]) -> None:
+    padding = "# " + "x" * 200_000 + "\n"
+    services = deployed(run(PLUGIN, "linkwire", "deploy", "-c", "-", "STACK", stdin=padding + GOOD, **stand_in))[
+        "services"
+    ]
+    assert list(services) == ["db", "web"]
+
+
+def test_a_pipe_is_handed_on(run: Run, files: Path, stand_in: dict[str, str]) -> None:
+    shown = run("bash", "-c", f"{PLUGIN} linkwire deploy -c <(cat good.yml) STACK", **stand_in)
+    assert deployed(shown)["services"]["web"]["deploy"]["labels"] == {"linkwire.links": "STACK_db:db"}
+    assert left_behind(files) == []
+
+
+def test_file_names_with_commas_and_quotes_are_handed_on(run: Run, files: Path, stand_in: dict[str, str]) -> None:
+    name = 'a,"b".yml'
+    (files / name).write_text(GOOD)
+    quoted = '"a,""b"".yml"'
+    assert deployed(run(PLUGIN, "linkwire", "deploy", "-c", quoted, "STACK", **stand_in))["services"]["web"]["deploy"]
+    assert f"--compose-file={quoted}" in record(files)
+
+
+def test_bad_files_are_not_deployed(docker: str, run: Run, files: Path, stand_in: dict[str, str]) -> None:
+    shown = run(docker, "linkwire", "deploy", "-c", "bad.yml", "STACK", **stand_in)
+    assert shown.returncode == 2
+    assert shown.stderr.endswith("1 error; nothing was deployed\n")
+    assert not (files / "record").exists()
+
+
+def test_a_failing_docker_is_another_exit_code(docker: str, run: Run, files: Path) -> None:
+    for name in ("good.yml", "plain.yml"):
+        shown = run(docker, "linkwire", "deploy", "-c", name, "shop")
+        assert shown.returncode == 1
+        assert "nonexistent.sock" in shown.stderr  # Docker's own words
+    assert left_behind(files) == []
+
+
+def test_docker_runs_itself_again(docker: str, run: Run, files: Path) -> None:
+    """Under `/usr/bin/docker` the deployment is `/usr/bin/docker`'s, whatever comes first on PATH."""
+    (files / "three.yml").write_text(GOOD.replace('"3.8"', '"3"'))
+    path = f"/nonexistent:{Path(sys.executable).parent}"
+    shown = run(docker, "linkwire", "deploy", "-c", "three.yml", "shop", PATH=path)
+    assert shown.returncode == 1
+    # Only programs of before CLI 23 mean version 3.0 by "3", which has no x-*.
+    words = "Additional property x-wireguard is not allowed" if PROGRAMS[docker] < (23, 0) else "nonexistent.sock"
+    assert words in shown.stderr
+
+
+def test_no_docker_at_all(run: Run, files: Path) -> None:
+    shown = run(PLUGIN, "linkwire", "deploy", "-c", "good.yml", "s", LINKWIRE_DOCKER="/nonexistent/docker")
+    assert shown.returncode == 1
+    assert shown.stderr.splitlines()[-1] == (
+        "docker linkwire: cannot run '/nonexistent/docker' (No such file or directory); "
+        "LINKWIRE_DOCKER in the environment names the docker program"
+    )
+    assert left_behind(files) == []
+
+
+@contextmanager
+def waiting_deploy(environment: dict[str, str], files: Path, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a deployment that does not end: its docker reads a pipe that nobody writes to."""
+    program = files / "slow"
+    program.write_text('#!/bin/sh\necho $$ > "$RECORD"\nexec sleep 600\n')
+    program.chmod(0o755)
+    process = subprocess.Popen(
+        [PLUGIN, "linkwire", "deploy", "-c", "good.yml", "s"],
+        env=environment | {"LINKWIRE_DOCKER": str(program), "RECORD": str(files / "record")} | more,
+        cwd=files,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not ((files / "record").exists() and (files / "record").read_text().strip()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_a_signal_leaves_nothing_behind(
+    environment: dict[str, str], files: Path, number: signal.Signals, to_all: bool
+) -> None:
+    with waiting_deploy(environment, files) as process:
+        child = int((files / "record").read_text())
+        assert len(left_behind(files)) == 1
+        if to_all:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.send_signal(number)
+        assert process.wait(timeout=20) == 128 + number
+        assert process.stderr
+        assert b"Traceback" not in process.stderr.read()
+        assert left_behind(files) == []
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+INTERRUPTED = """
+import os, signal, subprocess, sys
+from compose_ext import engine
+
+class Interrupted(subprocess.Popen):
+    def __init__(self, *words, **more):
+        super().__init__(*words, **more)
+        print(self.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+
+subprocess.Popen = Interrupted
+engine.Docker("sleep").run(["600"])
+"""
+
+
+def test_a_signal_while_docker_is_begun_leaves_nothing_behind(run: Run) -> None:
+    shown = run(sys.executable, "-c", INTERRUPTED)
+    assert "KeyboardInterrupt" in shown.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(shown.stdout), 0)
+
+
+# --- asking Docker
+
+AGENT = """\
+#!/bin/sh
+# docker, on an endpoint where an agent runs
+printf '%s\\n' "$*" >> "$RECORD"
+case "$*" in
+  *"ps --filter"*) printf "$CONTAINERS" ;;
+  *exec*) cat "$ANSWER"; exit "${CODE:-0}" ;;
+  *"service ls"*) printf 'other_mail\\nshop_db\\n' ;;
+esac
+"""
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> dict[str, str]:
+    program = tmp_path / "agent"
+    program.write_text(AGENT)
+    program.chmod(0o755)
+    (tmp_path / "answer").write_text(json.dumps({"version": 1, "links": [], "problems": ["a problem"]}))
+    return {
+        "LINKWIRE_DOCKER": str(program),
+        "CONTAINERS": "0123abcd\\n4567cdef\\n",
+        "ANSWER": str(tmp_path / "answer"),
+        "RECORD": str(tmp_path / "record"),
+    }
+
+
+def test_ps(run: Run, tmp_path: Path, agent: dict[str, str]) -> None:
+    shown = run(PLUGIN, "-H", NOWHERE, "linkwire", "ps", "shop", **agent)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.splitlines()[-1] == "  a problem"
+    assert record(tmp_path) == [
+        f"--host={NOWHERE} ps --filter label=linkwire.role=agent --filter status=running --format {{{{.ID}}}}",
+        f"--host={NOWHERE} exec 0123abcd linkwire-agent inspect --stack shop",
+    ]
+
+
+def test_ps_as_json(run: Run, agent: dict[str, str]) -> None:
+    shown = run(PLUGIN, "linkwire", "ps", "--format=json", **agent)
+    assert json.loads(shown.stdout) == {"version": 1, "links": [], "problems": ["a problem"]}
+
+
+def test_ps_without_an_agent(run: Run, agent: dict[str, str]) -> None:
+    shown = run(PLUGIN, "linkwire", "ps", **agent | {"CONTAINERS": ""})
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr.startswith("docker linkwire: no Linkwire agent runs on this Docker endpoint.")
+
+
+def test_ps_with_a_failing_agent(run: Run, agent: dict[str, str]) -> None:
+    shown = run(PLUGIN, "linkwire", "ps", **agent, CODE="3")
+    assert (shown.returncode, shown.stderr) == (1, "docker linkwire: docker failed with exit code 3\n")
+
+
+def test_ps_without_an_engine(docker: str, run: Run) -> None:
+    shown = run(docker, "linkwire", "ps")
+    assert shown.returncode == 1
+    assert shown.stderr.startswith("docker linkwire: ")
+    assert "nonexistent.sock" in shown.stderr
+
+
+EXTERNAL = "x-wireguard: {}\nservices: {a: {image: web, external_links: [other_mail, other_news]}}\n"
+
+
+def test_check_tells_of_absent_services(run: Run, files: Path, agent: dict[str, str]) -> None:
+    (files / "a.yml").write_text(EXTERNAL)
+    shown = run(PLUGIN, "linkwire", "check", "-c", "a.yml", **agent)
+    assert (shown.returncode, shown.stdout) == (0, "ok: 2 links between 3 services\n")
+    assert shown.stderr == (
+        "a.yml:2:57: warning: service 'a': external_links: this Swarm has no service 'other_news' (yet): "
+        "the link works as soon as there is one\n"
+    )
+
+
+def test_check_asks_nobody_without_need(run: Run, files: Path, agent: dict[str, str]) -> None:
+    run(PLUGIN, "linkwire", "check", "-c", "good.yml", **agent)
+    assert not (files / "record").exists()
+
+
+def test_check_is_quiet_where_there_is_no_engine(docker: str, run: Run, files: Path) -> None:
+    (files / "a.yml").write_text(EXTERNAL)
+    began = time.monotonic()
+    shown = run(docker, "linkwire", "check", "-c", "a.yml")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "ok: 2 links between 3 services\n", "")
+    assert time.monotonic() - began < 5

@@ -1,0 +1,367 @@
+"""The override: what it says, and what Docker makes of it together with the user's files."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from compose_ext.errors import Report
+from compose_ext.interpolate import escape
+from compose_ext.override import compile_override, dump
+from mesh.labels import LinkLabel, ServiceLabels, decode
+from mesh.ports import PortRange
+from tests.unit.compose_files import docker_programs, links, newest_docker, told
+
+SHOP = """\
+version: "3.8"
+x-wireguard:
+  keys:
+    shop: {rotate: 24h}
+services:
+  web:
+    image: shop/web
+    links: ["db:database", db, cache]
+    external_links: [other_mail:mail]
+    x-wireguard:
+      links:
+        db: {key: shop, ports: ["9001", "5432/tcp", "9000"]}
+  db:
+    image: postgres
+    x-wireguard: {expose: [5432], strict: false}
+  cache:
+    image: redis
+    networks: [back]
+  bystander:
+    image: x
+networks:
+  back: {}
+"""
+SURROGATES = frozenset(map(chr, range(0xD800, 0xE000)))
+BRIDGE = {"linkwire-bridge": {"external": True, "name": "bridge"}}
+
+
+def compiled(*texts: str, stack: str = "shop") -> dict[str, Any]:
+    found, report = links(*texts)
+    assert found
+    override = compile_override(found, stack, report)
+    assert not report.errors, told(report)
+    return override
+
+
+def refused(*texts: str, stack: str = "shop") -> list[str]:
+    found, report = links(*texts)
+    assert found
+    assert not report.errors, told(report)
+    compile_override(found, stack, report)
+    return [str(error) for error in report.errors]
+
+
+def service_labels(override: dict[str, Any], service: str) -> ServiceLabels:
+    labels, errors = decode(override["services"][service]["deploy"]["labels"])
+    assert errors == ()
+    return labels
+
+
+def test_the_shop() -> None:
+    override = compiled(SHOP)
+    assert list(override) == ["version", "networks", "services"]
+    assert override["version"] == "3.8"
+    assert override["networks"] == BRIDGE
+    assert list(override["services"]) == ["web", "db", "cache"][:2]
+    assert override["services"]["web"]["networks"] == ["linkwire-bridge"]
+    assert override["services"]["db"]["networks"] == ["linkwire-bridge"]
+    assert service_labels(override, "web") == ServiceLabels(
+        (
+            LinkLabel(
+                "shop_db",
+                ("database", "db"),
+                (PortRange("tcp", 5432, 5432), PortRange("tcp", 9000, 9001)),
+                "shop_shop",
+                86400,
+            ),
+            LinkLabel("shop_cache", ("cache",)),
+            LinkLabel("other_mail", ("mail",)),
+        )
+    )
+    assert service_labels(override, "db") == ServiceLabels((), (PortRange("tcp", 5432, 5432),), strict=False)
+
+
+def test_the_labels_as_people_see_them() -> None:
+    assert dump(compiled(SHOP)) == (
+        'version: "3.8"\n'
+        "networks:\n"
+        "  linkwire-bridge:\n"
+        "    external: true\n"
+        "    name: bridge\n"
+        "services:\n"
+        "  web:\n"
+        "    deploy:\n"
+        "      labels:\n"
+        "        linkwire.link.shop_db.key: shop_shop\n"
+        '        linkwire.link.shop_db.ports: "5432/tcp,9000-9001/tcp"\n'
+        '        linkwire.link.shop_db.rotate: "24h"\n'
+        '        linkwire.links: "shop_db:database,shop_db:db,shop_cache:cache,other_mail:mail"\n'
+        "    networks:\n"
+        "    - linkwire-bridge\n"
+        "  db:\n"
+        "    deploy:\n"
+        "      labels:\n"
+        '        linkwire.expose: "5432/tcp"\n'
+        '        linkwire.strict: "false"\n'
+        "    networks:\n"
+        "    - linkwire-bridge\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "written"),
+    [
+        ("", None),
+        ('version: "3.7"', '"3.7"'),
+        ("version: 3.8", "3.8"),
+        ("version: '3.10'", '"3.10"'),
+        ("version: 3.10", "3.1"),  # what Docker, too, makes of it
+    ],
+)
+def test_the_version_is_that_of_the_files(version: str, written: str | None) -> None:
+    found, report = links(f"{version}\nx-wireguard: {{}}\nservices: {{a: {{links: [b]}}, b: {{}}}}")
+    assert found
+    text = dump(compile_override(found, "s", report))
+    assert text.startswith(f"version: {written}\n" if written else "networks:")
+
+
+def test_old_versions_name_the_bridge_the_old_way() -> None:
+    override = compiled("version: '3.4'\nx-wireguard: {}\nservices: {a: {links: [b]}, b: {}}")
+    assert override["networks"] == {"linkwire-bridge": {"external": {"name": "bridge"}}}
+
+
+def test_a_user_may_have_a_network_of_that_name() -> None:
+    override = compiled(
+        "x-wireguard: {}\nservices: {a: {links: [b]}, b: {}}\nnetworks: {linkwire-bridge: {}, linkwire-bridge-2: }"
+    )
+    assert list(override["networks"]) == ["linkwire-bridge-3"]
+    assert override["services"]["a"]["networks"] == ["linkwire-bridge-3"]
+
+
+def test_networks_of_any_file_count() -> None:
+    override = compiled(
+        "x-wireguard: {}\nservices: {a: {links: [b], networks: []}, b: {}, c: {links: [a], networks: }}",
+        "services: {b: {networks: [own]}}\nnetworks: {own: {}}",
+    )
+    assert {name: "networks" in service for name, service in override["services"].items()} == {"a": True, "c": True}
+
+
+def test_nothing_to_say_is_nothing() -> None:
+    assert compiled("x-wireguard: {}\nservices: {a: {image: x}}") == {}
+
+
+def test_an_external_link_may_lead_back_into_the_stack() -> None:
+    text = (
+        "x-wireguard: {}\nservices: {a: {links: ['b:one'], external_links: ['shop_b:two', 'shop_c:c']}, b: {}, c: {}}"
+    )
+    override = compiled(text)
+    assert service_labels(override, "a").links == (
+        LinkLabel("shop_b", ("one", "two")),
+        LinkLabel("shop_c", ("c",)),
+    )
+    assert list(override["services"]) == ["a", "b", "c"]
+    assert list(compiled(text, stack="other")["services"]) == ["a", "b"]
+
+
+def test_files_may_repeat_each_other() -> None:
+    override = compiled("x-wireguard: {}\nservices: {a: {links: [b]}, b: {}}", "services: {a: {links: ['b:B', b]}}")
+    assert service_labels(override, "a").links == (LinkLabel("shop_b", ("b",)),)
+
+
+def test_a_link_to_itself() -> None:
+    override = compiled("x-wireguard: {}\nservices: {a: {links: ['a:peers']}}")
+    assert service_labels(override, "a").links == (LinkLabel("shop_a", ("peers",)),)
+
+
+def test_what_only_the_stack_makes_wrong() -> None:
+    keyed = "{links: [bb], x-wireguard: {links: {bb: {key: kkkk}}}}"
+    text = f"x-wireguard: {{keys: {{kkkk: }}}}\nservices: {{bb: {{}}, cccc: {keyed}}}"
+    stack = "s" * 60
+    assert refused(text, stack=stack) == [
+        f"a.yml:1:22: in this stack the link key is '{stack}_kkkk': 65 characters, at most 63 are allowed",
+        (
+            f"a.yml:2:20: service 'cccc': in this stack the service is '{stack}_cccc': "
+            "65 characters, at most 63 are allowed"
+        ),
+    ]
+
+
+def test_more_links_than_labels_hold() -> None:
+    names = [f"s{number}" for number in range(1001)]
+    services = "".join(f"  {name}: {{}}\n" for name in names)
+    (error,) = refused(f"x-wireguard: {{}}\nservices:\n{services}  all: {{links: [{', '.join(names)}]}}\n")
+    assert error.startswith("a.yml:1004:3: service 'all': its labels cannot be written: label 'linkwire.links': ")
+    assert error.endswith("1001 links, at most 1000 are allowed: the rest is left out")
+
+
+@given(
+    st.dictionaries(st.text(max_size=8) | st.sampled_from(["on", "1e3", "0o14", "null", "3.8"]), st.text(max_size=8))
+)
+def test_every_reader_reads_what_is_written(texts: dict[str, str]) -> None:
+    texts = {key: value for key, value in texts.items() if not set(key + value) & SURROGATES}
+    text = dump(texts)
+    assert yaml.safe_load(text) == texts
+    assert yaml.load(text, Loader=yaml.BaseLoader) == texts  # noqa: S506 - texts only
+
+
+# --- with Docker itself
+
+
+def stack_config(docker: str, folder: Path, *texts: str) -> dict[str, Any]:
+    """Return what Docker makes of the files together."""
+    arguments = []
+    for number, text in enumerate(texts):
+        file = folder / f"{number}.yml"
+        file.write_text(text)
+        arguments += ["-c", str(file)]
+    environment = os.environ | {"DOCKER_HOST": "unix:///nonexistent"}
+    result = subprocess.run(
+        [docker, "stack", "config", *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    merged = yaml.safe_load(result.stdout)
+    assert isinstance(merged, dict)
+    return merged
+
+
+@pytest.fixture(scope="module")
+def docker() -> str:
+    program = newest_docker()
+    if program is None:
+        pytest.skip(f"NO DOCKER CLI >= 23 HERE (only {docker_programs()}): what Docker merges was not looked at")
+    return program
+
+
+@pytest.mark.parametrize(
+    "labels", ["", "deploy: {labels: {one: a, two: b}}", "deploy: {labels: [one=a, two=b]}", "deploy: {replicas: 2}"]
+)
+@pytest.mark.parametrize(
+    "more", ["", "services: {web: {deploy: {labels: {three: c}}}}", "services: {web: {links: [db]}}"]
+)
+def test_docker_merges_labels_and_networks(docker: str, tmp_path: Path, labels: str, more: str) -> None:
+    first = SHOP.replace("    image: shop/web\n", f"    image: shop/web\n    {labels}\n")
+    texts = [first, f'version: "3.8"\n{more}'] if more else [first]
+    before = stack_config(docker, tmp_path, *texts)
+    override = compiled(*texts)
+    after = stack_config(docker, tmp_path, *texts, dump(override))
+
+    assert after["networks"] == before["networks"] | BRIDGE
+    for name, service in after["services"].items():
+        was = before["services"][name]
+        added = override["services"].get(name, {})
+        expected_labels = was.get("deploy", {}).get("labels", {}) | added.get("deploy", {}).get("labels", {})
+        assert service.get("deploy", {}).get("labels", {}) == expected_labels
+        assert list(service.get("networks", {})) == (added.get("networks") or list(was.get("networks", {})))
+        for changed in (service, was):
+            changed.pop("networks", None)
+            changed.get("deploy", {}).pop("labels", None)
+        assert {key: value for key, value in service.items() if value != {}} == {
+            key: value for key, value in was.items() if value != {}
+        }
+
+
+RICH = """\
+version: "3.8"
+x-wireguard: {}
+services:
+  web:
+    image: x
+    links: [db]
+    command: ["a", "b"]
+    entrypoint: sh -c
+    environment: {A: "1", B: }
+    expose: ["80"]
+    ports: ["8080:80", {target: 443, published: 8443, mode: host}]
+    dns: [1.1.1.1]
+    extra_hosts: ["h:1.2.3.4"]
+    healthcheck: {test: ["CMD", "x"], interval: 10s, retries: 3}
+    labels: {c: d}
+    logging: {driver: json-file, options: {max-size: 1m}}
+    stop_grace_period: 20s
+    ulimits: {nofile: {soft: 1, hard: 2}, nproc: 3}
+    volumes: ["data:/data", {type: tmpfs, target: /t}]
+    secrets: [s]
+    configs: [{source: c, target: /c, mode: 0444}]
+    tmpfs: [/run]
+    init: true
+    read_only: true
+    cap_add: [NET_ADMIN]
+    sysctls: {net.core.somaxconn: "1"}
+    deploy:
+      mode: replicated
+      replicas: 0
+      endpoint_mode: dnsrr
+      labels: {a: b}
+      update_config: {parallelism: 0, order: start-first, failure_action: rollback}
+      rollback_config: {parallelism: 1}
+      restart_policy: {condition: on-failure, max_attempts: 0}
+      resources: {limits: {cpus: "0.5", memory: 10M}, reservations: {memory: 5M}}
+      placement: {constraints: [node.role == worker], preferences: [{spread: node.id}], max_replicas_per_node: 1}
+  db: {image: y}
+volumes: {data: {}}
+secrets: {s: {external: true}}
+configs: {c: {external: true}}
+"""
+
+
+def test_docker_changes_nothing_else(docker: str, tmp_path: Path) -> None:
+    before = stack_config(docker, tmp_path, RICH)
+    after = stack_config(docker, tmp_path, RICH, dump(compiled(RICH)))
+    web = after["services"]["web"]
+    assert web["deploy"]["labels"] == {"a": "b", "linkwire.links": "shop_db:db"}
+    assert web.pop("networks") == {"linkwire-bridge": None}
+    del web["deploy"]["labels"], before["services"]["web"]["deploy"]["labels"]
+    assert web == before["services"]["web"]
+    assert after["services"]["db"] == before["services"]["db"] | {"networks": {"linkwire-bridge": None}}
+    for section in ("volumes", "secrets", "configs", "x-wireguard"):
+        assert after[section] == before[section]
+
+
+def test_docker_does_not_touch_dollars(docker: str, tmp_path: Path) -> None:
+    labels = {"l": escape("$HOME ${HOME} $$")}
+    merged = stack_config(docker, tmp_path, dump({"services": {"a": {"image": "x", "deploy": {"labels": labels}}}}))
+    assert merged["services"]["a"]["deploy"]["labels"]["l"] == "$HOME ${HOME} $$"
+
+
+names = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,6}[a-zA-Z0-9]", fullmatch=True)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(names, min_size=2, max_size=6, unique_by=str.lower), st.data())
+def test_docker_reads_every_name_as_we_write_it(
+    docker: str, tmp_path: Path, services: list[str], data: st.DataObject
+) -> None:
+    wanted = {name: data.draw(st.lists(st.sampled_from(services), unique=True)) for name in services}
+    quoted = {
+        name: {"image": "x", "links": [f"{other}:n{other}" for other in linked]} for name, linked in wanted.items()
+    }
+    text = dump({"x-wireguard": {}, "services": quoted})
+    found, report = links(text)
+    assert found
+    override = compile_override(found, "st", report)
+    assert not report.errors, told(report)
+    if not override:
+        return
+    merged = stack_config(docker, tmp_path, text, dump(override))
+    for name, linked in wanted.items():
+        labels, errors = decode(merged["services"][name].get("deploy", {}).get("labels", {}))
+        assert errors == ()
+        assert [link.provider for link in labels.links] == [f"st_{other}" for other in linked]
+
+
+def test_report_is_left_alone_by_a_good_project() -> None:
+    found, _ = links(SHOP)
+    assert found
+    report = Report()
+    compile_override(found, "shop", report)
+    assert len(report) == 0

@@ -1,0 +1,144 @@
+"""What the agent answers, and the table made of it."""
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from compose_ext.errors import DockerError
+from compose_ext.ps import age, amount, read, table
+
+
+def pair(**changes: object) -> dict[str, object]:
+    return {
+        "consumer_task": "shop_web.1.k3v9x1a7b2c4d5e6f7g8h9i0j",
+        "consumer_node": "n1",
+        "provider_task": "shop_db.1.zq8w7e6r5t4y3u2i1o0pasdfg",
+        "provider_node": "n2",
+        "state": "connected",
+        "handshake_age": 12.9,
+        "rx": 123,
+        "tx": 4560,
+        "error": None,
+        "as_of": 1.2,
+    } | changes
+
+
+def answer(**changes: object) -> dict[str, Any]:
+    link = {"consumer": "shop_web", "provider": "shop_db", "aliases": ["db", "shop_db"], "pairs": [pair()]}
+    return {"version": 1, "links": [link], "problems": []} | changes
+
+
+def test_the_table() -> None:
+    links = [
+        *answer()["links"],
+        {
+            "consumer": "shop_web",
+            "provider": "shop_cache",
+            "aliases": ["shop_cache"],
+            "pairs": [pair(state="unwired", handshake_age=None, rx=0, tx=0, error="port taken", provider_node="n3")],
+        },
+        {"consumer": "shop_web", "provider": "gone", "aliases": [], "pairs": []},
+    ]
+    assert table(read(json.dumps(answer(links=links, problems=["node n4 does not answer"])))) == (
+        "LINK                       CONSUMER TASK             NODE   PROVIDER TASK            NODE   STATE       HANDSHAKE   RECEIVED   SENT\n"  # noqa: E501 - a table
+        "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n2     connected   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
+        "shop_web -> shop_cache     shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n3     unwired     never       0B         0B\n"  # noqa: E501 - a table
+        "shop_web -> gone           -                         -      -                        -      -           -           -          -\n"  # noqa: E501 - a table
+        "\n"
+        "PROBLEMS\n"
+        "  node n4 does not answer\n"
+        "  shop_web.1.k3v9x1a7b2c4 -> shop_db.1.zq8w7e6r5t4y: port taken\n"
+    )
+
+
+def test_no_links_is_a_header() -> None:
+    assert table(read('{"version": 1, "links": [], "problems": []}')).splitlines() == [
+        "LINK   CONSUMER TASK   NODE   PROVIDER TASK   NODE   STATE   HANDSHAKE   RECEIVED   SENT"
+    ]
+
+
+def test_what_is_told_can_not_steer_a_terminal() -> None:
+    found = read(json.dumps(answer(links=[], problems=["\x1b[2J\u202egone"])))
+    assert found.problems == ("?[2J?gone",)
+    found = read(json.dumps(answer(links=[answer()["links"][0] | {"consumer": "\x1b]0;x\x07\nweb"}])))
+    assert found.links[0].consumer == "?]0;x? web"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "never"),
+        (0.2, "0s ago"),
+        (59.9, "59s ago"),
+        (60, "1m ago"),
+        (7300, "2h ago"),
+        (200000, "2d ago"),
+        (-3, "0s ago"),
+    ],
+)
+def test_ages(seconds: float | None, text: str) -> None:
+    assert age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0B"), (999, "999B"), (1000, "1kB"), (1234567, "1.23MB"), (10**21, "1e+03EB")]
+)
+def test_amounts(count: int, text: str) -> None:
+    assert amount(count) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the agent's answer is not JSON"),
+        ("[]", "the agent speaks version None, this program version 1: upgrade the older of the two"),
+        ('{"version": 2}', "the agent speaks version 2, this program version 1: upgrade the older of the two"),
+        ('{"version": 1, "links": [{}]}', "the agent's answer lacks something (KeyError: 'consumer')"),
+        (
+            '{"version": 1, "links": 7}',
+            "the agent's answer lacks something (TypeError: 'int' object is not iterable)",
+        ),
+        (
+            json.dumps(answer(links=[answer()["links"][0] | {"consumer": 3}])),
+            "lacks something (TypeError: '3' is not a text)",
+        ),
+    ],
+)
+def test_what_is_no_answer(text: str, message: str) -> None:
+    with pytest.raises(DockerError) as caught:
+        read(text)
+    assert message in str(caught.value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@example("rx", float("inf"))
+@example("rx", 10**400)
+@example("rx", -1)
+@example("handshake_age", float("nan"))
+@given(
+    st.sampled_from(["links", "problems", "consumer", "aliases", "pairs", "state", "rx", "handshake_age", "error"]),
+    json_values,
+)
+def test_no_answer_makes_a_traceback(key: str, value: object) -> None:
+    wrong = answer()
+    link = wrong["links"][0]
+    for place in (wrong, link, link["pairs"][0]):
+        if key in place:
+            place[key] = value
+    with contextlib.suppress(DockerError):
+        assert table(read(json.dumps(wrong)))
+
+
+def test_an_answer_too_deep() -> None:
+    with pytest.raises(DockerError):
+        read("[" * 100_000)
