@@ -36,8 +36,10 @@ def deployment(lab: Lab) -> Deployment:
 
 @pytest.fixture
 def stacks(deployment: Deployment) -> Iterator[Deployment]:
-    """The deployment, with every stack but Linkwire's own removed afterwards."""
+    """The deployment, with every stack but Linkwire's own removed afterwards, and every node active."""
     yield deployment
+    for node in deployment.lab.nodes:
+        deployment.lab.manager.docker("node", "update", "--availability", "active", node.name)
     listed = deployment.lab.manager.docker("stack", "ls", "--format", "{{.Name}}").stdout.split()
     for stack in listed:
         if stack != "linkwire":

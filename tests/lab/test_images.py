@@ -1,0 +1,59 @@
+"""The project's images, built where no network is and pulled by another node."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+
+import pytest
+
+from tests.lab import Lab, images
+
+
+@pytest.fixture(scope="module")
+def built(lab: Lab) -> images.Images:
+    return images.build_all(lab, say=print)
+
+
+def test_the_image_of_controller_and_agent_has_all_they_need(lab: Lab, built: images.Images) -> None:
+    imports = "import mesh, controller, agent, docker, nacl.public, pyroute2, structlog, yaml"
+    script = (
+        f"python3 -c '{imports}' && linkwire-controller --help && linkwire-agent --help && wg --version && nft -v"
+    )
+    run = ("run", "--rm", "--network", "none", built.linkwire, "sh", "-ec", script)
+    said = lab.node("n2").docker(*run).stdout  # pulled from the registry
+    assert "linkwire-agent" in said
+    assert "nftables" in said
+
+
+def test_the_image_is_what_the_tree_has(lab: Lab, built: images.Images) -> None:
+    source = images.PROJECT / "mesh" / "__init__.py"
+    path = "/opt/linkwire/lib/python3.11/site-packages/mesh/__init__.py"
+    inside = lab.manager.docker("run", "--rm", "--network", "none", built.linkwire, "cat", path).stdout
+    assert inside == source.read_text()
+
+
+def test_the_demo_image_has_the_programs_of_the_examples(lab: Lab, built: images.Images) -> None:
+    script = "nginx -v; redis-server --version; python3 -c 'import redis'; command -v curl busybox ip ping iperf3"
+    said = lab.node("n3").docker("run", "--rm", "--network", "none", built.demo, "sh", "-ec", script)
+    assert "nginx" in said.stderr
+    assert said.stdout.startswith("Redis server")
+    assert len(said.stdout.splitlines()) == 6
+
+
+def test_the_registry_has_them_by_name(lab: Lab, built: images.Images) -> None:
+    with urllib.request.urlopen(f"http://{lab.registry}/v2/_catalog", timeout=5) as answer:
+        assert set(json.load(answer)["repositories"]) >= {"linkwire", "demo", "busybox"}
+    assert built.busybox.startswith(f"{lab.registry}/")
+
+
+def test_building_again_is_quick_and_gives_the_same_image(lab: Lab, built: images.Images) -> None:
+    def image_id() -> str:
+        return lab.manager.docker("image", "inspect", "--format", "{{.Id}}", built.linkwire).stdout
+
+    before = image_id()
+    began = time.monotonic()
+    images.build_image(lab)
+    assert image_id() == before
+    assert time.monotonic() - began < 15
