@@ -54,9 +54,9 @@ def build_all(lab: Lab, say: Callable[[str], None] = lambda _: None) -> Images:
     with ThreadPoolExecutor() as pool:
         kinds = ("linkwire", "demo", "busybox")
         bases = pool.map(lambda kind: root_file_system(kind, say), kinds)
-        wheels = pool.submit(_wheels, say)
+        fetched = pool.submit(wheels, say)
         list(bases)
-        wheels.result()
+        fetched.result()
         for image in [pool.submit(make, lab, say) for make in (build_image, push_demo, push_busybox)]:
             image.result()
     return names(lab)
@@ -70,14 +70,13 @@ def build_image(lab: Lab, say: Callable[[str], None] = lambda _: None) -> str:
     """
     node, image = lab.manager, names(lab).linkwire
     base = _import(node, root_file_system("linkwire", say), "linkwire-base", say)
-    context = _context(_wheels(say))
     say(f"building {image}")
     # The classic builder: it is in every Docker, and nothing of it has to be fetched.
     argv = node.docker_command(
         *("build", "--quiet", "--network", "none", "--build-arg", f"BASE={base}"),
         *("--file", "deploy/Dockerfile", "--tag", image, "-"),
     )
-    process.feed(argv, context, timeout=BUILDING, env={**os.environ, "DOCKER_BUILDKIT": "0"})
+    process.feed(argv, context(wheels(say)), timeout=BUILDING, env={**os.environ, "DOCKER_BUILDKIT": "0"})
     return _push(node, image, say)
 
 
@@ -108,7 +107,8 @@ def root_file_system(kind: str, say: Callable[[str], None] = lambda _: None) -> 
     return tar
 
 
-def _wheels(say: Callable[[str], None]) -> Path:
+def wheels(say: Callable[[str], None] = lambda _: None) -> Path:
+    """The folder of deploy/wheels.sh, filled when it is missing or old."""
     folder = _cache() / "wheels"
     if not folder.exists():
         say("fetching the wheels of what the project depends on, once")
@@ -144,11 +144,11 @@ def _push(node: Node, image: str, say: Callable[[str], None]) -> str:
     return image
 
 
-def _context(wheels: Path) -> bytes:
+def context(wheel_folder: Path) -> bytes:
     """The build context: the project's code and the wheels, nothing of the working tree besides."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for path, name in _context_files(wheels):
+        for path, name in _files(wheel_folder):
             entry = tarfile.TarInfo(name)
             entry.size = path.stat().st_size
             entry.mode = 0o644
@@ -156,7 +156,7 @@ def _context(wheels: Path) -> bytes:
     return out.getvalue()
 
 
-def _context_files(wheels: Path) -> Iterator[tuple[Path, str]]:
+def _files(wheel_folder: Path) -> Iterator[tuple[Path, str]]:
     for name in ("deploy/Dockerfile", "pyproject.toml", "README.md"):
         if (PROJECT / name).exists():
             yield PROJECT / name, name
@@ -166,5 +166,5 @@ def _context_files(wheels: Path) -> Iterator[tuple[Path, str]]:
         for path in sorted((PROJECT / package).rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
                 yield path, str(path.relative_to(PROJECT))
-    for wheel in sorted(wheels.glob("*.whl")):
+    for wheel in sorted(wheel_folder.glob("*.whl")):
         yield wheel, f"build/wheels/{wheel.name}"
