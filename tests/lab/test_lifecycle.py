@@ -21,10 +21,12 @@ services:
   cache:
     image: {image}
     command: [sleep, "86400"]
+    stop_grace_period: 1s
     {cache_links}
   client:
     image: {image}
     command: [sleep, "86400"]
+    stop_grace_period: 1s
     links: [{client_links}]
     deploy: {{replicas: {client}}}
 """
