@@ -35,7 +35,6 @@ PAGE = 1000  # keys a read
 DIAL_TIMEOUT = 2.0  # seconds for an endpoint to answer its first question
 PROBE = 1.5  # seconds between two signs of life asked of a watch
 SILENCE = 4.0  # seconds after which a watch that gave none is dead
-_LIST_ATTEMPTS = 5
 
 _CHANNEL = (
     ("grpc.max_receive_message_length", -1),  # etcd answers a watch in one message, however long
@@ -353,20 +352,14 @@ def read(link: Link, ranges: Ranges) -> Batch:
     """Everything in some ranges at one revision.
 
     Raises:
-        Retryable: the store was compacted or restarted under the reader's hands, again and again.
+        Retryable: the store was compacted or restarted meanwhile.
     """
     start = len(ranges.root)
-    for _ in range(_LIST_ATTEMPTS):
-        try:
-            pages = list(_pages(link, ranges))
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.OUT_OF_RANGE:  # compacted since the first page
-                continue
-            raise
-        if len({_identity(page) for page in pages}) == 1:
-            changes = [Change(kv.key[start:], kv.value, kv.mod_revision) for page in pages for kv in page.kvs]
-            return Batch(pages[0].header.revision, whole=True, changes=changes)
-    raise Retryable("the store changed too fast to be listed")
+    pages = list(_pages(link, ranges))
+    if len({_identity(page) for page in pages}) > 1:
+        raise Retryable(f"etcd at {link.target} was restarted while it was listed")
+    changes = [Change(kv.key[start:], kv.value, kv.mod_revision) for page in pages for kv in page.kvs]
+    return Batch(pages[0].header.revision, whole=True, changes=changes)
 
 
 def _pages(link: Link, ranges: Ranges) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """Transactions, leases and reads, against a real etcd."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -251,7 +252,9 @@ def test_an_endpoint_that_dies_is_left(etcd: EtcdServer, proxy: Proxy, root: str
     getattr(proxy, how)()
     with pytest.raises(Retryable):
         store.commit([Put(port(2), 0)])
+    began = time.monotonic()
     assert store.commit([Put(port(3), 0)]) is not None
+    assert time.monotonic() - began < 0.8, "it asked the silent endpoint first"
     assert {r.port for r in store.load(["ports/"]).all(Port)} in ({1, 3}, {1, 2, 3})
     store.close()
 

@@ -10,7 +10,7 @@ import structlog
 from mesh import codec
 from mesh.etcd import EtcdFeed, Ranges
 from mesh.follow import Change
-from mesh.records import Leader, Port, Record
+from mesh.records import Leader, Port, Record, TaskReport
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Follower, Store
 from tests.store.etcd_server import EtcdServer
@@ -239,3 +239,23 @@ def test_a_burst_is_followed_to_its_end(store: Store) -> None:
     until(at(follower, revision))
     assert len(follower.snapshot.records) == 5120
     assert follower.snapshot == store.load(["ports/"])
+
+
+def test_who_reads_too_slowly_catches_up_in_whole_revisions(store: Store, etcd: EtcdServer, root: str) -> None:
+    feed = EtcdFeed([etcd.endpoint.removeprefix("http://")], 5.0, Ranges.of(root.encode(), [b"tasks/"]))
+    batches = feed.batches()
+    last = next(batches).revision
+    numbers: list[int] = []
+    # More than the connection and etcd's own queue (1024 answers) hold, so that etcd puts the watch aside.
+    for n in range(2000):
+        store.commit(
+            [Put(TaskReport("t", str(n), "n", "running", wired=True, error="x" * 5000, port_taken=None), None)]
+        )
+    while len(numbers) < 2000:
+        batch = next(batches)
+        assert last < batch.revision
+        assert all(last < change.revision <= batch.revision for change in batch.changes)
+        last = batch.revision
+        numbers += [int(json.loads(change.value or b"")["service"]) for change in batch.changes]
+    assert numbers == list(range(2000))
+    feed.close()
