@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from typing import Protocol
 
 from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
-from controller.swarm import SwarmManager
 
 RESYNC_S = 5.0
 CLOSE_S = 0.1
@@ -25,10 +25,26 @@ COST = 20
 """A full list is made at most a twentieth of the time."""
 
 
+class SwarmLists(Protocol):
+    """What a Swarm can be asked for; every list is complete or raises Retryable."""
+
+    def cluster_id(self) -> str:
+        """Swarm's own id."""
+
+    def services(self) -> dict[str, SwarmService]:
+        """Every service."""
+
+    def tasks(self, services: frozenset[str] | None = None) -> dict[str, SwarmTask]:
+        """Every task; or those of some services, all of which exist."""
+
+    def nodes(self) -> dict[str, SwarmNode]:
+        """Every node."""
+
+
 class SwarmWatch:
     """Keeps the last lists and renews of them what is due."""
 
-    def __init__(self, swarm: SwarmManager, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, swarm: SwarmLists, clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing is asked before the first `refresh`."""
         self._swarm = swarm
         self._clock = clock
@@ -74,7 +90,7 @@ class SwarmWatch:
         """Seconds until `refresh` has something to do without any hint."""
         now = self._clock()
         close = self._close(now)
-        at = min((self._listed.get(name, 0.0) + self._interval(name, now) for name in close), default=self._resync_at)
+        at = min((self._due_at(name) for name in close), default=self._resync_at)
         return max(0.0, min(at, self._resync_at) - now)
 
     def _picture(self) -> Swarm:
@@ -89,6 +105,7 @@ class SwarmWatch:
         nodes = self._swarm.nodes()
         self._note_moves(self._tasks, tasks, now)
         self._services, self._tasks, self._nodes = services, tasks, nodes
+        self._note_listed(now)
         done = self._clock()
         self._resync_at = done + max(RESYNC_S, COST * (done - now))
         self._forget(now)
@@ -97,19 +114,24 @@ class SwarmWatch:
         known = self._services.keys() | {task.service for task in self._tasks.values()}
         self._hinted = {name: at for name, at in self._hinted.items() if now - at < HINT_S}
         self._moved = {name: at for name, at in self._moved.items() if name in known}
-        self._listed = {name: at for name, at in self._listed.items() if name in known}
+
+    def _note_listed(self, now: float) -> None:
+        """All tasks were listed. A service that never moves ages from when it was first seen."""
+        self._listed = dict.fromkeys(self._services.keys() | {task.service for task in self._tasks.values()}, now)
+        for name in self._listed:
+            self._moved.setdefault(name, now)
 
     def _close(self, now: float) -> frozenset[str]:
         hinted = {name for name, at in self._hinted.items() if now - at < HINT_S}
         return self._picture().unsettled() | hinted
 
-    def _interval(self, name: str, now: float) -> float:
-        return min(max((now - self._moved.get(name, now)) / BACK_OFF, CLOSE_S), CLOSE_MAX_S)
+    def _due_at(self, name: str) -> float:
+        """When a service under close watch is to be listed again: does not change while nothing is listed."""
+        listed = self._listed.get(name, 0.0)
+        return listed + min(max((listed - self._moved.get(name, listed)) / BACK_OFF, CLOSE_S), CLOSE_MAX_S)
 
     def _list_close(self, now: float) -> None:
-        due = frozenset(
-            name for name in self._close(now) if now >= self._listed.get(name, 0.0) + self._interval(name, now)
-        )
+        due = frozenset(name for name in self._close(now) if now >= self._due_at(name))
         if not due:
             return
         # Asked for the tasks of a service that is gone, Swarm answers with an error: then all are listed.
