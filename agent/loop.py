@@ -167,7 +167,7 @@ class Agent:
         self._sandboxes.forget(container)
         state = self._tasks.pop(container, None)
         if state is not None:
-            state.close(self._backend)
+            state.close()
             self._keys = {key: value for key, value in self._keys.items() if key[0] != state.local.task}
 
     # --- interfaces
@@ -181,7 +181,7 @@ class Agent:
         if due:
             state.retry_at = None
         if state.local.state == "gone":
-            state.close(self._backend)
+            state.close()
             return
         endpoint = self._graph.by_task.get(state.local.task)
         if endpoint is None or endpoint.service not in self._graph.services or self._graph.cluster is None:

@@ -76,7 +76,7 @@ def remove(backend: Backend, netns: TaskNetns, hosts: str | None, keep: str | No
     surplus = tuple(name for name in backend.found(netns) if name != keep)
     for name in surplus:
         backend.delete(netns, name)
-    if keep is None and hosts is not None and names.read(hosts):
+    if keep is None and hosts is not None:
         names.write(hosts, ())
     return surplus
 

@@ -67,7 +67,7 @@ class TaskState:
                 backend, netns, self.local.hosts, desired, self.applied, complete=complete
             )
         except NetnsGone:
-            self.close(backend)
+            self.close()
         except PortTaken as error:
             self.port_taken = desired.listen_port
             self._failed(backend, error)
@@ -98,7 +98,7 @@ class TaskState:
         except LinkwireError as error:
             self._retry(error)
             return
-        self.close(backend)
+        self.close()
         self.error, self.port_taken = None, None
         self._done()
 
@@ -142,10 +142,9 @@ class TaskState:
             node="",
         )
 
-    def close(self, backend: Backend) -> None:
+    def close(self) -> None:
         """Let go of its namespace: a socket kept in it would keep it, and its device, for ever."""
         if self.netns is not None:
-            backend.forget(self.netns)
             self.netns.close()
         self.netns = None
         self.applied = None
@@ -166,7 +165,7 @@ class TaskState:
             pass
         except LinkwireError as error:
             log.warning("could not be taken back", task=self.local.task, error=str(error))
-        self.close(backend)
+        self.close()
 
     def _failed(self, backend: Backend, error: LinkwireError) -> None:
         """Not half-wired: a task that cannot be wired has no device and no names. A passing error changes nothing."""

@@ -49,9 +49,6 @@ class Backend(Protocol):
     def found(self, netns: TaskNetns) -> tuple[str, ...]:
         """The names of this backend's devices in a namespace, whoever made them: for adoption after a restart."""
 
-    def forget(self, netns: TaskNetns) -> None:
-        """Release what is kept for a namespace besides its own sockets, which closing it releases. Never raises."""
-
     def close(self) -> None:
         """Release what the backend itself keeps open. The devices stay."""
 

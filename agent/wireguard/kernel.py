@@ -69,9 +69,6 @@ class KernelBackend:
         """See Backend."""
         return links.found(netns, _KIND)
 
-    def forget(self, netns: TaskNetns) -> None:
-        """See Backend. Nothing is kept."""
-
     def close(self) -> None:
         """See Backend."""
         self._home.close()

@@ -115,9 +115,6 @@ class UserspaceBackend:
         self._reap()
         return tuple(name for name in links.found(netns, _KIND) if uapi.process(name) is not None)
 
-    def forget(self, netns: TaskNetns) -> None:
-        """See Backend. Nothing is kept."""
-
     def close(self) -> None:
         """See Backend."""
         self._home.close()
