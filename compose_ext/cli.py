@@ -5,14 +5,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compose_ext import __version__, deploy, ps, usage
+from compose_ext import __version__, deploy, ps, swarm, usage
 from compose_ext.engine import Docker, choose
 from compose_ext.errors import DockerError, UsageError
 from compose_ext.flags import Flag, Parsed, parse
 
 OK = 0
 DOCKER_FAILED = 1
-"""The input was good; Docker, or the agent asked through it, was not."""
+"""The input was good; Docker, the Swarm, or the agent asked through it, was not."""
 BAD_INPUT = 2
 """The command line or the files are wrong; Docker was not asked for anything."""
 
@@ -118,8 +118,16 @@ def _deploy(docker: Docker, parsed: Parsed) -> int:
 
 
 def _check(docker: Docker, parsed: Parsed) -> int:
-    deploy.check(docker, parsed.all(_FILES.name), parsed.last("stack") or None)
-    return OK
+    files, stack = parsed.all(_FILES.name), parsed.last("stack") or None
+    if files:
+        deploy.check(docker, files, stack)
+        return OK
+    problems = swarm.problems(docker, deploy.stack_name(stack) if stack else None)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not problems:
+        print("ok: nothing is wrong in this Swarm")
+    return DOCKER_FAILED if problems else OK
 
 
 def _render(_docker: Docker, parsed: Parsed) -> int:

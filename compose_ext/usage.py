@@ -6,7 +6,7 @@ Usage:  docker linkwire COMMAND
 WireGuard between the services that a compose file links
 
 Commands:
-  check     Check compose files, and say everything that is wrong with them
+  check     Say everything that is wrong with compose files, or in the Swarm
   render    Print what deploy adds to the compose files
   deploy    Deploy a stack, or update it, with its links
   ps        List links with their tasks, and whether they are connected
@@ -28,7 +28,11 @@ Check compose files, and say everything that is wrong with them
 Exits with 0 if nothing is wrong, else with 2. Names in external_links are looked up if a Docker endpoint
 answers; one that is absent is a warning.
 
-{_FILES}      --stack STACK          Check the names that the services get in this stack as well
+Without a file it is the Swarm that is checked: labels that cannot be read, links to services that do not exist,
+tasks that are not wired. Exits with 1 if anything is wrong there.
+
+{_FILES}      --stack STACK          Check the names that the services get in this stack as well; without a file,
+                             tell only of this stack
 """
 
 _RENDER = f"""\
@@ -60,7 +64,7 @@ Options:
 """
 
 _TEXTS = {
-    "check": ("docker linkwire check -c FILE [OPTIONS]", _CHECK),
+    "check": ("docker linkwire check [-c FILE] [OPTIONS]", _CHECK),
     "render": ("docker linkwire render -c FILE STACK", _RENDER),
     "deploy": ("docker linkwire deploy -c FILE [OPTIONS] STACK", _DEPLOY),
     "ps": ("docker linkwire ps [OPTIONS] [STACK]", _PS),

@@ -194,13 +194,13 @@ def test_the_module_is_the_same_program(run: Run, files: Path) -> None:
     ("words", "message"),
     [
         (["chekc"], "there is no command 'chekc'; there are: check, render, deploy, ps, version"),
-        (["check"], "which compose files? name them with -c FILE, or -c - for standard input"),
+        (["render", "shop"], "which compose files? name them with -c FILE, or -c - for standard input"),
         (["check", "-c", ""], "which compose files? name them with -c FILE, or -c - for standard input"),
         (["check", "-c", '"a'], "a quote in the value of --compose-file is never closed"),
         (["check", "-c", "-", "-c", "-"], "standard input (-c -) can be read only once"),
         (
             ["check", "-c", "good.yml", "stack"],
-            "wrong number of arguments; it goes: docker linkwire check -c FILE [OPTIONS]",
+            "wrong number of arguments; it goes: docker linkwire check [-c FILE] [OPTIONS]",
         ),
         (
             ["deploy", "-c", "good.yml"],
@@ -493,6 +493,8 @@ printf '%s\\n' "$*" >> "$RECORD"
 case "$*" in
   *"ps --filter"*) printf "$CONTAINERS" ;;
   *exec*) cat "$ANSWER"; exit "${CODE:-0}" ;;
+  *"service ls --quiet"*) [ -z "$WORKER" ] || { echo "not a manager" >&2; exit 1; }; printf "id1\\nid2\\n" ;;
+  *"service inspect"*) printf '%s' "$SERVICES" ;;
   *"service ls"*) printf 'other_mail\\nshop_db\\n' ;;
 esac
 """
@@ -543,6 +545,47 @@ def test_ps_without_an_engine(docker: str, run: Run) -> None:
     assert shown.returncode == 1
     assert shown.stderr.startswith("docker linkwire: ")
     assert "nonexistent.sock" in shown.stderr
+
+
+SERVICES = [
+    {"Spec": {"Name": "shop_web", "Labels": {"linkwire.links": "shop db", "com.docker.stack.image": "x"}}},
+    {"Spec": {"Name": "mail", "Labels": None}},
+    {"Spec": {"Name": "mail_mx", "Labels": {"linkwire.liks": "x"}}},
+]
+WEB_PROBLEM = (
+    "service shop_web: label 'linkwire.links': 'shop db': "
+    "a name is made of letters, digits, '-' and '_', and begins and ends with a letter or digit"
+)
+MAIL_PROBLEM = "service mail_mx: label 'linkwire.liks': 'x': no such label; did you mean 'linkwire.links'?"
+
+
+def test_check_of_the_swarm(run: Run, agent: dict[str, str], tmp_path: Path) -> None:
+    swarm = agent | {"SERVICES": json.dumps(SERVICES)}
+    shown = run(PLUGIN, "linkwire", "check", **swarm)
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr.splitlines() == [MAIL_PROBLEM, WEB_PROBLEM, "a problem"]
+    assert "service inspect id1 id2" in record(tmp_path)
+    shown = run(PLUGIN, "linkwire", "check", "--stack", "shop", **swarm)
+    assert shown.stderr.splitlines() == [WEB_PROBLEM, "a problem"]
+    assert record(tmp_path)[-1] == "exec 0123abcd linkwire-agent inspect --stack shop"
+
+
+def test_check_of_a_swarm_in_order(run: Run, agent: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "answer").write_text('{"version": 1, "links": [], "problems": []}')
+    shown = run(PLUGIN, "linkwire", "check", **agent, SERVICES="[]")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "ok: nothing is wrong in this Swarm\n", "")
+
+
+def test_check_of_the_swarm_asks_both(run: Run, agent: dict[str, str]) -> None:
+    shown = run(PLUGIN, "linkwire", "check", **agent, WORKER="1")
+    assert shown.returncode == 1
+    assert shown.stderr.splitlines() == ["a problem", "the labels of services cannot be read: not a manager"]
+    shown = run(PLUGIN, "linkwire", "check", **agent | {"SERVICES": json.dumps(SERVICES), "CONTAINERS": ""})
+    assert shown.stderr.splitlines()[:2] == [MAIL_PROBLEM, WEB_PROBLEM]
+    assert shown.stderr.splitlines()[2].startswith("no Linkwire agent runs on this Docker endpoint.")
+    shown = run(PLUGIN, "linkwire", "check", **agent | {"CONTAINERS": ""}, WORKER="1")
+    assert shown.returncode == 1
+    assert shown.stderr.startswith("docker linkwire: the labels of services cannot be read: not a manager\n")
 
 
 EXTERNAL = "x-wireguard: {}\nservices: {a: {image: web, external_links: [other_mail, other_news]}}\n"

@@ -1,0 +1,45 @@
+"""What is wrong in a running Swarm: service labels that cannot be read, and what the agent reports."""
+
+import json
+from collections.abc import Iterator
+
+from compose_ext import ps
+from compose_ext.engine import Docker, printable
+from compose_ext.errors import DockerError
+from mesh.labels import PREFIX, decode
+
+
+def problems(docker: Docker, stack: str | None) -> list[str]:
+    """Return all that is wrong, of one stack or of all.
+
+    Raises:
+        DockerError: neither the Swarm's services nor an agent can be asked.
+    """
+    found: list[str] = []
+    unanswered: list[str] = []
+    try:
+        found += _label_problems(docker, stack)
+    except DockerError as error:
+        unanswered.append(f"the labels of services cannot be read: {error}")
+    try:
+        found += ps.ask(docker, stack).problems
+    except DockerError as error:
+        unanswered.append(str(error))
+    if len(unanswered) > 1:
+        raise DockerError("\n".join(unanswered))
+    return [*found, *unanswered]
+
+
+def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
+    ids = docker.ask(["service", "ls", "--quiet"], ps.TIMEOUT).split()
+    if not ids:
+        return
+    try:
+        services = json.loads(docker.ask(["service", "inspect", *ids], ps.TIMEOUT))
+        for spec in sorted((service["Spec"] for service in services), key=lambda spec: str(spec["Name"])):
+            name, labels = str(spec["Name"]), spec.get("Labels") or {}
+            if stack is None or name.startswith(f"{stack}_"):
+                ours = {label: str(text) for label, text in labels.items() if label.lower().startswith(PREFIX)}
+                yield from (printable(f"service {name}: {error}") for error in decode(ours)[1])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DockerError(f"docker's answer is not understood ({type(error).__name__}: {error})") from None
