@@ -94,16 +94,22 @@ def index(snapshot: Snapshot) -> Graph:
 
 
 def _sound(endpoints: Iterable[Endpoint]) -> tuple[list[Endpoint], tuple[str, ...]]:
-    """The endpoints that share neither an address nor a public key with another; and what is wrong with the rest."""
-    every = sorted(endpoints, key=lambda endpoint: endpoint.task)
+    """The endpoints that share no address, public key or task with another; and what is wrong with the rest."""
+    every = sorted(endpoints, key=lambda endpoint: (endpoint.task, endpoint.service))
     addresses = Counter(endpoint.address for endpoint in every)
     keys = Counter(endpoint.public_key for endpoint in every)
-    sound = [e for e in every if addresses[e.address] == 1 and keys[e.public_key] == 1]
-    problems = [
-        f"task {e.task}: its address {e.address} or public key is also another task's: neither is wired"
-        for e in every
-        if addresses[e.address] > 1 or keys[e.public_key] > 1
-    ]
+    tasks = Counter(endpoint.task for endpoint in every)
+    sound: list[Endpoint] = []
+    problems: list[str] = []
+    for e in every:
+        if tasks[e.task] > 1:
+            problems.append(f"task {e.task}: service {e.service} is not the only one that has it: neither is wired")
+        elif addresses[e.address] > 1 or keys[e.public_key] > 1:
+            problems.append(
+                f"task {e.task}: its address {e.address} or public key is also another task's: neither is wired"
+            )
+        else:
+            sound.append(e)
     return sound, tuple(problems)
 
 
