@@ -128,3 +128,22 @@ def test_what_an_unreadable_endpoint_held_is_freed_once_it_is_away() -> None:
     assert not store.all(Port)
     assert store.entries[keyspace.address(place.address)].record == Address(place.address, None)
     assert not made_of(store, world).steps
+
+
+def test_an_unreadable_address_or_port_is_given_to_nobody() -> None:
+    store, world = fresh()
+    subnet = IPv4Network("10.1.0.0/29")  # six addresses
+    world.add(WEB)
+    (db,) = world.add(DB, "n2")
+    set_ports(store, "n2", 1000, 1000)
+    settled(store, world, subnet)
+    place = endpoint_of(store, db)
+    for key in (keyspace.endpoint(DB.id, db.id), keyspace.port("n2", 1000), keyspace.address(place.address)):
+        store.damage(key)
+    (late,) = world.add(DB, "n2")
+    full = f"task {late.id}: all 1 UDP ports 1000-1000 of the node are taken: widen its agent's --ports"
+    assert full in settled(store, world, subnet).problems
+    world.add(DB, "n1", "n1", "n1", "n1")
+    problems = settled(store, world, subnet).problems
+    assert any(" all 6 addresses of 10.1.0.0/29 are taken: " in problem for problem in problems)
+    assert sorted(e.node for e in store.all(Endpoint)) == ["n1", "n1", "n1", "n2"], "two VIPs and one place were held"
