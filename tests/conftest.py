@@ -6,6 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow, and not wrong: no test here is about time.
+settings.register_profile("linkwire", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("linkwire")
 
 pytest_plugins = ["tests.lab.fixtures"]
 
