@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import ipaddress
 import json
+import math
 import types
 import typing
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from mesh.records import Record
 FORMAT = 1
 MAX_BYTES = 1_000_000  # etcd refuses requests over 1.5 MiB (--max-request-bytes)
 
+_WHOLE = 2**53  # beyond it a float does not tell whole numbers apart, and far beyond it overflows
 _ADDRESSES = (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
 
 
@@ -45,10 +47,11 @@ def decode(key: str, value: bytes) -> Record:
     if len(value) > MAX_BYTES:
         raise InvalidRecord(f"{key}: {len(value)} bytes is more than any record of ours")
     try:
-        plain = json.loads(value)
+        plain = json.loads(value.decode(), parse_constant=_refuse, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         raise InvalidRecord(f"{key}: not JSON") from None
-    if not isinstance(plain, dict) or plain.pop("v", None) != FORMAT:
+    version = plain.pop("v", None) if isinstance(plain, dict) else None
+    if type(version) is not int or version != FORMAT:
         raise InvalidRecord(f"{key}: not a record of format {FORMAT}")
     try:
         record: Record = _read(kind, plain, "")
@@ -57,6 +60,18 @@ def decode(key: str, value: bytes) -> Record:
     if keyspace.key_of(record) != key:
         raise InvalidRecord(f"{key}: holds the record that belongs under {keyspace.key_of(record)}")
     return record
+
+
+def _refuse(constant: str) -> Any:  # noqa: ANN401 - never returns
+    """NaN and Infinity are Python's and not JSON's; NaN does not even equal itself."""
+    raise ValueError(constant)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    plain = dict(pairs)
+    if len(plain) != len(pairs):
+        raise ValueError("a name stands twice")
+    return plain
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any field of a record
@@ -84,7 +99,7 @@ def _read(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - one retur
     if origin is Literal:
         if plain in typing.get_args(hint):
             return plain
-        raise ValueError(f"{where}: {plain!r} is none of {', '.join(map(str, typing.get_args(hint)))}")
+        raise ValueError(f"{where}: none of {', '.join(map(str, typing.get_args(hint)))}")
     if origin is tuple:
         if not isinstance(plain, list):
             raise ValueError(f"{where}: a list was expected")
@@ -105,10 +120,12 @@ def _read(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - one retur
 
 
 def _scalar(hint: type, plain: Any, where: str) -> Any:  # noqa: ANN401 - one of the scalars
-    if hint is float and type(plain) is int:
+    if hint is float and type(plain) is int and abs(plain) <= _WHOLE:
         return float(plain)
-    if type(plain) is not hint:
+    if type(plain) is not hint or (isinstance(plain, float) and not math.isfinite(plain)):
         raise ValueError(f"{where}: {hint.__name__} was expected")
+    if isinstance(plain, str) and not plain.isascii() and any("\ud800" <= c <= "\udfff" for c in plain):
+        raise ValueError(f"{where}: half a character")  # JSON can say it, nobody can print it
     return plain
 
 
