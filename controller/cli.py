@@ -34,7 +34,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     log.info("controller starts", etcd=",".join(told.etcd), subnet=str(told.subnet), name=told.name)
-    store = Store(told.etcd)
+    try:
+        store = Store(told.etcd)
+    except ValueError as error:
+        log.error("controller stops", error=f"--etcd: {error}")  # noqa: TRY400 - the message says it all
+        sys.exit(2)
     swarm = SwarmManager(told.docker)
     swarm.follow(wake)
     try:

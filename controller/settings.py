@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 SMALLEST_PREFIX = 29
+LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _level(text: str) -> str:
+    if text not in LEVELS:  # argparse holds a default, and so the environment, to a type but not to its choices
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(LEVELS)}")
+    return text
+
+
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; on bad ones print them and exit with 2, as argparse does."""
     parser = argparse.ArgumentParser(prog="linkwire-controller", description="Plans the mesh from Swarm's services.")
@@ -62,8 +69,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     add("--subnet", "LINKWIRE_SUBNET", "100.96.0.0/16", _subnet, "the mesh's addresses; fixed at first use")
     add("--address-rest", "LINKWIRE_ADDRESS_REST", "600", _positive, "seconds for which a freed address rests")
     add("--name", "LINKWIRE_NAME", socket.gethostname(), str, "of this controller, for people")
-    levels = ("debug", "info", "warning", "error")
-    parser.add_argument("--log-level", choices=levels, default=environ.get("LINKWIRE_LOG_LEVEL") or "info")
+    add("--log-level", "LINKWIRE_LOG_LEVEL", "info", _level, f"one of {', '.join(LEVELS)}")
     read = parser.parse_args(argv)
     return Settings(
         etcd=tuple(part.strip() for part in read.etcd.split(",") if part.strip()),
