@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 from mesh.errors import Terminal
@@ -14,7 +16,8 @@ FILE = "sealing.key"
 def load_or_make(folder: Path) -> PrivateKey:
     """Read the node's sealing key; on the first run make it.
 
-    The file appears whole or not at all, so a crash between any two lines leaves either no key or a good one.
+    The file appears whole or not at all, so a crash between any two lines leaves either no key or a good one; and of
+    two agents that start at once (start-first) both get the key of the first.
 
     Raises:
         Terminal: the folder cannot be written, or the file is not a key of ours.
@@ -36,11 +39,9 @@ def load_or_make(folder: Path) -> PrivateKey:
 
 
 def _make(path: Path) -> None:
-    scratch = path.with_suffix(".new")
-    scratch.unlink(missing_ok=True)
-    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{FILE}.") as file:  # mode 0600
         file.write(PrivateKey.generate().raw)
         file.flush()
         os.fsync(file.fileno())
-    scratch.rename(path)
+        with contextlib.suppress(FileExistsError):
+            os.link(file.name, path)
