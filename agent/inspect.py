@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from agent.diff import REJECT_AFTER_S
 from mesh import keyspace
 from mesh.graph import Graph, index
-from mesh.records import DeviceStatus, Endpoint, Node, PeerStatus, Service, Status, TaskReport
+from mesh.keys import PublicKey
+from mesh.records import Endpoint, Node, PeerStatus, Service, Status, TaskReport
 from mesh.snapshot import Snapshot
 
 VERSION = 1
@@ -37,7 +39,8 @@ def inspect(snapshot: Snapshot, now: float, stack: str | None = None) -> dict[st
                     "pairs": pairs,
                 }
             )
-    problems = [text for text in _problems(snapshot, graph) if stack is None or f"{stack}_" in text]
+    named = re.compile(rf"(?<![A-Za-z0-9_-]){re.escape(stack or '')}_")  # `shop_db`, but not `workshop_db`
+    problems = [text for text in _problems(snapshot, graph) if stack is None or named.search(text)]
     return {"version": VERSION, "links": links, "problems": problems}
 
 
@@ -49,6 +52,7 @@ def _pairs(
         report = snapshot.get(keyspace.report(mine.node, mine.task), TaskReport)
         status = snapshot.get(keyspace.status(mine.node), Status)
         device = next((d for d in status.devices if d.task == mine.task), None) if status else None
+        measured = {peer.public_key: peer for peer in device.peers} if device else None
         for service in providers:
             for theirs in graph.endpoints.get(service.id, ()):
                 if theirs.task != mine.task:
@@ -57,20 +61,21 @@ def _pairs(
                         "consumer_node": _hostname(snapshot, mine.node),
                         "provider_task": _task_name(service, theirs),
                         "provider_node": _hostname(snapshot, theirs.node),
-                        **_measured(report, device, theirs),
+                        **_measured(report, measured, theirs),
                         "error": report.error if report else None,
                         "as_of": round(max(0.0, now - status.written), 1) if status else None,
                     }
 
 
-def _measured(report: TaskReport | None, device: DeviceStatus | None, theirs: Endpoint) -> dict[str, Any]:
-    peer: PeerStatus | None = None
-    if device is not None:
-        peer = next((p for p in device.peers if p.public_key == theirs.public_key), None)
+def _measured(
+    report: TaskReport | None, peers: dict[PublicKey, PeerStatus] | None, theirs: Endpoint
+) -> dict[str, Any]:
+    """What a device's peers say of one; None for no device that was read."""
+    peer = peers.get(theirs.public_key) if peers else None
     age = peer.handshake_age if peer else None
     if report is not None and not report.wired:
         state = "unwired"
-    elif device is None:
+    elif peers is None:
         state = "unknown"
     elif peer is None or age is None:
         state = "no-handshake"
@@ -95,13 +100,13 @@ def _hostname(snapshot: Snapshot, node: str) -> str:
 
 
 def _problems(snapshot: Snapshot, graph: Graph) -> Iterator[str]:
-    yield from (f"store: {reason}" for reason in snapshot.invalid.values())
+    yield from (f"store: {reason}" for reason in sorted(snapshot.invalid.values()))
     yield from graph.problems
     for service in sorted(graph.services.values(), key=lambda s: s.name):
         for link in service.links:
             if link.provider not in graph.by_name:
                 yield f"service {service.name}: links to {link.provider}, which does not exist (yet)"
-    for report in snapshot.all(TaskReport):
+    for report in sorted(snapshot.all(TaskReport), key=lambda r: (r.task, r.node)):
         if report.error and report.state != "gone":
             found = graph.services.get(report.service)
             name = f"{found.name} task {report.task}" if found else f"task {report.task}"
