@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
+from random import Random
 
 from controller.plan import plan
 from mesh import keyspace
-from mesh.records import Address, Cluster, Endpoint, Port, Service
+from mesh.records import Address, Cluster, Endpoint, Port, Service, TaskReport
 from mesh.snapshot import Delete, Put
 from tests.unit.plan_safety import check_moment
 from tests.unit.swarm_world import DB, SUBNET, WEB, service
@@ -87,6 +88,24 @@ def test_a_late_release_of_a_service_that_links_again_does_nothing() -> None:
     assert {s.name for s in store.all(Service)} == {"shop_web"}
 
 
+def test_a_late_change_brings_nothing_back_that_ended() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    (db,) = world.add(DB, "n2")
+    settled(store, world)
+    world.report(db.id)
+    changed = {WEB.id: replace(WEB, dnsrr=True), DB.id: DB}
+    late = plan(replace(world.swarm(), services=changed), store.snapshot(), SUBNET)
+    assert len(late.steps) == 2, "a service's options and an endpoint's readiness"
+    world.services.clear()
+    world.tasks.clear()
+    settled(store, world)
+    assert carry_out(store, late.steps) == 0
+    check_moment(store, world)
+    assert not store.all(Endpoint)
+    assert not store.all(Service)
+
+
 # --- records that were lost
 
 
@@ -147,3 +166,17 @@ def test_an_unreadable_address_or_port_is_given_to_nobody() -> None:
     problems = settled(store, world, subnet).problems
     assert any(" all 6 addresses of 10.1.0.0/29 are taken: " in problem for problem in problems)
     assert sorted(e.node for e in store.all(Endpoint)) == ["n1", "n1", "n1", "n2"], "two VIPs and one place were held"
+
+
+def test_the_order_of_the_stores_records_is_not_that_of_the_steps() -> None:
+    store, world = fresh()
+    settled(store, world)
+    gone = [f"gone{n}" for n in range(8)]
+    store.write(*(Port("n1", 1000 + n, task) for n, task in enumerate(gone)))
+    store.write(*(TaskReport(task, "s", "n9", "gone", wired=False, error=None, port_taken=None) for task in gone))
+    for n in range(8):
+        store.write(Address(IPv4Address("10.1.0.1") + n, f"task/gone{n}"))
+    made = made_of(store, world)
+    assert len(made.steps) == 24
+    for seed in range(5):
+        assert plan(world.swarm(), store.snapshot(Random(seed)), SUBNET) == made  # noqa: S311 - an order is no secret

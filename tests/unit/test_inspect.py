@@ -1,0 +1,206 @@
+"""What `docker linkwire ps` is told: measured, or said to be unknown."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Address, IPv4Network
+from random import Random
+
+import pytest
+
+from agent.diff import REJECT_AFTER_S
+from agent.inspect import inspect
+from mesh import keyspace
+from mesh.keys import PublicKey
+from mesh.labels import LinkLabel
+from mesh.records import (
+    Cluster,
+    DeviceStatus,
+    Endpoint,
+    Node,
+    PeerStatus,
+    Record,
+    Service,
+    Status,
+    TaskReport,
+    Versioned,
+)
+from mesh.snapshot import Snapshot
+from mesh.wgtypes import UdpEndpoint
+
+NOW = 1_000_000.0
+
+
+def key(number: int) -> PublicKey:
+    return PublicKey(number.to_bytes(32, "little"))
+
+
+def service(name: str, *providers: str) -> Service:
+    links = tuple(LinkLabel(provider, (f"to-{provider}",)) for provider in providers)
+    return Service(f"#{name}", name, IPv4Address("10.1.9.9"), links, (), strict=True, dnsrr=False)
+
+
+def endpoint(name: str, number: int, *, slot: int = 1) -> Endpoint:
+    return Endpoint(
+        service=f"#{name}",
+        task=f"t{number}",
+        slot=slot,
+        node=f"n{number}",
+        address=IPv4Address("10.1.0.0") + number,
+        public_key=key(number),
+        epoch=0,
+        underlay=UdpEndpoint(IPv4Address("192.0.2.1"), 51820),
+        ready=True,
+    )
+
+
+def node(number: int) -> Node:
+    return Node(f"n{number}", f"host{number}", key(99), IPv4Address("192.0.2.1"), 1, 9, "kernel", "0.1.0")
+
+
+def report(name: str, number: int, *, wired: bool = True, error: str | None = None) -> TaskReport:
+    return TaskReport(f"t{number}", f"#{name}", f"n{number}", "running", wired, error, None)
+
+
+def status(number: int, *peers: tuple[int, float | None]) -> Status:
+    found = tuple(PeerStatus(key(peer), age, 10 * peer, 20 * peer, "192.0.2.1:51820") for peer, age in peers)
+    return Status(
+        f"n{number}", NOW - 2.04, (DeviceStatus("another", key(50), ()), DeviceStatus(f"t{number}", None, found))
+    )
+
+
+def snapshot(*records: Record, invalid: dict[str, str] | None = None) -> Snapshot:
+    found = {keyspace.key_of(record): Versioned(record, n) for n, record in enumerate(records, 1)}
+    return Snapshot(len(found), True, found, invalid or {})
+
+
+SHOP: tuple[Record, ...] = (
+    Cluster("cluster", IPv4Network("10.1.0.0/16")),
+    service("shop_web", "shop_db"),
+    service("shop_db"),
+    endpoint("shop_web", 1),
+    endpoint("shop_db", 2, slot=0),
+    node(1),
+    report("shop_web", 1),
+    report("shop_db", 2),
+)
+
+
+def test_a_link_is_told_with_its_pairs_as_measured() -> None:
+    assert inspect(snapshot(*SHOP, status(1, (2, 12.5))), NOW) == {
+        "version": 1,
+        "links": [
+            {
+                "consumer": "shop_web",
+                "provider": "shop_db",
+                "aliases": ["to-shop_db"],
+                "pairs": [
+                    {
+                        "consumer_task": "shop_web.1.t1",
+                        "consumer_node": "host1",
+                        "provider_task": "shop_db.n2.t2",
+                        "provider_node": "n2",
+                        "state": "connected",
+                        "handshake_age": 12.5,
+                        "rx": 20,
+                        "tx": 40,
+                        "error": None,
+                        "as_of": 2.0,
+                    }
+                ],
+            }
+        ],
+        "problems": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("measured", "state"),
+    [
+        (status(1, (2, 0.0)), "connected"),
+        (status(1, (2, REJECT_AFTER_S - 0.1)), "connected"),
+        (status(1, (2, REJECT_AFTER_S)), "stale"),
+        (status(1, (2, None)), "no-handshake"),
+        (status(1, (3, 1.0)), "no-handshake"),
+        (status(1), "no-handshake"),
+        (Status("n1", NOW, ()), "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_connected_means_a_recent_handshake_that_was_seen(measured: Status | None, state: str) -> None:
+    made = inspect(snapshot(*SHOP, *((measured,) if measured else ())), NOW)
+    (pair,) = made["links"][0]["pairs"]
+    assert pair["state"] == state
+    assert (pair["as_of"] is None) == (measured is None)
+    json.dumps(made)
+
+
+def test_a_task_that_is_not_wired_is_told_with_its_error_whatever_was_measured_before() -> None:
+    error = "the subnet clashes with a route"
+    made = inspect(snapshot(*SHOP, report("shop_web", 1, wired=False, error=error), status(1, (2, 1.0))), NOW)
+    (pair,) = made["links"][0]["pairs"]
+    assert (pair["state"], pair["error"]) == ("unwired", error)
+    assert made["problems"] == [f"shop_web task t1 on host1: {error}"]
+
+
+def test_a_clock_that_is_behind_gives_no_negative_age() -> None:
+    made = inspect(snapshot(*SHOP, status(1, (2, 1.0))), NOW - 50)
+    assert made["links"][0]["pairs"][0]["as_of"] == 0.0
+
+
+def test_every_pair_of_tasks_is_told_once_and_nobody_is_its_own() -> None:
+    tasks = [endpoint("shop_ring", n) for n in (1, 2, 3)]
+    made = inspect(snapshot(service("shop_ring", "shop_ring"), *tasks), NOW)
+    pairs = [(pair["consumer_task"], pair["provider_task"]) for pair in made["links"][0]["pairs"]]
+    names = [f"shop_ring.1.t{n}" for n in (1, 2, 3)]
+    assert sorted(pairs) == [(one, other) for one in names for other in names if one != other]
+
+
+def test_problems_are_told_in_words() -> None:
+    same = endpoint("shop_db", 1)
+    unknown = TaskReport("t9", "#gone", "n9", "created", wired=False, error="no namespace", port_taken=None)
+    over = TaskReport("t8", "#shop_db", "n9", "gone", wired=False, error="old", port_taken=None)
+    records = (
+        *SHOP,
+        service("blog_web", "blog_db"),
+        unknown,
+        over,
+        Endpoint("#shop_db", "t7", 1, "n7", same.address, key(70), 0, same.underlay, ready=True),
+    )
+    made = inspect(snapshot(*records, invalid={"nodes/x": "nodes/x: not JSON"}), NOW)
+    assert made["problems"] == [
+        "store: nodes/x: not JSON",
+        "task t1: its address 10.1.0.1 or public key is also another task's: neither is wired",
+        "task t7: its address 10.1.0.1 or public key is also another task's: neither is wired",
+        "service blog_web: links to blog_db, which does not exist (yet)",
+        "task t9 on n9: no namespace",
+    ]
+
+
+def test_a_stack_is_told_alone() -> None:
+    records = (
+        *SHOP,
+        service("blog_web", "shop_db"),
+        service("workshop_web", "workshop_db"),
+        service("shop", "other"),
+        report("shop_db", 2, wired=False, error="bad"),
+    )
+    made = inspect(snapshot(*records), NOW, "shop")
+    assert [(link["consumer"], link["provider"]) for link in made["links"]] == [
+        ("blog_web", "shop_db"),
+        ("shop_web", "shop_db"),
+    ]
+    assert made["problems"] == ["shop_db task t2 on n2: bad"], "and nothing of workshop_web"
+    assert inspect(snapshot(*records), NOW, "none") == {"version": 1, "links": [], "problems": []}
+    assert inspect(snapshot(*records), NOW, "(") == {"version": 1, "links": [], "problems": []}
+
+
+def test_the_order_of_the_records_does_not_show() -> None:
+    errors = [report("shop_db", n, wired=False, error=f"error {n}") for n in range(3, 9)]
+    records = [*SHOP, *(endpoint("shop_db", n) for n in range(3, 9)), *errors, status(1, (2, 1.0))]
+    invalid = {f"tasks/{n}": f"tasks/{n}: not JSON" for n in range(5)}
+    made = inspect(snapshot(*records, invalid=invalid), NOW)
+    for seed in range(5):
+        Random(seed).shuffle(records)  # noqa: S311 - an order is no secret
+        again = dict(sorted(invalid.items(), reverse=bool(seed % 2)))
+        assert inspect(snapshot(*records, invalid=again), NOW) == made

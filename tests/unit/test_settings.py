@@ -1,0 +1,146 @@
+"""What the programs are told: flags before the environment before the default, and bad ones refused in words."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from pathlib import Path
+
+import pytest
+
+import agent.settings
+import controller.settings
+
+
+def test_the_controllers_defaults() -> None:
+    assert controller.settings.parse([], {}) == controller.settings.Settings(
+        etcd=("http://127.0.0.1:2379",),
+        docker="unix:///var/run/docker.sock",
+        subnet=IPv4Network("100.96.0.0/16"),
+        rest_s=600,
+        name=socket.gethostname(),
+        log_level="info",
+    )
+
+
+def test_the_agents_defaults() -> None:
+    assert agent.settings.parse([], {}) == agent.settings.Settings(
+        command="supervise",
+        etcd=("http://127.0.0.1:2379",),
+        docker="unix:///var/run/docker.sock",
+        first_port=51820,
+        last_port=53819,
+        address=None,
+        state=Path("/var/lib/linkwire"),
+        stack=None,
+        log_level="info",
+    )
+
+
+CONTROLLER = {
+    "LINKWIRE_ETCD": "http://a:1, b:2,,",
+    "LINKWIRE_DOCKER_URL": "tcp://d",
+    "LINKWIRE_SUBNET": "10.0.0.0/29",
+    "LINKWIRE_ADDRESS_REST": "15",
+    "LINKWIRE_NAME": "one",
+    "LINKWIRE_LOG_LEVEL": "debug",
+}
+
+
+def test_the_controller_is_told_by_flags_before_the_environment() -> None:
+    told = controller.settings.parse([], CONTROLLER)
+    assert told == controller.settings.Settings(
+        ("http://a:1", "b:2"), "tcp://d", IPv4Network("10.0.0.0/29"), 15, "one", "debug"
+    )
+    flags = [
+        "--etcd=c:3",
+        "--docker=x",
+        "--subnet=10.1.0.0/16",
+        "--address-rest=1",
+        "--name=two",
+        "--log-level=error",
+    ]
+    assert controller.settings.parse(flags, CONTROLLER) == controller.settings.Settings(
+        ("c:3",), "x", IPv4Network("10.1.0.0/16"), 1, "two", "error"
+    )
+    assert controller.settings.parse([], dict.fromkeys(CONTROLLER, "")) == controller.settings.parse([], {})
+
+
+def test_the_agent_is_told_by_flags_before_the_environment() -> None:
+    environ = {
+        "LINKWIRE_ETCD": "a:1,b:2",
+        "LINKWIRE_DOCKER_URL": "tcp://d",
+        "LINKWIRE_PORTS": "1000-1000",
+        "LINKWIRE_ADDRESS": "192.0.2.1",
+        "LINKWIRE_STATE": "/state",
+        "LINKWIRE_LOG_LEVEL": "debug",
+    }
+    told = agent.settings.parse(["inspect", "--stack", "shop"], environ)
+    assert told == agent.settings.Settings(
+        "inspect", ("a:1", "b:2"), "tcp://d", 1000, 1000, IPv4Address("192.0.2.1"), Path("/state"), "shop", "debug"
+    )
+    told = agent.settings.parse(["run", "--ports", "1-65535", "--address", "2001:db8::1"], environ)
+    assert (told.command, told.first_port, told.last_port) == ("run", 1, 65535)
+    assert told.address == IPv6Address("2001:db8::1")
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "value", "reason"),
+    [
+        ("--subnet", "LINKWIRE_SUBNET", "10.0.0.1/16", "has host bits set"),
+        ("--subnet", "LINKWIRE_SUBNET", "fd00::/64", "is not an IPv4 subnet such as 100.96.0.0/16"),
+        ("--subnet", "LINKWIRE_SUBNET", "10.0.0.0/30", "has too few addresses: at most /29"),
+        ("--address-rest", "LINKWIRE_ADDRESS_REST", "0", "is not a number of seconds from 1"),
+        ("--address-rest", "LINKWIRE_ADDRESS_REST", "10m", "is not a number of seconds from 1"),
+        ("--log-level", "LINKWIRE_LOG_LEVEL", "loud", "'loud' is none of debug, info, warning, error"),
+    ],
+)
+def test_the_controller_refuses_what_it_cannot_use(
+    capsys: pytest.CaptureFixture[str], flag: str, variable: str, value: str, reason: str
+) -> None:
+    for argv, environ in (([flag, value], {}), ([], {variable: value})):
+        with pytest.raises(SystemExit) as caught:
+            controller.settings.parse(argv, environ)
+        assert caught.value.code == 2
+        told = capsys.readouterr().err
+        assert f"argument {flag}: " in told
+        assert reason in told
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "value", "reason"),
+    [
+        ("--ports", "LINKWIRE_PORTS", "51820", "is not a range of UDP ports such as 51820-53819"),
+        ("--ports", "LINKWIRE_PORTS", "2-1", "is not a range of UDP ports"),
+        ("--ports", "LINKWIRE_PORTS", "0-5", "is not a range of UDP ports"),
+        ("--ports", "LINKWIRE_PORTS", "1-65536", "is not a range of UDP ports"),
+        ("--ports", "LINKWIRE_PORTS", "a-b", "is not a range of UDP ports"),
+        ("--address", "LINKWIRE_ADDRESS", "eth0", "'eth0' is not an IP address"),
+    ],
+)
+def test_the_agent_refuses_what_it_cannot_use(
+    capsys: pytest.CaptureFixture[str], flag: str, variable: str, value: str, reason: str
+) -> None:
+    for argv, environ in (([flag, value], {}), ([], {variable: value})):
+        with pytest.raises(SystemExit) as caught:
+            agent.settings.parse(argv, environ)
+        assert caught.value.code == 2
+        told = capsys.readouterr().err
+        assert f"argument {flag}: " in told
+        assert reason in told
+
+
+def test_the_agent_knows_its_commands_alone() -> None:
+    with pytest.raises(SystemExit):
+        agent.settings.parse(["reap"], {})
+
+
+@pytest.mark.parametrize("parse", [controller.settings.parse, agent.settings.parse])
+def test_help_names_each_variable(capsys: pytest.CaptureFixture[str], parse: object) -> None:
+    assert callable(parse)
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"], {})
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "$LINKWIRE_ETCD" in shown
+    assert "http://127.0.0.1:2379" in shown
