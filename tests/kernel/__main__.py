@@ -22,7 +22,7 @@ def main() -> int:
         "It sees this machine's files at the same paths, and what it writes is thrown away. "
         "Variables whose names begin with LINKWIRE_ are passed on.",
     )
-    parser.add_argument("--timeout", type=float, default=1800, help="seconds for all of it (default: %(default)g)")
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds for the command (default: %(default)g)")
     parser.add_argument("--memory", type=int, default=2048, metavar="MIB", help="default: %(default)s")
     parser.add_argument("--cpus", type=int, default=2, help="default: %(default)s")
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)

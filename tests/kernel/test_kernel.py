@@ -1,6 +1,6 @@
 """Our tests on a real Debian kernel with WireGuard, and what the guest does when that kernel fails.
 
-Each boot takes 5 s, so each run has a guest of its own: a panic in one does not take another's results with it.
+A boot takes 5 s, so each run has a guest of its own: a panic in one does not take another's results with it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def test_exit_code_output_and_exchange_come_back(tmp_path: Path) -> None:
     assert result.output == f"a\n\0bä\n{REPO}\nit's me\n"
     assert stream.getvalue() == result.output
     assert (tmp_path / "hostname").read_bytes() == Path("/etc/hostname").read_bytes()
-    assert 0 < result.boot_seconds < result.seconds
+    assert 0 < result.boot_seconds <= result.seconds
 
 
 class SlowStream(io.StringIO):
@@ -98,15 +98,16 @@ def test_a_hang_is_reported_and_stopped() -> None:
     exec chrt --fifo 99 sh -c 'while :; do :; done'
     """
     before = guest_processes()
-    with pytest.raises(GuestTimeoutError, match="did not end in 40 s") as caught:
-        guest.run(["sh", "-c", script], timeout=40, cpus=1)
+    with pytest.raises(GuestTimeoutError, match="did not end in 20 s") as caught:
+        guest.run(["sh", "-c", script], timeout=20, cpus=1)
     assert "then it hangs" in str(caught.value)
     assert guest_processes() <= before
 
 
-def test_a_guest_that_does_not_boot_in_time_is_reported() -> None:
-    with pytest.raises(GuestTimeoutError, match="did not boot"):
-        guest.run(["true"], timeout=1)
+def test_a_guest_that_does_not_boot_in_time_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest, "BOOT_TIMEOUT", 1.0)
+    with pytest.raises(GuestTimeoutError, match="did not boot in 1 s"):
+        guest.run(["true"], timeout=180)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
