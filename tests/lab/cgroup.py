@@ -84,7 +84,7 @@ class Group:
             with contextlib.suppress(OSError):
                 switch.write_text("1")
             pids = self.pids()
-            if not pids:
+            if not pids and not self._is_populated():
                 return
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -92,6 +92,16 @@ class Group:
             if time.monotonic() > deadline:
                 raise LabError(f"processes {sorted(pids)} of {self.path} do not die, killed {seconds:.0f} s ago")
             time.sleep(0.02)
+
+    def _is_populated(self) -> bool:
+        """Whether a thread is left in it, of a process that `pids` may not show any more.
+
+        A process is off the list when its first thread has ended; the last one may still hold files and ports.
+        """
+        try:
+            return "populated 1" in (unified() / self.path / "cgroup.events").read_text()
+        except OSError:
+            return False
 
     def remove(self) -> None:
         """Remove the (empty) group from every hierarchy."""
