@@ -202,11 +202,12 @@ def test_a_task_on_an_unknown_node_asks_for_the_nodes() -> None:
 
 
 @pytest.mark.parametrize("broken", ["services", "tasks", "nodes"])
-def test_after_a_failure_all_is_asked_for_again(broken: str) -> None:
+@pytest.mark.parametrize("hint", [("service", WEB.id), ("resync", "")])
+def test_after_a_failure_all_is_asked_for_again(broken: str, hint: tuple[str, str]) -> None:
     watched = Watched(WEB)
     watched.lists.broken = {broken}
     task = watched.world.start(WEB.id, "n2")
-    hints = (("service", WEB.id), ("node", "n1"))
+    hints = (hint, ("node", "n1"))
     for _ in range(2):
         with pytest.raises(Retryable):
             watched.refresh(*hints, after=1.0)
