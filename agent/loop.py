@@ -21,7 +21,7 @@ from agent.tasks import TaskState
 from agent.wireguard import Backend
 from mesh import keyspace
 from mesh.errors import LinkwireError, Terminal
-from mesh.graph import Graph, desired, index
+from mesh.graph import Graph, desired, device_name, index
 from mesh.keys import PrivateKey, unseal
 from mesh.records import Endpoint, Node, SealedKey, Status, TaskReport
 from mesh.snapshot import Snapshot
@@ -64,13 +64,14 @@ class Agent:
         self._key = key
         self._node = node
         self._wake = Wake()
-        self._sandboxes = Sandboxes(lambda container: self._wake("container", container))
+        self._sandboxes = Sandboxes(self._sandbox_found)
         self._tasks: dict[str, TaskState] = {}
         self._keys: dict[tuple[str, int], PrivateKey] = {}
         self._home = TaskNetns(OWN_NETNS)
         self._mtus: dict[IPAddress, tuple[float, int]] = {}
         self._seen = Snapshot()
         self._graph: Graph = index(self._seen)
+        self._found: dict[str, str] = {}
         self._listed = False
         self._resync_at = 0.0
         self._status_at = 0.0
@@ -134,7 +135,10 @@ class Agent:
                 self._resync_at = time.monotonic() + RESYNC_S
                 for state in self._tasks.values():
                     state.dirty = True
+                self._discard()
             for kind, container in hints:
+                if kind == "sandbox":
+                    self._enter(container)
                 if kind == "container":
                     found = self._containers.one(container)
                     self._know({container: found} if found else {container: None}, whole=False)
@@ -150,9 +154,10 @@ class Agent:
                 self._gone(container)
                 continue
             if local.state == "created" and local.netns is None and local.problem is None:
-                local = replace(local, netns=self._sandboxes.path(container))  # noqa: PLW2901 - the same, completed
+                local = replace(local, netns=self._found.get(container))  # noqa: PLW2901 - the same, completed
             else:
                 self._sandboxes.forget(container)
+                self._found.pop(container, None)
             state = self._tasks.get(container)
             if state is None:
                 self._tasks[container] = TaskState(local)
@@ -163,12 +168,32 @@ class Agent:
             for container in self._tasks.keys() - found.keys():
                 self._gone(container)
 
+    def _sandbox_found(self, container: str, path: str) -> None:
+        self._found[container] = path
+        self._wake("sandbox", container)
+
+    def _enter(self, container: str) -> None:
+        """A container that is being started has a namespace: what is known of it else has not changed."""
+        state, path = self._tasks.get(container), self._found.get(container)
+        if state is not None and path is not None and state.local.netns is None and state.local.problem is None:
+            state.local = replace(state.local, netns=path)
+            state.dirty = True
+
     def _gone(self, container: str) -> None:
         self._sandboxes.forget(container)
+        self._found.pop(container, None)
         state = self._tasks.pop(container, None)
         if state is not None:
             state.close()
             self._keys = {key: value for key, value in self._keys.items() if key[0] != state.local.task}
+
+    def _discard(self) -> None:
+        """End what was prepared for tasks that never got a namespace, also by an agent before this one."""
+        awaited = {device_name(state.local.task) for state in self._tasks.values() if state.local.state == "created"}
+        for name in self._backend.prepared():
+            if name not in awaited:
+                log.info("prepared in vain", device=name)
+                self._backend.discard(name)
 
     # --- interfaces
 

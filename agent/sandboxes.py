@@ -11,14 +11,15 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from agent import links
 from agent.netns import TaskNetns
-from mesh.errors import LinkwireError, NetnsGone
+from mesh.errors import LinkwireError
 
 log = structlog.get_logger(__name__)
 
@@ -29,79 +30,74 @@ _CONTAINERS = re.compile(r"[0-9a-f]{12}")
 """Names of containers' namespaces; those of overlay networks and of their load balancers look different."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A container that is about to start: its MAC address, the namespaces that it cannot have, when to give up."""
+
+    mac: str
+    older: frozenset[str]
+    until: float
+
+
 class Sandboxes:
     """Looks for the namespaces of containers that are about to start, for as long as there are any."""
 
-    def __init__(self, found: Callable[[str], None], folder: Path = FOLDER) -> None:
-        """Start the thread; `found(container)` is called from it."""
+    def __init__(self, found: Callable[[str, str], None], folder: Path = FOLDER) -> None:
+        """Start the thread; `found(container, path)` is called from it."""
         self._found = found
         self._folder = folder
         self._lock = threading.Lock()
-        self._expected: dict[str, tuple[str, float]] = {}
-        self._paths: dict[str, str] = {}
-        self._others: set[tuple[str, int]] = set()
+        self._expected: dict[str, _Expected] = {}
         self._awake = threading.Event()
         threading.Thread(target=self._run, name="sandboxes", daemon=True).start()
 
     def expect(self, container: str, mac: str) -> None:
-        """A container was connected to a network, with this MAC address, and will start."""
+        """A container was connected to a network, with this MAC address: its namespace is yet to come."""
+        expected = _Expected(mac.lower(), frozenset(self._names()), time.monotonic() + GIVE_UP_S)
         with self._lock:
-            self._expected[container] = (mac.lower(), time.monotonic() + GIVE_UP_S)
+            self._expected.setdefault(container, expected)
         self._awake.set()
-
-    def path(self, container: str) -> str | None:
-        """The namespace that was found for a container, or None."""
-        return self._paths.get(container)
 
     def forget(self, container: str) -> None:
         """The container has started, or gone: Docker can be asked."""
         with self._lock:
             self._expected.pop(container, None)
-            self._paths.pop(container, None)
+
+    def _names(self) -> list[str]:
+        try:
+            return [path.name for path in self._folder.iterdir() if _CONTAINERS.fullmatch(path.name)]
+        except OSError as error:
+            log.warning("namespaces cannot be listed", folder=str(self._folder), error=str(error))
+            return []
 
     def _run(self) -> None:
         while True:
             if not self._expected:
                 self._awake.wait()
                 self._awake.clear()
-            try:
-                self._look()
-            except OSError as error:
-                log.warning("namespaces cannot be listed", folder=str(self._folder), error=str(error))
+            self._look()
             time.sleep(LOOK_S)
 
     def _look(self) -> None:
         now = time.monotonic()
         with self._lock:
-            self._expected = {name: (mac, end) for name, (mac, end) in self._expected.items() if now < end}
+            self._expected = {name: one for name, one in self._expected.items() if now < one.until}
             expected = dict(self._expected)
-        owners: dict[str, list[str]] = {}
-        for container, (mac, _) in expected.items():
-            owners.setdefault(mac, []).append(container)
-        for path in self._folder.iterdir():
-            if _CONTAINERS.fullmatch(path.name):
-                self._match(path, owners)
+        for name in self._names():
+            if candidates := {container: one for container, one in expected.items() if name not in one.older}:
+                self._match(self._folder / name, candidates)
 
-    def _match(self, path: Path, owners: dict[str, list[str]]) -> None:
-        """See whose namespace this is. One that has devices, but none that is expected, is not looked at again."""
+    def _match(self, path: Path, expected: Mapping[str, _Expected]) -> None:
+        """See whose namespace this is. Docker gives the device its address only some time after moving it in."""
         try:
-            identity = (path.name, path.stat().st_ino)
-            if identity in self._others:
-                return
             with TaskNetns(str(path)) as netns:
                 macs = links.hardware_addresses(netns)
-        except (NetnsGone, FileNotFoundError):
-            return
         except LinkwireError:
-            return  # made, but not yet mounted
-        if not macs:
-            return  # made, but nothing moved in yet
-        mine = [container for mac in macs for container in owners.get(mac, ())]
-        if len(mine) == 1:
-            with self._lock:
-                if self._expected.pop(mine[0], None) is None:
-                    return
-                self._paths[mine[0]] = str(path)
-            self._found(mine[0])
-        elif not mine:
-            self._others = {other for other in self._others if (self._folder / other[0]).exists()} | {identity}
+            return  # made, but not yet mounted; or gone again
+        mine = [container for container, one in expected.items() if one.mac in macs]
+        if len(mine) != 1:
+            return
+        with self._lock:
+            if self._expected.pop(mine[0], None) is None:
+                return
+        self._found(mine[0], str(path))

@@ -57,7 +57,7 @@ class TaskState:
         self.tried = desired
         began = time.monotonic()
         if self.local.netns is None:
-            self.error = self.local.problem
+            self._prepare(backend, desired.name)
             return
         try:
             netns = self._open(backend, self.local.netns)
@@ -84,6 +84,17 @@ class TaskState:
                 )
             self.applied, self.error, self.port_taken = desired, None, None
             self._done()
+
+    def _prepare(self, backend: Backend, name: str) -> None:
+        """It has no namespace yet, and will have one any moment; or it never can be wired."""
+        self.error = self.local.problem
+        if self.error is None and self.local.state == "created":
+            try:
+                backend.prepare(name)
+            except LinkwireError as error:
+                self._retry(error)
+                return
+        self._done()
 
     def unwire(self, backend: Backend) -> None:
         """Leave nothing of ours in its namespace; never raises, `error` tells."""

@@ -25,6 +25,15 @@ class Backend(Protocol):
     def name(self) -> str:
         """How it is reported: "kernel" or "userspace"."""
 
+    def prepare(self, name: str) -> None:
+        """Do what of `create` can be done before the task has a namespace. What came of it `discard` takes back."""
+
+    def discard(self, name: str) -> None:
+        """Take back what `prepare` did for a task that never got a namespace."""
+
+    def prepared(self) -> tuple[str, ...]:
+        """The names that are prepared and not yet placed, whoever prepared them."""
+
     def create(self, netns: TaskNetns, name: str) -> None:
         """Make a device in a task's namespace whose UDP socket is in the node's; one that is there is kept.
 

@@ -32,6 +32,16 @@ class KernelBackend:
         self._home = TaskNetns(home)
         self._family: int | None = None
 
+    def prepare(self, name: str) -> None:
+        """See Backend. Creating is one message: there is nothing to gain."""
+
+    def discard(self, name: str) -> None:
+        """See Backend."""
+
+    def prepared(self) -> tuple[str, ...]:
+        """See Backend."""
+        return ()
+
     def create(self, netns: TaskNetns, name: str) -> None:
         """See Backend."""
         if links.kind(netns, name) == _KIND or links.create_wireguard(self._home, netns, name):

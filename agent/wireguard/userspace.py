@@ -58,6 +58,20 @@ class UserspaceBackend:
         self._children: list[subprocess.Popen[bytes]] = []
         self._deaf_since: dict[str, float] = {}
 
+    def prepare(self, name: str) -> None:
+        """See Backend. Starting the process is most of the time that `create` takes."""
+        if uapi.process(name) is None:
+            self._start(name)
+
+    def discard(self, name: str) -> None:
+        """See Backend."""
+        if links.kind(self._home, name) == _KIND:
+            self._end(name)
+
+    def prepared(self) -> tuple[str, ...]:
+        """See Backend."""
+        return links.found(self._home, _KIND)
+
     def create(self, netns: TaskNetns, name: str) -> None:
         """See Backend."""
         there = links.kind(netns, name)
