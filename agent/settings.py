@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mesh.flags import Flags
 from mesh.wgtypes import IPAddress
 
 MAX_PORT = 65535
@@ -59,31 +60,26 @@ def _address(text: str) -> IPAddress | None:
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; on bad ones print them and exit with 2, as argparse does."""
-    parser = argparse.ArgumentParser(prog="linkwire-agent", description="Wires this node's tasks.")
-    parser.add_argument(
+    flags = Flags("linkwire-agent", "Wires this node's tasks.", environ)
+    flags.parser.add_argument(
         "command",
         nargs="?",
         default="supervise",
         choices=("supervise", "run", "inspect"),
         help="supervise: run, and run again when it ends (default); inspect: print every link as JSON",
     )
-
-    def add(flag: str, variable: str, default: str, read: Callable[[str], object], text: str) -> None:
-        shown = f"{text} (${variable}; default {default or 'none'})"
-        parser.add_argument(flag, type=read, default=environ.get(variable) or default, help=shown)
-
-    add("--etcd", "LINKWIRE_ETCD", "http://127.0.0.1:2379", str, "etcd endpoints, comma separated")
-    add("--docker", "LINKWIRE_DOCKER_URL", "unix:///var/run/docker.sock", str, "this node's Docker")
-    add("--ports", "LINKWIRE_PORTS", "51820-53819", _ports, "UDP ports of this node for its tasks")
-    add("--address", "LINKWIRE_ADDRESS", "", _address, "where other nodes reach this one, instead of what Swarm says")
-    add("--state", "LINKWIRE_STATE", "/var/lib/linkwire", Path, "folder for the node's sealing key")
-    parser.add_argument("--stack", help="for inspect: only this stack's links")
-    levels = ("debug", "info", "warning", "error")
-    parser.add_argument("--log-level", choices=levels, default=environ.get("LINKWIRE_LOG_LEVEL") or "info")
-    read = parser.parse_args(argv)
+    flags.add_common()
+    flags.add("--docker", "LINKWIRE_DOCKER_URL", "unix:///var/run/docker.sock", str, "this node's Docker")
+    flags.add("--ports", "LINKWIRE_PORTS", "51820-53819", _ports, "UDP ports of this node for its tasks")
+    flags.add(
+        "--address", "LINKWIRE_ADDRESS", "", _address, "where other nodes reach this one, instead of what Swarm says"
+    )
+    flags.add("--state", "LINKWIRE_STATE", "/var/lib/linkwire", Path, "folder for the node's sealing key")
+    flags.parser.add_argument("--stack", help="for inspect: only this stack's links")
+    read = flags.parser.parse_args(argv)
     return Settings(
         command=read.command,
-        etcd=tuple(part.strip() for part in read.etcd.split(",") if part.strip()),
+        etcd=read.etcd,
         docker=read.docker,
         first_port=read.ports[0],
         last_port=read.ports[1],

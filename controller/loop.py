@@ -16,7 +16,7 @@ from controller.observed import Swarm
 from controller.plan import plan
 from controller.steps import Allocate, Change, Plan, Release, Step, allocation, release
 from controller.watch import SwarmWatch
-from mesh.errors import LinkwireError, Retryable
+from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.keys import PrivateKey
 from mesh.records import TaskReport
 from mesh.snapshot import Holds, Op, Snapshot
@@ -119,28 +119,24 @@ class Controller:
         lease: int | None = None
         if any(isinstance(step, Release) for step in steps):
             lease = self._store.grant(self._rest_s)
-        for batch in _batches([(step, _transaction(step, lease)) for step in steps]):
-            ops: tuple[Op, ...] = (token, *(op for _, part in batch for op in part))
-            revision = self._store.commit(ops)
-            if revision is None and len(batch) > 1:
-                revision = self._one_by_one(batch, token)
+        for batch in _batches(list(_transactions(steps, lease))):
+            revision = self._commit(batch, token)
+            if revision is None and len(batch) > 1:  # something in it no longer holds: the rest may
+                done = [self._commit([one], token) for one in batch]
+                revision = max((one for one in done if one is not None), default=None)
             if revision is None:
                 return last or None
             last = max(last, revision)
-            for step, _ in batch:
-                log.info("planned", change=step.reason, revision=revision)
         return last
 
-    def _one_by_one(self, batch: Sequence[tuple[Step, tuple[Op, ...]]], token: Holds) -> int | None:
-        """What still holds of a batch of which something no longer does."""
-        last: int | None = None
-        for step, part in batch:
-            revision = self._store.commit((token, *part))
-            if revision is None:
+    def _commit(self, batch: Sequence[tuple[Step, tuple[Op, ...]]], token: Holds) -> int | None:
+        revision = self._store.commit((token, *(op for _, part in batch for op in part)))
+        for step, _ in batch:
+            if revision is not None:
+                log.info("planned", change=step.reason, revision=revision)
+            elif len(batch) == 1:
                 log.info("no longer holds, planned again", change=step.reason)
-            else:
-                last = revision
-        return last
+        return revision
 
     def _catch_up(self, follower: Follower, revision: int) -> None:
         """Wait until the snapshot shows our own writes, so that the next plan does not make them again."""
@@ -150,6 +146,14 @@ class Controller:
                 return
             waited.wait(0.005)
         raise Retryable(f"the store's watch has not shown revision {revision} within {CATCH_UP_S:g} s")
+
+
+def _transactions(steps: Sequence[Step], lease: int | None) -> Iterator[tuple[Step, tuple[Op, ...]]]:
+    for step in steps:
+        try:
+            yield step, _transaction(step, lease)
+        except Terminal as error:  # a node whose sealing key is none: its tasks wait, all others do not
+            log.warning("cannot be planned", change=step.reason, error=str(error))
 
 
 def _transaction(step: Step, lease: int | None) -> tuple[Op, ...]:

@@ -36,6 +36,13 @@ def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network) -> Plan:
     """
     if not stored.complete:
         return Plan((), ())
+    cluster = stored.get(keyspace.CLUSTER, Cluster)
+    if cluster is not None and cluster.id != swarm.cluster:
+        # Its records are of tasks that this Swarm does not know: they would all be taken away.
+        text = (
+            f"the store belongs to the Swarm {cluster.id}, and this is {swarm.cluster}: give each an etcd of its own"
+        )
+        return Plan((), (text,))
     planner = _Planner(swarm, stored, subnet)
     steps = tuple(planner.steps())
     return Plan(steps, tuple(planner.problems))
@@ -50,6 +57,8 @@ class _Planner:
         self.cluster = stored.get(keyspace.CLUSTER, Cluster)
         self.subnet = self.cluster.subnet if self.cluster else subnet
         self.problems: list[str] = []
+        if self.subnet != subnet:
+            self.problems.append(f"the mesh's subnet is {self.subnet} since its first use; {subnet} is ignored")
         self.services = {record.id: record for record in stored.all(Service)}
         self.endpoints = {record.task: record for record in stored.all(Endpoint)}
         self.nodes = {record.id: record for record in stored.all(Node)}

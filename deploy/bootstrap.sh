@@ -22,7 +22,7 @@ LAB="
 /usr/bin/nsenter util-linux
 /usr/bin/tcpdump:/usr/sbin/tcpdump tcpdump
 /usr/bin/mmdebstrap mmdebstrap
-/bin/busybox busybox-static
+/usr/share/doc/busybox-static busybox-static
 /usr/bin/ping:/bin/ping iputils-ping
 /usr/bin/openssl openssl
 /usr/bin/curl curl
@@ -35,7 +35,11 @@ LAB="
 KERNEL="
 /usr/bin/qemu-system-x86_64 qemu-system-x86
 /usr/lib/qemu/virtiofsd qemu-system-common
-/bin/busybox busybox-static
+/usr/share/doc/busybox-static busybox-static
+/usr/bin/wg wireguard-tools
+/usr/sbin/nft nftables
+/usr/sbin/ip:/usr/bin/ip:/sbin/ip iproute2
+/usr/bin/ping:/bin/ping iputils-ping
 /usr/bin/cpio:/bin/cpio cpio
 "
 

@@ -102,8 +102,15 @@ class PrivateKey(_Secret):
 
 
 def seal(secret: PrivateKey, to: PublicKey) -> bytes:
-    """Encrypt a private key so that only the holder of `to`'s private key opens it (libsodium sealed box)."""
-    return nacl.public.SealedBox(nacl.public.PublicKey(to.raw)).encrypt(secret.raw)
+    """Encrypt a private key so that only the holder of `to`'s private key opens it (libsodium sealed box).
+
+    Raises:
+        Terminal: `to` is a point of low order, with which nothing can be sealed.
+    """
+    try:
+        return nacl.public.SealedBox(nacl.public.PublicKey(to.raw)).encrypt(secret.raw)
+    except (nacl.exceptions.CryptoError, nacl.exceptions.RuntimeError) as error:
+        raise Terminal(f"{to} is not a key that anything can be sealed to") from error
 
 
 def unseal(sealed: bytes, key: PrivateKey) -> PrivateKey:

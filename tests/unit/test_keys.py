@@ -142,3 +142,8 @@ def test_a_failure_to_open_tells_no_secret() -> None:
     assert not [spelling for spelling in spellings(SECRET) if spelling in text]
     record = SealedKey("t", "n", 0, KEY.public, seal(KEY, KEY.public))
     assert not [spelling for spelling in spellings(SECRET) if spelling in repr(record)]
+
+
+def test_nothing_is_sealed_to_a_point_of_low_order() -> None:
+    with pytest.raises(Terminal, match="not a key that anything can be sealed to"):
+        seal(PrivateKey.generate(), PublicKey(bytes(32)))

@@ -65,6 +65,23 @@ def test_without_its_cluster_record_a_store_is_left_alone() -> None:
     assert made_of(store, world) == Plan((), ("store: cluster: not JSON",))
 
 
+def test_the_store_of_another_swarm_is_left_alone() -> None:
+    store, world = fresh()
+    world.add(WEB, "n1")
+    world.add(DB, "n2")
+    assert settled(store, world).problems == ()
+    made = plan(replace(world.swarm(), cluster="another"), store.snapshot(), SUBNET)
+    assert made.steps == ()
+    assert "belongs to the Swarm" in made.problems[0]
+
+
+def test_another_subnet_than_the_stores_is_said() -> None:
+    store, world = fresh()
+    settled(store, world)
+    made = made_of(store, world, IPv4Network("10.2.0.0/16"))
+    assert made.problems == ("the mesh's subnet is 10.1.0.0/27 since its first use; 10.2.0.0/16 is ignored",)
+
+
 def test_a_link_to_nobody_is_a_problem_and_wires_the_consumer_alone() -> None:
     store, world = fresh()
     (web,) = world.add(WEB, "n1")

@@ -93,6 +93,8 @@ def test_the_agent_is_told_by_flags_before_the_environment() -> None:
         ("--address-rest", "LINKWIRE_ADDRESS_REST", "0", "is not a number of seconds from 1"),
         ("--address-rest", "LINKWIRE_ADDRESS_REST", "10m", "is not a number of seconds from 1"),
         ("--log-level", "LINKWIRE_LOG_LEVEL", "loud", "'loud' is none of debug, info, warning, error"),
+        ("--etcd", "LINKWIRE_ETCD", "etcd", "'etcd' is not an etcd endpoint such as http://10.0.0.1:2379"),
+        ("--etcd", "LINKWIRE_ETCD", " , ", "no etcd endpoint"),
     ],
 )
 def test_the_controller_refuses_what_it_cannot_use(

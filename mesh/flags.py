@@ -1,0 +1,47 @@
+"""How controller and agent read a setting: a flag, else a variable of the environment, else a default. Pure."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+
+LEVELS = ("debug", "info", "warning", "error")
+_ENDPOINT = re.compile(r"(http://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+
+
+class Flags:
+    """An argument parser in which every flag has a variable, and both are held to the same rule."""
+
+    def __init__(self, program: str, description: str, environ: Mapping[str, str]) -> None:
+        """Start with no flags."""
+        self.parser = argparse.ArgumentParser(prog=program, description=description)
+        self._environ = environ
+
+    def add(self, flag: str, variable: str, default: str, read: Callable[[str], object], text: str) -> None:
+        """Add a flag; `read` raises argparse.ArgumentTypeError, in the user's words, for a value that will not do."""
+        shown = f"{text} (${variable}; default {default or 'none'})"
+        self.parser.add_argument(flag, type=read, default=self._environ.get(variable) or default, help=shown)
+
+    def add_common(self) -> None:
+        """What both sides take: etcd and the log level."""
+        self.add("--etcd", "LINKWIRE_ETCD", "http://127.0.0.1:2379", endpoints, "etcd endpoints, comma separated")
+        self.add("--log-level", "LINKWIRE_LOG_LEVEL", "info", level, f"one of {', '.join(LEVELS)}")
+
+
+def level(text: str) -> str:
+    """A log level. argparse holds a default, and so the environment, to a type but not to its choices."""
+    if text not in LEVELS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(LEVELS)}")
+    return text
+
+
+def endpoints(text: str) -> tuple[str, ...]:
+    """Read etcd endpoints: `http://HOST:PORT`, several with commas."""
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for part in found:
+        if not _ENDPOINT.fullmatch(part):
+            raise argparse.ArgumentTypeError(f"{part!r} is not an etcd endpoint such as http://10.0.0.1:2379")
+    if not found:
+        raise argparse.ArgumentTypeError("no etcd endpoint: give one such as http://10.0.0.1:2379")
+    return found
