@@ -138,6 +138,7 @@ def test_one_that_lost_its_socket_is_ended_and_made_anew(task: Task, monkeypatch
     backend = task.node.backend
     backend.create(task.netns, task.name)
     links.set_up(task.netns, task.name)
+    wait_for(lambda: userspace._hears(served(task), uapi.get(task.name).listen_port))  # it is up when it knows it is
     with occupied(task.node.netns, task.port):
         with pytest.raises(PortTaken):  # taken after the backend has looked and before wireguard-go opens it
             uapi.set_device(task.name, DeviceChange(listen_port=task.port))
