@@ -113,7 +113,12 @@ class Agent:
             self._graph = index(snapshot)
         now = time.monotonic()
         for state in list(self._tasks.values()):
-            self._bring(state, now)
+            try:
+                self._bring(state, now)
+            except Exception as error:
+                # Whatever it is: one task must not keep this node's others from being wired.
+                log.exception("wiring failed in a way that nobody thought of", task=state.local.task)
+                state.failed_oddly(error)
         if self._listed:
             reporter.tasks(self._reports())
         if now >= self._status_at:

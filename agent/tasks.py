@@ -5,6 +5,7 @@ All of it is found again: the container from Docker, the interface from its name
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from agent.containers import LocalTask
 from agent.errors import PortTaken
 from agent.netns import TaskNetns
 from agent.wireguard import Backend
-from mesh.errors import LinkwireError, NetnsGone, Retryable
+from mesh.errors import LinkwireError, NetnsGone, Retryable, Terminal
 from mesh.records import DeviceStatus, PeerStatus, TaskReport
 from mesh.wgtypes import Interface, InterfaceConfig
 
@@ -132,14 +133,18 @@ class TaskState:
         return DeviceStatus(self.local.task, observed.device.public_key, peers)
 
     def read(self, backend: Backend) -> Interface | None:
-        """Its interface as it reads now; None where there is none. Marks the task dirty where it differs."""
+        """Its interface as it reads now; None where there is none. Where there should be one, it is made again."""
         if self.netns is None or self.applied is None:
             return None
-        try:
-            return reconcile.observe(backend, self.netns, self.applied.name)
-        except LinkwireError:
-            self.dirty = True
-            return None
+        observed = None
+        with contextlib.suppress(LinkwireError):
+            observed = reconcile.observe(backend, self.netns, self.applied.name)
+        self.dirty = self.dirty or observed is None
+        return observed
+
+    def failed_oddly(self, error: Exception) -> None:
+        """Something failed that has no name here: say its kind, not its text, which may hold anything."""
+        self._retry(Terminal(f"an error of Linkwire's own, {type(error).__name__}: see the agent's log"))
 
     def report(self) -> TaskReport:
         """What the controller should know of it."""
