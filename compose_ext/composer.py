@@ -17,7 +17,6 @@ MAX_EXPANDED = 1_000_000
 MAX_PROBLEMS = 100
 
 _MERGE = "<<"
-_KEY = "a key must be a single value, not a list or a mapping"
 
 
 class DocumentError(Exception):
@@ -91,8 +90,6 @@ class Composer:
             raise DocumentError(f"nested more than {MAX_DEPTH} deep", line, column)
         node: Sequence | Mapping
         node = Mapping(line, column, {}) if isinstance(event, yaml.MappingStartEvent) else Sequence(line, column, [])
-        if self._open and isinstance(self._open[-1].node, Mapping) and self._open[-1].key is None:
-            raise DocumentError(_KEY, line, column)
         begun = _Open(node, event.anchor)
         if event.anchor:
             self._anchors[event.anchor] = begun
@@ -129,7 +126,7 @@ class Composer:
             above.node.items.append(node)
         elif above.key is None:
             if not isinstance(node, Scalar):
-                raise DocumentError(_KEY, node.line, node.column)
+                raise DocumentError("a key must be a single value, not a list or a mapping", node.line, node.column)
             above.key = node
         else:
             self._enter(above, above.key, node)

@@ -7,7 +7,6 @@ from typing import Self
 from compose_ext import nodes
 from compose_ext.errors import Place, Problem, Report
 from compose_ext.interpolate import interpolate
-from mesh.labels import suggestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class Cursor:
             if known is None or name in known:
                 yield name, self._behind(name, entry)
             else:
-                more = f": {hints[name]}" if hints and name in hints else suggestion(name, known)
+                more = f": {hints[name]}" if hints and name in hints else self.context.report.suggestion(name, known)
                 self.error(f"unknown key {name!r}{more}", self._behind(name, entry).key_place)
 
     def items(self) -> Iterator[Self]:

@@ -1,6 +1,12 @@
 """What is wrong with a user's files, and where: one record, one way to write it down."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+
+from mesh.labels import suggestion
+
+_SUGGESTED = 100
+_CANDIDATES = 2000
 
 
 class UsageError(Exception):
@@ -54,6 +60,10 @@ class Report:
     def add(self, problem: Problem) -> None:
         """Take down one problem; the same is told once, however many aliases lead to it."""
         self._problems[problem] = None
+
+    def suggestion(self, word: str, known: Collection[str]) -> str:
+        """Return `; did you mean 'db'?` if something is like it. Looking takes long: among many problems it ends."""
+        return suggestion(word, known) if len(self) < _SUGGESTED and len(known) < _CANDIDATES else ""
 
     @property
     def errors(self) -> list[Problem]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from compose_ext.errors import Place, Problem, Report
 from compose_ext.project import EXTENSION, LinkEntry, Project, Service
-from mesh.labels import check_alias, check_service_name, suggestion
+from mesh.labels import check_alias, check_service_name
 
 _HOST = ("host", "none")
 """Networks that give a task no network namespace of its own, or nothing but one."""
@@ -76,7 +76,7 @@ class _Checker:
         key = "external_links" if entry.external else "links"
         before = len(self._report)
         if not entry.external and entry.provider not in self._project.services:
-            hint = suggestion(entry.provider, self._project.services)
+            hint = self._report.suggestion(entry.provider, self._project.services)
             if not hint and "_" in entry.provider:
                 hint = "; a service of another stack stands in `external_links`"
             self._error(service, key, entry.place, f"no service {entry.provider!r} in these files{hint}")
@@ -113,11 +113,11 @@ class _Checker:
         providers = list(dict.fromkeys(entry.provider for entry in service.links))
         for provider, options in service.options.items():
             if provider not in providers:
-                hint = suggestion(provider, providers)
+                hint = self._report.suggestion(provider, providers)
                 message = f"{provider!r} is not in this service's links{hint}"
                 self._error(service, f"{EXTENSION}.links", options.place, message)
             if options.key is not None and options.key not in self._project.keys:
-                hint = suggestion(options.key, self._project.keys)
+                hint = self._report.suggestion(options.key, self._project.keys)
                 hint = hint or f"; define it at the top: `{EXTENSION}: {{keys: {{{options.key}: {{}}}}}}`"
                 path = f"{EXTENSION}.links.{provider}.key"
                 self._error(service, path, options.key_place, f"no link key {options.key!r}{hint}")

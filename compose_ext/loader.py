@@ -153,8 +153,7 @@ def _events(text: str) -> Iterator[yaml.Event]:
 
 def _syntax(error: yaml.MarkedYAMLError, text: str, line: int, column: int) -> str:
     lines = text.splitlines()
-    row = lines[line - 1] if line <= len(lines) else ""
-    if "\t" in row[: len(row) - len(row.lstrip())] or row[column - 1 : column] == "\t":
+    if line <= len(lines) and lines[line - 1][column - 1 : column] == "\t":
         return "a tab stands where YAML wants spaces"
     said = ", ".join(part for part in (error.context, error.problem) if part)
     return f"this is not YAML: {said}"

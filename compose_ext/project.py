@@ -65,7 +65,7 @@ class Network:
 class Project:
     """Everything that the files say about links."""
 
-    version: str | int | float | None = None
+    version: str | float | None = None
     """As the files have it; None: they have none."""
     keys: dict[str, KeyDefinition] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)

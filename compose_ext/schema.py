@@ -72,7 +72,8 @@ def _refuse_misspelt(root: Cursor) -> None:
 
 
 def _resembles(key: str) -> bool:
-    if abs(len(key) - len(EXTENSION)) > 3:  # noqa: PLR2004 - no ratio of _ALIKE spans more
+    # Docker refuses other keys itself; and no longer or shorter one is alike.
+    if key[:1] not in ("x", "X") or not len(EXTENSION) - 3 <= len(key) <= len(EXTENSION) + 3:
         return False
     return SequenceMatcher(None, key.lower().replace("_", "-"), EXTENSION).ratio() >= _ALIKE
 

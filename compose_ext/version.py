@@ -16,7 +16,7 @@ _SERVICE_EXTENSIONS = 7
 _NAMED_NETWORKS = 5
 
 
-def read_version(roots: Sequence[Cursor], marks: Iterable[Cursor]) -> str | int | float | None:
+def read_version(roots: Sequence[Cursor], marks: Iterable[Cursor]) -> str | float | None:
     """Return the files' common version, as Docker has to be given it again; report what Docker would refuse.
 
     Args:
@@ -63,10 +63,8 @@ def _text(version: Cursor | None) -> str:
     return version.node.text
 
 
-def _value(version: Cursor | None) -> str | int | float | None:
+def _value(version: Cursor | None) -> str | float | None:
     if version is None or not isinstance(version.node, nodes.Scalar):
         return None
     text, plain = version.node.text, version.node.plain
-    if plain and re.fullmatch(r"[0-9]{1,9}", text):
-        return int(text)
     return float(text) if plain and re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", text) else text

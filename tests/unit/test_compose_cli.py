@@ -397,6 +397,18 @@ def test_a_failing_docker_is_another_exit_code(docker: str, run: Run, files: Pat
     assert left_behind(files) == []
 
 
+@pytest.mark.parametrize("version", ["3.4", "3.6", "3.7", "3.9"])
+def test_every_docker_takes_the_override(docker: str, run: Run, files: Path, version: str) -> None:
+    """Docker reads and checks all files before it looks for an engine."""
+    (files / "old.yml").write_text(GOOD.replace("3.8", version))
+    shown = run(docker, "linkwire", "deploy", "-c", "old.yml", "shop")
+    assert shown.returncode == 1
+    assert "nonexistent.sock" in shown.stderr
+    (files / "worse.yml").write_text(GOOD.replace("3.8", version) + "volumes: 7\n")
+    shown = run(docker, "linkwire", "deploy", "-c", "worse.yml", "shop")
+    assert "volumes must be a mapping" in shown.stderr
+
+
 def test_docker_runs_itself_again(docker: str, run: Run, files: Path) -> None:
     """Under `/usr/bin/docker` the deployment is `/usr/bin/docker`'s, whatever comes first on PATH."""
     (files / "three.yml").write_text(GOOD.replace('"3.8"', '"3"'))

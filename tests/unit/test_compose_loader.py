@@ -105,6 +105,7 @@ def test_byte_order_mark_and_windows_lines() -> None:
         ),
         ("services:\n\tweb: {}\n", ["a.yml:2:1: a tab stands where YAML wants spaces"]),
         ("services:\n  web:\n  \timage: x\n", ["a.yml:3:3: a tab stands where YAML wants spaces"]),
+        ("a:\n-\tb\n", ["a.yml:2:2: a tab stands where YAML wants spaces"]),
         (
             "services:\n  web: {}\n  db: {}\n  web: {}\n",
             ["a.yml:4:3: 'web' is here for the second time, first on line 2"],
@@ -198,6 +199,14 @@ def test_a_file_without_permission() -> None:
         finally:
             os.seteuid(0)
     assert told(report) == [f"{file.name}: it must not be read (permission denied)"]
+
+
+def test_the_largest_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.yml"
+    for size, fine in ((MAX_BYTES, True), (MAX_BYTES + 1, False)):
+        path.touch()
+        os.truncate(path, size)  # holes, no blocks
+        assert (read(str(path), Report()) is not None) == fine
 
 
 def test_an_endless_file_ends() -> None:

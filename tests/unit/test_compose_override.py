@@ -124,6 +124,7 @@ def test_the_labels_as_people_see_them() -> None:
         ("", None),
         ('version: "3.7"', '"3.7"'),
         ("version: 3.8", "3.8"),
+        ("version: 3", '"3"'),
         ("version: '3.10'", '"3.10"'),
         ("version: 3.10", "3.1"),  # what Docker, too, makes of it
     ],
@@ -136,8 +137,10 @@ def test_the_version_is_that_of_the_files(version: str, written: str | None) -> 
 
 
 def test_old_versions_name_the_bridge_the_old_way() -> None:
-    override = compiled("version: '3.4'\nx-wireguard: {}\nservices: {a: {links: [b]}, b: {}}")
-    assert override["networks"] == {"linkwire-bridge": {"external": {"name": "bridge"}}}
+    text = "version: 'VERSION'\nx-wireguard: {}\nservices: {a: {links: [b]}, b: {}}"
+    old = {"linkwire-bridge": {"external": {"name": "bridge"}}}
+    assert compiled(text.replace("VERSION", "3.4"))["networks"] == old
+    assert compiled(text.replace("VERSION", "3.5"))["networks"] == BRIDGE
 
 
 def test_a_user_may_have_a_network_of_that_name() -> None:
@@ -325,6 +328,14 @@ def test_docker_changes_nothing_else(docker: str, tmp_path: Path) -> None:
     assert after["services"]["db"] == before["services"]["db"] | {"networks": {"linkwire-bridge": None}}
     for section in ("volumes", "secrets", "configs", "x-wireguard"):
         assert after[section] == before[section]
+
+
+@pytest.mark.parametrize("version", ["3.4", "3.5", "3.6", "3.7", "3.8", "3.9", "3.13", "3", ""])
+def test_docker_takes_every_version_that_we_take(docker: str, tmp_path: Path, version: str) -> None:
+    text = f'version: "{version}"\nx-wireguard: {{}}\nservices: {{a: {{image: one, links: [b]}}, b: {{image: two}}}}'
+    merged = stack_config(docker, tmp_path, text, dump(compiled(text)))
+    assert merged["networks"] == BRIDGE
+    assert list(merged["services"]["b"]["networks"]) == ["linkwire-bridge"]
 
 
 def test_docker_does_not_touch_dollars(docker: str, tmp_path: Path) -> None:

@@ -76,6 +76,13 @@ def test_port_range_made_by_hand_is_checked() -> None:
     for first, last in ((0, 1), (1, 65536), (2, 1)):
         with pytest.raises(ValueError, match=r"port|range"):
             PortRange("tcp", first, last)
+    with pytest.raises(ValueError, match="the protocol must be tcp or udp, not 'icmp'"):
+        PortRange("icmp", 1, 1)  # type: ignore[arg-type]
+
+
+def test_ranges_that_touch_are_one() -> None:
+    ports = [PortRange.parse(text) for text in ("8011", "8000-8010", "8013", "8012/udp", "8005-8007")]
+    assert [str(port) for port in merge(ports)] == ["8000-8011/tcp", "8013/tcp", "8012/udp"]
 
 
 # --- names and durations
