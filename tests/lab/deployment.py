@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -91,17 +92,27 @@ class Deployment:
         found = node.docker("ps", "--quiet", "--no-trunc", "--filter", "label=linkwire.role=agent").stdout.split()
         return found[0] if found else None
 
-    def linkwire(
-        self, *args: str, env: Mapping[str, str] | None = None, check: bool = True, node: Node | None = None
-    ) -> str:
-        """`docker linkwire ARGS` against the manager, with the examples' images in the environment; its output."""
+    def linkwire(self, *args: str, env: Mapping[str, str] | None = None, node: Node | None = None) -> str:
+        """`docker linkwire ARGS` against the manager, with the examples' images in the environment; what it prints.
+
+        Raises:
+            LabError: it failed; with what it said.
+        """
+        done = self.try_linkwire(*args, env=env, node=node)
+        if done.returncode != 0:
+            raise LabError(f"docker linkwire {' '.join(args)}: exit code {done.returncode}: {done.stderr[-2000:]}")
+        return done.stdout
+
+    def try_linkwire(
+        self, *args: str, env: Mapping[str, str] | None = None, node: Node | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """The same, and it may fail."""
         with tempfile.TemporaryDirectory(prefix="linkwire-docker-") as folder:
             plugins = Path(folder) / "cli-plugins"
             plugins.mkdir()
             (plugins / "docker-linkwire").symlink_to(Path(sys.executable).parent / "docker-linkwire")
             environment = {**os.environ, "DOCKER_CONFIG": folder, **self.example_images(), **(env or {})}
-            done = (node or self.lab.manager).docker("linkwire", *args, env=environment, check=check)
-        return done.stdout
+            return (node or self.lab.manager).docker("linkwire", *args, env=environment, check=False)
 
     def example_images(self) -> dict[str, str]:
         """The variables by which the examples take other images than the public ones."""
