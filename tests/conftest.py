@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ settings.register_profile("linkwire", deadline=None, suppress_health_check=[Heal
 settings.load_profile("linkwire")
 
 pytest_plugins = ["tests.lab.fixtures"]
+
+FIGURES: pytest.StashKey[list[str]] = pytest.StashKey()
 
 _ran: Counter[str] = Counter()
 _skipped: Counter[str] = Counter()
@@ -30,7 +33,17 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _ran[_suite(report.nodeid)] += 1
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+@pytest.fixture(scope="session")
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Puts a line with what was measured at the end of the report, passed or not."""
+    return request.config.stash.setdefault(FIGURES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if lines := config.stash.get(FIGURES, []):
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.line(line)
     for suite in sorted(_ran | _skipped):
         terminalreporter.write_line(f"{suite}: {_ran[suite]} ran, {_skipped[suite]} skipped")
 

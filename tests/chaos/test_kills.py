@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.chaos.addresses import History
@@ -20,7 +21,7 @@ SHORT, LONG = 12, 50
 SETTLE_S = 120.0
 
 
-def test_kills_in_the_middle_of_every_step(stacks: Deployment, tmp_path: Path) -> None:
+def test_kills_in_the_middle_of_every_step(stacks: Deployment, tmp_path: Path, figure: Callable[[str], None]) -> None:
     kills = LONG if os.environ.get("LINKWIRE_CHAOS") == "long" else SHORT
     seed = int(os.environ.get("LINKWIRE_CHAOS_SEED") or time.time())
     print(f"{kills} kills, LINKWIRE_CHAOS_SEED={seed}")
@@ -45,7 +46,7 @@ def test_kills_in_the_middle_of_every_step(stacks: Deployment, tmp_path: Path) -
         deadline = time.monotonic() + 90
         while (keys := left(stacks)) and time.monotonic() < deadline:
             time.sleep(0.5)
-    print(f"{done} kills, {history.given} addresses given, slowest {slowest:.2f} s after Swarm")
+    figure(f"{done} kills (seed {seed}), {history.given} addresses given, slowest {slowest:.2f} s after Swarm")
     assert done == kills
     assert history.given > 0
     assert history.faults == []

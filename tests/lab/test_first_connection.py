@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
+from collections.abc import Callable
 
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
@@ -44,7 +45,7 @@ services:
 """
 
 
-def test_how_many_fresh_tasks_get_through_at_the_first_try(stacks: Deployment) -> None:
+def test_how_many_fresh_tasks_get_through_at_the_first_try(stacks: Deployment, figure: Callable[[str], None]) -> None:
     count = int(os.environ.get("LINKWIRE_FIRST_CONNECTIONS") or 30)
     script = "\n".join(f"        {line}" for line in SCRIPT.strip().splitlines())
     stacks.deploy("first", STACK.format(image=stacks.images.demo, script=script))
@@ -56,8 +57,8 @@ def test_how_many_fresh_tasks_get_through_at_the_first_try(stacks: Deployment) -
     seconds = sorted(float(ended) - float(began) for _, _, began, ended in answers)
     wired = sum(answer[0] == "wired" for answer in answers)
     first = sum(answer[1] == "first" for answer in answers)
-    print(
-        f"\n{len(answers)} fresh tasks: {wired} wired at the first instruction, {first} through at the first try; "
+    figure(
+        f"{len(answers)} fresh tasks: {wired} wired at the first instruction, {first} through at the first try; "
         f"first instruction to answer: median {statistics.median(seconds):.2f} s, "
         f"p90 {seconds[int(0.9 * len(seconds))]:.2f} s, slowest {seconds[-1]:.2f} s"
     )

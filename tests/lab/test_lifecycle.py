@@ -74,14 +74,13 @@ def steps(deployment: Deployment) -> list[tuple[str, Callable[[], object]]]:
     ]
 
 
-def test_every_step_of_a_stacks_life(stacks: Deployment) -> None:
+def test_every_step_of_a_stacks_life(stacks: Deployment, figure: Callable[[str], None]) -> None:
     late: dict[str, float] = {}
     for name, step in steps(stacks):
         step()
         late[name] = checker.settle(stacks.lab)
-        print(f"{name}: devices exact {late[name]:.2f} s after Swarm converged")
+    figure("devices exact, seconds after Swarm: " + "; ".join(f"{name} {s:.2f}" for name, s in late.items()))
     stacks.remove("life")
-    print(f"slowest: {max(late.values()):.2f} s")
     assert max(late.values()) <= WITHIN_S, late
     process.wait_for("no record to be left", lambda: not left(stacks), seconds=60)
     assert checker.differences(stacks.lab) == []

@@ -180,7 +180,7 @@ def own_leftovers() -> list[str]:
     left += [str(path) for path in uapi.SOCKETS.glob(f"{ours}*.sock")]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            arguments = path.read_text()
+            arguments = path.read_text(errors="replace")
         except OSError:
             continue
         if ours in arguments and userspace.PROGRAM in arguments:

@@ -1,0 +1,39 @@
+"""`make demo` as a person runs it, from nothing; and `make demo-down`, which leaves nothing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from tests.demo import NAME
+from tests.lab import process
+from tests.lab.footprint import footprint
+from tests.lab.images import PROJECT
+
+
+def demo(verb: str) -> str:
+    argv = [sys.executable, "-m", "tests.demo", verb]
+    done = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, timeout=540, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def mine(found: object) -> list[str]:
+    """Whatever there is on this machine that bears the demo's name."""
+    return [line for line in str(found).split() if f"{NAME}-" in line]
+
+
+def test_the_demo_shows_what_it_promises_and_leaves_nothing() -> None:
+    try:
+        said = demo("up")
+        assert "Welcome to nginx!" in said
+        assert re.search(r"an order that went nginx -> app -> redis over two links: order \d+", said)
+        assert re.search(r"over the link: .* [1-9]\d* of WireGuard, canary 0 times", said)
+        assert re.search(r"plain overlay: .* canary [1-9]\d* times", said)
+        table = said.split("$ docker linkwire ps", 1)[1]
+        assert table.count("connected") == 7  # three clients to web, two apps to redis, front to two apps
+        assert table.count(" ago") == 7
+    finally:
+        demo("down")
+    process.wait_for("nothing of the demo to be left", lambda: not mine(footprint()), seconds=30)
