@@ -1,0 +1,95 @@
+"""Measurements, side by side in one run: python -m tests.bench --help."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mesh.errors import LinkwireError
+from mesh.log import configure
+from tests.bench import link, machine, peers, plan, report, stage, store, wire
+from tests.bench.by_hand import ReferenceFailed
+from tests.bench.measure import FULL, QUICK, Effort, Row
+from tests.netns.world import sweep
+
+GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
+    "link": link.measure,
+    "wire": wire.measure,
+    "peers": peers.measure,
+    "store": store.measure,
+    "plan": plan.measure,
+}
+OUTPUT = Path("build/bench/result.json")
+_PROGRAMS = ("ip", "nsenter", "wg", "wireguard-go", "etcd", "etcdctl", "setpriv")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure; 0 done, 1 it says why not, 2 wrong arguments."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if unknown := [name for name in options.groups if name not in GROUPS]:
+        parser.error(f"there is no group {', '.join(unknown)}; the groups are: {', '.join(GROUPS)}")
+    if os.geteuid() != 0:
+        print("bench: it makes network namespaces, so it has to run as root", file=sys.stderr)
+        return 1
+    if missing := [program for program in _PROGRAMS if shutil.which(program) is None]:
+        print(f"bench: not installed: {', '.join(missing)}; run deploy/bootstrap.sh", file=sys.stderr)
+        return 1
+    configure("warning")
+    # SystemExit unwinds, and takes everything away; the signal's default would not.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    code = 1
+    try:
+        sweep()
+        _measure(QUICK if options.quick else FULL, options.groups or list(GROUPS), options)
+        code = 0
+    except KeyboardInterrupt:
+        print("bench: interrupted; taking everything away", file=sys.stderr)
+        code = 128 + signal.SIGINT
+    except (LinkwireError, ReferenceFailed) as error:
+        print(f"bench: {error}", file=sys.stderr)
+    finally:
+        left = stage.end_leftovers()
+    if left:
+        print(f"bench: could not take away {', '.join(left)}", file=sys.stderr)
+        return code or 1
+    return code
+
+
+def _measure(effort: Effort, groups: list[str], options: argparse.Namespace) -> None:
+    before = machine.facts()
+    rows: list[Row] = []
+    for name in groups:
+        print(f"bench: {name}", file=sys.stderr)
+        rows += GROUPS[name](effort)
+    result = {
+        "quick": options.quick,
+        "machine": {**before, "load_after": machine.facts()["load"]},
+        "rows": [report.as_json(row) for row in rows],
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(report.table(rows))
+    print(
+        "\nMedian (least..most). The ratio is Linkwire's figure to the reference's, turn by turn: only that is "
+        f"comparable\nbetween runs. {before['cores']} cores, {before['wireguard']}, load {before['load']} before and "
+        f"{result['machine']['load_after']} after. All figures: {options.output}",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="What docs/bench.md describes.")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"only these of: {', '.join(GROUPS)}")
+    parser.add_argument("--quick", action="store_true", help="seconds, with small sizes: shows that it works")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The reference: a task wired as a person would, by `wg`, `ip` and wireguard-go. No code of the agent takes part."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from mesh.wgtypes import InterfaceConfig, PeerConfig
+
+
+class ReferenceFailed(Exception):  # noqa: N818 - read as a sentence
+    """A program of the reference did not do its part: there is nothing to compare with."""
+
+
+def run(*command: str) -> str:
+    """Run a program to its end and return what it says. Raises ReferenceFailed."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise ReferenceFailed(f"{' '.join(command)}: exit code {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Wiring:
+    """How one device is made in one task, and read.
+
+    Args:
+        node: the name of the node's namespace, where the UDP socket is to be.
+        task: the name of the task's namespace.
+        userspace: by wireguard-go, or else by the kernel.
+    """
+
+    def __init__(self, node: str, task: str, *, userspace: bool) -> None:
+        self._node = node
+        self._task = task
+        self._userspace = userspace
+
+    def wire(self, config: InterfaceConfig, wg_file: Path) -> None:
+        """Six processes with wireguard-go, five with the kernel."""
+        name = config.name
+        if self._userspace:
+            self._wireguard_go(name)
+            # It returns before it has opened its device, and gives up when that has moved by then; its answer tells.
+            self.wg("setconf", name, str(wg_file))
+            run("ip", "-n", self._node, "link", "set", name, "netns", self._task)
+        else:
+            run("ip", "-n", self._node, "link", "add", name, "netns", self._task, "type", "wireguard")
+            self.wg("setconf", name, str(wg_file))
+        run("ip", "-n", self._task, "address", "add", str(config.address), "dev", name)
+        run("ip", "-n", self._task, "link", "set", name, "mtu", str(config.mtu), "up")
+        for route in config.routes:
+            run("ip", "-n", self._task, "route", "add", str(route), "dev", name)
+
+    def wg(self, *arguments: str) -> str:
+        """Run `wg`. wireguard-go is found by its control socket, from any namespace."""
+        inside = () if self._userspace else ("nsenter", f"--net=/run/netns/{self._task}")
+        return run(*inside, "wg", *arguments)
+
+    def look(self, name: str) -> None:
+        """Read what there is to read of a device, as text: three processes."""
+        self.wg("show", name, "dump")
+        run("ip", "-n", self._task, "address", "show", "dev", name)
+        run("ip", "-n", self._task, "route", "show", "dev", name)
+
+    def peers(self, name: str) -> int:
+        """How many peers the device has."""
+        return len(self.wg("show", name, "peers").splitlines())
+
+    def _wireguard_go(self, name: str) -> None:
+        """It puts itself into the background. A pipe for its output would stay open."""
+        subprocess.run(
+            ["nsenter", f"--net=/run/netns/{self._node}", "wireguard-go", name],
+            check=True,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def write_wg_file(path: Path, config: InterfaceConfig) -> Path:
+    """What `wg setconf` reads. It holds the private key."""
+    key = base64.b64encode(config.private_key.raw).decode()
+    lines = ["[Interface]", f"PrivateKey = {key}", f"ListenPort = {config.listen_port}"]
+    for peer in config.peers:
+        lines += _peer_lines(peer)
+    path.touch(mode=0o600)
+    path.write_text("\n".join([*lines, ""]))
+    return path
+
+
+def _peer_lines(peer: PeerConfig) -> Iterable[str]:
+    yield "[Peer]"
+    yield f"PublicKey = {peer.public_key}"
+    yield f"Endpoint = {peer.endpoint}"
+    yield f"AllowedIPs = {', '.join(map(str, sorted(peer.allowed_ips, key=str)))}"
+    yield f"PersistentKeepalive = {peer.keepalive}"

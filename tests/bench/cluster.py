@@ -1,0 +1,125 @@
+"""A Swarm of any size, made up, and the store that says the same: nothing is left to plan."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from types import MappingProxyType
+
+from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
+from mesh import keyspace
+from mesh.keys import KEY_BYTES, PublicKey
+from mesh.labels import LinkLabel, ServiceLabels
+from mesh.records import (
+    Address,
+    Cluster,
+    Endpoint,
+    Node,
+    Port,
+    Record,
+    SealedKey,
+    Service,
+    TaskReport,
+    Versioned,
+)
+from mesh.snapshot import Snapshot
+from mesh.wgtypes import UdpEndpoint
+
+SUBNET = IPv4Network("100.96.0.0/16")
+_TASKS_OF_A_SERVICE = 10
+_TASKS_OF_A_NODE = 33
+_FIRST_PORT, _LAST_PORT = 51820, 53819
+_FIRST_VIP = 1 << 15  # of the subnet; tasks' addresses are below
+_SEALED = bytes(80)  # as long as a sealed key
+
+
+def _service(number: int) -> str:
+    return f"service{number:018d}"
+
+
+def _task(number: int) -> str:
+    return f"task{number:021d}"
+
+
+def _node(number: int) -> str:
+    return f"node{number:021d}"
+
+
+def _key(number: int) -> PublicKey:
+    return PublicKey(number.to_bytes(KEY_BYTES, "big"))
+
+
+def _count(tasks: int, of_one: int) -> int:
+    return -(-tasks // of_one)
+
+
+def _links(number: int, services: int) -> tuple[LinkLabel, ...]:
+    """Each service links to the next, the last to the first."""
+    return (LinkLabel(f"name{(number + 1) % services}", ("next",)),)
+
+
+def swarm(tasks: int) -> Swarm:
+    """What Swarm's managers say: every task runs."""
+    services = _count(tasks, _TASKS_OF_A_SERVICE)
+    nodes = _count(tasks, _TASKS_OF_A_NODE)
+    return Swarm(
+        "cluster",
+        {
+            _service(n): SwarmService(
+                id=_service(n),
+                name=f"name{n}",
+                labels=ServiceLabels(_links(n, services)),
+                label_errors=(),
+                dnsrr=False,
+                replicas=_TASKS_OF_A_SERVICE,
+            )
+            for n in range(services)
+        },
+        {
+            _task(n): SwarmTask(
+                _task(n), _service(n // _TASKS_OF_A_SERVICE), n, _node(n % nodes), "running", "running"
+            )
+            for n in range(tasks)
+        },
+        {_node(n): SwarmNode(_node(n), f"host{n}", down=False, address=None) for n in range(nodes)},
+    )
+
+
+def stored(tasks: int, *, not_ready: int | None = None) -> Snapshot:
+    """What the store holds: everything, and the number of one task that is ready but not known to be."""
+    services = _count(tasks, _TASKS_OF_A_SERVICE)
+    nodes = _count(tasks, _TASKS_OF_A_NODE)
+    records: list[Record] = [Cluster("cluster", SUBNET)]
+    for n in range(nodes):
+        host = IPv4Address("10.0.0.1") + n
+        records.append(Node(_node(n), f"host{n}", _key(n + 1), host, _FIRST_PORT, _LAST_PORT, "kernel", "0.1.0"))
+    for n in range(services):
+        vip = SUBNET.network_address + _FIRST_VIP + n
+        service = _service(n)
+        records.append(Service(service, f"name{n}", vip, _links(n, services), (), strict=True, dnsrr=False))
+        records.append(Address(vip, f"service/{service}"))
+    for n in range(tasks):
+        records += _of_task(n, nodes, ready=n != not_ready)
+    versioned = {keyspace.key_of(record): Versioned(record, 1) for record in records}
+    return Snapshot(1, complete=True, records=MappingProxyType(versioned))
+
+
+def _of_task(number: int, nodes: int, *, ready: bool) -> tuple[Record, ...]:
+    task, service, at = _task(number), _service(number // _TASKS_OF_A_SERVICE), number % nodes
+    node, address, port = _node(at), SUBNET.network_address + 1 + number, _FIRST_PORT + number // nodes
+    return (
+        Endpoint(
+            service=service,
+            task=task,
+            slot=number,
+            node=node,
+            address=address,
+            public_key=_key(1_000_000 + number),
+            epoch=0,
+            underlay=UdpEndpoint(IPv4Address("10.0.0.1") + at, port),
+            ready=ready,
+        ),
+        SealedKey(task, node, 0, _key(at + 1), _SEALED),
+        Address(address, f"task/{task}"),
+        Port(node, port, task),
+        TaskReport(task, service, node, "running", wired=True, error=None, port_taken=None),
+    )

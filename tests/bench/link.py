@@ -1,0 +1,113 @@
+"""What a link made by the agent carries, against one that was made by hand between the same two nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from agent import reconcile
+from tests.bench import stage
+from tests.bench.by_hand import write_wg_file
+from tests.bench.measure import Effort, Row, alternate
+from tests.netns.world import Task
+
+_TIMEOUT = 30.0  # seconds without a byte, after which something is broken
+_CHUNK = 1 << 18  # bytes
+_MESSAGE = 64  # bytes
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Throughput and round trip."""
+    with stage.world() as (world, folder):
+        nodes = world.nodes()
+        ours = (world.task(nodes[0]), world.task(nodes[1]))
+        theirs = (world.task(nodes[0]), world.task(nodes[1]))
+        for number, (task, other) in enumerate((ours, ours[::-1], theirs, theirs[::-1])):
+            config = stage.interface(task.name, task, (stage.peer_of(other),))
+            if task in ours:
+                hosts = stage.hosts_file(folder, f"hosts{number}")
+                reconcile.reconcile(task.node.backend, task.netns, hosts, config, None, complete=True)
+            else:
+                stage.by_hand(task).wire(config, write_wg_file(folder / f"wg{number}", config))
+        return _rows(effort, ours, theirs)
+
+
+def _rows(effort: Effort, ours: tuple[Task, Task], theirs: tuple[Task, Task]) -> list[Row]:
+    streams = alternate(
+        effort.rounds, lambda: throughput(*ours, effort.seconds), lambda: throughput(*theirs, effort.seconds)
+    )
+    trips = alternate(
+        effort.rounds, lambda: round_trip(*ours, effort.exchanges), lambda: round_trip(*theirs, effort.exchanges)
+    )
+    reference = "wired with wg and ip"
+    return [
+        Row("link.throughput", "one TCP stream over a link", reference, "Mbit/s", "higher", *streams),
+        Row("link.round_trip", f"{_MESSAGE} bytes there and back", reference, "ms", "lower", *trips),
+    ]
+
+
+@contextlib.contextmanager
+def _connection(source: Task, target: Task) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A TCP connection: the source's end and the target's."""
+    with target.netns.run(lambda: socket.create_server((str(target.address.ip), 0))) as listener:
+        listener.settimeout(_TIMEOUT)
+        where = listener.getsockname()
+        with (
+            source.netns.run(lambda: socket.create_connection(where, _TIMEOUT)) as outbound,
+            listener.accept()[0] as inbound,
+        ):
+            for end in (outbound, inbound):
+                end.settimeout(_TIMEOUT)
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                yield outbound, inbound
+            finally:  # whoever waits at either end is not to wait longer
+                for end in (outbound, inbound):
+                    with contextlib.suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
+
+
+def throughput(source: Task, target: Task, seconds: float) -> float:
+    """Mbit/s of one TCP stream, by what has arrived."""
+    with ThreadPoolExecutor(1) as pool, _connection(source, target) as (outbound, inbound):
+        began = time.perf_counter()
+        arrived = pool.submit(_drain, inbound)
+        chunk = bytes(_CHUNK)
+        while time.perf_counter() - began < seconds:
+            outbound.sendall(chunk)
+        outbound.shutdown(socket.SHUT_WR)
+        received, ended = arrived.result()
+        return received * 8 / (ended - began) / 1e6
+
+
+def _drain(inbound: socket.socket) -> tuple[int, float]:
+    """How many bytes came, and when the last did."""
+    buffer = bytearray(_CHUNK)
+    total = 0
+    while got := inbound.recv_into(buffer):
+        total += got
+    return total, time.perf_counter()
+
+
+def round_trip(source: Task, target: Task, exchanges: int) -> float:
+    """Milliseconds: the median of some messages that are sent back at once."""
+    with ThreadPoolExecutor(1) as pool, _connection(source, target) as (outbound, inbound):
+        echo = pool.submit(_echo, inbound)
+        times = []
+        for _ in range(exchanges):
+            began = time.perf_counter()
+            outbound.sendall(bytes(_MESSAGE))
+            outbound.recv(_MESSAGE, socket.MSG_WAITALL)
+            times.append(time.perf_counter() - began)
+        outbound.shutdown(socket.SHUT_WR)
+        echo.result()
+        return statistics.median(times) * 1000
+
+
+def _echo(inbound: socket.socket) -> None:
+    while message := inbound.recv(_MESSAGE, socket.MSG_WAITALL):
+        inbound.sendall(message)

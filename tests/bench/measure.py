@@ -1,0 +1,108 @@
+"""Two ways of doing the same, measured in turns, and what came of it as numbers."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+MIN_CPU_SECONDS = 0.05
+"""A shorter piece of work is repeated until it took this much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        rounds: turns of each way, after one that is not counted.
+        seconds: of one TCP stream.
+        exchanges: messages there and back, in one turn.
+        many: peers of a task with many.
+        most: peers of the device that is set, read and changed.
+        endpoints: records in the store.
+        puts: records put one by one.
+        tasks: of the small cluster; the others have 10 and 100 times as many.
+    """
+
+    rounds: int
+    seconds: float
+    exchanges: int
+    many: int
+    most: int
+    endpoints: int
+    puts: int
+    tasks: int
+
+
+FULL = Effort(rounds=15, seconds=1.0, exchanges=500, many=100, most=1000, endpoints=10_000, puts=100, tasks=100)
+QUICK = Effort(rounds=2, seconds=0.2, exchanges=20, many=10, most=50, endpoints=200, puts=5, tasks=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The middle and the ends of some measurements."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """Of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        key: its name for programs; it does not change with the effort.
+        what: what is measured, for people.
+        reference: what it is measured against, for people.
+        unit: of the measurements.
+        better: whether a lower or a higher figure is the better one.
+        ours: Linkwire's measurements, in the order in which they were made.
+        theirs: the reference's; the n-th was made right after our n-th.
+    """
+
+    key: str
+    what: str
+    reference: str
+    unit: str
+    better: Literal["lower", "higher"]
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours to theirs, turn by turn: what else the machine did meanwhile falls on both."""
+        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
+
+
+def alternate(rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[list[float], list[float]]:
+    """Call the two in turns. The first turn of each warms up and is not counted."""
+    turns = [(ours(), theirs()) for _ in range(rounds + 1)][1:]
+    return [mine for mine, _ in turns], [other for _, other in turns]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Milliseconds by the clock."""
+    began = time.perf_counter()
+    work()
+    return (time.perf_counter() - began) * 1000
+
+
+def cpu(work: Callable[[], object]) -> float:
+    """Milliseconds of this thread's CPU for one call."""
+    calls = 0
+    began = time.thread_time()
+    while True:
+        work()
+        calls += 1
+        spent = time.thread_time() - began
+        if spent >= MIN_CPU_SECONDS:
+            return spent / calls * 1000

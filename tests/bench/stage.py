@@ -1,0 +1,120 @@
+"""Namespaces, devices and files for a measurement, and that nothing of them stays, also after Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+from agent.netns import TaskNetns
+from agent.wireguard import uapi
+from mesh.graph import KEEPALIVE
+from mesh.keys import PrivateKey
+from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig, UdpEndpoint
+from tests.bench.by_hand import Wiring
+from tests.netns.world import MESH, NETNS_FOLDER, Task, World, ip, own_leftovers, wait_until_nothing_is_left
+
+MTU = 1420  # bytes: Ethernet's 1500 less IPv6, UDP and WireGuard around a packet
+_FAR = IPv4Address("192.0.2.2")  # the second node of World.nodes
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let what cleans up finish, and a Ctrl-C that came meanwhile count after it."""
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda got, _: held.append(got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+@contextmanager
+def world() -> Iterator[tuple[World, Path]]:
+    """A world, and a folder that only root may enter."""
+    with tempfile.TemporaryDirectory(prefix="linkwire-bench-") as folder:
+        made = World()
+        try:
+            yield made, Path(folder)
+        finally:
+            with uninterrupted():
+                made.close()
+
+
+def end_leftovers() -> list[str]:
+    """Take away what an interrupt left half-made, deaf to another one. Returns what would not go."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if not own_leftovers():
+        return []
+    for path in uapi.SOCKETS.glob(f"lw{os.getpid():07d}*.sock"):
+        pid = uapi.process(path.stem)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        path.unlink(missing_ok=True)
+    for path in NETNS_FOLDER.glob(f"lwtest-{os.getpid()}-*"):
+        ip("netns", "delete", path.name)
+    return wait_until_nothing_is_left()
+
+
+def short(netns: TaskNetns) -> str:
+    """A namespace's name, as `ip netns` has it."""
+    return Path(netns.path).name
+
+
+def by_hand(task: Task) -> Wiring:
+    """The reference's way of wiring a task."""
+    return Wiring(short(task.node.netns), short(task.netns), userspace=task.node.backend.name == "userspace")
+
+
+def strangers(count: int, *, keepalive: int = KEEPALIVE) -> tuple[PeerConfig, ...]:
+    """Peers that are not there: packets for them end at the second node, where nobody hears."""
+    first = int(MESH.network_address) + (1 << 8)
+    return tuple(
+        PeerConfig(
+            public_key=PrivateKey.generate().public,
+            endpoint=UdpEndpoint(_FAR, 20_000 + n),
+            allowed_ips=frozenset({IPv4Network(first + n)}),
+            keepalive=keepalive,
+        )
+        for n in range(count)
+    )
+
+
+def interface(name: str, task: Task, peers: tuple[PeerConfig, ...]) -> InterfaceConfig:
+    """What a task is meant to have: one name for all of its peers."""
+    names = tuple(HostEntry(network.network_address, ("peer",)) for peer in peers for network in peer.allowed_ips)
+    return InterfaceConfig(
+        name=name,
+        private_key=task.key,
+        listen_port=task.port,
+        address=IPv4Interface((task.address.ip, 32)),
+        routes=(IPv4Network(MESH),),
+        mtu=MTU,
+        peers=peers,
+        hosts=names,
+    )
+
+
+def peer_of(task: Task) -> PeerConfig:
+    """A task as another's peer."""
+    change = task.as_peer()
+    assert change.endpoint is not None
+    assert change.allowed_ips is not None
+    return PeerConfig(change.public_key, change.endpoint, change.allowed_ips, KEEPALIVE)
+
+
+def hosts_file(folder: Path, name: str) -> str:
+    """A container's hosts file, as Docker makes it."""
+    path = folder / name
+    path.write_text("127.0.0.1\tlocalhost\n")
+    return str(path)

@@ -1,0 +1,121 @@
+"""The benchmark as a program: every row is there, and nothing of it stays. What the figures are is not tested."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.wireguard import uapi
+from tests.netns.world import NETNS_FOLDER, wait_for
+
+ROWS = [
+    "link.throughput",
+    "link.round_trip",
+    "wire.one",
+    "look.one",
+    "wire.many",
+    "look.many",
+    "peers.set",
+    "peers.read",
+    "peers.change",
+    "peers.tell",
+    "store.list",
+    "store.follow",
+    "plan.ten",
+    "plan.hundred",
+    "index.ten",
+    "index.hundred",
+]
+SECONDS = 300
+
+
+def namespaces(pid: int) -> list[Path]:
+    return list(NETNS_FOLDER.glob(f"lwtest-{pid}-*"))
+
+
+def devices(pid: int) -> list[Path]:
+    return list(uapi.SOCKETS.glob(f"lw{pid:07d}*.sock"))
+
+
+def processes(of: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_text())
+        except OSError:
+            continue
+    return [arguments for arguments in found if of in arguments]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where the benchmark puts what it needs for a moment: its programs have this path among their arguments."""
+    made = tmp_path / "scratch"
+    made.mkdir()
+    yield made
+    assert list(made.iterdir()) == []
+    assert processes(str(made)) == []
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.bench", *arguments],
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def is_spread(found: dict[str, float]) -> bool:
+    return 0 < found["least"] <= found["median"] <= found["most"]
+
+
+def test_every_row_is_measured_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "result.json"
+    with start(folder, "--quick", "--output", str(output)) as bench:
+        table, errors = bench.communicate(timeout=SECONDS)
+    assert bench.returncode == 0, errors
+    result = json.loads(output.read_text())
+    assert [row["key"] for row in result["rows"]] == ROWS
+    for row in result["rows"]:
+        assert all(is_spread(row[name]) for name in ("linkwire", "reference", "ratio")), row
+        assert len(row["linkwire"]["all"]) == len(row["reference"]["all"]) >= 2
+        assert f"\n{row['what']} " in table
+    assert result["machine"].keys() >= {"cores", "kernel", "wireguard", "versions", "load"}
+    assert "Traceback" not in errors
+    assert namespaces(bench.pid) == devices(bench.pid) == []
+
+
+@pytest.mark.parametrize("group", ["link", "wire", "store"])
+def test_nothing_is_left_after_ctrl_c(folder: Path, tmp_path: Path, group: str) -> None:
+    with start(folder, group, "--output", str(tmp_path / "result.json")) as bench:
+        match group:
+            case "link":
+                wait_for(lambda: len(devices(bench.pid)) == 4, SECONDS)
+            case "wire":
+                wait_for(lambda: len(devices(bench.pid)) == 1, SECONDS)
+            case _:
+                wait_for(lambda: bool(processes(str(folder))), SECONDS)
+        os.killpg(bench.pid, signal.SIGINT)  # a terminal sends it to all of them
+        _, errors = bench.communicate(timeout=SECONDS)
+    assert bench.returncode == 128 + signal.SIGINT, errors
+    assert "interrupted" in errors
+    assert namespaces(bench.pid) == devices(bench.pid) == []
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_group_that_does_not_exist(folder: Path) -> None:
+    with start(folder, "links") as bench:
+        _, errors = bench.communicate(timeout=SECONDS)
+    assert bench.returncode == 2
+    assert "no group links" in errors
+    assert "link, wire, peers, store, plan" in errors
