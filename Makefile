@@ -1,7 +1,7 @@
 # Every command here works from nothing on a fresh Debian 12, as root, and may be run again.
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-SUITES := tests/unit tests/store tests/netns tests/lab tests/kernel tests/chaos
+SUITES := tests/unit tests/store tests/netns tests/lab tests/kernel tests/chaos tests/bench
 
 .PHONY: help demo demo-down test check bench chaos lab lab-down packages clean
 

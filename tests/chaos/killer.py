@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
 import threading
 from collections import Counter
 from typing import Self
+from urllib.parse import quote
 
 from tests.lab import Lab
 from tests.lab.node import UnreachableError
@@ -56,25 +58,27 @@ class Killer:
     def _run(self) -> None:
         while self._left and not self._stopped.wait(self._random.uniform(*self._pause)):
             victim = self._random.choice(VICTIMS)
-            pids = self._pids(victim)
+            pids = processes(self._lab, victim)
             if pids:
                 with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
                     os.kill(self._random.choice(pids), signal.SIGKILL)
                     self.killed[victim] += 1
                     self._left -= 1
 
-    def _pids(self, victim: str) -> list[int]:
-        """Pids, in the machine's own pid namespace, of what may be killed now."""
-        found: list[int] = []
-        for node in self._lab.nodes:
-            role = CONTROLLER if victim == CONTROLLER else AGENT
-            try:
-                listed = node.get(f"/containers/json?filters=%7B%22label%22%3A%5B%22linkwire.role%3D{role}%22%5D%7D")
-                firsts = [int(node.get(f"/containers/{one['Id']}/json")["State"]["Pid"]) for one in listed]
-            except UnreachableError:
-                continue
-            found += [pid for pid in firsts if pid > 1] if victim != WORKER else _workers(firsts)
-        return found
+
+def processes(lab: Lab, victim: str) -> list[int]:
+    """Pids, in the machine's own pid namespace, of every agent, worker or controller that runs now."""
+    found: list[int] = []
+    role = CONTROLLER if victim == CONTROLLER else AGENT
+    query = quote(json.dumps({"label": [f"linkwire.role={role}"]}))
+    for node in lab.nodes:
+        try:
+            listed = node.get(f"/containers/json?filters={query}")
+            firsts = [int(node.get(f"/containers/{one['Id']}/json")["State"]["Pid"]) for one in listed]
+        except UnreachableError:
+            continue
+        found += [pid for pid in firsts if pid > 1] if victim != WORKER else _workers(firsts)
+    return found
 
 
 def _workers(firsts: list[int]) -> list[int]:

@@ -1,0 +1,130 @@
+"""What breaks when something is broken: requests lost over a link that should not notice, counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.chaos.killer import processes
+from tests.lab import checker, process
+from tests.lab.deployment import Deployment
+from tests.lab.requests import Counted, Requests
+
+STACK = """
+version: "3.8"
+x-wireguard: {{}}
+services:
+  web:
+    image: {image}
+    command: [nginx, -g, "daemon off;"]
+    deploy: {{placement: {{constraints: [node.hostname == n2]}}}}
+  client:
+    image: {image}
+    command: [sleep, "86400"]
+    stop_grace_period: 1s
+    links: [web]
+    deploy: {{placement: {{constraints: [node.hostname == n1]}}}}
+  spare:
+    image: {image}
+    command: [sleep, "86400"]
+    stop_grace_period: 1s
+    links: [web]
+    deploy: {{replicas: 0}}
+"""
+
+Figure = Callable[[str], None]
+
+
+@pytest.fixture
+def linked(stacks: Deployment) -> Deployment:
+    """A client on n1 linked to a web server on n2."""
+    stacks.deploy("faults", STACK.format(image=stacks.images.demo))
+    stacks.wait_connected("faults")
+    checker.settle(stacks.lab)
+    return stacks
+
+
+def counted(linked: Deployment, fault: Callable[[], object]) -> Counted:
+    """The requests from client to web that are lost while a fault is made and for a while after."""
+    node, client = linked.wait_running("faults_client", 1)[0]
+    with Requests(node, client, "http://web/") as requests:
+        fault()
+        time.sleep(2)
+    return requests.counted
+
+
+def test_no_request_is_lost_when_etcd_dies_and_new_tasks_are_wired_when_it_is_back(
+    linked: Deployment, figure: Figure
+) -> None:
+    def fault() -> None:
+        linked.lab.kill_etcd()
+        linked.lab.manager.docker("service", "scale", "--detach", "faults_spare=2")
+        linked.wait_running("faults_spare", 2)
+        linked.lab.restart_etcd()
+        checker.settle(linked.lab)
+
+    lost = counted(linked, fault)
+    figure(f"etcd killed for a while: {lost}")
+    assert lost.lost == 0
+    assert lost.ok > 50
+
+
+@pytest.mark.parametrize("victim", ["worker", "controller"])
+def test_no_request_is_lost_when_a_process_of_ours_dies(linked: Deployment, victim: str, figure: Figure) -> None:
+    def fault() -> None:
+        for pid in processes(linked.lab, victim):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(5)
+
+    lost = counted(linked, fault)
+    figure(f"every {victim} killed: {lost}")
+    assert lost.lost == 0
+    checker.settle(linked.lab)
+
+
+def test_the_links_of_a_node_come_back_when_its_agents_container_dies(linked: Deployment, figure: Figure) -> None:
+    """With wireguard-go the devices die with it; the next agent makes them again with the keys they had."""
+
+    def fault() -> None:
+        agent = linked.agent(linked.lab.node("n2"))
+        assert agent is not None
+        linked.lab.node("n2").docker("kill", agent)
+        process.wait_for(
+            "another agent", lambda: linked.agent(linked.lab.node("n2")) not in (None, agent), seconds=60
+        )
+        checker.settle(linked.lab)
+
+    lost = counted(linked, fault)
+    figure(f"agent's container on the provider's node killed, userspace backend: {lost}")
+    assert lost.gap < 20
+    assert counted(linked, lambda: None).lost == 0
+
+
+def test_a_node_that_loses_power_leaves_the_mesh_and_comes_back(linked: Deployment, figure: Figure) -> None:
+    linked.lab.manager.docker("service", "scale", "--detach", "faults_spare=3")
+    linked.wait_running("faults_spare", 3)
+    checker.settle(linked.lab)
+    linked.lab.stop_node("n3")
+    try:
+        late = checker.settle(linked.lab, 120)
+        figure(f"a node without power: devices exact {late:.2f} s after Swarm")
+        assert counted(linked, lambda: None).lost == 0
+    finally:
+        linked.lab.start_node("n3")
+    process.wait_for("n3's agent", lambda: linked.agent(linked.lab.node("n3")) is not None, seconds=90, every=0.5)
+    late = checker.settle(linked.lab, 120)
+    figure(f"the node back: devices exact {late:.2f} s after Swarm")
+
+
+def test_a_node_that_is_cut_off_and_healed_is_part_of_the_mesh_again(linked: Deployment, figure: Figure) -> None:
+    linked.lab.cut("n2")
+    time.sleep(25)  # longer than Swarm takes to give the node up, and than the agent's lease
+    linked.lab.heal("n2")
+    late = checker.settle(linked.lab, 120)
+    linked.wait_connected("faults")
+    figure(f"a node cut off for 25 s and healed: devices exact {late:.2f} s after Swarm")
+    assert counted(linked, lambda: None).lost == 0
