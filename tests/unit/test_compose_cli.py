@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -451,7 +451,8 @@ def waiting_deploy(environment: dict[str, str], files: Path, **more: str) -> Ite
             time.sleep(0.02)
         yield process
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its docker too, should it have been left
         process.communicate()
 
 
