@@ -1,8 +1,8 @@
 """A task's first connection: is it wired at its process's first instruction, and does its first try get through?
 
 A figure to report, not a promise yet: nothing holds a process back until it is wired. What must hold is that every
-task gets through, soon. LINKWIRE_FIRST_CONNECTIONS is how many fresh tasks are tried (default 30), so many at a time as
-LINKWIRE_FIRST_BATCH says (default 5: harder, since three nodes share this machine's processors).
+task gets through, soon. LINKWIRE_FIRST_CONNECTIONS is how many fresh tasks are tried (default 30), and
+LINKWIRE_FIRST_BATCH how many at a time (default 5: harder, since three nodes share this machine's processors).
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def test_how_many_fresh_tasks_get_through_at_the_first_try(stacks: Deployment, f
     wired = sum(answer[0] == "wired" for answer in answers)
     first = sum(answer[1] == "first" for answer in answers)
     figure(
-        f"{len(answers)} fresh tasks, {BATCH} at a time: {wired} wired at the first instruction, {first} through at the first try; "
+        f"{len(answers)} fresh tasks, {BATCH} at a time: {wired} wired at the first instruction, "
+        f"{first} through at the first try; "
         f"first instruction to answer: median {statistics.median(seconds):.2f} s, "
         f"p90 {seconds[int(0.9 * len(seconds))]:.2f} s, slowest {seconds[-1]:.2f} s"
     )
