@@ -13,11 +13,11 @@ from dataclasses import replace
 import structlog
 
 from agent import links
-from agent.containers import Containers, LocalTask
+from agent.containers import Containers
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.reports import Reporter
-from agent.sandboxes import Sandboxes
 from agent.tasks import TaskState
+from agent.watch import ContainerWatch, Local
 from agent.wireguard import Backend
 from mesh import keyspace
 from mesh.errors import LinkwireError, Terminal
@@ -31,10 +31,8 @@ from mesh.wgtypes import InterfaceConfig, IPAddress
 
 log = structlog.get_logger(__name__)
 
-RESYNC_S = 15.0
 STATUS_S = 3.0
 ROUTES_S = 30.0
-RETRY_S = 0.5
 OVERHEAD = {4: 60, 6: 80}
 """Bytes that WireGuard adds to a packet: IP 20 or 40, UDP 8, its own 32 (WireGuard paper, section 5.4.6)."""
 DEFAULT_MTU = 1420
@@ -64,23 +62,18 @@ class Agent:
         self._key = key
         self._node = node
         self._wake = Wake()
-        self._sandboxes = Sandboxes(self._sandbox_found)
         self._tasks: dict[str, TaskState] = {}
         self._keys: dict[tuple[str, int], PrivateKey] = {}
         self._home = TaskNetns(OWN_NETNS)
         self._mtus: dict[IPAddress, tuple[float, int]] = {}
         self._seen = Snapshot()
         self._graph: Graph = index(self._seen)
-        self._found: dict[str, str] = {}
-        self._listed = False
-        self._resync_at = 0.0
+        self._lists = 0
         self._status_at = 0.0
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped; the devices stay."""
-        self._containers.follow(
-            lambda container: self._wake("container" if container else "resync", container), self._sandboxes.expect
-        )
+        watch = ContainerWatch(self._containers, self._wake)
         reporter: list[Reporter] = []
 
         def changed() -> None:
@@ -92,8 +85,8 @@ class Agent:
         reporter.append(Reporter(self._store, follower, self._node))
         try:
             while not stopped.is_set():
-                hints = self._wake.wait(self._due_in())
-                self._pass(hints, follower.snapshot, reporter[0])
+                self._wake.wait(self._due_in())
+                self._pass(watch.local, follower.snapshot, reporter[0])
         finally:
             reporter[0].stop()
             follower.stop()
@@ -104,10 +97,10 @@ class Agent:
 
     def _due_in(self) -> float:
         retries = [state.retry_at for state in self._tasks.values() if state.retry_at is not None]
-        return max(0.0, min([self._resync_at, self._status_at, *retries]) - time.monotonic())
+        return max(0.0, min([self._status_at, *retries]) - time.monotonic())
 
-    def _pass(self, hints: set[tuple[str, str]], snapshot: Snapshot, reporter: Reporter) -> None:
-        self._look(hints)
+    def _pass(self, local: Local, snapshot: Snapshot, reporter: Reporter) -> None:
+        self._know(local)
         if snapshot is not self._seen:
             self._seen = snapshot
             self._graph = index(snapshot)
@@ -119,7 +112,7 @@ class Agent:
                 # Whatever it is: one task must not keep this node's others from being wired.
                 log.exception("wiring failed in a way that nobody thought of", task=state.local.task)
                 state.failed_oddly(error)
-        if self._listed:
+        if self._lists:
             reporter.tasks(self._reports())
         if now >= self._status_at:
             self._status_at = now + STATUS_S
@@ -129,76 +122,33 @@ class Agent:
 
     # --- containers
 
-    def _look(self, hints: set[tuple[str, str]]) -> None:
-        """Renew what is known of the local containers; where Docker does not answer, what was known stays."""
-        now = time.monotonic()
-        try:
-            if ("resync", "") in hints or now >= self._resync_at:
-                self._resync_at = now + RETRY_S
-                self._know(self._containers.all(), whole=True)
-                self._listed = True
-                self._resync_at = time.monotonic() + RESYNC_S
-                for state in self._tasks.values():
-                    state.dirty = True
-                self._discard()
-            for kind, container in hints:
-                if kind == "sandbox":
-                    self._enter(container)
-                if kind == "container":
-                    found = self._containers.one(container)
-                    self._know({container: found} if found else {container: None}, whole=False)
-        except LinkwireError as error:
-            log.warning("containers unknown, asked again", error=str(error))
-            self._resync_at = min(self._resync_at, time.monotonic() + RETRY_S)
-
-    def _know(
-        self, found: dict[str, LocalTask] | dict[str, LocalTask | None] | dict[str, None], *, whole: bool
-    ) -> None:
-        for container, local in found.items():
-            if local is None:
-                self._gone(container)
-                continue
-            if local.state == "created" and local.netns is None and local.problem is None:
-                local = replace(local, netns=self._found.get(container))  # noqa: PLW2901 - the same, completed
-            else:
-                self._sandboxes.forget(container)
-                self._found.pop(container, None)
-            state = self._tasks.get(container)
-            if state is None:
-                self._tasks[container] = TaskState(local)
-            elif state.local != local or not whole:
-                state.local = local
+    def _know(self, local: Local) -> None:
+        """Take over what is known of the local containers. After each whole list everything is read again."""
+        for container, task in local.tasks.items():
+            state = self._tasks.setdefault(container, TaskState(task))
+            if state.local != task:
+                state.local = task
                 state.dirty = True
-        if whole:
-            for container in self._tasks.keys() - found.keys():
-                self._gone(container)
-
-    def _sandbox_found(self, container: str, path: str) -> None:
-        self._found[container] = path
-        self._wake("sandbox", container)
-
-    def _enter(self, container: str) -> None:
-        """A container that is being started has a namespace: what is known of it else has not changed."""
-        state, path = self._tasks.get(container), self._found.get(container)
-        if state is not None and path is not None and state.local.netns is None and state.local.problem is None:
-            state.local = replace(state.local, netns=path)
-            state.dirty = True
-
-    def _gone(self, container: str) -> None:
-        self._sandboxes.forget(container)
-        self._found.pop(container, None)
-        state = self._tasks.pop(container, None)
-        if state is not None:
+        for container in self._tasks.keys() - local.tasks.keys():
+            state = self._tasks.pop(container)
             state.close()
             self._keys = {key: value for key, value in self._keys.items() if key[0] != state.local.task}
+        if local.lists != self._lists:
+            self._lists = local.lists
+            for state in self._tasks.values():
+                state.dirty = True
+            self._discard()
 
     def _discard(self) -> None:
         """End what was prepared for tasks that never got a namespace, also by an agent before this one."""
         awaited = {device_name(state.local.task) for state in self._tasks.values() if state.local.state == "created"}
-        for name in self._backend.prepared():
-            if name not in awaited:
-                log.info("prepared in vain", device=name)
-                self._backend.discard(name)
+        try:
+            for name in self._backend.prepared():
+                if name not in awaited:
+                    log.info("prepared in vain", device=name)
+                    self._backend.discard(name)
+        except LinkwireError as error:
+            log.warning("what was prepared in vain is left for now", error=str(error))
 
     # --- interfaces
 

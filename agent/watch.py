@@ -1,0 +1,120 @@
+"""Keeps what is known of this node's task containers up to date, in a thread of its own.
+
+Docker may take long to answer, above all while it starts containers, and the loop that wires tasks must not wait for
+it: it takes what is known here and is woken when that changes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import structlog
+
+from agent.containers import Containers, LocalTask
+from agent.sandboxes import Sandboxes
+from mesh.errors import LinkwireError
+from mesh.wake import Wake
+
+log = structlog.get_logger(__name__)
+
+RESYNC_S = 15.0
+RETRY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """This node's task containers, by container id.
+
+    Attributes:
+        tasks: as last seen.
+        lists: how many times they were listed whole; 0: nothing is known yet.
+    """
+
+    tasks: Mapping[str, LocalTask]
+    lists: int
+
+
+class ContainerWatch:
+    """Follows Docker's events and asks it for what they name; now and then, and after a break, for all."""
+
+    def __init__(self, containers: Containers, changed: Callable[[], None]) -> None:
+        """Start the threads; `changed` is called from them after every change of `local`."""
+        self._containers = containers
+        self._changed = changed
+        self._wake = Wake()
+        self._lock = threading.Lock()
+        self._tasks: dict[str, LocalTask] = {}
+        self._found: dict[str, str] = {}
+        self._lists = 0
+        self._resync_at = 0.0
+        self._sandboxes = Sandboxes(self._sandbox_found)
+        containers.follow(
+            lambda container: self._wake("container" if container else "resync", container), self._sandboxes.expect
+        )
+        threading.Thread(target=self._run, name="container-watch", daemon=True).start()
+
+    @property
+    def local(self) -> Local:
+        """What is known now; where Docker does not answer, what was known stays."""
+        with self._lock:
+            return Local(MappingProxyType(dict(self._tasks)), self._lists)
+
+    def _run(self) -> None:
+        while True:
+            hints = self._wake.wait(max(0.0, self._resync_at - time.monotonic()))
+            try:
+                if ("resync", "") in hints or time.monotonic() >= self._resync_at:
+                    self._list()
+                else:
+                    for _, container in hints:
+                        self._look(container)
+            except LinkwireError as error:
+                log.warning("containers unknown, asked again", error=str(error))
+                self._resync_at = time.monotonic() + RETRY_S
+            except Exception:
+                # Whatever it is: a node that does not see its containers any more, and does not say so, is worse.
+                log.exception("looking at the containers failed in a way that nobody thought of")
+                self._resync_at = time.monotonic() + RETRY_S
+
+    def _list(self) -> None:
+        seen = self._containers.all()
+        with self._lock:
+            gone = self._tasks.keys() - seen.keys()
+            self._tasks = {container: self._completed(local) for container, local in seen.items()}
+            for container in gone:
+                self._forget(container)
+            self._lists += 1
+        self._resync_at = time.monotonic() + RESYNC_S
+        self._changed()
+
+    def _look(self, container: str) -> None:
+        seen = self._containers.one(container)
+        with self._lock:
+            if seen is None:
+                self._tasks.pop(container, None)
+                self._forget(container)
+            else:
+                self._tasks[container] = self._completed(seen)
+        self._changed()
+
+    def _completed(self, local: LocalTask) -> LocalTask:
+        """Add the namespace of a container that is being started, where it has been found."""
+        if local.state == "created" and local.netns is None and local.problem is None:
+            return replace(local, netns=self._found.get(local.container))
+        self._forget(local.container)
+        return local
+
+    def _forget(self, container: str) -> None:
+        self._sandboxes.forget(container)
+        self._found.pop(container, None)
+
+    def _sandbox_found(self, container: str, path: str) -> None:
+        with self._lock:
+            self._found[container] = path
+            if local := self._tasks.get(container):
+                self._tasks[container] = replace(local, netns=local.netns or path)
+        self._changed()
