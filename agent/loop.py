@@ -112,7 +112,8 @@ class Agent:
                 # Whatever it is: one task must not keep this node's others from being wired.
                 log.exception("wiring failed in a way that nobody thought of", task=state.local.task)
                 state.failed_oddly(error)
-        if self._lists:
+        if self._lists and self._graph.complete and self._graph.cluster is not None:
+            # Not before everything is known: a task that is not reported as wired is taken for one that is not.
             reporter.tasks(self._reports())
         if now >= self._status_at:
             self._status_at = now + STATUS_S

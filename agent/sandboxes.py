@@ -24,7 +24,7 @@ from mesh.errors import LinkwireError
 log = structlog.get_logger(__name__)
 
 FOLDER = Path("/run/docker/netns")
-LOOK_S = 0.005
+LOOK_S = 0.003
 GIVE_UP_S = 60.0
 _CONTAINERS = re.compile(r"[0-9a-f]{12}")
 """Names of containers' namespaces; those of overlay networks and of their load balancers look different."""
@@ -48,6 +48,7 @@ class Sandboxes:
         self._folder = folder
         self._lock = threading.Lock()
         self._expected: dict[str, _Expected] = {}
+        self._open: dict[str, TaskNetns] = {}
         self._awake = threading.Event()
         threading.Thread(target=self._run, name="sandboxes", daemon=True).start()
 
@@ -72,10 +73,15 @@ class Sandboxes:
 
     def _run(self) -> None:
         while True:
-            if not self._expected:
+            if not self._expected and not self._open:
                 self._awake.wait()
                 self._awake.clear()
-            self._look()
+            try:
+                self._look()
+            except Exception:
+                # Whatever it is: tasks are still wired when Docker names their namespaces, only later.
+                log.exception("looking for namespaces failed in a way that nobody thought of")
+                time.sleep(1.0)
             time.sleep(LOOK_S)
 
     def _look(self) -> None:
@@ -83,21 +89,33 @@ class Sandboxes:
         with self._lock:
             self._expected = {name: one for name, one in self._expected.items() if now < one.until}
             expected = dict(self._expected)
+        candidates: dict[str, list[str]] = {}
         for name in self._names():
-            if candidates := {container: one for container, one in expected.items() if name not in one.older}:
-                self._match(self._folder / name, candidates)
+            if mine := [container for container, one in expected.items() if name not in one.older]:
+                candidates[name] = mine
+        for name in self._open.keys() - candidates.keys():
+            self._open.pop(name).close()
+        for name, containers in candidates.items():
+            self._match(name, {container: expected[container].mac for container in containers})
 
-    def _match(self, path: Path, expected: Mapping[str, _Expected]) -> None:
-        """See whose namespace this is. Docker gives the device its address only some time after moving it in."""
+    def _match(self, name: str, expected: Mapping[str, str]) -> None:
+        """See whose namespace this is. Docker gives the device its address only some time after moving it in.
+
+        A socket is kept in it meanwhile: opening one takes longer than asking. It is closed as soon as nobody looks.
+        """
+        path = str(self._folder / name)
         try:
-            with TaskNetns(str(path)) as netns:
-                macs = links.hardware_addresses(netns)
+            netns = self._open.get(name)
+            if netns is None:
+                netns = self._open[name] = TaskNetns(path)
+            macs = links.hardware_addresses(netns)
         except LinkwireError:
             return  # made, but not yet mounted; or gone again
-        mine = [container for container, one in expected.items() if one.mac in macs]
+        mine = [container for container, mac in expected.items() if mac in macs]
         if len(mine) != 1:
             return
         with self._lock:
             if self._expected.pop(mine[0], None) is None:
                 return
-        self._found(mine[0], str(path))
+        self._open.pop(name).close()
+        self._found(mine[0], path)

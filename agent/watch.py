@@ -87,6 +87,8 @@ class ContainerWatch:
             self._tasks = {container: self._completed(local) for container, local in seen.items()}
             for container in gone:
                 self._forget(container)
+            # Containers that are no tasks have namespaces too; what is found of them is nobody's.
+            self._found = {container: path for container, path in self._found.items() if container in seen}
             self._lists += 1
         self._resync_at = time.monotonic() + RESYNC_S
         self._changed()
