@@ -26,16 +26,17 @@ log = structlog.get_logger(__name__)
 FOLDER = Path("/run/docker/netns")
 LOOK_S = 0.003
 GIVE_UP_S = 60.0
+YOUNG_S = 5.0
+"""A namespace that is older has its devices' addresses by now: whose it is, is known or does not matter."""
 _CONTAINERS = re.compile(r"[0-9a-f]{12}")
 """Names of containers' namespaces; those of overlay networks and of their load balancers look different."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """A container that is about to start: its MAC address, the namespaces that it cannot have, when to give up."""
+    """A container that is about to start: its MAC address, and when to give up."""
 
     mac: str
-    older: frozenset[str]
     until: float
 
 
@@ -49,12 +50,14 @@ class Sandboxes:
         self._lock = threading.Lock()
         self._expected: dict[str, _Expected] = {}
         self._open: dict[str, TaskNetns] = {}
+        self._first_seen = dict.fromkeys(self._names(), -YOUNG_S)
         self._awake = threading.Event()
         threading.Thread(target=self._run, name="sandboxes", daemon=True).start()
 
     def expect(self, container: str, mac: str) -> None:
-        """A container was connected to a network, with this MAC address: its namespace is yet to come."""
-        expected = _Expected(mac.lower(), frozenset(self._names()), time.monotonic() + GIVE_UP_S)
+        """A container was connected to a network, with this MAC address: its namespace is there soon, or just now."""
+        expected = _Expected(mac.lower(), time.monotonic() + GIVE_UP_S)
+        log.debug("namespace expected", container=container[:12])
         with self._lock:
             self._expected.setdefault(container, expected)
         self._awake.set()
@@ -88,15 +91,13 @@ class Sandboxes:
         now = time.monotonic()
         with self._lock:
             self._expected = {name: one for name, one in self._expected.items() if now < one.until}
-            expected = dict(self._expected)
-        candidates: dict[str, list[str]] = {}
-        for name in self._names():
-            if mine := [container for container, one in expected.items() if name not in one.older]:
-                candidates[name] = mine
-        for name in self._open.keys() - candidates.keys():
+            expected = {container: one.mac for container, one in self._expected.items()}
+        self._first_seen = {name: self._first_seen.get(name, now) for name in self._names()}
+        young = {name for name, at in self._first_seen.items() if expected and now - at < YOUNG_S}
+        for name in self._open.keys() - young:
             self._open.pop(name).close()
-        for name, containers in candidates.items():
-            self._match(name, {container: expected[container].mac for container in containers})
+        for name in young:
+            self._match(name, expected)
 
     def _match(self, name: str, expected: Mapping[str, str]) -> None:
         """See whose namespace this is. Docker gives the device its address only some time after moving it in.
@@ -117,5 +118,7 @@ class Sandboxes:
         with self._lock:
             if self._expected.pop(mine[0], None) is None:
                 return
+        log.debug("namespace found", container=mine[0][:12], path=path)
+        self._first_seen[name] = -YOUNG_S
         self._open.pop(name).close()
         self._found(mine[0], path)
