@@ -7,6 +7,7 @@ whenever the store can be reached, until the store holds exactly that.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -22,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 LEASE_S = 10
 """Seconds of silence after which this node counts as gone."""
+KEEP_S = LEASE_S / 3
 RETRY_S = 1.0
 MAX_OPS = 100
 
@@ -39,6 +41,7 @@ class Reporter:
         self._known = False
         self._status: Status | None = None
         self._lease: int | None = None
+        self._kept_at = 0.0
         self._woken = threading.Event()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
@@ -69,7 +72,7 @@ class Reporter:
 
     def _run(self) -> None:
         while not self._stopped:
-            self._woken.wait(LEASE_S / 3)
+            self._woken.wait(KEEP_S)
             self._woken.clear()
             try:
                 self._keep_lease()
@@ -81,14 +84,18 @@ class Reporter:
                 self._woken.set()
 
     def _keep_lease(self) -> None:
+        now = time.monotonic()
         if self._lease is None:
             self._lease = self._store.grant(LEASE_S)
             self._store.commit((Put(self._node, None, self._lease),))
             log.info(
                 "node registered", node=self._node.id, backend=self._node.backend, address=str(self._node.address)
             )
-        else:
+        elif now - self._kept_at >= KEEP_S:
             self._store.keep(self._lease)
+        else:
+            return
+        self._kept_at = now
 
     def _say(self) -> None:
         stored = self._follower.snapshot
