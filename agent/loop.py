@@ -1,6 +1,6 @@
 """The agent's one loop: wait, look, derive each local task's interface, make it so, say what was seen.
 
-Level-based: what wakes it carries only a container id or nothing. Nothing is removed unless the snapshot is
+Level-based: what wakes it says only that something may have changed. Nothing is removed unless the snapshot is
 complete and says that a controller has taken the store into use.
 """
 
