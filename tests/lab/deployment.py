@@ -168,6 +168,14 @@ class Deployment:
         )
         return self.tasks(service)
 
+    def logged(self, service: str) -> str:
+        """What every running task of a service has said, asked of the nodes.
+
+        Not `docker service logs`: it waits for every node that the service ever ran on, now and then for ever.
+        """
+        done = [node.docker("logs", container) for node, container in self.tasks(service)]
+        return "".join(one.stdout + one.stderr for one in done)
+
     def _containers(self, stack: str) -> list[str]:
         found: list[str] = []
         for node in self.lab.nodes:

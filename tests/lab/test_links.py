@@ -138,7 +138,7 @@ def test_what_is_wrong_in_the_swarm_is_one_clear_line_and_the_rest_goes_on(stack
         stacks.wait_connected("demo")
         checked = stacks.try_linkwire("check")
         said = checked.stderr
-        logged = manager.docker("service", "logs", "--raw", "linkwire_controller").stderr
+        logged = stacks.logged("linkwire_controller")
         assert checked.returncode == 1
         assert "links to nowhere, which does not exist (yet)" in said
         assert "endpoints/nobody/nothing" in said
