@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from mesh.errors import Terminal
 
@@ -14,6 +14,23 @@ MAX_PORT = 65535
 def _start(hint: str, size: int) -> int:
     """Where to begin looking: spread by the hint, so that what was freed last is not what is given next."""
     return int.from_bytes(hashlib.sha256(hint.encode()).digest()[:8], "big") % size
+
+
+def ula(cluster: str) -> IPv6Network:
+    """The mesh's IPv6 prefix, a /96 of a unique local /48 (RFC 4193): two meshes that meet do not clash.
+
+    RFC 4193, 3.2.2 makes the 40 bits of the global id from a time and a MAC address; here the Swarm's id is as unique.
+    """
+    global_id = hashlib.sha256(f"linkwire {cluster}".encode()).digest()[:5]
+    return IPv6Network((b"\xfd" + global_id + bytes(10), 96))
+
+
+def twin(prefix: IPv6Network, address: IPv4Address) -> IPv6Address:
+    """The IPv6 address of whoever holds an IPv4 address: the last 32 bits of the prefix are that (as in RFC 6052, 2.2).
+
+    So both are given and let go as one, and neither is ever another's.
+    """
+    return IPv6Address(int(prefix.network_address) | int(address))
 
 
 def pick_address(subnet: IPv4Network, taken: Container[IPv4Address], hint: str) -> IPv4Address:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Generic, Literal, TypeVar
 
 from mesh.keys import PublicKey
@@ -26,6 +26,17 @@ class Cluster:
     """Swarm's own cluster id."""
     subnet: IPv4Network
     """Where every task's address and every VIP comes from."""
+    subnet6: IPv6Network
+    """A /96: where their IPv6 twins come from (mesh.addresses.twin)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """An address of a task, or of a service, on a network that is not the mesh."""
+
+    network: str
+    """Docker's id of it: node-local networks of two nodes have two ids, also where their addresses are the same."""
+    address: IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +48,13 @@ class Service:
     vip: IPv4Address
     links: tuple[LinkLabel, ...]
     """By the provider's name: it may not exist yet, and may come back under another id."""
-    expose: tuple[PortRange, ...]
+    expose: tuple[PortRange, ...] | None
+    """What a link that names no ports may reach; None for everything, () for nothing."""
     strict: bool
     dnsrr: bool
     """`endpoint_mode: dnsrr`: names give all addresses and not the VIP."""
+    elsewhere: tuple[Attachment, ...]
+    """Swarm's own virtual IPs of it, sorted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,8 @@ class Endpoint:
     underlay: UdpEndpoint
     ready: bool
     """Whether new connections may go to it."""
+    elsewhere: tuple[Attachment, ...]
+    """Its addresses on other networks, as far as they are known, sorted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +139,8 @@ class TaskReport:
     """In words; also `port taken`, which makes the controller give another."""
     port_taken: int | None
     """The UDP port that some other program holds, or None."""
+    elsewhere: tuple[Attachment, ...]
+    """The task's addresses on other networks as the node's Docker gave them, sorted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +156,30 @@ class PeerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """How many packets a task's rules have refused since they were first put in place.
+
+    Attributes:
+        direction: `in`: what came to the task over its device; `out`: what it tried to send over it; `apart`: what
+            passed between it and another wired service outside the mesh, or would have.
+        service: id of the service at the other end; "" where no link says which that is.
+        packets: their number.
+    """
+
+    direction: Literal["in", "out", "apart"]
+    service: str
+    packets: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceStatus:
     """One task's device as read back."""
 
     task: str
     public_key: PublicKey | None
     peers: tuple[PeerStatus, ...]
+    refused: tuple[Refused, ...]
+    """Those that are not 0, sorted."""
 
 
 @dataclass(frozen=True, slots=True)

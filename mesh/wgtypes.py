@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from mesh.keys import PrivateKey, PublicKey
+from mesh.policy import Policy
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -105,6 +106,15 @@ class HostEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """A network that is reached through the device."""
+
+    network: IPNetwork
+    mtu: int | None = None
+    """Bytes, where the way takes less than the device does (RTAX_MTU, linux/rtnetlink.h); None for the device's."""
+
+
+@dataclass(frozen=True, slots=True)
 class InterfaceConfig:
     """All that one task's network namespace is meant to hold of ours."""
 
@@ -113,11 +123,12 @@ class InterfaceConfig:
     private_key: PrivateKey
     listen_port: int
     """UDP, on the node."""
-    address: IPInterface
-    routes: tuple[IPNetwork, ...]
+    addresses: tuple[IPInterface, ...]
+    routes: tuple[Route, ...]
     mtu: int
     peers: tuple[PeerConfig, ...]
     hosts: tuple[HostEntry, ...]
+    policy: Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,4 +139,4 @@ class Interface:
     up: bool
     mtu: int
     addresses: frozenset[IPInterface]
-    routes: frozenset[IPNetwork]
+    routes: frozenset[Route]

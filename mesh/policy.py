@@ -1,0 +1,57 @@
+"""What may pass a task's device, and what may not pass beside it: the desired rules as frozen data. No I/O.
+
+Addresses are IPv4 throughout: each has an IPv6 twin (mesh.addresses.twin), and a rule for one is a rule for both.
+All tuples are sorted, so that equal means equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from mesh.ports import PortRange
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A provider's VIP: new connections to it are spread evenly over the backends; with none they are refused."""
+
+    vip: IPv4Address
+    backends: tuple[IPv4Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """One link, as it is seen from a task at one of its ends.
+
+    Attributes:
+        service: id of the service at the other end.
+        peers: the addresses of that service's tasks.
+        ports: what the consumer may open at the provider; None for everything. ICMP echo may always pass.
+    """
+
+    service: str
+    peers: tuple[IPv4Address, ...]
+    ports: tuple[PortRange, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All that one task's rules say.
+
+    Attributes:
+        subnet: the mesh's; nothing to or from it passes any device but the task's WireGuard device.
+        subnet6: the same for the IPv6 twins.
+        balance: by VIP.
+        outbound: the links on which the task is a consumer, by service.
+        inbound: the links on which it is a provider, by service.
+        apart: addresses outside the mesh that belong to other wired services on networks that this task is on too;
+            nothing passes to or from them (`strict`).
+    """
+
+    subnet: IPv4Network
+    subnet6: IPv6Network
+    balance: tuple[Balance, ...] = ()
+    outbound: tuple[Allow, ...] = ()
+    inbound: tuple[Allow, ...] = ()
+    apart: tuple[IPv4Address | IPv6Address, ...] = ()
