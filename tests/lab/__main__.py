@@ -1,4 +1,4 @@
-"""The lab's command line: python -m tests.lab up|run|status|down|stop|start|cut|heal|etcd."""
+"""The lab's command line: python -m tests.lab up|run|status|down|stop|start|cut|heal|mtu|etcd."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     up = verbs.add_parser("up", help="bring it up, or mend it")
     up.add_argument("--nodes", type=int, help="how many nodes (default: as it was, or 3)")
     up.add_argument("--managers", type=int, help="how many of them are managers (default: as it was, or 1)")
+    up.add_argument("--mtu", type=int, help="the largest packet on its wires, in bytes (default: as it was, or 1500)")
     run = verbs.add_parser("run", help="run a command inside a node")
     run.add_argument("node")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
@@ -50,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
         ("heal", "undo cut"),
     ):
         verbs.add_parser(verb, help=text).add_argument("node")
+    mtu = verbs.add_parser("mtu", help="change the largest packet that the lab's wires take")
+    mtu.add_argument("bytes", type=int)
     etcd = verbs.add_parser("etcd", help="kill etcd, restart it on its data, or start it empty")
     etcd.add_argument("fault", choices=("kill", "restart", "wipe"))
     return parser
@@ -72,6 +75,8 @@ def _act(arguments: argparse.Namespace) -> None:
             _run(lab, arguments.node, arguments.command)
         case "etcd":
             {"kill": lab.kill_etcd, "restart": lab.restart_etcd, "wipe": lab.wipe_etcd}[arguments.fault]()
+        case "mtu":
+            lab.set_mtu(arguments.bytes)
         case verb:
             {"stop": lab.stop_node, "start": lab.start_node, "cut": lab.cut, "heal": lab.heal}[verb](arguments.node)
 
@@ -95,7 +100,7 @@ def _up(arguments: argparse.Namespace) -> None:
         nodes, managers = 3, 1
     nodes = nodes if arguments.nodes is None else arguments.nodes
     managers = min(managers, nodes) if arguments.managers is None else arguments.managers
-    Lab(arguments.name, nodes, managers, say=_clock()).up()
+    Lab(arguments.name, nodes, managers, say=_clock(), mtu=arguments.mtu).up()
 
 
 def _run(lab: Lab, node: str, command: list[str]) -> None:

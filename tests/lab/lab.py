@@ -41,7 +41,10 @@ class Lab:
         nodes: int = 3,
         managers: int = 1,
         say: Callable[[str], None] = lambda _: None,
+        mtu: int | None = None,
     ) -> None:
+        """Describe a lab; `mtu` in bytes is its wires', none: as they are, which is 1500 in a new one."""
+        self._mtu = mtu
         self.layout = Layout(name or default_name(), nodes, managers)
         self.network = network.Network(self.layout)
         self.etcd = servers.etcd(self.layout)
@@ -102,6 +105,8 @@ class Lab:
             self._place()
             self._record()
             self.network.ensure_hub()
+            if self._mtu is not None:
+                self.network.set_mtu(self._mtu)
             with ThreadPoolExecutor() as pool:
                 # All waited for, then the first error raised: nothing goes on starting behind a failed `up`.
                 for result in [pool.submit(self._ensure, part) for part in self._parts()]:
@@ -232,6 +237,11 @@ class Lab:
     def _running(self, name: str) -> None:
         if self.node(name).dockerd_pid is None:
             raise LabError(f"{name} is stopped")
+
+    def set_mtu(self, mtu: int) -> None:
+        """Let every wire of the lab take packets of at most so many bytes, 1280 to 65535."""
+        with self._locked():
+            self.network.set_mtu(mtu)
 
     def kill_etcd(self) -> None:
         """SIGKILL etcd."""

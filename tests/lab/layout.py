@@ -47,12 +47,26 @@ class Layout:
         return ipaddress.IPv4Network(f"10.77.{third}.0/24")
 
     @property
+    def subnet6(self) -> ipaddress.IPv6Network:
+        """The same wires' IPv6 prefix, of unique local addresses (RFC 4193)."""
+        return ipaddress.IPv6Network(f"fd4c:7700:{self.subnet.network_address.packed[2]:x}::/64")
+
+    @property
     def node_names(self) -> tuple[str, ...]:
         return tuple(f"n{number}" for number in range(1, self.nodes + 1))
 
     def node_address(self, node: str) -> str:
         """The node's own IPv4 address on the lab's bridge."""
         return str(self.subnet[int(node.removeprefix("n"))])
+
+    def node_address6(self, node: str) -> str:
+        """The node's own IPv6 address on the lab's bridge."""
+        return str(self.subnet6[int(node.removeprefix("n"))])
+
+    @property
+    def hub_address6(self) -> str:
+        """The bridge's own IPv6 address."""
+        return str(self.subnet6[254])
 
     @property
     def hub_address(self) -> str:

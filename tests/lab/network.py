@@ -20,6 +20,9 @@ from tests.lab.process import answer
 NETNS = Path("/run/netns")
 BRIDGE = "br0"
 NODE_DEVICE = "eth0"
+ORDINARY_MTU = 1500  # bytes
+LEAST_MTU = 1280  # below it the kernel takes IPv6 off a device (RFC 8200, 5)
+MOST_MTU = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,10 @@ class Network:
             "link set lo up",
             f"link add {BRIDGE} address {mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
             f"addr add {self.layout.hub_address}/{width} dev {BRIDGE}",
-            f"link set {BRIDGE} up",
+            # Nobody else can have it: no need to be silent for a second and ask (RFC 4862, 5.4).
+            f"addr add {self.layout.hub_address6}/{self.layout.subnet6.prefixlen} dev {BRIDGE} nodad",
+            # Said, or it would follow the least of its ports (linux net/bridge/br_if.c).
+            f"link set {BRIDGE} mtu {ORDINARY_MTU} up",
         )
         mac = _mac(self.layout.host_address)
         answer(["ip", "link", "add", host, "address", mac, "type", "veth", "peer", "name", "host", "netns", hub])
@@ -76,16 +82,18 @@ class Network:
         """Make the node's namespace and wire afresh: an old one would hold what a dead dockerd left in it."""
         netns, mac = self.layout.node_netns(node), _mac(self.layout.node_address(node))
         self.remove_node(node)
+        mtu = self.mtu()
         answer(["ip", "netns", "add", netns])
         _batch(
             self.layout.hub_netns,
-            f"link add {node} type veth peer name {NODE_DEVICE} address {mac} netns {netns}",
+            f"link add {node} mtu {mtu} type veth peer name {NODE_DEVICE} address {mac} mtu {mtu} netns {netns}",
             f"link set {node} master {BRIDGE} up",
         )
         _batch(
             netns,
             "link set lo up",
             f"addr add {self.layout.node_address(node)}/{self.layout.subnet.prefixlen} dev {NODE_DEVICE}",
+            f"addr add {self.layout.node_address6(node)}/{self.layout.subnet6.prefixlen} dev {NODE_DEVICE} nodad",
             f"link set {NODE_DEVICE} up",
         )
 
@@ -102,6 +110,27 @@ class Network:
     def set_port(self, node: str, *, up: bool) -> None:
         """Take the node's port on the bridge up or down."""
         _batch(self.layout.hub_netns, f"link set {node} {'up' if up else 'down'}")
+
+    def mtu(self) -> int:
+        """The largest packet, in bytes, that the bridge passes; a node that is made anew has it too."""
+        answered = answer(["ip", "-n", self.layout.hub_netns, "-json", "link", "show", BRIDGE]).stdout
+        found: int = json.loads(answered)[0]["mtu"]
+        return found
+
+    def set_mtu(self, mtu: int) -> None:
+        """Make the bridge and every wire, at both its ends, take packets of at most `mtu` bytes.
+
+        Raises:
+            LabError: no IPv6 node could live with it, or no veth has it.
+        """
+        if not LEAST_MTU <= mtu <= MOST_MTU:
+            raise LabError(f"an MTU of {mtu}: between {LEAST_MTU} and {MOST_MTU}")
+        nodes = [node for node in self.layout.node_names if netns_exists(self.layout.node_netns(node))]
+        for node in nodes:
+            _batch(self.layout.node_netns(node), f"link set {NODE_DEVICE} mtu {mtu}")
+        ports = [device for device in (*nodes, "host") if device in _links(self.layout.hub_netns)]
+        _batch(self.layout.hub_netns, *(f"link set {device} mtu {mtu}" for device in (*ports, BRIDGE)))
+        answer(["ip", "link", "set", self.layout.host_device, "mtu", str(mtu)])
 
     def remove_netns(self, netns: str) -> None:
         """Remove a named namespace, also one that a crash left half made."""

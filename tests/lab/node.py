@@ -58,6 +58,10 @@ class Node:
         return self.layout.node_address(self.name)
 
     @property
+    def address6(self) -> str:
+        return self.layout.node_address6(self.name)
+
+    @property
     def folder(self) -> Path:
         return self.layout.root / self.name
 

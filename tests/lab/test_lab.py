@@ -127,6 +127,39 @@ def test_up_makes_a_swarm_of_real_nodes(own: Lab) -> None:
         assert json.load(answer) == {"health": "true"}
 
 
+def test_nodes_reach_each_other_over_ipv6_too(own: Lab) -> None:
+    first, second = own.node("n1"), own.node("n2")
+    first.run(["ping", "-c1", "-W1", second.address6])
+    own.stop_node("n2")
+    own.start_node("n2")
+    first.run(["ping", "-c3", "-W1", second.address6])
+    first.run(["ping", "-c1", "-W1", own.layout.hub_address6])
+
+
+@pytest.mark.parametrize("mtu", [1280, 1450, 9000])
+def test_no_wire_takes_more_than_its_mtu(own: Lab, mtu: int) -> None:
+    """Also of a node that came later, and where the sender itself believes that more would pass."""
+    own.set_mtu(mtu)
+    own.stop_node("n2")
+    own.start_node("n2")
+    own.up()
+    try:
+        one = own.node("n1")
+        for size, passes in ((mtu, True), (mtu + 1, False)):
+            ping = ["ping", "-c1", "-W1", "-M", "do", "-s", str(size - 28), own.node("n2").address]  # RFC 791, 792
+            assert (one.run(ping, check=False).returncode == 0) == passes, size
+        one.run(["ip", "link", "set", "eth0", "mtu", str(mtu + 100)])
+        assert one.run(ping, check=False).returncode != 0
+    finally:
+        own.set_mtu(1500)
+
+
+@pytest.mark.parametrize("mtu", [1279, 65536])
+def test_an_mtu_that_cannot_be_is_refused(own: Lab, mtu: int) -> None:
+    with pytest.raises(LabError, match=f"an MTU of {mtu}: between 1280 and 65535"):
+        own.set_mtu(mtu)
+
+
 def test_up_again_is_quick_and_changes_nothing(own: Lab) -> None:
     pids = [node.dockerd_pid for node in own.nodes]
     began = time.monotonic()
@@ -290,6 +323,10 @@ def test_the_command_line(own: Lab) -> None:
     assert say("cut", "n3").returncode == 0
     assert " cut " in say("status").stdout
     assert say("heal", "n3").returncode == 0
+    assert say("mtu", "1400").returncode == 0
+    assert own.network.mtu() == 1400
+    assert say("up", "--mtu", "1500").returncode == 0
+    assert own.network.mtu() == 1500
     assert say("etcd", "kill").returncode == 0
     assert "stopped" in say("status").stdout
     assert say("up").returncode == 0
