@@ -18,9 +18,11 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from agent import sysctl
 from agent.errors import RouteClash
 from agent.netlink import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, explained
 from mesh.errors import DeviceNotFound
+from mesh.wgtypes import Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,7 +61,7 @@ class Link:
     """Bytes."""
     addresses: frozenset[IPInterface]
     """Without those the kernel makes itself (link-local)."""
-    routes: frozenset[IPNetwork]
+    routes: frozenset[Route]
     """Of the main table, without those the kernel makes itself for an address."""
 
 
@@ -126,8 +128,22 @@ def observe(netns: TaskNetns, name: str) -> Link | None:
         up=bool(link["flags"] & _IFF_UP),
         mtu=int(link.get_attr("IFLA_MTU")),
         addresses=frozenset(_addresses(netns, index)),
-        routes=frozenset(r.network for r in _routes(netns) if r.index == index and not r.automatic),
+        routes=frozenset(r.route for r in _routes(netns) if r.index == index and not r.automatic),
     )
+
+
+def enable_ipv6(netns: TaskNetns, name: str) -> bool:
+    """Let the device have IPv6 addresses; Docker turns that off in a task's namespace.
+
+    Returns:
+        False when the kernel has no IPv6: then no IPv6 address can be added either.
+
+    Raises:
+        DeviceNotFound, NetnsGone, Retryable.
+        Terminal: also where the device's MTU is below 1280 bytes.
+    """
+    _index(netns, name)
+    return netns.run(lambda: sysctl.enable_ipv6(name))
 
 
 def add_address(netns: TaskNetns, name: str, address: IPInterface) -> None:
@@ -146,24 +162,35 @@ def remove_address(netns: TaskNetns, name: str, address: IPInterface) -> None:
                 raise
 
 
-def add_route(netns: TaskNetns, name: str, network: IPNetwork) -> None:
-    """Route a network through the device, which must be up.
+def add_route(netns: TaskNetns, name: str, route: Route) -> None:
+    """Route a network through the device, which must be up; a route of it with another MTU is changed in place.
+
+    Without a gateway, and all with the one priority the kernel gives where none is asked for, a network has one
+    route at most in either family, and NLM_F_REPLACE exchanges it in one step (fib_table_insert in
+    net/ipv4/fib_trie.c, fib6_add_rt2node in net/ipv6/ip6_fib.c): there is no moment without one.
 
     Raises:
         RouteClash: the network overlaps one that the task reaches through another device. A default route is none.
         DeviceNotFound, NetnsGone, Retryable, Terminal.
     """
     index = _index(netns, name)
-    _clash(netns, name, index, network)
-    with explained(f"route {network} through {name}"):
-        _request(netns, _RTM_NEWROUTE, _route(index, network), NLM_F_CREATE | NLM_F_REPLACE)
+    _clash(netns, name, index, route.network)
+    with explained(f"route {route.network} through {name}"):
+        _request(netns, _RTM_NEWROUTE, _route(index, route), NLM_F_CREATE | NLM_F_REPLACE)
 
 
-def remove_route(netns: TaskNetns, name: str, network: IPNetwork) -> None:
-    """Remove the route of a network through the device. Raises DeviceNotFound, NetnsGone, Retryable, Terminal."""
-    with explained(f"remove the route of {network} through {name}"):
+def remove_route(netns: TaskNetns, name: str, route: Route) -> None:
+    """Remove this very route: one of the same network with another MTU stays, so that adding first is safe.
+
+    Raises:
+        DeviceNotFound, NetnsGone, Retryable, Terminal.
+    """
+    index = _index(netns, name)
+    if not any(seen.index == index and seen.route == route for seen in _routes(netns)):
+        return
+    with explained(f"remove the route of {route.network} through {name}"):
         try:
-            _request(netns, _RTM_DELROUTE, _route(_index(netns, name), network))
+            _request(netns, _RTM_DELROUTE, _route(index, route))
         except OSError as error:
             if error.errno != errno.ESRCH:
                 raise
@@ -225,9 +252,7 @@ def _mtu_to(home: TaskNetns, destination: IPAddress) -> int | None:
     link = _link(home, [], index=int(route.get_attr("RTA_OIF") or 0))
     if link is None or link["flags"] & _IFF_LOOPBACK:
         return None
-    metrics = route.get_attr("RTA_METRICS")
-    learned = metrics.get_attr("RTAX_MTU") if metrics else None
-    return int(learned or link.get_attr("IFLA_MTU"))
+    return _route_mtu(route) or int(link.get_attr("IFLA_MTU"))
 
 
 # pyroute2 has no types: its messages are Any here, and nothing of them leaves this module.
@@ -293,15 +318,15 @@ def _addresses(netns: TaskNetns, index: int) -> Iterator[IPInterface]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Route:
-    network: IPNetwork
+class _Seen:
+    route: Route
     index: int
     """Of the device; 0 for a route with several next hops."""
     automatic: bool
     """Made by the kernel for an address."""
 
 
-def _routes(netns: TaskNetns) -> Iterator[_Route]:
+def _routes(netns: TaskNetns) -> Iterator[_Seen]:
     payload = _encode(rtmsg, [("RTA_TABLE", _RT_TABLE_MAIN)], family=_AF_UNSPEC)
     with explained(f"list the routes of {netns.path}"):
         answer = netns.socket(NETLINK_ROUTE).dump(_RTM_GETROUTE, payload)
@@ -310,22 +335,28 @@ def _routes(netns: TaskNetns) -> Iterator[_Route]:
         if route["type"] != _RTN_UNICAST or route.get_attr("RTA_TABLE") != _RT_TABLE_MAIN:
             continue
         everywhere = "::" if route["family"] == _AF[6] else "0.0.0.0"  # noqa: S104 - a default route, nothing is bound
-        yield _Route(
-            network=ip_network(f"{route.get_attr('RTA_DST') or everywhere}/{route['dst_len']}"),
+        network = ip_network(f"{route.get_attr('RTA_DST') or everywhere}/{route['dst_len']}")
+        yield _Seen(
+            route=Route(network, _route_mtu(route)),
             index=int(route.get_attr("RTA_OIF") or 0),
             automatic=route["proto"] == _RTPROT_KERNEL,
         )
 
 
+def _route_mtu(route: Any) -> int | None:  # noqa: ANN401 - as above
+    metrics = route.get_attr("RTA_METRICS")
+    mtu = metrics.get_attr("RTAX_MTU") if metrics else None
+    return int(mtu) if mtu else None
+
+
 def _clash(netns: TaskNetns, name: str, index: int, network: IPNetwork) -> None:
     """Raise RouteClash when another device of the task leads to a part of the network."""
-    for route in _routes(netns):
-        if route.index != index and route.network.prefixlen and _overlap(route.network, network):
-            other = _link(netns, [], index=route.index) if route.index else None
+    for seen in _routes(netns):
+        theirs = seen.route.network
+        if seen.index != index and theirs.prefixlen and _overlap(theirs, network):
+            other = _link(netns, [], index=seen.index) if seen.index else None
             device = other.get_attr("IFLA_IFNAME") if other else "several devices"
-            raise RouteClash(
-                f"{network} cannot be routed through {name}: the task reaches {route.network} through {device}"
-            )
+            raise RouteClash(f"{network} cannot be routed through {name}: the task reaches {theirs} through {device}")
 
 
 def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
@@ -336,15 +367,18 @@ def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
     return False
 
 
-def _route(index: int, network: IPNetwork) -> bytes:
+def _route(index: int, route: Route) -> bytes:
+    attrs: list[tuple[str, Any]] = [("RTA_DST", str(route.network.network_address)), ("RTA_OIF", index)]
+    if route.mtu is not None:
+        attrs.append(("RTA_METRICS", {"attrs": [("RTAX_MTU", route.mtu)]}))
     return _encode(
         rtmsg,
-        [("RTA_DST", str(network.network_address)), ("RTA_OIF", index)],
-        family=_AF[network.version],
-        dst_len=network.prefixlen,
+        attrs,
+        family=_AF[route.network.version],
+        dst_len=route.network.prefixlen,
         table=_RT_TABLE_MAIN,
         proto=_RTPROT_STATIC,
-        scope=_RT_SCOPE_LINK if network.version == 4 else _RT_SCOPE_UNIVERSE,  # noqa: PLR2004 - IP version
+        scope=_RT_SCOPE_LINK if route.network.version == 4 else _RT_SCOPE_UNIVERSE,  # noqa: PLR2004 - IP version
         type=_RTN_UNICAST,
     )
 

@@ -1,0 +1,49 @@
+"""Turns IPv6 on for a device, in /proc/sys/net as the calling thread's network namespace has it.
+
+What lies under /proc/sys/net is looked up by the network namespace of the thread that looks, through whatever mount
+(net_ctl_header_lookup in net/sysctl_net.c). A container's own /proc/sys is read-only, so the host's /proc/sys/net is
+bound into the agent's at another place, and used from there.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from mesh.errors import Retryable, Terminal
+
+BOUND = Path("/run/linkwire/sysctl")
+"""Where the host's /proc/sys/net is bound into the agent's container (deploy/stack.yml)."""
+OWN = Path("/proc/sys/net")
+_REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def enable_ipv6(device: str) -> bool:
+    """Let a device of this thread's network namespace have IPv6 addresses; nothing is written where it may already.
+
+    Returns:
+        False when the kernel has no IPv6: then nothing can.
+
+    Raises:
+        Terminal: the device can have none, since its MTU is too small, or /proc/sys may not be written to.
+        Retryable.
+    """
+    devices = _folder() / "ipv6" / "conf"
+    if not devices.is_dir():
+        return False
+    setting = devices / device / "disable_ipv6"
+    try:
+        if setting.read_text().strip() != "0":
+            setting.write_text("0")
+    except FileNotFoundError:  # addrconf_notify in net/ipv6/addrconf.c
+        raise Terminal(f"{device} can have no IPv6: its MTU is below the 1280 bytes that IPv6 needs") from None
+    except OSError as error:
+        text = f"cannot turn IPv6 on for {device}: {error.strerror} ({setting})"
+        if error.errno in _REFUSED:
+            raise Terminal(f"{text}; bind the host's /proc/sys/net to {BOUND} in the agent's container") from error
+        raise Retryable(text) from error
+    return True
+
+
+def _folder() -> Path:
+    return BOUND if (BOUND / "core").is_dir() else OWN
