@@ -34,13 +34,9 @@ class Links:
     def unenforced(self) -> list[str]:
         """The settings in use that are carried in labels but that nothing acts upon yet."""
         services = self.project.services.values()
-        options = [option for service in services for option in service.options.values()]
         used = {
-            "ports": any(option.ports for option in options),
-            "expose": any(service.expose for service in services),
-            "key": any(option.key for option in options),
+            "key": any(option.key for service in services for option in service.options.values()),
             "rotate": any(key.rotate for key in self.project.keys.values()),
-            "strict": any(service.strict is not None for service in services),
         }
         return [setting for setting, is_used in used.items() if is_used]
 

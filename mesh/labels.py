@@ -70,8 +70,8 @@ class ServiceLabels:
     """All that one service's labels say."""
 
     links: tuple[LinkLabel, ...] = ()
-    expose: tuple[PortRange, ...] = ()
-    """What any link that names no ports may reach; empty: all."""
+    expose: tuple[PortRange, ...] | None = None
+    """What a link that names no ports may reach; None: everything; (): nothing, said so or not to be read."""
     strict: bool = True
     """Between two wired services nothing passes outside WireGuard."""
 
@@ -178,7 +178,7 @@ def encode(labels: ServiceLabels) -> dict[str, str]:
             written[f"{LINK}{link.provider}.rotate"] = format_duration(link.rotate)
     if entries:
         written[LINKS] = ",".join(entries)
-    if labels.expose:
+    if labels.expose is not None:
         written[EXPOSE] = _join(labels.expose)
     if not labels.strict:
         written[STRICT] = "false"
@@ -193,21 +193,27 @@ def encode(labels: ServiceLabels) -> dict[str, str]:
 def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, ...]]:
     """Read the labels of one service; never raises.
 
-    Bad parts are reported and left out, good ones kept, and labels that are not ours ignored. A link of whose
-    ports none is good is left out as a whole: without ports it would be open to all. The same cannot be said
-    of `linkwire.expose`: if none of its ports is good it reads as (), and its errors tell it from no label.
+    Bad parts are reported and left out, good ones kept, and labels that are not ours ignored. What is left out
+    opens nothing: a link of whose ports none is good is left out as a whole, since without ports it would be
+    open to all, and a `linkwire.expose` without a good port reads as (), which lets nothing pass, not as None.
     """
     errors = _Errors()
     ours = {}
+    shut = set()
     for label in sorted(labels):
         if label.lower().startswith(PREFIX):
             if len(labels[label]) > MAX_VALUE:
                 errors.add(label, labels[label], f"longer than {MAX_VALUE} characters")
+                shut.add(label)
             else:
                 ours[label] = labels[label]
     named = _decode_entries(ours.pop(LINKS, ""), errors)
-    links = {provider: LinkLabel(provider, tuple(aliases)) for provider, aliases in named.items() if aliases}
-    expose = _decode_ports(EXPOSE, ours.pop(EXPOSE), errors) if EXPOSE in ours else ()
+    links = {
+        provider: LinkLabel(provider, tuple(aliases))
+        for provider, aliases in named.items()
+        if aliases and f"{LINK}{provider}.ports" not in shut
+    }
+    expose = _decode_expose(ours.pop(EXPOSE, None), errors) if EXPOSE not in shut else ()
     strict = _decode_strict(ours.pop(STRICT, "true"), errors)
     ours.pop(ROLE, None)
     for label, value in ours.items():
@@ -295,6 +301,13 @@ def _decode_ports(label: str, value: str, errors: _Errors) -> tuple[PortRange, .
     return merge(ports)
 
 
+def _decode_expose(value: str | None, errors: _Errors) -> tuple[PortRange, ...] | None:
+    """Read `linkwire.expose`: None is no label, an empty one exposes nothing and says so."""
+    if value is None:
+        return None
+    return _decode_ports(EXPOSE, value, errors) if value.strip() else ()
+
+
 def _decode_strict(value: str, errors: _Errors) -> bool:
     strict = _YES_NO.get(value.strip().lower())
     if strict is None:
@@ -312,7 +325,7 @@ def _known(label: str, providers: Collection[str]) -> list[str]:
 
 def _canonical(labels: ServiceLabels) -> ServiceLabels:
     links = tuple(replace(link, ports=merge(link.ports)) for link in labels.links)
-    return replace(labels, links=links, expose=merge(labels.expose))
+    return replace(labels, links=links, expose=None if labels.expose is None else merge(labels.expose))
 
 
 def _join(ports: tuple[PortRange, ...]) -> str:

@@ -251,7 +251,7 @@ def test_what_is_not_enforced_is_said(run: Run, files: Path) -> None:
     service = "{links: [a], x-wireguard: {strict: true, links: {a: {key: k}}}}"
     text = f"x-wireguard: {{keys: {{k: {{rotate: 1h}}}}}}\nservices: {{a: {service}}}"
     (files / "a.yml").write_text(text)
-    said = "linkwire: warning: accepted, not yet enforced: key, rotate, strict\n"
+    said = "linkwire: warning: accepted, not yet enforced: key, rotate\n"
     for words in (["check", "-c", "a.yml"], ["render", "-c", "a.yml", "s"]):
         shown = run(PLUGIN, "linkwire", *words)
         assert (shown.returncode, shown.stderr) == (0, said)
