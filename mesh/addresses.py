@@ -9,6 +9,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from mesh.errors import Terminal
 
 MAX_PORT = 65535
+TWIN_PREFIX = 96
+"""Bits of the mesh's IPv6 prefix: with any more, two IPv4 addresses would have one twin."""
 
 
 def _start(hint: str, size: int) -> int:
@@ -19,14 +21,14 @@ def _start(hint: str, size: int) -> int:
 def ula(cluster: str) -> IPv6Network:
     """The mesh's IPv6 prefix, a /96 of a unique local /48 (RFC 4193): two meshes that meet do not clash.
 
-    RFC 4193, 3.2.2 makes the 40 bits of the global id from a time and a MAC address; here the Swarm's id is as unique.
+    RFC 4193, 3.2.2 makes the 40 bits of the global id from a time and a MAC address; the Swarm's id is as unique.
     """
     global_id = hashlib.sha256(f"linkwire {cluster}".encode()).digest()[:5]
-    return IPv6Network((b"\xfd" + global_id + bytes(10), 96))
+    return IPv6Network((b"\xfd" + global_id + bytes(10), TWIN_PREFIX))
 
 
 def twin(prefix: IPv6Network, address: IPv4Address) -> IPv6Address:
-    """The IPv6 address of whoever holds an IPv4 address: the last 32 bits of the prefix are that (as in RFC 6052, 2.2).
+    """The IPv6 address of whoever holds an IPv4 address: its last 32 bits are that (as in RFC 6052, 2.2).
 
     So both are given and let go as one, and neither is ever another's.
     """

@@ -1,24 +1,33 @@
 """The link graph: from records to the interface that each task is meant to have. Pure.
 
-Rule 1 of the design is kept here for every input, also a damaged one: no address and no public key appears
-twice among the peers of one device. Of two endpoints that claim the same one, neither is wired.
+Rule 1 of the design is kept here for every input, also a damaged one: no address (and so no IPv6 twin) and no public
+key appears twice among the peers of one device. Of two endpoints that claim the same one, neither is wired.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
+from mesh.addresses import TWIN_PREFIX, twin
+from mesh.apart import Outside, outside
 from mesh.keys import PrivateKey
-from mesh.records import Cluster, Endpoint, Service
+from mesh.labels import LinkLabel
+from mesh.policy import Allow, Balance, Policy
+from mesh.ports import PortRange, merge
+from mesh.records import Attachment, Cluster, Endpoint, Service
 from mesh.snapshot import Snapshot
-from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig
+from mesh.wgtypes import HostEntry, InterfaceConfig, IPNetwork, PeerConfig, Route
 
 KEEPALIVE = 25
 """Seconds. With it a device that was made again is heard of at once and not after 15 s of silence, and a
 handshake is never older than its 180 s (WireGuard paper, section 6.5; REJECT_AFTER_TIME) while both ends live."""
+
+MIN_MTU = 1280
+"""Bytes. RFC 8200, section 5: a device with less does without IPv6. Where the way takes less, WireGuard's own packets
+are fragmented for IPv6, and the route says so for IPv4."""
 
 DEVICE_PREFIX = "lw"
 
@@ -36,25 +45,32 @@ class Graph:
         cluster: None while no controller has taken the store into use: nothing may then be concluded.
         complete: as in Snapshot.
         services: by id.
+        vips: service id -> its VIP, of those that may be given out: it is of the mesh and nobody else's.
         by_name: service name -> ids (two for a moment, when a service is made again under its old name).
         consumers: provider name -> ids of the services that link to it.
+        links: (consumer's id, provider's name) -> what the one's labels say of the other.
         endpoints: service id -> its endpoints, by task.
+        by_task: task -> its endpoint.
+        outside: who is where on other networks.
         problems: what is contradictory in the records, in words.
     """
 
     cluster: Cluster | None
     complete: bool
     services: Mapping[str, Service]
+    vips: Mapping[str, IPv4Address]
     by_name: Mapping[str, tuple[str, ...]]
     consumers: Mapping[str, tuple[str, ...]]
+    links: Mapping[tuple[str, str], tuple[LinkLabel, ...]]
     endpoints: Mapping[str, tuple[Endpoint, ...]]
     by_task: Mapping[str, Endpoint]
+    outside: Outside
     problems: tuple[str, ...]
 
-    def providers(self, service: Service) -> Iterable[Service]:
-        """The services that this one links to and that exist."""
-        for link in service.links:
-            for found in self.by_name.get(link.provider, ()):
+    def providers(self, service: Service) -> Iterator[Service]:
+        """The services that this one links to and that exist, each once."""
+        for name in dict.fromkeys(link.provider for link in service.links):
+            for found in self.by_name.get(name, ()):
                 yield self.services[found]
 
     def peers(self, endpoint: Endpoint) -> tuple[Endpoint, ...]:
@@ -67,95 +83,195 @@ class Graph:
         peers = {e.task: e for found in linked for e in self.endpoints.get(found, ()) if e.task != endpoint.task}
         return tuple(peers[task] for task in sorted(peers))
 
+    def ready(self, service: str) -> list[IPv4Address]:
+        """The addresses of a service's tasks that new connections may go to, sorted."""
+        return sorted((e.address for e in self.endpoints.get(service, ()) if e.ready), key=int)
+
+    def ports(self, consumer: Service, provider: Service) -> tuple[PortRange, ...] | None:
+        """What a service may open at one that it links to: the link's ports, else what is exposed; None for all."""
+        found: list[PortRange] = []
+        for link in self.links.get((consumer.id, provider.name), ()):
+            ports = link.ports or provider.expose
+            if ports is None:
+                return None
+            found += ports
+        return merge(found)
+
 
 def index(snapshot: Snapshot) -> Graph:
     """Index a snapshot."""
     services = {service.id: service for service in snapshot.all(Service)}
     by_name: defaultdict[str, list[str]] = defaultdict(list)
     consumers: defaultdict[str, set[str]] = defaultdict(set)
+    links: defaultdict[tuple[str, str], list[LinkLabel]] = defaultdict(list)
     for service in services.values():
         by_name[service.name].append(service.id)
         for link in service.links:
             consumers[link.provider].add(service.id)
-    sound, problems = _sound(snapshot.all(Endpoint))
+            links[service.id, link.provider].append(link)
+    cluster, problems = _sound_cluster(next(snapshot.all(Cluster), None))
+    every = sorted(snapshot.all(Endpoint), key=lambda endpoint: (endpoint.task, endpoint.service))
+    subnet = cluster.subnet if cluster else None
+    held = Counter([*(endpoint.address for endpoint in every), *(service.vip for service in services.values())])
+    sound = _sound_endpoints(every, held, subnet, problems)
+    vips = _sound_vips(services.values(), held, subnet, problems)
     endpoints: defaultdict[str, list[Endpoint]] = defaultdict(list)
     for endpoint in sound:
         endpoints[endpoint.service].append(endpoint)
     return Graph(
-        cluster=next(snapshot.all(Cluster), None),
+        cluster=cluster,
         complete=snapshot.complete,
         services=services,
+        vips=vips,
         by_name={name: tuple(sorted(ids)) for name, ids in by_name.items()},
         consumers={name: tuple(sorted(ids)) for name, ids in consumers.items()},
+        links={ends: tuple(found) for ends, found in links.items()},
         endpoints={service: tuple(found) for service, found in endpoints.items()},
         by_task={endpoint.task: endpoint for endpoint in sound},
-        problems=problems,
+        outside=outside(services, every),
+        problems=tuple(problems),
     )
 
 
-def _sound(endpoints: Iterable[Endpoint]) -> tuple[list[Endpoint], tuple[str, ...]]:
-    """The endpoints that share no address, public key or task with another; and what is wrong with the rest."""
-    every = sorted(endpoints, key=lambda endpoint: (endpoint.task, endpoint.service))
-    addresses = Counter(endpoint.address for endpoint in every)
+def _sound_cluster(cluster: Cluster | None) -> tuple[Cluster | None, list[str]]:
+    if cluster is None or cluster.subnet6.prefixlen == TWIN_PREFIX:
+        return cluster, []
+    return None, [f"the mesh's IPv6 prefix {cluster.subnet6} is no /{TWIN_PREFIX}: nothing is wired"]
+
+
+def _sound_endpoints(
+    every: Iterable[Endpoint], held: Mapping[IPv4Address, int], subnet: IPv4Network | None, problems: list[str]
+) -> list[Endpoint]:
+    """The endpoints that share no address, public key or task with another; `problems` gets the others."""
+    every = tuple(every)
     keys = Counter(endpoint.public_key for endpoint in every)
     tasks = Counter(endpoint.task for endpoint in every)
     sound: list[Endpoint] = []
-    problems: list[str] = []
     for e in every:
         if tasks[e.task] > 1:
             problems.append(f"task {e.task}: service {e.service} is not the only one that has it: neither is wired")
-        elif addresses[e.address] > 1 or keys[e.public_key] > 1:
+        elif held[e.address] > 1 or keys[e.public_key] > 1:
             problems.append(
-                f"task {e.task}: its address {e.address} or public key is also another task's: neither is wired"
+                f"task {e.task}: its address {e.address} or public key is also another's: neither is wired"
             )
+        elif subnet is not None and e.address not in subnet:
+            problems.append(f"task {e.task}: its address {e.address} is not of {subnet}: it is not wired")
         else:
             sound.append(e)
-    return sound, tuple(problems)
+    return sound
 
 
-def _hosts(graph: Graph, service: Service) -> tuple[HostEntry, ...]:
-    """Names of a service's providers: every ready task's address, in the order of the addresses.
+def _sound_vips(
+    services: Iterable[Service], held: Mapping[IPv4Address, int], subnet: IPv4Network | None, problems: list[str]
+) -> dict[str, IPv4Address]:
+    """The VIPs that are of the mesh and of one service alone; `problems` gets the others."""
+    sound: dict[str, IPv4Address] = {}
+    for service in sorted(services, key=lambda s: s.id):
+        if held[service.vip] > 1:
+            problems.append(
+                f"service {service.name}: its VIP {service.vip} is also another's: its name leads nowhere"
+            )
+        elif subnet is not None and service.vip not in subnet:
+            problems.append(
+                f"service {service.name}: its VIP {service.vip} is not of {subnet}: its name leads nowhere"
+            )
+        else:
+            sound[service.id] = service.vip
+    return sound
 
-    This is the seam for the VIP: with one, the entry is the provider's and not its tasks'.
-    """
-    names: defaultdict[Endpoint, list[str]] = defaultdict(list)
-    for link in service.links:
-        for found in graph.by_name.get(link.provider, ()):
-            for endpoint in graph.endpoints.get(found, ()):
-                if endpoint.ready:
-                    names[endpoint].extend(alias for alias in link.aliases if alias not in names[endpoint])
-    ordered = sorted(names, key=lambda endpoint: endpoint.address)
-    return tuple(HostEntry(endpoint.address, tuple(names[endpoint])) for endpoint in ordered)
 
-
-def desired(graph: Graph, endpoint: Endpoint, private_key: PrivateKey, mtu: int) -> InterfaceConfig | None:
+def desired(
+    graph: Graph,
+    endpoint: Endpoint,
+    private_key: PrivateKey,
+    least_mtu: int,
+    here: Mapping[str, tuple[Attachment, ...]],
+) -> InterfaceConfig | None:
     """The interface that a task is meant to have; None when it is meant to have none.
 
     Args:
         graph: the index of a snapshot.
         endpoint: the task's own.
         private_key: of the endpoint's public key.
-        mtu: bytes, measured by the caller from its routes to the peers' nodes.
+        least_mtu: bytes that fit into a packet inside on the way to every peer's node, measured by the caller.
+        here: this node's tasks -> their addresses on other networks, as its Docker gave them.
     """
-    service = graph.services.get(endpoint.service)
-    if graph.cluster is None or service is None:
+    service, cluster = graph.services.get(endpoint.service), graph.cluster
+    if cluster is None or service is None:
         return None
-    subnet: IPv4Network = graph.cluster.subnet
+    prefix = cluster.subnet6
     return InterfaceConfig(
         name=device_name(endpoint.task),
         private_key=private_key,
         listen_port=endpoint.underlay.port,
-        address=IPv4Interface((endpoint.address, 32)),
-        routes=(subnet,),
-        mtu=mtu,
-        peers=tuple(
-            PeerConfig(
-                public_key=peer.public_key,
-                endpoint=peer.underlay,
-                allowed_ips=frozenset({IPv4Network(peer.address)}),
-                keepalive=KEEPALIVE,
-            )
-            for peer in graph.peers(endpoint)
-        ),
-        hosts=_hosts(graph, service),
+        addresses=(IPv4Interface((endpoint.address, 32)), IPv6Interface((twin(prefix, endpoint.address), 128))),
+        routes=(Route(cluster.subnet, least_mtu if least_mtu < MIN_MTU else None), Route(prefix)),
+        mtu=max(MIN_MTU, least_mtu),
+        peers=tuple(_peer(peer, prefix) for peer in graph.peers(endpoint)),
+        hosts=tuple(_hosts(graph, service, prefix)),
+        policy=_policy(graph, cluster, service, endpoint, here),
     )
+
+
+def _peer(peer: Endpoint, prefix: IPv6Network) -> PeerConfig:
+    allowed_ips: frozenset[IPNetwork] = frozenset(
+        {IPv4Network(peer.address), IPv6Network(twin(prefix, peer.address))}
+    )
+    return PeerConfig(peer.public_key, peer.underlay, allowed_ips, KEEPALIVE)
+
+
+def _hosts(graph: Graph, service: Service, prefix: IPv6Network) -> Iterator[HostEntry]:
+    """What the names of a service's links lead to, in the order of the addresses, each followed by its twin.
+
+    A name is one link's alone, the first that has it: it never leads to two providers.
+    """
+    owners: dict[str, str] = {}  # lower-case alias -> provider: names resolve whatever their case
+    names: defaultdict[IPv4Address, list[str]] = defaultdict(list)
+    for link in service.links:
+        aliases = [a for a in link.aliases if owners.setdefault(a.lower(), link.provider) == link.provider]
+        for address in _answers(graph, link.provider) if aliases else ():
+            names[address] += (alias for alias in aliases if alias not in names[address])
+    for address in sorted(names, key=int):
+        yield HostEntry(address, tuple(names[address]))
+        yield HostEntry(twin(prefix, address), tuple(names[address]))
+
+
+def _answers(graph: Graph, provider: str) -> Iterator[IPv4Address]:
+    """What a provider's name leads to: its VIP, whether or not any task is ready, or with dnsrr every ready task.
+
+    Of two services of one name, for the moment that there are two, only those that can answer are given if any can:
+    a program that asks once and never again must not be left with the one that ends.
+    """
+    ids = graph.by_name.get(provider, ())
+    for found in [one for one in ids if graph.ready(one)] or ids:
+        if graph.services[found].dnsrr:
+            yield from graph.ready(found)
+        elif found in graph.vips:
+            yield graph.vips[found]
+
+
+def _policy(
+    graph: Graph, cluster: Cluster, service: Service, own: Endpoint, here: Mapping[str, tuple[Attachment, ...]]
+) -> Policy:
+    """What may pass. A link to the service itself makes a task both ends of it, but no peer of its own."""
+    providers = sorted(graph.providers(service), key=lambda provider: provider.id)
+    consumers = [graph.services[found] for found in graph.consumers.get(service.name, ())]
+    balance = [
+        Balance(graph.vips[provider.id], tuple(graph.ready(provider.id)))
+        for provider in providers
+        if provider.id in graph.vips and not provider.dnsrr
+    ]
+    return Policy(
+        subnet=cluster.subnet,
+        subnet6=cluster.subnet6,
+        balance=tuple(sorted(balance, key=lambda one: one.vip)),
+        outbound=tuple(_allow(graph, other, own, graph.ports(service, other)) for other in providers),
+        inbound=tuple(_allow(graph, other, own, graph.ports(other, service)) for other in consumers),
+        apart=graph.outside.apart(own, here),
+    )
+
+
+def _allow(graph: Graph, other: Service, own: Endpoint, ports: tuple[PortRange, ...] | None) -> Allow:
+    """Whether a task is ready does not matter: what is open stays open."""
+    peers = (e.address for e in graph.endpoints.get(other.id, ()) if e.task != own.task)
+    return Allow(other.id, tuple(sorted(peers, key=int)), ports)

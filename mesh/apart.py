@@ -1,0 +1,84 @@
+"""Addresses of tasks and services on other networks than the mesh, and which of them a task keeps away from. Pure.
+
+This is `strict`: between two wired services nothing passes outside the mesh, by any network that both are on.
+Networks are told apart by Docker's ids: a bridge of another node is another network, although it looks alike.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from mesh.records import Attachment, Endpoint, Service
+from mesh.wgtypes import IPAddress
+
+
+def in_order(attachments: Iterable[Attachment]) -> tuple[Attachment, ...]:
+    """Each once, by network, IP version and address: the form of every record's `elsewhere`."""
+    return tuple(sorted(set(attachments), key=lambda a: (a.network, a.address.version, int(a.address))))
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Who holds an address on a network: a task of a wired service, or with no task such a service itself."""
+
+    address: IPAddress
+    task: str | None
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """An index by network, so that what one task keeps away from costs what it shares, and not all tasks.
+
+    Attributes:
+        networks: Docker's id of a network -> who is on it.
+        strict: task -> whether its service is strict, for every task that takes part in the mesh.
+    """
+
+    networks: Mapping[str, tuple[Neighbour, ...]]
+    strict: Mapping[str, bool]
+
+    def apart(self, own: Endpoint, here: Mapping[str, tuple[Attachment, ...]]) -> tuple[IPAddress, ...]:
+        """The addresses that nothing may pass to or from, sorted.
+
+        One strict side is enough. Which services they are does not matter: one strict service's tasks are apart too.
+
+        Args:
+            own: the task's own endpoint.
+            here: task -> what it is attached to, for this node's tasks, as Docker gave it: sooner than by the store.
+        """
+        attached = {*own.elsewhere, *here.get(own.task, ())}
+        shared = {attachment.network for attachment in attached}
+        always = self.strict.get(own.task, True)
+        found = {
+            neighbour.address
+            for network in shared
+            for neighbour in self.networks.get(network, ())
+            if neighbour.task != own.task and (always or neighbour.strict)
+        }
+        for task, attachments in here.items():
+            if task != own.task and task in self.strict and (always or self.strict[task]):
+                found.update(a.address for a in attachments if a.network in shared)
+        found.difference_update(attachment.address for attachment in attached)
+        return tuple(sorted(found, key=lambda address: (address.version, int(address))))
+
+
+def outside(services: Mapping[str, Service], endpoints: Iterable[Endpoint]) -> Outside:
+    """Index all wired services and all of their tasks, also those that contradictory records keep from being wired.
+
+    A task whose service has no record that can be read is taken for a strict one's: that is the default.
+    """
+    networks: defaultdict[str, list[Neighbour]] = defaultdict(list)
+    strict: dict[str, bool] = {}
+    for endpoint in endpoints:
+        service = services.get(endpoint.service)
+        is_strict = service is None or service.strict
+        strict[endpoint.task] = is_strict or strict.get(endpoint.task, False)
+        for attachment in endpoint.elsewhere:
+            networks[attachment.network].append(Neighbour(attachment.address, endpoint.task, is_strict))
+    for service in services.values():
+        for attachment in service.elsewhere:
+            networks[attachment.network].append(Neighbour(attachment.address, None, service.strict))
+    return Outside({network: tuple(found) for network, found in networks.items()}, strict)
