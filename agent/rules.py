@@ -1,0 +1,358 @@
+"""A task's policy as nftables rules, and the kernel's listing of them: libnftables' JSON both ways. No I/O here.
+
+The rules of one task are the table `inet linkwire` of its network namespace. What is meant and what is listed are
+brought to one form, so that equal means equal: no handles, elements of sets without an order, a set of one is that
+one, and counters without what they count. Whatever else anybody put into the table is in the form too, and so is a
+difference.
+
+Where a packet goes (the first four hook into the kernel):
+
+    vip      what the task sends to a provider's VIP is given one of its ready tasks, once for a connection
+    out      what it sends by the device: out_link; to the mesh by any other way, or to an address apart: refused
+    in       what comes by the device: in_link; from the mesh by any other way, or from an address apart: dropped
+    forward  by the device, either way: dropped
+    in_link, out_link          who is at the other end? from_ROLE_SERVICE, to_ROLE_SERVICE; nobody known: refused
+    from_ROLE_SERVICE, to_...  what the link allows passes, and replies to that; else counted for the link and refused
+    refuse                     answers, so that whoever asked knows at once
+
+Every packet is judged, not only a connection's first: what is taken from a link ends the connections on it. Replies
+are judged by the port they come from, so that this is so at both ends, and for a flow of replies to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, Literal
+
+from mesh.addresses import twin
+from mesh.errors import Terminal
+from mesh.policy import Allow, Balance, Policy
+from mesh.ports import PortRange, Protocol, merge
+from mesh.records import Refused
+
+Rules = tuple[str, ...]
+"""The table's objects in libnftables' JSON: itself, then counters, then chains, then each chain's rules in order."""
+
+Direction = Literal["in", "out"]
+Json = Mapping[str, Any]
+Body = list[list[Json]]
+"""A chain's rules, each a list of libnftables' statements."""
+
+_TABLE: Json = {"table": {"family": "inet", "name": "linkwire"}}
+_HERE: Json = {"family": "inet", "table": "linkwire"}
+_ACCEPT: Json = {"accept": None}
+_DROP: Json = {"drop": None}
+_APART = "apart"
+_KINDS = ("table", "counter", "chain", "rule")
+"""What the table is made of, in an order in which it can be made."""
+# At the usual priority for its work (nft(8), "priority"): dstnat in output is -100, filter 0.
+_HOOKS: Mapping[str, Json] = {
+    "vip": {"type": "nat", "hook": "output", "prio": -100, "policy": "accept"},
+    "out": {"type": "filter", "hook": "output", "prio": 0, "policy": "accept"},
+    "in": {"type": "filter", "hook": "input", "prio": 0, "policy": "accept"},
+    "forward": {"type": "filter", "hook": "forward", "prio": 0, "policy": "accept"},
+}
+_FAMILIES: Mapping[int, str] = {4: "ip", 6: "ip6"}
+_OTHER_END: Mapping[Direction, str] = {"in": "saddr", "out": "daddr"}
+_PREFIX: Mapping[Direction, str] = {"in": "from", "out": "to"}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The table as it is listed."""
+
+    rules: Rules
+    refused: tuple[Refused, ...]
+    """Those that are not 0, sorted by direction and service."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Who is at the other end of a link: a consumer of the task (`inbound`), a provider (`outbound`), or both."""
+
+    service: str
+    inbound: Allow | None
+    outbound: Allow | None
+
+    @property
+    def name(self) -> str:
+        role = "both" if self.inbound and self.outbound else "consumer" if self.inbound else "provider"
+        return f"{role}_{self.service}"
+
+
+def render(policy: Policy, device: str) -> Rules:
+    """The rules that a policy means for a task whose WireGuard device has this name."""
+    ends, addresses = _ends(policy)
+    chains: dict[str, Body] = {
+        "vip": [rule for balance in policy.balance for rule in _spread(policy, balance)],
+        "out": [
+            [_device("oifname", "lo"), _ACCEPT],
+            [_device("oifname", device), _goto("out_link")],
+            *([_is("daddr", network), *_refused("out_")] for network in (policy.subnet, policy.subnet6)),
+            *([match, *_refused(_APART)] for match in _any_of("daddr", policy.apart)),
+        ],
+        "in": [
+            [_device("iifname", "lo"), _ACCEPT],
+            [_device("iifname", device), _goto("in_link")],
+            *(
+                [_is(field, network), _counted(_APART), _DROP]
+                for network in (policy.subnet, policy.subnet6)
+                for field in ("saddr", "daddr")
+            ),
+            *([match, _counted(_APART), _DROP] for match in _any_of("saddr", policy.apart)),
+        ],
+        "forward": [[_device("iifname", device), _DROP], [_device("oifname", device), _DROP]],
+        "in_link": [
+            [_state("invalid"), _DROP],
+            [_match({"meta": {"key": "l4proto"}}, {"set": ["icmp", "ipv6-icmp"]}), _state("related"), _ACCEPT],
+            *_by_address(policy, "in", addresses),
+            [*_refused("in_")],
+        ],
+        "out_link": [
+            [_state("related"), _ACCEPT],  # also our own answers to what in_link refused
+            *_by_address(policy, "out", addresses),
+            [*_refused("out_")],
+        ],
+        "refuse": [
+            [_match({"meta": {"key": "l4proto"}}, "tcp"), {"reject": {"type": "tcp reset"}}],
+            [{"reject": {"type": "icmpx", "expr": "port-unreachable"}}],
+        ],
+    }
+    for end in ends:
+        chains[f"from_{end.name}"] = [
+            *_passing(end.outbound, "reply", "sport"),
+            *_passing(end.inbound, "original", "dport"),
+            [*_refused(f"in_{end.service}")],
+        ]
+        chains[f"to_{end.name}"] = [
+            *_passing(end.inbound, "reply", "sport"),
+            *_passing(end.outbound, "original", "dport"),
+            [*_refused(f"out_{end.service}")],
+        ]
+    services = {"", *(allow.service for allow in (*policy.inbound, *policy.outbound))}
+    counters = {_APART, *(f"{direction}_{service}" for direction in _PREFIX for service in services)}
+    items: list[Json] = [_TABLE, *({"counter": {**_HERE, "name": name}} for name in counters)]
+    items += [{"chain": {**_HERE, "name": name, **_HOOKS.get(name, {})}} for name in chains]
+    items += [{"rule": {**_HERE, "chain": name, "expr": rule}} for name, body in chains.items() for rule in body]
+    return _canonical(items)
+
+
+def transaction(rules: Rules, present: Rules | None) -> str:
+    """What libnftables is told to make the table be `rules`: all of it comes to be, or nothing does.
+
+    Connections stay what they are, and counters that were there keep their values. Only a table that somebody else
+    has put more than rules, chains and counters into is made anew, and its counters with it.
+
+    Args:
+        rules: as of `render`.
+        present: as of `parse`; None when there is no table.
+    """
+    meant = [json.loads(text) for text in rules]
+    if present is None:
+        return _commands(("add", item) for item in meant)
+    stale = [json.loads(text) for text in present if text not in frozenset(rules)]
+    if any(_is_foreign(item) for item in stale):
+        return _commands([("delete", _TABLE), *(("add", item) for item in meant)])
+    there = frozenset(present)
+    return _commands(
+        [
+            *(("flush", _named(item)) for item in map(json.loads, present) if "chain" in item),
+            *(("delete", _named(item)) for item in stale if "chain" in item),
+            *(("delete", _named(item)) for item in stale if "counter" in item),
+            *(("add", item) for item, text in zip(meant, rules, strict=True) if "rule" in item or text not in there),
+        ]
+    )
+
+
+def removal() -> str:
+    """What libnftables is told to take the table away."""
+    return _commands([("delete", _TABLE)])
+
+
+def request() -> str:
+    """What libnftables is told to give the listing that `parse` reads."""
+    return _commands([("list", _TABLE)])
+
+
+def parse(listing: str) -> Table:
+    """Read libnftables' listing of the table.
+
+    Raises:
+        Terminal: it is no such listing.
+    """
+    try:
+        items = [item for item in json.loads(listing)["nftables"] if "metainfo" not in item]
+        refused = [found for item in items if "counter" in item for found in _count(**item["counter"])]
+        return Table(_canonical(items), tuple(sorted(refused, key=lambda one: (one.direction, one.service))))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise Terminal(f"libnftables lists the table of rules in a form that is not understood: {error!r}") from error
+
+
+def _ends(policy: Policy) -> tuple[list[_End], dict[IPv4Address, str]]:
+    """Who may be at the other end, and by address the name of who it is.
+
+    An address that more than one service claims is none's, and refused.
+    """
+    inbound = {allow.service: allow for allow in policy.inbound}
+    outbound = {allow.service: allow for allow in policy.outbound}
+    ends: dict[str, _End] = {}
+    claims: dict[IPv4Address, set[str]] = {}
+    for service in sorted(inbound.keys() | outbound.keys()):
+        consumer, provider = inbound.get(service), outbound.get(service)
+        consuming = frozenset(consumer.peers if consumer else ())
+        providing = frozenset(provider.peers if provider else ())
+        for addresses, end in (
+            (consuming & providing, _End(service, consumer, provider)),
+            (consuming - providing, _End(service, consumer, None)),
+            (providing - consuming, _End(service, None, provider)),
+        ):
+            if addresses:
+                ends[end.name] = end
+            for address in addresses:
+                claims.setdefault(address, set()).add(end.name)
+    return list(ends.values()), {address: names.pop() for address, names in claims.items() if len(names) == 1}
+
+
+def _spread(policy: Policy, balance: Balance) -> Iterable[list[Json]]:
+    """At random, not in turns: turns begin anew whenever a rule is replaced, at every consumer at once."""
+    for version, place in _both(policy):
+        backends = [str(place(backend)) for backend in balance.backends]
+        if not backends:
+            continue
+        chosen: object = backends[0]
+        if len(backends) > 1:
+            key = {"numgen": {"mode": "random", "mod": len(backends), "offset": 0}}
+            chosen = {"map": {"key": key, "data": {"set": [list(pair) for pair in enumerate(backends)]}}}
+        yield [_is("daddr", place(balance.vip)), {"dnat": {"family": _FAMILIES[version], "addr": chosen}}]
+
+
+def _by_address(policy: Policy, direction: Direction, addresses: Mapping[IPv4Address, str]) -> Body:
+    """Go to the chain of who is at the other end: one look-up, however many there are."""
+    rules: Body = []
+    for version, place in _both(policy):
+        elements = [[str(place(peer)), _goto(f"{_PREFIX[direction]}_{name}")] for peer, name in addresses.items()]
+        if elements:
+            key = {"payload": {"protocol": _FAMILIES[version], "field": _OTHER_END[direction]}}
+            rules.append([{"vmap": {"key": key, "data": {"set": elements}}}])
+    return rules
+
+
+def _passing(allow: Allow | None, direction: Literal["original", "reply"], field: Literal["sport", "dport"]) -> Body:
+    """What a link lets pass in one direction of its connections; `field` is where the provider's port stands."""
+    if allow is None:
+        return []
+    is_direction = _match({"ct": {"key": "direction"}}, direction)
+    if allow.ports is None:
+        return [[is_direction, _ACCEPT]]
+    rules: Body = []
+    protocols: tuple[Protocol, ...] = ("tcp", "udp")
+    for protocol in protocols:
+        ports = [_port(port) for port in merge(allow.ports) if port.protocol == protocol]
+        if ports:
+            rules.append([is_direction, _payload(protocol, field, {"set": ports}), _ACCEPT])
+    echo = "echo-request" if direction == "original" else "echo-reply"
+    return [*rules, *([is_direction, _payload(icmp, "type", echo), _ACCEPT] for icmp in ("icmp", "icmpv6"))]
+
+
+def _both(policy: Policy) -> Iterable[tuple[int, Callable[[IPv4Address], IPv4Address | IPv6Address]]]:
+    """Each IP version, and how an address of the mesh is written in it."""
+    return ((4, IPv4Address), (6, partial(twin, policy.subnet6)))
+
+
+def _match(left: Json, right: object, op: str = "==") -> Json:
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+def _payload(protocol: str, field: str, right: object) -> Json:
+    return _match({"payload": {"protocol": protocol, "field": field}}, right)
+
+
+def _is(field: str, what: IPv4Address | IPv6Address | IPv4Network | IPv6Network) -> Json:
+    if isinstance(what, IPv4Network | IPv6Network):
+        prefix = {"prefix": {"addr": str(what.network_address), "len": what.prefixlen}}
+        return _payload(_FAMILIES[what.version], field, prefix)
+    return _payload(_FAMILIES[what.version], field, str(what))
+
+
+def _any_of(field: str, addresses: Iterable[IPv4Address | IPv6Address]) -> Iterable[Json]:
+    every = tuple(addresses)
+    for version, family in _FAMILIES.items():
+        if chosen := [str(address) for address in every if address.version == version]:
+            yield _payload(family, field, {"set": chosen})
+
+
+def _device(key: Literal["iifname", "oifname"], name: str) -> Json:
+    return _match({"meta": {"key": key}}, name)
+
+
+def _state(name: str) -> Json:
+    return _match({"ct": {"key": "state"}}, name, op="in")
+
+
+def _goto(chain: str) -> Json:
+    return {"goto": {"target": chain}}
+
+
+def _counted(counter: str) -> Json:
+    return {"counter": counter}
+
+
+def _refused(counter: str) -> tuple[Json, Json]:
+    return _counted(counter), _goto("refuse")
+
+
+def _port(port: PortRange) -> object:
+    return port.first if port.first == port.last else {"range": [port.first, port.last]}
+
+
+def _count(name: str, packets: int, **_others: object) -> Iterable[Refused]:
+    """What one of our counters has counted, unless that is nothing."""
+    direction, _, service = name.partition("_")
+    if packets and (name == _APART or (direction in _PREFIX and "_" in name)):
+        yield Refused(direction, service, packets)  # type: ignore[arg-type]  # it is one of them
+
+
+def _canonical(items: Iterable[Json]) -> Rules:
+    texts: list[tuple[int, str, str]] = []
+    for item in items:
+        ((kind, body),) = item.items()
+        dropped = {"handle", "packets", "bytes"} if kind == "counter" else {"handle"}
+        text = _text({kind: {key: _normal(value) for key, value in body.items() if key not in dropped}})
+        rank = _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
+        texts.append((rank, body["chain"] if kind == "rule" else text, text))
+    texts.sort(key=lambda one: one[:2])  # stable: the rules of one chain stay in order
+    return tuple(text for _, _, text in texts)
+
+
+def _normal(value: object) -> object:
+    if isinstance(value, Mapping):
+        members = value.get("set")
+        if value.keys() == {"set"} and isinstance(members, list):
+            elements = sorted((_normal(element) for element in members), key=_text)
+            # nft lists a set of one as that one; a map's only pair stays a map.
+            return elements[0] if len(elements) == 1 and not isinstance(elements[0], list) else {"set": elements}
+        return {key: _normal(inner) for key, inner in value.items()}
+    return [_normal(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _is_foreign(item: Json) -> bool:
+    """Whether the object is of a kind that the table, as we make it, never has too much of."""
+    return not ("rule" in item or "counter" in item or ("chain" in item and "hook" not in item["chain"]))
+
+
+def _named(item: Json) -> Json:
+    """An object as a command names it."""
+    ((kind, body),) = item.items()
+    return {kind: {**_HERE, "name": body["name"]}}
+
+
+def _commands(commands: Iterable[tuple[str, Json]]) -> str:
+    return _text({"nftables": [{verb: item} for verb, item in commands]})
