@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from mesh.labels import LabelError, ServiceLabels
+from mesh.records import Attachment
 from mesh.wgtypes import IPAddress
 
 # swarmkit api/types.proto, enum TaskState; a task's state only ever grows.
@@ -42,6 +43,8 @@ class SwarmService:
     dnsrr: bool
     replicas: int | None
     """None for a global service or a job."""
+    elsewhere: tuple[Attachment, ...] = ()
+    """Its virtual IPs on Swarm's own networks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class SwarmTask:
     """Empty until it is assigned."""
     desired: str
     state: str
+    elsewhere: tuple[Attachment, ...] = ()
+    """Its addresses on Swarm's own networks, from when it is assigned; node-local networks are the node's to tell."""
 
     @property
     def wanted(self) -> bool:

@@ -16,12 +16,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
+from controller.attachments import Attachments
 from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
 from controller.steps import Allocate, Change, Plan, Release, Step
 from mesh import keyspace
-from mesh.addresses import pick_address, pick_port
+from mesh.addresses import pick_address, pick_port, ula
 from mesh.errors import Terminal
-from mesh.records import Address, Cluster, Endpoint, Node, Port, SealedKey, Service, TaskReport
+from mesh.records import Address, Attachment, Cluster, Endpoint, Node, Port, SealedKey, Service, TaskReport
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.wgtypes import IPAddress, UdpEndpoint
 
@@ -76,6 +77,7 @@ class _Planner:
         for key in sorted(stored.invalid):  # an unreadable record still holds its address and port
             self._hold_unreadable(key)
         self.live = {task.id: task for task in swarm.tasks.values() if swarm.live(task)}
+        self.attachments = Attachments.of(swarm)
         self.wired = self._wired()
 
     def _hold_unreadable(self, key: str) -> None:
@@ -95,7 +97,7 @@ class _Planner:
         if keyspace.CLUSTER in self.stored.invalid:
             return  # which subnet is not known
         if self.cluster is None:
-            record = Cluster(self.swarm.cluster, self.subnet)
+            record = Cluster(self.swarm.cluster, self.subnet, ula(self.swarm.cluster))
             yield Change((Put(record, 0),), f"take the store into use with subnet {self.subnet}")
         yield from self._service_steps()
         yield from self._endpoint_steps()
@@ -186,7 +188,7 @@ class _Planner:
         underlay = UdpEndpoint(self._node_address(node), port)
         key_revision = self.stored.revision_of(keys[1])
         reason = f"task {task.id}: placed on {node.hostname}, address {address}, UDP {underlay}"
-        yield Allocate(task, node, address, underlay, 0, 0, key_revision, reason)
+        yield Allocate(task, node, address, underlay, self._elsewhere(task, ()), 0, 0, key_revision, reason)
 
     def _rekey(self, task: SwarmTask, node: Node, endpoint: Endpoint) -> Allocate | None:
         key = keyspace.sealed_key(task.node, task.id)
@@ -200,6 +202,7 @@ class _Planner:
             node=node,
             address=endpoint.address,
             underlay=endpoint.underlay,
+            elsewhere=self._elsewhere(task, endpoint.elsewhere),
             epoch=endpoint.epoch + 1,
             revision=self.stored.revision_of(keyspace.endpoint(endpoint.service, endpoint.task)),
             key_revision=self.stored.revision_of(key),
@@ -221,7 +224,8 @@ class _Planner:
                 self.problems.append(f"task {task.id}: {error}")
             else:
                 ports = self._port_ops(endpoint, number)
-        wanted = replace(endpoint, ready=ready, underlay=UdpEndpoint(host, number))
+        elsewhere = self._elsewhere(task, endpoint.elsewhere)
+        wanted = replace(endpoint, ready=ready, underlay=UdpEndpoint(host, number), elsewhere=elsewhere)
         if wanted != endpoint:
             revision = self.stored.revision_of(keyspace.endpoint(endpoint.service, endpoint.task))
             yield Change((Put(wanted, revision), *ports), f"task {task.id}: {_difference(endpoint, wanted)}")
@@ -243,6 +247,12 @@ class _Planner:
     def _report(self, task: SwarmTask) -> TaskReport | None:
         """What the task's own node says of it; the word of another node counts for nothing."""
         return self.stored.get(keyspace.report(task.node, task.id), TaskReport)
+
+    def _elsewhere(self, task: SwarmTask, before: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
+        found, problem = self.attachments.elsewhere(task, before, self._report(task))
+        if problem:
+            self.problems.append(problem)
+        return found
 
     def _ready(self, task: SwarmTask, endpoint: Endpoint, *, ignore_lease: bool) -> bool:
         """Swarm's word, hastened by the node's: up when either says so, down when either says so."""
@@ -350,6 +360,7 @@ def _service_record(service: SwarmService, vip: IPv4Address) -> Service:
         expose=labels.expose,
         strict=labels.strict,
         dnsrr=service.dnsrr,
+        elsewhere=service.elsewhere,
     )
 
 
@@ -357,5 +368,6 @@ def _difference(old: Endpoint, new: Endpoint) -> str:
     parts: Iterable[str] = (
         ("ready" if new.ready else "not ready") if old.ready != new.ready else "",
         f"UDP {old.underlay} -> {new.underlay}" if old.underlay != new.underlay else "",
+        f"{len(new.elsewhere)} addresses on other networks" if old.elsewhere != new.elsewhere else "",
     )
     return ", ".join(part for part in parts if part)

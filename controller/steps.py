@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 
 from controller.observed import SwarmTask
 from mesh.keys import PrivateKey, seal
-from mesh.records import Address, Endpoint, Node, Port, SealedKey
+from mesh.records import Address, Attachment, Endpoint, Node, Port, SealedKey
 from mesh.snapshot import Delete, Op, Put
 from mesh.wgtypes import UdpEndpoint
 
@@ -34,6 +34,7 @@ class Allocate:
     node: Node
     address: IPv4Address
     underlay: UdpEndpoint
+    elsewhere: tuple[Attachment, ...]
     epoch: int
     revision: int
     key_revision: int
@@ -74,6 +75,7 @@ def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
         epoch=step.epoch,
         underlay=step.underlay,
         ready=False,
+        elsewhere=step.elsewhere,
     )
     sealed = SealedKey(task.id, task.node, step.epoch, node.sealing_key, seal(private_key, node.sealing_key))
     ops: tuple[Op, ...] = (Put(endpoint, step.revision), Put(sealed, step.key_revision))

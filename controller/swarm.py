@@ -16,12 +16,16 @@ import structlog
 
 from controller.observed import SwarmNode, SwarmService, SwarmTask
 from mesh import labels
+from mesh.apart import in_order
 from mesh.errors import LinkwireError, Retryable, Terminal
+from mesh.records import Attachment
 
 log = structlog.get_logger(__name__)
 
 ADDRESS_LABEL = "linkwire.address"
 RECONNECT_S = 0.5
+_NO_NETWORK = ("host", "null")
+"""Drivers of networks on which a task has no address of its own."""
 
 
 @contextlib.contextmanager
@@ -110,6 +114,7 @@ def _service(raw: Mapping[str, Any]) -> SwarmService:
         label_errors=errors,
         dnsrr=(spec.get("EndpointSpec") or {}).get("Mode") == "dnsrr",
         replicas=int(replicated.get("Replicas", 0)) if replicated is not None else None,
+        elsewhere=in_order(_virtual_ips(raw)),
     )
 
 
@@ -121,7 +126,30 @@ def _task(raw: Mapping[str, Any]) -> SwarmTask:
         node=raw.get("NodeID", ""),
         desired=raw.get("DesiredState", "new"),
         state=(raw.get("Status") or {}).get("State", "new"),
+        elsewhere=in_order(_attachments(raw)),
     )
+
+
+def _attachments(task: Mapping[str, Any]) -> Iterator[Attachment]:
+    """A network without addresses is one whose addresses each node gives itself."""
+    for attached in task.get("NetworksAttachments") or []:
+        network = attached.get("Network") or {}
+        if (network.get("DriverState") or {}).get("Name") not in _NO_NETWORK:
+            for address in attached.get("Addresses") or []:
+                yield from _attachment(network.get("ID"), address)
+
+
+def _virtual_ips(service: Mapping[str, Any]) -> Iterator[Attachment]:
+    """None with `dnsrr`, and until Swarm has given them."""
+    for vip in (service.get("Endpoint") or {}).get("VirtualIPs") or []:
+        yield from _attachment(vip.get("NetworkID"), vip.get("Addr"))
+
+
+def _attachment(network: str | None, address: str | None) -> Iterator[Attachment]:
+    """Swarm writes an address with its network's prefix length, `10.0.1.5/24`."""
+    if network and address:
+        with contextlib.suppress(ValueError):  # to what is no address nothing can be sent
+            yield Attachment(network, ipaddress.ip_interface(address).ip)
 
 
 def _node(raw: Mapping[str, Any]) -> SwarmNode:
