@@ -42,9 +42,21 @@ class Lab:
         managers: int = 1,
         say: Callable[[str], None] = lambda _: None,
         mtu: int | None = None,
+        *,
+        gate: bool = False,
     ) -> None:
-        """Describe a lab; `mtu` in bytes is its wires', none: as they are, which is 1500 in a new one."""
+        """Describe a lab.
+
+        Args:
+            name: up to 8 letters and digits.
+            nodes: how many.
+            managers: how many of them manage.
+            say: is told what is being done.
+            mtu: of its wires, in bytes; None: as they are, which is 1500 in a new one.
+            gate: start every container by deploy/linkwire-runc from now on; else as it is, without in a new one.
+        """
         self._mtu = mtu
+        self._gate = gate
         self.layout = Layout(name or default_name(), nodes, managers)
         self.network = network.Network(self.layout)
         self.etcd = servers.etcd(self.layout)
@@ -104,6 +116,8 @@ class Lab:
             self._remove_surplus()
             self._place()
             self._record()
+            if self._gate:
+                self.layout.gate.touch()
             self.network.ensure_hub()
             if self._mtu is not None:
                 self.network.set_mtu(self._mtu)
@@ -143,6 +157,7 @@ class Lab:
             elif self.network.is_cut(part.name):
                 self._say(f"{part.name}: heals its wire")
                 self.network.set_port(part.name, up=True)
+            part.configure()
         elif not part.is_up():
             self._say(f"{part.name}: starts")
             part.start()

@@ -41,6 +41,11 @@ class Layout:
         return STATE / self.name
 
     @property
+    def gate(self) -> Path:
+        """The mark of a lab whose nodes start every container by deploy/linkwire-runc."""
+        return self.root / "gate"
+
+    @property
     def subnet(self) -> ipaddress.IPv4Network:
         """10.77.0.0/24 for the default lab, another third octet for each other name."""
         third = 0 if self.name == DEFAULT_NAME else 1 + zlib.crc32(self.name.encode()) % 254

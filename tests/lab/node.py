@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
+import signal
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.lab import cgroup, network, process
@@ -15,7 +18,6 @@ from tests.lab.layout import LabError, Layout
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 # Run as: sh -c START node data dockerd-arguments... by nsenter and unshare, NOT by `ip netns exec`, which mounts
 # another /sys and hides the cgroups.
@@ -38,6 +40,10 @@ mount --bind "$data" /var/lib/docker
 mount --make-shared /var/lib/docker
 exec dockerd "$@"
 """
+GATE = {
+    "runtimes": {"linkwire": {"path": str(Path(__file__).resolve().parents[2] / "deploy/linkwire-runc")}},
+    "default-runtime": "linkwire",
+}
 STARTING = 60.0  # seconds a dockerd may take to answer; 3 on an idle machine
 
 
@@ -75,6 +81,10 @@ class Node:
         return self.folder / "dockerd.log"
 
     @property
+    def config(self) -> Path:
+        return self.folder / "daemon.json"
+
+    @property
     def group(self) -> cgroup.Group:
         """The cgroup that holds all processes of the node: daemon, tasks and what `run` started."""
         return cgroup.Group(f"{self.layout.name}-lab/{self.name}")
@@ -109,14 +119,22 @@ class Node:
         data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
-        config = self.folder / "daemon.json"
-        config.write_text(json.dumps(self._daemon_config(), indent=2))
+        self.configure()
         enter = ["nsenter", f"--net={network.NETNS / self.layout.node_netns(self.name)}"]
         unshare = ["unshare", "--mount", "--uts", "--propagation", "slave"]
-        script = ["sh", "-c", START, "sh", self.name, str(data), "--config-file", str(config)]
+        script = ["sh", "-c", START, "sh", self.name, str(data), "--config-file", str(self.config)]
         daemon = self.group.child("daemon")
         process.detach([*enter, *unshare, *script], daemon, self.log)
         process.wait_for_daemon(f"dockerd of {self.name}", self.is_up, daemon, self.log, seconds=STARTING)
+
+    def configure(self) -> None:
+        """Write what dockerd is told; one that runs reads it again."""
+        text = json.dumps(self._daemon_config(), indent=2)
+        if self.config.exists() and self.config.read_text() == text:
+            return
+        self.config.write_text(text)
+        if pid := self.dockerd_pid:
+            os.kill(pid, signal.SIGHUP)
 
     def _daemon_config(self) -> dict[str, object]:
         # In a file of its own, because the machine's /etc/docker/daemon.json is for the machine's own Docker;
@@ -128,6 +146,7 @@ class Node:
             "cgroup-parent": f"/{self.group.child('containers').path}",
             "insecure-registries": [self.layout.registry],
             "deprecated-key-path": "/var/lib/docker/key.json",
+            **(GATE if self.layout.gate.exists() else {}),
         }
 
     def kill(self) -> None:
