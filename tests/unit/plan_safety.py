@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from mesh import keyspace
 from mesh.errors import Terminal
 from mesh.keys import PrivateKey, PublicKey, unseal
-from mesh.records import Address, Endpoint, Port, SealedKey, Service
+from mesh.records import Address, Endpoint, Port, Record, SealedKey, Service
 from tests.unit.memory_store import Entry, MemoryStore
 from tests.unit.swarm_world import World
 
@@ -26,9 +26,17 @@ class Auditor:
                 old, new = before.get(key), store.entries.get(key)
                 if old != new:
                     _check_address_change(key, old, new, store)
+            elif key.startswith(keyspace.ENDPOINTS) and key in before and key in store.entries:
+                _check_kept(before[key].record, store.entries[key].record)
         for endpoint in store.all(Endpoint):
             place = (endpoint.task, endpoint.epoch)
             assert self.keys_seen.setdefault(endpoint.public_key, place) == place, "no key is ever used twice"
+
+
+def _check_kept(old: Record, new: Record) -> None:
+    assert isinstance(old, Endpoint)
+    assert isinstance(new, Endpoint)
+    assert set(old.elsewhere) <= set(new.elsewhere), "an address that was kept apart no longer is"
 
 
 def _check_address_change(key: str, old: Entry | None, new: Entry | None, store: MemoryStore) -> None:

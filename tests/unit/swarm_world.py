@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Protocol, TypeVar
 
 from controller.observed import STATES, Swarm, SwarmNode, SwarmService, SwarmTask
 from mesh import keyspace
 from mesh.keys import PrivateKey, PublicKey
 from mesh.labels import LinkLabel, ServiceLabels
-from mesh.records import Endpoint, Node, TaskReport, TaskState
+from mesh.records import Attachment, Endpoint, Node, TaskReport, TaskState
 from mesh.snapshot import Delete
 from tests.unit.memory_store import MemoryStore
 
@@ -21,6 +21,7 @@ NAMES = ("shop_web", "shop_db", "shop_cache", "blog_web")
 NODES = ("n1", "n2", "n3")
 FIRST_PORT, LAST_PORT = 51820, 51824
 PROCESS = ("assigned", "preparing", "starting", "running")
+OVERLAY, BRIDGE = "overlay", "ab" * 32
 ENDS = ("complete", "shutdown", "failed", "rejected", "orphaned")
 
 T = TypeVar("T")
@@ -30,6 +31,12 @@ class Choose(Protocol):
     """Picks one of several."""
 
     def __call__(self, options: Sequence[T], /) -> T: ...
+
+
+def on(network: str, number: int) -> Attachment:
+    """An address on a network that is not the mesh, an IPv6 one if the number is odd."""
+    v4, v6 = IPv4Address("172.20.0.0"), IPv6Address("fd12::")
+    return Attachment(network, v6 + number if number % 2 else v4 + number)
 
 
 @cache
@@ -61,6 +68,8 @@ class World:
         self.homes: dict[PublicKey, str] = {}
         """Which node has the private key of a sealing key."""
         self.sealing_keys: dict[PublicKey, PrivateKey] = {}
+        self.said: dict[str, set[Attachment]] = {}
+        """Task -> all that Swarm or its own node ever said of its addresses."""
         self.actions: dict[str, Callable[[], None]] = {
             "deploy": self._deploy,
             "relink": self._relink,
@@ -118,8 +127,10 @@ class World:
     def start(self, service_id: str, node: str, state: str = "running") -> SwarmTask:
         """One more task."""
         self._made += 1
-        task = SwarmTask(f"t{self._made:04}", service_id, self._made, node, "running", state)
+        elsewhere = self._choose(((), (on(OVERLAY, self._made),)))
+        task = SwarmTask(f"t{self._made:04}", service_id, self._made, node, "running", state, elsewhere)
         self.tasks[task.id] = task
+        self.said[task.id] = set(elsewhere)
         return task
 
     def change(self, task: str, **changes: str) -> None:
@@ -130,12 +141,19 @@ class World:
         )
 
     def report(
-        self, task: str, state: TaskState = "running", *, wired: bool = True, port_taken: int | None = None
+        self,
+        task: str,
+        state: TaskState = "running",
+        *,
+        wired: bool = True,
+        port_taken: int | None = None,
+        elsewhere: tuple[Attachment, ...] = (),
     ) -> None:
         """What a task's node says of it."""
         found = self.tasks[task]
         error = "the UDP port is taken" if port_taken else None
-        self._store.write(TaskReport(task, found.service, found.node, state, wired, error, port_taken))
+        self.said[task].update(elsewhere)
+        self._store.write(TaskReport(task, found.service, found.node, state, wired, error, port_taken, elsewhere))
 
     # --- what may happen
 
@@ -157,7 +175,9 @@ class World:
         if self.services:
             found = self.services[self._choose(sorted(self.services))]
             links = service(found.name, *self._some_links()).labels
-            self.services[found.id] = replace(found, labels=links, dnsrr=self._choose((False, True)))
+            elsewhere = self._choose(((), (on(OVERLAY, 0),)))
+            dnsrr = self._choose((False, True))
+            self.services[found.id] = replace(found, labels=links, dnsrr=dnsrr, elsewhere=elsewhere)
 
     def _remove(self) -> None:
         if self.services:
@@ -227,7 +247,9 @@ class World:
         task = self._some_task()
         if task is not None and self.tasks[task].node:
             states: tuple[TaskState, ...] = ("created", "running", "gone")
-            self.report(task, self._choose(states), wired=self._choose((True, False)))
+            network = self._choose((None, BRIDGE, OVERLAY))
+            elsewhere = (on(network, self._choose((1, 2))),) if network else ()
+            self.report(task, self._choose(states), wired=self._choose((True, False)), elsewhere=elsewhere)
 
     def _port_taken(self) -> None:
         placed = sorted((e.task, e.underlay.port) for e in self._store.all(Endpoint) if e.task in self.tasks)
@@ -241,7 +263,12 @@ class World:
         if task is not None and self.tasks[task].node:
             found = self.tasks[task]
             liar = self._choose([node for node in NODES if node != found.node])
-            self._store.write(TaskReport(task, found.service, liar, "gone", wired=False, error=None, port_taken=None))
+            elsewhere = (on(BRIDGE, 99),)
+            self._store.write(
+                TaskReport(
+                    task, found.service, liar, "gone", wired=False, error=None, port_taken=None, elsewhere=elsewhere
+                )
+            )
 
     def _rested(self) -> None:
         if self._store.leases:

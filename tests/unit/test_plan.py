@@ -11,6 +11,7 @@ from controller.observed import SwarmNode
 from controller.plan import plan
 from controller.steps import Plan
 from mesh import keyspace
+from mesh.addresses import ula
 from mesh.labels import LabelError
 from mesh.records import Address, Cluster, Endpoint, Port, Service
 from mesh.snapshot import Delete
@@ -49,7 +50,7 @@ def test_nothing_is_planned_from_an_incomplete_snapshot() -> None:
 
 def test_the_stores_own_subnet_counts_once_it_is_in_use() -> None:
     store, world = fresh()
-    store.write(Cluster("cluster", IPv4Network("10.7.0.0/24")))
+    store.write(Cluster("cluster", IPv4Network("10.7.0.0/24"), ula("cluster")))
     world.add(WEB, "n1")
     world.add(DB, "n2")
     settled(store, world)

@@ -15,6 +15,8 @@ from controller.observed import Swarm
 from controller.plan import plan
 from controller.steps import Plan
 from mesh import keyspace
+from mesh.addresses import ula
+from mesh.apart import in_order
 from mesh.keys import PublicKey
 from mesh.records import Address, Cluster, Endpoint, Node, Port, Record, SealedKey, Service, TaskReport
 from mesh.snapshot import Snapshot
@@ -43,7 +45,7 @@ class History:
         self.store = MemoryStore(Auditor())
         self.world = World(self.choose, self.store)
         self.random = Random(data.draw(st.integers(0, 2**16), "seed"))  # noqa: S311 - an order is no secret
-        self.store.write(Cluster("cluster", self.choose((SUBNET, IPv4Network("10.2.0.0/28")))))
+        self.store.write(Cluster("cluster", self.choose((SUBNET, IPv4Network("10.2.0.0/28"))), ula("cluster")))
         for name, *links in self.choose(STARTS):
             self.world.add(service(name, *links), *NODES[: self.choose((1, 2, 3))])
         self.old: tuple[Swarm, Snapshot] = (self.world.swarm(), self.store.snapshot())
@@ -136,6 +138,7 @@ def check_endpoints(store: MemoryStore, world: World, linked: set[str], made: Pl
     for wanted in world.services.values():
         if (held := stored.get(wanted.id)) is not None:
             assert (held.links, held.name, held.dnsrr) == (wanted.labels.links, wanted.name, wanted.dnsrr)
+            assert held.elsewhere == wanted.elsewhere
 
 
 def check_settled(store: MemoryStore, world: World) -> None:
@@ -152,7 +155,14 @@ def check_settled(store: MemoryStore, world: World) -> None:
             return False
         return "running" in (task.state, report.state)
 
+    swarms = (*world.tasks.values(), *world.services.values())
+    on_swarms = {(a.network, a.address.version) for found in swarms for a in found.elsewhere}
     for endpoint in endpoints:
+        told = reports.get((endpoint.node, endpoint.task))
+        sure = {a for a in (told.elsewhere if told else ()) if (a.network, a.address.version) not in on_swarms}
+        sure.update(world.tasks[endpoint.task].elsewhere if endpoint.task in world.tasks else ())
+        assert sure <= set(endpoint.elsewhere) <= world.said[endpoint.task]
+        assert endpoint.elsewhere == in_order(endpoint.elsewhere)
         node = nodes.get(endpoint.node)
         siblings = [other for other in endpoints if other.service == endpoint.service]
         if node is not None:

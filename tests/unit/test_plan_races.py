@@ -8,6 +8,7 @@ from random import Random
 
 from controller.plan import plan
 from mesh import keyspace
+from mesh.addresses import ula
 from mesh.records import Address, Cluster, Endpoint, Port, Service, TaskReport
 from mesh.snapshot import Delete, Put
 from tests.unit.plan_safety import check_moment
@@ -20,7 +21,7 @@ from tests.unit.transactions import carry_out, endpoint_of, fresh, made_of, set_
 def test_the_last_address_goes_to_one_of_two_tasks_that_two_planners_saw() -> None:
     store, world = fresh()
     subnet = IPv4Network("10.1.0.0/30")
-    store.write(Cluster("cluster", subnet))
+    store.write(Cluster("cluster", subnet, ula("cluster")))
     loop = service("shop_web", "shop_web")
     world.add(loop)
     settled(store, world, subnet)
@@ -36,7 +37,7 @@ def test_the_last_address_goes_to_one_of_two_tasks_that_two_planners_saw() -> No
 def test_the_last_address_goes_to_one_of_two_services_that_two_planners_saw() -> None:
     store, world = fresh()
     subnet = IPv4Network("10.1.0.0/30")
-    store.write(Cluster("cluster", subnet))
+    store.write(Cluster("cluster", subnet, ula("cluster")))
     store.commit([Put(Address(IPv4Address("10.1.0.1"), None), 0, store.grant())])
     one, two = service("shop_web", "shop_web"), service("shop_db", "shop_db")
     stored = store.snapshot()
@@ -173,7 +174,12 @@ def test_the_order_of_the_stores_records_is_not_that_of_the_steps() -> None:
     settled(store, world)
     gone = [f"gone{n}" for n in range(8)]
     store.write(*(Port("n1", 1000 + n, task) for n, task in enumerate(gone)))
-    store.write(*(TaskReport(task, "s", "n9", "gone", wired=False, error=None, port_taken=None) for task in gone))
+    store.write(
+        *(
+            TaskReport(task, "s", "n9", "gone", wired=False, error=None, port_taken=None, elsewhere=())
+            for task in gone
+        )
+    )
     for n in range(8):
         store.write(Address(IPv4Address("10.1.0.1") + n, f"task/gone{n}"))
     made = made_of(store, world)
