@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import typing
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from mesh.labels import LinkLabel
 from mesh.ports import PortRange
 from mesh.records import (
     Address,
+    Attachment,
     Cluster,
     DeviceStatus,
     Endpoint,
@@ -26,6 +27,7 @@ from mesh.records import (
     PeerStatus,
     Port,
     Record,
+    Refused,
     SealedKey,
     Service,
     Status,
@@ -37,7 +39,7 @@ KEY = PublicKey(bytes(range(32)))
 KEY_TEXT = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 ONE_OF_EACH: list[tuple[str, Record]] = [
-    ("cluster", Cluster("c", IPv4Network("10.80.0.0/16"))),
+    ("cluster", Cluster("c", IPv4Network("10.80.0.0/16"), IPv6Network("fd12:3456:789a::/96"))),
     ("leader", Leader("me")),
     (
         "services/s",
@@ -52,25 +54,41 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
             expose=(PortRange("udp", 53, 53),),
             strict=True,
             dnsrr=False,
+            elsewhere=(Attachment("ingress", IPv4Address("10.0.0.7")),),
         ),
     ),
     (
         "endpoints/s/t",
         Endpoint(
-            "s", "t", 1, "n", IPv4Address("10.80.0.3"), KEY, 0, UdpEndpoint(IPv6Address("fd00::1"), 51820), ready=True
+            service="s",
+            task="t",
+            slot=1,
+            node="n",
+            address=IPv4Address("10.80.0.3"),
+            public_key=KEY,
+            epoch=0,
+            underlay=UdpEndpoint(IPv6Address("fd00::1"), 51820),
+            ready=True,
+            elsewhere=(
+                Attachment("bridge", IPv4Address("172.17.0.2")),
+                Attachment("bridge", IPv6Address("fd00:17::2")),
+            ),
         ),
     ),
     ("keys/n/t", SealedKey("t", "n", 0, KEY, b"\x00\xffsealed")),
     ("addresses/10.80.0.3", Address(IPv4Address("10.80.0.3"), "task/t")),
     ("ports/n/51820", Port("n", 51820, "t")),
     ("nodes/n", Node("n", "host-1", KEY, IPv4Address("10.0.0.1"), 51820, 52819, "kernel", "0.1.0")),
-    ("tasks/n/t", TaskReport("t", "s", "n", "running", wired=True, error=None, port_taken=None)),
+    ("tasks/n/t", TaskReport("t", "s", "n", "running", wired=True, error=None, port_taken=None, elsewhere=())),
     (
         "status/n",
         Status(
             "n",
             1234.5,
-            (DeviceStatus("t", KEY, (PeerStatus(KEY, 1.5, 10, 20, "10.0.0.1:51820"),)), DeviceStatus("u", None, ())),
+            (
+                DeviceStatus("t", KEY, (PeerStatus(KEY, 1.5, 10, 20, "10.0.0.1:51820"),), (Refused("in", "s", 3),)),
+                DeviceStatus("u", None, (), ()),
+            ),
         ),
     ),
 ]
@@ -125,6 +143,16 @@ def test_equal_bytes_under_one_key_are_equal_records(one: Record, other: Record)
     assert same == (one == other)
 
 
+def test_everything_and_nothing_exposed_are_two_things() -> None:
+    cases: tuple[tuple[tuple[()] | None, bytes], ...] = ((None, b'"expose":null'), ((), b'"expose":[]'))
+    for expose, written in cases:
+        service = of("services/s")
+        assert isinstance(service, Service)
+        service = dataclasses.replace(service, expose=expose)
+        assert written in encode(service)
+        assert decode("services/s", encode(service)) == service
+
+
 def test_the_form_on_disk() -> None:
     assert encode(Address(IPv4Address("10.80.0.3"), None)) == b'{"address":"10.80.0.3","holder":null,"v":1}'
     assert encode(SealedKey("t", "n", 2, KEY, b"box")) == (
@@ -177,6 +205,27 @@ def of(key: str) -> Record:
             "the range runs backwards",
         ),
         ("services/s", changed(of("services/s"), expose=[{"protocol": "sctp", "first": 1, "last": 2}]), "protocol"),
+        ("services/s", changed(of("services/s"), expose=80), "expose: a list was expected"),
+        (
+            "services/s",
+            changed(of("services/s"), elsewhere=[{"network": "x"}]),
+            "elsewhere[0]: missing or unknown: address",
+        ),
+        (
+            "endpoints/s/t",
+            changed(of("endpoints/s/t"), elsewhere=[{"network": "x", "address": "10.0.0.1/24"}]),
+            "elsewhere[0].address: not a IPv6Address",
+        ),
+        ("cluster", changed(of("cluster"), subnet6="fd12::1/96"), "subnet6: not a IPv6Network"),
+        ("cluster", changed(of("cluster"), subnet6=...), "missing or unknown: subnet6"),
+        (
+            "status/n",
+            changed(
+                of("status/n"),
+                devices=[{"peers": [], "public_key": None, "refused": [{"direction": "up"}], "task": "t"}],
+            ),
+            "devices[0].refused[0]: missing or unknown: packets, service",
+        ),
         ("tasks/n/t", changed(of("tasks/n/t"), state="asleep"), "state: "),
         ("tasks/n/t", changed(of("tasks/n/t"), state=["running"]), "state: "),
         ("tasks/n/t", changed(of("tasks/n/t"), error=3), "error: str was expected"),
@@ -184,7 +233,7 @@ def of(key: str) -> Record:
         (
             "status/n",
             changed(of("status/n"), devices=[{}]),
-            "devices[0]: missing or unknown: peers, public_key, task",
+            "devices[0]: missing or unknown: peers, public_key, refused, task",
         ),
         ("status/n", changed(of("status/n"), written=10**400), "written: float was expected"),
         ("status/n", encode(of("status/n")).replace(b"1234.5", b"1e999"), "written: float was expected"),

@@ -295,6 +295,36 @@ def test_a_bad_port_never_opens_more() -> None:
     assert decode({LINKS: "web", "linkwire.link.web.ports": ""})[0].links == ()
 
 
+@pytest.mark.parametrize(
+    ("value", "expose", "reasons"),
+    [
+        (None, None, []),
+        ("", (), []),
+        (" ", (), []),
+        ("543o", (), [NOT_A_PORT]),
+        (",", (), [NOT_A_PORT] * 2),
+        ("icmp,all", (), ["icmp has no ports: only tcp and udp do", "all has no ports: only tcp and udp do"]),
+        ("80,x", (PortRange("tcp", 80, 80),), [NOT_A_PORT]),
+        ("1" * (MAX_VALUE + 1), (), [f"longer than {MAX_VALUE} characters"]),
+    ],
+)
+def test_an_expose_that_is_there_never_exposes_everything(
+    value: str | None, expose: tuple[PortRange, ...] | None, reasons: list[str]
+) -> None:
+    read, errors = decode({} if value is None else {EXPOSE: value})
+    assert read.expose == expose
+    assert (read.expose is None) == (value is None)
+    assert [(error.label, error.reason) for error in errors] == [(EXPOSE, reason) for reason in reasons]
+
+
+def test_ports_that_are_too_long_to_be_read_do_not_open_the_link_to_all() -> None:
+    read, errors = decode(
+        {LINKS: "web,db", "linkwire.link.web.ports": "80," * MAX_VALUE, "linkwire.link.web.key": "k"}
+    )
+    assert read.links == (LinkLabel("db", ("db",)),)
+    assert [error.reason for error in errors] == [f"longer than {MAX_VALUE} characters"]
+
+
 def test_an_error_reads_as_a_sentence() -> None:
     (error,) = decode({LINKS: "web:a b"})[1]
     assert str(error) == (
@@ -361,7 +391,7 @@ def service_labels(draw: st.DrawFn) -> ServiceLabels:
                 draw(st.none() | st.integers(1, MAX_ROTATE)),
             )
         )
-    return ServiceLabels(tuple(links), merge(draw(ports)), draw(st.booleans()))
+    return ServiceLabels(tuple(links), draw(st.none() | ports.map(merge)), draw(st.booleans()))
 
 
 @given(service_labels())
@@ -375,6 +405,7 @@ def test_labels_come_round(labels: ServiceLabels) -> None:
 def test_defaults_are_not_written() -> None:
     assert encode(ServiceLabels()) == {}
     assert encode(ServiceLabels((LinkLabel("db", ("db", "x")),))) == {LINKS: "db,db:x"}
+    assert encode(ServiceLabels(expose=())) == {EXPOSE: ""}
 
 
 @pytest.mark.parametrize(
@@ -412,6 +443,7 @@ near_values = st.text(alphabet="ab:,./-_ 0185" + string.ascii_lowercase[:4], max
 def test_decode_never_raises_and_what_it_keeps_is_sound(labels: dict[str, str]) -> None:
     read, errors = decode(labels)
     assert decode(encode(read)) == (read, ())
+    assert (read.expose is None) == (EXPOSE not in labels)
     assert len(errors) <= 51
     for error in errors:
         assert str(error).isprintable()
