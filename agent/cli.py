@@ -11,7 +11,7 @@ from importlib import metadata
 
 import structlog
 
-from agent import settings, wireguard
+from agent import nft, settings, wireguard
 from agent.containers import Containers
 from agent.inspect import inspect
 from agent.loop import Agent, node_record
@@ -54,6 +54,7 @@ def _run(told: settings.Settings) -> None:
     stopped = threading.Event()
     key = load_or_make(told.state)
     backend = wireguard.probe()
+    nft.require()
     containers = Containers(told.docker)
     version = metadata.version("linkwire")
     log.info("agent starts", backend=backend.name, etcd=",".join(told.etcd), version=version)

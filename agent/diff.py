@@ -4,30 +4,44 @@ The safety rules (design, section 8), which each value of `Changes` keeps:
 
 - a peer is only ever upserted or removed by its own key, never replaced with all others (rule 4);
 - an endpoint that the device learned by roaming stays unless the record changed (rule 3);
+- nobody's new connection is sent to, or refused from, a peer that is just coming or going: who may come in is let in
+  before it is a peer, and who is connected to is a peer before and after;
 - what rests on knowing everything (removals) is left out where not everything is known (rule 2).
 
-`diff(d, apply(diff(d, o), o))` is empty for every `d` and `o`.
+`diff(d, apply(diff(d, s), s))` is empty for every `d` and `s`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 
+from agent.rules import Rules, render
+from mesh.policy import Allow, Balance, Policy
 from mesh.wgtypes import (
     DeviceChange,
     HostEntry,
     Interface,
     InterfaceConfig,
     IPInterface,
-    IPNetwork,
     Peer,
     PeerChange,
     PeerConfig,
+    Route,
 )
 
 REJECT_AFTER_S = 180
 """Seconds after which a session is dead (WireGuard paper, section 6.5, REJECT_AFTER_TIME)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All that one task's namespace and hosts file are seen to hold of ours; None for what is not there at all."""
+
+    interface: Interface | None
+    rules: Rules | None
+    hosts: tuple[HostEntry, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +50,29 @@ class Changes:
 
     Attributes:
         create: make the device.
+        first_rules: the rules as they must be before the peers change, None to leave them.
         device: key, port and peers.
         mtu: bytes, None to leave it.
         remove_addresses: addresses that are not ours to have.
         add_addresses: addresses that are missing.
         up: bring the device up.
         remove_routes: routes through the device that are not meant.
-        add_routes: routes that are missing.
+        add_routes: routes that are missing, or have another MTU.
+        rules: the rules as they should be, None to leave them.
         hosts: the names block as it should be, None to leave it.
         reasons: why, a part each, for the log.
     """
 
     create: bool = False
+    first_rules: Rules | None = None
     device: DeviceChange | None = None
     mtu: int | None = None
     remove_addresses: tuple[IPInterface, ...] = ()
     add_addresses: tuple[IPInterface, ...] = ()
     up: bool = False
-    remove_routes: tuple[IPNetwork, ...] = ()
-    add_routes: tuple[IPNetwork, ...] = ()
+    remove_routes: tuple[Route, ...] = ()
+    add_routes: tuple[Route, ...] = ()
+    rules: Rules | None = None
     hosts: tuple[HostEntry, ...] | None = None
     reasons: tuple[str, ...] = ()
 
@@ -64,45 +82,53 @@ class Changes:
 
 def diff(
     desired: InterfaceConfig,
-    observed: Interface | None,
-    hosts: tuple[HostEntry, ...] | None,
+    seen: Seen,
     previous: InterfaceConfig | None,
     now: float,
     *,
     complete: bool = True,
 ) -> Changes:
-    """What turns `observed` into `desired`.
+    """What turns what is seen into `desired`.
 
     Args:
         desired: what is meant.
-        observed: what was read; None for no device.
-        hosts: the names block as read; None for none.
+        seen: what was read.
         previous: what was applied last, as far as is known: it tells a roamed endpoint from a changed record.
         now: seconds since the epoch, of the clock that handshakes are dated by.
         complete: whether `desired` rests on everything; if not, nothing is removed.
     """
     reasons: list[str] = []
+    observed, hosts = seen.interface, seen.hosts
     device = _device(desired, observed, previous, now, reasons, complete=complete)
     mtu = desired.mtu if observed is None or observed.mtu != desired.mtu else None
     if mtu is not None and observed is not None:
         reasons.append(f"mtu {observed.mtu} -> {mtu}")
     seen_addresses = observed.addresses if observed else frozenset()
     seen_routes = observed.routes if observed else frozenset()
-    add_addresses = tuple({desired.address} - seen_addresses)
-    remove_addresses = tuple(sorted(seen_addresses - {desired.address}, key=str)) if complete else ()
-    add_routes = tuple(sorted(set(desired.routes) - seen_routes, key=str))
-    remove_routes = tuple(sorted(seen_routes - set(desired.routes), key=str)) if complete else ()
+    add_addresses = tuple(sorted(set(desired.addresses) - seen_addresses, key=_order))
+    remove_addresses = tuple(sorted(seen_addresses - set(desired.addresses), key=_order)) if complete else ()
+    add_routes = tuple(sorted(set(desired.routes) - seen_routes, key=_route_order))
+    meant = {route.network for route in desired.routes}  # another MTU replaces a route: it is never taken away first
+    surplus = (route for route in seen_routes if route.network not in meant)
+    remove_routes = tuple(sorted(surplus, key=_route_order)) if complete else ()
     up = observed is None or not observed.up
+    first_rules, rules = _rules(desired, seen, previous, complete=complete)
     new_hosts = desired.hosts if (hosts or ()) != desired.hosts and (complete or not hosts) else None
-    for what, changed in (("addresses", add_addresses + remove_addresses), ("routes", add_routes + remove_routes)):
+    for what, changed in (
+        ("addresses", tuple(map(str, add_addresses + remove_addresses))),
+        ("routes", tuple(str(route.network) for route in add_routes + remove_routes)),
+    ):
         if changed and observed is not None:
-            reasons.append(f"{what} {', '.join(map(str, changed))}")
+            reasons.append(f"{what} {', '.join(changed)}")
     if up and observed is not None:
         reasons.append("was down")
+    if first_rules is not None or rules is not None:
+        reasons.append("rules")
     if new_hosts is not None:
         reasons.append(f"names of {len(new_hosts)} addresses")
     return Changes(
         create=observed is None,
+        first_rules=first_rules,
         device=device,
         mtu=mtu,
         remove_addresses=remove_addresses,
@@ -110,8 +136,47 @@ def diff(
         up=up,
         remove_routes=remove_routes,
         add_routes=add_routes,
+        rules=rules,
         hosts=new_hosts,
         reasons=tuple(reasons),
+    )
+
+
+def _order(address: IPInterface) -> tuple[int, int, int]:
+    return address.version, int(address.ip), address.network.prefixlen
+
+
+def _route_order(route: Route) -> tuple[int, int, int]:
+    return route.network.version, int(route.network.network_address), route.network.prefixlen
+
+
+def _rules(
+    desired: InterfaceConfig, seen: Seen, previous: InterfaceConfig | None, *, complete: bool
+) -> tuple[Rules | None, Rules | None]:
+    """The rules for before the peers change, and for afterwards; None where they are so already."""
+    wanted = render(desired.policy, desired.name)
+    if seen.rules == wanted or (seen.rules is not None and not complete):
+        return None, None
+    if seen.rules is None or seen.interface is None or previous is None:
+        return wanted, None
+    first = render(_between(previous.policy, desired.policy), desired.name)
+    return first if first != seen.rules else None, wanted if wanted != first else None
+
+
+def _between(old: Policy, new: Policy) -> Policy:
+    """What may pass while the peers change: all that may come in then, and out only what could and still may."""
+    kept = {balance.vip: frozenset(balance.backends) for balance in old.balance}
+    known = {allow.service: frozenset(allow.peers) for allow in old.outbound}
+
+    def still(addresses: tuple[IPv4Address, ...], before: frozenset[IPv4Address]) -> tuple[IPv4Address, ...]:
+        return tuple(address for address in addresses if address in before)
+
+    return replace(
+        new,
+        balance=tuple(Balance(b.vip, still(b.backends, kept.get(b.vip, frozenset()))) for b in new.balance),
+        outbound=tuple(
+            Allow(a.service, still(a.peers, known.get(a.service, frozenset())), a.ports) for a in new.outbound
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import structlog
 
-from agent import links
+from agent import links, sysctl
 from agent.containers import Containers
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.reports import Reporter
@@ -23,7 +23,7 @@ from mesh import keyspace
 from mesh.errors import LinkwireError, Terminal
 from mesh.graph import Graph, desired, device_name, index
 from mesh.keys import PrivateKey, unseal
-from mesh.records import Endpoint, Node, SealedKey, Status, TaskReport
+from mesh.records import Attachment, Endpoint, Node, SealedKey, Status, TaskReport
 from mesh.snapshot import Snapshot
 from mesh.store import Store
 from mesh.wake import Wake
@@ -66,6 +66,8 @@ class Agent:
         self._keys: dict[tuple[str, int], PrivateKey] = {}
         self._home = TaskNetns(OWN_NETNS)
         self._mtus: dict[IPAddress, tuple[float, int]] = {}
+        self._here: dict[str, tuple[Attachment, ...]] = {}
+        self._ipv6 = sysctl.has_ipv6()
         self._seen = Snapshot()
         self._graph: Graph = index(self._seen)
         self._lists = 0
@@ -134,6 +136,12 @@ class Agent:
             state = self._tasks.pop(container)
             state.close()
             self._keys = {key: value for key, value in self._keys.items() if key[0] != state.local.task}
+        here = {s.local.task: s.local.elsewhere for s in self._tasks.values() if s.local.state != "gone"}
+        if here != self._here:
+            # A new neighbour on a network that is not the mesh concerns all: `strict` keeps them apart there.
+            self._here = here
+            for state in self._tasks.values():
+                state.brought = None
         if local.lists != self._lists:
             self._lists = local.lists
             for state in self._tasks.values():
@@ -182,7 +190,8 @@ class Agent:
     def _desired(self, endpoint: Endpoint) -> InterfaceConfig | None:
         key = self._private_key(endpoint)
         mtu = self._mtu(tuple({peer.underlay.host for peer in self._graph.peers(endpoint)}))
-        return desired(self._graph, endpoint, key, mtu)
+        config = desired(self._graph, endpoint, key, mtu, self._here)
+        return config.without_ipv6() if config is not None and not self._ipv6 else config
 
     def _private_key(self, endpoint: Endpoint) -> PrivateKey:
         """Open the task's sealed key, once. Raises Terminal."""

@@ -6,11 +6,12 @@ Every function can be killed between any two lines and converges when called aga
 from __future__ import annotations
 
 import time
+from ipaddress import IPv6Interface
 
 import structlog
 
-from agent import links, names
-from agent.diff import Changes, diff
+from agent import links, names, nft
+from agent.diff import Changes, Seen, diff
 from agent.netns import TaskNetns
 from agent.wireguard import Backend
 from mesh.errors import DeviceNotFound, Retryable
@@ -60,7 +61,7 @@ def reconcile(
     """
     changes = _diff(backend, netns, hosts, desired, previous, complete=complete)[0]
     if changes:
-        _apply(backend, netns, hosts, desired.name, changes)
+        _apply(backend, netns, hosts, desired, changes)
     left, observed = _diff(backend, netns, hosts, desired, desired, complete=complete)
     if left or observed is None:
         raise Retryable(f"does not read back as it was set: {', '.join(left.reasons)}")
@@ -68,16 +69,20 @@ def reconcile(
 
 
 def remove(backend: Backend, netns: TaskNetns, hosts: str | None, keep: str | None = None) -> tuple[str, ...]:
-    """Take every device of ours out of a task's namespace but `keep`, and the names with them.
+    """Take every device of ours out of a task's namespace but `keep`; with none to keep, the names and rules too.
+
+    The rules go last: as long as there is a device or a name, they hold.
 
     Returns:
         The names of the devices that were there. Raises as `reconcile`.
     """
+    if keep is None and hosts is not None:
+        names.write(hosts, ())
     surplus = tuple(name for name in backend.found(netns) if name != keep)
     for name in surplus:
         backend.delete(netns, name)
-    if keep is None and hosts is not None:
-        names.write(hosts, ())
+    if keep is None:
+        nft.remove(netns)
     return surplus
 
 
@@ -90,19 +95,32 @@ def _diff(
     *,
     complete: bool,
 ) -> tuple[Changes, Interface | None]:
-    observed = observe(backend, netns, desired.name)
-    return diff(desired, observed, names.read(hosts), previous, time.time(), complete=complete), observed
+    table = nft.read(netns)
+    seen = Seen(observe(backend, netns, desired.name), table.rules if table else None, names.read(hosts))
+    return diff(desired, seen, previous, time.time(), complete=complete), seen.interface
 
 
-def _apply(backend: Backend, netns: TaskNetns, hosts: str, name: str, changes: Changes) -> None:
+def _apply(backend: Backend, netns: TaskNetns, hosts: str, desired: InterfaceConfig, changes: Changes) -> None:
+    if changes.first_rules is not None:
+        nft.apply(netns, changes.first_rules)
     if changes.create:
-        backend.create(netns, name)
+        backend.create(netns, desired.name)
     if changes.device is not None:
-        backend.apply(netns, name, changes.device)
+        backend.apply(netns, desired.name, changes.device)
+    _apply_link(netns, desired.name, changes)
+    if changes.rules is not None:
+        nft.apply(netns, changes.rules)
+    if changes.hosts is not None:
+        names.write(hosts, changes.hosts)
+
+
+def _apply_link(netns: TaskNetns, name: str, changes: Changes) -> None:
     if changes.mtu is not None:
         links.set_mtu(netns, name, changes.mtu)
     for address in changes.remove_addresses:
         links.remove_address(netns, name, address)
+    if any(isinstance(address, IPv6Interface) for address in changes.add_addresses):
+        links.enable_ipv6(netns, name)
     for address in changes.add_addresses:
         links.add_address(netns, name, address)
     if changes.up:
@@ -111,5 +129,3 @@ def _apply(backend: Backend, netns: TaskNetns, hosts: str, name: str, changes: C
         links.remove_route(netns, name, route)
     for route in changes.add_routes:
         links.add_route(netns, name, route)
-    if changes.hosts is not None:
-        names.write(hosts, changes.hosts)

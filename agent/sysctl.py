@@ -18,6 +18,11 @@ OWN = Path("/proc/sys/net")
 _REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6 (it may be built without, or started with ipv6.disable=1)."""
+    return (_folder() / "ipv6" / "conf").is_dir()
+
+
 def enable_ipv6(device: str) -> bool:
     """Let a device of this thread's network namespace have IPv6 addresses; nothing is written where it may already.
 

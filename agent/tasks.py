@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from agent import reconcile
+from agent import nft, reconcile
 from agent.containers import LocalTask
 from agent.errors import PortTaken
 from agent.netns import TaskNetns
+from agent.rules import Table, render
 from agent.wireguard import Backend
 from mesh.errors import LinkwireError, NetnsGone, Retryable, Terminal
 from mesh.records import DeviceStatus, PeerStatus, TaskReport
@@ -116,9 +117,10 @@ class TaskState:
 
     def status(self, backend: Backend) -> DeviceStatus | None:
         """Its device as it reads now; None where there is none."""
-        observed = self.read(backend)
-        if observed is None:
+        read = self.read(backend)
+        if read is None:
             return None
+        observed, table = read
         now = time.time()
         peers = tuple(
             PeerStatus(
@@ -130,17 +132,21 @@ class TaskState:
             )
             for _, peer in sorted(observed.device.peers.items())
         )
-        return DeviceStatus(self.local.task, observed.device.public_key, peers)
+        return DeviceStatus(self.local.task, observed.device.public_key, peers, table.refused)
 
-    def read(self, backend: Backend) -> Interface | None:
-        """Its interface as it reads now; None where there is none. Where there should be one, it is made again."""
+    def read(self, backend: Backend) -> tuple[Interface, Table] | None:
+        """Its interface and rules as they read now; None where one is missing. What should be there is made again."""
         if self.netns is None or self.applied is None:
             return None
-        observed = None
+        observed, table = None, None
         with contextlib.suppress(LinkwireError):
             observed = reconcile.observe(backend, self.netns, self.applied.name)
-        self.dirty = self.dirty or observed is None
-        return observed
+            table = nft.read(self.netns)
+        if observed is None or table is None:
+            self.dirty = True
+            return None
+        self.dirty = self.dirty or table.rules != render(self.applied.policy, self.applied.name)
+        return observed, table
 
     def failed_oddly(self, error: Exception) -> None:
         """Something failed that has no name here: say its kind, not its text, which may hold anything."""
@@ -155,6 +161,7 @@ class TaskState:
             wired=self.applied is not None,
             error=self.error,
             port_taken=self.port_taken,
+            elsewhere=self.local.elsewhere,
             node="",
         )
 

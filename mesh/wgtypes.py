@@ -7,7 +7,7 @@ that equal means equal. Modelled on the split of wgctrl's wgtypes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from mesh.keys import PrivateKey, PublicKey
@@ -129,6 +129,15 @@ class InterfaceConfig:
     peers: tuple[PeerConfig, ...]
     hosts: tuple[HostEntry, ...]
     policy: Policy
+
+    def without_ipv6(self) -> InterfaceConfig:
+        """The same for a node whose kernel has no IPv6. What peers may send is theirs to say, and stays."""
+        return replace(
+            self,
+            addresses=tuple(address for address in self.addresses if isinstance(address, IPv4Interface)),
+            routes=tuple(route for route in self.routes if isinstance(route.network, IPv4Network)),
+            hosts=tuple(entry for entry in self.hosts if isinstance(entry.address, IPv4Address)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
