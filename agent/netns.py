@@ -13,7 +13,7 @@ import fcntl
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from agent.netlink import NetlinkSocket
 from mesh.errors import NetnsGone, Retryable, Terminal
@@ -25,16 +25,7 @@ OWN_NETNS = "/proc/self/ns/net"
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h, since Linux 4.11
 
-
-class Closable(Protocol):
-    """What is made in a namespace, and holds it until it is closed."""
-
-    def close(self) -> None:
-        """Let go of the namespace. May be called twice, and while it is used."""
-
-
 T = TypeVar("T")
-K = TypeVar("K", bound=Closable)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -58,7 +49,6 @@ class TaskNetns:
         self.path = path
         self._lock = threading.Lock()
         self._sockets: dict[int, NetlinkSocket] = {}
-        self._kept: dict[type[Closable], Closable] = {}
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -117,26 +107,12 @@ class TaskNetns:
         self.check()
         return kept
 
-    def kept(self, kind: type[K]) -> K:
-        """The one object of a class that is kept here, made in the namespace at first use, closed with it.
-
-        Raises:
-            NetnsGone, and what making it raises.
-        """
-        with self._lock:
-            kept = self._kept.get(kind)
-            if not isinstance(kept, kind):
-                kept = self._kept[kind] = self.run(kind)
-        self.check()
-        return kept
-
     def close(self) -> None:
         """Let go of the namespace: from then on the kernel may destroy it. May be called twice."""
         with self._lock:
-            for kept in (*self._sockets.values(), *self._kept.values()):
+            for kept in self._sockets.values():
                 kept.close()
             self._sockets.clear()
-            self._kept.clear()
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
