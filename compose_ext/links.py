@@ -1,5 +1,6 @@
 """Checks what the entries of a project say of each other: services, aliases, keys, networks. No I/O here."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from compose_ext.errors import Place, Problem, Report
@@ -52,6 +53,7 @@ def check(project: Project, report: Report) -> Links:
     for name, found in entries.items():
         checker.options(project.services[name])
         checker.shared_networks(project.services[name], found)
+    checker.unlinked_gates(ends)
     checker.unused_keys()
     return Links(project, {name: found for name, found in entries.items() if found}, frozenset(ends))
 
@@ -131,6 +133,15 @@ class _Checker:
                         "that name leads there, in plain text"
                     )
                     self._warn(service, "networks", service.networks[name], message)
+
+    def unlinked_gates(self, ends: AbstractSet[str]) -> None:
+        """Warn of services that wait for a link which these files do not give them."""
+        for service in self._project.services.values():
+            if service.gate and service.name not in ends and service.gate_place:
+                message = (
+                    "no link here has this service at either end: it never starts, unless another stack links to it"
+                )
+                self._warn(service, f"{EXTENSION}.gate", service.gate_place, message)
 
     def unused_keys(self) -> None:
         """Warn of link keys that no link uses."""

@@ -11,7 +11,7 @@ from compose_ext.interpolate import escape
 from compose_ext.links import Links
 from compose_ext.project import LinkEntry, LinkOptions, Service
 from compose_ext.version import names_networks
-from mesh.labels import MAX_NAME, LinkLabel, ServiceLabels, encode
+from mesh.labels import GATE, MAX_NAME, LinkLabel, ServiceLabels, encode
 from mesh.ports import merge
 
 Override = dict[str, Any]
@@ -42,6 +42,8 @@ def compile_override(links: Links, stack: str, report: Report) -> Override:
         labels = _labels(links, service, stack, report)
         if labels:
             added["deploy"] = {"labels": {label: escape(value) for label, value in labels.items()}}
+        if service.gate:
+            added["labels"] = {GATE: "true"}
         if not service.networks and name in linked:
             added["networks"] = [bridge]
             on_bridge = True

@@ -49,6 +49,9 @@ class Service:
     expose: list[PortRange] = field(default_factory=list)
     strict: bool | None = None
     """None: not said."""
+    gate: bool | None = None
+    """None: not said."""
+    gate_place: Place | None = None
     networks: dict[str, Place] = field(default_factory=dict)
     network_mode: Place | None = None
 

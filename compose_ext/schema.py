@@ -10,17 +10,17 @@ from typing import TypeVar
 
 from compose_ext import nodes
 from compose_ext.cursor import Context, Cursor
-from compose_ext.errors import Report
+from compose_ext.errors import Place, Report
 from compose_ext.loader import Document
 from compose_ext.project import EXTENSION, KeyDefinition, LinkEntry, LinkOptions, Network, Project, Service
 from compose_ext.version import read_version
-from mesh.labels import PREFIX, ROLE, check_service_name, parse_duration
+from mesh.labels import GATE, PREFIX, ROLE, check_service_name, parse_duration
 from mesh.ports import PortRange
 
 _Value = TypeVar("_Value")
 
 _TOP = ("keys",)
-_SERVICE = ("links", "expose", "strict")
+_SERVICE = ("links", "expose", "strict", "gate")
 _LINK = ("key", "ports")
 _KEY = ("rotate",)
 _IN_SERVICE = dict.fromkeys(_SERVICE, f"it belongs to a service, under `services: NAME: {EXTENSION}:`")
@@ -97,6 +97,7 @@ def _read_service(name: str, found: Cursor, project: Project) -> None:
         "networks": _read_service_networks,
         "network_mode": _read_network_mode,
         "deploy": _check_deploy,
+        "labels": _check_labels,
     }
     if not isinstance(found.node, nodes.Mapping):
         found.error(f"must be a mapping, not {nodes.kind(found.node)}")
@@ -132,12 +133,18 @@ def _read_extension(extension: Cursor, service: Service) -> None:
                 _read_options(options, known)
         elif key == "expose":
             service.expose += _read_ports(value)
+        elif key == "gate":
+            service.gate, service.gate_place = _read_boolean(value), value.key_place
         else:
-            text = value.text()
-            strict = _BOOLEANS.get(text.lower()) if text is not None else None
-            if text is not None and strict is None:
-                value.error(f"{text!r}: write true or false")
-            service.strict = strict
+            service.strict = _read_boolean(value)
+
+
+def _read_boolean(value: Cursor) -> bool | None:
+    text = value.text()
+    boolean = _BOOLEANS.get(text.lower()) if text is not None else None
+    if text is not None and boolean is None:
+        value.error(f"{text!r}: write true or false")
+    return boolean
 
 
 def _read_options(options: Cursor, known: LinkOptions) -> None:
@@ -179,15 +186,23 @@ def _check_deploy(deploy: Cursor, _service: Service) -> None:
     if misplaced:
         deploy.error(f"{EXTENSION} stands in the service itself, beside `deploy`", misplaced.key_place)
     labels = deploy.get("labels")
-    if labels is None:
-        return
+    for label, place in _read_label_names(labels) if labels else ():
+        if labels and label.startswith(PREFIX) and label != ROLE:
+            labels.error(f"{label!r} is written by docker linkwire: say it with links and {EXTENSION}", place)
+
+
+def _check_labels(labels: Cursor, _service: Service) -> None:
+    for label, place in _read_label_names(labels):
+        if label == GATE:
+            labels.error(f"{label!r} is written by docker linkwire: say it with `{EXTENSION}: {{gate: true}}`", place)
+
+
+def _read_label_names(labels: Cursor) -> list[tuple[str, Place]]:
     written = [(label, value.key_place) for label, value in labels.children()]
     for item in labels.items() if isinstance(labels.node, nodes.Sequence) else ():
         text = item.text() or ""
         written.append((text.partition("=")[0], item.place))
-    for label, place in written:
-        if label.startswith(PREFIX) and label != ROLE:
-            labels.error(f"{label!r} is written by docker linkwire: say it with links and {EXTENSION}", place)
+    return written
 
 
 def _read_networks(root: Cursor, project: Project) -> None:

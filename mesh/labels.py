@@ -25,6 +25,8 @@ EXPOSE = "linkwire.expose"
 STRICT = "linkwire.strict"
 ROLE = "linkwire.role"
 """Marks Linkwire's own containers and services (`agent`, `controller`); says nothing about links."""
+GATE = "linkwire.gate"
+"""A container's label, not a service's: with `true` it starts when its task is wired, or not at all."""
 
 MAX_VALUE = 64 * 1024
 """Characters in one label's value."""

@@ -243,6 +243,34 @@ NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
             "x-wireguard: {strict: [true]}",
             [f"a.yml:5:27: {WEB}: x-wireguard.strict: must be a single value, not a list"],
         ),
+        ("x-wireguard: {gate: 1}", [f"a.yml:5:25: {WEB}: x-wireguard.gate: '1': write true or false"]),
+        ("x-wireguard: {gate: {}}", [f"a.yml:5:25: {WEB}: x-wireguard.gate: must be a single value, not a mapping"]),
+        ("x-wireguard: {gate: false}", []),
+        ("links: [db]\nx-wireguard: {gate: true}", []),
+        (
+            "x-wireguard: {gate: true}",
+            [
+                (
+                    f"a.yml:5:19: warning: {WEB}: x-wireguard.gate: no link here has this service at either end: "
+                    "it never starts, unless another stack links to it"
+                )
+            ],
+        ),
+        *(
+            (
+                labels,
+                [
+                    (
+                        f"{place}: {WEB}: labels: 'linkwire.gate' is written by docker linkwire: "
+                        "say it with `x-wireguard: {gate: true}`"
+                    )
+                ],
+            )
+            for labels, place in (
+                ("labels: {linkwire.gate: 'false'}", "a.yml:5:14"),
+                ("labels: [a=b, linkwire.gate=true, linkwire.role=agent]", "a.yml:5:19"),
+            )
+        ),
         ("x-wireguard: {expose: [x]}", [f"a.yml:5:28: {WEB}: x-wireguard.expose: 'x': {NOT_A_PORT}"]),
         # wrong places
         (
@@ -545,6 +573,7 @@ values = st.recursive(
                     "links",
                     "expose",
                     "strict",
+                    "gate",
                     "keys",
                     "key",
                     "ports",

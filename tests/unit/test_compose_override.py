@@ -118,6 +118,19 @@ def test_the_labels_as_people_see_them() -> None:
     )
 
 
+def test_the_gate_is_a_label_of_the_containers() -> None:
+    override = compiled(
+        "x-wireguard: {}\n"
+        "services:\n"
+        "  web: {links: [db], x-wireguard: {gate: true}}\n"
+        "  db: {x-wireguard: {gate: false}}\n"
+        "  cache: {x-wireguard: {gate: True}}\n"
+    )
+    assert override["services"]["web"]["labels"] == {"linkwire.gate": "true"}
+    assert "labels" not in override["services"]["db"]
+    assert override["services"]["cache"] == {"labels": {"linkwire.gate": "true"}}
+
+
 @pytest.mark.parametrize(
     ("version", "written"),
     [
