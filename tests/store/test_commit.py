@@ -106,7 +106,14 @@ def test_what_etcd_refuses_is_terminal(store: Store) -> None:
         store.commit([Put(port(1), None), Put(port(1, "u"), None)])
     with pytest.raises(Terminal, match="too large"):
         store.commit(
-            [Put(TaskReport("t", "s", "n", "running", wired=False, error="x" * 2_000_000, port_taken=None), 0)]
+            [
+                Put(
+                    TaskReport(
+                        "t", "s", "n", "running", wired=False, error="x" * 2_000_000, port_taken=None, elsewhere=()
+                    ),
+                    0,
+                )
+            ]
         )
     assert not store.load([""]).records
 

@@ -249,7 +249,14 @@ def test_who_reads_too_slowly_catches_up_in_whole_revisions(store: Store, etcd: 
     # More than the connection and etcd's own queue (1024 answers) hold, so that etcd puts the watch aside.
     for n in range(2000):
         store.commit(
-            [Put(TaskReport("t", str(n), "n", "running", wired=True, error="x" * 5000, port_taken=None), None)]
+            [
+                Put(
+                    TaskReport(
+                        "t", str(n), "n", "running", wired=True, error="x" * 5000, port_taken=None, elsewhere=()
+                    ),
+                    None,
+                )
+            ]
         )
     while len(numbers) < 2000:
         batch = next(batches)

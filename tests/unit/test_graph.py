@@ -3,59 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh import keyspace
-from mesh.addresses import pick_address, pick_port
+from mesh.addresses import pick_address, pick_port, twin, ula
 from mesh.errors import Terminal
-from mesh.graph import KEEPALIVE, Graph, desired, device_name, index
-from mesh.keys import PublicKey
-from mesh.labels import LinkLabel
-from mesh.records import Cluster, Endpoint, Record, Service, Versioned
-from mesh.snapshot import Snapshot
-from mesh.wgtypes import HostEntry, InterfaceConfig, UdpEndpoint
-from tests.unit.swarm_world import private_key
+from mesh.graph import KEEPALIVE, Graph, device_name
+from mesh.records import Record
+from mesh.wgtypes import HostEntry, IPAddress, Route
+from tests.unit.link_graphs import CLUSTER, config, endpoint, graph, interface, service, vip
 
-CLUSTER = Cluster("cluster", IPv4Network("10.1.0.0/16"))
 NAMES = ("a", "b", "c")
-
-
-def service(found: str, name: str, *links: tuple[str, str]) -> Service:
-    labels = tuple(LinkLabel(provider, tuple(aliases.split())) for provider, aliases in links)
-    return Service(found, name, IPv4Address("10.1.9.9"), labels, (), strict=True, dnsrr=False)
-
-
-def endpoint(found: str, task: str, number: int, *, ready: bool = True, key: int | None = None) -> Endpoint:
-    return Endpoint(
-        service=found,
-        task=task,
-        slot=number,
-        node="n1",
-        address=IPv4Address("10.1.0.0") + number,
-        public_key=PublicKey((key or number).to_bytes(32, "little")),
-        epoch=0,
-        underlay=UdpEndpoint(IPv4Address("192.0.2.1"), 51820 + number),
-        ready=ready,
-    )
-
-
-def graph(*records: Record, complete: bool = True) -> Graph:
-    found = {keyspace.key_of(record): Versioned(record, n) for n, record in enumerate(records, 1)}
-    return index(Snapshot(len(found), complete, found))
-
-
-def config(made: Graph, task: str) -> InterfaceConfig:
-    found = desired(made, made.by_task[task], private_key(1), 1420)
-    assert found is not None
-    return found
 
 
 def peers(made: Graph, task: str) -> set[str]:
     return {peer.task for peer in made.peers(made.by_task[task])}
+
+
+def both(address: str | IPv4Address) -> tuple[IPAddress, IPAddress]:
+    return IPv4Address(address), twin(CLUSTER.subnet6, IPv4Address(address))
+
+
+def names(made: Graph, task: str) -> dict[str, tuple[str, ...]]:
+    """IPv4 address -> its names; that each is followed by its twin is checked."""
+    hosts = config(made, task).hosts
+    for one, two in zip(hosts[::2], hosts[1::2], strict=True):
+        assert (one.address, two.address) == both(str(one.address))
+        assert one.names == two.names
+    return {str(entry.address): entry.names for entry in hosts[::2]}
 
 
 # --- examples
@@ -75,14 +54,14 @@ def test_a_link_makes_peers_of_both_sides_and_of_nobody_else() -> None:
 def test_a_link_to_itself_joins_a_services_replicas() -> None:
     made = graph(CLUSTER, service("A", "a", ("a", "others")), *(endpoint("A", f"a{n}", n) for n in (1, 2, 3)))
     assert peers(made, "a1") == {"a2", "a3"}
-    assert [entry.address for entry in config(made, "a1").hosts] == [IPv4Address(f"10.1.0.{n}") for n in (1, 2, 3)]
+    assert names(made, "a1") == {"10.1.9.1": ("others",)}
 
 
 def test_without_a_cluster_or_a_service_nothing_is_meant() -> None:
     a1 = endpoint("A", "a1", 1)
     for records in ((service("A", "a"), a1), (CLUSTER, a1)):
         made = graph(*records)
-        assert desired(made, a1, private_key(1), 1420) is None
+        assert interface(made, "a1") is None
         assert made.peers(a1) == ()
     assert not graph(complete=False).complete
 
@@ -95,39 +74,87 @@ def test_an_interface_is_all_that_its_task_needs() -> None:
         *(endpoint("A", "a1", 1), endpoint("B", "b2", 3, ready=False), endpoint("B", "b1", 2)),
     )
     found = config(made, "a1")
-    assert (found.name, found.listen_port, found.mtu) == (device_name("a1"), 51821, 1420)
-    assert (found.address, found.routes) == (IPv4Interface("10.1.0.1/32"), (CLUSTER.subnet,))
+    assert (found.name, found.listen_port) == (device_name("a1"), 51821)
+    assert found.addresses == (IPv4Interface("10.1.0.1/32"), IPv6Interface("fd12:3456:789a::a01:1/128"))
     assert [(peer.public_key, peer.endpoint, peer.allowed_ips, peer.keepalive) for peer in found.peers] == [
-        (e.public_key, e.underlay, frozenset({IPv4Network(e.address)}), KEEPALIVE)
+        (
+            e.public_key,
+            e.underlay,
+            frozenset({IPv4Network(e.address), IPv6Network(f"fd12:3456:789a::a01:{e.slot}")}),
+            KEEPALIVE,
+        )
         for e in (made.by_task["b1"], made.by_task["b2"])
     ], "also one that is not ready: what is open stays open"
-    assert found.hosts == (HostEntry(IPv4Address("10.1.0.2"), ("db", "database")),)
+    assert found.hosts == (
+        HostEntry(IPv4Address("10.1.9.2"), ("db", "database")),
+        HostEntry(IPv6Address("fd12:3456:789a::a01:902"), ("db", "database")),
+    )
     assert config(made, "b1").hosts == ()
 
 
-def test_names_are_those_of_ready_tasks_in_the_order_of_addresses() -> None:
-    records = (CLUSTER, service("A", "a", ("b", "db"), ("c", "db cache")), service("B", "b"), service("C", "c"))
-    tasks = (endpoint("A", "a1", 1), endpoint("B", "zz", 2), endpoint("B", "b2", 9), endpoint("C", "c1", 5))
-    expected = [("10.1.0.2", ("db",)), ("10.1.0.5", ("db", "cache")), ("10.1.0.9", ("db",))]
+@pytest.mark.parametrize(
+    ("least", "device", "route"),
+    [(8920, 8920, None), (1420, 1420, None), (1280, 1280, None), (1279, 1280, 1279), (1200, 1280, 1200)],
+)
+def test_ipv6_has_its_least_packet_and_ipv4_what_fits(least: int, device: int, route: int | None) -> None:
+    made = graph(CLUSTER, service("A", "a"), endpoint("A", "a1", 1))
+    found = config(made, "a1", mtu=least)
+    assert found.mtu == device
+    assert found.routes == (Route(CLUSTER.subnet, route), Route(CLUSTER.subnet6))
+
+
+# --- names
+
+
+def test_a_name_leads_to_the_vip_of_its_provider_ready_or_not() -> None:
+    links = (("b", "db"), ("c", "cache store"), ("missing", "x"))
+    records = (CLUSTER, service("A", "a", *links), service("B", "b"), service("C", "c"), endpoint("A", "a1", 1))
+    expected = {"10.1.9.2": ("db",), "10.1.9.3": ("cache", "store")}
+    for tasks in ((), (endpoint("B", "b1", 2),), (endpoint("B", "b1", 2, ready=False), endpoint("C", "c1", 3))):
+        assert names(graph(*records, *tasks), "a1") == expected
+
+
+def test_with_dnsrr_a_name_leads_to_every_ready_task_in_the_order_of_addresses() -> None:
+    records = (CLUSTER, service("A", "a", ("b", "db sql")), service("B", "b", dnsrr=True), endpoint("A", "a1", 1))
+    tasks = (endpoint("B", "zz", 2), endpoint("B", "b2", 9, ready=False), endpoint("B", "b1", 200))
     for order in (tasks, tasks[::-1]):
-        found = config(graph(*records, *order), "a1").hosts
-        assert [(str(entry.address), entry.names) for entry in found] == expected
-    none = graph(*records, tasks[0], *(endpoint(e.service, e.task, e.slot, ready=False) for e in tasks[1:]))
-    assert config(none, "a1").hosts == ()
+        assert list(names(graph(*records, *order), "a1").items()) == [
+            ("10.1.0.2", ("db", "sql")),
+            ("10.1.0.200", ("db", "sql")),
+        ]
+    assert names(graph(*records), "a1") == {}
+
+
+def test_a_name_that_two_links_claim_is_the_first_ones_alone() -> None:
+    made = graph(
+        CLUSTER,
+        service("A", "a", ("b", "db"), ("c", "DB cache"), ("d", "Db"), ("b", "more db")),
+        *(service("B", "b"), service("C", "c"), service("D", "d"), endpoint("A", "a1", 1)),
+    )
+    assert names(made, "a1") == {"10.1.9.2": ("db", "more"), "10.1.9.3": ("cache",)}
 
 
 def test_two_services_of_one_name_are_both_the_provider_for_a_moment() -> None:
-    made = graph(
-        CLUSTER,
-        service("A", "a", ("b", "db")),
-        service("B1", "b"),
-        service("B2", "b"),
-        *(endpoint("A", "a1", 1), endpoint("B1", "old", 2), endpoint("B2", "new", 3)),
-    )
-    assert made.by_name["b"] == ("B1", "B2")
-    assert peers(made, "a1") == {"old", "new"}
-    assert peers(made, "old") == peers(made, "new") == {"a1"}
-    assert len(config(made, "a1").hosts) == 2
+    def made(*, old: bool, new: bool) -> Graph:
+        return graph(
+            CLUSTER,
+            service("A", "a", ("b", "db")),
+            service("B1", "b"),
+            service("B2", "b"),
+            *(endpoint("A", "a1", 1), endpoint("B1", "old", 2, ready=old), endpoint("B2", "new", 3, ready=new)),
+        )
+
+    assert made(old=True, new=True).by_name["b"] == ("B1", "B2")
+    for old in (True, False):
+        for new in (True, False):
+            found = made(old=old, new=new)
+            assert peers(found, "a1") == {"old", "new"}
+            assert peers(found, "old") == peers(found, "new") == {"a1"}
+            wanted = {str(vip(one)) for one, ready in (("B1", old), ("B2", new)) if ready or old == new}
+            assert names(found, "a1").keys() == wanted, "the name leads to those that can answer, if any can"
+
+
+# --- contradictory records
 
 
 @pytest.mark.parametrize("shared", ["address", "key", "task"])
@@ -145,6 +172,43 @@ def test_of_two_that_claim_the_same_neither_is_wired_and_it_is_said(shared: str)
     assert len(made.problems) == 2
     assert all(problem.endswith(": neither is wired") for problem in made.problems)
     assert {problem.split()[1].rstrip(":") for problem in made.problems} == {one.task, two.task}
+
+
+@pytest.mark.parametrize("of", ["another service", "a task", "nobody: it is outside"])
+def test_a_vip_that_is_not_a_services_own_is_given_to_nobody_and_it_is_said(of: str) -> None:
+    b = service("B", "b")
+    records: dict[str, tuple[Record, ...]] = {
+        "another service": (b, replace(service("C", "c"), vip=b.vip)),
+        "a task": (b, service("C", "c"), replace(endpoint("C", "c1", 3), address=b.vip)),
+        "nobody: it is outside": (replace(b, vip=IPv4Address("192.0.2.77")), service("C", "c")),
+    }
+    a = service("A", "a", ("b", "db"), ("c", "cache"))
+    made = graph(CLUSTER, a, *records[of], endpoint("A", "a1", 1), endpoint("B", "b1", 2))
+    bad = {"b", "c"} if of == "another service" else {"b"}
+    assert made.vips.keys() == {"A", "B", "C"} - {name.upper() for name in bad}
+    assert names(made, "a1") == ({} if "c" in bad else {"10.1.9.3": ("cache",)})
+    assert [one.vip for one in config(made, "a1").policy.balance] == ([] if "c" in bad else [vip("C")])
+    assert {p.split(":")[0] for p in made.problems} >= {f"service {name}" for name in bad}
+    assert peers(made, "a1") == {"b1"}, "of a task with the same address nothing is believed"
+
+
+def test_an_address_outside_the_mesh_is_nobodys() -> None:
+    outside = replace(endpoint("B", "b1", 2), address=IPv4Address("192.0.2.77"))
+    made = graph(
+        CLUSTER, service("A", "a", ("b", "db")), service("B", "b", dnsrr=True), endpoint("A", "a1", 1), outside
+    )
+    assert made.problems == ("task b1: its address 192.0.2.77 is not of 10.1.0.0/16: it is not wired",)
+    assert made.by_task.keys() == {"a1"}
+    assert names(made, "a1") == {}
+
+
+@pytest.mark.parametrize("prefix", [0, 64, 95, 97, 128])
+def test_a_prefix_in_which_two_addresses_may_have_one_twin_wires_nobody(prefix: int) -> None:
+    cluster = replace(CLUSTER, subnet6=IPv6Network(("fd12::", prefix), strict=False))
+    made = graph(cluster, service("A", "a", ("a", "x")), endpoint("A", "a1", 1), endpoint("A", "a2", 2))
+    assert made.cluster is None
+    assert interface(made, "a1") is None
+    assert made.problems == (f"the mesh's IPv6 prefix {cluster.subnet6} is no /96: nothing is wired",)
 
 
 def test_a_device_name_fits_and_is_a_tasks_own() -> None:
@@ -182,23 +246,25 @@ def test_for_any_records(
     getattr(random, "shuffle")(records)  # noqa: B009 - Hypothesis does not say its type
     again = graph(*records)
     assert again.problems == made.problems
-    assert {t: _interface(again, t) for t in again.by_task} == {t: _interface(made, t) for t in made.by_task}
-
-
-def _interface(made: Graph, task: str) -> InterfaceConfig | None:
-    return desired(made, made.by_task[task], private_key(1), 1420)
+    assert {t: interface(again, t) for t in again.by_task} == {t: interface(made, t) for t in made.by_task}
 
 
 def check_rule_1(made: Graph) -> None:
-    """No address and no key is twice among a device's peers, nor its own among them."""
+    """No address, twin or key is twice among a device's peers, nor its own among them, nor is a VIP."""
     for own in made.by_task.values():
-        both = (own, *made.peers(own))
-        for values in ([e.address for e in both], [e.public_key for e in both]):
-            assert max(Counter(values).values()) == 1
+        found = interface(made, own.task)
+        if found is None:
+            continue
+        every = [network for peer in found.peers for network in peer.allowed_ips]
+        every += [address.network for address in found.addresses]
+        every += [network for one in found.policy.balance for network in map(IPv4Network, (one.vip,))]
+        assert max(Counter(every).values()) == 1
+        assert max(Counter([own.public_key, *(peer.public_key for peer in found.peers)]).values()) == 1
+        assert all(sorted(n.version for n in peer.allowed_ips) == [4, 6] for peer in found.peers)
 
 
 def check_links(made: Graph, found: dict[str, tuple[str, list[str]]]) -> None:
-    """Peers are exactly those over a link, and each is the other's; names are exactly the ready ones."""
+    """Peers are exactly those over a link, and each is the other's; names are exactly the links'."""
     for one in made.by_task.values():
         its_peers = peers(made, one.task)
         for other in made.by_task.values():
@@ -208,17 +274,19 @@ def check_links(made: Graph, found: dict[str, tuple[str, list[str]]]) -> None:
                 linked = other_name in its or name in others
             assert (other.task in its_peers) == (linked and other.task != one.task)
             assert (other.task in its_peers) == (one.task in peers(made, other.task))
-        interface = _interface(made, one.task)
+        meant = interface(made, one.task)
         if one.service not in found:
-            assert interface is None
+            assert meant is None
             continue
-        assert interface is not None
-        names = {(entry.address, name) for entry in interface.hosts for name in entry.names}
-        assert names == {
-            (other.address, f"to-{found[other.service][0]}")
-            for other in made.by_task.values()
-            if other.ready and other.service in found and found[other.service][0] in found[one.service][1]
-        }
+        assert meant is not None
+        given_names = {(entry.address, name) for entry in meant.hosts for name in entry.names}
+        for name in NAMES:
+            ids = [other for other, (its, _) in found.items() if its == name]
+            able = [other for other in ids if any(e.ready and e.service == other for e in made.by_task.values())]
+            wanted = {made.vips[other] for other in able or ids if other in made.vips}
+            addresses = {address for address, alias in given_names if alias == f"to-{name}"}
+            expected = wanted if name in found[one.service][1] else set()
+            assert addresses == {address for v4 in expected for address in both(v4)}
 
 
 # --- addresses and ports
@@ -260,3 +328,19 @@ def test_hints_spread_over_the_subnet() -> None:
 def test_a_range_that_is_none_is_an_error(first: int, last: int) -> None:
     with pytest.raises(Terminal, match=f"{first}-{last} is not a range of UDP ports"):
         pick_port(first, last, (), "")
+
+
+# --- twins
+
+
+@given(st.text(max_size=30), st.text(max_size=30), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_every_address_has_a_twin_of_its_own_in_a_prefix_of_the_clusters_own(
+    cluster: str, other: str, one: int, two: int
+) -> None:
+    prefix = ula(cluster)
+    assert prefix.prefixlen == 96
+    assert prefix.subnet_of(IPv6Network("fd00::/8"))
+    assert (ula(other) == prefix) == (other == cluster)
+    first, second = IPv4Address(one), IPv4Address(two)
+    assert twin(prefix, first) in prefix
+    assert (twin(prefix, first) == twin(prefix, second)) == (first == second)

@@ -155,8 +155,8 @@ def check_settled(store: MemoryStore, world: World) -> None:
             return False
         return "running" in (task.state, report.state)
 
-    swarms = (*world.tasks.values(), *world.services.values())
-    on_swarms = {(a.network, a.address.version) for found in swarms for a in found.elsewhere}
+    swarms = [task.elsewhere for task in world.tasks.values()] + [s.elsewhere for s in world.services.values()]
+    on_swarms = {(a.network, a.address.version) for its in swarms for a in its}
     for endpoint in endpoints:
         told = reports.get((endpoint.node, endpoint.task))
         sure = {a for a in (told.elsewhere if told else ()) if (a.network, a.address.version) not in on_swarms}

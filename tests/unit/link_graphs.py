@@ -1,0 +1,92 @@
+"""Records of small meshes, made by hand, and the interfaces that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+
+from mesh import keyspace
+from mesh.graph import Graph, desired, index
+from mesh.keys import PublicKey
+from mesh.labels import LinkLabel
+from mesh.ports import PortRange
+from mesh.records import Attachment, Cluster, Endpoint, Record, Service, Versioned
+from mesh.snapshot import Snapshot
+from mesh.wgtypes import InterfaceConfig, UdpEndpoint
+from tests.unit.swarm_world import private_key
+
+CLUSTER = Cluster("cluster", IPv4Network("10.1.0.0/16"), IPv6Network("fd12:3456:789a::/96"))
+MTU = 1420
+NOBODY: Mapping[str, tuple[Attachment, ...]] = {}
+"""No task of this node has told its addresses."""
+
+
+def ports(text: str) -> tuple[PortRange, ...]:
+    """`80,53/udp`."""
+    return tuple(PortRange.parse(part) for part in text.split(",") if part)
+
+
+def vip(found: str) -> IPv4Address:
+    """A service's VIP, by the letter of its id: `A` has 10.1.9.1."""
+    return IPv4Address("10.1.9.0") + int(found[0], 36) - 9 + 26 * (int(found[1:] or 0))
+
+
+def service(
+    found: str,
+    name: str,
+    *links: tuple[str, ...],
+    expose: str | None = None,
+    strict: bool = True,
+    dnsrr: bool = False,
+    elsewhere: tuple[Attachment, ...] = (),
+) -> Service:
+    """A service whose links are (provider, aliases) or (provider, aliases, ports)."""
+    labels = tuple(LinkLabel(link[0], tuple(link[1].split()), ports("".join(link[2:]))) for link in links)
+    exposed = None if expose is None else ports(expose)
+    return Service(found, name, vip(found), labels, exposed, strict=strict, dnsrr=dnsrr, elsewhere=elsewhere)
+
+
+def endpoint(
+    found: str,
+    task: str,
+    number: int,
+    *,
+    ready: bool = True,
+    key: int | None = None,
+    elsewhere: tuple[Attachment, ...] = (),
+) -> Endpoint:
+    """A task of a service; its number tells its address, 10.1.0.NUMBER, its port and, if none is given, its key."""
+    return Endpoint(
+        service=found,
+        task=task,
+        slot=number,
+        node="n1",
+        address=IPv4Address("10.1.0.0") + number,
+        public_key=PublicKey((key or number).to_bytes(32, "little")),
+        epoch=0,
+        underlay=UdpEndpoint(IPv4Address("192.0.2.1"), 51820 + number),
+        ready=ready,
+        elsewhere=elsewhere,
+    )
+
+
+def graph(*records: Record, complete: bool = True) -> Graph:
+    """The index of a store that holds these."""
+    found = {keyspace.key_of(record): Versioned(record, n) for n, record in enumerate(records, 1)}
+    return index(Snapshot(len(found), complete, found))
+
+
+def interface(
+    made: Graph, task: str, mtu: int = MTU, here: Mapping[str, tuple[Attachment, ...]] = NOBODY
+) -> InterfaceConfig | None:
+    """What a task is meant to have."""
+    return desired(made, made.by_task[task], private_key(1), mtu, here)
+
+
+def config(
+    made: Graph, task: str, mtu: int = MTU, here: Mapping[str, tuple[Attachment, ...]] = NOBODY
+) -> InterfaceConfig:
+    """The same of a task that is meant to have anything."""
+    found = interface(made, task, mtu, here)
+    assert found is not None
+    return found
