@@ -26,7 +26,7 @@ GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "plan": plan.measure,
 }
 OUTPUT = Path("build/bench/result.json")
-_PROGRAMS = ("ip", "nsenter", "wg", "wireguard-go", "etcd", "etcdctl", "setpriv")
+_PROGRAMS = ("ip", "nft", "nsenter", "wg", "wireguard-go", "etcd", "etcdctl", "setpriv")
 
 
 def main(argv: list[str] | None = None) -> int:

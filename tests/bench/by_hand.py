@@ -1,4 +1,4 @@
-"""The reference: a task wired as a person would, by `wg`, `ip` and wireguard-go. No code of the agent takes part."""
+"""The reference: a task wired as a person would, by `wg`, `ip`, `nft` and wireguard-go; no code of the agent's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mesh.wgtypes import InterfaceConfig, PeerConfig
+
+_TABLE = "byhand"
 
 
 class ReferenceFailed(Exception):  # noqa: N818 - read as a sentence
@@ -36,8 +38,8 @@ class Wiring:
         self._task = task
         self._userspace = userspace
 
-    def wire(self, config: InterfaceConfig, wg_file: Path) -> None:
-        """Six processes with wireguard-go, five with the kernel."""
+    def wire(self, config: InterfaceConfig, wg_file: Path, nft_file: Path | None = None) -> None:
+        """Nine processes with wireguard-go, eight with the kernel; one less where there is no `nft_file`."""
         name = config.name
         if self._userspace:
             self._wireguard_go(name)
@@ -47,10 +49,22 @@ class Wiring:
         else:
             run("ip", "-n", self._node, "link", "add", name, "netns", self._task, "type", "wireguard")
             self.wg("setconf", name, str(wg_file))
-        run("ip", "-n", self._task, "address", "add", str(config.address), "dev", name)
+        for address in config.addresses:
+            unasked = ("nodad",) if address.version == 6 else ()
+            run("ip", "-n", self._task, "address", "add", str(address), "dev", name, *unasked)
         run("ip", "-n", self._task, "link", "set", name, "mtu", str(config.mtu), "up")
         for route in config.routes:
-            run("ip", "-n", self._task, "route", "add", str(route), "dev", name)
+            run("ip", "-n", self._task, "route", "add", str(route.network), "dev", name)
+        if nft_file is not None:
+            self.nft("-f", str(nft_file))
+
+    def nft(self, *arguments: str) -> str:
+        """Run `nft` in the task."""
+        return run("nsenter", f"--net=/run/netns/{self._task}", "nft", *arguments)
+
+    def forget_rules(self) -> None:
+        """Take the rules away, if they are there."""
+        self.nft(f"add table inet {_TABLE}; delete table inet {_TABLE}")
 
     def wg(self, *arguments: str) -> str:
         """Run `wg`. wireguard-go is found by its control socket, from any namespace."""
@@ -58,10 +72,12 @@ class Wiring:
         return run(*inside, "wg", *arguments)
 
     def look(self, name: str) -> None:
-        """Read what there is to read of a device, as text: three processes."""
+        """Read what there is to read of a device and its rules, as text: five processes."""
         self.wg("show", name, "dump")
         run("ip", "-n", self._task, "address", "show", "dev", name)
-        run("ip", "-n", self._task, "route", "show", "dev", name)
+        for family in ("-4", "-6"):
+            run("ip", "-n", self._task, family, "route", "show", "dev", name)
+        self.nft("list", "table", "inet", _TABLE)
 
     def peers(self, name: str) -> int:
         """How many peers the device has."""
@@ -88,6 +104,31 @@ def write_wg_file(path: Path, config: InterfaceConfig) -> Path:
         lines += _peer_lines(peer)
     path.touch(mode=0o600)
     path.write_text("\n".join([*lines, ""]))
+    return path
+
+
+def write_nft_file(path: Path, config: InterfaceConfig) -> Path:
+    """What `nft -f` reads: a VIP for all peers, and nothing passes the device that no peer has begun or answers."""
+    addresses: dict[int, list[str]] = {4: [], 6: []}
+    for peer in config.peers:
+        for network in sorted(peer.allowed_ips, key=str):
+            addresses[network.version].append(str(network.network_address))
+    families = [(family, addresses[version]) for family, version in (("ip", 4), ("ip6", 6))]
+    vips = [str(entry.address) for entry in config.hosts]
+    lines = [f"table inet {_TABLE} {{", "chain vip {", "type nat hook output priority -100;"]
+    for (family, backends), vip in zip(families, vips, strict=True):
+        choice = backends[0]
+        if len(backends) > 1:
+            elements = ", ".join(f"{number} : {backend}" for number, backend in enumerate(backends))
+            choice = f"numgen random mod {len(backends)} map {{ {elements} }}"
+        lines.append(f"{family} daddr {vip} dnat {family} to {choice}")
+    lines += ["}"]
+    for hook, device, field in (("input", "iifname", "saddr"), ("output", "oifname", "daddr")):
+        lines += [f"chain {hook} {{", f"type filter hook {hook} priority 0;", f'{device} != "{config.name}" accept']
+        lines += ["ct state established,related accept"]
+        lines += [f"{family} {field} {{ {', '.join(its)} }} accept" for family, its in families]
+        lines += ["counter drop", "}"]
+    path.write_text("\n".join([*lines, "}", ""]))
     return path
 
 

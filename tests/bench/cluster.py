@@ -7,10 +7,13 @@ from types import MappingProxyType
 
 from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
 from mesh import keyspace
+from mesh.addresses import ula
+from mesh.apart import in_order
 from mesh.keys import KEY_BYTES, PublicKey
 from mesh.labels import LinkLabel, ServiceLabels
 from mesh.records import (
     Address,
+    Attachment,
     Cluster,
     Endpoint,
     Node,
@@ -29,6 +32,7 @@ _TASKS_OF_A_SERVICE = 10
 _TASKS_OF_A_NODE = 33
 _FIRST_PORT, _LAST_PORT = 51820, 53819
 _FIRST_VIP = 1 << 15  # of the subnet; tasks' addresses are below
+_OVERLAY, _BRIDGE = IPv4Address("10.0.0.2"), IPv4Address("172.17.0.2")
 _SEALED = bytes(80)  # as long as a sealed key
 
 
@@ -57,6 +61,16 @@ def _links(number: int, services: int) -> tuple[LinkLabel, ...]:
     return (LinkLabel(f"name{(number + 1) % services}", ("next",)),)
 
 
+def _on_overlay(number: int) -> tuple[Attachment, ...]:
+    """What Swarm says of a task: each service has an overlay of its own."""
+    return (Attachment(f"overlay{number // _TASKS_OF_A_SERVICE:018d}", _OVERLAY + number % _TASKS_OF_A_SERVICE),)
+
+
+def _on_bridge(number: int, nodes: int) -> tuple[Attachment, ...]:
+    """What its node says of it."""
+    return (Attachment(f"{number % nodes:064x}", _BRIDGE + number // nodes),)
+
+
 def swarm(tasks: int) -> Swarm:
     """What Swarm's managers say: every task runs."""
     services = _count(tasks, _TASKS_OF_A_SERVICE)
@@ -76,7 +90,13 @@ def swarm(tasks: int) -> Swarm:
         },
         {
             _task(n): SwarmTask(
-                _task(n), _service(n // _TASKS_OF_A_SERVICE), n, _node(n % nodes), "running", "running"
+                id=_task(n),
+                service=_service(n // _TASKS_OF_A_SERVICE),
+                slot=n,
+                node=_node(n % nodes),
+                desired="running",
+                state="running",
+                elsewhere=_on_overlay(n),
             )
             for n in range(tasks)
         },
@@ -88,14 +108,15 @@ def stored(tasks: int, *, not_ready: int | None = None) -> Snapshot:
     """What the store holds: everything, and the number of one task that is ready but not known to be."""
     services = _count(tasks, _TASKS_OF_A_SERVICE)
     nodes = _count(tasks, _TASKS_OF_A_NODE)
-    records: list[Record] = [Cluster("cluster", SUBNET)]
+    records: list[Record] = [Cluster("cluster", SUBNET, ula("cluster"))]
     for n in range(nodes):
         host = IPv4Address("10.0.0.1") + n
         records.append(Node(_node(n), f"host{n}", _key(n + 1), host, _FIRST_PORT, _LAST_PORT, "kernel", "0.1.0"))
     for n in range(services):
         vip = SUBNET.network_address + _FIRST_VIP + n
         service = _service(n)
-        records.append(Service(service, f"name{n}", vip, _links(n, services), (), strict=True, dnsrr=False))
+        links = _links(n, services)
+        records.append(Service(service, f"name{n}", vip, links, None, strict=True, dnsrr=False, elsewhere=()))
         records.append(Address(vip, f"service/{service}"))
     for n in range(tasks):
         records += _of_task(n, nodes, ready=n != not_ready)
@@ -117,9 +138,19 @@ def _of_task(number: int, nodes: int, *, ready: bool) -> tuple[Record, ...]:
             epoch=0,
             underlay=UdpEndpoint(IPv4Address("10.0.0.1") + at, port),
             ready=ready,
+            elsewhere=in_order(_on_overlay(number) + _on_bridge(number, nodes)),
         ),
         SealedKey(task, node, 0, _key(at + 1), _SEALED),
         Address(address, f"task/{task}"),
         Port(node, port, task),
-        TaskReport(task, service, node, "running", wired=True, error=None, port_taken=None),
+        TaskReport(
+            task=task,
+            service=service,
+            node=node,
+            state="running",
+            wired=True,
+            error=None,
+            port_taken=None,
+            elsewhere=_on_overlay(number) + _on_bridge(number, nodes),
+        ),
     )

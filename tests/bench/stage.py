@@ -7,19 +7,22 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
 from agent.netns import TaskNetns
 from agent.wireguard import uapi
+from mesh.addresses import twin
 from mesh.graph import KEEPALIVE
 from mesh.keys import PrivateKey
-from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig, UdpEndpoint
+from mesh.policy import Allow, Balance, Policy
+from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig, Route, UdpEndpoint
 from tests.bench.by_hand import Wiring
-from tests.netns.world import MESH, NETNS_FOLDER, Task, World, ip, own_leftovers, wait_until_nothing_is_left
+from tests.netns.world import MESH, MESH6, NETNS_FOLDER, Task, World, ip, own_leftovers, wait_until_nothing_is_left
 
 MTU = 1420  # bytes: Ethernet's 1500 less IPv6, UDP and WireGuard around a packet
 _FAR = IPv4Address("192.0.2.2")  # the second node of World.nodes
+_VIP = MESH.broadcast_address - 1
 
 
 @contextmanager
@@ -83,7 +86,7 @@ def strangers(count: int, *, keepalive: int = KEEPALIVE) -> tuple[PeerConfig, ..
         PeerConfig(
             public_key=PrivateKey.generate().public,
             endpoint=UdpEndpoint(_FAR, 20_000 + n),
-            allowed_ips=frozenset({IPv4Network(first + n)}),
+            allowed_ips=frozenset({IPv4Network(first + n), IPv6Network(twin(MESH6, IPv4Address(first + n)))}),
             keepalive=keepalive,
         )
         for n in range(count)
@@ -91,17 +94,20 @@ def strangers(count: int, *, keepalive: int = KEEPALIVE) -> tuple[PeerConfig, ..
 
 
 def interface(name: str, task: Task, peers: tuple[PeerConfig, ...]) -> InterfaceConfig:
-    """What a task is meant to have: one name for all of its peers."""
-    names = tuple(HostEntry(network.network_address, ("peer",)) for peer in peers for network in peer.allowed_ips)
+    """What a task is meant to have: one name and one VIP for all of its peers, and with each a link either way."""
+    networks = (network for peer in peers for network in peer.allowed_ips)
+    addresses = tuple(sorted(network.network_address for network in networks if isinstance(network, IPv4Network)))
+    allow = (Allow("peer", addresses, None),)
     return InterfaceConfig(
         name=name,
         private_key=task.key,
         listen_port=task.port,
-        address=IPv4Interface((task.address.ip, 32)),
-        routes=(IPv4Network(MESH),),
+        addresses=(IPv4Interface((task.address.ip, 32)), IPv6Interface((task.address6, 128))),
+        routes=(Route(MESH), Route(MESH6)),
         mtu=MTU,
         peers=peers,
-        hosts=names,
+        hosts=(HostEntry(_VIP, ("peer",)), HostEntry(twin(MESH6, _VIP), ("peer",))),
+        policy=Policy(MESH, MESH6, (Balance(_VIP, addresses),), allow, allow),
     )
 
 

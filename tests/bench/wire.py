@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-from agent import reconcile
+from agent import nft, reconcile
 from agent.netns import TaskNetns
 from mesh.wgtypes import PeerConfig
 from tests.bench import stage
-from tests.bench.by_hand import write_wg_file
+from tests.bench.by_hand import write_nft_file, write_wg_file
 from tests.bench.measure import Effort, Row, alternate, timed
 from tests.netns.world import Task, device_name
 
@@ -26,9 +26,10 @@ def measure(effort: Effort) -> list[Row]:
             bench = _Bench(task, folder / key, peers)
             what = f"with {count} peer{'s' * (count > 1)}"
             wiring = alternate(effort.rounds, bench.wire_ours, bench.wire_theirs)
-            rows.append(Row(f"wire.{key}", f"wire a task {what}", "wg and ip", "ms", "lower", *wiring))
+            rows.append(Row(f"wire.{key}", f"wire a task {what}", "wg, ip and nft", "ms", "lower", *wiring))
             looking = bench.looks(effort.rounds)
-            rows.append(Row(f"look.{key}", f"find nothing to do, {what}", "wg and ip show", "ms", "lower", *looking))
+            reference = "wg, ip and nft show"
+            rows.append(Row(f"look.{key}", f"find nothing to do, {what}", reference, "ms", "lower", *looking))
         return rows
 
 
@@ -58,8 +59,9 @@ class _Bench:
     def wire_theirs(self) -> float:
         """Milliseconds. Its configuration is written before the clock starts, its names not at all."""
         config = stage.interface(device_name(), self._task, self._peers)
-        file = write_wg_file(self._folder / f"wg{next(self._numbers)}", config)
-        return self._wire(config.name, lambda: self._hand.wire(config, file))
+        wg_file = write_wg_file(self._folder / f"wg{next(self._numbers)}", config)
+        nft_file = write_nft_file(self._folder / f"nft{next(self._numbers)}", config)
+        return self._wire(config.name, lambda: self._hand.wire(config, wg_file, nft_file))
 
     def looks(self, rounds: int) -> tuple[list[float], list[float]]:
         """Milliseconds for reconciling a task that is as it should be, and for reading it with programs."""
@@ -73,6 +75,7 @@ class _Bench:
 
         try:
             reconcile.reconcile(self._backend, self._task.netns, hosts, config, None, complete=True)
+            self._hand.nft("-f", str(write_nft_file(self._folder / f"nft{next(self._numbers)}", config)))
             return alternate(rounds, lambda: timed(again), lambda: timed(lambda: self._hand.look(config.name)))
         finally:
             self._delete(config.name)
@@ -88,3 +91,5 @@ class _Bench:
     def _delete(self, name: str) -> None:
         with stage.uninterrupted():
             self._backend.delete(self._task.netns, name)
+            nft.remove(self._task.netns)
+            self._hand.forget_rules()
