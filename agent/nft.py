@@ -46,6 +46,7 @@ _NEEDED: Mapping[str, str] = {
     "add rule inet linkwire n ip daddr 192.0.2.1 dnat ip to 192.0.2.2",
     "random choice (NFT_NUMGEN)": "add rule inet linkwire c ct mark set numgen random mod 2",
     "connection tracking (NFT_CT)": "add rule inet linkwire c ct state related ct direction reply accept",
+    "look-up of local addresses (NFT_FIB_INET)": "add rule inet linkwire c fib daddr type local accept",
     "named counters (NF_TABLES)": "add counter inet linkwire k; add rule inet linkwire c counter name k",
     "maps of verdicts (NF_TABLES)": "add rule inet linkwire c ip saddr vmap { 192.0.2.1 : accept }",
     "sets of ranges (NF_TABLES)": "add rule inet linkwire c tcp dport { 1, 5-9 } accept",

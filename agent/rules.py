@@ -58,6 +58,8 @@ _HOOKS: Mapping[str, Json] = {
 }
 _FAMILIES: Mapping[int, str] = {4: "ip", 6: "ip6"}
 _OTHER_END: Mapping[Direction, str] = {"in": "saddr", "out": "daddr"}
+# What the kernel sends by itself (IGMP, MLD, router solicitations), to nobody on a link.
+_MULTICAST = (IPv4Network("224.0.0.0/4"), IPv6Network("ff00::/8"))
 _PREFIX: Mapping[Direction, str] = {"in": "from", "out": "to"}
 
 
@@ -115,6 +117,9 @@ def render(policy: Policy, device: str) -> Rules:
         "out_link": [
             [_state("related"), _ACCEPT],  # also our own answers to what in_link refused
             *_by_address(policy, "out", addresses),
+            # A VIP that led to the task itself: the packet goes to itself, but this hook still sees the first way.
+            [_match({"fib": {"result": "type", "flags": ["daddr"]}}, "local"), _ACCEPT],
+            *([_is("daddr", network), _DROP] for network in _MULTICAST),
             [*_refused("out_")],
         ],
         "refuse": [
