@@ -15,17 +15,19 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from pathlib import Path
 
 from agent import links
 from agent.netns import TaskNetns
 from agent.wireguard import Backend, kernel, probe, uapi, userspace
+from mesh.addresses import twin
 from mesh.keys import PrivateKey
-from mesh.wgtypes import DeviceChange, PeerChange, UdpEndpoint
+from mesh.wgtypes import DeviceChange, IPNetwork, PeerChange, Route, UdpEndpoint
 
 NETNS_FOLDER = Path("/run/netns")
-MESH = ip_network("10.99.0.0/16")
+MESH = IPv4Network("10.99.0.0/16")
+MESH6 = IPv6Network("fd99::/96")
 FIRST_PORT = 41000
 _PREFIX = "lwtest-"
 _numbers = itertools.count(1)
@@ -71,20 +73,28 @@ class Task:
     name: str = field(default_factory=device_name)
     key: PrivateKey = field(default_factory=PrivateKey.generate)
 
+    @property
+    def address6(self) -> IPv6Address:
+        return twin(MESH6, self.address.ip)
+
     def wire(self, *peers: Task, port: int | None = None) -> None:
         """All that the agent does for a task, in its order."""
         backend = self.node.backend
         backend.create(self.netns, self.name)
         listen_port = self.port if port is None else port
         backend.apply(self.netns, self.name, DeviceChange(self.key, listen_port, tuple(p.as_peer() for p in peers)))
+        links.enable_ipv6(self.netns, self.name)
         links.add_address(self.netns, self.name, self.address)
+        links.add_address(self.netns, self.name, IPv6Interface(self.address6))
         links.set_mtu(self.netns, self.name, 1420)
         links.set_up(self.netns, self.name)
-        links.add_route(self.netns, self.name, MESH)
+        for network in (MESH, MESH6):
+            links.add_route(self.netns, self.name, Route(network))
 
     def as_peer(self) -> PeerChange:
         host = UdpEndpoint(self.node.address.ip, self.port)
-        return PeerChange(self.key.public, host, frozenset({ip_network(self.address.ip)}), keepalive=25)
+        allowed_ips: frozenset[IPNetwork] = frozenset({IPv4Network(self.address.ip), IPv6Network(self.address6)})
+        return PeerChange(self.key.public, host, allowed_ips, keepalive=25)
 
     def command(self, *arguments: str) -> str:
         """Run a program in the task."""
@@ -130,8 +140,7 @@ class World:
 
     def task(self, node: Node) -> Task:
         number = len(self._tasks) + 1
-        address = ip_interface(f"10.99.0.{number}/32")
-        assert isinstance(address, IPv4Interface)
+        address = IPv4Interface((MESH[number], 32))
         self._tasks.append(Task(node, self.netns(), address, FIRST_PORT + number))
         return self._tasks[-1]
 
