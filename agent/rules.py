@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Literal
 
@@ -41,6 +41,8 @@ Direction = Literal["in", "out"]
 Json = Mapping[str, Any]
 Body = list[list[Json]]
 """A chain's rules, each a list of libnftables' statements."""
+Families = tuple[tuple[Literal["ip", "ip6"], Callable[[IPv4Address], str]], ...]
+"""Each as nft calls it, and how it writes an address of the mesh."""
 
 _TABLE: Json = {"table": {"family": "inet", "name": "linkwire"}}
 _HERE: Json = {"family": "inet", "table": "linkwire"}
@@ -56,7 +58,7 @@ _HOOKS: Mapping[str, Json] = {
     "in": {"type": "filter", "hook": "input", "prio": 0, "policy": "accept"},
     "forward": {"type": "filter", "hook": "forward", "prio": 0, "policy": "accept"},
 }
-_FAMILIES: Mapping[int, str] = {4: "ip", 6: "ip6"}
+_FAMILY: Mapping[int, str] = {4: "ip", 6: "ip6"}
 _OTHER_END: Mapping[Direction, str] = {"in": "saddr", "out": "daddr"}
 # What the kernel sends by itself (IGMP, MLD, router solicitations), to nobody on a link.
 _MULTICAST = (IPv4Network("224.0.0.0/4"), IPv6Network("ff00::/8"))
@@ -89,19 +91,20 @@ class _End:
 def render(policy: Policy, device: str) -> Rules:
     """The rules that a policy means for a task whose WireGuard device has this name."""
     ends, addresses = _ends(policy)
+    families = _families(policy.subnet6)
     chains: dict[str, Body] = {
-        "vip": [rule for balance in policy.balance for rule in _spread(policy, balance)],
+        "vip": [rule for balance in policy.balance for rule in _spread(balance, families)],
         "out": [
             [_device("oifname", "lo"), _ACCEPT],
             [_device("oifname", device), _goto("out_link")],
-            *([_is("daddr", network), *_refused("out_")] for network in (policy.subnet, policy.subnet6)),
+            *([_is_in("daddr", network), *_refused("out_")] for network in (policy.subnet, policy.subnet6)),
             *([match, *_refused(_APART)] for match in _any_of("daddr", policy.apart)),
         ],
         "in": [
             [_device("iifname", "lo"), _ACCEPT],
             [_device("iifname", device), _goto("in_link")],
             *(
-                [_is(field, network), _counted(_APART), _DROP]
+                [_is_in(field, network), _counted(_APART), _DROP]
                 for network in (policy.subnet, policy.subnet6)
                 for field in ("saddr", "daddr")
             ),
@@ -111,15 +114,15 @@ def render(policy: Policy, device: str) -> Rules:
         "in_link": [
             [_state("invalid"), _DROP],
             [_match({"meta": {"key": "l4proto"}}, {"set": ["icmp", "ipv6-icmp"]}), _state("related"), _ACCEPT],
-            *_by_address(policy, "in", addresses),
+            *_by_address("in", addresses, families),
             [*_refused("in_")],
         ],
         "out_link": [
             [_state("related"), _ACCEPT],  # also our own answers to what in_link refused
-            *_by_address(policy, "out", addresses),
+            *_by_address("out", addresses, families),
             # A VIP that led to the task itself: the packet goes to itself, but this hook still sees the first way.
             [_match({"fib": {"result": "type", "flags": ["daddr"]}}, "local"), _ACCEPT],
-            *([_is("daddr", network), _DROP] for network in _MULTICAST),
+            *([_is_in("daddr", network), _DROP] for network in _MULTICAST),
             [*_refused("out_")],
         ],
         "refuse": [
@@ -222,26 +225,31 @@ def _ends(policy: Policy) -> tuple[list[_End], dict[IPv4Address, str]]:
     return list(ends.values()), {address: names.pop() for address, names in claims.items() if len(names) == 1}
 
 
-def _spread(policy: Policy, balance: Balance) -> Iterable[list[Json]]:
+def _families(subnet6: IPv6Network) -> Families:
+    # Each address is in several rules, and writing an IPv6 address is slow.
+    return (("ip", cache(str)), ("ip6", cache(lambda address: str(twin(subnet6, address)))))
+
+
+def _spread(balance: Balance, families: Families) -> Iterable[list[Json]]:
     """At random, not in turns: turns begin anew whenever a rule is replaced, at every consumer at once."""
-    for version, place in _both(policy):
-        backends = [str(place(backend)) for backend in balance.backends]
+    for family, written in families:
+        backends = [written(backend) for backend in balance.backends]
         if not backends:
             continue
         chosen: object = backends[0]
         if len(backends) > 1:
             key = {"numgen": {"mode": "random", "mod": len(backends), "offset": 0}}
             chosen = {"map": {"key": key, "data": {"set": [list(pair) for pair in enumerate(backends)]}}}
-        yield [_is("daddr", place(balance.vip)), {"dnat": {"family": _FAMILIES[version], "addr": chosen}}]
+        yield [_payload(family, "daddr", written(balance.vip)), {"dnat": {"family": family, "addr": chosen}}]
 
 
-def _by_address(policy: Policy, direction: Direction, addresses: Mapping[IPv4Address, str]) -> Body:
+def _by_address(direction: Direction, addresses: Mapping[IPv4Address, str], families: Families) -> Body:
     """Go to the chain of who is at the other end: one look-up, however many there are."""
     rules: Body = []
-    for version, place in _both(policy):
-        elements = [[str(place(peer)), _goto(f"{_PREFIX[direction]}_{name}")] for peer, name in addresses.items()]
+    for family, written in families:
+        elements = [[written(peer), _goto(f"{_PREFIX[direction]}_{name}")] for peer, name in addresses.items()]
         if elements:
-            key = {"payload": {"protocol": _FAMILIES[version], "field": _OTHER_END[direction]}}
+            key = {"payload": {"protocol": family, "field": _OTHER_END[direction]}}
             rules.append([{"vmap": {"key": key, "data": {"set": elements}}}])
     return rules
 
@@ -263,11 +271,6 @@ def _passing(allow: Allow | None, direction: Literal["original", "reply"], field
     return [*rules, *([is_direction, _payload(icmp, "type", echo), _ACCEPT] for icmp in ("icmp", "icmpv6"))]
 
 
-def _both(policy: Policy) -> Iterable[tuple[int, Callable[[IPv4Address], IPv4Address | IPv6Address]]]:
-    """Each IP version, and how an address of the mesh is written in it."""
-    return ((4, IPv4Address), (6, partial(twin, policy.subnet6)))
-
-
 def _match(left: Json, right: object, op: str = "==") -> Json:
     return {"match": {"op": op, "left": left, "right": right}}
 
@@ -276,16 +279,14 @@ def _payload(protocol: str, field: str, right: object) -> Json:
     return _match({"payload": {"protocol": protocol, "field": field}}, right)
 
 
-def _is(field: str, what: IPv4Address | IPv6Address | IPv4Network | IPv6Network) -> Json:
-    if isinstance(what, IPv4Network | IPv6Network):
-        prefix = {"prefix": {"addr": str(what.network_address), "len": what.prefixlen}}
-        return _payload(_FAMILIES[what.version], field, prefix)
-    return _payload(_FAMILIES[what.version], field, str(what))
+def _is_in(field: str, network: IPv4Network | IPv6Network) -> Json:
+    prefix = {"addr": str(network.network_address), "len": network.prefixlen}
+    return _payload(_FAMILY[network.version], field, {"prefix": prefix})
 
 
 def _any_of(field: str, addresses: Iterable[IPv4Address | IPv6Address]) -> Iterable[Json]:
     every = tuple(addresses)
-    for version, family in _FAMILIES.items():
+    for version, family in _FAMILY.items():
         if chosen := [str(address) for address in every if address.version == version]:
             yield _payload(family, field, {"set": chosen})
 
@@ -334,14 +335,20 @@ def _canonical(items: Iterable[Json]) -> Rules:
 
 
 def _normal(value: object) -> object:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         members = value.get("set")
-        if value.keys() == {"set"} and isinstance(members, list):
-            elements = sorted((_normal(element) for element in members), key=_text)
+        if isinstance(members, list) and len(value) == 1:
+            elements = sorted((_normal(member) for member in members), key=_place)
             # nft lists a set of one as that one; a map's only pair stays a map.
             return elements[0] if len(elements) == 1 and not isinstance(elements[0], list) else {"set": elements}
         return {key: _normal(inner) for key, inner in value.items()}
     return [_normal(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _place(element: object) -> str:
+    """Where an element stands in a set of them: a map's pair by its key, which no other has."""
+    key = element[0] if isinstance(element, list) and element else element
+    return key if isinstance(key, str) else _text(key)
 
 
 def _text(value: object) -> str:
