@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
 
@@ -11,6 +12,7 @@ import pytest
 from agent.diff import REJECT_AFTER_S
 from agent.inspect import inspect
 from mesh import keyspace
+from mesh.addresses import ula
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
 from mesh.records import (
@@ -29,6 +31,18 @@ from mesh.snapshot import Snapshot
 from mesh.wgtypes import UdpEndpoint
 
 NOW = 1_000_000.0
+VIPS = (
+    "shop_web",
+    "shop_db",
+    "shop_cache",
+    "shop_ring",
+    "shop",
+    "blog_web",
+    "blog_db",
+    "workshop_web",
+    "workshop_db",
+)
+"""Services in the order of their VIPs."""
 
 
 def key(number: int) -> PublicKey:
@@ -37,7 +51,8 @@ def key(number: int) -> PublicKey:
 
 def service(name: str, *providers: str) -> Service:
     links = tuple(LinkLabel(provider, (f"to-{provider}",)) for provider in providers)
-    return Service(f"#{name}", name, IPv4Address("10.1.9.9"), links, (), strict=True, dnsrr=False)
+    vip = IPv4Address("10.1.9.0") + VIPS.index(name)
+    return Service(f"#{name}", name, vip, links, None, strict=True, dnsrr=False, elsewhere=())
 
 
 def endpoint(name: str, number: int, *, slot: int = 1) -> Endpoint:
@@ -51,6 +66,7 @@ def endpoint(name: str, number: int, *, slot: int = 1) -> Endpoint:
         epoch=0,
         underlay=UdpEndpoint(IPv4Address("192.0.2.1"), 51820),
         ready=True,
+        elsewhere=(),
     )
 
 
@@ -59,14 +75,13 @@ def node(number: int) -> Node:
 
 
 def report(name: str, number: int, *, wired: bool = True, error: str | None = None) -> TaskReport:
-    return TaskReport(f"t{number}", f"#{name}", f"n{number}", "running", wired, error, None)
+    return TaskReport(f"t{number}", f"#{name}", f"n{number}", "running", wired, error, None, ())
 
 
 def status(number: int, *peers: tuple[int, float | None]) -> Status:
     found = tuple(PeerStatus(key(peer), age, 10 * peer, 20 * peer, "192.0.2.1:51820") for peer, age in peers)
-    return Status(
-        f"n{number}", NOW - 2.04, (DeviceStatus("another", key(50), ()), DeviceStatus(f"t{number}", None, found))
-    )
+    devices = (DeviceStatus("another", key(50), (), ()), DeviceStatus(f"t{number}", None, found, ()))
+    return Status(f"n{number}", NOW - 2.04, devices)
 
 
 def snapshot(*records: Record, invalid: dict[str, str] | None = None) -> Snapshot:
@@ -75,7 +90,7 @@ def snapshot(*records: Record, invalid: dict[str, str] | None = None) -> Snapsho
 
 
 SHOP: tuple[Record, ...] = (
-    Cluster("cluster", IPv4Network("10.1.0.0/16")),
+    Cluster("cluster", IPv4Network("10.1.0.0/16"), ula("cluster")),
     service("shop_web", "shop_db"),
     service("shop_db"),
     endpoint("shop_web", 1),
@@ -158,20 +173,22 @@ def test_every_pair_of_tasks_is_told_once_and_nobody_is_its_own() -> None:
 
 def test_problems_are_told_in_words() -> None:
     same = endpoint("shop_db", 1)
-    unknown = TaskReport("t9", "#gone", "n9", "created", wired=False, error="no namespace", port_taken=None)
-    over = TaskReport("t8", "#shop_db", "n9", "gone", wired=False, error="old", port_taken=None)
+    unknown = TaskReport(
+        "t9", "#gone", "n9", "created", wired=False, error="no namespace", port_taken=None, elsewhere=()
+    )
+    over = TaskReport("t8", "#shop_db", "n9", "gone", wired=False, error="old", port_taken=None, elsewhere=())
     records = (
         *SHOP,
         service("blog_web", "blog_db"),
         unknown,
         over,
-        Endpoint("#shop_db", "t7", 1, "n7", same.address, key(70), 0, same.underlay, ready=True),
+        replace(same, task="t7", node="n7", public_key=key(70)),
     )
     made = inspect(snapshot(*records, invalid={"nodes/x": "nodes/x: not JSON"}), NOW)
     assert made["problems"] == [
         "store: nodes/x: not JSON",
-        "task t1: its address 10.1.0.1 or public key is also another task's: neither is wired",
-        "task t7: its address 10.1.0.1 or public key is also another task's: neither is wired",
+        "task t1: its address 10.1.0.1 or public key is also another's: neither is wired",
+        "task t7: its address 10.1.0.1 or public key is also another's: neither is wired",
         "service blog_web: links to blog_db, which does not exist (yet)",
         "task t9 on n9: no namespace",
     ]
