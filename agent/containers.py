@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,9 @@ import docker.errors
 import requests
 import structlog
 
+from mesh.apart import in_order
 from mesh.errors import LinkwireError, Retryable, Terminal
-from mesh.records import TaskState
+from mesh.records import Attachment, TaskState
 from mesh.wgtypes import IPAddress
 
 log = structlog.get_logger(__name__)
@@ -25,8 +26,9 @@ TASK_LABEL = "com.docker.swarm.task.id"
 SERVICE_LABEL = "com.docker.swarm.service.id"
 NAME_LABEL = "com.docker.swarm.task.name"
 RECONNECT_S = 0.5
-EVENTS = ("create", "start", "die", "destroy", "connect", "health_status")
+EVENTS = ("create", "start", "die", "destroy", "connect", "disconnect", "health_status")
 RUNNING = ("running", "paused", "restarting")
+CREATED = "created"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ class LocalTask:
         netns: path of its network namespace, None before it has one of its own.
         hosts: path of its hosts file.
         problem: why it can never be wired, in words, or None.
+        elsewhere: its addresses on Docker's networks, as far as they are known, in the order of mesh.apart; none when
+            it has ended. Before it is started these are the ones Swarm chose (overlays, ingress); those on networks
+            of this node are known from the moment it is connected to them on.
     """
 
     container: str
@@ -52,6 +57,22 @@ class LocalTask:
     netns: str | None
     hosts: str
     problem: str | None
+    elsewhere: tuple[Attachment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a network says of a container that has just been connected to it.
+
+    Attributes:
+        container: its id.
+        mac: MAC address of its end, "" where the network gives none.
+        attachments: its addresses there.
+    """
+
+    container: str
+    mac: str
+    attachments: tuple[Attachment, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +98,13 @@ class Containers:
 
     While Docker starts a container, or does anything with it, it holds that container's lock, and an inspect waits
     for it; a list does not. So what is merely created is read from the list alone.
+
+    What a list shows of a container's networks (tried with 20.10): from `create` on each of them with its id, and the
+    IPv4 address if Swarm chose one (`IPAMConfig`), but no other; from `start` on all addresses of both families, also
+    of networks joined later; when it has ended, no address any more. Between `create` and `start`, from the `connect`
+    event on, the network itself tells the container's addresses, and waits for nobody's lock. A task on an overlay
+    may have an end on docker_gwbridge too; that is in no list, and Docker itself lets no two containers talk there
+    (`enable_icc=false`).
     """
 
     def __init__(self, url: str, timeout: float = 20.0) -> None:
@@ -109,29 +137,43 @@ class Containers:
 
     def all(self) -> dict[str, LocalTask]:
         """Every task container of this node, by container id: a complete list. Raises Retryable."""
-        return {task.container: task for task in self._tasks({"label": TASK_LABEL})}
+        listed = self._list({"label": TASK_LABEL})
+        joined = self._joined_unheard(listed)
+        found = {raw["Id"]: self._task(raw, joined.get(raw["Id"], ())) for raw in listed}
+        return {container: task for container, task in found.items() if task is not None}
 
     def one(self, container: str) -> LocalTask | None:
         """A task's container as it is now; None if it is gone or no task's. Raises Retryable."""
-        return next(iter(self._tasks({"label": TASK_LABEL, "id": container})), None)
+        listed = self._list({"label": TASK_LABEL, "id": container})
+        return self._task(listed[0]) if listed else None
 
-    def follow(self, changed: Callable[[str], None], connected: Callable[[str, str], None]) -> None:
+    def follow(self, changed: Callable[[str], None], connected: Callable[[Joined], None]) -> None:
         """Follow events from a thread.
 
         Args:
             changed: called with a container's id for every event, with "" after each break.
-            connected: called with the id and MAC address of a container that is being started.
+            connected: called for every container, also one of no task, that is connected to a network.
         """
         arguments = (changed, connected)
         threading.Thread(target=self._follow, args=arguments, name="container-events", daemon=True).start()
 
-    def _tasks(self, filters: dict[str, str]) -> list[LocalTask]:
+    def _list(self, filters: dict[str, str]) -> list[dict[str, Any]]:
         with _wrapped("list containers"):
-            listed = self._api().containers(all=True, filters=filters)
-        tasks = (self._task(raw) for raw in listed)
-        return [task for task in tasks if task is not None]
+            listed: list[dict[str, Any]] = self._api().containers(all=True, filters=filters)
+        return listed
 
-    def _task(self, raw: Mapping[str, Any]) -> LocalTask | None:
+    def _joined_unheard(self, listed: list[dict[str, Any]]) -> dict[str, list[Attachment]]:
+        """By container, what the `connect` events of those that are being started told, should none have listened."""
+        starting = [raw for raw in listed if raw.get("State") == CREATED]
+        found: dict[str, list[Attachment]] = {raw["Id"]: [] for raw in starting}
+        for network in {end.get("NetworkID") or "" for raw in starting for end in _ends(raw)} - {""}:
+            with _wrapped("read a network"):
+                told = _on(self._api(), network)
+            for container in told.keys() & found.keys():
+                found[container] += told[container].attachments
+        return found
+
+    def _task(self, raw: Mapping[str, Any], joined: Iterable[Attachment] = ()) -> LocalTask | None:
         state = raw.get("State")
         labels = raw.get("Labels") or {}
         local = LocalTask(
@@ -139,15 +181,16 @@ class Containers:
             task=labels[TASK_LABEL],
             service=labels.get(SERVICE_LABEL, ""),
             name=labels.get(NAME_LABEL, raw["Id"][:12]),
-            state="created" if state == "created" else "gone",
+            state="created" if state == CREATED else "gone",
             netns=None,
             hosts=f"{self._root}/containers/{raw['Id']}/hosts",
             problem=_problem(raw),
+            elsewhere=in_order((*_attachments(raw), *joined)) if state == CREATED else (),
         )
         return local if state not in RUNNING else self._running(local)
 
     def _running(self, local: LocalTask) -> LocalTask | None:
-        """What only an inspect tells of a running container: its namespace and its health."""
+        """What only an inspect tells of a running container: its namespace, its health and all its addresses."""
         try:
             raw = self._api().inspect_container(local.container)
         except docker.errors.NotFound:
@@ -163,9 +206,10 @@ class Containers:
             local,
             state="running" if health in ("none", "healthy", "") else "created",
             netns=_run(sandbox) if sandbox and local.problem is None else None,
+            elsewhere=in_order(_attachments(raw)),
         )
 
-    def _follow(self, changed: Callable[[str], None], connected: Callable[[str, str], None]) -> None:
+    def _follow(self, changed: Callable[[str], None], connected: Callable[[Joined], None]) -> None:
         while True:
             try:
                 with _wrapped("follow events"):
@@ -177,24 +221,57 @@ class Containers:
                     for event in stream:  # docker-py turns a broken stream into its normal end
                         actor = event.get("Actor") or {}
                         attributes = actor.get("Attributes") or {}
-                        if event.get("Type") == "network":
-                            self._connect(client, actor.get("ID", ""), attributes.get("container", ""), connected)
-                        elif TASK_LABEL in attributes:
-                            changed(actor.get("ID", ""))
+                        if event.get("Type") != "network":
+                            if TASK_LABEL in attributes:
+                                changed(actor.get("ID", ""))
+                        elif event.get("Action") == "disconnect":
+                            changed(attributes.get("container", ""))
+                        elif joined := _on(client, actor.get("ID", "")).get(attributes.get("container", "")):
+                            connected(joined)
             except LinkwireError as error:
                 log.warning("container events broke off", error=str(error))
             time.sleep(RECONNECT_S)
 
-    @staticmethod
-    def _connect(
-        client: docker.APIClient, network: str, container: str, connected: Callable[[str, str], None]
-    ) -> None:
-        try:
-            found = (client.inspect_network(network).get("Containers") or {}).get(container) or {}
-        except docker.errors.APIError:
-            return  # the network went as quickly as it came
-        if found.get("MacAddress"):
-            connected(container, found["MacAddress"])
+
+def _on(client: docker.APIClient, network: str) -> dict[str, Joined]:
+    """The containers of this node that are on a network, by id; none where it went as quickly as it came."""
+    try:
+        told = client.inspect_network(network).get("Containers") or {}
+    except docker.errors.APIError:
+        return {}
+    return {
+        container: Joined(
+            container,
+            mac=end.get("MacAddress") or "",
+            attachments=in_order(_addresses(network, end.get("IPv4Address"), end.get("IPv6Address"))),
+        )
+        for container, end in told.items()
+    }
+
+
+def _ends(raw: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """A container's ends on networks, as a list or an inspect shows them."""
+    networks: dict[str, dict[str, Any]] = (raw.get("NetworkSettings") or {}).get("Networks") or {}
+    return networks.values()
+
+
+def _attachments(raw: Mapping[str, Any]) -> Iterator[Attachment]:
+    """The addresses that it has, or before it is started those that it will have."""
+    for end in _ends(raw):
+        chosen = end.get("IPAMConfig") or {}
+        yield from _addresses(
+            end.get("NetworkID") or "",
+            end.get("IPAddress") or chosen.get("IPv4Address"),
+            end.get("GlobalIPv6Address") or chosen.get("IPv6Address"),
+        )
+
+
+def _addresses(network: str, *texts: str | None) -> Iterator[Attachment]:
+    """Those of the texts that are addresses, with or without a prefix length."""
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            if network and text:
+                yield Attachment(network, ipaddress.ip_interface(text).ip)
 
 
 def _problem(raw: Mapping[str, Any]) -> str | None:

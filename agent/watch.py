@@ -14,9 +14,11 @@ from types import MappingProxyType
 
 import structlog
 
-from agent.containers import Containers, LocalTask
+from agent.containers import Containers, Joined, LocalTask
 from agent.sandboxes import Sandboxes
+from mesh.apart import in_order
 from mesh.errors import LinkwireError
+from mesh.records import Attachment
 from mesh.wake import Wake
 
 log = structlog.get_logger(__name__)
@@ -49,11 +51,12 @@ class ContainerWatch:
         self._lock = threading.Lock()
         self._tasks: dict[str, LocalTask] = {}
         self._found: dict[str, str] = {}
+        self._joined: dict[str, tuple[Attachment, ...]] = {}
         self._lists = 0
         self._resync_at = 0.0
         self._sandboxes = Sandboxes(self._sandbox_found)
         containers.follow(
-            lambda container: self._wake("container" if container else "resync", container), self._sandboxes.expect
+            lambda container: self._wake("container" if container else "resync", container), self._connected
         )
         threading.Thread(target=self._run, name="container-watch", daemon=True).start()
 
@@ -81,14 +84,15 @@ class ContainerWatch:
                 self._resync_at = time.monotonic() + RETRY_S
 
     def _list(self) -> None:
+        with self._lock:
+            before = self._tasks.keys() | self._found.keys() | self._joined.keys()
         seen = self._containers.all()
         with self._lock:
-            gone = self._tasks.keys() - seen.keys()
             self._tasks = {container: self._completed(local) for container, local in seen.items()}
-            for container in gone:
+            # Containers that are no tasks have namespaces too, and what is found of them is nobody's; but what came
+            # to be known since the list was asked for may be that of a task which is not in it yet.
+            for container in before - seen.keys():
                 self._forget(container)
-            # Containers that are no tasks have namespaces too; what is found of them is nobody's.
-            self._found = {container: path for container, path in self._found.items() if container in seen}
             self._lists += 1
         self._resync_at = time.monotonic() + RESYNC_S
         self._changed()
@@ -104,15 +108,38 @@ class ContainerWatch:
         self._changed()
 
     def _completed(self, local: LocalTask) -> LocalTask:
-        """Add the namespace of a container that is being started, where it has been found."""
+        """Add what Docker does not tell of a container that is being started, where it has been found."""
         if local.state == "created" and local.netns is None and local.problem is None:
-            return replace(local, netns=self._found.get(local.container))
+            before = self._tasks.get(local.container, local).elsewhere
+            joined = self._joined.get(local.container, ())
+            return replace(
+                local,
+                netns=self._found.get(local.container),
+                elsewhere=in_order((*local.elsewhere, *joined, *before)),
+            )
         self._forget(local.container)
         return local
 
     def _forget(self, container: str) -> None:
         self._sandboxes.forget(container)
         self._found.pop(container, None)
+        self._joined.pop(container, None)
+
+    def _connected(self, joined: Joined) -> None:
+        """A container has addresses on one network more: it is being started, or runs already."""
+        if joined.mac:
+            self._sandboxes.expect(joined.container, joined.mac)
+        with self._lock:
+            known = self._joined.get(joined.container, ())
+            self._joined[joined.container] = in_order((*known, *joined.attachments))
+            local = self._tasks.get(joined.container)
+            if local is not None and local.state != "gone":
+                merged = in_order((*local.elsewhere, *joined.attachments))
+                self._tasks[joined.container] = replace(local, elsewhere=merged)
+        if local is not None:
+            self._changed()
+            if local.state != "created" or local.netns is not None:
+                self._wake("container", joined.container)  # what Docker says of one that runs is all there is
 
     def _sandbox_found(self, container: str, path: str) -> None:
         with self._lock:
