@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import structlog
 
+from agent import gate
 from agent.containers import Containers, Joined, LocalTask
 from agent.sandboxes import Sandboxes
 from mesh.apart import in_order
@@ -87,7 +88,9 @@ class ContainerWatch:
         with self._lock:
             before = self._tasks.keys() | self._found.keys() | self._joined.keys()
         seen = self._containers.all()
+        asked = gate.waiting()
         with self._lock:
+            self._found.update(asked)  # no guess; and nobody else tells it of what began to start before this agent
             self._tasks = {container: self._completed(local) for container, local in seen.items()}
             # Containers that are no tasks have namespaces too, and what is found of them is nobody's; but what came
             # to be known since the list was asked for may be that of a task which is not in it yet.

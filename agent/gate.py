@@ -1,0 +1,91 @@
+"""What the node's container runtime is told of which tasks are wired, by files.
+
+A gated container's start waits in deploy/linkwire-runc, which must hold to the same names and words. Below FOLDER,
+named by container id:
+
+    gate/ID       `wired NUMBER`: the network namespace of that inode number is wired; anything else: why not yet
+    waiting/ID    NUMBER: the start waits, and that is the container's namespace
+
+The number makes sure that what was wired is what starts: where a container is being started its namespace is only
+guessed. Nothing here raises: whatever fails, gated containers wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import structlog
+
+from agent import sandboxes
+
+log = structlog.get_logger(__name__)
+
+FOLDER = Path("/run/docker/linkwire")
+"""On every node there is /run/docker, and the agent must see its namespaces anyway."""
+OLD_S = 600.0
+"""No start waits longer."""
+
+
+def open_for(container: str, netns: str) -> None:
+    """Let a container start whose namespace at that path is wired: interface, rules and names have been read back."""
+    try:
+        _write(container, f"wired {Path(netns).stat().st_ino}")
+    except OSError as error:
+        log.warning("the gate stays shut", container=container[:12], error=str(error))
+
+
+def shut(container: str, why: str) -> None:
+    """Let a container not start; `why` is shown to the user when it has waited in vain."""
+    # It ends up in a JSON text that a shell script writes.
+    plain = "".join(letter if letter.isprintable() and letter not in "\"'\\%" else " " for letter in why)
+    try:
+        _write(container, plain[:1000] or "it is not wired")
+    except OSError as error:
+        log.warning("the gate may be open", container=container[:12], error=str(error))
+
+
+def keep(containers: Collection[str]) -> None:
+    """Forget every container but these, which must be all that there are."""
+    for path in _listed(FOLDER / "gate"):
+        if path.name not in containers:
+            path.unlink(missing_ok=True)
+    for path in _listed(FOLDER / "waiting"):
+        # One that is no older may be that of a container that came since.
+        with contextlib.suppress(FileNotFoundError):
+            if path.name not in containers and time.time() - path.stat().st_mtime > OLD_S:
+                path.unlink()
+
+
+def waiting() -> Mapping[str, str]:
+    """The paths of the namespaces of those containers whose start waits now, by container."""
+    numbers = {}
+    for path in _listed(FOLDER / "waiting"):
+        with contextlib.suppress(OSError, ValueError):
+            numbers[path.name] = int(path.read_text())
+    paths = {}
+    for path in _listed(sandboxes.FOLDER) if numbers else ():
+        with contextlib.suppress(OSError):
+            paths[path.stat().st_ino] = str(path)
+    return {container: paths[number] for container, number in numbers.items() if number in paths}
+
+
+def _write(container: str, text: str) -> None:
+    path = FOLDER / "gate" / container
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_text() == f"{text}\n":
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{text}\n")
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        log.warning("cannot be listed", folder=str(folder), error=str(error))
+        return []
