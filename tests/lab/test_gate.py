@@ -1,0 +1,155 @@
+"""The gate on real nodes: what carries its label starts wired or not at all; what does not starts as ever."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.lab import checker, process
+from tests.lab.deployment import Deployment
+from tests.lab.node import Node
+
+FOLDER = "/run/docker/linkwire"
+STACK = """
+version: "3.8"
+x-wireguard: {{}}
+services:
+  web:
+    image: {image}
+    command: [nginx, -g, "daemon off;"]
+    deploy: {{placement: {{constraints: [node.hostname == n2]}}}}
+  gated:
+    image: {image}
+    command: &probe [sh, -c, "curl -sS -m 3 -o /dev/null http://web/ && echo through; sleep 86400"]
+    links: [web]
+    labels: ["mine=1", other]
+    stop_grace_period: 0s
+    x-wireguard: {{gate: true}}
+    deploy: &here
+      replicas: 0
+      placement: {{constraints: [node.hostname == n1]}}
+      restart_policy: {{delay: 0s}}
+  open:
+    image: {image}
+    command: *probe
+    links: [web]
+    labels: {{mine: "2"}}
+    stop_grace_period: 0s
+    deploy: *here
+"""
+
+Figure = Callable[[str], None]
+
+
+@pytest.fixture
+def gated(stacks: Deployment) -> Iterator[Deployment]:
+    """A web server on n2; on n1 nothing yet, and an agent there afterwards."""
+    stacks.deploy("gate", STACK.format(image=stacks.images.demo))
+    stacks.wait_running("gate_web", 1)
+    checker.settle(stacks.lab)
+    yield stacks
+    if stacks.agent(stacks.lab.node("n1")) is None:
+        agent_back(stacks)
+
+
+def agent_away(deployment: Deployment) -> None:
+    """Take the agent of n1 away."""
+    manager = deployment.lab.manager
+    manager.docker("service", "update", "--detach", "--constraint-add", "node.hostname!=n1", "linkwire_agent")
+    process.wait_for("n1's agent to end", lambda: deployment.agent(deployment.lab.node("n1")) is None, seconds=60)
+
+
+def agent_back(deployment: Deployment) -> None:
+    """Bring it back, and wait until it runs."""
+    manager = deployment.lab.manager
+    manager.docker("service", "update", "--detach", "--constraint-rm", "node.hostname!=n1", "linkwire_agent")
+    process.wait_for("an agent on n1", lambda: deployment.agent(deployment.lab.node("n1")) is not None, seconds=60)
+
+
+def waiting(node: Node) -> list[str]:
+    """The containers whose start waits on a node."""
+    return node.run(["sh", "-c", f"ls {FOLDER}/waiting 2>/dev/null || :"]).stdout.split()
+
+
+def errors(deployment: Deployment, service: str) -> str:
+    """What `docker service ps` says of every task of a service."""
+    shown = deployment.lab.manager.docker("service", "ps", "--no-trunc", "--format", "{{.Error}}", service)
+    return shown.stdout
+
+
+def scale(deployment: Deployment, service: str, count: int) -> None:
+    deployment.lab.manager.docker("service", "scale", "--detach", f"{service}={count}")
+
+
+def test_without_an_agent_a_gated_task_waits_and_starts_when_it_is_back(gated: Deployment, figure: Figure) -> None:
+    n1 = gated.lab.node("n1")
+    agent_away(gated)
+    scale(gated, "gate_open", 1)
+    scale(gated, "gate_gated", 1)
+    gated.wait_running("gate_open", 1)
+    process.wait_for("a start to wait", lambda: waiting(n1), seconds=30)
+    assert gated.tasks("gate_gated") == []
+
+    process.wait_for("the reason", lambda: "was not wired in 30 s" in errors(gated, "gate_gated"), seconds=60)
+    process.wait_for("the next try to wait", lambda: waiting(n1), seconds=30)
+    held = waiting(n1)
+    assert gated.tasks("gate_gated") == []
+
+    began = time.monotonic()
+    agent_back(gated)
+    here = time.monotonic()
+    [(node, container)] = gated.wait_running("gate_gated", 1)
+    figure(
+        f"gated task that waited for its node's agent: started {time.monotonic() - began:.1f} s after Swarm was "
+        f"asked for the agent, {time.monotonic() - here:.1f} s after that ran"
+    )
+    assert [container] == held, "the start that waited is the one that went on"
+    assert waiting(n1) == []
+    process.wait_for("it to get through", lambda: "through" in node.docker("logs", container).stdout, seconds=10)
+    assert checker.settle(gated.lab) < 60
+
+
+def test_the_reason_that_the_agent_has_is_shown(gated: Deployment) -> None:
+    """Not linked any more: its label says wait, and nobody will ever wire it."""
+    n1 = gated.lab.node("n1")
+    gated.lab.manager.docker("service", "update", "--detach", "--label-rm", "linkwire.links", "gate_gated")
+    scale(gated, "gate_gated", 1)
+    process.wait_for("a start to wait", lambda: waiting(n1), seconds=30)
+    said = "was not wired in 30 s: its service has no link"
+    process.wait_for("the reason", lambda: said in errors(gated, "gate_gated"), seconds=60)
+    assert gated.tasks("gate_gated") == []
+
+
+def test_a_start_that_waits_ends_with_its_service(gated: Deployment) -> None:
+    n1 = gated.lab.node("n1")
+    agent_away(gated)
+    scale(gated, "gate_gated", 1)
+    process.wait_for("a start to wait", lambda: waiting(n1), seconds=30)
+    scale(gated, "gate_gated", 0)
+    process.wait_for("the start to end", lambda: not waiting(n1), seconds=45)
+    ended = ["ps", "--all", "--quiet", "--filter", "label=com.docker.swarm.service.name=gate_gated"]
+    process.wait_for("its container to go", lambda: not n1.docker(*ended).stdout, seconds=30)
+    assert gated.tasks("gate_gated") == []
+
+
+def test_the_label_stands_beside_those_of_the_user_and_starts_go_by_the_gate(gated: Deployment) -> None:
+    for service, mine in (("open", {"mine": "2"}), ("gated", {"mine": "1", "other": "", "linkwire.gate": "true"})):
+        scale(gated, f"gate_{service}", 1)
+        [(node, container)] = gated.wait_running(f"gate_{service}", 1)
+        raw = json.loads(node.docker("inspect", container).stdout)[0]
+        labels = {label: value for label, value in raw["Config"]["Labels"].items() if "com.docker" not in label}
+        assert labels == mine
+        assert raw["HostConfig"]["Runtime"] == "linkwire"
+
+
+def test_nothing_is_left_of_containers_that_are_gone(gated: Deployment) -> None:
+    n1 = gated.lab.node("n1")
+    scale(gated, "gate_gated", 2)
+    tasks = {container for _, container in gated.wait_running("gate_gated", 2)}
+    listed = ["ls", f"{FOLDER}/gate"]
+    assert tasks <= set(n1.run(listed).stdout.split())
+    scale(gated, "gate_gated", 0)
+    process.wait_for("the files to go", lambda: not tasks & set(n1.run(listed).stdout.split()), seconds=90, every=0.5)
