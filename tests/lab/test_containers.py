@@ -59,6 +59,7 @@ class Seen:
             self.tasks.append(local)
             if len(local.elsewhere) > 1 and not self.afresh:
                 self.afresh.append(Containers(self._url).all()[local.container])
+                self._watch._wake("container", local.container)  # another look at one that is being started
 
     def wait(self, what: str, condition: Callable[[LocalTask], bool]) -> LocalTask:
         wait_for(what, lambda: any(condition(local) for local in list(self.tasks)), seconds=60)
