@@ -90,11 +90,11 @@ def test_without_an_agent_a_gated_task_waits_and_starts_when_it_is_back(gated: D
     scale(gated, "gate_open", 1)
     scale(gated, "gate_gated", 1)
     gated.wait_running("gate_open", 1)
-    process.wait_for("a start to wait", lambda: waiting(n1), seconds=30)
+    process.wait_for("a start to wait", lambda: bool(waiting(n1)), seconds=30)
     assert gated.tasks("gate_gated") == []
 
     process.wait_for("the reason", lambda: "was not wired in 30 s" in errors(gated, "gate_gated"), seconds=60)
-    process.wait_for("the next try to wait", lambda: waiting(n1), seconds=30)
+    process.wait_for("the next try to wait", lambda: bool(waiting(n1)), seconds=30)
     held = waiting(n1)
     assert gated.tasks("gate_gated") == []
 
@@ -117,7 +117,7 @@ def test_the_reason_that_the_agent_has_is_shown(gated: Deployment) -> None:
     n1 = gated.lab.node("n1")
     gated.lab.manager.docker("service", "update", "--detach", "--label-rm", "linkwire.links", "gate_gated")
     scale(gated, "gate_gated", 1)
-    process.wait_for("a start to wait", lambda: waiting(n1), seconds=30)
+    process.wait_for("a start to wait", lambda: bool(waiting(n1)), seconds=30)
     said = "was not wired in 30 s: its service has no link"
     process.wait_for("the reason", lambda: said in errors(gated, "gate_gated"), seconds=60)
     assert gated.tasks("gate_gated") == []
@@ -127,7 +127,7 @@ def test_a_start_that_waits_ends_with_its_service(gated: Deployment) -> None:
     n1 = gated.lab.node("n1")
     agent_away(gated)
     scale(gated, "gate_gated", 1)
-    process.wait_for("a start to wait", lambda: waiting(n1), seconds=30)
+    process.wait_for("a start to wait", lambda: bool(waiting(n1)), seconds=30)
     scale(gated, "gate_gated", 0)
     process.wait_for("the start to end", lambda: not waiting(n1), seconds=45)
     ended = ["ps", "--all", "--quiet", "--filter", "label=com.docker.swarm.service.name=gate_gated"]
