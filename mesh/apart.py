@@ -21,10 +21,9 @@ def in_order(attachments: Iterable[Attachment]) -> tuple[Attachment, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """Who holds an address on a network: a task of a wired service, or with no task such a service itself."""
+    """An address on a network that a task of a wired service has, or such a service itself."""
 
     address: IPAddress
-    task: str | None
     strict: bool
 
 
@@ -56,10 +55,10 @@ class Outside:
             neighbour.address
             for network in shared
             for neighbour in self.networks.get(network, ())
-            if neighbour.task != own.task and (always or neighbour.strict)
+            if always or neighbour.strict
         }
         for task, attachments in here.items():
-            if task != own.task and task in self.strict and (always or self.strict[task]):
+            if task in self.strict and (always or self.strict[task]):
                 found.update(a.address for a in attachments if a.network in shared)
         found.difference_update(attachment.address for attachment in attached)
         return tuple(sorted(found, key=lambda address: (address.version, int(address))))
@@ -77,8 +76,8 @@ def outside(services: Mapping[str, Service], endpoints: Iterable[Endpoint]) -> O
         is_strict = service is None or service.strict
         strict[endpoint.task] = is_strict or strict.get(endpoint.task, False)
         for attachment in endpoint.elsewhere:
-            networks[attachment.network].append(Neighbour(attachment.address, endpoint.task, is_strict))
+            networks[attachment.network].append(Neighbour(attachment.address, is_strict))
     for service in services.values():
         for attachment in service.elsewhere:
-            networks[attachment.network].append(Neighbour(attachment.address, None, service.strict))
+            networks[attachment.network].append(Neighbour(attachment.address, service.strict))
     return Outside({network: tuple(found) for network, found in networks.items()}, strict)

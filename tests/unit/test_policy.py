@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from itertools import product
 
@@ -110,10 +110,14 @@ def test_two_links_to_one_provider_let_pass_what_either_does() -> None:
 
 
 def test_a_vip_spreads_over_the_ready_tasks_of_a_provider_and_stays_with_none() -> None:
-    records = (CLUSTER, service("A", "a", ("c", "x"), ("b", "y"), ("d", "z")), service("B", "b"), service("C", "c"))
+    a = service("A", "a", ("c", "x"), ("b", "y"), ("d", "z"))
+    records = (CLUSTER, a, service("B", "b"), service("C", "c"))
     dnsrr = service("D", "d", dnsrr=True)
     tasks = (endpoint("B", "b9", 9), endpoint("B", "b8", 10, ready=False), endpoint("B", "b7", 100))
     made = graph(*records, dnsrr, endpoint("A", "a1", 1), endpoint("D", "d1", 2), *tasks)
+    swapped = (replace(records[2], vip=vip("C")), replace(records[3], vip=vip("B")))
+    by_vip = graph(*records[:2], *swapped, endpoint("A", "a1", 1), *tasks)
+    assert policy(by_vip, "a1").balance == (Balance(vip("B"), ()), Balance(vip("C"), addresses(9, 100)))
     assert policy(made, "a1").balance == (Balance(vip("B"), addresses(9, 100)), Balance(vip("C"), ()))
     assert policy(made, "b9").balance == ()
     assert {allow.service: allow.peers for allow in policy(made, "a1").outbound} == {
