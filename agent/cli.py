@@ -15,6 +15,7 @@ from agent import nft, settings, wireguard
 from agent.containers import Containers
 from agent.inspect import inspect
 from agent.loop import Agent, node_record
+from agent.metrics import Metrics, serve
 from agent.sealing import load_or_make
 from agent.supervise import supervise
 from mesh import log as logging
@@ -66,6 +67,9 @@ def _run(told: settings.Settings) -> None:
         except Retryable as error:
             log.warning("this node is not known yet", error=str(error))
             time.sleep(RETRY_S)
+    metrics = Metrics(version, backend.name)
+    if told.metrics is not None:
+        serve(metrics, told.metrics)
     store = Store(told.etcd)
     agent = Agent(containers, backend, store, key, node)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from mesh.flags import Flags
 from mesh.wgtypes import IPAddress
 
 MAX_PORT = 65535
+_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Settings:
         state: the node's own folder, for its sealing key.
         stack: for `inspect`: only links of this stack; None for all.
         log_level: debug, info, warning or error.
+        metrics: the host and TCP port where Prometheus may ask; None for nowhere.
     """
 
     command: str
@@ -40,6 +43,7 @@ class Settings:
     state: Path
     stack: str | None
     log_level: str
+    metrics: tuple[str, int] | None
 
 
 def _ports(text: str) -> tuple[int, int]:
@@ -56,6 +60,15 @@ def _address(text: str) -> IPAddress | None:
         return ipaddress.ip_address(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
+
+
+def _listen(text: str) -> tuple[str, int] | None:
+    if text in ("", "off"):
+        return None
+    found = _LISTEN.fullmatch(text)
+    if found is None or not 0 < int(found.group(3)) <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither an address and port such as 127.0.0.1:9586 nor off")
+    return found.group(1) or found.group(2), int(found.group(3))
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
@@ -75,6 +88,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         "--address", "LINKWIRE_ADDRESS", "", _address, "where other nodes reach this one, instead of what Swarm says"
     )
     flags.add("--state", "LINKWIRE_STATE", "/var/lib/linkwire", Path, "folder for the node's sealing key")
+    flags.add(
+        "--metrics", "LINKWIRE_METRICS", "127.0.0.1:9586", _listen, "where Prometheus may scrape, HOST:PORT, or off"
+    )
     flags.parser.add_argument("--stack", help="for inspect: only this stack's links")
     read = flags.parser.parse_args(argv)
     return Settings(
@@ -87,4 +103,5 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         state=read.state,
         stack=read.stack,
         log_level=read.log_level,
+        metrics=read.metrics,
     )

@@ -34,6 +34,7 @@ def test_the_agents_defaults() -> None:
         state=Path("/var/lib/linkwire"),
         stack=None,
         log_level="info",
+        metrics=("127.0.0.1", 9586),
     )
 
 
@@ -74,14 +75,38 @@ def test_the_agent_is_told_by_flags_before_the_environment() -> None:
         "LINKWIRE_ADDRESS": "192.0.2.1",
         "LINKWIRE_STATE": "/state",
         "LINKWIRE_LOG_LEVEL": "debug",
+        "LINKWIRE_METRICS": "off",
     }
     told = agent.settings.parse(["inspect", "--stack", "shop"], environ)
     assert told == agent.settings.Settings(
-        "inspect", ("a:1", "b:2"), "tcp://d", 1000, 1000, IPv4Address("192.0.2.1"), Path("/state"), "shop", "debug"
+        command="inspect",
+        etcd=("a:1", "b:2"),
+        docker="tcp://d",
+        first_port=1000,
+        last_port=1000,
+        address=IPv4Address("192.0.2.1"),
+        state=Path("/state"),
+        stack="shop",
+        log_level="debug",
+        metrics=None,
     )
     told = agent.settings.parse(["run", "--ports", "1-65535", "--address", "2001:db8::1"], environ)
     assert (told.command, told.first_port, told.last_port) == ("run", 1, 65535)
     assert told.address == IPv6Address("2001:db8::1")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", None),
+        ("off", None),
+        ("0.0.0.0:1", ("0.0.0.0", 1)),  # noqa: S104 - only read here
+        ("[::1]:9586", ("::1", 9586)),
+        ("node-1.example:65535", ("node-1.example", 65535)),
+    ],
+)
+def test_where_the_agent_lets_prometheus_ask(text: str, told: tuple[str, int] | None) -> None:
+    assert agent.settings.parse(["--metrics", text], {}).metrics == told
 
 
 @pytest.mark.parametrize(
@@ -118,6 +143,10 @@ def test_the_controller_refuses_what_it_cannot_use(
         ("--ports", "LINKWIRE_PORTS", "1-65536", "is not a range of UDP ports"),
         ("--ports", "LINKWIRE_PORTS", "a-b", "is not a range of UDP ports"),
         ("--address", "LINKWIRE_ADDRESS", "eth0", "'eth0' is not an IP address"),
+        ("--metrics", "LINKWIRE_METRICS", "9586", "'9586' is neither an address and port such as 127.0.0.1:9586 nor"),
+        ("--metrics", "LINKWIRE_METRICS", "127.0.0.1:0", "is neither an address and port"),
+        ("--metrics", "LINKWIRE_METRICS", "127.0.0.1:65536", "is neither an address and port"),
+        ("--metrics", "LINKWIRE_METRICS", "::1:9586", "is neither an address and port"),
     ],
 )
 def test_the_agent_refuses_what_it_cannot_use(
