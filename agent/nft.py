@@ -29,7 +29,7 @@ from mesh.ports import PortRange
 T = TypeVar("T")
 
 _LIBRARY = "libnftables.so.1"
-_OUTPUT_JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON, nftables/libnftables.h
+_OUTPUT = 1 << 4 | 1 << 7  # NFT_CTX_OUTPUT_JSON, NFT_CTX_OUTPUT_NUMERIC_PROTO, nftables/libnftables.h
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 _LONGEST_TEXT = 300
 # The table was changed by somebody else between the look at it and the change, or the kernel is short of something.
@@ -83,7 +83,7 @@ class Context:
         _check_socket()
         with _calls:
             self._context: int = self._library.nft_ctx_new(0)
-            self._library.nft_ctx_output_set_flags(self._context, _OUTPUT_JSON)
+            self._library.nft_ctx_output_set_flags(self._context, _OUTPUT)
             self._library.nft_ctx_buffer_output(self._context)
             self._library.nft_ctx_buffer_error(self._context)
 

@@ -113,7 +113,7 @@ def render(policy: Policy, device: str) -> Rules:
         "forward": [[_device("iifname", device), _DROP], [_device("oifname", device), _DROP]],
         "in_link": [
             [_state("invalid"), _DROP],
-            [_match({"meta": {"key": "l4proto"}}, {"set": ["icmp", "ipv6-icmp"]}), _state("related"), _ACCEPT],
+            [_match({"meta": {"key": "l4proto"}}, {"set": [_ICMP, _ICMPV6]}), _state("related"), _ACCEPT],
             *_by_address("in", addresses, families),
             [*_refused("in_")],
         ],
@@ -126,7 +126,7 @@ def render(policy: Policy, device: str) -> Rules:
             [*_refused("out_")],
         ],
         "refuse": [
-            [_match({"meta": {"key": "l4proto"}}, "tcp"), {"reject": {"type": "tcp reset"}}],
+            [_match({"meta": {"key": "l4proto"}}, _TCP), {"reject": {"type": "tcp reset"}}],
             [{"reject": {"type": "icmpx", "expr": "port-unreachable"}}],
         ],
     }
