@@ -59,6 +59,8 @@ _HOOKS: Mapping[str, Json] = {
     "forward": {"type": "filter", "hook": "forward", "prio": 0, "policy": "accept"},
 }
 _FAMILY: Mapping[int, str] = {4: "ip", 6: "ip6"}
+# As numbers: libnftables looks names up in /etc/protocols, which a small image lacks (IANA, protocol numbers).
+_ICMP, _TCP, _ICMPV6 = 1, 6, 58
 _OTHER_END: Mapping[Direction, str] = {"in": "saddr", "out": "daddr"}
 # What the kernel sends by itself (IGMP, MLD, router solicitations), to nobody on a link.
 _MULTICAST = (IPv4Network("224.0.0.0/4"), IPv6Network("ff00::/8"))
