@@ -24,8 +24,6 @@ log = structlog.get_logger(__name__)
 
 ADDRESS_LABEL = "linkwire.address"
 RECONNECT_S = 0.5
-_NO_NETWORK = ("host", "null")
-"""Drivers of networks on which a task has no address of its own."""
 
 
 @contextlib.contextmanager
@@ -131,12 +129,11 @@ def _task(raw: Mapping[str, Any]) -> SwarmTask:
 
 
 def _attachments(task: Mapping[str, Any]) -> Iterator[Attachment]:
-    """A network without addresses is one whose addresses each node gives itself."""
+    """A network without addresses is a node's own: `host`, or one whose addresses each node gives itself."""
     for attached in task.get("NetworksAttachments") or []:
         network = attached.get("Network") or {}
-        if (network.get("DriverState") or {}).get("Name") not in _NO_NETWORK:
-            for address in attached.get("Addresses") or []:
-                yield from _attachment(network.get("ID"), address)
+        for address in attached.get("Addresses") or []:
+            yield from _attachment(network.get("ID"), address)
 
 
 def _virtual_ips(service: Mapping[str, Any]) -> Iterator[Attachment]:

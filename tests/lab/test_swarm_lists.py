@@ -1,0 +1,99 @@
+"""What the controller reads of a real Swarm about addresses on other networks, and when it is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from ipaddress import ip_interface
+from typing import Any
+
+import pytest
+
+from controller.observed import SwarmService, SwarmTask
+from controller.swarm import SwarmManager
+from mesh.apart import in_order
+from mesh.records import Attachment
+from tests.lab import Lab, images
+from tests.lab.node import Node
+from tests.lab.process import wait_for
+
+NETWORKS = ("words-one", "words-two")
+SERVICES = ("words-dnsrr", "words-vip", "words-host", "words-bridge")
+
+
+@pytest.fixture(scope="module")
+def node(lab: Lab) -> Iterator[Node]:
+    one = lab.manager
+    for network in NETWORKS:
+        one.docker("network", "create", "-d", "overlay", network)
+    try:
+        yield one
+    finally:
+        one.docker("service", "rm", *SERVICES, check=False)
+        wait_for("the tasks to end", lambda: not one.docker("ps", "-aq", "-f", "name=words").stdout, seconds=60)
+        for network in NETWORKS:
+            one.docker("network", "rm", network, check=False)
+
+
+def containers(node: Node, service: str) -> str:
+    """The ids of a service's running containers on that node."""
+    return node.docker("ps", "-q", "-f", f"name={service}", "-f", "status=running").stdout.strip()
+
+
+def create(node: Node, name: str, image: str, *options: str) -> None:
+    here = ("--constraint", f"node.hostname=={node.name}", "--stop-grace-period", "0s", "--detach")
+    node.docker("service", "create", "--name", name, *here, *options, image, "sleep", "9999")
+
+
+def inspected(node: Node, *what: str) -> Any:  # noqa: ANN401 - it is JSON
+    return json.loads(node.docker(*what).stdout)[0]
+
+
+def of(swarm: SwarmManager, name: str) -> tuple[SwarmService, list[SwarmTask]]:
+    """A service and its tasks as the controller lists them."""
+    service = next(found for found in swarm.services().values() if found.name == name)
+    return service, list(swarm.tasks(frozenset({service.id})).values())
+
+
+def assigned(swarm: SwarmManager, name: str) -> SwarmTask:
+    """A service's one task, as soon as it has a node."""
+    wait_for("a task with a node", lambda: any(task.node for task in of(swarm, name)[1]), seconds=30, every=0.02)
+    return next(task for task in of(swarm, name)[1] if task.node)
+
+
+def test_a_tasks_addresses_are_those_that_docker_gives_it_and_there_once_it_is_assigned(lab: Lab, node: Node) -> None:
+    image = images.push_busybox(lab)
+    swarm = SwarmManager(f"unix://{node.socket}")
+    create(node, "words-dnsrr", image, "--endpoint-mode", "dnsrr", *(f"--network={name}" for name in NETWORKS))
+    first = assigned(swarm, "words-dnsrr")
+    assert len(first.elsewhere) == 2
+    assert of(swarm, "words-dnsrr")[0].elsewhere == ()
+
+    wait_for("its container", lambda: bool(containers(node, "words-dnsrr")), seconds=60)
+    ends = inspected(node, "inspect", containers(node, "words-dnsrr"))["NetworkSettings"]["Networks"]
+    assert sorted(ends) == sorted(NETWORKS)
+    told = [Attachment(end["NetworkID"], ip_interface(end["IPAddress"]).ip) for end in ends.values()]
+    assert first.elsewhere == in_order(told)
+
+
+def test_a_services_virtual_ips_are_those_that_swarm_gives_it(node: Node) -> None:
+    swarm = SwarmManager(f"unix://{node.socket}")
+    create(node, "words-vip", "no.such.image/at:all", *(f"--network={name}" for name in NETWORKS))
+    task = assigned(swarm, "words-vip")
+    service = of(swarm, "words-vip")[0]
+    given = inspected(node, "service", "inspect", "words-vip")["Endpoint"]["VirtualIPs"]
+    assert service.elsewhere == in_order(Attachment(v["NetworkID"], ip_interface(v["Addr"]).ip) for v in given)
+    assert [a.network for a in service.elsewhere] == [a.network for a in task.elsewhere]
+    assert len(service.elsewhere) == 2
+    assert not {a.address for a in service.elsewhere} & {a.address for a in task.elsewhere}
+    assert task.state != "running", "its image is not even there"
+
+
+@pytest.mark.parametrize("network", ["host", "bridge"])
+def test_of_a_nodes_own_networks_swarm_says_nothing(lab: Lab, node: Node, network: str) -> None:
+    swarm = SwarmManager(f"unix://{node.socket}")
+    create(node, f"words-{network}", images.push_busybox(lab), f"--network={network}")
+    wait_for("a running task", lambda: any(t.running for t in of(swarm, f"words-{network}")[1]), seconds=60)
+    service, tasks = of(swarm, f"words-{network}")
+    assert [task.elsewhere for task in tasks] == [()]
+    assert service.elsewhere == ()
