@@ -71,7 +71,10 @@ def _run(told: settings.Settings) -> None:
     if told.metrics is not None:
         serve(metrics, told.metrics)
     store = Store(told.etcd)
-    agent = Agent(containers, backend, store, key, node)
+    metrics = Metrics(version, backend.name)
+    if told.metrics is not None:
+        serve(metrics, told.metrics)
+    agent = Agent(containers, backend, store, key, node, metrics)
 
     def stop(_signal: int, _frame: object) -> None:
         stopped.set()

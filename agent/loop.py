@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import structlog
 
-from agent import links, sysctl
+from agent import gate, links, sysctl
 from agent.containers import Containers
+from agent.metrics import Metrics
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.reports import Reporter
 from agent.tasks import TaskState
@@ -54,13 +55,22 @@ def followed(node: str) -> tuple[str, ...]:
 class Agent:
     """Keeps the interfaces of this node's tasks as the records say."""
 
-    def __init__(self, containers: Containers, backend: Backend, store: Store, key: PrivateKey, node: Node) -> None:
+    def __init__(  # noqa: PLR0917 - called once, from cli
+        self,
+        containers: Containers,
+        backend: Backend,
+        store: Store,
+        key: PrivateKey,
+        node: Node,
+        metrics: Metrics,
+    ) -> None:
         """Prepare; `run` does the work. `node` is what this node says of itself, `key` its sealing key."""
         self._containers = containers
         self._backend = backend
         self._store = store
         self._key = key
         self._node = node
+        self._metrics = metrics
         self._wake = Wake()
         self._tasks: dict[str, TaskState] = {}
         self._keys: dict[tuple[str, int], PrivateKey] = {}
@@ -121,7 +131,9 @@ class Agent:
             self._status_at = now + STATUS_S
             found = [state.status(self._backend) for state in self._tasks.values()]
             devices = tuple(device for device in found if device is not None)
-            reporter.status(Status(self._node.id, round(time.time(), 1), devices))
+            status = Status(self._node.id, round(time.time(), 1), devices)
+            reporter.status(status)
+            self._metrics.update(self._graph, status, self._reports())
 
     # --- containers
 
@@ -144,6 +156,7 @@ class Agent:
                 state.brought = None
         if local.lists != self._lists:
             self._lists = local.lists
+            gate.keep(self._tasks.keys())
             for state in self._tasks.values():
                 state.dirty = True
             self._discard()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from agent import nft, reconcile
+from agent import gate, nft, reconcile
 from agent.containers import LocalTask
 from agent.errors import PortTaken
 from agent.netns import TaskNetns
@@ -85,6 +85,7 @@ class TaskState:
                     seconds=round(time.monotonic() - began, 3),
                 )
             self.applied, self.error, self.port_taken = desired, None, None
+            gate.open_for(self.local.container, self.local.netns)
             self._done()
 
     def _prepare(self, backend: Backend, name: str) -> None:
@@ -100,6 +101,7 @@ class TaskState:
 
     def unwire(self, backend: Backend) -> None:
         """Leave nothing of ours in its namespace; never raises, `error` tells."""
+        gate.shut(self.local.container, "its service is linked to no other")
         if self.local.netns is None:
             self._done()
             return
@@ -204,6 +206,7 @@ class TaskState:
         if str(error) != self.error:
             log.warning("not wired", task=self.local.task, name=self.local.name, error=str(error))
         self.error = str(error)
+        gate.shut(self.local.container, self.error)
         self.dirty = True
         self.retry_at = time.monotonic() + self._delay
         self._delay = min(self._delay * 2, MAX_RETRY_S)
