@@ -15,7 +15,7 @@ from mesh.records import Attachment, Cluster, Service
 from mesh.snapshot import Delete
 from tests.unit.memory_store import MemoryStore
 from tests.unit.swarm_world import BRIDGE, DB, OVERLAY, WEB, World, on
-from tests.unit.transactions import endpoint_of, fresh, made_of, settled
+from tests.unit.transactions import carry_out, endpoint_of, fresh, made_of, settled
 
 ON_OVERLAY = (on(OVERLAY, 1), on(OVERLAY, 2))
 ON_BRIDGE = on(BRIDGE, 4)
@@ -43,6 +43,15 @@ def test_swarms_word_is_there_from_the_first_moment() -> None:
     assert endpoint_of(store, db).elsewhere == in_order(ON_OVERLAY)
     assert {s.name: s.elsewhere for s in store.all(Service)} == {"shop_web": (on(OVERLAY, 6),), "shop_db": ()}
     assert store.all(Cluster)[0].subnet6 == ula("cluster")
+
+
+def test_a_task_is_given_its_place_together_with_its_addresses() -> None:
+    store, world, _ = a_link()
+    (late,) = world.add(DB, "n3", state="assigned")
+    world.tasks[late.id] = replace(late, elsewhere=(on(OVERLAY, 20),))
+    world.report(late.id, "created", wired=False, elsewhere=(ON_BRIDGE,))
+    assert carry_out(store, made_of(store, world).steps) == 1, "there is no moment without them"
+    assert set(endpoint_of(store, late).elsewhere) == {on(OVERLAY, 20), ON_BRIDGE}
 
 
 def test_a_services_new_virtual_ip_is_taken_over_and_one_that_went_is_let_go() -> None:
@@ -109,7 +118,7 @@ def test_on_a_network_whose_addresses_swarm_gives_its_own_node_is_not_believed_e
         world.tasks[other.id] = replace(other, elsewhere=(on("second", 2),))
     if where == "on a service":
         world.services[DB.id] = replace(DB, elsewhere=(on("second", 2),))
-    claims = (on(OVERLAY if where == "on the task" else "second", 10),)
+    claims = (on(OVERLAY, 10), on(OVERLAY, 11)) if where == "on the task" else (on("second", 10),)
     world.report(db.id, elsewhere=claims)
     assert elsewhere(store, world, db) == set(ON_OVERLAY)
     world.report(db.id, elsewhere=(on("second", 11),))
