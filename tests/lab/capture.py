@@ -35,11 +35,14 @@ class Seen:
 class Capture:
     """Every packet on every bridge port of the lab, or on every device of one node, until it is left."""
 
-    def __init__(self, lab: Lab, node: Node | None = None) -> None:
-        """Prepare: with a node its own devices, without one the bridge that joins all nodes."""
+    def __init__(self, lab: Lab, node: Node | None = None, *, size: int = 0) -> None:
+        """Prepare: with a node its own devices, without one the bridge that joins all nodes.
+
+        Of each packet the first `size` bytes are kept, by default all.
+        """
         self._folder = tempfile.TemporaryDirectory(prefix="linkwire-capture-")
         self._file = Path(self._folder.name) / "wire.pcap"
-        tcpdump = ["tcpdump", "-i", "any", "-s", "0", "-U", "-w", str(self._file), "--immediate-mode"]
+        tcpdump = ["tcpdump", "-i", "any", "-s", str(size), "-U", "-w", str(self._file), "--immediate-mode"]
         self._command = node.command(tcpdump) if node else lab.hub_command(tcpdump)
         self._process: subprocess.Popen[str] | None = None
 
@@ -67,8 +70,9 @@ class Capture:
     def search(self, canary: bytes, ports: tuple[int, int] = (51820, 53819)) -> Seen:
         """Look through what was captured, once it has ended."""
         data = self._file.read_bytes()
-        return Seen(self._count(""), self._count(f"udp portrange {ports[0]}-{ports[1]}"), data.count(canary))
+        return Seen(self.count(""), self.count(f"udp portrange {ports[0]}-{ports[1]}"), data.count(canary))
 
-    def _count(self, expression: str) -> int:
+    def count(self, expression: str) -> int:
+        """How many packets of what was captured a filter lets through (pcap-filter(7))."""
         argv = ["tcpdump", "-r", str(self._file), "-n", "-q", *([expression] if expression else [])]
         return len(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines())

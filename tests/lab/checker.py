@@ -1,7 +1,8 @@
-"""Are the peers on every device exactly those of the link graph? Read from outside, with `wg`, `ip` and Docker alone.
+"""Are peers, names and VIPs of every task exactly those of the link graph? Read with `wg`, `ip`, `nft` and Docker.
 
 This shares no code with Linkwire and asks nothing of its store: the graph comes from the service labels, the
-devices from the namespaces, the keys from `wg`. Where the two differ, one of them is wrong.
+devices from the namespaces, the keys from `wg`. Where the two differ, one of them is wrong. Which address is a VIP it
+learns from the names: it must be the same in every consumer, and nobody's own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from tests.lab import process
+from tests.lab import process, rules
 from tests.lab.lab import Lab
 from tests.lab.layout import LabError
 from tests.lab.node import Node, UnreachableError
@@ -33,12 +34,26 @@ class Wired:
     service: str
     node: str
     device: str
-    address: str
+    address: str  # IPv4
+    address6: str
+    ready: bool  # no healthcheck of its own, or one that passes
     public_key: str
     port: str
-    peers: dict[str, str]  # public key -> allowed IPs
+    peers: dict[str, set[str]]  # public key -> allowed IPs
     endpoints: dict[str, str]  # public key -> endpoint
     hosts: dict[str, set[str]]  # name -> addresses
+    backends: dict[str, list[str]] | None  # VIP -> where its rule sends new connections
+
+
+@dataclass
+class Graph:
+    """What the services' labels and Swarm say."""
+
+    links: set[tuple[str, str]]  # consumer and provider
+    names: dict[str, dict[str, set[str]]]  # consumer -> provider -> aliases
+    services: set[str]
+    dnsrr: set[str]
+    underlay: dict[str, str]  # node -> the address where its WireGuard ports are
 
 
 @dataclass
@@ -52,15 +67,16 @@ class Found:
 
 def differences(lab: Lab) -> list[str]:
     """What differs between the devices and the graph, in words; nothing when they agree."""
-    links, names = _graph(lab)
+    graph = _graph(lab)
     nodes = [node for node in lab.nodes if node.dockerd_pid is not None]
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(_read_node, nodes))
     faults = [fault for one in found for fault in one.faults]
     wired = [device for one in found for device in one.wired]
     running = {task: service for one in found for task, service in one.tasks.items()}
-    faults += _peer_faults(lab, links, names, wired, running)
-    for kind in ("address", "public_key"):
+    faults += _peer_faults(graph, wired, running)
+    faults += _vip_faults(graph, wired)
+    for kind in ("address", "address6", "public_key"):
         faults += _twice(kind, [(getattr(device, kind), device.task) for device in wired])
     return faults
 
@@ -120,28 +136,29 @@ def settle(lab: Lab, seconds: float = 90.0) -> float:
         time.sleep(0.05)
 
 
-def _graph(lab: Lab) -> tuple[set[tuple[str, str]], dict[str, dict[str, set[str]]]]:
-    """Links as (consumer, provider), and the consumer's names for each provider."""
+def _graph(lab: Lab) -> Graph:
     links: set[tuple[str, str]] = set()
     names: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    services, dnsrr = set(), set()
     for service in lab.manager.get("/services"):
         spec = service["Spec"]
+        services.add(spec["Name"])
+        if spec.get("EndpointSpec", {}).get("Mode") == "dnsrr":
+            dnsrr.add(spec["Name"])
         for entry in filter(None, (spec.get("Labels") or {}).get("linkwire.links", "").split(",")):
             provider, _, alias = entry.strip().partition(":")
             links.add((spec["Name"], provider))
             names[spec["Name"]][provider].add(alias or provider)
-    return links, names
+    underlay = {}
+    for node in lab.manager.get("/nodes"):
+        name = node["Description"]["Hostname"]
+        underlay[name] = (node["Spec"].get("Labels") or {}).get("linkwire.address", lab.node(name).address)
+    return Graph(links, names, services, dnsrr, underlay)
 
 
-def _peer_faults(
-    lab: Lab,
-    links: set[tuple[str, str]],
-    names: dict[str, dict[str, set[str]]],
-    wired: list[Wired],
-    running: dict[str, str],
-) -> list[str]:
+def _peer_faults(graph: Graph, wired: list[Wired], running: dict[str, str]) -> list[str]:
     faults: list[str] = []
-    linked = {service for pair in links for service in pair}
+    linked = {service for pair in graph.links for service in pair}
     devices = {device.task: device for device in wired}
     for task, service in running.items():
         if service in linked and task not in devices:
@@ -154,32 +171,86 @@ def _peer_faults(
             other
             for other in wired
             if other.task != device.task
-            and ((device.service, other.service) in links or (other.service, device.service) in links)
+            and ((device.service, other.service) in graph.links or (other.service, device.service) in graph.links)
         ]
-        wanted = {other.public_key: f"{other.address}/32" for other in partners}
+        wanted = {other.public_key: {f"{other.address}/32", f"{other.address6}/128"} for other in partners}
         who = f"{device.service} {device.task} on {device.node}"
         if device.peers != wanted:
             missing = [other.task for other in partners if other.public_key not in device.peers]
             surplus = len(device.peers.keys() - wanted.keys())
             faults.append(
-                f"{who}: {len(device.peers)} peers, not {len(wanted)}; missing {missing}, surplus {surplus}"
+                f"{who}: {len(device.peers)} peers, not {len(wanted)}; missing {missing}, surplus {surplus},"
+                f" allowed IPs {sorted(map(sorted, device.peers.values()))}"
             )
         for other in partners:
-            meant = f"{lab.node(other.node).address}:{other.port}"
+            host = graph.underlay[other.node]
+            meant = f"[{host}]:{other.port}" if ":" in host else f"{host}:{other.port}"
             if device.endpoints.get(other.public_key) not in (meant, None):
                 faults.append(f"{who}: {other.task} is at {device.endpoints[other.public_key]}, not {meant}")
-        faults += _name_faults(who, device, names[device.service], wired)
+        faults += _name_faults(who, device, graph, wired)
     return faults
 
 
-def _name_faults(who: str, device: Wired, names: dict[str, set[str]], wired: list[Wired]) -> Iterable[str]:
-    wanted: dict[str, set[str]] = defaultdict(set)
-    for provider, aliases in names.items():
-        addresses = {other.address for other in wired if other.service == provider}
-        for alias in aliases if addresses else ():
-            wanted[alias] |= addresses
-    if device.hosts != wanted:
-        yield f"{who}: resolves {dict(device.hosts)}, not {dict(wanted)}"
+def _ready(service: str, wired: list[Wired]) -> frozenset[str]:
+    """The addresses, of both families, of a service's ready tasks."""
+    ready = [device for device in wired if device.service == service and device.ready]
+    return frozenset(address for device in ready for address in (device.address, device.address6))
+
+
+def _name_faults(who: str, device: Wired, graph: Graph, wired: list[Wired]) -> Iterable[str]:
+    """Whether a task's names are those of its links, and lead to one VIP of each family or to every address."""
+    meant: set[str] = set()
+    vips: set[str] = set()
+    for provider, aliases in graph.names[device.service].items():
+        if provider not in graph.services:
+            continue
+        addresses = _ready(provider, wired)
+        found = {frozenset(device.hosts.get(alias, ())) for alias in aliases}
+        if provider not in graph.dnsrr:
+            meant |= aliases
+            vips |= set().union(*found)
+            yield from _spread_faults(f"{who}: {provider}", found, device.backends or {}, addresses)
+        elif found != {addresses}:
+            yield f"{who}: its names of {provider} are {[sorted(one) for one in found]}, not {sorted(addresses)}"
+        meant |= aliases if addresses else set()
+    if device.hosts.keys() != meant:
+        yield f"{who}: resolves {sorted(device.hosts)}, not {sorted(meant)}"
+    if device.backends is None:
+        yield f"{who}: has no nft table"
+    elif surplus := device.backends.keys() - vips:
+        yield f"{who}: has rules for {sorted(surplus)}, which none of its names has"
+
+
+def _spread_faults(
+    what: str, found: set[frozenset[str]], backends: dict[str, list[str]], addresses: frozenset[str]
+) -> Iterable[str]:
+    """Whether all names of a provider are one VIP of each family, which leads to exactly its ready tasks."""
+    vips = set().union(*found)
+    if len(found) != 1 or sorted(":" in vip for vip in vips) != [False, True]:
+        yield f"{what} is {[sorted(one) for one in found]}, not one VIP of each family"
+        return
+    for vip in vips:
+        wanted = sorted(address for address in addresses if (":" in address) == (":" in vip))
+        if (has := sorted(backends.get(vip, []))) != wanted:
+            yield f"{what} at {vip} leads to {has}, not {wanted}"
+
+
+def _vip_faults(graph: Graph, wired: list[Wired]) -> Iterable[str]:
+    """Whether every service has one VIP for all its consumers, and shares it with nobody."""
+    vips: defaultdict[str, set[str]] = defaultdict(set)  # address -> services
+    of: defaultdict[str, set[str]] = defaultdict(set)  # service -> addresses
+    for device in wired:
+        for provider, aliases in graph.names[device.service].items():
+            for alias in aliases if provider not in graph.dnsrr else ():
+                for address in device.hosts.get(alias, ()):
+                    vips[address].add(provider)
+                    of[provider].add(address)
+    yield from (f"the VIP {vip} is that of {sorted(names)}" for vip, names in vips.items() if len(names) > 1)
+    yield from (f"{service} has the VIPs {sorted(found)}" for service, found in of.items() if len(found) > 2)
+    for device in wired:
+        routed = {network.partition("/")[0] for networks in device.peers.values() for network in networks}
+        if taken := vips.keys() & (routed | {device.address, device.address6}):
+            yield f"{device.service} {device.task}: {sorted(taken)} is a VIP, and its own or a peer's address"
 
 
 def _twice(kind: str, values: list[tuple[str, str]]) -> list[str]:
@@ -196,8 +267,7 @@ def _read_node(node: Node) -> Found:
     wg = _wg(agent["State"]["Pid"]) if agent else {}
     found = Found([], {}, [])
     for container in containers:
-        # /var/run is a link to /run: below /proc/PID/root it would lead out of the node again.
-        sandbox = container["NetworkSettings"]["SandboxKey"].replace("/var/run/", "/run/", 1)
+        sandbox = _sandbox(container)
         labels = container["Config"]["Labels"]
         if not sandbox or sandbox.endswith("/default"):
             continue
@@ -207,10 +277,15 @@ def _read_node(node: Node) -> Found:
         if len(devices) > 1:
             found.faults.append(f"{service} {task}: {len(devices)} devices")
         for link in devices:
-            found.wired.append(_wired(node, container, link, wg, f"{root}{container['HostsPath']}"))
+            found.wired.append(_wired(node, container, link, wg))
     used = {device.device for device in found.wired}
     found.faults += [f"{node.name}: {device} is in no running task" for device in wg.keys() - used]
     return found
+
+
+def _sandbox(container: dict[str, Any]) -> str:
+    # /var/run is a link to /run: below /proc/PID/root it would lead out of the node again.
+    return str(container["NetworkSettings"]["SandboxKey"]).replace("/var/run/", "/run/", 1)
 
 
 def _containers(node: Node) -> list[Any]:
@@ -255,22 +330,32 @@ def _wired(
     container: dict[str, Any],
     link: dict[str, Any],
     wg: dict[str, dict[str, dict[str, str]]],
-    hosts: str,
 ) -> Wired:
     labels = container["Config"]["Labels"]
+    root = f"/proc/{node.dockerd_pid}/root"
     shown = wg.get(link["ifname"], {})
-    addresses = [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["family"] == "inet"]
+    addresses = {
+        family: " ".join(
+            f"{a['local']}/{a['prefixlen']}".removesuffix(whole)
+            for a in link["addr_info"]
+            if (a["family"], a["scope"]) == (family, "global")
+        )
+        for family, whole in (("inet", "/32"), ("inet6", "/128"))
+    }
     return Wired(
         task=labels["com.docker.swarm.task.id"],
         service=labels["com.docker.swarm.service.name"],
         node=node.name,
         device=link["ifname"],
-        address=" ".join(addresses).removesuffix("/32"),
+        address=addresses["inet"],
+        address6=addresses["inet6"],
+        ready=container["State"].get("Health", {}).get("Status", "none") in ("none", "healthy"),
         public_key=shown.get("public-key", {}).get("", ""),
         port=shown.get("listen-port", {}).get("", ""),
-        peers=dict(shown.get("allowed-ips", {})),
+        peers={key: set(networks.split()) for key, networks in shown.get("allowed-ips", {}).items()},
         endpoints=dict(shown.get("endpoints", {})),
-        hosts=_hosts(hosts),
+        hosts=_hosts(f"{root}{container['HostsPath']}"),
+        backends=rules.backends(f"{root}{_sandbox(container)}"),
     )
 
 
