@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from agent.diff import REJECT_AFTER_S
 from mesh import keyspace
+from mesh.addresses import twin
 from mesh.graph import Graph, index
 from mesh.keys import PublicKey
+from mesh.labels import LinkLabel
 from mesh.records import Endpoint, Node, PeerStatus, Service, Status, TaskReport
 from mesh.snapshot import Snapshot
 
 VERSION = 1
+
+Refusals = Counter[tuple[str, str, str]]
+"""(own service's id, the other's, direction) -> packets."""
 
 
 def inspect(snapshot: Snapshot, now: float, stack: str | None = None) -> dict[str, Any]:
@@ -25,23 +31,56 @@ def inspect(snapshot: Snapshot, now: float, stack: str | None = None) -> dict[st
         stack: only links with a side in this stack, and problems that name it.
     """
     graph = index(snapshot)
+    refused = _refused(snapshot, graph)
     links = []
     for consumer in sorted(graph.services.values(), key=lambda service: service.name):
         for link in consumer.links:
             if stack is not None and not any(n.startswith(f"{stack}_") for n in (consumer.name, link.provider)):
                 continue
             pairs = list(_pairs(snapshot, graph, consumer, link.provider, now))
-            links.append(
-                {
-                    "consumer": consumer.name,
-                    "provider": link.provider,
-                    "aliases": list(link.aliases),
-                    "pairs": pairs,
-                }
-            )
+            links.append({**_link(graph, refused, consumer, link), "pairs": pairs})
     named = re.compile(rf"(?<![A-Za-z0-9_-]){re.escape(stack or '')}_")  # `shop_db`, but not `workshop_db`
     problems = [text for text in _problems(snapshot, graph) if stack is None or named.search(text)]
-    return {"version": VERSION, "links": links, "problems": problems}
+    apart: Counter[str] = Counter()
+    for (own, _, direction), packets in sorted(refused.items()):
+        name = graph.services[own].name if own in graph.services else own
+        if direction == "apart" and (stack is None or name.startswith(f"{stack}_")):
+            apart[name] += packets
+    return {"version": VERSION, "links": links, "apart": dict(apart), "problems": problems}
+
+
+def _refused(snapshot: Snapshot, graph: Graph) -> Refusals:
+    """What the tasks' rules have refused, summed by service."""
+    found: Refusals = Counter()
+    for status in snapshot.all(Status):
+        for device in status.devices:
+            own = graph.by_task.get(device.task)
+            if own is not None and own.node == status.node:
+                for refused in device.refused:
+                    found[own.service, refused.service, refused.direction] += refused.packets
+    return found
+
+
+def _link(graph: Graph, refused: Refusals, consumer: Service, link: LinkLabel) -> dict[str, Any]:
+    """What there is to say of a link as a whole."""
+    ids = graph.by_name.get(link.provider, ())
+    provider = graph.services[ids[0]] if ids else None
+    vip = graph.vips.get(provider.id) if provider and not provider.dnsrr else None
+    ports = graph.ports(consumer, provider) if provider else link.ports
+    open_ports = "all" if ports is None else ", ".join(map(str, ports))
+    others = [found for found in ids if found != consumer.id]  # of a service linked to itself there is one end
+    return {
+        "consumer": consumer.name,
+        "provider": link.provider,
+        "aliases": list(link.aliases),
+        "vip": str(vip) if vip else None,
+        "vip6": str(twin(graph.cluster.subnet6, vip)) if vip and graph.cluster else None,
+        "ports": open_ports or ("none" if provider else None),
+        "refused": {
+            "consumer": {way: sum(refused[consumer.id, found, way] for found in ids) for way in ("in", "out")},
+            "provider": {way: sum(refused[found, consumer.id, way] for found in others) for way in ("in", "out")},
+        },
+    }
 
 
 def _pairs(

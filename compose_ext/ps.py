@@ -13,7 +13,18 @@ AGENT = "label=linkwire.role=agent"
 TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
 
-_HEADER = ("LINK", "CONSUMER TASK", "NODE", "PROVIDER TASK", "NODE", "STATE", "HANDSHAKE", "RECEIVED", "SENT")
+_HEADER = (
+    "LINK",
+    "CONSUMER TASK",
+    "NODE",
+    "PROVIDER TASK",
+    "NODE",
+    "STATE",
+    "HANDSHAKE",
+    "RECEIVED",
+    "SENT",
+    "REFUSED",
+)
 _TASK_ID = 12
 """Characters of a task's id that are shown, as Docker shows container ids."""
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -46,6 +57,8 @@ class Link:
     provider: str
     aliases: tuple[str, ...]
     pairs: tuple[Pair, ...]
+    refused: int | None
+    """Packets that neither end's tasks let pass, in both directions; None: the agent does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +121,14 @@ def table(answer: Answer) -> str:
         name = f"{link.consumer} -> {link.provider}"
         shown = [alias for alias in link.aliases if alias != link.provider]
         name += f" ({', '.join(shown)})" if shown else ""
+        refused = "-" if link.refused is None else str(link.refused)
         for pair in link.pairs:
-            rows.append((name, *_cells(pair)))
+            # It is counted for the link as a whole, and so is shown once.
+            rows.append((name, *_cells(pair), refused if pair is link.pairs[0] else ""))
             if pair.error:
                 notes.append(f"{_task(pair.consumer_task)} -> {_task(pair.provider_task)}: {pair.error}")
         if not link.pairs:
-            rows.append((name, *("-",) * (len(_HEADER) - 1)))
+            rows.append((name, *("-",) * (len(_HEADER) - 2), refused))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     problems = [*answer.problems, *notes]
@@ -167,7 +182,15 @@ def _link(raw: dict[str, Any]) -> Link:
         _text(raw["provider"]),
         tuple(_text(alias) for alias in raw["aliases"]),
         tuple(_pair(pair) for pair in raw["pairs"]),
+        _refused(raw.get("refused")),
     )
+
+
+def _refused(raw: dict[str, dict[str, Any]] | None) -> int | None:
+    """Sum up what both ends refused in both directions; an older agent does not say."""
+    if raw is None:
+        return None
+    return sum(int(_number(end[way])) for end in (raw["consumer"], raw["provider"]) for way in ("in", "out"))
 
 
 def _pair(raw: dict[str, Any]) -> Pair:

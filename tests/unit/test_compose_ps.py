@@ -28,26 +28,38 @@ def pair(**changes: object) -> dict[str, object]:
 
 
 def answer(**changes: object) -> dict[str, Any]:
-    link = {"consumer": "shop_web", "provider": "shop_db", "aliases": ["db", "shop_db"], "pairs": [pair()]}
+    link = {
+        "consumer": "shop_web",
+        "provider": "shop_db",
+        "aliases": ["db", "shop_db"],
+        "vip": "10.1.9.1",
+        "vip6": "fd00::a01:901",
+        "ports": "all",
+        "refused": {"consumer": {"in": 1, "out": 20}, "provider": {"in": 300, "out": 4000}},
+        "pairs": [pair()],
+    }
     return {"version": 1, "links": [link], "problems": []} | changes
 
 
 def test_the_table() -> None:
+    (first,) = answer()["links"]
+    nothing = {"consumer": {"in": 0, "out": 0}, "provider": {"in": 0, "out": 0}}
     links = [
-        *answer()["links"],
+        first | {"pairs": [pair(), pair(provider_task="shop_db.2.x")]},
         {
             "consumer": "shop_web",
             "provider": "shop_cache",
             "aliases": ["shop_cache"],
             "pairs": [pair(state="unwired", handshake_age=None, rx=0, tx=0, error="port taken", provider_node="n3")],
         },
-        {"consumer": "shop_web", "provider": "gone", "aliases": [], "pairs": []},
+        {"consumer": "shop_web", "provider": "gone", "aliases": [], "pairs": [], "refused": nothing},
     ]
     assert table(read(json.dumps(answer(links=links, problems=["node n4 does not answer"])))) == (
-        "LINK                       CONSUMER TASK             NODE   PROVIDER TASK            NODE   STATE       HANDSHAKE   RECEIVED   SENT\n"  # noqa: E501 - a table
-        "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n2     connected   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
-        "shop_web -> shop_cache     shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n3     unwired     never       0B         0B\n"  # noqa: E501 - a table
-        "shop_web -> gone           -                         -      -                        -      -           -           -          -\n"  # noqa: E501 - a table
+        "LINK                       CONSUMER TASK             NODE   PROVIDER TASK            NODE   STATE       HANDSHAKE   RECEIVED   SENT     REFUSED\n"  # noqa: E501 - a table
+        "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n2     connected   12s ago     123B       4.56kB   4321\n"  # noqa: E501 - a table
+        "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.2.x              n2     connected   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
+        "shop_web -> shop_cache     shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n3     unwired     never       0B         0B       -\n"  # noqa: E501 - a table
+        "shop_web -> gone           -                         -      -                        -      -           -           -          -        0\n"  # noqa: E501 - a table
         "\n"
         "PROBLEMS\n"
         "  node n4 does not answer\n"
@@ -57,7 +69,7 @@ def test_the_table() -> None:
 
 def test_no_links_is_a_header() -> None:
     assert table(read('{"version": 1, "links": [], "problems": []}')).splitlines() == [
-        "LINK   CONSUMER TASK   NODE   PROVIDER TASK   NODE   STATE   HANDSHAKE   RECEIVED   SENT"
+        "LINK   CONSUMER TASK   NODE   PROVIDER TASK   NODE   STATE   HANDSHAKE   RECEIVED   SENT   REFUSED"
     ]
 
 
@@ -110,6 +122,14 @@ def test_amounts(count: int, text: str) -> None:
             json.dumps(answer(links=[answer()["links"][0] | {"consumer": 3}])),
             "lacks something (TypeError: '3' is not a text)",
         ),
+        (
+            json.dumps(answer(links=[answer()["links"][0] | {"refused": {"consumer": {"in": -1, "out": 0}}}])),
+            "lacks something (TypeError: '-1' is not a number that fits)",
+        ),
+        (
+            json.dumps(answer(links=[answer()["links"][0] | {"refused": {"consumer": {"in": 1, "out": 0}}}])),
+            "lacks something (KeyError: 'provider')",
+        ),
     ],
 )
 def test_what_is_no_answer(text: str, message: str) -> None:
@@ -129,8 +149,11 @@ json_values = st.recursive(
 @example("rx", 10**400)
 @example("rx", -1)
 @example("handshake_age", float("nan"))
+@example("refused", {"consumer": {"in": -1, "out": 0}, "provider": {"in": 0, "out": 0}})
 @given(
-    st.sampled_from(["links", "problems", "consumer", "aliases", "pairs", "state", "rx", "handshake_age", "error"]),
+    st.sampled_from(
+        ["links", "problems", "consumer", "aliases", "pairs", "state", "rx", "handshake_age", "error", "refused"]
+    ),
     json_values,
 )
 def test_no_answer_makes_a_traceback(key: str, value: object) -> None:

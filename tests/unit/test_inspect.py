@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from mesh import keyspace
 from mesh.addresses import ula
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
+from mesh.ports import PortRange
 from mesh.records import (
     Cluster,
     DeviceStatus,
@@ -22,6 +24,7 @@ from mesh.records import (
     Node,
     PeerStatus,
     Record,
+    Refused,
     Service,
     Status,
     TaskReport,
@@ -109,6 +112,10 @@ def test_a_link_is_told_with_its_pairs_as_measured() -> None:
                 "consumer": "shop_web",
                 "provider": "shop_db",
                 "aliases": ["to-shop_db"],
+                "vip": "10.1.9.1",
+                "vip6": "fd4b:4670:6393::a01:901",
+                "ports": "all",
+                "refused": {"consumer": {"in": 0, "out": 0}, "provider": {"in": 0, "out": 0}},
                 "pairs": [
                     {
                         "consumer_task": "shop_web.1.t1",
@@ -125,8 +132,74 @@ def test_a_link_is_told_with_its_pairs_as_measured() -> None:
                 ],
             }
         ],
+        "apart": {},
         "problems": [],
     }
+
+
+HTTP, DNS = PortRange("tcp", 80, 80), PortRange("udp", 53, 54)
+
+
+@pytest.mark.parametrize(
+    ("link", "expose", "dnsrr", "told"),
+    [
+        ((), None, False, {"vip": "10.1.9.1", "ports": "all"}),
+        ((HTTP,), None, False, {"vip": "10.1.9.1", "ports": "80/tcp"}),
+        ((HTTP,), (DNS,), False, {"vip": "10.1.9.1", "ports": "80/tcp"}),
+        ((), (DNS, HTTP), True, {"vip": None, "vip6": None, "ports": "80/tcp, 53-54/udp"}),
+        ((), (), False, {"vip": "10.1.9.1", "ports": "none"}),
+    ],
+)
+def test_what_a_link_leads_to(
+    link: tuple[PortRange, ...], expose: tuple[PortRange, ...] | None, told: dict[str, Any], *, dnsrr: bool
+) -> None:
+    web = replace(service("shop_web"), links=(LinkLabel("shop_db", ("db",), link),))
+    db = replace(service("shop_db"), expose=expose, dnsrr=dnsrr)
+    (made,) = inspect(snapshot(*SHOP, web, db), NOW)["links"]
+    assert {key: made[key] for key in told} == told
+
+
+@pytest.mark.parametrize(("link", "ports"), [((), None), ((HTTP,), "80/tcp")])
+def test_what_a_link_to_nobody_leads_to(link: tuple[PortRange, ...], ports: str | None) -> None:
+    web = replace(service("shop_web"), links=(LinkLabel("shop_db", ("db",), link),))
+    (made,) = inspect(snapshot(SHOP[0], web), NOW)["links"]
+    assert (made["vip"], made["vip6"], made["ports"]) == (None, None, ports)
+
+
+def refusing(number: int, *refused: Refused, node: int | None = None) -> Status:
+    return Status(f"n{node or number}", NOW, (DeviceStatus(f"t{number}", None, (), refused),))
+
+
+def test_what_was_refused_is_told_by_link_and_end() -> None:
+    web, db = "#shop_web", "#shop_db"
+    records = (
+        *SHOP,
+        service("blog_web", "shop_db"),
+        endpoint("shop_web", 3),
+        endpoint("blog_web", 4),
+        refusing(1, Refused("in", db, 1), Refused("out", db, 20), Refused("out", "", 7), Refused("apart", "", 9)),
+        refusing(3, Refused("out", db, 300), Refused("apart", "", 1), Refused("apart", db, 90)),
+        refusing(2, Refused("in", web, 4000), Refused("out", web, 50000), Refused("in", "#blog_web", 600000)),
+        refusing(4, Refused("apart", "", 8)),
+    )
+    made = inspect(snapshot(*records), NOW)
+    assert {link["consumer"]: link["refused"] for link in made["links"]} == {
+        "shop_web": {"consumer": {"in": 1, "out": 320}, "provider": {"in": 4000, "out": 50000}},
+        "blog_web": {"consumer": {"in": 0, "out": 0}, "provider": {"in": 600000, "out": 0}},
+    }
+    assert made["apart"] == {"shop_web": 100, "blog_web": 8}
+    assert inspect(snapshot(*records), NOW, "blog")["apart"] == {"blog_web": 8}
+
+
+def test_what_a_service_linked_to_itself_refused_is_told_once() -> None:
+    ring = (service("shop_ring", "shop_ring"), endpoint("shop_ring", 1), refusing(1, Refused("in", "#shop_ring", 3)))
+    (made,) = inspect(snapshot(*ring), NOW)["links"]
+    assert made["refused"] == {"consumer": {"in": 3, "out": 0}, "provider": {"in": 0, "out": 0}}
+
+
+def test_another_nodes_word_on_what_a_task_refused_counts_for_nothing() -> None:
+    (made,) = inspect(snapshot(*SHOP, refusing(1, Refused("in", "#shop_db", 3), node=2)), NOW)["links"]
+    assert made["refused"]["consumer"] == {"in": 0, "out": 0}
 
 
 @pytest.mark.parametrize(
@@ -208,8 +281,9 @@ def test_a_stack_is_told_alone() -> None:
         ("shop_web", "shop_db"),
     ]
     assert made["problems"] == ["shop_db task t2 on n2: bad"], "and nothing of workshop_web"
-    assert inspect(snapshot(*records), NOW, "none") == {"version": 1, "links": [], "problems": []}
-    assert inspect(snapshot(*records), NOW, "(") == {"version": 1, "links": [], "problems": []}
+    nothing: dict[str, Any] = {"version": 1, "links": [], "apart": {}, "problems": []}
+    assert inspect(snapshot(*records), NOW, "none") == nothing
+    assert inspect(snapshot(*records), NOW, "(") == nothing
 
 
 def test_the_order_of_the_records_does_not_show() -> None:
