@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from compose_ext.errors import DockerError
 from compose_ext.ps import age, amount, read, table
 
+ENDS = ("consumer", "provider")
+
 
 def pair(**changes: object) -> dict[str, object]:
     return {
@@ -123,7 +125,7 @@ def test_amounts(count: int, text: str) -> None:
             "lacks something (TypeError: '3' is not a text)",
         ),
         (
-            json.dumps(answer(links=[answer()["links"][0] | {"refused": {"consumer": {"in": -1, "out": 0}}}])),
+            json.dumps(answer(links=[answer()["links"][0] | {"refused": dict.fromkeys(ENDS, {"in": -1, "out": 0})}])),
             "lacks something (TypeError: '-1' is not a number that fits)",
         ),
         (
