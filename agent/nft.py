@@ -1,24 +1,29 @@
-"""libnftables, on a table of rules in a task's network namespace: the only place that calls it.
+"""The rules' table in a task's network namespace, read and replaced by the program nft: the only place that runs it.
 
-A context of libnftables is a netlink socket with a parser and a copy of what it last listed. It is made in the
-namespace for each call and freed after it: that costs 0.5 ms and more for a long listing (measured, nftables 1.0.6),
-and a kept one costs 0.7 MB for 100 peers and more, as long as the task lives, and would keep its namespace from
-ending. The library says nothing of threads: one of them calls it at a time.
+A task may be given NET_ADMIN, and then what nft reads is what the task wrote. libnftables is not made for that: 1.0.6
+uses freed memory when it lists a table that has one flag, which any task can set. So it is not loaded into the agent:
+it runs in a process of its own, in the task's namespace, as nobody, with NET_ADMIN and nothing else, and within
+limits. What it cannot list is foreign, and is replaced.
+
+A process takes some milliseconds, so it is run only when something has changed: the kernel's generation of nftables
+tells that, whoever made the change (`agent.nfnetlink`).
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import errno
 import os
-import socket
+import shutil
+import signal
+import subprocess
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from functools import cache
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import TypeVar
+from weakref import WeakKeyDictionary
 
+from agent import nfnetlink
 from agent import rules as ruleset
 from agent.netns import TaskNetns, in_scratch_netns
 from agent.rules import Rules, Table
@@ -26,11 +31,17 @@ from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange
 
-T = TypeVar("T")
-
-_LIBRARY = "libnftables.so.1"
-_OUTPUT = 1 << 4 | 1 << 7  # NFT_CTX_OUTPUT_JSON, NFT_CTX_OUTPUT_NUMERIC_PROTO, nftables/libnftables.h
-_NETLINK_NETFILTER = 12  # linux/netlink.h
+_PACKAGES = {"nft": "nftables", "setpriv": "util-linux", "prlimit": "util-linux"}
+_NOBODY = "65534"
+_COMMAND = (
+    # A thousand peers of a hundred services take 60 MB, 0.3 s and 1 MB.
+    *("prlimit", f"--as={512 << 20}", "--cpu=20", f"--fsize={16 << 20}", "--"),
+    *("setpriv", "--reuid", _NOBODY, "--regid", _NOBODY, "--clear-groups", "--no-new-privs"),
+    *(f"--{which}=-all,+net_admin" for which in ("inh-caps", "ambient-caps", "bounding-set")),
+    # Protocols by number: their names are those of /etc/protocols, which an image may lack.
+    *("nft", "--json", "--numeric-protocol", "--file", "-"),
+)
+_TIMEOUT = 60.0  # seconds
 _LONGEST_TEXT = 300
 # The table was changed by somebody else between the look at it and the change, or the kernel is short of something.
 _TRY_AGAIN = tuple(
@@ -38,6 +49,8 @@ _TRY_AGAIN = tuple(
     for code in (errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.EINTR, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS)
 )
 _NO_TABLE = os.strerror(errno.ENOENT)
+_UNREADABLE: Rules = ('{"unreadable":{}}',)
+"""What no rendering is."""
 
 # One of each thing that the rules are made of, as nft(8) writes it, each on top of those before it.
 _NEEDED: Mapping[str, str] = {
@@ -63,49 +76,41 @@ _EVERYTHING = Policy(
     apart=(IPv4Address("198.51.100.1"), IPv6Address("2001:db8:1::1"), IPv6Address("2001:db8:1::2")),
 )
 
-_calls = threading.Lock()
-
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
-    """libnftables did not do it; the text is its own."""
+    """nft did not do it; the text is its own."""
 
 
-class Context:
-    """libnftables in the network namespace of the thread that makes it, until `close`.
+class _Broken(_Refused):
+    """nft did not end as it should."""
 
-    Raises:
-        Retryable: the process has no descriptor left.
-        Terminal: there is no libnftables, or no nf_tables in the kernel.
-    """
 
-    def __init__(self) -> None:
-        self._library = _library()
-        _check_socket()
-        with _calls:
-            self._context: int = self._library.nft_ctx_new(0)
-            self._library.nft_ctx_output_set_flags(self._context, _OUTPUT)
-            self._library.nft_ctx_buffer_output(self._context)
-            self._library.nft_ctx_buffer_error(self._context)
+@dataclass(slots=True)
+class _Known:
+    """What a namespace's table was when it was last listed."""
 
-    def run(self, command: str) -> str:
-        """Give it a command and get its output. Raises _Refused."""
-        with _calls:
-            failed = self._library.nft_run_cmd_from_buffer(self._context, command.encode())
-            output: bytes = self._library.nft_ctx_get_output_buffer(self._context)
-            said: bytes = self._library.nft_ctx_get_error_buffer(self._context)
-        if failed:
-            raise _Refused(_in_one_line(said.decode(errors="replace")))
-        return output.decode(errors="replace")
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    generation: int | None = None
+    rules: Rules | None = None
 
-    def close(self) -> None:
-        """Free it. To be called once."""
-        with _calls:
-            self._library.nft_ctx_free(self._context)
+
+_known: WeakKeyDictionary[TaskNetns, _Known] = WeakKeyDictionary()
+_known_lock = threading.Lock()
 
 
 def read(netns: TaskNetns) -> Table | None:
-    """The table as it is, or None when there is none. Raises NetnsGone, Retryable, Terminal."""
-    return _in(netns, _read)
+    """The table as it is, or None when there is none.
+
+    A table that cannot be listed is no rendering of any policy, and counts nothing.
+
+    Raises:
+        NetnsGone, Retryable, Terminal.
+    """
+    with _of(netns) as known:
+        rules = _look(netns, known)
+    if rules is None:
+        return None
+    return Table(rules, ruleset.refused(nfnetlink.counted(netns, ruleset.NAME)))
 
 
 def apply(netns: TaskNetns, rules: Rules) -> None:
@@ -115,12 +120,17 @@ def apply(netns: TaskNetns, rules: Rules) -> None:
         NetnsGone, Retryable.
         Terminal: the kernel does not take them.
     """
-    _in(netns, lambda context: _apply(context, rules))
+    with _of(netns) as known:
+        present = _look(netns, known)
+        if present != rules:
+            _do(netns, ruleset.transaction(rules, present), "set the rules")
 
 
 def remove(netns: TaskNetns) -> None:
     """Take the table away, if it is there. Raises NetnsGone, Retryable, Terminal."""
-    _in(netns, _remove)
+    with _of(netns) as known:
+        if _look(netns, known) is not None:
+            _do(netns, ruleset.removal(), "remove the rules")
 
 
 def require() -> None:
@@ -130,65 +140,75 @@ def require() -> None:
         Terminal: the node lacks some of it; the text says what.
         Retryable: it could not be tried.
     """
-    if lacking := in_scratch_netns(lambda: _with_context(lambda context: _lacking(context, _NEEDED))):
-        raise Terminal(f"nftables of this node cannot do what links need: {'; '.join(lacking)}")
-    in_scratch_netns(lambda: _with_context(_try_everything))
+    for program, package in _PACKAGES.items():
+        if shutil.which(program) is None:
+            raise Terminal(f"{program} is not installed: it is of the Debian package {package}")
+    in_scratch_netns(_try_everything)
 
 
-def _lacking(context: Context, needed: Mapping[str, str]) -> list[str]:
+def _try_everything() -> None:
+    own = f"/proc/self/task/{threading.get_native_id()}/ns/net"
+    meant = ruleset.render(_EVERYTHING, "lw0")
+    with TaskNetns(own) as netns:
+        try:
+            apply(netns, meant)
+            table = read(netns)
+        except LinkwireError as error:
+            lacking = "; ".join(_lacking(netns))
+            raise Terminal(f"nftables of this node cannot do what links need: {lacking or error}") from error
+    if differing := sorted(set(meant).symmetric_difference(table.rules if table else ())):
+        raise Terminal(f"nft lists rules in a form that is not understood: {differing[0][:_LONGEST_TEXT]}")
+
+
+def _lacking(netns: TaskNetns) -> list[str]:
     """What of it the kernel does not take, and why."""
     lacking = []
-    for what, command in needed.items():
+    for what, command in _NEEDED.items():
         try:
-            context.run(command)
+            _nft(netns, command)
         except _Refused as error:
             lacking.append(f"{what}: {error}")
     return lacking
 
 
-def _try_everything(context: Context) -> None:
-    meant = ruleset.render(_EVERYTHING, "lw0")
-    _apply(context, meant)
-    table = _read(context)
-    differing = sorted(set(meant).symmetric_difference(table.rules if table else ()))
-    if differing:
-        raise Terminal(f"libnftables lists rules in a form that is not understood: {differing[0][:_LONGEST_TEXT]}")
-
-
-def _in(netns: TaskNetns, work: Callable[[Context], T]) -> T:
-    done = netns.run(lambda: _with_context(work))
+@contextlib.contextmanager
+def _of(netns: TaskNetns) -> Iterator[_Known]:
+    with _known_lock:
+        known = _known.setdefault(netns, _Known())
+    with known.lock:
+        yield known
     netns.check()
-    return done
 
 
-def _with_context(work: Callable[[Context], T]) -> T:
-    with closing(Context()) as context:
-        return work(context)
+def _look(netns: TaskNetns, known: _Known) -> Rules | None:
+    generation = nfnetlink.generation(netns)
+    if generation != known.generation:
+        known.generation, known.rules = None, None  # whatever comes of it
+        rules = _listed(netns)
+        if generation != nfnetlink.generation(netns):
+            return rules
+        known.generation, known.rules = generation, rules
+    return known.rules
 
 
-def _read(context: Context) -> Table | None:
+def _listed(netns: TaskNetns) -> Rules | None:
     try:
-        return ruleset.parse(context.run(ruleset.request()))
+        listing = _nft(netns, ruleset.request())
+    except _Broken:
+        return _UNREADABLE
     except _Refused as error:
         if _NO_TABLE in str(error):
             return None
         raise _explained("read the rules", error) from error
-
-
-def _apply(context: Context, rules: Rules) -> None:
-    present = _read(context)
-    if present is None or present.rules != rules:
-        _run(context, ruleset.transaction(rules, present.rules if present else None), "set the rules")
-
-
-def _remove(context: Context) -> None:
-    if _read(context) is not None:
-        _run(context, ruleset.removal(), "remove the rules")
-
-
-def _run(context: Context, command: str, doing: str) -> None:
     try:
-        context.run(command)
+        return ruleset.parse(listing).rules
+    except Terminal:
+        return _UNREADABLE
+
+
+def _do(netns: TaskNetns, command: str, doing: str) -> None:
+    try:
+        _nft(netns, command)
     except _Refused as error:
         raise _explained(doing, error) from error
 
@@ -198,45 +218,58 @@ def _explained(doing: str, error: _Refused) -> LinkwireError:
     if any(again in str(error) for again in _TRY_AGAIN):
         return Retryable(text)
     if os.strerror(errno.EPERM) in str(error):
-        return Terminal(
-            f"{text} (the agent needs NET_ADMIN, and a table that another program owns cannot be changed)"
-        )
+        return Terminal(f"{text} (the agent needs NET_ADMIN, and a table that a program owns is for no other)")
     return Terminal(text)
 
 
+def _nft(netns: TaskNetns, command: str) -> str:
+    """Give nft a command in the namespace and get its output. Raises _Refused, NetnsGone, Retryable."""
+    with contextlib.ExitStack() as stack:
+        # Files in memory: nobody may open them again by /dev/stdin, as nft does, and their size has a limit.
+        given, output, errors = (stack.enter_context(_memory()) for _ in range(3))
+        os.write(given, command.encode())
+        os.lseek(given, 0, os.SEEK_SET)
+        done = netns.run(lambda: _ended(given, output, errors))
+        said = _in_one_line(_content(errors))
+        if done < 0:
+            raise _Broken(f"it was ended by {signal.Signals(-done).name}; {said}")
+        if done > 0:
+            raise _Refused(said or f"exit code {done}")
+        return _content(output)
+
+
+def _ended(given: int, output: int, errors: int) -> int:
+    """How nft ended in this thread's namespace: an exit code, or a signal's negative number."""
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    try:
+        return subprocess.run(
+            _COMMAND, stdin=given, stdout=output, stderr=errors, env=environment, timeout=_TIMEOUT, check=False
+        ).returncode
+    except subprocess.TimeoutExpired as error:
+        raise Retryable(f"nft did not end within {_TIMEOUT:.0f} s") from error
+    except OSError as error:
+        raise Retryable(f"cannot run nft: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[int]:
+    try:
+        made = os.memfd_create("linkwire-nft")
+    except OSError as error:
+        raise Retryable(f"cannot make a file in memory: {error.strerror}") from error
+    try:
+        os.fchmod(made, 0o666)
+        yield made
+    finally:
+        os.close(made)
+
+
+def _content(file: int) -> str:
+    return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+
+
 def _in_one_line(text: str) -> str:
-    """What libnftables says is wrong, without the place in the command that it shows below each error."""
+    """What nft says is wrong, without the place in the command that it shows below each error."""
     errors = [line.partition("Error: ")[2] for line in text.splitlines() if "Error: " in line]
     said = "; ".join(dict.fromkeys(errors)) or " ".join(text.split())
     return said if len(said) <= _LONGEST_TEXT else f"{said[:_LONGEST_TEXT]}..."
-
-
-def _check_socket() -> None:
-    """Libnftables ends the process when it gets no socket (netlink.c, netlink_init_error): so try it first."""
-    try:
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER).close()
-    except OSError as error:
-        if error.errno in {errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT}:
-            raise Terminal("the kernel has no nf_tables: links need a kernel with CONFIG_NF_TABLES") from error
-        raise Retryable(f"cannot open a netlink socket: {error.strerror}") from error
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    try:
-        library = ctypes.CDLL(_LIBRARY)
-    except OSError as error:
-        raise Terminal(f"{_LIBRARY} is not installed: the Debian package is libnftables1 ({error})") from error
-    library.nft_ctx_new.restype = ctypes.c_void_p
-    library.nft_ctx_new.argtypes = [ctypes.c_uint32]
-    library.nft_ctx_output_set_flags.restype = None
-    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
-    library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-    for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
-        getattr(library, name).argtypes = [ctypes.c_void_p]
-    for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
-        getattr(library, name).argtypes = [ctypes.c_void_p]
-        getattr(library, name).restype = ctypes.c_char_p
-    library.nft_ctx_free.restype = None
-    library.nft_ctx_free.argtypes = [ctypes.c_void_p]
-    return library

@@ -44,8 +44,10 @@ Body = list[list[Json]]
 Families = tuple[tuple[Literal["ip", "ip6"], Callable[[IPv4Address], str]], ...]
 """Each as nft calls it, and how it writes an address of the mesh."""
 
-_TABLE: Json = {"table": {"family": "inet", "name": "linkwire"}}
-_HERE: Json = {"family": "inet", "table": "linkwire"}
+NAME = "linkwire"
+"""The table's; its family is inet."""
+_TABLE: Json = {"table": {"family": "inet", "name": NAME}}
+_HERE: Json = {"family": "inet", "table": NAME}
 _ACCEPT: Json = {"accept": None}
 _DROP: Json = {"drop": None}
 _APART = "apart"
@@ -164,9 +166,10 @@ def transaction(rules: Rules, present: Rules | None) -> str:
     meant = [json.loads(text) for text in rules]
     if present is None:
         return _commands(("add", item) for item in meant)
-    stale = [json.loads(text) for text in present if text not in frozenset(rules)]
+    stale = [json.loads(text) for text in sorted(frozenset(present) - frozenset(rules))]
     if any(_is_foreign(item) for item in stale):
-        return _commands([("delete", _TABLE), *(("add", item) for item in meant)])
+        # Added first, since somebody may have taken it away meanwhile.
+        return _commands([("add", _TABLE), ("delete", _TABLE), *(("add", item) for item in meant)])
     there = frozenset(present)
     return _commands(
         [
@@ -196,10 +199,24 @@ def parse(listing: str) -> Table:
     """
     try:
         items = [item for item in json.loads(listing)["nftables"] if "metainfo" not in item]
-        refused = [found for item in items if "counter" in item for found in _count(**item["counter"])]
-        return Table(_canonical(items), tuple(sorted(refused, key=lambda one: (one.direction, one.service))))
+        counts = {item["counter"]["name"]: item["counter"]["packets"] for item in items if "counter" in item}
+        return Table(_canonical(items), refused(counts))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Terminal(f"libnftables lists the table of rules in a form that is not understood: {error!r}") from error
+
+
+def refused(counts: Mapping[str, int]) -> tuple[Refused, ...]:
+    """What the table's counters say, by their names and the packets they counted."""
+    found: list[Refused] = []
+    for name, packets in sorted(counts.items()):
+        match name.partition("_"):
+            case _ if not packets:
+                pass
+            case ("apart", "", ""):
+                found.append(Refused("apart", "", packets))
+            case ("in" | "out" as direction, "_", service):
+                found.append(Refused(direction, service, packets))
+    return tuple(found)
 
 
 def _ends(policy: Policy) -> tuple[list[_End], dict[IPv4Address, str]]:
@@ -315,13 +332,6 @@ def _refused(counter: str) -> tuple[Json, Json]:
 
 def _port(port: PortRange) -> object:
     return port.first if port.first == port.last else {"range": [port.first, port.last]}
-
-
-def _count(name: str, packets: int, **_others: object) -> Iterable[Refused]:
-    """What one of our counters has counted, unless that is nothing."""
-    direction, _, service = name.partition("_")
-    if packets and (name == _APART or (direction in _PREFIX and "_" in name)):
-        yield Refused(direction, service, packets)  # type: ignore[arg-type]  # it is one of them
 
 
 def _canonical(items: Iterable[Json]) -> Rules:

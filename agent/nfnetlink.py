@@ -1,0 +1,54 @@
+"""What the kernel itself tells of the nftables of a namespace, without their rules: linux/netfilter/nf_tables.h."""
+
+from __future__ import annotations
+
+import struct
+
+from agent.netlink import attribute, attributes, explained
+from agent.netns import TaskNetns
+from mesh.errors import Terminal
+
+_NETLINK_NETFILTER = 12  # linux/netlink.h
+_NF_TABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES, linux/netfilter/nfnetlink.h
+_GET_GENERATION, _GET_OBJECT = _NF_TABLES | 16, _NF_TABLES | 19  # NFT_MSG_GETGEN, NFT_MSG_GETOBJ
+_FAMILY = {"any": 0, "inet": 1}  # linux/netfilter.h
+_HEADER = struct.Struct("=BBH")  # struct nfgenmsg
+_GEN_ID = 1
+_OBJ_TABLE, _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 1, 2, 3, 4
+_COUNTER = 1  # NFT_OBJECT_COUNTER
+_COUNTER_PACKETS = 2
+
+
+def generation(netns: TaskNetns) -> int:
+    """A number that is another one after every change of the namespace's nftables, whoever makes it.
+
+    Raises:
+        NetnsGone, Retryable.
+        Terminal: the kernel has no nf_tables.
+    """
+    with explained("ask for the generation of nftables"):
+        answer = netns.socket(_NETLINK_NETFILTER).request(_GET_GENERATION, _HEADER.pack(_FAMILY["any"], 0, 0))
+    for message in answer:
+        for kind, value in attributes(message.payload[_HEADER.size :]):
+            if kind == _GEN_ID:
+                return int.from_bytes(value, "big")
+    raise Terminal("the kernel does not say which generation of nftables it has: links need Linux 5.2 or newer")
+
+
+def counted(netns: TaskNetns, table: str) -> dict[str, int]:
+    """How many packets each named counter of a table of the family inet has counted. Raises as `generation`."""
+    wanted = attribute(_OBJ_TABLE, table.encode() + b"\0") + attribute(_OBJ_TYPE, struct.pack(">I", _COUNTER))
+    with explained("read the counters of nftables"):
+        answer = netns.socket(_NETLINK_NETFILTER).dump(_GET_OBJECT, _HEADER.pack(_FAMILY["inet"], 0, 0) + wanted)
+    counts: dict[str, int] = {}
+    for message in answer:
+        found = dict(attributes(message.payload[_HEADER.size :]))
+        # Kernels before 4.20 have no filter for dumps: they list what others have, too.
+        if _text(found[_OBJ_TABLE]) == table and int.from_bytes(found[_OBJ_TYPE], "big") == _COUNTER:
+            data = dict(attributes(found[_OBJ_DATA]))
+            counts[_text(found[_OBJ_NAME])] = int.from_bytes(data[_COUNTER_PACKETS], "big")
+    return counts
+
+
+def _text(value: memoryview) -> str:
+    return bytes(value).rstrip(b"\0").decode(errors="replace")
