@@ -125,7 +125,7 @@ def test_amounts(count: int, text: str) -> None:
             "lacks something (TypeError: '3' is not a text)",
         ),
         (
-            json.dumps(answer(links=[answer()["links"][0] | {"refused": dict.fromkeys(ENDS, {"in": -1, "out": 0})}])),
+            json.dumps(answer(links=[answer()["links"][0] | {"refused": {end: {"in": -1} for end in ENDS}}])),
             "lacks something (TypeError: '-1' is not a number that fits)",
         ),
         (
