@@ -67,9 +67,6 @@ def _run(told: settings.Settings) -> None:
         except Retryable as error:
             log.warning("this node is not known yet", error=str(error))
             time.sleep(RETRY_S)
-    metrics = Metrics(version, backend.name)
-    if told.metrics is not None:
-        serve(metrics, told.metrics)
     store = Store(told.etcd)
     metrics = Metrics(version, backend.name)
     if told.metrics is not None:
