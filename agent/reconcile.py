@@ -110,8 +110,16 @@ def _apply(backend: Backend, netns: TaskNetns, hosts: str, desired: InterfaceCon
     _apply_link(netns, desired.name, changes)
     if changes.rules is not None:
         nft.apply(netns, changes.rules)
+    if (changes.first_rules or changes.rules) and _reaches_itself(desired):
+        links.enable_ipv6(netns, "lo")  # what a task sends to its own address passes there
     if changes.hosts is not None:
         names.write(hosts, changes.hosts)
+
+
+def _reaches_itself(desired: InterfaceConfig) -> bool:
+    """Whether a VIP may lead the task to itself: its service is linked to itself."""
+    own = {address.ip for address in desired.addresses}
+    return any(not own.isdisjoint(balance.backends) for balance in desired.policy.balance)
 
 
 def _apply_link(netns: TaskNetns, name: str, changes: Changes) -> None:
