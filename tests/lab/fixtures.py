@@ -19,7 +19,7 @@ REST_S = 15
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    one = Lab(nodes=3, say=print)
+    one = Lab(nodes=3, say=print, gate=True)
     try:
         one.up()
         yield one
