@@ -13,13 +13,14 @@ from pathlib import Path
 
 from mesh.errors import LinkwireError
 from mesh.log import configure
-from tests.bench import link, machine, peers, plan, report, stage, store, wire
+from tests.bench import link, machine, peers, plan, report, rules, stage, store, wire
 from tests.bench.by_hand import ReferenceFailed
 from tests.bench.measure import FULL, QUICK, Effort, Row
 from tests.netns.world import sweep
 
 GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "link": link.measure,
+    "rules": rules.measure,
     "wire": wire.measure,
     "peers": peers.measure,
     "store": store.measure,

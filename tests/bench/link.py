@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
 
 from agent import reconcile
 from tests.bench import stage
@@ -51,11 +52,13 @@ def _rows(effort: Effort, ours: tuple[Task, Task], theirs: tuple[Task, Task]) ->
 
 
 @contextlib.contextmanager
-def _connection(source: Task, target: Task) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A TCP connection: the source's end and the target's."""
+def _connection(
+    source: Task, target: Task, at: IPv4Address | None = None
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A TCP connection: the source's end and the target's, which is asked for at its own address or another."""
     with target.netns.run(lambda: socket.create_server((str(target.address.ip), 0))) as listener:
         listener.settimeout(_TIMEOUT)
-        where = listener.getsockname()
+        where = (str(at or target.address.ip), listener.getsockname()[1])
         with (
             source.netns.run(lambda: socket.create_connection(where, _TIMEOUT)) as outbound,
             listener.accept()[0] as inbound,
@@ -71,9 +74,9 @@ def _connection(source: Task, target: Task) -> Iterator[tuple[socket.socket, soc
                         end.shutdown(socket.SHUT_RDWR)
 
 
-def throughput(source: Task, target: Task, seconds: float) -> float:
+def throughput(source: Task, target: Task, seconds: float, *, at: IPv4Address | None = None) -> float:
     """Mbit/s of one TCP stream, by what has arrived."""
-    with ThreadPoolExecutor(1) as pool, _connection(source, target) as (outbound, inbound):
+    with ThreadPoolExecutor(1) as pool, _connection(source, target, at) as (outbound, inbound):
         began = time.perf_counter()
         arrived = pool.submit(_drain, inbound)
         chunk = bytes(_CHUNK)

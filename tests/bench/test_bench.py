@@ -18,6 +18,14 @@ from tests.netns.world import NETNS_FOLDER, wait_for
 ROWS = [
     "link.throughput",
     "link.round_trip",
+    *(
+        f"rules{over}.{what}"
+        for over in ("", ".veth")
+        for what in (
+            *("throughput.one", "throughput.hundred"),
+            *("connections.one", "connections.twenty", "connections.hundred"),
+        )
+    ),
     "wire.one",
     "look.one",
     "wire.many",
@@ -118,4 +126,4 @@ def test_a_group_that_does_not_exist(folder: Path) -> None:
         _, errors = bench.communicate(timeout=SECONDS)
     assert bench.returncode == 2
     assert "no group links" in errors
-    assert "link, wire, peers, store, plan" in errors
+    assert "link, rules, wire, peers, store, plan" in errors

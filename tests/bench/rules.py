@@ -1,0 +1,145 @@
+"""What a task's rules cost on its link: the same two tasks with them and without, in turns.
+
+With the rules everything goes to the provider's VIP, without them to the task's own address, since there is no VIP.
+WireGuard costs so much more than rules that it hides them: so they are put on a bare veth pair as well, where nothing
+else takes time.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
+
+from agent import links, nft
+from agent.rules import render
+from mesh.policy import Allow, Balance, Policy
+from mesh.ports import PortRange
+from mesh.wgtypes import Route
+from tests.bench import stage
+from tests.bench.link import throughput
+from tests.bench.measure import Effort, Row, alternate
+from tests.netns.world import MESH, MESH6, Node, Task, World, ip
+
+_VIP = MESH.broadcast_address - 1
+_TIMEOUT = 30.0  # seconds
+_RESET = struct.pack("ii", 1, 0)  # struct linger: no TIME_WAIT, so that ports do not run out
+_PORTS = (PortRange("tcp", 80, 80), PortRange("tcp", 1024, 65535), PortRange("udp", 53, 53))
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    key: str
+    what: str
+    links: int
+    backends: int
+
+
+_ONE = _Size("one", "1 link", 1, 1)
+_TWENTY = _Size("twenty", "20 links", 20, 1)
+_HUNDRED = _Size("hundred", "20 links, 100 backends", 20, 100)
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Throughput and connections, over a link and over a veth pair in its place."""
+    with stage.world() as (world, _):
+        nodes = world.nodes()
+        linked = (world.task(nodes[0]), world.task(nodes[1]))
+        for task, other in (linked, linked[::-1]):
+            task.wire(other)
+        bare = _joined_by_veth(world, nodes[0])
+        return [
+            *(_throughput(effort, "rules", "a link", linked, size) for size in (_ONE, _HUNDRED)),
+            *(_connections(effort, "rules", "a link", linked, size) for size in (_ONE, _TWENTY, _HUNDRED)),
+            *(_throughput(effort, "rules.veth", "veth", bare, size) for size in (_ONE, _HUNDRED)),
+            *(_connections(effort, "rules.veth", "veth", bare, size) for size in (_ONE, _TWENTY, _HUNDRED)),
+        ]
+
+
+def _joined_by_veth(world: World, node: Node) -> tuple[Task, Task]:
+    """Two tasks whose device is the end of a veth pair."""
+    ends = [Task(node, world.netns(), IPv4Interface((MESH[1000 + n], 32)), 1 + n) for n in range(2)]
+    names = [stage.short(task.netns) for task in ends]
+    pair = [("name", task.name, "netns", name) for task, name in zip(ends, names, strict=True)]
+    ip("link", "add", *pair[0], "type", "veth", "peer", *pair[1])
+    for task in ends:
+        links.add_address(task.netns, task.name, task.address)
+        links.set_up(task.netns, task.name)
+        links.add_route(task.netns, task.name, Route(MESH))
+    return ends[0], ends[1]
+
+
+def _throughput(effort: Effort, key: str, over: str, ends: tuple[Task, Task], size: _Size) -> Row:
+    def turn(at: IPv4Address | None) -> float:
+        _toggle(ends, size if at else None)
+        return throughput(*ends, effort.seconds, at=at)
+
+    turns = alternate(effort.rounds, lambda: turn(_VIP), lambda: turn(None))
+    what = f"one TCP stream over {over} with rules, {size.what}"
+    return Row(f"{key}.throughput.{size.key}", what, "no rules", "Mbit/s", "higher", *turns)
+
+
+def _connections(effort: Effort, key: str, over: str, ends: tuple[Task, Task], size: _Size) -> Row:
+    def turn(at: IPv4Address | None) -> float:
+        _toggle(ends, size if at else None)
+        return connections(*ends, effort.seconds, at=at)
+
+    turns = alternate(effort.rounds, lambda: turn(_VIP), lambda: turn(None))
+    what = f"connections over {over} with rules, {size.what}"
+    return Row(f"{key}.connections.{size.key}", what, "no rules", "1/s", "higher", *turns)
+
+
+def connections(source: Task, target: Task, seconds: float, *, at: IPv4Address | None = None) -> float:
+    """How many connections are opened and closed in a second, one after the other."""
+    with target.netns.run(lambda: socket.create_server((str(target.address.ip), 0), backlog=1024)) as listener:
+        port = listener.getsockname()[1]
+        stop = threading.Event()
+        thread = threading.Thread(target=_accept, args=(listener, stop))
+        thread.start()
+        try:
+            return source.netns.run(lambda: _connect((str(at or target.address.ip), port), seconds))
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _connect(where: tuple[str, int], seconds: float) -> float:
+    count = 0
+    began = time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        with socket.create_connection(where, _TIMEOUT) as made:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        count += 1
+    return count / elapsed
+
+
+def _accept(listener: socket.socket, stop: threading.Event) -> None:
+    listener.settimeout(0.05)
+    while not stop.is_set():
+        try:
+            listener.accept()[0].close()
+        except OSError:  # nobody came, or went at once
+            continue
+
+
+def _toggle(ends: tuple[Task, Task], size: _Size | None) -> None:
+    """The rules of a consumer and its provider, whose other links are to tasks that are not there."""
+    source, target = ends
+    if size is None:
+        for task in ends:
+            nft.remove(task.netns)
+        return
+    addresses = [target.address.ip, *(MESH[5000 + n] for n in range(size.backends - 1))]
+    others = tuple(Allow(f"other{n:03d}", (MESH[10_000 + n],), _PORTS) for n in range(size.links - 1))
+    # All backends are the one that is there: which of them it is costs the same.
+    balance = (
+        *(Balance(MESH[20_000 + n], (MESH[10_000 + n],)) for n in range(size.links - 1)),
+        Balance(_VIP, (target.address.ip,) * size.backends),
+    )
+    outbound = (*others, Allow("provider", tuple(sorted(addresses)), _PORTS))
+    inbound = (Allow("consumer", (source.address.ip,), _PORTS), *others)
+    nft.apply(source.netns, render(Policy(MESH, MESH6, balance, outbound), source.name))
+    nft.apply(target.netns, render(Policy(MESH, MESH6, inbound=inbound), target.name))
