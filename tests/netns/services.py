@@ -91,9 +91,8 @@ class Services:
                 nft.apply(task.netns, render(self.policy(service, task), task.name))
 
     def clear(self) -> None:
-        """No links, no rules, everybody ready."""
+        """No links and no rules."""
         self.links = ()
-        self.unready.clear()
         for task in self.every():
             nft.remove(task.netns)
 

@@ -18,7 +18,7 @@ import pytest
 from agent import nft
 from agent.netns import TaskNetns
 from mesh.ports import Protocol
-from tests.netns.programs import AT_ONCE, REFUSED, SILENCE, Address, Servers, ask, connect, echo, say
+from tests.netns.programs import AT_ONCE, PATIENCE, REFUSED, SILENCE, Address, Servers, ask, connect, echo, say
 from tests.netns.services import Link, Services, address, refused
 from tests.netns.world import Task, World, ip, wait_for, wait_until_nothing_is_left
 
@@ -53,9 +53,10 @@ def made(servers: Servers) -> Iterator[Services]:
 
 
 @pytest.fixture
-def mesh(made: Services) -> Iterator[Services]:
-    yield made
-    made.clear()
+def mesh(made: Services) -> Services:
+    """With whatever rules and counters the last test left: `clear` takes them away, but that takes its time."""
+    made.unready.clear()
+    return made
 
 
 @pytest.fixture
@@ -78,6 +79,7 @@ def outcomes(task: Task, where: Address, protocol: Protocol, *ports: int) -> dic
 @both_families
 def test_without_rules_everybody_reaches_everybody(mesh: Services, web: Task, version: int) -> None:
     """Or else what is refused below would not be by the rules."""
+    mesh.clear()
     for task in mesh.every():
         if task is not web:
             assert SILENCE not in outcomes(task, address(web, version), "tcp", *TCP).values()
@@ -149,6 +151,7 @@ def test_links_both_ways_have_each_their_own_ports(mesh: Services, web: Task, ve
 
 @both_families
 def test_a_service_that_links_to_itself_joins_its_tasks(mesh: Services, db: tuple[Task, ...], version: int) -> None:
+    mesh.clear()
     mesh.link(Link.of("db", "db", "80/tcp"))
     assert outcomes(db[0], address(db[1], version), "tcp", 80, 90) == {80: "db1", 90: REFUSED}
     # Its VIP may lead a task to itself.
@@ -247,7 +250,7 @@ def accepted(consumer: Task, provider: Task, version: int, port: int) -> tuple[s
         listener.settimeout(5)
         near = connect(consumer.netns, address(provider, version), port)
         far = listener.accept()[0]
-    far.settimeout(1.5)
+    far.settimeout(PATIENCE)
     return near, far
 
 
@@ -358,6 +361,7 @@ def lawless(request: pytest.FixtureRequest) -> Callable[[Task], None]:
 def test_a_lawless_consumer_gets_no_more_than_its_ports_and_is_counted(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int, lawless: Callable[[Task], None]
 ) -> None:
+    mesh.clear()
     mesh.link(WEB_TO_DB)
     lawless(web)
     there = address(db[0], version)
@@ -372,6 +376,7 @@ def test_a_lawless_consumer_gets_no_more_than_its_ports_and_is_counted(
 def test_a_lawless_stranger_and_a_lawless_provider_get_nothing(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int, lawless: Callable[[Task], None]
 ) -> None:
+    mesh.clear()
     mesh.link(WEB_TO_DB)
     alone = mesh.tasks["alone"][0]
     lawless(alone)
@@ -410,6 +415,7 @@ ACK = struct.pack("!HHIIBBHHH8s", 80, 4444, 1, 1, 8 << 4, 0x10, 1000, 0, 0, b"pr
 def test_what_is_no_port_passes_only_a_link_without_a_limit(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int
 ) -> None:
+    mesh.clear()
     assert arrives(web.netns, b"anything", db[0], version, EXPERIMENT)
     mesh.link(WEB_TO_DB)
     nft.remove(web.netns)
@@ -440,6 +446,7 @@ def test_what_pretends_to_be_a_reply_is_none(mesh: Services, web: Task, db: tupl
 def test_what_is_refused_is_counted_by_service_and_direction(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int
 ) -> None:
+    mesh.clear()
     mesh.link(WEB_TO_DB, Link.of("both", "web", "80/tcp"))
     for task, times in ((db[0], 2), (db[1], 1), (mesh.tasks["both"][0], 3), (mesh.tasks["alone"][0], 4)):
         for _ in range(times):
@@ -451,6 +458,7 @@ def test_what_is_refused_is_counted_by_service_and_direction(
 
 def test_a_task_carries_nothing_for_others(mesh: Services, web: Task, db: tuple[Task, ...]) -> None:
     """A task that routes, and hides who asked: its rules let no packet of another's onto the link."""
+    mesh.clear()
     outside = World()
     try:
         behind = outside.netns()

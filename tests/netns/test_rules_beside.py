@@ -13,7 +13,7 @@ import pytest
 
 from agent import links, nft
 from agent.rules import render
-from tests.netns.programs import REFUSED, SILENCE, Address, Servers, ask, capture, connect, echo, say
+from tests.netns.programs import PATIENCE, REFUSED, SILENCE, Address, Servers, ask, capture, connect, echo, say
 from tests.netns.services import Link, Services, address, refused
 from tests.netns.world import MESH, MESH6, Task, World, ip, wait_for
 
@@ -113,7 +113,7 @@ def test_what_is_neither_the_mesh_nor_apart_is_not_touched(joined: Joined, versi
     ip("-n", short(db), "address", "add", str(third + 1), "dev", BESIDE, *_no_dad(third.ip))
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     with web.netns.run(lambda: socket.socket(family, socket.SOCK_STREAM)) as stranger:
-        stranger.settimeout(1.5)
+        stranger.settimeout(PATIENCE)
         stranger.bind((str(third.ip), 0))
         stranger.connect((str((third + 1).ip), 90))
         assert say(stranger) == "db"
