@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 BACKEND_VARIABLE = "LINKWIRE_TEST_BACKEND"  # kernel or userspace; tests/netns reads it
 
 
-# A rules test runs hundreds of processes, each of which takes the emulated processor a hundred times as long. What the
+# A rules test runs hundreds of processes, and the emulated processor takes a hundred times as long for each. What the
 # kernel's WireGuard could change is tried in the guest; the rest, which it could not, has been tried outside.
 RULES_IN_THE_GUEST = (
     "vip_spreads",
