@@ -195,6 +195,8 @@ class Agent:
             config = self._desired(endpoint)
         except LinkwireError as error:
             state.error = str(error)
+            if state.applied is None:
+                gate.shut(state.local.container, state.error)
             return
         waits = state.retry_at is not None and config == state.tried
         if config is not None and not waits and (state.dirty or config != state.applied):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 
 from agent.netlink import attribute, attributes, explained
@@ -10,9 +11,10 @@ from mesh.errors import Terminal
 
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 _NF_TABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES, linux/netfilter/nfnetlink.h
-_GET_GENERATION, _GET_OBJECT = _NF_TABLES | 16, _NF_TABLES | 19  # NFT_MSG_GETGEN, NFT_MSG_GETOBJ
+_GET_TABLE, _GET_GENERATION, _GET_OBJECT = (_NF_TABLES | number for number in (1, 16, 19))  # NFT_MSG_GET...
 _FAMILY = {"any": 0, "inet": 1}  # linux/netfilter.h
 _HEADER = struct.Struct("=BBH")  # struct nfgenmsg
+_TABLE_NAME = 1
 _GEN_ID = 1
 _OBJ_TABLE, _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 1, 2, 3, 4
 _COUNTER = 1  # NFT_OBJECT_COUNTER
@@ -33,6 +35,19 @@ def generation(netns: TaskNetns) -> int:
             if kind == _GEN_ID:
                 return int.from_bytes(value, "big")
     raise Terminal("the kernel does not say which generation of nftables it has: links need Linux 5.2 or newer")
+
+
+def exists(netns: TaskNetns, table: str) -> bool:
+    """Whether there is a table of that name of the family inet. Raises as `generation`."""
+    wanted = attribute(_TABLE_NAME, table.encode() + b"\0")
+    with explained("ask for a table of nftables"):
+        try:
+            netns.socket(_NETLINK_NETFILTER).request(_GET_TABLE, _HEADER.pack(_FAMILY["inet"], 0, 0) + wanted)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
+    return True
 
 
 def counted(netns: TaskNetns, table: str) -> dict[str, int]:

@@ -184,7 +184,8 @@ def _look(netns: TaskNetns, known: _Known) -> Rules | None:
     generation = nfnetlink.generation(netns)
     if generation != known.generation:
         known.generation, known.rules = None, None  # whatever comes of it
-        rules = _listed(netns)
+        # A task that is wired for the first time has none: that is told without a process.
+        rules = _listed(netns) if nfnetlink.exists(netns, ruleset.NAME) else None
         if generation != nfnetlink.generation(netns):
             return rules
         known.generation, known.rules = generation, rules

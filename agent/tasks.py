@@ -91,7 +91,9 @@ class TaskState:
     def _prepare(self, backend: Backend, name: str) -> None:
         """It has no namespace yet, and will have one any moment; or it never can be wired."""
         self.error = self.local.problem
-        if self.error is None and self.local.state == "created":
+        if self.error is not None:
+            gate.shut(self.local.container, self.error)
+        elif self.local.state == "created":
             try:
                 backend.prepare(name)
             except LinkwireError as error:
@@ -101,7 +103,7 @@ class TaskState:
 
     def unwire(self, backend: Backend) -> None:
         """Leave nothing of ours in its namespace; never raises, `error` tells."""
-        gate.shut(self.local.container, "its service is linked to no other")
+        gate.shut(self.local.container, "its service has no link, or the controller has given it no address yet")
         if self.local.netns is None:
             self._done()
             return
@@ -195,6 +197,7 @@ class TaskState:
     def _failed(self, backend: Backend, error: LinkwireError) -> None:
         """Not half-wired: a task that cannot be wired has no device and no names. A passing error changes nothing."""
         if not isinstance(error, Retryable) and self.netns is not None:
+            gate.shut(self.local.container, str(error))
             try:
                 reconcile.remove(backend, self.netns, self.local.hosts)
             except LinkwireError as again:
@@ -206,7 +209,8 @@ class TaskState:
         if str(error) != self.error:
             log.warning("not wired", task=self.local.task, name=self.local.name, error=str(error))
         self.error = str(error)
-        gate.shut(self.local.container, self.error)
+        if self.applied is None:
+            gate.shut(self.local.container, self.error)
         self.dirty = True
         self.retry_at = time.monotonic() + self._delay
         self._delay = min(self._delay * 2, MAX_RETRY_S)

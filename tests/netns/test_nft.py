@@ -337,6 +337,12 @@ def test_what_is_known_is_not_listed_again_and_counters_are_read(
         nft.read(netns)
 
 
+def test_that_there_is_no_table_is_told_without_a_process(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
+    said(netns, "nft", "add table ip linkwire; add table inet mine")
+    monkeypatch.setattr(nft, "_COMMAND", ("false",))
+    assert nft.read(netns) is None
+
+
 def test_counters_of_others_are_no_refusals(netns: TaskNetns) -> None:
     said(netns, "nft", "add table ip linkwire; add counter ip linkwire in_ { packets 5 bytes 5; }")
     said(netns, "nft", "add table inet mine; add counter inet mine in_ { packets 5 bytes 5; }")
