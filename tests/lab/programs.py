@@ -66,9 +66,11 @@ def count_calls(task: Task, host: str, count: int, *, port: int = 80, family: st
 class Calls:
     """While entered, short requests from a task, each on a connection of its own; afterwards `made`."""
 
-    def __init__(self, task: Task, host: str, *, threads: int = 4, pause: float = 0.02, timeout: float = 2.0) -> None:
+    def __init__(
+        self, task: Task, host: str, *options: str, port: int = 80, pause: float = 0.02, timeout: float = 2.0
+    ) -> None:
         node, container = task
-        argv = ["python3", "/srv/call.py", host, "80", "--threads", str(threads), "--pause", str(pause)]
+        argv = ["python3", "/srv/call.py", host, str(port), *options, "--pause", str(pause)]
         self._command = node.docker_command("exec", "-i", container, *argv, "--timeout", str(timeout))
         self.made: list[Call] = []
 

@@ -89,8 +89,8 @@ def between_running(seen: Iterable[Sighting], roster: Roster) -> list[Sighting]:
     """Those that a program sent to an address at which another ran, and had for a second and would for one more.
 
     Whatever a program sends counts, from its first instruction on. What goes to an address that nobody has yet, or
-    any more, does not: before a task begins no other knows of it, and after its end it is no task's. A kernel's answers
-    (ICMP, but for echo requests) follow from what was sent.
+    any more, does not: before a task begins no other knows of it, and after its end it is no task's. The answers of
+    kernels (ICMP, but for echo requests) follow from what was sent.
     """
     return [
         one

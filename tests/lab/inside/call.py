@@ -1,6 +1,8 @@
 """Runs in a task: short requests, each on a connection of its own, until stdin ends or so many are made.
 
-    call.py HOST PORT [--family 4|6] [--count N] [--threads N] [--pause SECONDS] [--timeout SECONDS]
+    call.py HOST PORT [--udp] [--family 4|6] [--count N] [--threads N] [--pause SECONDS] [--timeout SECONDS]
+
+With --udp they are datagrams, and all of a thread's are sent from one socket.
 
 Prints a JSON list: for each request when it began and ended (seconds since the epoch), who answered (null: nobody)
 and what went wrong.
@@ -37,14 +39,35 @@ def request(arguments: argparse.Namespace) -> Made:
     return began, time.time(), who, wrong
 
 
+def ask(one: socket.socket) -> Made:
+    """One datagram, and what comes back."""
+    began, who, wrong = time.time(), None, ""
+    try:
+        one.send(b"hello")
+        who = one.recv(4096).decode()
+    except OSError as error:
+        wrong = repr(error)
+    return began, time.time(), who, wrong
+
+
+def connected(arguments: argparse.Namespace) -> socket.socket:
+    """A UDP socket that sends to the target."""
+    family = FAMILIES[arguments.family]
+    one = socket.socket(family, socket.SOCK_DGRAM)
+    one.settimeout(arguments.timeout)
+    one.connect(socket.getaddrinfo(arguments.host, arguments.port, family, socket.SOCK_DGRAM)[0][4])
+    return one
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Make the requests, then say what came of them."""
     made: list[Made] = []
     stop = threading.Event()
 
     def work(count: int | None) -> None:
+        flow = connected(arguments) if arguments.udp else None
         while not stop.is_set() and (count is None or count > 0):
-            made.append(request(arguments))
+            made.append(ask(flow) if flow else request(arguments))
             count = None if count is None else count - 1
             time.sleep(arguments.pause)
 
@@ -65,6 +88,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("host")
     parser.add_argument("port", type=int)
+    parser.add_argument("--udp", action="store_true")
     parser.add_argument("--family", choices=FAMILIES, default="4")
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--threads", type=int, default=4)
