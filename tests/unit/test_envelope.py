@@ -213,6 +213,17 @@ def test_any_bytes_are_a_verify_key_or_not_one(raw: bytes) -> None:
     assert not key.holds(b"x" * 63, b"")
 
 
+@pytest.mark.parametrize("length", [0, 1, 63, 65, 128])
+def test_a_signature_of_another_length_does_not_hold(length: int) -> None:
+    signature = SIGNER.key.sign(b"")
+    assert SIGNER.key.verify_key.holds(signature, b"")
+    assert not SIGNER.key.verify_key.holds((signature * 2)[:length], b"")
+
+
+def test_a_later_format_is_not_read() -> None:
+    assert refused(b"LWS\x02" + VALUE[4:]) is Unsigned
+
+
 @pytest.mark.parametrize("text", ["", "x", "A" * 44, "é" * 44, "AAAA" * 12])
 def test_a_text_that_is_no_verify_key(text: str) -> None:
     with pytest.raises(Terminal, match="a verify key is 32 bytes"):

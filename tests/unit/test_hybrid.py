@@ -210,6 +210,12 @@ def test_what_was_sealed_before_with_x25519_alone_is_no_box() -> None:
         unseal(b"\2" + BOX[1:], KEY, CONTEXT)
 
 
+@pytest.mark.parametrize("length", [0, 1, 1121, 1136, 1137 + MAX_SECRET + 1])
+def test_a_length_that_no_box_has(length: int) -> None:
+    with pytest.raises(NotABox):
+        unseal(b"\1" * length, KEY, CONTEXT)
+
+
 def test_the_longest_secret_and_one_more() -> None:
     longest = bytes(MAX_SECRET)
     assert unseal(seal(longest, KEY.public, b""), KEY, b"") == longest
@@ -278,7 +284,15 @@ def test_a_new_key_is_a_new_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", bytes(32), b"linkwire node key 1\n" + b"k" * 31, KEY.to_file() + b"\n", b"\n" + KEY.to_file()]
+    "content",
+    [
+        b"",
+        bytes(32),
+        b"linkwire node key 1\n" + b"k" * 31,
+        b"linkwire node key 2\n" + bytes(32),
+        KEY.to_file() + b"\n",
+        b"\n" + KEY.to_file(),
+    ],
 )
 def test_what_is_no_node_key_s_file_is_refused_and_not_quoted(content: bytes) -> None:
     with pytest.raises(Terminal, match=r"^not a node's sealing key of a format that this version reads$"):

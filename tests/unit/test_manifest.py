@@ -117,6 +117,7 @@ def test_two_sets_are_combined(one: list[Entry], other: list[Entry]) -> None:
     for record in one:
         without = without.remove(record)
     assert without.combine(of(one)).digest() == of(one + other).digest()
+    assert of(one).combine(without).digest() == of(one + other).digest()
 
 
 @settings(max_examples=50)
