@@ -277,13 +277,13 @@ def test_a_seed_has_32_bytes_and_is_not_quoted(length: int) -> None:
 def test_cost_of_10000(figure: Callable[[str], None]) -> None:
     body = bytes(350)
     names = [f"endpoints/{number:025}/{number:025}" for number in range(10_000)]
-    began = time.perf_counter()
+    began = time.process_time()
     values = [wrap(SIGNER, name, 1, body) for name in names]
-    signed = time.perf_counter()
+    signed = time.process_time()
     for name, value in zip(names, values, strict=True):
         unwrap(RING, name, value)
-    took = time.perf_counter() - signed
-    figure(f"10,000 envelopes of 350 bytes: signed in {signed - began:.2f} s, verified in {took:.2f} s")
+    took = time.process_time() - signed
+    figure(f"10,000 envelopes of 350 bytes: signed in {signed - began:.2f} s of CPU, verified in {took:.2f}")
 
 
 def test_the_header_is_what_the_docstring_says() -> None:

@@ -200,15 +200,17 @@ def test_numbers_are_reduced_as_python_does_it(number: int) -> None:
 
 def test_cost_of_10000(figure: Callable[[str], None]) -> None:
     values = [(f"endpoints/{number:025}/{number:025}", 1, bytes(450)) for number in range(10_000)]
-    began = time.perf_counter()
+    began = time.process_time()
     records = [Entry.of(*value) for value in values]
     whole = of(records)
-    took = time.perf_counter() - began
-    began = time.perf_counter()
+    took = time.process_time() - began
+    began = time.process_time()
     for record in records[:100]:
         whole = whole.remove(record).add(record)
-    change = (time.perf_counter() - began) / 100
-    began = time.perf_counter()
+    change = (time.process_time() - began) / 100
+    began = time.process_time()
     whole.digest()
-    digest = time.perf_counter() - began
-    figure(f"manifest of 10,000: {took:.2f} s; one changed: {change * 1e6:.0f} us, its digest {digest * 1e3:.1f} ms")
+    digest = time.process_time() - began
+    figure(
+        f"manifest of 10,000: {took:.2f} s of CPU; one changed: {change * 1e6:.0f} us, its digest {digest * 1e3:.1f} ms"
+    )
