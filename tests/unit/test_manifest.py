@@ -212,5 +212,5 @@ def test_cost_of_10000(figure: Callable[[str], None]) -> None:
     whole.digest()
     digest = time.process_time() - began
     figure(
-        f"manifest of 10,000: {took:.2f} s of CPU; one changed: {change * 1e6:.0f} us, its digest {digest * 1e3:.1f} ms"
+        f"manifest of 10,000: {took:.2f} s of CPU; a change {change * 1e6:.0f} us, its digest {digest * 1e3:.1f} ms"
     )
