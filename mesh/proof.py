@@ -1,0 +1,317 @@
+"""How a node shows that its keys are its own: a statement, signed with the identity that Swarm gave the node.
+
+Every node of a Swarm has a certificate from Swarm's own CA, renewed by Swarm. Seen with engine 20.10.24, and in
+swarmkit's ca/certificates.go; `tests/lab/test_proof.py` looks again:
+
+swarm-node.crt      The leaf: P-256, ecdsa-with-SHA256. Subject O = cluster id, OU = swarm-manager or swarm-worker,
+                    CN = node id, in this order. Critical: KeyUsage digitalSignature and keyEncipherment, CA:FALSE.
+                    Then EKU server and client, SKI, AKI, SAN (the role, the node id, on managers `swarm-ca`). From
+                    one hour before it was made, for 90 days; renewed after half to four fifths of it, with a **new
+                    key** each time. After it, since the last `docker swarm ca --rotate`, the intermediate: the new
+                    root's name and key, signed by the old root, of the same name CN = swarm-ca.
+swarm-node.key      PKCS #8, `BEGIN PRIVATE KEY`, with RFC 1421 headers in it: `kek-version`, and on managers
+                    `raft-dek`, which is **a secret in itself** as long as the Swarm is not locked. On managers of a
+                    locked Swarm `BEGIN ENCRYPTED PRIVATE KEY`, also after a renewal; a worker's never is, and a
+                    demoted manager's is plain again, with a new leaf that says swarm-worker, in under 5 s.
+swarm-root-ca.crt   CN = swarm-ca, 20 years, critical KeyUsage keyCertSign and cRLSign, critical CA:TRUE. During a
+                    rotation, which waits for every node and so may last, it is the old one, as is TrustRoot in
+                    `GET /swarm` and `GET /nodes`; all leaves renewed meanwhile verify through the intermediate. At
+                    its end it is the new one alone: the same leaves verify directly, those not renewed no more.
+
+So a proof holds for as long as the leaf, and a node makes a new one whenever its leaf changes. It does not say that
+the node is still in the Swarm: Swarm revokes nothing, and only its managers know. No I/O here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import NameOID
+from cryptography.x509.verification import (
+    Criticality,
+    ExtensionPolicy,
+    Policy,
+    PolicyBuilder,
+    Store,
+    VerificationError,
+)
+
+from mesh.envelope import VerifyKey
+from mesh.errors import InvalidRecord, Retryable, Terminal
+from mesh.framing import framed
+from mesh.hybrid import NodePublicKey
+
+Role = Literal["manager", "worker"]
+
+TOLERANCE = timedelta(hours=1)
+"""How far clocks may be apart: as far as Swarm allows for by dating its certificates back (swarmkit CertBackdate)."""
+MAX_CERTIFICATES = 5
+MAX_CERTIFICATE = 16_384  # bytes; Swarm's have about 600
+
+# The TLS key also signs TLS handshakes, of which others choose the first 32 bytes (RFC 5246, section 7.4.3) or
+# none (RFC 8446, section 4.4.3: 64 spaces come first, for this reason). So 64 fixed bytes cannot be had from it.
+_DOMAIN = b"linkwire: these are the keys of a node of this Swarm, format 1".ljust(64, b"\n")
+_UNIT = NameOID.ORGANIZATIONAL_UNIT_NAME
+_ROLES: dict[str, Role] = {"swarm-manager": "manager", "swarm-worker": "worker"}
+
+
+class InvalidProof(InvalidRecord):
+    """The proof does not show what it is for; the text says which check it failed."""
+
+
+class CertificateExpired(InvalidProof):
+    """The proof was good, and its certificate has ended: the node has to prove itself anew."""
+
+
+class KeyLocked(Terminal):
+    """The node's key is encrypted since the Swarm is locked (autolock): an operator has to approve the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatement:
+    """What a node says of itself.
+
+    Attributes:
+        cluster: Swarm's cluster id.
+        node: Swarm's node id.
+        sealing_key: what secrets for this node are sealed to.
+        verify_key: what the signatures of its agent's records are checked with.
+        counter: from 0, higher than in every earlier statement of the node, so that an earlier one is known as such.
+    """
+
+    cluster: str
+    node: str
+    sealing_key: NodePublicKey
+    verify_key: VerifyKey
+    counter: int
+
+    def message(self) -> bytes:
+        """What is signed.
+
+        Raises:
+            OverflowError: the counter is negative or has more than 64 bits.
+        """
+        keys = (self.sealing_key.raw, self.verify_key.raw)
+        return _DOMAIN + framed(self.cluster, self.node, *keys, self.counter)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProof:
+    """A statement's signature, and by whom.
+
+    Attributes:
+        certificates: in DER, the node's own first, then what came with it.
+        signature: over `NodeStatement.message`.
+    """
+
+    certificates: tuple[bytes, ...]
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who made a proof.
+
+    Attributes:
+        node: Swarm's node id.
+        role: what it was when its certificate was made.
+        expires: when its certificate, and so the proof, ends.
+    """
+
+    node: str
+    role: Role
+    expires: datetime
+
+
+def make_proof(certificates: bytes, key: bytes, statement: NodeStatement) -> NodeProof:
+    """Sign a statement with the node's identity.
+
+    Args:
+        certificates: swarm-node.crt.
+        key: swarm-node.key. Neither it nor its headers are in any error.
+        statement: what to sign.
+
+    Raises:
+        KeyLocked: the key is encrypted.
+        Retryable: key and certificate are not of one pair, as between the two writes of a renewal.
+        Terminal: the files are not what they should be.
+    """
+    try:
+        chain = x509.load_pem_x509_certificates(certificates)
+        public = chain[0].public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise Terminal("the node's Swarm certificate cannot be read") from None
+    try:
+        private = load_pem_private_key(key, password=None)
+    except TypeError:
+        raise KeyLocked(
+            "the node's Swarm key is encrypted, since this Swarm is locked (autolock): "
+            "approve the node by hand with `docker linkwire node approve`"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise Terminal("the node's Swarm key cannot be read") from None
+    if private.public_key() != public:
+        raise Retryable("the node's Swarm key and certificate are not of one pair: Swarm is renewing them, perhaps")
+    message = statement.message()
+    if isinstance(private, ec.EllipticCurvePrivateKey):
+        signature = private.sign(message, ec.ECDSA(hashes.SHA256()))
+    elif isinstance(private, rsa.RSAPrivateKey):
+        signature = private.sign(message, _pss(), hashes.SHA256())
+    else:
+        raise Terminal("the node's Swarm key is of a kind that cannot sign here: ECDSA and RSA can")
+    return NodeProof(tuple(each.public_bytes(Encoding.DER) for each in chain), signature)
+
+
+def verify(
+    proof: NodeProof,
+    statement: NodeStatement,
+    roots: Sequence[bytes],
+    now: datetime,
+    tolerance: timedelta = TOLERANCE,
+) -> Identity:
+    """Check that the statement is its node's own.
+
+    Args:
+        proof: as the node gave it.
+        statement: what it is to prove.
+        roots: Swarm's root certificates in PEM, as its managers state them; each may hold several.
+        now: the time, with its zone.
+        tolerance: how long before its beginning and after its end a certificate is taken.
+
+    Returns:
+        Who it was. Whether that node is in the Swarm, in which role, and whether the counter is higher than the last
+        one's, is left to the caller.
+
+    Raises:
+        CertificateExpired, InvalidProof: as they say.
+        Terminal: the roots cannot be read.
+    """
+    trusted = _roots(roots)
+    leaf, rest = _chain(proof)
+    if not _holds(leaf, proof.signature, _message(statement)):
+        raise InvalidProof("the signature does not hold: the statement was changed, or another node signed it")
+    _check_chain(leaf, rest, trusted, _moment(leaf, now, tolerance))
+    return _identity(leaf, statement)
+
+
+def _roots(roots: Sequence[bytes]) -> list[x509.Certificate]:
+    try:
+        found = [each for pem in roots for each in x509.load_pem_x509_certificates(pem)]
+    except ValueError:
+        raise Terminal("Swarm's root certificate cannot be read") from None
+    if not found:
+        raise Terminal("there is no root certificate of Swarm's to check a proof with")
+    return found
+
+
+def _chain(proof: NodeProof) -> tuple[x509.Certificate, list[x509.Certificate]]:
+    if not 1 <= len(proof.certificates) <= MAX_CERTIFICATES:
+        raise InvalidProof(f"{len(proof.certificates)} certificates, where there are 1 to {MAX_CERTIFICATES}")
+    if any(len(each) > MAX_CERTIFICATE for each in proof.certificates):
+        raise InvalidProof(f"a certificate of more than {MAX_CERTIFICATE} bytes")
+    try:
+        leaf, *rest = (x509.load_der_x509_certificate(each) for each in proof.certificates)
+    except (ValueError, x509.InvalidVersion):
+        raise InvalidProof("a certificate cannot be read") from None
+    return leaf, rest
+
+
+def _message(statement: NodeStatement) -> bytes:
+    try:
+        return statement.message()
+    except OverflowError:
+        raise InvalidProof("the counter is no number that a node states") from None
+
+
+def _holds(leaf: x509.Certificate, signature: bytes, message: bytes) -> bool:
+    try:
+        key = leaf.public_key()
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+        elif isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, message, _pss(), hashes.SHA256())
+        else:
+            return False
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        return False
+    return True
+
+
+def _pss() -> padding.PSS:
+    return padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)  # RFC 8017, section 9.1
+
+
+def _moment(leaf: x509.Certificate, now: datetime, tolerance: timedelta) -> datetime:
+    """The moment to check the chain at: now, or the end of the certificate that the tolerance reaches."""
+    try:
+        begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    except ValueError:
+        raise InvalidProof("a certificate without a readable time") from None
+    if now > ends + tolerance:
+        raise CertificateExpired(f"the node's certificate ended at {ends:%Y-%m-%d %H:%M} UTC")
+    if now < begins - tolerance:
+        raise InvalidProof(f"the node's certificate begins at {begins:%Y-%m-%d %H:%M} UTC")
+    return min(max(now, begins), ends)
+
+
+def _check_chain(
+    leaf: x509.Certificate, rest: list[x509.Certificate], roots: list[x509.Certificate], moment: datetime
+) -> None:
+    authority = ExtensionPolicy.permit_all()
+    authority = authority.require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)  # and to be a CA's
+    authority = authority.may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _may_certify)
+    end = ExtensionPolicy.permit_all()
+    end = end.may_be_present(x509.BasicConstraints, Criticality.AGNOSTIC, _is_no_authority)
+    end = end.require_present(x509.KeyUsage, Criticality.AGNOSTIC, _may_sign)
+    builder = PolicyBuilder().store(Store(roots)).time(moment).max_chain_depth(MAX_CERTIFICATES)
+    try:
+        verifier = builder.extension_policies(ca_policy=authority, ee_policy=end).build_client_verifier()
+        verifier.verify(leaf, rest)
+    except (VerificationError, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise InvalidProof(f"the certificate is not one that this Swarm's CA gave to a node: {error}") from None
+
+
+def _may_certify(_policy: Policy, _certificate: x509.Certificate, found: x509.KeyUsage | None) -> None:
+    # A root of the user's own (`docker swarm ca --rotate --ca-cert`) may say nothing: openssl's default is without.
+    if found is not None and not found.key_cert_sign:
+        raise ValueError("the issuer may not sign certificates")
+
+
+def _is_no_authority(_policy: Policy, _certificate: x509.Certificate, found: x509.BasicConstraints | None) -> None:
+    if found is not None and found.ca:
+        raise ValueError("it is a CA's own")
+
+
+def _may_sign(_policy: Policy, _certificate: x509.Certificate, found: x509.KeyUsage) -> None:
+    if not found.digital_signature:
+        raise ValueError("its key may not sign")
+
+
+def _identity(leaf: x509.Certificate, statement: NodeStatement) -> Identity:
+    node, unit, cluster = (_subject(leaf, oid) for oid in (NameOID.COMMON_NAME, _UNIT, NameOID.ORGANIZATION_NAME))
+    if node != statement.node:
+        raise InvalidProof("the certificate is another node's")
+    if cluster != statement.cluster:
+        raise InvalidProof("the certificate is of another cluster")
+    role = _ROLES.get(unit)
+    if role is None:
+        raise InvalidProof("the certificate is neither a manager's nor a worker's")
+    return Identity(node, role, leaf.not_valid_after_utc)
+
+
+def _subject(leaf: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
+    try:
+        found = [each.value for each in leaf.subject.get_attributes_for_oid(oid)]
+    except ValueError:
+        found = []
+    if len(found) != 1 or not isinstance(found[0], str):
+        raise InvalidProof("the certificate's subject is not O, OU and CN, each once")
+    return found[0]

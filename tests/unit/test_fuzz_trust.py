@@ -1,0 +1,351 @@
+"""What strangers may write, mutated: nothing forged is accepted, nothing crashes.
+
+LINKWIRE_FUZZ=1000000 says how many mutations, LINKWIRE_FUZZ_SEED which ones; every single one can be made again from
+the seed, the target's name and its number, which a failure tells.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import IPv4Address
+
+import pytest
+
+from compose_ext.errors import Report
+from compose_ext.links import check
+from compose_ext.loader import Source, load
+from compose_ext.override import compile_override
+from compose_ext.override import dump as dump_override
+from compose_ext.schema import read as read_schema
+from mesh import codec, keyspace, labels
+from mesh.envelope import Forged, Keyring, Malformed, Signer, SigningKey, UnknownSigner, Unsigned, peek, unwrap, wrap
+from mesh.errors import InvalidRecord
+from mesh.framing import framed
+from mesh.hybrid import NodeKey, NotABox, NotOpened, seal, unseal
+from mesh.ports import PortRange
+from mesh.proof import InvalidProof, NodeProof, NodeStatement, make_proof, verify
+from mesh.records import Address, Leader, Port, Record
+from tests.unit.swarm_ca import CLUSTER, MADE, NODE, Authority, Leaf, key_file, pem
+from tests.unit.test_compose_language import SHOP
+
+COUNT = int(os.environ.get("LINKWIRE_FUZZ", "5000"))
+SEED = os.environ.get("LINKWIRE_FUZZ_SEED", "1")
+
+Outcome = str
+"""`refused`, or `the same` for a mutation that came back to a genuine value."""
+
+
+class AcceptedError(AssertionError):
+    """Something was taken that nobody signed, or opened wider than it was written."""
+
+
+# -- mutations ---------------------------------------------------------------------------------------
+
+NUMBERS = (b"\0", b"\1", b"\x7f", b"\x80", b"\xff", b"\0\0\0\0", b"\xff\xff\xff\xff", bytes(8), b"\x7f" + b"\xff" * 7)
+
+
+def mutated(chance: random.Random, value: bytes, others: Sequence[bytes], words: Sequence[bytes] = NUMBERS) -> bytes:
+    """A few small changes, or a piece of another value, or both."""
+    data = bytearray(value)
+    for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
+        at = chance.randrange(len(data) + 1)
+        length = min(chance.choice((1, 1, 2, 4, 8, 16, 64)), len(data) - at)
+        match chance.randrange(8):
+            case 0 if length:
+                data[at] ^= 1 << chance.randrange(8)
+            case 1 if length:
+                data[at] = chance.randrange(256)
+            case 2:
+                del data[at : at + length]
+            case 3:
+                data[at:at] = data[at : at + length] or b"\0"
+            case 4:
+                word = chance.choice(words)
+                data[at : at + (len(word) if chance.random() < 0.5 else 0)] = word
+            case 5:
+                other = chance.choice(others)
+                start = chance.choice((at, chance.randrange(len(other) + 1)))
+                data[at : at + length] = other[start : start + length]
+            case 6:
+                del data[at:]
+            case _:
+                data += chance.choice(words)
+    return bytes(data)
+
+
+# -- envelopes ---------------------------------------------------------------------------------------
+
+SIGNER = Signer(CLUSTER, SigningKey(b"\1" * 32))
+STRANGER = Signer(CLUSTER, SigningKey(b"\2" * 32))
+RING = Keyring(CLUSTER, (SIGNER.key.verify_key,))
+RECORDS: list[Record] = [
+    Leader("controller-1"),
+    Address(IPv4Address("10.80.0.3"), "task/t"),
+    Address(IPv4Address("10.80.0.4"), None),
+    Port("n", 51820, "t"),
+]
+SIGNED = [
+    (keyspace.key_of(record), wrap(SIGNER, keyspace.key_of(record), generation, codec.encode(record)))
+    for record in RECORDS
+    for generation in (1, 2, 2**40)
+]
+GENUINE = frozenset(SIGNED)
+VALUES = [value for _, value in SIGNED]
+
+
+def an_envelope(chance: random.Random) -> Outcome:
+    key, value = chance.choice(SIGNED)
+    other_key, other = chance.choice(SIGNED)
+    match chance.randrange(6):
+        case 0:
+            key = other_key  # put under another key
+        case 1:
+            body = other[32:-64]  # this one's header and signature about that one's body
+            value = value[:28] + len(body).to_bytes(4, "big") + body + value[-64:]
+        case 2:
+            value = value[:20] + chance.randrange(1, 2**63).to_bytes(8, "big") + value[28:]
+        case 3:
+            forged = wrap(STRANGER, key, chance.randrange(1, 2**63), other[32:-64])
+            value = chance.choice((forged, forged[:4] + value[4:20] + forged[20:]))
+        case 4:
+            at = chance.randrange(32, len(value) - 64)  # the body alone, so that only the signature can tell
+            value = value[:at] + chance.randbytes(1) + value[at + 1 :]
+        case _:
+            value = mutated(chance, value, VALUES)
+            key = (
+                mutated(chance, key.encode(), [b"endpoints/s/t"]).decode(errors="replace")
+                if chance.random() < 0.1
+                else key
+            )
+    try:
+        unwrap(RING, key, value)
+    except (Unsigned, Malformed, UnknownSigner, Forged) as error:
+        if not str(error).startswith(f"{key}: "):
+            raise AcceptedError(f"the error names another key: {error}") from error
+        return "refused"
+    if (key, value) not in GENUINE:
+        raise AcceptedError(f"{key!r}: {value.hex()}")
+    return "the same"
+
+
+def a_record(chance: random.Random) -> Outcome:
+    """A body that its signer wrote wrong: an older or newer version, or a bug."""
+    key, value = chance.choice(SIGNED)
+    body = mutated(chance, value[32:-64], [v[32:-64] for v in VALUES], WORDS)
+    try:
+        record = codec.decode(key, peek(key, wrap(SIGNER, key, 1, body)).body)
+    except InvalidRecord:
+        return "refused"
+    if keyspace.key_of(record) != key:
+        raise AcceptedError(f"{key!r}: {body!r}")
+    return "a record"
+
+
+# -- boxes and proofs ---------------------------------------------------------------------------------------
+
+NODE_KEY = NodeKey(b"\3" * 32)
+CONTEXTS = [framed("keys/n/t", "n", epoch) for epoch in range(3)]
+BOXES = [(seal(bytes(32), NODE_KEY.public, context), context) for context in CONTEXTS for _ in range(3)]
+
+
+def a_box(chance: random.Random) -> Outcome:
+    box, context = chance.choice(BOXES)
+    other, other_context = chance.choice(BOXES)
+    match chance.randrange(3):
+        case 0:
+            at = chance.choice((1, 1089, 1121))
+            box = box[:at] + other[at:]
+        case 1:
+            context = other_context
+        case _:
+            box = mutated(chance, box, [each for each, _ in BOXES])
+    try:
+        unseal(box, NODE_KEY, context)
+    except (NotABox, NotOpened):
+        return "refused"
+    if (box, context) not in BOXES:
+        raise AcceptedError(box.hex())
+    return "the same"
+
+
+ROOT = Authority.root()
+STATEMENTS = [
+    NodeStatement(CLUSTER, node, NODE_KEY.public, SIGNER.key.verify_key, counter)
+    for node in (NODE, "another")
+    for counter in (0, 1)
+]
+
+
+def _proofs(signers: dict[str, str]) -> list[tuple[NodeProof, NodeStatement]]:
+    """For every statement one that a node signed, given the node that it is about."""
+    leaves = {node: Leaf.of(node=node) for node in (NODE, "another")}
+    given = {node: pem(leaf.signed_by(ROOT)) for node, leaf in leaves.items()}
+    by = [(signers[said.node], said) for said in STATEMENTS]
+    return [(make_proof(given[signer], key_file(leaves[signer].key), said), said) for signer, said in by]
+
+
+PROOFS = _proofs({NODE: NODE, "another": "another"})
+ROGUE = _proofs({NODE: "another", "another": NODE})
+
+
+def a_proof(chance: random.Random) -> Outcome:
+    proof, statement = chance.choice(PROOFS)
+    other, other_statement = chance.choice(PROOFS)
+    certificates, signature = proof.certificates, proof.signature
+    match chance.randrange(5):
+        case 0:
+            statement = other_statement
+        case 4:
+            rogue, statement = chance.choice(ROGUE)
+            certificates, signature = rogue.certificates, rogue.signature
+        case 1:
+            certificates = other.certificates
+        case 2:
+            signature = mutated(chance, signature, [other.signature])
+        case _:
+            certificates = (mutated(chance, certificates[0], other.certificates), *other.certificates)
+    tried = (NodeProof(certificates, signature), statement)
+    try:
+        verify(*tried, [ROOT.pem], MADE + timedelta(days=1))
+    except InvalidProof:
+        return "refused"
+    genuine = any(
+        said == statement and (each.certificates[0], each.signature) == (certificates[0], signature)
+        for each, said in PROOFS
+    )
+    if not genuine:
+        raise AcceptedError(repr(tried))
+    return "the same"
+
+
+# -- labels and compose files ---------------------------------------------------------------------------------------
+
+WORDS = (
+    *b"null true false -1 0 65536 1e999 [] {} \" ' , : - / # & * ! | > % @ ` \n \t \\ $ ${X} ${X:?} << ? = ~".split(
+        b" "
+    ),
+    *b"tcp udp linkwire. links expose strict x-wireguard services ports key keys rotate".split(b" "),
+    *(b"\xff", b"\xc3\xa9", b"\xe2\x80\xae", b" ", b"\n  ", b"\r\n", b"\0", b"a" * 300),
+)
+LABELS = [
+    {
+        "linkwire.links": "shop_db:db,shop_db:database,shop_cache",
+        "linkwire.link.shop_db.ports": "5432/tcp,9000-9010/udp",
+        "linkwire.link.shop_cache.ports": "6379",
+        "linkwire.link.shop_db.key": "shop_shop",
+        "linkwire.link.shop_db.rotate": "24h",
+    },
+    {
+        "linkwire.links": "a:b",
+        "linkwire.link.a.ports": "1-2",
+        "linkwire.expose": "5432/tcp",
+        "linkwire.strict": "false",
+    },
+    {"linkwire.expose": "1,2,3-4/udp", "linkwire.strict": "true", "linkwire.role": "agent", "other": "x"},
+]
+
+
+def some_labels(chance: random.Random) -> Outcome:
+    written = dict(chance.choice(LABELS))
+    texts = [text.encode() for each in LABELS for text in each.values()]
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        label = chance.choice(sorted(written))
+        value = written.pop(label)
+        if chance.random() < 0.2:
+            label = mutated(chance, label.encode(), texts, WORDS).decode(errors="replace")
+        written[label] = mutated(chance, value.encode(), texts, WORDS).decode(errors="replace")
+    read, errors = labels.decode(written)
+    if labels.decode(labels.encode(read)) != (read, ()):
+        raise AcceptedError(f"not read back: {written!r}")
+    _check_labels(written, read)
+    return "refused" if errors else "labels"
+
+
+def _check_labels(written: dict[str, str], read: labels.ServiceLabels) -> None:
+    for link in read.links:
+        if f"{labels.LINK}{link.provider}.ports" in written and not link.ports:
+            raise AcceptedError(f"open to all: {written!r}")
+    if not read.strict and written.get(labels.STRICT, "").strip().lower() != "false":
+        raise AcceptedError(f"not strict: {written!r}")
+
+
+FILES = [SHOP.encode(), b"version: '3.8'\n" + SHOP.encode(), b"services: {a: {links: [b], x-wireguard: {}}, b: {}}\n"]
+
+
+def a_compose_file(chance: random.Random) -> Outcome:
+    text = mutated(chance, chance.choice(FILES), FILES, WORDS)
+    report = Report(["a.yml"])
+    document = load(Source("a.yml", text, rereadable=True), report)
+    project = read_schema([document], {}, report) if document else None
+    links = check(project, report) if project else None
+    if links is None or report.errors:
+        return "refused" if report.errors else "nothing to do"
+    override = compile_override(links, "stack", report)
+    if report.errors:
+        return "refused"
+    dump_override(override)
+    for name, service in override.get("services", {}).items():
+        written = {
+            label: value.replace("$$", "$") for label, value in service.get("deploy", {}).get("labels", {}).items()
+        }
+        read, errors = labels.decode(written)
+        wanted = links.project.services[name].options
+        if errors or any(_lost(options.ports, provider, read) for provider, options in wanted.items()):
+            raise AcceptedError(repr(text))
+        _check_labels(written, read)
+    return "compiled"
+
+
+def _lost(ports: list[PortRange], provider: str, read: labels.ServiceLabels) -> bool:
+    """Whether the file limits a link's ports and the labels do not."""
+    found = [link for link in read.links if link.provider in (provider, f"stack_{provider}")]
+    return bool(ports) and any(not link.ports for link in found)
+
+
+# -- the run ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    share: float
+    attempt: Callable[[random.Random], Outcome]
+
+
+TARGETS = {
+    "envelopes": Target(0.55, an_envelope),
+    "records": Target(0.1, a_record),
+    "boxes": Target(0.05, a_box),
+    "proofs": Target(0.05, a_proof),
+    "labels": Target(0.2, some_labels),
+    "compose files": Target(0.05, a_compose_file),
+}
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("name", TARGETS)
+def test_no_crash_and_no_acceptance(name: str, figure: Callable[[str], None]) -> None:
+    target = TARGETS[name]
+    tries = round(COUNT * target.share)
+    outcomes: Counter[str] = Counter()
+    failures = []
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a certificate's odd serial number, once for each
+        for number in range(tries):
+            try:
+                outcomes[target.attempt(random.Random(f"{SEED}/{name}/{number}"))] += 1  # noqa: S311 - to be made again
+            except Exception as error:  # noqa: BLE001 - that is what is counted
+                outcomes["accepted" if isinstance(error, AcceptedError) else "crashed"] += 1
+                failures.append(f"seed {SEED}, {name}, number {number}: {type(error).__name__}: {error}"[:2000])
+    counted = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(outcomes.items()))
+    bad = f"{outcomes['accepted']} accepted, {outcomes['crashed']} crashed"
+    figure(f"fuzz, {name}: {tries:,} in {time.perf_counter() - began:.0f} s: {counted}; {bad}")
+    assert failures[:5] == []
+    assert outcomes["refused"] > tries / 20, "mutations that nothing refuses test nothing"

@@ -1,0 +1,28 @@
+"""docs/threat-model.md names the test of every line: those tests exist, and those that are not there yet do not."""
+
+import re
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+PAGE = (PROJECT / "docs" / "threat-model.md").read_text()
+NAMED = re.findall(r"`(tests/[a-z_/]+\.py)::([a-z_0-9]+)`( \*\*\(not yet\)\*\*)?", PAGE)
+ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and not re.match(r"\| (---|he tries|of) ", line)]
+
+
+def exists(file: str, test: str) -> bool:
+    path = PROJECT / file
+    return path.is_file() and re.search(rf"^def {test}\(", path.read_text(), re.MULTILINE) is not None
+
+
+def test_the_tests_that_are_named_exist() -> None:
+    assert len(NAMED) > 40
+    assert [f"{file}::{test}" for file, test, missing in NAMED if not missing and not exists(file, test)] == []
+
+
+def test_those_that_are_there_are_not_said_to_be_missing() -> None:
+    assert [f"{file}::{test}" for file, test, missing in NAMED if missing and exists(file, test)] == []
+
+
+def test_every_line_names_its_test_or_says_why_there_is_none() -> None:
+    reasons = ("design: not hidden", "limit: see below", "trusted", "WireGuard's own")
+    assert [row for row in ROWS if "`tests/" not in row and not row.split(" | ")[-1].startswith(reasons)] == []
