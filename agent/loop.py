@@ -23,8 +23,10 @@ from agent.wireguard import Backend
 from mesh import keyspace
 from mesh.errors import LinkwireError, Terminal
 from mesh.graph import Graph, desired, device_name, index
-from mesh.keys import PrivateKey, unseal
+from mesh.hybrid import NodeKey
+from mesh.keys import PrivateKey
 from mesh.records import Attachment, Endpoint, Node, SealedKey, Status, TaskReport
+from mesh.sealing import open_key
 from mesh.snapshot import Snapshot
 from mesh.store import Store
 from mesh.wake import Wake
@@ -60,7 +62,7 @@ class Agent:
         containers: Containers,
         backend: Backend,
         store: Store,
-        key: PrivateKey,
+        key: NodeKey,
         node: Node,
         metrics: Metrics,
     ) -> None:
@@ -216,7 +218,7 @@ class Agent:
         sealed = self._seen.get(keyspace.sealed_key(self._node.id, endpoint.task), SealedKey)
         if sealed is None:
             raise Terminal("its key is not in the store (yet)")
-        key = unseal(sealed.sealed, self._key)
+        key = open_key(sealed, self._key)
         if key.public != endpoint.public_key:
             raise Terminal("its key in the store is not the one of its endpoint")
         self._keys[endpoint.task, endpoint.epoch] = key
@@ -236,7 +238,7 @@ class Agent:
                     mtu = DEFAULT_MTU + OVERHEAD[6]
                 self._mtus[host] = (now + ROUTES_S, mtu)
             found.append(mtu - OVERHEAD[host.version])
-        return max(MIN_MTU, min(found, default=DEFAULT_MTU))
+        return self._backend.largest(max(MIN_MTU, min(found, default=DEFAULT_MTU)))
 
     # --- reports
 
@@ -256,7 +258,7 @@ class Agent:
 def node_record(  # noqa: PLR0917 - called once, from cli
     containers: Containers,
     backend: Backend,
-    key: PrivateKey,
+    key: NodeKey,
     ports: tuple[int, int],
     address: IPAddress | None,
     version: str,

@@ -6,13 +6,15 @@ Every function can be killed between any two lines and converges when called aga
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv6Interface
 
 import structlog
 
-from agent import links, names, nft
+from agent import conntrack, links, names, nft
 from agent.diff import Changes, Seen, diff
 from agent.netns import TaskNetns
+from agent.rules import Rules
 from agent.wireguard import Backend
 from mesh.errors import DeviceNotFound, Retryable
 from mesh.wgtypes import Interface, InterfaceConfig
@@ -101,25 +103,42 @@ def _diff(
 
 
 def _apply(backend: Backend, netns: TaskNetns, hosts: str, desired: InterfaceConfig, changes: Changes) -> None:
-    if changes.first_rules is not None:
-        nft.apply(netns, changes.first_rules)
-    if changes.create:
+    if changes.create and changes.first_rules is not None:
+        _create_with_rules(backend, netns, desired.name, changes.first_rules)
+    elif changes.create:
         backend.create(netns, desired.name)
+    elif changes.first_rules is not None:
+        nft.apply(netns, changes.first_rules)
     if changes.device is not None:
         backend.apply(netns, desired.name, changes.device)
     _apply_link(netns, desired.name, changes)
     if changes.rules is not None:
         nft.apply(netns, changes.rules)
-    if (changes.first_rules or changes.rules) and _reaches_itself(desired):
-        links.enable_ipv6(netns, "lo")  # what a task sends to its own address passes there
+    if not changes.create and (changes.first_rules is not None or changes.rules is not None):
+        _forget_who_is_gone(netns, desired)
     if changes.hosts is not None:
         names.write(hosts, changes.hosts)
 
 
-def _reaches_itself(desired: InterfaceConfig) -> bool:
-    """Whether a VIP may lead the task to itself: its service is linked to itself."""
-    own = {address.ip for address in desired.addresses}
-    return any(not own.isdisjoint(balance.backends) for balance in desired.policy.balance)
+def _create_with_rules(backend: Backend, netns: TaskNetns, name: str, rules: Rules) -> None:
+    """Both at once, since each is a wait for the kernel and the task's process will not wait for either.
+
+    A device that was just made has no peer and is down: nothing passes it before there are rules.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        applied = pool.submit(nft.apply, netns, rules)
+        try:
+            backend.create(netns, name)
+        finally:
+            applied.result()
+
+
+def _forget_who_is_gone(netns: TaskNetns, desired: InterfaceConfig) -> None:
+    """End what the kernel still takes for connections with addresses of the mesh that are nobody's any more."""
+    known = {network.network_address for peer in desired.peers for network in peer.allowed_ips}
+    known.update(address.ip for address in desired.addresses)
+    mesh = (desired.policy.subnet, desired.policy.subnet6)
+    conntrack.forget(netns, lambda address: address not in known and any(address in subnet for subnet in mesh))
 
 
 def _apply_link(netns: TaskNetns, name: str, changes: Changes) -> None:
@@ -129,6 +148,9 @@ def _apply_link(netns: TaskNetns, name: str, changes: Changes) -> None:
         links.remove_address(netns, name, address)
     if any(isinstance(address, IPv6Interface) for address in changes.add_addresses):
         links.enable_ipv6(netns, name)
+        # What a task sends to itself passes there, and so does the answer when a packet of its own is refused.
+        # Docker turns it on too, from 26.0 on (moby#47062).
+        links.enable_ipv6(netns, "lo")
     for address in changes.add_addresses:
         links.add_address(netns, name, address)
     if changes.up:

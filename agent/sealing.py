@@ -8,12 +8,12 @@ import tempfile
 from pathlib import Path
 
 from mesh.errors import Terminal
-from mesh.keys import PrivateKey
+from mesh.hybrid import NodeKey
 
-FILE = "sealing.key"
+FILE = "node.key"
 
 
-def load_or_make(folder: Path) -> PrivateKey:
+def load_or_make(folder: Path) -> NodeKey:
     """Read the node's sealing key; on the first run make it.
 
     The file appears whole or not at all, so a crash between any two lines leaves either no key or a good one; and of
@@ -31,16 +31,16 @@ def load_or_make(folder: Path) -> PrivateKey:
     except OSError as error:
         raise Terminal(f"the node's sealing key {path}: {error.strerror}") from error
     try:
-        return PrivateKey(raw)
+        return NodeKey.from_file(raw)
     except Terminal:
         raise Terminal(
-            f"{path} is not a sealing key (32 bytes); remove it and the node gets a new one, and its tasks new keys"
+            f"{path} is not a sealing key of this version; remove it: the node gets a new one, and its tasks new keys"
         ) from None
 
 
 def _make(path: Path) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{FILE}.") as file:  # mode 0600
-        file.write(PrivateKey.generate().raw)
+        file.write(NodeKey.generate().to_file())
         file.flush()
         os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):

@@ -195,7 +195,7 @@ class _Planner:
         if key in self.stored.invalid:
             return None
         sealed = self.stored.get(key, SealedKey)
-        if sealed is not None and sealed.sealed_to == node.sealing_key:
+        if sealed is not None and sealed.sealed_to == node.sealing_key.fingerprint:
             return None
         return Allocate(
             task=task,
@@ -255,7 +255,10 @@ class _Planner:
         return found
 
     def _ready(self, task: SwarmTask, endpoint: Endpoint, *, ignore_lease: bool) -> bool:
-        """Swarm's word, hastened by the node's: up when either says so, down when either says so."""
+        """Swarm says whether it is wanted, its node whether it can be used.
+
+        Swarm calls a task running until it has stopped it, also when its check fails: the node sees that first.
+        """
         if not task.wanted:
             return False
         silent = task.node not in self.nodes and keyspace.node(task.node) not in self.stored.invalid
@@ -266,7 +269,7 @@ class _Planner:
         report = self._report(task)
         if report is None or not report.wired or report.state == "gone":
             return False
-        return task.running or report.state == "running"
+        return report.state == "running"
 
     def _panicking(self) -> frozenset[str]:
         """Services whose every ready task is on a node whose agent fell silent.

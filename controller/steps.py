@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from controller.observed import SwarmTask
-from mesh.keys import PrivateKey, seal
-from mesh.records import Address, Attachment, Endpoint, Node, Port, SealedKey
+from mesh.keys import PrivateKey
+from mesh.records import Address, Attachment, Endpoint, Node, Port
+from mesh.sealing import sealed_key
 from mesh.snapshot import Delete, Op, Put
 from mesh.wgtypes import UdpEndpoint
 
@@ -77,7 +78,7 @@ def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
         ready=False,
         elsewhere=step.elsewhere,
     )
-    sealed = SealedKey(task.id, task.node, step.epoch, node.sealing_key, seal(private_key, node.sealing_key))
+    sealed = sealed_key(private_key, node.sealing_key, task.node, task.id, step.epoch)
     ops: tuple[Op, ...] = (Put(endpoint, step.revision), Put(sealed, step.key_revision))
     if step.revision == 0:
         ops += (

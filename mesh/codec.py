@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from mesh import keyspace
 from mesh.errors import InvalidRecord, LinkwireError
+from mesh.hybrid import NodePublicKey
 from mesh.keys import PublicKey
 from mesh.records import Record
 
@@ -26,6 +27,7 @@ FORMAT = 1
 MAX_BYTES = 1_000_000  # etcd refuses requests over 1.5 MiB (--max-request-bytes)
 
 _WHOLE = 2**53  # beyond it a float does not tell whole numbers apart, and far beyond it overflows
+_KEYS = (PublicKey, NodePublicKey)
 _ADDRESSES = (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
 
 
@@ -75,13 +77,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any field of a record
-    if dataclasses.is_dataclass(value) and not isinstance(value, (type, PublicKey)):
+    if dataclasses.is_dataclass(value) and not isinstance(value, (type, *_KEYS)):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    if isinstance(value, (PublicKey, *_ADDRESSES)):
+    if isinstance(value, (*_KEYS, *_ADDRESSES)):
         return str(value)
     return value
 
@@ -106,7 +108,7 @@ def _read(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - one retur
         return tuple(_read(typing.get_args(hint)[0], item, f"{where}[{n}]") for n, item in enumerate(plain))
     if hint in (str, int, bool, float):
         return _scalar(hint, plain, where)
-    if not (dataclasses.is_dataclass(hint) and hint is not PublicKey):
+    if not (dataclasses.is_dataclass(hint) and hint not in _KEYS):
         return _from_text(hint, plain, where)
     if not isinstance(plain, dict):
         raise ValueError(f"{where or 'record'}: an object was expected")
@@ -135,7 +137,7 @@ def _from_text(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - a ty
     try:
         if hint is bytes:
             return base64.b64decode(plain, validate=True)
-        return PublicKey.parse(plain) if hint is PublicKey else hint(plain)
+        return hint.parse(plain) if hint in _KEYS else hint(plain)
     except (binascii.Error, ValueError, LinkwireError):
         raise ValueError(f"{where}: not a {hint.__name__}") from None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Generic, Literal, TypeVar
 
+from mesh.hybrid import NodePublicKey
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
 from mesh.ports import PortRange
@@ -86,8 +87,8 @@ class SealedKey:
     task: str
     node: str
     epoch: int
-    sealed_to: PublicKey
-    """The node's sealing key of that time; when the node has another now, the task needs a new keypair."""
+    sealed_to: str
+    """Fingerprint of the node's sealing key of that time; when it has another now, the task needs a new keypair."""
     sealed: bytes
 
 
@@ -115,7 +116,7 @@ class Node:
 
     id: str
     hostname: str
-    sealing_key: PublicKey
+    sealing_key: NodePublicKey
     """What private keys for this node are sealed to."""
     address: IPAddress
     """Where other nodes reach this one's WireGuard ports."""

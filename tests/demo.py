@@ -11,6 +11,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Callable
 
 from tests.lab import Lab, images
 from tests.lab.capture import Capture, Seen
@@ -83,11 +84,10 @@ def _up(lab: Lab) -> int:
 
 
 def _show(lab: Lab, deployment: Deployment) -> bool:
-    page = _fetch(*_apart(deployment), "http://web/")
+    page = _fetched(lambda: _apart(deployment), "http://web/")
     say("the page that a client on another node fetched by name over the link:")
     print("\n".join(f"          | {line}" for line in page.splitlines()[:6]))
-    front_node, front = deployment.wait_running("shop_front", 1)[0]
-    order = _fetch(front_node, front, "http://127.0.0.1:8080/")
+    order = _fetched(lambda: deployment.wait_running("shop_front", 1)[0], "http://127.0.0.1:8080/")
     say(f"an order that went nginx -> app -> redis over two links: {order.strip()}")
     canary = f"canary-{secrets.token_hex(16)}"
     linked = _captured(lab, canary, *_apart(deployment))
@@ -114,6 +114,23 @@ def _apart(deployment: Deployment) -> tuple[Node, str]:
 
 def _fetch(node: Node, container: str, url: str) -> str:
     return node.docker("exec", container, "curl", "--silent", "--max-time", "10", url).stdout
+
+
+def _fetched(whence: Callable[[], tuple[Node, str]], url: str) -> str:
+    """What there is at a URL, as soon as there is anything: nginx ends when it starts before its upstream's name is
+    there, and Swarm starts it again.
+    """
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if answer := _fetch(*whence(), url):
+                return answer
+            problem = "an empty answer"
+        except LabError as error:
+            problem = str(error)
+        if time.monotonic() > deadline:
+            raise LabError(f"no answer from {url}: {problem}")
+        time.sleep(0.5)
 
 
 def _captured(lab: Lab, canary: str, node: Node, container: str) -> Seen:

@@ -25,6 +25,9 @@ class Backend(Protocol):
     def name(self) -> str:
         """How it is reported: "kernel" or "userspace"."""
 
+    def largest(self, room: int) -> int:
+        """The largest MTU, in bytes, at which no packet is padded to more than `room`, which is what fits inside."""
+
     def prepare(self, name: str) -> None:
         """Do what of `create` can be done before the task has a namespace. What came of it `discard` takes back."""
 

@@ -35,6 +35,8 @@ PROGRAM = "wireguard-go"
 _KIND = "tun"
 _TUN = Path("/dev/net/tun")
 _TUN_NUMBER = os.makedev(10, 200)  # Linux, Documentation/admin-guide/devices.txt
+_MTU_AT_HOME = 1420  # wireguard-go, device/tun.go, DefaultMTU
+_PADDED_TO = 16  # bytes; WireGuard paper, section 5.4.6
 _START_SECONDS = 5.0
 _POLL_SECONDS = 0.002
 _END_SECONDS = 2.0
@@ -57,6 +59,15 @@ class UserspaceBackend:
         self._lock = threading.Lock()
         self._children: list[subprocess.Popen[bytes]] = []
         self._deaf_since: dict[str, float] = {}
+
+    def largest(self, room: int) -> int:
+        """See Backend. It takes its device's MTU for what it was at home, once the device is in another namespace.
+
+        What is longer is padded as if it were several packets of that length, each but the last a full one
+        (wireguard-go, device/send.go, calculatePaddingSize).
+        """
+        last = room % _MTU_AT_HOME
+        return room - last + last // _PADDED_TO * _PADDED_TO
 
     def prepare(self, name: str) -> None:
         """See Backend. Starting the process is most of the time that `create` takes."""

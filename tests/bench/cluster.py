@@ -9,6 +9,7 @@ from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
 from mesh import keyspace
 from mesh.addresses import ula
 from mesh.apart import in_order
+from mesh.hybrid import NodeKey
 from mesh.keys import KEY_BYTES, PublicKey
 from mesh.labels import LinkLabel, ServiceLabels
 from mesh.records import (
@@ -33,7 +34,8 @@ _TASKS_OF_A_NODE = 33
 _FIRST_PORT, _LAST_PORT = 51820, 53819
 _FIRST_VIP = 1 << 15  # of the subnet; tasks' addresses are below
 _OVERLAY, _BRIDGE = IPv4Address("10.0.0.2"), IPv4Address("172.17.0.2")
-_SEALED = bytes(80)  # as long as a sealed key
+_NODE_KEY = NodeKey(bytes(KEY_BYTES)).public
+_SEALED = bytes(1169)  # as long as a sealed key
 
 
 def _service(number: int) -> str:
@@ -111,7 +113,7 @@ def stored(tasks: int, *, not_ready: int | None = None) -> Snapshot:
     records: list[Record] = [Cluster("cluster", SUBNET, ula("cluster"))]
     for n in range(nodes):
         host = IPv4Address("10.0.0.1") + n
-        records.append(Node(_node(n), f"host{n}", _key(n + 1), host, _FIRST_PORT, _LAST_PORT, "kernel", "0.1.0"))
+        records.append(Node(_node(n), f"host{n}", _NODE_KEY, host, _FIRST_PORT, _LAST_PORT, "kernel", "0.1.0"))
     for n in range(services):
         vip = SUBNET.network_address + _FIRST_VIP + n
         service = _service(n)
@@ -140,7 +142,7 @@ def _of_task(number: int, nodes: int, *, ready: bool) -> tuple[Record, ...]:
             ready=ready,
             elsewhere=in_order(_on_overlay(number) + _on_bridge(number, nodes)),
         ),
-        SealedKey(task, node, 0, _key(at + 1), _SEALED),
+        SealedKey(task, node, 0, _NODE_KEY.fingerprint, _SEALED),
         Address(address, f"task/{task}"),
         Port(node, port, task),
         TaskReport(

@@ -6,9 +6,10 @@ from collections import Counter
 from ipaddress import IPv4Address
 
 from mesh import keyspace
-from mesh.errors import Terminal
-from mesh.keys import PrivateKey, PublicKey, unseal
+from mesh.hybrid import NodeKey, NotOpened
+from mesh.keys import PublicKey
 from mesh.records import Address, Endpoint, Port, Record, SealedKey, Service
+from mesh.sealing import open_key
 from tests.unit.memory_store import Entry, MemoryStore
 from tests.unit.swarm_world import World
 
@@ -86,16 +87,16 @@ def _check_sealed(sealed: SealedKey, endpoint: Endpoint, world: World) -> None:
     assert _opened(sealed, world.sealing_keys[sealed.sealed_to]) == endpoint.public_key
 
 
-_OPENED: dict[tuple[bytes, PublicKey], PublicKey] = {}
+_OPENED: dict[tuple[SealedKey, NodeKey], PublicKey] = {}
 
 
-def _opened(sealed: SealedKey, key: PrivateKey) -> PublicKey | None:
+def _opened(sealed: SealedKey, key: NodeKey) -> PublicKey | None:
     """The public key of what a sealed box holds; None where this key does not open it."""
-    known = _OPENED.get((sealed.sealed, key.public))
+    known = _OPENED.get((sealed, key))
     if known is None:
         try:
-            known = unseal(sealed.sealed, key).public
-        except Terminal:
+            known = open_key(sealed, key).public
+        except NotOpened:
             return None
-        _OPENED[sealed.sealed, key.public] = known
+        _OPENED[sealed, key] = known
     return known

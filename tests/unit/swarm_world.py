@@ -10,7 +10,8 @@ from typing import Protocol, TypeVar
 
 from controller.observed import STATES, Swarm, SwarmNode, SwarmService, SwarmTask
 from mesh import keyspace
-from mesh.keys import PrivateKey, PublicKey
+from mesh.hybrid import NodeKey
+from mesh.keys import PrivateKey
 from mesh.labels import LinkLabel, ServiceLabels
 from mesh.records import Attachment, Endpoint, Node, TaskReport, TaskState
 from mesh.snapshot import Delete
@@ -45,6 +46,11 @@ def private_key(number: int) -> PrivateKey:
     return PrivateKey((number * 8).to_bytes(32, "little"))  # clamping clears the three lowest bits
 
 
+def node_key(number: int) -> NodeKey:
+    """The n-th sealing key of a test, always the same."""
+    return NodeKey(number.to_bytes(32, "little"))
+
+
 def service(name: str, *providers: str, number: int = 0, replicas: int | None = None) -> SwarmService:
     """A service that links to providers by their names."""
     links = tuple(LinkLabel(provider, (provider.partition("_")[2],)) for provider in providers)
@@ -65,9 +71,9 @@ class World:
         self.services: dict[str, SwarmService] = {}
         self.tasks: dict[str, SwarmTask] = {}
         self.nodes: dict[str, SwarmNode] = {}
-        self.homes: dict[PublicKey, str] = {}
-        """Which node has the private key of a sealing key."""
-        self.sealing_keys: dict[PublicKey, PrivateKey] = {}
+        self.homes: dict[str, str] = {}
+        """Which node has the private key of a sealing key, by its fingerprint."""
+        self.sealing_keys: dict[str, NodeKey] = {}
         self.said: dict[str, set[Attachment]] = {}
         """Task -> all that Swarm or its own node ever said of its addresses."""
         self.actions: dict[str, Callable[[], None]] = {
@@ -110,9 +116,9 @@ class World:
     def register(self, node: str) -> None:
         """An agent starts with a sealing key that it never had before."""
         self._made += 1
-        key = private_key(self._made)
-        self.homes[key.public] = node
-        self.sealing_keys[key.public] = key
+        key = node_key(self._made)
+        self.homes[key.public.fingerprint] = node
+        self.sealing_keys[key.public.fingerprint] = key
         last = int(node[1:])
         address = IPv4Address(f"192.0.2.{last}")
         self._store.write(

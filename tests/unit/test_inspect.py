@@ -14,6 +14,7 @@ from agent.diff import REJECT_AFTER_S
 from agent.inspect import inspect
 from mesh import keyspace
 from mesh.addresses import ula
+from mesh.hybrid import NodeKey
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
 from mesh.ports import PortRange
@@ -74,7 +75,8 @@ def endpoint(name: str, number: int, *, slot: int = 1) -> Endpoint:
 
 
 def node(number: int) -> Node:
-    return Node(f"n{number}", f"host{number}", key(99), IPv4Address("192.0.2.1"), 1, 9, "kernel", "0.1.0")
+    key_of_node = NodeKey(b"n" * 32).public
+    return Node(f"n{number}", f"host{number}", key_of_node, IPv4Address("192.0.2.1"), 1, 9, "kernel", "0.1.0")
 
 
 def report(name: str, number: int, *, wired: bool = True, error: str | None = None) -> TaskReport:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import pickle
 import traceback
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import Terminal
-from mesh.keys import PrivateKey, PublicKey, seal, unseal
-from mesh.records import SealedKey
+from mesh.hybrid import NodeKey, NotOpened
+from mesh.keys import PrivateKey, PublicKey
+from mesh.sealing import open_key, sealed_key
 from mesh.wgtypes import DeviceChange
 
 SECRET = bytes(range(64, 96))
@@ -112,38 +114,30 @@ def test_what_is_no_key_is_refused_and_not_quoted(text: str) -> None:
     assert str(caught.value) == "a key is 32 bytes in base64"
 
 
-@settings(deadline=None, max_examples=30)
-@given(raws, raws)
-def test_a_sealed_key_is_opened_by_its_node_alone(raw: bytes, node: bytes) -> None:
-    secret, home, other = PrivateKey(raw), PrivateKey(node), PrivateKey.generate()
-    sealed = seal(secret, home.public)
-    assert unseal(sealed, home) == secret
-    assert secret.raw not in sealed
-    assert seal(secret, home.public) != sealed, "nobody sees that two are the same"
-    with pytest.raises(Terminal, match="was not made for this node, or was changed"):
-        unseal(sealed, other)
+NODE = NodeKey(b"n" * 32)
+PLACES = st.tuples(st.text(max_size=5), st.text(max_size=5), st.integers(0, 3))
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.data())
-def test_a_sealed_key_that_was_changed_is_refused(data: st.DataObject) -> None:
-    sealed = seal(KEY, KEY.public)
-    at, by = data.draw(st.integers(0, len(sealed) - 1)), data.draw(st.integers(1, 255))
-    for changed in (sealed[:at] + bytes([sealed[at] ^ by]) + sealed[at + 1 :], sealed[:at], sealed + b"x", b""):
-        with pytest.raises(Terminal):
-            unseal(changed, KEY)
+@settings(deadline=None, max_examples=60)
+@given(raws, PLACES, PLACES)
+def test_a_sealed_key_is_opened_by_its_node_for_its_own_task_alone(
+    raw: bytes, place: tuple[str, str, int], other: tuple[str, str, int]
+) -> None:
+    secret = PrivateKey(raw)
+    record = sealed_key(secret, NODE.public, *place)
+    assert (record.node, record.task, record.epoch, record.sealed_to) == (*place, NODE.public.fingerprint)
+    assert open_key(record, NODE) == secret
+    with pytest.raises(NotOpened):
+        open_key(record, NodeKey(b"o" * 32))
+    moved = replace(record, node=other[0], task=other[1], epoch=other[2])
+    if moved != record:
+        with pytest.raises(NotOpened):
+            open_key(moved, NODE)
 
 
 def test_a_failure_to_open_tells_no_secret() -> None:
-    try:
-        unseal(b"x" * 80, KEY)
-    except Terminal as error:
-        text = "".join(traceback.format_exception(error))
-    assert not [spelling for spelling in spellings(SECRET) if spelling in text]
-    record = SealedKey("t", "n", 0, KEY.public, seal(KEY, KEY.public))
-    assert not [spelling for spelling in spellings(SECRET) if spelling in repr(record)]
-
-
-def test_nothing_is_sealed_to_a_point_of_low_order() -> None:
-    with pytest.raises(Terminal, match="not a key that anything can be sealed to"):
-        seal(PrivateKey.generate(), PublicKey(bytes(32)))
+    record = sealed_key(KEY, NODE.public, "n", "t", 0)
+    with pytest.raises(NotOpened) as caught:
+        open_key(replace(record, epoch=1), NODE)
+    text = "".join(traceback.format_exception(caught.value))
+    assert not [spelling for spelling in spellings(SECRET) if spelling in text + repr(record)]

@@ -206,7 +206,7 @@ def ready(store: MemoryStore, world: World) -> set[str]:
     [
         ("running", "starting", "created", True, False),
         ("running", "starting", "running", True, True),
-        ("running", "running", "created", True, True),
+        ("running", "running", "created", True, False),  # its health check fails: Swarm has not stopped it yet
         ("running", "running", "running", False, False),
         ("running", "running", "gone", True, False),
         ("shutdown", "running", "running", True, False),
@@ -215,7 +215,7 @@ def ready(store: MemoryStore, world: World) -> set[str]:
         ("complete", "running", "running", True, True),
     ],
 )
-def test_ready_is_swarms_word_hastened_by_the_nodes(
+def test_ready_is_what_swarm_wants_and_its_node_sees_running(
     desired: str, state: str, seen: str, wired: bool, expected: bool
 ) -> None:
     store, world = fresh()

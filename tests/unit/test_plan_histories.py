@@ -153,7 +153,7 @@ def check_settled(store: MemoryStore, world: World) -> None:
         report = reports.get((endpoint.node, endpoint.task))
         if task is None or report is None or not task.wanted or not report.wired or report.state == "gone":
             return False
-        return "running" in (task.state, report.state)
+        return report.state == "running"
 
     swarms = [task.elsewhere for task in world.tasks.values()] + [s.elsewhere for s in world.services.values()]
     on_swarms = {(a.network, a.address.version) for its in swarms for a in its}
@@ -166,7 +166,7 @@ def check_settled(store: MemoryStore, world: World) -> None:
         node = nodes.get(endpoint.node)
         siblings = [other for other in endpoints if other.service == endpoint.service]
         if node is not None:
-            assert sealed[endpoint.task].sealed_to == node.sealing_key
+            assert sealed[endpoint.task].sealed_to == node.sealing_key.fingerprint
             label = world.nodes[endpoint.node].address if endpoint.node in world.nodes else None
             assert endpoint.underlay.host == (label or node.address)
             assert endpoint.ready == up(endpoint)

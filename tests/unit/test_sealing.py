@@ -11,15 +11,14 @@ import pytest
 
 from agent.sealing import FILE, load_or_make
 from mesh.errors import Terminal
-from mesh.keys import PrivateKey, seal, unseal
+from mesh.hybrid import NodeKey, seal, unseal
 
 
 def test_it_is_made_once_and_read_again(tmp_path: Path) -> None:
     folder = tmp_path / "var" / "linkwire"
     key = load_or_make(folder)
     assert load_or_make(folder) == key
-    secret = PrivateKey.generate()
-    assert unseal(seal(secret, key.public), load_or_make(folder)) == secret
+    assert unseal(seal(b"secret", key.public, b"test"), load_or_make(folder), b"test") == b"secret"
     assert load_or_make(tmp_path / "other") != key
 
 
@@ -35,12 +34,15 @@ def test_only_its_owner_reads_it_and_nothing_else_is_left(tmp_path: Path) -> Non
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 31, b"secret words that are no key at all", b"x" * 64])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x" * 31, b"secret words that are no key at all", b"x" * 64, b"linkwire node key 1\n" + b"x" * 31],
+)
 def test_what_is_no_key_is_refused_named_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(Terminal) as caught:
         load_or_make(tmp_path)
-    assert f"{tmp_path / FILE} is not a sealing key (32 bytes); remove it" in str(caught.value)
+    assert f"{tmp_path / FILE} is not a sealing key of this version; remove it" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert (tmp_path / FILE).read_bytes() == content
 
@@ -72,11 +74,11 @@ def test_a_failure_on_the_way_leaves_no_key_and_the_next_run_makes_one(
 def test_many_that_start_at_once_have_one_key(tmp_path: Path) -> None:
     for run in range(20):
         folder = tmp_path / str(run)
-        keys: list[PrivateKey | Terminal] = []
+        keys: list[NodeKey | Terminal] = []
         start = threading.Barrier(8)
 
         def one(
-            folder: Path = folder, start: threading.Barrier = start, keys: list[PrivateKey | Terminal] = keys
+            folder: Path = folder, start: threading.Barrier = start, keys: list[NodeKey | Terminal] = keys
         ) -> None:
             start.wait()
             try:

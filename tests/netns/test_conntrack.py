@@ -1,0 +1,54 @@
+"""Connections are forgotten by who would answer them, and no others."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from agent import conntrack
+from agent.netns import TaskNetns
+from tests.netns.world import World
+
+TRACK = "add table inet t; add chain inet t o { type filter hook output priority 0; }; add rule inet t o ct state new"
+
+
+@pytest.fixture
+def tracked(world: World) -> TaskNetns:
+    netns = world.netns()
+    for argv in (
+        ["nft", TRACK],
+        *(["ip", "address", "add", f"{one}", "dev", "lo"] for one in ("10.99.0.1/32", "10.99.0.2/32", "fd99::1/128")),
+    ):
+        netns.run(lambda argv=argv: subprocess.run(argv, check=True))  # type: ignore[misc]
+    return netns
+
+
+def flows(netns: TaskNetns, *addresses: str) -> Iterator[socket.socket]:
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        one = netns.run(lambda family=family: socket.socket(family, socket.SOCK_DGRAM))  # type: ignore[misc]
+        one.sendto(b"x", (address, 9))
+        yield one
+
+
+def test_those_of_an_address_that_is_gone_are_forgotten_and_the_others_stay(tracked: TaskNetns) -> None:
+    held = list(flows(tracked, "10.99.0.1", "10.99.0.2", "10.99.0.2", "fd99::1"))
+    seen = set()
+
+    def look(address: object) -> bool:
+        seen.add(str(address))
+        return False
+
+    assert conntrack.forget(tracked, look) == 0
+    assert seen == {"10.99.0.1", "10.99.0.2", "fd99::1"}
+    for gone, count in (("10.99.0.2", 2), ("10.99.0.2", 0), ("fd99::1", 1), ("fd99::1", 0)):
+        assert conntrack.forget(tracked, lambda address, gone=gone: address == ip_address(gone)) == count  # type: ignore[misc]
+    seen.clear()
+    conntrack.forget(tracked, look)
+    assert seen == {"10.99.0.1"}
+    for one in held:
+        one.close()
