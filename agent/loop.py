@@ -165,7 +165,10 @@ class Agent:
 
     def _discard(self) -> None:
         """End what was prepared for tasks that never got a namespace, also by an agent before this one."""
-        awaited = {device_name(state.local.task) for state in self._tasks.values() if state.local.state == "created"}
+        # A container that was made when its node lost power stays as it is, and its task is never started again.
+        knows = self._graph.complete and self._graph.cluster is not None
+        created = (state.local.task for state in self._tasks.values() if state.local.state == "created")
+        awaited = {device_name(task) for task in created if not knows or task in self._graph.by_task}
         try:
             for name in self._backend.prepared():
                 if name not in awaited:
