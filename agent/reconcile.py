@@ -16,7 +16,7 @@ from agent.diff import Changes, Seen, diff
 from agent.netns import TaskNetns
 from agent.rules import Rules
 from agent.wireguard import Backend
-from mesh.errors import DeviceNotFound, Retryable
+from mesh.errors import DeviceNotFound, Retryable, Terminal
 from mesh.wgtypes import Interface, InterfaceConfig
 
 log = structlog.get_logger(__name__)
@@ -138,7 +138,10 @@ def _forget_who_is_gone(netns: TaskNetns, desired: InterfaceConfig) -> None:
     known = {network.network_address for peer in desired.peers for network in peer.allowed_ips}
     known.update(address.ip for address in desired.addresses)
     mesh = (desired.policy.subnet, desired.policy.subnet6)
-    conntrack.forget(netns, lambda address: address not in known and any(address in subnet for subnet in mesh))
+    try:
+        conntrack.forget(netns, lambda address: address not in known and any(address in subnet for subnet in mesh))
+    except (Retryable, Terminal) as error:  # a kernel without ctnetlink, say: no reason to take a task's links away
+        log.warning("connections to tasks that are gone are not forgotten", device=desired.name, error=str(error))
 
 
 def _apply_link(netns: TaskNetns, name: str, changes: Changes) -> None:
