@@ -88,7 +88,7 @@ def test_links_over_an_ipv6_underlay(stacks: Deployment, pair: tuple[Task, Task]
     )
     assert [call for call in spread if call.who is None] == []
     assert packets["ip"] == 0
-    assert packets["ip6"] > 1000
+    assert packets["ip6"] > 200  # at least one for each request
 
 
 @pytest.mark.usefixtures("_ordinary_wires")
