@@ -179,7 +179,10 @@ def test_the_mesh_never_leaves_by_another_device(joined: Joined, version: int) -
         assert [ask(web.netns, where, 80) for where in there] == [REFUSED] * 2
         assert [ask(web.netns, where, 53, "udp", message=b"canary") for where in there] == [REFUSED] * 2
     assert not [frame for frame in frames if any(where.packed in frame for where in there)]
-    assert refused(web) == {("out", ""): 4}
+    counted = refused(web)
+    # More than the four, where the connection of before had not ended when its device went.
+    assert list(counted) == [("out", "")]
+    assert counted["out", ""] >= len(there) * 2
     nft.remove(web.netns)
     with capture(web.netns, BESIDE) as frames, connect(web.netns, there[0], 53, "udp") as lost:
         lost.send(b"canary")
