@@ -17,6 +17,7 @@ import structlog
 
 from mesh.apart import in_order
 from mesh.errors import LinkwireError, Retryable, Terminal
+from mesh.policy import Exit
 from mesh.records import Attachment, TaskState
 from mesh.wgtypes import IPAddress
 
@@ -27,6 +28,7 @@ SERVICE_LABEL = "com.docker.swarm.service.id"
 NAME_LABEL = "com.docker.swarm.task.name"
 RECONNECT_S = 0.5
 EVENTS = ("create", "start", "die", "destroy", "connect", "disconnect", "health_status")
+EXIT = "docker_gwbridge"
 RUNNING = ("running", "paused", "restarting")
 CREATED = "created"
 
@@ -103,8 +105,7 @@ class Containers:
     IPv4 address if Swarm chose one (`IPAMConfig`), but no other; from `start` on all addresses of both families, also
     of networks joined later; when it has ended, no address any more. Between `create` and `start`, from the `connect`
     event on, the network itself tells the container's addresses, and waits for nobody's lock. A task on an overlay
-    may have an end on docker_gwbridge too; that is in no list, and Docker itself lets no two containers talk there
-    (`enable_icc=false`).
+    may have an end on docker_gwbridge too; that is in no list, and the bridge is an exit to us.
     """
 
     def __init__(self, url: str, timeout: float = 20.0) -> None:
@@ -146,6 +147,16 @@ class Containers:
         """A task's container as it is now; None if it is gone or no task's. Raises Retryable."""
         listed = self._list({"label": TASK_LABEL, "id": container})
         return self._task(listed[0]) if listed else None
+
+    def exits(self) -> tuple[Exit, ...]:
+        """The bridge by which tasks on overlays leave this node: one end an IP version, if any. Raises Retryable."""
+        try:
+            told = self._api().inspect_network(EXIT)
+        except docker.errors.NotFound:
+            return ()
+        except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+            raise Retryable(f"read the network {EXIT}: {error}") from error
+        return tuple(_exits((told.get("IPAM") or {}).get("Config") or ()))
 
     def follow(self, changed: Callable[[str], None], connected: Callable[[Joined], None]) -> None:
         """Follow events from a thread.
@@ -272,6 +283,14 @@ def _addresses(network: str, *texts: str | None) -> Iterator[Attachment]:
         with contextlib.suppress(ValueError):
             if network and text:
                 yield Attachment(network, ipaddress.ip_interface(text).ip)
+
+
+def _exits(configs: Iterable[Mapping[str, Any]]) -> Iterator[Exit]:
+    for config in configs:
+        with contextlib.suppress(ValueError):
+            subnet = ipaddress.ip_network(config.get("Subnet") or "")
+            # Where none was asked for, libnetwork takes the first address.
+            yield Exit(subnet, ipaddress.ip_address(config.get("Gateway") or subnet[1]))
 
 
 def _problem(raw: Mapping[str, Any]) -> str | None:

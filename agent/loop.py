@@ -21,11 +21,12 @@ from agent.tasks import TaskState
 from agent.watch import ContainerWatch, Local
 from agent.wireguard import Backend
 from mesh import keyspace
+from mesh.apart import Here
 from mesh.errors import LinkwireError, Terminal
 from mesh.graph import Graph, desired, device_name, index
 from mesh.hybrid import NodeKey
 from mesh.keys import PrivateKey
-from mesh.records import Attachment, Endpoint, Node, SealedKey, Status, TaskReport
+from mesh.records import Endpoint, Node, SealedKey, Status, TaskReport
 from mesh.sealing import open_key
 from mesh.snapshot import Snapshot
 from mesh.store import Store
@@ -78,7 +79,7 @@ class Agent:
         self._keys: dict[tuple[str, int], PrivateKey] = {}
         self._home = TaskNetns(OWN_NETNS)
         self._mtus: dict[IPAddress, tuple[float, int]] = {}
-        self._here: dict[str, tuple[Attachment, ...]] = {}
+        self._here = Here({}, ())
         self._ipv6 = sysctl.has_ipv6()
         self._seen = Snapshot()
         self._graph: Graph = index(self._seen)
@@ -150,7 +151,8 @@ class Agent:
             state = self._tasks.pop(container)
             state.close()
             self._keys = {key: value for key, value in self._keys.items() if key[0] != state.local.task}
-        here = {s.local.task: s.local.elsewhere for s in self._tasks.values() if s.local.state != "gone"}
+        tasks = {s.local.task: s.local.elsewhere for s in self._tasks.values() if s.local.state != "gone"}
+        here = Here(tasks, local.exits)
         if here != self._here:
             # A new neighbour on a network that is not the mesh concerns all: `strict` keeps them apart there.
             self._here = here

@@ -8,8 +8,10 @@ difference.
 Where a packet goes (the first four hook into the kernel):
 
     vip      what the task sends to a provider's VIP is given one of its ready tasks, once for a connection
-    out      what it sends by the device: out_link; to the mesh by any other way, or to an address apart: refused
-    in       what comes by the device: in_link; from the mesh by any other way, or from an address apart: dropped
+    out      what it sends by the device: out_link; to the mesh by any other way, to an address apart, or to
+             another than the gateway on an exit: refused
+    in       what comes by the device: in_link; from the mesh by any other way, from an address apart, or from
+             another than the gateway on an exit: dropped
     forward  by the device, either way: dropped
     in_link, out_link          who is at the other end? from_ROLE_SERVICE, to_ROLE_SERVICE; nobody known: refused
     from_ROLE_SERVICE, to_...  what the link allows passes, and replies to that; else counted for the link and refused
@@ -30,7 +32,7 @@ from typing import Any, Literal
 
 from mesh.addresses import twin
 from mesh.errors import Terminal
-from mesh.policy import Allow, Balance, Policy
+from mesh.policy import Allow, Balance, Exit, Policy
 from mesh.ports import PortRange, Protocol, merge
 from mesh.records import Refused
 
@@ -103,6 +105,7 @@ def render(policy: Policy, device: str) -> Rules:
             [_device("oifname", device), _goto("out_link")],
             *([_is_in("daddr", network), *_refused("out_")] for network in (policy.subnet, policy.subnet6)),
             *([match, *_refused(_APART)] for match in _any_of("daddr", policy.apart)),
+            *([*_beside_gateway("daddr", exit_), *_refused(_APART)] for exit_ in policy.exits),
         ],
         "in": [
             [_device("iifname", "lo"), _ACCEPT],
@@ -113,6 +116,7 @@ def render(policy: Policy, device: str) -> Rules:
                 for field in ("saddr", "daddr")
             ),
             *([match, _counted(_APART), _DROP] for match in _any_of("saddr", policy.apart)),
+            *([*_beside_gateway("saddr", exit_), _counted(_APART), _DROP] for exit_ in policy.exits),
         ],
         "forward": [[_device("iifname", device), _DROP], [_device("oifname", device), _DROP]],
         "in_link": [
@@ -294,13 +298,18 @@ def _match(left: Json, right: object, op: str = "==") -> Json:
     return {"match": {"op": op, "left": left, "right": right}}
 
 
-def _payload(protocol: str, field: str, right: object) -> Json:
-    return _match({"payload": {"protocol": protocol, "field": field}}, right)
+def _payload(protocol: str, field: str, right: object, op: str = "==") -> Json:
+    return _match({"payload": {"protocol": protocol, "field": field}}, right, op)
 
 
 def _is_in(field: str, network: IPv4Network | IPv6Network) -> Json:
     prefix = {"addr": str(network.network_address), "len": network.prefixlen}
     return _payload(_FAMILY[network.version], field, {"prefix": prefix})
+
+
+def _beside_gateway(field: str, exit_: Exit) -> tuple[Json, Json]:
+    family = _FAMILY[exit_.subnet.version]
+    return _is_in(field, exit_.subnet), _payload(family, field, str(exit_.gateway), "!=")
 
 
 def _any_of(field: str, addresses: Iterable[IPv4Address | IPv6Address]) -> Iterable[Json]:

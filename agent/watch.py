@@ -19,6 +19,7 @@ from agent.containers import Containers, Joined, LocalTask
 from agent.sandboxes import Sandboxes
 from mesh.apart import in_order
 from mesh.errors import LinkwireError
+from mesh.policy import Exit
 from mesh.records import Attachment
 from mesh.wake import Wake
 
@@ -35,10 +36,12 @@ class Local:
     Attributes:
         tasks: as last seen.
         lists: how many times they were listed whole; 0: nothing is known yet.
+        exits: the bridges by which they leave the node.
     """
 
     tasks: Mapping[str, LocalTask]
     lists: int
+    exits: tuple[Exit, ...]
 
 
 class ContainerWatch:
@@ -54,6 +57,7 @@ class ContainerWatch:
         self._found: dict[str, str] = {}
         self._joined: dict[str, tuple[Attachment, ...]] = {}
         self._lists = 0
+        self._exits: tuple[Exit, ...] = ()
         self._resync_at = 0.0
         self._sandboxes = Sandboxes(self._sandbox_found)
         containers.follow(
@@ -65,7 +69,7 @@ class ContainerWatch:
     def local(self) -> Local:
         """What is known now; where Docker does not answer, what was known stays."""
         with self._lock:
-            return Local(MappingProxyType(dict(self._tasks)), self._lists)
+            return Local(MappingProxyType(dict(self._tasks)), self._lists, self._exits)
 
     def _run(self) -> None:
         while True:
@@ -87,9 +91,11 @@ class ContainerWatch:
     def _list(self) -> None:
         with self._lock:
             before = self._tasks.keys() | self._found.keys() | self._joined.keys()
+        exits = self._containers.exits()
         seen = self._containers.all()
         asked = gate.waiting()
         with self._lock:
+            self._exits = exits
             self._found.update(asked)  # no guess; and nobody else tells it of what began to start before this agent
             self._tasks = {container: self._completed(local) for container, local in seen.items()}
             # Containers that are no tasks have namespaces too, and what is found of them is nobody's; but what came

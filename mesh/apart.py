@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mesh.policy import Exit
 from mesh.records import Attachment, Endpoint, Service
 from mesh.wgtypes import IPAddress
 
@@ -17,6 +18,19 @@ from mesh.wgtypes import IPAddress
 def in_order(attachments: Iterable[Attachment]) -> tuple[Attachment, ...]:
     """Each once, by network, IP version and address: the form of every record's `elsewhere`."""
     return tuple(sorted(set(attachments), key=lambda a: (a.network, a.address.version, int(a.address))))
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What an agent knows of its own node's networks, as its Docker gave it: sooner than by the store.
+
+    Attributes:
+        tasks: this node's tasks -> their addresses on other networks than the mesh.
+        exits: the bridges by which they leave the node.
+    """
+
+    tasks: Mapping[str, tuple[Attachment, ...]]
+    exits: tuple[Exit, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 from mesh.addresses import TWIN_PREFIX, twin
-from mesh.apart import Outside, outside
+from mesh.apart import Here, Outside, outside
 from mesh.keys import PrivateKey
 from mesh.labels import LinkLabel
 from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange, merge
-from mesh.records import Attachment, Cluster, Endpoint, Service
+from mesh.records import Cluster, Endpoint, Service
 from mesh.snapshot import Snapshot
 from mesh.wgtypes import HostEntry, InterfaceConfig, IPNetwork, PeerConfig, Route
 
@@ -185,7 +185,7 @@ def desired(
     endpoint: Endpoint,
     private_key: PrivateKey,
     least_mtu: int,
-    here: Mapping[str, tuple[Attachment, ...]],
+    here: Here,
 ) -> InterfaceConfig | None:
     """The interface that a task is meant to have; None when it is meant to have none.
 
@@ -194,7 +194,7 @@ def desired(
         endpoint: the task's own.
         private_key: of the endpoint's public key.
         least_mtu: bytes that fit into a packet inside on the way to every peer's node, measured by the caller.
-        here: this node's tasks -> their addresses on other networks, as its Docker gave them.
+        here: what is known of this node's other networks.
     """
     service, cluster = graph.services.get(endpoint.service), graph.cluster
     if cluster is None or service is None:
@@ -251,9 +251,7 @@ def _answers(graph: Graph, provider: str) -> Iterator[IPv4Address]:
             yield graph.vips[found]
 
 
-def _policy(
-    graph: Graph, cluster: Cluster, service: Service, own: Endpoint, here: Mapping[str, tuple[Attachment, ...]]
-) -> Policy:
+def _policy(graph: Graph, cluster: Cluster, service: Service, own: Endpoint, here: Here) -> Policy:
     """What may pass. A link to the service itself makes a task both ends of it, but no peer of its own."""
     providers = sorted(graph.providers(service), key=lambda provider: provider.id)
     consumers = [graph.services[found] for found in graph.consumers.get(service.name, ())]
@@ -268,7 +266,8 @@ def _policy(
         balance=tuple(sorted(balance, key=lambda one: one.vip)),
         outbound=tuple(_allow(graph, other, own, graph.ports(service, other)) for other in providers),
         inbound=tuple(_allow(graph, other, own, graph.ports(other, service)) for other in consumers),
-        apart=graph.outside.apart(own, here),
+        apart=graph.outside.apart(own, here.tasks),
+        exits=here.exits if service.strict else (),
     )
 
 

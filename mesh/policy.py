@@ -36,6 +36,15 @@ class Allow:
 
 
 @dataclass(frozen=True, slots=True)
+class Exit:
+    """A bridge by which tasks leave their node, such as docker_gwbridge: it leads out, and to no other task."""
+
+    subnet: IPv4Network | IPv6Network
+    gateway: IPv4Address | IPv6Address
+    """The node's own end: the only one that a task has to do with there."""
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """All that one task's rules say.
 
@@ -47,6 +56,7 @@ class Policy:
         inbound: the links on which it is a provider, by service.
         apart: addresses outside the mesh that belong to other wired services on networks that this task is on too;
             nothing passes to or from them (`strict`).
+        exits: bridges on which nothing passes but to and from the gateway (`strict`).
     """
 
     subnet: IPv4Network
@@ -55,3 +65,4 @@ class Policy:
     outbound: tuple[Allow, ...] = ()
     inbound: tuple[Allow, ...] = ()
     apart: tuple[IPv4Address | IPv6Address, ...] = ()
+    exits: tuple[Exit, ...] = ()

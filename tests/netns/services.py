@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from agent import nft
 from agent.rules import render
 from mesh.addresses import twin
-from mesh.policy import Allow, Balance, Policy
+from mesh.policy import Allow, Balance, Exit, Policy
 from mesh.ports import PortRange
 from mesh.records import Refused
 from tests.netns.world import MESH, MESH6, Task, World
@@ -56,7 +56,7 @@ class Services:
     def vip(self, service: str, version: int = 4) -> Address:
         return placed(MESH[FIRST_VIP + list(self.tasks).index(service)], version)
 
-    def policy(self, service: str, task: Task, apart: Iterable[Address] = ()) -> Policy:
+    def policy(self, service: str, task: Task, apart: Iterable[Address] = (), exits: Iterable[Exit] = ()) -> Policy:
         def allow(other: str, ports: tuple[PortRange, ...] | None) -> Allow:
             peers = (one.address.ip for one in self.tasks[other] if one is not task)
             return Allow(other, tuple(sorted(peers)), ports)
@@ -77,6 +77,7 @@ class Services:
             outbound=tuple(allow(*one) for one in providers),
             inbound=tuple(allow(*one) for one in consumers),
             apart=tuple(sorted(apart, key=lambda one: (one.version, one))),
+            exits=tuple(exits),
         )
 
     def link(self, *links: Link) -> None:

@@ -6,13 +6,14 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
 
 from agent import links, nft
 from agent.rules import render
+from mesh.policy import Exit
 from tests.netns.programs import PATIENCE, REFUSED, SILENCE, Address, Servers, ask, capture, connect, echo, say
 from tests.netns.services import Link, Services, address, refused
 from tests.netns.world import MESH, MESH6, Task, World, ip, wait_for
@@ -100,6 +101,22 @@ def test_one_side_that_keeps_apart_is_enough(joined: Joined, version: int) -> No
     counted = refused(db)
     assert counted["apart", ""] >= 3
     assert set(counted) == {("apart", "")}
+
+
+@both_families
+def test_on_an_exit_there_is_the_gateway_and_nobody_else(joined: Joined, version: int) -> None:
+    """One of the two is the node's end of docker_gwbridge here; then the other end is, and that it is not."""
+    web, db = joined.web, joined.db
+    subnet = ip_network("198.51.100.0/24" if version == 4 else "2001:db8::/64")
+    there, back = joined.beside(db, version), joined.beside(web, version)
+    for gateway, outcome in ((there, "db"), (subnet[99], REFUSED)):
+        policy = joined.mesh.policy("web", web, exits=[Exit(subnet, gateway)])
+        nft.apply(web.netns, render(policy, web.name))
+        assert ask(web.netns, there, 80) == outcome
+        assert ask(web.netns, there, 53, "udp") == outcome
+        assert ask(db.netns, back, 90) == ("web" if outcome == "db" else SILENCE)
+    assert set(refused(web)) == {("apart", "")}
+    assert refused(web)["apart", ""] >= 3
 
 
 @both_families

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from mesh import keyspace
+from mesh.apart import Here
 from mesh.graph import Graph, desired, index
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
+from mesh.policy import Exit
 from mesh.ports import PortRange
 from mesh.records import Attachment, Cluster, Endpoint, Record, Service, Versioned
 from mesh.snapshot import Snapshot
@@ -77,16 +79,24 @@ def graph(*records: Record, complete: bool = True) -> Graph:
 
 
 def interface(
-    made: Graph, task: str, mtu: int = MTU, here: Mapping[str, tuple[Attachment, ...]] = NOBODY
+    made: Graph,
+    task: str,
+    mtu: int = MTU,
+    here: Mapping[str, tuple[Attachment, ...]] = NOBODY,
+    exits: tuple[Exit, ...] = (),
 ) -> InterfaceConfig | None:
     """What a task is meant to have."""
-    return desired(made, made.by_task[task], private_key(1), mtu, here)
+    return desired(made, made.by_task[task], private_key(1), mtu, Here(here, exits))
 
 
 def config(
-    made: Graph, task: str, mtu: int = MTU, here: Mapping[str, tuple[Attachment, ...]] = NOBODY
+    made: Graph,
+    task: str,
+    mtu: int = MTU,
+    here: Mapping[str, tuple[Attachment, ...]] = NOBODY,
+    exits: tuple[Exit, ...] = (),
 ) -> InterfaceConfig:
     """The same of a task that is meant to have anything."""
-    found = interface(made, task, mtu, here)
+    found = interface(made, task, mtu, here, exits)
     assert found is not None
     return found

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from hypothesis import strategies as st
 
-from mesh.policy import Allow, Balance, Policy
+from mesh.policy import Allow, Balance, Exit, Policy
 from mesh.ports import PortRange, Protocol
 
 SUBNET = IPv4Network("10.99.0.0/16")
@@ -51,6 +51,12 @@ def _apart() -> st.SearchStrategy[tuple[IPv4Address | IPv6Address, ...]]:
     )
 
 
+def _exits() -> st.SearchStrategy[tuple[Exit, ...]]:
+    v4 = Exit(IPv4Network("172.18.0.0/16"), IPv4Address("172.18.0.1"))
+    v6 = Exit(IPv6Network("2001:db8:1::/64"), IPv6Address("2001:db8:1::1"))
+    return st.sampled_from(((), (), (v4,), (v6,), (v4, v6)))
+
+
 def policies() -> st.SearchStrategy[Policy]:
     return st.builds(
         Policy,
@@ -60,4 +66,5 @@ def policies() -> st.SearchStrategy[Policy]:
         outbound=_allows(),
         inbound=_allows(),
         apart=_apart(),
+        exits=_exits(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from itertools import product
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mesh.apart import Neighbour, in_order
 from mesh.graph import Graph
+from mesh.policy import Exit
 from mesh.records import Attachment, Record
 from tests.unit.link_graphs import CLUSTER, NOBODY, config, endpoint, graph, service
 
@@ -59,6 +60,13 @@ def test_one_strict_side_is_enough_and_none_keeps_nobody_apart() -> None:
         assert apart(made, "b1") == ["172.20.0.1", "172.20.0.2", *(third + third_vip if b else [])]
     assert [apart(mesh(a=False, b=False), task) for task in ("a1", "b1", "c1")] == [[], [], []]
     assert apart(mesh(a=False, b=False, c=True), "a1") == ["172.20.0.4", "172.20.0.100"]
+
+
+def test_an_exit_leads_to_nobody_for_who_is_strict_and_is_left_alone_otherwise() -> None:
+    exits = (Exit(IPv4Network("172.18.0.0/16"), IPv4Address("172.18.0.1")),)
+    made = mesh(a=True, b=False)
+    assert config(made, "a1", exits=exits).policy.exits == exits
+    assert config(made, "b1", exits=exits).policy.exits == ()
 
 
 def test_another_network_is_another_one_also_with_the_same_addresses() -> None:
