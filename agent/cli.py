@@ -19,7 +19,10 @@ from agent.metrics import Metrics, serve
 from agent.sealing import load_or_make
 from agent.supervise import supervise
 from mesh import log as logging
+from mesh.envelope import SigningKey
 from mesh.errors import LinkwireError, Retryable
+from mesh.keyfiles import read_verify_keys
+from mesh.seal import Sealer
 from mesh.store import Store
 
 log = structlog.get_logger(__name__)
@@ -44,7 +47,7 @@ def main() -> None:
 
 
 def _inspect(told: settings.Settings) -> None:
-    store = Store(told.etcd)
+    store = Store(told.etcd, Sealer.reader(read_verify_keys(told.verify_keys)))
     try:
         print(json.dumps(inspect(store.load(("",)), time.time(), told.stack)))
     finally:
@@ -53,6 +56,7 @@ def _inspect(told: settings.Settings) -> None:
 
 def _run(told: settings.Settings) -> None:
     stopped = threading.Event()
+    keyring = read_verify_keys(told.verify_keys)
     key = load_or_make(told.state)
     backend = wireguard.probe()
     nft.require()
@@ -67,7 +71,7 @@ def _run(told: settings.Settings) -> None:
         except Retryable as error:
             log.warning("this node is not known yet", error=str(error))
             time.sleep(RETRY_S)
-    store = Store(told.etcd)
+    store = Store(told.etcd, Sealer.agent(keyring, SigningKey.generate()))
     metrics = Metrics(version, backend.name)
     if told.metrics is not None:
         serve(metrics, told.metrics)

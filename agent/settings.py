@@ -32,6 +32,7 @@ class Settings:
         stack: for `inspect`: only links of this stack; None for all.
         log_level: debug, info, warning or error.
         metrics: the host and TCP port where Prometheus may ask; None for nowhere.
+        verify_keys: file with the public keys that may sign the controller's records, and the cluster's id.
     """
 
     command: str
@@ -44,6 +45,7 @@ class Settings:
     stack: str | None
     log_level: str
     metrics: tuple[str, int] | None
+    verify_keys: Path
 
 
 def _ports(text: str) -> tuple[int, int]:
@@ -104,4 +106,5 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         stack=read.stack,
         log_level=read.log_level,
         metrics=read.metrics,
+        verify_keys=read.verify_keys,
     )

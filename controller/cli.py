@@ -14,6 +14,8 @@ from controller.swarm import SwarmManager
 from controller.watch import SwarmWatch
 from mesh import log as logging
 from mesh.errors import Terminal
+from mesh.keyfiles import read_signing_key, read_verify_keys
+from mesh.seal import Sealer
 from mesh.store import Store
 from mesh.wake import Wake
 
@@ -35,7 +37,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, stop)
     log.info("controller starts", etcd=",".join(told.etcd), subnet=str(told.subnet), name=told.name)
     try:
-        store = Store(told.etcd)
+        keyring = read_verify_keys(told.verify_keys)
+        store = Store(told.etcd, Sealer.controller(keyring, read_signing_key(told.signing_seed)))
+    except Terminal as error:
+        log.error("controller stops", error=str(error))  # noqa: TRY400 - the message says it all
+        sys.exit(1)
     except ValueError as error:
         log.error("controller stops", error=f"--etcd: {error}")  # noqa: TRY400 - the message says it all
         sys.exit(2)

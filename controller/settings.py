@@ -8,8 +8,10 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from mesh.flags import Flags
+from mesh.keyfiles import SEED_FILE
 
 SMALLEST_PREFIX = 29
 MAX_REST_S = 7 * 86400
@@ -26,6 +28,8 @@ class Settings:
         rest_s: seconds for which a freed address is given to nobody.
         name: of this controller, for people.
         log_level: debug, info, warning or error.
+        signing_seed: file with the seed of the key that signs what the controller writes.
+        verify_keys: file with the public keys that may sign, and the cluster's id.
     """
 
     etcd: tuple[str, ...]
@@ -34,6 +38,8 @@ class Settings:
     rest_s: int
     name: str
     log_level: str
+    signing_seed: Path
+    verify_keys: Path
 
 
 def _subnet(text: str) -> IPv4Network:
@@ -60,6 +66,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add("--subnet", "LINKWIRE_SUBNET", "100.96.0.0/16", _subnet, "the mesh's addresses; fixed at first use")
     flags.add("--address-rest", "LINKWIRE_ADDRESS_REST", "600", _rest, "seconds for which a freed address rests")
     flags.add("--name", "LINKWIRE_NAME", socket.gethostname(), str, "of this controller, for people")
+    flags.add("--signing-seed", "LINKWIRE_SIGNING_SEED_FILE", SEED_FILE, Path, "file with the signing seed")
     read = flags.parser.parse_args(argv)
     return Settings(
         etcd=read.etcd,
@@ -68,4 +75,6 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         rest_s=read.address_rest,
         name=read.name,
         log_level=read.log_level,
+        signing_seed=read.signing_seed,
+        verify_keys=read.verify_keys,
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mesh.keyfiles import VERIFY_KEYS_FILE
 
 LEVELS = ("debug", "info", "warning", "error")
 _ENDPOINT = re.compile(r"(http://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
@@ -24,9 +27,11 @@ class Flags:
         self.parser.add_argument(flag, type=read, default=self._environ.get(variable) or default, help=shown)
 
     def add_common(self) -> None:
-        """What both sides take: etcd and the log level."""
+        """What both sides take: etcd, the log level, and whom to believe."""
         self.add("--etcd", "LINKWIRE_ETCD", "http://127.0.0.1:2379", endpoints, "etcd endpoints, comma separated")
         self.add("--log-level", "LINKWIRE_LOG_LEVEL", "info", level, f"one of {', '.join(LEVELS)}")
+        text = "file with the public keys that may sign the mesh's records"
+        self.add("--verify-keys", "LINKWIRE_VERIFY_KEYS_FILE", VERIFY_KEYS_FILE, Path, text)
 
 
 def level(text: str) -> str:

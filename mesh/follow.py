@@ -20,6 +20,7 @@ import structlog
 from mesh import codec
 from mesh.errors import InvalidRecord, LinkwireError
 from mesh.records import Record, Versioned
+from mesh.seal import Seal
 from mesh.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
@@ -65,10 +66,11 @@ class Feed(Protocol):
 
 
 class Picture:
-    """The decoded state of some prefixes, changed in place. Not safe for several threads."""
+    """The opened and decoded state of some prefixes, changed in place. Not safe for several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, seal: Seal) -> None:
         self.revision = 0
+        self._seal = seal
         self._records: dict[str, Versioned[Record]] = {}
         self._invalid: dict[str, str] = {}
 
@@ -95,7 +97,7 @@ class Picture:
                 self._invalid.pop(key, None)
                 continue
             try:
-                self._records[key] = Versioned(codec.decode(key, change.value), change.revision)
+                self._records[key] = self._open(key, change.value, change.revision)
                 self._invalid.pop(key, None)
             except Exception as error:  # noqa: BLE001 - one value must never keep us from all others
                 reason = _one_line(str(error) if isinstance(error, InvalidRecord) else type(error).__name__)
@@ -106,21 +108,27 @@ class Picture:
         self.revision = batch.revision
         return bool(batch.changes)
 
+    def _open(self, key: str, value: bytes, revision: int) -> Versioned[Record]:
+        opened = self._seal.open(key, value)
+        raw = value if opened.signer and not opened.checked else None
+        return Versioned(codec.decode(key, opened.body), revision, opened.generation, opened.signer, raw)
+
 
 class Follower:
     """A thread that lists, watches, and begins again with the list whenever the watch ends for whatever reason."""
 
-    def __init__(self, feed: Feed, changed: Callable[[], None]) -> None:
+    def __init__(self, feed: Feed, seal: Seal, changed: Callable[[], None]) -> None:
         """Start at once.
 
         Args:
             feed: closed when this is stopped.
+            seal: opens the values.
             changed: called from the thread after every change of `snapshot`. What it raises is logged.
         """
         self._feed = feed
         self._changed = changed
         self._lock = threading.Lock()
-        self._picture = Picture()
+        self._picture = Picture(seal)
         self._complete = False
         self._said_lost = False
         self._snapshot: Snapshot | None = None

@@ -5,6 +5,8 @@ Keys are given relative to the root (`/linkwire/v1/`), which only the store adds
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mesh.records import (
     Address,
     Cluster,
@@ -20,6 +22,9 @@ from mesh.records import (
 )
 
 ROOT = "/linkwire/v1/"
+
+Writer = Literal["controller", "agent", "anybody"]
+"""Whose signature a record has; `anybody` for one that has none."""
 
 CLUSTER = "cluster"
 LEADER = "leader"
@@ -111,3 +116,10 @@ KINDS: dict[str, type[Record]] = {
     "status": Status,
 }
 """First part of a key -> the kind of record under it."""
+
+_WRITERS: dict[str, Writer] = {"nodes": "agent", "tasks": "agent", "status": "agent", LEADER: "anybody"}
+
+
+def writer(key: str) -> Writer:
+    """Who writes what lies under a key. A key that is none of ours is held to the strictest."""
+    return _WRITERS.get(key.split("/", 1)[0], "controller")

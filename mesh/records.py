@@ -207,7 +207,17 @@ R_co = TypeVar("R_co", bound=Record, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Versioned(Generic[R_co]):
-    """A record as read, with the store's revision of its last change."""
+    """A record as read, with the store's revision of its last change.
+
+    Attributes:
+        generation: the one that was signed with it; 0 for what is unsigned, or was not read from a store.
+        signer: id of the key that signed it, as `envelope.VerifyKey.id`.
+        raw: the value as it lies in the store, for a record whose signature nobody has checked yet (an agent's);
+            None where there is nothing left to check.
+    """
 
     record: R_co
     revision: int
+    generation: int = 0
+    signer: bytes = b""
+    raw: bytes | None = None

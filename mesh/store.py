@@ -13,6 +13,7 @@ from mesh import codec, keyspace
 from mesh.errors import Retryable
 from mesh.etcd import EtcdFeed, LeaseLost, Line, Link, Ranges, read
 from mesh.follow import Follower, Picture
+from mesh.seal import Seal
 from mesh.snapshot import Delete, Op, Put, Snapshot
 
 __all__ = ["MAX_OPS", "Follower", "LeaseLost", "Store"]
@@ -30,11 +31,14 @@ class Store:
     no endpoint answers in time, and Terminal when etcd refuses the request or the store is closed.
     """
 
-    def __init__(self, endpoints: Sequence[str], *, root: str = keyspace.ROOT, timeout: float = 5.0) -> None:
+    def __init__(
+        self, endpoints: Sequence[str], seal: Seal, *, root: str = keyspace.ROOT, timeout: float = 5.0
+    ) -> None:
         """Only remember where etcd is.
 
         Args:
             endpoints: `http://host:port` or `host:port`, the members of one etcd cluster.
+            seal: signs what is written and checks what is read.
             root: what all keys begin with.
             timeout: seconds for one request.
 
@@ -45,6 +49,7 @@ class Store:
             raise ValueError(f"the root of all keys must end with a slash: {root!r}")
         if not endpoints:
             raise ValueError("name at least one etcd endpoint, such as http://10.0.0.1:2379")
+        self._seal = seal
         self._targets = tuple(map(_target, endpoints))
         self._root = root.encode()
         self._timeout = timeout
@@ -60,12 +65,16 @@ class Store:
                 least one.
         """
         ranges = self._ranges(prefixes)
-        picture = Picture()
+        picture = Picture(self._seal)
         picture.replace(self._twice(lambda link: read(link, ranges)))
         return picture.snapshot(complete=True)
 
-    def commit(self, ops: Sequence[Op]) -> int | None:
+    def commit(self, ops: Sequence[Op], generation: int = 1) -> int | None:
         """Do all of it if all conditions hold, and else nothing, in one transaction.
+
+        Args:
+            ops: what to do.
+            generation: signed with each record that is put.
 
         Returns:
             The store's revision with the changes in it (and so the revision of every record put here), or
@@ -80,7 +89,11 @@ class Store:
         if len(ops) > MAX_OPS:
             raise ValueError(f"{len(ops)} operations in one transaction: etcd takes {MAX_OPS}")
         conditions = [(self._key(op.key), op.revision) for op in ops if op.revision is not None]
-        puts = [(self._key(op.key), codec.encode(op.record), op.lease or 0) for op in ops if isinstance(op, Put)]
+        puts = [
+            (self._key(op.key), self._seal.close(op.key, generation, codec.encode(op.record)), op.lease or 0)
+            for op in ops
+            if isinstance(op, Put)
+        ]
         deletes = [self._key(op.key) for op in ops if isinstance(op, Delete)]
         with self._line.use() as link:
             return link.commit(conditions, puts, deletes)
@@ -122,7 +135,7 @@ class Store:
         Returns:
             The follower, running; to be stopped, which `close` does too.
         """
-        follower = Follower(EtcdFeed(self._targets, self._timeout, self._ranges(prefixes)), changed)
+        follower = Follower(EtcdFeed(self._targets, self._timeout, self._ranges(prefixes)), self._seal, changed)
         with self._lock:
             self._followers.append(follower)
         return follower

@@ -23,6 +23,7 @@ from mesh.snapshot import Put
 from mesh.store import MAX_OPS, Store
 from tests.bench import cluster
 from tests.bench.measure import Effort, Row, alternate, timed
+from tests.signing import SEAL
 from tests.store.etcd_server import EtcdServer
 
 _WAIT = 10.0  # seconds for a change to be seen
@@ -32,7 +33,7 @@ _RAW_KEY = b"/raw"
 def measure(effort: Effort) -> list[Row]:
     """List and follow."""
     with tempfile.TemporaryDirectory(prefix="linkwire-bench-") as folder, EtcdServer(Path(folder)) as etcd:
-        with closing(Store([etcd.endpoint])) as store:
+        with closing(Store([etcd.endpoint], SEAL)) as store:
             records = list(cluster.stored(effort.endpoints).all(Endpoint))
             for first in range(0, len(records), MAX_OPS):
                 store.commit([Put(record, 0) for record in records[first : first + MAX_OPS]])

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mesh.envelope import SigningKey
+from mesh.keyfiles import verify_keys_text
 from tests.lab import checker, images, process
 from tests.lab.images import PROJECT, Images
 from tests.lab.lab import Lab
@@ -47,6 +49,7 @@ class Deployment:
         manager = self.lab.manager
         endpoint = f"http://{manager.address}:2379" if own_etcd else f"http://{self.lab.etcd_endpoint}"
         self._etcd = endpoint
+        self._make_keys()
         if own_etcd:
             manager.docker("node", "update", "--label-add", "linkwire.etcd=true", manager.name)
         environment = {
@@ -60,6 +63,23 @@ class Deployment:
         )
         process.wait_for("the services to be updated", self._updated, seconds=WAIT_S, every=0.2)
         process.wait_for("an agent on every node", self.agents_ready, seconds=WAIT_S, every=0.2)
+
+    def _make_keys(self) -> None:
+        """The signing seed and the verify keys, as `docker linkwire install` makes them; once a lab."""
+        manager = self.lab.manager
+        if "linkwire_verify_keys" in manager.docker("config", "ls", "--format", "{{.Name}}").stdout.split():
+            return
+        cluster = manager.get("/info")["Swarm"]["Cluster"]["ID"]
+        seed = SigningKey.generate()
+        made = (
+            ("secret", "linkwire_signing_seed", seed.raw.hex() + "\n"),
+            ("config", "linkwire_verify_keys", verify_keys_text(cluster, [seed.verify_key])),
+        )
+        with tempfile.TemporaryDirectory(prefix="linkwire-keys-") as folder:
+            for kind, name, text in made:
+                path = Path(folder) / name
+                path.write_text(text)
+                manager.docker(kind, "create", name, str(path))
 
     def uninstall(self) -> None:
         """Remove the stack and wait for its containers to end."""

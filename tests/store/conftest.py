@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from mesh.store import Store
+from tests.signing import SEAL
 from tests.store.etcd_server import EtcdServer
 from tests.store.proxy import Proxy
 
@@ -23,7 +24,7 @@ def root() -> str:
 
 @pytest.fixture
 def store(etcd: EtcdServer, root: str) -> Iterator[Store]:
-    store = Store([etcd.endpoint], root=root)
+    store = Store([etcd.endpoint], SEAL, root=root)
     yield store
     store.close()
 

@@ -114,7 +114,7 @@ class EtcdServer:
         self._ctl("put", "--", key, value)
 
     def put_bytes(self, key: bytes, value: bytes) -> None:
-        """Write under a key that need not be text."""
+        """Write what need not be text, key or value."""
         body = {"key": base64.b64encode(key).decode(), "value": base64.b64encode(value).decode()}
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
         with contextlib.closing(connection):
@@ -125,10 +125,12 @@ class EtcdServer:
         """Delete a key past the code under test."""
         self._ctl("del", "--", key)
 
-    def keys(self, prefix: str) -> dict[str, str]:
+    def keys(self, prefix: str) -> dict[str, bytes]:
         """All keys under a prefix with their values, as etcdctl tells it."""
-        lines = self._ctl("get", "--prefix", "--", prefix).stdout.splitlines()
-        return dict(zip(lines[::2], lines[1::2], strict=True))
+        found = json.loads(self._ctl("get", "--prefix", "-w", "json", "--", prefix).stdout)
+        return {
+            base64.b64decode(kv["key"]).decode(): base64.b64decode(kv.get("value", "")) for kv in found.get("kvs", ())
+        }
 
     def _ctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         command = ["etcdctl", "--endpoints", self.endpoint, "--command-timeout", "5s", *words]

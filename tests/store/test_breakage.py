@@ -15,6 +15,7 @@ from mesh.follow import Batch
 from mesh.records import Leader, Port
 from mesh.snapshot import Delete, Put, Snapshot
 from mesh.store import Follower, Store
+from tests.signing import SEAL
 from tests.store.etcd_server import EtcdServer, free_port
 from tests.store.proxy import Proxy
 from tests.store.waiting import until
@@ -45,7 +46,7 @@ class Witness:
 def truth(etcd: EtcdServer, root: str) -> dict[str, object]:
     """What etcdctl says lies under the root."""
     found = {key.removeprefix(root): value for key, value in etcd.keys(root).items()}
-    return {key: codec.decode(key, value.encode()) for key, value in found.items()}
+    return {key: codec.decode(key, SEAL.open(key, value).body) for key, value in found.items()}
 
 
 def records(snapshot: Snapshot) -> dict[str, object]:
@@ -115,7 +116,7 @@ def test_a_stop_in_good_order_is_an_end_like_any_other(store: Store, etcd: EtcdS
 
 
 def test_history_is_compacted_while_cut_off(store: Store, etcd: EtcdServer, proxy: Proxy, root: str) -> None:
-    far = Store([proxy.endpoint], root=root)
+    far = Store([proxy.endpoint], SEAL, root=root)
     store.commit([Put(Port("n", n, "t"), 0) for n in range(5)])
     follower = Witness().follow(far, ["ports/"])
     proxy.cut()
@@ -224,7 +225,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("how", ["freeze_old", "freeze"])
 def test_a_way_that_goes_silent_is_noticed(store: Store, proxy: Proxy, root: str, how: str) -> None:
-    far = Store([proxy.endpoint], root=root)
+    far = Store([proxy.endpoint], SEAL, root=root)
     far.ping()  # and keeps a connection that a new one must not end up sharing
     witness = Witness()
     follower = witness.follow(far, ["leader"])
@@ -242,7 +243,7 @@ def test_a_way_that_goes_silent_is_noticed(store: Store, proxy: Proxy, root: str
 
 @pytest.mark.usefixtures("impatient")
 def test_a_quiet_way_is_not_taken_for_a_dead_one(store: Store, proxy: Proxy, root: str) -> None:
-    far = Store([proxy.endpoint], root=root)
+    far = Store([proxy.endpoint], SEAL, root=root)
     witness = Witness()
     follower = witness.follow(far, ["leader"])
     time.sleep(adapter.SILENCE + adapter.PROBE + 1)
@@ -276,7 +277,7 @@ def test_a_slow_callback_is_not_taken_for_a_silent_etcd(store: Store) -> None:
 
 def test_a_follower_finds_the_next_endpoint(etcd: EtcdServer, proxy: Proxy, root: str) -> None:
     dead = f"127.0.0.1:{free_port()}"
-    store = Store([dead, proxy.endpoint, etcd.endpoint], root=root)
+    store = Store([dead, proxy.endpoint, etcd.endpoint], SEAL, root=root)
     witness = Witness()
     follower = witness.follow(store, ["leader"])
     assert proxy.accepted == 1
@@ -290,7 +291,7 @@ def test_a_follower_finds_the_next_endpoint(etcd: EtcdServer, proxy: Proxy, root
 def test_an_etcd_that_is_not_there_yet(tmp_path_factory: pytest.TempPathFactory, root: str) -> None:
     server = EtcdServer(tmp_path_factory.mktemp("late"))
     with structlog.testing.capture_logs() as logs:
-        store = Store([server.endpoint], root=root)
+        store = Store([server.endpoint], SEAL, root=root)
         follower = store.follow(["leader"], lambda: None)
         time.sleep(1)
         assert follower.snapshot == Snapshot()
@@ -322,7 +323,7 @@ def test_nothing_is_left_open(etcd: EtcdServer, root: str, monkeypatch: pytest.M
     monkeypatch.setattr(adapter, "PROBE", 60)  # nothing may hang on until the next probe
 
     def use() -> None:
-        store = Store([etcd.endpoint], root=root)
+        store = Store([etcd.endpoint], SEAL, root=root)
         followers = [store.follow(["leader"], lambda: None) for _ in range(3)]
         until(lambda: all(f.snapshot.complete for f in followers))
         store.keep(store.grant(5))

@@ -12,6 +12,7 @@ from mesh.errors import Retryable, Terminal
 from mesh.records import Leader, Port, Record, TaskReport
 from mesh.snapshot import Delete, Holds, Op, Put
 from mesh.store import MAX_OPS, LeaseLost, Store
+from tests.signing import SEAL
 from tests.store.etcd_server import EtcdServer, free_port
 from tests.store.proxy import Proxy
 from tests.store.waiting import until
@@ -19,6 +20,10 @@ from tests.store.waiting import until
 
 def port(number: int, task: str = "t") -> Port:
     return Port("n", number, task)
+
+
+def long_report(task: str, length: int) -> TaskReport:
+    return TaskReport(task, "s", "n", "running", wired=False, error="x" * length, port_taken=None, elsewhere=())
 
 
 def read(store: Store, key: str) -> Record | None:
@@ -105,16 +110,9 @@ def test_what_etcd_refuses_is_terminal(store: Store) -> None:
     with pytest.raises(Terminal, match="duplicate key"):
         store.commit([Put(port(1), None), Put(port(1, "u"), None)])
     with pytest.raises(Terminal, match="too large"):
-        store.commit(
-            [
-                Put(
-                    TaskReport(
-                        "t", "s", "n", "running", wired=False, error="x" * 2_000_000, port_taken=None, elsewhere=()
-                    ),
-                    0,
-                )
-            ]
-        )
+        store.commit([Put(long_report(str(n), 900_000), 0) for n in range(2)])
+    with pytest.raises(Terminal, match="more than any record of ours"):
+        store.commit([Put(long_report("t", 1_000_001), 0)])
     assert not store.load([""]).records
 
 
@@ -222,24 +220,24 @@ def test_a_put_without_lease_frees_the_key_of_it(store: Store) -> None:
 )
 def test_endpoints_that_are_none(endpoints: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        Store(endpoints)
+        Store(endpoints, SEAL)
 
 
 def test_a_root_ends_with_a_slash() -> None:
     with pytest.raises(ValueError, match="must end with a slash"):
-        Store(["etcd:2379"], root="/x")
+        Store(["etcd:2379"], SEAL, root="/x")
 
 
 @pytest.mark.parametrize("form", ["http://127.0.0.1:{}", "http://127.0.0.1:{}/", "127.0.0.1:{}", "localhost:{}"])
 def test_forms_of_an_endpoint(etcd: EtcdServer, form: str) -> None:
-    store = Store([form.format(etcd.port)])
+    store = Store([form.format(etcd.port)], SEAL)
     store.ping()
     store.close()
 
 
 def test_nobody_answers(root: str) -> None:
     first, second = free_port(), free_port()
-    store = Store([f"127.0.0.1:{first}", f"127.0.0.1:{second}"], root=root)
+    store = Store([f"127.0.0.1:{first}", f"127.0.0.1:{second}"], SEAL, root=root)
     for call in (store.ping, lambda: store.load([""]), lambda: store.commit([]), lambda: store.grant(5)):
         with pytest.raises(Retryable, match=rf"127.0.0.1:{first}.*; etcd at 127.0.0.1:{second}"):
             call()
@@ -247,14 +245,14 @@ def test_nobody_answers(root: str) -> None:
 
 
 def test_a_dead_endpoint_is_passed_over(etcd: EtcdServer, root: str) -> None:
-    store = Store([f"127.0.0.1:{free_port()}", etcd.endpoint], root=root)
+    store = Store([f"127.0.0.1:{free_port()}", etcd.endpoint], SEAL, root=root)
     assert store.commit([Put(port(1), 0)]) is not None
     store.close()
 
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
 def test_an_endpoint_that_dies_is_left(etcd: EtcdServer, proxy: Proxy, root: str, how: str) -> None:
-    store = Store([proxy.endpoint, etcd.endpoint], root=root, timeout=1.0)
+    store = Store([proxy.endpoint, etcd.endpoint], SEAL, root=root, timeout=1.0)
     assert store.commit([Put(port(1), 0)]) is not None
     getattr(proxy, how)()
     with pytest.raises(Retryable):
@@ -268,7 +266,7 @@ def test_an_endpoint_that_dies_is_left(etcd: EtcdServer, proxy: Proxy, root: str
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
 def test_reads_find_the_next_endpoint_by_themselves(etcd: EtcdServer, proxy: Proxy, root: str, how: str) -> None:
-    store = Store([proxy.endpoint, etcd.endpoint], root=root, timeout=1.0)
+    store = Store([proxy.endpoint, etcd.endpoint], SEAL, root=root, timeout=1.0)
     lease = store.grant(30)
     getattr(proxy, how)()
     assert store.keep(lease) == 30
@@ -285,7 +283,7 @@ def test_the_store_comes_back_with_etcd(store: Store, etcd: EtcdServer) -> None:
 
 
 def test_a_closed_store_says_so(etcd: EtcdServer, root: str) -> None:
-    store = Store([etcd.endpoint], root=root)
+    store = Store([etcd.endpoint], SEAL, root=root)
     store.ping()
     store.close()
     store.close()
@@ -296,7 +294,7 @@ def test_a_closed_store_says_so(etcd: EtcdServer, root: str) -> None:
 
 def test_who_waits_for_a_silent_etcd_waits_once(proxy: Proxy, root: str) -> None:
     proxy.freeze()
-    store = Store([proxy.endpoint], root=root, timeout=1.0)
+    store = Store([proxy.endpoint], SEAL, root=root, timeout=1.0)
     told: list[str] = []
 
     def ask() -> None:

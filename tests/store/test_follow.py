@@ -8,11 +8,13 @@ import pytest
 import structlog
 
 from mesh import codec
+from mesh.envelope import peek
 from mesh.etcd import EtcdFeed, Ranges
 from mesh.follow import Change
 from mesh.records import Leader, Port, Record, TaskReport
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Follower, Store
+from tests.signing import SEAL
 from tests.store.etcd_server import EtcdServer
 from tests.store.waiting import until
 
@@ -86,7 +88,7 @@ def test_every_change_comes_once_and_in_order(store: Store, etcd: EtcdServer, ro
     assert len({(change.key, change.revision) for change in seen}) == len(seen), "a change came twice"
     for node in nodes:
         values = [c.value for c in seen if c.key == f"ports/{node}/1".encode()]
-        numbers = [int(json.loads(value or b"")["task"]) for value in values]
+        numbers = [int(json.loads(SEAL.open(f"ports/{node}/1", value or b"").body)["task"]) for value in values]
         # What was overwritten before the list is not in it; from there on none is left out.
         assert numbers == list(range(numbers[0], 200))
 
@@ -142,7 +144,7 @@ def test_values_that_are_not_ours_are_named_and_all_else_goes_on(store: Store, e
         assert snapshot == store.load([""])
         assert set(snapshot.invalid) == {"ports/n/1", "nodes/x\ny", "whatever/" + "k" * 1000}
         assert all(len(reason) < 210 and reason.isprintable() for reason in snapshot.invalid.values())
-        etcd.put(f"{root}ports/n/1", codec.encode(Port("n", 1, "t")).decode())
+        etcd.put_bytes(f"{root}ports/n/1".encode(), SEAL.close("ports/n/1", 1, codec.encode(Port("n", 1, "t"))))
         etcd.delete(f"{root}whatever/" + "k" * 1000)
         until(lambda: follower.snapshot.get("ports/n/1", Port))
         until(lambda: set(follower.snapshot.invalid) == {"nodes/x\ny"})
@@ -263,6 +265,8 @@ def test_who_reads_too_slowly_catches_up_in_whole_revisions(store: Store, etcd: 
         assert last < batch.revision
         assert all(last < change.revision <= batch.revision for change in batch.changes)
         last = batch.revision
-        numbers += [int(json.loads(change.value or b"")["service"]) for change in batch.changes]
+        numbers += [
+            int(json.loads(peek("tasks/n/t", change.value or b"").body)["service"]) for change in batch.changes
+        ]
     assert numbers == list(range(2000))
     feed.close()

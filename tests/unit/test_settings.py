@@ -11,6 +11,8 @@ import pytest
 import agent.settings
 import controller.settings
 
+VERIFY = Path("/run/linkwire/verify-keys")
+
 
 def test_the_controllers_defaults() -> None:
     assert controller.settings.parse([], {}) == controller.settings.Settings(
@@ -20,6 +22,8 @@ def test_the_controllers_defaults() -> None:
         rest_s=600,
         name=socket.gethostname(),
         log_level="info",
+        signing_seed=Path("/run/secrets/linkwire_signing_seed"),
+        verify_keys=VERIFY,
     )
 
 
@@ -35,6 +39,7 @@ def test_the_agents_defaults() -> None:
         stack=None,
         log_level="info",
         metrics=("127.0.0.1", 9586),
+        verify_keys=VERIFY,
     )
 
 
@@ -45,13 +50,15 @@ CONTROLLER = {
     "LINKWIRE_ADDRESS_REST": "15",
     "LINKWIRE_NAME": "one",
     "LINKWIRE_LOG_LEVEL": "debug",
+    "LINKWIRE_SIGNING_SEED_FILE": "/seed",
+    "LINKWIRE_VERIFY_KEYS_FILE": "/keys",
 }
 
 
 def test_the_controller_is_told_by_flags_before_the_environment() -> None:
     told = controller.settings.parse([], CONTROLLER)
     assert told == controller.settings.Settings(
-        ("http://a:1", "b:2"), "tcp://d", IPv4Network("10.0.0.0/29"), 15, "one", "debug"
+        ("http://a:1", "b:2"), "tcp://d", IPv4Network("10.0.0.0/29"), 15, "one", "debug", Path("/seed"), Path("/keys")
     )
     flags = [
         "--etcd=c:3",
@@ -60,9 +67,11 @@ def test_the_controller_is_told_by_flags_before_the_environment() -> None:
         "--address-rest=1",
         "--name=two",
         "--log-level=error",
+        "--signing-seed=s",
+        "--verify-keys=k",
     ]
     assert controller.settings.parse(flags, CONTROLLER) == controller.settings.Settings(
-        ("c:3",), "x", IPv4Network("10.1.0.0/16"), 1, "two", "error"
+        ("c:3",), "x", IPv4Network("10.1.0.0/16"), 1, "two", "error", Path("s"), Path("k")
     )
     assert controller.settings.parse([], dict.fromkeys(CONTROLLER, "")) == controller.settings.parse([], {})
 
@@ -89,6 +98,7 @@ def test_the_agent_is_told_by_flags_before_the_environment() -> None:
         stack="shop",
         log_level="debug",
         metrics=None,
+        verify_keys=VERIFY,
     )
     told = agent.settings.parse(["run", "--ports", "1-65535", "--address", "2001:db8::1"], environ)
     assert (told.command, told.first_port, told.last_port) == ("run", 1, 65535)

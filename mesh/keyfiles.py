@@ -1,0 +1,84 @@
+"""The files that the signing seed and the verify keys are given in. Reads files, and quotes nothing of a secret one.
+
+The verify keys, a Docker config, are text: a line `cluster ID` with Swarm's cluster id, then one key in base64 a
+line, two while the signing key is changed; empty lines and what follows a # count for nothing.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterable
+from pathlib import Path
+
+from mesh.envelope import Keyring, SigningKey, VerifyKey
+from mesh.errors import Terminal
+
+SEED_FILE = "/run/secrets/linkwire_signing_seed"
+VERIFY_KEYS_FILE = "/run/linkwire/verify-keys"
+_MAX_BYTES = 65536
+_INSTALL = "`docker linkwire install` makes it"
+
+
+def read_signing_key(path: Path) -> SigningKey:
+    """Read the signing seed: 32 bytes as 64 hex digits.
+
+    Raises:
+        Terminal: there is none, or it is not that; without a word of its content.
+    """
+    text = _read(path, "signing seed")
+    try:
+        raw = bytes.fromhex(text.strip())
+        return SigningKey(raw)
+    except (ValueError, binascii.Error, Terminal):
+        raise Terminal(f"the signing seed {path} is not 64 hex digits: {_INSTALL}") from None
+
+
+def read_verify_keys(path: Path) -> Keyring:
+    """Read the verify keys, and the cluster that they hold for.
+
+    Raises:
+        Terminal: there is no such file, or it has no cluster, no key, or a line that is neither.
+    """
+    return parse_verify_keys(_read(path, "verify keys"), str(path))
+
+
+def parse_verify_keys(text: str, where: str) -> Keyring:
+    """Read the text of a verify keys file; `where` is what errors call it. Raises Terminal."""
+    cluster = ""
+    keys: list[VerifyKey] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if words[0] == "cluster" and len(words) == 2 and not cluster:  # noqa: PLR2004 - the word and the id
+            cluster = words[1]
+            continue
+        try:
+            (word,) = words
+            key = VerifyKey.parse(word)
+        except (ValueError, Terminal):
+            raise Terminal(
+                f"the verify keys {where}, line {number}: neither `cluster ID`, once, nor one public key in base64"
+            ) from None
+        if key not in keys:
+            keys.append(key)
+    if not cluster or not keys:
+        missing = "no line `cluster ID`" if not cluster else "no key"
+        raise Terminal(f"the verify keys {where}: {missing}: {_INSTALL}")
+    return Keyring(cluster, tuple(keys))
+
+
+def verify_keys_text(cluster: str, keys: Iterable[VerifyKey]) -> str:
+    """Write what `parse_verify_keys` reads."""
+    return "\n".join([f"cluster {cluster}", *map(str, keys), ""])
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES)
+        return raw.decode("ascii")
+    except OSError as error:
+        raise Terminal(f"the {what} {path}: {error.strerror}: {_INSTALL}") from None
+    except UnicodeDecodeError:
+        raise Terminal(f"the {what} {path}: not text: {_INSTALL}") from None
