@@ -167,7 +167,9 @@ def add_route(netns: TaskNetns, name: str, route: Route) -> None:
 
     Without a gateway, and all with the one priority the kernel gives where none is asked for, a network has one
     route at most in either family, and NLM_F_REPLACE exchanges it in one step (fib_table_insert in
-    net/ipv4/fib_trie.c, fib6_add_rt2node in net/ipv6/ip6_fib.c): there is no moment without one.
+    net/ipv4/fib_trie.c, fib6_add_rt2node in net/ipv6/ip6_fib.c): the table is at no moment without one. An IPv4
+    lookup that runs on another processor just then may still hold the old one, see that it is dead and pass it over
+    (fib_table_lookup, fib_dead): that one packet has no way.
 
     Raises:
         RouteClash: the network overlaps one that the task reaches through another device. A default route is none.
