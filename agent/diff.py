@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from agent.rules import Rules, render
-from mesh.policy import Allow, Balance, Policy
+from mesh.policy import Allow, Policy
 from mesh.wgtypes import (
     DeviceChange,
     HostEntry,
@@ -173,7 +173,7 @@ def _between(old: Policy, new: Policy) -> Policy:
 
     return replace(
         new,
-        balance=tuple(Balance(b.vip, still(b.backends, kept.get(b.vip, frozenset()))) for b in new.balance),
+        balance=tuple(replace(b, backends=still(b.backends, kept.get(b.vip, frozenset()))) for b in new.balance),
         outbound=tuple(
             Allow(a.service, still(a.peers, known.get(a.service, frozenset())), a.ports) for a in new.outbound
         ),

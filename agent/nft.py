@@ -70,7 +70,11 @@ _PORTS = (PortRange("tcp", 1, 1), PortRange("tcp", 5, 9), PortRange("udp", 1, 9)
 _EVERYTHING = Policy(
     subnet=IPv4Network("192.0.2.0/24"),
     subnet6=IPv6Network("2001:db8::/96"),
-    balance=(Balance(IPv4Address("192.0.2.8"), _PEERS), Balance(IPv4Address("192.0.2.9"), _PEERS[:1])),
+    balance=(
+        Balance(IPv4Address("192.0.2.8"), _PEERS, "one"),
+        Balance(IPv4Address("192.0.2.9"), _PEERS[:1], "one"),
+        Balance(IPv4Address("192.0.2.10"), (), "one"),
+    ),
     outbound=(Allow("one", _PEERS, _PORTS),),
     inbound=(Allow("all", (IPv4Address("192.0.2.3"),), None), Allow("one", _PEERS[:1], ())),
     apart=(IPv4Address("198.51.100.1"), IPv6Address("2001:db8:1::1"), IPv6Address("2001:db8:1::2")),

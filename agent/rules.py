@@ -128,6 +128,7 @@ def render(policy: Policy, device: str) -> Rules:
         "out_link": [
             [_state("related"), _ACCEPT],  # also our own answers to what in_link refused
             *_by_address("out", addresses, families),
+            *(rule for balance in policy.balance if not balance.backends for rule in _nobody(balance, families)),
             # A VIP that led to the task itself: the packet goes to itself, but this hook still sees the first way.
             [_match({"fib": {"result": "type", "flags": ["daddr"]}}, "local"), _ACCEPT],
             *([_is_in("daddr", network), _DROP] for network in _MULTICAST),
@@ -149,7 +150,7 @@ def render(policy: Policy, device: str) -> Rules:
             *_passing(end.outbound, "original", "dport"),
             [*_refused(f"out_{end.service}")],
         ]
-    services = {"", *(allow.service for allow in (*policy.inbound, *policy.outbound))}
+    services = {"", *(one.service for one in (*policy.balance, *policy.inbound, *policy.outbound))}
     counters = {_APART, *(f"{direction}_{service}" for direction in _PREFIX for service in services)}
     items: list[Json] = [_TABLE, *({"counter": {**_HERE, "name": name}} for name in counters)]
     items += [{"chain": {**_HERE, "name": name, **_HOOKS.get(name, {})}} for name in chains]
@@ -264,6 +265,11 @@ def _spread(balance: Balance, families: Families) -> Iterable[list[Json]]:
             key = {"numgen": {"mode": "random", "mod": len(backends), "offset": 0}}
             chosen = {"map": {"key": key, "data": {"set": [list(pair) for pair in enumerate(backends)]}}}
         yield [_payload(family, "daddr", written(balance.vip)), {"dnat": {"family": family, "addr": chosen}}]
+
+
+def _nobody(balance: Balance, families: Families) -> Iterable[list[Json]]:
+    """Refused it would be anyway, but counted for no link."""
+    return ([_payload(f, "daddr", at(balance.vip)), *_refused(f"out_{balance.service}")] for f, at in families)
 
 
 def _by_address(direction: Direction, addresses: Mapping[IPv4Address, str], families: Families) -> Body:

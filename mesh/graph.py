@@ -256,7 +256,7 @@ def _policy(graph: Graph, cluster: Cluster, service: Service, own: Endpoint, her
     providers = sorted(graph.providers(service), key=lambda provider: provider.id)
     consumers = [graph.services[found] for found in graph.consumers.get(service.name, ())]
     balance = [
-        Balance(graph.vips[provider.id], tuple(graph.ready(provider.id)))
+        Balance(graph.vips[provider.id], tuple(graph.ready(provider.id)), provider.id)
         for provider in providers
         if provider.id in graph.vips and not provider.dnsrr
     ]

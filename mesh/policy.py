@@ -18,6 +18,8 @@ class Balance:
 
     vip: IPv4Address
     backends: tuple[IPv4Address, ...]
+    service: str
+    """Id of the provider."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,8 +136,8 @@ def _toggle(ends: tuple[Task, Task], size: _Size | None) -> None:
     others = tuple(Allow(f"other{n:03d}", (MESH[10_000 + n],), _PORTS) for n in range(size.links - 1))
     # All backends are the one that is there: which of them it is costs the same.
     balance = (
-        *(Balance(MESH[20_000 + n], (MESH[10_000 + n],)) for n in range(size.links - 1)),
-        Balance(_VIP, (target.address.ip,) * size.backends),
+        *(Balance(MESH[20_000 + n], (MESH[10_000 + n],), f"other{n:03d}") for n in range(size.links - 1)),
+        Balance(_VIP, (target.address.ip,) * size.backends, "provider"),
     )
     outbound = (*others, Allow("provider", tuple(sorted(addresses)), _PORTS))
     inbound = (Allow("consumer", (source.address.ip,), _PORTS), *others)

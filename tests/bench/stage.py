@@ -107,7 +107,7 @@ def interface(name: str, task: Task, peers: tuple[PeerConfig, ...]) -> Interface
         mtu=MTU,
         peers=peers,
         hosts=(HostEntry(_VIP, ("peer",)), HostEntry(twin(MESH6, _VIP), ("peer",))),
-        policy=Policy(MESH, MESH6, (Balance(_VIP, addresses),), allow, allow),
+        policy=Policy(MESH, MESH6, (Balance(_VIP, addresses, "db"),), allow, allow),
     )
 
 

@@ -67,6 +67,7 @@ class Services:
             Balance(
                 MESH[FIRST_VIP + list(self.tasks).index(provider)],
                 tuple(sorted(one.address.ip for one in self.tasks[provider] if one.name not in self.unready)),
+                provider,
             )
             for provider, _ in providers
         )

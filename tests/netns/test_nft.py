@@ -31,7 +31,7 @@ DEVICE = "lw0"
 NOTHING = Policy(SUBNET, SUBNET6)
 SOMETHING = replace(
     NOTHING,
-    balance=(Balance(address(900), (address(1), address(2))),),
+    balance=(Balance(address(900), (address(1), address(2)), "db"),),
     outbound=(Allow("db", (address(1), address(2)), (PortRange("tcp", 80, 80), PortRange("udp", 50, 60))),),
     inbound=(Allow("web", (address(3),), None),),
     apart=(address(1 << 15),),
@@ -96,7 +96,9 @@ def test_a_thousand_peers_and_three_hundred_backends(netns: TaskNetns) -> None:
     peers = tuple(map(address, range(1, 1001)))
     for count in (1000, 999):
         policy = replace(
-            NOTHING, balance=(Balance(address(2000), peers[:300]),), outbound=(Allow("db", peers[:count], None),)
+            NOTHING,
+            balance=(Balance(address(2000), peers[:300], "db"),),
+            outbound=(Allow("db", peers[:count], None),),
         )
         nft.apply(netns, rendered(policy))
         assert present(netns) == rendered(policy)

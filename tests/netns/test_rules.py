@@ -200,6 +200,7 @@ def test_a_task_that_is_not_ready_gets_no_new_connection_and_keeps_its_old_ones(
         asked = [stack.enter_context(connect(web.netns, vip, 53, "udp")) for _ in range(12)]
         before = [say(one) for one in opened + asked]
         assert set(before) == {"db0", "db1", "db2"}
+        counted = refused(web)
         for gone in db:
             mesh.unready.add(gone.name)
             mesh.apply("web")
@@ -207,6 +208,9 @@ def test_a_task_that_is_not_ready_gets_no_new_connection_and_keeps_its_old_ones(
             left = {f"db{number}" for number, task in enumerate(db) if task.name not in mesh.unready}
             assert {ask(web.netns, vip, 80) for _ in range(20)} == (left or {REFUSED})
             assert {ask(web.netns, vip, 53, "udp") for _ in range(5)} <= (left or {REFUSED})
+        # Counted for the link, although nobody is at its other end.
+        assert refused(web).get(("out", "db"), 0) - counted.get(("out", "db"), 0) == 25
+        assert refused(web).get(("out", "")) == counted.get(("out", ""))
         mesh.unready.clear()
         mesh.apply("web")
         assert [say(one) for one in opened + asked] == before

@@ -40,8 +40,9 @@ def _allows() -> st.SearchStrategy[tuple[Allow, ...]]:
 
 
 def _balances() -> st.SearchStrategy[tuple[Balance, ...]]:
-    by_vip = st.dictionaries(st.integers(60_000, 60_010).map(address), _peers(), max_size=4)
-    return by_vip.map(lambda found: tuple(Balance(vip, found[vip]) for vip in sorted(found)))
+    backends = st.tuples(_peers(), st.sampled_from(SERVICES))
+    by_vip = st.dictionaries(st.integers(60_000, 60_010).map(address), backends, max_size=4)
+    return by_vip.map(lambda found: tuple(Balance(vip, *found[vip]) for vip in sorted(found)))
 
 
 def _apart() -> st.SearchStrategy[tuple[IPv4Address | IPv6Address, ...]]:

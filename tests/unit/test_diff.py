@@ -63,7 +63,7 @@ def policy(out: str = "", into: str = "") -> Policy:
     return Policy(
         SUBNET,
         SUBNET6,
-        balance=(Balance(VIP, tasks(out)),),
+        balance=(Balance(VIP, tasks(out), "db"),),
         outbound=(Allow("web", tasks(out), (PortRange("tcp", 80, 80),)),),
         inbound=(Allow("consumer", tasks(into), None),),
     )

@@ -85,7 +85,7 @@ def test_a_link_to_itself_joins_replicas_both_ways_and_a_task_answers_its_own_vi
     made = two(("a", "peers", "80"))
     found = policy(made, "a1")
     assert found.outbound == found.inbound == (Allow("A", addresses(2), ports("80")),), "no task is its own peer"
-    assert found.balance == (Balance(vip("A"), addresses(1, 2)),)
+    assert found.balance == (Balance(vip("A"), addresses(1, 2), "A"),)
     assert policy(made, "b1").outbound == policy(made, "b1").inbound == ()
 
 
@@ -100,7 +100,7 @@ def test_two_services_of_one_name_are_two_providers_each_with_what_it_exposes() 
     assert policy(made, "a1").outbound == (Allow("B1", addresses(2), ()), Allow("B2", addresses(3), ports("5432")))
     assert policy(made, "old").inbound == (Allow("A", addresses(1), ()),)
     assert policy(made, "new").inbound == (Allow("A", addresses(1), ports("5432")),)
-    assert policy(made, "a1").balance == (Balance(vip("B1"), ()), Balance(vip("B2"), addresses(3)))
+    assert policy(made, "a1").balance == (Balance(vip("B1"), (), "B1"), Balance(vip("B2"), addresses(3), "B2"))
 
 
 def test_two_links_to_one_provider_let_pass_what_either_does() -> None:
@@ -117,8 +117,8 @@ def test_a_vip_spreads_over_the_ready_tasks_of_a_provider_and_stays_with_none() 
     made = graph(*records, dnsrr, endpoint("A", "a1", 1), endpoint("D", "d1", 2), *tasks)
     swapped = (replace(records[2], vip=vip("C")), replace(records[3], vip=vip("B")))
     by_vip = graph(*records[:2], *swapped, endpoint("A", "a1", 1), *tasks)
-    assert policy(by_vip, "a1").balance == (Balance(vip("B"), ()), Balance(vip("C"), addresses(9, 100)))
-    assert policy(made, "a1").balance == (Balance(vip("B"), addresses(9, 100)), Balance(vip("C"), ()))
+    assert policy(by_vip, "a1").balance == (Balance(vip("B"), (), "C"), Balance(vip("C"), addresses(9, 100), "B"))
+    assert policy(made, "a1").balance == (Balance(vip("B"), addresses(9, 100), "B"), Balance(vip("C"), (), "C"))
     assert policy(made, "b9").balance == ()
     assert {allow.service: allow.peers for allow in policy(made, "a1").outbound} == {
         "B": addresses(9, 10, 100),

@@ -160,9 +160,9 @@ def test_an_address_that_two_services_claim_is_neither_ones() -> None:
 
 def test_a_vip_is_spread_at_random_and_one_without_backends_is_left_to_be_refused() -> None:
     vips = (
-        Balance(address(91), (address(1), address(2))),
-        Balance(address(92), (address(3),)),
-        Balance(address(93), ()),
+        Balance(address(91), (address(1), address(2)), "a"),
+        Balance(address(92), (address(3),), "b"),
+        Balance(address(93), (), "c"),
     )
     spread = chain("vip", rendered(replace(NOTHING, balance=vips)))
     assert [rule[0]["match"]["right"] for rule in spread] == [
