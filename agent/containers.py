@@ -17,6 +17,7 @@ import structlog
 
 from mesh.apart import in_order
 from mesh.errors import LinkwireError, Retryable, Terminal
+from mesh.labels import GATE
 from mesh.policy import Exit
 from mesh.records import Attachment, TaskState
 from mesh.wgtypes import IPAddress
@@ -49,6 +50,7 @@ class LocalTask:
         elsewhere: its addresses on Docker's networks, as far as they are known, in the order of mesh.apart; none when
             it has ended. Before it is started these are the ones Swarm chose (overlays, ingress); those on networks
             of this node are known from the moment it is connected to them on.
+        gated: whether it is not to start before it is wired.
     """
 
     container: str
@@ -60,6 +62,7 @@ class LocalTask:
     hosts: str
     problem: str | None
     elsewhere: tuple[Attachment, ...]
+    gated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,7 @@ class Containers:
             hosts=f"{self._root}/containers/{raw['Id']}/hosts",
             problem=_problem(raw),
             elsewhere=in_order((*_attachments(raw), *joined)) if state == CREATED else (),
+            gated=labels.get(GATE, "false") != "false",  # as deploy/linkwire-runc has it
         )
         return local if state not in RUNNING else self._running(local)
 

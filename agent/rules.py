@@ -150,7 +150,8 @@ def render(policy: Policy, device: str) -> Rules:
             *_passing(end.outbound, "original", "dport"),
             [*_refused(f"out_{end.service}")],
         ]
-    services = {"", *(one.service for one in (*policy.balance, *policy.inbound, *policy.outbound))}
+    links = (*policy.inbound, *policy.outbound)
+    services = {"", *(balance.service for balance in policy.balance), *(allow.service for allow in links)}
     counters = {_APART, *(f"{direction}_{service}" for direction in _PREFIX for service in services)}
     items: list[Json] = [_TABLE, *({"counter": {**_HERE, "name": name}} for name in counters)]
     items += [{"chain": {**_HERE, "name": name, **_HOOKS.get(name, {})}} for name in chains]

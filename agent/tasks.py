@@ -76,6 +76,10 @@ class TaskState:
         except LinkwireError as error:
             self._failed(backend, error)
         else:
+            if changes.create and self.local.gated and self.local.state == "running":
+                log.warning(
+                    "began before it was wired: is the gate this node's default runtime?", task=self.local.task
+                )
             if changes:
                 log.info(
                     "wired",

@@ -153,3 +153,19 @@ def test_nothing_is_left_of_containers_that_are_gone(gated: Deployment) -> None:
     assert tasks <= set(n1.run(listed).stdout.split())
     scale(gated, "gate_gated", 0)
     process.wait_for("the files to go", lambda: not tasks & set(n1.run(listed).stdout.split()), seconds=90, every=0.5)
+
+
+def test_an_agent_says_so_when_a_gated_task_began_before_it_was_wired(gated: Deployment) -> None:
+    """As on a node without the gate; here somebody opens it by hand, while there is no agent."""
+    n1 = gated.lab.node("n1")
+    agent_away(gated)
+    scale(gated, "gate_gated", 1)
+    process.wait_for("a start to wait", lambda: bool(waiting(n1)), seconds=30)
+    for container in waiting(n1):
+        n1.run(["sh", "-c", f'echo "wired $(cat {FOLDER}/waiting/{container})" >{FOLDER}/gate/{container}'])
+    gated.wait_running("gate_gated", 1)
+    agent_back(gated)
+    agent = gated.agent(n1)
+    assert agent is not None
+    said = "began before it was wired"
+    process.wait_for("the warning", lambda: said in n1.docker("logs", agent).stdout, seconds=30)
