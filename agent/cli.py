@@ -19,6 +19,7 @@ from agent.metrics import Metrics, serve
 from agent.sealing import load_or_make
 from agent.supervise import supervise
 from mesh import log as logging
+from mesh import memory
 from mesh.envelope import SigningKey
 from mesh.errors import LinkwireError, Retryable
 from mesh.keyfiles import read_verify_keys
@@ -32,6 +33,7 @@ RETRY_S = 1.0
 
 def main() -> None:
     """Run, supervise or inspect; exit 1 on what no retry can mend."""
+    memory.protect()
     told = settings.parse(sys.argv[1:])
     logging.configure(told.log_level)
     if told.command == "supervise":

@@ -13,6 +13,7 @@ from controller.loop import Controller
 from controller.swarm import SwarmManager
 from controller.watch import SwarmWatch
 from mesh import log as logging
+from mesh import memory
 from mesh.errors import Terminal
 from mesh.keyfiles import read_signing_key, read_verify_keys
 from mesh.seal import Sealer
@@ -24,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 def main() -> None:
     """Run until SIGTERM or SIGINT; exit 1 on what no retry can mend."""
+    memory.protect()
     told = settings.parse(sys.argv[1:])
     logging.configure(told.log_level)
     stopped = threading.Event()
