@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compose_ext import __version__, deploy, ps, swarm, usage
+from compose_ext import __version__, choices, deploy, ps, swarm, usage
 from compose_ext.engine import Docker, choose
 from compose_ext.errors import DockerError, UsageError
 from compose_ext.flags import Flag, Parsed, parse
@@ -145,6 +145,24 @@ def _ps(docker: Docker, parsed: Parsed) -> int:
     return OK
 
 
+def _install(docker: Docker, parsed: Parsed) -> int:
+    from compose_ext import install  # noqa: PLC0415 - its cryptography is slow to import, and seldom needed
+
+    install.install(docker, parsed, _say)
+    return OK
+
+
+def _uninstall(docker: Docker, parsed: Parsed) -> int:
+    from compose_ext import install  # noqa: PLC0415 - likewise
+
+    install.uninstall(docker, parsed, _say)
+    return OK
+
+
+def _say(text: str) -> None:
+    print(f"linkwire: {text}", flush=True)
+
+
 def _version(_docker: Docker, _parsed: Parsed) -> int:
     print(f"Linkwire {__version__}")
     return OK
@@ -166,5 +184,7 @@ COMMANDS = {
         (1, 1),
     ),
     "ps": Command(_ps, (Flag("format"),), (0, 1)),
+    "install": Command(_install, (*choices.FLAGS, Flag("detach", "d", takes_value=False))),
+    "uninstall": Command(_uninstall, (Flag("yes", "y", takes_value=False), Flag("keep-secrets", takes_value=False))),
     "version": Command(_version),
 }

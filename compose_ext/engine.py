@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ class Docker:
             DockerError: the program cannot be run.
         """
         command = [self.program, *self.flags, *arguments]
-        with _started(command, stdin=None if stdin is None else subprocess.PIPE) as process:
+        with _started(command, {}, stdin=None if stdin is None else subprocess.PIPE) as process:
             if stdin is not None and process.stdin:
                 try:
                     process.stdin.write(stdin)
@@ -43,17 +43,30 @@ class Docker:
                     pass  # docker ended without reading it all; its exit code says why
             return process.wait()
 
-    def ask(self, arguments: Sequence[str], timeout: float) -> str:
-        """Run a command whose output is for us; `timeout` is in seconds.
+    def ask(
+        self,
+        arguments: Sequence[str],
+        timeout: float,
+        stdin: bytes | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> str:
+        """Run a command whose output is for us.
+
+        Args:
+            arguments: of docker.
+            timeout: in seconds.
+            stdin: what it reads there, the way for secrets: arguments and environment are for everybody to see.
+            environment: variables besides our own.
 
         Raises:
             DockerError: the program cannot be run, fails, or takes longer; the text says what docker said.
         """
         command = [self.program, *self.flags, *arguments]
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with _started(command, **streams) as process:
+        source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+        streams = {"stdin": source, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with _started(command, environment or {}, **streams) as process:
             try:
-                out, error = process.communicate(timeout=timeout)
+                out, error = process.communicate(stdin, timeout=timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
@@ -89,8 +102,10 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def _started(command: Sequence[str], **streams: int | None) -> Iterator["subprocess.Popen[bytes]"]:
-    environment = {name: value for name, value in os.environ.items() if name not in _PLUGIN_ONLY}
+def _started(
+    command: Sequence[str], more: Mapping[str, str], **streams: int | None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    environment = {name: value for name, value in os.environ.items() if name not in _PLUGIN_ONLY} | dict(more)
     process = None
     try:
         with _signals_held():

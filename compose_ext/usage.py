@@ -6,11 +6,13 @@ Usage:  docker linkwire COMMAND
 WireGuard between the services that a compose file links
 
 Commands:
-  check     Say everything that is wrong with compose files, or in the Swarm
-  render    Print what deploy adds to the compose files
-  deploy    Deploy a stack, or update it, with its links
-  ps        List links with their tasks, and whether they are connected
-  version   Print the version
+  check       Say everything that is wrong with compose files, or in the Swarm
+  render      Print what deploy adds to the compose files
+  deploy      Deploy a stack, or update it, with its links
+  ps          List links with their tasks, and whether they are connected
+  install     Install Linkwire on a Swarm, or update it, with its keys
+  uninstall   Remove Linkwire from a Swarm
+  version     Print the version
 
 Docker's own flags (-H, --context, --tls..., --config) stand before or after the command.
 LINKWIRE_DOCKER in the environment names the docker program to use.
@@ -63,11 +65,45 @@ Options:
       --format FORMAT        table (the default) or json
 """
 
+_INSTALL = """\
+Install Linkwire on a Swarm, or update it, with its keys
+
+Makes the secrets that Linkwire needs, as Docker secrets, and deploys the stack `linkwire`: etcd, controllers, and
+an agent on every node. Run again, it makes what is missing and updates the stack; a flag that is not given keeps
+the value that it had.
+
+Options:
+      --image IMAGE          Of controller, agent and etcd (default linkwire:latest)
+      --etcd-address IP      Where nodes reach etcd (default: what its node advertises). It runs on the node with
+                             the label linkwire.etcd=true, which this manager gets if no node has it
+      --etcd-port PORT       Its TCP port (default 2379)
+      --etcd URL[,URL]       etcds of your own, instead
+      --subnet SUBNET        The mesh's addresses, fixed at first use (default 100.96.0.0/16)
+      --controllers NUMBER   How many, on managers (default 2)
+      --ports FIRST-LAST     UDP ports of each node for its tasks (default 51820-53819)
+      --metrics HOST:PORT    Where each agent answers Prometheus, or off (default 127.0.0.1:9586)
+      --address-rest SECONDS For which a freed address rests (default 600)
+      --log-level LEVEL      debug, info, warning or error (default info)
+  -d, --detach               Do not wait until everything runs
+"""
+
+_UNINSTALL = """\
+Remove Linkwire from a Swarm
+
+Removes the stack `linkwire` and its secrets and configs. Says what it leaves: the volumes on the nodes.
+
+Options:
+      --keep-secrets         Leave the secrets and configs, for another install
+  -y, --yes                  Do not ask
+"""
+
 _TEXTS = {
     "check": ("docker linkwire check [-c FILE] [OPTIONS]", _CHECK),
     "render": ("docker linkwire render -c FILE STACK", _RENDER),
     "deploy": ("docker linkwire deploy -c FILE [OPTIONS] STACK", _DEPLOY),
     "ps": ("docker linkwire ps [OPTIONS] [STACK]", _PS),
+    "install": ("docker linkwire install [OPTIONS]", _INSTALL),
+    "uninstall": ("docker linkwire uninstall [OPTIONS]", _UNINSTALL),
     "version": ("docker linkwire version", "Print the version\n"),
 }
 

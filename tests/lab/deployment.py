@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mesh.envelope import SigningKey
-from mesh.keyfiles import verify_keys_text
 from tests.lab import checker, images, process
 from tests.lab.images import PROJECT, Images
 from tests.lab.lab import Lab
@@ -33,7 +31,7 @@ class Deployment:
     Attributes:
         lab: it is up.
         images: built and in its registry.
-        settings: more environment for deploy/stack.yml.
+        settings: more flags of `docker linkwire install`, as LINKWIRE_ADDRESS_REST for --address-rest.
     """
 
     lab: Lab
@@ -41,49 +39,22 @@ class Deployment:
     settings: dict[str, str] = field(default_factory=dict)
 
     def install(self, *, own_etcd: bool) -> None:
-        """Deploy deploy/stack.yml and wait until every node has a wired-up agent.
+        """`docker linkwire install`, and wait until every node has a wired-up agent.
 
         Args:
             own_etcd: with the stack's own etcd on the manager, else on the lab's, which can be killed at will.
         """
-        manager = self.lab.manager
-        endpoint = f"http://{manager.address}:2379" if own_etcd else f"http://{self.lab.etcd_endpoint}"
-        self._etcd = endpoint
-        self._make_keys()
-        if own_etcd:
-            manager.docker("node", "update", "--label-add", "linkwire.etcd=true", manager.name)
-        environment = {
-            "LINKWIRE_IMAGE": self.images.linkwire,
-            "LINKWIRE_ETCD": endpoint,
-            "LINKWIRE_ETCD_REPLICAS": "1" if own_etcd else "0",
-            **self.settings,
+        flags = {"image": self.images.linkwire} | ({} if own_etcd else {"etcd": f"http://{self.lab.etcd_endpoint}"})
+        flags |= {
+            key.removeprefix("LINKWIRE_").lower().replace("_", "-"): text for key, text in self.settings.items()
         }
-        manager.docker(
-            "stack", "deploy", "-c", str(PROJECT / "deploy/stack.yml"), STACK, env={**os.environ, **environment}
-        )
+        self.linkwire("install", *(f"--{name}={text}" for name, text in flags.items()))
         process.wait_for("the services to be updated", self._updated, seconds=WAIT_S, every=0.2)
         process.wait_for("an agent on every node", self.agents_ready, seconds=WAIT_S, every=0.2)
 
-    def _make_keys(self) -> None:
-        """The signing seed and the verify keys, as `docker linkwire install` makes them; once a lab."""
-        manager = self.lab.manager
-        if "linkwire_verify_keys" in manager.docker("config", "ls", "--format", "{{.Name}}").stdout.split():
-            return
-        cluster = manager.get("/info")["Swarm"]["Cluster"]["ID"]
-        seed = SigningKey.generate()
-        made = (
-            ("secret", "linkwire_signing_seed", seed.raw.hex() + "\n"),
-            ("config", "linkwire_verify_keys", verify_keys_text(cluster, [seed.verify_key])),
-        )
-        with tempfile.TemporaryDirectory(prefix="linkwire-keys-") as folder:
-            for kind, name, text in made:
-                path = Path(folder) / name
-                path.write_text(text)
-                manager.docker(kind, "create", name, str(path))
-
     def uninstall(self) -> None:
-        """Remove the stack and wait for its containers to end."""
-        self.lab.manager.docker("stack", "rm", STACK)
+        """Remove it and wait for its containers to end."""
+        self.linkwire("uninstall", "--yes")
         process.wait_for("linkwire's containers to end", lambda: not self._containers(STACK), seconds=WAIT_S)
 
     def _updated(self) -> bool:

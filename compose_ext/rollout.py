@@ -1,0 +1,190 @@
+"""Has Swarm deploy Linkwire's stack, and waits until what runs is what was deployed."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compose_ext.engine import Docker, printable
+from compose_ext.errors import DockerError
+from compose_ext.stackfile import CHOICES_LABEL, STACK, Release
+from compose_ext.vault import TIMEOUT
+
+DEPLOY_TIMEOUT = 120.0
+"""Seconds; Docker asks the registry about every image."""
+LOOK_EVERY = 0.5
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """What Docker says of the Swarm that it manages."""
+
+    node: str
+    """The id of the manager that answers."""
+    cluster: str
+    """Swarm's own id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """Linkwire's stack as the Swarm has it."""
+
+    services: Mapping[str, Mapping[str, Any]]
+    """Name within the stack to what Docker says of the service."""
+
+    @property
+    def choices(self) -> str | None:
+        """What the last install was told, as it wrote it down."""
+        labels = self.services.get("controller", {}).get("Spec", {}).get("Labels") or {}
+        return labels.get(CHOICES_LABEL)
+
+    def mounts(self, service: str) -> frozenset[str]:
+        """The names of the secrets and configs that a service mounts."""
+        return _mounts(self.services.get(service, {}).get("Spec", {}).get("TaskTemplate", {}))
+
+
+def swarm(docker: Docker) -> Swarm:
+    """Ask whether this Docker can install anything.
+
+    Raises:
+        DockerError: it is no manager of a Swarm, or does not answer.
+    """
+    info = _read(docker.ask(["info", "--format", "{{json .}}"], TIMEOUT))
+    said = info.get("Swarm") or {}
+    if not said and info.get("ServerErrors"):
+        raise DockerError("; ".join(map(str, info["ServerErrors"])))
+    match said.get("LocalNodeState"):
+        case "active":
+            pass
+        case "locked":
+            raise DockerError("this node's Swarm is locked: unlock it first, with `docker swarm unlock`")
+        case _:
+            raise DockerError("this Docker is in no Swarm: make one with `docker swarm init`, or join one")
+    if not said.get("ControlAvailable"):
+        managers = ", ".join(
+            str(peer.get("Addr", "")).rpartition(":")[0] for peer in said.get("RemoteManagers") or []
+        )
+        raise DockerError(f"this node is a worker of its Swarm: ask a manager (at {managers}), with -H or --context")
+    return Swarm(str(said["NodeID"]), str((said.get("Cluster") or {}).get("ID", "")))
+
+
+def deployed(docker: Docker) -> Deployed:
+    """Read the stack's services. Raises DockerError."""
+    label = f"label=com.docker.stack.namespace={STACK}"
+    ids = docker.ask(["service", "ls", "--quiet", "--filter", label], TIMEOUT).split()
+    if not ids:
+        return Deployed({})
+    found = _read(docker.ask(["service", "inspect", *ids], TIMEOUT))
+    return Deployed({str(one["Spec"]["Name"]).removeprefix(f"{STACK}_"): one for one in found})
+
+
+def deploy(docker: Docker, release: Release, resolve: str = "always") -> None:
+    """Hand the stack to Docker.
+
+    Args:
+        docker: a manager's.
+        release: what to deploy.
+        resolve: `always` to take what the image's tag now stands for, `changed` to leave an unchanged tag's alone.
+
+    Raises:
+        DockerError: Docker refused it.
+    """
+    arguments = [
+        "stack",
+        "deploy",
+        "--compose-file=-",
+        "--prune",
+        "--with-registry-auth",
+        f"--resolve-image={resolve}",
+    ]
+    docker.ask([*arguments, STACK], DEPLOY_TIMEOUT, release.text().encode(), release.variables())
+
+
+def wait(docker: Docker, seconds: float, say: Callable[[str], None]) -> None:
+    """Wait until every service runs the tasks that it should, all of the newest kind.
+
+    Raises:
+        DockerError: it took longer; with what the tasks say.
+    """
+    deadline = time.monotonic() + seconds
+    told = ""
+    while waiting := unsettled(docker):
+        if time.monotonic() > deadline:
+            raise DockerError(
+                f"the stack is deployed, but after {seconds:g} s it does not run as it should:\n  "
+                + "\n  ".join(waiting)
+                + "\nSee `docker service ps --no-trunc linkwire_agent` , `docker service logs linkwire_controller`; "
+                "`docker linkwire install` may be run again"
+            )
+        if told != (told := waiting[0]):
+            say(f"waiting: {told}")
+        time.sleep(LOOK_EVERY)
+
+
+def wait_gone(docker: Docker, seconds: float) -> None:
+    """Wait until Swarm has forgotten the stack's services, which is when it lets their secrets go.
+
+    Raises:
+        DockerError: it took longer.
+    """
+    deadline = time.monotonic() + seconds
+    while deployed(docker).services:
+        if time.monotonic() > deadline:
+            raise DockerError(f"the stack {STACK} is still there after {seconds:g} s; run this again")
+        time.sleep(LOOK_EVERY)
+
+
+def unsettled(docker: Docker) -> list[str]:
+    """Say of each service what is not as it should be yet. Raises DockerError."""
+    found = deployed(docker)
+    active = sum(
+        line.split() == ["Ready", "Active"]
+        for line in docker.ask(["node", "ls", "--format", "{{.Status}} {{.Availability}}"], TIMEOUT).splitlines()
+    )
+    return [
+        text
+        for name, service in sorted(found.services.items())
+        if (text := _unsettled(docker, name, service, active))
+    ]
+
+
+def _unsettled(docker: Docker, name: str, service: Mapping[str, Any], active: int) -> str:
+    replicated = service["Spec"]["Mode"].get("Replicated")
+    wanted = int(replicated["Replicas"]) if replicated is not None else active
+    tasks = _tasks(docker, str(service["ID"]))
+    wanted_spec = service["Spec"]["TaskTemplate"]["ContainerSpec"]
+    old = [task for task in tasks if task["Spec"]["ContainerSpec"] != wanted_spec]
+    running = [task for task in tasks if task["Status"]["State"] == "running"]
+    if not old and len(running) == len(tasks) >= wanted:
+        return ""
+    errors = sorted({str(task["Status"]["Err"]) for task in tasks if task["Status"].get("Err")})[:_SHOWN]
+    text = f"{name}: {len(running)} of {max(wanted, len(tasks))} tasks run"
+    text += f", {len(old)} to be replaced" if old else ""
+    return printable(": ".join([text, *errors]))
+
+
+def _tasks(docker: Docker, service: str) -> list[dict[str, Any]]:
+    argv = ["service", "ps", "--quiet", "--no-trunc", "--filter", "desired-state=running", service]
+    ids = docker.ask(argv, TIMEOUT).split()
+    if not ids:
+        return []
+    try:
+        found: list[dict[str, Any]] = _read(docker.ask(["inspect", "--type", "task", *ids], TIMEOUT))
+    except DockerError:  # one of them ended meanwhile
+        return []
+    return found
+
+
+def _mounts(task: Mapping[str, Any]) -> frozenset[str]:
+    spec = task.get("ContainerSpec", {})
+    secrets = {str(one["SecretName"]) for one in spec.get("Secrets") or []}
+    return frozenset(secrets | {str(one["ConfigName"]) for one in spec.get("Configs") or []})
+
+
+def _read(text: str) -> Any:  # noqa: ANN401 - Docker's own documents
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise DockerError("docker's answer is not JSON") from None

@@ -1,0 +1,62 @@
+"""Linkwire's own stack, as Docker is to deploy it: stack.yml without what is not wanted, and its variables."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from compose_ext.choices import Choices
+
+STACK = "linkwire"
+CHOICES_LABEL = "org.linkwire.choices"
+"""Service label of the controller: what the last install was told."""
+SERVICES = ("etcd", "controller", "agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What is deployed: the user's choices, and which secret or config each variable of the stack file names.
+
+    Attributes:
+        choices: the user's.
+        endpoints: of etcd, as controller and agent are told.
+        mounted: variable, such as LINKWIRE_LINK_SEED_NAME, to Docker's name.
+    """
+
+    choices: Choices
+    endpoints: str
+    mounted: Mapping[str, str]
+
+    def variables(self) -> dict[str, str]:
+        """What Docker fills into the stack file. No secret is in it."""
+        chosen = self.choices
+        return {
+            "LINKWIRE_IMAGE": chosen.image,
+            "LINKWIRE_ETCD": self.endpoints,
+            "LINKWIRE_SUBNET": chosen.subnet,
+            "LINKWIRE_CONTROLLERS": chosen.controllers,
+            "LINKWIRE_PORTS": chosen.ports,
+            "LINKWIRE_METRICS": chosen.metrics,
+            "LINKWIRE_ADDRESS_REST": chosen.address_rest,
+            "LINKWIRE_LOG_LEVEL": chosen.log_level,
+            **self.mounted,
+        }
+
+    def text(self) -> str:
+        """The stack file; JSON is YAML."""
+        document: dict[str, Any] = yaml.safe_load(template())
+        services = document["services"]
+        if self.choices.etcd:
+            del services["etcd"], document["volumes"]["etcd"]
+        # `$` begins a variable for Docker.
+        label = self.choices.label().replace("$", "$$")
+        services["controller"]["deploy"]["labels"] = {CHOICES_LABEL: label}
+        return json.dumps(document)
+
+
+def template() -> str:
+    """The stack file as it is packaged."""
+    return resources.files("compose_ext").joinpath("stack.yml").read_text("utf-8")
