@@ -6,6 +6,8 @@ The safety rules (design, section 8), which each value of `Changes` keeps:
 - an endpoint that the device learned by roaming stays unless the record changed (rule 3);
 - nobody's new connection is sent to, or refused from, a peer that is just coming or going: who may come in is let in
   before it is a peer, and who is connected to is a peer before and after;
+- a peer has a preshared key or is not there: while it is not known the peer is not made, and one that is there
+  keeps the key that it has (a change of it touches no session that runs);
 - what rests on knowing everything (removals) is left out where not everything is known (rule 2).
 
 `diff(d, apply(diff(d, s), s))` is empty for every `d` and `s`.
@@ -190,14 +192,15 @@ def _device(
     complete: bool,
 ) -> DeviceChange | None:
     if observed is None:
-        reasons.append(f"no device yet; {len(desired.peers)} peers")
-        peers = tuple(_upsert(peer) for peer in desired.peers)
+        peers = tuple(_upsert(peer) for peer in desired.peers if peer.preshared_key is not None)
+        reasons.append(f"no device yet; {len(peers)} peers")
         return DeviceChange(desired.private_key, desired.listen_port, peers)
     device = observed.device
     key = desired.private_key if device.public_key != desired.private_key.public else None
     port = desired.listen_port if device.listen_port != desired.listen_port else None
     wanted = {peer.public_key: peer for peer in desired.peers}
-    removed = [public for public in device.peers if public not in wanted] if complete else []
+    surplus = [public for public, seen in device.peers.items() if _surplus(wanted.get(public), seen)]
+    removed = surplus if complete else []
     before = {peer.public_key: peer for peer in previous.peers} if previous else {}
     changed = tuple(_changed(wanted[p], device.peers.get(p), before.get(p), now, complete=complete) for p in wanted)
     upserts = tuple(change for change in changed if change is not None)
@@ -213,8 +216,21 @@ def _device(
 def _peer_reasons(removed: int, upserts: tuple[PeerChange, ...]) -> Iterator[str]:
     if removed:
         yield f"{removed} peers removed"
-    if upserts:
-        yield f"{len(upserts)} peers set"
+    keys = sum(_only_the_key(change) for change in upserts)
+    if len(upserts) > keys:
+        yield f"{len(upserts) - keys} peers set"
+    if keys:
+        yield f"{keys} preshared keys changed"
+
+
+def _surplus(wanted: PeerConfig | None, seen: Peer) -> bool:
+    """Whether a peer must go: it is nobody's, or it has no preshared key and there is none to give it."""
+    return wanted is None or (wanted.preshared_key is None and seen.preshared_key is None)
+
+
+def _only_the_key(change: PeerChange) -> bool:
+    others = (change.endpoint, change.allowed_ips, change.keepalive)
+    return change.update_only and change.preshared_key is not None and all(other is None for other in others)
 
 
 def _upsert(peer: PeerConfig) -> PeerChange:
@@ -223,6 +239,7 @@ def _upsert(peer: PeerConfig) -> PeerChange:
         public_key=peer.public_key,
         endpoint=peer.endpoint,
         allowed_ips=peer.allowed_ips,
+        preshared_key=peer.preshared_key,
         keepalive=peer.keepalive,
     )
 
@@ -230,19 +247,22 @@ def _upsert(peer: PeerConfig) -> PeerChange:
 def _changed(
     wanted: PeerConfig, seen: Peer | None, before: PeerConfig | None, now: float, *, complete: bool
 ) -> PeerChange | None:
-    if seen is None:
-        return _upsert(wanted)
+    unknown = wanted.preshared_key is None
+    if seen is None or (unknown and seen.preshared_key is None):
+        return None if unknown else _upsert(wanted)
     surplus = complete and bool(seen.allowed_ips - wanted.allowed_ips)
     ips = wanted.allowed_ips if surplus or wanted.allowed_ips - seen.allowed_ips else None
+    key = wanted.preshared_key if seen.preshared_key != wanted.preshared_key else None
     keepalive = wanted.keepalive if seen.keepalive != wanted.keepalive else None
     endpoint = wanted.endpoint if _endpoint_differs(wanted, seen, before, now) else None
-    if ips is None and keepalive is None and endpoint is None:
+    if ips is None and key is None and keepalive is None and endpoint is None:
         return None
     return PeerChange(
         public_key=wanted.public_key,
         endpoint=endpoint,
         allowed_ips=ips,
         replace_allowed_ips=surplus,
+        preshared_key=key,
         keepalive=keepalive,
         update_only=True,
     )

@@ -14,6 +14,7 @@ import structlog
 
 from agent import gate, links, sysctl
 from agent.containers import Containers
+from agent.linkkeys import HeldLinkKeys
 from agent.metrics import Metrics
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.reports import Reporter
@@ -50,6 +51,7 @@ def followed(node: str) -> tuple[str, ...]:
         keyspace.SERVICES,
         keyspace.ENDPOINTS,
         keyspace.sealed_key(node, ""),
+        keyspace.link_key(node, ""),
         keyspace.report(node, ""),
         keyspace.node(node),
     )
@@ -77,6 +79,7 @@ class Agent:
         self._wake = Wake()
         self._tasks: dict[str, TaskState] = {}
         self._keys: dict[tuple[str, int], PrivateKey] = {}
+        self._link_keys = HeldLinkKeys(node.id, key)
         self._home = TaskNetns(OWN_NETNS)
         self._mtus: dict[IPAddress, tuple[float, int]] = {}
         self._here = Here({}, ())
@@ -119,6 +122,7 @@ class Agent:
         if snapshot is not self._seen:
             self._seen = snapshot
             self._graph = index(snapshot)
+            self._link_keys.learn(snapshot)
         now = time.monotonic()
         for state in list(self._tasks.values()):
             try:
@@ -150,7 +154,7 @@ class Agent:
         for container in self._tasks.keys() - local.tasks.keys():
             state = self._tasks.pop(container)
             state.close()
-            self._keys = {key: value for key, value in self._keys.items() if key[0] != state.local.task}
+            self._forget(state.local.task)
         tasks = {s.local.task: s.local.elsewhere for s in self._tasks.values() if s.local.state != "gone"}
         here = Here(tasks, local.exits)
         if here != self._here:
@@ -164,6 +168,12 @@ class Agent:
             for state in self._tasks.values():
                 state.dirty = True
             self._discard()
+
+    def _forget(self, task: str) -> None:
+        for key, private in list(self._keys.items()):
+            if key[0] == task:
+                del self._keys[key]
+                self._link_keys.held.keep_only(private.public, ())
 
     def _discard(self) -> None:
         """End what was prepared for tasks that never got a namespace, also by an agent before this one."""
@@ -212,7 +222,7 @@ class Agent:
     def _desired(self, endpoint: Endpoint) -> InterfaceConfig | None:
         key = self._private_key(endpoint)
         mtu = self._mtu(tuple({peer.underlay.host for peer in self._graph.peers(endpoint)}))
-        config = desired(self._graph, endpoint, key, mtu, self._here)
+        config = desired(self._graph, endpoint, key, mtu, self._here, link_keys=self._link_keys.held)
         return config.without_ipv6() if config is not None and not self._ipv6 else config
 
     def _private_key(self, endpoint: Endpoint) -> PrivateKey:

@@ -15,7 +15,7 @@ from controller.watch import SwarmWatch
 from mesh import log as logging
 from mesh import memory
 from mesh.errors import Terminal
-from mesh.keyfiles import read_signing_key, read_verify_keys
+from mesh.keyfiles import read_link_seed, read_signing_key, read_verify_keys
 from mesh.seal import Sealer
 from mesh.store import Store
 from mesh.wake import Wake
@@ -39,6 +39,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, stop)
     log.info("controller starts", etcd=",".join(told.etcd), subnet=str(told.subnet), name=told.name)
     try:
+        link_seed = read_link_seed(told.link_seed)
         keyring = read_verify_keys(told.verify_keys)
         store = Store(told.etcd, Sealer.controller(keyring, read_signing_key(told.signing_seed)))
     except Terminal as error:
@@ -50,7 +51,7 @@ def main() -> None:
     swarm = SwarmManager(told.docker)
     swarm.follow(wake)
     try:
-        Controller(SwarmWatch(swarm), store, wake, told.subnet, told.rest_s, told.name).run(stopped)
+        Controller(SwarmWatch(swarm), store, wake, told.subnet, told.rest_s, told.name, link_seed).run(stopped)
     except Terminal as error:
         log.error("controller stops", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)

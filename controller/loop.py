@@ -6,7 +6,9 @@ Level-based: what wakes it carries only "service X may have changed"; the plan i
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from ipaddress import IPv4Network
 
 import structlog
@@ -14,10 +16,11 @@ import structlog
 from controller.election import Election
 from controller.observed import Swarm
 from controller.plan import plan
-from controller.steps import Allocate, Change, Plan, Release, Step, allocation, release
+from controller.steps import Allocate, Change, Plan, Release, Share, Step, allocation, release, sharing
 from controller.watch import SwarmWatch
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.keys import PrivateKey
+from mesh.linkkeys import LinkKey, LinkSeed, link_key
 from mesh.records import TaskReport
 from mesh.snapshot import Holds, Op, Snapshot
 from mesh.store import Follower, Store
@@ -31,12 +34,22 @@ CATCH_UP_S = 2.0
 RETRY_S = 0.5
 EVERYTHING = ("",)
 
+Secrets = Callable[[str, int], LinkKey]
+"""A link key's name and epoch -> its secret."""
+
 
 class Controller:
     """Makes the store say what Swarm says, while it leads."""
 
     def __init__(  # noqa: PLR0917 - wired once, in cli
-        self, watch: SwarmWatch, store: Store, wake: Wake, subnet: IPv4Network, rest_s: int, name: str
+        self,
+        watch: SwarmWatch,
+        store: Store,
+        wake: Wake,
+        subnet: IPv4Network,
+        rest_s: int,
+        name: str,
+        link_seed: LinkSeed,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -47,6 +60,7 @@ class Controller:
             subnet: of the mesh, for a store that is not in use yet.
             rest_s: seconds for which a freed address is given to nobody.
             name: of this controller, for people.
+            link_seed: what the secrets of all link keys are derived from.
         """
         self._watch = watch
         self._store = store
@@ -54,8 +68,10 @@ class Controller:
         self._subnet = subnet
         self._rest_s = rest_s
         self._name = name
+        self._link_seed = link_seed
         self._told: tuple[str, ...] = ()
         self._reports: dict[str, TaskReport] = {}
+        self._due: int | None = None
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped."""
@@ -63,7 +79,7 @@ class Controller:
         election = Election(self._store, self._name, self._wake)
         try:
             while not stopped.is_set():
-                hints = self._wake.wait(self._watch.due_in())
+                hints = self._wake.wait(self._due_in())
                 try:
                     self._pass(hints, follower, election)
                 except LinkwireError as error:
@@ -75,15 +91,21 @@ class Controller:
             election.stop()
             follower.stop()
 
+    def _due_in(self) -> float:
+        due = self._watch.due_in()
+        return due if self._due is None else max(0.0, min(due, self._due - time.time()))
+
     def _pass(self, hints: set[tuple[str, str]], follower: Follower, election: Election) -> None:
+        self._due = None
         stored = follower.snapshot
         swarm = self._watch.refresh(hints | self._news(stored))
         token = election.token
         if token is None or not stored.complete:
             return
-        made = plan(swarm, stored, self._subnet)
+        made = plan(swarm, stored, self._subnet, int(time.time()))
+        self._due = made.due
         self._tell(made, swarm)
-        revision = self._write(made.steps, token)
+        revision = self._write(made.steps, token, partial(link_key, self._link_seed, swarm.cluster))
         if revision is None:
             election.verify()
             self._wake()
@@ -108,7 +130,7 @@ class Controller:
                 log.info("problem solved", problem=problem)
         self._told = problems
 
-    def _write(self, steps: Sequence[Step], token: Holds) -> int | None:
+    def _write(self, steps: Sequence[Step], token: Holds, secret: Secrets) -> int | None:
         """Carry out a plan: in few transactions, and where one fails step by step.
 
         Returns:
@@ -119,7 +141,7 @@ class Controller:
         lease: int | None = None
         if any(isinstance(step, Release) for step in steps):
             lease = self._store.grant(self._rest_s)
-        for batch in _batches(list(_transactions(steps, lease))):
+        for batch in _batches(list(_transactions(steps, secret, lease))):
             revision = self._commit(batch, token)
             if revision is None and len(batch) > 1:  # something in it no longer holds: the rest may
                 done = [self._commit([one], token) for one in batch]
@@ -148,20 +170,22 @@ class Controller:
         raise Retryable(f"the store's watch has not shown revision {revision} within {CATCH_UP_S:g} s")
 
 
-def _transactions(steps: Sequence[Step], lease: int | None) -> Iterator[tuple[Step, tuple[Op, ...]]]:
+def _transactions(steps: Sequence[Step], secret: Secrets, lease: int | None) -> Iterator[tuple[Step, tuple[Op, ...]]]:
     for step in steps:
         try:
-            yield step, _transaction(step, lease)
+            yield step, _transaction(step, secret, lease)
         except Terminal as error:  # a node whose sealing key is none: its tasks wait, all others do not
             log.warning("cannot be planned", change=step.reason, error=str(error))
 
 
-def _transaction(step: Step, lease: int | None) -> tuple[Op, ...]:
+def _transaction(step: Step, secret: Secrets, lease: int | None) -> tuple[Op, ...]:
     match step:
         case Change():
             return step.ops
         case Allocate():
             return allocation(step, PrivateKey.generate())
+        case Share():
+            return sharing(step, secret)
         case Release():
             if lease is None:
                 raise AssertionError("a Release was planned and no lease granted")

@@ -17,6 +17,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from controller.attachments import Attachments
+from controller.linkkeys_plan import LinkKeyPlan
 from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
 from controller.steps import Allocate, Change, Plan, Release, Step
 from mesh import keyspace
@@ -27,13 +28,14 @@ from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.wgtypes import IPAddress, UdpEndpoint
 
 
-def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network) -> Plan:
+def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int) -> Plan:
     """What has to change in the store.
 
     Args:
         swarm: complete lists.
         stored: everything under the root. If it is not complete, nothing is planned.
         subnet: for a store that no controller has used yet; afterwards the store's own record counts.
+        now: seconds since the epoch of the controller's clock: link keys are renewed by it, and nothing else.
     """
     if not stored.complete:
         return Plan((), ())
@@ -44,15 +46,15 @@ def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network) -> Plan:
             f"the store belongs to the Swarm {cluster.id}, and this is {swarm.cluster}: give each an etcd of its own"
         )
         return Plan((), (text,))
-    planner = _Planner(swarm, stored, subnet)
+    planner = _Planner(swarm, stored, subnet, now)
     steps = tuple(planner.steps())
-    return Plan(steps, tuple(planner.problems))
+    return Plan(steps, (*planner.problems, *planner.link_keys.problems), planner.link_keys.due)
 
 
 class _Planner:
     """One run of `plan`: the indexes, and what this run has given away so far."""
 
-    def __init__(self, swarm: Swarm, stored: Snapshot, subnet: IPv4Network) -> None:
+    def __init__(self, swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int) -> None:
         self.swarm = swarm
         self.stored = stored
         self.cluster = stored.get(keyspace.CLUSTER, Cluster)
@@ -79,6 +81,9 @@ class _Planner:
         self.live = {task.id: task for task in swarm.tasks.values() if swarm.live(task)}
         self.attachments = Attachments.of(swarm)
         self.wired = self._wired()
+        linked = [task for task in self.live.values() if task.service in self.wired]
+        sealing_keys = {node.id: node.sealing_key for node in self.nodes.values()}
+        self.link_keys = LinkKeyPlan(swarm, stored, linked, sealing_keys, now)
 
     def _hold_unreadable(self, key: str) -> None:
         self.problems.append(f"store: {self.stored.invalid[key]}")
@@ -99,10 +104,12 @@ class _Planner:
         if self.cluster is None:
             record = Cluster(self.swarm.cluster, self.subnet, ula(self.swarm.cluster))
             yield Change((Put(record, 0),), f"take the store into use with subnet {self.subnet}")
+        yield from self.link_keys.first_steps()
         yield from self._service_steps()
         yield from self._endpoint_steps()
         yield from self._release_steps()
         yield from self._orphan_steps()
+        yield from self.link_keys.last_steps()
 
     # --- services
 
@@ -188,6 +195,7 @@ class _Planner:
         underlay = UdpEndpoint(self._node_address(node), port)
         key_revision = self.stored.revision_of(keys[1])
         reason = f"task {task.id}: placed on {node.hostname}, address {address}, UDP {underlay}"
+        yield from self.link_keys.for_task(task)
         yield Allocate(task, node, address, underlay, self._elsewhere(task, ()), 0, 0, key_revision, reason)
 
     def _rekey(self, task: SwarmTask, node: Node, endpoint: Endpoint) -> Allocate | None:

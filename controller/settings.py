@@ -11,7 +11,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from mesh.flags import Flags
-from mesh.keyfiles import SEED_FILE
+from mesh.keyfiles import LINK_SEED_FILE, SEED_FILE
 
 SMALLEST_PREFIX = 29
 MAX_REST_S = 7 * 86400
@@ -28,6 +28,7 @@ class Settings:
         rest_s: seconds for which a freed address is given to nobody.
         name: of this controller, for people.
         log_level: debug, info, warning or error.
+        link_seed: file with the seed of all link keys.
         signing_seed: file with the seed of the key that signs what the controller writes.
         verify_keys: file with the public keys that may sign, and the cluster's id.
     """
@@ -38,6 +39,7 @@ class Settings:
     rest_s: int
     name: str
     log_level: str
+    link_seed: Path
     signing_seed: Path
     verify_keys: Path
 
@@ -67,6 +69,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add("--address-rest", "LINKWIRE_ADDRESS_REST", "600", _rest, "seconds for which a freed address rests")
     flags.add("--name", "LINKWIRE_NAME", socket.gethostname(), str, "of this controller, for people")
     flags.add("--signing-seed", "LINKWIRE_SIGNING_SEED_FILE", SEED_FILE, Path, "file with the signing seed")
+    flags.add("--link-seed", "LINKWIRE_LINK_SEED_FILE", LINK_SEED_FILE, Path, "file with the seed of all link keys")
     read = flags.parser.parse_args(argv)
     return Settings(
         etcd=read.etcd,
@@ -75,6 +78,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         rest_s=read.address_rest,
         name=read.name,
         log_level=read.log_level,
+        link_seed=read.link_seed,
         signing_seed=read.signing_seed,
         verify_keys=read.verify_keys,
     )

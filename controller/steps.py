@@ -1,17 +1,21 @@
 """What a plan is made of, and the transactions that its steps become. Pure.
 
-Keypairs and leases come from outside: `Allocate` and `Release` become transactions by `allocation` and `release`.
+Keypairs, secrets and leases come from outside: `Allocate`, `Share` and `Release` become transactions by `allocation`,
+`sharing` and `release`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from controller.observed import SwarmTask
+from mesh.hybrid import NodePublicKey
 from mesh.keys import PrivateKey
+from mesh.linkkeys import LinkKey
 from mesh.records import Address, Attachment, Endpoint, Node, Port
-from mesh.sealing import sealed_key
+from mesh.sealing import sealed_key, sealed_link_key
 from mesh.snapshot import Delete, Op, Put
 from mesh.wgtypes import UdpEndpoint
 
@@ -43,6 +47,27 @@ class Allocate:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """One link key that a node is to be given."""
+
+    key: str
+    epoch: int
+    node: str
+    to: NodePublicKey
+    revision: int
+    """Of the record that this one replaces, 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Give nodes the secret of a link key: it needs the seed of all link keys."""
+
+    epochs: tuple[Put, ...]
+    boxes: tuple[Box, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """End what held addresses: it needs a lease that is as long as an address rests."""
 
@@ -52,7 +77,7 @@ class Release:
     reason: str
 
 
-Step = Change | Allocate | Release
+Step = Change | Allocate | Share | Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +86,8 @@ class Plan:
 
     steps: tuple[Step, ...]
     problems: tuple[str, ...]
+    due: int | None = None
+    """When there will be something to do by time alone, in seconds since the epoch; None for never."""
 
 
 def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
@@ -86,6 +113,20 @@ def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
             Put(Port(task.node, step.underlay.port, task.id), 0),
         )
     return ops
+
+
+def sharing(step: Share, secret: Callable[[str, int], LinkKey]) -> tuple[Op, ...]:
+    """The transaction of a Share.
+
+    Args:
+        step: what is to be given to whom.
+        secret: a link key's by its name and epoch.
+    """
+    boxes = (
+        Put(sealed_link_key(secret(box.key, box.epoch), box.to, box.node, box.key, box.epoch), box.revision)
+        for box in step.boxes
+    )
+    return (*step.epochs, *boxes)
 
 
 def release(step: Release, lease: int) -> tuple[Op, ...]:

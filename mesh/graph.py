@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 from mesh.addresses import TWIN_PREFIX, twin
 from mesh.apart import Here, Outside, outside
 from mesh.keys import PrivateKey
 from mesh.labels import LinkLabel
+from mesh.linkkeys import LinkKeys, PresharedKey, key_name
 from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange, merge
 from mesh.records import Cluster, Endpoint, Service
@@ -82,6 +84,12 @@ class Graph:
         linked.update(self.consumers.get(service.name, ()))
         peers = {e.task: e for found in linked for e in self.endpoints.get(found, ()) if e.task != endpoint.task}
         return tuple(peers[task] for task in sorted(peers))
+
+    def link_keys(self, one: Service, other: Service) -> tuple[str, ...]:
+        """The names of all link keys between two services, whichever of them links to the other, sorted."""
+        names = {key_name(one.name, link) for link in self.links.get((one.id, other.name), ())}
+        names.update(key_name(other.name, link) for link in self.links.get((other.id, one.name), ()))
+        return tuple(sorted(names))
 
     def ready(self, service: str) -> list[IPv4Address]:
         """The addresses of a service's tasks that new connections may go to, sorted."""
@@ -186,6 +194,8 @@ def desired(
     private_key: PrivateKey,
     least_mtu: int,
     here: Here,
+    *,
+    link_keys: LinkKeys,
 ) -> InterfaceConfig | None:
     """The interface that a task is meant to have; None when it is meant to have none.
 
@@ -195,6 +205,7 @@ def desired(
         private_key: of the endpoint's public key.
         least_mtu: bytes that fit into a packet inside on the way to every peer's node, measured by the caller.
         here: what is known of this node's other networks.
+        link_keys: those that this node holds.
     """
     service, cluster = graph.services.get(endpoint.service), graph.cluster
     if cluster is None or service is None:
@@ -207,18 +218,30 @@ def desired(
         addresses=(IPv4Interface((endpoint.address, 32)), IPv6Interface((twin(prefix, endpoint.address), 128))),
         routes=(Route(cluster.subnet, least_mtu if least_mtu < MIN_MTU else None), Route(prefix)),
         mtu=max(MIN_MTU, least_mtu),
-        peers=tuple(_peer(peer, prefix) for peer in graph.peers(endpoint)),
+        peers=_peers(graph, prefix, service, endpoint, link_keys),
         hosts=tuple(_hosts(graph, service, prefix)),
         policy=_policy(graph, cluster, service, endpoint, here),
     )
 
 
-def _peer(peer: Endpoint, prefix: IPv6Network) -> PeerConfig:
+def _peers(
+    graph: Graph, prefix: IPv6Network, service: Service, own: Endpoint, link_keys: LinkKeys
+) -> tuple[PeerConfig, ...]:
+    names = cache(lambda other: graph.link_keys(service, graph.services[other]))
+    peers = tuple(
+        _peer(peer, prefix, link_keys.between(own.public_key, peer.public_key, names(peer.service)))
+        for peer in graph.peers(own)
+    )
+    link_keys.keep_only(own.public_key, {peer.public_key for peer in peers})
+    return peers
+
+
+def _peer(peer: Endpoint, prefix: IPv6Network, preshared_key: PresharedKey | None) -> PeerConfig:
     # As numbers: the constructors would write an address as text and read that again, which takes four times as long.
     v4 = IPv4Network((int(peer.address), 32))
     v6 = IPv6Network((int(twin(prefix, peer.address)), 128))
     allowed_ips: frozenset[IPNetwork] = frozenset({v4, v6})
-    return PeerConfig(peer.public_key, peer.underlay, allowed_ips, KEEPALIVE)
+    return PeerConfig(peer.public_key, peer.underlay, allowed_ips, preshared_key, KEEPALIVE)
 
 
 def _hosts(graph: Graph, service: Service, prefix: IPv6Network) -> Iterator[HostEntry]:

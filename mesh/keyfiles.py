@@ -1,4 +1,4 @@
-"""The files that the signing seed and the verify keys are given in. Reads files, and quotes nothing of a secret one.
+"""The files that the seeds and the verify keys are given in. Reads files, and quotes nothing of a secret one.
 
 The verify keys, a Docker config, are text: a line `cluster ID` with Swarm's cluster id, then one key in base64 a
 line, two while the signing key is changed; empty lines and what follows a # count for nothing.
@@ -12,8 +12,10 @@ from pathlib import Path
 
 from mesh.envelope import Keyring, SigningKey, VerifyKey
 from mesh.errors import Terminal
+from mesh.linkkeys import LinkSeed
 
 SEED_FILE = "/run/secrets/linkwire_signing_seed"
+LINK_SEED_FILE = "/run/secrets/linkwire_link_seed"
 VERIFY_KEYS_FILE = "/run/linkwire/verify-keys"
 _MAX_BYTES = 65536
 _INSTALL = "`docker linkwire install` makes it"
@@ -31,6 +33,19 @@ def read_signing_key(path: Path) -> SigningKey:
         return SigningKey(raw)
     except (ValueError, binascii.Error, Terminal):
         raise Terminal(f"the signing seed {path} is not 64 hex digits: {_INSTALL}") from None
+
+
+def read_link_seed(path: Path) -> LinkSeed:
+    """Read the seed of all link keys: 32 bytes as 64 hex digits.
+
+    Raises:
+        Terminal: there is none, or it is not that; without a word of its content.
+    """
+    text = _read(path, "seed of the link keys")
+    try:
+        return LinkSeed(bytes.fromhex(text.strip()))
+    except (ValueError, Terminal):
+        raise Terminal(f"the seed of the link keys {path} is not 64 hex digits: {_INSTALL}") from None
 
 
 def read_verify_keys(path: Path) -> Keyring:

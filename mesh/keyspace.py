@@ -12,10 +12,12 @@ from mesh.records import (
     Cluster,
     Endpoint,
     Leader,
+    LinkKeyEpoch,
     Node,
     Port,
     Record,
     SealedKey,
+    SealedLinkKey,
     Service,
     Status,
     TaskReport,
@@ -31,6 +33,8 @@ LEADER = "leader"
 SERVICES = "services/"
 ENDPOINTS = "endpoints/"
 KEYS = "keys/"
+EPOCHS = "epochs/"
+LINK_KEYS = "linkkeys/"
 ADDRESSES = "addresses/"
 PORTS = "ports/"
 NODES = "nodes/"
@@ -51,6 +55,16 @@ def endpoint(service_id: str, task: str) -> str:
 def sealed_key(node: str, task: str) -> str:
     """The key of a SealedKey."""
     return f"{KEYS}{node}/{task}"
+
+
+def epoch(key: str) -> str:
+    """The key of a LinkKeyEpoch."""
+    return f"{EPOCHS}{key}"
+
+
+def link_key(node: str, key: str) -> str:
+    """The key of a SealedLinkKey. The node comes first: an agent reads what is its own, and no more."""
+    return f"{LINK_KEYS}{node}/{key}"
 
 
 def address(addr: object) -> str:
@@ -91,6 +105,10 @@ def key_of(record: Record) -> str:  # noqa: C901, PLR0911 - one line a kind
             return endpoint(record.service, record.task)
         case SealedKey():
             return sealed_key(record.node, record.task)
+        case LinkKeyEpoch():
+            return epoch(record.key)
+        case SealedLinkKey():
+            return link_key(record.node, record.key)
         case Address():
             return address(record.address)
         case Port():
@@ -109,6 +127,8 @@ KINDS: dict[str, type[Record]] = {
     "services": Service,
     "endpoints": Endpoint,
     "keys": SealedKey,
+    "epochs": LinkKeyEpoch,
+    "linkkeys": SealedLinkKey,
     "addresses": Address,
     "ports": Port,
     "nodes": Node,

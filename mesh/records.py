@@ -93,6 +93,32 @@ class SealedKey:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkKeyEpoch:
+    """Which secret of a link key counts. The secret itself follows from the seed, the name and the epoch."""
+
+    key: str
+    """The link key's name (mesh.linkkeys.key_name)."""
+    epoch: int
+    """Only ever grows. It is the time in which it began, so that it also grows where its record was lost."""
+    since: int
+    """Seconds since the epoch of the controller's clock, to tell when the next one is due."""
+    asked: tuple[str, ...]
+    """What had been asked for by hand until then, sorted: something that is not here asks for a new epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedLinkKey:
+    """A link key's secret, sealed to a node that hosts a task on either side of a link with this key."""
+
+    key: str
+    node: str
+    epoch: int
+    sealed_to: str
+    """Fingerprint of the node's sealing key of that time."""
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """Who holds an address; with no holder it rests (and its lease says for how long)."""
 
@@ -200,7 +226,20 @@ class Leader:
     holder: str
 
 
-Record = Cluster | Service | Endpoint | SealedKey | Address | Port | Node | TaskReport | Status | Leader
+Record = (
+    Cluster
+    | Service
+    | Endpoint
+    | SealedKey
+    | LinkKeyEpoch
+    | SealedLinkKey
+    | Address
+    | Port
+    | Node
+    | TaskReport
+    | Status
+    | Leader
+)
 
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from mesh.keys import PrivateKey, PublicKey
+from mesh.linkkeys import PresharedKey
 from mesh.policy import Policy
 
 IPAddress = IPv4Address | IPv6Address
@@ -37,6 +38,8 @@ class Peer:
     endpoint: UdpEndpoint | None
     """Where it was last heard from, or where it was told to be; it roams."""
     allowed_ips: frozenset[IPNetwork]
+    preshared_key: PresharedKey | None
+    """None for none, which is all zeros on the wire."""
     keepalive: int
     """Seconds, 0 for off."""
     last_handshake: float | None
@@ -63,6 +66,8 @@ class PeerConfig:
     public_key: PublicKey
     endpoint: UdpEndpoint
     allowed_ips: frozenset[IPNetwork]
+    preshared_key: PresharedKey | None
+    """None while it is not known: then no such peer is made, and one that is there keeps the one that it has."""
     keepalive: int
     """Seconds, 0 for off."""
 
@@ -75,6 +80,7 @@ class PeerChange:
         allowed_ips: the networks to add. They move here from any peer of the device that held them.
         replace_allowed_ips: drop the peer's networks that are not in `allowed_ips`. Never set by default, since it
             is not needed to add one.
+        preshared_key: the next handshake uses it; a session that runs, runs on.
         remove: take the peer away; all else is then ignored.
         update_only: do nothing if the peer is not there.
     """
@@ -83,6 +89,7 @@ class PeerChange:
     endpoint: UdpEndpoint | None = None
     allowed_ips: frozenset[IPNetwork] | None = None
     replace_allowed_ips: bool = False
+    preshared_key: PresharedKey | None = None
     keepalive: int | None = None
     remove: bool = False
     update_only: bool = False

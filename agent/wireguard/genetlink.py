@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from agent.netlink import NLA_F_NESTED, attribute, attributes
 from mesh.errors import Terminal
 from mesh.keys import PublicKey
+from mesh.linkkeys import PresharedKey
 from mesh.wgtypes import Device, Peer, UdpEndpoint
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ _HEADER = struct.Struct("=BBH")  # struct genlmsghdr
 _VERSION = 1
 _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 1, 2
 _DEVICE_IFNAME, _DEVICE_PRIVATE_KEY, _DEVICE_PUBLIC_KEY, _DEVICE_LISTEN_PORT, _DEVICE_PEERS = 2, 3, 4, 6, 8
-_PEER_PUBLIC_KEY, _PEER_FLAGS, _PEER_ENDPOINT, _PEER_KEEPALIVE, _PEER_HANDSHAKE = 1, 3, 4, 5, 6
+_PEER_PUBLIC_KEY, _PEER_PRESHARED_KEY, _PEER_FLAGS, _PEER_ENDPOINT = 1, 2, 3, 4
+_PEER_KEEPALIVE, _PEER_HANDSHAKE = 5, 6
 _PEER_RX_BYTES, _PEER_TX_BYTES, _PEER_ALLOWED_IPS = 7, 8, 9
 _ALLOWED_IP_FAMILY, _ALLOWED_IP_ADDRESS, _ALLOWED_IP_CIDR = 1, 2, 3
 _REMOVE_ME, _REPLACE_ALLOWED_IPS, _UPDATE_ONLY = 1, 2, 4
@@ -129,6 +131,8 @@ def _peer_pieces(change: PeerChange, limit: int) -> Iterator[bytes]:
     flags = _REPLACE_ALLOWED_IPS * change.replace_allowed_ips | _UPDATE_ONLY * change.update_only
     if flags:
         head += attribute(_PEER_FLAGS, struct.pack("=I", flags))
+    if change.preshared_key is not None:
+        head += attribute(_PEER_PRESHARED_KEY, change.preshared_key.raw)
     if change.endpoint is not None:
         head += attribute(_PEER_ENDPOINT, _sockaddr(change.endpoint))
     if change.keepalive is not None:
@@ -169,6 +173,7 @@ def _sockaddr(endpoint: UdpEndpoint) -> bytes:
 @dataclass(slots=True)
 class _Partial:
     endpoint: UdpEndpoint | None = None
+    preshared_key: PresharedKey | None = None
     keepalive: int = 0
     last_handshake: float | None = None
     rx_bytes: int = 0
@@ -180,6 +185,7 @@ class _Partial:
             public_key=key,
             endpoint=self.endpoint,
             allowed_ips=frozenset(self.allowed_ips),
+            preshared_key=self.preshared_key,
             keepalive=self.keepalive,
             last_handshake=self.last_handshake,
             rx_bytes=self.rx_bytes,
@@ -192,6 +198,8 @@ def _decode_peer(nested: memoryview, peers: dict[PublicKey, _Partial]) -> None:
     partial = peers.setdefault(PublicKey(bytes(found[_PEER_PUBLIC_KEY])), _Partial())
     if _PEER_ENDPOINT in found:
         partial.endpoint = _endpoint(found[_PEER_ENDPOINT])
+    if _PEER_PRESHARED_KEY in found and any(found[_PEER_PRESHARED_KEY]):  # zeros for none
+        partial.preshared_key = PresharedKey(bytes(found[_PEER_PRESHARED_KEY]))
     if _PEER_KEEPALIVE in found:
         partial.keepalive = struct.unpack("=H", found[_PEER_KEEPALIVE])[0]
     if _PEER_HANDSHAKE in found:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from agent.netlink import explained
 from mesh.errors import DeviceNotFound, Retryable, Terminal
 from mesh.keys import PrivateKey, PublicKey
+from mesh.linkkeys import PresharedKey
 from mesh.wgtypes import Device, Peer, UdpEndpoint
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def _peer_lines(change: PeerChange) -> Iterator[str]:
         return
     if change.update_only:
         yield "update_only=true"
+    if change.preshared_key is not None:
+        yield f"preshared_key={change.preshared_key.raw.hex()}"
     if change.endpoint is not None:
         yield f"endpoint={change.endpoint}"
     if change.keepalive is not None:
@@ -94,6 +97,7 @@ class _Partial:
 
     public_key: PublicKey
     endpoint: UdpEndpoint | None = None
+    preshared_key: PresharedKey | None = None
     keepalive: int = 0
     seconds: int = 0
     nanoseconds: int = 0
@@ -107,6 +111,7 @@ class _Partial:
             public_key=self.public_key,
             endpoint=self.endpoint,
             allowed_ips=frozenset(self.allowed_ips),
+            preshared_key=self.preshared_key,
             keepalive=self.keepalive,
             last_handshake=handshake or None,
             rx_bytes=self.rx_bytes,
@@ -162,7 +167,9 @@ def _peer_line(partial: _Partial, key: str, value: str) -> None:
             partial.tx_bytes = int(value)
         case "allowed_ip":
             partial.allowed_ips.add(ip_network(value, strict=False))
-        case "preshared_key" | "protocol_version":
+        case "preshared_key":
+            partial.preshared_key = PresharedKey(bytes.fromhex(value)) if value.strip("0") else None
+        case "protocol_version":
             pass
         case _:
             raise ValueError(key)

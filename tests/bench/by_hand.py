@@ -135,6 +135,8 @@ def write_nft_file(path: Path, config: InterfaceConfig) -> Path:
 def _peer_lines(peer: PeerConfig) -> Iterable[str]:
     yield "[Peer]"
     yield f"PublicKey = {peer.public_key}"
+    if peer.preshared_key is not None:
+        yield f"PresharedKey = {base64.b64encode(peer.preshared_key.raw).decode()}"
     yield f"Endpoint = {peer.endpoint}"
     yield f"AllowedIPs = {', '.join(map(str, sorted(peer.allowed_ips, key=str)))}"
     yield f"PersistentKeepalive = {peer.keepalive}"

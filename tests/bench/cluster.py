@@ -12,15 +12,18 @@ from mesh.apart import in_order
 from mesh.hybrid import NodeKey
 from mesh.keys import KEY_BYTES, PublicKey
 from mesh.labels import LinkLabel, ServiceLabels
+from mesh.linkkeys import key_name
 from mesh.records import (
     Address,
     Attachment,
     Cluster,
     Endpoint,
+    LinkKeyEpoch,
     Node,
     Port,
     Record,
     SealedKey,
+    SealedLinkKey,
     Service,
     TaskReport,
     Versioned,
@@ -120,10 +123,26 @@ def stored(tasks: int, *, not_ready: int | None = None) -> Snapshot:
         links = _links(n, services)
         records.append(Service(service, f"name{n}", vip, links, None, strict=True, dnsrr=False, elsewhere=()))
         records.append(Address(vip, f"service/{service}"))
+    for n in range(services):
+        records += _of_link_key(n, services, tasks, nodes)
     for n in range(tasks):
         records += _of_task(n, nodes, ready=n != not_ready)
     versioned = {keyspace.key_of(record): Versioned(record, 1) for record in records}
     return Snapshot(1, complete=True, records=MappingProxyType(versioned))
+
+
+def _of_link_key(number: int, services: int, tasks: int, nodes: int) -> list[Record]:
+    """The key of a service's own link: at each node that hosts a task of either side."""
+    consumer, (link,) = f"name{number}", _links(number, services)
+    key = key_name(consumer, link)
+    ends = (number, (number + 1) % services)
+    hosts = {
+        n % nodes
+        for end in ends
+        for n in range(end * _TASKS_OF_A_SERVICE, min((end + 1) * _TASKS_OF_A_SERVICE, tasks))
+    }
+    boxes = [SealedLinkKey(key, _node(n), 0, _NODE_KEY.fingerprint, _SEALED) for n in sorted(hosts)]
+    return [LinkKeyEpoch(key, 0, 0, ()), *boxes]
 
 
 def _of_task(number: int, nodes: int, *, ready: bool) -> tuple[Record, ...]:

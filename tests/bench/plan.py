@@ -10,6 +10,8 @@ from mesh.graph import index
 from tests.bench import cluster
 from tests.bench.measure import Effort, Row, alternate, cpu
 
+NOW = 1_800_000_000
+
 
 def measure(effort: Effort) -> list[Row]:
     """Ten and a hundred times the tasks, against the small cluster."""
@@ -27,9 +29,9 @@ def measure(effort: Effort) -> list[Row]:
 def _plan(tasks: int) -> Callable[[], object]:
     swarm, settled = cluster.swarm(tasks), cluster.stored(tasks)
     stored = cluster.stored(tasks, not_ready=tasks // 2)
-    assert plan(swarm, settled, cluster.SUBNET).steps == ()
-    assert len(plan(swarm, stored, cluster.SUBNET).steps) == 1
-    return lambda: plan(swarm, stored, cluster.SUBNET)
+    assert plan(swarm, settled, cluster.SUBNET, NOW).steps == ()
+    assert len(plan(swarm, stored, cluster.SUBNET, NOW).steps) == 1
+    return lambda: plan(swarm, stored, cluster.SUBNET, NOW)
 
 
 def _index(tasks: int) -> Callable[[], object]:

@@ -15,12 +15,14 @@ from agent.wireguard import uapi
 from mesh.addresses import twin
 from mesh.graph import KEEPALIVE
 from mesh.keys import PrivateKey
+from mesh.linkkeys import PresharedKey
 from mesh.policy import Allow, Balance, Policy
 from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig, Route, UdpEndpoint
 from tests.bench.by_hand import Wiring
 from tests.netns.world import MESH, MESH6, NETNS_FOLDER, Task, World, ip, own_leftovers, wait_until_nothing_is_left
 
 MTU = 1420  # bytes: Ethernet's 1500 less IPv6, UDP and WireGuard around a packet
+SHARED = PresharedKey.generate()
 _FAR = IPv4Address("192.0.2.2")  # the second node of World.nodes
 _VIP = MESH.broadcast_address - 1
 
@@ -87,6 +89,7 @@ def strangers(count: int, *, keepalive: int = KEEPALIVE) -> tuple[PeerConfig, ..
             public_key=PrivateKey.generate().public,
             endpoint=UdpEndpoint(_FAR, 20_000 + n),
             allowed_ips=frozenset({IPv4Network(first + n), IPv6Network(twin(MESH6, IPv4Address(first + n)))}),
+            preshared_key=PresharedKey.generate(),
             keepalive=keepalive,
         )
         for n in range(count)
@@ -116,7 +119,7 @@ def peer_of(task: Task) -> PeerConfig:
     change = task.as_peer()
     assert change.endpoint is not None
     assert change.allowed_ips is not None
-    return PeerConfig(change.public_key, change.endpoint, change.allowed_ips, KEEPALIVE)
+    return PeerConfig(change.public_key, change.endpoint, change.allowed_ips, SHARED, KEEPALIVE)
 
 
 def hosts_file(folder: Path, name: str) -> str:

@@ -10,12 +10,13 @@ from mesh.apart import Here
 from mesh.graph import Graph, desired, index
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
+from mesh.linkkeys import LinkKeys, key_name
 from mesh.policy import Exit
 from mesh.ports import PortRange
 from mesh.records import Attachment, Cluster, Endpoint, Record, Service, Versioned
 from mesh.snapshot import Snapshot
 from mesh.wgtypes import InterfaceConfig, UdpEndpoint
-from tests.unit.swarm_world import private_key
+from tests.unit.swarm_world import private_key, secret
 
 CLUSTER = Cluster("cluster", IPv4Network("10.1.0.0/16"), IPv6Network("fd12:3456:789a::/96"))
 MTU = 1420
@@ -78,15 +79,24 @@ def graph(*records: Record, complete: bool = True) -> Graph:
     return index(Snapshot(len(found), complete, found))
 
 
+def every_link_key(made: Graph) -> LinkKeys:
+    """The secrets of all links' keys."""
+    names = {key_name(s.name, link) for s in made.services.values() for link in s.links}
+    return LinkKeys({name: secret(name, 0) for name in names})
+
+
 def interface(
     made: Graph,
     task: str,
     mtu: int = MTU,
     here: Mapping[str, tuple[Attachment, ...]] = NOBODY,
     exits: tuple[Exit, ...] = (),
+    *,
+    link_keys: LinkKeys | None = None,
 ) -> InterfaceConfig | None:
     """What a task is meant to have."""
-    return desired(made, made.by_task[task], private_key(1), mtu, Here(here, exits))
+    held = link_keys if link_keys is not None else every_link_key(made)
+    return desired(made, made.by_task[task], private_key(1), mtu, Here(here, exits), link_keys=held)
 
 
 def config(
@@ -95,8 +105,10 @@ def config(
     mtu: int = MTU,
     here: Mapping[str, tuple[Attachment, ...]] = NOBODY,
     exits: tuple[Exit, ...] = (),
+    *,
+    link_keys: LinkKeys | None = None,
 ) -> InterfaceConfig:
     """The same of a task that is meant to have anything."""
-    found = interface(made, task, mtu, here, exits)
+    found = interface(made, task, mtu, here, exits, link_keys=link_keys)
     assert found is not None
     return found

@@ -8,10 +8,10 @@ from ipaddress import IPv4Address
 from mesh import keyspace
 from mesh.hybrid import NodeKey, NotOpened
 from mesh.keys import PublicKey
-from mesh.records import Address, Endpoint, Port, Record, SealedKey, Service
-from mesh.sealing import open_key
+from mesh.records import Address, Endpoint, LinkKeyEpoch, Node, Port, Record, SealedKey, SealedLinkKey, Service
+from mesh.sealing import open_key, open_link_key
 from tests.unit.memory_store import Entry, MemoryStore
-from tests.unit.swarm_world import World
+from tests.unit.swarm_world import World, secret
 
 
 class Auditor:
@@ -29,9 +29,22 @@ class Auditor:
                     _check_address_change(key, old, new, store)
             elif key.startswith(keyspace.ENDPOINTS) and key in before and key in store.entries:
                 _check_kept(before[key].record, store.entries[key].record)
+        _check_epochs(before, store)
         for endpoint in store.all(Endpoint):
             place = (endpoint.task, endpoint.epoch)
             assert self.keys_seen.setdefault(endpoint.public_key, place) == place, "no key is ever used twice"
+
+
+def _check_epochs(before: dict[str, Entry], store: MemoryStore) -> None:
+    """A secret that was once in use is not used again."""
+    highest: Counter[str] = Counter()
+    for old in (entry.record for entry in before.values()):
+        if isinstance(old, (LinkKeyEpoch, SealedLinkKey)):
+            highest[old.key] = max(highest[old.key], old.epoch)
+    for record in store.all(LinkKeyEpoch):
+        key = keyspace.key_of(record)
+        if before.get(key) != store.entries[key] and key not in store.damaged:
+            assert record.epoch > highest[record.key], "an epoch that was there before, or an older one"
 
 
 def _check_kept(old: Record, new: Record) -> None:
@@ -79,6 +92,30 @@ def check_moment(store: MemoryStore, world: World) -> None:
         assert {address for address, holder in addresses.items() if holder} == set(given), "an address leaked"
         assert len(ports) == len(store.all(Endpoint)), "a port leaked"
         assert len(sealed) == len(store.all(Endpoint)), "a sealed key leaked"
+
+
+def check_link_keys(store: MemoryStore, world: World) -> None:
+    """At rest each node has the keys of its tasks' links, of the epoch that counts, and no others."""
+    epochs = {record.key: record.epoch for record in store.all(LinkKeyEpoch)}
+    nodes = {node.id: node.sealing_key.fingerprint for node in store.all(Node)}
+    named = {service.id: service.name for service in store.all(Service)}
+    boxes = {(record.node, record.key): record for record in store.all(SealedLinkKey)}
+    wanted: set[tuple[str, str]] = set()
+    for service in store.all(Service):
+        for link in service.links:
+            ends = {service.id, *(found for found, name in named.items() if name == link.provider)}
+            if link.provider in named.values():
+                hosts = {endpoint.node for endpoint in store.all(Endpoint) if endpoint.service in ends}
+                wanted |= {(host, link.key or f"{service.name}:{link.provider}") for host in hosts}
+    for node, key in wanted:
+        assert (node, key) in boxes or node not in nodes, "a node that lacks a link key"
+    for (node, key), box in boxes.items():
+        if node in nodes and (node, key) in wanted:
+            assert box.epoch == epochs[key], "a node with a link key of another epoch"
+            assert box.sealed_to == nodes[node], "a link key that its node cannot open"
+        assert world.homes[box.sealed_to] == node, "a link key sealed to another node"
+        assert open_link_key(box, world.sealing_keys[box.sealed_to]) == secret(key, box.epoch)
+    assert {key for _, key in boxes} <= epochs.keys()
 
 
 def _check_sealed(sealed: SealedKey, endpoint: Endpoint, world: World) -> None:

@@ -13,6 +13,7 @@ from mesh import keyspace
 from mesh.hybrid import NodeKey
 from mesh.keys import PrivateKey
 from mesh.labels import LinkLabel, ServiceLabels
+from mesh.linkkeys import LinkKey, LinkSeed, link_key
 from mesh.records import Attachment, Endpoint, Node, TaskReport, TaskState
 from mesh.snapshot import Delete
 from tests.unit.memory_store import MemoryStore
@@ -24,6 +25,8 @@ FIRST_PORT, LAST_PORT = 51820, 51824
 PROCESS = ("assigned", "preparing", "starting", "running")
 OVERLAY, BRIDGE = "overlay", "ab" * 32
 ENDS = ("complete", "shutdown", "failed", "rejected", "orphaned")
+
+SEED = LinkSeed(bytes(range(32)))
 
 T = TypeVar("T")
 
@@ -51,6 +54,11 @@ def node_key(number: int) -> NodeKey:
     return NodeKey(number.to_bytes(32, "little"))
 
 
+def secret(key: str, epoch: int) -> LinkKey:
+    """A link key's secret of an epoch."""
+    return link_key(SEED, "cluster", key, epoch)
+
+
 def service(name: str, *providers: str, number: int = 0, replicas: int | None = None) -> SwarmService:
     """A service that links to providers by their names."""
     links = tuple(LinkLabel(provider, (provider.partition("_")[2],)) for provider in providers)
@@ -68,6 +76,8 @@ class World:
         self._choose = choose
         self._store = store
         self._made = 0
+        self.now = 1_800_000_000
+        """Of the controller's clock, in seconds."""
         self.services: dict[str, SwarmService] = {}
         self.tasks: dict[str, SwarmTask] = {}
         self.nodes: dict[str, SwarmNode] = {}
@@ -112,6 +122,7 @@ class World:
     def act(self, action: str) -> None:
         """Let one thing happen."""
         self.actions[action]()
+        self.now += 1
 
     def register(self, node: str) -> None:
         """An agent starts with a sealing key that it never had before."""

@@ -14,6 +14,7 @@ from agent.diff import REJECT_AFTER_S, Changes, Seen, diff
 from agent.rules import Rules, render
 from mesh.addresses import twin, ula
 from mesh.keys import PublicKey
+from mesh.linkkeys import PresharedKey
 from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange
 from mesh.wgtypes import (
@@ -41,6 +42,7 @@ ROUTES = (Route(SUBNET), Route(SUBNET6))
 VIP = IPv4Address("10.1.9.9")
 KEYS = [private_key(n).public for n in range(10, 16)]
 NETWORKS: list[IPNetwork] = [IPv4Network(f"10.1.0.{n}/32") for n in range(10, 16)]
+KEY, OTHER_KEY = PresharedKey(bytes([1] * 32)), PresharedKey(bytes([2] * 32))
 HOSTS = (HostEntry(IPv4Address("10.1.0.10"), ("db",)),)
 
 Hosts = tuple[HostEntry, ...] | None
@@ -51,7 +53,7 @@ def place(number: int) -> UdpEndpoint:
 
 
 def wanted(number: int, at: int | None = None) -> PeerConfig:
-    return PeerConfig(KEYS[number], place(number if at is None else at), frozenset({NETWORKS[number]}), 25)
+    return PeerConfig(KEYS[number], place(number if at is None else at), frozenset({NETWORKS[number]}), KEY, 25)
 
 
 def policy(out: str = "", into: str = "") -> Policy:
@@ -93,9 +95,11 @@ def diff_of(
 
 
 def seen(config: InterfaceConfig, handshake: float | None = NOW - 10) -> Interface:
-    """An interface that is what is meant."""
+    """An interface that is what is meant; a peer whose key is not known has some older one."""
     peers = {
-        p.public_key: Peer(p.public_key, p.endpoint, p.allowed_ips, p.keepalive, handshake, 1, 1)
+        p.public_key: Peer(
+            p.public_key, p.endpoint, p.allowed_ips, p.preshared_key or OTHER_KEY, p.keepalive, handshake, 1, 1
+        )
         for p in config.peers
     }
     device = Device(config.name, config.private_key.public, config.listen_port, peers)
@@ -155,7 +159,7 @@ def _device(device: Device, change: DeviceChange) -> Device:
 
 
 def _set_peer(peers: dict[PublicKey, Peer], one: PeerChange) -> None:
-    old = peers.get(one.public_key) or Peer(one.public_key, None, frozenset(), 0, None, 0, 0)
+    old = peers.get(one.public_key) or Peer(one.public_key, None, frozenset(), None, 0, None, 0, 0)
     ips = frozenset[IPNetwork]() if one.replace_allowed_ips else old.allowed_ips
     added = one.allowed_ips or frozenset()
     for key, other in peers.items():  # a network has one owner on a device
@@ -164,6 +168,7 @@ def _set_peer(peers: dict[PublicKey, Peer], one: PeerChange) -> None:
         old,
         endpoint=one.endpoint or old.endpoint,
         allowed_ips=ips | added,
+        preshared_key=one.preshared_key or old.preshared_key,
         keepalive=old.keepalive if one.keepalive is None else one.keepalive,
     )
 
@@ -173,6 +178,7 @@ def _set_peer(peers: dict[PublicKey, Peer], one: PeerChange) -> None:
 digits = st.sampled_from(["", "0", "1", "01", "012"])
 policies = st.builds(policy, digits, digits)
 tables = st.none() | st.builds(lambda rules: render(rules, "lw0"), policies)
+secrets = st.sampled_from([None, KEY, OTHER_KEY])
 numbers = st.lists(st.integers(0, 5), unique=True, max_size=6)
 
 
@@ -180,7 +186,7 @@ numbers = st.lists(st.integers(0, 5), unique=True, max_size=6)
 def configs(draw: st.DrawFn) -> InterfaceConfig:
     shift = draw(st.integers(0, 5))
     peers = tuple(
-        PeerConfig(KEYS[n], place(draw(st.integers(0, 3))), frozenset({NETWORKS[(n + shift) % 6]}), 25)
+        PeerConfig(KEYS[n], place(draw(st.integers(0, 3))), frozenset({NETWORKS[(n + shift) % 6]}), draw(secrets), 25)
         for n in draw(numbers)
     )
     config = replace(meant(*peers), private_key=private_key(draw(st.integers(1, 2))))
@@ -203,6 +209,7 @@ def interfaces(draw: st.DrawFn) -> Interface | None:
             KEYS[n],
             draw(st.none() | st.integers(0, 3).map(place)),
             frozenset(network for network, owner in owners.items() if owner == n),
+            draw(secrets),
             draw(st.sampled_from([0, 25])),
             draw(st.sampled_from([None, NOW - 1, NOW - REJECT_AFTER_S, NOW + 5])),
             0,
@@ -241,14 +248,22 @@ def test_what_is_applied_reads_back_as_it_was_meant(
     assert (after.addresses, after.routes) == (frozenset(config.addresses), frozenset(config.routes))
     assert model.table == render(config.policy, config.name)
     assert (after.device.public_key, after.device.listen_port) == (config.private_key.public, config.listen_port)
-    found = {p.public_key: (p.allowed_ips, p.keepalive) for p in after.device.peers.values()}
-    assert found == {p.public_key: (p.allowed_ips, p.keepalive) for p in config.peers}
-    for peer in config.peers:
+    found = {p.public_key: (p.allowed_ips, p.keepalive, p.preshared_key) for p in after.device.peers.values()}
+    keys = {p.public_key: p.preshared_key or _key_before(before, p.public_key) for p in config.peers}
+    peers = [peer for peer in config.peers if keys[peer.public_key] is not None]
+    assert found == {p.public_key: (p.allowed_ips, p.keepalive, keys[p.public_key]) for p in peers}
+    for peer in peers:
         is_at = after.device.peers[peer.public_key].endpoint
         assert is_at == peer.endpoint or is_at == _roamed_to(before, peer.public_key)
     left = diff(config, Seen(after, model.table, model.hosts), config, NOW)
     assert not left, left.reasons
     assert left == Changes()
+
+
+def _key_before(before: Interface | None, key: PublicKey) -> PresharedKey | None:
+    """What a peer keeps whose key is not known."""
+    peer = before.device.peers.get(key) if before else None
+    return peer.preshared_key if peer else None
 
 
 def _roamed_to(before: Interface | None, key: PublicKey) -> UdpEndpoint | None:
@@ -293,7 +308,11 @@ def test_on_partial_knowledge_nothing_is_taken_away(
         for key, old in before.device.peers.items():
             assert after.device.peers[key].allowed_ips >= old.allowed_ips - meant_for
     for wanted_peer in config.peers:
-        assert after.device.peers[wanted_peer.public_key].allowed_ips >= wanted_peer.allowed_ips
+        if wanted_peer.preshared_key or _key_before(before, wanted_peer.public_key):
+            assert after.device.peers[wanted_peer.public_key].allowed_ips >= wanted_peer.allowed_ips
+            assert after.device.peers[wanted_peer.public_key].preshared_key is not None
+        elif before is None or wanted_peer.public_key not in before.device.peers:
+            assert wanted_peer.public_key not in after.device.peers, "a peer without a key"
     left = diff(config, Seen(after, model.table, model.hosts), config, NOW, complete=False)
     assert not left, left.reasons
 
@@ -317,15 +336,44 @@ def test_only_what_differs_is_touched(
             parts = [
                 change.endpoint not in (None, old.endpoint),
                 change.keepalive not in (None, old.keepalive),
+                change.preshared_key not in (None, old.preshared_key),
                 change.allowed_ips is not None and change.allowed_ips != old.allowed_ips,
             ]
             assert any(parts)
-            assert sum(parts) == sum(
-                part is not None for part in (change.endpoint, change.keepalive, change.allowed_ips)
-            )
+            said = (change.endpoint, change.keepalive, change.preshared_key, change.allowed_ips)
+            assert sum(parts) == sum(part is not None for part in said)
         else:
+            assert change.preshared_key is not None, "without its key it is not made"
             assert change.keepalive == 25, "it speaks first"
             assert change.endpoint is not None
+
+
+# --- preshared keys
+
+
+def keyed(key: PresharedKey | None) -> PeerConfig:
+    return replace(wanted(0), preshared_key=key)
+
+
+def test_another_preshared_key_is_set_in_place_and_nothing_else() -> None:
+    before = seen(meant(keyed(KEY), wanted(1)))
+    changes = diff_of(meant(keyed(OTHER_KEY), wanted(1)), before, HOSTS, None, NOW)
+    change = PeerChange(KEYS[0], preshared_key=OTHER_KEY, update_only=True)
+    assert changes == Changes(device=DeviceChange(peers=(change,)), reasons=("1 preshared keys changed",))
+    assert KEY.raw.hex() not in repr(changes)
+
+
+def test_a_peer_whose_link_key_is_not_here_is_not_made_and_an_older_one_stays() -> None:
+    new = diff_of(meant(keyed(None), wanted(1)), None, HOSTS, None, NOW)
+    assert new.device is not None
+    assert [peer.public_key for peer in new.device.peers] == [KEYS[1]]
+    assert not diff_of(meant(keyed(None), wanted(1)), seen(meant(wanted(1))), HOSTS, None, NOW)
+    there = seen(meant(keyed(KEY), wanted(1)))
+    assert not diff_of(meant(keyed(None), wanted(1)), there, HOSTS, None, NOW)
+    bare = replace(there.device.peers[KEYS[0]], preshared_key=None)
+    there = replace(there, device=replace(there.device, peers={**there.device.peers, KEYS[0]: bare}))
+    gone = diff_of(meant(keyed(None), wanted(1)), there, HOSTS, None, NOW)
+    assert gone.device == DeviceChange(peers=(PeerChange(KEYS[0], remove=True),)), "one without a key goes"
 
 
 # --- examples

@@ -1,12 +1,14 @@
 """The files with the signing seed and the verify keys: read, or refused in words that quote nothing secret."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mesh.envelope import SigningKey
 from mesh.errors import Terminal
-from mesh.keyfiles import parse_verify_keys, read_signing_key, read_verify_keys, verify_keys_text
+from mesh.keyfiles import parse_verify_keys, read_link_seed, read_signing_key, read_verify_keys, verify_keys_text
+from mesh.linkkeys import LinkSeed
 from mesh.seal import Sealer
 from tests.signing import KEYRING, SIGNING_KEY, STRANGER
 
@@ -18,16 +20,18 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     seed.write_text(SIGNING_KEY.raw.hex() + "\n")
     keys.write_text("# ours\n\n" + verify_keys_text("c1", KEYS) + f"{KEYS[0]}  # again\n")
     assert read_signing_key(seed) == SIGNING_KEY
+    assert read_link_seed(seed) == LinkSeed(SIGNING_KEY.raw)
     ring = read_verify_keys(keys)
     assert (ring.cluster, ring.keys) == ("c1", tuple(KEYS))
 
 
 @pytest.mark.parametrize("text", ["", "ab" * 31, "ab" * 33, "zz" * 32, "\xff" * 64, "ab" * 40000])
-def test_a_seed_that_is_none_is_refused_unquoted(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("read", [read_signing_key, read_link_seed])
+def test_a_seed_that_is_none_is_refused_unquoted(tmp_path: Path, text: str, read: Callable[[Path], object]) -> None:
     path = tmp_path / "seed"
     path.write_text(text)
     with pytest.raises(Terminal) as caught:
-        read_signing_key(path)
+        read(path)
     assert str(path) in str(caught.value)
     assert "docker linkwire install" in str(caught.value)
     assert not text or text[:8] not in str(caught.value).replace(str(path), "")

@@ -50,7 +50,7 @@ def test_a_task_is_given_its_place_together_with_its_addresses() -> None:
     (late,) = world.add(DB, "n3", state="assigned")
     world.tasks[late.id] = replace(late, elsewhere=(on(OVERLAY, 20),))
     world.report(late.id, "created", wired=False, elsewhere=(ON_BRIDGE,))
-    assert carry_out(store, made_of(store, world).steps) == 1, "there is no moment without them"
+    assert carry_out(store, made_of(store, world).steps) == 2, "its node's link key, and all of its place at once"
     assert set(endpoint_of(store, late).elsewhere) == {on(OVERLAY, 20), ON_BRIDGE}
 
 

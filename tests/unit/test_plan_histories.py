@@ -21,7 +21,7 @@ from mesh.keys import PublicKey
 from mesh.records import Address, Cluster, Endpoint, Node, Port, Record, SealedKey, Service, TaskReport
 from mesh.snapshot import Snapshot
 from tests.unit.memory_store import MemoryStore
-from tests.unit.plan_safety import Auditor, check_moment
+from tests.unit.plan_safety import Auditor, check_link_keys, check_moment
 from tests.unit.swarm_world import NODES, SUBNET, World, service
 from tests.unit.transactions import carry_out
 
@@ -48,7 +48,7 @@ class History:
         self.store.write(Cluster("cluster", self.choose((SUBNET, IPv4Network("10.2.0.0/28"))), ula("cluster")))
         for name, *links in self.choose(STARTS):
             self.world.add(service(name, *links), *NODES[: self.choose((1, 2, 3))])
-        self.old: tuple[Swarm, Snapshot] = (self.world.swarm(), self.store.snapshot())
+        self.old: tuple[Swarm, Snapshot, IPv4Network, int] = self._look()
 
     def choose(self, options: Sequence[T]) -> T:
         return options[self._data.draw(st.integers(0, len(options) - 1))]
@@ -66,9 +66,9 @@ class History:
                 steps = self.plan().steps
                 carry_out(self.store, steps[: self.choose(range(len(steps) + 1))])
             case "look":
-                self.old = self.world.swarm(), self.store.snapshot()
+                self.old = self._look()
             case "stale plan":
-                carry_out(self.store, plan(*self.old, SUBNET).steps)
+                carry_out(self.store, plan(*self.old).steps)
             case "settle":
                 settle(self.store, self.world)
             case "damage":
@@ -79,11 +79,14 @@ class History:
             case _:
                 self.world.act(action)
 
+    def _look(self) -> tuple[Swarm, Snapshot, IPv4Network, int]:
+        return self.world.swarm(), self.store.snapshot(), SUBNET, self.world.now
+
     def plan(self) -> Plan:
-        made = plan(self.world.swarm(), self.store.snapshot(), SUBNET)
-        again = plan(self.world.swarm(reverse=True), self.store.snapshot(self.random), SUBNET)
+        made = plan(self.world.swarm(), self.store.snapshot(), SUBNET, self.world.now)
+        again = plan(self.world.swarm(reverse=True), self.store.snapshot(self.random), SUBNET, self.world.now)
         assert again == made, "a plan does not depend on the order of what it is made from"
-        assert not plan(self.world.swarm(), self.store.snapshot(complete=False), SUBNET).steps
+        assert not plan(self.world.swarm(), self.store.snapshot(complete=False), SUBNET, self.world.now).steps
         return made
 
 
@@ -91,12 +94,13 @@ def settle(store: MemoryStore, world: World) -> None:
     """Plan and apply until there is nothing to do, looking at every transaction's result."""
     wired_before = wired(store, world)
     for _ in range(6):
-        made = plan(world.swarm(), store.snapshot(), SUBNET)
+        made = plan(world.swarm(), store.snapshot(), SUBNET, world.now)
         if not made.steps:
             if not store.ever_damaged:
                 check_endpoints(store, world, wired_before, made)
             if not store.damaged:
                 check_settled(store, world)
+                check_link_keys(store, world)
             return
         for step in made.steps:
             assert carry_out(store, [step]), f"a fresh plan's step did not hold: {step.reason}"
@@ -216,7 +220,7 @@ def test_a_plan_that_is_cut_off_anywhere_and_made_again_ends_where_the_whole_one
     calm = [action for action in SWARM_ACTIONS if action not in ("port taken", "agent")]
     history.run((*calm, "start", "start", "deploy", "relink", "report", "settle"))
     store, world = history.store, history.world
-    steps = plan(world.swarm(), store.snapshot(), SUBNET).steps
+    steps = plan(world.swarm(), store.snapshot(), SUBNET, world.now).steps
     whole = store.copy()
     settle(whole, world)
     for cut in range(len(steps)):

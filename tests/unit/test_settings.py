@@ -22,6 +22,7 @@ def test_the_controllers_defaults() -> None:
         rest_s=600,
         name=socket.gethostname(),
         log_level="info",
+        link_seed=Path("/run/secrets/linkwire_link_seed"),
         signing_seed=Path("/run/secrets/linkwire_signing_seed"),
         verify_keys=VERIFY,
     )
@@ -49,6 +50,7 @@ CONTROLLER = {
     "LINKWIRE_SUBNET": "10.0.0.0/29",
     "LINKWIRE_ADDRESS_REST": "15",
     "LINKWIRE_NAME": "one",
+    "LINKWIRE_LINK_SEED_FILE": "/link",
     "LINKWIRE_LOG_LEVEL": "debug",
     "LINKWIRE_SIGNING_SEED_FILE": "/seed",
     "LINKWIRE_VERIFY_KEYS_FILE": "/keys",
@@ -58,7 +60,15 @@ CONTROLLER = {
 def test_the_controller_is_told_by_flags_before_the_environment() -> None:
     told = controller.settings.parse([], CONTROLLER)
     assert told == controller.settings.Settings(
-        ("http://a:1", "b:2"), "tcp://d", IPv4Network("10.0.0.0/29"), 15, "one", "debug", Path("/seed"), Path("/keys")
+        etcd=("http://a:1", "b:2"),
+        docker="tcp://d",
+        subnet=IPv4Network("10.0.0.0/29"),
+        rest_s=15,
+        name="one",
+        log_level="debug",
+        link_seed=Path("/link"),
+        signing_seed=Path("/seed"),
+        verify_keys=Path("/keys"),
     )
     flags = [
         "--etcd=c:3",
@@ -66,12 +76,21 @@ def test_the_controller_is_told_by_flags_before_the_environment() -> None:
         "--subnet=10.1.0.0/16",
         "--address-rest=1",
         "--name=two",
+        "--link-seed=l",
         "--log-level=error",
         "--signing-seed=s",
         "--verify-keys=k",
     ]
     assert controller.settings.parse(flags, CONTROLLER) == controller.settings.Settings(
-        ("c:3",), "x", IPv4Network("10.1.0.0/16"), 1, "two", "error", Path("s"), Path("k")
+        etcd=("c:3",),
+        docker="x",
+        subnet=IPv4Network("10.1.0.0/16"),
+        rest_s=1,
+        name="two",
+        log_level="error",
+        link_seed=Path("l"),
+        signing_seed=Path("s"),
+        verify_keys=Path("k"),
     )
     assert controller.settings.parse([], dict.fromkeys(CONTROLLER, "")) == controller.settings.parse([], {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from base64 import b64decode
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -14,6 +15,7 @@ from pyroute2.netlink.generic.wireguard import wgmsg
 from agent.wireguard import genetlink, uapi
 from mesh.errors import Terminal
 from mesh.keys import PrivateKey, PublicKey
+from mesh.linkkeys import PresharedKey
 from mesh.wgtypes import DeviceChange, Peer, PeerChange, UdpEndpoint
 
 NAME = "lw0123456789ab"
@@ -30,6 +32,7 @@ peers = st.builds(
     public_keys,
     st.builds(UdpEndpoint, st.ip_addresses(), st.integers(1, 65535)),
     st.frozensets(networks, max_size=30),
+    preshared_key=st.none() | st.binary(min_size=32, max_size=32).filter(any).map(PresharedKey),
     keepalive=st.integers(0, 65535),
 )
 changes = st.builds(
@@ -43,7 +46,14 @@ changes = st.builds(
 def expected(change: DeviceChange) -> dict[PublicKey, Peer]:
     return {
         peer.public_key: Peer(
-            peer.public_key, peer.endpoint, peer.allowed_ips or frozenset(), peer.keepalive or 0, None, 0, 0
+            public_key=peer.public_key,
+            endpoint=peer.endpoint,
+            allowed_ips=peer.allowed_ips or frozenset(),
+            preshared_key=peer.preshared_key,
+            keepalive=peer.keepalive or 0,
+            last_handshake=None,
+            rx_bytes=0,
+            tx_bytes=0,
         )
         for peer in change.peers
     }
@@ -83,6 +93,8 @@ def check_peer(read: Any, change: DeviceChange) -> PublicKey:  # noqa: ANN401 - 
     assert read.get_attr("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") == peer.keepalive
     allowed = read.get_attr("WGPEER_A_ALLOWEDIPS") or ()
     assert {ip_network(entry["addr"]) for entry in allowed} == peer.allowed_ips
+    shared = read.get_attr("WGPEER_A_PRESHARED_KEY")
+    assert (None if shared is None else b64decode(shared)) == (peer.preshared_key and peer.preshared_key.raw)
     return key
 
 
@@ -162,6 +174,11 @@ def test_text_that_is_written_as_wireguard_go_writes_it_is_read(change: DeviceCh
 PEER_LINE = f"public_key={'00' * 32}\n"
 
 
+def decoded_preshared(text: str) -> PresharedKey | None:
+    (peer,) = uapi.decode_device(NAME, text).peers.values()
+    return peer.preshared_key
+
+
 def test_an_answer_of_wireguard_go() -> None:
     text = (
         f"private_key={KEY.raw.hex()}\nlisten_port=41001\nfwmark=1\n{PEER_LINE}"
@@ -172,7 +189,9 @@ def test_an_answer_of_wireguard_go() -> None:
     device = uapi.decode_device(NAME, text)
     key = PublicKey(bytes(32))
     allowed = frozenset({ip_network("10.0.0.1/32"), ip_network("fd00::/64")})
-    assert device.peers == {key: Peer(key, UdpEndpoint(ip_address("fe80::1"), 7), allowed, 25, 5.5, 2, 1)}
+    assert device.peers == {key: Peer(key, UdpEndpoint(ip_address("fe80::1"), 7), allowed, None, 25, 5.5, 2, 1)}
+    shared = decoded_preshared(text.replace(f"preshared_key={'00' * 32}", f"preshared_key={'0a' * 32}"))
+    assert shared == PresharedKey(bytes([10] * 32))
     assert (device.public_key, device.listen_port) == (KEY.public, 41001)
 
 

@@ -8,14 +8,14 @@ from ipaddress import IPv4Network
 
 from controller.observed import SwarmTask
 from controller.plan import plan
-from controller.steps import Allocate, Change, Plan, Release, Step, allocation, release
+from controller.steps import Allocate, Change, Plan, Release, Share, Step, allocation, release, sharing
 from mesh import keyspace
 from mesh.keys import PrivateKey
 from mesh.records import Endpoint, Node
 from mesh.snapshot import Op
 from tests.unit.memory_store import MemoryStore
 from tests.unit.plan_safety import Auditor, check_moment
-from tests.unit.swarm_world import SUBNET, World
+from tests.unit.swarm_world import SUBNET, World, secret
 
 
 def transaction(store: MemoryStore, step: Step) -> tuple[Op, ...]:
@@ -25,6 +25,8 @@ def transaction(store: MemoryStore, step: Step) -> tuple[Op, ...]:
             return step.ops
         case Allocate():
             return allocation(step, PrivateKey.generate())
+        case Share():
+            return sharing(step, secret)
         case Release():
             return release(step, store.grant())
 
@@ -35,7 +37,7 @@ def carry_out(store: MemoryStore, steps: Iterable[Step]) -> int:
 
 
 def made_of(store: MemoryStore, world: World, subnet: IPv4Network = SUBNET) -> Plan:
-    return plan(world.swarm(), store.snapshot(), subnet)
+    return plan(world.swarm(), store.snapshot(), subnet, world.now)
 
 
 def settled(store: MemoryStore, world: World, subnet: IPv4Network = SUBNET) -> Plan:

@@ -1,0 +1,56 @@
+"""The link keys that this node was given: opened once each, and kept as long as their records are there."""
+
+from __future__ import annotations
+
+import structlog
+
+from mesh import keyspace
+from mesh.errors import LinkwireError
+from mesh.hybrid import NodeKey
+from mesh.linkkeys import LinkKey, LinkKeys
+from mesh.records import SealedLinkKey
+from mesh.sealing import open_link_key
+from mesh.snapshot import Snapshot
+
+log = structlog.get_logger(__name__)
+
+
+class HeldLinkKeys:
+    """What `desired` is given, kept in line with the store.
+
+    Attributes:
+        held: the link keys that could be opened.
+    """
+
+    def __init__(self, node: str, key: NodeKey) -> None:
+        """Hold nothing yet.
+
+        Args:
+            node: this node's id.
+            key: its sealing key.
+        """
+        self._node = node
+        self._key = key
+        self._opened: dict[SealedLinkKey, LinkKey | None] = {}
+        self.held = LinkKeys()
+
+    def learn(self, snapshot: Snapshot) -> None:
+        """Take over what a snapshot holds for this node. What cannot be opened counts as not there, and is said once.
+
+        A record that cannot be read takes nothing away: what the node held under that key it goes on with.
+        """
+        opened: dict[SealedLinkKey, LinkKey | None] = {}
+        for sealed in snapshot.all(SealedLinkKey):
+            if sealed.node == self._node:
+                opened[sealed] = self._opened[sealed] if sealed in self._opened else self._open(sealed)
+        opened |= {old: secret for old, secret in self._opened.items() if keyspace.key_of(old) in snapshot.invalid}
+        if opened != self._opened:
+            self._opened = opened
+            self.held = self.held.with_secrets({s.key: secret for s, secret in opened.items() if secret is not None})
+
+    def _open(self, sealed: SealedLinkKey) -> LinkKey | None:
+        try:
+            return open_link_key(sealed, self._key)
+        except LinkwireError as error:
+            log.warning("a link key cannot be opened", key=sealed.key, epoch=sealed.epoch, error=str(error))
+            return None
