@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from mesh.addresses import pick_address, pick_port, twin, ula
 from mesh.errors import Terminal
 from mesh.graph import KEEPALIVE, Graph, device_name
-from mesh.records import Record
+from mesh.linkkeys import LinkKeys, combined_key
+from mesh.records import Record, Service
 from mesh.wgtypes import HostEntry, IPAddress, Route
 from tests.unit.link_graphs import CLUSTER, config, endpoint, graph, interface, service, vip
+from tests.unit.swarm_world import secret
 
 NAMES = ("a", "b", "c")
 
@@ -346,3 +348,43 @@ def test_every_address_has_a_twin_of_its_own_in_a_prefix_of_the_clusters_own(
     first, second = IPv4Address(one), IPv4Address(two)
     assert twin(prefix, first) in prefix
     assert (twin(prefix, first) == twin(prefix, second)) == (first == second)
+
+
+# --- preshared keys
+
+
+def test_each_pair_has_a_key_of_its_own_from_all_link_keys_of_its_services() -> None:
+    made = graph(
+        CLUSTER,
+        keyed(service("A", "a", ("b", "db")), "one"),
+        service("B", "b", ("a", "web")),
+        *(endpoint("A", "a1", 1), endpoint("A", "a2", 2), endpoint("B", "b1", 3)),
+    )
+    one, own = secret("one", 0), secret("b:a", 0)
+    found = {task: {p.public_key: p.preshared_key for p in config(made, task).peers} for task in ("a1", "a2", "b1")}
+    for task in ("a1", "a2"):
+        ends = made.by_task[task].public_key, made.by_task["b1"].public_key
+        expected = combined_key([("one", one), ("b:a", own)], *ends)
+        assert found[task] == {ends[1]: expected}
+        assert found["b1"][ends[0]] == expected
+    assert len(set(found["b1"].values())) == 2
+
+
+def test_without_every_link_key_a_peer_has_none() -> None:
+    made = graph(
+        CLUSTER,
+        keyed(service("A", "a", ("b", "db"), ("c", "c")), "one"),
+        service("B", "b", ("a", "web")),
+        service("C", "c"),
+        *(endpoint("A", "a1", 1), endpoint("B", "b1", 2), endpoint("C", "c1", 3)),
+    )
+    held = LinkKeys({"one": secret("one", 0)})
+    keys = {p.public_key: p.preshared_key for p in config(made, "a1", link_keys=held).peers}
+    assert keys[made.by_task["b1"].public_key] is None
+    assert keys[made.by_task["c1"].public_key] is not None
+    both = held.with_secrets({"one": secret("one", 0), "b:a": secret("b:a", 0)})
+    assert all(peer.preshared_key for peer in config(made, "a1", link_keys=both).peers)
+
+
+def keyed(found: Service, key: str) -> Service:
+    return replace(found, links=tuple(replace(link, key=key) for link in found.links))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mesh.errors import Terminal
 from mesh.keys import PublicKey
-from mesh.linkkeys import LinkKey, PresharedKey, combined_key, preshared_key
+from mesh.labels import LinkLabel, check_service_name
+from mesh.linkkeys import LinkKey, LinkKeys, LinkSeed, PresharedKey, combined_key, key_name, link_key, preshared_key
 
 SECRET = LinkKey(bytes(range(32)))
 ONE, TWO, THREE = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))
@@ -154,7 +155,7 @@ def test_what_cannot_be_is_refused_and_no_secret_quoted() -> None:
 @settings(max_examples=30)
 @given(raws)
 def test_neither_prints(raw: bytes) -> None:
-    for kind in (LinkKey, PresharedKey):
+    for kind in (LinkKey, LinkSeed, PresharedKey):
         secret = kind(raw)
         for text in (repr(secret), str(secret), f"{secret}", repr([secret]), repr({"k": secret})):
             assert f"{kind.__name__}(redacted)" in text
@@ -172,3 +173,55 @@ def test_a_link_key_is_no_preshared_key() -> None:
     same: object = PresharedKey(SECRET.raw)
     assert same != SECRET
     assert LinkKey.generate() != LinkKey.generate()
+
+
+# --- the secrets of link keys
+
+SEED = LinkSeed(bytes(range(32)))
+
+
+def test_a_secret_follows_from_seed_cluster_name_and_epoch_as_rfc_5869_has_it() -> None:
+    parts = [b"linkwire link key 1", b"c1", b"shop_shop", (5).to_bytes(8, "big")]
+    info = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    assert link_key(SEED, "c1", "shop_shop", 5).raw == hkdf(b"linkwire link key 1", SEED.raw, info, 32)
+
+
+@given(raws, names, names, st.integers(0, 2**63))
+def test_every_part_of_a_secret_counts(raw: bytes, cluster: str, name: str, epoch: int) -> None:
+    seed = LinkSeed(raw)
+    one = link_key(seed, cluster, name, epoch)
+    assert one == link_key(seed, cluster, name, epoch)
+    others = [
+        link_key(LinkSeed(bytes([raw[0] ^ 1]) + raw[1:]), cluster, name, epoch),
+        link_key(seed, cluster + "x", name, epoch),
+        link_key(seed, cluster, name + "x", epoch),
+        link_key(seed, cluster, name, epoch + 1),
+    ]
+    assert len({one, *others}) == 5
+
+
+def test_no_name_that_somebody_gives_is_a_links_own() -> None:
+    link = LinkLabel("shop_db", ("db",))
+    assert key_name("shop_web", link) == "shop_web:shop_db"
+    assert key_name("shop_web", LinkLabel("shop_db", ("db",), key="shop_shop")) == "shop_shop"
+    assert key_name("a", LinkLabel("b_c", ("x",))) != key_name("a_b", LinkLabel("c", ("x",)))
+    with pytest.raises(ValueError, match="a name is made of"):
+        check_service_name(key_name("shop_web", link))
+
+
+def test_what_a_node_holds_is_derived_once_and_renewed_with_its_secret() -> None:
+    held = LinkKeys({"a": SECRET, "b": LinkKey(bytes(32))})
+    first = held.between(ONE, TWO, ("a", "b"))
+    assert first == combined_key([("a", SECRET), ("b", LinkKey(bytes(32)))], ONE, TWO)
+    assert held.between(ONE, TWO, ("a", "b")) is first
+    assert held.between(ONE, TWO, ("a", "c")) is None, "not all of them are here"
+    same = held.with_secrets({"a": SECRET, "b": LinkKey(bytes(32)), "c": SECRET})
+    assert same.between(ONE, TWO, ("a", "b")) is first
+    other = held.with_secrets({"a": LinkKey(b"n" * 32), "b": LinkKey(bytes(32))})
+    assert other.between(ONE, TWO, ("a", "b")) not in (first, None)
+    with pytest.raises(Terminal, match="no link key to derive"):
+        held.between(ONE, TWO, ())
+    other.keep_only(ONE, (TWO,))
+    assert other._derived[ONE].keys() == {TWO}
+    other.keep_only(ONE, ())
+    assert not other._derived

@@ -1,0 +1,78 @@
+"""What an agent makes of the link keys that lie in the store for its node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agent.linkkeys import HeldLinkKeys
+from mesh import keyspace
+from mesh.hybrid import NodeKey, NotOpened
+from mesh.keys import PublicKey
+from mesh.linkkeys import combined_key
+from mesh.records import SealedLinkKey, Versioned
+from mesh.sealing import open_link_key, sealed_link_key
+from mesh.snapshot import Snapshot
+from tests.unit.swarm_world import node_key, secret
+
+KEY, OTHER = node_key(1), node_key(2)
+ONE, TWO = PublicKey(bytes([1]) * 32), PublicKey(bytes([2]) * 32)
+
+
+def sealed(key: str = "shop", epoch: int = 1, node: str = "n1", to: NodeKey = KEY) -> SealedLinkKey:
+    return sealed_link_key(secret(key, epoch), to.public, node, key, epoch)
+
+
+def store(*records: SealedLinkKey, invalid: tuple[str, ...] = ()) -> Snapshot:
+    found = {keyspace.key_of(record): Versioned(record, 1) for record in records}
+    return Snapshot(1, complete=True, records=found, invalid=dict.fromkeys(invalid, "not JSON"))
+
+
+def derived(held: HeldLinkKeys, key: str = "shop") -> object:
+    return held.held.between(ONE, TWO, (key,))
+
+
+def expected(epoch: int, key: str = "shop") -> object:
+    return combined_key([(key, secret(key, epoch))], ONE, TWO)
+
+
+def test_it_holds_what_is_sealed_to_it_and_renews_it_and_lets_it_go() -> None:
+    held = HeldLinkKeys("n1", KEY)
+    assert derived(held) is None
+    held.learn(store(sealed()))
+    assert derived(held) == expected(1)
+    before = held.held
+    held.learn(store(*(old for old in held._opened), sealed(node="n2")))
+    assert held.held is before, "nothing that concerns it changed"
+    held.learn(store(sealed(epoch=2)))
+    assert derived(held) == expected(2)
+    held.learn(store())
+    assert derived(held) is None
+
+
+def test_a_record_that_cannot_be_read_takes_nothing_away() -> None:
+    held = HeldLinkKeys("n1", KEY)
+    held.learn(store(sealed(), sealed("b")))
+    held.learn(store(sealed("b"), invalid=("linkkeys/n1/shop",)))
+    assert derived(held) == expected(1)
+    held.learn(store(sealed("b", 2), invalid=("linkkeys/n1/shop",)))
+    assert (derived(held), derived(held, "b")) == (expected(1), expected(2, "b"))
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        sealed(to=OTHER),
+        replace(sealed(), epoch=2),
+        replace(sealed("other"), key="shop"),
+        replace(sealed(node="n2"), node="n1"),
+        replace(sealed(), sealed=sealed().sealed[:-1] + b"x"),
+    ],
+)
+def test_what_was_sealed_for_something_else_is_as_if_it_were_not_there(moved: SealedLinkKey) -> None:
+    held = HeldLinkKeys("n1", KEY)
+    held.learn(store(moved, sealed("b")))
+    assert (derived(held), derived(held, "b")) == (None, expected(1, "b"))
+    with pytest.raises(NotOpened):
+        open_link_key(moved, KEY)
