@@ -49,7 +49,7 @@ class Deployment:
             key.removeprefix("LINKWIRE_").lower().replace("_", "-"): text for key, text in self.settings.items()
         }
         self.linkwire("install", *(f"--{name}={text}" for name, text in flags.items()))
-        process.wait_for("the services to be updated", self._updated, seconds=WAIT_S, every=0.2)
+        process.wait_for("the services to be updated", self.updated, seconds=WAIT_S, every=0.2)
         process.wait_for("an agent on every node", self.agents_ready, seconds=WAIT_S, every=0.2)
 
     def uninstall(self) -> None:
@@ -57,7 +57,7 @@ class Deployment:
         self.linkwire("uninstall", "--yes")
         process.wait_for("linkwire's containers to end", lambda: not self._containers(STACK), seconds=WAIT_S)
 
-    def _updated(self) -> bool:
+    def updated(self) -> bool:
         """Whether Swarm has replaced every task that an update of the stack replaces."""
         states = [(service.get("UpdateStatus") or {}).get("State") for service in self.lab.manager.get("/services")]
         return all(state in (None, "completed") for state in states) and checker.swarm_settled(self.lab)
