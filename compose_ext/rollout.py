@@ -15,6 +15,10 @@ DEPLOY_TIMEOUT = 120.0
 """Seconds; Docker asks the registry about every image."""
 LOOK_EVERY = 0.5
 _SHOWN = 3
+_TELLING = (
+    *("Image", "Command", "Args", "Env", "Labels", "Mounts", "Secrets", "Configs"),
+    *("CapabilityAdd", "CapabilityDrop", "ReadOnly"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +158,8 @@ def _unsettled(docker: Docker, name: str, service: Mapping[str, Any], active: in
     replicated = service["Spec"]["Mode"].get("Replicated")
     wanted = int(replicated["Replicas"]) if replicated is not None else active
     tasks = _tasks(docker, str(service["ID"]))
-    wanted_spec = service["Spec"]["TaskTemplate"]["ContainerSpec"]
-    old = [task for task in tasks if task["Spec"]["ContainerSpec"] != wanted_spec]
+    newest = _telling(service["Spec"]["TaskTemplate"])
+    old = [task for task in tasks if _telling(task["Spec"]) != newest]
     running = [task for task in tasks if task["Status"]["State"] == "running"]
     if not old and len(running) == len(tasks) >= wanted:
         return ""
@@ -175,6 +179,11 @@ def _tasks(docker: Docker, service: str) -> list[dict[str, Any]]:
     except DockerError:  # one of them ended meanwhile
         return []
     return found
+
+
+def _telling(task: Mapping[str, Any]) -> list[Any]:
+    """What tells an old task from a new one. Not all: Docker shows a service with defaults that its tasks lack."""
+    return [task["ContainerSpec"].get(field) for field in _TELLING]
 
 
 def _mounts(task: Mapping[str, Any]) -> frozenset[str]:

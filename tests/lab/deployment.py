@@ -48,7 +48,7 @@ class Deployment:
         flags |= {
             key.removeprefix("LINKWIRE_").lower().replace("_", "-"): text for key, text in self.settings.items()
         }
-        self.linkwire("install", *(f"--{name}={text}" for name, text in flags.items()))
+        self.linkwire("install", *(f"--{name}={text}" for name, text in flags.items()), seconds=400)
         process.wait_for("the services to be updated", self.updated, seconds=WAIT_S, every=0.2)
         process.wait_for("an agent on every node", self.agents_ready, seconds=WAIT_S, every=0.2)
 
@@ -83,19 +83,21 @@ class Deployment:
         found = node.docker("ps", "--quiet", "--no-trunc", "--filter", "label=linkwire.role=agent").stdout.split()
         return found[0] if found else None
 
-    def linkwire(self, *args: str, env: Mapping[str, str] | None = None, node: Node | None = None) -> str:
+    def linkwire(
+        self, *args: str, env: Mapping[str, str] | None = None, node: Node | None = None, seconds: float = 120
+    ) -> str:
         """`docker linkwire ARGS` against the manager, with the examples' images in the environment; what it prints.
 
         Raises:
             LabError: it failed; with what it said.
         """
-        done = self.try_linkwire(*args, env=env, node=node)
+        done = self.try_linkwire(*args, env=env, node=node, seconds=seconds)
         if done.returncode != 0:
             raise LabError(f"docker linkwire {' '.join(args)}: exit code {done.returncode}: {done.stderr[-2000:]}")
         return done.stdout
 
     def try_linkwire(
-        self, *args: str, env: Mapping[str, str] | None = None, node: Node | None = None
+        self, *args: str, env: Mapping[str, str] | None = None, node: Node | None = None, seconds: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """The same, and it may fail."""
         with tempfile.TemporaryDirectory(prefix="linkwire-docker-") as folder:
@@ -103,7 +105,7 @@ class Deployment:
             plugins.mkdir()
             (plugins / "docker-linkwire").symlink_to(Path(sys.executable).parent / "docker-linkwire")
             environment = {**os.environ, "DOCKER_CONFIG": folder, **self.example_images(), **(env or {})}
-            return (node or self.lab.manager).docker("linkwire", *args, env=environment, check=False)
+            return (node or self.lab.manager).docker("linkwire", *args, env=environment, check=False, timeout=seconds)
 
     def example_images(self) -> dict[str, str]:
         """The variables by which the examples take other images than the public ones."""
