@@ -7,20 +7,22 @@ import signal
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from importlib import metadata
 
 import structlog
 
 from agent import nft, settings, wireguard
 from agent.containers import Containers
+from agent.identity import Identity
 from agent.inspect import inspect
 from agent.loop import Agent, node_record
 from agent.metrics import Metrics, serve
+from agent.nodes import believed, nodes
 from agent.sealing import load_or_make
 from agent.supervise import supervise
 from mesh import log as logging
 from mesh import memory
-from mesh.envelope import SigningKey
 from mesh.errors import LinkwireError, Retryable
 from mesh.keyfiles import read_verify_keys
 from mesh.seal import Sealer
@@ -49,9 +51,15 @@ def main() -> None:
 
 
 def _inspect(told: settings.Settings) -> None:
-    store = Store(told.etcd, Sealer.reader(read_verify_keys(told.verify_keys)))
+    keyring = read_verify_keys(told.verify_keys)
+    store = Store(told.etcd, Sealer.reader(keyring))
+    root = told.certificates / "swarm-root-ca.crt"
     try:
-        print(json.dumps(inspect(store.load(("",)), time.time(), told.stack)))
+        found = store.load(("",))
+        told_of = inspect(believed(found, keyring.cluster), time.time(), told.stack)
+        roots = (root.read_bytes(),) if root.exists() else ()
+        told_of["nodes"] = list(nodes(found, keyring.cluster, roots, datetime.now(UTC)))
+        print(json.dumps(told_of))
     finally:
         store.close()
 
@@ -67,17 +75,18 @@ def _run(told: settings.Settings) -> None:
     log.info("agent starts", backend=backend.name, etcd=",".join(told.etcd), version=version)
     while True:
         try:
-            ports = (told.first_port, told.last_port)
-            node = node_record(containers, backend, key, ports, told.address, version)
+            here = containers.identity()
             break
         except Retryable as error:
             log.warning("this node is not known yet", error=str(error))
             time.sleep(RETRY_S)
-    store = Store(told.etcd, Sealer.agent(keyring, SigningKey.generate()))
+    identity = Identity(told.state, told.certificates, keyring.cluster, here.id, key.public)
+    node = node_record(here, identity, backend, (told.first_port, told.last_port), told.address, version)
+    store = Store(told.etcd, Sealer.agent(keyring, identity.key))
     metrics = Metrics(version, backend.name)
     if told.metrics is not None:
         serve(metrics, told.metrics)
-    agent = Agent(containers, backend, store, key, node, metrics)
+    agent = Agent(containers, backend, store, key, identity, node, metrics)
 
     def stop(_signal: int, _frame: object) -> None:
         stopped.set()

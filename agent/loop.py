@@ -13,7 +13,8 @@ from dataclasses import replace
 import structlog
 
 from agent import gate, links, sysctl
-from agent.containers import Containers
+from agent.containers import Containers, NodeIdentity
+from agent.identity import Identity
 from agent.linkkeys import HeldLinkKeys
 from agent.metrics import Metrics
 from agent.netns import OWN_NETNS, TaskNetns
@@ -27,7 +28,7 @@ from mesh.errors import LinkwireError, Terminal
 from mesh.graph import Graph, desired, device_name, index
 from mesh.hybrid import NodeKey
 from mesh.keys import PrivateKey
-from mesh.records import Endpoint, Node, SealedKey, Status, TaskReport
+from mesh.records import Endpoint, Member, Node, SealedKey, Status, TaskReport
 from mesh.sealing import open_key
 from mesh.snapshot import Snapshot
 from mesh.store import Store
@@ -54,6 +55,7 @@ def followed(node: str) -> tuple[str, ...]:
         keyspace.link_key(node, ""),
         keyspace.report(node, ""),
         keyspace.node(node),
+        keyspace.member(node),
     )
 
 
@@ -66,10 +68,12 @@ class Agent:
         backend: Backend,
         store: Store,
         key: NodeKey,
+        identity: Identity,
         node: Node,
         metrics: Metrics,
     ) -> None:
         """Prepare; `run` does the work. `node` is what this node says of itself, `key` its sealing key."""
+        self._identity = identity
         self._containers = containers
         self._backend = backend
         self._store = store
@@ -100,7 +104,7 @@ class Agent:
                 one.wake()
 
         follower = self._store.follow(followed(self._node.id), changed)
-        reporter.append(Reporter(self._store, follower, self._node))
+        reporter.append(Reporter(self._store, follower, self._node, self._identity))
         try:
             while not stopped.is_set():
                 self._wake.wait(self._due_in())
@@ -136,11 +140,22 @@ class Agent:
             reporter.tasks(self._reports())
         if now >= self._status_at:
             self._status_at = now + STATUS_S
+            self._prove(snapshot, reporter)
             found = [state.status(self._backend) for state in self._tasks.values()]
             devices = tuple(device for device in found if device is not None)
             status = Status(self._node.id, round(time.time(), 1), devices)
             reporter.status(status)
             self._metrics.update(self._graph, status, self._reports())
+
+    def _prove(self, snapshot: Snapshot, reporter: Reporter) -> None:
+        """Say anew whose keys these are, when Swarm has renewed its certificate or the controller knows more."""
+        accepted = snapshot.get(keyspace.member(self._node.id), Member)
+        try:
+            if (accepted is not None and self._identity.know(accepted)) or self._identity.look():
+                self._node = stated(self._node, self._identity)
+                reporter.node(self._node)
+        except LinkwireError as error:
+            log.warning("this node's proof is not renewed", error=str(error))
 
     # --- containers
 
@@ -271,25 +286,35 @@ class Agent:
 
 
 def node_record(  # noqa: PLR0917 - called once, from cli
-    containers: Containers,
+    here: NodeIdentity,
+    identity: Identity,
     backend: Backend,
-    key: NodeKey,
     ports: tuple[int, int],
     address: IPAddress | None,
     version: str,
 ) -> Node:
-    """What this node says of itself. Raises Retryable; Terminal where its address is not known."""
-    identity = containers.identity()
-    told = address or identity.address
+    """What this node says of itself. Raises Terminal where its address is not known."""
+    told = address or here.address
     if told is None:
         raise Terminal("where other nodes reach this one is not known: set --address or LINKWIRE_ADDRESS")
+    said = identity.statement
     return Node(
-        id=identity.id,
-        hostname=identity.hostname,
-        sealing_key=key.public,
+        id=here.id,
+        hostname=here.hostname,
+        sealing_key=said.sealing_key,
+        report_key=said.verify_key,
+        counter=said.counter,
+        proof=identity.proof,
+        unproven=identity.unproven,
         address=told,
         first_port=ports[0],
         last_port=ports[1],
         backend=backend.name,
         version=version,
     )
+
+
+def stated(node: Node, identity: Identity) -> Node:
+    """The same node with what it says of its keys now."""
+    counter, proof, unproven = identity.counter, identity.proof, identity.unproven
+    return replace(node, counter=counter, proof=proof, unproven=unproven)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import structlog
 
+from agent.identity import Identity
 from mesh import keyspace
 from mesh.errors import LinkwireError
 from mesh.records import Node, Record, Status, TaskReport
+from mesh.signatures import Signatures
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Follower, Store
 
@@ -31,8 +33,17 @@ MAX_OPS = 100
 class Reporter:
     """Keeps the node's records in the store as they were last told."""
 
-    def __init__(self, store: Store, follower: Follower, node: Node) -> None:
-        """Start the thread. `node` is what this node says of itself, for as long as the process lives."""
+    def __init__(self, store: Store, follower: Follower, node: Node, identity: Identity) -> None:
+        """Start the thread.
+
+        Args:
+            store: where to say it, signed with `identity`'s key.
+            follower: of what the store holds.
+            node: what this node says of itself at first.
+            identity: gives each change its generation.
+        """
+        self._identity = identity
+        self._signatures = Signatures(identity.statement.cluster)
         self._store = store
         self._follower = follower
         self._node = node
@@ -52,6 +63,12 @@ class Reporter:
         with self._lock:
             self._reports = MappingProxyType(dict(reports))
             self._known = True
+        self._woken.set()
+
+    def node(self, node: Node) -> None:
+        """From now on this is what the node says of itself."""
+        with self._lock:
+            self._node = node
         self._woken.set()
 
     def status(self, status: Status) -> None:
@@ -87,7 +104,7 @@ class Reporter:
         now = time.monotonic()
         if self._lease is None:
             self._lease = self._store.grant(LEASE_S)
-            self._store.commit((Put(self._node, None, self._lease),))
+            self._commit((Put(self._node, None, self._lease),))
             log.info(
                 "node registered", node=self._node.id, backend=self._node.backend, address=str(self._node.address)
             )
@@ -102,8 +119,18 @@ class Reporter:
         ops = list(self._missing(stored))
         while ops:
             part, ops = ops[:MAX_OPS], ops[MAX_OPS:]
-            revision = self._store.commit(tuple(part))
+            revision = self._commit(part)
             self._wait_for(revision or 0)
+
+    def _commit(self, ops: Sequence[Op]) -> int | None:
+        return self._store.commit(ops, self._identity.generation())
+
+    def _holds(self, stored: Snapshot, key: str, record: Record) -> bool:
+        """Whether the store holds a record as this node has signed it: who can write there could put another."""
+        held = stored.records.get(key)
+        if held is None or held.record != record or held.generation < self._identity.since:
+            return False
+        return self._signatures.problem(key, held, self._identity.key.verify_key) is None
 
     def _wait_for(self, revision: int) -> None:
         """Let the snapshot show what was written, so that it is not written again."""
@@ -116,9 +143,10 @@ class Reporter:
     def _missing(self, stored: Snapshot) -> list[Op]:
         with self._lock:
             reports, known, status, self._status = self._reports, self._known, self._status, None
+            node = self._node
         ops: list[Op] = []
-        if stored.complete and stored.get(keyspace.node(self._node.id), Node) != self._node:
-            ops.append(Put(self._node, None, self._lease))
+        if stored.complete and not self._holds(stored, keyspace.node(node.id), node):
+            ops.append(Put(node, None, self._lease))
         if status is not None:
             ops.append(Put(status, None, self._lease))
         wanted: dict[str, Record] = {keyspace.key_of(report): report for report in reports.values()}
@@ -128,7 +156,7 @@ class Reporter:
         mine = {key for key in (*stored.records, *stored.invalid) if key.startswith(prefix)}
         ops.extend(Delete(key, None) for key in sorted(mine - wanted.keys()))
         for key, report in wanted.items():
-            held = stored.records.get(key)
-            if held is None or held.record != report:
+            if not self._holds(stored, key, report):
                 ops.append(Put(report, None))
+        self._signatures.keep(stored.records, {*mine, keyspace.node(node.id)})
         return ops

@@ -14,6 +14,7 @@ from mesh.flags import Flags
 from mesh.wgtypes import IPAddress
 
 MAX_PORT = 65535
+SWARM_CERTIFICATES = "/run/linkwire/certificates"
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
@@ -28,7 +29,8 @@ class Settings:
         first_port: UDP, the first that a task's device may use on this node.
         last_port: UDP, the last.
         address: where other nodes reach this one; None for what it advertises to the Swarm.
-        state: the node's own folder, for its sealing key.
+        state: the node's own folder, for its keys.
+        certificates: Swarm's folder with this node's certificate and key.
         stack: for `inspect`: only links of this stack; None for all.
         log_level: debug, info, warning or error.
         metrics: the host and TCP port where Prometheus may ask; None for nowhere.
@@ -42,6 +44,7 @@ class Settings:
     last_port: int
     address: IPAddress | None
     state: Path
+    certificates: Path
     stack: str | None
     log_level: str
     metrics: tuple[str, int] | None
@@ -89,7 +92,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add(
         "--address", "LINKWIRE_ADDRESS", "", _address, "where other nodes reach this one, instead of what Swarm says"
     )
-    flags.add("--state", "LINKWIRE_STATE", "/var/lib/linkwire", Path, "folder for the node's sealing key")
+    flags.add("--state", "LINKWIRE_STATE", "/var/lib/linkwire", Path, "folder for the node's keys")
+    text = "Swarm's folder with this node's certificate and key"
+    flags.add("--certificates", "LINKWIRE_CERTIFICATES", SWARM_CERTIFICATES, Path, text)
     flags.add(
         "--metrics", "LINKWIRE_METRICS", "127.0.0.1:9586", _listen, "where Prometheus may scrape, HOST:PORT, or off"
     )
@@ -103,6 +108,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         last_port=read.ports[1],
         address=read.address,
         state=read.state,
+        certificates=read.certificates,
         stack=read.stack,
         log_level=read.log_level,
         metrics=read.metrics,

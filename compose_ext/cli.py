@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compose_ext import __version__, choices, deploy, ps, swarm, usage
+from compose_ext import __version__, approval, choices, deploy, ps, swarm, usage
 from compose_ext.engine import Docker, choose
 from compose_ext.errors import DockerError, UsageError
 from compose_ext.flags import Flag, Parsed, parse
@@ -163,6 +163,17 @@ def _say(text: str) -> None:
     print(f"linkwire: {text}", flush=True)
 
 
+def _node(docker: Docker, parsed: Parsed) -> int:
+    match parsed.rest:
+        case ("ls",):
+            sys.stdout.write(approval.ls(docker))
+        case ("approve", name):
+            approval.approve(docker, name, parsed.last("fingerprint") or None)
+        case _:
+            raise UsageError(f"it goes: {usage.line('node')}")
+    return OK
+
+
 def _version(_docker: Docker, _parsed: Parsed) -> int:
     print(f"Linkwire {__version__}")
     return OK
@@ -186,5 +197,6 @@ COMMANDS = {
     "ps": Command(_ps, (Flag("format"),), (0, 1)),
     "install": Command(_install, (*choices.FLAGS, Flag("detach", "d", takes_value=False))),
     "uninstall": Command(_uninstall, (Flag("yes", "y", takes_value=False), Flag("keep-secrets", takes_value=False))),
+    "node": Command(_node, (Flag("fingerprint"),), (1, 2)),
     "version": Command(_version),
 }

@@ -12,6 +12,7 @@ Commands:
   ps          List links with their tasks, and whether they are connected
   install     Install Linkwire on a Swarm, or update it, with its keys
   uninstall   Remove Linkwire from a Swarm
+  node        List nodes and whose keys are proven, and approve those that cannot be
   version     Print the version
 
 Docker's own flags (-H, --context, --tls..., --config) stand before or after the command.
@@ -97,6 +98,17 @@ Options:
   -y, --yes                  Do not ask
 """
 
+_NODE = """\
+List nodes and whose keys are proven, and approve those that cannot be
+
+A node proves its keys by its Swarm certificate. Where it cannot, as a manager of a locked Swarm (autolock), an
+operator approves them: `approve` sets the node label linkwire.key to their fingerprint. Without --fingerprint it
+shows what etcd holds, and asks; compare it with what the agent on that node logs. Both need a manager.
+
+Options of approve:
+      --fingerprint TEXT     What is approved, as the agent on that node logs it; nothing is asked then
+"""
+
 _TEXTS = {
     "check": ("docker linkwire check [-c FILE] [OPTIONS]", _CHECK),
     "render": ("docker linkwire render -c FILE STACK", _RENDER),
@@ -104,6 +116,7 @@ _TEXTS = {
     "ps": ("docker linkwire ps [OPTIONS] [STACK]", _PS),
     "install": ("docker linkwire install [OPTIONS]", _INSTALL),
     "uninstall": ("docker linkwire uninstall [OPTIONS]", _UNINSTALL),
+    "node": ("docker linkwire node ls | approve [--fingerprint TEXT] NODE", _NODE),
     "version": ("docker linkwire version", "Print the version\n"),
 }
 

@@ -156,7 +156,10 @@ class LinkKeyPlan:
         return not silent
 
     def _is_silent(self, node: str) -> bool:
-        return node not in self._present and node in self._swarm.nodes and not self._swarm.nodes[node].down
+        """Whether it is there, and can be given nothing: no agent, or one that has not shown its keys."""
+        found = self._swarm.nodes.get(node)
+        heard = node in self._present and node in self._sealing_keys
+        return not heard and found is not None and not found.down
 
     def _hostname(self, node: str) -> str:
         found = self._swarm.nodes.get(node)

@@ -8,20 +8,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Network
 
 import structlog
 
 from controller.election import Election
+from controller.members import Members
 from controller.observed import Swarm
 from controller.plan import plan
-from controller.steps import Allocate, Change, Plan, Release, Share, Step, allocation, release, sharing
+from controller.steps import Allocate, Change, Release, Share, Step, allocation, release, sharing
 from controller.watch import SwarmWatch
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.keys import PrivateKey
 from mesh.linkkeys import LinkKey, LinkSeed, link_key
-from mesh.records import TaskReport
+from mesh.records import Node, TaskReport
 from mesh.snapshot import Holds, Op, Snapshot
 from mesh.store import Follower, Store
 from mesh.wake import Wake
@@ -72,6 +74,8 @@ class Controller:
         self._told: tuple[str, ...] = ()
         self._reports: dict[str, TaskReport] = {}
         self._due: int | None = None
+        self._speaking: frozenset[str] = frozenset()
+        self._members = Members()
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped."""
@@ -102,10 +106,13 @@ class Controller:
         token = election.token
         if token is None or not stored.complete:
             return
-        made = plan(swarm, stored, self._subnet, int(time.time()))
+        now = datetime.now(UTC)
+        judged = self._members.judge(swarm, stored, now)
+        made = plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
         self._due = made.due
-        self._tell(made, swarm)
-        revision = self._write(made.steps, token, partial(link_key, self._link_seed, swarm.cluster))
+        self._tell((*judged.problems, *made.problems), swarm)
+        secret = partial(link_key, self._link_seed, swarm.cluster)
+        revision = self._write((*judged.steps, *made.steps), token, secret)
         if revision is None:
             election.verify()
             self._wake()
@@ -113,15 +120,21 @@ class Controller:
             self._catch_up(follower, revision)
 
     def _news(self, stored: Snapshot) -> set[tuple[str, str]]:
-        """Services of which a node reported something new: Swarm will soon say more of them."""
+        """What Swarm will soon say more of: services of which a node reported something new, nodes that are new.
+
+        Unverified: it only makes the lists come sooner.
+        """
         reports = {report.task: report for report in stored.all(TaskReport)}
         news = {("task", report.service) for task, report in reports.items() if self._reports.get(task) != report}
         self._reports = reports
+        speaking = frozenset(node.id for node in stored.all(Node))
+        news |= {("node", node) for node in speaking - self._speaking}
+        self._speaking = speaking
         return news
 
-    def _tell(self, made: Plan, swarm: Swarm) -> None:
+    def _tell(self, found: Sequence[str], swarm: Swarm) -> None:
         """Log each problem once, and once more when it has gone."""
-        problems = (*made.problems, *(n.label_error for n in swarm.nodes.values() if n.label_error))
+        problems = (*found, *(n.label_error for n in swarm.nodes.values() if n.label_error))
         for problem in problems:
             if problem not in self._told:
                 log.warning("problem", problem=problem)

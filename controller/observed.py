@@ -92,6 +92,8 @@ class SwarmNode:
     address: IPAddress | None
     """The node label `linkwire.address`, which overrides what the node says of itself."""
     label_error: str | None = None
+    approved: str | None = None
+    """The node label `linkwire.key`: the fingerprint of the keys that an operator has approved as the node's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class Swarm:
     services: Mapping[str, SwarmService]
     tasks: Mapping[str, SwarmTask]
     nodes: Mapping[str, SwarmNode]
+    roots: tuple[bytes, ...] = ()
+    """In PEM, what the nodes' certificates are checked with."""
 
     def live(self, task: SwarmTask) -> bool:
         """Whether a task holds, or may still hold, a place on a node that anybody can reach.

@@ -12,7 +12,7 @@ The safety rules, which hold after every prefix of a plan, whichever transaction
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -23,12 +23,13 @@ from controller.steps import Allocate, Change, Plan, Release, Step
 from mesh import keyspace
 from mesh.addresses import pick_address, pick_port, ula
 from mesh.errors import Terminal
+from mesh.hybrid import NodePublicKey
 from mesh.records import Address, Attachment, Cluster, Endpoint, Node, Port, SealedKey, Service, TaskReport
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.wgtypes import IPAddress, UdpEndpoint
 
 
-def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int) -> Plan:
+def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int, members: Mapping[str, NodePublicKey]) -> Plan:
     """What has to change in the store.
 
     Args:
@@ -36,6 +37,8 @@ def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int) -> Plan:
         stored: everything under the root. If it is not complete, nothing is planned.
         subnet: for a store that no controller has used yet; afterwards the store's own record counts.
         now: seconds since the epoch of the controller's clock: link keys are renewed by it, and nothing else.
+        members: the nodes that have shown a sealing key to be theirs (controller.members), with it. Nothing new is
+            sealed to another node, and nothing that is there already is taken from it.
     """
     if not stored.complete:
         return Plan((), ())
@@ -46,16 +49,19 @@ def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int) -> Plan:
             f"the store belongs to the Swarm {cluster.id}, and this is {swarm.cluster}: give each an etcd of its own"
         )
         return Plan((), (text,))
-    planner = _Planner(swarm, stored, subnet, now)
+    planner = _Planner(swarm, stored, subnet, now, members)
     steps = tuple(planner.steps())
-    return Plan(steps, (*planner.problems, *planner.link_keys.problems), planner.link_keys.due)
+    return Plan(steps, tuple(dict.fromkeys((*planner.problems, *planner.link_keys.problems))), planner.link_keys.due)
 
 
 class _Planner:
     """One run of `plan`: the indexes, and what this run has given away so far."""
 
-    def __init__(self, swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int) -> None:
+    def __init__(
+        self, swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int, members: Mapping[str, NodePublicKey]
+    ) -> None:
         self.swarm = swarm
+        self.members = members
         self.stored = stored
         self.cluster = stored.get(keyspace.CLUSTER, Cluster)
         self.subnet = self.cluster.subnet if self.cluster else subnet
@@ -82,8 +88,7 @@ class _Planner:
         self.attachments = Attachments.of(swarm)
         self.wired = self._wired()
         linked = [task for task in self.live.values() if task.service in self.wired]
-        sealing_keys = {node.id: node.sealing_key for node in self.nodes.values()}
-        self.link_keys = LinkKeyPlan(swarm, stored, linked, sealing_keys, now)
+        self.link_keys = LinkKeyPlan(swarm, stored, linked, members, now)
 
     def _hold_unreadable(self, key: str) -> None:
         self.problems.append(f"store: {self.stored.invalid[key]}")
@@ -170,7 +175,7 @@ class _Planner:
             if endpoint is None:
                 yield from self._new_endpoint(task, node)
                 continue
-            if node is not None and (rekey := self._rekey(task, node, endpoint)):
+            if node is not None and (rekey := self._rekey(task, endpoint)):
                 yield rekey
                 continue
             yield from self._changed_endpoint(task, node, endpoint, panicking)
@@ -181,9 +186,12 @@ class _Planner:
             return
         if task.service not in self.swarm.services and task.service not in self.services:
             return
-        if node is None:
+        to = self.members.get(task.node)
+        if node is None or to is None:
+            silent = node is None and keyspace.node(task.node) not in self.stored.invalid
+            why = "has no agent (yet)" if silent else "has not shown its keys"
             name = self.swarm.nodes[task.node].hostname
-            self.problems.append(f"task {task.id}: its node {name} has no agent (yet), so it is not wired")
+            self.problems.append(f"task {task.id}: its node {name} {why}, so it is not wired")
             return
         try:
             address = pick_address(self.subnet, self.taken, f"task/{task.id}")
@@ -196,18 +204,18 @@ class _Planner:
         key_revision = self.stored.revision_of(keys[1])
         reason = f"task {task.id}: placed on {node.hostname}, address {address}, UDP {underlay}"
         yield from self.link_keys.for_task(task)
-        yield Allocate(task, node, address, underlay, self._elsewhere(task, ()), 0, 0, key_revision, reason)
+        yield Allocate(task, to, address, underlay, self._elsewhere(task, ()), 0, 0, key_revision, reason)
 
-    def _rekey(self, task: SwarmTask, node: Node, endpoint: Endpoint) -> Allocate | None:
-        key = keyspace.sealed_key(task.node, task.id)
-        if key in self.stored.invalid:
+    def _rekey(self, task: SwarmTask, endpoint: Endpoint) -> Allocate | None:
+        key, to = keyspace.sealed_key(task.node, task.id), self.members.get(task.node)
+        if key in self.stored.invalid or to is None:
             return None
         sealed = self.stored.get(key, SealedKey)
-        if sealed is not None and sealed.sealed_to == node.sealing_key.fingerprint:
+        if sealed is not None and sealed.sealed_to == to.fingerprint:
             return None
         return Allocate(
             task=task,
-            node=node,
+            to=to,
             address=endpoint.address,
             underlay=endpoint.underlay,
             elsewhere=self._elsewhere(task, endpoint.elsewhere),

@@ -14,7 +14,7 @@ from controller.observed import SwarmTask
 from mesh.hybrid import NodePublicKey
 from mesh.keys import PrivateKey
 from mesh.linkkeys import LinkKey
-from mesh.records import Address, Attachment, Endpoint, Node, Port
+from mesh.records import Address, Attachment, Endpoint, Port
 from mesh.sealing import sealed_key, sealed_link_key
 from mesh.snapshot import Delete, Op, Put
 from mesh.wgtypes import UdpEndpoint
@@ -32,11 +32,12 @@ class Change:
 class Allocate:
     """Give a task its place: it needs a new keypair.
 
-    `endpoint` has everything but the keypair; `revision` and `key_revision` are 0 for a new one.
+    `to` is the sealing key that the task's node has shown to be its own. `revision` and `key_revision` are 0 for a
+    new one.
     """
 
     task: SwarmTask
-    node: Node
+    to: NodePublicKey
     address: IPv4Address
     underlay: UdpEndpoint
     elsewhere: tuple[Attachment, ...]
@@ -92,7 +93,7 @@ class Plan:
 
 def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
     """The transaction of an Allocate: all of it or nothing."""
-    task, node = step.task, step.node
+    task = step.task
     endpoint = Endpoint(
         service=task.service,
         task=task.id,
@@ -105,7 +106,7 @@ def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
         ready=False,
         elsewhere=step.elsewhere,
     )
-    sealed = sealed_key(private_key, node.sealing_key, task.node, task.id, step.epoch)
+    sealed = sealed_key(private_key, step.to, task.node, task.id, step.epoch)
     ops: tuple[Op, ...] = (Put(endpoint, step.revision), Put(sealed, step.key_revision))
     if step.revision == 0:
         ops += (

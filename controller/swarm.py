@@ -23,6 +23,7 @@ from mesh.records import Attachment
 log = structlog.get_logger(__name__)
 
 ADDRESS_LABEL = "linkwire.address"
+KEY_LABEL = "linkwire.key"
 RECONNECT_S = 0.5
 
 
@@ -57,10 +58,16 @@ class SwarmManager:
             self._client = docker.APIClient(self._url, version="auto", timeout=int(self._timeout))
         return self._client
 
-    def cluster_id(self) -> str:
-        """Swarm's own id. Raises Retryable; Terminal where Docker is no manager."""
+    def cluster(self) -> tuple[str, tuple[bytes, ...]]:
+        """Swarm's own id, and its root certificates in PEM. Raises Retryable; Terminal where Docker is no manager.
+
+        While the root is rotated this is the old one, and certificates of the new one come with one that the old one
+        has signed for it (mesh.proof).
+        """
         with _wrapped("read the Swarm's id"):
-            return str(self._api().inspect_swarm()["ID"])
+            raw = self._api().inspect_swarm()
+        root = (raw.get("TLSInfo") or {}).get("TrustRoot") or ""
+        return str(raw["ID"]), (str(root).encode(),) if root else ()
 
     def services(self) -> dict[str, SwarmService]:
         """Every service, by id. Raises Retryable."""
@@ -150,7 +157,8 @@ def _attachment(network: str | None, address: str | None) -> Iterator[Attachment
 
 
 def _node(raw: Mapping[str, Any]) -> SwarmNode:
-    text = ((raw.get("Spec") or {}).get("Labels") or {}).get(ADDRESS_LABEL)
+    node_labels = (raw.get("Spec") or {}).get("Labels") or {}
+    text = node_labels.get(ADDRESS_LABEL)
     address, problem = None, None
     if text is not None:
         try:
@@ -163,4 +171,5 @@ def _node(raw: Mapping[str, Any]) -> SwarmNode:
         down=(raw.get("Status") or {}).get("State") in ("down", "disconnected"),
         address=address,
         label_error=problem,
+        approved=node_labels.get(KEY_LABEL),
     )

@@ -28,8 +28,8 @@ COST = 20
 class SwarmLists(Protocol):
     """What a Swarm can be asked for; every list is complete or raises Retryable."""
 
-    def cluster_id(self) -> str:
-        """Swarm's own id."""
+    def cluster(self) -> tuple[str, tuple[bytes, ...]]:
+        """Swarm's own id, and its root certificates in PEM."""
 
     def services(self) -> dict[str, SwarmService]:
         """Every service."""
@@ -49,6 +49,7 @@ class SwarmWatch:
         self._swarm = swarm
         self._clock = clock
         self._cluster = ""
+        self._roots: tuple[bytes, ...] = ()
         self._services: dict[str, SwarmService] = {}
         self._tasks: dict[str, SwarmTask] = {}
         self._nodes: dict[str, SwarmNode] = {}
@@ -94,11 +95,11 @@ class SwarmWatch:
         return max(0.0, min(at, self._resync_at) - now)
 
     def _picture(self) -> Swarm:
-        return Swarm(self._cluster, dict(self._services), dict(self._tasks), dict(self._nodes))
+        return Swarm(self._cluster, dict(self._services), dict(self._tasks), dict(self._nodes), self._roots)
 
     def _resync(self, now: float) -> None:
         self._resync_at = 0.0
-        self._cluster = self._cluster or self._swarm.cluster_id()
+        self._cluster, self._roots = self._swarm.cluster()
         # Nodes last: a task on a node that is not in the list would otherwise look like one whose node has left.
         services = self._swarm.services()
         tasks = self._swarm.tasks()

@@ -18,6 +18,7 @@ import typing
 from typing import Any, Literal
 
 from mesh import keyspace
+from mesh.envelope import VerifyKey
 from mesh.errors import InvalidRecord, LinkwireError
 from mesh.hybrid import NodePublicKey
 from mesh.keys import PublicKey
@@ -27,7 +28,7 @@ FORMAT = 1
 MAX_BYTES = 1_000_000  # etcd refuses requests over 1.5 MiB (--max-request-bytes)
 
 _WHOLE = 2**53  # beyond it a float does not tell whole numbers apart, and far beyond it overflows
-_KEYS = (PublicKey, NodePublicKey)
+_KEYS = (PublicKey, NodePublicKey, VerifyKey)
 _ADDRESSES = (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
 
 

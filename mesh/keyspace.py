@@ -13,6 +13,7 @@ from mesh.records import (
     Endpoint,
     Leader,
     LinkKeyEpoch,
+    Member,
     Node,
     Port,
     Record,
@@ -38,6 +39,7 @@ LINK_KEYS = "linkkeys/"
 ADDRESSES = "addresses/"
 PORTS = "ports/"
 NODES = "nodes/"
+MEMBERS = "members/"
 TASKS = "tasks/"
 STATUS = "status/"
 
@@ -82,6 +84,11 @@ def node(node_id: str) -> str:
     return f"{NODES}{node_id}"
 
 
+def member(node_id: str) -> str:
+    """The key of a Member."""
+    return f"{MEMBERS}{node_id}"
+
+
 def report(node_id: str, task: str) -> str:
     """The key of a TaskReport."""
     return f"{TASKS}{node_id}/{task}"
@@ -92,7 +99,7 @@ def status(node_id: str) -> str:
     return f"{STATUS}{node_id}"
 
 
-def key_of(record: Record) -> str:  # noqa: C901, PLR0911 - one line a kind
+def key_of(record: Record) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a kind
     """The key that a record lies under; a record found elsewhere is not valid."""
     match record:
         case Cluster():
@@ -115,6 +122,8 @@ def key_of(record: Record) -> str:  # noqa: C901, PLR0911 - one line a kind
             return port(record.node, record.port)
         case Node():
             return node(record.id)
+        case Member():
+            return member(record.node)
         case TaskReport():
             return report(record.node, record.task)
         case Status():
@@ -132,6 +141,7 @@ KINDS: dict[str, type[Record]] = {
     "addresses": Address,
     "ports": Port,
     "nodes": Node,
+    "members": Member,
     "tasks": TaskReport,
     "status": Status,
 }

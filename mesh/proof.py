@@ -24,6 +24,7 @@ the node is still in the Swarm: Swarm revokes nothing, and only its managers kno
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -92,6 +93,12 @@ class NodeStatement:
     sealing_key: NodePublicKey
     verify_key: VerifyKey
     counter: int
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all but the counter, in hexadecimal: what an operator approves where there is no proof."""
+        keys = (self.sealing_key.raw, self.verify_key.raw)
+        return hashlib.sha256(framed("linkwire node statement", self.cluster, self.node, *keys)).hexdigest()
 
     def message(self) -> bytes:
         """What is signed.

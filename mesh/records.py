@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Generic, Literal, TypeVar
 
+from mesh.envelope import VerifyKey
 from mesh.hybrid import NodePublicKey
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
 from mesh.ports import PortRange
+from mesh.proof import NodeProof, NodeStatement
 from mesh.wgtypes import IPAddress, UdpEndpoint
 
 TaskState = Literal["created", "running", "gone"]
 """What a node sees of a task's container: made but not started, up (and healthy where it has a check), ended."""
+
+Unproven = Literal["locked", "unreadable"]
+"""Why a node has no proof: its Swarm key is encrypted (autolock), or its Swarm certificate or key cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +143,41 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that runs an agent, as the agent says it."""
+    """A node that runs an agent, as the agent says it: a claim, until `controller.members` has found it proven."""
 
     id: str
     hostname: str
     sealing_key: NodePublicKey
     """What private keys for this node are sealed to."""
+    report_key: VerifyKey
+    """What the signature of this record, and of all others that the agent writes, is checked with."""
+    counter: int
+    """Higher than in every earlier statement of the node about its keys."""
+    proof: NodeProof | None
+    """That the keys are the node's own; None where it cannot prove it."""
+    unproven: Unproven | None
+    """Why it cannot."""
     address: IPAddress
     """Where other nodes reach this one's WireGuard ports."""
     first_port: int
     last_port: int
     backend: str
     version: str
+
+    def statement(self, cluster: str) -> NodeStatement:
+        """What its proof is to prove, in the Swarm of that id."""
+        return NodeStatement(cluster, self.id, self.sealing_key, self.report_key, self.counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """The keys that the controller has accepted as a node's own, so that an earlier statement is known as such."""
+
+    node: str
+    sealing_key: NodePublicKey
+    report_key: VerifyKey
+    counter: int
+    """Of the statement that was accepted last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +264,7 @@ Record = (
     | Address
     | Port
     | Node
+    | Member
     | TaskReport
     | Status
     | Leader

@@ -9,7 +9,8 @@ from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
 from mesh import keyspace
 from mesh.addresses import ula
 from mesh.apart import in_order
-from mesh.hybrid import NodeKey
+from mesh.envelope import SigningKey
+from mesh.hybrid import NodeKey, NodePublicKey
 from mesh.keys import KEY_BYTES, PublicKey
 from mesh.labels import LinkLabel, ServiceLabels
 from mesh.linkkeys import key_name
@@ -38,6 +39,7 @@ _FIRST_PORT, _LAST_PORT = 51820, 53819
 _FIRST_VIP = 1 << 15  # of the subnet; tasks' addresses are below
 _OVERLAY, _BRIDGE = IPv4Address("10.0.0.2"), IPv4Address("172.17.0.2")
 _NODE_KEY = NodeKey(bytes(KEY_BYTES)).public
+_REPORT_KEY = SigningKey(bytes(KEY_BYTES)).verify_key
 _SEALED = bytes(1169)  # as long as a sealed key
 
 
@@ -109,6 +111,11 @@ def swarm(tasks: int) -> Swarm:
     )
 
 
+def members(swarm: Swarm) -> dict[str, NodePublicKey]:
+    """Every node's sealing key."""
+    return dict.fromkeys(swarm.nodes, _NODE_KEY)
+
+
 def stored(tasks: int, *, not_ready: int | None = None) -> Snapshot:
     """What the store holds: everything, and the number of one task that is ready but not known to be."""
     services = _count(tasks, _TASKS_OF_A_SERVICE)
@@ -116,7 +123,22 @@ def stored(tasks: int, *, not_ready: int | None = None) -> Snapshot:
     records: list[Record] = [Cluster("cluster", SUBNET, ula("cluster"))]
     for n in range(nodes):
         host = IPv4Address("10.0.0.1") + n
-        records.append(Node(_node(n), f"host{n}", _NODE_KEY, host, _FIRST_PORT, _LAST_PORT, "kernel", "0.1.0"))
+        records.append(
+            Node(
+                id=_node(n),
+                hostname=f"host{n}",
+                sealing_key=_NODE_KEY,
+                report_key=_REPORT_KEY,
+                counter=1,
+                proof=None,
+                unproven=None,
+                address=host,
+                first_port=_FIRST_PORT,
+                last_port=_LAST_PORT,
+                backend="kernel",
+                version="0.1.0",
+            )
+        )
     for n in range(services):
         vip = SUBNET.network_address + _FIRST_VIP + n
         service = _service(n)

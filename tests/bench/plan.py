@@ -29,9 +29,10 @@ def measure(effort: Effort) -> list[Row]:
 def _plan(tasks: int) -> Callable[[], object]:
     swarm, settled = cluster.swarm(tasks), cluster.stored(tasks)
     stored = cluster.stored(tasks, not_ready=tasks // 2)
-    assert plan(swarm, settled, cluster.SUBNET, NOW).steps == ()
-    assert len(plan(swarm, stored, cluster.SUBNET, NOW).steps) == 1
-    return lambda: plan(swarm, stored, cluster.SUBNET, NOW)
+    members = cluster.members(swarm)
+    assert plan(swarm, settled, cluster.SUBNET, NOW, members).steps == ()
+    assert len(plan(swarm, stored, cluster.SUBNET, NOW, members).steps) == 1
+    return lambda: plan(swarm, stored, cluster.SUBNET, NOW, members)
 
 
 def _index(tasks: int) -> Callable[[], object]:

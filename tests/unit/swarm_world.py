@@ -10,7 +10,8 @@ from typing import Protocol, TypeVar
 
 from controller.observed import STATES, Swarm, SwarmNode, SwarmService, SwarmTask
 from mesh import keyspace
-from mesh.hybrid import NodeKey
+from mesh.envelope import SigningKey
+from mesh.hybrid import NodeKey, NodePublicKey
 from mesh.keys import PrivateKey
 from mesh.labels import LinkLabel, ServiceLabels
 from mesh.linkkeys import LinkKey, LinkSeed, link_key
@@ -23,6 +24,7 @@ NAMES = ("shop_web", "shop_db", "shop_cache", "blog_web")
 NODES = ("n1", "n2", "n3")
 FIRST_PORT, LAST_PORT = 51820, 51824
 PROCESS = ("assigned", "preparing", "starting", "running")
+REPORT_KEY = SigningKey(bytes(32)).verify_key
 OVERLAY, BRIDGE = "overlay", "ab" * 32
 ENDS = ("complete", "shutdown", "failed", "rejected", "orphaned")
 
@@ -81,9 +83,12 @@ class World:
         self.services: dict[str, SwarmService] = {}
         self.tasks: dict[str, SwarmTask] = {}
         self.nodes: dict[str, SwarmNode] = {}
+        self.roots: tuple[bytes, ...] = (b"root",)
         self.homes: dict[str, str] = {}
         """Which node has the private key of a sealing key, by its fingerprint."""
         self.sealing_keys: dict[str, NodeKey] = {}
+        self.members: dict[str, NodePublicKey] = {}
+        """Node -> the sealing key that it has shown to be its own."""
         self.said: dict[str, set[Attachment]] = {}
         """Task -> all that Swarm or its own node ever said of its addresses."""
         self.actions: dict[str, Callable[[], None]] = {
@@ -117,7 +122,7 @@ class World:
         def order(found: dict[str, T]) -> dict[str, T]:
             return dict(reversed(found.items())) if reverse else dict(found)
 
-        return Swarm("cluster", order(self.services), order(self.tasks), order(self.nodes))
+        return Swarm("cluster", order(self.services), order(self.tasks), order(self.nodes), self.roots)
 
     def act(self, action: str) -> None:
         """Let one thing happen."""
@@ -132,8 +137,22 @@ class World:
         self.sealing_keys[key.public.fingerprint] = key
         last = int(node[1:])
         address = IPv4Address(f"192.0.2.{last}")
+        self.members[node] = key.public
         self._store.write(
-            Node(node, f"host-{node}", key.public, address, FIRST_PORT, LAST_PORT, "kernel", "0.1.0"),
+            Node(
+                id=node,
+                hostname=f"host-{node}",
+                sealing_key=key.public,
+                report_key=REPORT_KEY,
+                counter=self._made,
+                proof=None,
+                unproven=None,
+                address=address,
+                first_port=FIRST_PORT,
+                last_port=LAST_PORT,
+                backend="kernel",
+                version="0.1.0",
+            ),
         )
 
     def add(self, found: SwarmService, *nodes: str, state: str = "running") -> tuple[SwarmTask, ...]:

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from mesh import keyspace
 from mesh.codec import MAX_BYTES, decode, encode
+from mesh.envelope import SigningKey, VerifyKey
 from mesh.errors import InvalidRecord
 from mesh.hybrid import NodeKey, NodePublicKey
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
 from mesh.ports import PortRange
+from mesh.proof import NodeProof
 from mesh.records import (
     Address,
     Attachment,
@@ -25,6 +27,7 @@ from mesh.records import (
     Endpoint,
     Leader,
     LinkKeyEpoch,
+    Member,
     Node,
     PeerStatus,
     Port,
@@ -40,6 +43,21 @@ from mesh.wgtypes import UdpEndpoint
 
 KEY = PublicKey(bytes(range(32)))
 NODE_KEY = NodeKey(bytes(range(32))).public
+REPORT_KEY = SigningKey(bytes(32)).verify_key
+NODE = Node(
+    id="n",
+    hostname="host-1",
+    sealing_key=NODE_KEY,
+    report_key=REPORT_KEY,
+    counter=3,
+    proof=NodeProof((b"\x30\x82leaf", b"\x30\x82between"), b"\x00\xffsigned"),
+    unproven=None,
+    address=IPv4Address("10.0.0.1"),
+    first_port=51820,
+    last_port=52819,
+    backend="kernel",
+    version="0.1.0",
+)
 KEY_TEXT = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 ONE_OF_EACH: list[tuple[str, Record]] = [
@@ -84,7 +102,9 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("linkkeys/n/shop_web:shop_db", SealedLinkKey("shop_web:shop_db", "n", 5, NODE_KEY.fingerprint, b"sealed")),
     ("addresses/10.80.0.3", Address(IPv4Address("10.80.0.3"), "task/t")),
     ("ports/n/51820", Port("n", 51820, "t")),
-    ("nodes/n", Node("n", "host-1", NODE_KEY, IPv4Address("10.0.0.1"), 51820, 52819, "kernel", "0.1.0")),
+    ("nodes/n", NODE),
+    ("nodes/n", dataclasses.replace(NODE, proof=None, unproven="locked")),
+    ("members/n", Member("n", NODE_KEY, REPORT_KEY, 3)),
     ("tasks/n/t", TaskReport("t", "s", "n", "running", wired=True, error=None, port_taken=None, elsewhere=())),
     (
         "status/n",
@@ -104,6 +124,7 @@ def records() -> st.SearchStrategy[Record]:
     """Any record of any kind, with any text, number and address that its fields allow."""
     st.register_type_strategy(PublicKey, st.builds(PublicKey, st.binary(min_size=32, max_size=32)))
     st.register_type_strategy(NodePublicKey, st.just(NODE_KEY))
+    st.register_type_strategy(VerifyKey, st.just(REPORT_KEY))
     st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
     spans = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(sorted)
     st.register_type_strategy(

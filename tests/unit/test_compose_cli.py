@@ -193,7 +193,10 @@ def test_the_module_is_the_same_program(run: Run, files: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["chekc"], "there is no command 'chekc'; there are: check, render, deploy, ps, install, uninstall, version"),
+        (
+            ["chekc"],
+            "there is no command 'chekc'; there are: check, render, deploy, ps, install, uninstall, node, version",
+        ),
         (["render", "shop"], "which compose files? name them with -c FILE, or -c - for standard input"),
         (["check", "-c", ""], "which compose files? name them with -c FILE, or -c - for standard input"),
         (["check", "-c", '"a'], "a quote in the value of --compose-file is never closed"),

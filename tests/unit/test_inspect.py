@@ -14,6 +14,7 @@ from agent.diff import REJECT_AFTER_S
 from agent.inspect import inspect
 from mesh import keyspace
 from mesh.addresses import ula
+from mesh.envelope import SigningKey
 from mesh.hybrid import NodeKey
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
@@ -76,7 +77,20 @@ def endpoint(name: str, number: int, *, slot: int = 1) -> Endpoint:
 
 def node(number: int) -> Node:
     key_of_node = NodeKey(b"n" * 32).public
-    return Node(f"n{number}", f"host{number}", key_of_node, IPv4Address("192.0.2.1"), 1, 9, "kernel", "0.1.0")
+    return Node(
+        id=f"n{number}",
+        hostname=f"host{number}",
+        sealing_key=key_of_node,
+        report_key=SigningKey(bytes(32)).verify_key,
+        counter=1,
+        proof=None,
+        unproven=None,
+        address=IPv4Address("192.0.2.1"),
+        first_port=1,
+        last_port=9,
+        backend="kernel",
+        version="0.1.0",
+    )
 
 
 def report(name: str, number: int, *, wired: bool = True, error: str | None = None) -> TaskReport:

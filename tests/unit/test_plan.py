@@ -40,11 +40,11 @@ def test_nothing_is_planned_from_an_incomplete_snapshot() -> None:
     store, world = fresh()
     world.add(WEB, "n1")
     world.add(DB, "n2")
-    assert plan(world.swarm(), store.snapshot(complete=False), SUBNET, world.now) == Plan((), ())
+    assert plan(world.swarm(), store.snapshot(complete=False), SUBNET, world.now, world.members) == Plan((), ())
     settled(store, world)
     world.tasks.clear()
     world.services.clear()
-    assert plan(world.swarm(), store.snapshot(complete=False), SUBNET, world.now) == Plan((), ())
+    assert plan(world.swarm(), store.snapshot(complete=False), SUBNET, world.now, world.members) == Plan((), ())
     assert made_of(store, world).steps
 
 
@@ -71,7 +71,7 @@ def test_the_store_of_another_swarm_is_left_alone() -> None:
     world.add(WEB, "n1")
     world.add(DB, "n2")
     assert settled(store, world).problems == ()
-    made = plan(replace(world.swarm(), cluster="another"), store.snapshot(), SUBNET, world.now)
+    made = plan(replace(world.swarm(), cluster="another"), store.snapshot(), SUBNET, world.now, world.members)
     assert made.steps == ()
     assert "belongs to the Swarm" in made.problems[0]
 

@@ -17,6 +17,7 @@ from controller.steps import Plan
 from mesh import keyspace
 from mesh.addresses import ula
 from mesh.apart import in_order
+from mesh.hybrid import NodePublicKey
 from mesh.keys import PublicKey
 from mesh.records import Address, Cluster, Endpoint, Node, Port, Record, SealedKey, Service, TaskReport
 from mesh.snapshot import Snapshot
@@ -48,10 +49,13 @@ class History:
         self.store.write(Cluster("cluster", self.choose((SUBNET, IPv4Network("10.2.0.0/28"))), ula("cluster")))
         for name, *links in self.choose(STARTS):
             self.world.add(service(name, *links), *NODES[: self.choose((1, 2, 3))])
-        self.old: tuple[Swarm, Snapshot, IPv4Network, int] = self._look()
+        self.old = self._look()
 
     def choose(self, options: Sequence[T]) -> T:
         return options[self._data.draw(st.integers(0, len(options) - 1))]
+
+    def _look(self) -> tuple[Swarm, Snapshot, IPv4Network, int, dict[str, NodePublicKey]]:
+        return self.world.swarm(), self.store.snapshot(), SUBNET, self.world.now, dict(self.world.members)
 
     def run(self, actions: Sequence[str]) -> None:
         for action in self._data.draw(st.lists(st.sampled_from(actions), min_size=5, max_size=40), "actions"):
@@ -79,14 +83,12 @@ class History:
             case _:
                 self.world.act(action)
 
-    def _look(self) -> tuple[Swarm, Snapshot, IPv4Network, int]:
-        return self.world.swarm(), self.store.snapshot(), SUBNET, self.world.now
-
     def plan(self) -> Plan:
-        made = plan(self.world.swarm(), self.store.snapshot(), SUBNET, self.world.now)
-        again = plan(self.world.swarm(reverse=True), self.store.snapshot(self.random), SUBNET, self.world.now)
+        now, members = self.world.now, self.world.members
+        made = plan(self.world.swarm(), self.store.snapshot(), SUBNET, now, members)
+        again = plan(self.world.swarm(reverse=True), self.store.snapshot(self.random), SUBNET, now, members)
         assert again == made, "a plan does not depend on the order of what it is made from"
-        assert not plan(self.world.swarm(), self.store.snapshot(complete=False), SUBNET, self.world.now).steps
+        assert not plan(self.world.swarm(), self.store.snapshot(complete=False), SUBNET, now, members).steps
         return made
 
 
@@ -94,7 +96,7 @@ def settle(store: MemoryStore, world: World) -> None:
     """Plan and apply until there is nothing to do, looking at every transaction's result."""
     wired_before = wired(store, world)
     for _ in range(6):
-        made = plan(world.swarm(), store.snapshot(), SUBNET, world.now)
+        made = plan(world.swarm(), store.snapshot(), SUBNET, world.now, world.members)
         if not made.steps:
             if not store.ever_damaged:
                 check_endpoints(store, world, wired_before, made)
@@ -220,7 +222,7 @@ def test_a_plan_that_is_cut_off_anywhere_and_made_again_ends_where_the_whole_one
     calm = [action for action in SWARM_ACTIONS if action not in ("port taken", "agent")]
     history.run((*calm, "start", "start", "deploy", "relink", "report", "settle"))
     store, world = history.store, history.world
-    steps = plan(world.swarm(), store.snapshot(), SUBNET, world.now).steps
+    steps = plan(world.swarm(), store.snapshot(), SUBNET, world.now, world.members).steps
     whole = store.copy()
     settle(whole, world)
     for cut in range(len(steps)):

@@ -29,7 +29,7 @@ def test_the_last_address_goes_to_one_of_two_tasks_that_two_planners_saw() -> No
     both = world.swarm()
     stored = store.snapshot()
     for seen in (one, two):
-        carry_out(store, plan(replace(both, tasks={seen.id: seen}), stored, subnet, world.now).steps)
+        carry_out(store, plan(replace(both, tasks={seen.id: seen}), stored, subnet, world.now, world.members).steps)
         check_moment(store, world)
     assert [e.task for e in store.all(Endpoint)] == [one.id]
 
@@ -42,7 +42,10 @@ def test_the_last_address_goes_to_one_of_two_services_that_two_planners_saw() ->
     one, two = service("shop_web", "shop_web"), service("shop_db", "shop_db")
     stored = store.snapshot()
     for seen in (one, two):
-        carry_out(store, plan(replace(world.swarm(), services={seen.id: seen}), stored, subnet, world.now).steps)
+        carry_out(
+            store,
+            plan(replace(world.swarm(), services={seen.id: seen}), stored, subnet, world.now, world.members).steps,
+        )
     assert [s.id for s in store.all(Service)] == [one.id]
     assert [a.holder for a in store.all(Address)] == [None, f"service/{one.id}"]
 
@@ -57,7 +60,7 @@ def test_the_last_port_goes_to_one_of_two_tasks_that_two_planners_saw() -> None:
     both = world.swarm()
     stored = store.snapshot()
     for seen in (one, two):
-        carry_out(store, plan(replace(both, tasks={seen.id: seen}), stored, SUBNET, world.now).steps)
+        carry_out(store, plan(replace(both, tasks={seen.id: seen}), stored, SUBNET, world.now, world.members).steps)
         check_moment(store, world)
     assert [e.task for e in store.all(Endpoint)] == [one.id]
 
@@ -67,7 +70,7 @@ def test_a_late_release_frees_nothing_of_an_endpoint_that_changed() -> None:
     world.add(WEB)
     (db,) = world.add(DB, "n2")
     settled(store, world)
-    late = plan(replace(world.swarm(), tasks={}), store.snapshot(), SUBNET, world.now)
+    late = plan(replace(world.swarm(), tasks={}), store.snapshot(), SUBNET, world.now, world.members)
     world.report(db.id, "created", wired=False, port_taken=endpoint_of(store, db).underlay.port)
     settled(store, world)
     assert late.steps
@@ -81,7 +84,7 @@ def test_a_late_release_of_a_service_that_links_again_does_nothing() -> None:
     world.add(WEB)
     world.add(DB)
     settled(store, world)
-    late = plan(replace(world.swarm(), services={}), store.snapshot(), SUBNET, world.now)
+    late = plan(replace(world.swarm(), services={}), store.snapshot(), SUBNET, world.now, world.members)
     world.services[WEB.id] = replace(WEB, dnsrr=True)
     settled(store, world)
     assert carry_out(store, late.steps) == 1, "that of the one that did not change"
@@ -96,7 +99,7 @@ def test_a_late_change_brings_nothing_back_that_ended() -> None:
     settled(store, world)
     world.report(db.id)
     changed = {WEB.id: replace(WEB, dnsrr=True), DB.id: DB}
-    late = plan(replace(world.swarm(), services=changed), store.snapshot(), SUBNET, world.now)
+    late = plan(replace(world.swarm(), services=changed), store.snapshot(), SUBNET, world.now, world.members)
     assert len(late.steps) == 2, "a service's options and an endpoint's readiness"
     world.services.clear()
     world.tasks.clear()
@@ -185,4 +188,4 @@ def test_the_order_of_the_stores_records_is_not_that_of_the_steps() -> None:
     made = made_of(store, world)
     assert len(made.steps) == 24
     for seed in range(5):
-        assert plan(world.swarm(), store.snapshot(Random(seed)), SUBNET, world.now) == made  # noqa: S311 - an order is no secret
+        assert plan(world.swarm(), store.snapshot(Random(seed)), SUBNET, world.now, world.members) == made  # noqa: S311 - an order is no secret

@@ -39,12 +39,21 @@ def test_only_its_owner_reads_it_and_nothing_else_is_left(tmp_path: Path) -> Non
     [b"", b"x" * 31, b"secret words that are no key at all", b"x" * 64, b"linkwire node key 1\n" + b"x" * 31],
 )
 def test_what_is_no_key_is_refused_named_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE).touch(0o600)
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(Terminal) as caught:
         load_or_make(tmp_path)
     assert f"{tmp_path / FILE} is not a sealing key of this version; remove it" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert (tmp_path / FILE).read_bytes() == content
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644, 0o601])
+def test_a_key_that_others_may_read_is_not_used(tmp_path: Path, mode: int) -> None:
+    load_or_make(tmp_path)
+    (tmp_path / FILE).chmod(mode)
+    with pytest.raises(Terminal, match=rf"sealing key .* may be read by others \(mode {mode:04o}\): remove it"):
+        load_or_make(tmp_path)
 
 
 def test_a_folder_that_cannot_be_used_is_an_error_in_words(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def test_the_agents_defaults() -> None:
         last_port=53819,
         address=None,
         state=Path("/var/lib/linkwire"),
+        certificates=Path("/run/linkwire/certificates"),
         stack=None,
         log_level="info",
         metrics=("127.0.0.1", 9586),
@@ -102,6 +103,7 @@ def test_the_agent_is_told_by_flags_before_the_environment() -> None:
         "LINKWIRE_PORTS": "1000-1000",
         "LINKWIRE_ADDRESS": "192.0.2.1",
         "LINKWIRE_STATE": "/state",
+        "LINKWIRE_CERTIFICATES": "/certificates",
         "LINKWIRE_LOG_LEVEL": "debug",
         "LINKWIRE_METRICS": "off",
     }
@@ -114,6 +116,7 @@ def test_the_agent_is_told_by_flags_before_the_environment() -> None:
         last_port=1000,
         address=IPv4Address("192.0.2.1"),
         state=Path("/state"),
+        certificates=Path("/certificates"),
         stack="shop",
         log_level="debug",
         metrics=None,

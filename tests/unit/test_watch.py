@@ -33,9 +33,9 @@ class Lists:
     def clock(self) -> float:
         return self.now
 
-    def cluster_id(self) -> str:
+    def cluster(self) -> tuple[str, tuple[bytes, ...]]:
         self._ask("cluster")
-        return "cluster"
+        return "cluster", self.world.roots
 
     def services(self) -> dict[str, SwarmService]:
         self._ask("services")
@@ -105,7 +105,7 @@ def test_the_first_look_is_whole_and_asks_for_nodes_last() -> None:
 def test_a_quiet_swarm_is_listed_whole_every_few_seconds_and_not_between() -> None:
     watched = Watched(WEB, DB)
     assert watched.watch.due_in() == RESYNC_S
-    whole = ["services", "tasks", "nodes"]
+    whole = ["cluster", "services", "tasks", "nodes"]
     times = (RESYNC_S, 2 * RESYNC_S)
     assert watched.idle(2 * RESYNC_S + 1) == [(at, what) for at in times for what in whole]
 
@@ -114,7 +114,7 @@ def test_a_dear_list_is_made_a_twentieth_of_the_time_at_most() -> None:
     watched = Watched(WEB)
     watched.lists.price = 1.0
     watched.refresh(("resync", ""))
-    assert watched.watch.due_in() == COST * 3.0
+    assert watched.watch.due_in() == COST * 4.0
 
 
 def test_a_service_that_moves_is_listed_closely_and_less_so_the_longer_nothing_changes() -> None:
@@ -131,7 +131,7 @@ def test_a_service_that_moves_is_listed_closely_and_less_so_the_longer_nothing_c
     assert len(asked) < BACK_OFF * 6
     watched.world.change(task, state="running")
     watched.idle(CLOSE_MAX_S + 0.1)
-    assert {what for _, what in watched.idle(RESYNC_S + 0.1)} == {"services", "tasks", "nodes"}, "settled"
+    assert {what for _, what in watched.idle(RESYNC_S + 0.1)} == {"cluster", "services", "tasks", "nodes"}, "settled"
 
 
 def test_a_service_that_never_moves_is_not_listed_closely_for_ever() -> None:
@@ -168,7 +168,7 @@ def test_each_kind_of_event_asks_for_its_own_list() -> None:
     watched = Watched(WEB, DB)
     assert watched.refresh(("node", "n1"), after=1.0) == ["nodes"]
     assert watched.refresh(("service", WEB.id), after=1.0) == ["services", f"tasks of {WEB.id}"]
-    assert watched.refresh(("resync", ""), ("node", "n1")) == ["services", "tasks", "nodes"]
+    assert watched.refresh(("resync", ""), ("node", "n1")) == ["cluster", "services", "tasks", "nodes"]
     assert watched.refresh() == []
 
 
@@ -190,7 +190,7 @@ def test_the_tasks_of_a_service_that_was_removed_are_followed_to_their_end() -> 
     watched.idle(CLOSE_MAX_S)
     assert task not in watched.seen.tasks
     watched.idle(HINT_S)
-    assert {what for _, what in watched.idle(RESYNC_S + 0.1)} == {"services", "tasks", "nodes"}
+    assert {what for _, what in watched.idle(RESYNC_S + 0.1)} == {"cluster", "services", "tasks", "nodes"}
 
 
 def test_a_task_on_an_unknown_node_asks_for_the_nodes() -> None:
@@ -214,13 +214,19 @@ def test_after_a_failure_all_is_asked_for_again(broken: str, hint: tuple[str, st
         assert watched.watch.due_in() == 0.0
     assert task.id not in watched.first.tasks
     watched.lists.broken = set()
-    assert watched.refresh() == ["services", "tasks", "nodes"]
+    assert watched.refresh() == ["cluster", "services", "tasks", "nodes"]
     assert watched.seen == watched.world.swarm()
 
 
 def test_a_picture_that_was_handed_out_does_not_change() -> None:
     watched = Watched(WEB)
-    before = Swarm("cluster", dict(watched.first.services), dict(watched.first.tasks), dict(watched.first.nodes))
+    before = Swarm(
+        "cluster",
+        dict(watched.first.services),
+        dict(watched.first.tasks),
+        dict(watched.first.nodes),
+        watched.first.roots,
+    )
     watched.world.start(WEB.id, "n2")
     watched.refresh(("task", WEB.id), after=1.0)
     assert watched.first == before

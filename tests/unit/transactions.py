@@ -37,7 +37,7 @@ def carry_out(store: MemoryStore, steps: Iterable[Step]) -> int:
 
 
 def made_of(store: MemoryStore, world: World, subnet: IPv4Network = SUBNET) -> Plan:
-    return plan(world.swarm(), store.snapshot(), subnet, world.now)
+    return plan(world.swarm(), store.snapshot(), subnet, world.now, world.members)
 
 
 def settled(store: MemoryStore, world: World, subnet: IPv4Network = SUBNET) -> Plan:

@@ -1,0 +1,139 @@
+"""`docker linkwire node`: whose keys are proven, and approving by hand those that cannot be."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from compose_ext import ps
+from compose_ext.engine import Docker, printable
+from compose_ext.errors import DockerError, UsageError
+
+LABEL = "linkwire.key"
+"""The node label with the fingerprint of what was approved."""
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_HEADER = ("ID", "HOSTNAME", "KEYS", "FINGERPRINT")
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmMember:
+    """A node as Swarm's managers have it."""
+
+    id: str
+    hostname: str
+    approved: str | None
+    """The label's value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a node's agent has said of its keys, as the agent that was asked found it."""
+
+    fingerprint: str
+    unproven: str | None
+    """Why there is no proof, or it does not hold; None where it does."""
+    accepted: bool
+
+
+def ls(docker: Docker) -> str:
+    """A table of all nodes, with everything that is wrong under it.
+
+    Raises:
+        DockerError: the endpoint is no manager, or there is no agent to ask.
+    """
+    said = _statements(docker)
+    rows, notes = [_HEADER], []
+    for node in _swarm(docker):
+        statement = said.get(node.id)
+        state, why = _state(node, statement)
+        rows.append((node.id, node.hostname, state, statement.fingerprint if statement else "-"))
+        if why:
+            notes.append(f"{node.hostname}: {why}")
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, *(["", "PROBLEMS", *(f"  {note}" for note in notes)] if notes else [])]) + "\n"
+
+
+def approve(docker: Docker, name: str, fingerprint: str | None) -> None:
+    """Take a node's keys for its own from now on.
+
+    Args:
+        docker: a manager.
+        name: the node's name or id, as for `docker node`.
+        fingerprint: of the keys, as the agent on that node logs it; None: the operator is shown what the store holds
+            and asked.
+
+    Raises:
+        UsageError: the fingerprint is none; or there is nobody to ask.
+        DockerError: the endpoint is no manager, there is no such node, or no agent speaks for it.
+    """
+    if fingerprint is not None and not _FINGERPRINT.fullmatch(fingerprint):
+        raise UsageError(f"--fingerprint is 64 hexadecimal digits, as the agent there logs it, not {fingerprint!r}")
+    (node,) = _inspected(docker, [name])
+    chosen = fingerprint or _asked(docker, node)
+    docker.ask(["node", "update", "--label-add", f"{LABEL}={chosen}", node.id], ps.TIMEOUT)
+    print(f"{node.hostname}: keys {chosen} are approved")
+
+
+def _asked(docker: Docker, node: SwarmMember) -> str:
+    statement = _statements(docker).get(node.id)
+    if statement is None:
+        raise DockerError(f"no agent speaks for {node.hostname}: nothing is known of its keys (yet)")
+    print(f"{node.hostname} says that its keys are {statement.fingerprint}")
+    if statement.unproven is None:
+        print("Its Swarm certificate proves them: there is no need to approve them.")
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "approving needs a yes: compare the fingerprint with the one that the agent on that node logs, "
+            "and give it as --fingerprint"
+        )
+    print("Whoever can write to etcd could have put this here: compare it with what the agent on that node logs.")
+    if input("Is it the same, and are these keys to be approved? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise DockerError("nothing was approved")
+    return statement.fingerprint
+
+
+def _state(node: SwarmMember, said: Statement | None) -> tuple[str, str]:
+    if said is None:
+        return "-", "no agent speaks for it (yet)"
+    approved = node.approved == said.fingerprint
+    if said.unproven is None or approved:
+        waits = "" if said.accepted else "the controller has not accepted its keys (yet): see the controller's log"
+        return ("approved" if said.unproven else "proven"), waits
+    other = f"; the label {LABEL} approves other keys" if node.approved else ""
+    kept = ". What it has stays, and nothing new is sealed to it" if said.accepted else ""
+    return "unproven", f"{said.unproven}{other}{kept}"
+
+
+def _statements(docker: Docker) -> dict[str, Statement]:
+    try:
+        return {str(raw["id"]): _statement(raw) for raw in ps.ask(docker, None).raw.get("nodes", ())}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DockerError(f"the agent's answer lacks something ({type(error).__name__}: {error})") from None
+
+
+def _statement(raw: dict[str, Any]) -> Statement:
+    fingerprint, unproven = str(raw["fingerprint"]), raw["unproven"]
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise TypeError("a fingerprint")
+    return Statement(fingerprint, None if unproven is None else printable(str(unproven)), raw["accepted"] is True)
+
+
+def _swarm(docker: Docker) -> list[SwarmMember]:
+    found = _inspected(docker, docker.ask(["node", "ls", "--quiet"], ps.TIMEOUT).split())
+    return sorted(found, key=lambda node: node.hostname)
+
+
+def _inspected(docker: Docker, names: list[str]) -> list[SwarmMember]:
+    try:
+        return [
+            SwarmMember(
+                str(raw["ID"]),
+                printable(str(raw["Description"]["Hostname"])),
+                (raw["Spec"].get("Labels") or {}).get(LABEL),
+            )
+            for raw in json.loads(docker.ask(["node", "inspect", *names], ps.TIMEOUT))
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DockerError(f"docker's answer is not understood ({type(error).__name__}: {error})") from None

@@ -1,0 +1,227 @@
+"""Which nodes the controller believes about their keys, and which records are theirs. No I/O here.
+
+Everybody who can write to etcd can write what an agent writes. So of `nodes/` and `tasks/` only that counts which is
+signed by the report key of a member, and a member is a node
+
+- that is in Swarm's list: Swarm revokes no certificate, so only its managers know; nor is a role taken from one;
+- whose statement about its keys is proven by its Swarm certificate, or approved by hand (the node label
+  `linkwire.key` has its fingerprint);
+- whose statement is not an earlier one than the last that was accepted. That one is kept as `members/<node>`.
+
+What cannot be verified counts as unknown, like a record that cannot be read: it is moved to `Snapshot.invalid`, where
+it frees nothing and makes nothing unready. In particular a node whose proof stops to hold (its certificate ended, the
+root was rotated away, its label was taken back) keeps its keys, reports and tasks, and only nothing new is sealed to
+it. A report on a task that Swarm runs on another node is not unknown but worthless, and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import MappingProxyType
+
+from controller.observed import Swarm, SwarmNode
+from controller.steps import Change, Step
+from mesh import keyspace
+from mesh.errors import Terminal
+from mesh.hybrid import NodePublicKey
+from mesh.proof import TOLERANCE, Identity, InvalidProof, NodeProof, NodeStatement, verify
+from mesh.records import Cluster, Member, Node, Record, TaskReport, Unproven, Versioned
+from mesh.signatures import Signatures
+from mesh.snapshot import Delete, Put, Snapshot
+
+AGAIN = timedelta(seconds=60)
+"""After how long a proof that did not hold is looked at again: a clock may have been wrong."""
+
+_APPROVE = "approve it with `docker linkwire node approve`"
+_UNPROVEN: dict[Unproven | None, str] = {
+    "locked": f"its Swarm key is encrypted (autolock): {_APPROVE}",
+    "unreadable": f"its agent cannot read its Swarm certificate: see the agent's log, or {_APPROVE}",
+    None: f"it gives no proof of its keys: {_APPROVE}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is believed.
+
+    Attributes:
+        stored: the snapshot without what is not a member's own; that is in its `invalid`.
+        members: the nodes that secrets may be sealed to now, with their sealing keys.
+        steps: that keep what was accepted.
+        problems: in words.
+    """
+
+    stored: Snapshot
+    members: Mapping[str, NodePublicKey]
+    steps: tuple[Step, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """What came of a proof; without an identity it did not hold."""
+
+    of: tuple[NodeStatement, NodeProof, tuple[bytes, ...]]
+    at: datetime
+    identity: Identity | None
+    problem: str
+
+
+class Members:
+    """Judges one snapshot after the other, and remembers: nothing is verified twice, and nothing goes back."""
+
+    def __init__(self) -> None:
+        self.accepted: dict[str, Member] = {}
+        """Node -> the latest statement that was accepted of it."""
+        self.signatures = Signatures("")
+        self._proven: dict[str, _Proven] = {}
+
+    def judge(self, swarm: Swarm, stored: Snapshot, now: datetime) -> Judged:
+        """Find out what to believe.
+
+        Args:
+            swarm: complete lists.
+            stored: everything under the root. Where it is not complete, or another Swarm's, nothing is believed.
+            now: the time, with its zone, to check certificates at.
+        """
+        cluster = stored.get(keyspace.CLUSTER, Cluster)
+        if not stored.complete or (cluster is not None and cluster.id != swarm.cluster):
+            return Judged(stored, MappingProxyType({}))
+        if self.signatures.cluster != swarm.cluster:
+            self.signatures = Signatures(swarm.cluster)
+        for record in stored.all(Member):
+            known = self.accepted.get(record.node)
+            if known is None or record.counter >= known.counter:
+                self.accepted[record.node] = record
+        judged = _Judgement(self, swarm, stored, now).made()
+        living = {keyspace.report(task.node, task.id) for task in swarm.tasks.values()}
+        self.signatures.keep(stored.records, living | {keyspace.node(node) for node in swarm.nodes})
+        self._proven = {node: proven for node, proven in self._proven.items() if node in swarm.nodes}
+        return judged
+
+    def proof_problem(self, node: Node, swarm: Swarm, now: datetime) -> str | None:
+        """Why a node's proof does not show its keys to be its own; None where it does."""
+        if node.proof is None:
+            return _UNPROVEN[node.unproven]
+        of = node.statement(swarm.cluster), node.proof, swarm.roots
+        known = self._proven.get(node.id)
+        if known is None or known.of != of or (known.identity is None and not now - AGAIN < known.at <= now):
+            known = self._proven[node.id] = _verified(of, now)
+        if known.identity is not None and now > known.identity.expires + TOLERANCE:
+            return f"its certificate ended at {known.identity.expires:%Y-%m-%d %H:%M} UTC"
+        return None if known.identity is not None else known.problem
+
+
+def _verified(of: tuple[NodeStatement, NodeProof, tuple[bytes, ...]], now: datetime) -> _Proven:
+    statement, proof, roots = of
+    try:
+        return _Proven(of, now, verify(proof, statement, roots, now), "")
+    except (InvalidProof, Terminal) as error:
+        return _Proven(of, now, None, f"its proof does not hold: {error}")
+
+
+class _Judgement:
+    """One run of `Members.judge`."""
+
+    def __init__(self, memory: Members, swarm: Swarm, stored: Snapshot, now: datetime) -> None:
+        self._memory = memory
+        self._swarm = swarm
+        self._stored = stored
+        self._now = now
+        self._records = dict(stored.records)
+        self._invalid = dict(stored.invalid)
+        self._members: dict[str, NodePublicKey] = {}
+        self._problems: dict[str, None] = {}
+
+    def made(self) -> Judged:
+        """Nodes first: whose a report is follows from them."""
+        reports = []
+        for key, found in self._stored.records.items():
+            if isinstance(found.record, TaskReport):
+                reports.append((key, found, found.record))
+            elif isinstance(found.record, Node):
+                self._node(key, found, found.record)
+        for key, found, report in reports:
+            self._report(key, found, report)
+        records, invalid = MappingProxyType(self._records), MappingProxyType(self._invalid)
+        stored = Snapshot(self._stored.revision, self._stored.complete, records, invalid)
+        return Judged(stored, MappingProxyType(self._members), tuple(self._steps()), tuple(self._problems))
+
+    def _unknown(self, key: str, reason: str) -> None:
+        """It holds what its key names, and nothing is concluded from it; the plan names the reason."""
+        del self._records[key]
+        self._invalid[key] = reason
+
+    def _node(self, key: str, found: Versioned[Record], node: Node) -> None:
+        observed = self._swarm.nodes.get(node.id)
+        if observed is None:
+            del self._records[key]
+            self._problems[f"node {node.id}: an agent speaks for it, and it is not in this Swarm"] = None
+            return
+        accepted = self._memory.accepted.get(node.id)
+        known = accepted is not None and accepted.report_key == node.report_key
+        forged = self._memory.signatures.problem(key, found, node.report_key, known=known)
+        if forged is not None:
+            self._unknown(key, forged)
+            return
+        same = known and accepted is not None and accepted.sealing_key == node.sealing_key
+        if accepted is not None and node.counter < accepted.counter + (0 if same else 1):
+            text = f"counter {node.counter}, where {accepted.counter} was accepted"
+            self._unknown(key, f"node {observed.hostname}: an earlier statement about its keys ({text})")
+            return
+        problem = self._not_shown(node, observed)
+        if problem is None:
+            self._members[node.id] = node.sealing_key
+            said = Member(node.id, node.sealing_key, node.report_key, node.counter)
+            self._memory.accepted[node.id] = said
+        elif same:
+            text = f"node {observed.hostname}: {problem}. What it has stays, and nothing new is sealed to it"
+            self._problems[text] = None
+        else:
+            self._unknown(key, f"node {observed.hostname}: {problem}")
+
+    def _not_shown(self, node: Node, observed: SwarmNode) -> str | None:
+        if observed.approved is not None and observed.approved == node.statement(self._swarm.cluster).fingerprint:
+            return None
+        problem = self._memory.proof_problem(node, self._swarm, self._now)
+        if problem is not None and observed.approved is not None:
+            problem += " (the node label linkwire.key approves other keys)"
+        return problem
+
+    def _report(self, key: str, found: Versioned[Record], report: TaskReport) -> None:
+        observed = self._swarm.nodes.get(report.node)
+        if observed is None:
+            # Of a node that has left: the plan takes it away. Not while an agent goes on to write it.
+            if keyspace.node(report.node) in self._stored.records:
+                del self._records[key]
+            return
+        task = self._swarm.tasks.get(report.task)
+        if task is not None and task.node != report.node:
+            del self._records[key]
+            text = f"node {observed.hostname}: it reports on task {task.id}, which Swarm runs on another node"
+            self._problems[text] = None
+            return
+        member = self._memory.accepted.get(report.node)
+        if member is None:
+            self._unknown(key, f"node {observed.hostname}: it reports on tasks, and has not shown its keys")
+            return
+        problem = self._memory.signatures.problem(key, found, member.report_key)
+        if problem is not None:
+            self._unknown(key, problem)
+
+    def _steps(self) -> Iterator[Step]:
+        gone = {member.node for member in self._stored.all(Member)} | self._memory.accepted.keys()
+        for node in sorted(gone - self._swarm.nodes.keys()):
+            key = keyspace.member(node)
+            self._memory.accepted.pop(node, None)
+            if held := self._stored.revision_of(key):
+                yield Change((Delete(key, held),), f"node {node}: it has left the Swarm")
+        for node, member in sorted(self._memory.accepted.items()):
+            key = keyspace.member(node)
+            if self._stored.get(key, Member) != member:
+                # What cannot be read is replaced: the latest that was accepted is known here.
+                revision = None if key in self._stored.invalid else self._stored.revision_of(key)
+                reason = f"node {self._swarm.nodes[node].hostname}: its keys are accepted, counter {member.counter}"
+                yield Change((Put(member, revision),), reason)

@@ -1,0 +1,201 @@
+"""An agent that writes into a real etcd, the controller's judgement of it, and somebody who can write there too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from agent.identity import Identity
+from agent.loop import followed
+from agent.reports import Reporter
+from controller.members import Judged, Members
+from controller.observed import Swarm, SwarmNode, SwarmTask
+from mesh import keyspace
+from mesh.envelope import Keyring, SigningKey
+from mesh.hybrid import NodeKey
+from mesh.records import Node, TaskReport
+from mesh.seal import Sealer
+from mesh.snapshot import Delete, Put
+from mesh.store import Follower, Store
+from tests.store.etcd_server import EtcdServer
+from tests.store.waiting import until
+from tests.unit.swarm_ca import CLUSTER, MADE, Authority, Leaf, key_file, pem
+
+ROOT = Authority.root()
+NODE = "n1"
+NOW = MADE + timedelta(days=1)
+SIGNING_KEY = SigningKey.generate()
+KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))
+REPORT = TaskReport("t1", "s", NODE, "running", wired=True, error=None, port_taken=None, elsewhere=())
+KEY = keyspace.key_of(REPORT)
+
+
+@dataclass
+class Party:
+    """An agent with its certificate, and the controller's side of the same etcd."""
+
+    store: Store
+    follower: Follower
+    identity: Identity
+    reporter: Reporter
+    record: Node
+    controller: Store
+    members: Members
+    folder: Path
+
+    def judge(self) -> Judged:
+        nodes = {NODE: SwarmNode(NODE, "host-1", down=False, address=None)}
+        tasks = {"t1": SwarmTask("t1", "s", 1, NODE, "running", "running")}
+        return self.members.judge(Swarm(CLUSTER, {}, tasks, nodes, (ROOT.pem,)), self.controller.load(("",)), NOW)
+
+    def accepted(self) -> bool:
+        """Judge, and write what was accepted."""
+        judged = self.judge()
+        for step in judged.steps:
+            self.controller.commit(step.ops)  # type: ignore[union-attr]  # members plans Changes alone
+        return NODE in judged.members
+
+    def believed(self) -> TaskReport | None:
+        return self.judge().stored.get(KEY, TaskReport)
+
+    def look(self) -> None:
+        """What the agent's loop does every few seconds."""
+        accepted = self.follower.snapshot.get(keyspace.member(NODE), keyspace.KINDS["members"])
+        if (accepted is not None and self.identity.know(accepted)) or self.identity.look():  # type: ignore[arg-type]
+            self.record = replace(self.record, counter=self.identity.counter, proof=self.identity.proof)
+            self.reporter.node(self.record)
+
+
+def started(etcd: EtcdServer, root: str, folder: Path, members: Members) -> Party:
+    certificates = folder / "certificates"
+    if not certificates.exists():
+        certificates.mkdir(parents=True)
+        leaf = Leaf.of(node=NODE)
+        (certificates / "swarm-node.key").write_bytes(key_file(leaf.key))
+        (certificates / "swarm-node.crt").write_bytes(pem(leaf.signed_by(ROOT)))
+    sealing_key = NodeKey(b"n" * 32).public
+    identity = Identity(folder / "state", certificates, CLUSTER, NODE, sealing_key)
+    record = Node(
+        id=NODE,
+        hostname="host-1",
+        sealing_key=sealing_key,
+        report_key=identity.key.verify_key,
+        counter=identity.counter,
+        proof=identity.proof,
+        unproven=None,
+        address=IPv4Address("192.0.2.1"),
+        first_port=1,
+        last_port=9,
+        backend="kernel",
+        version="0.1.0",
+    )
+    store = Store([etcd.endpoint], Sealer.agent(KEYRING, identity.key), root=root)
+    reporters: list[Reporter] = []
+
+    def changed() -> None:
+        for each in reporters:
+            each.wake()
+
+    follower = store.follow(followed(NODE), changed)
+    reporters.append(Reporter(store, follower, record, identity))
+    reporters[0].tasks({"t1": REPORT})
+    controller = Store([etcd.endpoint], Sealer.controller(KEYRING, SIGNING_KEY), root=root)
+    return Party(store, follower, identity, reporters[0], record, controller, members, folder)
+
+
+def stop(party: Party) -> None:
+    party.reporter.stop()
+    party.store.close()
+    party.controller.close()
+
+
+@pytest.fixture
+def party(etcd: EtcdServer, root: str, tmp_path: Path) -> Iterator[Party]:
+    one = started(etcd, root, tmp_path, Members())
+    yield one
+    stop(one)
+
+
+@pytest.fixture
+def stranger(etcd: EtcdServer, root: str) -> Iterator[Store]:
+    """Who can write all of etcd, and has no key but his own."""
+    own = Store([etcd.endpoint], Sealer.agent(KEYRING, SigningKey.generate()), root=root)
+    yield own
+    own.close()
+
+
+def test_an_agents_records_are_believed_once_its_proof_is_accepted(party: Party) -> None:
+    until(party.accepted)
+    until(lambda: party.believed() == REPORT)
+
+
+def test_a_forged_report_is_not_believed_and_the_agent_puts_its_own_back(party: Party, stranger: Store) -> None:
+    until(party.accepted)
+    until(lambda: party.believed() == REPORT)
+    forged = replace(REPORT, wired=False, error="forged")
+    seen = []
+    for generation in (1, 2**62):
+        stranger.commit([Put(forged, None)], generation)
+        until(lambda: seen.append(party.believed()) or seen[-1] == REPORT)  # type: ignore[func-returns-value]  # collects
+    assert set(seen) <= {None, REPORT}
+
+
+def test_the_same_words_with_anothers_signature_are_replaced_too(party: Party, stranger: Store) -> None:
+    until(party.accepted)
+    until(lambda: party.believed() == REPORT)
+    stranger.commit([Put(REPORT, None), Put(party.record, None)], 7)
+    until(lambda: party.believed() == REPORT and party.accepted())
+
+
+def test_after_a_wipe_all_is_said_again(party: Party) -> None:
+    until(party.accepted)
+    until(lambda: party.believed() == REPORT)
+    party.controller.commit([Delete(key, None) for key in party.controller.load(("",)).records])
+    until(lambda: party.believed() == REPORT and party.accepted())
+
+
+def test_an_agent_that_starts_again_signs_its_reports_anew(
+    party: Party, etcd: EtcdServer, root: str, tmp_path: Path
+) -> None:
+    """Somebody has put its report of before back meanwhile, which the controller knows to be an earlier one."""
+    until(party.accepted)
+    until(lambda: party.believed() == REPORT)
+    before = party.controller.load(("",)).records[KEY].generation
+    party.reporter.stop()
+    again = started(etcd, root, tmp_path, party.members)
+    try:
+        until(lambda: again.controller.load(("",)).records[KEY].generation > before)
+        until(lambda: again.accepted() and again.believed() == REPORT)
+        assert again.identity.counter > party.identity.counter
+    finally:
+        stop(again)
+
+
+def test_an_agent_whose_volume_was_lost_is_accepted_with_new_keys(
+    party: Party, etcd: EtcdServer, root: str, tmp_path: Path
+) -> None:
+    for _ in range(5):  # it was started often
+        party.identity._looked = None
+        party.look()
+    until(party.accepted)
+    until(lambda: party.accepted() and party.members.accepted[NODE].counter == party.identity.counter)
+    party.reporter.stop()
+    for path in (tmp_path / "state").iterdir():
+        path.unlink()
+    again = started(etcd, root, tmp_path, party.members)
+    try:
+        until(lambda: "an earlier statement" in again.judge().stored.invalid.get(keyspace.node(NODE), ""))
+        until(lambda: keyspace.member(NODE) in again.follower.snapshot.records)
+        again.look()
+        until(again.accepted)
+        until(lambda: again.believed() == REPORT)
+        assert (
+            again.members.accepted[NODE].report_key == again.identity.key.verify_key != party.identity.key.verify_key
+        )
+    finally:
+        stop(again)
