@@ -12,8 +12,8 @@ from mesh import keyspace
 from mesh.addresses import twin
 from mesh.graph import Graph, index
 from mesh.keys import PublicKey
-from mesh.labels import LinkLabel
-from mesh.records import Endpoint, Node, PeerStatus, Service, Status, TaskReport
+from mesh.labels import LinkLabel, key_name
+from mesh.records import Endpoint, LinkKeyEpoch, Node, PeerStatus, Service, Status, TaskReport
 from mesh.snapshot import Snapshot
 
 VERSION = 1
@@ -38,7 +38,8 @@ def inspect(snapshot: Snapshot, now: float, stack: str | None = None) -> dict[st
             if stack is not None and not any(n.startswith(f"{stack}_") for n in (consumer.name, link.provider)):
                 continue
             pairs = list(_pairs(snapshot, graph, consumer, link.provider, now))
-            links.append({**_link(graph, refused, consumer, link), "pairs": pairs})
+            key = {"key": key_name(consumer.name, link), "epoch": _epoch(snapshot, key_name(consumer.name, link))}
+            links.append({**_link(graph, refused, consumer, link), **key, "pairs": pairs})
     named = re.compile(rf"(?<![A-Za-z0-9_-]){re.escape(stack or '')}_")  # `shop_db`, but not `workshop_db`
     problems = [text for text in _problems(snapshot, graph) if stack is None or named.search(text)]
     apart: Counter[str] = Counter()
@@ -47,6 +48,12 @@ def inspect(snapshot: Snapshot, now: float, stack: str | None = None) -> dict[st
         if direction == "apart" and (stack is None or name.startswith(f"{stack}_")):
             apart[name] += packets
     return {"version": VERSION, "links": links, "apart": dict(apart), "problems": problems}
+
+
+def _epoch(snapshot: Snapshot, key: str) -> int | None:
+    """Which secret of a link key counts; None as long as no node needs one."""
+    found = snapshot.get(keyspace.epoch(key), LinkKeyEpoch)
+    return found.epoch if found else None
 
 
 def _refused(snapshot: Snapshot, graph: Graph) -> Refusals:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compose_ext import __version__, approval, choices, deploy, ps, swarm, usage
+from compose_ext import __version__, approval, choices, deploy, ps, renewal, swarm, usage
 from compose_ext.engine import Docker, choose
 from compose_ext.errors import DockerError, UsageError
 from compose_ext.flags import Flag, Parsed, parse
@@ -159,6 +159,14 @@ def _uninstall(docker: Docker, parsed: Parsed) -> int:
     return OK
 
 
+def _rotate(docker: Docker, parsed: Parsed) -> int:
+    every = parsed.is_on("all")
+    if every and parsed.rest:
+        raise UsageError("name link keys, or say --all")
+    renewal.rotate(docker, parsed.rest, every=every, say=_say)
+    return OK
+
+
 def _say(text: str) -> None:
     print(f"linkwire: {text}", flush=True)
 
@@ -198,5 +206,6 @@ COMMANDS = {
     "install": Command(_install, (*choices.FLAGS, Flag("detach", "d", takes_value=False))),
     "uninstall": Command(_uninstall, (Flag("yes", "y", takes_value=False), Flag("keep-secrets", takes_value=False))),
     "node": Command(_node, (Flag("fingerprint"),), (1, 2)),
+    "rotate": Command(_rotate, (Flag("all", "a", takes_value=False),), (0, 1000)),
     "version": Command(_version),
 }

@@ -46,7 +46,6 @@ def check(docker: Docker, values: Sequence[str], stack: str | None) -> None:
     if files.links is None:
         print("ok: no x-wireguard in these files; docker linkwire deploys them unchanged")
         return
-    _tell_unenforced(files.links)
     _tell_absent(docker, files.links)
     print(f"ok: {files.links.summary}")
 
@@ -58,9 +57,7 @@ def render(values: Sequence[str], stack: str) -> None:
         BadFilesError: there are errors.
         UsageError: no file is named, or no good stack.
     """
-    files, override = _compile(values, stack_name(stack), "")
-    if files.links:
-        _tell_unenforced(files.links)
+    override = _compile(values, stack_name(stack), "")[1]
     sys.stdout.write(override or "{}\n")
 
 
@@ -75,7 +72,6 @@ def deploy(docker: Docker, values: Sequence[str], stack: str, flags: Sequence[st
     stack = stack_name(stack)
     files, override = _compile(values, stack, "; nothing was deployed")
     if files.links:
-        _tell_unenforced(files.links)
         _say(f"{files.links.summary}; Docker says below that it ignores `links`: Linkwire does not")
     else:
         _say("no x-wireguard in these files: deploying them unchanged")
@@ -122,11 +118,6 @@ def _tell(report: Report, consequence: str) -> None:
     if errors:
         print(f"{len(errors)} error{'s' if len(errors) > 1 else ''}{consequence}", file=sys.stderr)
         raise BadFilesError
-
-
-def _tell_unenforced(links: Links) -> None:
-    if links.unenforced:
-        _say(f"warning: accepted, not yet enforced: {', '.join(links.unenforced)}")
 
 
 def _tell_absent(docker: Docker, links: Links) -> None:

@@ -31,16 +31,6 @@ class Links:
         services = len(self.linked | external)
         return f"{self.count} link{'' if self.count == 1 else 's'} between {services} services"
 
-    @property
-    def unenforced(self) -> list[str]:
-        """The settings in use that are carried in labels but that nothing acts upon yet."""
-        services = self.project.services.values()
-        used = {
-            "key": any(option.key for service in services for option in service.options.values()),
-            "rotate": any(key.rotate for key in self.project.keys.values()),
-        }
-        return [setting for setting, is_used in used.items() if is_used]
-
 
 def check(project: Project, report: Report) -> Links:
     """Check every link against the rest of the project; what is wrong goes into the report."""

@@ -24,6 +24,7 @@ _HEADER = (
     "RECEIVED",
     "SENT",
     "REFUSED",
+    "KEY",
 )
 _TASK_ID = 12
 """Characters of a task's id that are shown, as Docker shows container ids."""
@@ -59,6 +60,10 @@ class Link:
     pairs: tuple[Pair, ...]
     refused: int | None
     """Packets that neither end's tasks let pass, in both directions; None: the agent does not say."""
+    key: str
+    """The name of its link key; empty: the agent does not say."""
+    epoch: int | None
+    """Which of the key's secrets counts; None: none yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +129,12 @@ def table(answer: Answer) -> str:
         refused = "-" if link.refused is None else str(link.refused)
         for pair in link.pairs:
             # It is counted for the link as a whole, and so is shown once.
-            rows.append((name, *_cells(pair), refused if pair is link.pairs[0] else ""))
+            once = (refused, _key(link)) if pair is link.pairs[0] else ("", "")
+            rows.append((name, *_cells(pair), *once))
             if pair.error:
                 notes.append(f"{_task(pair.consumer_task)} -> {_task(pair.provider_task)}: {pair.error}")
         if not link.pairs:
-            rows.append((name, *("-",) * (len(_HEADER) - 2), refused))
+            rows.append((name, *("-",) * (len(_HEADER) - 3), refused, _key(link)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     problems = [*answer.problems, *notes]
@@ -170,6 +176,12 @@ def _cells(pair: Pair) -> tuple[str, ...]:
     )
 
 
+def _key(link: Link) -> str:
+    """The key's name, `own` for a link's own, and its epoch; never the key."""
+    name = "own" if link.key == f"{link.consumer}:{link.provider}" else link.key or "-"
+    return name if link.epoch is None else f"{name}/{link.epoch}"
+
+
 def _task(name: str) -> str:
     """Shorten the id in `shop_web.1.<id>`."""
     service, dot, task = name.rpartition(".")
@@ -183,6 +195,8 @@ def _link(raw: dict[str, Any]) -> Link:
         tuple(_text(alias) for alias in raw["aliases"]),
         tuple(_pair(pair) for pair in raw["pairs"]),
         _refused(raw.get("refused")),
+        _text(raw.get("key", "")),
+        None if raw.get("epoch") is None else int(_number(raw["epoch"])),
     )
 
 

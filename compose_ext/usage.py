@@ -13,6 +13,7 @@ Commands:
   install     Install Linkwire on a Swarm, or update it, with its keys
   uninstall   Remove Linkwire from a Swarm
   node        List nodes and whose keys are proven, and approve those that cannot be
+  rotate      Give link keys new secrets, now
   version     Print the version
 
 Docker's own flags (-H, --context, --tls..., --config) stand before or after the command.
@@ -109,6 +110,17 @@ Options of approve:
       --fingerprint TEXT     What is approved, as the agent on that node logs it; nothing is asked then
 """
 
+_ROTATE = """\
+Give link keys new secrets, now
+
+For a key that somebody may know: a node was removed, or broken into. What runs is not interrupted, and nothing is
+restarted; from the next handshake of each pair of tasks on, some two minutes later, the old secret is of no use.
+KEY is its full name as `docker linkwire ps` shows it; the own key of a link is CONSUMER:PROVIDER.
+
+Options:
+  -a, --all                  All keys of all links
+"""
+
 _TEXTS = {
     "check": ("docker linkwire check [-c FILE] [OPTIONS]", _CHECK),
     "render": ("docker linkwire render -c FILE STACK", _RENDER),
@@ -117,6 +129,7 @@ _TEXTS = {
     "install": ("docker linkwire install [OPTIONS]", _INSTALL),
     "uninstall": ("docker linkwire uninstall [OPTIONS]", _UNINSTALL),
     "node": ("docker linkwire node ls | approve [--fingerprint TEXT] NODE", _NODE),
+    "rotate": ("docker linkwire rotate KEY...", _ROTATE),
     "version": ("docker linkwire version", "Print the version\n"),
 }
 

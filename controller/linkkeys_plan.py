@@ -19,8 +19,7 @@ from controller.observed import Swarm, SwarmTask
 from controller.steps import Box, Change, Share, Step
 from mesh import keyspace
 from mesh.hybrid import NodePublicKey
-from mesh.labels import LinkLabel
-from mesh.linkkeys import key_name
+from mesh.labels import LinkLabel, key_name
 from mesh.records import Endpoint, LinkKeyEpoch, Node, SealedLinkKey, Service
 from mesh.snapshot import Delete, Put, Snapshot
 
@@ -103,14 +102,18 @@ class LinkKeyPlan:
             ids[name].add(found)
         by_service: defaultdict[str, set[str]] = defaultdict(set)
         rotate: defaultdict[str, set[int]] = defaultdict(set)
+        asked: defaultdict[str, set[str]] = defaultdict(set)
         for service, name, link in self._links:
             key = key_name(name, link)
             rotate[key].update((link.rotate,) if link.rotate and self._says(service, link) else ())
+            renew = self._swarm.services[service].labels.renew if service in self._swarm.services else None
+            asked[key].update((renew,) if renew else ())
             if link.provider in ids:
                 by_service[service].add(key)
                 for provider in ids[link.provider]:
                     by_service[provider].add(key)
-        return dict(by_service), {key: _Use(min(every, default=None), ()) for key, every in rotate.items()}
+        uses = {key: _Use(min(every, default=None), tuple(sorted(asked[key]))) for key, every in rotate.items()}
+        return dict(by_service), uses
 
     def _says(self, service: str, link: LinkLabel) -> bool:
         """Whether that is what Swarm says now, of a service that it still has."""

@@ -15,8 +15,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IP
 from mesh.addresses import TWIN_PREFIX, twin
 from mesh.apart import Here, Outside, outside
 from mesh.keys import PrivateKey
-from mesh.labels import LinkLabel
-from mesh.linkkeys import LinkKeys, PresharedKey, key_name
+from mesh.labels import LinkLabel, key_name
+from mesh.linkkeys import LinkKeys, PresharedKey
 from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange, merge
 from mesh.records import Cluster, Endpoint, Service

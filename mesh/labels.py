@@ -23,6 +23,8 @@ LINKS = "linkwire.links"
 LINK = "linkwire.link."
 EXPOSE = "linkwire.expose"
 STRICT = "linkwire.strict"
+RENEW = "linkwire.renew"
+"""Written by `docker linkwire rotate`: when it says something new, the keys of the service's links are renewed."""
 ROLE = "linkwire.role"
 """Marks Linkwire's own containers and services (`agent`, `controller`); says nothing about links."""
 GATE = "linkwire.gate"
@@ -47,6 +49,7 @@ _ALIAS_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 _DURATION = re.compile(r"(?:[0-9]{1,9}[wdhms])+")
 _UNITS = {"w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1}
+_TOKEN = re.compile(r"[0-9A-Za-z-]{1,64}")
 _LINK_SETTINGS = ("ports", "key", "rotate")
 _YES_NO = {"true": True, "false": False}
 
@@ -76,6 +79,8 @@ class ServiceLabels:
     """What a link that names no ports may reach; None: everything; (): nothing, said so or not to be read."""
     strict: bool = True
     """Between two wired services nothing passes outside WireGuard."""
+    renew: str | None = None
+    """What was asked for last by `docker linkwire rotate`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,18 @@ class LabelError:
 
     def __str__(self) -> str:
         return f"label {self.label!r}: {self.value!r}: {self.reason}"
+
+
+def key_name(consumer: str, link: LinkLabel) -> str:
+    """The name of a link's key: the one that its label names, else one of the link's own.
+
+    The names of services and of keys have no colon, so no key that somebody names is ever some link's own.
+
+    Args:
+        consumer: the full name of the service whose labels have the link.
+        link: what they say of it.
+    """
+    return link.key if link.key is not None else f"{consumer}:{link.provider}"
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
@@ -182,8 +199,8 @@ def encode(labels: ServiceLabels) -> dict[str, str]:
         written[LINKS] = ",".join(entries)
     if labels.expose is not None:
         written[EXPOSE] = _join(labels.expose)
-    if not labels.strict:
-        written[STRICT] = "false"
+    others = ((STRICT, None if labels.strict else "false"), (RENEW, labels.renew))
+    written |= {label: value for label, value in others if value is not None}
     read, errors = decode(written)
     if errors:
         raise ValueError("; ".join(str(error) for error in errors))
@@ -217,6 +234,7 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
     }
     expose = _decode_expose(ours.pop(EXPOSE, None), errors) if EXPOSE not in shut else ()
     strict = _decode_strict(ours.pop(STRICT, "true"), errors)
+    renew = _decode_renew(ours.pop(RENEW, None), errors)
     ours.pop(ROLE, None)
     for label, value in ours.items():
         provider, _, setting = label.removeprefix(LINK).rpartition(".")
@@ -230,7 +248,7 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
                 links[provider] = changed
             else:
                 del links[provider]
-    return ServiceLabels(tuple(links.values()), expose, strict), errors.all()
+    return ServiceLabels(tuple(links.values()), expose, strict, renew), errors.all()
 
 
 @dataclass(slots=True)
@@ -318,11 +336,18 @@ def _decode_strict(value: str, errors: _Errors) -> bool:
     return strict
 
 
+def _decode_renew(value: str | None, errors: _Errors) -> str | None:
+    if value is not None and not _TOKEN.fullmatch(value):
+        errors.add(RENEW, value, "not what docker linkwire rotate writes")
+        return None
+    return value
+
+
 def _known(label: str, providers: Collection[str]) -> list[str]:
     """Return the labels there could be, for a suggestion."""
     provider = label.removeprefix(LINK).rpartition(".")[0]
     settings = [f"{LINK}{provider}.{setting}" for setting in _LINK_SETTINGS] if provider in providers else []
-    return [LINKS, EXPOSE, STRICT, *settings]
+    return [LINKS, EXPOSE, STRICT, RENEW, *settings]
 
 
 def _canonical(labels: ServiceLabels) -> ServiceLabels:

@@ -26,7 +26,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from mesh.errors import Terminal
 from mesh.framing import framed
 from mesh.keys import PublicKey
-from mesh.labels import LinkLabel
 from mesh.secret import Secret
 
 _SALT = b"linkwire preshared key 1"
@@ -58,25 +57,13 @@ class PresharedKey(Secret):
     WHAT = "preshared key"
 
 
-def key_name(consumer: str, link: LinkLabel) -> str:
-    """The name of a link's key: the one that its label names, else one of the link's own.
-
-    The names of services and of keys have no colon, so no key that somebody names is ever some link's own.
-
-    Args:
-        consumer: the full name of the service whose labels have the link.
-        link: what they say of it.
-    """
-    return link.key if link.key is not None else f"{consumer}:{link.provider}"
-
-
 def link_key(seed: LinkSeed, cluster: str, name: str, epoch: int) -> LinkKey:
     """The secret of a link key in an epoch; another name, epoch or cluster gives one that tells nothing of this one.
 
     Args:
         seed: of all link keys.
         cluster: Swarm's cluster id.
-        name: the link key's (`key_name`).
+        name: the link key's (`mesh.labels.key_name`).
         epoch: which of its secrets.
     """
     info = framed("linkwire link key 1", cluster, name, epoch)

@@ -102,7 +102,7 @@ class LinkKeyEpoch:
     """Which secret of a link key counts. The secret itself follows from the seed, the name and the epoch."""
 
     key: str
-    """The link key's name (mesh.linkkeys.key_name)."""
+    """The link key's name (mesh.labels.key_name)."""
     epoch: int
     """Only ever grows. It is the time in which it began, so that it also grows where its record was lost."""
     since: int

@@ -12,8 +12,7 @@ from mesh.apart import in_order
 from mesh.envelope import SigningKey
 from mesh.hybrid import NodeKey, NodePublicKey
 from mesh.keys import KEY_BYTES, PublicKey
-from mesh.labels import LinkLabel, ServiceLabels
-from mesh.linkkeys import key_name
+from mesh.labels import LinkLabel, ServiceLabels, key_name
 from mesh.records import (
     Address,
     Attachment,

@@ -9,8 +9,8 @@ from mesh import keyspace
 from mesh.apart import Here
 from mesh.graph import Graph, desired, index
 from mesh.keys import PublicKey
-from mesh.labels import LinkLabel
-from mesh.linkkeys import LinkKeys, key_name
+from mesh.labels import LinkLabel, key_name
+from mesh.linkkeys import LinkKeys
 from mesh.policy import Exit
 from mesh.ports import PortRange
 from mesh.records import Attachment, Cluster, Endpoint, Record, Service, Versioned

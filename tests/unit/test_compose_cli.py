@@ -195,7 +195,8 @@ def test_the_module_is_the_same_program(run: Run, files: Path) -> None:
     [
         (
             ["chekc"],
-            "there is no command 'chekc'; there are: check, render, deploy, ps, install, uninstall, node, version",
+            "there is no command 'chekc'; there are: check, render, deploy, ps, install, uninstall, node, rotate, "
+            "version",
         ),
         (["render", "shop"], "which compose files? name them with -c FILE, or -c - for standard input"),
         (["check", "-c", ""], "which compose files? name them with -c FILE, or -c - for standard input"),
@@ -248,16 +249,6 @@ def test_all_unreadable_files_are_told(docker: str, run: Run, files: Path) -> No
         "3 errors",
     ]
     assert files
-
-
-def test_what_is_not_enforced_is_said(run: Run, files: Path) -> None:
-    service = "{links: [a], x-wireguard: {strict: true, links: {a: {key: k}}}}"
-    text = f"x-wireguard: {{keys: {{k: {{rotate: 1h}}}}}}\nservices: {{a: {service}}}"
-    (files / "a.yml").write_text(text)
-    said = "linkwire: warning: accepted, not yet enforced: key, rotate\n"
-    for words in (["check", "-c", "a.yml"], ["render", "-c", "a.yml", "s"]):
-        shown = run(PLUGIN, "linkwire", *words)
-        assert (shown.returncode, shown.stderr) == (0, said)
 
 
 def test_render(docker: str, run: Run, files: Path) -> None:
@@ -628,3 +619,43 @@ def test_check_is_quiet_where_there_is_no_engine(docker: str, run: Run, files: P
     shown = run(docker, "linkwire", "check", "-c", "a.yml")
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "ok: 2 links between 3 services\n", "")
     assert time.monotonic() - began < 5
+
+
+# --- rotating link keys
+
+
+def with_key(name: str, *keys: str) -> dict[str, object]:
+    """A service that links to as many others, each link with a key; an empty one is the link's own."""
+    links = {"linkwire.links": ",".join(f"p{number}" for number in range(len(keys)))}
+    keyed = {f"linkwire.link.p{number}.key": key for number, key in enumerate(keys) if key}
+    return {"Spec": {"Name": name, "Labels": links | keyed}}
+
+
+KEYED = json.dumps([with_key("web", "shop"), with_key("app", "", "shop"), {"Spec": {"Name": "p0", "Labels": None}}])
+
+
+@pytest.mark.parametrize(
+    ("words", "services", "keys"),
+    [
+        ("app:p0", ["app"], ["app:p0 is asked for", "shop is asked for too"]),
+        ("shop", ["app"], ["app:p0 is asked for too", "shop is asked for"]),
+        ("--all", ["app"], ["app:p0 is asked for", "shop is asked for"]),
+    ],
+)
+def test_rotate(agent: dict[str, str], run: Run, words: str, services: list[str], keys: list[str]) -> None:
+    shown = run(PLUGIN, "linkwire", "rotate", words, **agent, SERVICES=KEYED)
+    assert shown.returncode == 0, shown.stderr
+    updates = [line for line in Path(agent["RECORD"]).read_text().splitlines() if "service update" in line]
+    assert [line.split()[-1] for line in updates] == services
+    assert all("--detach --label-add linkwire.renew=" in line for line in updates)
+    assert shown.stdout.splitlines() == [f"linkwire: a new secret of {key}" for key in keys]
+
+
+def test_rotate_what_there_is_not(run: Run, agent: dict[str, str]) -> None:
+    shown = run(PLUGIN, "linkwire", "rotate", "shop", "app:p1", **agent, SERVICES=KEYED)
+    assert shown.returncode == 2
+    assert "no link has the key 'app:p1'; did you mean 'app:p0'?" in shown.stderr
+    for words in ([], ["--all", "shop"]):
+        assert run(PLUGIN, "linkwire", "rotate", *words, **agent, SERVICES=KEYED).returncode == 2
+    assert run(PLUGIN, "linkwire", "rotate", "--all", **agent, SERVICES="[]").returncode == 2
+    assert "update" not in Path(agent["RECORD"]).read_text()

@@ -38,6 +38,8 @@ def answer(**changes: object) -> dict[str, Any]:
         "vip6": "fd00::a01:901",
         "ports": "all",
         "refused": {"consumer": {"in": 1, "out": 20}, "provider": {"in": 300, "out": 4000}},
+        "key": "shop_shop",
+        "epoch": 1800000000,
         "pairs": [pair()],
     }
     return {"version": 1, "links": [link], "problems": []} | changes
@@ -54,14 +56,21 @@ def test_the_table() -> None:
             "aliases": ["shop_cache"],
             "pairs": [pair(state="unwired", handshake_age=None, rx=0, tx=0, error="port taken", provider_node="n3")],
         },
-        {"consumer": "shop_web", "provider": "gone", "aliases": [], "pairs": [], "refused": nothing},
+        {
+            "consumer": "shop_web",
+            "provider": "gone",
+            "aliases": [],
+            "pairs": [],
+            "refused": nothing,
+            "key": "shop_web:gone",
+        },
     ]
     assert table(read(json.dumps(answer(links=links, problems=["node n4 does not answer"])))) == (
-        "LINK                       CONSUMER TASK             NODE   PROVIDER TASK            NODE   STATE       HANDSHAKE   RECEIVED   SENT     REFUSED\n"  # noqa: E501 - a table
-        "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n2     connected   12s ago     123B       4.56kB   4321\n"  # noqa: E501 - a table
+        "LINK                       CONSUMER TASK             NODE   PROVIDER TASK            NODE   STATE       HANDSHAKE   RECEIVED   SENT     REFUSED   KEY\n"  # noqa: E501 - a table
+        "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n2     connected   12s ago     123B       4.56kB   4321      shop_shop/1800000000\n"  # noqa: E501 - a table
         "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.2.x              n2     connected   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
-        "shop_web -> shop_cache     shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n3     unwired     never       0B         0B       -\n"  # noqa: E501 - a table
-        "shop_web -> gone           -                         -      -                        -      -           -           -          -        0\n"  # noqa: E501 - a table
+        "shop_web -> shop_cache     shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n3     unwired     never       0B         0B       -         -\n"  # noqa: E501 - a table
+        "shop_web -> gone           -                         -      -                        -      -           -           -          -        0         own\n"  # noqa: E501 - a table
         "\n"
         "PROBLEMS\n"
         "  node n4 does not answer\n"
@@ -71,7 +80,7 @@ def test_the_table() -> None:
 
 def test_no_links_is_a_header() -> None:
     assert table(read('{"version": 1, "links": [], "problems": []}')).splitlines() == [
-        "LINK   CONSUMER TASK   NODE   PROVIDER TASK   NODE   STATE   HANDSHAKE   RECEIVED   SENT   REFUSED"
+        "LINK   CONSUMER TASK   NODE   PROVIDER TASK   NODE   STATE   HANDSHAKE   RECEIVED   SENT   REFUSED   KEY"
     ]
 
 

@@ -23,6 +23,7 @@ from mesh.records import (
     Cluster,
     DeviceStatus,
     Endpoint,
+    LinkKeyEpoch,
     Node,
     PeerStatus,
     Record,
@@ -132,6 +133,8 @@ def test_a_link_is_told_with_its_pairs_as_measured() -> None:
                 "vip6": "fd4b:4670:6393::a01:901",
                 "ports": "all",
                 "refused": {"consumer": {"in": 0, "out": 0}, "provider": {"in": 0, "out": 0}},
+                "key": "shop_web:shop_db",
+                "epoch": None,
                 "pairs": [
                     {
                         "consumer_task": "shop_web.1.t1",
@@ -151,6 +154,15 @@ def test_a_link_is_told_with_its_pairs_as_measured() -> None:
         "apart": {},
         "problems": [],
     }
+
+
+def test_a_links_key_is_told_by_name_and_epoch() -> None:
+    own = LinkKeyEpoch("shop_web:shop_db", 1_800_000_000, 1_800_000_000, ())
+    (link,) = inspect(snapshot(*SHOP, own), NOW)["links"]
+    assert (link["key"], link["epoch"]) == ("shop_web:shop_db", 1_800_000_000)
+    keyed = replace(service("shop_web"), links=(LinkLabel("shop_db", ("db",), key="shop_shop"),))
+    (link,) = inspect(snapshot(*SHOP, own, keyed), NOW)["links"]
+    assert (link["key"], link["epoch"]) == ("shop_shop", None)
 
 
 HTTP, DNS = PortRange("tcp", 80, 80), PortRange("udp", 53, 54)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mesh.errors import Terminal
 from mesh.keys import PublicKey
-from mesh.labels import LinkLabel, check_service_name
-from mesh.linkkeys import LinkKey, LinkKeys, LinkSeed, PresharedKey, combined_key, key_name, link_key, preshared_key
+from mesh.labels import LinkLabel, check_service_name, key_name
+from mesh.linkkeys import LinkKey, LinkKeys, LinkSeed, PresharedKey, combined_key, link_key, preshared_key
 
 SECRET = LinkKey(bytes(range(32)))
 ONE, TWO, THREE = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))

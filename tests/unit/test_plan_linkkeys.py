@@ -246,3 +246,28 @@ def test_what_does_not_fit_into_one_transaction_is_several() -> None:
     assert carry_out(store, steps[:1]) == 1  # the controller dies here
     settled(store, world, subnet)
     check_link_keys(store, world)
+
+
+def renewing(found: SwarmService, token: str | None) -> SwarmService:
+    return replace(found, labels=replace(found.labels, renew=token))
+
+
+def test_a_key_is_rotated_when_somebody_asks_and_once_for_each_time_it_is_asked() -> None:
+    store, world = linked(keyed(WEB))
+    other = keyed(service("shop_cache", "shop_db"))
+    world.add(other, "n3")
+    at_rest(store, world)
+    epochs = [epoch_of(store, "shop_shop")]
+    asked: list[tuple[str | None, str | None]] = [("1", None), ("1", "2"), ("3", "2")]
+    for web, cache in asked:
+        world.now += 1
+        world.services[WEB.id], world.services[other.id] = renewing(keyed(WEB), web), renewing(other, cache)
+        at_rest(store, world)
+        epochs.append(epoch_of(store, "shop_shop"))
+    assert epochs == sorted(set(epochs)), "a new one each time"
+    world.now += 1
+    asked = [("3", None), (None, None), (None, "2")]  # docker stack deploy takes the labels away
+    for web, cache in asked:
+        world.services[WEB.id], world.services[other.id] = renewing(keyed(WEB), web), renewing(other, cache)
+        at_rest(store, world)
+        assert epoch_of(store, "shop_shop") == epochs[-1]

@@ -1,0 +1,63 @@
+"""`docker linkwire rotate`: asks for new secrets of link keys, by a label of the services whose links have them."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+
+from compose_ext.engine import Docker
+from compose_ext.errors import DockerError, UsageError
+from compose_ext.ps import TIMEOUT
+from mesh.labels import LINKS, PREFIX, RENEW, decode, key_name, suggestion
+
+_MILLISECONDS = 1000
+
+
+def rotate(docker: Docker, keys: Iterable[str], *, every: bool, say: Callable[[str], None]) -> None:
+    """Ask for a new secret of some keys. The controller does it when the nodes that have them are there.
+
+    Tasks are not restarted by it: the label is the service's and not its containers'. It asks for all keys of that
+    service's links, which may be more than were named; what is said tells.
+
+    Args:
+        docker: of a manager.
+        keys: full names, as `docker linkwire ps` shows them; a link's own is CONSUMER:PROVIDER.
+        every: all keys of all links.
+        say: told what was asked for.
+
+    Raises:
+        UsageError: no key is named, or one that no link has.
+        DockerError: Docker did not do it.
+    """
+    found = _keys(docker)
+    wanted = sorted(found) if every else sorted(set(keys))
+    if not wanted:
+        raise UsageError("no link has a key yet" if every else "name the link keys to rotate, or say --all")
+    for key in wanted:
+        if key not in found:
+            raise UsageError(f"no link has the key {key!r}{suggestion(key, found)}")
+    asked: dict[str, set[str]] = {}
+    for key in wanted:
+        if not any(key in others for others in asked.values()):
+            service = min(found[key])  # one is enough
+            asked[service] = {other for other, services in found.items() if service in services}
+    token = f"{int(time.time() * _MILLISECONDS):x}"
+    for service in asked:
+        docker.ask(["service", "update", "--detach", "--label-add", f"{RENEW}={token}", service], TIMEOUT)
+    for key in sorted(set().union(*asked.values())):
+        say(f"a new secret of {key} is asked for" + ("" if key in wanted else " too"))
+
+
+def _keys(docker: Docker) -> dict[str, set[str]]:
+    """Link key -> the services whose links have it."""
+    ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
+    found: dict[str, set[str]] = {}
+    try:
+        for service in json.loads(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else ():
+            name, labels = str(service["Spec"]["Name"]), service["Spec"].get("Labels") or {}
+            if LINKS in labels:
+                ours = {label: str(text) for label, text in labels.items() if label.lower().startswith(PREFIX)}
+                for link in decode(ours)[0].links:
+                    found.setdefault(key_name(name, link), set()).add(name)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DockerError(f"docker's answer is not understood ({type(error).__name__}: {error})") from None
+    return found
