@@ -195,8 +195,7 @@ def test_the_module_is_the_same_program(run: Run, files: Path) -> None:
     [
         (
             ["chekc"],
-            "there is no command 'chekc'; there are: check, render, deploy, ps, install, uninstall, node, rotate, "
-            "version",
+            "there is no command 'chekc'; there are: check, render, deploy, ps, install, uninstall, node, rotate",
         ),
         (["render", "shop"], "which compose files? name them with -c FILE, or -c - for standard input"),
         (["check", "-c", ""], "which compose files? name them with -c FILE, or -c - for standard input"),
