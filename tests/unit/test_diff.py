@@ -374,6 +374,8 @@ def test_a_peer_whose_link_key_is_not_here_is_not_made_and_an_older_one_stays() 
     there = replace(there, device=replace(there.device, peers={**there.device.peers, KEYS[0]: bare}))
     gone = diff_of(meant(keyed(None), wanted(1)), there, HOSTS, None, NOW)
     assert gone.device == DeviceChange(peers=(PeerChange(KEYS[0], remove=True),)), "one without a key goes"
+    moved = replace(keyed(None), endpoint=place(9))
+    assert not diff_of(meant(moved, wanted(1)), there, HOSTS, meant(keyed(None), wanted(1)), NOW, complete=False)
 
 
 # --- examples
