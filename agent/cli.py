@@ -21,6 +21,7 @@ from agent.metrics import Metrics, serve
 from agent.nodes import believed, nodes
 from agent.sealing import load_or_make
 from agent.supervise import supervise
+from agent.trust import Trust, remembered
 from mesh import log as logging
 from mesh import memory
 from mesh.errors import LinkwireError, Retryable
@@ -56,7 +57,8 @@ def _inspect(told: settings.Settings) -> None:
     root = told.certificates / "swarm-root-ca.crt"
     try:
         found = store.load(("",))
-        told_of = inspect(believed(found, keyring.cluster), time.time(), told.stack)
+        shown = believed(found, keyring.cluster)
+        told_of = inspect(shown, time.time(), told.stack, remembered(told.state))
         roots = (root.read_bytes(),) if root.exists() else ()
         told_of["nodes"] = list(nodes(found, keyring.cluster, roots, datetime.now(UTC)))
         print(json.dumps(told_of))
@@ -86,7 +88,7 @@ def _run(told: settings.Settings) -> None:
     metrics = Metrics(version, backend.name)
     if told.metrics is not None:
         serve(metrics, told.metrics)
-    agent = Agent(containers, backend, store, key, identity, node, metrics)
+    agent = Agent(containers, backend, store, key, identity, node, metrics, Trust(told.state))
 
     def stop(_signal: int, _frame: object) -> None:
         stopped.set()

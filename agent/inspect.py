@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from agent.diff import REJECT_AFTER_S
+from agent.trust import generation
 from mesh import keyspace
 from mesh.addresses import twin
+from mesh.contents import judge
 from mesh.graph import Graph, index
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel, key_name
@@ -22,13 +24,14 @@ Refusals = Counter[tuple[str, str, str]]
 """(own service's id, the other's, direction) -> packets."""
 
 
-def inspect(snapshot: Snapshot, now: float, stack: str | None = None) -> dict[str, Any]:
+def inspect(snapshot: Snapshot, now: float, stack: str | None = None, seen: bytes = b"") -> dict[str, Any]:
     """Everything as one JSON document.
 
     Args:
         snapshot: everything under the root.
         now: seconds since the epoch, for the age of what the nodes wrote.
         stack: only links with a side in this stack, and problems that name it.
+        seen: the manifest of the highest generation that this node has acted on, empty for none.
     """
     graph = index(snapshot)
     refused = _refused(snapshot, graph)
@@ -41,7 +44,8 @@ def inspect(snapshot: Snapshot, now: float, stack: str | None = None) -> dict[st
             key = {"key": key_name(consumer.name, link), "epoch": _epoch(snapshot, key_name(consumer.name, link))}
             links.append({**_link(graph, refused, consumer, link), **key, "pairs": pairs})
     named = re.compile(rf"(?<![A-Za-z0-9_-]){re.escape(stack or '')}_")  # `shop_db`, but not `workshop_db`
-    problems = [text for text in _problems(snapshot, graph) if stack is None or named.search(text)]
+    problems = list(_distrusted(snapshot, seen))
+    problems += [text for text in _problems(snapshot, graph) if stack is None or named.search(text)]
     apart: Counter[str] = Counter()
     for (own, _, direction), packets in sorted(refused.items()):
         name = graph.services[own].name if own in graph.services else own
@@ -143,6 +147,16 @@ def _task_name(service: Service, endpoint: Endpoint) -> str:
 def _hostname(snapshot: Snapshot, node: str) -> str:
     found = snapshot.get(keyspace.node(node), Node)
     return found.hostname if found else node
+
+
+def _distrusted(snapshot: Snapshot, seen: bytes) -> Iterator[str]:
+    """That what is shown here is not what was signed, and which nodes do not act on it: of every stack."""
+    verdict = judge(snapshot, generation(seen), seen)
+    if not verdict.verified:
+        yield f"store: {verdict.problem}"
+    for status in sorted(snapshot.all(Status), key=lambda s: s.node):
+        if status.held:
+            yield f"node {_hostname(snapshot, status.node)} keeps what it last verified: {status.held}"
 
 
 def _problems(snapshot: Snapshot, graph: Graph) -> Iterator[str]:

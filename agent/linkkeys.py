@@ -8,7 +8,7 @@ from mesh import keyspace
 from mesh.errors import LinkwireError
 from mesh.hybrid import NodeKey
 from mesh.linkkeys import LinkKey, LinkKeys
-from mesh.records import SealedLinkKey
+from mesh.records import LinkKeyEpoch, SealedLinkKey
 from mesh.sealing import open_link_key
 from mesh.snapshot import Snapshot
 
@@ -37,13 +37,20 @@ class HeldLinkKeys:
     def learn(self, snapshot: Snapshot) -> None:
         """Take over what a snapshot holds for this node. What cannot be opened counts as not there, and is said once.
 
-        A record that cannot be read takes nothing away: what the node held under that key it goes on with.
+        A record that cannot be read takes nothing away: what the node held under that key it goes on with. Nor does
+        one of another epoch than the one that counts: that is one put back, or the new one is still to come.
         """
         opened: dict[SealedLinkKey, LinkKey | None] = {}
+        passed = set(snapshot.invalid)
         for sealed in snapshot.all(SealedLinkKey):
-            if sealed.node == self._node:
+            if sealed.node != self._node:
+                continue
+            epoch = snapshot.get(keyspace.epoch(sealed.key), LinkKeyEpoch)
+            if epoch is not None and epoch.epoch != sealed.epoch:
+                passed.add(keyspace.key_of(sealed))
+            else:
                 opened[sealed] = self._opened[sealed] if sealed in self._opened else self._open(sealed)
-        opened |= {old: secret for old, secret in self._opened.items() if keyspace.key_of(old) in snapshot.invalid}
+        opened |= {old: secret for old, secret in self._opened.items() if keyspace.key_of(old) in passed}
         if opened != self._opened:
             self._opened = opened
             self.held = self.held.with_secrets({s.key: secret for s, secret in opened.items() if secret is not None})

@@ -1,7 +1,7 @@
 """The agent's one loop: wait, look, derive each local task's interface, make it so, say what was seen.
 
-Level-based: what wakes it says only that something may have changed. Nothing is removed unless the snapshot is
-complete and says that a controller has taken the store into use.
+Level-based: what wakes it says only that something may have changed. Nothing is done that a verified snapshot does
+not say, and nothing is removed unless it is complete too and a controller has taken the store into use.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from agent.metrics import Metrics
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.reports import Reporter
 from agent.tasks import TaskState
+from agent.trust import Trust
 from agent.watch import ContainerWatch, Local
 from agent.wireguard import Backend
 from mesh import keyspace
@@ -49,8 +50,10 @@ def followed(node: str) -> tuple[str, ...]:
     """What of the store an agent reads."""
     return (
         keyspace.CLUSTER,
+        keyspace.MANIFEST,
         keyspace.SERVICES,
         keyspace.ENDPOINTS,
+        keyspace.EPOCHS,
         keyspace.sealed_key(node, ""),
         keyspace.link_key(node, ""),
         keyspace.report(node, ""),
@@ -71,6 +74,7 @@ class Agent:
         identity: Identity,
         node: Node,
         metrics: Metrics,
+        trust: Trust,
     ) -> None:
         """Prepare; `run` does the work. `node` is what this node says of itself, `key` its sealing key."""
         self._identity = identity
@@ -80,6 +84,7 @@ class Agent:
         self._key = key
         self._node = node
         self._metrics = metrics
+        self._trust = trust
         self._wake = Wake()
         self._tasks: dict[str, TaskState] = {}
         self._keys: dict[tuple[str, int], PrivateKey] = {}
@@ -88,6 +93,7 @@ class Agent:
         self._mtus: dict[IPAddress, tuple[float, int]] = {}
         self._here = Here({}, ())
         self._ipv6 = sysctl.has_ipv6()
+        self._shown = Snapshot()
         self._seen = Snapshot()
         self._graph: Graph = index(self._seen)
         self._lists = 0
@@ -123,10 +129,13 @@ class Agent:
 
     def _pass(self, local: Local, snapshot: Snapshot, reporter: Reporter) -> None:
         self._know(local)
-        if snapshot is not self._seen:
-            self._seen = snapshot
-            self._graph = index(snapshot)
-            self._link_keys.learn(snapshot)
+        if snapshot is not self._shown:
+            self._shown = snapshot
+            believed = self._trust.take(snapshot)
+            if believed is not self._seen:
+                self._seen = believed
+                self._graph = index(believed)
+                self._link_keys.learn(believed)
         now = time.monotonic()
         for state in list(self._tasks.values()):
             try:
@@ -143,7 +152,8 @@ class Agent:
             self._prove(snapshot, reporter)
             found = [state.status(self._backend) for state in self._tasks.values()]
             devices = tuple(device for device in found if device is not None)
-            status = Status(self._node.id, round(time.time(), 1), devices)
+            trust = self._trust
+            status = Status(self._node.id, round(time.time(), 1), devices, trust.manifest, trust.held)
             reporter.status(status)
             self._metrics.update(self._graph, status, self._reports())
 

@@ -84,6 +84,7 @@ class Metrics(Collector):
         self._lock = threading.Lock()
         self._updates = 0
         self._complete = False
+        self._held = False
         self._tasks: Counter[str] = Counter()
         self._peers: Counter[str] = Counter()
         self._ages: dict[Labels, float] = {}
@@ -111,6 +112,7 @@ class Metrics(Collector):
                 self._graph = graph
                 self._services = {e.public_key: e.service for e in graph.by_task.values()}
             self._complete = graph.complete and graph.cluster is not None
+            self._held = bool(status.held)
             self._tasks = Counter(_state(report) for report in reports.values() if report.state != "gone")
             self._peers = Counter()
             self._ages = {}
@@ -145,6 +147,8 @@ class Metrics(Collector):
         with self._lock:
             yield _gauge("agent_info", "This agent.", {self._info: 1}, "version", "backend")
             yield _gauge("store_complete", "Whether all of the store is known.", {(): int(self._complete)})
+            held = "Whether what the store holds is not acted on, because it is not what was signed."
+            yield _gauge("store_unverified", held, {(): int(self._held)})
             tasks = _by_state(self._tasks, "wired", "unwired", "error")
             yield _gauge("tasks", "This node's tasks that take part in the mesh.", tasks, "state")
             peers = _by_state(self._peers, "connected", "stale", "no-handshake")

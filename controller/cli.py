@@ -14,6 +14,7 @@ from controller.swarm import SwarmManager
 from controller.watch import SwarmWatch
 from mesh import log as logging
 from mesh import memory
+from mesh.envelope import Signer
 from mesh.errors import Terminal
 from mesh.keyfiles import read_link_seed, read_signing_key, read_verify_keys
 from mesh.seal import Sealer
@@ -41,7 +42,8 @@ def main() -> None:
     try:
         link_seed = read_link_seed(told.link_seed)
         keyring = read_verify_keys(told.verify_keys)
-        store = Store(told.etcd, Sealer.controller(keyring, read_signing_key(told.signing_seed)))
+        signer = Signer(keyring.cluster, read_signing_key(told.signing_seed))
+        store = Store(told.etcd, Sealer.controller(keyring, signer.key))
     except Terminal as error:
         log.error("controller stops", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
@@ -51,7 +53,8 @@ def main() -> None:
     swarm = SwarmManager(told.docker)
     swarm.follow(wake)
     try:
-        Controller(SwarmWatch(swarm), store, wake, told.subnet, told.rest_s, told.name, link_seed).run(stopped)
+        watch = SwarmWatch(swarm)
+        Controller(watch, store, signer, wake, told.subnet, told.rest_s, told.name, link_seed).run(stopped)
     except Terminal as error:
         log.error("controller stops", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)

@@ -15,15 +15,19 @@ from ipaddress import IPv4Network
 import structlog
 
 from controller.election import Election
+from controller.ledger import Ledger, awaited
 from controller.members import Members
+from controller.mend import cluster_again, mend, resign, unknown
 from controller.observed import Swarm
 from controller.plan import plan
 from controller.steps import Allocate, Change, Release, Share, Step, allocation, release, sharing
 from controller.watch import SwarmWatch
+from mesh import keyspace
+from mesh.envelope import Signer
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.keys import PrivateKey
 from mesh.linkkeys import LinkKey, LinkSeed, link_key
-from mesh.records import Node, TaskReport
+from mesh.records import Cluster, Node, TaskReport
 from mesh.snapshot import Holds, Op, Snapshot
 from mesh.store import Follower, Store
 from mesh.wake import Wake
@@ -31,9 +35,12 @@ from mesh.wake import Wake
 log = structlog.get_logger(__name__)
 
 MAX_OPS = 100
-"""In one transaction; etcd takes 128 (--max-txn-ops), the token is one of them."""
+"""In one transaction; etcd takes 128 (--max-txn-ops), the token and the manifest are two of them."""
 CATCH_UP_S = 2.0
 RETRY_S = 0.5
+HEAR_S = 10.0
+"""Seconds for which nodes are awaited before an empty store is taken into use: an agent speaks every 3 s, and notices
+within as long again that etcd has lost its lease."""
 EVERYTHING = ("",)
 
 Secrets = Callable[[str, int], LinkKey]
@@ -47,6 +54,7 @@ class Controller:
         self,
         watch: SwarmWatch,
         store: Store,
+        signer: Signer,
         wake: Wake,
         subnet: IPv4Network,
         rest_s: int,
@@ -58,6 +66,7 @@ class Controller:
         Args:
             watch: what Swarm says.
             store: what is to say the same.
+            signer: whose signature the records get, and the Swarm that they are for.
             wake: what the Swarm events call.
             subnet: of the mesh, for a store that is not in use yet.
             rest_s: seconds for which a freed address is given to nobody.
@@ -66,16 +75,23 @@ class Controller:
         """
         self._watch = watch
         self._store = store
+        self._signer = signer
+        self._ledger = Ledger(store)
         self._wake = wake
         self._subnet = subnet
         self._rest_s = rest_s
         self._name = name
-        self._link_seed = link_seed
+        self._secret: Secrets = partial(link_key, link_seed, signer.cluster)
         self._told: tuple[str, ...] = ()
         self._reports: dict[str, TaskReport] = {}
         self._due: int | None = None
         self._speaking: frozenset[str] = frozenset()
         self._members = Members()
+        self._token: Holds | None = None
+        self._known: Snapshot | None = None
+        self._led_since = 0.0
+        self._waiting = False
+        self._unheard: list[str] = []
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped."""
@@ -83,7 +99,8 @@ class Controller:
         election = Election(self._store, self._name, self._wake)
         try:
             while not stopped.is_set():
-                hints = self._wake.wait(self._due_in())
+                due = self._due_in()
+                hints = self._wake.wait(min(due, RETRY_S) if self._waiting else due)
                 try:
                     self._pass(hints, follower, election)
                 except LinkwireError as error:
@@ -104,20 +121,61 @@ class Controller:
         stored = follower.snapshot
         swarm = self._watch.refresh(hints | self._news(stored))
         token = election.token
+        if token != self._token:  # what another leader has signed meanwhile is not in our memory
+            self._token, self._known, self._led_since = token, None, time.monotonic()
         if token is None or not stored.complete:
             return
-        now = datetime.now(UTC)
-        judged = self._members.judge(swarm, stored, now)
-        made = plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
-        self._due = made.due
-        self._tell((*judged.problems, *made.problems), swarm)
-        secret = partial(link_key, self._link_seed, swarm.cluster)
-        revision = self._write((*judged.steps, *made.steps), token, secret)
+        if swarm.cluster != self._signer.cluster:
+            raise Terminal(f"the verify keys are for the Swarm {self._signer.cluster}, and this is {swarm.cluster}")
+        self._ledger.take(stored)
+        if self._waits(stored, swarm):
+            return
+        steps, whole = self._decide(stored, swarm)
+        revision = self._write(steps, token, whole=whole)
+        if not revision and revision is not None and whole and self._signs(stored):
+            revision = self._ledger.commit((token,))
+            log.info("signed what the store holds", revision=revision)
         if revision is None:
             election.verify()
             self._wake()
         elif revision:
             self._catch_up(follower, revision)
+
+    def _waits(self, stored: Snapshot, swarm: Swarm) -> bool:
+        """Whether nodes have to be heard first, which may know what was signed before the store was emptied."""
+        up = sorted(node.id for node in swarm.nodes.values() if not node.down)
+        missing = awaited(stored, up)
+        self._waiting = bool(missing) and time.monotonic() < self._led_since + HEAR_S
+        if missing and not self._waiting and self._unheard != missing:
+            log.warning("the store is taken into use without having heard all nodes", silent=missing)
+            self._unheard = missing
+        return self._waiting
+
+    def _decide(self, stored: Snapshot, swarm: Swarm) -> tuple[Sequence[Step], bool]:
+        """What to do next; and whether what the store then holds may be signed as a whole."""
+        stranger = unknown(stored) if self._known is None else None
+        if stranger:
+            self._tell((stranger,), swarm)
+            return (), False
+        mending = mend(stored, self._known, verified=self._ledger.verified)
+        mending += cluster_again(stored, swarm.cluster, self._subnet)
+        if mending:
+            return mending, False
+        if self._ledger.verified:
+            self._known = stored
+        now = datetime.now(UTC)
+        judged = self._members.judge(swarm, stored, now)
+        made = plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
+        self._due = made.due
+        self._tell((*judged.problems, *made.problems), swarm)
+        steps = (*judged.steps, *made.steps)
+        return steps or resign(stored, self._signer.key.verify_key.id), keyspace.CLUSTER not in stored.invalid
+
+    def _signs(self, stored: Snapshot) -> bool:
+        """Whether the manifest is to be written though nothing else is."""
+        manifest = stored.records.get(keyspace.MANIFEST)
+        ours = manifest is not None and manifest.signer == self._signer.key.verify_key.id
+        return stored.get(keyspace.CLUSTER, Cluster) is not None and (self._ledger.stale or not ours)
 
     def _news(self, stored: Snapshot) -> set[tuple[str, str]]:
         """What Swarm will soon say more of: services of which a node reported something new, nodes that are new.
@@ -143,8 +201,11 @@ class Controller:
                 log.info("problem solved", problem=problem)
         self._told = problems
 
-    def _write(self, steps: Sequence[Step], token: Holds, secret: Secrets) -> int | None:
+    def _write(self, steps: Sequence[Step], token: Holds, *, whole: bool) -> int | None:
         """Carry out a plan: in few transactions, and where one fails step by step.
+
+        While the store holds what was signed, each transaction signs what it then holds. Else only the last does, so
+        that agents see nothing half mended; and none where there is more to do (`whole` False).
 
         Returns:
             The last revision written, 0 for none; None when no part of the plan held: it is out of date, or the lead
@@ -154,18 +215,20 @@ class Controller:
         lease: int | None = None
         if any(isinstance(step, Release) for step in steps):
             lease = self._store.grant(self._rest_s)
-        for batch in _batches(list(_transactions(steps, secret, lease))):
-            revision = self._commit(batch, token)
+        batches = list(_batches(list(_transactions(steps, self._secret, lease))))
+        for number, batch in enumerate(batches, 1):
+            sign = self._ledger.verified or (whole and number == len(batches))
+            revision = self._commit(batch, token, sign=sign)
             if revision is None and len(batch) > 1:  # something in it no longer holds: the rest may
-                done = [self._commit([one], token) for one in batch]
+                done = [self._commit([one], token, sign=sign) for one in batch]
                 revision = max((one for one in done if one is not None), default=None)
             if revision is None:
                 return last or None
             last = max(last, revision)
         return last
 
-    def _commit(self, batch: Sequence[tuple[Step, tuple[Op, ...]]], token: Holds) -> int | None:
-        revision = self._store.commit((token, *(op for _, part in batch for op in part)))
+    def _commit(self, batch: Sequence[tuple[Step, tuple[Op, ...]]], token: Holds, *, sign: bool) -> int | None:
+        revision = self._ledger.commit((token, *(op for _, part in batch for op in part)), sign=sign)
         for step, _ in batch:
             if revision is not None:
                 log.info("planned", change=step.reason, revision=revision)

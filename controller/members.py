@@ -17,7 +17,7 @@ it. A report on a task that Swarm runs on another node is not unknown but worthl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
@@ -146,7 +146,7 @@ class _Judgement:
         for key, found, report in reports:
             self._report(key, found, report)
         records, invalid = MappingProxyType(self._records), MappingProxyType(self._invalid)
-        stored = Snapshot(self._stored.revision, self._stored.complete, records, invalid)
+        stored = replace(self._stored, records=records, invalid=invalid)
         return Judged(stored, MappingProxyType(self._members), tuple(self._steps()), tuple(self._problems))
 
     def _unknown(self, key: str, reason: str) -> None:

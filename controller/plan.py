@@ -25,7 +25,7 @@ from mesh.addresses import pick_address, pick_port, ula
 from mesh.errors import Terminal
 from mesh.hybrid import NodePublicKey
 from mesh.records import Address, Attachment, Cluster, Endpoint, Node, Port, SealedKey, Service, TaskReport
-from mesh.snapshot import Delete, Op, Put, Snapshot
+from mesh.snapshot import Delete, Holds, Op, Put, Snapshot
 from mesh.wgtypes import IPAddress, UdpEndpoint
 
 
@@ -153,14 +153,23 @@ class _Planner:
                 yield Change((Put(wanted, revision),), f"service {service.name}: its links or options changed")
 
     def _new_service(self, service: SwarmService) -> Iterator[Step]:
+        holder = f"service/{service.id}"
+        used = {endpoint.address for endpoint in self.endpoints.values()} | {s.vip for s in self.services.values()}
+        vip = next(
+            (a.address for a in self.stored.all(Address) if a.holder == holder and a.address not in used), None
+        )
+        if vip is not None:  # its record was lost, and the VIP stays for the service's life
+            self.services[service.id] = record = _service_record(service, vip)
+            still = Holds(keyspace.address(vip), self.stored.revision_of(keyspace.address(vip)))
+            yield Change((Put(record, 0), still), f"service {service.name}: linked, and holds VIP {vip} already")
+            return
         try:
-            vip = pick_address(self.subnet, self.taken, f"service/{service.id}")
+            vip = pick_address(self.subnet, self.taken, holder)
         except Terminal as error:
             self.problems.append(f"service {service.name}: {error}")
             return
         self.taken.add(vip)
-        record = _service_record(service, vip)
-        ops = (Put(record, 0), Put(Address(vip, f"service/{service.id}"), 0))
+        ops = (Put(_service_record(service, vip), 0), Put(Address(vip, holder), 0))
         yield Change(ops, f"service {service.name}: linked, VIP {vip}")
 
     # --- endpoints

@@ -17,8 +17,10 @@ from typing import Protocol
 
 import structlog
 
-from mesh import codec
+from mesh import codec, keyspace
+from mesh.contents import Contents
 from mesh.errors import InvalidRecord, LinkwireError
+from mesh.manifest import Entry, Manifest
 from mesh.records import Record, Versioned
 from mesh.seal import Seal
 from mesh.snapshot import Snapshot
@@ -73,11 +75,15 @@ class Picture:
         self._seal = seal
         self._records: dict[str, Versioned[Record]] = {}
         self._invalid: dict[str, str] = {}
+        self._unread: dict[str, int] = {}
+        self._entries: dict[str, Entry] = {}
+        self._total = Manifest()
 
     def replace(self, batch: Batch) -> None:
         """Forget everything and take a whole batch in its place."""
         before = self._invalid
-        self._records, self._invalid = {}, {}
+        self._records, self._invalid, self._unread = {}, {}, {}
+        self._entries, self._total = {}, Manifest()
         self._take(batch, before)
 
     def apply(self, batch: Batch) -> bool:
@@ -87,31 +93,45 @@ class Picture:
     def snapshot(self, *, complete: bool) -> Snapshot:
         """An immutable copy (1 ms for 40,000 records)."""
         records, invalid = MappingProxyType(self._records.copy()), MappingProxyType(self._invalid.copy())
-        return Snapshot(self.revision, complete, records, invalid)
+        contents = Contents(MappingProxyType(self._entries.copy()), self._total)
+        return Snapshot(self.revision, complete, records, invalid, MappingProxyType(self._unread.copy()), contents)
 
     def _take(self, batch: Batch, known_invalid: dict[str, str]) -> bool:
         for change in batch.changes:
             key = _text(change.key)
+            self._forget(key)
             if change.value is None:
-                self._records.pop(key, None)
                 self._invalid.pop(key, None)
                 continue
             try:
-                self._records[key] = self._open(key, change.value, change.revision)
-                self._invalid.pop(key, None)
+                self._open(key, change.value, change.revision)
             except Exception as error:  # noqa: BLE001 - one value must never keep us from all others
                 reason = _one_line(str(error) if isinstance(error, InvalidRecord) else type(error).__name__)
                 if known_invalid.get(key) != reason:
                     log.warning("left out a value that is not a record of ours", key=key, reason=reason)
-                self._records.pop(key, None)
                 self._invalid[key] = reason
+                self._unread[key] = change.revision
         self.revision = batch.revision
         return bool(batch.changes)
 
-    def _open(self, key: str, value: bytes, revision: int) -> Versioned[Record]:
+    def _forget(self, key: str) -> None:
+        self._records.pop(key, None)
+        self._unread.pop(key, None)
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._total = self._total.remove(entry)
+
+    def _open(self, key: str, value: bytes, revision: int) -> None:
         opened = self._seal.open(key, value)
-        raw = value if opened.signer and not opened.checked else None
-        return Versioned(codec.decode(key, opened.body), revision, opened.generation, opened.signer, raw)
+        unchecked = bool(opened.signer) and not opened.checked
+        raw = value if unchecked or key == keyspace.MANIFEST else None
+        record = codec.decode(key, opened.body)
+        self._records[key] = Versioned(record, revision, opened.generation, opened.signer, raw)
+        self._invalid.pop(key, None)
+        if keyspace.covered(key):
+            entry = Entry.of(key, opened.generation, value)
+            self._entries[key] = entry
+            self._total = self._total.add(entry)
 
 
 class Follower:

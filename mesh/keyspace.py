@@ -13,6 +13,7 @@ from mesh.records import (
     Endpoint,
     Leader,
     LinkKeyEpoch,
+    ManifestRecord,
     Member,
     Node,
     Port,
@@ -31,6 +32,7 @@ Writer = Literal["controller", "agent", "anybody"]
 
 CLUSTER = "cluster"
 LEADER = "leader"
+MANIFEST = "manifest"
 SERVICES = "services/"
 ENDPOINTS = "endpoints/"
 KEYS = "keys/"
@@ -106,6 +108,8 @@ def key_of(record: Record) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a 
             return CLUSTER
         case Leader():
             return LEADER
+        case ManifestRecord():
+            return MANIFEST
         case Service():
             return service(record.id)
         case Endpoint():
@@ -133,6 +137,7 @@ def key_of(record: Record) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a 
 KINDS: dict[str, type[Record]] = {
     CLUSTER: Cluster,
     LEADER: Leader,
+    MANIFEST: ManifestRecord,
     "services": Service,
     "endpoints": Endpoint,
     "keys": SealedKey,
@@ -153,3 +158,8 @@ _WRITERS: dict[str, Writer] = {"nodes": "agent", "tasks": "agent", "status": "ag
 def writer(key: str) -> Writer:
     """Who writes what lies under a key. A key that is none of ours is held to the strictest."""
     return _WRITERS.get(key.split("/", 1)[0], "controller")
+
+
+def covered(key: str) -> bool:
+    """Whether a record is one of those that the manifest is over: what every agent reads, and nothing less."""
+    return key == CLUSTER or key.startswith((SERVICES, ENDPOINTS, EPOCHS))

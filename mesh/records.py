@@ -245,6 +245,11 @@ class Status:
     written: float
     """Seconds since the epoch of the node's clock: for display only, nothing is decided by it."""
     devices: tuple[DeviceStatus, ...]
+    manifest: bytes = b""
+    """The signed manifest of the highest generation that the node has acted on, as it lay in the store: it proves
+    that this generation was signed, whoever brings it. Empty while there was none."""
+    held: str = ""
+    """Why the node does not act on what the store holds now, in words; empty while it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +257,15 @@ class Leader:
     """Which controller leads."""
 
     holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRecord:
+    """Which records there are of those that are signed as a set (`keyspace.covered`), no more and no fewer."""
+
+    count: int
+    digest: bytes
+    """`manifest.Manifest.digest` over all of them."""
 
 
 Record = (
@@ -268,6 +282,7 @@ Record = (
     | TaskReport
     | Status
     | Leader
+    | ManifestRecord
 )
 
 R_co = TypeVar("R_co", bound=Record, covariant=True)
@@ -280,8 +295,8 @@ class Versioned(Generic[R_co]):
     Attributes:
         generation: the one that was signed with it; 0 for what is unsigned, or was not read from a store.
         signer: id of the key that signed it, as `envelope.VerifyKey.id`.
-        raw: the value as it lies in the store, for a record whose signature nobody has checked yet (an agent's);
-            None where there is nothing left to check.
+        raw: the value as it lies in the store, for a record whose signature nobody has checked yet (an agent's), and
+            for the manifest, which agents keep; None for all others.
     """
 
     record: R_co

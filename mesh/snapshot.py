@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from mesh import keyspace
+from mesh.contents import Contents
 from mesh.records import Record, Versioned
 
 T = TypeVar("T", bound=Record)
@@ -26,12 +27,16 @@ class Snapshot:
             add, never to remove.
         records: key (relative to the root) -> record with the revision of its last change.
         invalid: key -> why the value there is not a record of ours. The key counts as unknown, not as absent.
+        unread: key -> the store's revision of its last change, for those.
+        contents: the records that are signed as a set. `contents.judge` says whether they are what was signed.
     """
 
     revision: int = 0
     complete: bool = False
     records: Mapping[str, Versioned[Record]] = field(default_factory=lambda: MappingProxyType({}))
     invalid: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    unread: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    contents: Contents = field(default_factory=Contents)
 
     def get(self, key: str, kind: type[T]) -> T | None:
         """The record under a key, or None if there is none of that kind."""
@@ -45,9 +50,9 @@ class Snapshot:
                 yield versioned.record
 
     def revision_of(self, key: str) -> int:
-        """The revision of a key's last change; 0 for a key that is not there."""
+        """The revision of a key's last change, readable or not; 0 for a key that is not there."""
         found = self.records.get(key)
-        return found.revision if found is not None else 0
+        return found.revision if found is not None else self.unread.get(key, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,25 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
+class Write:
+    """A Put whose record is a signed value already.
+
+    Attributes:
+        key: relative to the root.
+        generation: the one that it is signed with.
+        value: the bytes to write.
+        revision: as in Put.
+        lease: as in Put.
+    """
+
+    key: str
+    generation: int
+    value: bytes
+    revision: int | None
+    lease: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """Take a key away; `revision` as in Put, None also when it may be gone already."""
 
@@ -86,4 +110,4 @@ class Holds:
     revision: int
 
 
-Op = Put | Delete | Holds
+Op = Put | Write | Delete | Holds

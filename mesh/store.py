@@ -13,8 +13,8 @@ from mesh import codec, keyspace
 from mesh.errors import Retryable
 from mesh.etcd import EtcdFeed, LeaseLost, Line, Link, Ranges, read
 from mesh.follow import Follower, Picture
-from mesh.seal import Seal
-from mesh.snapshot import Delete, Op, Put, Snapshot
+from mesh.seal import Seal, Unsealed
+from mesh.snapshot import Delete, Op, Put, Snapshot, Write
 
 __all__ = ["MAX_OPS", "Follower", "LeaseLost", "Store"]
 
@@ -74,7 +74,7 @@ class Store:
 
         Args:
             ops: what to do.
-            generation: signed with each record that is put.
+            generation: signed with each record that is put; those of a Write are signed already.
 
         Returns:
             The store's revision with the changes in it (and so the revision of every record put here), or
@@ -89,14 +89,20 @@ class Store:
         if len(ops) > MAX_OPS:
             raise ValueError(f"{len(ops)} operations in one transaction: etcd takes {MAX_OPS}")
         conditions = [(self._key(op.key), op.revision) for op in ops if op.revision is not None]
-        puts = [
-            (self._key(op.key), self._seal.close(op.key, generation, codec.encode(op.record)), op.lease or 0)
-            for op in ops
-            if isinstance(op, Put)
-        ]
+        writes = [self.seal(op, generation) if isinstance(op, Put) else op for op in ops]
+        puts = [(self._key(op.key), op.value, op.lease or 0) for op in writes if isinstance(op, Write)]
         deletes = [self._key(op.key) for op in ops if isinstance(op, Delete)]
         with self._line.use() as link:
             return link.commit(conditions, puts, deletes)
+
+    def seal(self, put: Put, generation: int) -> Write:
+        """Sign what is to be put, as `commit` does. Raises Terminal where this side does not write that kind."""
+        value = self._seal.close(put.key, generation, codec.encode(put.record))
+        return Write(put.key, generation, value, put.revision, put.lease)
+
+    def unseal(self, key: str, value: bytes) -> Unsealed:
+        """Open a value of a key that was found elsewhere, such as in a report. Raises InvalidRecord."""
+        return self._seal.open(key, value)
 
     def grant(self, ttl: int) -> int:
         """Make a lease of `ttl` seconds and return its id. When no answer comes, what was made ends by itself."""

@@ -1,6 +1,10 @@
 """Keys for tests: a mesh's signing key, a node's, and a seal that writes every kind of record."""
 
+from mesh import codec, keyspace
+from mesh.contents import Contents
 from mesh.envelope import Keyring, Signer, SigningKey
+from mesh.manifest import Entry
+from mesh.records import Record
 from mesh.seal import Sealer
 
 CLUSTER = "cluster"
@@ -9,3 +13,14 @@ NODE_KEY = SigningKey.generate()
 STRANGER = SigningKey.generate()
 KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))
 SEAL = Sealer(KEYRING, {"controller": Signer(CLUSTER, SIGNING_KEY), "agent": Signer(CLUSTER, NODE_KEY)})
+
+
+def value(record: Record, generation: int = 1) -> bytes:
+    """A record as it lies in the store, signed by who writes its kind."""
+    return SEAL.close(keyspace.key_of(record), generation, codec.encode(record))
+
+
+def holding(*records: Record, generation: int = 1) -> Contents:
+    """What a store with these records has to have signed as a set."""
+    entries = (Entry.of(keyspace.key_of(record), generation, value(record, generation)) for record in records)
+    return Contents().after(entries, ())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mesh.errors import LinkwireError
 from mesh.log import configure
-from tests.bench import link, machine, peers, plan, report, rules, stage, store, wire
+from tests.bench import link, machine, peers, plan, report, rules, stage, store, verified, wire
 from tests.bench.by_hand import ReferenceFailed
 from tests.bench.measure import FULL, QUICK, Effort, Row
 from tests.netns.world import sweep
@@ -24,6 +24,7 @@ GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "wire": wire.measure,
     "peers": peers.measure,
     "store": store.measure,
+    "verified": verified.measure,
     "plan": plan.measure,
 }
 OUTPUT = Path("build/bench/result.json")

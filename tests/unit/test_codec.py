@@ -27,6 +27,7 @@ from mesh.records import (
     Endpoint,
     Leader,
     LinkKeyEpoch,
+    ManifestRecord,
     Member,
     Node,
     PeerStatus,
@@ -63,6 +64,7 @@ KEY_TEXT = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 ONE_OF_EACH: list[tuple[str, Record]] = [
     ("cluster", Cluster("c", IPv4Network("10.80.0.0/16"), IPv6Network("fd12:3456:789a::/96"))),
     ("leader", Leader("me")),
+    ("manifest", ManifestRecord(3, b"\x00\xff" * 16)),
     (
         "services/s",
         Service(
@@ -115,6 +117,8 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
                 DeviceStatus("t", KEY, (PeerStatus(KEY, 1.5, 10, 20, "10.0.0.1:51820"),), (Refused("in", "s", 3),)),
                 DeviceStatus("u", None, (), ()),
             ),
+            b"signed",
+            "not what was signed",
         ),
     ),
 ]

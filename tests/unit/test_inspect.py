@@ -35,6 +35,7 @@ from mesh.records import (
 )
 from mesh.snapshot import Snapshot
 from mesh.wgtypes import UdpEndpoint
+from tests.signing import holding
 
 NOW = 1_000_000.0
 VIPS = (
@@ -106,7 +107,9 @@ def status(number: int, *peers: tuple[int, float | None]) -> Status:
 
 def snapshot(*records: Record, invalid: dict[str, str] | None = None) -> Snapshot:
     found = {keyspace.key_of(record): Versioned(record, n) for n, record in enumerate(records, 1)}
-    return Snapshot(len(found), True, found, invalid or {})
+    contents = holding(*records)
+    found["manifest"] = Versioned(contents.record(), 1, 1)
+    return Snapshot(len(found), True, found, invalid or {}, contents=contents)
 
 
 SHOP: tuple[Record, ...] = (

@@ -104,6 +104,7 @@ def test_all_of_it() -> None:
     assert values(measured) == {
         'linkwire_agent_info{backend="kernel",version="0.1.0"}': 1,
         "linkwire_store_complete": 1,
+        "linkwire_store_unverified": 0,
         'linkwire_tasks{state="wired"}': 1,
         'linkwire_tasks{state="unwired"}': 1,
         'linkwire_tasks{state="error"}': 1,

@@ -1,0 +1,125 @@
+"""What of the store this node acts on: the last state that was verified, and never one older than it has seen.
+
+The highest manifest that was acted on is kept in a file on the node's own volume, as it was signed: so that a restart
+forgets nothing, and so that the node can prove to a controller which generation there was.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from mesh import keyspace
+from mesh.contents import judge
+from mesh.envelope import peek
+from mesh.errors import InvalidRecord, Terminal
+from mesh.snapshot import Snapshot
+
+log = structlog.get_logger(__name__)
+
+FILE = "manifest"
+
+
+class Trust:
+    """Holds to what was verified. Not safe for several threads.
+
+    Attributes:
+        held: why the newest snapshot is not acted on, in words; empty while it is.
+        manifest: the signed manifest of the highest generation that was acted on; empty while there was none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read what was seen before a restart.
+
+        Raises:
+            Terminal: the file cannot be read. Without it nobody knows what is old, so nothing may be acted on.
+        """
+        self._path = folder / FILE
+        self.manifest = remembered(folder)
+        self._generation = generation(self.manifest)
+        self.held = ""
+        self._verified: Snapshot | None = None
+        self._believed = Snapshot()
+
+    def take(self, snapshot: Snapshot) -> Snapshot:
+        """What to act on now that the store shows this; the same object while that is the same.
+
+        What it gives is complete only if the snapshot is, and is verified.
+        """
+        if not snapshot.revision:
+            return self._believed  # nothing has been read yet
+        verdict = judge(snapshot, self._generation, self.manifest, self._verified)
+        problem = verdict.problem
+        if verdict.verified:
+            problem = self._remember(snapshot, verdict.generation)
+        self._settle(problem)
+        if not problem:
+            self._verified = self._believed = snapshot
+        elif self._believed.complete:
+            self._believed = replace(self._believed, complete=False)
+        return self._believed
+
+    def _settle(self, problem: str) -> None:
+        if problem == self.held:
+            return
+        if problem:
+            log.warning("what the store holds is not acted on", reason=problem)
+        else:
+            log.info("what the store holds is verified again")
+        self.held = problem
+
+    def _remember(self, snapshot: Snapshot, number: int) -> str:
+        """Write the number down before anything is done by it; returns what stands in the way."""
+        if number == self._generation:
+            return ""
+        value = snapshot.records[keyspace.MANIFEST].raw or b""
+        try:
+            _write(self._path, value)
+        except OSError as error:
+            return f"generation {number} cannot be written down in {self._path}: {error.strerror}"
+        self.manifest, self._generation = value, number
+        return ""
+
+
+def remembered(folder: Path) -> bytes:
+    """The signed manifest of the highest generation that was acted on, empty if there was none. Raises Terminal."""
+    path = folder / FILE
+    try:
+        value = path.read_bytes()
+        peek(keyspace.MANIFEST, value)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise Terminal(f"what this node has seen, {path}: {error.strerror}") from None
+    except InvalidRecord as error:
+        # Not its signature: the key that signed it may have been replaced since, and the file is the node's own.
+        raise Terminal(f"what this node has seen, {path}, is damaged ({error}); remove it to start anew") from None
+    return value
+
+
+def generation(manifest: bytes) -> int:
+    """The generation of a signed manifest, unchecked; 0 for an empty one."""
+    return peek(keyspace.MANIFEST, manifest).generation if manifest else 0
+
+
+def _write(path: Path, value: bytes) -> None:
+    """Whole or not at all, and there after a power cut."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(value)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

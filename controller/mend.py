@@ -1,0 +1,137 @@
+"""From what the store should hold to the changes that put right what somebody else changed there. Pure.
+
+Nobody but the leader writes the controller's records, and a leader has seen each state that it signed. So what does
+not open, and what is not as it was signed, is written anew from memory; a leader that is new to a store that was
+tampered with takes away what does not open, and the plan makes it again. What addresses and ports such records held
+stays taken: by the records of the addresses and ports themselves, and where those do not open, by their keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+
+from controller.steps import Change, Release, Step
+from mesh import keyspace
+from mesh.addresses import ula
+from mesh.records import Address, Cluster, Endpoint, Port, Record, Service
+from mesh.snapshot import Delete, Put, Snapshot
+
+BATCH = 1000
+"""Records that are signed anew in one pass."""
+
+
+def mend(stored: Snapshot, known: Snapshot | None, *, verified: bool) -> list[Step]:
+    """What puts right what was tampered with, nothing where all is as it was signed.
+
+    Args:
+        stored: complete; what the store holds now.
+        known: complete; what it held when this leader last saw it verified. None for one that never did.
+        verified: whether `stored` holds the records that were signed as a set.
+    """
+    steps: list[Step] = []
+    if known is not None and not verified:
+        steps += _as_it_was(stored, known)
+    if known is not None:
+        steps += _replayed(stored, known)
+    done = {op.key for step in steps if isinstance(step, Change) for op in step.ops}
+    for key, reason in sorted(stored.invalid.items()):
+        if key not in done and key in stored.unread and keyspace.writer(key) == "controller":
+            steps += _unreadable(stored, known, key, reason)
+    return steps
+
+
+def unknown(stored: Snapshot) -> str | None:
+    """The problem of a store that was signed by somebody else, in words: nothing may be done to it."""
+    unreadable = [key for key in stored.invalid if keyspace.covered(key)]
+    if not unreadable or stored.contents.entries:
+        return None
+    return (
+        f"the store holds {len(unreadable)} records and none is signed by one of the verify keys ({unreadable[0]}: "
+        f"{stored.invalid[unreadable[0]]}): add the key that signed them to the verify keys, or empty the store"
+    )
+
+
+def cluster_again(stored: Snapshot, cluster: str, subnet: IPv4Network) -> list[Step]:
+    """The cluster's own record, written anew when it does not open and the subnet is the one that is in use."""
+    if keyspace.CLUSTER not in stored.invalid:
+        return []
+    used = [endpoint.address for endpoint in stored.all(Endpoint)] + [s.vip for s in stored.all(Service)]
+    if any(address not in subnet for address in used):
+        return []
+    record = Cluster(cluster, subnet, ula(cluster))
+    revision = stored.revision_of(keyspace.CLUSTER)
+    return [Change((Put(record, revision),), f"{stored.invalid[keyspace.CLUSTER]}: written anew")]
+
+
+def resign(stored: Snapshot, signer: bytes) -> list[Step]:
+    """Writes anew what another key than the controller's own has signed, some of it at a time.
+
+    A resting address is left: it ends by its lease, sooner than the old key.
+    """
+    steps: list[Step] = []
+    for key, found in stored.records.items():
+        resting = isinstance(found.record, Address) and found.record.holder is None
+        if found.signer in ("", b"", signer) or keyspace.writer(key) != "controller" or resting:
+            continue
+        if key != keyspace.MANIFEST:  # which is written with each of them
+            steps.append(Change((Put(found.record, found.revision),), f"{key}: signed with the new key"))
+        if len(steps) == BATCH:
+            break
+    return steps
+
+
+def _as_it_was(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
+    """By what the records say: one that was written anew has another generation and signature than before."""
+    for key in sorted(known.contents.entries.keys() | stored.contents.entries.keys()):
+        now, before = stored.records.get(key), known.records.get(key)
+        revision = stored.revision_of(key)
+        if before is None:
+            yield Change((Delete(key, revision),), f"{key}: nobody signed that it is there, taken away")
+        elif now is None or now.record != before.record:
+            yield Change((Put(before.record, revision),), f"{key}: not as it was signed, written anew")
+
+
+def _replayed(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
+    """What is not signed as a set, and is older than what was there: only its own generation tells."""
+    for key, before in known.records.items():
+        now = stored.records.get(key)
+        if now is None or now.generation >= before.generation or keyspace.covered(key) or key == keyspace.MANIFEST:
+            continue
+        resting = isinstance(before.record, Address) and before.record.holder is None
+        if keyspace.writer(key) == "controller" and not resting:
+            change = f"{key}: an old record in its place, written anew"
+            yield Change((Put(before.record, now.revision),), change)
+
+
+def _unreadable(stored: Snapshot, known: Snapshot | None, key: str, reason: str) -> Iterator[Step]:
+    revision = stored.revision_of(key)
+    before = known.records.get(key) if known is not None else None
+    kind, _, rest = key.partition("/")
+    again: Record | None = before.record if before is not None else None
+    if again is None and kind in {"addresses", "ports"}:
+        again = _held(stored, key)
+    if isinstance(again, Address) and again.holder is None:
+        again = None  # it has to get a lease
+    if again is not None:
+        yield Change((Put(again, revision),), f"{reason}: written anew")
+    elif kind == "addresses":
+        try:
+            yield Release((), ((IPv4Address(rest), revision),), f"{reason}: nobody holds it, so it rests")
+        except ValueError:
+            yield Change((Delete(key, revision),), f"{reason}: taken away")
+    elif key not in (keyspace.CLUSTER, keyspace.MANIFEST):
+        yield Change((Delete(key, revision),), f"{reason}: taken away, and made again where it is needed")
+
+
+def _held(stored: Snapshot, key: str) -> Record | None:
+    """The record of an address or port, made from what holds it."""
+    for endpoint in stored.all(Endpoint):
+        if keyspace.address(endpoint.address) == key:
+            return Address(endpoint.address, f"task/{endpoint.task}")
+        if keyspace.port(endpoint.node, endpoint.underlay.port) == key:
+            return Port(endpoint.node, endpoint.underlay.port, endpoint.task)
+    for service in stored.all(Service):
+        if keyspace.address(service.vip) == key:
+            return Address(service.vip, f"service/{service.id}")
+    return None

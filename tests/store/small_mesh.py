@@ -1,0 +1,203 @@
+"""A mesh on a real etcd without machines: real controllers, a Swarm of two nodes as told, and their agents' trust."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from agent.loop import followed
+from agent.trust import Trust
+from controller.loop import Controller
+from controller.observed import SwarmNode, SwarmService, SwarmTask
+from controller.watch import SwarmWatch
+from mesh.envelope import Keyring, Signer, SigningKey
+from mesh.errors import Retryable
+from mesh.follow import Follower
+from mesh.hybrid import NodeKey
+from mesh.labels import LinkLabel, ServiceLabels
+from mesh.linkkeys import LinkSeed
+from mesh.records import Node, Status
+from mesh.seal import Sealer
+from mesh.snapshot import Put, Snapshot
+from mesh.store import Store
+from mesh.wake import Wake
+from tests.signing import CLUSTER, KEYRING, SIGNING_KEY
+from tests.store.waiting import until
+
+NODES = ("n1", "n2")
+LINK_SEED = LinkSeed.generate()
+
+
+def swarm_service(name: str, *providers: str) -> SwarmService:
+    labels = ServiceLabels(tuple(LinkLabel(provider, (provider,)) for provider in providers))
+    return SwarmService(f"#{name}", name, labels, (), dnsrr=False, replicas=None)
+
+
+class Swarm:
+    """`web` links to `db`; three tasks of each to begin with."""
+
+    def __init__(self) -> None:
+        self.services_now = {s.id: s for s in (swarm_service("web", "db"), swarm_service("db"))}
+        self.tasks_now: dict[str, SwarmTask] = {}
+        for n in range(6):
+            self.start("web" if n % 2 else "db")
+
+    def start(self, service: str) -> str:
+        number = len(self.tasks_now)
+        task = f"t{number}{'x' * 20}"
+        self.tasks_now = {
+            **self.tasks_now,
+            task: SwarmTask(task, f"#{service}", number, NODES[number % 2], "running", "running", ()),
+        }
+        return task
+
+    def end(self, task: str) -> None:
+        self.tasks_now = {name: found for name, found in self.tasks_now.items() if name != task}
+
+    def cluster(self) -> tuple[str, tuple[bytes, ...]]:
+        return CLUSTER, ()
+
+    def services(self) -> dict[str, SwarmService]:
+        return dict(self.services_now)
+
+    def tasks(self, services: frozenset[str] | None = None) -> dict[str, SwarmTask]:
+        return {t.id: t for t in self.tasks_now.values() if services is None or t.service in services}
+
+    def nodes(self) -> dict[str, SwarmNode]:
+        approved = {name: record(name).statement(CLUSTER).fingerprint for name in NODES}
+        return {name: SwarmNode(name, name, down=False, address=None, approved=approved[name]) for name in NODES}
+
+
+def keys(node: str) -> tuple[NodeKey, SigningKey]:
+    """A node's sealing key and the key that it signs with: the same after a restart."""
+    return NodeKey(node.encode().ljust(32)), SigningKey(node.encode().ljust(32))
+
+
+def record(node: str) -> Node:
+    """What a node says of itself; its keys are approved by hand."""
+    sealing, report = keys(node)
+    address = IPv4Address(f"192.0.2.{node[1:]}")
+    return Node(
+        node, node, sealing.public, report.verify_key, 1, None, "locked", address, 51820, 51899, "kernel", "0"
+    )
+
+
+class Reader:
+    """An agent without devices: it follows, decides what to act on, and reports what it has seen."""
+
+    def __init__(self, endpoint: str, root: str, node: str, folder: Path, keyring: Keyring) -> None:
+        self.node = node
+        self.store = Store([endpoint], Sealer.agent(keyring, keys(node)[1]), root=root)
+        folder.mkdir(exist_ok=True)
+        self.trust = Trust(folder)
+        self.believed = Snapshot()
+        self.everything: list[Snapshot] = []
+        """All that was ever acted on."""
+        self.speaks = True
+        self._lock = threading.Lock()
+        self.follower = self._follow()
+
+    def _follow(self) -> Follower:
+        ready = threading.Event()
+
+        def changed() -> None:
+            ready.wait()
+            self.look()
+
+        follower = self.store.follow(followed(self.node), changed)
+        self.follower = follower
+        ready.set()
+        return follower
+
+    def look(self) -> Snapshot:
+        """Decide anew, and report."""
+        with self._lock:
+            believed = self.trust.take(self.follower.snapshot)
+            if believed is not self.believed:
+                self.believed = believed
+                self.everything.append(believed)
+            return believed
+
+    def speak(self) -> None:
+        status = Status(self.node, 0.0, (), self.trust.manifest, self.trust.held)
+        self.store.commit([Put(record(self.node), None), Put(status, None)])
+
+    def verified(self) -> bool:
+        return self.look().complete and not self.trust.held
+
+    def close(self) -> None:
+        self.store.close()
+
+
+class SmallMesh:
+    """Starts controllers and readers on one etcd, and stops them."""
+
+    def __init__(self, endpoint: str, root: str, folder: Path) -> None:
+        self.endpoint, self.root, self.folder = endpoint, root, folder
+        self.swarm = Swarm()
+        self._wakes: list[Wake] = []
+
+    def wake(self) -> None:
+        for wake in self._wakes:
+            wake("resync")
+
+    def live(self, *readers: Reader) -> None:
+        """A task comes and goes: the store is signed anew, twice and more."""
+        task = self.swarm.start("web")
+        self.wake()
+        settled(*readers, tasks=len(self.swarm.tasks_now))
+        self.swarm.end(task)
+        self.wake()
+        settled(*readers, tasks=len(self.swarm.tasks_now))
+
+    @contextmanager
+    def controller(self, key: SigningKey = SIGNING_KEY, keyring: Keyring = KEYRING) -> Iterator[Controller]:
+        store = Store([self.endpoint], Sealer.controller(keyring, key), root=self.root)
+        wake, stopped = Wake(), threading.Event()
+        watch, signer = SwarmWatch(self.swarm), Signer(CLUSTER, key)
+        controller = Controller(watch, store, signer, wake, IPv4Network("10.1.0.0/16"), 60, "test", LINK_SEED)
+        thread = threading.Thread(target=controller.run, args=(stopped,), daemon=True)
+        thread.start()
+        self._wakes.append(wake)
+        try:
+            yield controller
+        finally:
+            self._wakes.remove(wake)
+            stopped.set()
+            wake()
+            thread.join(20)
+            store.close()
+            assert not thread.is_alive()
+
+    @contextmanager
+    def reader(self, node: str = "n1", folder: str | None = None, keyring: Keyring = KEYRING) -> Iterator[Reader]:
+        reader = Reader(self.endpoint, self.root, node, self.folder / (folder or node), keyring)
+        stopped = threading.Event()
+
+        def speak() -> None:
+            while not stopped.wait(0.3):
+                if reader.speaks:
+                    with suppress(Retryable):  # it says it again
+                        reader.speak()
+
+        thread = threading.Thread(target=speak, daemon=True)
+        thread.start()
+        try:
+            yield reader
+        finally:
+            stopped.set()
+            thread.join()
+            reader.close()
+
+
+def endpoints(snapshot: Snapshot) -> Mapping[str, object]:
+    """What says where packets go: address, key and place of every task."""
+    return {key: found.record for key, found in snapshot.records.items() if key.startswith("endpoints/")}
+
+
+def settled(*readers: Reader, tasks: int = 6) -> None:
+    """Wait until all have verified a state with so many tasks."""
+    until(lambda: all(reader.verified() and len(endpoints(reader.believed)) == tasks for reader in readers), 20)

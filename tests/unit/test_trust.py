@@ -1,0 +1,81 @@
+"""What an agent acts on: the last verified state, and after a restart nothing older than it has seen."""
+
+import stat
+from pathlib import Path
+
+import pytest
+import structlog
+
+from agent.trust import Trust, generation, remembered
+from mesh.errors import Terminal
+from mesh.snapshot import Snapshot
+from tests.unit.test_contents import CLUSTER, RECORDS, service, shown, values
+
+NEW = values(*RECORDS, generation=7)
+OLD = values(CLUSTER, generation=3)
+
+
+def test_it_holds_to_what_it_verified_and_goes_on_as_soon_as_it_can(tmp_path: Path) -> None:
+    trust = Trust(tmp_path)
+    good, broken = shown(NEW), shown({key: raw for key, raw in NEW.items() if key != "services/a"})
+    with structlog.testing.capture_logs() as logs:
+        assert trust.take(good) is good
+        assert not trust.held
+        kept = trust.take(broken)
+        assert (kept.records, kept.complete) == (good.records, False)
+        assert trust.take(shown(dict(broken_values()))) is kept, "the same object, so that nothing is done anew"
+        assert "services/a: gone" in trust.held
+        later = shown(values(*RECORDS, service("c", 3), generation=8))
+        assert trust.take(later) is later
+        assert not trust.held
+    assert [entry["event"] for entry in logs] == [
+        "what the store holds is not acted on",
+        "what the store holds is verified again",
+    ]
+
+
+def broken_values() -> dict[str, bytes]:
+    return {key: raw for key, raw in NEW.items() if key != "services/a"}
+
+
+def test_nothing_is_believed_before_something_was_verified(tmp_path: Path) -> None:
+    trust = Trust(tmp_path)
+    assert trust.take(Snapshot()) == Snapshot()
+    assert not trust.held, "nothing was read yet, which is no problem"
+    assert trust.take(shown(broken_values())) == Snapshot()
+    assert trust.held
+
+
+def test_an_old_state_is_refused_after_a_restart_too(tmp_path: Path) -> None:
+    old = shown(OLD)
+    assert Trust(tmp_path / "new").take(old) == Snapshot(), "the folder is not there: nothing can be written down"
+    assert Trust(tmp_path).take(old) is old, "who never saw a newer one believes it"
+    Trust(tmp_path).take(shown(NEW))
+    again = Trust(tmp_path)
+    assert again.take(old) == Snapshot()
+    assert "generation 3, and 7 has been seen" in again.held
+    assert again.take(shown(NEW)).records
+
+
+def test_the_file(tmp_path: Path) -> None:
+    assert remembered(tmp_path) == b""
+    Trust(tmp_path).take(shown(NEW))
+    path = tmp_path / "manifest"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_bytes() == NEW["manifest"] == remembered(tmp_path)
+    assert generation(remembered(tmp_path)) == 7
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest"]
+    written = path.stat().st_mtime_ns
+    Trust(tmp_path).take(shown(NEW))
+    assert path.stat().st_mtime_ns == written, "nothing new, nothing written"
+    path.write_bytes(b"junk")
+    with pytest.raises(Terminal, match="is damaged"):
+        Trust(tmp_path)
+
+
+def test_what_cannot_be_written_down_is_not_acted_on(tmp_path: Path) -> None:
+    trust = Trust(tmp_path / "none")
+    assert trust.take(shown(NEW)) == Snapshot()
+    assert "cannot be written down" in trust.held
+    (tmp_path / "none").mkdir()
+    assert trust.take(shown(NEW)).records
