@@ -15,7 +15,7 @@ import structlog
 from agent import nft, settings, wireguard
 from agent.containers import Containers
 from agent.identity import Identity
-from agent.inspect import inspect
+from agent.inspect import inspect, signers
 from agent.loop import Agent, node_record
 from agent.metrics import Metrics, serve
 from agent.nodes import believed, nodes
@@ -60,6 +60,7 @@ def _inspect(told: settings.Settings) -> None:
         shown = believed(found, keyring.cluster)
         told_of = inspect(shown, time.time(), told.stack, remembered(told.state))
         roots = (root.read_bytes(),) if root.exists() else ()
+        told_of["signed_by"] = signers(found)
         told_of["nodes"] = list(nodes(found, keyring.cluster, roots, datetime.now(UTC)))
         print(json.dumps(told_of))
     finally:

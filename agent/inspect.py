@@ -60,6 +60,12 @@ def _epoch(snapshot: Snapshot, key: str) -> int | None:
     return found.epoch if found else None
 
 
+def signers(snapshot: Snapshot) -> list[str]:
+    """Ids of the keys that signed what the controller wrote: when one is alone there, another may be taken away."""
+    written = (found for key, found in snapshot.records.items() if keyspace.writer(key) == "controller")
+    return sorted({found.signer.hex() for found in written})
+
+
 def _refused(snapshot: Snapshot, graph: Graph) -> Refusals:
     """What the tasks' rules have refused, summed by service."""
     found: Refusals = Counter()

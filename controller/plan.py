@@ -72,6 +72,7 @@ class _Planner:
         self.endpoints = {record.task: record for record in stored.all(Endpoint)}
         self.nodes = {record.id: record for record in stored.all(Node)}
         self.taken = {record.address for record in stored.all(Address)}
+        self.held = {record.holder: record.address for record in stored.all(Address) if record.holder}
         self.taken.update(endpoint.address for endpoint in self.endpoints.values())
         self.taken.update(service.vip for service in self.services.values())
         self.ports: dict[str, set[int]] = {}
@@ -154,11 +155,9 @@ class _Planner:
 
     def _new_service(self, service: SwarmService) -> Iterator[Step]:
         holder = f"service/{service.id}"
-        used = {endpoint.address for endpoint in self.endpoints.values()} | {s.vip for s in self.services.values()}
-        vip = next(
-            (a.address for a in self.stored.all(Address) if a.holder == holder and a.address not in used), None
-        )
-        if vip is not None:  # its record was lost, and the VIP stays for the service's life
+        vip = self.held.get(holder)
+        others = {e.address for e in self.endpoints.values()} | {s.vip for s in self.services.values()} if vip else ()
+        if vip and vip not in others:  # only its own record was lost, and the VIP stays for the service's life
             self.services[service.id] = record = _service_record(service, vip)
             still = Holds(keyspace.address(vip), self.stored.revision_of(keyspace.address(vip)))
             yield Change((Put(record, 0), still), f"service {service.name}: linked, and holds VIP {vip} already")

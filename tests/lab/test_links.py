@@ -141,10 +141,11 @@ def test_what_is_wrong_in_the_swarm_is_one_clear_line_and_the_rest_goes_on(stack
         logged = stacks.logged("linkwire_controller")
         assert checked.returncode == 1
         assert "links to nowhere, which does not exist (yet)" in said
-        assert "endpoints/nobody/nothing" in said
         assert "not a name" in said
         for part in ("links to nowhere, which does not exist (yet)", "endpoints/nobody/nothing", "not a name"):
             assert part in logged
+        left = process.answer([*etcdctl, "get", "/linkwire/v1/endpoints/nobody/nothing"])
+        assert not left.stdout, "the controller takes away what nobody has signed"
     finally:
         process.answer([*etcdctl, "del", "/linkwire/v1/endpoints/nobody/nothing"])
         manager.docker("service", "rm", "lost", "odd")
