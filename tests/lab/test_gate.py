@@ -168,4 +168,4 @@ def test_an_agent_says_so_when_a_gated_task_began_before_it_was_wired(gated: Dep
     agent = gated.agent(n1)
     assert agent is not None
     said = "began before it was wired"
-    process.wait_for("the warning", lambda: said in n1.docker("logs", agent).stdout, seconds=30)
+    process.wait_for("the warning", lambda: said in n1.docker("logs", agent).stderr, seconds=30)
