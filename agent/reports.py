@@ -130,7 +130,11 @@ class Reporter:
         held = stored.records.get(key)
         if held is None or held.record != record or held.generation < self._identity.since:
             return False
-        return self._signatures.problem(key, held, self._identity.key.verify_key) is None
+        own = self._identity.key.verify_key
+        if self._signatures.problem(key, held, own) is not None:
+            return False
+        self._signatures.believe(key, held, own)
+        return True
 
     def _wait_for(self, revision: int) -> None:
         """Let the snapshot show what was written, so that it is not written again."""

@@ -162,7 +162,7 @@ class _Judgement:
             return
         accepted = self._memory.accepted.get(node.id)
         known = accepted is not None and accepted.report_key == node.report_key
-        forged = self._memory.signatures.problem(key, found, node.report_key, known=known)
+        forged = self._memory.signatures.problem(key, found, node.report_key)
         if forged is not None:
             self._unknown(key, forged)
             return
@@ -181,6 +181,8 @@ class _Judgement:
             self._problems[text] = None
         else:
             self._unknown(key, f"node {observed.hostname}: {problem}")
+            return
+        self._memory.signatures.believe(key, found, node.report_key)
 
     def _not_shown(self, node: Node, observed: SwarmNode) -> str | None:
         if observed.approved is not None and observed.approved == node.statement(self._swarm.cluster).fingerprint:
@@ -210,6 +212,8 @@ class _Judgement:
         problem = self._memory.signatures.problem(key, found, member.report_key)
         if problem is not None:
             self._unknown(key, problem)
+        else:
+            self._memory.signatures.believe(key, found, member.report_key)
 
     def _steps(self) -> Iterator[Step]:
         gone = {member.node for member in self._stored.all(Member)} | self._memory.accepted.keys()

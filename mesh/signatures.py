@@ -6,7 +6,7 @@ For records of agents, which are read unchecked (mesh.seal) since only who knows
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mesh.envelope import Keyring, VerifyKey, unwrap
 from mesh.errors import InvalidRecord
@@ -23,7 +23,7 @@ class _Checked:
 
 
 class Signatures:
-    """Checks values under keys of one cluster, and remembers what it found and the highest generation of each."""
+    """Checks values under keys of one cluster, and remembers what it found, and the latest generation that was believed."""
 
     def __init__(self, cluster: str) -> None:
         """Know nothing; `cluster` is Swarm's id of it, which every signature is bound to."""
@@ -31,36 +31,38 @@ class Signatures:
         self._checked: dict[str, _Checked] = {}
         self._highest: dict[str, tuple[VerifyKey, int]] = {}
 
-    def problem(self, key: str, found: Versioned[Record], signer: VerifyKey, *, known: bool = True) -> str | None:
+    def problem(self, key: str, found: Versioned[Record], signer: VerifyKey) -> str | None:
         """Why a value is not to be believed to be of a signer.
 
         Args:
             key: relative to the root, where it lies.
             found: as it was read; its `raw` is what is checked.
             signer: whose it should be.
-            known: whether the signer is known to be the right one. What one has signed who is not must not make
-                anybody forget what was seen of the right one.
 
         Returns:
-            None where its signature holds and nothing newer of that signer was seen under this key before.
+            None where its signature holds and nothing newer of that signer was believed under this key before.
         """
         last = self._checked.get(key)
-        if last is not None and last.signer == signer:
-            if last.found is found:
-                return last.problem
-            if last.found.raw == found.raw:  # read again, after the connection was lost
-                self._checked[key] = _Checked(found, signer, last.problem)
-                return last.problem
-        problem = self._check(key, found, signer, known=known)
-        self._checked[key] = _Checked(found, signer, problem)
-        return problem
+        if last is None or last.signer != signer or (last.found is not found and last.found.raw != found.raw):
+            last = self._checked[key] = _Checked(found, signer, self._check(key, found, signer))
+        elif last.found is not found:  # read again, after the connection was lost
+            self._checked[key] = replace(last, found=found)
+        return last.problem
+
+    def believe(self, key: str, found: Versioned[Record], signer: VerifyKey) -> None:
+        """From now on nothing older of that signer counts under this key.
+
+        Not of every signature that holds: what one has signed who is not the right one must make nobody forget what
+        was seen of the right one.
+        """
+        self._highest[key] = signer, found.generation
 
     def keep(self, present: Container[str], living: Container[str]) -> None:
         """Forget the values of keys that are not `present`, and the generations of those that are not `living`."""
         self._checked = {key: checked for key, checked in self._checked.items() if key in present}
         self._highest = {key: highest for key, highest in self._highest.items() if key in living}
 
-    def _check(self, key: str, found: Versioned[Record], signer: VerifyKey, *, known: bool) -> str | None:
+    def _check(self, key: str, found: Versioned[Record], signer: VerifyKey) -> str | None:
         if found.raw is None:
             return f"{key}: there is no signature to check"
         try:
@@ -70,6 +72,4 @@ class Signatures:
         of, highest = self._highest.get(key, (signer, 0))
         if of == signer and generation < highest:
             return f"{key}: an earlier value, of generation {generation}, where {highest} was seen"
-        if known:
-            self._highest[key] = signer, generation
         return None

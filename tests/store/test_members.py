@@ -148,8 +148,10 @@ def test_a_forged_report_is_not_believed_and_the_agent_puts_its_own_back(party: 
 def test_the_same_words_with_anothers_signature_are_replaced_too(party: Party, stranger: Store) -> None:
     until(party.accepted)
     until(lambda: party.believed() == REPORT)
-    stranger.commit([Put(REPORT, None), Put(party.record, None)], 7)
+    revision = stranger.commit([Put(REPORT, None), Put(party.record, None)], 2**62)
+    assert revision is not None
     until(lambda: party.believed() == REPORT and party.accepted())
+    assert party.controller.load(("",)).revision_of(KEY) > revision
 
 
 def test_after_a_wipe_all_is_said_again(party: Party) -> None:

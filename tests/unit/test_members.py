@@ -286,15 +286,41 @@ def test_of_two_statements_of_one_counter_the_first_stays(mesh: Mesh, agent: Age
 
 
 def test_a_controllers_earlier_member_record_does_not_undo_a_later_one(mesh: Mesh, agent: Agent) -> None:
-    mesh.say(agent.signed(agent.record()))
+    statement = agent.signed(agent.record())
+    mesh.say(statement)
     mesh.settle()
     earlier = mesh.values[keyspace.member(N1)]
     fresh = renewed(agent)
     mesh.say(fresh.signed(fresh.record()))
     mesh.settle()
     mesh.values[keyspace.member(N1)] = earlier
-    mesh.settle()
+    mesh.say(statement)
+    assert mesh.settle().members == {}
     assert mesh.stored.get(keyspace.member(N1), Member) == member(fresh)
+
+
+def test_what_the_earlier_key_has_signed_counts_no_more(mesh: Mesh, agent: Agent) -> None:
+    before = wired_with(mesh, agent)
+    fresh = renewed(agent)
+    mesh.say(fresh.signed(fresh.record()))
+    judged = mesh.judge()
+    assert "may not sign this" in judged.stored.invalid[keyspace.report(N1, "t1")]
+    mesh.say(fresh.signed(agent.report("t1")))
+    assert mesh.judge().stored.get(keyspace.report(N1, "t1"), TaskReport) is not None
+    assert before.ready
+
+
+def test_a_strangers_statement_between_does_not_bring_an_earlier_one_back(mesh: Mesh, agent: Agent) -> None:
+    """Of the same keys, with an address that the node had before."""
+    moved = agent.signed(replace(agent.record(), address=IPv4Address("203.0.113.9")))
+    mesh.say(agent.signed(agent.record()))
+    mesh.settle()
+    mesh.judge()
+    stranger = Agent(N1)
+    mesh.say(stranger.signed(stranger.record()))
+    mesh.judge()
+    mesh.say(moved)
+    assert mesh.judge().members == {}
 
 
 def test_after_a_wipe_members_are_rebuilt_from_their_proofs(mesh: Mesh, agent: Agent) -> None:

@@ -172,6 +172,18 @@ def test_a_key_is_not_rotated_while_a_node_that_has_it_is_silent() -> None:
     assert epoch_of(store, "shop_shop") > before
 
 
+def test_a_key_is_not_rotated_while_a_node_that_has_it_has_not_shown_its_keys() -> None:
+    """It could not be given the new secret, and its links would end with their sessions."""
+    store, world = linked(keyed(WEB, rotate=DAY))
+    before = epoch_of(store, "shop_shop")
+    world.now += DAY
+    shown = world.members.pop("n2")
+    assert made_of(store, world).steps == ()
+    world.members["n2"] = shown
+    settled(store, world)
+    assert epoch_of(store, "shop_shop") > before
+
+
 def test_a_node_that_is_down_does_not_hold_it_up() -> None:
     store, world = linked(keyed(WEB, rotate=DAY))
     before = epoch_of(store, "shop_shop")
