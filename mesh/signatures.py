@@ -23,7 +23,7 @@ class _Checked:
 
 
 class Signatures:
-    """Checks values under keys of one cluster, and remembers what it found, and the latest generation that was believed."""
+    """Checks values of one cluster, and remembers what it found and the latest generation that was believed."""
 
     def __init__(self, cluster: str) -> None:
         """Know nothing; `cluster` is Swarm's id of it, which every signature is bound to."""
