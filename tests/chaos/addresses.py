@@ -1,11 +1,12 @@
 """Reads etcd's whole history of addresses: was one ever given to two tasks without a rest between?
 
 etcd tells every change of every key in order, whatever crashed meanwhile; so this cannot miss what a look now and
-then would. It shares no code with Linkwire.
+then would. It shares no code with Linkwire but what takes a record out of its envelope.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -14,7 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-PREFIX = "/linkwire/v1/addresses/"
+from mesh.envelope import peek
+from mesh.keyspace import ROOT
+
+PREFIX = f"{ROOT}addresses/"
 
 
 @dataclass
@@ -33,7 +37,7 @@ class History:
     _process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        argv = ["etcdctl", "--endpoints", self.endpoint, "watch", "--prefix", PREFIX]
+        argv = ["etcdctl", "--endpoints", self.endpoint, "watch", "--prefix", PREFIX, "-w", "json"]
         with self.file.open("wb") as out:
             self._process = subprocess.Popen(argv, stdout=out, env={**os.environ, "ETCDCTL_API": "3"})
         return self
@@ -48,13 +52,16 @@ class History:
         self._read()
 
     def _read(self) -> None:
-        """etcdctl prints PUT, key, value, or DELETE, key, an empty line."""
+        """etcdctl prints a line of JSON for each answer; an event's type is left out for a put and 1 for a delete."""
         holders: dict[str, str | None] = {}
-        lines = iter(self.file.read_text().splitlines())
-        for kind in lines:
-            key, value = next(lines), next(lines)
+        events = [event for line in self.file.read_text().splitlines() for event in json.loads(line)["Events"]]
+        for event in events:
+            key = base64.b64decode(event["kv"]["key"]).decode()
             address = key.removeprefix(PREFIX)
-            holder = json.loads(value)["holder"] if kind == "PUT" else "free"
+            holder: str | None = "free"
+            if not event.get("type"):
+                value = base64.b64decode(event["kv"]["value"])
+                holder = json.loads(peek(key.removeprefix(ROOT), value).body)["holder"]
             before = holders.get(address, "free")
             if holder not in ("free", None):
                 self.given += 1

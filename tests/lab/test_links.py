@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mesh.envelope import peek
+from mesh.keyspace import ROOT
 from tests.lab import checker, process
 from tests.lab.capture import Capture
 from tests.lab.deployment import EXAMPLES, Deployment
@@ -195,6 +198,7 @@ def test_an_address_rests_before_another_task_gets_it(stacks: Deployment) -> Non
 
 def addresses(deployment: Deployment) -> dict[str, str | None]:
     argv = ["etcdctl", "--endpoints", deployment.lab.etcd_endpoint, "get", "--prefix", "/linkwire/v1/addresses/"]
-    shown = process.answer([*argv, "--print-value-only"], env={**os.environ, "ETCDCTL_API": "3"}).stdout
-    records = [json.loads(line) for line in shown.splitlines() if line]
+    shown = json.loads(process.answer([*argv, "-w", "json"], env={**os.environ, "ETCDCTL_API": "3"}).stdout)
+    pairs = [[base64.b64decode(one[part]) for part in ("key", "value")] for one in shown.get("kvs", ())]
+    records = [json.loads(peek(key.decode().removeprefix(ROOT), value).body) for key, value in pairs]
     return {record["address"]: record["holder"] for record in records}
