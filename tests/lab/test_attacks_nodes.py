@@ -321,10 +321,11 @@ def test_a_manager_of_a_locked_swarm_is_approved_by_hand(stacks: Deployment, etc
         )
         agent = stacks.agent(lab.manager)
         assert agent is not None
-        lines = map(json.loads, lab.manager.docker("logs", agent).stdout.splitlines())
-        told = next(line for line in lines if "approve" in line)
-        assert "PRIVATE KEY" not in str(told)
-        assert "raft-dek" not in lab.manager.docker("logs", agent).stdout
+        done = lab.manager.docker("logs", agent)
+        logged = done.stdout + done.stderr
+        told = next(line for line in map(json.loads, logged.splitlines()) if "approve" in line)
+        assert "PRIVATE KEY" not in logged
+        assert "raft-dek" not in logged
         wrong = stacks.try_linkwire("node", "approve", "n1")
         assert wrong.returncode == 2, "nobody is there to be asked"
         stacks.linkwire("node", "approve", "n1", "--fingerprint", "0" * 64)
