@@ -11,7 +11,7 @@ from mesh import keyspace
 from mesh.hybrid import NodeKey, NotOpened
 from mesh.keys import PublicKey
 from mesh.linkkeys import combined_key
-from mesh.records import SealedLinkKey, Versioned
+from mesh.records import LinkKeyEpoch, SealedLinkKey, Versioned
 from mesh.sealing import open_link_key, sealed_link_key
 from mesh.snapshot import Snapshot
 from tests.unit.swarm_world import node_key, secret
@@ -58,6 +58,23 @@ def test_a_record_that_cannot_be_read_takes_nothing_away() -> None:
     assert derived(held) == expected(1)
     held.learn(store(sealed("b", 2), invalid=("linkkeys/n1/shop",)))
     assert (derived(held), derived(held, "b")) == (expected(1), expected(2, "b"))
+
+
+def with_epoch(snapshot: Snapshot, epoch: int) -> Snapshot:
+    record = LinkKeyEpoch("shop", epoch, epoch, ())
+    return replace(snapshot, records={**snapshot.records, keyspace.key_of(record): Versioned(record, 1)})
+
+
+def test_a_box_of_another_epoch_than_the_one_that_counts_is_not_used() -> None:
+    held = HeldLinkKeys("n1", KEY)
+    held.learn(with_epoch(store(sealed(epoch=1)), 2))
+    assert derived(held) is None, "an old box, and nothing to go on with"
+    held.learn(with_epoch(store(sealed(epoch=2)), 2))
+    assert derived(held) == expected(2)
+    held.learn(with_epoch(store(sealed(epoch=1)), 2))
+    assert derived(held) == expected(2), "an old box was put back"
+    held.learn(with_epoch(store(sealed(epoch=3)), 3))
+    assert derived(held) == expected(3)
 
 
 @pytest.mark.parametrize(
