@@ -37,20 +37,20 @@ class HeldLinkKeys:
     def learn(self, snapshot: Snapshot) -> None:
         """Take over what a snapshot holds for this node. What cannot be opened counts as not there, and is said once.
 
-        A record that cannot be read takes nothing away: what the node held under that key it goes on with. Nor does
-        one of another epoch than the one that counts: that is one put back, or the new one is still to come.
+        A box that cannot be read takes nothing away: what the node held under that key it goes on with. Nor does one
+        of another epoch than the one that counts, which was put back or is still to be replaced; nor one that is
+        missing while its epoch counts. Boxes are not signed as a set, epochs are.
         """
+        epochs = {record.key: record.epoch for record in snapshot.all(LinkKeyEpoch)}
         opened: dict[SealedLinkKey, LinkKey | None] = {}
-        passed = set(snapshot.invalid)
         for sealed in snapshot.all(SealedLinkKey):
-            if sealed.node != self._node:
-                continue
-            epoch = snapshot.get(keyspace.epoch(sealed.key), LinkKeyEpoch)
-            if epoch is not None and epoch.epoch != sealed.epoch:
-                passed.add(keyspace.key_of(sealed))
-            else:
+            if sealed.node == self._node and epochs.get(sealed.key, sealed.epoch) == sealed.epoch:
                 opened[sealed] = self._opened[sealed] if sealed in self._opened else self._open(sealed)
-        opened |= {old: secret for old, secret in self._opened.items() if keyspace.key_of(old) in passed}
+        new = {sealed.key for sealed in opened}
+        for old, secret in self._opened.items():
+            unread = keyspace.key_of(old) in snapshot.invalid
+            if old.key not in new and (unread or old.key in epochs):
+                opened[old] = secret
         if opened != self._opened:
             self._opened = opened
             self.held = self.held.with_secrets({s.key: secret for s, secret in opened.items() if secret is not None})

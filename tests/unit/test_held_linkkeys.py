@@ -24,7 +24,11 @@ def sealed(key: str = "shop", epoch: int = 1, node: str = "n1", to: NodeKey = KE
     return sealed_link_key(secret(key, epoch), to.public, node, key, epoch)
 
 
-def store(*records: SealedLinkKey, invalid: tuple[str, ...] = ()) -> Snapshot:
+def counts(epoch: int, key: str = "shop") -> LinkKeyEpoch:
+    return LinkKeyEpoch(key, epoch, 0, ())
+
+
+def store(*records: SealedLinkKey | LinkKeyEpoch, invalid: tuple[str, ...] = ()) -> Snapshot:
     found = {keyspace.key_of(record): Versioned(record, 1) for record in records}
     return Snapshot(1, complete=True, records=found, invalid=dict.fromkeys(invalid, "not JSON"))
 
@@ -47,6 +51,29 @@ def test_it_holds_what_is_sealed_to_it_and_renews_it_and_lets_it_go() -> None:
     assert held.held is before, "nothing that concerns it changed"
     held.learn(store(sealed(epoch=2)))
     assert derived(held) == expected(2)
+    held.learn(store())
+    assert derived(held) is None
+
+
+def test_a_box_of_another_epoch_than_the_signed_one_is_passed_over() -> None:
+    held = HeldLinkKeys("n1", KEY)
+    held.learn(store(sealed(epoch=1), counts(2)))
+    assert derived(held) is None, "one that was put back opens nothing, also for an agent that starts"
+    held.learn(store(sealed(epoch=2), counts(2)))
+    assert derived(held) == expected(2)
+    held.learn(store(sealed(epoch=1), counts(2)))
+    assert derived(held) == expected(2)
+    held.learn(store(sealed(epoch=2), counts(3)))
+    assert derived(held) == expected(2), "the new one is still to come"
+    held.learn(store(sealed(epoch=3), counts(3)))
+    assert derived(held) == expected(3)
+
+
+def test_a_box_that_is_withheld_takes_nothing_away_while_its_key_is_in_use() -> None:
+    held = HeldLinkKeys("n1", KEY)
+    held.learn(store(sealed(), counts(1)))
+    held.learn(store(counts(1)))
+    assert derived(held) == expected(1)
     held.learn(store())
     assert derived(held) is None
 
