@@ -1,0 +1,157 @@
+"""`docker linkwire node`: what is shown of each node, and what is asked of docker to approve one."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compose_ext import approval
+from compose_ext.engine import Docker
+from compose_ext.errors import DockerError, UsageError
+
+OWN, OTHER = "a" * 64, "b" * 64
+# What docker would answer, and a note of what it was asked: the real one is asked in tests/lab/test_attacks_nodes.py.
+SCRIPT = """#!/bin/sh
+echo "$*" >> {folder}/asked
+case "$1 $2" in
+  "node ls") cat {folder}/ids ;;
+  "node inspect") cat {folder}/inspected ;;
+  "ps --filter") echo agent ;;
+  "exec agent") cat {folder}/answer ;;
+  "node update") ;;
+  *) exit 1 ;;
+esac
+"""
+
+
+class World:
+    """A docker program that gives chosen answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        program = folder / "docker"
+        program.write_text(SCRIPT.format(folder=folder))
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        self.docker = Docker(str(program))
+        self.swarm({"n1": None})
+        self.said()
+
+    def swarm(self, labels: dict[str, str | None]) -> None:
+        (self.folder / "ids").write_text("\n".join(labels))
+        found = [
+            {
+                "ID": f"id-{name}",
+                "Description": {"Hostname": name},
+                "Spec": {"Labels": {"linkwire.key": label} if label else None},
+            }
+            for name, label in labels.items()
+        ]
+        (self.folder / "inspected").write_text(json.dumps(found))
+
+    def said(self, *nodes: dict[str, Any]) -> None:
+        (self.folder / "answer").write_text(json.dumps({"version": 1, "nodes": nodes}))
+
+    @property
+    def asked(self) -> list[str]:
+        return (self.folder / "asked").read_text().splitlines()
+
+
+def node(name: str, unproven: str | None = None, *, accepted: bool = True) -> dict[str, Any]:
+    return {
+        "id": f"id-{name}",
+        "hostname": "as it says",
+        "fingerprint": OWN,
+        "unproven": unproven,
+        "accepted": accepted,
+    }
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("label", "said", "state", "note"),
+    [
+        (None, node("n1"), "proven", None),
+        (OTHER, node("n1"), "proven", None),
+        (None, node("n1", accepted=False), "proven", "the controller has not accepted its keys (yet)"),
+        (OWN, node("n1", "its key is locked"), "approved", None),
+        (OWN, node("n1", "its key is locked", accepted=False), "approved", "has not accepted its keys (yet)"),
+        (None, node("n1", "its key is locked", accepted=False), "unproven", "n1: its key is locked"),
+        (None, node("n1", "its key is locked"), "unproven", "What it has stays, and nothing new is sealed to it"),
+        (OTHER, node("n1", "its key is locked"), "unproven", "the label linkwire.key approves other keys"),
+        (None, node("n2"), "-", "n1: no agent speaks for it (yet)"),
+    ],
+)
+def test_what_is_shown_of_a_node(
+    world: World, label: str | None, said: dict[str, Any], state: str, note: str | None
+) -> None:
+    world.swarm({"n1": label})
+    world.said(said)
+    shown = approval.ls(world.docker).splitlines()
+    assert shown[1].split()[:3] == ["id-n1", "n1", state]
+    assert ("PROBLEMS" in shown) == (note is not None)
+    assert note is None or note in shown[-1]
+
+
+def test_an_answer_that_is_none_is_an_error_in_words(world: World) -> None:
+    world.said({**node("n1"), "fingerprint": "x\x1b[2J"})
+    with pytest.raises(DockerError, match="the agent's answer lacks something"):
+        approval.ls(world.docker)
+    world.said()
+    (world.folder / "inspected").write_text("[{}]")
+    with pytest.raises(DockerError, match="docker's answer is not understood"):
+        approval.ls(world.docker)
+
+
+def test_what_an_agent_says_cannot_steer_a_terminal(world: World) -> None:
+    world.said(node("n1", "\x1b[2J"))
+    assert "\x1b" not in approval.ls(world.docker)
+
+
+def test_a_fingerprint_is_set_as_a_label_and_nobody_else_is_asked(world: World) -> None:
+    approval.approve(world.docker, "n1", OTHER)
+    assert world.asked == ["node inspect n1", f"node update --label-add linkwire.key={OTHER} id-n1"]
+
+
+@pytest.mark.parametrize("text", ["abc", OWN.upper(), OWN + "a", f"{OWN} --role=manager"])
+def test_what_is_no_fingerprint_is_refused_before_docker_is_asked(world: World, text: str) -> None:
+    with pytest.raises(UsageError, match="64 hexadecimal digits"):
+        approval.approve(world.docker, "n1", text)
+    assert not (world.folder / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "approved"), [("y", True), (" Yes ", True), ("", False), ("n", False), ("ja", False)]
+)
+def test_without_one_it_shows_what_there_is_and_asks(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str, approved: bool
+) -> None:
+    world.said(node("n1", "its key is locked"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _text: answer)
+    if approved:
+        approval.approve(world.docker, "n1", None)
+    else:
+        with pytest.raises(DockerError, match="nothing was approved"):
+            approval.approve(world.docker, "n1", None)
+    shown = capsys.readouterr().out
+    assert OWN in shown
+    assert "compare it with what the agent on that node logs" in shown
+    assert any("--label-add" in line for line in world.asked) == approved
+
+
+def test_nobody_is_asked_where_nobody_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.said(node("n1", "its key is locked"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    with pytest.raises(UsageError, match="--fingerprint"):
+        approval.approve(world.docker, "n1", None)
+    world.said()
+    with pytest.raises(DockerError, match="no agent speaks for n1"):
+        approval.approve(world.docker, "n1", None)
