@@ -53,7 +53,7 @@ def main() -> None:
 
 def _inspect(told: settings.Settings) -> None:
     keyring = read_verify_keys(told.verify_keys)
-    store = Store(told.etcd, Sealer.reader(keyring))
+    store = Store(told.etcd, Sealer.reader(keyring), tls=told.tls)
     root = told.certificates / "swarm-root-ca.crt"
     try:
         found = store.load(("",))
@@ -85,7 +85,7 @@ def _run(told: settings.Settings) -> None:
             time.sleep(RETRY_S)
     identity = Identity(told.state, told.certificates, keyring.cluster, here.id, key.public)
     node = node_record(here, identity, backend, (told.first_port, told.last_port), told.address, version)
-    store = Store(told.etcd, Sealer.agent(keyring, identity.key))
+    store = Store(told.etcd, Sealer.agent(keyring, identity.key), tls=told.tls)
     metrics = Metrics(version, backend.name)
     if told.metrics is not None:
         serve(metrics, told.metrics)

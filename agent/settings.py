@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.flags import Flags
+from mesh.tls import Tls
 from mesh.wgtypes import IPAddress
 
 MAX_PORT = 65535
@@ -24,7 +25,8 @@ class Settings:
 
     Attributes:
         command: `supervise` (the container's first process), `run` (the agent itself) or `inspect`.
-        etcd: endpoints, `http://host:port`.
+        etcd: endpoints, `https://host:port`.
+        tls: how they are spoken to; None for in clear.
         docker: URL of this node's Docker.
         first_port: UDP, the first that a task's device may use on this node.
         last_port: UDP, the last.
@@ -49,6 +51,7 @@ class Settings:
     log_level: str
     metrics: tuple[str, int] | None
     verify_keys: Path
+    tls: Tls | None = None
 
 
 def _ports(text: str) -> tuple[int, int]:
@@ -103,6 +106,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     return Settings(
         command=read.command,
         etcd=read.etcd,
+        tls=flags.tls(read),
         docker=read.docker,
         first_port=read.ports[0],
         last_port=read.ports[1],

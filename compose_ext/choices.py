@@ -26,6 +26,7 @@ class Choices:
     Attributes:
         image: of controller, agent and etcd.
         etcd: `https://HOST:PORT` of etcds of the user's own, comma separated; "" for the one that we bring.
+        etcd_insecure: `true`: those may be `http://`.
         etcd_address: where nodes reach the etcd that we bring; "" for what its node advertises.
         etcd_port: its TCP port.
         subnet: the mesh's addresses.
@@ -38,6 +39,7 @@ class Choices:
 
     image: str = "linkwire:latest"
     etcd: str = ""
+    etcd_insecure: str = "false"
     etcd_address: str = ""
     etcd_port: str = "2379"
     subnet: str = "100.96.0.0/16"
@@ -51,8 +53,16 @@ class Choices:
         """Write them down for the next install."""
         return json.dumps(asdict(self), sort_keys=True)
 
+    @property
+    def in_clear(self) -> bool:
+        """Whether etcd is spoken to without TLS: only the user's own, and only if the user says so."""
+        return self.etcd.startswith("http://")
 
-FLAGS = tuple(Flag(field.name.replace("_", "-")) for field in fields(Choices))
+
+_SWITCHES = ("etcd_insecure",)
+FLAGS = tuple(
+    Flag(field.name.replace("_", "-"), takes_value=field.name not in _SWITCHES) for field in fields(Choices)
+)
 
 
 def choose(parsed: Parsed, earlier: str | None) -> Choices:
@@ -81,9 +91,7 @@ def read_label(text: str) -> Choices:
 def _problems(choices: Choices) -> Iterable[str]:
     if not choices.image or choices.image != "".join(choices.image.split()):
         yield f"--image {choices.image!r} is no image's name"
-    for endpoint in choices.etcd.split(",") if choices.etcd else ():
-        if not _is_port((_ENDPOINT.fullmatch(endpoint.strip()) or (0, 0, 0, ""))[3]):
-            yield f"--etcd {endpoint!r} is no etcd endpoint such as https://10.0.0.1:2379; several take commas"
+    yield from _etcd_problems(choices)
     yield from _address_problems(choices)
     if not choices.controllers.isdecimal() or not 1 <= int(choices.controllers) <= _MOST_CONTROLLERS:
         yield f"--controllers {choices.controllers!r} is not a number from 1 to {_MOST_CONTROLLERS}"
@@ -96,6 +104,19 @@ def _problems(choices: Choices) -> Iterable[str]:
         yield f"--address-rest {choices.address_rest!r} is not a number of seconds from 1 to {_MAX_REST}"
     if choices.log_level not in _LEVELS:
         yield f"--log-level {choices.log_level!r} is none of {', '.join(_LEVELS)}"
+
+
+def _etcd_problems(choices: Choices) -> Iterable[str]:
+    for endpoint in choices.etcd.split(",") if choices.etcd else ():
+        if not _is_port((_ENDPOINT.fullmatch(endpoint.strip()) or (0, 0, 0, ""))[3]):
+            yield f"--etcd {endpoint!r} is no etcd endpoint such as https://10.0.0.1:2379; several take commas"
+    if len({endpoint.strip().partition(":")[0] for endpoint in choices.etcd.split(",")}) > 1:
+        yield f"--etcd {choices.etcd!r}: some are https:// and some are not: all of them, or none"
+    if choices.in_clear and choices.etcd_insecure != "true":
+        yield (
+            f"--etcd {choices.etcd} would be spoken to in clear, and whoever is on the way reads and writes along: "
+            "give https:// endpoints, or say --etcd-insecure"
+        )
 
 
 def _address_problems(choices: Choices) -> Iterable[str]:

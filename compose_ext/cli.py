@@ -167,6 +167,15 @@ def _rotate(docker: Docker, parsed: Parsed) -> int:
     return OK
 
 
+def _renew(docker: Docker, parsed: Parsed) -> int:
+    from compose_ext import renew  # noqa: PLC0415 - likewise
+
+    if parsed.is_on("check"):
+        return OK if renew.check(docker, print) else DOCKER_FAILED
+    renew.renew(docker, parsed, _say)
+    return OK
+
+
 def _say(text: str) -> None:
     print(f"linkwire: {text}", flush=True)
 
@@ -207,5 +216,6 @@ COMMANDS = {
     "uninstall": Command(_uninstall, (Flag("yes", "y", takes_value=False), Flag("keep-secrets", takes_value=False))),
     "node": Command(_node, (Flag("fingerprint"),), (1, 2)),
     "rotate": Command(_rotate, (Flag("all", "a", takes_value=False),), (0, 1000)),
+    "renew": Command(_renew, tuple(Flag(name, takes_value=False) for name in ("check", "signing-key", "drop-old"))),
     "version": Command(_version),
 }

@@ -4,21 +4,20 @@ Every step can be broken off and the command run again: what is there is used, w
 is known by Docker's own list of secrets, configs and services; nothing is kept on this machine.
 """
 
-import json
 import sys
 from collections.abc import Callable
 
-from compose_ext import keys, rollout
-from compose_ext.choices import Choices, choose
+from compose_ext import rollout
+from compose_ext.choices import choose
 from compose_ext.engine import Docker
-from compose_ext.errors import DockerError, UsageError
+from compose_ext.errors import UsageError
 from compose_ext.flags import Parsed
-from compose_ext.stackfile import STACK, Release
+from compose_ext.stackfile import STACK
+from compose_ext.target import ETCD_LABEL, ensure_etcd_node, labelled, work_out
 from compose_ext.vault import TIMEOUT, Vault
 
 WAIT = 300.0
 """Seconds until everything must run; an image has to be pulled by every node."""
-ETCD_LABEL = "linkwire.etcd"
 _REMOVAL = 60.0
 
 
@@ -39,19 +38,16 @@ def install(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
     choices = choose(parsed, before.choices)
     vault = Vault(docker)
     known = len(vault.everything())
-    seeds = keys.ensure(vault, swarm.cluster, before.mounts("controller"))
     if not choices.etcd:
-        address = _etcd_address(docker, swarm, choices, say)
-        endpoints = f"http://{f'[{address}]' if ':' in address else address}:{choices.etcd_port}"
-    else:
-        endpoints = choices.etcd
+        ensure_etcd_node(docker, swarm, say)
+    release = work_out(docker, vault, swarm, before, choices).release(vault)
     made = len(vault.everything()) - known
     say(f"{made} secrets and configs made" if made else "all secrets and configs are there")
-    rollout.deploy(docker, Release(choices, endpoints, seeds.mounted()))
+    rollout.deploy(docker, release)
     say(f"the stack {STACK} is {'updated' if before.services else 'deployed'}")
     if not parsed.is_on("detach"):
         rollout.wait(docker, WAIT, say)
-        say("etcd, controllers and agents run")
+        say("everything runs")
 
 
 def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
@@ -82,7 +78,7 @@ def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> Non
         for held in vault.everything():
             vault.remove(held)
         say("its secrets and configs are removed")
-    for node in _labelled(docker):
+    for node in labelled(docker):
         docker.ask(["node", "update", "--label-rm", ETCD_LABEL, node], TIMEOUT)
     say(
         f"kept: on every node the volume {STACK}_agent (the node's own key), where etcd ran {STACK}_etcd: remove "
@@ -98,31 +94,3 @@ def _agree(parsed: Parsed, *, keep: bool) -> None:
         raise UsageError(f"this removes {what}; say --yes if that is meant")
     if input(f"This removes {what}. Linked services lose new tasks' links. Go on? [y/N] ").strip().lower() != "y":
         raise UsageError("nothing was removed")
-
-
-def _etcd_address(docker: Docker, swarm: rollout.Swarm, choices: Choices, say: Callable[[str], None]) -> str:
-    """Where our etcd is reached; makes sure that a node has its label."""
-    labelled = _labelled(docker)
-    if not labelled:
-        docker.ask(["node", "update", "--label-add", f"{ETCD_LABEL}=true", swarm.node], TIMEOUT)
-        say("etcd will run on this manager")
-        labelled = [swarm.node]
-    if choices.etcd_address:
-        return choices.etcd_address
-    if len(labelled) > 1:
-        raise DockerError(
-            f"{len(labelled)} nodes have the label {ETCD_LABEL}=true, and etcd runs on one: remove the others' "
-            f"(docker node update --label-rm {ETCD_LABEL} NODE)"
-        )
-    node = json.loads(docker.ask(["node", "inspect", labelled[0]], TIMEOUT))[0]
-    address = str((node.get("Status") or {}).get("Addr", ""))
-    manager = str((node.get("ManagerStatus") or {}).get("Addr", "")).rpartition(":")[0].strip("[]")
-    found = manager or address
-    if found in ("", "0.0.0.0", "127.0.0.1", "::1"):  # noqa: S104 - what Swarm writes when it does not know
-        raise DockerError(f"Swarm does not know how nodes reach {labelled[0]}: say it with --etcd-address")
-    return found
-
-
-def _labelled(docker: Docker) -> list[str]:
-    argv = ["node", "ls", "--quiet", "--filter", f"node.label={ETCD_LABEL}=true"]
-    return docker.ask(argv, TIMEOUT).split()

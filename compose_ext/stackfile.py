@@ -36,6 +36,7 @@ class Release:
         return {
             "LINKWIRE_IMAGE": chosen.image,
             "LINKWIRE_ETCD": self.endpoints,
+            "LINKWIRE_ETCD_INSECURE": "1" if chosen.in_clear else "0",
             "LINKWIRE_SUBNET": chosen.subnet,
             "LINKWIRE_CONTROLLERS": chosen.controllers,
             "LINKWIRE_PORTS": chosen.ports,
@@ -50,11 +51,28 @@ class Release:
         document: dict[str, Any] = yaml.safe_load(template())
         services = document["services"]
         if self.choices.etcd:
-            del services["etcd"], document["volumes"]["etcd"]
+            _remove_etcd(document)
+        if self.choices.in_clear:
+            _remove_certificates(document)
         # `$` begins a variable for Docker.
         label = self.choices.label().replace("$", "$$")
         services["controller"]["deploy"]["labels"] = {CHOICES_LABEL: label}
         return json.dumps(document)
+
+
+def _remove_etcd(document: dict[str, Any]) -> None:
+    del document["services"]["etcd"], document["volumes"]["etcd"]
+    del document["secrets"]["etcd_server"], document["configs"]["etcd_server_trust"]
+
+
+def _remove_certificates(document: dict[str, Any]) -> None:
+    for sort in ("secrets", "configs"):
+        document[sort] = {name: one for name, one in document[sort].items() if not name.startswith("etcd_")}
+        for service in document["services"].values():
+            service[sort] = [one for one in service.get(sort, []) if one["source"] in document[sort]]
+    for service in document["services"].values():
+        for variable in ("LINKWIRE_ETCD_CA", "LINKWIRE_ETCD_CERT", "LINKWIRE_ETCD_KEY"):
+            del service["environment"][variable]
 
 
 def template() -> str:

@@ -11,6 +11,7 @@ Commands:
   deploy      Deploy a stack, or update it, with its links
   ps          List links with their tasks, and whether they are connected
   install     Install Linkwire on a Swarm, or update it, with its keys
+  renew       Renew Linkwire's certificates or its signing key, or say how long they are good
   uninstall   Remove Linkwire from a Swarm
   node        List nodes and whose keys are proven, and approve those that cannot be
   rotate      Give link keys new secrets, now
@@ -80,6 +81,7 @@ Options:
                              the label linkwire.etcd=true, which this manager gets if no node has it
       --etcd-port PORT       Its TCP port (default 2379)
       --etcd URL[,URL]       etcds of your own, instead
+      --etcd-insecure        They are http://, and everybody on the way may read and write along
       --subnet SUBNET        The mesh's addresses, fixed at first use (default 100.96.0.0/16)
       --controllers NUMBER   How many, on managers (default 2)
       --ports FIRST-LAST     UDP ports of each node for its tasks (default 51820-53819)
@@ -87,6 +89,20 @@ Options:
       --address-rest SECONDS For which a freed address rests (default 600)
       --log-level LEVEL      debug, info, warning or error (default info)
   -d, --detach               Do not wait until everything runs
+"""
+
+_RENEW = """\
+Renew Linkwire's certificates or its signing key, or say how long they are good
+
+Without a flag: new certificates for etcd, controllers and agents, of a new authority, in steps in which nobody
+is refused. Broken off, it goes on when it is run again. Links carry traffic meanwhile; where wireguard-go does
+their work they pause for seconds while a node's agent is replaced.
+
+Options:
+      --check                Say what there is; exits with 1 if something ends within 30 days
+      --drop-old             At the end restart controllers and agents once more, to accept no certificate of the
+                             old authority; otherwise that ends with the old certificates' time
+      --signing-key          A new signing key instead
 """
 
 _UNINSTALL = """\
@@ -127,6 +143,7 @@ _TEXTS = {
     "deploy": ("docker linkwire deploy -c FILE [OPTIONS] STACK", _DEPLOY),
     "ps": ("docker linkwire ps [OPTIONS] [STACK]", _PS),
     "install": ("docker linkwire install [OPTIONS]", _INSTALL),
+    "renew": ("docker linkwire renew [OPTIONS]", _RENEW),
     "uninstall": ("docker linkwire uninstall [OPTIONS]", _UNINSTALL),
     "node": ("docker linkwire node ls | approve [--fingerprint TEXT] NODE", _NODE),
     "rotate": ("docker linkwire rotate KEY...", _ROTATE),

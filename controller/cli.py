@@ -43,7 +43,7 @@ def main() -> None:
         link_seed = read_link_seed(told.link_seed)
         keyring = read_verify_keys(told.verify_keys)
         signer = Signer(keyring.cluster, read_signing_key(told.signing_seed))
-        store = Store(told.etcd, Sealer.controller(keyring, signer.key))
+        store = Store(told.etcd, Sealer.controller(keyring, signer.key), tls=told.tls)
     except Terminal as error:
         log.error("controller stops", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mesh.flags import Flags
 from mesh.keyfiles import LINK_SEED_FILE, SEED_FILE
+from mesh.tls import Tls
 
 SMALLEST_PREFIX = 29
 MAX_REST_S = 7 * 86400
@@ -22,7 +23,8 @@ class Settings:
     """What a controller is told.
 
     Attributes:
-        etcd: endpoints, `http://host:port`.
+        etcd: endpoints, `https://host:port`.
+        tls: how they are spoken to; None for in clear.
         docker: URL of a manager's Docker.
         subnet: of the mesh; counts only for a store that is not in use yet.
         rest_s: seconds for which a freed address is given to nobody.
@@ -42,6 +44,7 @@ class Settings:
     link_seed: Path
     signing_seed: Path
     verify_keys: Path
+    tls: Tls | None = None
 
 
 def _subnet(text: str) -> IPv4Network:
@@ -73,6 +76,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     read = flags.parser.parse_args(argv)
     return Settings(
         etcd=read.etcd,
+        tls=flags.tls(read),
         docker=read.docker,
         subnet=read.subnet,
         rest_s=read.address_rest,

@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 # etcd3's generated code is too old for protobuf's C parser: "Descriptors cannot be created directly".
@@ -30,6 +29,8 @@ with warnings.catch_warnings():
 
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.follow import Batch, Change
+from mesh.ranges import Ranges
+from mesh.tls import Tls
 
 PAGE = 1000  # keys a read
 DIAL_TIMEOUT = 2.0  # seconds for an endpoint to answer its first question
@@ -59,55 +60,43 @@ _LOST = {
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
 }
-# A revision that is compacted or not there yet; too many requests, or no space until somebody makes some.
-_LATER = {grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED}
+# A revision that is compacted or not there yet; too many requests, or no space until somebody makes some; what a user
+# of etcd may not do until somebody allows it.
+_LATER = {
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.PERMISSION_DENIED,
+}
+
+
+_OLD_AUTH = "revision of auth store is old"  # users or roles changed while we were asking
 
 
 class LeaseLost(LinkwireError):  # noqa: N818 - named like those of mesh.errors
     """The lease ended, and with it every key that was bound to it: it has to be granted anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    """Some keys below a root, as pairs of the first key and the one after the last."""
-
-    root: bytes
-    bounds: tuple[tuple[bytes, bytes], ...]
-
-    @classmethod
-    def of(cls, root: bytes, names: Iterable[bytes]) -> Ranges:
-        """A name that is empty or ends with a slash stands for all that begins with it, another for itself."""
-        keys = [root + name for name in names]
-        # "0" is what comes after "/".
-        return cls(root, tuple((k, k[:-1] + b"0") if k.endswith(b"/") else (k, k + b"\0") for k in keys))
-
-    def span(self) -> tuple[bytes, bytes]:
-        """One range that holds them all."""
-        return min(first for first, _ in self.bounds), max(end for _, end in self.bounds)
-
-    def holds(self, key: bytes) -> bool:
-        """Whether a key, with the root, is one of them."""
-        return any(first <= key < end for first, end in self.bounds)
-
-
 class Link:
     """A gRPC channel to one endpoint, in the requests that we make. Its errors are gRPC's: see `Line.use`."""
 
-    def __init__(self, target: str, timeout: float) -> None:
+    def __init__(self, target: str, timeout: float, tls: Tls | None = None) -> None:
         self.target = target
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(target, options=_CHANNEL)
+        self._channel = _channel(target, tls)
         self._kv = etcdrpc.KVStub(self._channel)
         self._lease = etcdrpc.LeaseStub(self._channel)
         self._watch = etcdrpc.WatchStub(self._channel)
+        self.auth = etcdrpc.AuthStub(self._channel)
+        """For mesh.etcd_roles."""
 
     def close(self) -> None:
         """Break off everything that runs over it."""
         self._channel.close()
 
-    def ask(self, timeout: float | None = None) -> None:
-        """Read nothing, by majority: a member that is cut off from the others does not answer."""
-        self._kv.Range(etcdrpc.RangeRequest(key=b"\0", keys_only=True), timeout=timeout or self._timeout)
+    def ask(self, key: bytes, timeout: float | None = None) -> None:
+        """Ask for a key's name, by majority: a member that is cut off from the others does not answer."""
+        self._kv.Range(etcdrpc.RangeRequest(key=key, keys_only=True), timeout=timeout or self._timeout)
 
     def page(self, first: bytes, end: bytes, revision: int) -> Any:  # noqa: ANN401 - etcd's RangeResponse
         """Read up to PAGE keys of [first, end) as they were at a revision, 0 for now."""
@@ -188,7 +177,7 @@ class Link:
             for response in call:
                 waiting_since = None
                 if response.canceled:
-                    break
+                    raise Retryable(f"etcd at {self.target} ended the watch: {response.cancel_reason or 'no reason'}")
                 yield response
                 waiting_since = time.monotonic()
                 if not asking:
@@ -203,9 +192,12 @@ class Link:
 class Line:
     """The one link in use, and a new one to the next endpoint when it fails. Safe for several threads."""
 
-    def __init__(self, targets: Sequence[str], timeout: float) -> None:
+    def __init__(self, targets: Sequence[str], timeout: float, tls: Tls | None = None, probe: bytes = b"\0") -> None:
+        """Only remember. `probe` is a key that we may read, which tells whether an endpoint answers."""
         self._targets = targets
         self._timeout = timeout
+        self._tls = tls
+        self._probe = probe
         self._next = 0
         self._link: Link | None = None
         self._dialled: Link | None = None
@@ -263,14 +255,15 @@ class Line:
         reasons = []
         for n in range(len(self._targets)):
             at = (self._next + n) % len(self._targets)
-            link = Link(self._targets[at], self._timeout)
+            link = Link(self._targets[at], self._timeout, self._tls)
             if not self._hold(dialled=link):
                 break
             try:
-                link.ask(min(self._timeout, DIAL_TIMEOUT))
+                link.ask(self._probe, min(self._timeout, DIAL_TIMEOUT))
             except grpc.RpcError as error:
                 link.close()
-                reasons.append(str(_ours(error, link.target)))
+                reason = str(_ours(error, link.target))
+                reasons.append(self._tls.explain(reason) if self._tls else reason)
                 continue
             except ValueError:  # gRPC's, for a channel that `close` has closed
                 break
@@ -307,8 +300,8 @@ class Line:
 class EtcdFeed:
     """Batches of changes in some ranges, over a line of its own (`mesh.follow.Feed`)."""
 
-    def __init__(self, targets: Sequence[str], timeout: float, ranges: Ranges) -> None:
-        self._line = Line(targets, timeout)
+    def __init__(self, targets: Sequence[str], timeout: float, ranges: Ranges, tls: Tls | None = None) -> None:
+        self._line = Line(targets, timeout, tls, ranges.bounds[0][0])
         self._ranges = ranges
 
     def close(self) -> None:
@@ -386,4 +379,11 @@ def _ours(error: Any, target: str) -> LinkwireError:  # noqa: ANN401 - grpc is n
     text = f"etcd at {target}: {error.details()} ({code.name})"
     if code is grpc.StatusCode.NOT_FOUND:
         return LeaseLost(text)
-    return Retryable(text) if code in _LOST | _LATER else Terminal(text)
+    return Retryable(text) if code in _LOST | _LATER or _OLD_AUTH in text else Terminal(text)
+
+
+def _channel(target: str, tls: Tls | None) -> Any:  # noqa: ANN401 - grpc is not typed
+    if tls is None:
+        return grpc.insecure_channel(target, options=_CHANNEL)
+    ca, cert, key = tls.read()
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(ca, key, cert), options=_CHANNEL)

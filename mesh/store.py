@@ -11,10 +11,12 @@ from typing import TypeVar
 
 from mesh import codec, keyspace
 from mesh.errors import Retryable
-from mesh.etcd import EtcdFeed, LeaseLost, Line, Link, Ranges, read
+from mesh.etcd import EtcdFeed, LeaseLost, Line, Link, read
 from mesh.follow import Follower, Picture
+from mesh.ranges import Ranges
 from mesh.seal import Seal, Unsealed
 from mesh.snapshot import Delete, Op, Put, Snapshot, Write
+from mesh.tls import Tls
 
 __all__ = ["MAX_OPS", "Follower", "LeaseLost", "Store"]
 
@@ -32,15 +34,23 @@ class Store:
     """
 
     def __init__(
-        self, endpoints: Sequence[str], seal: Seal, *, root: str = keyspace.ROOT, timeout: float = 5.0
+        self,
+        endpoints: Sequence[str],
+        seal: Seal,
+        *,
+        root: str = keyspace.ROOT,
+        timeout: float = 5.0,
+        tls: Tls | None = None,
     ) -> None:
         """Only remember where etcd is.
 
         Args:
-            endpoints: `http://host:port` or `host:port`, the members of one etcd cluster.
+            endpoints: the members of one etcd cluster, `https://host:port` with `tls`, else `http://host:port` or
+                `host:port`.
             seal: signs what is written and checks what is read.
             root: what all keys begin with.
             timeout: seconds for one request.
+            tls: what to show and whom to trust; None to speak in clear.
 
         Raises:
             ValueError: no endpoint, or one that is not of that form; a root that does not end with a slash.
@@ -50,10 +60,11 @@ class Store:
         if not endpoints:
             raise ValueError("name at least one etcd endpoint, such as http://10.0.0.1:2379")
         self._seal = seal
-        self._targets = tuple(map(_target, endpoints))
+        self._targets = tuple(_target(endpoint, "http" if tls is None else "https") for endpoint in endpoints)
+        self._tls = tls
         self._root = root.encode()
         self._timeout = timeout
-        self._line = Line(self._targets, timeout)
+        self._line = Line(self._targets, timeout, tls, self._key(keyspace.CLUSTER))
         self._followers: list[Follower] = []
         self._lock = threading.Lock()
 
@@ -141,14 +152,16 @@ class Store:
         Returns:
             The follower, running; to be stopped, which `close` does too.
         """
-        follower = Follower(EtcdFeed(self._targets, self._timeout, self._ranges(prefixes)), self._seal, changed)
+        follower = Follower(
+            EtcdFeed(self._targets, self._timeout, self._ranges(prefixes), self._tls), self._seal, changed
+        )
         with self._lock:
             self._followers.append(follower)
         return follower
 
     def ping(self) -> None:
         """Ask for an answer that takes a majority of etcd's members."""
-        self._twice(lambda link: link.ask())
+        self._twice(lambda link: link.ask(self._key(keyspace.CLUSTER)))
 
     def close(self) -> None:
         """Stop all followers and break off what runs; every later call raises Terminal."""
@@ -176,12 +189,12 @@ class Store:
                 return request(link)
 
 
-def _target(endpoint: str) -> str:
+def _target(endpoint: str, wanted: str) -> str:
     """Read `http://host:port` or `host:port` into what gRPC dials."""
     scheme, _, rest = endpoint.rpartition("://")
     host, _, port = rest.rstrip("/").rpartition(":")
-    if scheme not in ("", "http"):
-        raise ValueError(f"the etcd endpoint {endpoint!r} must begin with http:// or with nothing")
+    if scheme not in ("", wanted):
+        raise ValueError(f"the etcd endpoint {endpoint!r} must begin with {wanted}:// or with nothing")
     if not host or "/" in host or not port.isdecimal() or not 0 < int(port) <= 65535:  # noqa: PLR2004 - the highest port
         raise ValueError(f"the etcd endpoint {endpoint!r} must be host:port, such as http://10.0.0.1:2379")
     return f"{host}:{port}"

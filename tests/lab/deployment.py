@@ -44,7 +44,9 @@ class Deployment:
         Args:
             own_etcd: with the stack's own etcd on the manager, else on the lab's, which can be killed at will.
         """
-        flags = {"image": self.images.linkwire} | ({} if own_etcd else {"etcd": f"http://{self.lab.etcd_endpoint}"})
+        flags = {"image": self.images.linkwire} | (
+            {} if own_etcd else {"etcd": f"http://{self.lab.etcd_endpoint}", "etcd-insecure": "true"}
+        )
         flags |= {
             key.removeprefix("LINKWIRE_").lower().replace("_", "-"): text for key, text in self.settings.items()
         }

@@ -12,6 +12,7 @@ from mesh import codec
 from mesh import etcd as adapter
 from mesh.errors import Retryable
 from mesh.follow import Batch
+from mesh.ranges import Ranges
 from mesh.records import Leader, Port
 from mesh.snapshot import Delete, Put, Snapshot
 from mesh.store import Follower, Store
@@ -136,7 +137,7 @@ def test_history_is_compacted_between_list_and_watch(
 ) -> None:
     store.commit([Put(Port("n", n, "t"), 0) for n in range(5)])
 
-    def read_then_compact(link: adapter.Link, ranges: adapter.Ranges) -> Batch:
+    def read_then_compact(link: adapter.Link, ranges: Ranges) -> Batch:
         batch = read(link, ranges)
         store.commit([Delete("ports/n/1", None), Put(Port("n", 2, "u"), None), Put(Port("n", 7, "t"), None)])
         etcd.compact()
@@ -152,7 +153,7 @@ def test_history_is_compacted_between_list_and_watch(
 def test_changes_between_list_and_watch_are_not_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.commit([Put(Port("n", 1, "t"), 0)])
 
-    def read_between_writes(link: adapter.Link, ranges: adapter.Ranges) -> Batch:
+    def read_between_writes(link: adapter.Link, ranges: Ranges) -> Batch:
         store.commit([Put(Port("n", 2, "before"), None)])
         batch = read(link, ranges)
         store.commit([Put(Port("n", 2, "after"), None), Delete("ports/n/1", None)])
@@ -190,7 +191,7 @@ def test_a_wipe_between_list_and_watch_leaves_no_phantom(
     store.commit([Put(Port("n", 1, "phantom"), 0)])
     listed, wiped = threading.Event(), threading.Event()
 
-    def read_then_wait(link: adapter.Link, ranges: adapter.Ranges) -> Batch:
+    def read_then_wait(link: adapter.Link, ranges: Ranges) -> Batch:
         batch = read(link, ranges)
         listed.set()
         wiped.wait()

@@ -9,8 +9,9 @@ import structlog
 
 from mesh import codec
 from mesh.envelope import peek
-from mesh.etcd import EtcdFeed, Ranges
+from mesh.etcd import EtcdFeed
 from mesh.follow import Change
+from mesh.ranges import Ranges
 from mesh.records import Leader, Port, Record, TaskReport
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Follower, Store

@@ -47,6 +47,7 @@ def test_the_agents_defaults() -> None:
 
 CONTROLLER = {
     "LINKWIRE_ETCD": "http://a:1, b:2,,",
+    "LINKWIRE_ETCD_INSECURE": "1",
     "LINKWIRE_DOCKER_URL": "tcp://d",
     "LINKWIRE_SUBNET": "10.0.0.0/29",
     "LINKWIRE_ADDRESS_REST": "15",
@@ -99,6 +100,7 @@ def test_the_controller_is_told_by_flags_before_the_environment() -> None:
 def test_the_agent_is_told_by_flags_before_the_environment() -> None:
     environ = {
         "LINKWIRE_ETCD": "a:1,b:2",
+        "LINKWIRE_ETCD_INSECURE": "1",
         "LINKWIRE_DOCKER_URL": "tcp://d",
         "LINKWIRE_PORTS": "1000-1000",
         "LINKWIRE_ADDRESS": "192.0.2.1",

@@ -1,0 +1,153 @@
+"""`docker linkwire renew`: new certificates, or a new signing key, in small steps while everything runs.
+
+Where it stands is read from what the services mount, so that a renewal which was broken off goes on when it is run
+again. Each step is deployed, and waited for until every task runs with it, before the next.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from compose_ext import etcd_tls, keys, rollout
+from compose_ext.choices import choose
+from compose_ext.engine import Docker
+from compose_ext.errors import DockerError
+from compose_ext.flags import Parsed
+from compose_ext.install import WAIT
+from compose_ext.target import Target, work_out
+from compose_ext.vault import Vault
+
+SOON = dt.timedelta(days=30)
+"""Before the end, `--check` and `install` say so."""
+
+
+class _Renewal:
+    """One run of the command."""
+
+    def __init__(self, docker: Docker, say: Callable[[str], None]) -> None:
+        self.docker = docker
+        self.say = say
+        swarm = rollout.swarm(docker)
+        self.cluster = swarm.cluster
+        before = rollout.deployed(docker)
+        if not before.services:
+            raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
+        self.vault = Vault(docker)
+        self.target: Target = work_out(docker, self.vault, swarm, before, choose(Parsed(), before.choices))
+        self.in_use = before.mounts("controller") | before.mounts("agent") | before.mounts("etcd")
+
+    def step(self, target: Target, what: str) -> None:
+        """Deploy, and wait until every task runs with it."""
+        self.say(what)
+        self.target = target
+        rollout.deploy(self.docker, target.release(self.vault), resolve="changed")
+        rollout.wait(self.docker, WAIT, self.say)
+
+    def clean(self) -> None:
+        """Remove what no service mounts any more."""
+        found = rollout.deployed(self.docker)
+        used = {name for service in found.services for name in found.mounts(service)}
+        tls = self.target.tls
+        kept = {*tls.server_trusts, *tls.clients_trust} if tls else set()
+        for held in self.vault.everything():
+            if held.name not in used and not (held.kind == etcd_tls.CA and held.number in kept):
+                self.vault.remove(held)
+
+
+def renew(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
+    """Renew the certificates between Linkwire and etcd, or the signing key.
+
+    Args:
+        docker: a manager's.
+        parsed: `signing-key` for that; `drop-old` to end trust in the old authority at once.
+        say: is told what is done.
+
+    Raises:
+        DockerError: Docker failed or a step did not come to its end; run again, it goes on there.
+    """
+    renewal = _Renewal(docker, say)
+    if parsed.is_on("signing-key"):
+        _signing_key(renewal)
+    else:
+        _certificates(renewal, drop=parsed.is_on("drop-old"))
+    renewal.clean()
+
+
+def _certificates(renewal: _Renewal, *, drop: bool) -> None:
+    state = renewal.target.tls
+    if state is None:
+        raise DockerError("etcd is your own here, spoken to in clear: there are no certificates to renew")
+    newest = etcd_tls.generations(renewal.vault)[-1]
+    if etcd_tls.following(state, newest.number):
+        renewal.say(f"going on with the certificates of number {newest.number}")
+    else:
+        newest = etcd_tls.make(renewal.vault, newest.address)
+        renewal.say(f"made the certificates of number {newest.number}")
+    while step := etcd_tls.following(state, newest.number, drop=drop):
+        what = _described(state, step)
+        state = step
+        renewal.step(replace(renewal.target, tls=step), what)
+    renewal.say(f"renewed: good until {newest.expires:%Y-%m-%d}")
+
+
+def _described(before: etcd_tls.State, after: etcd_tls.State) -> str:
+    if before.clients != after.clients:
+        return "controllers and agents show the new certificate"
+    if before.server != after.server:
+        return "etcd shows the new certificate, and accepts no old one"
+    if before.clients_trust != after.clients_trust:
+        return "controllers and agents accept no old certificate"
+    return "etcd accepts the new certificates too"
+
+
+def _signing_key(renewal: _Renewal) -> None:
+    vault, seeds = renewal.vault, renewal.target.seeds
+    newest = vault.all(keys.SIGNING)[-1]
+    both = keys.verify_keys(vault, renewal.cluster, [seeds.signing, newest])
+    if newest == seeds.signing and seeds.verify_keys.name in renewal.in_use:
+        newest = keys.new_signing(vault)
+        both = keys.verify_keys(vault, renewal.cluster, [seeds.signing, newest])
+    if newest != seeds.signing:
+        renewal.step(
+            replace(renewal.target, seeds=replace(seeds, verify_keys=both)), "everybody knows the new key too"
+        )
+        seeds = replace(seeds, signing=newest, verify_keys=both)
+        renewal.step(replace(renewal.target, seeds=seeds), "the controllers sign with the new key")
+    last = keys.verify_keys(vault, renewal.cluster, [newest])
+    renewal.step(
+        replace(renewal.target, seeds=replace(seeds, verify_keys=last)), "nobody believes the old key any more"
+    )
+    renewal.say("the signing key is renewed")
+
+
+def check(docker: Docker, say: Callable[[str], None]) -> bool:
+    """Say what there is and how long it is good; returns whether nothing ends soon or is unfinished.
+
+    Raises:
+        DockerError: Docker failed, or Linkwire is not installed.
+    """
+    found = rollout.deployed(docker)
+    if not found.services:
+        raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
+    vault = Vault(docker)
+    used = {name for service in found.services for name in found.mounts(service)}
+    good = True
+    for line, fine in _lines(vault, used, dt.datetime.now(dt.UTC)):
+        say(line)
+        good = good and fine
+    return good
+
+
+def _lines(vault: Vault, used: set[str], now: dt.datetime) -> Iterator[tuple[str, bool]]:
+    for held in sorted(vault.everything(), key=lambda held: held.name):
+        words, fine = [held.sort, "in use" if held.name in used else "not in use"], True
+        if held.kind == keys.SIGNING:
+            words.append(f"verify key {held.labels.get(keys.VERIFY_LABEL, 'unknown')}")
+        if text := held.labels.get(etcd_tls.EXPIRES):
+            left = dt.datetime.fromisoformat(text) - now
+            fine = held.name not in used or left > SOON
+            words.append(f"good until {text[:10]} ({left.days} days)" + ("" if fine else ": docker linkwire renew"))
+        yield f"{held.name}: {', '.join(words)}", fine
+    shown = [held for held in vault.everything() if held.kind in etcd_tls.SECRETS and held.name in used]
+    if len({held.number for held in shown}) > 1:
+        yield "a renewal was broken off: docker linkwire renew", False

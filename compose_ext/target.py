@@ -1,0 +1,93 @@
+"""What is to be deployed, worked out from what a Swarm has; what is missing is made."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from compose_ext import etcd_tls, keys, rollout
+from compose_ext.choices import Choices
+from compose_ext.engine import Docker
+from compose_ext.errors import DockerError
+from compose_ext.stackfile import Release
+from compose_ext.vault import TIMEOUT, Vault
+
+ETCD_LABEL = "linkwire.etcd"
+"""Label of the node that etcd runs on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Everything that a deployment is made of.
+
+    Attributes:
+        choices: the user's.
+        endpoints: of etcd, as controller and agent are told.
+        seeds: signing and link seed, verify keys.
+        tls: certificates; None where the user's own etcd is spoken to in clear.
+    """
+
+    choices: Choices
+    endpoints: str
+    seeds: keys.Seeds
+    tls: etcd_tls.State | None
+
+    def release(self, vault: Vault) -> Release:
+        """What Docker is given; makes the configs that only name together what there is. Raises DockerError."""
+        certificates = etcd_tls.mounted(vault, self.tls) if self.tls else {}
+        return Release(self.choices, self.endpoints, {**self.seeds.mounted(), **certificates})
+
+
+def work_out(
+    docker: Docker, vault: Vault, swarm: rollout.Swarm, before: rollout.Deployed, choices: Choices
+) -> Target:
+    """Keep what is deployed, and make what is missing for what the user chose.
+
+    Raises:
+        DockerError: Docker failed, or Swarm does not know where etcd is to be reached.
+    """
+    seeds = keys.ensure(vault, swarm.cluster, before.mounts("controller"))
+    if choices.etcd:
+        if not choices.in_clear:
+            raise DockerError(
+                "etcds of your own are taken with http:// and --etcd-insecure only, so far: leave --etcd away, and "
+                "Linkwire brings one that is spoken to over mutual TLS"
+            )
+        return Target(choices, choices.etcd, seeds, None)
+    address = choices.etcd_address or _advertised(docker, _etcd_node(docker))
+    endpoints = f"https://{f'[{address}]' if ':' in address else address}:{choices.etcd_port}"
+    tls = etcd_tls.state_of(vault, before.mounts("etcd"), before.mounts("agent"))
+    if tls is None or not any(one.address == address for one in etcd_tls.generations(vault)):
+        good = [one for one in etcd_tls.generations(vault) if one.address == address]
+        tls = etcd_tls.settled((good[-1] if good else etcd_tls.make(vault, address)).number)
+    return Target(choices, endpoints, seeds, tls)
+
+
+def ensure_etcd_node(docker: Docker, swarm: rollout.Swarm, say: Callable[[str], None]) -> None:
+    """Let etcd run on this manager if no node has its label. Raises DockerError."""
+    if not labelled(docker):
+        docker.ask(["node", "update", "--label-add", f"{ETCD_LABEL}=true", swarm.node], TIMEOUT)
+        say("etcd runs on this manager: it has the label linkwire.etcd=true now")
+
+
+def labelled(docker: Docker) -> list[str]:
+    """The ids of nodes with etcd's label. Raises DockerError."""
+    return docker.ask(["node", "ls", "--quiet", "--filter", f"node.label={ETCD_LABEL}=true"], TIMEOUT).split()
+
+
+def _etcd_node(docker: Docker) -> str:
+    nodes = labelled(docker)
+    if len(nodes) != 1:
+        raise DockerError(
+            f"{len(nodes)} nodes have the label {ETCD_LABEL}=true, and etcd runs on one, where its data is: "
+            f"docker node update --label-rm {ETCD_LABEL} NODE"
+        )
+    return nodes[0]
+
+
+def _advertised(docker: Docker, node: str) -> str:
+    found = json.loads(docker.ask(["node", "inspect", node], TIMEOUT))[0]
+    manager = str((found.get("ManagerStatus") or {}).get("Addr", "")).rpartition(":")[0].strip("[]")
+    address = manager or str((found.get("Status") or {}).get("Addr", ""))
+    if address in ("", "0.0.0.0", "127.0.0.1", "::1"):  # noqa: S104 - what Swarm writes when it does not know
+        raise DockerError(f"Swarm does not know how other nodes reach {node}: say it with --etcd-address")
+    return address

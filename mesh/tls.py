@@ -1,0 +1,114 @@
+"""Where etcd is and what is shown to it: endpoints, and the files of mutual TLS, read anew for every connection.
+
+Promises that nothing is sent in clear to another machine unless the user has said so.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+
+from mesh.errors import Terminal
+
+_BROKEN_OFF = re.compile("TSI_DATA_CORRUPTED|Socket closed|reset by peer")
+_BEGIN = b"-----BEGIN "
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files in PEM. Certificate and key may be one file."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+    def read(self) -> tuple[bytes, bytes, bytes]:
+        """The authorities' certificates, our own one, our private key: each without what else its file holds.
+
+        Raises:
+            Terminal: a file cannot be read, or lacks what it should hold; without a word of its content.
+        """
+        return (
+            _blocks(self.ca, b"CERTIFICATE", "LINKWIRE_ETCD_CA"),
+            _blocks(self.cert, b"CERTIFICATE", "LINKWIRE_ETCD_CERT"),
+            _blocks(self.key, b"PRIVATE KEY", "LINKWIRE_ETCD_KEY"),
+        )
+
+    def explain(self, reason: str) -> str:
+        """Say more of a connection that failed, by what gRPC says of it. Raises Terminal as `read`."""
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            return f"{reason}: it shows no certificate that {self.ca} (LINKWIRE_ETCD_CA) stands for, at this address"
+        if not _BROKEN_OFF.search(reason):
+            return reason
+        # With TLS 1.3 a client is done before the server says whether it takes its certificate (RFC 8446, section 2).
+        doubt = f"so it does where it does not accept our certificate: {self.cert} (LINKWIRE_ETCD_CERT)"
+        return f"{reason}: {self.problem() or doubt}"
+
+    def problem(self, now: dt.datetime | None = None) -> str:
+        """What is wrong with our own certificate, in words; "" if nothing is. Raises Terminal as `read`."""
+        now = now or dt.datetime.now(dt.UTC)
+        try:
+            own = x509.load_pem_x509_certificate(self.read()[1])
+        except ValueError:
+            return f"{self.cert} (LINKWIRE_ETCD_CERT) holds no certificate that can be read"
+        if now > own.not_valid_after_utc:
+            return f"our certificate {self.cert} expired at {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it"
+        if now < own.not_valid_before_utc:
+            return f"our certificate {self.cert} is not valid before {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+        return ""
+
+
+def choose(
+    endpoints: Sequence[str], files: tuple[Path | None, Path | None, Path | None], *, insecure: bool
+) -> Tls | None:
+    """Decide how to speak with some endpoints.
+
+    Args:
+        endpoints: `https://host:port`, `http://host:port` or `host:port`, which is http.
+        files: CA, certificate and key.
+        insecure: the user says that etcd is to be spoken to in clear.
+
+    Raises:
+        ValueError: files are missing, or a connection in clear would leave this machine; in the user's words.
+    """
+    secure = {endpoint.startswith("https://") for endpoint in endpoints}
+    if secure == {True, False}:
+        raise ValueError("some etcd endpoints are https:// and some are not: all of them, or none")
+    if secure == {True}:
+        ca, cert, key = files
+        if not (ca and cert and key):
+            raise ValueError("https:// endpoints need LINKWIRE_ETCD_CA, LINKWIRE_ETCD_CERT and LINKWIRE_ETCD_KEY")
+        return Tls(ca, cert, key)
+    for endpoint in endpoints:
+        if not insecure and not _is_here(endpoint):
+            raise ValueError(
+                f"{endpoint} would be spoken to in clear, and whoever is on the way reads and writes along: use "
+                "https://, or say LINKWIRE_ETCD_INSECURE=1"
+            )
+    return None
+
+
+def _is_here(endpoint: str) -> bool:
+    host = endpoint.rpartition("://")[2].rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _blocks(path: Path, kind: bytes, setting: str) -> bytes:
+    """The blocks of one kind: gRPC takes no file that holds others as well."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise Terminal(f"{setting}: {path}: {error.strerror}") from None
+    found = [_BEGIN + part for part in text.split(_BEGIN)[1:] if part.partition(b"-----")[0].endswith(kind)]
+    if not found:
+        raise Terminal(f"{setting}: there is no {kind.decode().lower()} in {path}")
+    return b"".join(found)

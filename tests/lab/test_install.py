@@ -1,0 +1,161 @@
+"""`docker linkwire install`, `renew` and `uninstall` on a real Swarm, with etcd over mutual TLS."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import Lab, images, process, programs
+from tests.lab.deployment import Deployment
+from tests.lab.lab import default_name
+
+KINDS = {
+    *("signing_seed", "link_seed", "etcd_server", "etcd_controller", "etcd_agent"),
+    *("verify_keys", "etcd_ca", "etcd_trust"),
+}
+TRY = """
+import sys
+from pathlib import Path
+from mesh.etcd import Line
+from mesh.tls import Tls
+import os
+tls = Tls(*(Path(os.environ["LINKWIRE_ETCD_" + name]) for name in ("CA", "CERT", "KEY")))
+target = os.environ["LINKWIRE_ETCD"].removeprefix("https://")
+line = Line([target], 5.0, tls, b"/linkwire/v1/cluster")
+for key in sys.argv[1:]:
+    try:
+        with line.use() as link:
+            print(key, "written" if link.commit([], [(b"/linkwire/v1/" + key.encode(), b"x", 0)], []) else "not")
+            link.commit([], [], [b"/linkwire/v1/" + key.encode()])
+    except Exception as error:
+        print(key, error)
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[Deployment]:
+    lab = Lab(f"{default_name()[:6]}i", nodes=2, say=print)
+    try:
+        lab.up()
+        yield Deployment(lab, images.build_all(lab))
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+def installed(fresh: Deployment) -> Deployment:
+    fresh.install(own_etcd=True)
+    return fresh
+
+
+def held(deployment: Deployment) -> dict[str, str]:
+    """Every secret and config of the Swarm: its name, and when it was made."""
+    manager = deployment.lab.manager
+    found = [*manager.get("/secrets"), *manager.get("/configs")]
+    return {one["Spec"]["Name"]: one["CreatedAt"] for one in found}
+
+
+def containers(deployment: Deployment) -> set[str]:
+    return set(deployment._containers("linkwire"))
+
+
+def test_installing_again_makes_nothing_and_replaces_nothing(installed: Deployment) -> None:
+    before, running = held(installed), containers(installed)
+    assert {name.removeprefix("linkwire_").rpartition("_")[0] for name in before} == KINDS
+    said = installed.linkwire("install", seconds=300)
+    assert "all secrets and configs are there" in said
+    assert held(installed) == before
+    assert containers(installed) == running
+
+
+def test_what_a_broken_off_install_lacks_is_made_and_the_rest_is_kept(installed: Deployment) -> None:
+    before = held(installed)
+    installed.lab.manager.docker("stack", "rm", "linkwire")
+    process.wait_for("the stack to go", lambda: not containers(installed), seconds=60)
+    gone = next(name for name in before if "verify_keys" in name)
+    installed.lab.manager.docker("config", "rm", gone)
+    installed.install(own_etcd=True)
+    after = held(installed)
+    assert set(after) == set(before)
+    assert {name for name in before if after[name] != before[name]} == {gone}
+
+
+def test_an_agents_certificate_writes_what_agents_write_and_nothing_else(installed: Deployment) -> None:
+    node = installed.lab.manager
+    agent = installed.agent(node)
+    assert agent is not None
+    keys = ("services/x", "endpoints/x/y", "keys/n/x", "cluster", "manifest", "leader", "members/x", "linkkeys/x/y")
+    argv = ["exec", agent, "/opt/linkwire/bin/python", "-c", TRY]
+    said = node.docker(*argv, *keys, "nodes/x", "tasks/x/y", "status/x").stdout.splitlines()
+    assert [line for line in said if "PERMISSION_DENIED" in line] == said[: len(keys)]
+    assert said[len(keys) :] == ["nodes/x written", "tasks/x/y written", "status/x written"]
+
+
+def test_no_container_has_more_than_it_needs(installed: Deployment) -> None:
+    manager = installed.lab.manager
+    for service, kept in (
+        ("etcd", set()),
+        ("controller", set()),
+        ("agent", {"CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_MKNOD"}),
+    ):
+        for node, container in installed.tasks(f"linkwire_{service}"):
+            host = json.loads(node.docker("inspect", container).stdout)[0]["HostConfig"]
+            assert host["ReadonlyRootfs"], service
+            assert host["CapDrop"] == ["ALL"], service
+            assert set(host["CapAdd"] or ()) == kept, service
+    assert manager.get("/secrets")
+
+
+def test_renewing_refuses_nobody(installed: Deployment) -> None:
+    """With wireguard-go a replaced agent has to make its devices again: that is what requests are lost by."""
+    services = {
+        "web": programs.service(installed.images.demo, "listen", "web"),
+        "client": programs.idle(installed.images.demo, links=["web"]),
+    }
+    installed.deploy("renewed", programs.stack(services))
+    client = installed.wait_running("renewed_client", 1)[0]
+    installed.wait_connected("renewed")
+    before = held(installed)
+    with programs.Calls(client, "web", pause=0.05) as calls:
+        began = time.monotonic()
+        said = installed.linkwire("renew", seconds=400)
+        took = time.monotonic() - began
+    lost = calls.failed()
+    print(f"renewed in {took:.0f} s: {len(lost)} of {len(calls.made)} requests lost\n{said}")
+    assert calls.made[-1].who is not None
+    assert len(lost) < len(calls.made) / 2
+    after = set(held(installed))
+    assert {"linkwire_etcd_server_2", "linkwire_etcd_agent_2"} <= after
+    assert not {"linkwire_etcd_server_1", "linkwire_etcd_agent_1"} & after
+    assert set(before) - after
+    assert "in use, good until" in installed.linkwire("renew", "--check")
+    said = "".join(installed.logged(f"linkwire_{name}") for name in ("agent", "controller"))
+    assert "does not accept our certificate" not in said
+    assert "LINKWIRE_ETCD_CA" not in said
+    installed.remove("renewed")
+
+
+def test_a_new_signing_key(installed: Deployment) -> None:
+    before = held(installed)
+    installed.linkwire("renew", "--signing-key", seconds=400)
+    after = held(installed)
+    assert {name for name in set(after) ^ set(before) if "etcd" in name} == set()
+    assert {name for name in after if "signing_seed" in name}.isdisjoint(before)
+    process.wait_for("an agent on every node", installed.agents_ready, seconds=90, every=0.5)
+
+
+def test_uninstalling_leaves_nothing(installed: Deployment) -> None:
+    installed.uninstall()
+    manager = installed.lab.manager
+    assert held(installed) == {}
+    assert manager.get("/services") == []
+    assert containers(installed) == set()
+    labels = [node["Spec"]["Labels"] for node in manager.get("/nodes")]
+    assert all("linkwire.etcd" not in one for one in labels)
+    assert "not installed" in installed.linkwire("uninstall", "--yes")
+    done = installed.try_linkwire("renew")
+    assert done.returncode == 1
+    assert "is not installed in this Swarm" in done.stderr
