@@ -81,7 +81,7 @@ def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> Non
     for node in labelled(docker):
         docker.ask(["node", "update", "--label-rm", ETCD_LABEL, node], TIMEOUT)
     say(
-        f"kept: on every node the volume {STACK}_agent (the node's own key), where etcd ran {STACK}_etcd: remove "
+        f"kept: on every node the volume {STACK}_agent (the node's own key), where etcd ran {STACK}_store: remove "
         "them there, with `docker volume rm`. Tasks that run keep their links until they end"
     )
 

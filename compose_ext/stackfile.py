@@ -61,7 +61,7 @@ class Release:
 
 
 def _remove_etcd(document: dict[str, Any]) -> None:
-    del document["services"]["etcd"], document["volumes"]["etcd"]
+    del document["services"]["etcd"], document["volumes"]["store"]
     del document["secrets"]["etcd_server"], document["configs"]["etcd_server_trust"]
 
 

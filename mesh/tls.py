@@ -42,7 +42,7 @@ class Tls:
 
     def explain(self, reason: str) -> str:
         """Say more of a connection that failed, by what gRPC says of it. Raises Terminal as `read`."""
-        if "CERTIFICATE_VERIFY_FAILED" in reason:
+        if "CERTIFICATE_VERIFY_FAILED" in reason or "Hostname Verification" in reason:
             return f"{reason}: it shows no certificate that {self.ca} (LINKWIRE_ETCD_CA) stands for, at this address"
         if not _BROKEN_OFF.search(reason):
             return reason

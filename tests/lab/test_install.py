@@ -16,6 +16,7 @@ KINDS = {
     *("signing_seed", "link_seed", "etcd_server", "etcd_controller", "etcd_agent"),
     *("verify_keys", "etcd_ca", "etcd_trust"),
 }
+SET = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 TRY = """
 import sys
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_no_container_has_more_than_it_needs(installed: Deployment) -> None:
     for service, kept in (
         ("etcd", set()),
         ("controller", set()),
-        ("agent", {"CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_MKNOD"}),
+        ("agent", {"CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_MKNOD", *SET}),
     ):
         for node, container in installed.tasks(f"linkwire_{service}"):
             host = json.loads(node.docker("inspect", container).stdout)[0]["HostConfig"]
@@ -112,7 +113,7 @@ def test_no_container_has_more_than_it_needs(installed: Deployment) -> None:
 def test_renewing_refuses_nobody(installed: Deployment) -> None:
     """With wireguard-go a replaced agent has to make its devices again: that is what requests are lost by."""
     services = {
-        "web": programs.service(installed.images.demo, "listen", "web"),
+        "web": programs.service(installed.images.demo, "listen", "web", "--tcp", "80"),
         "client": programs.idle(installed.images.demo, links=["web"]),
     }
     installed.deploy("renewed", programs.stack(services))

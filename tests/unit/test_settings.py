@@ -152,7 +152,7 @@ def test_where_the_agent_lets_prometheus_ask(text: str, told: tuple[str, int] | 
         ("--address-rest", "LINKWIRE_ADDRESS_REST", "0", "is not a number of seconds from 1"),
         ("--address-rest", "LINKWIRE_ADDRESS_REST", "10m", "is not a number of seconds from 1"),
         ("--log-level", "LINKWIRE_LOG_LEVEL", "loud", "'loud' is none of debug, info, warning, error"),
-        ("--etcd", "LINKWIRE_ETCD", "etcd", "'etcd' is not an etcd endpoint such as http://10.0.0.1:2379"),
+        ("--etcd", "LINKWIRE_ETCD", "etcd", "'etcd' is not an etcd endpoint such as https://10.0.0.1:2379"),
         ("--etcd", "LINKWIRE_ETCD", " , ", "no etcd endpoint"),
     ],
 )

@@ -1,0 +1,244 @@
+"""etcd over mutual TLS with users and roles, by the program that starts it in the stack; and whom it keeps out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mesh import keyspace
+from mesh.certificates import Authority
+from mesh.errors import LinkwireError, Retryable, Terminal
+from mesh.etcd import Line
+from mesh.tls import Tls, choose
+from tests.store.etcd_server import free_port
+
+ROOT = keyspace.ROOT.encode()
+CLUSTER = ROOT + b"cluster"
+
+
+@dataclass
+class Secured:
+    """A running `linkwire-etcd` and the files around it."""
+
+    folder: Path
+    port: int
+    authority: Authority
+    process: subprocess.Popen[bytes] | None = None
+
+    def issue(self, name: str, content: bytes) -> Path:
+        path = self.folder / name
+        path.write_bytes(content)
+        return path
+
+    def tls(self, user: str) -> Tls:
+        own = self.folder / user
+        if not own.exists():
+            self.issue(user, self.authority.client(user))
+        return Tls(self.folder / "ca", own, own)
+
+    def line(self, tls: Tls | None) -> Line:
+        return Line([f"127.0.0.1:{self.port}"], 3.0, tls, CLUSTER)
+
+    def start(self) -> None:
+        server = str(self.folder / "server")
+        settings = {
+            "LINKWIRE_ETCD": f"https://127.0.0.1:{self.port}",
+            "LINKWIRE_ETCD_CA": str(self.folder / "ca"),
+            "LINKWIRE_ETCD_CERT": server,
+            "LINKWIRE_ETCD_KEY": server,
+            "LINKWIRE_ETCD_DATA": str(self.folder / "data"),
+            "LINKWIRE_ETCD_PEER": f"https://127.0.0.1:{free_port()}",
+        }
+        with (self.folder / "log").open("ab") as log:
+            command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "controller.etcd_server"]
+            self.process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
+        deadline = time.monotonic() + 60
+        while True:
+            with closing(self.line(self.tls("controller"))) as line:
+                try:
+                    with line.use() as link:
+                        link.ask(CLUSTER)
+                        return
+                except Retryable:
+                    assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
+                    assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    one = Secured(tmp_path_factory.mktemp("tls"), free_port(), Authority("test"))
+    one.issue("ca", one.authority.pem)
+    one.issue("server", one.authority.server(["127.0.0.1"]))
+    one.start()
+    yield one
+    one.stop()
+
+
+def write(line: Line, key: bytes) -> str:
+    try:
+        with line.use() as link:
+            return "written" if link.commit([], [(key, b"x", 0)], []) else "not"
+    except LinkwireError as error:
+        return str(error)
+
+
+def refused(secured: Secured, tls: Tls | None) -> str:
+    """What a client is told that gets no answer."""
+    with closing(secured.line(tls)) as line, pytest.raises(Retryable) as caught, line.use() as link:
+        link.page(ROOT, b"0", 0)
+    return str(caught.value)
+
+
+def test_controllers_write_all_of_ours_and_nothing_else(secured: Secured) -> None:
+    with closing(secured.line(secured.tls("controller"))) as line:
+        assert write(line, ROOT + b"services/x") == "written"
+        assert write(line, ROOT + b"nodes/x") == "written"
+        assert "PERMISSION_DENIED" in write(line, b"/elsewhere")
+
+
+def test_agents_read_all_of_ours_and_write_what_is_theirs(secured: Secured) -> None:
+    with closing(secured.line(secured.tls("agent"))) as line:
+        for theirs in (b"nodes/x", b"tasks/x/y", b"status/x"):
+            assert write(line, ROOT + theirs) == "written"
+        for other in (b"services/x", b"keys/x/y", b"cluster", b"leader", b"manifest", b"members/x", b"linkkeys/x"):
+            assert "PERMISSION_DENIED" in write(line, ROOT + other), other
+        with line.use() as link:
+            assert link.page(ROOT, ROOT[:-1] + b"0", 0).header.revision > 0
+            with closing(link.watch(ROOT, ROOT[:-1] + b"0")) as responses:
+                assert next(responses).created
+        with pytest.raises(LinkwireError, match="PERMISSION_DENIED"), line.use() as link:
+            link.page(b"\0", b"\0", 0)
+
+
+def test_nobody_else_is_let_in(secured: Secured) -> None:
+    stranger = Authority("stranger")
+    forged = secured.issue("forged", stranger.client("controller"))
+    assert "does not accept our certificate" in refused(secured, Tls(secured.folder / "ca", forged, forged))
+    old = Authority("test", days=1, now=dt.datetime.now(dt.UTC) - dt.timedelta(days=3))
+    stale = secured.issue("stale", old.client("controller"))
+    assert "expired at" in refused(secured, Tls(secured.folder / "ca", stale, stale))
+    server = secured.folder / "server"
+    assert "does not accept our certificate" in refused(secured, Tls(secured.folder / "ca", server, server))
+    assert "Socket closed" in refused(secured, None)
+
+
+def test_a_certificate_of_nobody_is_a_user_of_nothing(secured: Secured) -> None:
+    with closing(secured.line(secured.tls("nobody"))) as line:
+        assert "written" not in write(line, ROOT + b"services/x")
+
+
+def test_roots_authority_is_gone_after_the_start(secured: Secured) -> None:
+    """Even our own authority could name a root; that none is issued is compose_ext's promise. Another's is refused."""
+    left = [path / "root" for path in Path(tempfile.gettempdir()).glob("linkwire-etcd-*")]
+    for own in (path for path in left if path.exists()):
+        told = refused(secured, Tls(secured.folder / "ca", own, own))
+        assert "does not accept our certificate" in told
+
+
+def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_nothing(secured: Secured) -> None:
+    mine = secured.issue("middle", Authority("middle").server(["127.0.0.1"]))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(mine)
+    context.set_alpn_protocols(["h2"])
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def listen() -> None:
+            while True:
+                try:
+                    raw, _ = listener.accept()
+                    with context.wrap_socket(raw, server_side=True) as one:
+                        heard.append(one.recv(100))
+                except ssl.SSLError:
+                    continue
+                except OSError:
+                    return
+
+        threading.Thread(target=listen, daemon=True).start()
+        message = r"shows no certificate that .* stands for"
+        line = Line([f"127.0.0.1:{port}"], 3.0, secured.tls("controller"), CLUSTER)
+        with closing(line), pytest.raises(Retryable, match=message) as caught, line.use():
+            pass
+        assert "CERTIFICATE_VERIFY_FAILED" in str(caught.value)
+    assert heard == []
+
+
+def test_a_server_at_another_address_is_none_of_ours(secured: Secured) -> None:
+    line = Line([f"localhost:{secured.port}"], 3.0, secured.tls("agent"), CLUSTER)
+    with closing(line), pytest.raises(Retryable, match="shows no certificate"), line.use():
+        pass
+
+
+def test_after_a_wipe_and_after_a_crash_the_roles_are_there_before_anybody(secured: Secured) -> None:
+    secured.stop()
+    subprocess.run(["rm", "-rf", str(secured.folder / "data")], check=True)
+    reached: list[str] = []
+    over = threading.Event()
+
+    def hammer() -> None:
+        while not over.is_set():
+            with closing(secured.line(secured.tls("agent"))) as line:
+                if (told := write(line, ROOT + b"services/early")) == "written":
+                    reached.append(told)
+
+    thread = threading.Thread(target=hammer)
+    thread.start()
+    try:
+        secured.start()
+        secured.stop()
+        secured.start()  # on data that has them
+    finally:
+        over.set()
+        thread.join()
+    assert reached == []
+    with closing(secured.line(secured.tls("controller"))) as line:
+        assert write(line, ROOT + b"services/x") == "written"
+
+
+def test_files_that_will_not_do_are_named(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    with pytest.raises(Terminal, match=r"LINKWIRE_ETCD_CA: .*none: No such file"):
+        Tls(tmp_path / "none", empty, empty).read()
+    with pytest.raises(Terminal, match=r"LINKWIRE_ETCD_CA: there is no certificate in .*empty"):
+        Tls(empty, empty, empty).read()
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "insecure", "message"),
+    [
+        (["https://a:1"], False, "need LINKWIRE_ETCD_CA, LINKWIRE_ETCD_CERT and LINKWIRE_ETCD_KEY"),
+        (["https://a:1", "http://b:1"], False, "all of them, or none"),
+        (["http://10.0.0.1:1"], False, "in clear.*LINKWIRE_ETCD_INSECURE"),
+        (["etcd:2379"], False, "in clear"),
+    ],
+)
+def test_nothing_leaves_the_machine_in_clear_unasked(endpoints: list[str], insecure: bool, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choose(endpoints, (None, None, None), insecure=insecure)
+
+
+def test_in_clear_on_loopback_or_when_the_user_says_so() -> None:
+    for endpoint in ("http://127.0.0.1:1", "localhost:1", "http://[::1]:1"):
+        assert choose([endpoint], (None, None, None), insecure=False) is None
+    assert choose(["http://10.0.0.1:1"], (None, None, None), insecure=True) is None

@@ -1,0 +1,51 @@
+"""Certificates in generations: in every step, and in whatever order Swarm carries it out, nobody refuses anybody."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from compose_ext.etcd_tls import State, following, settled
+
+
+def steps(state: State, wanted: int, *, drop: bool = False) -> list[State]:
+    found = [state]
+    while (state := following(found[-1], wanted, drop=drop) or found[-1]) != found[-1]:
+        found.append(state)
+        assert len(found) < 10
+    return found
+
+
+def halves(state: State) -> tuple[tuple[int, frozenset[int]], tuple[int, frozenset[int]]]:
+    return (state.server, state.server_trusts), (state.clients, state.clients_trust)
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_old_and_new_ones_of_a_step_accept_each_other(drop: bool) -> None:
+    for before, after in itertools.pairwise(steps(settled(1), 2, drop=drop)):
+        for (server, server_trusts), (clients, clients_trust) in itertools.product(
+            (halves(before)[0], halves(after)[0]), (halves(before)[1], halves(after)[1])
+        ):
+            assert clients in server_trusts, (before, after)
+            assert server in clients_trust, (before, after)
+
+
+def test_each_side_is_restarted_as_seldom_as_can_be() -> None:
+    found = steps(settled(1), 2)
+    assert found[-1] == State(2, 2, frozenset({2}), frozenset({1, 2}))
+    changes = [(halves(a)[0] != halves(b)[0], halves(a)[1] != halves(b)[1]) for a, b in itertools.pairwise(found)]
+    assert changes == [(True, False), (False, True), (True, False)]
+    assert steps(settled(1), 2, drop=True)[-1] == settled(2)
+    assert following(settled(1), 1) is None
+
+
+@pytest.mark.parametrize("wanted", [2, 3])
+def test_from_wherever_it_was_broken_off_it_comes_to_the_end(wanted: int) -> None:
+    for state in steps(settled(1), 2, drop=True):
+        for before, after in itertools.pairwise(steps(state, wanted)):
+            assert after.clients in before.server_trusts | after.server_trusts
+        last = steps(state, wanted)[-1]
+        assert (last.server, last.clients) == (wanted, wanted)
+        assert last.server_trusts == {wanted}
+        assert steps(last, wanted, drop=True)[-1] == settled(wanted)

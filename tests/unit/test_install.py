@@ -1,0 +1,79 @@
+"""What `docker linkwire install` is told, and the stack file that comes of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from compose_ext.choices import FLAGS, Choices, choose, read_label
+from compose_ext.errors import UsageError
+from compose_ext.flags import parse
+from compose_ext.stackfile import CHOICES_LABEL, Release, template
+
+
+def stack(choices: Choices) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(Release(choices, "https://10.0.0.1:2379", {}).text())
+    return document
+
+
+def test_a_flag_counts_before_what_was_chosen_earlier_and_that_before_the_default() -> None:
+    first = choose(parse(["--image=a/b:1", "--subnet", "10.1.0.0/16"], FLAGS), None)
+    second = choose(parse(["--image=a/b:2"], FLAGS), first.label())
+    assert (second.image, second.subnet, second.controllers) == ("a/b:2", "10.1.0.0/16", "2")
+    assert read_label('{"image": "x", "of a later version": 1}') == Choices(image="x")
+    assert read_label("[]") == read_label("{") == Choices()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--image=", "no image's name"),
+        ("--etcd=10.0.0.1:2379", "no etcd endpoint such as https://10.0.0.1:2379"),
+        ("--etcd=https://10.0.0.1:99999", "no etcd endpoint"),
+        ("--etcd=https://a:1,http://b:1", "all of them, or none"),
+        ("--etcd=http://10.0.0.1:2379", "in clear"),
+        ("--etcd-address=127.0.0.1", "other nodes do not reach"),
+        ("--etcd-address=etcd", "not an IP address"),
+        ("--etcd-port=0", "not a TCP port"),
+        ("--subnet=10.0.0.0/30", "too few addresses"),
+        ("--subnet=10.0.0.1/16", "not an IPv4 subnet"),
+        ("--controllers=0", "number from 1 to 9"),
+        ("--ports=5-4", "range of UDP ports"),
+        ("--metrics=9586", "neither an address and port"),
+        ("--address-rest=-1", "number of seconds"),
+        ("--log-level=loud", "none of debug"),
+    ],
+)
+def test_what_will_not_do_is_said_in_the_users_words(flag: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        choose(parse([flag], FLAGS), None)
+
+
+def test_everything_a_service_mounts_is_there_and_nothing_there_is_mounted_by_nobody() -> None:
+    for choices in (Choices(), Choices(etcd="http://10.0.0.1:2379", etcd_insecure="true")):
+        document = stack(choices)
+        for sort in ("secrets", "configs"):
+            services = document["services"].values()
+            assert {one["source"] for service in services for one in service.get(sort, [])} == set(document[sort])
+        assert read_label(document["services"]["controller"]["deploy"]["labels"][CHOICES_LABEL]) == choices
+    assert "etcd" not in document["services"]
+    assert not [name for name in document["secrets"] if "etcd" in name]
+
+
+def test_no_service_has_more_than_it_needs() -> None:
+    services = stack(Choices())["services"]
+    assert all(service["cap_drop"] == ["ALL"] and service["read_only"] for service in services.values())
+    assert {name for name, service in services.items() if service.get("cap_add")} == {"agent"}
+    mounted = {name: {one["source"] for one in service["secrets"]} for name, service in services.items()}
+    assert mounted["agent"] == {"etcd_agent"}
+    assert mounted["etcd"] == {"etcd_server"}
+    assert mounted["controller"] == {"etcd_controller", "signing_seed", "link_seed"}
+
+
+def test_a_dollar_in_a_choice_is_no_variable_to_docker() -> None:
+    text = Release(Choices(image="$HOME"), "x", {}).text()
+    assert "$$HOME" in text
+    assert "services" in yaml.safe_load(template())
