@@ -5,18 +5,22 @@ again. Each step is deployed, and waited for until every task runs with it, befo
 """
 
 import datetime as dt
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from compose_ext import etcd_tls, keys, rollout
+from compose_ext import etcd_tls, keys, ps, rollout
 from compose_ext.choices import choose
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError
 from compose_ext.flags import Parsed
 from compose_ext.install import WAIT
 from compose_ext.target import Target, work_out
-from compose_ext.vault import Vault
+from compose_ext.vault import Held, Vault
+from mesh.envelope import VerifyKey
 
+SIGNED_WITHIN = 120.0
+"""Seconds for the controller to sign everything anew."""
 SOON = dt.timedelta(days=30)
 """Before the end, `--check` and `install` say so."""
 
@@ -113,11 +117,33 @@ def _signing_key(renewal: _Renewal) -> None:
         )
         seeds = replace(seeds, signing=newest, verify_keys=both)
         renewal.step(replace(renewal.target, seeds=seeds), "the controllers sign with the new key")
+        _wait_signed(renewal, newest)
     last = keys.verify_keys(vault, renewal.cluster, [newest])
     renewal.step(
         replace(renewal.target, seeds=replace(seeds, verify_keys=last)), "nobody believes the old key any more"
     )
     renewal.say("the signing key is renewed")
+
+
+def _wait_signed(renewal: _Renewal, newest: Held) -> None:
+    """Wait until no record is signed with another key: whoever believes the new one alone then lacks nothing."""
+    wanted = VerifyKey.parse(newest.labels.get(keys.VERIFY_LABEL, "")).id.hex()
+    deadline = time.monotonic() + SIGNED_WITHIN
+    while True:
+        try:
+            counts = ps.ask(renewal.docker, None).raw.get("signers") or {}
+        except DockerError:  # this node's agent is being replaced
+            counts = {}
+        if set(counts) == {wanted}:
+            renewal.say(f"all {counts[wanted]} records are signed with the new key")
+            return
+        if time.monotonic() > deadline:
+            old = sum(count for signer, count in counts.items() if signer != wanted)
+            raise DockerError(
+                f"{old} records are still signed with the old key after {SIGNED_WITHIN:g} s, which therefore still "
+                "counts; see `docker service logs linkwire_controller`, and run this again"
+            )
+        time.sleep(rollout.LOOK_EVERY)
 
 
 def check(docker: Docker, say: Callable[[str], None]) -> bool:

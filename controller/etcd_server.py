@@ -77,7 +77,6 @@ def prepare(folder: Path) -> Files:
     """Make the certificates of one start. Their authority's key is gone when this returns."""
     authority = Authority("Linkwire etcd, one start")
     written = {"ca": authority.pem, "server": authority.server([_LOOPBACK]), "root": authority.client(ROOT_USER)}
-    # etcd asks its peer port with its own certificate, as a client.
     for name, content in written.items():
         (folder / name).touch(mode=0o600)
         (folder / name).write_bytes(content)

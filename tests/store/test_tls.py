@@ -147,7 +147,7 @@ def test_a_certificate_of_nobody_is_a_user_of_nothing(secured: Secured) -> None:
 
 
 def test_roots_authority_is_gone_after_the_start(secured: Secured) -> None:
-    """Even our own authority could name a root; that none is issued is compose_ext's promise. Another's is refused."""
+    """Even our own authority could name a root; that it does not is compose_ext's to promise."""
     left = [path / "root" for path in Path(tempfile.gettempdir()).glob("linkwire-etcd-*")]
     for own in (path for path in left if path.exists()):
         told = refused(secured, Tls(secured.folder / "ca", own, own))
