@@ -18,7 +18,7 @@ from agent.identity import Identity
 from agent.inspect import inspect, signers
 from agent.loop import Agent, node_record
 from agent.metrics import Metrics, serve
-from agent.nodes import believed, nodes, signers
+from agent.nodes import believed, nodes
 from agent.sealing import load_or_make
 from agent.supervise import supervise
 from agent.trust import Trust, remembered
@@ -62,7 +62,6 @@ def _inspect(told: settings.Settings) -> None:
         roots = (root.read_bytes(),) if root.exists() else ()
         told_of["signed_by"] = signers(found)
         told_of["nodes"] = list(nodes(found, keyring.cluster, roots, datetime.now(UTC)))
-        told_of["signers"] = signers(found)
         print(json.dumps(told_of))
     finally:
         store.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -70,8 +69,3 @@ def _unproven(node: Node, cluster: str, roots: Sequence[bytes], now: datetime) -
     except (InvalidProof, Terminal) as error:
         return f"its proof does not hold: {error}"
     return None
-
-
-def signers(found: Snapshot) -> dict[str, int]:
-    """How many of the controller's records each key has signed, by the key's id in hex."""
-    return dict(Counter(one.signer.hex() for one in found.records.values() if one.raw is None and one.signer))

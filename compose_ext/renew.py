@@ -131,16 +131,15 @@ def _wait_signed(renewal: _Renewal, newest: Held) -> None:
     deadline = time.monotonic() + SIGNED_WITHIN
     while True:
         try:
-            counts = ps.ask(renewal.docker, None).raw.get("signers") or {}
+            signers = ps.ask(renewal.docker, None).raw.get("signed_by")
         except DockerError:  # this node's agent is being replaced
-            counts = {}
-        if set(counts) == {wanted}:
-            renewal.say(f"all {counts[wanted]} records are signed with the new key")
+            signers = None
+        if signers == [wanted]:
+            renewal.say("every record is signed with the new key")
             return
         if time.monotonic() > deadline:
-            old = sum(count for signer, count in counts.items() if signer != wanted)
             raise DockerError(
-                f"{old} records are still signed with the old key after {SIGNED_WITHIN:g} s, which therefore still "
+                f"after {SIGNED_WITHIN:g} s there are records that are not signed with the new key, so the old one still "
                 "counts; see `docker service logs linkwire_controller`, and run this again"
             )
         time.sleep(rollout.LOOK_EVERY)
