@@ -139,8 +139,8 @@ def _wait_signed(renewal: _Renewal, newest: Held) -> None:
             return
         if time.monotonic() > deadline:
             raise DockerError(
-                f"after {SIGNED_WITHIN:g} s there are records that are not signed with the new key, so the old one still "
-                "counts; see `docker service logs linkwire_controller`, and run this again"
+                f"after {SIGNED_WITHIN:g} s there are records that are not signed with the new key, so the old one "
+                "still counts; see `docker service logs linkwire_controller`, and run this again"
             )
         time.sleep(rollout.LOOK_EVERY)
 
