@@ -126,7 +126,9 @@ class Controller:
         if token is None or not stored.complete:
             return
         if swarm.cluster != self._signer.cluster:
-            raise Terminal(f"the verify keys are for the Swarm {self._signer.cluster}, and this is {swarm.cluster}")
+            text = f"the verify keys are for the Swarm {self._signer.cluster}, and this is {swarm.cluster}"
+            self._tell((f"{text}: nothing is written",), swarm)
+            return
         self._ledger.take(stored)
         if self._waits(stored, swarm):
             return

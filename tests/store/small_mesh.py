@@ -41,6 +41,7 @@ class Swarm:
 
     def __init__(self) -> None:
         self.services_now = {s.id: s for s in (swarm_service("web", "db"), swarm_service("db"))}
+        self.id = CLUSTER
         self.tasks_now: dict[str, SwarmTask] = {}
         for n in range(6):
             self.start("web" if n % 2 else "db")
@@ -58,7 +59,7 @@ class Swarm:
         self.tasks_now = {name: found for name, found in self.tasks_now.items() if name != task}
 
     def cluster(self) -> tuple[str, tuple[bytes, ...]]:
-        return CLUSTER, ()
+        return self.id, ()
 
     def services(self) -> dict[str, SwarmService]:
         return dict(self.services_now)

@@ -339,3 +339,10 @@ def test_damage_to_what_the_manifest_does_not_cover_is_mended_too(lived: SmallMe
             until(lambda: not {"ports/n1/9", "keys/n1/none"} & attack.now().keys())
             rests = codec.decode("addresses/10.1.77.77", peek("", attack.now()["addresses/10.1.77.77"]).body)
             assert rests == Address(IPv4Address("10.1.77.77"), None)
+
+
+def test_a_controller_whose_verify_keys_are_another_swarms_writes_nothing(mesh: SmallMesh, attack: Attack) -> None:
+    mesh.swarm.id = "another"
+    with mesh.reader("n1"), mesh.reader("n2"), mesh.controller() as controller:
+        until(lambda: any("and this is another" in problem for problem in controller._told))
+        assert not [key for key in attack.now() if keyspace.writer(key) == "controller"]
