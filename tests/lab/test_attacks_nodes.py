@@ -134,7 +134,10 @@ def press(
     try:
         until = time.monotonic() + seconds
         while time.monotonic() < until and not any(seen):
-            etcd.store.commit(ops(), max((found.generation for found in etcd.all().records.values()), default=0) + 1)
+            made, stored = ops(), etcd.all().records
+            # Above what lies there, and no higher: the agent must be able to go on above it.
+            there = (stored[op.key].generation for op in made if op.key in stored)
+            etcd.store.commit(made, max(there, default=0) + 1)
             time.sleep(0.05)
     finally:
         follower.stop()
