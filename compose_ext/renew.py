@@ -19,8 +19,8 @@ from compose_ext.target import Target, work_out
 from compose_ext.vault import Held, Vault
 from mesh.envelope import VerifyKey
 
-SIGNED_WITHIN = 120.0
-"""Seconds for the controller to sign everything anew."""
+SIGNED_WITHIN = 60
+"""Seconds for the controller to sign everything anew that it can."""
 SOON = dt.timedelta(days=30)
 """Before the end, `--check` and `install` say so."""
 
@@ -128,7 +128,10 @@ def _signing_key(renewal: _Renewal) -> None:
 def _wait_signed(renewal: _Renewal, newest: Held) -> None:
     """Wait until no record is signed with another key: whoever believes the new one alone then lacks nothing."""
     wanted = VerifyKey.parse(newest.labels.get(keys.VERIFY_LABEL, "")).id.hex()
-    deadline = time.monotonic() + SIGNED_WITHIN
+    # A resting address is not written anew: its lease would be lost. Its signature goes when its rest ends.
+    within = SIGNED_WITHIN + int(renewal.target.choices.address_rest)
+    deadline = time.monotonic() + within
+    renewal.say(f"waiting until every record is signed with it: as long as freed addresses rest, at most {within} s")
     while True:
         try:
             signers = ps.ask(renewal.docker, None).raw.get("signed_by")
@@ -139,7 +142,7 @@ def _wait_signed(renewal: _Renewal, newest: Held) -> None:
             return
         if time.monotonic() > deadline:
             raise DockerError(
-                f"after {SIGNED_WITHIN:g} s there are records that are not signed with the new key, so the old one "
+                f"after {within} s there are records that are not signed with the new key, so the old one "
                 "still counts; see `docker service logs linkwire_controller`, and run this again"
             )
         time.sleep(rollout.LOOK_EVERY)

@@ -41,7 +41,7 @@ def fresh() -> Iterator[Deployment]:
     lab = Lab(f"{default_name()[:6]}i", nodes=2, say=print)
     try:
         lab.up()
-        yield Deployment(lab, images.build_all(lab))
+        yield Deployment(lab, images.build_all(lab), {"LINKWIRE_ADDRESS_REST": "5"})
     finally:
         lab.down()
 
