@@ -89,7 +89,9 @@ def _run(told: settings.Settings) -> None:
     metrics = Metrics(version, backend.name)
     if told.metrics is not None:
         serve(metrics, told.metrics)
-    agent = Agent(containers, backend, store, key, identity, node, metrics, Trust(told.state))
+    trust = Trust(told.state)
+    trust.recover(store.opened)
+    agent = Agent(containers, backend, store, key, identity, node, metrics, trust)
 
     def stop(_signal: int, _frame: object) -> None:
         stopped.set()

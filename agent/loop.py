@@ -18,6 +18,7 @@ from agent.identity import Identity
 from agent.linkkeys import HeldLinkKeys
 from agent.metrics import Metrics
 from agent.netns import OWN_NETNS, TaskNetns
+from agent.recall import recalled
 from agent.reports import Reporter
 from agent.tasks import TaskState
 from agent.trust import Trust
@@ -29,7 +30,7 @@ from mesh.errors import LinkwireError, Terminal
 from mesh.graph import Graph, desired, device_name, index
 from mesh.hybrid import NodeKey
 from mesh.keys import PrivateKey
-from mesh.records import Endpoint, Member, Node, SealedKey, Status, TaskReport
+from mesh.records import Endpoint, Member, Node, Recall, SealedKey, Status, TaskReport
 from mesh.sealing import open_key
 from mesh.snapshot import Snapshot
 from mesh.store import Store
@@ -51,6 +52,8 @@ def followed(node: str) -> tuple[str, ...]:
     return (
         keyspace.CLUSTER,
         keyspace.MANIFEST,
+        keyspace.RECALL,
+        keyspace.recalled(node, ""),
         keyspace.SERVICES,
         keyspace.ENDPOINTS,
         keyspace.EPOCHS,
@@ -109,7 +112,7 @@ class Agent:
             for one in reporter:
                 one.wake()
 
-        follower = self._store.follow(followed(self._node.id), changed)
+        follower = self._store.follow(followed(self._node.id), changed, keep=True)
         reporter.append(Reporter(self._store, follower, self._node, self._identity))
         try:
             while not stopped.is_set():
@@ -129,13 +132,14 @@ class Agent:
 
     def _pass(self, local: Local, snapshot: Snapshot, reporter: Reporter) -> None:
         self._know(local)
-        if snapshot is not self._shown:
+        if snapshot is not self._shown or not snapshot.revision:
             self._shown = snapshot
             believed = self._trust.take(snapshot)
             if believed is not self._seen:
                 self._seen = believed
                 self._graph = index(believed)
                 self._link_keys.learn(believed)
+        reporter.recalled(recalled(snapshot.get(keyspace.RECALL, Recall), self._node.id, self._seen))
         now = time.monotonic()
         for state in list(self._tasks.values()):
             try:
@@ -149,6 +153,7 @@ class Agent:
             reporter.tasks(self._reports())
         if now >= self._status_at:
             self._status_at = now + STATUS_S
+            self._trust.save(self._node.id)
             self._prove(snapshot, reporter)
             found = [state.status(self._backend) for state in self._tasks.values()]
             devices = tuple(device for device in found if device is not None)

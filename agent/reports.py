@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 from agent.identity import Identity
 from mesh import keyspace
 from mesh.errors import LinkwireError
-from mesh.records import Node, Record, Status, TaskReport
+from mesh.records import Node, Recalled, Record, Status, TaskReport
 from mesh.signatures import Signatures
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Follower, Store
@@ -50,6 +50,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._reports: Mapping[str, TaskReport] = MappingProxyType({})
         self._known = False
+        self._recalled: Sequence[Recalled] = ()
         self._status: Status | None = None
         self._lease: int | None = None
         self._kept_at = 0.0
@@ -75,6 +76,14 @@ class Reporter:
         """What was last read of this node's devices."""
         with self._lock:
             self._status = status
+        self._woken.set()
+
+    def recalled(self, parts: Sequence[Recalled]) -> None:
+        """From now on this is what the node brings back of what was signed; nothing, where nothing is asked for."""
+        with self._lock:
+            if parts == self._recalled:
+                return
+            self._recalled = parts
         self._woken.set()
 
     def wake(self) -> None:
@@ -148,19 +157,27 @@ class Reporter:
         with self._lock:
             reports, known, status, self._status = self._reports, self._known, self._status, None
             node = self._node
+            recalled = self._recalled
         ops: list[Op] = []
         if stored.complete and not self._holds(stored, keyspace.node(node.id), node):
             ops.append(Put(node, None, self._lease))
         if status is not None:
             ops.append(Put(status, None, self._lease))
-        wanted: dict[str, Record] = {keyspace.key_of(report): report for report in reports.values()}
-        prefix = keyspace.report(self._node.id, "")
-        if not known or not stored.complete:
+        if not stored.complete:
             return ops
-        mine = {key for key in (*stored.records, *stored.invalid) if key.startswith(prefix)}
-        ops.extend(Delete(key, None) for key in sorted(mine - wanted.keys()))
-        for key, report in wanted.items():
-            if not self._holds(stored, key, report):
-                ops.append(Put(report, None))
-        self._signatures.keep(stored.records, {*mine, keyspace.node(node.id)})
+        wanted: list[tuple[str, Sequence[Record]]] = [(keyspace.recalled(node.id, ""), recalled)]
+        if known:
+            wanted.append((keyspace.report(node.id, ""), tuple(reports.values())))
+        for prefix, records in wanted:
+            ops += self._differing(stored, prefix, {keyspace.key_of(record): record for record in records})
+        mine = (keyspace.report(node.id, ""), keyspace.recalled(node.id, ""), keyspace.node(node.id))
+        self._signatures.keep(
+            stored.records, {key for key in (*stored.records, *stored.invalid) if key.startswith(mine)}
+        )
         return ops
+
+    def _differing(self, stored: Snapshot, prefix: str, wanted: Mapping[str, Record]) -> Iterator[Op]:
+        """What makes the store hold these records under a prefix of ours, and no others."""
+        mine = {key for key in (*stored.records, *stored.invalid) if key.startswith(prefix)}
+        yield from (Delete(key, None) for key in sorted(mine - wanted.keys()))
+        yield from (Put(record, None) for key, record in wanted.items() if not self._holds(stored, key, record))

@@ -1,18 +1,22 @@
 """What of the store this node acts on: the last state that was verified, and never one older than it has seen.
 
 The highest manifest that was acted on is kept in a file on the node's own volume, as it was signed: so that a restart
-forgets nothing, and so that the node can prove to a controller which generation there was.
+forgets nothing, and so that the node can prove to a controller which generation there was. The state itself is kept
+in another, not quite as new: for an agent that starts while there is no store, or an emptied one.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
+from agent import statefile
 from mesh import keyspace
 from mesh.contents import judge
 from mesh.envelope import peek
@@ -22,6 +26,11 @@ from mesh.snapshot import Snapshot
 log = structlog.get_logger(__name__)
 
 FILE = "manifest"
+STATE_FILE = "state"
+SAVE_S = 10.0
+"""At most so often, in seconds, is the whole state written down."""
+ALONE_S = 5.0
+"""Seconds after which an agent that has started and reaches no store goes on with what its node knew."""
 
 
 class Trust:
@@ -44,14 +53,19 @@ class Trust:
         self.held = ""
         self._verified: Snapshot | None = None
         self._believed = Snapshot()
+        self._kept: Snapshot | None = None
+        self._saved: Snapshot | None = None
+        self._saved_at = self._began = time.monotonic()
 
     def take(self, snapshot: Snapshot) -> Snapshot:
         """What to act on now that the store shows this; the same object while that is the same.
 
         What it gives is complete only if the snapshot is, and is verified.
         """
-        if not snapshot.revision:
-            return self._believed  # nothing has been read yet
+        if not snapshot.revision:  # nothing has been read yet
+            if time.monotonic() - self._began > ALONE_S:
+                self._go_on()
+            return self._believed
         verdict = judge(snapshot, self._generation, self.manifest, self._verified)
         problem = verdict.problem
         if verdict.verified:
@@ -61,7 +75,43 @@ class Trust:
             self._verified = self._believed = snapshot
         elif self._believed.complete:
             self._believed = replace(self._believed, complete=False)
+        else:
+            self._go_on()
         return self._believed
+
+    def recover(self, opened: Callable[[Iterable[tuple[str, bytes]]], Snapshot]) -> None:
+        """Read the state that was kept, for when there is no other; `opened` is `Store.opened`."""
+        path = self._path.with_name(STATE_FILE)
+        try:
+            found = opened(statefile.unpack(path.read_bytes()))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            log.warning("what this node knew cannot be read", file=str(path), error=str(error))
+            return
+        verdict = judge(found)
+        if verdict.verified:
+            self._kept = replace(found, complete=False)
+        else:
+            log.warning("what this node knew is not what was signed", file=str(path), reason=verdict.problem)
+
+    def save(self, node: str) -> None:
+        """Write down what was verified last, as far as this node needs it, unless that was done just now."""
+        now = time.monotonic()
+        if self._verified is self._saved or self._verified is None or now - self._saved_at < SAVE_S:
+            return
+        self._saved, self._saved_at = self._verified, now
+        path = self._path.with_name(STATE_FILE)
+        values = ((key, found.raw) for key, found in self._verified.records.items() if found.raw is not None)
+        try:
+            _write(path, statefile.pack((key, raw) for key, raw in values if keyspace.read_by(key, node)))
+        except OSError as error:
+            log.warning("what this node knows is not kept", file=str(path), error=error.strerror)
+
+    def _go_on(self) -> None:
+        if self._kept is not None and not self._believed.records:
+            log.warning("acts on what this node knew before it started", records=len(self._kept.records))
+            self._believed = self._kept
 
     def _settle(self, problem: str) -> None:
         if problem == self.held:

@@ -6,7 +6,8 @@ generation that this controller has signed before, or that a node is known to ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -19,6 +20,16 @@ from mesh.snapshot import Delete, Holds, Op, Put, Snapshot, Write
 from mesh.store import Store
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A node that has proven which state it has seen; without a name nobody has."""
+
+    node: str = ""
+    generation: int = 0
+    manifest: bytes = b""
+    """As it was signed."""
 
 
 class Ledger:
@@ -38,6 +49,8 @@ class Ledger:
         self._highest = 0  # what the next has to be above, for all that is known to have been signed
         self._used = 0  # in any commit of ours
         self._claims: dict[str, bytes] = {}
+        self._seen: dict[str, Witness] = {}
+        self._top = 0  # what the store was seen to hold
         self.verified = False
 
     def take(self, stored: Snapshot) -> None:
@@ -50,8 +63,19 @@ class Ledger:
         found = stored.records.get(keyspace.MANIFEST)
         self._raw = found.raw if found is not None else None
         self._highest = max(self._highest, verdict.generation)
+        self._top = max(self._top, verdict.generation)
         for status in stored.all(Status):
             self._hear(status)
+
+    def witness(self, nodes: Iterable[str]) -> Witness:
+        """Which of some nodes has proven that it has seen the highest generation."""
+        seen = [self._seen[node] for node in nodes if node in self._seen]
+        return max(seen, key=lambda witness: (witness.generation, witness.node), default=Witness())
+
+    def unheard(self, nodes: Sequence[str]) -> Sequence[str]:
+        """All of them, if the store holds an older state than it did, and none of them has proven to know it."""
+        heard = self._stored >= self._top or self.witness(nodes).generation >= self._top
+        return () if heard else nodes
 
     @property
     def stale(self) -> bool:
@@ -99,6 +123,7 @@ class Ledger:
         except InvalidRecord as error:
             log.warning("what a node says it has seen is not believed", node=status.node, error=str(error))
             return
+        self._seen[status.node] = Witness(status.node, opened.generation, status.manifest)
         twice = opened.generation == self._stored and status.manifest != self._raw
         if opened.generation > self._highest or twice:
             log.warning(

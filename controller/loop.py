@@ -14,6 +14,7 @@ from ipaddress import IPv4Network
 
 import structlog
 
+from controller import recall
 from controller.election import Election
 from controller.ledger import Ledger, awaited
 from controller.members import Members
@@ -27,7 +28,7 @@ from mesh.envelope import Signer
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.keys import PrivateKey
 from mesh.linkkeys import LinkKey, LinkSeed, link_key
-from mesh.records import Cluster, Node, TaskReport
+from mesh.records import Cluster, Node, Recall, TaskReport
 from mesh.snapshot import Holds, Op, Snapshot
 from mesh.store import Follower, Store
 from mesh.wake import Wake
@@ -92,6 +93,8 @@ class Controller:
         self._led_since = 0.0
         self._waiting = False
         self._unheard: list[str] = []
+        self._asked = ("", 0.0)
+        self._mute: set[str] = set()
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped."""
@@ -130,7 +133,7 @@ class Controller:
             self._tell((f"{text}: nothing is written",), swarm)
             return
         self._ledger.take(stored)
-        if self._waits(stored, swarm):
+        if self._waits(stored, swarm) or self._recalls(stored, swarm, token, follower):
             return
         steps, whole = self._decide(stored, swarm)
         revision = self._write(steps, token, whole=whole)
@@ -146,12 +149,55 @@ class Controller:
     def _waits(self, stored: Snapshot, swarm: Swarm) -> bool:
         """Whether nodes have to be heard first, which may know what was signed before the store was emptied."""
         up = sorted(node.id for node in swarm.nodes.values() if not node.down)
-        missing = awaited(stored, up)
+        missing = awaited(stored, up) or list(self._ledger.unheard(up))
         self._waiting = bool(missing) and time.monotonic() < self._led_since + HEAR_S
         if missing and not self._waiting and self._unheard != missing:
             log.warning("the store is taken into use without having heard all nodes", silent=missing)
             self._unheard = missing
         return self._waiting
+
+    def _recalls(self, stored: Snapshot, swarm: Swarm, token: Holds, follower: Follower) -> bool:
+        """Have a store that was emptied or set back filled with what was signed last; whether that is under way."""
+        up = [node.id for node in swarm.nodes.values() if not node.down]
+        witness = self._ledger.witness(node for node in up if node not in self._mute)
+        if not recall.needed(stored, witness):
+            steps, self._asked = recall.end(stored), ("", 0.0)
+            return bool(steps) and self._put_back(steps, token, follower, sign=False)
+        asked = stored.get(keyspace.RECALL, Recall)
+        if asked is None or asked.node != witness.node:
+            return self._put_back([recall.ask(stored, witness.node)], token, follower, sign=False)
+        if self._asked[0] != witness.node:
+            self._asked = (witness.node, time.monotonic())
+        waited = time.monotonic() - self._asked[1] > HEAR_S
+        believed = self._members.judge(swarm, stored, datetime.now(UTC)).stored
+        answers = recall.answers(believed, witness.node, up)
+        self._waiting = True
+        if answers.missing and not waited:
+            return True
+        steps, problem = recall.put_back(stored, self._store.opened(answers.values.items()), witness)
+        if problem or witness.node in answers.missing:
+            log.warning("a node does not bring back what it has seen", node=witness.node, reason=problem)
+            self._mute.add(witness.node)
+            return True
+        log.warning(
+            "the store was emptied or set back: it is filled again", records=len(steps), silent=answers.missing
+        )
+        return self._put_back(steps, token, follower, sign=True)
+
+    def _put_back(self, steps: Sequence[Change], token: Holds, follower: Follower, *, sign: bool) -> bool:
+        """Write, and with `sign` sign with the last of it what the store then holds."""
+        revision: int | None = 0
+        for start in range(0, len(steps), recall.BATCH):
+            part = steps[start : start + recall.BATCH]
+            last = sign and start + recall.BATCH >= len(steps)
+            revision = self._ledger.commit((token, *(op for step in part for op in step.ops)), sign=last)
+            if revision is None:
+                self._wake()
+                return True
+        if revision:
+            self._catch_up(follower, revision)
+        self._wake()
+        return True
 
     def _decide(self, stored: Snapshot, swarm: Swarm) -> tuple[Sequence[Step], bool]:
         """What to do next; and whether what the store then holds may be signed as a whole."""

@@ -1,7 +1,7 @@
 """Which nodes the controller believes about their keys, and which records are theirs. No I/O here.
 
-Everybody who can write to etcd can write what an agent writes. So of `nodes/` and `tasks/` only that counts which is
-signed by the report key of a member, and a member is a node
+Everybody who can write to etcd can write what an agent writes. So of `nodes/`, `tasks/` and
+`recalled/` only that counts which is signed by the report key of a member, and a member is a node
 
 - that is in Swarm's list: Swarm revokes no certificate, so only its managers know; nor is a role taken from one;
 - whose statement about its keys is proven by its Swarm certificate, or approved by hand (the node label
@@ -27,7 +27,7 @@ from mesh import keyspace
 from mesh.errors import Terminal
 from mesh.hybrid import NodePublicKey
 from mesh.proof import TOLERANCE, Identity, InvalidProof, NodeProof, NodeStatement, verify
-from mesh.records import Cluster, Member, Node, Record, TaskReport, Unproven, Versioned
+from mesh.records import Cluster, Member, Node, Recalled, Record, TaskReport, Unproven, Versioned
 from mesh.signatures import Signatures
 from mesh.snapshot import Delete, Put, Snapshot
 
@@ -137,14 +137,17 @@ class _Judgement:
 
     def made(self) -> Judged:
         """Nodes first: whose a report is follows from them."""
-        reports = []
+        said = []
         for key, found in self._stored.records.items():
-            if isinstance(found.record, TaskReport):
-                reports.append((key, found, found.record))
+            if isinstance(found.record, TaskReport | Recalled):
+                said.append((key, found, found.record))
             elif isinstance(found.record, Node):
                 self._node(key, found, found.record)
-        for key, found, report in reports:
-            self._report(key, found, report)
+        for key, found, record in said:
+            if isinstance(record, TaskReport):
+                self._report(key, found, record)
+            else:
+                self._recalled(key, found, record)
         records, invalid = MappingProxyType(self._records), MappingProxyType(self._invalid)
         stored = replace(self._stored, records=records, invalid=invalid)
         return Judged(stored, MappingProxyType(self._members), tuple(self._steps()), tuple(self._problems))
@@ -214,6 +217,12 @@ class _Judgement:
             self._unknown(key, problem)
         else:
             self._memory.signatures.believe(key, found, member.report_key)
+
+    def _recalled(self, key: str, found: Versioned[Record], recalled: Recalled) -> None:
+        """What is in it proves itself; but garbage in a node's name would keep the node from being heard."""
+        member = self._memory.accepted.get(recalled.node)
+        if member is None or self._memory.signatures.problem(key, found, member.report_key) is not None:
+            del self._records[key]
 
     def _steps(self) -> Iterator[Step]:
         gone = {member.node for member in self._stored.all(Member)} | self._memory.accepted.keys()

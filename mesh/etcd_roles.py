@@ -36,7 +36,8 @@ class Grant:
 def grants(root: str = keyspace.ROOT) -> Mapping[str, tuple[Grant, ...]]:
     """Each role with what it may do; the users have the same names."""
     everything = root.encode()
-    agents = tuple(_below(WRITE, root + prefix) for prefix in (keyspace.NODES, keyspace.TASKS, keyspace.STATUS))
+    theirs = (keyspace.NODES, keyspace.TASKS, keyspace.STATUS, keyspace.RECALLED)
+    agents = tuple(_below(WRITE, root + prefix) for prefix in theirs)
     return {
         CONTROLLER: (_below(BOTH, everything.decode()),),
         AGENT: (_below(READ, everything.decode()), *agents),

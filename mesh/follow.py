@@ -70,9 +70,11 @@ class Feed(Protocol):
 class Picture:
     """The opened and decoded state of some prefixes, changed in place. Not safe for several threads."""
 
-    def __init__(self, seal: Seal) -> None:
+    def __init__(self, seal: Seal, *, keep: bool = False) -> None:
+        """Empty; with `keep` every record keeps its value too, as it lay in the store."""
         self.revision = 0
         self._seal = seal
+        self._keep = keep
         self._records: dict[str, Versioned[Record]] = {}
         self._invalid: dict[str, str] = {}
         self._unread: dict[str, int] = {}
@@ -124,7 +126,7 @@ class Picture:
     def _open(self, key: str, value: bytes, revision: int) -> None:
         opened = self._seal.open(key, value)
         unchecked = bool(opened.signer) and not opened.checked
-        raw = value if unchecked or key == keyspace.MANIFEST else None
+        raw = value if unchecked or self._keep or key == keyspace.MANIFEST else None
         record = codec.decode(key, opened.body)
         self._records[key] = Versioned(record, revision, opened.generation, opened.signer, raw)
         self._invalid.pop(key, None)
@@ -137,18 +139,19 @@ class Picture:
 class Follower:
     """A thread that lists, watches, and begins again with the list whenever the watch ends for whatever reason."""
 
-    def __init__(self, feed: Feed, seal: Seal, changed: Callable[[], None]) -> None:
+    def __init__(self, feed: Feed, seal: Seal, changed: Callable[[], None], *, keep: bool = False) -> None:
         """Start at once.
 
         Args:
             feed: closed when this is stopped.
             seal: opens the values.
             changed: called from the thread after every change of `snapshot`. What it raises is logged.
+            keep: as in `Picture`.
         """
         self._feed = feed
         self._changed = changed
         self._lock = threading.Lock()
-        self._picture = Picture(seal)
+        self._picture = Picture(seal, keep=keep)
         self._complete = False
         self._said_lost = False
         self._snapshot: Snapshot | None = None

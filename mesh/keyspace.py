@@ -17,6 +17,8 @@ from mesh.records import (
     Member,
     Node,
     Port,
+    Recall,
+    Recalled,
     Record,
     SealedKey,
     SealedLinkKey,
@@ -40,6 +42,8 @@ EPOCHS = "epochs/"
 LINK_KEYS = "linkkeys/"
 ADDRESSES = "addresses/"
 PORTS = "ports/"
+RECALL = "recall"
+RECALLED = "recalled/"
 NODES = "nodes/"
 MEMBERS = "members/"
 TASKS = "tasks/"
@@ -96,6 +100,11 @@ def report(node_id: str, task: str) -> str:
     return f"{TASKS}{node_id}/{task}"
 
 
+def recalled(node_id: str, part: object) -> str:
+    """The key of a Recalled."""
+    return f"{RECALLED}{node_id}/{part}"
+
+
 def status(node_id: str) -> str:
     """The key of a Status."""
     return f"{STATUS}{node_id}"
@@ -132,6 +141,10 @@ def key_of(record: Record) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a 
             return report(record.node, record.task)
         case Status():
             return status(record.node)
+        case Recall():
+            return RECALL
+        case Recalled():
+            return recalled(record.node, record.part)
 
 
 KINDS: dict[str, type[Record]] = {
@@ -149,10 +162,18 @@ KINDS: dict[str, type[Record]] = {
     "members": Member,
     "tasks": TaskReport,
     "status": Status,
+    RECALL: Recall,
+    "recalled": Recalled,
 }
 """First part of a key -> the kind of record under it."""
 
-_WRITERS: dict[str, Writer] = {"nodes": "agent", "tasks": "agent", "status": "agent", LEADER: "anybody"}
+_WRITERS: dict[str, Writer] = {
+    "nodes": "agent",
+    "tasks": "agent",
+    "status": "agent",
+    "recalled": "agent",
+    LEADER: "anybody",
+}
 
 
 def writer(key: str) -> Writer:
@@ -163,3 +184,13 @@ def writer(key: str) -> Writer:
 def covered(key: str) -> bool:
     """Whether a record is one of those that the manifest is over: what every agent reads, and nothing less."""
     return key == CLUSTER or key.startswith((SERVICES, ENDPOINTS, EPOCHS))
+
+
+def private(key: str, node_id: str) -> bool:
+    """Whether a record is one that the controller writes for this node alone."""
+    return key == member(node_id) or key.startswith((sealed_key(node_id, ""), link_key(node_id, "")))
+
+
+def read_by(key: str, node_id: str) -> bool:
+    """Whether a record is one that the controller writes for a node to act on: its own, or one of the signed set."""
+    return key == MANIFEST or covered(key) or private(key, node_id)

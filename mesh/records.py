@@ -268,6 +268,38 @@ class ManifestRecord:
     """`manifest.Manifest.digest` over all of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What the controller asks for after the store was emptied: what the nodes still hold of what it signed.
+
+    Each node brings back its own keys; one of them, which has seen the newest state, also that state.
+    """
+
+    node: str
+    """Id of that one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A value as it lay in the store, signature and all."""
+
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """A part of a node's answer to a Recall. The values prove themselves, whoever brings them."""
+
+    node: str
+    asked: str
+    """`Recall.node`, so that the answer to another question is not taken for one to this."""
+    part: int
+    """From 0."""
+    parts: int
+    values: tuple[Kept, ...]
+
+
 Record = (
     Cluster
     | Service
@@ -283,6 +315,8 @@ Record = (
     | Status
     | Leader
     | ManifestRecord
+    | Recall
+    | Recalled
 )
 
 R_co = TypeVar("R_co", bound=Record, covariant=True)
@@ -296,7 +330,7 @@ class Versioned(Generic[R_co]):
         generation: the one that was signed with it; 0 for what is unsigned, or was not read from a store.
         signer: id of the key that signed it, as `envelope.VerifyKey.id`.
         raw: the value as it lies in the store, for a record whose signature nobody has checked yet (an agent's), and
-            for the manifest, which agents keep; None for all others.
+            for the manifest, which agents keep; for others only where a reader asked to keep all, else None.
     """
 
     record: R_co

@@ -6,13 +6,13 @@ It promises that a commit is all or nothing, and that a snapshot is a picture of
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from mesh import codec, keyspace
 from mesh.errors import Retryable
 from mesh.etcd import EtcdFeed, LeaseLost, Line, Link, read
-from mesh.follow import Follower, Picture
+from mesh.follow import Batch, Change, Follower, Picture
 from mesh.ranges import Ranges
 from mesh.seal import Seal, Unsealed
 from mesh.snapshot import Delete, Op, Put, Snapshot, Write
@@ -111,6 +111,12 @@ class Store:
         value = self._seal.close(put.key, generation, codec.encode(put.record))
         return Write(put.key, generation, value, put.revision, put.lease)
 
+    def opened(self, values: Iterable[tuple[str, bytes]]) -> Snapshot:
+        """The records in values that were found elsewhere, with those values: as if a store held them."""
+        picture = Picture(self._seal, keep=True)
+        picture.replace(Batch(0, whole=True, changes=[Change(key.encode(), value, 0) for key, value in values]))
+        return picture.snapshot(complete=True)
+
     def unseal(self, key: str, value: bytes) -> Unsealed:
         """Open a value of a key that was found elsewhere, such as in a report. Raises InvalidRecord."""
         return self._seal.open(key, value)
@@ -138,7 +144,7 @@ class Store:
         except LeaseLost:
             return
 
-    def follow(self, prefixes: Sequence[str], changed: Callable[[], None]) -> Follower:
+    def follow(self, prefixes: Sequence[str], changed: Callable[[], None], *, keep: bool = False) -> Follower:
         """Keep a snapshot of some prefixes (as in `load`) up to date, over a connection of its own.
 
         One watch spans from the first prefix to the last, since only a single watch gives whole revisions: keys
@@ -148,13 +154,13 @@ class Store:
             prefixes: as in `load`.
             changed: called from the follower's thread after every change of its snapshot, at most once a
                 response of etcd. What it raises is logged.
+            keep: whether records keep their values too, as they lie in the store.
 
         Returns:
             The follower, running; to be stopped, which `close` does too.
         """
-        follower = Follower(
-            EtcdFeed(self._targets, self._timeout, self._ranges(prefixes), self._tls), self._seal, changed
-        )
+        feed = EtcdFeed(self._targets, self._timeout, self._ranges(prefixes), self._tls)
+        follower = Follower(feed, self._seal, changed, keep=keep)
         with self._lock:
             self._followers.append(follower)
         return follower

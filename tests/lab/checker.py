@@ -81,6 +81,11 @@ def differences(lab: Lab) -> list[str]:
     return faults
 
 
+def devices(node: Node) -> list[Wired]:
+    """What is wired on one node."""
+    return _read_node(node).wired
+
+
 def swarm_settled(lab: Lab) -> bool:
     """Whether Swarm itself has converged: every wanted task runs, every other has ended, and none is missing."""
     manager = lab.manager

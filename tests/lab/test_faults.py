@@ -73,6 +73,61 @@ def test_no_request_is_lost_when_etcd_dies_and_new_tasks_are_wired_when_it_is_ba
     assert lost.ok > 50
 
 
+def test_no_request_is_lost_and_nothing_changes_when_etcd_is_emptied(linked: Deployment, figure: Figure) -> None:
+    """The nodes bring back what was signed: the same addresses, the same keys."""
+
+    def fault() -> None:
+        linked.lab.wipe_etcd()
+        began = time.monotonic()
+        process.wait_for("the links to be known again", lambda: bool(linked.ps("faults")["links"]), seconds=90)
+        checker.settle(linked.lab, 60)
+        figure(f"an emptied etcd holds again what it held after {time.monotonic() - began:.1f} s")
+
+    before = wired(linked)
+    lost = counted(linked, fault)
+    figure(f"etcd emptied: {lost}")
+    assert wired(linked) == before
+    assert len(before) >= 2
+    assert lost.lost == 0
+    linked.lab.manager.docker("service", "scale", "--detach", "faults_spare=1")
+    linked.wait_running("faults_spare", 1)
+    checker.settle(linked.lab)
+
+
+def test_an_agent_that_starts_without_etcd_wires_what_its_node_knew(linked: Deployment, figure: Figure) -> None:
+    n2 = linked.lab.node("n2")
+
+    def fault() -> None:
+        linked.lab.kill_etcd()
+        agent = linked.agent(n2)
+        assert agent is not None
+        n2.docker("kill", agent)
+        process.wait_for("another agent", lambda: linked.agent(n2) not in (None, agent), seconds=60)
+        process.wait_for("the web server's device", lambda: bool(wired(linked, "n2")), seconds=60)
+        time.sleep(3)
+
+    before = wired(linked, "n2")
+    try:
+        lost = counted(linked, fault)
+        after = wired(linked, "n2")
+    finally:
+        linked.lab.restart_etcd()
+    figure(f"agent's container on the provider's node killed while etcd is away: {lost}")
+    assert after == before
+    assert lost.gap < 30
+    checker.settle(linked.lab)
+    assert counted(linked, lambda: None).lost == 0
+
+
+def wired(linked: Deployment, *nodes: str) -> dict[tuple[str, str], str]:
+    """Every device of ours, and what must not change of it: public key, port, addresses."""
+    found: dict[tuple[str, str], str] = {}
+    for node in linked.lab.nodes:
+        for one in checker.devices(node) if not nodes or node.name in nodes else ():
+            found[node.name, one.device] = f"{one.public_key} {one.port} {one.address} {one.address6}"
+    return found
+
+
 @pytest.mark.parametrize("victim", ["worker", "controller"])
 def test_no_request_is_lost_when_a_process_of_ours_dies(linked: Deployment, victim: str, figure: Figure) -> None:
     def fault() -> None:

@@ -54,11 +54,12 @@ class Attack:
         """Put the controller's whole state back as it was recorded."""
         ours = {k: v for k, v in self.now().items() if keyspace.writer(k) == "controller"}
         then = {k: v for k, v in self.recorded.items() if keyspace.writer(k) == "controller"}
-        for key in ours.keys() - then.keys():
-            self.delete(key)
-        for key, value in then.items():
+        # The manifest first: nobody verifies a state that is half the one and half the other.
+        for key, value in sorted(then.items(), key=lambda item: item[0] != keyspace.MANIFEST):
             if ours.get(key) != value:
                 self.put(key, value)
+        for key in ours.keys() - then.keys():
+            self.delete(key)
 
     def victim(self) -> tuple[str, Endpoint]:
         """The first endpoint."""

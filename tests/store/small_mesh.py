@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from agent.loop import followed
+from agent.recall import recalled
 from agent.trust import Trust
 from controller.loop import Controller
 from controller.observed import SwarmNode, SwarmService, SwarmTask
 from controller.watch import SwarmWatch
+from mesh import keyspace
 from mesh.envelope import Keyring, Signer, SigningKey
 from mesh.errors import Retryable
 from mesh.follow import Follower
 from mesh.hybrid import NodeKey
 from mesh.labels import LinkLabel, ServiceLabels
 from mesh.linkkeys import LinkSeed
-from mesh.records import Node, Status
+from mesh.records import Node, Recall, Recalled, Status
 from mesh.seal import Sealer
-from mesh.snapshot import Put, Snapshot
+from mesh.snapshot import Delete, Put, Snapshot
 from mesh.store import Store
 from mesh.wake import Wake
 from tests.signing import CLUSTER, KEYRING, SIGNING_KEY
@@ -108,7 +110,7 @@ class Reader:
             ready.wait()
             self.look()
 
-        follower = self.store.follow(followed(self.node), changed)
+        follower = self.store.follow(followed(self.node), changed, keep=True)
         self.follower = follower
         ready.set()
         return follower
@@ -125,6 +127,16 @@ class Reader:
     def speak(self) -> None:
         status = Status(self.node, 0.0, (), self.trust.manifest, self.trust.held)
         self.store.commit([Put(record(self.node), None), Put(status, None)])
+        asked = self.follower.snapshot.get(keyspace.RECALL, Recall)
+        answer = recalled(asked, self.node, self.believed)
+        said = [key for key in self.follower.snapshot.records if key.startswith(keyspace.RECALLED)]
+        puts = list(self.answered(answer))
+        gone = {key for key in said if asked is None} - {put.key for put in puts}
+        self.store.commit([*puts, *(Delete(key, None) for key in gone)])
+
+    def answered(self, answer: Sequence[Recalled]) -> Iterator[Put]:
+        """What it brings back of what was signed."""
+        return (Put(part, None) for part in answer)
 
     def verified(self) -> bool:
         return self.look().complete and not self.trust.held
@@ -174,8 +186,10 @@ class SmallMesh:
             assert not thread.is_alive()
 
     @contextmanager
-    def reader(self, node: str = "n1", folder: str | None = None, keyring: Keyring = KEYRING) -> Iterator[Reader]:
-        reader = Reader(self.endpoint, self.root, node, self.folder / (folder or node), keyring)
+    def reader(
+        self, node: str = "n1", folder: str | None = None, keyring: Keyring = KEYRING, kind: type[Reader] = Reader
+    ) -> Iterator[Reader]:
+        reader = kind(self.endpoint, self.root, node, self.folder / (folder or node), keyring)
         stopped = threading.Event()
 
         def speak() -> None:

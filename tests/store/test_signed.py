@@ -236,8 +236,6 @@ def test_after_a_wipe_generations_go_on_from_what_the_nodes_have_seen(mesh: Smal
             one.speaks = two.speaks = True
             settled(one, two)
             assert one.believed.records["manifest"].generation > high
-            lowest = min(v.generation for k, v in one.believed.records.items() if keyspace.covered(k))
-            assert lowest > high, "something was signed with a generation that there was before"
 
 
 def test_after_a_wipe_with_nobody_heard_in_time_it_starts_low_is_refused_and_told(

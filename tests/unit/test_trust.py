@@ -1,6 +1,7 @@
 """What an agent acts on: the last verified state, and after a restart nothing older than it has seen."""
 
 import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import structlog
 
 from agent.trust import Trust, generation, remembered
 from mesh.errors import Terminal
+from mesh.follow import Batch, Change, Picture
 from mesh.snapshot import Snapshot
+from tests.signing import SEAL
 from tests.unit.test_contents import CLUSTER, RECORDS, service, shown, values
 
 NEW = values(*RECORDS, generation=7)
@@ -79,3 +82,59 @@ def test_what_cannot_be_written_down_is_not_acted_on(tmp_path: Path) -> None:
     assert "cannot be written down" in trust.held
     (tmp_path / "none").mkdir()
     assert trust.take(shown(NEW)).records
+
+
+def opened(given: Iterable[tuple[str, bytes]], *, revision: int = 0) -> Snapshot:
+    picture = Picture(SEAL, keep=True)
+    changes = [Change(key.encode(), raw, revision) for key, raw in given]
+    picture.replace(Batch(revision, whole=True, changes=changes))
+    return picture.snapshot(complete=True)
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a node that has verified a state and kept it."""
+    monkeypatch.setattr("agent.trust.SAVE_S", 0.0)
+    monkeypatch.setattr("agent.trust.ALONE_S", 0.0)
+    trust = Trust(tmp_path)
+    trust.take(opened(NEW.items(), revision=9))
+    trust.save("n1")
+    return tmp_path
+
+
+def test_without_a_store_a_node_goes_on_with_what_it_knew_and_removes_nothing(kept: Path) -> None:
+    again = Trust(kept)
+    assert again.take(Snapshot()) == Snapshot(), "it has not read what was kept"
+    again.recover(opened)
+    found = again.take(Snapshot())
+    assert {key: one.record for key, one in found.records.items()} == {
+        key: one.record for key, one in opened(NEW.items()).records.items()
+    }
+    assert not found.complete
+    newer = opened(values(*RECORDS, service("c", 3), generation=8).items(), revision=10)
+    assert again.take(newer) is newer
+
+
+def test_an_emptied_or_forged_store_does_not_take_it_away(kept: Path) -> None:
+    for given in ({}, broken_values()):
+        again = Trust(kept)
+        again.recover(opened)
+        assert again.take(opened(given.items(), revision=3)).records
+        assert again.held
+
+
+def test_at_first_the_store_is_given_time_to_answer(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.trust.ALONE_S", 60.0)
+    again = Trust(kept)
+    again.recover(opened)
+    assert again.take(Snapshot()) == Snapshot()
+
+
+@pytest.mark.parametrize("how", [lambda raw: raw[:-1], lambda raw: raw[:-1] + b"x", lambda _: b"junk", lambda _: b""])
+def test_what_was_damaged_on_disk_is_not_acted_on(kept: Path, how: Callable[[bytes], bytes]) -> None:
+    path = kept / "state"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_bytes(how(path.read_bytes()))
+    again = Trust(kept)
+    again.recover(opened)
+    assert again.take(Snapshot()) == Snapshot()

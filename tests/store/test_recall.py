@@ -1,0 +1,161 @@
+"""An emptied etcd is filled again with what was signed: nothing changes for anybody, and nothing is slipped in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.recall import recalled
+from mesh import keyspace
+from mesh.records import Address, Endpoint, Kept, Port, Recall, Recalled, Service
+from mesh.snapshot import Put
+from tests.store.attacks import Attack
+from tests.store.etcd_server import EtcdServer
+from tests.store.small_mesh import Reader, SmallMesh, endpoints, settled
+from tests.store.waiting import until
+
+
+@pytest.fixture
+def mesh(etcd: EtcdServer, tmp_path: Path) -> SmallMesh:
+    return SmallMesh(etcd.endpoint, "/recall/v1/", tmp_path)
+
+
+def signed(*readers: Reader) -> Mapping[str, object]:
+    """All that was signed for these nodes, but for how often it was."""
+    return {
+        key: found.record
+        for reader in readers
+        for key, found in reader.believed.records.items()
+        if keyspace.covered(key) or key.startswith(keyspace.sealed_key(reader.node, ""))
+    }
+
+
+def test_after_a_wipe_everything_is_as_it_was(mesh: SmallMesh, etcd: EtcdServer) -> None:
+    with mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller():
+        settled(one, two)
+        mesh.live(one, two)
+        before, generation = signed(one, two), one.believed.records["manifest"].generation
+        assert sum(key.startswith("keys/") for key in before) == 6
+        one.everything.clear()
+        etcd.wipe()
+        mesh.wake()
+        until(lambda: one.verified() and one.believed.records["manifest"].generation > generation, 30)
+        settled(one, two)
+        assert signed(one, two) == before
+        assert all(seen.records.keys() >= one.believed.contents.entries.keys() for seen in one.everything)
+        mesh.live(one, two)  # what comes after it goes on as ever
+        until(lambda: one.store.load([""]).get(keyspace.RECALL, Recall) is None)
+        until(lambda: not list(one.store.load([""]).all(Recalled)))
+        stored = one.store.load([""])
+        held = {address.holder for address in stored.all(Address) if address.holder}
+        tasks = {endpoint.task for endpoint in stored.all(Endpoint)}
+        assert held == {f"service/{s.id}" for s in stored.all(Service)} | {f"task/{task}" for task in tasks}
+        assert {port.task for port in stored.all(Port)} == tasks
+
+
+def test_a_controller_that_comes_after_the_wipe_knows_it_too(mesh: SmallMesh, etcd: EtcdServer) -> None:
+    with mesh.reader("n1") as one, mesh.reader("n2") as two:
+        with mesh.controller():
+            settled(one, two)
+        before = signed(one, two)
+        etcd.wipe()
+        with mesh.controller():
+            until(lambda: one.verified() and two.verified(), 30)
+            settled(one, two)
+            assert signed(one, two) == before
+
+
+def test_from_an_old_backup_it_goes_on_with_the_newest_state(mesh: SmallMesh, etcd: EtcdServer) -> None:
+    """With the tasks that came since, and without those that ended."""
+    attack = Attack(etcd, mesh.root)
+    with mesh.reader("n1") as one, mesh.reader("n2") as two:
+        with mesh.controller():
+            settled(one, two)
+            attack.record()
+            mesh.swarm.start("web")
+            mesh.swarm.start("db")
+            mesh.swarm.end(next(iter(mesh.swarm.tasks_now)))
+            mesh.wake()
+            settled(one, two, tasks=7)
+        before = signed(one, two)
+        one.everything.clear()
+        attack.restore()
+        until(lambda: bool(one.look()) and "an old state" in one.trust.held)
+        one.speak()  # or a controller that is new too signs on from the backup first
+        with mesh.controller():
+            until(lambda: one.verified() and two.verified(), 30)
+            settled(one, two, tasks=7)
+            until(lambda: signed(one, two) == before)  # what was private to an ended task is taken away at last
+            assert {len(endpoints(seen)) for seen in one.everything} == {7}
+
+
+class Liar(Reader):
+    """Has seen what it says, and brings back something else."""
+
+    lie: Callable[[Kept], Kept | None]
+
+    def answered(self, answer: Sequence[Recalled]) -> Iterator[Put]:
+        for part in answer:
+            values = tuple(kept for told in part.values if (kept := type(self).lie(told)) is not None)
+            yield Put(replace(part, values=values), None)
+
+
+class Forger(Liar):
+    @staticmethod
+    def lie(told: Kept) -> Kept | None:
+        changed = told.key.startswith(keyspace.ENDPOINTS)
+        return replace(told, value=told.value.replace(b"192.0.2.2", b"192.0.2.9")) if changed else told
+
+
+class Withholder(Liar):
+    @staticmethod
+    def lie(told: Kept) -> Kept | None:
+        return None if told.key.startswith(keyspace.ENDPOINTS) else told
+
+
+class Mute(Reader):
+    says: Sequence[Recalled] = ()
+
+    def answered(self, _: Sequence[Recalled]) -> Iterator[Put]:
+        return (Put(part, None) for part in self.says)
+
+
+@pytest.mark.parametrize("kind", [Forger, Withholder, Mute])
+def test_who_brings_back_something_else_is_passed_over(
+    mesh: SmallMesh, etcd: EtcdServer, kind: type[Reader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen the newest; of two the one whose name comes last is asked first."""
+    monkeypatch.setattr("controller.loop.HEAR_S", 3.0)
+    with mesh.reader("n1") as one, mesh.reader("n2", kind=kind) as two, mesh.controller():
+        settled(one, two)
+        before = signed(one)
+        one.everything.clear()
+        etcd.wipe()
+        until(lambda: one.verified() and two.verified(), 30)
+        settled(one, two)
+        assert signed(one) == before
+        assert [r.underlay for s in one.everything for r in s.all(Endpoint) if "192.0.2.9" in str(r.underlay)] == []
+
+
+def test_a_state_of_before_is_not_put_back(
+    mesh: SmallMesh, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own signature holds, and it is whole: but a newer one has been seen."""
+    monkeypatch.setattr("controller.loop.HEAR_S", 3.0)
+    with mesh.reader("n1") as one, mesh.reader("n2", kind=Mute) as two, mesh.controller():
+        settled(one, two)
+        old, ended = one.believed, next(iter(mesh.swarm.tasks_now))
+        mesh.swarm.end(ended)
+        mesh.wake()
+        settled(one, two, tasks=5)
+        before = signed(one)
+        one.everything.clear()
+        monkeypatch.setattr(Mute, "says", recalled(Recall("n2"), "n2", old))
+        etcd.wipe()
+        until(lambda: one.verified() and two.verified(), 30)
+        settled(one, two, tasks=5)
+        assert signed(one) == before
+        assert [e for seen in one.everything for e in seen.all(Endpoint) if e.task == ended] == []
