@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
+from agent.loop import STATUS_S
+from agent.trust import SAVE_S
 from tests.chaos.killer import processes
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
@@ -107,6 +109,7 @@ def test_an_agent_that_starts_without_etcd_wires_what_its_node_knew(linked: Depl
         time.sleep(3)
 
     before = wired(linked, "n2")
+    time.sleep(SAVE_S + 2 * STATUS_S)  # what is newer than that may not have been kept
     try:
         lost = counted(linked, fault)
         after = wired(linked, "n2")
