@@ -14,7 +14,7 @@ from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 from tests.lab.requests import Requests
 
-LOAD_S = 45
+LOAD_S = 150
 """Longer than a session lives before its next handshake: 120 s (WireGuard paper, section 6.1)."""
 STACK = """
 version: "3.8"
