@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Network
 from typing import Self
 
 import pytest
@@ -15,7 +19,7 @@ import pytest
 from agent.netns import TaskNetns
 from mesh.keys import PrivateKey
 from mesh.wgtypes import DeviceChange, PeerChange
-from tests.netns.world import Task, World, host, wait_for
+from tests.netns.world import MESH, Task, World, host, wait_for
 
 SECONDS_TO_COME_UP = 10.0
 PORT = 7000
@@ -203,3 +207,40 @@ def test_tasks_of_one_node_reach_each_other_through_its_own_address(world: World
     other.wire(one)
     await_first_packet(one, other)
     await_first_packet(other, one)
+
+
+def test_nothing_comes_from_an_address_that_is_not_the_peers_own(pair: tuple[Task, Task]) -> None:
+    """Whatever its node's root does to it: the other end lets in what is from that peer's allowed IPs."""
+    left, right = pair
+    taken = MESH[4711]
+    left.command("ip", "address", "add", f"{taken}/32", "dev", left.name)
+
+    def heard() -> bool:
+        with receiver(right) as inbound, udp(left.netns) as outbound:
+            outbound.bind((str(taken), 0))
+            outbound.sendto(b"in another's name", (str(right.address.ip), PORT))
+            with contextlib.suppress(TimeoutError):
+                return bool(inbound.recvfrom(100)[1][0] == str(taken))
+        return False
+
+    assert not any(heard() for _ in range(5))
+    own = left.as_peer()
+    both = frozenset({*(own.allowed_ips or ()), IPv4Network(taken)})
+    right.node.backend.apply(right.netns, right.name, DeviceChange(peers=(replace(own, allowed_ips=both),)))
+    wait_for(heard)  # so it was those that kept it out
+
+
+def test_a_task_does_not_read_the_key_of_its_own_device(pair: tuple[Task, Task]) -> None:
+    """The kernel tells it to who has NET_ADMIN, which Swarm gives on request only; wireguard-go not even there."""
+    task, _ = pair
+    key = base64.b64encode(task.key.raw).decode()
+    show = ["wg", "show", task.name, "private-key"]
+    assert task.command(*show).strip() == key  # an agent's way, with the node's own files
+    # As a task is: it sees no socket of the node's, and has no NET_ADMIN.
+    script = 'mkdir -p /run/wireguard && mount -t tmpfs none /run/wireguard && exec "$@"'
+    plain = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"]
+    inside = ["unshare", "--mount", "sh", "-c", script, "sh", *plain, *show]
+    done = task.netns.run(lambda: subprocess.run(inside, capture_output=True, text=True, check=False))
+    assert done.returncode != 0
+    assert "Unable to access interface" in done.stderr
+    assert not done.stdout
