@@ -39,7 +39,7 @@ check: $(VENV)/ready
 	$(VENV)/bin/lint-imports
 
 chaos: $(VENV)/ready
-	LINKWIRE_CHAOS=long $(PYTHON) -m pytest -s tests/chaos
+	LINKWIRE_CHAOS=long $(PYTHON) -m pytest -s tests/chaos tests/netns/test_linkkeys.py tests/lab/test_linkkeys.py
 
 bench: $(VENV)/ready
 	$(PYTHON) -m tests.bench

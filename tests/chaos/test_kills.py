@@ -1,6 +1,6 @@
 """Agents and controllers killed at random in the middle of every step of a stack's life: it converges all the same.
 
-The short form, for every run of the tests, makes SHORT kills; LINKWIRE_CHAOS=long makes LONG. LINKWIRE_CHAOS_SEED
+The short form, for every run of the tests, makes FEW kills; LINKWIRE_CHAOS=long makes MANY. LINKWIRE_CHAOS_SEED
 makes a run's choices again.
 """
 
@@ -13,16 +13,17 @@ from pathlib import Path
 
 from tests.chaos.addresses import History
 from tests.chaos.killer import Killer
+from tests.effort import LONG
 from tests.lab import checker
 from tests.lab.deployment import Deployment
 from tests.lab.test_lifecycle import left, steps, wireguard_processes
 
-SHORT, LONG = 12, 50
+FEW, MANY = 12, 50
 SETTLE_S = 120.0
 
 
 def test_kills_in_the_middle_of_every_step(stacks: Deployment, tmp_path: Path, figure: Callable[[str], None]) -> None:
-    kills = LONG if os.environ.get("LINKWIRE_CHAOS") == "long" else SHORT
+    kills = MANY if LONG else FEW
     seed = int(os.environ.get("LINKWIRE_CHAOS_SEED") or time.time())
     print(f"{kills} kills, LINKWIRE_CHAOS_SEED={seed}")
     todo = steps(stacks)

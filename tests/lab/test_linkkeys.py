@@ -10,12 +10,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+from tests.effort import LONG
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 from tests.lab.requests import Requests
 
-LOAD_S = 150
-"""Longer than a session lives before its next handshake: 120 s (WireGuard paper, section 6.1)."""
+LOAD_S = 150 if LONG else 30
+"""In its long form longer than a session lives before its next handshake: 120 s (WireGuard paper, section 6.1)."""
 STACK = """
 version: "3.8"
 x-wireguard:
@@ -75,7 +76,7 @@ def test_rotation_under_load_costs_no_request(stacks: Deployment, figure: Callab
     assert rotations > LOAD_S / 5
     assert lost == 0
     assert ok > 1000
-    assert any(age < 60 for age in ages), "no handshake was made with a rotated key"
+    assert not LONG or any(age < 60 for age in ages), "no handshake was made with a rotated key"
 
 
 def test_a_key_is_told_by_name_and_epoch_and_renewed_by_hand(stacks: Deployment) -> None:
