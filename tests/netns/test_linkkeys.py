@@ -103,7 +103,7 @@ def test_with_other_link_keys_there_is_no_handshake(ends: tuple[Task, Task], the
     set_key(right, left, between(right, left, theirs) if theirs else None)
     assert not connects(left, right)
     share(right, left, [secret("shop")])  # so that it was the key and nothing else
-    wait_for(lambda: peer_of(left, right).last_handshake is not None)
+    wait_for(lambda: peer_of(left, right).last_handshake is not None, 60)  # it is tried again every 5 s
 
 
 @pytest.mark.parametrize("knows", [False, True], ids=["stolen", "with the link key"])
