@@ -62,7 +62,7 @@ def test_what_is_refused_is_counted_at_its_end_and_seen_by_people_and_prometheus
     told = "the agents to tell what they refused"
     process.wait_for(told, lambda: stacks.ps("seen")["links"][0]["refused"] == REFUSED, seconds=20, every=0.5)
     lines = [line.split() for line in stacks.linkwire("ps", "seen").splitlines()]
-    assert [line[-1] for line in lines[:2]] == ["REFUSED", "4"]
+    assert [line[-2:] for line in lines[:2]] == [["REFUSED", "KEY"], ["4", f"own/{link['epoch']}"]]
 
     ends = ('peer_service="seen_web",service="seen_client"', 'peer_service="seen_client",service="seen_web"')
     numbers = summed(stacks)
