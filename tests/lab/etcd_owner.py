@@ -39,12 +39,16 @@ class EtcdOwner:
         self._etcdctl("del", keyspace.ROOT + key)
 
     def restore(self, dump: Dump) -> None:
-        """Make it what it was, as from a backup."""
+        """Make it what it was, as from a backup.
+
+        But for the addresses, which no agent reads: a put would take their leases from those that rest, for ever.
+        """
         now = self.dump()
         for key in now.keys() - dump.keys():
-            self.delete(key)
+            if not key.startswith(keyspace.ADDRESSES):
+                self.delete(key)
         for key, value in dump.items():
-            if now.get(key) != value:
+            if now.get(key) != value and not key.startswith(keyspace.ADDRESSES):
                 self.put(key, value)
 
     def sign_all(self, signer: Signer) -> None:
