@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
+import re
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 MIN_CPU_SECONDS = 0.05
 """A shorter piece of work is repeated until it took this much."""
@@ -55,6 +57,10 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
 
+_COMPARE: Final = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
+_AIM: Final = re.compile(r"(<=|<|>=|>) (\d+(?:\.\d+)?)(?: (\S.*))?")
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table.
@@ -67,6 +73,15 @@ class Row:
         better: whether a lower or a higher figure is the better one.
         ours: Linkwire's measurements, in the order in which they were made.
         theirs: the reference's; the n-th was made right after our n-th.
+        aim: what is to be reached: `<= 1.2` is about the ratio's median; with the row's unit, `<= 300 MiB`, about the
+            median of our own figures; none if empty. Also `<`, `>=`, `>`.
+        note: what a reader has to know to read the figures, for people.
+        size: how large what was measured is (tasks, peers, devices), to plot the figures against; rows with sizes
+            whose keys are alike up to the last dot are one curve.
+        base: the size of the reference, where that is the same thing in another size.
+
+    Raises:
+        ValueError: The aim cannot be checked.
     """
 
     key: str
@@ -76,6 +91,24 @@ class Row:
     better: Literal["lower", "higher"]
     ours: list[float]
     theirs: list[float]
+    aim: str = ""
+    note: str = ""
+    size: int | None = None
+    base: int | None = None
+
+    def __post_init__(self) -> None:
+        found = _AIM.fullmatch(self.aim)
+        if self.aim and (found is None or found[3] not in {None, self.unit}):
+            raise ValueError(f"{self.key}: an aim is `<= 1.2` or `<= 1.2 {self.unit}`, not `{self.aim}`")
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the aim is reached, by the median; None where there is none."""
+        found = _AIM.fullmatch(self.aim)
+        if found is None:
+            return None
+        figure = statistics.median(self.ratios if found[3] is None else self.ours)
+        return bool(_COMPARE[found[1]](figure, float(found[2])))
 
     @property
     def ratios(self) -> list[float]:

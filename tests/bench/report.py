@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from tests.bench.measure import Row, Spread
 
-_HEAD = ("what", "against", "unit", "Linkwire", "reference", "ratio", "better")
+_HEAD = ("what", "against", "unit", "Linkwire", "reference", "ratio", "better", "aim", "")
 
 
 def as_json(row: Row) -> dict[str, object]:
@@ -21,6 +21,11 @@ def as_json(row: Row) -> dict[str, object]:
         "linkwire": {**asdict(Spread.of(row.ours)), "all": row.ours},
         "reference": {**asdict(Spread.of(row.theirs)), "all": row.theirs},
         "ratio": asdict(Spread.of(row.ratios)),
+        "aim": row.aim,
+        "met": row.met,
+        "note": row.note,
+        "size": row.size,
+        "base": row.base,
     }
 
 
@@ -33,7 +38,12 @@ def table(rows: Iterable[Row]) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     spreads = (Spread.of(values) for values in (row.ours, row.theirs, row.ratios))
-    return (row.what, row.reference, row.unit, *map(_spread, spreads), row.better)
+    return (row.what, row.reference, row.unit, *map(_spread, spreads), row.better, row.aim, verdict(row))
+
+
+def verdict(row: Row) -> str:
+    """Whether a row's aim is met, in words."""
+    return {True: "met", False: "not met", None: ""}[row.met]
 
 
 def _spread(spread: Spread) -> str:
