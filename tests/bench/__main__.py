@@ -11,11 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mesh.errors import LinkwireError
 from mesh.log import configure
 from tests.bench import link, machine, peers, plan, report, rules, stage, store, verified, wire
-from tests.bench.by_hand import ReferenceFailed
 from tests.bench.measure import FULL, QUICK, Effort, Row
+from tests.bench.run import run_groups
 from tests.netns.world import sweep
 
 GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
@@ -49,13 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     code = 1
     try:
         sweep()
-        _measure(QUICK if options.quick else FULL, options.groups or list(GROUPS), options)
-        code = 0
+        failed = _measure(QUICK if options.quick else FULL, options.groups or list(GROUPS), options)
+        code = 1 if failed else 0
     except KeyboardInterrupt:
         print("bench: interrupted; taking everything away", file=sys.stderr)
         code = 128 + signal.SIGINT
-    except (LinkwireError, ReferenceFailed) as error:
-        print(f"bench: {error}", file=sys.stderr)
     finally:
         left = stage.end_leftovers()
     if left:
@@ -64,25 +61,31 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
-def _measure(effort: Effort, groups: list[str], options: argparse.Namespace) -> None:
+def _measure(effort: Effort, groups: list[str], options: argparse.Namespace) -> dict[str, str]:
+    """Measure, print and write; the groups that failed, and why."""
     before = machine.facts()
-    rows: list[Row] = []
-    for name in groups:
-        print(f"bench: {name}", file=sys.stderr)
-        rows += GROUPS[name](effort)
+    run = run_groups({name: GROUPS[name] for name in groups}, effort)
     result = {
         "quick": options.quick,
-        "machine": {**before, "load_after": machine.facts()["load"]},
-        "rows": [report.as_json(row) for row in rows],
+        "machine": {**before, "load_after": machine.load()},
+        "seconds": run.seconds,
+        "not_here": run.not_here,
+        "failed": run.failed,
+        "rows": [report.as_json(row) for row in run.rows],
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(report.table(rows))
+    print(report.table(run.rows))
     print(
         "\nMedian (least..most). The ratio is Linkwire's figure to the reference's, turn by turn: only that is "
         f"comparable\nbetween runs. {before['cores']} cores, {before['wireguard']}, load {before['load']} before and "
         f"{result['machine']['load_after']} after. All figures: {options.output}",
     )
+    for name, why in run.not_here.items():
+        print(f"Not measured here: {name}: {why}")
+    for name, why in run.failed.items():
+        print(f"FAILED: {name}: {why}")
+    return run.failed
 
 
 def _parser() -> argparse.ArgumentParser:

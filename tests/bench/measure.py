@@ -57,6 +57,10 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
 
+class NotHere(Exception):  # noqa: N818 - read as a sentence
+    """A group cannot be measured on this machine, and the text says why; that is no failure."""
+
+
 _COMPARE: Final = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
 _AIM: Final = re.compile(r"(<=|<|>=|>) (\d+(?:\.\d+)?)(?: (\S.*))?")
 

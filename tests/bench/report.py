@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from tests.bench.measure import Row, Spread
 
@@ -29,6 +30,23 @@ def as_json(row: Row) -> dict[str, object]:
     }
 
 
+def from_json(row: Mapping[str, Any]) -> Row:
+    """The row that `as_json` has written. Raises KeyError or ValueError where it has not."""
+    return Row(
+        key=row["key"],
+        what=row["what"],
+        reference=row["against"],
+        unit=row["unit"],
+        better=row["better"],
+        ours=row["linkwire"]["all"],
+        theirs=row["reference"]["all"],
+        aim=row["aim"],
+        note=row["note"],
+        size=row["size"],
+        base=row["base"],
+    )
+
+
 def table(rows: Iterable[Row]) -> str:
     """One line a row: medians, and in brackets the least and the most."""
     cells = [_HEAD, *map(_cells, rows)]
@@ -37,8 +55,12 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    spreads = (Spread.of(values) for values in (row.ours, row.theirs, row.ratios))
-    return (row.what, row.reference, row.unit, *map(_spread, spreads), row.better, row.aim, verdict(row))
+    return (row.what, row.reference, row.unit, *spreads(row), row.better, row.aim, verdict(row))
+
+
+def spreads(row: Row) -> Iterable[str]:
+    """Ours, theirs and the ratio, each as median (least..most)."""
+    return (_spread(Spread.of(values)) for values in (row.ours, row.theirs, row.ratios))
 
 
 def verdict(row: Row) -> str:
@@ -47,9 +69,9 @@ def verdict(row: Row) -> str:
 
 
 def _spread(spread: Spread) -> str:
-    return f"{_figure(spread.median)} ({_figure(spread.least)}..{_figure(spread.most)})"
+    return f"{figure(spread.median)} ({figure(spread.least)}..{figure(spread.most)})"
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
     """Three digits that count, and never an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -101,7 +101,8 @@ def test_every_row_is_measured_and_nothing_is_left(folder: Path, tmp_path: Path)
         assert all(is_spread(row[name]) for name in ("linkwire", "reference", "ratio")), row
         assert len(row["linkwire"]["all"]) == len(row["reference"]["all"]) >= 2
         assert f"\n{row['what']} " in table
-    assert result["machine"].keys() >= {"cores", "kernel", "wireguard", "versions", "load"}
+    assert result["machine"].keys() >= {"cores", "cpu", "kernel", "wireguard", "versions", "load", "load_after"}
+    assert result["failed"] == {}
     assert "Traceback" not in errors
     assert namespaces(bench.pid) == devices(bench.pid) == []
 
