@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mesh.log import configure
-from tests.bench import link, machine, peers, plan, report, rules, stage, store, verified, wire
+from tests.bench import link, machine, overlay, peers, plan, report, rules, stage, store, verified, wire
 from tests.bench.measure import FULL, QUICK, Effort, Row
 from tests.bench.run import run_groups
 from tests.netns.world import sweep
 
 GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "link": link.measure,
+    "overlay": overlay.measure,
     "rules": rules.measure,
     "wire": wire.measure,
     "peers": peers.measure,

@@ -16,9 +16,9 @@ class ReferenceFailed(Exception):  # noqa: N818 - read as a sentence
     """A program of the reference did not do its part: there is nothing to compare with."""
 
 
-def run(*command: str) -> str:
+def run(*command: str, stdin: str = "") -> str:
     """Run a program to its end and return what it says. Raises ReferenceFailed."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, input=stdin)
     if done.returncode:
         raise ReferenceFailed(f"{' '.join(command)}: exit code {done.returncode}: {done.stderr.strip()}")
     return done.stdout

@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from agent import reconcile
 from tests.bench import stage
 from tests.bench.by_hand import write_wg_file
 from tests.bench.measure import Effort, Row, alternate
-from tests.netns.world import Task
+from tests.netns.world import Node, Task, World
 
 _TIMEOUT = 30.0  # seconds without a byte, after which something is broken
 _CHUNK = 1 << 18  # bytes
@@ -25,29 +26,44 @@ def measure(effort: Effort) -> list[Row]:
     """Throughput and round trip."""
     with stage.world() as (world, folder):
         nodes = world.nodes()
-        ours = (world.task(nodes[0]), world.task(nodes[1]))
+        ours = linked(world, nodes, folder)
         theirs = (world.task(nodes[0]), world.task(nodes[1]))
-        for number, (task, other) in enumerate((ours, ours[::-1], theirs, theirs[::-1])):
+        for number, (task, other) in enumerate((theirs, theirs[::-1])):
             config = stage.interface(task.name, task, (stage.peer_of(other),))
-            if task in ours:
-                hosts = stage.hosts_file(folder, f"hosts{number}")
-                reconcile.reconcile(task.node.backend, task.netns, hosts, config, None, complete=True)
-            else:
-                stage.by_hand(task).wire(config, write_wg_file(folder / f"wg{number}", config))
-        return _rows(effort, ours, theirs)
+            stage.by_hand(task).wire(config, write_wg_file(folder / f"wg{number}", config))
+        return rows(effort, "link", ours, theirs, "wired with wg and ip", aims=(">= 0.98", "<= 1.02"))
 
 
-def _rows(effort: Effort, ours: tuple[Task, Task], theirs: tuple[Task, Task]) -> list[Row]:
+def linked(world: World, nodes: tuple[Node, Node], folder: Path) -> tuple[Task, Task]:
+    """A task on either node, with a link between them as the agent makes it."""
+    ends = (world.task(nodes[0]), world.task(nodes[1]))
+    for number, (task, other) in enumerate((ends, ends[::-1])):
+        config = stage.interface(task.name, task, (stage.peer_of(other),))
+        hosts = stage.hosts_file(folder, f"hosts{number}")
+        reconcile.reconcile(task.node.backend, task.netns, hosts, config, None, complete=True)
+    return ends
+
+
+def rows(  # noqa: PLR0917 - called twice, with names where they tell something
+    effort: Effort,
+    key: str,
+    ours: tuple[Task, Task],
+    theirs: tuple[Task, Task],
+    reference: str,
+    aims: tuple[str, str],
+    note: str = "",
+) -> list[Row]:
+    """Two pairs of tasks in turns: one TCP stream, then messages there and back."""
     streams = alternate(
         effort.rounds, lambda: throughput(*ours, effort.seconds), lambda: throughput(*theirs, effort.seconds)
     )
     trips = alternate(
         effort.rounds, lambda: round_trip(*ours, effort.exchanges), lambda: round_trip(*theirs, effort.exchanges)
     )
-    reference = "wired with wg and ip"
+    stream, trip = "one TCP stream over a link", f"{_MESSAGE} bytes there and back"
     return [
-        Row("link.throughput", "one TCP stream over a link", reference, "Mbit/s", "higher", *streams, aim=">= 0.98"),
-        Row("link.round_trip", f"{_MESSAGE} bytes there and back", reference, "ms", "lower", *trips, aim="<= 1.02"),
+        Row(f"{key}.throughput", stream, reference, "Mbit/s", "higher", *streams, aims[0], note),
+        Row(f"{key}.round_trip", trip, reference, "ms", "lower", *trips, aims[1], note),
     ]
 
 
