@@ -1,9 +1,10 @@
 """A link against what it takes the place of: a VXLAN overlay with IPsec, made as Docker makes its encrypted overlay.
 
-After moby 20.10, libnetwork/drivers/overlay: encryption.go (ESP in transport mode, AES-128-GCM with an ICV of 64 bits;
-it takes packets by a mark that those of this VNI get on UDP port 4789, and what comes in clear is dropped),
-ov_network.go (the VXLAN device is made where the node's address is, moved into a sandbox and put on a bridge there; no
-learning, all neighbours told) and its MTU of 1424. The rules are nftables' instead of iptables' with u32.
+After moby 20.10, libnetwork/drivers/overlay. encryption.go: ESP in transport mode, AES-128-GCM with an ICV of
+64 bits; it takes packets by a mark that those of this VNI get on UDP port 4789, and what comes in clear is
+dropped. ov_network.go: the VXLAN device is made where the node's address is, moved into a sandbox and put on a
+bridge there; it learns nothing and is told all neighbours; the MTU is 1424. The rules are nftables' instead of
+iptables' with u32.
 """
 
 from __future__ import annotations
