@@ -17,6 +17,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from mesh.envelope import Signer, SigningKey, peek
+from mesh.keys import PrivateKey
 from mesh.records import Endpoint
 from mesh.wgtypes import UdpEndpoint
 from tests.chaos.killer import processes
@@ -79,15 +80,22 @@ def victim(dump: Dump, linked: Deployment) -> str:
 
 
 def redirect(owner: EtcdOwner, key: str, signer: Signer) -> None:
-    """Send what is for web to an address of his own."""
+    """Send what is for web to an address and a key of his own; with web's key, its next packet would put it right."""
     endpoint = read(owner.dump(), key)
     assert isinstance(endpoint, Endpoint)
-    forged = replace(endpoint, underlay=UdpEndpoint(IPv4Address("203.0.113.66"), endpoint.underlay.port))
+    elsewhere = UdpEndpoint(IPv4Address("203.0.113.66"), endpoint.underlay.port)
+    forged = replace(endpoint, underlay=elsewhere, public_key=PrivateKey.generate().public)
     owner.put(key, signed(signer, forged, peek(key, owner.dump()[key]).generation + 1))
 
 
 def hold_back(owner: EtcdOwner, key: str, _signer: Signer) -> None:
     owner.delete(key)
+
+
+def put_back(owner: EtcdOwner, key: str, signer: Signer, before: Dump) -> None:
+    """Undo what was signed with the mesh's own seed: nobody could tell it from what the controller signed."""
+    owner.put(key, signed(signer, read(before, key), peek(key, before[key]).generation + 2))
+    owner.sign_all(signer)
 
 
 def attacked(linked: Deployment, attack: Attack, figure: Callable[[str], None]) -> tuple[Counted, Counted]:
@@ -112,6 +120,7 @@ def attacked(linked: Deployment, attack: Attack, figure: Callable[[str], None]) 
             owner.sign_all(own)
 
         undefended = requests_during(linked, succeed)
+        put_back(owner, key, own, before)
     checker.settle(linked.lab)
     linked.wait_connected("forged")
     figure(f"{attack.__name__}: {defended}; with the mesh's own signing seed {undefended}")
