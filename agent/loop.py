@@ -206,18 +206,22 @@ class Agent:
                 self._link_keys.held.keep_only(private.public, ())
 
     def _discard(self) -> None:
-        """End what was prepared for tasks that never got a namespace, also by an agent before this one."""
+        """End what serves no task's device: prepared in vain, or left in a namespace that outlives its task."""
         # A container that was made when its node lost power stays as it is, and its task is never started again.
         knows = self._graph.complete and self._graph.cluster is not None
-        created = (state.local.task for state in self._tasks.values() if state.local.state == "created")
-        awaited = {device_name(task) for task in created if not knows or task in self._graph.by_task}
+        here = [state.local for state in self._tasks.values() if state.local.state != "gone"]
+        kept = {
+            device_name(local.task)
+            for local in here
+            if local.state != "created" or local.netns is not None or not knows or local.task in self._graph.by_task
+        }
         try:
-            for name in self._backend.prepared():
-                if name not in awaited:
-                    log.info("prepared in vain", device=name)
+            for name in self._backend.served():
+                if name not in kept:
+                    log.info("no task has this device, or will have it", device=name)
                     self._backend.discard(name)
         except LinkwireError as error:
-            log.warning("what was prepared in vain is left for now", error=str(error))
+            log.warning("what serves no task's device is left for now", error=str(error))
 
     # --- interfaces
 

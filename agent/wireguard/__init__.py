@@ -32,10 +32,13 @@ class Backend(Protocol):
         """Do what of `create` can be done before the task has a namespace. What came of it `discard` takes back."""
 
     def discard(self, name: str) -> None:
-        """Take back what `prepare` did for a task that never got a namespace."""
+        """End what serves a device without asking for its namespace: nobody waits for it, or its task has ended."""
 
-    def prepared(self) -> tuple[str, ...]:
-        """The names that are prepared and not yet placed, whoever prepared them."""
+    def served(self) -> tuple[str, ...]:
+        """The names of all devices that something on the node serves, prepared or placed, whoever made them.
+
+        None where the kernel does: there a device ends with its namespace, and nothing is prepared.
+        """
 
     def create(self, netns: TaskNetns, name: str) -> None:
         """Make a device in a task's namespace whose UDP socket is in the node's; one that is there is kept.

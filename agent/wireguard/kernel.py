@@ -42,7 +42,7 @@ class KernelBackend:
     def discard(self, name: str) -> None:
         """See Backend."""
 
-    def prepared(self) -> tuple[str, ...]:
+    def served(self) -> tuple[str, ...]:
         """See Backend."""
         return ()
 

@@ -14,6 +14,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.links import DEVICE_PREFIX
 from agent.netlink import explained
 from mesh.errors import DeviceNotFound, Retryable, Terminal
 from mesh.keys import PrivateKey, PublicKey
@@ -46,6 +47,12 @@ def process(name: str) -> int | None:
     except DeviceNotFound:
         return None
     return int(pid)
+
+
+def served() -> tuple[str, ...]:
+    """The names of the devices of ours that a wireguard-go serves, sorted."""
+    names = (path.name.removesuffix(".sock") for path in SOCKETS.glob(f"{DEVICE_PREFIX}*.sock"))
+    return tuple(sorted(name for name in names if process(name) is not None))
 
 
 def get(name: str) -> Device:

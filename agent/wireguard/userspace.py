@@ -76,12 +76,12 @@ class UserspaceBackend:
 
     def discard(self, name: str) -> None:
         """See Backend."""
-        if links.kind(self._home, name) == _KIND:
-            self._end(name)
+        self._end(name)
 
-    def prepared(self) -> tuple[str, ...]:
+    def served(self) -> tuple[str, ...]:
         """See Backend."""
-        return links.found(self._home, _KIND)
+        self._reap()
+        return uapi.served()
 
     def create(self, netns: TaskNetns, name: str) -> None:
         """See Backend."""

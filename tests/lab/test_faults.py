@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -160,6 +162,21 @@ def test_the_links_of_a_node_come_back_when_its_agents_container_dies(linked: De
     figure(f"agent's container on the provider's node killed, userspace backend: {lost}")
     assert lost.gap < 20
     assert counted(linked, lambda: None).lost == 0
+
+
+def test_a_device_ends_with_its_task_also_where_its_namespace_does_not(linked: Deployment) -> None:
+    node, client = linked.wait_running("faults_client", 1)[0]
+    netns = Path(f"/proc/{node.get(f'/containers/{client}/json')['State']['Pid']}/ns/net")
+    inside = netns.readlink()
+    with subprocess.Popen(["nsenter", f"--net={netns}", "sleep", "300"]) as keeper:
+        try:
+            process.wait_for(
+                "it to be inside", lambda: Path(f"/proc/{keeper.pid}/ns/net").readlink() == inside, seconds=5
+            )
+            linked.remove("faults")
+            checker.settle(linked.lab)
+        finally:
+            keeper.kill()
 
 
 def test_a_node_that_loses_power_leaves_the_mesh_and_comes_back(linked: Deployment, figure: Figure) -> None:

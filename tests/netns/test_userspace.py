@@ -108,6 +108,20 @@ def test_started_and_not_yet_moved_when_the_agent_died(task: Task) -> None:
     assert not is_running(pid)
 
 
+def test_what_serves_a_device_is_found_and_ended_wherever_the_device_is(world: World, task: Task) -> None:
+    other = world.task(task.node)
+    task.wire()
+    start_only(other.node, other.name)
+    pids = served(task), served(other)
+    assert {task.name, other.name} <= set(task.node.backend.served())
+    for name in (task.name, other.name):
+        task.node.backend.discard(name)
+    assert not {task.name, other.name} & set(task.node.backend.served())
+    assert not any(map(is_running, pids))
+    assert task.node.backend.found(task.netns) == ()
+    assert links.kind(task.node.netns, other.name) is None
+
+
 def start_only(node: Node, name: str) -> None:
     assert isinstance(node.backend, userspace.UserspaceBackend)
     node.backend._start(name)
