@@ -134,4 +134,4 @@ def test_a_group_that_does_not_exist(folder: Path) -> None:
         _, errors = bench.communicate(timeout=SECONDS)
     assert bench.returncode == 2
     assert "no group links" in errors
-    assert "link, overlay, rules, wire, peers, store, verified, plan" in errors
+    assert "link, overlay, rules, wire, peers, store, verified, plan, docker" in errors

@@ -1,0 +1,84 @@
+"""What it takes to wire a task, against Docker's own start of the same task, on a Swarm of two nodes."""
+
+from __future__ import annotations
+
+import time
+
+from tests.bench import starts
+from tests.bench.measure import Effort, NotHere, Row
+from tests.bench.starts import Start
+from tests.lab import Lab, process
+from tests.lab.deployment import Deployment, deployed
+from tests.lab.lab import COMMANDS, default_name
+from tests.lab.layout import LabError
+
+_STACK = """
+version: "3.8"
+x-wireguard: {{}}
+services:
+  web: {{image: "{image}", command: [sleep, "86400"], stop_grace_period: 0s}}
+  client:
+    image: "{image}"
+    command: [sleep, "86400"]
+    stop_grace_period: 0s
+    links: [web]
+    deploy: {{replicas: 0}}
+"""
+_AT_ONCE = 10
+
+
+def measure(effort: Effort) -> list[Row]:
+    """Tasks one after the other, then ten at a time. Raises NotHere where there is no Docker."""
+    try:
+        process.need(*COMMANDS, process.docker_cli())
+    except LabError as why:
+        raise NotHere(str(why)) from why
+    lab = Lab(f"{default_name()[:6]}b", nodes=2)
+    try:
+        lab.up()
+        return rows(deployed(lab, {"LINKWIRE_LOG_LEVEL": "debug"}, own_etcd=False), effort)
+    finally:
+        lab.down()
+
+
+def rows(deployment: Deployment, effort: Effort) -> list[Row]:
+    """The same on a lab that is there, which keeps nothing of it."""
+    deployment.deploy("started", _STACK.format(image=deployment.images.demo))
+    try:
+        deployment.wait_running("started_web", 1)
+        _scale(deployment, 1)  # not counted: what is done once for all, such as pulling the image
+        one = [_started(deployment, count, 1) for count in range(2, effort.rounds * 2 + 2)]
+        ten = []
+        for _ in range(max(1, effort.rounds // 3)):
+            _scale(deployment, 0)
+            ten.append(_started(deployment, min(_AT_ONCE, effort.many), min(_AT_ONCE, effort.many)))
+    finally:
+        deployment.remove("started")
+    return [
+        *starts.rows("docker.one", "wire a task, one at a time", [start for batch in one for start in batch]),
+        *starts.rows("docker.ten", "wire a task, ten at a time", [start for batch in ten for start in batch]),
+    ]
+
+
+def _scale(deployment: Deployment, count: int) -> None:
+    deployment.lab.manager.docker("service", "scale", "--detach", f"started_client={count}")
+    deployment.wait_running("started_client", count)
+
+
+def _started(deployment: Deployment, count: int, new: int) -> list[Start]:
+    """Scale to so many, of which some are new; those, when Docker and the agents have said all of them."""
+    since = time.time()
+    _scale(deployment, count)
+    found: dict[str, Start] = {}
+
+    def all_said() -> bool:
+        for node in deployment.lab.nodes:
+            until = f"{time.time():.9f}"
+            filters = ("--filter", "type=container", "--filter", "type=network", "--format", "{{json .}}")
+            events = node.docker("events", "--since", f"{since:.9f}", "--until", until, *filters).stdout
+            done = node.docker("logs", "--since", f"{since:.9f}", deployment.agent(node) or "")
+            found.update(starts.read(events.splitlines(), (done.stderr + done.stdout).splitlines()))
+        return len(found) >= new
+
+    process.wait_for(f"{new} tasks to be wired", all_said, seconds=60, every=0.3)
+    return list(found.values())

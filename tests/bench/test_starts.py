@@ -1,0 +1,70 @@
+"""What is read from Docker's events and the agent's log."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.bench import starts
+from tests.bench.starts import TASK, Start
+
+CONTAINER = "c" * 64
+
+
+def event(kind: str, action: str, milliseconds: int, task: str = "t1", container: str = CONTAINER) -> str:
+    actor = {"ID": container, "Attributes": {TASK: task}}
+    if kind == "network":
+        actor = {"ID": "n" * 64, "Attributes": {"container": container}}
+    return json.dumps({"Type": kind, "Action": action, "Actor": actor, "timeNano": milliseconds * 1_000_000})
+
+
+def said(what: str, fraction: str, **more: object) -> str:
+    return json.dumps({"event": what, "timestamp": f"1970-01-01T00:00:00.{fraction}Z", **more})
+
+
+EVENTS = [
+    event("container", "create", 100),
+    event("network", "connect", 150),
+    event("network", "connect", 190),
+    event("container", "start", 600),
+    event("container", "create", 200, task="t2", container="d" * 64),  # not started yet
+]
+LOGGED = [
+    "WARNING: a banner",
+    said("namespace found", "320000", container=CONTAINER[:12]),
+    said("wired", "350500", task="t1", seconds=0.02),
+    said("wired", "900000", task="t1", seconds=0.5),
+    said("wired", "350500", task="t2", seconds=0.02),
+]
+
+
+def test_a_start_is_what_docker_and_the_agent_said_first() -> None:
+    (start,) = starts.read(EVENTS, LOGGED).values()
+    assert start == Start(100, 150, 320, 350.5, 20, 600)
+    assert start.ours == 200.5
+    assert start.dockers == 500
+
+
+def test_a_start_that_the_agent_has_not_wired_is_none_yet() -> None:
+    assert starts.read(EVENTS, LOGGED[:2]) == {}
+
+
+def test_where_the_time_goes() -> None:
+    many = [Start(0, 50, 100 + n, 150 + n, 20, 500) for n in range(3)] + [Start(0, 50, 101, 600, 20, 500)]
+    assert starts.where(many) == (
+        "medians: 50 ms to make and connect it, 51 ms until its namespace is there, 30 ms from there to reconcile, "
+        "20 ms reconcile, 348 ms from wired to started; 3 of 4 wired before Docker said started"
+    )
+    assert "until reconcile begins" in starts.where([Start(0, 50, None, 150, 20, 500)])
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (50, 50), (100, 99), (200, 198)])
+def test_the_99th_percentile_is_what_99_of_100_do_not_exceed(count: int, expected: int) -> None:
+    assert starts.percentile([float(n) for n in range(count, 0, -1)], 99) == expected
+
+
+def test_the_rows_are_the_median_and_the_99th_percentile() -> None:
+    p50, p99 = starts.rows("docker.one", "wire", [Start(0, 0, None, 10 + n, 5, 100) for n in range(100)])
+    assert (p50.met, p99.met) == (False, False)
+    assert (p99.ours, p99.theirs) == ([108], [100])
