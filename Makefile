@@ -30,7 +30,7 @@ demo-down: $(VENV)/ready
 	$(PYTHON) -m tests.demo down
 
 test: $(VENV)/ready
-	$(PYTHON) -m pytest $(SUITES)
+	$(PYTHON) -m pytest --durations=20 --durations-min=20 $(SUITES)
 
 check: $(VENV)/ready
 	$(VENV)/bin/ruff check .

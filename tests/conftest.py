@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.again import SecondTries
+
 # A busy machine is slow, and not wrong: no test here is about time.
 settings.register_profile("linkwire", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("linkwire")
 
 pytest_plugins = ["tests.lab.fixtures"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SecondTries())
+
 
 FIGURES: pytest.StashKey[list[str]] = pytest.StashKey()
 
