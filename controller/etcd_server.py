@@ -1,8 +1,12 @@
-"""`linkwire-etcd`: starts the stack's etcd, and lets nobody in before its users and roles are set.
+"""`linkwire-etcd`: runs the stack's etcd, lets nobody in before its users and roles are set, and keeps them so.
 
 Each start, on old data or none, has two parts. In the first etcd answers on loopback alone, and only to a certificate
 whose authority was made for this start: ours, as the user root. When authentication is on, etcd is started once more,
-for everybody. So a wiped etcd is at no moment one without roles, and no certificate of root is kept anywhere.
+for everybody. So a wiped etcd is at no moment one without roles. The authority's key is gone when the first part
+begins, and root's certificate stays in a folder of this container's memory.
+
+While etcd runs, its users follow the nodes of the Swarm (controller.etcd_accounts). etcd reads whom it trusts at its
+start alone, so when Swarm has another root it is started again.
 """
 
 from __future__ import annotations
@@ -15,19 +19,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import structlog
 
+from controller.etcd_accounts import Accounts
 from mesh import log as logging
 from mesh import memory
 from mesh.certificates import Authority
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.etcd import Line
-from mesh.etcd_roles import establish, grants
 from mesh.etcd_users import ROOT_USER
 from mesh.flags import Flags, endpoints
 from mesh.tls import Tls
@@ -36,7 +39,12 @@ log = structlog.get_logger(__name__)
 
 STARTING = 60.0
 """Seconds for etcd to answer on its data; a large store takes some to be read."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks at which nodes are users."""
+DAYS = 3650
+"""For which root's certificate is good: longer than any start lasts."""
 _LOOPBACK = "127.0.0.1"
+_STOPPING = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +58,9 @@ class Files:
 
 
 def main() -> None:
-    """Set etcd's users up, then become etcd."""
+    """Run etcd until it ends or we are told to."""
     memory.protect()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     flags = Flags("linkwire-etcd", "Starts etcd with Linkwire's users and roles.", os.environ)
     flags.add_common()
     flags.add("--data", "LINKWIRE_ETCD_DATA", "/var/lib/etcd", Path, "folder for etcd's data")
@@ -65,17 +74,17 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="linkwire-etcd-") as folder:
             files = prepare(Path(folder))
             common = [*_member(read.data, read.peer[0]), *_peers(files)]
-            authenticate(common, files)
-            tls.read()
-            _become([*common, *serving(read.etcd, tls)])
+            while True:
+                roots = authenticate(common, files)
+                serve(common, files, read.etcd, tls, roots)
     except (LinkwireError, OSError) as error:
-        log.error("etcd does not start", error=str(error))  # noqa: TRY400 - the message says it all
+        log.error("etcd does not run", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
 
 
 def prepare(folder: Path) -> Files:
     """Make the certificates of one start. Their authority's key is gone when this returns."""
-    authority = Authority("Linkwire etcd, one start")
+    authority = Authority("Linkwire etcd, one start", DAYS)
     written = {"ca": authority.pem, "server": authority.server([_LOOPBACK]), "root": authority.client(ROOT_USER)}
     for name, content in written.items():
         (folder / name).touch(mode=0o600)
@@ -84,34 +93,63 @@ def prepare(folder: Path) -> Files:
     return Files(Tls(folder / "ca", root, root), folder / "server")
 
 
-def authenticate(common: Sequence[str], files: Files) -> None:
+def authenticate(common: Sequence[str], files: Files) -> tuple[str, ...]:
     """Start etcd where only we reach it, set users and roles, stop it.
+
+    Returns:
+        The roots of Swarm's that are to be trusted, in PEM.
 
     Raises:
         LinkwireError: etcd does not start or does not do it.
     """
     port = _free_port()
-    url = f"https://{_LOOPBACK}:{port}"
-    own = str(files.server)
-    listen = [f"--listen-client-urls={url}", f"--advertise-client-urls={url}", f"--cert-file={own}"]
-    listen += [f"--key-file={own}", f"--trusted-ca-file={files.own.ca}", "--client-cert-auth"]
+    listen = _listening([f"https://{_LOOPBACK}:{port}"], [], Tls(files.own.ca, files.server, files.server))
     with _running([*common, *listen]) as process:
         line = Line([f"{_LOOPBACK}:{port}"], 5.0, files.own)
         try:
             _wait(line, process)
-            with line.use() as link:
-                establish(link, grants())
+            return Accounts().keep(line) or ()
         finally:
             line.close()
-    log.info("etcd's users and roles are set")
 
 
-def serving(urls: Sequence[str], tls: Tls) -> list[str]:
-    """Arguments of an etcd for everybody who has a certificate."""
-    listed = ",".join(urls)
+def serve(common: Sequence[str], files: Files, urls: Sequence[str], tls: Tls, roots: tuple[str, ...]) -> None:
+    """Run etcd for everybody who has a certificate, and keep its users; until it should trust other roots.
+
+    Args:
+        common: arguments of both parts.
+        files: of this start.
+        urls: where everybody reaches it.
+        tls: what it shows, and whom it trusts besides us and Swarm.
+        roots: of Swarm's, in PEM.
+
+    Raises:
+        Terminal: etcd ended.
+    """
+    trusted = files.server.with_name("trusted")
+    trusted.write_bytes(tls.read()[0] + files.own.read()[0] + "".join(roots).encode())
+    port = _free_port()
+    listen = _listening([f"https://{_LOOPBACK}:{port}"], urls, Tls(trusted, tls.cert, tls.key))
+    accounts = Accounts()
+    # We trust the one certificate that we have it show.
+    line = Line([f"{_LOOPBACK}:{port}"], 5.0, Tls(tls.cert, files.own.cert, files.own.key))
+    with _running([*common, *listen]) as process, closing(line):
+        _wait(line, process)
+        while process.poll() is None:
+            try:
+                if accounts.keep(line) not in {None, roots}:
+                    log.info("Swarm's root has changed: etcd is started again, to trust it")
+                    return
+            except LinkwireError as error:
+                log.warning("etcd's users are looked at again", error=str(error))
+            time.sleep(LOOK_EVERY)
+        raise Terminal(f"etcd ended with {process.returncode}; it said why above")
+
+
+def _listening(own: Sequence[str], urls: Sequence[str], tls: Tls) -> list[str]:
     return [
-        f"--listen-client-urls={listed}",
-        f"--advertise-client-urls={listed}",
+        f"--listen-client-urls={','.join([*own, *urls])}",
+        f"--advertise-client-urls={','.join(urls or own)}",
         f"--cert-file={tls.cert}",
         f"--key-file={tls.key}",
         f"--trusted-ca-file={tls.ca}",
@@ -143,16 +181,16 @@ def _peers(files: Files) -> list[str]:
 @contextmanager
 def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """An etcd that ends with us, however we end."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         yield process
-        process.terminate()
-        process.wait(STARTING)
     finally:
-        process.kill()
-        process.wait()
-        signal.signal(signal.SIGTERM, before)
+        process.terminate()
+        try:
+            process.wait(_STOPPING)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _wait(line: Line, process: subprocess.Popen[bytes]) -> None:
@@ -176,10 +214,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((_LOOPBACK, 0))
         return int(probe.getsockname()[1])
-
-
-def _become(command: Sequence[str]) -> NoReturn:
-    os.execvp(command[0], list(command))  # noqa: S606 - etcd takes this process's place, and Docker's signals
 
 
 if __name__ == "__main__":

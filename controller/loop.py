@@ -14,7 +14,7 @@ from ipaddress import IPv4Network
 
 import structlog
 
-from controller import recall
+from controller import access, recall
 from controller.election import Election
 from controller.ledger import Ledger, awaited
 from controller.members import Members
@@ -215,8 +215,8 @@ class Controller:
         judged = self._members.judge(swarm, stored, now)
         made = plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
         self._due = made.due
-        self._tell((*judged.problems, *made.problems), swarm)
-        steps = (*judged.steps, *made.steps)
+        self._tell((*judged.problems, *access.problems(swarm), *made.problems), swarm)
+        steps = (*judged.steps, *access.steps(swarm, judged.stored), *made.steps)
         return steps or resign(stored, self._signer.key.verify_key.id), keyspace.CLUSTER not in stored.invalid
 
     def _signs(self, stored: Snapshot) -> bool:

@@ -79,7 +79,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any field of a record
     if dataclasses.is_dataclass(value) and not isinstance(value, (type, *_KEYS)):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        left_out = {name for name, default in _optional(type(value)).items() if getattr(value, name) == default}
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name not in left_out}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, bytes):
@@ -93,6 +94,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any field of a record
 def _fields(kind: type) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+
+
+@functools.cache
+def _optional(kind: type) -> dict[str, Any]:
+    """Fields that are left out where they have their default, with that."""
+    return {f.name: f.default for f in dataclasses.fields(kind) if f.metadata.get("optional")}
 
 
 def _read(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - one return a shape of hint
@@ -111,15 +118,20 @@ def _read(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - one retur
         return _scalar(hint, plain, where)
     if not (dataclasses.is_dataclass(hint) and hint not in _KEYS):
         return _from_text(hint, plain, where)
+    return _object(typing.cast("type", hint), plain, where)
+
+
+def _object(hint: type, plain: Any, where: str) -> Any:  # noqa: ANN401 - a record, or a part of one
     if not isinstance(plain, dict):
         raise ValueError(f"{where or 'record'}: an object was expected")
-    wanted = _fields(typing.cast("type", hint))
-    if plain.keys() != wanted.keys():
-        odd = ", ".join(sorted(plain.keys() ^ wanted.keys()))
+    wanted, optional = _fields(hint), _optional(hint)
+    if odd := ", ".join(sorted((plain.keys() ^ wanted.keys()) - (optional.keys() - plain.keys()))):
         raise ValueError(f"{where or 'record'}: missing or unknown: {odd}")
-    return typing.cast("type", hint)(
-        **{n: _read(h, plain[n], f"{where}.{n}" if where else n) for n, h in wanted.items()}
-    )
+    fields = {n: _read(h, plain[n], f"{where}.{n}" if where else n) for n, h in wanted.items() if n in plain}
+    for name in fields.keys() & optional.keys():
+        if fields[name] == optional[name]:  # there is one way only to write a record
+            raise ValueError(f"{where or 'record'}: {name} is left out where it is {optional[name]}")
+    return hint(**fields)
 
 
 def _scalar(hint: type, plain: Any, where: str) -> Any:  # noqa: ANN401 - one of the scalars

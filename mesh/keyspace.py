@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from mesh.records import (
+    Access,
     Address,
     Cluster,
     Endpoint,
@@ -32,6 +33,7 @@ ROOT = "/linkwire/v1/"
 Writer = Literal["controller", "agent", "anybody"]
 """Whose signature a record has; `anybody` for one that has none."""
 
+ACCESS = "access"
 CLUSTER = "cluster"
 LEADER = "leader"
 MANIFEST = "manifest"
@@ -141,6 +143,8 @@ def key_of(record: Record) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a 
             return report(record.node, record.task)
         case Status():
             return status(record.node)
+        case Access():
+            return ACCESS
         case Recall():
             return RECALL
         case Recalled():
@@ -148,6 +152,7 @@ def key_of(record: Record) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a 
 
 
 KINDS: dict[str, type[Record]] = {
+    ACCESS: Access,
     CLUSTER: Cluster,
     LEADER: Leader,
     MANIFEST: ManifestRecord,

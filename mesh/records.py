@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from types import MappingProxyType
 from typing import Generic, Literal, TypeVar
 
 from mesh.envelope import VerifyKey
@@ -16,6 +17,9 @@ from mesh.labels import LinkLabel
 from mesh.ports import PortRange
 from mesh.proof import NodeProof, NodeStatement
 from mesh.wgtypes import IPAddress, UdpEndpoint
+
+OPTIONAL = MappingProxyType({"optional": True})
+"""Of a field that was added later: it is not written where it has its default, and so was not before it was there."""
 
 TaskState = Literal["created", "running", "gone"]
 """What a node sees of a task's container: made but not started, up (and healthy where it has a check), ended."""
@@ -163,6 +167,8 @@ class Node:
     last_port: int
     backend: str
     version: str
+    own_user: bool = field(default=False, metadata=OPTIONAL)
+    """Whether its agent is the user of etcd with this node's name now, by the node's Swarm certificate."""
 
     def statement(self, cluster: str) -> NodeStatement:
         """What its proof is to prove, in the Swarm of that id."""
@@ -260,6 +266,18 @@ class Leader:
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """Who the users of etcd are besides ours: what `linkwire-etcd` makes them of, and its trust in Swarm's CA."""
+
+    nodes: tuple[str, ...]
+    """Every node of the Swarm, by id: a user that writes what is that node's own."""
+    shared: tuple[str, ...]
+    """Those of them whose agent does not show the node's own certificate: the agents' shared user writes for them."""
+    roots: tuple[str, ...]
+    """Swarm's root certificates, in PEM."""
+
+
+@dataclass(frozen=True, slots=True)
 class ManifestRecord:
     """Which records there are of those that are signed as a set (`keyspace.covered`), no more and no fewer."""
 
@@ -314,6 +332,7 @@ Record = (
     | TaskReport
     | Status
     | Leader
+    | Access
     | ManifestRecord
     | Recall
     | Recalled

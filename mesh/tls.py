@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from mesh.errors import Terminal
 
@@ -22,11 +24,19 @@ _BEGIN = b"-----BEGIN "
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files in PEM. Certificate and key may be one file."""
+    """Files in PEM. Certificate and key may be one file.
+
+    Attributes:
+        ca: whose certificates the other end may show.
+        cert: what we show.
+        key: its private key.
+        first: what is shown instead where it can be, and is accepted.
+    """
 
     ca: Path
     cert: Path
     key: Path
+    first: Tls | None = None
 
     def read(self) -> tuple[bytes, bytes, bytes]:
         """The authorities' certificates, our own one, our private key: each without what else its file holds.
@@ -37,8 +47,18 @@ class Tls:
         return (
             _blocks(self.ca, b"CERTIFICATE", "LINKWIRE_ETCD_CA"),
             _blocks(self.cert, b"CERTIFICATE", "LINKWIRE_ETCD_CERT"),
-            _blocks(self.key, b"PRIVATE KEY", "LINKWIRE_ETCD_KEY"),
+            plain_key(_blocks(self.key, b"PRIVATE KEY", "LINKWIRE_ETCD_KEY"), f"LINKWIRE_ETCD_KEY: {self.key}"),
         )
+
+    def choices(self) -> tuple[Tls, ...]:
+        """What to show, in this order. Looked at anew each time: Swarm renews a node's key, and may encrypt it."""
+        if self.first is None:
+            return (self,)
+        try:
+            usable = not self.first.problem()
+        except Terminal:
+            usable = False
+        return (self.first, self) if usable else (self,)
 
     def explain(self, reason: str) -> str:
         """Say more of a connection that failed, by what gRPC says of it. Raises Terminal as `read`."""
@@ -52,16 +72,50 @@ class Tls:
 
     def problem(self, now: dt.datetime | None = None) -> str:
         """What is wrong with our own certificate, in words; "" if nothing is. Raises Terminal as `read`."""
-        now = now or dt.datetime.now(dt.UTC)
-        try:
-            own = x509.load_pem_x509_certificate(self.read()[1])
-        except ValueError:
-            return f"{self.cert} (LINKWIRE_ETCD_CERT) holds no certificate that can be read"
-        if now > own.not_valid_after_utc:
-            return f"our certificate {self.cert} expired at {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it"
-        if now < own.not_valid_before_utc:
-            return f"our certificate {self.cert} is not valid before {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-        return ""
+        _, cert, key = self.read()
+        return pair_problem(cert, key, f"our certificate {self.cert} (LINKWIRE_ETCD_CERT)", str(self.key), now)
+
+
+def pair_problem(cert: bytes, key: bytes, name: str, key_name: str, now: dt.datetime | None = None) -> str:
+    """What is wrong with a certificate and its private key, in words; "" if nothing is.
+
+    Args:
+        cert: in PEM, the certificate itself first.
+        key: in PEM, as `plain_key` gives it.
+        name: the certificate's, for people.
+        key_name: the key's.
+        now: the time; None: what the clock says.
+    """
+    now = now or dt.datetime.now(dt.UTC)
+    try:
+        own = x509.load_pem_x509_certificates(cert)[0]
+        public = own.public_key()
+    except (ValueError, IndexError, UnsupportedAlgorithm):
+        return f"{name} holds no certificate that can be read"
+    if load_pem_private_key(key, None).public_key() != public:
+        return f"{key_name} holds the key of another certificate than {name}"
+    if now > own.not_valid_after_utc:
+        return f"{name} expired at {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it"
+    if now < own.not_valid_before_utc:
+        return f"{name} is not valid before {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+    return ""
+
+
+def plain_key(pem: bytes, name: str) -> bytes:
+    """A private key in PEM and nothing else: in Swarm's headers there is another secret, and gRPC takes none.
+
+    Raises:
+        Terminal: there is none that can be read, or it is encrypted; without a word of its content.
+    """
+    try:
+        key = load_pem_private_key(pem, None)
+    except TypeError:
+        raise Terminal(
+            f"{name}: the private key is encrypted, and nobody is there to be asked for its password"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise Terminal(f"{name} holds no private key that can be read") from None
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def choose(

@@ -3,102 +3,29 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import socket
 import ssl
 import subprocess
-import sys
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from mesh import keyspace
 from mesh.certificates import Authority
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.etcd import Line
 from mesh.tls import Tls, choose
-from tests.store.etcd_server import free_port
-
-ROOT = keyspace.ROOT.encode()
-CLUSTER = ROOT + b"cluster"
-
-
-@dataclass
-class Secured:
-    """A running `linkwire-etcd` and the files around it."""
-
-    folder: Path
-    port: int
-    authority: Authority
-    process: subprocess.Popen[bytes] | None = None
-
-    def issue(self, name: str, content: bytes) -> Path:
-        path = self.folder / name
-        path.write_bytes(content)
-        return path
-
-    def tls(self, user: str) -> Tls:
-        own = self.folder / user
-        if not own.exists():
-            self.issue(user, self.authority.client(user))
-        return Tls(self.folder / "ca", own, own)
-
-    def line(self, tls: Tls | None) -> Line:
-        return Line([f"127.0.0.1:{self.port}"], 3.0, tls, CLUSTER)
-
-    def start(self) -> None:
-        server = str(self.folder / "server")
-        settings = {
-            "LINKWIRE_ETCD": f"https://127.0.0.1:{self.port}",
-            "LINKWIRE_ETCD_CA": str(self.folder / "ca"),
-            "LINKWIRE_ETCD_CERT": server,
-            "LINKWIRE_ETCD_KEY": server,
-            "LINKWIRE_ETCD_DATA": str(self.folder / "data"),
-            "LINKWIRE_ETCD_PEER": f"https://127.0.0.1:{free_port()}",
-        }
-        with (self.folder / "log").open("ab") as log:
-            command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "controller.etcd_server"]
-            self.process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
-        while True:
-            with closing(self.line(self.tls("controller"))) as line:
-                try:
-                    with line.use() as link:
-                        link.ask(CLUSTER)
-                        return
-                except Retryable:
-                    assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-                    assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+from tests.store.secured import CLUSTER, ROOT, Secured, write
 
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    one = Secured(tmp_path_factory.mktemp("tls"), free_port(), Authority("test"))
-    one.issue("ca", one.authority.pem)
-    one.issue("server", one.authority.server(["127.0.0.1"]))
+    one = Secured.made(tmp_path_factory.mktemp("tls"))
     one.start()
     yield one
     one.stop()
-
-
-def write(line: Line, key: bytes) -> str:
-    try:
-        with line.use() as link:
-            return "written" if link.commit([], [(key, b"x", 0)], []) else "not"
-    except LinkwireError as error:
-        return str(error)
 
 
 def refused(secured: Secured, tls: Tls | None) -> str:
@@ -146,12 +73,17 @@ def test_a_certificate_of_nobody_is_a_user_of_nothing(secured: Secured) -> None:
         assert "written" not in write(line, ROOT + b"services/x")
 
 
-def test_roots_authority_is_gone_after_the_start(secured: Secured) -> None:
+def test_roots_certificate_is_for_one_start_and_nobody_elses_eyes(secured: Secured) -> None:
     """Even our own authority could name a root; that it does not is compose_ext's to promise."""
-    left = [path / "root" for path in Path(tempfile.gettempdir()).glob("linkwire-etcd-*")]
-    for own in (path for path in left if path.exists()):
-        told = refused(secured, Tls(secured.folder / "ca", own, own))
-        assert "does not accept our certificate" in told
+    (own,) = (secured.folder / "tmp").glob("linkwire-etcd-*/root")
+    assert own.parent.stat().st_mode & 0o077 == own.stat().st_mode & 0o077 == 0
+    kept = secured.issue("kept", own.read_bytes())
+    shown = Tls(secured.folder / "ca", kept, kept)
+    with closing(secured.line(shown)) as line, line.use() as link:
+        assert link.page(b"\0", b"\0", 0).header.revision > 0
+    secured.stop()
+    secured.start()
+    assert "does not accept our certificate" in refused(secured, shown)
 
 
 def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_nothing(secured: Secured) -> None:

@@ -50,12 +50,18 @@ class Authority:
     certificate: x509.Certificate
 
     @classmethod
-    def root(cls, key: Key | None = None, key_usage: x509.KeyUsage | str | None = "swarm") -> Authority:
+    def root(
+        cls,
+        key: Key | None = None,
+        key_usage: x509.KeyUsage | str | None = "swarm",
+        made: datetime = MADE,
+        called: str = "swarm-ca",
+    ) -> Authority:
         """A root as Swarm makes it; `key_usage` None: without that extension."""
         key = key or p256()
         ku = usage("key_cert_sign", "crl_sign") if key_usage == "swarm" else key_usage
         assert not isinstance(ku, str)
-        return cls(key, _ca_certificate(key, key, ku))
+        return cls(key, _ca_certificate(key, key, ku, made, called))
 
     @property
     def pem(self) -> bytes:
@@ -126,16 +132,18 @@ def pem(*certificates: x509.Certificate) -> bytes:
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
-def _ca_certificate(key: Key, signer: Key, ku: x509.KeyUsage | None) -> x509.Certificate:
-    swarm_ca = name((NameOID.COMMON_NAME, "swarm-ca"))
+def _ca_certificate(
+    key: Key, signer: Key, ku: x509.KeyUsage | None, made: datetime = MADE, called: str = "swarm-ca"
+) -> x509.Certificate:
+    swarm_ca = name((NameOID.COMMON_NAME, called))
     builder = (
         x509.CertificateBuilder()
         .subject_name(swarm_ca)
         .issuer_name(swarm_ca)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(MADE - timedelta(minutes=5))
-        .not_valid_after(MADE + timedelta(days=7300))
+        .not_valid_before(made - timedelta(minutes=5))
+        .not_valid_after(made + timedelta(days=7300))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )

@@ -20,6 +20,7 @@ from mesh.labels import LinkLabel
 from mesh.ports import PortRange
 from mesh.proof import NodeProof
 from mesh.records import (
+    Access,
     Address,
     Attachment,
     Cluster,
@@ -109,6 +110,8 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("ports/n/51820", Port("n", 51820, "t")),
     ("nodes/n", NODE),
     ("nodes/n", dataclasses.replace(NODE, proof=None, unproven="locked")),
+    ("nodes/n", dataclasses.replace(NODE, own_user=True)),
+    ("access", Access(("n", "m"), ("m",), ("-----BEGIN CERTIFICATE-----",))),
     ("members/n", Member("n", NODE_KEY, REPORT_KEY, 3)),
     ("recall", Recall("n")),
     ("recalled/n/2", Recalled("n", "m", 2, 3, (Kept("services/s", b"signed"),))),

@@ -1,0 +1,201 @@
+"""Nodes as users of etcd: each shows its Swarm certificate and writes what is its own; who is one is Swarm's word."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from etcd3 import etcdrpc
+
+from mesh import codec, keyspace
+from mesh.envelope import Signer, wrap
+from mesh.errors import LinkwireError, Retryable
+from mesh.etcd import Line
+from mesh.records import Access
+from mesh.tls import Tls
+from tests.signing import CLUSTER, SIGNING_KEY
+from tests.store.secured import ROOT, Secured, write
+from tests.unit.swarm_ca import Authority, Leaf, key_file, pem
+
+NOW = datetime.now(UTC)
+A, B = "a" * 25, "b" * 25
+SWARM = Authority.root(made=NOW - timedelta(days=1))
+THEIRS = (b"nodes/%s", b"tasks/%s/t", b"status/%s", b"recalled/%s/0")
+REFUSED = r"permission denied|auth store is old"  # the latter while users are changed
+CONTROLLERS = ("services/x", "endpoints/x/y", "keys/n/x", "cluster", "leader", "manifest", "members/x", "access")
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    one = Secured.made(tmp_path_factory.mktemp("users"))
+    one.start()
+    yield one
+    one.stop()
+
+
+def said(secured: Secured, nodes: Sequence[str], shared: Sequence[str] = (), root: Authority = SWARM) -> None:
+    """What the controller writes."""
+    record = Access(tuple(nodes), tuple(shared), (root.pem.decode(),))
+    value = wrap(Signer(CLUSTER, SIGNING_KEY), keyspace.ACCESS, 1, codec.encode(record))
+    with closing(secured.line(secured.tls("controller"))) as line:
+        until(lambda: put(line, ROOT + b"access", value))
+
+
+def put(line: Line, key: bytes, value: bytes) -> bool:
+    try:
+        with line.use() as link:
+            return link.commit([], [(key, value, 0)], []) is not None
+    except Retryable:
+        return False
+
+
+def certificate(secured: Secured, name: str, authority: Authority = SWARM) -> Tls:
+    leaf = Leaf.of(node=name).but(begins=NOW - timedelta(hours=1), ends=NOW + timedelta(days=1))
+    own = secured.issue(f"{name}-{id(authority)}", pem(leaf.signed_by(authority)))
+    key = secured.issue(f"{name}-{id(authority)}.key", key_file(leaf.key, manager=True))
+    return Tls(secured.folder / "ca", own, key)
+
+
+def until(done: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def writes(secured: Secured, tls: Tls, *keys: bytes) -> list[str]:
+    with closing(secured.line(tls)) as line:
+        return [write(line, ROOT + key) for key in keys]
+
+
+def may_write(secured: Secured, tls: Tls, key: bytes) -> bool:
+    return writes(secured, tls, key) == ["written"]
+
+
+def its_own(node: str) -> list[bytes]:
+    return [key % node.encode() for key in THEIRS]
+
+
+def test_a_node_writes_what_is_its_own_and_nothing_of_anothers(secured: Secured) -> None:
+    said(secured, [A, B])
+    own = certificate(secured, A)
+    until(lambda: may_write(secured, own, b"nodes/" + A.encode()))
+    assert writes(secured, own, *its_own(A)) == ["written"] * 4
+    near = [b"nodes/" + A.encode() + b"x", b"status/" + A[:-1].encode()]
+    for told in writes(secured, own, *its_own(B), *near, *(key.encode() for key in CONTROLLERS)):
+        assert "PERMISSION_DENIED" in told
+    with closing(secured.line(own)) as line:
+        with line.use() as link:  # all of it: a watch spans one range without a gap
+            assert link.page(ROOT, ROOT[:-1] + b"0", 0).kvs
+            with closing(link.watch(ROOT, ROOT[:-1] + b"0")) as responses:
+                assert next(responses).created
+        with pytest.raises(LinkwireError, match="PERMISSION_DENIED"), line.use() as link:
+            link.page(b"\0", b"\0", 0)
+
+
+def test_a_node_neither_sees_nor_makes_users(secured: Secured) -> None:
+    said(secured, [A, B])
+    own = certificate(secured, A)
+    until(lambda: may_write(secured, own, b"nodes/" + A.encode()))
+    with closing(secured.line(own)) as line:
+        for name, request in (
+            ("UserList", etcdrpc.AuthUserListRequest()),
+            ("RoleGet", etcdrpc.AuthRoleGetRequest(role="controller")),
+            ("UserGrantRole", etcdrpc.AuthUserGrantRoleRequest(user=A, role="controller")),
+            ("UserGrantRole", etcdrpc.AuthUserGrantRoleRequest(user=A, role="root")),
+            ("AuthDisable", etcdrpc.AuthDisableRequest()),
+        ):
+            with pytest.raises(LinkwireError, match="PERMISSION_DENIED"), line.use() as link:
+                getattr(link.auth, name)(request, timeout=5.0)
+
+
+def test_the_shared_user_writes_for_those_who_need_it_and_else_not_even_reads(secured: Secured) -> None:
+    """Any node's root has that certificate. The first is the attack: while it is all agents', it writes for all."""
+    shared = secured.tls("agent")
+    with closing(secured.line(secured.tls("controller"))) as line, line.use() as link:
+        link.commit([], [], [ROOT + b"access"])
+    until(lambda: writes(secured, shared, *its_own(A), *its_own(B)) == ["written"] * 8)
+    said(secured, [A, B], [B])
+    until(lambda: not may_write(secured, shared, b"nodes/" + A.encode()))
+    until(lambda: writes(secured, shared, *its_own(B)) == ["written"] * 4)
+    assert all("PERMISSION_DENIED" in told for told in writes(secured, shared, *its_own(A)))
+    said(secured, [A, B])
+    until(lambda: not may_write(secured, shared, b"nodes/" + B.encode()))
+    with closing(secured.line(shared)) as line:
+        told = pytest.raises(Retryable, match="PERMISSION_DENIED")
+        with told, line.use() as link:
+            link.page(ROOT, ROOT[:-1] + b"0", 0)
+
+
+def test_while_the_shared_user_loses_what_it_may_write_it_goes_on_with_the_rest(secured: Secured) -> None:
+    with closing(secured.line(secured.tls("controller"))) as line, line.use() as link:
+        link.commit([], [], [ROOT + b"access"])
+    shared = secured.tls("agent")
+    until(lambda: may_write(secured, shared, b"nodes/" + A.encode()))
+    said(secured, [A, B], [B])
+    told: list[str] = []
+    with closing(secured.line(shared)) as line:
+        while "PERMISSION_DENIED" not in write(line, ROOT + b"nodes/" + A.encode()):
+            told.append(write(line, ROOT + b"nodes/" + B.encode()))
+        told.append(write(line, ROOT + b"nodes/" + B.encode()))
+    assert [one for one in told if "PERMISSION_DENIED" in one] == []
+
+
+def test_a_removed_node_is_refused_at_its_next_request(secured: Secured) -> None:
+    said(secured, [A, B])
+    own = certificate(secured, B)
+    until(lambda: may_write(secured, own, b"nodes/" + B.encode()))
+    with closing(secured.line(own)) as line, line.use() as link:
+        link.ask(ROOT + b"cluster")
+        said(secured, [A])
+        until(lambda: not may_write(secured, own, b"nodes/" + B.encode()))
+        for key in its_own(B):
+            with pytest.raises(Exception, match=REFUSED):
+                link.commit([], [(ROOT + key, b"x", 0)], [])
+        with pytest.raises(Exception, match=REFUSED):
+            link.ask(ROOT + b"cluster")
+
+
+def test_a_node_called_like_a_user_of_ours_changes_no_role(secured: Secured) -> None:
+    said(secured, [A, "root", "controller", "agent", "../x"], [A, "controller"])
+    until(lambda: may_write(secured, secured.tls("agent"), b"nodes/" + A.encode()))
+    assert writes(secured, secured.tls("controller"), b"services/x", b"nodes/x") == ["written"] * 2
+    assert "written" not in writes(secured, secured.tls("agent"), b"nodes/controller", b"services/x")
+
+
+def test_a_root_that_swarm_has_not_made_is_not_trusted(secured: Secured) -> None:
+    """It may have signed any name, for anybody."""
+    company = Authority.root(made=NOW - timedelta(days=1), called="Company CA")
+    said(secured, [A], root=company)
+    until(lambda: secured.logged().count("Swarm's root has changed") > 0)
+    said(secured, [A, B], root=company)
+    until(lambda: not may_write(secured, secured.tls("agent"), b"nodes/" + B.encode()))
+    for user in ("root", "controller", A):
+        assert "does not accept our certificate" in writes(secured, certificate(secured, user, company), b"x")[0]
+
+
+def test_another_root_of_swarms_takes_the_place_of_the_old_one(secured: Secured) -> None:
+    said(secured, [A])
+    old = certificate(secured, A)
+    until(lambda: may_write(secured, old, b"nodes/" + A.encode()))
+    new = Authority.root(made=NOW)
+    renewed = certificate(secured, A, new)
+    assert not may_write(secured, renewed, b"nodes/" + A.encode())
+    said(secured, [A], root=new)
+    until(lambda: may_write(secured, renewed, b"nodes/" + A.encode()))
+    assert "does not accept our certificate" in writes(secured, old, b"nodes/" + A.encode())[0]
+
+
+def test_after_a_crash_users_and_roots_are_there_before_anybody(secured: Secured) -> None:
+    said(secured, [A])
+    own = certificate(secured, A)
+    until(lambda: may_write(secured, own, b"nodes/" + A.encode()))
+    restarts = secured.logged().count("Swarm's root has changed")
+    secured.stop()
+    secured.start()
+    assert may_write(secured, own, b"nodes/" + A.encode())
+    assert secured.logged().count("Swarm's root has changed") == restarts
+    assert "PERMISSION_DENIED" in writes(secured, secured.tls("agent"), b"nodes/" + A.encode())[0]
