@@ -16,11 +16,13 @@ import structlog
 
 from controller import access, recall
 from controller.election import Election
+from controller.hearing import Hearing
 from controller.ledger import Ledger, awaited
 from controller.members import Members
 from controller.mend import cluster_again, mend, resign, unknown
 from controller.observed import Swarm
 from controller.plan import plan
+from controller.rests import Rests
 from controller.steps import Allocate, Change, Release, Share, Step, allocation, release, sharing
 from controller.watch import SwarmWatch
 from mesh import keyspace
@@ -78,6 +80,8 @@ class Controller:
         self._store = store
         self._signer = signer
         self._ledger = Ledger(store)
+        self._hearing = Hearing()
+        self._rests = Rests()
         self._wake = wake
         self._subnet = subnet
         self._rest_s = rest_s
@@ -126,14 +130,17 @@ class Controller:
         token = election.token
         if token != self._token:  # what another leader has signed meanwhile is not in our memory
             self._token, self._known, self._led_since = token, None, time.monotonic()
-        if token is None or not stored.complete:
+        if not stored.complete:
+            return
+        up = sorted(node.id for node in swarm.nodes.values() if not node.down)
+        self._remember(stored, up)
+        if token is None:
             return
         if swarm.cluster != self._signer.cluster:
             text = f"the verify keys are for the Swarm {self._signer.cluster}, and this is {swarm.cluster}"
             self._tell((f"{text}: nothing is written",), swarm)
             return
-        self._ledger.take(stored)
-        if self._waits(stored, swarm) or self._recalls(stored, swarm, token, follower):
+        if self._waits(stored, up) or self._recalls(stored, swarm, token, follower):
             return
         steps, whole = self._decide(stored, swarm)
         revision = self._write(steps, token, whole=whole)
@@ -146,10 +153,16 @@ class Controller:
         elif revision:
             self._catch_up(follower, revision)
 
-    def _waits(self, stored: Snapshot, swarm: Swarm) -> bool:
+    def _remember(self, stored: Snapshot, up: Sequence[str]) -> None:
+        """What the leader has to know when the store was emptied or set back; so who stands by has to, too."""
+        self._ledger.take(stored)
+        self._rests.take(stored)
+        self._hearing.take(stored, up, time.monotonic())
+
+    def _waits(self, stored: Snapshot, up: Sequence[str]) -> bool:
         """Whether nodes have to be heard first, which may know what was signed before the store was emptied."""
-        up = sorted(node.id for node in swarm.nodes.values() if not node.down)
         missing = awaited(stored, up) or list(self._ledger.unheard(up))
+        missing = missing or self._hearing.silent(stored, up, time.monotonic() - HEAR_S)
         self._waiting = bool(missing) and time.monotonic() < self._led_since + HEAR_S
         if missing and not self._waiting and self._unheard != missing:
             log.warning("the store is taken into use without having heard all nodes", silent=missing)
@@ -160,6 +173,8 @@ class Controller:
         """Have a store that was emptied or set back filled with what was signed last; whether that is under way."""
         up = [node.id for node in swarm.nodes.values() if not node.down]
         witness = self._ledger.witness(node for node in up if node not in self._mute)
+        if not recall.needed(stored, self._ledger.witness(up)):
+            self._mute.clear()  # what they had seen is not missed any more; next time they are asked again
         if not recall.needed(stored, witness):
             steps, self._asked = recall.end(stored), ("", 0.0)
             return bool(steps) and self._put_back(steps, token, follower, sign=False)
@@ -207,6 +222,7 @@ class Controller:
             return (), False
         mending = mend(stored, self._known, verified=self._ledger.verified)
         mending += cluster_again(stored, swarm.cluster, self._subnet)
+        mending += self._rests.again(stored)
         if mending:
             return mending, False
         if self._ledger.verified:

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 from controller.steps import Change, Release, Step
 from mesh import keyspace
 from mesh.addresses import ula
-from mesh.records import Address, Cluster, Endpoint, Port, Record, Service
+from mesh.records import Address, Cluster, Endpoint, Port, Record, SealedKey, Service
 from mesh.snapshot import Delete, Put, Snapshot
 
 BATCH = 1000
@@ -34,6 +34,7 @@ def mend(stored: Snapshot, known: Snapshot | None, *, verified: bool) -> list[St
         steps += _as_it_was(stored, known)
     if known is not None:
         steps += _replayed(stored, known)
+        steps += _lost_keys(stored, known)
     done = {op.key for step in steps if isinstance(step, Change) for op in step.ops}
     for key, reason in sorted(stored.invalid.items()):
         if key not in done and key in stored.unread and keyspace.writer(key) == "controller":
@@ -102,6 +103,18 @@ def _replayed(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
         if keyspace.writer(key) == "controller" and not resting:
             change = f"{key}: an old record in its place, written anew"
             yield Change((Put(before.record, now.revision),), change)
+
+
+def _lost_keys(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
+    """Private keys that somebody has deleted: the controller itself ends them only with their endpoints."""
+    sealed = (found.record for key, found in known.records.items() if not stored.revision_of(key))
+    lost = {record.task: record for record in sealed if isinstance(record, SealedKey)}
+    for endpoint in stored.all(Endpoint) if lost else ():
+        record = lost.get(endpoint.task)
+        if record is not None and (record.node, record.epoch) == (endpoint.node, endpoint.epoch):
+            yield Change(
+                (Put(record, 0),), f"{keyspace.key_of(record)}: deleted, and its task is there: written anew"
+            )
 
 
 def _unreadable(stored: Snapshot, known: Snapshot | None, key: str, reason: str) -> Iterator[Step]:

@@ -15,7 +15,7 @@ from tests.again import SecondTries
 settings.register_profile("linkwire", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("linkwire")
 
-pytest_plugins = ["tests.lab.fixtures"]
+pytest_plugins = ["tests.attacks", "tests.lab.fixtures"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
 
 from mesh import codec, keyspace
 from mesh.envelope import Signer, peek, wrap
 from mesh.errors import InvalidRecord
-from mesh.records import Endpoint, ManifestRecord, Service
+from mesh.keys import PrivateKey
+from mesh.labels import LinkLabel
+from mesh.records import Endpoint, LinkKeyEpoch, ManifestRecord, Record, Service
 from mesh.seal import Unsealed
 from mesh.wgtypes import UdpEndpoint
 from tests.signing import CLUSTER, SEAL, STRANGER
@@ -61,83 +64,123 @@ class Attack:
         for key in ours.keys() - then.keys():
             self.delete(key)
 
+    def read(self, key: str) -> Record:
+        return codec.decode(key, peek(key, self.now()[key]).body)
+
+    def sign(self, record: Record) -> None:
+        """Put a record with a signature of his own."""
+        key = keyspace.key_of(record)
+        self.put(key, wrap(Signer(CLUSTER, STRANGER), key, 99, codec.encode(record)))
+
     def victim(self) -> tuple[str, Endpoint]:
         """The first endpoint."""
         key = min(k for k in self.now() if k.startswith("endpoints/"))
-        record = codec.decode(key, peek(key, self.now()[key]).body)
+        record = self.read(key)
         assert isinstance(record, Endpoint)
         return key, record
 
 
 def forge(attack: Attack) -> None:
-    key, endpoint = attack.victim()
-    body = codec.encode(replace(endpoint, underlay=MALLORY))
-    attack.put(key, wrap(Signer(CLUSTER, STRANGER), key, 99, body))
+    """An endpoint is forged: its packets would go to another address."""
+    _, endpoint = attack.victim()
+    attack.sign(replace(endpoint, underlay=MALLORY))
+
+
+def invent(attack: Attack) -> None:
+    """A peer is forged: a task that there is not, with his own key."""
+    _, endpoint = attack.victim()
+    mine = replace(endpoint, task="mallory", public_key=PrivateKey.generate().public, underlay=MALLORY)
+    attack.sign(replace(mine, address=IPv4Address("10.1.66.66")))
+
+
+def rekey(attack: Attack) -> None:
+    """A peer's key is forged: who has that one answers in the task's place."""
+    _, endpoint = attack.victim()
+    attack.sign(replace(endpoint, public_key=PrivateKey.generate().public))
+
+
+def link(attack: Attack) -> None:
+    """A link is forged: a service that is linked to nothing would reach another."""
+    service = attack.read("services/#db")
+    assert isinstance(service, Service)
+    attack.sign(replace(service, links=(LinkLabel("web", ("web",)),)))
+
+
+def old_epoch(attack: Attack) -> None:
+    """A link key's epoch is set back, to bring back a secret that he knows."""
+    epoch = attack.read("epochs/web:db")
+    assert isinstance(epoch, LinkKeyEpoch)
+    attack.sign(replace(epoch, epoch=epoch.epoch - 1))
 
 
 def unsigned(attack: Attack) -> None:
+    """An endpoint is forged, with no signature."""
     key, endpoint = attack.victim()
     attack.put(key, codec.encode(replace(endpoint, underlay=MALLORY)))
 
 
 def swap(attack: Attack) -> None:
-    """The value of another task's key: his own task's, in the place of the victim's."""
+    """A record is copied to another key: his own task's, to the victim's."""
     key, _ = attack.victim()
     attack.put(key, attack.now()[max(k for k in attack.now() if k.startswith("endpoints/"))])
 
 
 def replay(attack: Attack) -> None:
+    """An old record is put back."""
     key, _ = attack.victim()
     assert attack.now()[key] != attack.recorded[key]
     attack.put(key, attack.recorded[key])
 
 
 def resurrect(attack: Attack) -> None:
-    """A task that is over."""
+    """A peer that is over is put back, as it was signed."""
     gone = [k for k in attack.recorded.keys() - attack.now().keys() if k.startswith("endpoints/")]
     attack.put(gone[0], attack.recorded[gone[0]])
 
 
 def truncate(attack: Attack) -> None:
+    """A record is cut short."""
     key, _ = attack.victim()
     attack.put(key, attack.now()[key][:-1])
 
 
 def delete(attack: Attack) -> None:
+    """An endpoint is deleted."""
     attack.delete(attack.victim()[0])
 
 
 def delete_service(attack: Attack) -> None:
+    """A service is deleted."""
     attack.delete("services/#db")
 
 
 def delete_all(attack: Attack) -> None:
+    """All that the controller wrote is deleted."""
     for key in attack.now():
         if keyspace.writer(key) == "controller":
             attack.delete(key)
 
 
 def move_vip(attack: Attack) -> None:
-    service = codec.decode("services/#db", peek("services/#db", attack.now()["services/#db"]).body)
+    """A VIP is moved."""
+    service = attack.read("services/#db")
     assert isinstance(service, Service)
-    body = codec.encode(replace(service, vip=IPv4Address("10.1.99.99")))
-    attack.put("services/#db", wrap(Signer(CLUSTER, STRANGER), "services/#db", 99, body))
+    attack.sign(replace(service, vip=IPv4Address("10.1.99.99")))
 
 
 def own_manifest(attack: Attack) -> None:
-    """With a manifest of his own to go with what he deleted."""
+    """An endpoint is deleted, and a manifest of his own says that it is so."""
     delete(attack)
     entries = {k: v for k, v in attack.now().items() if keyspace.covered(k)}
     body = codec.encode(ManifestRecord(len(entries), bytes(32)))
     attack.put("manifest", wrap(Signer(CLUSTER, STRANGER), "manifest", 10**9, body))
 
 
-def nothing(attack: Attack) -> None:
-    """To show that what the tests see is the attack's doing."""
-
-
 ATTACKS = [
     forge,
+    rekey,
+    link,
+    old_epoch,
     unsigned,
     swap,
     replay,
@@ -149,3 +192,8 @@ ATTACKS = [
     move_vip,
     own_manifest,
 ]
+
+
+def what(how: Callable[..., None]) -> str:
+    """An attack in words."""
+    return (how.__doc__ or how.__name__).splitlines()[0].rstrip(".")

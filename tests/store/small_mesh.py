@@ -100,6 +100,7 @@ class Reader:
         self.everything: list[Snapshot] = []
         """All that was ever acted on."""
         self.speaks = True
+        self._mouth = threading.Lock()
         self._lock = threading.Lock()
         self.follower = self._follow()
 
@@ -123,6 +124,17 @@ class Reader:
                 self.believed = believed
                 self.everything.append(believed)
             return believed
+
+    def hush(self) -> None:
+        """Say nothing more of itself, from now on."""
+        with self._mouth:
+            self.speaks = False
+
+    def speak_up(self) -> None:
+        """Speak unless it is to be silent."""
+        with self._mouth:
+            if self.speaks:
+                self.speak()
 
     def speak(self) -> None:
         status = Status(self.node, 0.0, (), self.trust.manifest, self.trust.held)
@@ -194,9 +206,8 @@ class SmallMesh:
 
         def speak() -> None:
             while not stopped.wait(0.3):
-                if reader.speaks:
-                    with suppress(Retryable):  # it says it again
-                        reader.speak()
+                with suppress(Retryable):  # it says it again
+                    reader.speak_up()
 
         thread = threading.Thread(target=speak, daemon=True)
         thread.start()

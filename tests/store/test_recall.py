@@ -10,7 +10,7 @@ import pytest
 
 from agent.recall import recalled
 from mesh import keyspace
-from mesh.records import Address, Endpoint, Kept, Port, Recall, Recalled, Service
+from mesh.records import Address, Endpoint, Kept, Port, Recall, Recalled, Service, Status
 from mesh.snapshot import Put
 from tests.store.attacks import Attack
 from tests.store.etcd_server import EtcdServer
@@ -84,7 +84,6 @@ def test_from_an_old_backup_it_goes_on_with_the_newest_state(mesh: SmallMesh, et
         one.everything.clear()
         attack.restore()
         until(lambda: bool(one.look()) and "an old state" in one.trust.held)
-        one.speak()  # or a controller that is new too signs on from the backup first
         with mesh.controller():
             until(lambda: one.verified() and two.verified(), 30)
             settled(one, two, tasks=7)
@@ -159,3 +158,85 @@ def test_a_state_of_before_is_not_put_back(
         settled(one, two, tasks=5)
         assert signed(one) == before
         assert [e for seen in one.everything for e in seen.all(Endpoint) if e.task == ended] == []
+
+
+def test_a_controller_that_has_just_started_hears_the_nodes_before_it_signs_on_from_a_backup(
+    mesh: SmallMesh, etcd: EtcdServer
+) -> None:
+    """In the backup is what the nodes said then, too: nothing in the store says that it is old."""
+    attack = Attack(etcd, mesh.root)
+    with mesh.reader("n1") as one, mesh.reader("n2") as two:
+        with mesh.controller():
+            settled(one, two)
+            until(lambda: all(saw_newest(reader, attack) for reader in (one, two)))
+            attack.record()
+            mesh.swarm.start("web")
+            mesh.wake()
+            settled(one, two, tasks=7)
+        before = signed(one, two)
+        for reader in (one, two):
+            reader.hush()
+        attack.restore()
+        for key in ("status/n1", "status/n2"):
+            attack.put(key, attack.recorded[key])
+        with mesh.controller() as controller:
+            until(lambda: controller._token is not None and controller._waiting)
+            assert attack.now()["manifest"] == attack.recorded["manifest"]
+            one.speaks = two.speaks = True
+            until(lambda: one.verified() and two.verified(), 30)
+            settled(one, two, tasks=7)
+            assert signed(one, two) == before
+
+
+def saw_newest(reader: Reader, attack: Attack) -> bool:
+    """Whether what lies in the store says that a node has seen what lies in the store."""
+    status = reader.store.load([""]).get(keyspace.status(reader.node), Status)
+    return reader.verified() and status is not None and status.manifest == attack.now()["manifest"]
+
+
+def test_an_address_that_rested_rests_again_after_a_wipe(mesh: SmallMesh, etcd: EtcdServer) -> None:
+    with mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller():
+        settled(one, two)
+        ended = max(mesh.swarm.tasks_now)
+        (freed,) = (e.address for e in one.believed.all(Endpoint) if e.task == ended)
+        mesh.swarm.end(ended)
+        mesh.wake()
+        settled(one, two, tasks=5)
+        rests = Address(freed, None)
+        until(lambda: one.store.load([""]).get(keyspace.address(freed), Address) == rests)
+        etcd.wipe()
+        until(lambda: one.verified() and two.verified(), 30)
+        until(lambda: one.store.load([""]).get(keyspace.address(freed), Address) == rests)
+        assert etcd.leased(f"{mesh.root}{keyspace.address(freed)}"), "or it rests for ever"
+        settled(one, two, tasks=5)
+
+
+class Moody(Reader):
+    """Brings nothing back when it does not feel like it."""
+
+    willing = True
+
+    def answered(self, answer: Sequence[Recalled]) -> Iterator[Put]:
+        return (Put(part, None) for part in answer if self.willing)
+
+
+def test_who_brought_nothing_back_once_is_asked_again_the_next_time(
+    mesh: SmallMesh, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.loop.HEAR_S", 3.0)
+    with mesh.reader("n1", kind=Moody) as one, mesh.reader("n2", kind=Moody) as two, mesh.controller() as controller:
+        assert isinstance(one, Moody)
+        assert isinstance(two, Moody)
+        settled(one, two)
+        two.willing = False
+        etcd.wipe()
+        until(lambda: one.verified() and two.verified(), 30)
+        mesh.live(one, two)
+        assert controller._mute == set()
+        before = signed(one)
+        one.willing, two.willing = False, True
+        etcd.wipe()
+        until(lambda: one.verified() and two.verified(), 30)
+        settled(one, two)
+        shared = {key: record for key, record in before.items() if keyspace.covered(key)}
+        assert {key: record for key, record in signed(one).items() if keyspace.covered(key)} == shared
