@@ -12,7 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mesh.log import configure
-from tests.bench import docker, link, machine, overlay, peers, plan, report, rules, stage, store, verified, wire
+from tests.bench import (
+    docker,
+    link,
+    machine,
+    overlay,
+    peers,
+    plan,
+    report,
+    rules,
+    scale,
+    stage,
+    store,
+    verified,
+    wire,
+)
 from tests.bench.measure import FULL, QUICK, Effort, Row
 from tests.bench.run import run_groups
 from tests.netns.world import sweep
@@ -27,6 +41,7 @@ GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "verified": verified.measure,
     "plan": plan.measure,
     "docker": docker.measure,
+    "scale": scale.measure,
 }
 SLOW = ("docker",)
 """Groups that take a minute to begin: not among those of --quick unless they are named."""

@@ -43,8 +43,8 @@ def measure(effort: Effort) -> list[Row]:
                 lambda: timed(lambda: _list_ours(store, count)),
                 lambda: timed(lambda: _list_theirs(etcd, count)),
             )
-            with _ours(store, records[0]) as ours, _raw(etcd, codec.encode(records[0])) as raw:
-                following = alternate(effort.puts, ours, raw)
+            with _ours(store, records[0]) as ours, raw(etcd, codec.encode(records[0])) as bare:
+                following = alternate(effort.puts, ours, bare)
         return [
             Row("store.list", f"read and decode {count} endpoints", "etcdctl get --prefix", "ms", "lower", *listing),
             Row("store.follow", "put, until a follower has it", "gRPC put and watch", "ms", "lower", *following),
@@ -86,7 +86,7 @@ def _ours(store: Store, record: Endpoint) -> Iterator[Callable[[], float]]:
 
 
 @contextmanager
-def _raw(etcd: EtcdServer, value: bytes) -> Iterator[Callable[[], float]]:
+def raw(etcd: EtcdServer, value: bytes) -> Iterator[Callable[[], float]]:
     """The same bytes put and watched by gRPC calls, under a key of their own, undecoded.
 
     Not by etcd3's client, whose watching thread dies with a traceback when its channel is closed.

@@ -45,6 +45,20 @@ ROWS = [
     "plan.hundred",
     "index.ten",
     "index.hundred",
+    *(
+        f"scale.added.{what}.{times}"
+        for times in ("ten", "hundred")
+        for what in ("writes", "bytes", "controller", "affected", "unaffected")
+    ),
+    "scale.cold.controller",
+    "scale.cold.agent",
+    "scale.memory.controller",
+    "scale.memory.agent",
+    "scale.idle.agent",
+    "scale.idle.controller",
+    "scale.rolling.p50",
+    "scale.rolling.p99",
+    "scale.lost",
 ]
 SECONDS = 300
 
@@ -134,4 +148,4 @@ def test_a_group_that_does_not_exist(folder: Path) -> None:
         _, errors = bench.communicate(timeout=SECONDS)
     assert bench.returncode == 2
     assert "no group links" in errors
-    assert "link, overlay, rules, wire, peers, store, verified, plan, docker" in errors
+    assert "link, overlay, rules, wire, peers, store, verified, plan, docker, scale" in errors

@@ -1,0 +1,185 @@
+"""An agent as it is, but for its last adapters: no Docker below it names containers, and no kernel has them.
+
+What is not simulated: the store's connection, the checking of every signature and of the manifest, the index, what
+each task's interface is meant to be, opening sealed keys and link keys, reports and their signatures, the lease. What
+is: the containers (as a program says), and the namespaces, devices, rules and hosts files (what is meant counts as
+done at once). The status of the devices is written once and not every three seconds, since its cost is the devices'.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from agent import gate, links
+from agent import loop as agent_loop
+from agent.containers import Joined, LocalTask, NodeIdentity
+from agent.identity import Identity
+from agent.loop import Agent, node_record
+from agent.metrics import Metrics
+from agent.sealing import load_or_make
+from agent.tasks import TaskState
+from agent.trust import Trust
+from agent.wireguard import Backend
+from mesh.envelope import Keyring, SigningKey
+from mesh.records import DeviceStatus
+from mesh.seal import Sealer
+from mesh.store import Store
+from mesh.wgtypes import InterfaceConfig
+from tests.bench.scale.world import CLUSTER, World, hostname
+
+SIGNING_KEY = SigningKey(bytes(32))
+KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))
+PORTS = (51820, 53819)
+NO_STATUS_S = 86_400.0
+
+
+class Told:
+    """Stands where `agent.containers.Containers` stands: a program says which containers there are."""
+
+    def __init__(self, world: World, node: str) -> None:
+        self._tasks = {one.id: _local(one.id, one.service, "running") for one in world.on(node)}
+        self._changed: Callable[[str], None] = lambda _container: None
+
+    def all(self) -> dict[str, LocalTask]:
+        """As Containers."""
+        return dict(self._tasks)
+
+    def one(self, container: str) -> LocalTask | None:
+        """As Containers."""
+        return self._tasks.get(container)
+
+    def exits(self) -> tuple[()]:
+        """As Containers: nothing leaves a simulated node."""
+        return ()
+
+    def follow(self, changed: Callable[[str], None], _connected: Callable[[Joined], None]) -> None:
+        """As Containers."""
+        self._changed = changed
+
+    def put(self, task: str, service: str, state: str) -> None:
+        """A container is there, or in another state."""
+        self._tasks[task] = _local(task, service, state)
+        self._changed(task)
+
+
+class _InMemory(TaskState):
+    """A task whose namespace is this object: what is meant is done at once, and reads back as it was set."""
+
+    __slots__ = ()
+
+    def wire(self, _backend: Backend, desired: InterfaceConfig, *, complete: bool) -> None:  # noqa: ARG002 - as TaskState's
+        self.tried = self.applied = desired
+        self.error = None
+        SEEN.note(desired)
+        self._done()
+
+    def unwire(self, _backend: Backend) -> None:
+        self.applied = None
+        self._done()
+
+    def status(self, _backend: Backend) -> DeviceStatus | None:
+        if self.applied is None:
+            return None
+        return DeviceStatus(self.local.task, self.applied.private_key.public, (), ())
+
+
+class _Seen:
+    """When which peer was first configured, by the clock that all processes of a machine share."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, dict[str, float]] = {}
+        self._had: dict[str, frozenset[str]] = {}
+        self.wirings = 0
+
+    def note(self, config: InterfaceConfig) -> None:
+        now = time.monotonic()
+        peers = frozenset(str(peer.public_key) for peer in config.peers)
+        for key in peers - self._had.get(config.name, frozenset()):
+            self._first.setdefault(key, {})[config.name] = now
+        self._had[config.name] = peers
+        self.wirings += 1
+
+    def of(self, key: str) -> list[float]:
+        """When each device here got a peer."""
+        return list(self._first.get(key, {}).values())
+
+
+SEEN = _Seen()
+
+
+class _Backend:
+    """The devices that are not there."""
+
+    name = "simulated"
+
+    def largest(self, room: int) -> int:
+        return room
+
+    def prepared(self) -> tuple[str, ...]:
+        return ()
+
+    def prepare(self, name: str) -> None:
+        pass
+
+    def discard(self, name: str) -> None:
+        pass
+
+
+class SimulatedNode:
+    """One node with an agent."""
+
+    def __init__(self, world: World, node: str, endpoint: str, folder: Path) -> None:
+        """Prepare; `start` starts the agent."""
+        for module, name, stand_in in (
+            (agent_loop, "TaskState", _InMemory),
+            (agent_loop, "STATUS_S", NO_STATUS_S),
+            (links, "route_mtu", lambda _home, _hosts: 1500),
+            (gate, "FOLDER", folder / "gate"),
+        ):
+            setattr(module, name, stand_in)  # the last adapters
+        key = load_or_make(folder)
+        self._identity = Identity(folder, folder / "none", CLUSTER, node, key.public)
+        self.fingerprint = self._identity.statement.fingerprint
+        self.containers = Told(world, node)
+        self._store = Store([endpoint], Sealer.agent(KEYRING, self._identity.key))
+        address = IPv4Address("10.128.0.1") + int(node[4:])
+        backend: Any = _Backend()
+        record = node_record(
+            NodeIdentity(node, hostname(node), address), self._identity, backend, PORTS, address, "0"
+        )
+        told: Any = self.containers
+        self._stopped = threading.Event()
+        metrics, trust = Metrics("0", backend.name), Trust(folder)
+        self.agent = Agent(told, backend, self._store, key, self._identity, record, metrics, trust)
+        self._thread = threading.Thread(target=self.agent.run, args=(self._stopped,), daemon=True)
+
+    def start(self) -> None:
+        """Start the agent."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it."""
+        self._stopped.set()
+        self.agent.stop()
+        self._thread.join(10)
+        self._store.close()
+
+
+def _local(task: str, service: str, state: Any) -> LocalTask:  # noqa: ANN401 - a TaskState
+    return LocalTask(
+        container=task,
+        task=task,
+        service=service,
+        name=task,
+        state=state,
+        netns=f"/simulated/{task}",
+        hosts=f"/simulated/{task}.hosts",
+        problem=None,
+        elsewhere=(),
+        gated=False,
+    )
