@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
+from agent.memo import Memo
 from agent.rules import Rules, render
 from mesh.policy import Allow, Policy
 from mesh.wgtypes import (
@@ -89,6 +90,7 @@ def diff(
     now: float,
     *,
     complete: bool = True,
+    memo: Memo | None = None,
 ) -> Changes:
     """What turns what is seen into `desired`.
 
@@ -98,10 +100,12 @@ def diff(
         previous: what was applied last, as far as is known: it tells a roamed endpoint from a changed record.
         now: seconds since the epoch, of the clock that handshakes are dated by.
         complete: whether `desired` rests on everything; if not, nothing is removed.
+        memo: what was worked out before of the same interface.
     """
+    memo = memo or Memo()
     reasons: list[str] = []
     observed, hosts = seen.interface, seen.hosts
-    device = _device(desired, observed, previous, now, reasons, complete=complete)
+    device = _device(desired, observed, previous, now, reasons, memo=memo, complete=complete)
     mtu = desired.mtu if observed is None or observed.mtu != desired.mtu else None
     if mtu is not None and observed is not None:
         reasons.append(f"mtu {observed.mtu} -> {mtu}")
@@ -114,7 +118,7 @@ def diff(
     surplus = (route for route in seen_routes if route.network not in meant)
     remove_routes = tuple(sorted(surplus, key=_route_order)) if complete else ()
     up = observed is None or not observed.up
-    first_rules, rules = _rules(desired, seen, previous, complete=complete)
+    first_rules, rules = _rules(desired, seen, previous, memo, complete=complete)
     new_hosts = desired.hosts if (hosts or ()) != desired.hosts and (complete or not hosts) else None
     for what, changed in (
         ("addresses", tuple(map(str, add_addresses + remove_addresses))),
@@ -153,10 +157,10 @@ def _route_order(route: Route) -> tuple[int, int, int]:
 
 
 def _rules(
-    desired: InterfaceConfig, seen: Seen, previous: InterfaceConfig | None, *, complete: bool
+    desired: InterfaceConfig, seen: Seen, previous: InterfaceConfig | None, memo: Memo, *, complete: bool
 ) -> tuple[Rules | None, Rules | None]:
     """The rules for before the peers change, and for afterwards; None where they are so already."""
-    wanted = render(desired.policy, desired.name)
+    wanted = memo.render(desired.policy, desired.name)
     if seen.rules == wanted or (seen.rules is not None and not complete):
         return None, None
     if seen.rules is None or seen.interface is None or previous is None:
@@ -189,6 +193,7 @@ def _device(
     now: float,
     reasons: list[str],
     *,
+    memo: Memo,
     complete: bool,
 ) -> DeviceChange | None:
     if observed is None:
@@ -199,10 +204,14 @@ def _device(
     key = desired.private_key if device.public_key != desired.private_key.public else None
     port = desired.listen_port if device.listen_port != desired.listen_port else None
     wanted = {peer.public_key: peer for peer in desired.peers}
-    surplus = [public for public, seen in device.peers.items() if _surplus(wanted.get(public), seen)]
+    memo.keep_only(wanted)
+    pairs = ((peer, device.peers.get(public)) for public, peer in wanted.items())
+    differing = [(peer, seen) for peer, seen in pairs if seen is None or not memo.alike(peer, seen)]
+    surplus = [public for public in device.peers if public not in wanted]
+    surplus += [peer.public_key for peer, seen in differing if seen is not None and _is_open(peer, seen)]
     removed = surplus if complete else []
-    before = {peer.public_key: peer for peer in previous.peers} if previous else {}
-    changed = tuple(_changed(wanted[p], device.peers.get(p), before.get(p), now, complete=complete) for p in wanted)
+    before = {peer.public_key: peer for peer in previous.peers} if previous and differing else {}
+    changed = (_changed(peer, seen, before.get(peer.public_key), now, complete=complete) for peer, seen in differing)
     upserts = tuple(change for change in changed if change is not None)
     if key is not None:
         reasons.append("another private key")
@@ -223,9 +232,9 @@ def _peer_reasons(removed: int, upserts: tuple[PeerChange, ...]) -> Iterator[str
         yield f"{keys} preshared keys changed"
 
 
-def _surplus(wanted: PeerConfig | None, seen: Peer) -> bool:
-    """Whether a peer must go: it is nobody's, or it has no preshared key and there is none to give it."""
-    return wanted is None or (wanted.preshared_key is None and seen.preshared_key is None)
+def _is_open(wanted: PeerConfig, seen: Peer) -> bool:
+    """Whether a peer must go since it has no preshared key and there is none to give it."""
+    return wanted.preshared_key is None and seen.preshared_key is None
 
 
 def _only_the_key(change: PeerChange) -> bool:

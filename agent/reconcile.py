@@ -11,7 +11,7 @@ from ipaddress import IPv6Interface
 
 import structlog
 
-from agent import conntrack, links, names, nft
+from agent import conntrack, links, memo, names, nft
 from agent.diff import Changes, Seen, diff
 from agent.netns import TaskNetns
 from agent.rules import Rules
@@ -99,7 +99,8 @@ def _diff(
 ) -> tuple[Changes, Interface | None]:
     table = nft.read(netns)
     seen = Seen(observe(backend, netns, desired.name), table.rules if table else None, names.read(hosts))
-    return diff(desired, seen, previous, time.time(), complete=complete), seen.interface
+    changes = diff(desired, seen, previous, time.time(), complete=complete, memo=memo.of(netns))
+    return changes, seen.interface
 
 
 def _apply(backend: Backend, netns: TaskNetns, hosts: str, desired: InterfaceConfig, changes: Changes) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from agent import gate, nft, reconcile
+from agent import gate, memo, nft, reconcile
 from agent.containers import LocalTask
 from agent.errors import PortTaken
 from agent.netns import TaskNetns
-from agent.rules import Table, render
+from agent.rules import Table
 from agent.wireguard import Backend
 from mesh.errors import LinkwireError, NetnsGone, Retryable, Terminal
 from mesh.records import DeviceStatus, PeerStatus, TaskReport
@@ -153,7 +153,7 @@ class TaskState:
         if observed is None or table is None:
             self.dirty = True
             return None
-        self.dirty = self.dirty or table.rules != render(self.applied.policy, self.applied.name)
+        self.dirty = self.dirty or table.rules != memo.of(self.netns).render(self.applied.policy, self.applied.name)
         return observed, table
 
     def failed_oddly(self, error: Exception) -> None:

@@ -10,7 +10,7 @@ import re
 import socket
 import struct
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,12 @@ SOCKETS = Path("/var/run/wireguard")
 _ANSWER_SECONDS = 10.0
 _PEERCRED = struct.Struct("=iII")  # struct ucred, linux/socket.h
 _ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)(?:%\w+)?\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
+_PEER_BEGINS = "\npublic_key="
+_KEY_DIGITS = 64
+_COUNTERS = re.compile(
+    r"\nlast_handshake_time_sec=([0-9]+)\nlast_handshake_time_nsec=([0-9]+)\ntx_bytes=([0-9]+)\nrx_bytes=([0-9]+)(?=\n)"
+)
+"""As they follow one another in a peer's lines (wireguard-go, device/uapi.go, IpcGetOperation)."""
 
 
 def socket_path(name: str) -> Path:
@@ -55,10 +61,10 @@ def served() -> tuple[str, ...]:
     return tuple(sorted(name for name in names if process(name) is not None))
 
 
-def get(name: str) -> Device:
-    """Read a device. Raises DeviceNotFound, Retryable, Terminal."""
+def get(name: str, decoder: Decoder | None = None) -> Device:
+    """Read a device, with what its decoder knows from before. Raises DeviceNotFound, Retryable, Terminal."""
     with explained(f"read {name}"):
-        return decode_device(name, _exchange(name, b"get=1\n\n"))
+        return (decoder or Decoder()).decode(name, _exchange(name, b"get=1\n\n"))
 
 
 def set_device(name: str, change: DeviceChange) -> None:
@@ -98,6 +104,64 @@ def _peer_lines(change: PeerChange) -> Iterator[str]:
         yield f"allowed_ip={network}"
 
 
+class Decoder:
+    """Reads one device's answers, one after another, and of each peer only what has changed since the last.
+
+    It goes by the text: equal text is the same peer. What it remembers is of the last answer.
+    """
+
+    def __init__(self) -> None:
+        self._whole: dict[str, Peer] = {}
+        """By all of a peer's lines."""
+        self._lasting: dict[str, tuple[str, Peer]] = {}
+        """By its key: its lines but for the handshake and the counters, and the peer."""
+
+    def decode(self, name: str, text: str) -> Device:
+        """Read the answer to get=1.
+
+        Args:
+            name: the device.
+            text: the answer's lines, without the closing errno.
+
+        Raises:
+            Terminal: a line that is not of the protocol. Its value is not quoted: it may be a key.
+        """
+        own, *texts = f"\n{text}".split(_PEER_BEGINS)
+        public_key, listen_port = _decode_own(name, own)
+        whole = {lines: self._whole.get(lines) or self._peer(name, lines) for lines in texts}
+        self._whole = whole
+        if len(self._lasting) > len(whole):
+            there = {lines[:_KEY_DIGITS] for lines in whole}
+            self._lasting = {key: kept for key, kept in self._lasting.items() if key in there}
+        return Device(name, public_key, listen_port, {peer.public_key: peer for peer in whole.values()})
+
+    def _peer(self, name: str, lines: str) -> Peer:
+        counters = _COUNTERS.search(lines)
+        if counters is None:
+            return _decode_peer(name, lines)
+        lasts = lines[: counters.start()] + lines[counters.end() :]
+        kept = self._lasting.get(lines[:_KEY_DIGITS])
+        if kept is None or kept[0] != lasts:
+            kept = self._lasting[lines[:_KEY_DIGITS]] = (lasts, _decode_peer(name, lasts))
+        known = kept[1]
+        seconds, nanoseconds, tx_bytes, rx_bytes = map(int, counters.groups())
+        return Peer(
+            known.public_key,
+            known.endpoint,
+            known.allowed_ips,
+            known.preshared_key,
+            known.keepalive,
+            seconds + nanoseconds / 1e9 or None,
+            rx_bytes,
+            tx_bytes,
+        )
+
+
+def decode_device(name: str, text: str) -> Device:
+    """What one answer says, and nothing else is known: see Decoder.decode."""
+    return Decoder().decode(name, text)
+
+
 @dataclass(slots=True)
 class _Partial:
     """A peer while its lines come in."""
@@ -126,20 +190,14 @@ class _Partial:
         )
 
 
-def decode_device(name: str, text: str) -> Device:
-    """Read the answer to get=1.
+def _not_understood(name: str, key: str) -> Terminal:
+    return Terminal(f"wireguard-go said something about {name} that is not understood: {key!r}")
 
-    Args:
-        name: the device.
-        text: the answer's lines, without the closing errno.
 
-    Raises:
-        Terminal: a line that is not of the protocol. Its value is not quoted: it may be a key.
-    """
-    public_key: PublicKey | None = None
-    listen_port = 0
-    peers: list[_Partial] = []
-    for line in text.splitlines():
+def _decode_own(name: str, lines: str) -> tuple[PublicKey | None, int]:
+    """The device's own key and port, from the lines before its first peer."""
+    public_key, listen_port = None, 0
+    for line in filter(None, lines.splitlines()):
         key, _, value = line.partition("=")
         try:
             match key:
@@ -149,13 +207,25 @@ def decode_device(name: str, text: str) -> Device:
                     listen_port = int(value)
                 case "fwmark":
                     pass
-                case "public_key":
-                    peers.append(_Partial(PublicKey(bytes.fromhex(value))))
                 case _:
-                    _peer_line(peers[-1], key, value)
+                    raise _not_understood(name, key)
         except (ValueError, IndexError, Terminal) as error:
-            raise Terminal(f"wireguard-go said something about {name} that is not understood: {key!r}") from error
-    return Device(name, public_key, listen_port, {partial.public_key: partial.peer() for partial in peers})
+            raise _not_understood(name, key) from error
+    return public_key, listen_port
+
+
+def _decode_peer(name: str, lines: str) -> Peer:
+    """A peer, from its lines; its key is the first of them."""
+    own, _, others = lines.partition("\n")
+    key = "public_key"
+    try:
+        partial = _Partial(PublicKey(bytes.fromhex(own)))
+        for line in others.splitlines():
+            key, _, value = line.partition("=")
+            _peer_line(partial, key, value)
+    except (ValueError, Terminal) as error:
+        raise _not_understood(name, key) from error
+    return partial.peer()
 
 
 def _peer_line(partial: _Partial, key: str, value: str) -> None:
@@ -173,7 +243,7 @@ def _peer_line(partial: _Partial, key: str, value: str) -> None:
         case "tx_bytes":
             partial.tx_bytes = int(value)
         case "allowed_ip":
-            partial.allowed_ips.add(ip_network(value, strict=False))
+            partial.allowed_ips.add(_network(value))
         case "preshared_key":
             partial.preshared_key = PresharedKey(bytes.fromhex(value)) if value.strip("0") else None
         case "protocol_version":
@@ -182,11 +252,17 @@ def _peer_line(partial: _Partial, key: str, value: str) -> None:
             raise ValueError(key)
 
 
+def _network(value: str) -> IPNetwork:
+    # ip_network() tries one after the other.
+    return IPv6Network(value, strict=False) if ":" in value else IPv4Network(value, strict=False)
+
+
 def _endpoint(value: str) -> UdpEndpoint:
     match = _ENDPOINT.fullmatch(value)
     if match is None:
         raise ValueError("not an endpoint")
-    return UdpEndpoint(ip_address(match["v6"] or match["v4"]), int(match["port"]))
+    host = IPv6Address(match["v6"]) if match["v6"] else IPv4Address(match["v4"])
+    return UdpEndpoint(host, int(match["port"]))
 
 
 def _connect(name: str) -> socket.socket:

@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from agent import links
 from agent.errors import PortTaken
@@ -59,6 +60,8 @@ class UserspaceBackend:
         self._lock = threading.Lock()
         self._children: list[subprocess.Popen[bytes]] = []
         self._deaf_since: dict[str, float] = {}
+        # They end with the namespace: of what has gone nothing is remembered.
+        self._decoders: WeakKeyDictionary[TaskNetns, dict[str, uapi.Decoder]] = WeakKeyDictionary()
 
     def largest(self, room: int) -> int:
         """See Backend. It takes its device's MTU for what it was at home, once the device is in another namespace.
@@ -109,7 +112,7 @@ class UserspaceBackend:
         link = links.observe(netns, name)
         if link is None:
             raise DeviceNotFound(f"there is no device {name} in {netns.path}")
-        device = uapi.get(name)
+        device = uapi.get(name, self._decoders.setdefault(netns, {}).setdefault(name, uapi.Decoder()))
         self._check_hearing(name, device.listen_port, up=link.up)
         return device
 
@@ -129,6 +132,7 @@ class UserspaceBackend:
     def delete(self, netns: TaskNetns, name: str) -> None:
         """See Backend."""
         netns.check()
+        self._decoders.get(netns, {}).pop(name, None)
         for place in (netns, self._home):  # at home when the agent died between start and move
             if links.kind(place, name) == _KIND:
                 self._end(name)

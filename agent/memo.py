@@ -1,0 +1,71 @@
+"""What was worked out of one task's interface and comes out the same again: only ever a short cut, never a fact.
+
+Rendering a policy and comparing a thousand peers take tens of milliseconds, and both are asked for at each look,
+though nearly always nothing has changed.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+from agent.netns import TaskNetns
+from agent.rules import Rules, render
+from mesh.keys import PublicKey
+from mesh.linkkeys import PresharedKey
+from mesh.policy import Policy
+from mesh.wgtypes import IPNetwork, Peer, PeerConfig, UdpEndpoint
+
+_Alike = tuple[PeerConfig, UdpEndpoint | None, frozenset[IPNetwork], PresharedKey | None, int]
+
+
+class Memo:
+    """Of one task's interface. It holds the very objects that were compared: no other can be taken for them."""
+
+    def __init__(self) -> None:
+        self._rendered: tuple[Policy, str, Rules] | None = None
+        self._alike: dict[PublicKey, _Alike] = {}
+
+    def render(self, policy: Policy, device: str) -> Rules:
+        """See `agent.rules.render`."""
+        kept = self._rendered
+        if kept is None or kept[1] != device or kept[0] != policy:
+            kept = (policy, device, render(policy, device))
+        self._rendered = kept
+        return kept[2]
+
+    def alike(self, wanted: PeerConfig, seen: Peer) -> bool:
+        """Whether a peer, which must have a preshared key, is seen to be just as it is meant."""
+        kept = self._alike.get(wanted.public_key)
+        if (
+            kept is not None
+            and kept[0] is wanted
+            and kept[1] is seen.endpoint
+            and kept[2] is seen.allowed_ips
+            and kept[3] is seen.preshared_key
+            and kept[4] == seen.keepalive
+        ):
+            return True
+        alike = (
+            wanted.preshared_key is not None
+            and wanted.keepalive == seen.keepalive
+            and wanted.endpoint == seen.endpoint
+            and wanted.preshared_key == seen.preshared_key
+            and wanted.allowed_ips == seen.allowed_ips
+        )
+        if alike:
+            kept = (wanted, seen.endpoint, seen.allowed_ips, seen.preshared_key, seen.keepalive)
+            self._alike[wanted.public_key] = kept
+        return alike
+
+    def keep_only(self, peers: dict[PublicKey, PeerConfig]) -> None:
+        """Forget the peers that are not meant any more."""
+        if len(self._alike) > len(peers):
+            self._alike = {key: kept for key, kept in self._alike.items() if key in peers}
+
+
+_memos: WeakKeyDictionary[TaskNetns, Memo] = WeakKeyDictionary()
+
+
+def of(netns: TaskNetns) -> Memo:
+    """The memo of a task's namespace, which ends with it."""
+    return _memos.setdefault(netns, Memo())
