@@ -13,11 +13,11 @@ from agent.rules import render
 from mesh.keys import PublicKey
 from mesh.linkkeys import PresharedKey
 from mesh.policy import Allow, Policy
-from mesh.wgtypes import Peer, PeerConfig, UdpEndpoint
+from mesh.wgtypes import IPNetwork, Peer, PeerConfig, UdpEndpoint
 
 KEY = PublicKey(bytes(32))
 HERE, THERE = (UdpEndpoint(IPv4Address(f"192.0.2.{n}"), 1) for n in (1, 2))
-NETWORKS = frozenset({IPv4Network("10.0.0.1"), IPv6Network("fd00::1")})
+NETWORKS: frozenset[IPNetwork] = frozenset({IPv4Network("10.0.0.1"), IPv6Network("fd00::1")})
 SHARED = PresharedKey(bytes([1] * 32))
 WANTED = PeerConfig(KEY, HERE, NETWORKS, SHARED, 25)
 SEEN = Peer(KEY, HERE, NETWORKS, SHARED, 25, None, 0, 0)
