@@ -1,8 +1,9 @@
 """Links, addresses and routes of a network namespace, by rtnetlink.
 
-pyroute2 encodes and decodes the messages; they go over our own sockets (agent/netlink.py). pyroute2's own socket
-objects may only be used from the thread that made them and hold an event loop with four descriptors each, so they
-cannot be kept for every task of a node and shared by threads (tried with 0.9.7).
+The messages go over our own sockets (agent/netlink.py). pyroute2's socket objects may only be used from the thread
+that made them and hold an event loop with four descriptors each, so they cannot be kept for every task of a node and
+shared by threads (tried with 0.9.7). It encodes and decodes what is asked for rarely, the look-up of a route; what is
+asked for at every look at a task, agent/rtnetlink.py does.
 
 Every setter is idempotent: what is already so stays so, and no packet is lost by asking again.
 """
@@ -11,39 +12,24 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any
 
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from agent import sysctl
+from agent import rtnetlink, sysctl
 from agent.errors import RouteClash
 from agent.netlink import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, explained
 from mesh.errors import DeviceNotFound
-from mesh.wgtypes import Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from agent.netlink import Message
     from agent.netns import TaskNetns
-    from mesh.wgtypes import IPAddress, IPInterface, IPNetwork
+    from agent.rtnetlink import SeenLink, SeenRoute
+    from mesh.wgtypes import IPAddress, IPInterface, IPNetwork, Route
 
-# linux/rtnetlink.h, linux/if.h, linux/if_link.h, linux/if_addr.h
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
-_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
-_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
-_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
-_RTEXT_FILTER_SKIP_STATS = 0x8
-_IFA_F_NODAD = 0x2
-_RT_TABLE_MAIN = 254
-_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
-_RTPROT_KERNEL, _RTPROT_STATIC = 2, 4
-_RTN_UNICAST = 1
-_AF_UNSPEC = 0
-_AF = {4: 2, 6: 10}  # linux/socket.h
 _HEADER_BYTES = 16  # struct nlmsghdr
 
 DEVICE_PREFIX = "lw"
@@ -77,11 +63,10 @@ def create_wireguard(home: TaskNetns, netns: TaskNetns, name: str) -> bool:
     Raises:
         NetnsGone, Retryable, Terminal.
     """
-    wanted = {"attrs": [("IFLA_INFO_KIND", "wireguard")]}
-    attrs = [("IFLA_IFNAME", name), ("IFLA_NET_NS_FD", netns.fileno()), ("IFLA_LINKINFO", wanted)]
+    wanted = rtnetlink.encode_placed(name, netns.fileno(), "wireguard")
     with explained(f"create the WireGuard device {name}"):
         try:
-            _request(home, _RTM_NEWLINK, _encode(ifinfmsg, attrs), NLM_F_CREATE | NLM_F_EXCL)
+            _request(home, rtnetlink.RTM_NEWLINK, wanted, NLM_F_CREATE | NLM_F_EXCL)
         except OSError as error:
             if error.errno == errno.EEXIST:
                 return False
@@ -95,40 +80,38 @@ def move(home: TaskNetns, netns: TaskNetns, name: str) -> None:
     Raises:
         DeviceNotFound, NetnsGone, Retryable, Terminal.
     """
-    attrs = [("IFLA_IFNAME", name), ("IFLA_NET_NS_FD", netns.fileno())]
     with explained(f"move the device {name} into {netns.path}"):
-        _request(home, _RTM_NEWLINK, _encode(ifinfmsg, attrs))
+        _request(home, rtnetlink.RTM_NEWLINK, rtnetlink.encode_placed(name, netns.fileno()))
 
 
 def kind(netns: TaskNetns, name: str) -> str | None:
     """What a device is ("wireguard", "tun", "" for a physical one), or None when it is not there."""
-    link = _link(netns, [("IFLA_IFNAME", name)])
-    return None if link is None else _kind(link)
+    link = _link(netns, name)
+    return None if link is None else link.kind
 
 
 def found(netns: TaskNetns, of_kind: str) -> tuple[str, ...]:
     """The names of the devices of one kind that are ours by their name, sorted. Raises NetnsGone, Retryable."""
-    names = (str(link.get_attr("IFLA_IFNAME")) for link in _devices(netns) if _kind(link) == of_kind)
+    names = (link.name for link in _devices(netns) if link.kind == of_kind)
     return tuple(sorted(name for name in names if name.startswith(DEVICE_PREFIX)))
 
 
 def hardware_addresses(netns: TaskNetns) -> frozenset[str]:
     """The MAC addresses of the devices of a namespace but the loopback's. Raises NetnsGone, Retryable."""
-    addresses = (link.get_attr("IFLA_ADDRESS") for link in _devices(netns) if not link["flags"] & _IFF_LOOPBACK)
-    return frozenset(str(address) for address in addresses if address)
+    addresses = (link.hardware for link in _devices(netns) if not link.flags & rtnetlink.IFF_LOOPBACK)
+    return frozenset(address for address in addresses if address)
 
 
 def observe(netns: TaskNetns, name: str) -> Link | None:
     """Read a device, or None when it is not there. Raises NetnsGone, Retryable."""
-    link = _link(netns, [("IFLA_IFNAME", name)])
+    link = _link(netns, name)
     if link is None:
         return None
-    index = int(link["index"])
     return Link(
-        up=bool(link["flags"] & _IFF_UP),
-        mtu=int(link.get_attr("IFLA_MTU")),
-        addresses=frozenset(_addresses(netns, index)),
-        routes=frozenset(r.route for r in _routes(netns) if r.index == index and not r.automatic),
+        up=bool(link.flags & rtnetlink.IFF_UP),
+        mtu=link.mtu,
+        addresses=frozenset(_addresses(netns, link.index)),
+        routes=frozenset(r.route for r in _routes(netns) if r.index == link.index and not r.automatic),
     )
 
 
@@ -149,14 +132,15 @@ def enable_ipv6(netns: TaskNetns, name: str) -> bool:
 def add_address(netns: TaskNetns, name: str, address: IPInterface) -> None:
     """Give the device an address. Raises DeviceNotFound, NetnsGone, Retryable, Terminal."""
     with explained(f"add the address {address} to {name}"):
-        _request(netns, _RTM_NEWADDR, _address(netns, name, address), NLM_F_CREATE | NLM_F_REPLACE)
+        wanted = rtnetlink.encode_address(_index(netns, name), address)
+        _request(netns, rtnetlink.RTM_NEWADDR, wanted, NLM_F_CREATE | NLM_F_REPLACE)
 
 
 def remove_address(netns: TaskNetns, name: str, address: IPInterface) -> None:
     """Take an address from the device. Raises DeviceNotFound, NetnsGone, Retryable, Terminal."""
     with explained(f"remove the address {address} from {name}"):
         try:
-            _request(netns, _RTM_DELADDR, _address(netns, name, address))
+            _request(netns, rtnetlink.RTM_DELADDR, rtnetlink.encode_address(_index(netns, name), address))
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
@@ -178,7 +162,8 @@ def add_route(netns: TaskNetns, name: str, route: Route) -> None:
     index = _index(netns, name)
     _clash(netns, name, index, route.network)
     with explained(f"route {route.network} through {name}"):
-        _request(netns, _RTM_NEWROUTE, _route(index, route), NLM_F_CREATE | NLM_F_REPLACE)
+        wanted = rtnetlink.encode_route(index, route)
+        _request(netns, rtnetlink.RTM_NEWROUTE, wanted, NLM_F_CREATE | NLM_F_REPLACE)
 
 
 def remove_route(netns: TaskNetns, name: str, route: Route) -> None:
@@ -192,7 +177,7 @@ def remove_route(netns: TaskNetns, name: str, route: Route) -> None:
         return
     with explained(f"remove the route of {route.network} through {name}"):
         try:
-            _request(netns, _RTM_DELROUTE, _route(index, route))
+            _request(netns, rtnetlink.RTM_DELROUTE, rtnetlink.encode_route(index, route))
         except OSError as error:
             if error.errno != errno.ESRCH:
                 raise
@@ -201,7 +186,7 @@ def remove_route(netns: TaskNetns, name: str, route: Route) -> None:
 def set_mtu(netns: TaskNetns, name: str, mtu: int) -> None:
     """Set the device's MTU, in bytes. Raises DeviceNotFound, NetnsGone, Retryable, Terminal."""
     with explained(f"set the MTU of {name} to {mtu}"):
-        _request(netns, _RTM_NEWLINK, _encode(ifinfmsg, [("IFLA_IFNAME", name), ("IFLA_MTU", mtu)]))
+        _request(netns, rtnetlink.RTM_NEWLINK, rtnetlink.encode_link(name, mtu=mtu))
 
 
 def set_up(netns: TaskNetns, name: str) -> None:
@@ -212,14 +197,14 @@ def set_up(netns: TaskNetns, name: str) -> None:
         DeviceNotFound, NetnsGone, Retryable, Terminal.
     """
     with explained(f"bring {name} up"):
-        _request(netns, _RTM_NEWLINK, _encode(ifinfmsg, [("IFLA_IFNAME", name)], flags=_IFF_UP, change=_IFF_UP))
+        _request(netns, rtnetlink.RTM_NEWLINK, rtnetlink.encode_link(name, up=True))
 
 
 def delete(netns: TaskNetns, name: str) -> None:
     """Delete the device if it is there. Raises NetnsGone, Retryable, Terminal."""
     with explained(f"delete {name}"):
         try:
-            _request(netns, _RTM_DELLINK, _encode(ifinfmsg, [("IFLA_IFNAME", name)]))
+            _request(netns, rtnetlink.RTM_DELLINK, rtnetlink.encode_link(name))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -242,113 +227,73 @@ def route_mtu(home: TaskNetns, destinations: Iterable[IPAddress]) -> int:
 
 
 def _mtu_to(home: TaskNetns, destination: IPAddress) -> int | None:
-    attrs = [("RTA_DST", str(destination))]
-    payload = _encode(rtmsg, attrs, family=_AF[destination.version], dst_len=destination.max_prefixlen)
     with explained(f"look up the route to {destination}"):
         try:
-            route = _decode(rtmsg, _request(home, _RTM_GETROUTE, payload)[0])
+            found = _request(home, rtnetlink.RTM_GETROUTE, _encode_lookup(destination))
         except OSError as error:
             if error.errno in _NO_WAY_THERE:
                 return None
             raise
-    link = _link(home, [], index=int(route.get_attr("RTA_OIF") or 0))
-    if link is None or link["flags"] & _IFF_LOOPBACK:
+    # pyroute2 has no types: its message is Any here, and nothing of it leaves this function.
+    route: Any = rtmsg(found[0].raw)
+    route.decode()
+    link = _link(home, index=int(route.get_attr("RTA_OIF") or 0))
+    if link is None or link.flags & rtnetlink.IFF_LOOPBACK:
         return None
-    return _route_mtu(route) or int(link.get_attr("IFLA_MTU"))
+    metrics = route.get_attr("RTA_METRICS")
+    mtu = metrics.get_attr("RTAX_MTU") if metrics else None
+    return int(mtu) if mtu else link.mtu
 
 
-# pyroute2 has no types: its messages are Any here, and nothing of them leaves this module.
-
-
-def _encode(message: Any, attrs: list[tuple[str, Any]], **header: int) -> bytes:  # noqa: ANN401 - as above
-    encoded = message()
-    for field, value in header.items():
-        encoded[field] = value
-    encoded["attrs"] = attrs
-    encoded.encode()
-    return bytes(encoded.data[_HEADER_BYTES:])
-
-
-def _decode(message: Any, received: Message) -> Any:  # noqa: ANN401 - as above
-    decoded = message(received.raw)
-    decoded.decode()
-    return decoded
+def _encode_lookup(destination: IPAddress) -> bytes:
+    lookup: Any = rtmsg()
+    lookup["family"], lookup["dst_len"] = rtnetlink.AF[destination.version], destination.max_prefixlen
+    lookup["attrs"] = [("RTA_DST", str(destination))]
+    lookup.encode()
+    return bytes(lookup.data[_HEADER_BYTES:])
 
 
 def _request(netns: TaskNetns, what: int, payload: bytes, flags: int = 0) -> list[Message]:
     return netns.socket(NETLINK_ROUTE).request(what, payload, flags)
 
 
-def _link(netns: TaskNetns, attrs: list[tuple[str, Any]], **header: int) -> Any:  # noqa: ANN401 - as above
-    payload = _encode(ifinfmsg, [*attrs, ("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)], **header)
+def _link(netns: TaskNetns, name: str = "", index: int = 0) -> SeenLink | None:
     with explained(f"read a device of {netns.path}"):
         try:
-            return _decode(ifinfmsg, _request(netns, _RTM_GETLINK, payload)[0])
+            answer = _request(netns, rtnetlink.RTM_GETLINK, rtnetlink.encode_link_request(name, index))
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return None
             raise
+    return rtnetlink.decode_link(answer[0].payload)
 
 
-def _devices(netns: TaskNetns) -> list[Any]:
-    payload = _encode(ifinfmsg, [("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)])
+def _devices(netns: TaskNetns) -> list[SeenLink]:
     with explained(f"list the devices of {netns.path}"):
-        return [_decode(ifinfmsg, m) for m in netns.socket(NETLINK_ROUTE).dump(_RTM_GETLINK, payload)]
+        answer = netns.socket(NETLINK_ROUTE).dump(rtnetlink.RTM_GETLINK, rtnetlink.encode_link_request())
+    return [rtnetlink.decode_link(message.payload) for message in answer]
 
 
 def _index(netns: TaskNetns, name: str) -> int:
-    link = _link(netns, [("IFLA_IFNAME", name)])
+    link = _link(netns, name)
     if link is None:
         raise DeviceNotFound(f"there is no device {name} in {netns.path}")
-    return int(link["index"])
-
-
-def _kind(link: Any) -> str:  # noqa: ANN401 - as above
-    info = link.get_attr("IFLA_LINKINFO")
-    return str(info.get_attr("IFLA_INFO_KIND") or "") if info else ""
+    return link.index
 
 
 def _addresses(netns: TaskNetns, index: int) -> Iterator[IPInterface]:
-    payload = _encode(ifaddrmsg, [], family=_AF_UNSPEC, index=index)
     with explained(f"list the addresses of {netns.path}"):
-        answer = netns.socket(NETLINK_ROUTE).dump(_RTM_GETADDR, payload)
-    for received in answer:
-        address = _decode(ifaddrmsg, received)
-        if address["index"] == index and address["scope"] != _RT_SCOPE_LINK:
-            local = address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")
-            yield ip_interface(f"{local}/{address['prefixlen']}")
+        answer = netns.socket(NETLINK_ROUTE).dump(rtnetlink.RTM_GETADDR, rtnetlink.encode_address_request(index))
+    for message in answer:
+        seen = rtnetlink.decode_address(message.payload)
+        if seen.index == index and not seen.automatic:
+            yield seen.address
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    route: Route
-    index: int
-    """Of the device; 0 for a route with several next hops."""
-    automatic: bool
-    """Made by the kernel for an address."""
-
-
-def _routes(netns: TaskNetns) -> Iterator[_Seen]:
-    payload = _encode(rtmsg, [("RTA_TABLE", _RT_TABLE_MAIN)], family=_AF_UNSPEC)
+def _routes(netns: TaskNetns) -> Iterator[SeenRoute]:
     with explained(f"list the routes of {netns.path}"):
-        answer = netns.socket(NETLINK_ROUTE).dump(_RTM_GETROUTE, payload)
-    for received in answer:
-        route = _decode(rtmsg, received)
-        if route["type"] != _RTN_UNICAST or route.get_attr("RTA_TABLE") != _RT_TABLE_MAIN:
-            continue
-        everywhere = "::" if route["family"] == _AF[6] else "0.0.0.0"  # noqa: S104 - a default route, nothing is bound
-        network = ip_network(f"{route.get_attr('RTA_DST') or everywhere}/{route['dst_len']}")
-        yield _Seen(
-            route=Route(network, _route_mtu(route)),
-            index=int(route.get_attr("RTA_OIF") or 0),
-            automatic=route["proto"] == _RTPROT_KERNEL,
-        )
-
-
-def _route_mtu(route: Any) -> int | None:  # noqa: ANN401 - as above
-    metrics = route.get_attr("RTA_METRICS")
-    mtu = metrics.get_attr("RTAX_MTU") if metrics else None
-    return int(mtu) if mtu else None
+        answer = netns.socket(NETLINK_ROUTE).dump(rtnetlink.RTM_GETROUTE, rtnetlink.encode_route_request())
+    return filter(None, (rtnetlink.decode_route(message.payload) for message in answer))
 
 
 def _clash(netns: TaskNetns, name: str, index: int, network: IPNetwork) -> None:
@@ -356,8 +301,8 @@ def _clash(netns: TaskNetns, name: str, index: int, network: IPNetwork) -> None:
     for seen in _routes(netns):
         theirs = seen.route.network
         if seen.index != index and theirs.prefixlen and _overlap(theirs, network):
-            other = _link(netns, [], index=seen.index) if seen.index else None
-            device = other.get_attr("IFLA_IFNAME") if other else "several devices"
+            other = _link(netns, index=seen.index) if seen.index else None
+            device = other.name if other else "several devices"
             raise RouteClash(f"{network} cannot be routed through {name}: the task reaches {theirs} through {device}")
 
 
@@ -367,32 +312,3 @@ def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
     if isinstance(one, IPv6Network) and isinstance(other, IPv6Network):
         return one.overlaps(other)
     return False
-
-
-def _route(index: int, route: Route) -> bytes:
-    attrs: list[tuple[str, Any]] = [("RTA_DST", str(route.network.network_address)), ("RTA_OIF", index)]
-    if route.mtu is not None:
-        attrs.append(("RTA_METRICS", {"attrs": [("RTAX_MTU", route.mtu)]}))
-    return _encode(
-        rtmsg,
-        attrs,
-        family=_AF[route.network.version],
-        dst_len=route.network.prefixlen,
-        table=_RT_TABLE_MAIN,
-        proto=_RTPROT_STATIC,
-        scope=_RT_SCOPE_LINK if route.network.version == 4 else _RT_SCOPE_UNIVERSE,  # noqa: PLR2004 - IP version
-        type=_RTN_UNICAST,
-    )
-
-
-def _address(netns: TaskNetns, name: str, address: IPInterface) -> bytes:
-    attrs: list[tuple[str, Any]] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
-    if address.version == 6:  # noqa: PLR2004 - IP version
-        attrs.append(("IFA_FLAGS", _IFA_F_NODAD))  # nobody else can be asked on such a device
-    return _encode(
-        ifaddrmsg,
-        attrs,
-        family=_AF[address.version],
-        prefixlen=address.network.prefixlen,
-        index=_index(netns, name),
-    )
