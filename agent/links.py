@@ -90,6 +90,12 @@ def kind(netns: TaskNetns, name: str) -> str | None:
     return None if link is None else link.kind
 
 
+def is_up(netns: TaskNetns, name: str) -> bool | None:
+    """Whether a device is up, or None when it is not there. Raises NetnsGone, Retryable."""
+    link = _link(netns, name)
+    return None if link is None else bool(link.flags & rtnetlink.IFF_UP)
+
+
 def found(netns: TaskNetns, of_kind: str) -> tuple[str, ...]:
     """The names of the devices of one kind that are ours by their name, sorted. Raises NetnsGone, Retryable."""
     names = (link.name for link in _devices(netns) if link.kind == of_kind)

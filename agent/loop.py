@@ -16,6 +16,7 @@ from agent import gate, links, sysctl
 from agent.containers import Containers, NodeIdentity
 from agent.identity import Identity
 from agent.linkkeys import HeldLinkKeys
+from agent.looks import Looks
 from agent.metrics import Metrics
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.recall import recalled
@@ -39,7 +40,6 @@ from mesh.wgtypes import InterfaceConfig, IPAddress
 
 log = structlog.get_logger(__name__)
 
-STATUS_S = 3.0
 ROUTES_S = 30.0
 OVERHEAD = {4: 60, 6: 80}
 """Bytes that WireGuard adds to a packet: IP 20 or 40, UDP 8, its own 32 (WireGuard paper, section 5.4.6)."""
@@ -100,7 +100,7 @@ class Agent:
         self._seen = Snapshot()
         self._graph: Graph = index(self._seen)
         self._lists = 0
-        self._status_at = 0.0
+        self._looks = Looks()
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped; the devices stay."""
@@ -127,8 +127,9 @@ class Agent:
         self._wake()
 
     def _due_in(self) -> float:
-        retries = [state.retry_at for state in self._tasks.values() if state.retry_at is not None]
-        return max(0.0, min([self._status_at, *retries]) - time.monotonic())
+        now = time.monotonic()
+        retries = [state.retry_at - now for state in self._tasks.values() if state.retry_at is not None]
+        return max(0.0, min([self._looks.due_in(), *retries]))
 
     def _pass(self, local: Local, snapshot: Snapshot, reporter: Reporter) -> None:
         self._know(local)
@@ -151,12 +152,10 @@ class Agent:
         if self._lists and self._graph.complete and self._graph.cluster is not None:
             # Not before everything is known: a task that is not reported as wired is taken for one that is not.
             reporter.tasks(self._reports())
-        if now >= self._status_at:
-            self._status_at = now + STATUS_S
+        devices = self._looks.take(self._tasks, self._backend, self._wake.is_pending)
+        if devices is not None:
             self._trust.save(self._node.id)
             self._prove(snapshot, reporter)
-            found = [state.status(self._backend) for state in self._tasks.values()]
-            devices = tuple(device for device in found if device is not None)
             trust = self._trust
             status = Status(self._node.id, round(time.time(), 1), devices, trust.manifest, trust.held)
             reporter.status(status)

@@ -14,7 +14,6 @@ import structlog
 from agent import conntrack, links, memo, names, nft
 from agent.diff import Changes, Seen, diff
 from agent.netns import TaskNetns
-from agent.rules import Rules
 from agent.wireguard import Backend
 from mesh.errors import DeviceNotFound, Retryable, Terminal
 from mesh.wgtypes import Interface, InterfaceConfig
@@ -104,34 +103,28 @@ def _diff(
 
 
 def _apply(backend: Backend, netns: TaskNetns, hosts: str, desired: InterfaceConfig, changes: Changes) -> None:
-    if changes.create and changes.first_rules is not None:
-        _create_with_rules(backend, netns, desired.name, changes.first_rules)
-    elif changes.create:
-        backend.create(netns, desired.name)
-    elif changes.first_rules is not None:
-        nft.apply(netns, changes.first_rules)
-    if changes.device is not None:
-        backend.apply(netns, desired.name, changes.device)
-    _apply_link(netns, desired.name, changes)
+    # The rules' program and the kernel's making of a device are each a wait, and the task's process waits for both.
+    with ThreadPoolExecutor(1) as beside:
+        first = None
+        if changes.first_rules is not None:
+            first = beside.submit(nft.apply, netns, changes.first_rules)
+            if changes.rules is None:
+                # Listed while the device is set. What is read back in the end is that, unless they change once more.
+                beside.submit(nft.read, netns)
+        if changes.create:
+            backend.create(netns, desired.name)
+        if first is not None:
+            # A device that was just made has no peer and is down: nothing passes it before there are rules.
+            first.result()
+        if changes.device is not None:
+            backend.apply(netns, desired.name, changes.device)
+        _apply_link(netns, desired.name, changes)
     if changes.rules is not None:
         nft.apply(netns, changes.rules)
     if not changes.create and (changes.first_rules is not None or changes.rules is not None):
         _forget_who_is_gone(netns, desired)
     if changes.hosts is not None:
         names.write(hosts, changes.hosts)
-
-
-def _create_with_rules(backend: Backend, netns: TaskNetns, name: str, rules: Rules) -> None:
-    """Both at once, since each is a wait for the kernel and the task's process will not wait for either.
-
-    A device that was just made has no peer and is down: nothing passes it before there are rules.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        applied = pool.submit(nft.apply, netns, rules)
-        try:
-            backend.create(netns, name)
-        finally:
-            applied.result()
 
 
 def _forget_who_is_gone(netns: TaskNetns, desired: InterfaceConfig) -> None:

@@ -28,3 +28,8 @@ class Wake:
                 self._condition.wait(seconds)
             hints, self._hints, self._woken = self._hints, set(), False
             return hints
+
+    def is_pending(self) -> bool:
+        """Whether `wait` would return at once."""
+        with self._condition:
+            return self._woken

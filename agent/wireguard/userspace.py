@@ -109,11 +109,11 @@ class UserspaceBackend:
     def read(self, netns: TaskNetns, name: str) -> Device:
         """See Backend."""
         self._reap()
-        link = links.observe(netns, name)
-        if link is None:
+        up = links.is_up(netns, name)
+        if up is None:
             raise DeviceNotFound(f"there is no device {name} in {netns.path}")
         device = uapi.get(name, self._decoders.setdefault(netns, {}).setdefault(name, uapi.Decoder()))
-        self._check_hearing(name, device.listen_port, up=link.up)
+        self._check_hearing(name, device.listen_port, up=up)
         return device
 
     def apply(self, netns: TaskNetns, name: str, change: DeviceChange) -> None:

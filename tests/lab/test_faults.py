@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.loop import STATUS_S
+from agent.looks import STATUS_S
 from agent.trust import SAVE_S
 from tests.chaos.killer import processes
 from tests.lab import checker, process
