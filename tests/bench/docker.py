@@ -11,6 +11,7 @@ from tests.lab import Lab, process
 from tests.lab.deployment import Deployment, deployed
 from tests.lab.lab import COMMANDS, default_name
 from tests.lab.layout import LabError
+from tests.lab.node import Node
 
 _STACK = """
 version: "3.8"
@@ -47,9 +48,9 @@ def rows(deployment: Deployment, effort: Effort) -> list[Row]:
     try:
         deployment.wait_running("started_web", 1)
         _scale(deployment, 1)  # not counted: what is done once for all, such as pulling the image
-        one = [_started(deployment, count, 1) for count in range(2, effort.rounds * 2 + 2)]
+        one = [_started(deployment, count, 1) for count in range(2, effort.rounds + 2)]
         ten = []
-        for _ in range(max(1, effort.rounds // 3)):
+        for _ in range(max(1, effort.rounds // 5)):
             _scale(deployment, 0)
             ten.append(_started(deployment, min(_AT_ONCE, effort.many), min(_AT_ONCE, effort.many)))
     finally:
@@ -72,13 +73,19 @@ def _started(deployment: Deployment, count: int, new: int) -> list[Start]:
     found: dict[str, Start] = {}
 
     def all_said() -> bool:
+        placed = [line for task in deployment.tasks("linkwire_controller") for line in _logged(*task, since)]
         for node in deployment.lab.nodes:
             until = f"{time.time():.9f}"
             filters = ("--filter", "type=container", "--filter", "type=network", "--format", "{{json .}}")
             events = node.docker("events", "--since", f"{since:.9f}", "--until", until, *filters).stdout
-            done = node.docker("logs", "--since", f"{since:.9f}", deployment.agent(node) or "")
-            found.update(starts.read(events.splitlines(), (done.stderr + done.stdout).splitlines()))
+            wired = _logged(node, deployment.agent(node) or "", since)
+            found.update(starts.read(events.splitlines(), wired, placed))
         return len(found) >= new
 
     process.wait_for(f"{new} tasks to be wired", all_said, seconds=60, every=0.3)
     return list(found.values())
+
+
+def _logged(node: Node, container: str, since: float) -> list[str]:
+    done = node.docker("logs", "--since", f"{since:.9f}", container)
+    return (done.stderr + done.stdout).splitlines()

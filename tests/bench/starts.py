@@ -1,9 +1,10 @@
-"""When Docker and the agent did what for a fresh task: Docker's own events, the agent's own log."""
+"""When who did what for a fresh task: by Docker's own events, and the agent's and the controller's own logs."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from tests.bench.measure import Row
 
 _AIM = "< 0.25"
+_PLACED = re.compile(r"task (\w+): placed on ")
 TASK = "com.docker.swarm.task.id"
 
 
@@ -21,6 +23,7 @@ class Start:
     Attributes:
         created: Docker has made its container.
         connected: Docker has connected it to its first network.
+        placed: the controller has given it its address and keys; None where nobody was asked.
         found: the agent has found its namespace; None where it did not have to look, or does not log so much.
         wired: the agent has read back what it set.
         reconciled: milliseconds that setting and reading back took, of all.
@@ -29,6 +32,7 @@ class Start:
 
     created: float
     connected: float
+    placed: float | None
     found: float | None
     wired: float
     reconciled: float
@@ -45,12 +49,13 @@ class Start:
         return self.started - self.created
 
 
-def read(events: Iterable[str], logged: Iterable[str]) -> dict[str, Start]:
+def read(events: Iterable[str], logged: Iterable[str], controllers: Iterable[str] = ()) -> dict[str, Start]:
     """The tasks that both know from the beginning to the end, by task id.
 
     Args:
         events: lines of `docker events --format '{{json .}}'`, of containers and networks.
         logged: lines of the agent's log on that node.
+        controllers: lines of the controllers' logs.
     """
     made: dict[str, str] = {}
     at: dict[tuple[str, str], float] = {}
@@ -62,10 +67,12 @@ def read(events: Iterable[str], logged: Iterable[str]) -> dict[str, Start]:
         if what == "create" and TASK in actor["Attributes"]:
             made[actor["Attributes"][TASK]] = container
     wired, found = _agents(logged)
+    placed = _placed(controllers)
     return {
         task: Start(
             created=at[container, "create"],
             connected=at[container, "connect"],
+            placed=placed.get(task),
             found=found.get(container[:12]),
             wired=wired[task][0],
             reconciled=wired[task][1],
@@ -89,19 +96,17 @@ def rows(key: str, what: str, starts: list[Start]) -> list[Row]:
 
 
 def where(starts: list[Start]) -> str:
-    """Where the time of the median task goes."""
-    parts = [("to make and connect it", [one.connected - one.created for one in starts])]
-    if all(one.found is not None for one in starts):
-        parts += [("until its namespace is there", [(one.found or 0.0) - one.connected for one in starts])]
-        since = "from there to reconcile"
-        parts += [(since, [one.wired - one.reconciled - (one.found or 0.0) for one in starts])]
-    else:
-        parts += [("until reconcile begins", [one.ours - one.reconciled for one in starts])]
-    parts += [("reconcile", [one.reconciled for one in starts])]
-    parts += [("from wired to started", [one.started - one.wired for one in starts])]
-    first = sum(one.wired < one.started for one in starts)
-    medians = ", ".join(f"{statistics.median(values):.0f} ms {name}" for name, values in parts)
-    return f"medians: {medians}; {first} of {len(starts)} wired before Docker said started"
+    """Where the time of the median task goes, from Docker's connecting it on."""
+    moments = [
+        ("placed by the controller", [one.placed - one.connected for one in starts if one.placed is not None]),
+        ("its namespace found", [one.found - one.connected for one in starts if one.found is not None]),
+        ("reconcile begins", [one.ours - one.reconciled for one in starts]),
+        ("wired", [one.ours for one in starts]),
+        ("started, says Docker", [one.started - one.connected for one in starts]),
+    ]
+    told = ", ".join(f"{statistics.median(values):.0f} ms {name}" for name, values in moments if values)
+    found, first = sum(one.found is not None for one in starts), sum(one.wired < one.started for one in starts)
+    return f"medians: {told}; of {len(starts)} namespaces {found} found before Docker told, {first} wired before"
 
 
 def percentile(values: list[float], percent: int) -> float:
@@ -123,6 +128,15 @@ def _agents(logged: Iterable[str]) -> tuple[dict[str, tuple[float, float]], dict
         elif said.get("event") == "namespace found":
             found.setdefault(said["container"], _milliseconds(said["timestamp"]))
     return wired, found
+
+
+def _placed(controllers: Iterable[str]) -> dict[str, float]:
+    """When each task was given its address and keys."""
+    placed: dict[str, float] = {}
+    for line in controllers:
+        if line.startswith("{") and (found := _PLACED.match(json.loads(line).get("change", ""))):
+            placed.setdefault(found[1], _milliseconds(json.loads(line)["timestamp"]))
+    return placed
 
 
 def _milliseconds(timestamp: str) -> float:
