@@ -14,6 +14,7 @@ from pathlib import Path
 from mesh.log import configure
 from tests.bench import (
     docker,
+    docs,
     link,
     machine,
     overlay,
@@ -46,6 +47,7 @@ GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
 SLOW = ("docker",)
 """Groups that take a minute to begin: not among those of --quick unless they are named."""
 OUTPUT = Path("build/bench/result.json")
+DOCS = Path("docs/bench")
 _PROGRAMS = ("ip", "nft", "nsenter", "wg", "wireguard-go", "etcd", "etcdctl", "setpriv")
 
 
@@ -53,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     """Measure; 0 done, 1 it says why not, 2 wrong arguments."""
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.docs is not None:
+        return _write_docs(options.output, options.docs)
     if unknown := [name for name in options.groups if name not in GROUPS]:
         parser.error(f"there is no group {', '.join(unknown)}; the groups are: {', '.join(GROUPS)}")
     if os.geteuid() != 0:
@@ -79,6 +83,21 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bench: could not take away {', '.join(left)}", file=sys.stderr)
         return code or 1
     return code
+
+
+def _write_docs(measured: Path, folder: Path) -> int:
+    """What was measured last, as files; 0 done, 1 it says why not."""
+    try:
+        result = json.loads(measured.read_text())
+        if result["quick"]:
+            print(f"bench: {measured} is of a --quick run, whose figures mean little", file=sys.stderr)
+            return 1
+        names = docs.write(result, folder)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"bench: {measured}: {type(error).__name__}: {error}: run `make bench` first", file=sys.stderr)
+        return 1
+    print(f"wrote {', '.join(names)} to {folder}")
+    return 0
 
 
 def _measure(effort: Effort, groups: list[str], options: argparse.Namespace) -> dict[str, str]:
@@ -113,6 +132,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"only these of: {', '.join(GROUPS)}")
     parser.add_argument("--quick", action="store_true", help="seconds, with small sizes: shows that it works")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="default: %(default)s")
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        nargs="?",
+        const=DOCS,
+        metavar="FOLDER",
+        help=f"measure nothing; write the last results as table and plots (default: {DOCS})",
+    )
     return parser
 
 

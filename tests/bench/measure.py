@@ -106,6 +106,12 @@ class Row:
             raise ValueError(f"{self.key}: an aim is `<= 1.2` or `<= 1.2 {self.unit}`, not `{self.aim}`")
 
     @property
+    def limit(self) -> float | None:
+        """What the ratio is not to exceed, or fall short of; None where no aim is about the ratio."""
+        found = _AIM.fullmatch(self.aim)
+        return float(found[2]) if found is not None and found[3] is None else None
+
+    @property
     def met(self) -> bool | None:
         """Whether the aim is reached, by the median; None where there is none."""
         found = _AIM.fullmatch(self.aim)

@@ -21,19 +21,21 @@ class Start:
     """One task's start, in milliseconds since the epoch.
 
     Attributes:
+        container: its id.
         created: Docker has made its container.
         connected: Docker has connected it to its first network.
         placed: the controller has given it its address and keys; None where nobody was asked.
-        found: the agent has found its namespace; None where it did not have to look, or does not log so much.
+        there: its namespace was there to be seen, which Docker has no event for; None where nobody looked.
         wired: the agent has read back what it set.
         reconciled: milliseconds that setting and reading back took, of all.
         started: Docker has started its process.
     """
 
+    container: str
     created: float
     connected: float
     placed: float | None
-    found: float | None
+    there: float | None
     wired: float
     reconciled: float
     started: float
@@ -66,14 +68,15 @@ def read(events: Iterable[str], logged: Iterable[str], controllers: Iterable[str
         at.setdefault((container, what), event["timeNano"] / 1e6)
         if what == "create" and TASK in actor["Attributes"]:
             made[actor["Attributes"][TASK]] = container
-    wired, found = _agents(logged)
+    wired = _agents(logged)
     placed = _placed(controllers)
     return {
         task: Start(
+            container=container,
             created=at[container, "create"],
             connected=at[container, "connect"],
             placed=placed.get(task),
-            found=found.get(container[:12]),
+            there=None,
             wired=wired[task][0],
             reconciled=wired[task][1],
             started=at[container, "start"],
@@ -84,14 +87,17 @@ def read(events: Iterable[str], logged: Iterable[str], controllers: Iterable[str
 
 
 def rows(key: str, what: str, starts: list[Start]) -> list[Row]:
-    """The median and the 99th percentile, each of all tasks."""
+    """The median and the 99th percentile of all tasks, and of those whose namespace was seen what is the agent's."""
     ours, dockers = [one.ours for one in starts], [one.dockers for one in starts]
     against = "Docker's create -> start"
     late, dockers_late = [percentile(ours, 99)], [percentile(dockers, 99)]
-    text = f"{what}, connect -> wired"
+    text, own = f"{what}, connect -> wired", f"{what}, namespace there -> wired"
+    seen = [(one.wired - one.there, one.dockers) for one in starts if one.there is not None]
+    pair = [mine for mine, _ in seen], [other for _, other in seen]
     return [
         Row(f"{key}.p50", text, against, "ms", "lower", ours, dockers, _AIM, where(starts)),
         Row(f"{key}.p99", f"{text}, p99", f"{against}, p99", "ms", "lower", late, dockers_late, _AIM),
+        *([Row(f"{key}.own", own, against, "ms", "lower", *pair, _AIM)] if seen else []),
     ]
 
 
@@ -99,14 +105,14 @@ def where(starts: list[Start]) -> str:
     """Where the time of the median task goes, from Docker's connecting it on."""
     moments = [
         ("placed by the controller", [one.placed - one.connected for one in starts if one.placed is not None]),
-        ("its namespace found", [one.found - one.connected for one in starts if one.found is not None]),
+        ("its namespace is there", [one.there - one.connected for one in starts if one.there is not None]),
         ("reconcile begins", [one.ours - one.reconciled for one in starts]),
         ("wired", [one.ours for one in starts]),
         ("started, says Docker", [one.started - one.connected for one in starts]),
     ]
     told = ", ".join(f"{statistics.median(values):.0f} ms {name}" for name, values in moments if values)
-    found, first = sum(one.found is not None for one in starts), sum(one.wired < one.started for one in starts)
-    return f"medians: {told}; of {len(starts)} namespaces {found} found before Docker told, {first} wired before"
+    first = sum(one.wired < one.started for one in starts)
+    return f"medians after the connect event: {told}; {first} of {len(starts)} wired before Docker said started"
 
 
 def percentile(values: list[float], percent: int) -> float:
@@ -115,19 +121,16 @@ def percentile(values: list[float], percent: int) -> float:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
-def _agents(logged: Iterable[str]) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
-    """When each task was first wired and how long that took, by task; when its namespace was found, by container."""
+def _agents(logged: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """When each task was first wired, and how long setting and reading back took."""
     wired: dict[str, tuple[float, float]] = {}
-    found: dict[str, float] = {}
     for line in logged:
         if not line.startswith("{"):
             continue  # wireguard-go's banner
         said = json.loads(line)
         if said.get("event") == "wired":
             wired.setdefault(said["task"], (_milliseconds(said["timestamp"]), said["seconds"] * 1000))
-        elif said.get("event") == "namespace found":
-            found.setdefault(said["container"], _milliseconds(said["timestamp"]))
-    return wired, found
+    return wired
 
 
 def _placed(controllers: Iterable[str]) -> dict[str, float]:

@@ -32,7 +32,6 @@ EVENTS = [
 ]
 LOGGED = [
     "WARNING: a banner",
-    said("namespace found", "320000", container=CONTAINER[:12]),
     said("wired", "350500", task="t1", seconds=0.02),
     said("wired", "900000", task="t1", seconds=0.5),
     said("wired", "350500", task="t2", seconds=0.02),
@@ -44,20 +43,22 @@ PLACED = [said("planned", "200000", change="task t1: placed on n1, address 10.0.
 
 def test_a_start_is_what_each_said_first() -> None:
     (start,) = starts.read(EVENTS, LOGGED, PLACED).values()
-    assert start == Start(100, 150, 200, 320, 350.5, 20, 600)
+    assert start == Start(CONTAINER, 100, 150, 200, None, 350.5, 20, 600)
     assert start.ours == 200.5
     assert start.dockers == 500
 
 
 def test_a_start_that_the_agent_has_not_wired_is_none_yet() -> None:
-    assert starts.read(EVENTS, LOGGED[:2], PLACED) == {}
+    assert starts.read(EVENTS, LOGGED[:1], PLACED) == {}
+
+
+MANY = [Start("c", 0, 50, 80, 100 + n, 150 + n, 20, 500) for n in range(3)]
 
 
 def test_where_the_time_goes() -> None:
-    many = [Start(0, 50, 80, 100 + n, 150 + n, 20, 500) for n in range(3)] + [Start(0, 50, None, None, 600, 20, 500)]
-    assert starts.where(many) == (
-        "medians: 30 ms placed by the controller, 51 ms its namespace found, 82 ms reconcile begins, 102 ms wired, "
-        "450 ms started, says Docker; of 4 namespaces 3 found before Docker told, 3 wired before"
+    assert starts.where([*MANY, Start("c", 0, 50, None, None, 600, 20, 500)]) == (
+        "medians after the connect event: 30 ms placed by the controller, 51 ms its namespace is there, "
+        "82 ms reconcile begins, 102 ms wired, 450 ms started, says Docker; 3 of 4 wired before Docker said started"
     )
 
 
@@ -66,7 +67,11 @@ def test_the_99th_percentile_is_what_99_of_100_do_not_exceed(count: int, expecte
     assert starts.percentile([float(n) for n in range(count, 0, -1)], 99) == expected
 
 
-def test_the_rows_are_the_median_and_the_99th_percentile() -> None:
-    p50, p99 = starts.rows("docker.one", "wire", [Start(0, 0, None, None, 10 + n, 5, 100) for n in range(100)])
+def test_the_rows_are_the_median_the_99th_percentile_and_what_is_the_agents() -> None:
+    late = [Start("c", 0, 0, None, None, 10 + n, 5, 100) for n in range(100)]
+    p50, p99 = starts.rows("docker.one", "wire", late)
     assert (p50.met, p99.met) == (False, False)
     assert (p99.ours, p99.theirs) == ([108], [100])
+    *_, own = starts.rows("docker.one", "wire", MANY)
+    assert own.ours == [50, 50, 50]
+    assert own.met

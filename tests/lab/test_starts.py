@@ -12,7 +12,9 @@ from tests.lab.deployment import Deployment
 
 def test_a_tasks_wiring_is_measured_against_its_start(stacks: Deployment, figure: Callable[[str], None]) -> None:
     rows = docker.rows(stacks, QUICK)
-    assert [row.key for row in rows] == ["docker.one.p50", "docker.one.p99", "docker.ten.p50", "docker.ten.p99"]
+    assert [row.key for row in rows] == [
+        f"docker.{how}.{what}" for how in ("one", "ten") for what in ("p50", "p99", "own")
+    ]
     for row in rows:
         assert min(*row.ours, *row.theirs) > 0, row
         figure(f"{row.what} against {row.reference}: {', '.join(spreads(row))}; {row.note}")
