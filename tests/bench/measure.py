@@ -81,7 +81,7 @@ class Row:
             median of our own figures; none if empty. Also `<`, `>=`, `>`.
         note: what a reader has to know to read the figures, for people.
         size: how large what was measured is (tasks, peers, devices), to plot the figures against; rows with sizes
-            whose keys are alike up to the last dot are one curve.
+            whose keys are alike but for a last `.ten`, `.hundred`, `.thousand` or `.123` are one curve.
         base: the size of the reference, where that is the same thing in another size.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterable
 
@@ -10,6 +11,7 @@ from tests.bench.measure import Row, Spread
 from tests.bench.report import figure
 from tests.bench.svg import Drawing, Ink
 
+_SIZE_OF_KEY = re.compile(r"\.(\d+|ten|hundred|thousand)$")
 _LINE, _LEFT, _PLOT, _RIGHT = 22, 250, 430, 110
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _PANEL_W, _PANEL_H, _ACROSS = 300, 210, 3
@@ -50,7 +52,7 @@ def growth(rows: Iterable[Row]) -> dict[str, str]:
     for row in rows:
         if row.size is None:
             continue
-        series = row.key.rpartition(".")[0]
+        series = _SIZE_OF_KEY.sub("", row.key)
         _, points = curves.setdefault(row.key.partition(".")[0], {}).setdefault(series, (row, {}))
         points[row.size] = statistics.median(row.ours)
         if row.base is not None:

@@ -93,6 +93,11 @@ def test_a_curve_begins_at_the_size_of_its_reference_and_needs_two_sizes() -> No
     assert scale.count("<circle") == 5 * len(TASKS)
     assert all(f">{size:,}</text>" in scale for size in TASKS)
     assert plots.growth(DEVICES[:1]) == {}
+    alone = plots.growth(
+        [row(f"scale.memory.{who}", [60.0], [40.0], size=TASKS[-1]) for who in ("agent", "controller")]
+    )
+    assert alone["scale"].count("<circle") == 4
+    assert all(f"memory.{who}" in alone["scale"] for who in ("agent", "controller"))
 
 
 def test_the_same_run_gives_the_same_files_and_old_plots_go(tmp_path: Path) -> None:
