@@ -47,6 +47,7 @@ _ALL: pytest.StashKey[list[Attempt]] = pytest.StashKey()
 def attempt(request: pytest.FixtureRequest) -> Iterator[Attempts]:
     """Begins an attack, by what the attacker tries; it is counted from then on."""
     every = request.config.stash.setdefault(_ALL, [])
+    every[:] = [one for one in every if one.where != request.node.nodeid]  # of a first try that failed
     mine: list[Attempt] = []
 
     def begin(name: str) -> Attempt:

@@ -11,28 +11,38 @@ import random
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from ipaddress import IPv4Address
 
 import pytest
 
+from agent import statefile
+from agent.recall import recalled
 from compose_ext.errors import Report
 from compose_ext.links import check
 from compose_ext.loader import Source, load
 from compose_ext.override import compile_override
 from compose_ext.override import dump as dump_override
 from compose_ext.schema import read as read_schema
+from controller import recall
+from controller.ledger import Witness
 from mesh import codec, keyspace, labels
+from mesh.contents import Contents, judge
 from mesh.envelope import Forged, Keyring, Malformed, Signer, SigningKey, UnknownSigner, Unsigned, peek, unwrap, wrap
 from mesh.errors import InvalidRecord
+from mesh.follow import Batch, Change, Picture
 from mesh.framing import framed
 from mesh.hybrid import NodeKey, NotABox, NotOpened, seal, unseal
+from mesh.manifest import Entry
 from mesh.ports import PortRange
 from mesh.proof import InvalidProof, NodeProof, NodeStatement, make_proof, verify
-from mesh.records import Address, Leader, Port, Record
+from mesh.records import Address, Endpoint, Kept, Recall, Recalled, Record, Versioned
+from mesh.seal import Sealer
+from mesh.snapshot import Snapshot, Write
 from tests.unit.swarm_ca import CLUSTER, MADE, NODE, Authority, Leaf, key_file, pem
+from tests.unit.test_codec import ONE_OF_EACH
 from tests.unit.test_compose_language import SHOP
 
 COUNT = int(os.environ.get("LINKWIRE_FUZZ", "5000"))
@@ -85,12 +95,7 @@ def mutated(chance: random.Random, value: bytes, others: Sequence[bytes], words:
 SIGNER = Signer(CLUSTER, SigningKey(b"\1" * 32))
 STRANGER = Signer(CLUSTER, SigningKey(b"\2" * 32))
 RING = Keyring(CLUSTER, (SIGNER.key.verify_key,))
-RECORDS: list[Record] = [
-    Leader("controller-1"),
-    Address(IPv4Address("10.80.0.3"), "task/t"),
-    Address(IPv4Address("10.80.0.4"), None),
-    Port("n", 51820, "t"),
-]
+RECORDS: list[Record] = [*(record for _, record in ONE_OF_EACH), Address(IPv4Address("10.80.0.4"), None)]
 SIGNED = [
     (keyspace.key_of(record), wrap(SIGNER, keyspace.key_of(record), generation, codec.encode(record)))
     for record in RECORDS
@@ -147,6 +152,142 @@ def a_record(chance: random.Random) -> Outcome:
         raise AcceptedError(f"{key!r}: {body!r}")
     return "a record"
 
+
+# -- signed sets: what an agent acts on, what a node brings back, what an agent has kept --------------
+
+
+def a_set(generation: int, *changed: Record) -> dict[str, bytes]:
+    """One state of a store as it was signed."""
+    kept = {key: record for key, record in ONE_OF_EACH if keyspace.writer(key) == "controller"}
+    kept = {key: record for key, record in kept.items() if key not in ("manifest", "recall")}
+    kept |= {keyspace.key_of(record): record for record in changed}
+    values = {key: wrap(SIGNER, key, generation, codec.encode(record)) for key, record in kept.items()}
+    entries = [Entry.of(key, generation, value) for key, value in values.items()]
+    manifest = codec.encode(Contents().after(entries, ()).record())
+    return values | {"manifest": wrap(SIGNER, "manifest", generation, manifest)}
+
+
+ENDPOINT = next(record for _, record in ONE_OF_EACH if isinstance(record, Endpoint))
+OLD = a_set(7, replace(ENDPOINT, epoch=3))
+NEW = a_set(9)
+READER = Sealer.reader(RING)
+PIECES = [*OLD.values(), *NEW.values()]
+
+
+def opened(values: Iterable[tuple[str, bytes]]) -> Snapshot:
+    """As `Store.opened`."""
+    picture = Picture(READER, keep=True)
+    changes = [Change(key.encode(errors="replace"), value, 0) for key, value in values]
+    picture.replace(Batch(0, whole=True, changes=changes))
+    return picture.snapshot(complete=True)
+
+
+def meddled(chance: random.Random) -> dict[str, bytes]:
+    """The new state, as who owns etcd leaves it: by far most of it is as it was."""
+    values = dict(NEW)
+    for _ in range(chance.choice((1, 1, 1, 2, 4))):
+        key = chance.choice(sorted(values))
+        match chance.randrange(7):
+            case 0:
+                values[key] = mutated(chance, values[key], PIECES)
+            case 1:
+                del values[key]
+            case 2:
+                values[key] = chance.choice(PIECES)
+            case 3 if key in OLD:
+                values[key] = OLD[key]
+            case 4:
+                values["manifest"] = OLD["manifest"]
+            case 5:
+                forged = wrap(STRANGER, key, 10, values[key][32:-64])
+                values[chance.choice((key, "endpoints/s/forged"))] = forged
+            case _:
+                values[mutated(chance, key.encode(), [b"endpoints/s/t"]).decode(errors="replace")] = values[key]
+        if len(values) < 2:  # nothing left to meddle with
+            break
+    return values
+
+
+def _believed(found: Snapshot) -> dict[str, bytes | None]:
+    return {key: one.raw for key, one in found.records.items() if keyspace.covered(key)}
+
+
+COVERED = {key: value for key, value in NEW.items() if keyspace.covered(key)}
+
+
+def a_signed_set(chance: random.Random) -> Outcome:
+    """What an agent acts on that has seen generation 8; one that has seen 9 takes no other of that generation."""
+    values = meddled(chance)
+    found = opened(values.items())
+    if not judge(found, 8, chance.choice((b"", OLD["manifest"]))).verified:
+        return "refused"
+    if _believed(found) != COVERED:
+        raise AcceptedError(repr(sorted(values)))
+    return "the same"
+
+
+def an_answer(chance: random.Random) -> Outcome:
+    """What a node brings back after a wipe, through the record that it comes in."""
+    kept = tuple(Kept(key, value) for key, value in meddled(chance).items() if key.isprintable())
+    parts = [Recalled("n", "n", number, 2, kept[number::2]) for number in range(2)]
+    bodies = [
+        mutated(chance, codec.encode(part), PIECES, WORDS) if chance.random() < 0.3 else codec.encode(part)
+        for part in parts
+    ]
+    try:
+        read = [codec.decode(f"recalled/n/{number}", body) for number, body in enumerate(bodies)]
+    except InvalidRecord:
+        return "refused"
+    told = {keyspace.key_of(part): Versioned(part, 1) for part in read}
+    answer = recall.answers(Snapshot(1, True, told), "n", ["n"])
+    if answer.missing:
+        return "refused"
+    found = opened(answer.values.items())
+    changes, problem = recall.put_back(Snapshot(), found, Witness("n", 9, NEW["manifest"]))
+    if problem:
+        return "refused"
+    written = {op.key: op.value for change in changes for op in change.ops if isinstance(op, Write)}
+    if any(NEW.get(key) != value for key, value in written.items() if value not in OLD.values()):
+        raise AcceptedError(repr(sorted(written)))
+    if {key: value for key, value in written.items() if keyspace.covered(key)} != COVERED:
+        raise AcceptedError(repr(sorted(written)))
+    return "the same"
+
+
+KEPT_FILE = statefile.pack(NEW.items())
+
+
+def a_state_file(chance: random.Random) -> Outcome:
+    """What an agent has kept on its disk."""
+    content = mutated(chance, KEPT_FILE, [statefile.pack(OLD.items())], WORDS)
+    try:
+        found = opened(statefile.unpack(content))
+    except ValueError:
+        return "refused"
+    if not judge(found).verified:
+        return "refused"
+    if _believed(found) != COVERED:
+        raise AcceptedError(content.hex())
+    return "the same"
+
+
+def an_agents_answer(chance: random.Random) -> Outcome:
+    """What an agent is asked, by anybody: it brings back what it believes and nothing else."""
+    body = mutated(chance, codec.encode(Recall("n")), PIECES, WORDS)
+    try:
+        asked = codec.decode("recall", body)
+    except InvalidRecord:
+        return "refused"
+    if not isinstance(asked, Recall):
+        raise AcceptedError(repr(asked))
+    parts = recalled(asked, "n", BELIEVED)
+    values = {kept.key: kept.value for part in parts for kept in part.values}
+    if any(NEW[key] != value or not keyspace.read_by(key, "n") for key, value in values.items()):
+        raise AcceptedError(repr(asked))
+    return "a record"
+
+
+BELIEVED = opened(NEW.items())
 
 # -- boxes and proofs ---------------------------------------------------------------------------------------
 
@@ -319,8 +460,12 @@ class Target:
 
 
 TARGETS = {
-    "envelopes": Target(0.55, an_envelope),
-    "records": Target(0.1, a_record),
+    "envelopes": Target(0.4, an_envelope),
+    "records": Target(0.15, a_record),
+    "signed sets": Target(0.08, a_signed_set),
+    "answers to a recall": Target(0.04, an_answer),
+    "kept states": Target(0.04, a_state_file),
+    "recalls": Target(0.04, an_agents_answer),
     "boxes": Target(0.05, a_box),
     "proofs": Target(0.05, a_proof),
     "labels": Target(0.2, some_labels),
