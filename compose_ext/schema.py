@@ -14,7 +14,7 @@ from compose_ext.errors import Place, Report
 from compose_ext.loader import Document
 from compose_ext.project import EXTENSION, KeyDefinition, LinkEntry, LinkOptions, Network, Project, Service
 from compose_ext.version import read_version
-from mesh.labels import GATE, PREFIX, ROLE, check_service_name, parse_duration
+from mesh.labels import GATE, PREFIX, ROLE, check_service_name, format_duration, parse_duration
 from mesh.ports import PortRange
 
 _Value = TypeVar("_Value")
@@ -26,6 +26,9 @@ _KEY = ("rotate",)
 _IN_SERVICE = dict.fromkeys(_SERVICE, f"it belongs to a service, under `services: NAME: {EXTENSION}:`")
 _AT_TOP = {"keys": f"link keys are defined at the top of the file, under `{EXTENSION}: keys:`"}
 _AT_KEY = {"rotate": f"a key is rotated where it is defined, under `{EXTENSION}: keys:` at the top of the file"}
+MIN_ROTATE = 600
+"""Seconds. A session that cannot make a handshake ends after 180 s (WireGuard paper, section 6.2): a key that changes
+several times in that while can keep two ends, which never have it in the same moment, from ever agreeing."""
 _BOOLEANS = {"true": True, "false": False}
 _ALIKE = 0.85
 
@@ -85,7 +88,7 @@ def _read_top(top: Cursor, project: Project) -> None:
                 continue
             known = project.keys.setdefault(name, KeyDefinition(definition.key_place))
             for _, rotate in definition.entries(_KEY) if not definition.is_null else ():
-                known.rotate = _parsed(parse_duration, rotate)
+                known.rotate = _parsed(_rotation, rotate)
 
 
 def _read_service(name: str, found: Cursor, project: Project) -> None:
@@ -216,6 +219,14 @@ def _read_networks(root: Cursor, project: Project) -> None:
             known.external = (external.text() or "").lower() == "true"
         if real_name is not None:
             known.name = real_name.text()
+
+
+def _rotation(text: str) -> int:
+    seconds = parse_duration(text)
+    if seconds < MIN_ROTATE:
+        least = format_duration(MIN_ROTATE)
+        raise ValueError(f"too often: a session lives for three minutes whatever its key, so write {least} or more")
+    return seconds
 
 
 def _is_key_name(name: str, cursor: Cursor) -> bool:

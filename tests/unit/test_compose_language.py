@@ -358,6 +358,15 @@ def test_what_is_said_of_a_service(text: str, expected: list[str]) -> None:
                 "a.yml:1:77: x-wireguard.keys.d: must be a mapping, not a single value",
             ],
         ),
+        (
+            "x-wireguard: {keys: {a: {rotate: 9m59s}, b: {rotate: 10m}}}",
+            [
+                "a.yml:1:22: warning: x-wireguard.keys.a: no link uses this key",
+                "a.yml:1:42: warning: x-wireguard.keys.b: no link uses this key",
+                "a.yml:1:34: x-wireguard.keys.a.rotate: '9m59s': too often: a session lives for three minutes "
+                "whatever its key, so write 10m or more",
+            ],
+        ),
         ("x-wireguard: {}\nservices: [a]", ["a.yml:2:11: services: must be a mapping, not a list"]),
         ("x-wireguard: {}\nservices: {web: }", ["a.yml:2:17: service 'web': must be a mapping, not nothing"]),
         ("x-wire-guard: {}", ["a.yml:1:1: unknown key 'x-wire-guard'; did you mean 'x-wireguard'?"]),
