@@ -194,6 +194,6 @@ ATTACKS = [
 ]
 
 
-def what(how: Callable[..., None]) -> str:
+def what(how: Callable[..., object]) -> str:
     """An attack in words."""
     return (how.__doc__ or how.__name__).splitlines()[0].rstrip(".")

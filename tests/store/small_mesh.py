@@ -44,6 +44,7 @@ class Swarm:
     def __init__(self) -> None:
         self.services_now = {s.id: s for s in (swarm_service("web", "db"), swarm_service("db"))}
         self.id = CLUSTER
+        self.approved = {name: record(name).statement(CLUSTER).fingerprint for name in NODES}
         self.tasks_now: dict[str, SwarmTask] = {}
         for n in range(6):
             self.start("web" if n % 2 else "db")
@@ -70,8 +71,7 @@ class Swarm:
         return {t.id: t for t in self.tasks_now.values() if services is None or t.service in services}
 
     def nodes(self) -> dict[str, SwarmNode]:
-        approved = {name: record(name).statement(CLUSTER).fingerprint for name in NODES}
-        return {name: SwarmNode(name, name, down=False, address=None, approved=approved[name]) for name in NODES}
+        return {name: SwarmNode(name, name, down=False, address=None, approved=self.approved[name]) for name in NODES}
 
 
 def keys(node: str) -> tuple[NodeKey, SigningKey]:

@@ -71,17 +71,18 @@ class Party:
             self.reporter.node(self.record)
 
 
-def started(etcd: EtcdServer, root: str, folder: Path, members: Members) -> Party:
+def started(etcd: EtcdServer, root: str, folder: Path, members: Members, node: str = NODE) -> Party:
+    """One that says it runs t1."""
     certificates = folder / "certificates"
     if not certificates.exists():
         certificates.mkdir(parents=True)
-        leaf = Leaf.of(node=NODE)
+        leaf = Leaf.of(node=node)
         (certificates / "swarm-node.key").write_bytes(key_file(leaf.key))
         (certificates / "swarm-node.crt").write_bytes(pem(leaf.signed_by(ROOT)))
-    sealing_key = NodeKey(b"n" * 32).public
-    identity = Identity(folder / "state", certificates, CLUSTER, NODE, sealing_key)
+    sealing_key = NodeKey(node.encode().ljust(32)).public
+    identity = Identity(folder / "state", certificates, CLUSTER, node, sealing_key)
     record = Node(
-        id=NODE,
+        id=node,
         hostname="host-1",
         sealing_key=sealing_key,
         report_key=identity.key.verify_key,
@@ -101,9 +102,9 @@ def started(etcd: EtcdServer, root: str, folder: Path, members: Members) -> Part
         for each in reporters:
             each.wake()
 
-    follower = store.follow(followed(NODE), changed)
+    follower = store.follow(followed(node), changed)
     reporters.append(Reporter(store, follower, record, identity))
-    reporters[0].tasks({"t1": REPORT})
+    reporters[0].tasks({"t1": replace(REPORT, node=node)})
     controller = Store([etcd.endpoint], Sealer.controller(KEYRING, SIGNING_KEY), root=root)
     return Party(store, follower, identity, reporters[0], record, controller, members, folder)
 

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ from mesh.certificates import Authority
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.etcd import Line
 from mesh.tls import Tls, choose
+from tests.attacks import Attempts
+from tests.store.etcd_server import EtcdServer
 from tests.store.secured import CLUSTER, ROOT, Secured, write
 
 
@@ -42,12 +44,18 @@ def test_controllers_write_all_of_ours_and_nothing_else(secured: Secured) -> Non
         assert "PERMISSION_DENIED" in write(line, b"/elsewhere")
 
 
-def test_agents_read_all_of_ours_and_write_what_is_theirs(secured: Secured) -> None:
+def test_agents_read_all_of_ours_and_write_what_is_theirs(
+    secured: Secured, etcd: EtcdServer, root: str, attempt: Attempts
+) -> None:
+    tried = attempt("a node's root: the agent's etcd certificate writes the controller's records")
+    with closing(Line([f"127.0.0.1:{etcd.port}"], 3.0, None, CLUSTER)) as line:
+        tried.works(write(line, root.encode() + b"services/x") == "written", "where etcd has no users")
     with closing(secured.line(secured.tls("agent"))) as line:
         for theirs in (b"nodes/x", b"tasks/x/y", b"status/x"):
             assert write(line, ROOT + theirs) == "written"
         for other in (b"services/x", b"keys/x/y", b"cluster", b"leader", b"manifest", b"members/x", b"linkkeys/x"):
             assert "PERMISSION_DENIED" in write(line, ROOT + other), other
+        tried.stopped()
         with line.use() as link:
             assert link.page(ROOT, ROOT[:-1] + b"0", 0).header.revision > 0
             with closing(link.watch(ROOT, ROOT[:-1] + b"0")) as responses:
@@ -56,13 +64,17 @@ def test_agents_read_all_of_ours_and_write_what_is_theirs(secured: Secured) -> N
             link.page(b"\0", b"\0", 0)
 
 
-def test_nobody_else_is_let_in(secured: Secured) -> None:
+def test_nobody_else_is_let_in(secured: Secured, attempt: Attempts) -> None:
+    tried = attempt("on the way to etcd: a stale certificate, of the authority itself")
     stranger = Authority("stranger")
     forged = secured.issue("forged", stranger.client("controller"))
     assert "does not accept our certificate" in refused(secured, Tls(secured.folder / "ca", forged, forged))
     old = Authority("test", days=1, now=dt.datetime.now(dt.UTC) - dt.timedelta(days=3))
+    old._key = secured.authority._key  # so that it is its age and nothing else
     stale = secured.issue("stale", old.client("controller"))
-    assert "expired at" in refused(secured, Tls(secured.folder / "ca", stale, stale))
+    with closing(secured.line(secured.tls("controller"))) as line:
+        tried.works(write(line, ROOT + b"services/x") == "written", "while it is good")
+    tried.stopped("expired at" in refused(secured, Tls(secured.folder / "ca", stale, stale)))
     server = secured.folder / "server"
     assert "does not accept our certificate" in refused(secured, Tls(secured.folder / "ca", server, server))
     assert "Socket closed" in refused(secured, None)
@@ -86,8 +98,10 @@ def test_roots_certificate_is_for_one_start_and_nobody_elses_eyes(secured: Secur
     assert "does not accept our certificate" in refused(secured, shown)
 
 
-def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_nothing(secured: Secured) -> None:
-    mine = secured.issue("middle", Authority("middle").server(["127.0.0.1"]))
+def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_nothing(secured: Secured, attempt: Attempts) -> None:
+    tried = attempt("on the way to etcd: a man in the middle")
+    authority = Authority("middle")
+    mine = secured.issue("middle", authority.server(["127.0.0.1"]))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(mine)
     context.set_alpn_protocols(["h2"])
@@ -112,7 +126,16 @@ def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_nothing(secured
         with closing(line), pytest.raises(Retryable, match=message) as caught, line.use():
             pass
         assert "CERTIFICATE_VERIFY_FAILED" in str(caught.value)
-    assert heard == []
+        tried.stopped(heard == [])
+        own = secured.folder / "controller"
+        trusting = Tls(secured.issue("middle-ca", authority.pem), own, own)
+        with (
+            closing(Line([f"127.0.0.1:{port}"], 3.0, trusting, CLUSTER)) as line,
+            suppress(LinkwireError),
+            line.use(),
+        ):
+            pass
+        tried.works(heard, "to a client that trusts his authority")
 
 
 def test_a_server_at_another_address_is_none_of_ours(secured: Secured) -> None:

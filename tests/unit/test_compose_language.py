@@ -102,6 +102,7 @@ def service(text: str) -> str:
 
 USED = "links: [db]\nx-wireguard: {links: {db: {key: shop}}}"
 WEB = "service 'web'"
+TOO_OFTEN = "too often: a session lives for three minutes whatever its key, so write 10m or more"
 NOT_A_NAME = "a name is made of letters, digits, '-' and '_', and begins and ends with a letter or digit"
 NOT_A_HOST = "not a host name: use letters, digits, '-' and '_', parts with dots between, and '-' only inside a part"
 NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
@@ -363,8 +364,7 @@ def test_what_is_said_of_a_service(text: str, expected: list[str]) -> None:
             [
                 "a.yml:1:22: warning: x-wireguard.keys.a: no link uses this key",
                 "a.yml:1:42: warning: x-wireguard.keys.b: no link uses this key",
-                "a.yml:1:34: x-wireguard.keys.a.rotate: '9m59s': too often: a session lives for three minutes "
-                "whatever its key, so write 10m or more",
+                "a.yml:1:34: x-wireguard.keys.a.rotate: '9m59s': " + TOO_OFTEN,
             ],
         ),
         ("x-wireguard: {}\nservices: [a]", ["a.yml:2:11: services: must be a mapping, not a list"]),
