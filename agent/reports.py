@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import structlog
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 LEASE_S = 10
 """Seconds of silence after which this node counts as gone."""
 KEEP_S = LEASE_S / 3
+OWN_S = 10.0
+"""Between two looks at whether etcd takes us for our node's own user by now, where it did not."""
 RETRY_S = 1.0
 MAX_OPS = 100
 
@@ -53,7 +56,7 @@ class Reporter:
         self._recalled: Sequence[Recalled] = ()
         self._status: Status | None = None
         self._lease: int | None = None
-        self._kept_at = 0.0
+        self._kept_at = self._tried_at = 0.0
         self._woken = threading.Event()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
@@ -101,6 +104,7 @@ class Reporter:
             self._woken.wait(KEEP_S)
             self._woken.clear()
             try:
+                self._prefer_own()
                 self._keep_lease()
                 self._say()
             except LinkwireError as error:
@@ -113,15 +117,26 @@ class Reporter:
         now = time.monotonic()
         if self._lease is None:
             self._lease = self._store.grant(LEASE_S)
-            self._commit((Put(self._node, None, self._lease),))
-            log.info(
-                "node registered", node=self._node.id, backend=self._node.backend, address=str(self._node.address)
-            )
+            node = self._as_it_is(self._node)
+            self._commit((Put(node, None, self._lease),))
+            told = {"node": node.id, "backend": node.backend, "address": str(node.address)}
+            log.info("node registered", **told, own_user=node.own_user)
         elif now - self._kept_at >= KEEP_S:
             self._store.keep(self._lease)
         else:
             return
         self._kept_at = now
+
+    def _as_it_is(self, node: Node) -> Node:
+        """With which of etcd's users we are now: what the controller lets the shared one write depends on it."""
+        return replace(node, own_user=self._store.shows_first)
+
+    def _prefer_own(self) -> None:
+        """Be the node's own user, as soon as etcd has it."""
+        now = time.monotonic()
+        if now >= self._tried_at + OWN_S:
+            self._tried_at = now
+            self._store.try_first()
 
     def _say(self) -> None:
         stored = self._follower.snapshot
@@ -156,7 +171,7 @@ class Reporter:
     def _missing(self, stored: Snapshot) -> list[Op]:
         with self._lock:
             reports, known, status, self._status = self._reports, self._known, self._status, None
-            node = self._node
+            node = self._as_it_is(self._node)
             recalled = self._recalled
         ops: list[Op] = []
         if stored.complete and not self._holds(stored, keyspace.node(node.id), node):

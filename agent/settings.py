@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.flags import Flags
-from mesh.tls import Tls
+from mesh.tls import Tls, with_node
 from mesh.wgtypes import IPAddress
 
 MAX_PORT = 65535
@@ -103,10 +103,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     )
     flags.parser.add_argument("--stack", help="for inspect: only this stack's links")
     read = flags.parser.parse_args(argv)
+    tls = flags.tls(read)
     return Settings(
         command=read.command,
         etcd=read.etcd,
-        tls=flags.tls(read),
+        tls=with_node(tls, read.certificates) if tls else None,
         docker=read.docker,
         first_port=read.ports[0],
         last_port=read.ports[1],

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 # etcd3's generated code is too old for protobuf's C parser: "Descriptors cannot be created directly".
@@ -28,9 +28,7 @@ with warnings.catch_warnings():
     from etcd3 import etcdrpc
 
 from mesh.errors import LinkwireError, Retryable, Terminal
-from mesh.follow import Batch, Change
-from mesh.ranges import Ranges
-from mesh.tls import Tls
+from mesh.tls import Tls, may_be_refused
 
 PAGE = 1000  # keys a read
 DIAL_TIMEOUT = 2.0  # seconds for an endpoint to answer its first question
@@ -70,6 +68,7 @@ _LATER = {
 }
 
 
+_CLOSED = "the store is closed"
 _OLD_AUTH = "revision of auth store is old"  # users or roles changed while we were asking
 
 
@@ -82,6 +81,8 @@ class Link:
 
     def __init__(self, target: str, timeout: float, tls: Tls | None = None) -> None:
         self.target = target
+        self.shows = tls
+        """What it shows to etcd."""
         self._timeout = timeout
         self._channel = _channel(target, tls)
         self._kv = etcdrpc.KVStub(self._channel)
@@ -220,12 +221,26 @@ class Line:
         except grpc.RpcError as error:
             if error.code() in _LOST:
                 self._drop(link)
+            elif error.code() is grpc.StatusCode.PERMISSION_DENIED and self._tls and self._tls.first:
+                self._drop(link, elsewhere=False)  # as another user, perhaps
             raise _ours(error, link.target) from error
         except ValueError as error:
             # gRPC raises a bare ValueError on a channel that another thread has closed meanwhile.
             if link is self._link:
                 raise
             raise Retryable(f"the connection to {link.target} was closed meanwhile") from error
+
+    @property
+    def shows_first(self) -> bool:
+        """Whether etcd has accepted what is to be shown first (mesh.tls), over the link that is in use."""
+        link = self._state()[0]
+        return link is not None and self._tls is not None and link.shows is self._tls.first
+
+    def try_first(self) -> None:
+        """Where something else is shown, have the next request see whether the first is accepted by now."""
+        link = self._state()[0]
+        if link is not None and self._tls is not None and self._tls.choices()[0] is not link.shows:
+            self._drop(link, elsewhere=False)
 
     def close(self) -> None:
         """Break off whatever runs, for good."""
@@ -255,28 +270,37 @@ class Line:
         reasons = []
         for n in range(len(self._targets)):
             at = (self._next + n) % len(self._targets)
-            link = Link(self._targets[at], self._timeout, self._tls)
-            if not self._hold(dialled=link):
-                break
-            try:
-                link.ask(self._probe, min(self._timeout, DIAL_TIMEOUT))
-            except grpc.RpcError as error:
-                link.close()
-                reason = str(_ours(error, link.target))
-                reasons.append(self._tls.explain(reason) if self._tls else reason)
-                continue
-            except ValueError:  # gRPC's, for a channel that `close` has closed
-                break
-            if not self._hold(link=link):
-                break
-            self._next = at
-            return link
+            for tls in self._tls.choices() if self._tls else (None,):
+                link = Link(self._targets[at], self._timeout, tls)
+                if not self._hold(dialled=link):
+                    raise Terminal(_CLOSED)
+                reason = self._refusal(link)
+                if reason is None and self._hold(link=link):
+                    self._next = at
+                    return link
+                if reason is None:
+                    raise Terminal(_CLOSED)
+                reasons.append(reason)
+                if not may_be_refused(reason):
+                    break  # whatever is shown
         with self._lock:
             if self._closed:
-                raise Terminal("the store is closed")
+                raise Terminal(_CLOSED)
             self._failures += 1
             self._failure = "; ".join(reasons)
         raise Retryable(self._failure)
+
+    def _refusal(self, link: Link) -> str | None:
+        """Why a link is of no use, in words; None if it is of use."""
+        try:
+            link.ask(self._probe, min(self._timeout, DIAL_TIMEOUT))
+        except grpc.RpcError as error:
+            link.close()
+            reason = str(_ours(error, link.target))
+            return link.shows.explain(reason) if link.shows else reason
+        except ValueError:  # gRPC's, for a channel that `close` has closed
+            return "closed meanwhile"
+        return None
 
     def _hold(self, *, dialled: Link | None = None, link: Link | None = None) -> bool:
         """Note a link where `close` finds it; False, and the link closed, when that has been called."""
@@ -288,90 +312,13 @@ class Line:
             new.close()
         return not closed
 
-    def _drop(self, link: Link) -> None:
+    def _drop(self, link: Link, *, elsewhere: bool = True) -> None:
         with self._lock:
             if link is not self._link:
                 return
             self._link = None
-            self._next = (self._next + 1) % len(self._targets)
+            self._next = (self._next + elsewhere) % len(self._targets)
         link.close()
-
-
-class EtcdFeed:
-    """Batches of changes in some ranges, over a line of its own (`mesh.follow.Feed`)."""
-
-    def __init__(self, targets: Sequence[str], timeout: float, ranges: Ranges, tls: Tls | None = None) -> None:
-        self._line = Line(targets, timeout, tls, ranges.bounds[0][0])
-        self._ranges = ranges
-
-    def close(self) -> None:
-        """End for good, from any thread."""
-        self._line.close()
-
-    def batches(self) -> Generator[Batch]:
-        """Everything there is, then a batch for each response with changes; never ends but by an error.
-
-        The watch begins before the list and answers once more after it, so one life of one etcd member spans
-        both: neither a change in between nor a wiped etcd with the same identity can slip through.
-        """
-        with self._line.use() as link, closing(link.watch(*self._ranges.span())) as responses:
-            if not next(responses).created:
-                raise Retryable(f"etcd at {link.target} did not confirm the watch")
-            listed = read(link, self._ranges)
-            meanwhile = []
-            for response in responses:
-                if not response.events:
-                    break
-                meanwhile.append(self._batch(response, listed.revision))
-            changes = [*listed.changes, *(change for batch in meanwhile for change in batch.changes)]
-            revision = max([listed.revision, *(batch.revision for batch in meanwhile)])
-            yield Batch(revision, whole=True, changes=changes)
-            for response in responses:
-                if response.events:
-                    yield self._batch(response, listed.revision)
-
-    def _batch(self, response: Any, listed: int) -> Batch:  # noqa: ANN401 - etcd's WatchResponse
-        start = len(self._ranges.root)
-        changes = tuple(
-            Change(e.kv.key[start:], None if e.type else e.kv.value, e.kv.mod_revision)
-            for e in response.events
-            if e.kv.mod_revision > listed and self._ranges.holds(e.kv.key)
-        )
-        # Not the header's revision: while a watch catches up, that is ahead of the events.
-        return Batch(response.events[-1].kv.mod_revision, whole=False, changes=changes)
-
-
-def read(link: Link, ranges: Ranges) -> Batch:
-    """Everything in some ranges at one revision.
-
-    Raises:
-        Retryable: the store was compacted or restarted meanwhile.
-    """
-    start = len(ranges.root)
-    pages = list(_pages(link, ranges))
-    if len({_identity(page) for page in pages}) > 1:
-        raise Retryable(f"etcd at {link.target} was restarted while it was listed")
-    changes = [Change(kv.key[start:], kv.value, kv.mod_revision) for page in pages for kv in page.kvs]
-    return Batch(pages[0].header.revision, whole=True, changes=changes)
-
-
-def _pages(link: Link, ranges: Ranges) -> Iterator[Any]:
-    revision = 0
-    for first, end in ranges.bounds:
-        key = first
-        while True:
-            page = link.page(key, end, revision)
-            revision = revision or page.header.revision
-            yield page
-            if not page.more:
-                break
-            key = page.kvs[-1].key + b"\0"
-
-
-def _identity(response: Any) -> tuple[int, int, int]:  # noqa: ANN401 - any of etcd's responses
-    """Tell one life of an etcd member from the next, as far as its answers can."""
-    header = response.header
-    return header.cluster_id, header.member_id, header.raft_term
 
 
 def _ours(error: Any, target: str) -> LinkwireError:  # noqa: ANN401 - grpc is not typed

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from mesh import codec, keyspace
 from mesh.errors import Retryable
-from mesh.etcd import EtcdFeed, LeaseLost, Line, Link, read
+from mesh.etcd import LeaseLost, Line, Link
+from mesh.etcd_feed import EtcdFeed, read
 from mesh.follow import Batch, Change, Follower, Picture
 from mesh.ranges import Ranges
 from mesh.seal import Seal, Unsealed
@@ -168,6 +169,15 @@ class Store:
     def ping(self) -> None:
         """Ask for an answer that takes a majority of etcd's members."""
         self._twice(lambda link: link.ask(self._key(keyspace.CLUSTER)))
+
+    @property
+    def shows_first(self) -> bool:
+        """Whether what is to be shown first (mesh.tls) is what requests other than a follower's are made with."""
+        return self._line.shows_first
+
+    def try_first(self) -> None:
+        """Where it is not, have the next request see whether etcd accepts it by now."""
+        self._line.try_first()
 
     def close(self) -> None:
         """Stop all followers and break off what runs; every later call raises Terminal."""

@@ -9,7 +9,7 @@ import datetime as dt
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -31,12 +31,14 @@ class Tls:
         cert: what we show.
         key: its private key.
         first: what is shown instead where it can be, and is accepted.
+        setting: the one that says where the files are, where it is one.
     """
 
     ca: Path
     cert: Path
     key: Path
     first: Tls | None = None
+    setting: str = ""
 
     def read(self) -> tuple[bytes, bytes, bytes]:
         """The authorities' certificates, our own one, our private key: each without what else its file holds.
@@ -45,9 +47,9 @@ class Tls:
             Terminal: a file cannot be read, or lacks what it should hold; without a word of its content.
         """
         return (
-            _blocks(self.ca, b"CERTIFICATE", "LINKWIRE_ETCD_CA"),
-            _blocks(self.cert, b"CERTIFICATE", "LINKWIRE_ETCD_CERT"),
-            plain_key(_blocks(self.key, b"PRIVATE KEY", "LINKWIRE_ETCD_KEY"), f"LINKWIRE_ETCD_KEY: {self.key}"),
+            _blocks(self.ca, b"CERTIFICATE", self._setting("CA")),
+            _blocks(self.cert, b"CERTIFICATE", self._setting("CERT")),
+            plain_key(_blocks(self.key, b"PRIVATE KEY", self._setting("KEY")), f"{self._setting('KEY')}: {self.key}"),
         )
 
     def choices(self) -> tuple[Tls, ...]:
@@ -67,13 +69,27 @@ class Tls:
         if not _BROKEN_OFF.search(reason):
             return reason
         # With TLS 1.3 a client is done before the server says whether it takes its certificate (RFC 8446, section 2).
-        doubt = f"so it does where it does not accept our certificate: {self.cert} (LINKWIRE_ETCD_CERT)"
+        doubt = f"so it does where it does not accept our certificate: {self.cert} ({self._setting('CERT')})"
         return f"{reason}: {self.problem() or doubt}"
 
     def problem(self, now: dt.datetime | None = None) -> str:
         """What is wrong with our own certificate, in words; "" if nothing is. Raises Terminal as `read`."""
         _, cert, key = self.read()
-        return pair_problem(cert, key, f"our certificate {self.cert} (LINKWIRE_ETCD_CERT)", str(self.key), now)
+        return pair_problem(cert, key, f"our certificate {self.cert} ({self._setting('CERT')})", str(self.key), now)
+
+    def _setting(self, what: str) -> str:
+        return self.setting or f"LINKWIRE_ETCD_{what}"
+
+
+def may_be_refused(reason: str) -> bool:
+    """Whether a connection may have failed because of what we showed, by what gRPC says of it."""
+    return "PERMISSION_DENIED" in reason or _BROKEN_OFF.search(reason) is not None
+
+
+def with_node(tls: Tls, certificates: Path) -> Tls:
+    """The same, with the node's own certificate shown first: from the folder in which Swarm keeps it."""
+    own = Tls(tls.ca, certificates / "swarm-node.crt", certificates / "swarm-node.key", None, "LINKWIRE_CERTIFICATES")
+    return replace(tls, first=own)
 
 
 def pair_problem(cert: bytes, key: bytes, name: str, key_name: str, now: dt.datetime | None = None) -> str:

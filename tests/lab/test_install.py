@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -21,12 +21,14 @@ TRY = """
 import sys
 from pathlib import Path
 from mesh.etcd import Line
-from mesh.tls import Tls
+from mesh.tls import Tls, with_node
 import os
 tls = Tls(*(Path(os.environ["LINKWIRE_ETCD_" + name]) for name in ("CA", "CERT", "KEY")))
 target = os.environ["LINKWIRE_ETCD"].removeprefix("https://")
+if sys.argv[1] == "own":
+    tls = with_node(tls, Path("/run/linkwire/certificates")).first
 line = Line([target], 5.0, tls, b"/linkwire/v1/cluster")
-for key in sys.argv[1:]:
+for key in sys.argv[2:]:
     try:
         with line.use() as link:
             print(key, "written" if link.commit([], [(b"/linkwire/v1/" + key.encode(), b"x", 0)], []) else "not")
@@ -84,15 +86,56 @@ def test_what_a_broken_off_install_lacks_is_made_and_the_rest_is_kept(installed:
     assert {name for name in before if after[name] != before[name]} == {gone}
 
 
-def test_an_agents_certificate_writes_what_agents_write_and_nothing_else(installed: Deployment) -> None:
-    node = installed.lab.manager
-    agent = installed.agent(node)
+def tried(deployment: Deployment, shown: str, keys: Sequence[str]) -> list[str]:
+    """What etcd says to writes with a certificate from the manager's agent's container: `own` or `shared`."""
+    node = deployment.lab.manager
+    agent = deployment.agent(node)
     assert agent is not None
-    keys = ("services/x", "endpoints/x/y", "keys/n/x", "cluster", "manifest", "leader", "members/x", "linkkeys/x/y")
-    argv = ["exec", agent, "/opt/linkwire/bin/python", "-c", TRY]
-    said = node.docker(*argv, *keys, "nodes/x", "tasks/x/y", "status/x").stdout.splitlines()
-    assert [line for line in said if "PERMISSION_DENIED" in line] == said[: len(keys)]
-    assert said[len(keys) :] == ["nodes/x written", "tasks/x/y written", "status/x written"]
+    argv = ["exec", agent, "/opt/linkwire/bin/python", "-c", TRY, shown]
+    return node.docker(*argv, *keys).stdout.splitlines()
+
+
+def refused(said: Sequence[str]) -> bool:
+    return all("PERMISSION_DENIED" in line for line in said)
+
+
+def ranges(node: str) -> tuple[str, ...]:
+    return tuple(f"{prefix}/{node}/x" for prefix in ("tasks", "recalled"))
+
+
+def is_own(deployment: Deployment, me: str) -> bool:
+    """Whether etcd takes the manager's own certificate, and the shared one for nobody's any more."""
+    return tried(deployment, "own", ranges(me)) == [f"{key} written" for key in ranges(me)] and refused(
+        tried(deployment, "shared", [*ranges(me), "nodes/x", "services/x"])
+    )
+
+
+def test_a_nodes_certificate_writes_what_is_its_own_and_the_shared_one_nothing(installed: Deployment) -> None:
+    nodes = {one["ID"] for one in installed.lab.manager.get("/nodes")}
+    me = str(installed.lab.manager.get("/info")["Swarm"]["NodeID"])
+    process.wait_for("agents to be their nodes' users", lambda: is_own(installed, me), seconds=60, every=0.5)
+    others = nodes - {me}
+    keys = ["services/x", "endpoints/x/y", "keys/n/x", "cluster", "manifest", "leader", "members/x", "linkkeys/x/y"]
+    keys += ["access", *(f"{prefix}/{other}" for other in others for prefix in ("nodes", "status"))]
+    keys += [key for other in others for key in ranges(other)]
+    assert refused(tried(installed, "own", keys))
+
+
+def test_etcd_follows_a_rotation_of_swarms_ca(installed: Deployment) -> None:
+    manager = installed.lab.manager
+    me = str(manager.get("/info")["Swarm"]["NodeID"])
+    before = manager.get("/swarm")["TLSInfo"]["TrustRoot"]
+    manager.docker("swarm", "ca", "--rotate", "--detach")
+
+    def rotated() -> bool:
+        found = manager.get("/swarm")
+        return found["TLSInfo"]["TrustRoot"] != before and not found["RootRotationInProgress"]
+
+    process.wait_for("the new root", rotated, seconds=120, every=0.5)
+    process.wait_for(
+        "etcd to trust it", lambda: "etcd is started again" in installed.logged("linkwire_etcd"), seconds=60
+    )
+    process.wait_for("agents to be their nodes' users", lambda: is_own(installed, me), seconds=60, every=0.5)
 
 
 def test_no_container_has_more_than_it_needs(installed: Deployment) -> None:

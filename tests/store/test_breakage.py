@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from mesh import codec
+from mesh import codec, etcd_feed
 from mesh import etcd as adapter
 from mesh.errors import Retryable
 from mesh.follow import Batch
@@ -143,8 +143,8 @@ def test_history_is_compacted_between_list_and_watch(
         etcd.compact()
         return batch
 
-    read = adapter.read
-    monkeypatch.setattr(adapter, "read", read_then_compact)
+    read = etcd_feed.read
+    monkeypatch.setattr(etcd_feed, "read", read_then_compact)
     follower = Witness().follow(store, ["ports/"])
     assert follower.snapshot.complete
     assert records(follower.snapshot) == truth(etcd, root)
@@ -159,8 +159,8 @@ def test_changes_between_list_and_watch_are_not_lost(store: Store, monkeypatch: 
         store.commit([Put(Port("n", 2, "after"), None), Delete("ports/n/1", None)])
         return batch
 
-    read = adapter.read
-    monkeypatch.setattr(adapter, "read", read_between_writes)
+    read = etcd_feed.read
+    monkeypatch.setattr(etcd_feed, "read", read_between_writes)
     follower = Witness().follow(store, ["ports/"])
     until(lambda: records(follower.snapshot) == {"ports/n/2": Port("n", 2, "after")})
     monkeypatch.undo()
@@ -197,8 +197,8 @@ def test_a_wipe_between_list_and_watch_leaves_no_phantom(
         wiped.wait()
         return batch
 
-    read = adapter.read
-    monkeypatch.setattr(adapter, "read", read_then_wait)
+    read = etcd_feed.read
+    monkeypatch.setattr(etcd_feed, "read", read_then_wait)
     seen: list[Snapshot] = []
     ready = threading.Event()
 
@@ -307,14 +307,14 @@ def test_an_etcd_that_is_not_there_yet(tmp_path_factory: pytest.TempPathFactory,
 def test_our_own_mistakes_do_not_end_the_thread(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [True, True]
 
-    def batches(feed: adapter.EtcdFeed) -> Generator[Batch]:
+    def batches(feed: etcd_feed.EtcdFeed) -> Generator[Batch]:
         if broken:
             broken.pop()
             raise ZeroDivisionError
         return original(feed)
 
-    original = adapter.EtcdFeed.batches
-    monkeypatch.setattr(adapter.EtcdFeed, "batches", batches)
+    original = etcd_feed.EtcdFeed.batches
+    monkeypatch.setattr(etcd_feed.EtcdFeed, "batches", batches)
     follower = store.follow(["leader"], lambda: None)
     until(lambda: follower.snapshot.complete)
     assert not broken

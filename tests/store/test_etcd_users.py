@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 from etcd3 import etcdrpc
 
+from agent import reports
+from agent.identity import Identity
+from controller.access import access
+from controller.observed import Swarm, SwarmNode
 from mesh import codec, keyspace
 from mesh.envelope import Signer, wrap
 from mesh.errors import LinkwireError, Retryable
 from mesh.etcd import Line
-from mesh.records import Access
-from mesh.tls import Tls
-from tests.signing import CLUSTER, SIGNING_KEY
+from mesh.hybrid import NodeKey
+from mesh.records import Access, Node
+from mesh.seal import Sealer
+from mesh.store import Store
+from mesh.tls import Tls, with_node
+from tests.signing import CLUSTER, KEYRING, SIGNING_KEY
 from tests.store.secured import ROOT, Secured, write
 from tests.unit.swarm_ca import Authority, Leaf, key_file, pem
 
@@ -199,3 +209,95 @@ def test_after_a_crash_users_and_roots_are_there_before_anybody(secured: Secured
     assert may_write(secured, own, b"nodes/" + A.encode())
     assert secured.logged().count("Swarm's root has changed") == restarts
     assert "PERMISSION_DENIED" in writes(secured, secured.tls("agent"), b"nodes/" + A.encode())[0]
+
+
+@dataclass
+class Swarmed:
+    """The folder in which Swarm keeps a node's certificate, and what is shown to etcd because of it."""
+
+    secured: Secured
+    folder: Path
+
+    @property
+    def tls(self) -> Tls:
+        return with_node(self.secured.tls("agent"), self.folder)
+
+    def gives(self, *, locked: bool = False, ends: timedelta = timedelta(days=1)) -> None:
+        leaf = Leaf.of(node=A).but(begins=NOW - timedelta(days=2), ends=NOW + ends)
+        (self.folder / "swarm-node.key").write_bytes(key_file(leaf.key, locked=locked))
+        (self.folder / "swarm-node.crt").write_bytes(pem(leaf.signed_by(SWARM)))
+
+
+@pytest.fixture
+def swarmed(secured: Secured, tmp_path: Path) -> Swarmed:
+    one = Swarmed(secured, tmp_path)
+    one.gives()
+    return one
+
+
+def shows_first(swarmed: Swarmed) -> bool:
+    with closing(swarmed.secured.line(swarmed.tls)) as line:
+        with suppress(Retryable), line.use() as link:
+            link.ask(ROOT + b"cluster")
+        return line.shows_first
+
+
+def test_an_agent_shows_its_nodes_certificate_where_it_can_and_else_the_shared_one(swarmed: Swarmed) -> None:
+    said(swarmed.secured, [A, B], [B])
+    until(lambda: shows_first(swarmed))
+    swarmed.gives(locked=True)
+    assert not shows_first(swarmed)
+    swarmed.gives(ends=-timedelta(hours=1))
+    assert not shows_first(swarmed)
+    swarmed.gives()
+    assert shows_first(swarmed), "renewed, with another key"
+    (swarmed.folder / "swarm-node.key").write_bytes(key_file(Leaf.of(node=A).key))
+    assert not shows_first(swarmed), "between the two writes of a renewal"
+    (swarmed.folder / "swarm-node.crt").unlink()
+    assert not shows_first(swarmed)
+
+
+def test_an_agent_becomes_its_nodes_user_and_the_shared_one_writes_for_it_no_more(
+    swarmed: Swarmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "OWN_S", 0.2)
+    monkeypatch.setattr(reports, "KEEP_S", 0.5)
+    shared, controller = swarmed.secured.tls("agent"), swarmed.secured.tls("controller")
+    with closing(swarmed.secured.line(controller)) as line, line.use() as link:
+        link.commit([], [], [ROOT + b"access"])  # as before any controller knew of it
+    until(lambda: may_write(swarmed.secured, shared, b"status/" + A.encode()))
+    key = NodeKey(bytes(32)).public
+    identity = Identity(tmp_path / "state", swarmed.folder, CLUSTER, A, key)
+    node = Node(*(A, "a", key, identity.key.verify_key, 1, None, None, IPv4Address("10.0.0.1"), 1, 2, "kernel", "1"))
+    url = [f"https://127.0.0.1:{swarmed.secured.port}"]
+    swarm = Swarm(CLUSTER, {}, {}, {A: SwarmNode(A, "a", down=False, address=None)}, (SWARM.pem,))
+    with (
+        closing(Store(url, Sealer.agent(KEYRING, identity.key), tls=swarmed.tls)) as store,
+        closing(Store(url, Sealer.reader(KEYRING), tls=controller)) as reader,
+    ):
+        seen = reader.follow((keyspace.NODES,), lambda: None)
+        follower = store.follow((keyspace.CLUSTER, keyspace.node(A)), lambda: None, keep=True)
+        reporter = reports.Reporter(store, follower, node, identity)
+        try:
+            told = [False]
+
+            def own() -> bool:
+                found = seen.snapshot.get(keyspace.node(A), Node)
+                if found is not None and found.own_user != told[-1]:
+                    told.append(found.own_user)
+                said(swarmed.secured, *attrs(access(swarm, seen.snapshot)))
+                return told[-1] and not may_write(swarmed.secured, shared, b"status/" + A.encode())
+
+            until(lambda: seen.snapshot.get(keyspace.node(A), Node) is not None)
+            until(own)
+            before = seen.snapshot.revision_of(keyspace.node(A))
+            reporter.node(replace(node, version="2"))
+            until(lambda: seen.snapshot.revision_of(keyspace.node(A)) > before)
+            assert told == [False, True]
+        finally:
+            reporter.stop()
+
+
+def attrs(record: Access) -> tuple[Sequence[str], Sequence[str]]:
+    assert record.roots == (SWARM.pem.decode(),)
+    return record.nodes, record.shared

@@ -9,7 +9,7 @@ import structlog
 
 from mesh import codec
 from mesh.envelope import peek
-from mesh.etcd import EtcdFeed
+from mesh.etcd_feed import EtcdFeed
 from mesh.follow import Change
 from mesh.ranges import Ranges
 from mesh.records import Leader, Port, Record, TaskReport

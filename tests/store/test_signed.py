@@ -17,7 +17,7 @@ from controller import loop
 from controller.ledger import Ledger
 from mesh import codec, keyspace
 from mesh.envelope import Keyring, Signer, SigningKey, peek, wrap
-from mesh.etcd import EtcdFeed
+from mesh.etcd_feed import EtcdFeed
 from mesh.follow import Batch
 from mesh.records import (
     Address,
