@@ -16,7 +16,7 @@ from ipaddress import IPv4Address
 from mesh import codec, keyspace
 from mesh.envelope import Signer, SigningKey, peek, wrap
 from mesh.errors import LinkwireError
-from mesh.etcd import EtcdFeed
+from mesh.etcd_feed import EtcdFeed
 from mesh.hybrid import NodeKey
 from mesh.ranges import Ranges
 from mesh.records import Node, Record, Status, TaskReport

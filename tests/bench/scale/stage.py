@@ -17,7 +17,7 @@ from typing import Any
 from mesh import keyspace
 from mesh.envelope import peek
 from mesh.errors import LinkwireError
-from mesh.etcd import EtcdFeed
+from mesh.etcd_feed import EtcdFeed
 from mesh.follow import Batch
 from mesh.ranges import Ranges
 from tests.bench.scale.world import World
