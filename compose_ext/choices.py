@@ -64,6 +64,9 @@ FLAGS = tuple(
     Flag(field.name.replace("_", "-"), takes_value=field.name not in _SWITCHES) for field in fields(Choices)
 )
 
+ETCD_FILES = tuple(Flag(name) for name in ("etcd-ca", "etcd-cert", "etcd-key", "etcd-agent-cert", "etcd-agent-key"))
+"""Files for etcds of the user's own, whose content becomes Docker secrets: no later install needs to find them."""
+
 
 def choose(parsed: Parsed, earlier: str | None) -> Choices:
     """Take the flags that were given, and for the others what an earlier install was told, else the defaults.

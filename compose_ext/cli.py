@@ -212,7 +212,7 @@ COMMANDS = {
         (1, 1),
     ),
     "ps": Command(_ps, (Flag("format"),), (0, 1)),
-    "install": Command(_install, (*choices.FLAGS, Flag("detach", "d", takes_value=False))),
+    "install": Command(_install, (*choices.FLAGS, *choices.ETCD_FILES, Flag("detach", "d", takes_value=False))),
     "uninstall": Command(_uninstall, (Flag("yes", "y", takes_value=False), Flag("keep-secrets", takes_value=False))),
     "node": Command(_node, (Flag("fingerprint"),), (1, 2)),
     "rotate": Command(_rotate, (Flag("all", "a", takes_value=False),), (0, 1000)),

@@ -7,7 +7,7 @@ is known by Docker's own list of secrets, configs and services; nothing is kept 
 import sys
 from collections.abc import Callable
 
-from compose_ext import rollout
+from compose_ext import own_etcd, rollout
 from compose_ext.choices import choose
 from compose_ext.engine import Docker
 from compose_ext.errors import UsageError
@@ -26,7 +26,7 @@ def install(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
 
     Args:
         docker: a manager's.
-        parsed: the flags of `choices.FLAGS`, and `detach`.
+        parsed: the flags of `choices.FLAGS` and `choices.ETCD_FILES`, and `detach`.
         say: is told what is done.
 
     Raises:
@@ -36,11 +36,15 @@ def install(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
     swarm = rollout.swarm(docker)
     before = rollout.deployed(docker)
     choices = choose(parsed, before.choices)
+    if own_etcd.given(parsed) and not choices.etcd.startswith("https://"):
+        raise UsageError(
+            "--etcd-ca, --etcd-cert and the like are for etcds of your own: name them, --etcd https://..."
+        )
     vault = Vault(docker)
     known = len(vault.everything())
     if not choices.etcd:
         ensure_etcd_node(docker, swarm, say)
-    release = work_out(docker, vault, swarm, before, choices).release(vault)
+    release = work_out(docker, vault, swarm, before, choices, parsed=parsed, say=say).release(vault)
     made = len(vault.everything()) - known
     say(f"{made} secrets and configs made" if made else "all secrets and configs are there")
     rollout.deploy(docker, release)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from compose_ext import etcd_tls, keys, ps, rollout
+from compose_ext import etcd_tls, keys, own_etcd, ps, rollout
 from compose_ext.choices import choose
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError
@@ -37,7 +37,9 @@ class _Renewal:
         if not before.services:
             raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
         self.vault = Vault(docker)
-        self.target: Target = work_out(docker, self.vault, swarm, before, choose(Parsed(), before.choices))
+        self.target: Target = work_out(
+            docker, self.vault, swarm, before, choose(Parsed(), before.choices), parsed=Parsed(), say=say
+        )
         self.in_use = before.mounts("controller") | before.mounts("agent") | before.mounts("etcd")
 
     def step(self, target: Target, what: str) -> None:
@@ -80,7 +82,10 @@ def renew(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
 def _certificates(renewal: _Renewal, *, drop: bool) -> None:
     state = renewal.target.tls
     if state is None:
-        raise DockerError("etcd is your own here, spoken to in clear: there are no certificates to renew")
+        raise DockerError(
+            "etcd is your own here, and so are its certificates: `docker linkwire install` takes new ones, with "
+            "--etcd-ca, --etcd-cert and --etcd-key"
+        )
     newest = etcd_tls.generations(renewal.vault)[-1]
     if etcd_tls.following(state, newest.number):
         renewal.say(f"going on with the certificates of number {newest.number}")
@@ -166,6 +171,11 @@ def check(docker: Docker, say: Callable[[str], None]) -> bool:
     return good
 
 
+def _remedy(held: Held) -> str:
+    own = held.kind in own_etcd.KINDS
+    return "docker linkwire install with new files" if own else "docker linkwire renew"
+
+
 def _lines(vault: Vault, used: set[str], now: dt.datetime) -> Iterator[tuple[str, bool]]:
     for held in sorted(vault.everything(), key=lambda held: held.name):
         words, fine = [held.sort, "in use" if held.name in used else "not in use"], True
@@ -174,7 +184,7 @@ def _lines(vault: Vault, used: set[str], now: dt.datetime) -> Iterator[tuple[str
         if text := held.labels.get(etcd_tls.EXPIRES):
             left = dt.datetime.fromisoformat(text) - now
             fine = held.name not in used or left > SOON
-            words.append(f"good until {text[:10]} ({left.days} days)" + ("" if fine else ": docker linkwire renew"))
+            words.append(f"good until {text[:10]} ({left.days} days)" + ("" if fine else f": {_remedy(held)}"))
         yield f"{held.name}: {', '.join(words)}", fine
     shown = [held for held in vault.everything() if held.kind in etcd_tls.SECRETS and held.name in used]
     if len({held.number for held in shown}) > 1:

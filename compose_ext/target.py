@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from compose_ext import etcd_tls, keys, rollout
+from compose_ext import etcd_tls, keys, own_etcd, rollout
 from compose_ext.choices import Choices
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError
+from compose_ext.flags import Parsed
 from compose_ext.stackfile import Release
 from compose_ext.vault import TIMEOUT, Vault
 
@@ -23,36 +24,44 @@ class Target:
         choices: the user's.
         endpoints: of etcd, as controller and agent are told.
         seeds: signing and link seed, verify keys.
-        tls: certificates; None where the user's own etcd is spoken to in clear.
+        tls: certificates of the etcd that we bring.
+        own: those of the user's own etcd. Neither where that is spoken to in clear.
     """
 
     choices: Choices
     endpoints: str
     seeds: keys.Seeds
     tls: etcd_tls.State | None
+    own: own_etcd.Own | None = None
 
     def release(self, vault: Vault) -> Release:
         """What Docker is given; makes the configs that only name together what there is. Raises DockerError."""
-        certificates = etcd_tls.mounted(vault, self.tls) if self.tls else {}
+        certificates = etcd_tls.mounted(vault, self.tls) if self.tls else self.own.mounted() if self.own else {}
         return Release(self.choices, self.endpoints, {**self.seeds.mounted(), **certificates})
 
 
 def work_out(
-    docker: Docker, vault: Vault, swarm: rollout.Swarm, before: rollout.Deployed, choices: Choices
+    docker: Docker,
+    vault: Vault,
+    swarm: rollout.Swarm,
+    before: rollout.Deployed,
+    choices: Choices,
+    *,
+    parsed: Parsed,
+    say: Callable[[str], None],
 ) -> Target:
     """Keep what is deployed, and make what is missing for what the user chose.
 
     Raises:
+        UsageError: a file of the user's will not do.
         DockerError: Docker failed, or Swarm does not know where etcd is to be reached.
     """
-    seeds = keys.ensure(vault, swarm.cluster, before.mounts("controller"))
+    in_use = before.mounts("controller")
     if choices.etcd:
-        if not choices.in_clear:
-            raise DockerError(
-                "etcds of your own are taken with http:// and --etcd-insecure only, so far: leave --etcd away, and "
-                "Linkwire brings one that is spoken to over mutual TLS"
-            )
-        return Target(choices, choices.etcd, seeds, None)
+        over_tls = not choices.in_clear
+        own = own_etcd.ensure(vault, parsed, in_use | before.mounts("agent"), say) if over_tls else None
+        return Target(choices, choices.etcd, keys.ensure(vault, swarm.cluster, in_use), None, own)
+    seeds = keys.ensure(vault, swarm.cluster, in_use)
     address = choices.etcd_address or _advertised(docker, _etcd_node(docker))
     endpoints = f"https://{f'[{address}]' if ':' in address else address}:{choices.etcd_port}"
     tls = etcd_tls.state_of(vault, before.mounts("etcd"), before.mounts("agent"))

@@ -80,7 +80,10 @@ Options:
       --etcd-address IP      Where nodes reach etcd (default: what its node advertises). It runs on the node with
                              the label linkwire.etcd=true, which this manager gets if no node has it
       --etcd-port PORT       Its TCP port (default 2379)
-      --etcd URL[,URL]       etcds of your own, instead
+      --etcd URL[,URL]       etcds of your own, instead: https://HOST:PORT
+      --etcd-ca FILE         Whose certificates they show
+      --etcd-cert FILE       What controllers show to them, and with --etcd-key FILE its private key
+      --etcd-agent-cert FILE What agents show, and with --etcd-agent-key FILE its key (default: the controllers')
       --etcd-insecure        They are http://, and everybody on the way may read and write along
       --subnet SUBNET        The mesh's addresses, fixed at first use (default 100.96.0.0/16)
       --controllers NUMBER   How many, on managers (default 2)

@@ -47,9 +47,9 @@ class Tls:
             Terminal: a file cannot be read, or lacks what it should hold; without a word of its content.
         """
         return (
-            _blocks(self.ca, b"CERTIFICATE", self._setting("CA")),
-            _blocks(self.cert, b"CERTIFICATE", self._setting("CERT")),
-            plain_key(_blocks(self.key, b"PRIVATE KEY", self._setting("KEY")), f"{self._setting('KEY')}: {self.key}"),
+            blocks(self.ca, b"CERTIFICATE", self._setting("CA")),
+            blocks(self.cert, b"CERTIFICATE", self._setting("CERT")),
+            plain_key(blocks(self.key, b"PRIVATE KEY", self._setting("KEY")), f"{self._setting('KEY')}: {self.key}"),
         )
 
     def choices(self) -> tuple[Tls, ...]:
@@ -172,8 +172,17 @@ def _is_here(endpoint: str) -> bool:
         return False
 
 
-def _blocks(path: Path, kind: bytes, setting: str) -> bytes:
-    """The blocks of one kind: gRPC takes no file that holds others as well."""
+def blocks(path: Path, kind: bytes, setting: str) -> bytes:
+    """The blocks of one kind in a file: gRPC takes none that holds others as well.
+
+    Args:
+        path: of a file in PEM.
+        kind: how the blocks' names end, `CERTIFICATE` or `PRIVATE KEY`.
+        setting: that names the file.
+
+    Raises:
+        Terminal: it cannot be read, or there is none.
+    """
     try:
         text = path.read_bytes()
     except OSError as error:
