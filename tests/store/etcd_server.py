@@ -14,6 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from mesh.certificates import Authority
+from mesh.etcd import Line
+from mesh.tls import Tls
+
 STARTS_WITHIN = 20.0  # seconds
 
 
@@ -24,13 +28,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _issued(folder: Path) -> Tls:
+    authority = Authority("test")
+    (folder / "server").write_bytes(authority.server(["127.0.0.1"]))
+    for name, content in (("ca", authority.pem), ("client", authority.client("test"))):
+        (folder / name).write_bytes(content)
+    return Tls(folder / "ca", folder / "client", folder / "client")
+
+
 class EtcdServer:
     """One etcd with its data under `folder`, on the same ports for as long as the object lives.
 
     It dies with the thread that started it, so that a test run that is killed leaves none behind.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, secure: bool = False) -> None:
+        """Prepare it; `secure` with mutual TLS, by an authority of its own."""
         for program in ("etcd", "etcdctl", "setpriv"):
             if shutil.which(program) is None:
                 raise RuntimeError(f"{program} is not installed: run deploy/bootstrap.sh")
@@ -39,10 +52,17 @@ class EtcdServer:
         self._port = free_port()
         self._peer_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self.tls = _issued(folder) if secure else None
+        """What a client shows, and whom it trusts; None in clear."""
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'http' if self.tls is None else 'https'}://{self.target}"
+
+    @property
+    def target(self) -> str:
+        """The same without a scheme."""
+        return f"127.0.0.1:{self._port}"
 
     @property
     def port(self) -> int:
@@ -70,6 +90,10 @@ class EtcdServer:
         command += ["--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", f"one={peer}", "--logger", "zap", "--log-level", "error"]
+        if self.tls is not None:
+            server = str(self._folder / "server")
+            command += ["--cert-file", server, "--key-file", server]
+            command += ["--client-cert-auth", "--trusted-ca-file", str(self.tls.ca)]
         with (self._folder / "etcd.log").open("ab") as output:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         deadline = time.monotonic() + STARTS_WITHIN
@@ -115,6 +139,11 @@ class EtcdServer:
 
     def put_bytes(self, key: bytes, value: bytes) -> None:
         """Write what need not be text, key or value."""
+        if self.tls is not None:  # etcd's gateway has no certificate of a client
+            line = Line([self.target], 5.0, self.tls, key)
+            with contextlib.closing(line), line.use() as link:
+                assert link.commit([], [(key, value, 0)], [])
+            return
         body = {"key": base64.b64encode(key).decode(), "value": base64.b64encode(value).decode()}
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
         with contextlib.closing(connection):
@@ -138,7 +167,10 @@ class EtcdServer:
         return bool(found.get("lease"))
 
     def _ctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = ["etcdctl", "--endpoints", self.endpoint, "--command-timeout", "5s", *words]
+        command = ["etcdctl", "--endpoints", self.endpoint, "--command-timeout", "5s"]
+        if self.tls is not None:
+            command += ["--cacert", str(self.tls.ca), "--cert", str(self.tls.cert), "--key", str(self.tls.key)]
+        command += words
         return subprocess.run(
             command, check=check, capture_output=True, text=True, env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"}
         )

@@ -68,7 +68,7 @@ def test_every_change_comes_once_and_in_order(store: Store, etcd: EtcdServer, ro
             writer.join()
         store.commit([Put(Leader("the end"), None)])
 
-    feed = EtcdFeed([etcd.endpoint.removeprefix("http://")], 5.0, Ranges.of(root.encode(), [b"ports/", b"leader"]))
+    feed = EtcdFeed([etcd.target], 5.0, Ranges.of(root.encode(), [b"ports/", b"leader"]), etcd.tls)
     writing = threading.Thread(target=write_all)
     writing.start()  # while the list and the beginning of the watch are under way
     seen: list[Change] = []
@@ -245,7 +245,7 @@ def test_a_burst_is_followed_to_its_end(store: Store) -> None:
 
 
 def test_who_reads_too_slowly_catches_up_in_whole_revisions(store: Store, etcd: EtcdServer, root: str) -> None:
-    feed = EtcdFeed([etcd.endpoint.removeprefix("http://")], 5.0, Ranges.of(root.encode(), [b"tasks/"]))
+    feed = EtcdFeed([etcd.target], 5.0, Ranges.of(root.encode(), [b"tasks/"]), etcd.tls)
     batches = feed.batches()
     last = next(batches).revision
     numbers: list[int] = []
