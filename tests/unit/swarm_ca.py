@@ -96,7 +96,7 @@ class Leaf:
         builder = (
             x509.CertificateBuilder()
             .subject_name(name(*self.subject))
-            .issuer_name(name((NameOID.COMMON_NAME, "swarm-ca")))
+            .issuer_name(authority.certificate.subject)
             .public_key(self.key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(self.begins)
