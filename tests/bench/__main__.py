@@ -13,10 +13,13 @@ from pathlib import Path
 
 from mesh.log import configure
 from tests.bench import (
+    device,
     docker,
     docs,
+    kernel,
     link,
     machine,
+    many,
     overlay,
     peers,
     plan,
@@ -37,14 +40,17 @@ GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "overlay": overlay.measure,
     "rules": rules.measure,
     "wire": wire.measure,
+    "device": device.measure,
     "peers": peers.measure,
+    "many": many.measure,
     "store": store.measure,
     "verified": verified.measure,
     "plan": plan.measure,
     "docker": docker.measure,
     "scale": scale.measure,
+    "kernel": kernel.measure,
 }
-SLOW = ("docker",)
+SLOW = ("docker", "kernel")
 """Groups that take a minute to begin: not among those of --quick unless they are named."""
 OUTPUT = Path("build/bench/result.json")
 DOCS = Path("docs/bench")

@@ -42,7 +42,7 @@ class Wiring:
         """Nine processes with wireguard-go, eight with the kernel; one less where there is no `nft_file`."""
         name = config.name
         if self._userspace:
-            self._wireguard_go(name)
+            self.start(name)
             # It returns before it has opened its device, and gives up when that has moved by then; its answer tells.
             self.wg("setconf", name, str(wg_file))
             run("ip", "-n", self._node, "link", "set", name, "netns", self._task)
@@ -83,8 +83,8 @@ class Wiring:
         """How many peers the device has."""
         return len(self.wg("show", name, "peers").splitlines())
 
-    def _wireguard_go(self, name: str) -> None:
-        """It puts itself into the background. A pipe for its output would stay open."""
+    def start(self, name: str) -> None:
+        """Start wireguard-go, which puts itself into the background. A pipe for its output would stay open."""
         subprocess.run(
             ["nsenter", f"--net=/run/netns/{self._node}", "wireguard-go", name],
             check=True,

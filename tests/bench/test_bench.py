@@ -32,10 +32,12 @@ ROWS = [
     "look.one",
     "wire.many",
     "look.many",
-    "peers.set",
-    "peers.read",
-    "peers.change",
-    "peers.tell",
+    "device.made",
+    *(f"peers.{what}.{size}" for size in ("some", "most") for what in ("set", "read", "change", "tell")),
+    "many.wire",
+    "many.look",
+    "memory.agent",
+    "memory.task",
     "store.list",
     "store.follow",
     "verified.load",
@@ -148,4 +150,4 @@ def test_a_group_that_does_not_exist(folder: Path) -> None:
         _, errors = bench.communicate(timeout=SECONDS)
     assert bench.returncode == 2
     assert "no group links" in errors
-    assert "link, overlay, rules, wire, peers, store, verified, plan, docker, scale" in errors
+    assert "link, overlay, rules, wire, device, peers, many, store, verified, plan, docker, scale" in errors

@@ -1,0 +1,89 @@
+"""One device with its address, its routes and its rules, against pyroute2 and nft as a program would use them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from ipaddress import IPv6Interface
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from agent import nft, reconcile
+from agent.netns import TaskNetns
+from mesh.wgtypes import InterfaceConfig
+from tests.bench import stage
+from tests.bench.by_hand import write_nft_file
+from tests.bench.measure import Effort, Row, alternate, timed
+from tests.netns.world import Task, device_name
+
+
+def measure(effort: Effort) -> list[Row]:
+    """A device, made, moved, addressed, up, with rules."""
+    with stage.world() as (world, folder):
+        node, _ = world.nodes()
+        bench = _Bench(world.task(node), folder)
+        turns = alternate(effort.rounds, bench.ours, bench.theirs)
+        reference = "pyroute2, then nft"
+        note = "ours also has its key, one peer and its names, and all of it is read back"
+        what = "a device made in the task, addressed, up, routed, with rules"
+        return [Row("device.made", what, reference, "ms", "lower", *turns, aim="<= 0.5", note=note)]
+
+
+class _Bench:
+    def __init__(self, task: Task, folder: Path) -> None:
+        self._task = task
+        self._folder = folder
+        self._backend = task.node.backend
+        self._hand = stage.by_hand(task)
+        self._peers = stage.strangers(1)
+        self._numbers = itertools.count()
+
+    def ours(self) -> float:
+        config = stage.interface(device_name(), self._task, self._peers)
+        hosts = stage.hosts_file(self._folder, f"hosts{next(self._numbers)}")
+
+        def work() -> None:
+            with TaskNetns(self._task.netns.path) as netns:
+                reconcile.reconcile(self._backend, netns, hosts, config, None, complete=True)
+
+        return self._made(config.name, work)
+
+    def theirs(self) -> float:
+        config = stage.interface(device_name(), self._task, self._peers)
+        rules = write_nft_file(self._folder / f"nft{next(self._numbers)}", config)
+        return self._made(config.name, lambda: self._by_pyroute2(config, rules))
+
+    def _by_pyroute2(self, config: InterfaceConfig, rules: Path) -> None:
+        if self._backend.name == "userspace":
+            self._hand.start(config.name)
+            self._hand.wg("show", config.name, "listen-port")  # it returns before it has opened its device
+            with IPRoute(netns=stage.short(self._task.node.netns)) as home:
+                home.link("set", index=_index(home, config.name), net_ns_fd=self._task.netns.fileno())
+        else:
+            with IPRoute(netns=stage.short(self._task.node.netns)) as home:
+                home.link("add", ifname=config.name, kind="wireguard", net_ns_fd=self._task.netns.fileno())
+        with IPRoute(netns=stage.short(self._task.netns)) as inside:
+            index = _index(inside, config.name)
+            for address in config.addresses:
+                flags = {"flags": 2} if isinstance(address, IPv6Interface) else {}
+                inside.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **flags)
+            inside.link("set", index=index, mtu=config.mtu, state="up")
+            for route in config.routes:
+                inside.route("add", dst=str(route.network), oif=index)
+        self._hand.nft("-f", str(rules))
+
+    def _made(self, name: str, work: Callable[[], None]) -> float:
+        try:
+            took = timed(work)
+            assert name in self._backend.found(self._task.netns)
+            return took
+        finally:
+            with stage.uninterrupted():
+                self._backend.delete(self._task.netns, name)
+                nft.remove(self._task.netns)
+                self._hand.forget_rules()
+
+
+def _index(inside: IPRoute, name: str) -> int:
+    return int(inside.link_lookup(ifname=name)[0])

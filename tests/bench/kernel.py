@@ -1,0 +1,63 @@
+"""The groups that a kernel with WireGuard changes, measured in the guest (tests/kernel), in the same table.
+
+Its processor is emulated, and runs Python and programs ten times slower than outside: only ratios mean anything.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from mesh.log import configure
+from tests.bench import device, link, many, peers, report, wire
+from tests.bench.measure import QUICK, Effort, NotHere, Row
+from tests.bench.run import run_groups
+from tests.kernel import guest
+from tests.kernel.errors import GuestError, GuestSetupError
+
+_GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
+    "link": link.measure,
+    "wire": wire.measure,
+    "device": device.measure,
+    "peers": peers.measure,
+    "many": many.measure,
+}
+_EFFORT = replace(QUICK, rounds=3, seconds=0.5, most=1000, many=20)
+_SECONDS = 900.0
+_RESULT = "rows.json"
+
+
+def measure(effort: Effort) -> list[Row]:
+    """The rows of the guest, their keys after `kernel.`."""
+    quick = ["--quick"] * (effort == QUICK)
+    with tempfile.TemporaryDirectory(prefix="linkwire-bench-") as folder:
+        result = Path(folder) / _RESULT
+        command = [sys.executable, "-m", "tests.bench.kernel", *quick]
+        try:
+            done = guest.run(command, timeout=_SECONDS, exchange=Path(folder))
+        except GuestSetupError as error:
+            raise NotHere(str(error)) from error
+        except GuestError as error:
+            raise ChildProcessError(str(error)) from error
+        if done.returncode or not result.exists():
+            raise ChildProcessError(f"in the guest: exit code {done.returncode}: {done.output[-1000:]}")
+        rows = [report.from_json(row) for row in json.loads(result.read_text())]
+    return [replace(row, key=f"kernel.{row.key}", what=f"{row.what} [kernel]") for row in rows]
+
+
+def main() -> int:
+    """What runs in the guest."""
+    configure("warning")
+    done = run_groups(_GROUPS, QUICK if "--quick" in sys.argv else _EFFORT)
+    Path(guest.EXCHANGE, _RESULT).write_text(json.dumps([report.as_json(row) for row in done.rows]))
+    for name, why in done.failed.items():
+        print(f"{name}: {why}")
+    return 1 if done.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
