@@ -55,23 +55,21 @@ class _Bench:
         return self._made(config.name, lambda: self._by_pyroute2(config, rules))
 
     def _by_pyroute2(self, config: InterfaceConfig, rules: Path) -> None:
+        # In a thread that is in the namespace: with `netns=`, pyroute2 forks, and ends what it forked by a signal.
         if self._backend.name == "userspace":
             self._hand.start(config.name)
             self._hand.wg("show", config.name, "listen-port")  # it returns before it has opened its device
-            with IPRoute(netns=stage.short(self._task.node.netns)) as home:
-                home.link("set", index=_index(home, config.name), net_ns_fd=self._task.netns.fileno())
-        else:
-            with IPRoute(netns=stage.short(self._task.node.netns)) as home:
-                home.link("add", ifname=config.name, kind="wireguard", net_ns_fd=self._task.netns.fileno())
-        with IPRoute(netns=stage.short(self._task.netns)) as inside:
-            index = _index(inside, config.name)
-            for address in config.addresses:
-                flags = {"flags": 2} if isinstance(address, IPv6Interface) else {}
-                inside.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **flags)
-            inside.link("set", index=index, mtu=config.mtu, state="up")
-            for route in config.routes:
-                inside.route("add", dst=str(route.network), oif=index)
+        self._task.node.netns.run(lambda: self._place(config.name))
+        self._task.netns.run(lambda: _configure(config))
         self._hand.nft("-f", str(rules))
+
+    def _place(self, name: str) -> None:
+        target = self._task.netns.fileno()
+        with IPRoute() as home:
+            if self._backend.name == "userspace":
+                home.link("set", index=_index(home, name), net_ns_fd=target)
+            else:
+                home.link("add", ifname=name, kind="wireguard", net_ns_fd=target)
 
     def _made(self, name: str, work: Callable[[], None]) -> float:
         try:
@@ -83,6 +81,17 @@ class _Bench:
                 self._backend.delete(self._task.netns, name)
                 nft.remove(self._task.netns)
                 self._hand.forget_rules()
+
+
+def _configure(config: InterfaceConfig) -> None:
+    with IPRoute() as inside:
+        index = _index(inside, config.name)
+        for address in config.addresses:
+            flags = {"flags": 2} if isinstance(address, IPv6Interface) else {}
+            inside.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **flags)
+        inside.link("set", index=index, mtu=config.mtu, state="up")
+        for route in config.routes:
+            inside.route("add", dst=str(route.network), oif=index)
 
 
 def _index(inside: IPRoute, name: str) -> int:
