@@ -24,7 +24,7 @@ from tests.netns.world import Task, World, make_backend
 
 ROUNDS = 3
 SECONDS = 300.0  # for a process to have wired its task; the guest's processor is a slow one
-# Forked, since a new interpreter takes the guest ten seconds; and before there are threads or open things of an agent.
+# Forked, since a new interpreter takes the guest ten seconds; before there are threads or open things of an agent.
 FORK = multiprocessing.get_context("fork")
 
 
