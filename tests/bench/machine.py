@@ -28,13 +28,19 @@ def facts() -> dict[str, object]:
         "cpu": _found(r"^model name\s*: (.+)$", "/proc/cpuinfo") or "unknown",
         "memory_gib": round(int(_found(r"^MemTotal:\s*(\d+) kB$", "/proc/meminfo") or 0) / 2**20),
         "architecture": platform.machine(),
-        "kernel": platform.release(),
+        "kernel": _release(),
         "wireguard": "kernel" if kernel.available() else "wireguard-go",
         "load": load(),
         "python": platform.python_version(),
         "linkwire": version("linkwire"),
         "versions": {name: _first_line(command) for name, command in _PROGRAMS.items() if shutil.which(command[0])},
     }
+
+
+def _release() -> str:
+    """The kernel's version, without what whoever built it has put behind."""
+    found = re.match(r"[\d.]*\d", platform.release())
+    return found[0] if found else "unknown"
 
 
 def load() -> float:
@@ -49,4 +55,4 @@ def _found(pattern: str, path: str) -> str | None:
 
 def _first_line(command: tuple[str, ...]) -> str:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return (done.stdout or done.stderr).splitlines()[0].strip()
+    return (done.stdout or done.stderr).splitlines()[0].partition(" - http")[0].strip()
