@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from mesh.certificates import Authority
 from tests.lab import Lab, images, process, programs
 from tests.lab.deployment import Deployment
 from tests.lab.lab import default_name
@@ -207,3 +211,44 @@ def test_uninstalling_leaves_nothing(installed: Deployment) -> None:
     done = installed.try_linkwire("renew")
     assert done.returncode == 1
     assert "is not installed in this Swarm" in done.stderr
+
+
+@contextmanager
+def own_etcd(lab: Lab, folder: Path) -> Iterator[list[str]]:
+    """An etcd of the user's own on the lab's bridge, over TLS; the flags of `install` for it."""
+    host, _, port = lab.etcd_endpoint.rpartition(":")
+    url, authority = f"https://{host}:{int(port) + 10}", Authority("theirs")
+    files = {"ca": authority.pem, "server": authority.server([host]), "client": authority.client("anybody")}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    log = (folder / "log").open("wb")
+    argv = ["setpriv", "--pdeathsig", "KILL", "etcd", f"--data-dir={folder / 'data'}", "--client-cert-auth"]
+    argv += [
+        f"--listen-client-urls={url}",
+        f"--advertise-client-urls={url}",
+        "--listen-peer-urls=http://127.0.0.1:2390",
+    ]
+    argv += [
+        f"--cert-file={folder / 'server'}",
+        f"--key-file={folder / 'server'}",
+        f"--trusted-ca-file={folder / 'ca'}",
+    ]
+    with log, subprocess.Popen(lab.hub_command(argv), stdout=log, stderr=log) as running:
+        try:
+            yield [f"--etcd={url}", f"--etcd-ca={folder / 'ca'}"] + [
+                f"--etcd-{what}={folder / 'client'}" for what in ("cert", "key")
+            ]
+        finally:
+            running.kill()
+
+
+def test_an_etcd_of_the_users_own_over_tls(fresh: Deployment, tmp_path: Path) -> None:
+    with own_etcd(fresh.lab, tmp_path) as flags:
+        said = fresh.linkwire("install", f"--image={fresh.images.linkwire}", *flags, seconds=400)
+        assert "agents show the controllers' certificate" in said
+        process.wait_for("an agent on every node", fresh.agents_ready, seconds=90, every=0.5)
+        kinds = {name.removeprefix("linkwire_").rpartition("_")[0] for name in held(fresh)}
+        assert kinds == {"signing_seed", "link_seed", "verify_keys", "own_etcd_ca", "own_etcd_controller"}
+        assert "all secrets and configs are there" in fresh.linkwire("install", seconds=300)
+        assert "linkwire_own_etcd_controller_1: secret, in use, good until" in fresh.linkwire("renew", "--check")
+        fresh.uninstall()
