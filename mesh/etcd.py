@@ -271,7 +271,13 @@ class Line:
         for n in range(len(self._targets)):
             at = (self._next + n) % len(self._targets)
             for tls in self._tls.choices() if self._tls else (None,):
-                link = Link(self._targets[at], self._timeout, tls)
+                try:
+                    link = Link(self._targets[at], self._timeout, tls)
+                except Terminal as error:  # a node's key that Swarm has encrypted since it was looked at
+                    if tls is self._tls:
+                        raise
+                    reasons.append(str(error))
+                    continue
                 if not self._hold(dialled=link):
                     raise Terminal(_CLOSED)
                 reason = self._refusal(link)

@@ -63,14 +63,17 @@ class Tls:
         return (self.first, self) if usable else (self,)
 
     def explain(self, reason: str) -> str:
-        """Say more of a connection that failed, by what gRPC says of it. Raises Terminal as `read`."""
+        """Say more of a connection that failed, by what gRPC says of it."""
         if "CERTIFICATE_VERIFY_FAILED" in reason or "Hostname Verification" in reason:
             return f"{reason}: it shows no certificate that {self.ca} (LINKWIRE_ETCD_CA) stands for, at this address"
         if not _BROKEN_OFF.search(reason):
             return reason
         # With TLS 1.3 a client is done before the server says whether it takes its certificate (RFC 8446, section 2).
         doubt = f"so it does where it does not accept our certificate: {self.cert} ({self._setting('CERT')})"
-        return f"{reason}: {self.problem() or doubt}"
+        try:
+            return f"{reason}: {self.problem() or doubt}"
+        except Terminal as error:
+            return f"{reason}: {error}"
 
     def problem(self, now: dt.datetime | None = None) -> str:
         """What is wrong with our own certificate, in words; "" if nothing is. Raises Terminal as `read`."""
