@@ -33,7 +33,7 @@ MAX_COUNTER = 2**31 - 1
 """A generation is the counter and 32 bits, and has 63 (mesh.envelope.MAX_GENERATION)."""
 
 _HEADER = b"linkwire report key 1\n"
-_SEQUENCE_BITS = 32
+SEQUENCE_BITS = 32
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 """Modification time, inode and size of Swarm's two files."""
@@ -120,7 +120,24 @@ class Identity:
         """A number that is higher than every one before, for a record to be signed."""
         with self._lock:
             self._sequence += 1
-            return (self.counter << _SEQUENCE_BITS) + self._sequence
+            return (self.counter << SEQUENCE_BITS) + self._sequence
+
+    def never_made(self, generation: int) -> bool:
+        """Whether this node has not come to that number yet: who has signed with it has the key from somewhere."""
+        with self._lock:
+            counter, sequence = self.counter, self._sequence
+        said = generation >> SEQUENCE_BITS
+        if said <= counter:
+            return generation > (counter << SEQUENCE_BITS) + sequence
+        return said > _stored(self._folder)  # another agent of this node may be starting
+
+    def disown(self) -> None:
+        """Give up the report key: the agent makes a new one at its next start. Raises Terminal."""
+        path = self._folder / REPORT_KEY_FILE
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise Terminal(f"the node's report key {path} cannot be given up: {error.strerror}") from None
 
     def _set(self, counter: int) -> None:
         with self._lock:
@@ -169,6 +186,14 @@ def _report_key(folder: Path) -> SigningKey:
     if not raw.startswith(_HEADER) or len(raw) != len(_HEADER) + SigningKey.SIZE:
         raise Terminal(f"{path} is not a report key of this version; remove it: the node gets a new one")
     return SigningKey(raw[len(_HEADER) :])
+
+
+def _stored(folder: Path) -> int:
+    """The number in the file; beyond all numbers where it cannot be read."""
+    try:
+        return int((folder / COUNTER_FILE).read_text("ascii"))
+    except (OSError, ValueError):
+        return MAX_COUNTER
 
 
 def _counted(folder: Path, above: int) -> int:

@@ -152,6 +152,9 @@ class Agent:
         if self._lists and self._graph.complete and self._graph.cluster is not None:
             # Not before everything is known: a task that is not reported as wired is taken for one that is not.
             reporter.tasks(self._reports())
+        if reporter.key_is_stolen:
+            self._identity.disown()
+            raise Terminal("somebody else signs with this node's report key: it is given up, and a new one made")
         devices = self._looks.take(self._tasks, self._backend, self._wake.is_pending)
         if devices is not None:
             self._trust.save(self._node.id)

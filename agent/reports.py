@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
 import structlog
 
-from agent.identity import Identity
+from agent.identity import SEQUENCE_BITS, Identity
 from mesh import keyspace
 from mesh.errors import LinkwireError
-from mesh.records import Node, Recalled, Record, Status, TaskReport
+from mesh.records import Member, Node, Recalled, Record, Status, TaskReport
 from mesh.signatures import Signatures
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Follower, Store
@@ -59,6 +59,8 @@ class Reporter:
         self._kept_at = self._tried_at = 0.0
         self._woken = threading.Event()
         self._stopped = False
+        self.key_is_stolen = False
+        """Whether somebody else has signed with this node's report key."""
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
         self._thread.start()
 
@@ -186,10 +188,22 @@ class Reporter:
         for prefix, records in wanted:
             ops += self._differing(stored, prefix, {keyspace.key_of(record): record for record in records})
         mine = (keyspace.report(node.id, ""), keyspace.recalled(node.id, ""), keyspace.node(node.id))
-        self._signatures.keep(
-            stored.records, {key for key in (*stored.records, *stored.invalid) if key.startswith(mine)}
-        )
+        ours = {key for key in (*stored.records, *stored.invalid) if key.startswith(mine)}
+        self._watch_key(stored, ours)
+        self._signatures.keep(stored.records, ours)
         return ops
+
+    def _watch_key(self, stored: Snapshot, ours: Iterable[str]) -> None:
+        """Look for what is signed with this node's key and ahead of it: the controller takes it for the latest."""
+        accepted = stored.get(keyspace.member(self._node.id), Member)
+        known = accepted.counter if accepted is not None else 0  # higher than ours where the volume was put back
+        for key in ours:
+            held = stored.records.get(key)
+            if held is None or not self._identity.never_made(held.generation):
+                continue
+            if held.generation >> SEQUENCE_BITS > known or self._identity.counter >= known:
+                own = self._identity.key.verify_key
+                self.key_is_stolen |= self._signatures.problem(key, held, own) is None
 
     def _differing(self, stored: Snapshot, prefix: str, wanted: Mapping[str, Record]) -> Iterator[Op]:
         """What makes the store hold these records under a prefix of ours, and no others."""

@@ -22,6 +22,7 @@ from mesh.records import Node, TaskReport
 from mesh.seal import Sealer
 from mesh.snapshot import Delete, Put
 from mesh.store import Follower, Store
+from tests.attacks import Attempts
 from tests.store.etcd_server import EtcdServer
 from tests.store.waiting import until
 from tests.unit.swarm_ca import CLUSTER, MADE, Authority, Leaf, key_file, pem
@@ -176,6 +177,40 @@ def test_an_agent_that_starts_again_signs_its_reports_anew(
         until(lambda: again.accepted() and again.believed() == REPORT)
         assert again.identity.counter > party.identity.counter
     finally:
+        stop(again)
+
+
+def test_a_stolen_report_key_that_is_pushed_ahead_is_given_up(
+    party: Party, etcd: EtcdServer, root: str, tmp_path: Path, attempt: Attempts
+) -> None:
+    """The controller takes what it signs for the latest, so that the node itself is not heard any more."""
+    tried = attempt("a node's stolen report key is pushed ahead, so that the node is not heard any more")
+    until(party.accepted)
+    until(lambda: party.believed() == REPORT)
+    assert not party.reporter.key_is_stolen
+    thief = Store([etcd.endpoint], Sealer.agent(KEYRING, party.identity.key), root=root)
+    forged = replace(REPORT, wired=False, error="forged")
+    believed: list[TaskReport | None] = []
+
+    def press() -> bool:
+        thief.commit([Put(forged, None)], 2**62)
+        believed.append(party.believed())
+        return forged in believed
+
+    until(press)
+    until(lambda: party.reporter.key_is_stolen)
+    until(lambda: party.controller.load(("",)).get(KEY, TaskReport) == REPORT)
+    tried.works(party.believed() is None, "with the key that it had")
+    party.reporter.stop()
+    party.identity.disown()
+    again = started(etcd, root, tmp_path, party.members)
+    try:
+        until(lambda: again.accepted() and again.believed() == REPORT)
+        thief.commit([Put(forged, None)], 2**62 + 1)
+        until(lambda: again.believed() == REPORT)
+        tried.stopped(not again.reporter.key_is_stolen, "the old key is nobody's")
+    finally:
+        thief.close()
         stop(again)
 
 

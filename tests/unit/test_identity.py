@@ -68,6 +68,28 @@ def test_a_node_proves_its_two_keys_at_its_first_start(files: Files) -> None:
     assert identity.statement.verify_key == identity.key.verify_key
 
 
+def test_a_number_that_this_node_never_came_to_is_anothers(files: Files) -> None:
+    identity = files.identity()
+    made = identity.generation()
+    assert not identity.never_made(made)
+    assert identity.never_made(made + 1)
+    assert identity.never_made((identity.counter + 1) << 32)
+    later = files.identity()  # another agent of this node, which starts while this one goes on
+    assert not identity.never_made(later.generation())
+    assert identity.never_made((later.counter + 1) << 32)
+    assert identity.never_made(2**63 - 1)
+    assert not later.never_made(made)
+
+
+def test_a_key_that_is_given_up_is_made_anew_and_stated_later(files: Files) -> None:
+    before = files.identity()
+    before.disown()
+    after = files.identity()
+    assert after.key != before.key
+    assert after.counter > before.counter
+    assert proven(after)
+
+
 def test_the_report_key_is_made_once_for_root_alone(files: Files) -> None:
     before = os.umask(0)
     try:
