@@ -33,6 +33,7 @@ class HeldLinkKeys:
         self._key = key
         self._opened: dict[SealedLinkKey, LinkKey | None] = {}
         self.held = LinkKeys()
+        self._learned = Snapshot()
 
     def learn(self, snapshot: Snapshot) -> None:
         """Take over what a snapshot holds for this node. What cannot be opened counts as not there, and is said once.
@@ -41,6 +42,9 @@ class HeldLinkKeys:
         of another epoch than the one that counts, which was put back or is still to be replaced; nor one that is
         missing while its epoch counts. Boxes are not signed as a set, epochs are.
         """
+        changed, self._learned = snapshot.changed_since(self._learned), snapshot
+        if changed is not None and not any(key.startswith((keyspace.EPOCHS, keyspace.LINK_KEYS)) for key in changed):
+            return
         epochs = {record.key: record.epoch for record in snapshot.all(LinkKeyEpoch)}
         opened: dict[SealedLinkKey, LinkKey | None] = {}
         for sealed in snapshot.all(SealedLinkKey):

@@ -32,6 +32,7 @@ from mesh.graph import Graph, desired, device_name, index
 from mesh.hybrid import NodeKey
 from mesh.keys import PrivateKey
 from mesh.records import Endpoint, Member, Node, Recall, SealedKey, Status, TaskReport
+from mesh.regraph import reindex
 from mesh.sealing import open_key
 from mesh.snapshot import Snapshot
 from mesh.store import Store
@@ -137,8 +138,8 @@ class Agent:
             self._shown = snapshot
             believed = self._trust.take(snapshot)
             if believed is not self._seen:
+                self._graph = reindex(self._graph, self._seen, believed)
                 self._seen = believed
-                self._graph = index(believed)
                 self._link_keys.learn(believed)
         reporter.recalled(recalled(snapshot.get(keyspace.RECALL, Recall), self._node.id, self._seen))
         now = time.monotonic()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -182,13 +182,17 @@ class Reporter:
             ops.append(Put(status, None, self._lease))
         if not stored.complete:
             return ops
+        mine = {
+            key for kind in (Node, TaskReport, Recalled) for key, _ in stored.keys_of(kind)
+        } | stored.invalid.keys()
         wanted: list[tuple[str, Sequence[Record]]] = [(keyspace.recalled(node.id, ""), recalled)]
         if known:
             wanted.append((keyspace.report(node.id, ""), tuple(reports.values())))
         for prefix, records in wanted:
-            ops += self._differing(stored, prefix, {keyspace.key_of(record): record for record in records})
-        mine = (keyspace.report(node.id, ""), keyspace.recalled(node.id, ""), keyspace.node(node.id))
-        ours = {key for key in (*stored.records, *stored.invalid) if key.startswith(mine)}
+            held = {key for key in mine if key.startswith(prefix)}
+            ops += self._differing(stored, held, {keyspace.key_of(record): record for record in records})
+        own = (keyspace.report(node.id, ""), keyspace.recalled(node.id, ""), keyspace.node(node.id))
+        ours = {key for key in mine if key.startswith(own)}
         self._watch_key(stored, ours)
         self._signatures.keep(stored.records, ours)
         return ops
@@ -205,8 +209,7 @@ class Reporter:
                 own = self._identity.key.verify_key
                 self.key_is_stolen |= self._signatures.problem(key, held, own) is None
 
-    def _differing(self, stored: Snapshot, prefix: str, wanted: Mapping[str, Record]) -> Iterator[Op]:
-        """What makes the store hold these records under a prefix of ours, and no others."""
-        mine = {key for key in (*stored.records, *stored.invalid) if key.startswith(prefix)}
-        yield from (Delete(key, None) for key in sorted(mine - wanted.keys()))
+    def _differing(self, stored: Snapshot, held: Collection[str], wanted: Mapping[str, Record]) -> Iterator[Op]:
+        """What makes the store hold these records, and no others of `held`."""
+        yield from (Delete(key, None) for key in sorted(set(held) - wanted.keys()))
         yield from (Put(record, None) for key, record in wanted.items() if not self._holds(stored, key, record))

@@ -22,6 +22,7 @@ from controller.members import Members
 from controller.mend import cluster_again, mend, resign, unknown
 from controller.observed import Swarm
 from controller.plan import plan
+from controller.quiet import Quiet
 from controller.rests import Rests
 from controller.steps import Allocate, Change, Release, Share, Step, allocation, release, sharing
 from controller.watch import SwarmWatch
@@ -88,9 +89,10 @@ class Controller:
         self._name = name
         self._secret: Secrets = partial(link_key, link_seed, signer.cluster)
         self._told: tuple[str, ...] = ()
-        self._reports: dict[str, TaskReport] = {}
         self._due: int | None = None
-        self._speaking: frozenset[str] = frozenset()
+        self._shown = Snapshot()
+        self._resigned: Snapshot | None = None
+        self._quiet = Quiet()
         self._members = Members()
         self._token: Holds | None = None
         self._known: Snapshot | None = None
@@ -130,6 +132,7 @@ class Controller:
         token = election.token
         if token != self._token:  # what another leader has signed meanwhile is not in our memory
             self._token, self._known, self._led_since = token, None, time.monotonic()
+            self._quiet.forget()
         if not stored.complete:
             return
         up = sorted(node.id for node in swarm.nodes.values() if not node.down)
@@ -216,6 +219,10 @@ class Controller:
 
     def _decide(self, stored: Snapshot, swarm: Swarm) -> tuple[Sequence[Step], bool]:
         """What to do next; and whether what the store then holds may be signed as a whole."""
+        if self._quiet.holds(swarm, stored, time.time()):
+            self._due = self._quiet.due
+            return (), True
+        self._quiet.forget()
         stranger = unknown(stored) if self._known is None else None
         if stranger:
             self._tell((stranger,), swarm)
@@ -232,8 +239,14 @@ class Controller:
         made = plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
         self._due = made.due
         self._tell((*judged.problems, *access.problems(swarm), *made.problems), swarm)
-        steps = (*judged.steps, *access.steps(swarm, judged.stored), *made.steps)
-        return steps or resign(stored, self._signer.key.verify_key.id), keyspace.CLUSTER not in stored.invalid
+        steps: Sequence[Step] = (*judged.steps, *access.steps(swarm, judged.stored), *made.steps)
+        if not steps:
+            steps = resign(stored, self._signer.key.verify_key.id, self._resigned)
+            self._resigned = None if steps else stored
+        whole = keyspace.CLUSTER not in stored.invalid
+        if whole and not steps and self._known is stored:
+            self._quiet.note(swarm, stored, now.timestamp(), made.due)
+        return steps, whole
 
     def _signs(self, stored: Snapshot) -> bool:
         """Whether the manifest is to be written though nothing else is."""
@@ -246,12 +259,16 @@ class Controller:
 
         Unverified: it only makes the lists come sooner.
         """
-        reports = {report.task: report for report in stored.all(TaskReport)}
-        news = {("task", report.service) for task, report in reports.items() if self._reports.get(task) != report}
-        self._reports = reports
-        speaking = frozenset(node.id for node in stored.all(Node))
-        news |= {("node", node) for node in speaking - self._speaking}
-        self._speaking = speaking
+        before, self._shown = self._shown, stored
+        changed = stored.changed_since(before)
+        keys = [key for kind in (TaskReport, Node) for key, _ in stored.keys_of(kind)] if changed is None else changed
+        news: set[tuple[str, str]] = set()
+        for key in keys:
+            report, node = stored.get(key, TaskReport), stored.get(key, Node)
+            if report is not None and report != before.get(key, TaskReport):
+                news.add(("task", report.service))
+            elif node is not None and before.get(key, Node) is None:
+                news.add(("node", node.id))
         return news
 
     def _tell(self, found: Sequence[str], swarm: Swarm) -> None:

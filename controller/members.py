@@ -17,17 +17,17 @@ it. A report on a task that Swarm runs on another node is not unknown but worthl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
-from controller.observed import Swarm, SwarmNode
+from controller.observed import Swarm, SwarmNode, SwarmTask
 from controller.steps import Change, Step
 from mesh import keyspace
 from mesh.errors import Terminal
 from mesh.hybrid import NodePublicKey
 from mesh.proof import TOLERANCE, Identity, InvalidProof, NodeProof, NodeStatement, verify
-from mesh.records import Cluster, Member, Node, Recalled, Record, TaskReport, Unproven, Versioned
+from mesh.records import Cluster, Member, Node, Recalled, TaskReport, Unproven, Versioned
 from mesh.signatures import Signatures
 from mesh.snapshot import Delete, Put, Snapshot
 
@@ -59,6 +59,10 @@ class Judged:
     problems: tuple[str, ...] = ()
 
 
+_Sound = tuple[Versioned[TaskReport], SwarmTask | None, Member]
+"""A report, the task as Swarm has it, and whose report it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Proven:
     """What came of a proof; without an identity it did not hold."""
@@ -76,7 +80,11 @@ class Members:
         self.accepted: dict[str, Member] = {}
         """Node -> the latest statement that was accepted of it."""
         self.signatures = Signatures("")
+        self.sound: dict[str, _Sound] = {}
+        """Key of a believed report -> what that rests on: while it is the same, the report is not looked at again."""
         self._proven: dict[str, _Proven] = {}
+        self._tasks: Mapping[str, SwarmTask] | None = None
+        self._kept = datetime.min.replace(tzinfo=UTC)
 
     def judge(self, swarm: Swarm, stored: Snapshot, now: datetime) -> Judged:
         """Find out what to believe.
@@ -90,16 +98,23 @@ class Members:
         if not stored.complete or (cluster is not None and cluster.id != swarm.cluster):
             return Judged(stored, MappingProxyType({}))
         if self.signatures.cluster != swarm.cluster:
-            self.signatures = Signatures(swarm.cluster)
+            self.signatures, self.sound = Signatures(swarm.cluster), {}
         for record in stored.all(Member):
             known = self.accepted.get(record.node)
-            if known is None or record.counter >= known.counter:
+            if known is None or (record.counter >= known.counter and record != known):
                 self.accepted[record.node] = record
         judged = _Judgement(self, swarm, stored, now).made()
+        if swarm.tasks is not self._tasks or not now - AGAIN < self._kept <= now:
+            self._tasks, self._kept = swarm.tasks, now
+            self._keep(swarm, stored)
+        return judged
+
+    def _keep(self, swarm: Swarm, stored: Snapshot) -> None:
+        """Forget what is over."""
         living = {keyspace.report(task.node, task.id) for task in swarm.tasks.values()}
         self.signatures.keep(stored.records, living | {keyspace.node(node) for node in swarm.nodes})
+        self.sound = {key: sound for key, sound in self.sound.items() if key in stored.records}
         self._proven = {node: proven for node, proven in self._proven.items() if node in swarm.nodes}
-        return judged
 
     def proof_problem(self, node: Node, swarm: Swarm, now: datetime) -> str | None:
         """Why a node's proof does not show its keys to be its own; None where it does."""
@@ -130,37 +145,35 @@ class _Judgement:
         self._swarm = swarm
         self._stored = stored
         self._now = now
-        self._records = dict(stored.records)
-        self._invalid = dict(stored.invalid)
+        self._left_out: dict[str, str | None] = {}
         self._members: dict[str, NodePublicKey] = {}
         self._problems: dict[str, None] = {}
 
     def made(self) -> Judged:
         """Nodes first: whose a report is follows from them."""
-        said = []
-        for key, found in self._stored.records.items():
-            if isinstance(found.record, TaskReport | Recalled):
-                said.append((key, found, found.record))
-            elif isinstance(found.record, Node):
-                self._node(key, found, found.record)
-        for key, found, record in said:
-            if isinstance(record, TaskReport):
-                self._report(key, found, record)
-            else:
-                self._recalled(key, found, record)
-        records, invalid = MappingProxyType(self._records), MappingProxyType(self._invalid)
-        stored = replace(self._stored, records=records, invalid=invalid)
+        for key, found in self._stored.keys_of(Node):
+            self._node(key, found, found.record)
+        for report_key, report in self._stored.keys_of(TaskReport):
+            self._report(report_key, report)
+        for recalled_key, recalled in self._stored.keys_of(Recalled):
+            self._recalled(recalled_key, recalled, recalled.record)
+        stored = self._stored
+        if self._left_out:
+            records, invalid = dict(stored.records), dict(stored.invalid)
+            for key, reason in self._left_out.items():
+                del records[key]
+                invalid |= {key: reason} if reason is not None else {}
+            stored = stored.with_records(MappingProxyType(records), MappingProxyType(invalid))
         return Judged(stored, MappingProxyType(self._members), tuple(self._steps()), tuple(self._problems))
 
     def _unknown(self, key: str, reason: str) -> None:
         """It holds what its key names, and nothing is concluded from it; the plan names the reason."""
-        del self._records[key]
-        self._invalid[key] = reason
+        self._left_out[key] = reason
 
-    def _node(self, key: str, found: Versioned[Record], node: Node) -> None:
+    def _node(self, key: str, found: Versioned[Node], node: Node) -> None:
         observed = self._swarm.nodes.get(node.id)
         if observed is None:
-            del self._records[key]
+            self._left_out[key] = None
             self._problems[f"node {node.id}: an agent speaks for it, and it is not in this Swarm"] = None
             return
         accepted = self._memory.accepted.get(node.id)
@@ -178,7 +191,8 @@ class _Judgement:
         if problem is None:
             self._members[node.id] = node.sealing_key
             said = Member(node.id, node.sealing_key, node.report_key, node.counter)
-            self._memory.accepted[node.id] = said
+            if said != accepted:
+                self._memory.accepted[node.id] = said
         elif same:
             text = f"node {observed.hostname}: {problem}. What it has stays, and nothing new is sealed to it"
             self._problems[text] = None
@@ -195,20 +209,27 @@ class _Judgement:
             problem += " (the node label linkwire.key approves other keys)"
         return problem
 
-    def _report(self, key: str, found: Versioned[Record], report: TaskReport) -> None:
+    def _report(self, key: str, found: Versioned[TaskReport]) -> None:
+        report, task = found.record, self._swarm.tasks.get(found.record.task)
+        member = self._memory.accepted.get(report.node)
+        sound = self._memory.sound.get(key)
+        if (
+            sound is not None
+            and (sound[0] is found and sound[1] is task and sound[2] is member)
+            and report.node in self._swarm.nodes
+        ):
+            return
         observed = self._swarm.nodes.get(report.node)
         if observed is None:
             # Of a node that has left: the plan takes it away. Not while an agent goes on to write it.
             if keyspace.node(report.node) in self._stored.records:
-                del self._records[key]
+                self._left_out[key] = None
             return
-        task = self._swarm.tasks.get(report.task)
         if task is not None and task.node != report.node:
-            del self._records[key]
+            self._left_out[key] = None
             text = f"node {observed.hostname}: it reports on task {task.id}, which Swarm runs on another node"
             self._problems[text] = None
             return
-        member = self._memory.accepted.get(report.node)
         if member is None:
             self._unknown(key, f"node {observed.hostname}: it reports on tasks, and has not shown its keys")
             return
@@ -217,12 +238,13 @@ class _Judgement:
             self._unknown(key, problem)
         else:
             self._memory.signatures.believe(key, found, member.report_key)
+            self._memory.sound[key] = found, task, member
 
-    def _recalled(self, key: str, found: Versioned[Record], recalled: Recalled) -> None:
+    def _recalled(self, key: str, found: Versioned[Recalled], recalled: Recalled) -> None:
         """What is in it proves itself; but garbage in a node's name would keep the node from being heard."""
         member = self._memory.accepted.get(recalled.node)
         if member is None or self._memory.signatures.problem(key, found, member.report_key) is not None:
-            del self._records[key]
+            self._left_out[key] = None
 
     def _steps(self) -> Iterator[Step]:
         gone = {member.node for member in self._stored.all(Member)} | self._memory.accepted.keys()

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 from controller.steps import Change, Release, Step
 from mesh import keyspace
 from mesh.addresses import ula
-from mesh.records import Address, Cluster, Endpoint, Port, Record, SealedKey, Service
+from mesh.records import Address, Cluster, Endpoint, Port, Record, SealedKey, Service, Versioned
 from mesh.snapshot import Delete, Put, Snapshot
 
 BATCH = 1000
@@ -65,13 +65,17 @@ def cluster_again(stored: Snapshot, cluster: str, subnet: IPv4Network) -> list[S
     return [Change((Put(record, revision),), f"{stored.invalid[keyspace.CLUSTER]}: written anew")]
 
 
-def resign(stored: Snapshot, signer: bytes) -> list[Step]:
+def resign(stored: Snapshot, signer: bytes, done: Snapshot | None = None) -> list[Step]:
     """Writes anew what another key than the controller's own has signed, some of it at a time.
 
-    A resting address is left: it ends by its lease, sooner than the old key.
+    A resting address is left: it ends by its lease, sooner than the old key. `done`: of which nothing had to be.
     """
     steps: list[Step] = []
-    for key, found in stored.records.items():
+    changed = stored.changed_since(done) if done is not None else None
+    for key in stored.records if changed is None else sorted(changed):
+        found = stored.records.get(key)
+        if found is None:
+            continue
         resting = isinstance(found.record, Address) and found.record.holder is None
         if found.signer in ("", b"", signer) or keyspace.writer(key) != "controller" or resting:
             continue
@@ -93,9 +97,20 @@ def _as_it_was(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
             yield Change((Put(before.record, revision),), f"{key}: not as it was signed, written anew")
 
 
+def _before(stored: Snapshot, known: Snapshot) -> Iterator[tuple[str, Versioned[Record]]]:
+    """What was known under each key that may have changed since."""
+    changed = stored.changed_since(known)
+    if changed is None:
+        yield from known.records.items()
+        return
+    for key in sorted(changed):
+        if (found := known.records.get(key)) is not None:
+            yield key, found
+
+
 def _replayed(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
     """What is not signed as a set, and is older than what was there: only its own generation tells."""
-    for key, before in known.records.items():
+    for key, before in _before(stored, known):
         now = stored.records.get(key)
         if now is None or now.generation >= before.generation or keyspace.covered(key) or key == keyspace.MANIFEST:
             continue
@@ -107,7 +122,7 @@ def _replayed(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
 
 def _lost_keys(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
     """Private keys that somebody has deleted: the controller itself ends them only with their endpoints."""
-    sealed = (found.record for key, found in known.records.items() if not stored.revision_of(key))
+    sealed = (found.record for key, found in _before(stored, known) if not stored.revision_of(key))
     lost = {record.task: record for record in sealed if isinstance(record, SealedKey)}
     for endpoint in stored.all(Endpoint) if lost else ():
         record = lost.get(endpoint.task)

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 
 from controller.attachments import Attachments
 from controller.linkkeys_plan import LinkKeyPlan
 from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
 from controller.steps import Allocate, Change, Plan, Release, Step
+from controller.taken import Taken
 from mesh import keyspace
 from mesh.addresses import pick_address, pick_port, ula
 from mesh.errors import Terminal
@@ -71,37 +73,19 @@ class _Planner:
         self.services = {record.id: record for record in stored.all(Service)}
         self.endpoints = {record.task: record for record in stored.all(Endpoint)}
         self.nodes = {record.id: record for record in stored.all(Node)}
-        self.taken = {record.address for record in stored.all(Address)}
         self.held = {record.holder: record.address for record in stored.all(Address) if record.holder}
-        self.taken.update(endpoint.address for endpoint in self.endpoints.values())
-        self.taken.update(service.vip for service in self.services.values())
-        self.ports: dict[str, set[int]] = {}
-        held = [(port.node, port.port) for port in stored.all(Port)]
-        held += [(endpoint.node, endpoint.underlay.port) for endpoint in self.endpoints.values()]
-        for node, number in held:
-            self.ports.setdefault(node, set()).add(number)
-        for report in stored.all(TaskReport):
-            if report.port_taken is not None:
-                self.ports.setdefault(report.node, set()).add(report.port_taken)
-        for key in sorted(stored.invalid):  # an unreadable record still holds its address and port
-            self._hold_unreadable(key)
+        for key in sorted(stored.invalid):
+            self.problems.append(f"store: {stored.invalid[key]}")
         self.live = {task.id: task for task in swarm.tasks.values() if swarm.live(task)}
         self.attachments = Attachments.of(swarm)
         self.wired = self._wired()
         linked = [task for task in self.live.values() if task.service in self.wired]
         self.link_keys = LinkKeyPlan(swarm, stored, linked, members, now)
 
-    def _hold_unreadable(self, key: str) -> None:
-        self.problems.append(f"store: {self.stored.invalid[key]}")
-        kind, _, rest = key.partition("/")
-        try:
-            if kind == "addresses":
-                self.taken.add(IPv4Address(rest))
-            elif kind == "ports":
-                node, _, number = rest.partition("/")
-                self.ports.setdefault(node, set()).add(int(number))
-        except ValueError:
-            pass  # not even the key is one of ours: it holds nothing
+    @cached_property
+    def taken(self) -> Taken:
+        """Addresses and ports that are held or rest, and what this run has given: not looked up before that."""
+        return Taken.of(self.stored)
 
     def steps(self) -> Iterator[Step]:
         """Every change, in the order in which it is safe and quick."""
@@ -163,11 +147,11 @@ class _Planner:
             yield Change((Put(record, 0), still), f"service {service.name}: linked, and holds VIP {vip} already")
             return
         try:
-            vip = pick_address(self.subnet, self.taken, holder)
+            vip = pick_address(self.subnet, self.taken.addresses, holder)
         except Terminal as error:
             self.problems.append(f"service {service.name}: {error}")
             return
-        self.taken.add(vip)
+        self.taken.addresses.add(vip)
         ops = (Put(_service_record(service, vip), 0), Put(Address(vip, holder), 0))
         yield Change(ops, f"service {service.name}: linked, VIP {vip}")
 
@@ -202,12 +186,12 @@ class _Planner:
             self.problems.append(f"task {task.id}: its node {name} {why}, so it is not wired")
             return
         try:
-            address = pick_address(self.subnet, self.taken, f"task/{task.id}")
+            address = pick_address(self.subnet, self.taken.addresses, f"task/{task.id}")
             port = self._pick_port(node, task.id)
         except Terminal as error:
             self.problems.append(f"task {task.id}: {error}")
             return
-        self.taken.add(address)
+        self.taken.addresses.add(address)
         underlay = UdpEndpoint(self._node_address(node), port)
         key_revision = self.stored.revision_of(keys[1])
         reason = f"task {task.id}: placed on {node.hostname}, address {address}, UDP {underlay}"
@@ -249,8 +233,9 @@ class _Planner:
             else:
                 ports = self._port_ops(endpoint, number)
         elsewhere = self._elsewhere(task, endpoint.elsewhere)
-        wanted = replace(endpoint, ready=ready, underlay=UdpEndpoint(host, number), elsewhere=elsewhere)
-        if wanted != endpoint:
+        underlay = endpoint.underlay
+        if (ready, host, number, elsewhere) != (endpoint.ready, underlay.host, underlay.port, endpoint.elsewhere):
+            wanted = replace(endpoint, ready=ready, underlay=UdpEndpoint(host, number), elsewhere=elsewhere)
             revision = self.stored.revision_of(keyspace.endpoint(endpoint.service, endpoint.task))
             yield Change((Put(wanted, revision), *ports), f"task {task.id}: {_difference(endpoint, wanted)}")
 
@@ -259,7 +244,7 @@ class _Planner:
         return (Put(Port(endpoint.node, number, endpoint.task), 0), Delete(old, None))
 
     def _pick_port(self, node: Node, hint: str) -> int:
-        taken = self.ports.setdefault(node.id, set())
+        taken = self.taken.ports[node.id]
         number = pick_port(node.first_port, node.last_port, taken, hint)
         taken.add(number)
         return number
@@ -301,16 +286,15 @@ class _Planner:
         An agent's silence is not proof of its node's death: the tunnels outlive it. With other tasks to go to it
         is reason enough to send new connections there; with none, keeping all beats refusing all.
         """
+        silent = [task for task in self.live.values() if task.node not in self.nodes and task.id in self.endpoints]
+        without = {
+            task.service for task in silent if self._ready(task, self.endpoints[task.id], ignore_lease=True)
+        }  # of the others' tasks the lease says nothing
         with_lease: set[str] = set()
-        without: set[str] = set()
-        for task in self.live.values():
+        for task in self.live.values() if without else ():
             endpoint = self.endpoints.get(task.id)
-            if endpoint is None:
-                continue
-            if self._ready(task, endpoint, ignore_lease=False):
+            if endpoint is not None and task.service in without and self._ready(task, endpoint, ignore_lease=False):
                 with_lease.add(task.service)
-            elif self._ready(task, endpoint, ignore_lease=True):
-                without.add(task.service)
         return frozenset(without - with_lease)
 
     # --- ends
@@ -346,24 +330,31 @@ class _Planner:
             return ()
         return ((address, self.stored.revision_of(key)),)
 
+    def _holds_port(self, port: Port) -> bool:
+        endpoint = self.endpoints.get(port.task)
+        return endpoint is not None and (endpoint.node, endpoint.underlay.port) == (port.node, port.port)
+
     def _orphan_steps(self) -> Iterator[Step]:
         """What nobody else will take back: left when a task or service ended whose record could not be read then.
 
         And reports of tasks that are over, on nodes without an agent.
         """
         unreadable = {key.rpartition("/")[2] for key in self.stored.invalid}
-        held: set[tuple[str, object]] = {(e.task, (e.node, e.underlay.port)) for e in self.endpoints.values()}
-        held.update((f"task/{e.task}", e.address) for e in self.endpoints.values())
-        held.update((f"service/{service.id}", service.vip) for service in self.services.values())
-        for record in sorted(self.stored.all(Address), key=lambda a: a.address):
-            holder = record.holder
-            if holder and (holder, record.address) not in held and holder.partition("/")[2] not in unreadable:
-                rest = self._rest(record.address, holder)
-                yield Release((), rest, f"address {record.address}: {holder} holds it no longer")
+        holders = {f"task/{e.task}": e.address for e in self.endpoints.values()}
+        holders |= {f"service/{service.id}": service.vip for service in self.services.values()}
+        orphans = [
+            (record.address, record.holder)
+            for record in self.stored.all(Address)
+            if record.holder is not None
+            and holders.get(record.holder) != record.address
+            and record.holder.partition("/")[2] not in unreadable
+        ]
+        for address, holder in sorted(orphans):
+            yield Release((), self._rest(address, holder), f"address {address}: {holder} holds it no longer")
         keys = [
             keyspace.port(port.node, port.port)
             for port in self.stored.all(Port)
-            if (port.task, (port.node, port.port)) not in held and port.task not in unreadable
+            if not self._holds_port(port) and port.task not in unreadable
         ]
         known = unreadable | self.live.keys() | self.endpoints.keys()
         keys += [keyspace.sealed_key(s.node, s.task) for s in self.stored.all(SealedKey) if s.task not in known]

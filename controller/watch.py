@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
+
+T = TypeVar("T")
 
 RESYNC_S = 5.0
 CLOSE_S = 0.1
@@ -53,6 +55,8 @@ class SwarmWatch:
         self._services: dict[str, SwarmService] = {}
         self._tasks: dict[str, SwarmTask] = {}
         self._nodes: dict[str, SwarmNode] = {}
+        self._looked: tuple[object, ...] = (None, None, None)
+        self._unsettled: frozenset[str] = frozenset()
         self._resync_at = 0.0
         self._hinted: dict[str, float] = {}
         self._moved: dict[str, float] = {}
@@ -78,9 +82,9 @@ class SwarmWatch:
         else:
             try:
                 if "service" in kinds:
-                    self._services = self._swarm.services()
+                    self._services = _kept(self._services, self._swarm.services())
                 if "node" in kinds:
-                    self._nodes = self._swarm.nodes()
+                    self._nodes = _kept(self._nodes, self._swarm.nodes())
                 self._list_close(now)
             except Exception:
                 self._resync_at = 0.0
@@ -95,7 +99,7 @@ class SwarmWatch:
         return max(0.0, min(at, self._resync_at) - now)
 
     def _picture(self) -> Swarm:
-        return Swarm(self._cluster, dict(self._services), dict(self._tasks), dict(self._nodes), self._roots)
+        return Swarm(self._cluster, self._services, self._tasks, self._nodes, self._roots)
 
     def _resync(self, now: float) -> None:
         self._resync_at = 0.0
@@ -105,7 +109,8 @@ class SwarmWatch:
         tasks = self._swarm.tasks()
         nodes = self._swarm.nodes()
         self._note_moves(self._tasks, tasks, now)
-        self._services, self._tasks, self._nodes = services, tasks, nodes
+        self._services, self._nodes = _kept(self._services, services), _kept(self._nodes, nodes)
+        self._tasks = _kept(self._tasks, tasks)
         self._note_listed(now)
         done = self._clock()
         self._resync_at = done + max(RESYNC_S, COST * (done - now))
@@ -124,7 +129,10 @@ class SwarmWatch:
 
     def _close(self, now: float) -> frozenset[str]:
         hinted = {name for name, at in self._hinted.items() if now - at < HINT_S}
-        return self._picture().unsettled() | hinted
+        of = self._services, self._tasks, self._nodes
+        if any(seen is not now_is for seen, now_is in zip(self._looked, of, strict=True)):
+            self._looked, self._unsettled = of, self._picture().unsettled()
+        return self._unsettled | hinted
 
     def _due_at(self, name: str) -> float:
         """When a service under close watch is to be listed again: does not change while nothing is listed."""
@@ -140,10 +148,16 @@ class SwarmWatch:
         unknown = {task.node for task in fresh.values() if task.node} - self._nodes.keys()
         if unknown:
             self._nodes = self._swarm.nodes()
-        kept = {name: task for name, task in self._tasks.items() if task.service not in due}
-        tasks = kept | fresh if due <= self._services.keys() else fresh
-        self._note_moves(self._tasks, tasks, now)
-        self._tasks = tasks
+        if due <= self._services.keys():
+            before = {name: task for name, task in self._tasks.items() if task.service in due}
+            if before != fresh:
+                ended = before.keys() - fresh.keys()
+                tasks = {name: task for name, task in self._tasks.items() if name not in ended} | fresh
+                self._note_moves(before, fresh, now)
+                self._tasks = _kept(self._tasks, tasks)
+        else:
+            self._note_moves(self._tasks, fresh, now)
+            self._tasks = _kept(self._tasks, fresh)
         self._listed.update(dict.fromkeys(due, now))
 
     def _note_moves(self, old: dict[str, SwarmTask], new: dict[str, SwarmTask], now: float) -> None:
@@ -153,3 +167,9 @@ class SwarmWatch:
                 task = now_is or was
                 if task is not None:
                     self._moved[task.service] = now
+
+
+def _kept(old: dict[str, T], new: dict[str, T]) -> dict[str, T]:
+    """What is new, but what says the same stays the same object: so that who has seen it knows it for that."""
+    kept = {name: known if (known := old.get(name)) is not None and known == it else it for name, it in new.items()}
+    return old if len(old) == len(kept) and all(old.get(name) is it for name, it in kept.items()) else kept

@@ -17,7 +17,10 @@ from mesh.wgtypes import IPAddress
 
 def in_order(attachments: Iterable[Attachment]) -> tuple[Attachment, ...]:
     """Each once, by network, IP version and address: the form of every record's `elsewhere`."""
-    return tuple(sorted(set(attachments), key=lambda a: (a.network, a.address.version, int(a.address))))
+    found = tuple(attachments)
+    if len(found) < 2:  # noqa: PLR2004 - what is alone is in order
+        return found
+    return tuple(sorted(set(found), key=lambda a: (a.network, a.address.version, int(a.address))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +89,40 @@ def outside(services: Mapping[str, Service], endpoints: Iterable[Endpoint]) -> O
     networks: defaultdict[str, list[Neighbour]] = defaultdict(list)
     strict: dict[str, bool] = {}
     for endpoint in endpoints:
-        service = services.get(endpoint.service)
-        is_strict = service is None or service.strict
+        is_strict = _strict(services, endpoint)
         strict[endpoint.task] = is_strict or strict.get(endpoint.task, False)
         for attachment in endpoint.elsewhere:
             networks[attachment.network].append(Neighbour(attachment.address, is_strict))
     for service in services.values():
         for attachment in service.elsewhere:
             networks[attachment.network].append(Neighbour(attachment.address, service.strict))
-    return Outside({network: tuple(found) for network, found in networks.items()}, strict)
+    return Outside({network: _sorted(found) for network, found in networks.items()}, strict)
+
+
+def moved(
+    before: Outside, services: Mapping[str, Service], old: Iterable[Endpoint], new: Iterable[Endpoint]
+) -> Outside:
+    """The index without some endpoints and with others, whose tasks are no other endpoint's."""
+    networks, strict = dict(before.networks), dict(before.strict)
+    for endpoint in old:
+        del strict[endpoint.task]
+        for attachment in endpoint.elsewhere:
+            left = list(networks.pop(attachment.network))
+            left.remove(Neighbour(attachment.address, _strict(services, endpoint)))
+            if left:
+                networks[attachment.network] = tuple(left)
+    for endpoint in new:
+        is_strict = strict[endpoint.task] = _strict(services, endpoint)
+        for attachment in endpoint.elsewhere:
+            found = [*networks.get(attachment.network, ()), Neighbour(attachment.address, is_strict)]
+            networks[attachment.network] = _sorted(found)
+    return Outside(networks, strict)
+
+
+def _strict(services: Mapping[str, Service], endpoint: Endpoint) -> bool:
+    service = services.get(endpoint.service)
+    return service is None or service.strict
+
+
+def _sorted(neighbours: Iterable[Neighbour]) -> tuple[Neighbour, ...]:
+    return tuple(sorted(neighbours, key=lambda one: (one.address.version, int(one.address), one.strict)))

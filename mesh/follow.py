@@ -10,7 +10,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 FIRST_WAIT = 0.1  # seconds between two attempts, doubled up to LONGEST_WAIT, each with jitter
 LONGEST_WAIT = 2.0
 STEADY = 10.0  # a stream that lasted this many seconds starts over with FIRST_WAIT
+LOGGED = 10
+"""Changed keys that are kept for each record: what follows a picture closely asks for the last few."""
 _LONGEST_REASON = 200
 
 
@@ -80,12 +82,16 @@ class Picture:
         self._unread: dict[str, int] = {}
         self._entries: dict[str, Entry] = {}
         self._total = Manifest()
+        self._kinds: dict[type, dict[str, Versioned[Record]]] = {}
+        self._copied: dict[type, Mapping[str, Versioned[Record]]] = {}
+        self._log: list[str] = []
 
     def replace(self, batch: Batch) -> None:
         """Forget everything and take a whole batch in its place."""
         before = self._invalid
         self._records, self._invalid, self._unread = {}, {}, {}
         self._entries, self._total = {}, Manifest()
+        self._kinds, self._copied, self._log = {}, {}, []
         self._take(batch, before)
 
     def apply(self, batch: Batch) -> bool:
@@ -93,14 +99,28 @@ class Picture:
         return self._take(batch, self._invalid)
 
     def snapshot(self, *, complete: bool) -> Snapshot:
-        """An immutable copy (1 ms for 40,000 records)."""
+        """An immutable copy (1 ms for 40,000 records); of each kind only if that has changed."""
+        self._copied = {kind: self._copied.get(kind) or found.copy() for kind, found in self._kinds.items()}
         records, invalid = MappingProxyType(self._records.copy()), MappingProxyType(self._invalid.copy())
         contents = Contents(MappingProxyType(self._entries.copy()), self._total)
-        return Snapshot(self.revision, complete, records, invalid, MappingProxyType(self._unread.copy()), contents)
+        return Snapshot(
+            revision=self.revision,
+            complete=complete,
+            records=records,
+            invalid=invalid,
+            unread=MappingProxyType(self._unread.copy()),
+            contents=contents,
+            kinds=MappingProxyType(self._copied),
+            log=self._log,
+            logged=len(self._log),
+        )
 
     def _take(self, batch: Batch, known_invalid: dict[str, str]) -> bool:
+        if len(self._log) > LOGGED * (len(self._records) + 1):
+            self._log = []  # who asks what changed is told that anything may have, once in a long while
         for change in batch.changes:
             key = _text(change.key)
+            self._log.append(key)
             self._forget(key)
             if change.value is None:
                 self._invalid.pop(key, None)
@@ -117,7 +137,11 @@ class Picture:
         return bool(batch.changes)
 
     def _forget(self, key: str) -> None:
-        self._records.pop(key, None)
+        known = self._records.pop(key, None)
+        if known is not None:
+            kind = type(known.record)
+            del self._kinds[kind][key]
+            self._copied.pop(kind, None)
         self._unread.pop(key, None)
         entry = self._entries.pop(key, None)
         if entry is not None:
@@ -128,7 +152,9 @@ class Picture:
         unchecked = bool(opened.signer) and not opened.checked
         raw = value if unchecked or self._keep or key == keyspace.MANIFEST else None
         record = codec.decode(key, opened.body)
-        self._records[key] = Versioned(record, revision, opened.generation, opened.signer, raw)
+        self._records[key] = made = Versioned(record, revision, opened.generation, opened.signer, raw)
+        self._kinds.setdefault(type(record), {})[key] = made
+        self._copied.pop(type(record), None)
         self._invalid.pop(key, None)
         if keyspace.covered(key):
             entry = Entry.of(key, opened.generation, value)

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IP
 
 from mesh.addresses import TWIN_PREFIX, twin
 from mesh.apart import Here, Outside, outside
-from mesh.keys import PrivateKey
+from mesh.keys import PrivateKey, PublicKey
 from mesh.labels import LinkLabel, key_name
 from mesh.linkkeys import LinkKeys, PresharedKey
 from mesh.policy import Allow, Balance, Policy
@@ -53,6 +53,8 @@ class Graph:
         links: (consumer's id, provider's name) -> what the one's labels say of the other.
         endpoints: service id -> its endpoints, by task.
         by_task: task -> its endpoint.
+        addresses: address of an endpoint or a VIP -> a task or service that has it.
+        keys: public key of an endpoint -> a task that has it.
         outside: who is where on other networks.
         problems: what is contradictory in the records, in words.
     """
@@ -66,6 +68,8 @@ class Graph:
     links: Mapping[tuple[str, str], tuple[LinkLabel, ...]]
     endpoints: Mapping[str, tuple[Endpoint, ...]]
     by_task: Mapping[str, Endpoint]
+    addresses: Mapping[IPv4Address, str]
+    keys: Mapping[PublicKey, str]
     outside: Outside
     problems: tuple[str, ...]
 
@@ -136,6 +140,8 @@ def index(snapshot: Snapshot) -> Graph:
         links={ends: tuple(found) for ends, found in links.items()},
         endpoints={service: tuple(found) for service, found in endpoints.items()},
         by_task={endpoint.task: endpoint for endpoint in sound},
+        addresses={one.vip: one.id for one in services.values()} | {one.address: one.task for one in every},
+        keys={one.public_key: one.task for one in every},
         outside=outside(services, every),
         problems=tuple(problems),
     )

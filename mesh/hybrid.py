@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -57,6 +58,12 @@ class NotOpened(InvalidRecord):
     """The box was sealed to another key or for something else, or was changed."""
 
 
+@functools.lru_cache(maxsize=4096)
+def _fingerprint(raw: bytes) -> str:
+    """Of a public key. Kept: a plan asks for it once for each box that is sealed to it."""
+    return hashlib.sha256(framed("linkwire node key", raw)).hexdigest()
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class NodePublicKey:
     """What is sealed to: an ML-KEM-768 public key, then an X25519 one. Written in base64."""
@@ -86,7 +93,7 @@ class NodePublicKey:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over it, in hexadecimal: for records and people, to tell which key a box is sealed to."""
-        return hashlib.sha256(framed("linkwire node key", self.raw)).hexdigest()
+        return _fingerprint(self.raw)
 
     def __str__(self) -> str:
         return base64.b64encode(self.raw).decode()

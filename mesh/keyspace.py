@@ -49,7 +49,9 @@ RECALLED = "recalled/"
 NODES = "nodes/"
 MEMBERS = "members/"
 TASKS = "tasks/"
-STATUS = "status/"
+STATUS = "vitals/"
+"""Sorts after all that agents follow, whose one watch spans from the first key to the last (Store.follow): each node
+writes its own every few seconds, which would wake all others."""
 
 
 def service(service_id: str) -> str:
@@ -166,7 +168,7 @@ KINDS: dict[str, type[Record]] = {
     "nodes": Node,
     "members": Member,
     "tasks": TaskReport,
-    "status": Status,
+    "vitals": Status,
     RECALL: Recall,
     "recalled": Recalled,
 }
@@ -175,7 +177,7 @@ KINDS: dict[str, type[Record]] = {
 _WRITERS: dict[str, Writer] = {
     "nodes": "agent",
     "tasks": "agent",
-    "status": "agent",
+    "vitals": "agent",
     "recalled": "agent",
     LEADER: "anybody",
 }

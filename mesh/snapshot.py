@@ -5,10 +5,10 @@ Rule 2 of the design: nothing is removed on partial knowledge. `Snapshot.complet
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from mesh import keyspace
 from mesh.contents import Contents
@@ -29,6 +29,10 @@ class Snapshot:
         invalid: key -> why the value there is not a record of ours. The key counts as unknown, not as absent.
         unread: key -> the store's revision of its last change, for those.
         contents: the records that are signed as a set. `contents.judge` says whether they are what was signed.
+        kinds: the same records by their type, where somebody keeps them so; None to look through all of them.
+        log: which keys changed, one after the other, shared by the snapshots that were made of one picture; None
+            where nobody kept it. Whoever makes a snapshot of another one's records leaves both out.
+        logged: how much of it this snapshot has seen.
     """
 
     revision: int = 0
@@ -37,6 +41,9 @@ class Snapshot:
     invalid: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     unread: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     contents: Contents = field(default_factory=Contents)
+    kinds: Mapping[type, Mapping[str, Versioned[Record]]] | None = field(default=None, compare=False, repr=False)
+    log: Sequence[str] | None = field(default=None, compare=False, repr=False)
+    logged: int = field(default=0, compare=False, repr=False)
 
     def get(self, key: str, kind: type[T]) -> T | None:
         """The record under a key, or None if there is none of that kind."""
@@ -45,9 +52,27 @@ class Snapshot:
 
     def all(self, kind: type[T]) -> Iterator[T]:
         """Every record of a kind."""
-        for versioned in self.records.values():
+        records = self.records if self.kinds is None else self.kinds.get(kind, {})
+        for versioned in records.values():
             if isinstance(versioned.record, kind):
                 yield versioned.record
+
+    def keys_of(self, kind: type[T]) -> Iterator[tuple[str, Versioned[T]]]:
+        """Every record of a kind with its key and all that is known of it."""
+        records = self.records if self.kinds is None else self.kinds.get(kind, {})
+        for key, found in records.items():
+            if isinstance(found.record, kind):
+                yield key, cast("Versioned[T]", found)
+
+    def changed_since(self, before: Snapshot) -> frozenset[str] | None:
+        """The keys that may differ, in records, invalid and unread, from an earlier snapshot; None: any of them."""
+        if self.log is None or before.log is not self.log or before.logged > self.logged:
+            return None
+        return frozenset(self.log[before.logged : self.logged])
+
+    def with_records(self, records: Mapping[str, Versioned[Record]], invalid: Mapping[str, str]) -> Snapshot:
+        """The same moment with other records: nobody has kept those by their kinds."""
+        return replace(self, records=records, invalid=invalid, kinds=None, log=None)
 
     def revision_of(self, key: str) -> int:
         """The revision of a key's last change, readable or not; 0 for a key that is not there."""

@@ -34,7 +34,7 @@ from tests.unit.swarm_ca import Authority, Leaf, key_file, pem
 NOW = datetime.now(UTC)
 A, B = "a" * 25, "b" * 25
 SWARM = Authority.root(made=NOW - timedelta(days=1))
-THEIRS = (b"nodes/%s", b"tasks/%s/t", b"status/%s", b"recalled/%s/0")
+THEIRS = (b"nodes/%s", b"tasks/%s/t", b"vitals/%s", b"recalled/%s/0")
 REFUSED = r"permission denied|auth store is old"  # the latter while users are changed
 CONTROLLERS = ("services/x", "endpoints/x/y", "keys/n/x", "cluster", "leader", "manifest", "members/x", "access")
 
@@ -102,7 +102,7 @@ def test_a_node_writes_what_is_its_own_and_nothing_of_anothers(secured: Secured)
     own = certificate(secured, A)
     until(lambda: may_write(secured, own, b"nodes/" + A.encode()))
     assert writes(secured, own, *its_own(A)) == ["written"] * 4
-    near = [b"nodes/" + A.encode() + b"x", b"status/" + A[:-1].encode()]
+    near = [b"nodes/" + A.encode() + b"x", b"vitals/" + A[:-1].encode()]
     for told in writes(secured, own, *its_own(B), *near, *(key.encode() for key in CONTROLLERS)):
         assert "PERMISSION_DENIED" in told
     with closing(secured.line(own)) as line:
@@ -282,7 +282,7 @@ def test_an_agent_becomes_its_nodes_user_and_the_shared_one_writes_for_it_no_mor
     shared, controller = swarmed.secured.tls("agent"), swarmed.secured.tls("controller")
     with closing(swarmed.secured.line(controller)) as line, line.use() as link:
         link.commit([], [], [ROOT + b"access"])  # as before any controller knew of it
-    until(lambda: may_write(swarmed.secured, shared, b"status/" + A.encode()))
+    until(lambda: may_write(swarmed.secured, shared, b"vitals/" + A.encode()))
     key = NodeKey(bytes(32)).public
     identity = Identity(tmp_path / "state", swarmed.folder, CLUSTER, A, key)
     node = Node(*(A, "a", key, identity.key.verify_key, 1, None, None, IPv4Address("10.0.0.1"), 1, 2, "kernel", "1"))
@@ -303,7 +303,7 @@ def test_an_agent_becomes_its_nodes_user_and_the_shared_one_writes_for_it_no_mor
                 if found is not None and found.own_user != told[-1]:
                     told.append(found.own_user)
                 said(swarmed.secured, *attrs(access(swarm, seen.snapshot)))
-                return told[-1] and not may_write(swarmed.secured, shared, b"status/" + A.encode())
+                return told[-1] and not may_write(swarmed.secured, shared, b"vitals/" + A.encode())
 
             until(lambda: seen.snapshot.get(keyspace.node(A), Node) is not None)
             until(own)

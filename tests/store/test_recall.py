@@ -195,7 +195,7 @@ def test_a_controller_that_has_just_started_hears_the_nodes_before_it_signs_on_f
         for reader in (one, two):
             reader.hush()
         attack.restore()
-        for key in ("status/n1", "status/n2"):
+        for key in ("vitals/n1", "vitals/n2"):
             attack.put(key, attack.recorded[key])
         with mesh.controller() as controller:
             until(lambda: controller._token is not None and controller._waiting)

@@ -51,7 +51,7 @@ def test_agents_read_all_of_ours_and_write_what_is_theirs(
     with closing(Line([f"127.0.0.1:{etcd.port}"], 3.0, None, CLUSTER)) as line:
         tried.works(write(line, root.encode() + b"services/x") == "written", "where etcd has no users")
     with closing(secured.line(secured.tls("agent"))) as line:
-        for theirs in (b"nodes/x", b"tasks/x/y", b"status/x"):
+        for theirs in (b"nodes/x", b"tasks/x/y", b"vitals/x"):
             assert write(line, ROOT + theirs) == "written"
         for other in (b"services/x", b"keys/x/y", b"cluster", b"leader", b"manifest", b"members/x", b"linkkeys/x"):
             assert "PERMISSION_DENIED" in write(line, ROOT + other), other

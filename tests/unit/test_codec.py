@@ -117,7 +117,7 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("recalled/n/2", Recalled("n", "m", 2, 3, (Kept("services/s", b"signed"),))),
     ("tasks/n/t", TaskReport("t", "s", "n", "running", wired=True, error=None, port_taken=None, elsewhere=())),
     (
-        "status/n",
+        "vitals/n",
         Status(
             "n",
             1234.5,
@@ -259,9 +259,9 @@ def of(key: str) -> Record:
         ("cluster", changed(of("cluster"), subnet6="fd12::1/96"), "subnet6: not a IPv6Network"),
         ("cluster", changed(of("cluster"), subnet6=...), "missing or unknown: subnet6"),
         (
-            "status/n",
+            "vitals/n",
             changed(
-                of("status/n"),
+                of("vitals/n"),
                 devices=[{"peers": [], "public_key": None, "refused": [{"direction": "up"}], "task": "t"}],
             ),
             "devices[0].refused[0]: missing or unknown: packets, service",
@@ -269,16 +269,16 @@ def of(key: str) -> Record:
         ("tasks/n/t", changed(of("tasks/n/t"), state="asleep"), "state: "),
         ("tasks/n/t", changed(of("tasks/n/t"), state=["running"]), "state: "),
         ("tasks/n/t", changed(of("tasks/n/t"), error=3), "error: str was expected"),
-        ("status/n", changed(of("status/n"), written="now"), "written: float was expected"),
+        ("vitals/n", changed(of("vitals/n"), written="now"), "written: float was expected"),
         (
-            "status/n",
-            changed(of("status/n"), devices=[{}]),
+            "vitals/n",
+            changed(of("vitals/n"), devices=[{}]),
             "devices[0]: missing or unknown: peers, public_key, refused, task",
         ),
-        ("status/n", changed(of("status/n"), written=10**400), "written: float was expected"),
-        ("status/n", encode(of("status/n")).replace(b"1234.5", b"1e999"), "written: float was expected"),
-        ("status/n", encode(of("status/n")).replace(b"1234.5", b"NaN"), "not JSON"),
-        ("status/n", encode(of("status/n")).replace(b"1234.5", b"-Infinity"), "not JSON"),
+        ("vitals/n", changed(of("vitals/n"), written=10**400), "written: float was expected"),
+        ("vitals/n", encode(of("vitals/n")).replace(b"1234.5", b"1e999"), "written: float was expected"),
+        ("vitals/n", encode(of("vitals/n")).replace(b"1234.5", b"NaN"), "not JSON"),
+        ("vitals/n", encode(of("vitals/n")).replace(b"1234.5", b"-Infinity"), "not JSON"),
         ("nodes/n", encode(of("nodes/n")).replace(b"host-1", b"\\ud800"), "hostname: half a character"),
         ("leader", encode(of("leader")).decode().encode("utf-16"), "leader: not JSON"),
         ("leader", changed(of("leader"), v=True), "leader: not a record of format 1"),
@@ -299,7 +299,7 @@ def test_what_is_not_ours_is_named(key: str, value: bytes, reason: str) -> None:
 
 
 def test_whole_numbers_are_good_where_a_fraction_may_be() -> None:
-    status = decode("status/n", changed(of("status/n"), written=7))
+    status = decode("vitals/n", changed(of("vitals/n"), written=7))
     assert isinstance(status, Status)
     assert repr(status.written) == "7.0"
 

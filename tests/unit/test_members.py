@@ -473,6 +473,14 @@ def test_a_report_on_a_task_that_swarm_runs_elsewhere_counts_for_nothing(mesh: M
     assert judged.problems == ("node host-n2: it reports on task t1, which Swarm runs on another node",)
 
 
+def test_a_report_that_was_believed_counts_for_nothing_once_swarm_runs_its_task_elsewhere(mesh: Mesh) -> None:
+    first, other = Agent(N1), Agent(N2)
+    mesh.say(first.signed(first.record()), other.signed(other.record()), other.signed(other.report("t1")))
+    assert keyspace.report(N2, "t1") in mesh.settle().stored.records
+    mesh.run("t1", N1)
+    assert keyspace.report(N2, "t1") not in mesh.settle().stored.records
+
+
 def test_an_earlier_report_that_is_put_back_is_unknown(mesh: Mesh, agent: Agent) -> None:
     """Also when it is of the same key, and the newer one is gone from the store."""
     first = agent.signed(agent.report("t1", wired=False))

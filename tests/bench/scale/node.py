@@ -120,7 +120,7 @@ class _Backend:
     def largest(self, room: int) -> int:
         return room
 
-    def prepared(self) -> tuple[str, ...]:
+    def served(self) -> tuple[str, ...]:
         return ()
 
     def prepare(self, name: str) -> None:

@@ -6,10 +6,12 @@ It obeys lines of JSON on its standard input and answers each with one: so its C
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -160,8 +162,15 @@ def _cost() -> Answer:
     }
 
 
+def _end(failed: threading.ExceptHookArgs) -> None:
+    """A part whose thread has died is none: nobody must wait for it."""
+    traceback.print_exception(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    os._exit(1)
+
+
 def main() -> None:
     """Obey until the input ends."""
+    threading.excepthook = _end
     told = json.loads(sys.stdin.readline())
     configure(told.get("log", "error"))
     profile = Profile()

@@ -1,0 +1,129 @@
+"""A decision that found nothing to do is made again when, and only when, something that it rests on has changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+
+from agent.loop import followed
+from controller.observed import Swarm
+from controller.quiet import WHOLE_S, Quiet
+from mesh import keyspace
+from mesh.follow import Batch, Change, Picture
+from mesh.ranges import Ranges
+from mesh.records import Address, Leader, Port, Record, Status
+from mesh.snapshot import Snapshot
+from tests.signing import SEAL, value
+from tests.unit.swarm_world import DB, WEB
+
+NOW = 1_800_000_000.0
+SWARM = Swarm("cluster", {WEB.id: WEB}, {}, {}, ())
+STATUS = Status("n1", 1.0, ())
+PORT = Port("n1", 51820, "t1")
+
+
+class Stored:
+    """A picture of a store, with what changes in it."""
+
+    def __init__(self) -> None:
+        self._picture = Picture(SEAL)
+        records: tuple[Record, ...] = (STATUS, PORT, Address(IPv4Address("10.1.0.1"), None))
+        changes = [Change(keyspace.key_of(record).encode(), value(record), 1) for record in records]
+        self._picture.replace(Batch(1, whole=True, changes=changes))
+
+    def snapshot(self, *, complete: bool = True) -> Snapshot:
+        return self._picture.snapshot(complete=complete)
+
+    def put(self, record: Record) -> Snapshot:
+        return self.change(keyspace.key_of(record), value(record))
+
+    def change(self, key: str, written: bytes | None) -> Snapshot:
+        revision = self._picture.revision + 1
+        self._picture.apply(Batch(revision, whole=False, changes=[Change(key.encode(), written, revision)]))
+        return self.snapshot()
+
+
+@pytest.fixture
+def stored() -> Stored:
+    return Stored()
+
+
+@pytest.fixture
+def quiet(stored: Stored) -> Quiet:
+    found = Quiet()
+    assert not found.holds(SWARM, stored.snapshot(), NOW)
+    found.note(SWARM, stored.snapshot(), NOW, None)
+    return found
+
+
+def test_nothing_has_changed(quiet: Quiet, stored: Stored) -> None:
+    assert quiet.holds(SWARM, stored.snapshot(), NOW)
+    assert quiet.holds(replace(SWARM), stored.snapshot(), NOW + WHOLE_S - 1)
+
+
+def test_what_no_decision_reads_may_change(quiet: Quiet, stored: Stored) -> None:
+    assert quiet.holds(SWARM, stored.put(replace(STATUS, written=2.0)), NOW)
+    assert quiet.holds(SWARM, stored.put(Leader("another")), NOW)
+
+
+def test_any_other_record_counts(quiet: Quiet, stored: Stored) -> None:
+    assert not quiet.holds(SWARM, stored.put(replace(PORT, task="t2")), NOW)
+
+
+def test_a_record_that_ended_counts(quiet: Quiet, stored: Stored) -> None:
+    assert not quiet.holds(SWARM, stored.change(keyspace.key_of(PORT), None), NOW)
+
+
+def test_garbage_counts_wherever_it_lies(quiet: Quiet, stored: Stored) -> None:
+    assert not quiet.holds(SWARM, stored.change(keyspace.status("n2"), b"garbage"), NOW)
+
+
+def test_swarms_lists_count(quiet: Quiet, stored: Stored) -> None:
+    assert not quiet.holds(replace(SWARM, services={DB.id: DB}), stored.snapshot(), NOW)
+    assert not quiet.holds(replace(SWARM, tasks={}), stored.snapshot(), NOW)
+    assert not quiet.holds(replace(SWARM, nodes={}), stored.snapshot(), NOW)
+    assert not quiet.holds(replace(SWARM, roots=(b"another",)), stored.snapshot(), NOW)
+
+
+def test_time_counts(quiet: Quiet, stored: Stored) -> None:
+    assert not quiet.holds(SWARM, stored.snapshot(), NOW + WHOLE_S)
+    assert not quiet.holds(SWARM, stored.snapshot(), NOW - 1), "a clock that was set back"
+    quiet.note(SWARM, stored.snapshot(), NOW, int(NOW) + 5)
+    assert quiet.holds(SWARM, stored.snapshot(), NOW + 4)
+    assert not quiet.holds(SWARM, stored.snapshot(), NOW + 5), "a link key is due"
+
+
+def test_a_gap_counts(quiet: Quiet, stored: Stored) -> None:
+    assert not quiet.holds(SWARM, stored.snapshot(complete=False), NOW)
+    assert not quiet.holds(SWARM, Stored().snapshot(), NOW), "listed anew"
+
+
+def test_what_was_done_counts(quiet: Quiet, stored: Stored) -> None:
+    quiet.forget()
+    assert not quiet.holds(SWARM, stored.snapshot(), NOW)
+
+
+def test_what_changed_is_known_between_any_two_snapshots_of_a_picture(stored: Stored) -> None:
+    first = stored.snapshot()
+    second = stored.put(replace(PORT, task="t2"))
+    third = stored.change(keyspace.status("n1"), None)
+    assert second.changed_since(first) == frozenset({keyspace.key_of(PORT)})
+    assert third.changed_since(first) == frozenset({keyspace.key_of(PORT), keyspace.status("n1")})
+    assert third.changed_since(third) == frozenset()
+    assert first.changed_since(third) is None
+    assert third.changed_since(third.with_records({}, {})) is None
+
+
+def test_records_by_kind_are_those_of_all(stored: Stored) -> None:
+    found = stored.put(Port("n1", 51821, "t2"))
+    plain = found.with_records(found.records, found.invalid)
+    for kind in (Status, Port, Address, Leader):
+        assert list(found.all(kind)) == list(plain.all(kind))
+        assert list(found.keys_of(kind)) == list(plain.keys_of(kind))
+
+
+def test_no_status_wakes_another_nodes_agent() -> None:
+    first, end = Ranges.of(b"/", [name.encode() for name in followed("zzzz")]).span()
+    assert not first <= b"/" + keyspace.status("0").encode() < end

@@ -1,0 +1,97 @@
+"""The index made from an earlier one equals the one made anew, whatever changed in between."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh import keyspace
+from mesh.follow import Batch, Change, Picture
+from mesh.graph import index
+from mesh.records import Attachment, Endpoint, Record
+from mesh.regraph import reindex
+from mesh.snapshot import Snapshot
+from tests.signing import SEAL, value
+from tests.unit.link_graphs import CLUSTER, endpoint, service
+
+NETWORKS = ("overlay", "bridge")
+SERVICES = {
+    "A": service("A", "a", ("b", "b"), strict=False),
+    "B": service("B", "b", elsewhere=(Attachment("overlay", IPv4Address("10.9.0.1")),)),
+}
+
+attachments = st.lists(
+    st.builds(Attachment, st.sampled_from(NETWORKS), st.integers(1, 3).map(lambda n: IPv4Address("10.9.0.0") + n)),
+    max_size=2,
+    unique=True,
+).map(tuple)
+endpoints = st.builds(
+    lambda found, task, number, key, ready, elsewhere: endpoint(
+        found, f"t{task}", number, ready=ready, key=key, elsewhere=elsewhere
+    ),
+    st.sampled_from("ABC"),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.sampled_from((None, None, None, 1, 7)),
+    st.booleans(),
+    attachments,
+)
+outside_the_mesh = endpoints.map(lambda one: replace(one, address=IPv4Address("192.0.2.77")))
+its_own = st.integers(1, 4).flatmap(
+    lambda n: st.builds(
+        lambda ready, elsewhere: endpoint("A", f"t{n}", n, ready=ready, elsewhere=elsewhere),
+        st.booleans(),
+        attachments,
+    )
+)
+written = st.one_of(its_own, its_own, endpoints, outside_the_mesh, st.sampled_from((CLUSTER, *SERVICES.values())))
+steps = st.lists(st.tuples(st.sampled_from(("put", "put", "put", "end", "garbage", "look")), written), max_size=30)
+
+
+def _change(picture: Picture, action: str, record: Record) -> None:
+    put = {"put": value(record), "end": None, "garbage": b"garbage"}[action]
+    key, revision = keyspace.key_of(record), picture.revision + 1
+    picture.apply(Batch(revision, whole=False, changes=[Change(key.encode(), put, revision)]))
+
+
+@settings(max_examples=400, deadline=None)
+@given(steps, st.booleans())
+def test_an_index_made_from_an_earlier_one_equals_one_made_anew(
+    history: list[tuple[str, Record]], whole: bool
+) -> None:
+    picture = Picture(SEAL)
+    first: list[Record] = [CLUSTER, *SERVICES.values()] if whole else []
+    changes = [Change(keyspace.key_of(record).encode(), value(record), 1) for record in first]
+    picture.replace(Batch(1, whole=True, changes=changes))
+    before = picture.snapshot(complete=True)
+    graph = index(before)
+    for action, record in history:
+        if action != "look":
+            _change(picture, action, record)
+            if isinstance(record, Endpoint) and record.ready:
+                continue  # so that several changes are met at once
+        now = picture.snapshot(complete=action != "garbage")
+        graph, before = reindex(graph, before, now), now
+        assert graph == index(now)
+
+
+def _of(picture: Picture) -> Snapshot:
+    return picture.snapshot(complete=True)
+
+
+def test_what_an_index_does_not_read_leaves_it_the_same_object() -> None:
+    picture = Picture(SEAL)
+    records: list[Record] = [CLUSTER, *SERVICES.values(), endpoint("A", "t1", 1)]
+    changes = [Change(keyspace.key_of(record).encode(), value(record), 1) for record in records]
+    picture.replace(Batch(1, whole=True, changes=changes))
+    before = _of(picture)
+    graph = index(before)
+    picture.apply(Batch(2, whole=False, changes=[Change(b"keys/n1/t1", None, 2)]))
+    assert reindex(graph, before, _of(picture)) is graph
+    _change(picture, "put", endpoint("B", "t2", 2))
+    moved = reindex(graph, before, _of(picture))
+    assert moved.by_task.keys() == {"t1", "t2"}
+    assert moved.services is graph.services, "what has not changed is shared"
