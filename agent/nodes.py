@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -57,7 +58,7 @@ def believed(snapshot: Snapshot, cluster: str) -> Snapshot:
         if problem:
             del records[key]
             invalid[key] = problem
-    return snapshot.with_records(MappingProxyType(records), MappingProxyType(invalid))
+    return replace(snapshot, records=MappingProxyType(records), invalid=MappingProxyType(invalid))
 
 
 def _unproven(node: Node, cluster: str, roots: Sequence[bytes], now: datetime) -> str | None:

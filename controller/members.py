@@ -17,7 +17,7 @@ it. A report on a task that Swarm runs on another node is not unknown but worthl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
@@ -163,7 +163,7 @@ class _Judgement:
             for key, reason in self._left_out.items():
                 del records[key]
                 invalid |= {key: reason} if reason is not None else {}
-            stored = stored.with_records(MappingProxyType(records), MappingProxyType(invalid))
+            stored = replace(stored, records=MappingProxyType(records), invalid=MappingProxyType(invalid))
         return Judged(stored, MappingProxyType(self._members), tuple(self._steps()), tuple(self._problems))
 
     def _unknown(self, key: str, reason: str) -> None:

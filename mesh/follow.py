@@ -23,7 +23,7 @@ from mesh.errors import InvalidRecord, LinkwireError
 from mesh.manifest import Entry, Manifest
 from mesh.records import Record, Versioned
 from mesh.seal import Seal
-from mesh.snapshot import Snapshot
+from mesh.snapshot import Snapshot, Trail
 
 log = structlog.get_logger(__name__)
 
@@ -110,9 +110,7 @@ class Picture:
             invalid=invalid,
             unread=MappingProxyType(self._unread.copy()),
             contents=contents,
-            kinds=MappingProxyType(self._copied),
-            log=self._log,
-            logged=len(self._log),
+            trail=Trail(records, invalid, MappingProxyType(self._copied), self._log, len(self._log)),
         )
 
     def _take(self, batch: Batch, known_invalid: dict[str, str]) -> bool:

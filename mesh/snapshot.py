@@ -6,7 +6,7 @@ Rule 2 of the design: nothing is removed on partial knowledge. `Snapshot.complet
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar, cast
 
@@ -15,6 +15,25 @@ from mesh.contents import Contents
 from mesh.records import Record, Versioned
 
 T = TypeVar("T", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """What somebody who keeps a picture up to date knows of a snapshot of it.
+
+    Attributes:
+        records: the snapshot's.
+        invalid: the snapshot's.
+        kinds: the records by their type.
+        log: which keys changed, one after the other; it goes on, for all snapshots of one picture.
+        logged: how much of it the snapshot has seen.
+    """
+
+    records: Mapping[str, Versioned[Record]]
+    invalid: Mapping[str, str]
+    kinds: Mapping[type, Mapping[str, Versioned[Record]]]
+    log: Sequence[str]
+    logged: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +48,7 @@ class Snapshot:
         invalid: key -> why the value there is not a record of ours. The key counts as unknown, not as absent.
         unread: key -> the store's revision of its last change, for those.
         contents: the records that are signed as a set. `contents.judge` says whether they are what was signed.
-        kinds: the same records by their type, where somebody keeps them so; None to look through all of them.
-        log: which keys changed, one after the other, shared by the snapshots that were made of one picture; None
-            where nobody kept it. Whoever makes a snapshot of another one's records leaves both out.
-        logged: how much of it this snapshot has seen.
+        trail: what the picture that this was made of knows besides; of these very records and none else.
     """
 
     revision: int = 0
@@ -41,9 +57,7 @@ class Snapshot:
     invalid: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     unread: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     contents: Contents = field(default_factory=Contents)
-    kinds: Mapping[type, Mapping[str, Versioned[Record]]] | None = field(default=None, compare=False, repr=False)
-    log: Sequence[str] | None = field(default=None, compare=False, repr=False)
-    logged: int = field(default=0, compare=False, repr=False)
+    trail: Trail | None = field(default=None, compare=False, repr=False)
 
     def get(self, key: str, kind: type[T]) -> T | None:
         """The record under a key, or None if there is none of that kind."""
@@ -52,27 +66,32 @@ class Snapshot:
 
     def all(self, kind: type[T]) -> Iterator[T]:
         """Every record of a kind."""
-        records = self.records if self.kinds is None else self.kinds.get(kind, {})
+        trail = self._trail()
+        records = self.records if trail is None else trail.kinds.get(kind, {})
         for versioned in records.values():
             if isinstance(versioned.record, kind):
                 yield versioned.record
 
     def keys_of(self, kind: type[T]) -> Iterator[tuple[str, Versioned[T]]]:
         """Every record of a kind with its key and all that is known of it."""
-        records = self.records if self.kinds is None else self.kinds.get(kind, {})
+        trail = self._trail()
+        records = self.records if trail is None else trail.kinds.get(kind, {})
         for key, found in records.items():
             if isinstance(found.record, kind):
                 yield key, cast("Versioned[T]", found)
 
     def changed_since(self, before: Snapshot) -> frozenset[str] | None:
         """The keys that may differ, in records, invalid and unread, from an earlier snapshot; None: any of them."""
-        if self.log is None or before.log is not self.log or before.logged > self.logged:
+        now, then = self._trail(), before._trail()
+        if now is None or then is None or then.log is not now.log or then.logged > now.logged:
             return None
-        return frozenset(self.log[before.logged : self.logged])
+        return frozenset(now.log[then.logged : now.logged])
 
-    def with_records(self, records: Mapping[str, Versioned[Record]], invalid: Mapping[str, str]) -> Snapshot:
-        """The same moment with other records: nobody has kept those by their kinds."""
-        return replace(self, records=records, invalid=invalid, kinds=None, log=None)
+    def _trail(self) -> Trail | None:
+        """None for a snapshot that was made of another with other records."""
+        trail = self.trail
+        own = trail is not None and trail.records is self.records and trail.invalid is self.invalid
+        return trail if own else None
 
     def revision_of(self, key: str) -> int:
         """The revision of a key's last change, readable or not; 0 for a key that is not there."""

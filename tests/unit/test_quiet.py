@@ -113,15 +113,16 @@ def test_what_changed_is_known_between_any_two_snapshots_of_a_picture(stored: St
     assert third.changed_since(first) == frozenset({keyspace.key_of(PORT), keyspace.status("n1")})
     assert third.changed_since(third) == frozenset()
     assert first.changed_since(third) is None
-    assert third.changed_since(third.with_records({}, {})) is None
+    assert third.changed_since(replace(third, records={})) is None
 
 
 def test_records_by_kind_are_those_of_all(stored: Stored) -> None:
     found = stored.put(Port("n1", 51821, "t2"))
-    plain = found.with_records(found.records, found.invalid)
+    plain = replace(found, records=dict(found.records))
     for kind in (Status, Port, Address, Leader):
         assert list(found.all(kind)) == list(plain.all(kind))
         assert list(found.keys_of(kind)) == list(plain.keys_of(kind))
+    assert not list(replace(found, records={}).all(Port)), "what is made of other records has those alone"
 
 
 def test_no_status_wakes_another_nodes_agent() -> None:
