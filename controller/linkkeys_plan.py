@@ -71,14 +71,19 @@ class LinkKeyPlan:
         placed = {endpoint.task for endpoint in stored.all(Endpoint)}
         self._needed: defaultdict[str, set[str]] = defaultdict(set)  # key -> nodes with a task or an endpoint
         self._holders: defaultdict[str, set[str]] = defaultdict(set)  # key -> nodes with both
+        # By service first: a key is asked for each of its services, and not for each of their tasks.
+        needing: defaultdict[str, set[str]] = defaultdict(set)
+        holding: defaultdict[str, set[str]] = defaultdict(set)
         for endpoint in stored.all(Endpoint):
-            for key in self._by_service.get(endpoint.service, ()):
-                self._needed[key].add(endpoint.node)
+            needing[endpoint.service].add(endpoint.node)
         for task in live:
-            for key in self._by_service.get(task.service, ()):
-                self._needed[key].add(task.node)
-                if task.id in placed:
-                    self._holders[key].add(task.node)
+            needing[task.service].add(task.node)
+            if task.id in placed:
+                holding[task.service].add(task.node)
+        for nodes, by_key in ((needing, self._needed), (holding, self._holders)):
+            for service, its in nodes.items():
+                for key in self._by_service.get(service, ()):
+                    by_key[key] |= its
         self._epochs: dict[str, int | None] = {}
         self._given: set[tuple[str, str]] = set()
 

@@ -53,13 +53,14 @@ class PrivateKey(Secret):
     (RFC 7748, section 5; drivers/net/wireguard/noise.c, wg_noise_set_static_identity_private_key).
     """
 
-    __slots__ = ()
+    __slots__ = ("_public",)
 
     WHAT = "secret key"
 
     def __init__(self, raw: bytes) -> None:
         super().__init__(raw)
         self._raw = bytes([raw[0] & 248, *raw[1:31], (raw[31] & 127) | 64])
+        self._public: PublicKey | None = None
 
     @classmethod
     def generate(cls) -> PrivateKey:
@@ -69,4 +70,6 @@ class PrivateKey(Secret):
     @property
     def public(self) -> PublicKey:
         """The public key that belongs to it."""
-        return PublicKey(bytes(nacl.public.PrivateKey(self._raw).public_key))
+        if self._public is None:  # asked for whenever an interface is derived, and a multiplication on the curve
+            self._public = PublicKey(bytes(nacl.public.PrivateKey(self._raw).public_key))
+        return self._public
