@@ -50,7 +50,7 @@ GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "scale": scale.measure,
     "kernel": kernel.measure,
 }
-SLOW = ("docker", "kernel")
+SLOW = ("docker", "scale", "kernel")
 """Groups that take a minute to begin: not among those of --quick unless they are named."""
 OUTPUT = Path("build/bench/result.json")
 DOCS = Path("docs/bench")

@@ -47,20 +47,6 @@ ROWS = [
     "plan.hundred",
     "index.ten",
     "index.hundred",
-    *(
-        f"scale.added.{what}.{times}"
-        for times in ("ten", "hundred")
-        for what in ("writes", "bytes", "controller", "affected", "unaffected")
-    ),
-    "scale.cold.controller",
-    "scale.cold.agent",
-    "scale.memory.controller",
-    "scale.memory.agent",
-    "scale.idle.agent",
-    "scale.idle.controller",
-    "scale.rolling.p50",
-    "scale.rolling.p99",
-    "scale.lost",
 ]
 SECONDS = 300
 

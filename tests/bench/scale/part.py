@@ -44,6 +44,17 @@ class _Watched(Controller):
     passes = 0
     quiet_at = 0.0
     """When it first found nothing to do after it had."""
+    waited_from = 0.0
+    waited_to = 0.0
+    """When it began, and ceased, to wait for nodes to be heard."""
+
+    def _waits(self, stored: Snapshot, up: Sequence[str]) -> bool:
+        waits = super()._waits(stored, up)
+        if waits:
+            self.waited_from = self.waited_from or time.monotonic()
+        elif self.waited_from and not self.waited_to:
+            self.waited_to = time.monotonic()
+        return waits
 
     def _decide(self, stored: Snapshot, swarm: Swarm) -> tuple[Sequence[Step], bool]:
         steps, whole = super()._decide(stored, swarm)
@@ -72,7 +83,8 @@ class _ControllerPart:
         return {}
 
     def state(self) -> Answer:
-        return {"passes": self._controller.passes, "quiet_at": self._controller.quiet_at}
+        one = self._controller
+        return {"passes": one.passes, "quiet_at": one.quiet_at, "waited": one.waited_to - one.waited_from}
 
     def put(self, service: str, place: tuple[int, str, int], desired: str, state: str, scale: int) -> Answer:
         """A task moves, and Swarm says that its service does. A place is a slot, a node, and which task there."""
