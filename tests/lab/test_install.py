@@ -120,7 +120,7 @@ def test_a_nodes_certificate_writes_what_is_its_own_and_the_shared_one_nothing(i
     process.wait_for("agents to be their nodes' users", lambda: is_own(installed, me), seconds=60, every=0.5)
     others = nodes - {me}
     keys = ["services/x", "endpoints/x/y", "keys/n/x", "cluster", "manifest", "leader", "members/x", "linkkeys/x/y"]
-    keys += ["access", *(f"{prefix}/{other}" for other in others for prefix in ("nodes", "status"))]
+    keys += ["access", *(f"{prefix}/{other}" for other in others for prefix in ("nodes", "vitals"))]
     keys += [key for other in others for key in ranges(other)]
     assert refused(tried(installed, "own", keys))
 
