@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ pytest_plugins = ["tests.attacks", "tests.lab.fixtures"]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SecondTries())
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started by a shell in the background, and every program under test would take that over.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 FIGURES: pytest.StashKey[list[str]] = pytest.StashKey()
