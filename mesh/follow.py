@@ -100,7 +100,9 @@ class Picture:
 
     def snapshot(self, *, complete: bool) -> Snapshot:
         """An immutable copy (1 ms for 40,000 records); of each kind only if that has changed."""
-        self._copied = {kind: self._copied.get(kind) or found.copy() for kind, found in self._kinds.items()}
+        # A dict of its own: ours loses the kinds that change next, and this snapshot must not.
+        kinds = {kind: self._copied.get(kind) or found.copy() for kind, found in self._kinds.items()}
+        self._copied = dict(kinds)
         records, invalid = MappingProxyType(self._records.copy()), MappingProxyType(self._invalid.copy())
         contents = Contents(MappingProxyType(self._entries.copy()), self._total)
         return Snapshot(
@@ -110,7 +112,7 @@ class Picture:
             invalid=invalid,
             unread=MappingProxyType(self._unread.copy()),
             contents=contents,
-            trail=Trail(records, invalid, MappingProxyType(self._copied), self._log, len(self._log)),
+            trail=Trail(records, invalid, MappingProxyType(kinds), self._log, len(self._log)),
         )
 
     def _take(self, batch: Batch, known_invalid: dict[str, str]) -> bool:

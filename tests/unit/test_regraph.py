@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mesh import keyspace
 from mesh.follow import Batch, Change, Picture
 from mesh.graph import index
-from mesh.records import Attachment, Endpoint, Record
+from mesh.records import Attachment, Cluster, Endpoint, Record, Service
 from mesh.regraph import reindex
 from mesh.snapshot import Snapshot
 from tests.signing import SEAL, value
@@ -95,3 +95,22 @@ def test_what_an_index_does_not_read_leaves_it_the_same_object() -> None:
     moved = reindex(graph, before, _of(picture))
     assert moved.by_task.keys() == {"t1", "t2"}
     assert moved.services is graph.services, "what has not changed is shared"
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps)
+def test_a_snapshot_stays_what_it_was_whatever_changes_after_it(history: list[tuple[str, Record]]) -> None:
+    """By kind too: somebody may be looking at it while the next change comes in."""
+    picture = Picture(SEAL)
+    changes = [Change(keyspace.key_of(record).encode(), value(record), 1) for record in SERVICES.values()]
+    picture.replace(Batch(1, whole=True, changes=changes))
+    seen = [_of(picture)]
+    for action, record in history:
+        if action != "look":
+            _change(picture, action, record)
+        seen.append(_of(picture))
+        for one in seen:
+            for kind in (Cluster, Service, Endpoint):
+                found = dict(one.keys_of(kind))
+                assert found == {k: v for k, v in one.records.items() if isinstance(v.record, kind)}
+                assert list(one.all(kind)) == [versioned.record for versioned in found.values()]
