@@ -143,7 +143,8 @@ class Agent:
                 self._link_keys.learn(believed)
         reporter.recalled(recalled(snapshot.get(keyspace.RECALL, Recall), self._node.id, self._seen))
         now = time.monotonic()
-        for state in list(self._tasks.values()):
+        # Who waits to be wired goes first: one new neighbour is reason to look at all the others too.
+        for state in sorted(self._tasks.values(), key=lambda state: state.applied is not None):
             try:
                 self._bring(state, now)
             except Exception as error:
