@@ -90,7 +90,8 @@ def test_a_tasks_addresses_are_known_before_it_starts_and_for_as_long_as_it_live
     assert running.elsewhere == meant
     starting = [local.elsewhere for local in seen.tasks if local.state == "created"]
     assert starting[-1] == meant
-    assert len(starting[0]) > 0, "what Swarm chose is known as soon as the container is made"
+    # A look may come upon it while Docker is making it; the one that follows its `create` event does not.
+    assert len(starting[min(1, len(starting) - 1)]) > 0, "what Swarm chose is known as soon as the container is made"
     assert all(set(earlier) <= set(later) for earlier, later in itertools.pairwise(starting)), "and nothing is lost"
     assert [(local.state, local.elsewhere) for local in seen.afresh] == [("created", meant)], "also to a new agent"
 

@@ -1,7 +1,7 @@
 """A task's first connection: is it wired at its process's first instruction, and does its first try get through?
 
 Without the gate that is a figure to report; with it, being wired is a promise. LINKWIRE_FIRST_CONNECTIONS is how many
-fresh tasks are tried of each kind (default 30), and LINKWIRE_FIRST_BATCH how many at a time (default 5: harder, since
+fresh tasks are tried of each kind (default 15), and LINKWIRE_FIRST_BATCH how many at a time (default 5: harder, since
 three nodes share this machine's processors).
 """
 
@@ -74,7 +74,7 @@ class Start:
 
 
 def test_how_many_fresh_tasks_get_through_at_the_first_try(stacks: Deployment, figure: Callable[[str], None]) -> None:
-    count = int(os.environ.get("LINKWIRE_FIRST_CONNECTIONS") or 30)
+    count = int(os.environ.get("LINKWIRE_FIRST_CONNECTIONS") or 15)
     script = "\n".join(f"        {line}" for line in SCRIPT.strip().splitlines())
     stacks.deploy("first", STACK.format(image=stacks.images.demo, script=script))
     stacks.wait_running("first_web", 1)
