@@ -161,7 +161,8 @@ class UserspaceBackend:
             if child.poll() is not None:
                 raise Terminal(
                     f"{PROGRAM} for {name} ended at once with exit code {child.returncode}: "
-                    f"LOG_LEVEL=debug {PROGRAM} -f {name} says why"
+                    f"LOG_LEVEL=debug {PROGRAM} -f {name} says why (of many on a node, each takes one of "
+                    f"fs.inotify.max_user_instances)"
                 )
             if time.monotonic() > deadline:
                 child.kill()

@@ -39,7 +39,7 @@ class Effort:
     tasks: int
 
 
-FULL = Effort(rounds=15, seconds=1.0, exchanges=500, many=100, most=1000, endpoints=10_000, puts=100, tasks=100)
+FULL = Effort(rounds=7, seconds=1.0, exchanges=500, many=100, most=1000, endpoints=10_000, puts=100, tasks=100)
 QUICK = Effort(rounds=2, seconds=0.2, exchanges=20, many=10, most=50, endpoints=200, puts=5, tasks=10)
 
 
