@@ -42,9 +42,12 @@ class HeldLinkKeys:
         of another epoch than the one that counts, which was put back or is still to be replaced; nor one that is
         missing while its epoch counts. Boxes are not signed as a set, epochs are.
         """
-        changed, self._learned = snapshot.changed_since(self._learned), snapshot
-        if changed is not None and not any(key.startswith((keyspace.EPOCHS, keyspace.LINK_KEYS)) for key in changed):
-            return
+        changed = snapshot.changed_since(self._learned)
+        if changed is None or any(key.startswith((keyspace.EPOCHS, keyspace.LINK_KEYS)) for key in changed):
+            self._take(snapshot)
+        self._learned = snapshot
+
+    def _take(self, snapshot: Snapshot) -> None:
         epochs = {record.key: record.epoch for record in snapshot.all(LinkKeyEpoch)}
         opened: dict[SealedLinkKey, LinkKey | None] = {}
         for sealed in snapshot.all(SealedLinkKey):

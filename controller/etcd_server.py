@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,7 +187,8 @@ def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.terminate()
         try:
-            process.wait(_STOPPING)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOPPING)
         finally:
             process.kill()
             process.wait()

@@ -153,22 +153,7 @@ class Decoder:
         kept = self._lasting.get(raw[4:36])
         if kept is None or kept[0] != lasts:
             kept = self._lasting[raw[4:36]] = (lasts, _decode_peer(raw))
-        known = kept[1]
-        return Peer(
-            known.public_key,
-            known.endpoint,
-            known.allowed_ips,
-            known.preshared_key,
-            known.keepalive,
-            _seconds(head[6], head[7]),
-            rx_bytes=head[16],
-            tx_bytes=head[13],
-        )
-
-
-def decode_device(name: str, payloads: Iterable[memoryview]) -> Device:
-    """What one dump says, and nothing else is known: see Decoder."""
-    return Decoder().decode(name, payloads)
+        return kept[1].counted(_seconds(head[6], head[7]), rx_bytes=head[16], tx_bytes=head[13])
 
 
 def _ifname(name: str) -> bytes:

@@ -143,23 +143,8 @@ class Decoder:
         kept = self._lasting.get(lines[:_KEY_DIGITS])
         if kept is None or kept[0] != lasts:
             kept = self._lasting[lines[:_KEY_DIGITS]] = (lasts, _decode_peer(name, lasts))
-        known = kept[1]
         seconds, nanoseconds, tx_bytes, rx_bytes = map(int, counters.groups())
-        return Peer(
-            known.public_key,
-            known.endpoint,
-            known.allowed_ips,
-            known.preshared_key,
-            known.keepalive,
-            seconds + nanoseconds / 1e9 or None,
-            rx_bytes,
-            tx_bytes,
-        )
-
-
-def decode_device(name: str, text: str) -> Device:
-    """What one answer says, and nothing else is known: see Decoder.decode."""
-    return Decoder().decode(name, text)
+        return kept[1].counted(seconds + nanoseconds / 1e9 or None, rx_bytes, tx_bytes)
 
 
 @dataclass(slots=True)

@@ -63,7 +63,7 @@ def expected(change: DeviceChange) -> dict[PublicKey, Peer]:
 def test_what_is_packed_is_unpacked_the_same_however_it_is_split(change: DeviceChange, limit: int) -> None:
     # A request to set and the answer to get are made of the same attributes.
     messages = genetlink.encode_set(NAME, change, limit)
-    device = genetlink.decode_device(NAME, map(memoryview, messages))
+    device = genetlink.Decoder().decode(NAME, map(memoryview, messages))
     assert device.peers == expected(change)
     assert device.listen_port == (change.listen_port or 0)
 
@@ -166,7 +166,7 @@ def test_the_text_that_sets() -> None:
 @given(changes)
 def test_text_that_is_written_as_wireguard_go_writes_it_is_read(change: DeviceChange) -> None:
     text = uapi.encode_set(change).decode().removeprefix("set=1\n").rstrip("\n")
-    device = uapi.decode_device(NAME, text)
+    device = uapi.Decoder().decode(NAME, text)
     assert device.peers == expected(change)
     assert device.public_key == (change.private_key.public if change.private_key else None)
 
@@ -175,7 +175,7 @@ PEER_LINE = f"public_key={'00' * 32}\n"
 
 
 def decoded_preshared(text: str) -> PresharedKey | None:
-    (peer,) = uapi.decode_device(NAME, text).peers.values()
+    (peer,) = uapi.Decoder().decode(NAME, text).peers.values()
     return peer.preshared_key
 
 
@@ -186,7 +186,7 @@ def test_an_answer_of_wireguard_go() -> None:
         "last_handshake_time_nsec=500000000\ntx_bytes=1\nrx_bytes=2\npersistent_keepalive_interval=25\n"
         "allowed_ip=10.0.0.1/32\nallowed_ip=fd00::/64\n"
     )
-    device = uapi.decode_device(NAME, text)
+    device = uapi.Decoder().decode(NAME, text)
     key = PublicKey(bytes(32))
     allowed = frozenset({ip_network("10.0.0.1/32"), ip_network("fd00::/64")})
     assert device.peers == {key: Peer(key, UdpEndpoint(ip_address("fe80::1"), 7), allowed, None, 25, 5.5, 2, 1)}
@@ -213,5 +213,5 @@ def test_an_answer_of_wireguard_go() -> None:
 )
 def test_what_is_not_of_the_protocol_is_refused_without_being_quoted(text: str) -> None:
     with pytest.raises(Terminal, match="is not understood") as caught:
-        uapi.decode_device(NAME, text)
+        uapi.Decoder().decode(NAME, text)
     assert KEY.raw.hex() not in str(caught.value)

@@ -113,7 +113,7 @@ def test_the_kernels_dumps(states: list[list[Peer]], pieces: bool, more: int) ->
     for state in met(states, more):
         expected = {peer.public_key: peer for peer in state}
         assert decoder.decode(NAME, dumped(state, pieces=pieces)).peers == expected
-        assert genetlink.decode_device(NAME, dumped(state, pieces=pieces)).peers == expected
+        assert genetlink.Decoder().decode(NAME, dumped(state, pieces=pieces)).peers == expected
 
 
 @given(states, counters)
@@ -122,7 +122,7 @@ def test_wireguard_gos_answers(states: list[list[Peer]], more: int) -> None:
     for state in met(states, more):
         expected = {peer.public_key: peer for peer in state}
         assert decoder.decode(NAME, written(state)).peers == expected
-        assert uapi.decode_device(NAME, written(state)).peers == expected
+        assert uapi.Decoder().decode(NAME, written(state)).peers == expected
 
 
 FIELDS = ("endpoint", "allowed_ips", "preshared_key", "keepalive", "last_handshake", "rx_bytes", "tx_bytes")
