@@ -182,9 +182,8 @@ class Reporter:
             ops.append(Put(status, None, self._lease))
         if not stored.complete:
             return ops
-        mine = {
-            key for kind in (Node, TaskReport, Recalled) for key, _ in stored.keys_of(kind)
-        } | stored.invalid.keys()
+        mine = {key for kind in (Node, TaskReport, Recalled) for key, _ in stored.keys_of(kind)}
+        mine.update(stored.invalid)
         wanted: list[tuple[str, Sequence[Record]]] = [(keyspace.recalled(node.id, ""), recalled)]
         if known:
             wanted.append((keyspace.report(node.id, ""), tuple(reports.values())))

@@ -88,7 +88,7 @@ def resign(stored: Snapshot, signer: bytes, done: Snapshot | None = None) -> lis
 
 def _as_it_was(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
     """By what the records say: one that was written anew has another generation and signature than before."""
-    for key in sorted(known.contents.entries.keys() | stored.contents.entries.keys()):
+    for key in sorted({*known.contents.entries, *stored.contents.entries}):
         now, before = stored.records.get(key), known.records.get(key)
         revision = stored.revision_of(key)
         if before is None:

@@ -93,7 +93,8 @@ def put_back(stored: Snapshot, found: Snapshot, witness: Witness) -> tuple[list[
     changes += [Change((op,), f"{op.key}: held by what was brought back") for op in _held(stored, found)]
     changes += [
         Change((Delete(key, stored.revision_of(key)),), f"{key}: not of what was brought back")
-        for key in sorted(stored.contents.entries.keys() - found.contents.entries.keys())
+        for key in sorted(stored.contents.entries)
+        if key not in found.contents.entries
     ]
     return changes, ""
 

@@ -8,10 +8,11 @@ one's generation is lower than what the reader has seen before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from immutables import Map
 
 from mesh import keyspace
 from mesh.manifest import Entry, Manifest
@@ -32,19 +33,19 @@ class Contents:
         total: all of them as one product.
     """
 
-    entries: Mapping[str, Entry] = field(default_factory=lambda: MappingProxyType({}))
+    entries: Map[str, Entry] = field(default_factory=Map[str, Entry])
     total: Manifest = field(default_factory=Manifest, compare=False)
 
     def after(self, puts: Iterable[Entry], gone: Iterable[str]) -> Contents:
-        """With some records written and some taken away; keys that are not covered are passed over."""
-        entries, total = dict(self.entries), self.total
+        """With some records written and some taken away, at their cost; keys that are not covered are passed over."""
+        entries, total = self.entries.mutate(), self.total
         for entry in puts:
             if keyspace.covered(entry.key):
                 total = _without(total, entries.get(entry.key)).add(entry)
                 entries[entry.key] = entry
         for key in gone:
             total = _without(total, entries.pop(key, None))
-        return Contents(MappingProxyType(entries), total)
+        return Contents(entries.finish(), total)
 
     def record(self) -> ManifestRecord:
         """What the manifest has to say of them."""
@@ -109,7 +110,7 @@ def _differences(snapshot: Snapshot, before: Snapshot | None) -> Iterator[str]:
                 yield f"{key}: gone"
         elif now[key].generation < entry.generation:
             yield f"{key}: generation {now[key].generation}, and {entry.generation} has been seen"
-    yield from (f"{key}: new" for key in sorted(now.keys() - before.contents.entries.keys()))
+    yield from (f"{key}: new" for key in sorted(now) if key not in before.contents.entries)
 
 
 def _without(total: Manifest, entry: Entry | None) -> Manifest:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TypeVar, cast
+
+from immutables import Map
 
 from mesh import keyspace
 from mesh.contents import Contents
@@ -40,6 +41,9 @@ class Trail:
 class Snapshot:
     """The records under the followed prefixes, as of `revision`.
 
+    A picture gives them as `immutables.Map`: to copy one costs nothing, and to change some keys of it (`mutate`) what
+    those cost. Its `keys()` are no set, it equals no dict, and its order says nothing.
+
     Attributes:
         revision: the store's revision that this is a whole picture of.
         complete: whether it was listed whole and followed without a gap since. While False it may be used to
@@ -53,9 +57,9 @@ class Snapshot:
 
     revision: int = 0
     complete: bool = False
-    records: Mapping[str, Versioned[Record]] = field(default_factory=lambda: MappingProxyType({}))
-    invalid: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    unread: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    records: Mapping[str, Versioned[Record]] = field(default_factory=Map[str, Versioned[Record]])
+    invalid: Mapping[str, str] = field(default_factory=Map[str, str])
+    unread: Mapping[str, int] = field(default_factory=Map[str, int])
     contents: Contents = field(default_factory=Contents)
     trail: Trail | None = field(default=None, compare=False, repr=False)
 

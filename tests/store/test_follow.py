@@ -171,7 +171,7 @@ def test_a_value_that_breaks_the_codec_is_one_value(store: Store, monkeypatch: p
     follower = store.follow(["ports/"], nothing)
     until(at(follower, store.commit([Put(Port("n", 1, "t"), 0), Put(Port("n", 2, "t"), 0)])))
     assert follower.snapshot.complete
-    assert follower.snapshot.invalid == {"ports/n/1": "OverflowError"}
+    assert dict(follower.snapshot.invalid) == {"ports/n/1": "OverflowError"}
     assert set(follower.snapshot.records) == {"ports/n/2"}
 
 

@@ -48,7 +48,7 @@ def test_after_a_wipe_everything_is_as_it_was(mesh: SmallMesh, etcd: EtcdServer)
         until(lambda: one.verified() and one.believed.records["manifest"].generation > generation, 30)
         settled(one, two)
         assert signed(one, two) == before
-        assert all(seen.records.keys() >= one.believed.contents.entries.keys() for seen in one.everything)
+        assert all(set(seen.records) >= set(one.believed.contents.entries) for seen in one.everything)
         mesh.live(one, two)  # what comes after it goes on as ever
         until(lambda: one.store.load([""]).get(keyspace.RECALL, Recall) is None)
         until(lambda: not list(one.store.load([""]).all(Recalled)))

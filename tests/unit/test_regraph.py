@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -18,6 +19,7 @@ from tests.signing import SEAL, value
 from tests.unit.link_graphs import CLUSTER, endpoint, service
 
 NETWORKS = ("overlay", "bridge")
+KINDS = (Cluster, Service, Endpoint)
 SERVICES = {
     "A": service("A", "a", ("b", "b"), strict=False),
     "B": service("B", "b", elsewhere=(Attachment("overlay", IPv4Address("10.9.0.1")),)),
@@ -97,6 +99,12 @@ def test_what_an_index_does_not_read_leaves_it_the_same_object() -> None:
     assert moved.services is graph.services, "what has not changed is shared"
 
 
+def _held(one: Snapshot) -> list[Mapping[str, object]]:
+    """A copy of all that a snapshot holds, which shares nothing with it."""
+    by_kind = {f"{kind.__name__} {key}": found for kind in KINDS for key, found in one.keys_of(kind)}
+    return [dict(one.records), dict(one.invalid), dict(one.unread), dict(one.contents.entries), by_kind]
+
+
 @settings(max_examples=200, deadline=None)
 @given(steps)
 def test_a_snapshot_stays_what_it_was_whatever_changes_after_it(history: list[tuple[str, Record]]) -> None:
@@ -104,13 +112,16 @@ def test_a_snapshot_stays_what_it_was_whatever_changes_after_it(history: list[tu
     picture = Picture(SEAL)
     changes = [Change(keyspace.key_of(record).encode(), value(record), 1) for record in SERVICES.values()]
     picture.replace(Batch(1, whole=True, changes=changes))
-    seen = [_of(picture)]
+    first = _of(picture)
+    seen = [(first, _held(first))]
     for action, record in history:
         if action != "look":
             _change(picture, action, record)
-        seen.append(_of(picture))
-        for one in seen:
-            for kind in (Cluster, Service, Endpoint):
+        now = _of(picture)
+        seen.append((now, _held(now)))
+        for one, held in seen:
+            assert _held(one) == held
+            for kind in KINDS:
                 found = dict(one.keys_of(kind))
                 assert found == {k: v for k, v in one.records.items() if isinstance(v.record, kind)}
                 assert list(one.all(kind)) == [versioned.record for versioned in found.values()]
