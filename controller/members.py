@@ -33,6 +33,8 @@ from mesh.snapshot import Delete, Put, Snapshot
 
 AGAIN = timedelta(seconds=60)
 """After how long a proof that did not hold is looked at again: a clock may have been wrong."""
+LOGGED = 10
+"""Changed keys that are kept for each record, as in `mesh.follow`."""
 
 _APPROVE = "approve it with `docker linkwire node approve`"
 _UNPROVEN: dict[Unproven | None, str] = {
@@ -51,12 +53,14 @@ class Judged:
         members: the nodes that secrets may be sealed to now, with their sealing keys.
         steps: that keep what was accepted.
         problems: in words.
+        changed: keys in which `stored` may differ from the one of the judgement before; None: in any.
     """
 
     stored: Snapshot
     members: Mapping[str, NodePublicKey]
     steps: tuple[Step, ...] = ()
     problems: tuple[str, ...] = ()
+    changed: frozenset[str] | None = None
 
 
 _Sound = tuple[Versioned[TaskReport], SwarmTask | None, Member]
@@ -85,6 +89,9 @@ class Members:
         self._proven: dict[str, _Proven] = {}
         self._tasks: Mapping[str, SwarmTask] | None = None
         self._kept = datetime.min.replace(tzinfo=UTC)
+        self._log: list[str] = []
+        self._last = Snapshot(), Snapshot()  # as it was given, and what was believed of it
+        self._left_out: Mapping[str, str | None] = {}
 
     def judge(self, swarm: Swarm, stored: Snapshot, now: datetime) -> Judged:
         """Find out what to believe.
@@ -103,11 +110,24 @@ class Members:
             known = self.accepted.get(record.node)
             if known is None or (record.counter >= known.counter and record != known):
                 self.accepted[record.node] = record
-        judged = _Judgement(self, swarm, stored, now).made()
+        judgement = _Judgement(self, swarm, stored, now)
+        believed = self._without(stored, judgement.left_out)
+        judged = replace(judgement.made(believed), changed=believed.changed_since(self._last[1]))
+        self._last = stored, believed
         if swarm.tasks is not self._tasks or not now - AGAIN < self._kept <= now:
             self._tasks, self._kept = swarm.tasks, now
             self._keep(swarm, stored)
         return judged
+
+    def _without(self, stored: Snapshot, left_out: Mapping[str, str | None]) -> Snapshot:
+        """What is believed; of what may differ in it from what was, a log is kept."""
+        changed = stored.changed_since(self._last[0])
+        if changed is None or len(self._log) > LOGGED * (len(stored.records) + 1):
+            self._log = []
+        was, self._left_out = self._left_out, left_out
+        self._log += changed or ()
+        self._log += (k for k in {*was, *left_out} if was.get(k, "") != left_out.get(k, ""))
+        return stored.without(left_out, self._log)
 
     def _keep(self, swarm: Swarm, stored: Snapshot) -> None:
         """Forget what is over."""
@@ -145,35 +165,30 @@ class _Judgement:
         self._swarm = swarm
         self._stored = stored
         self._now = now
-        self._left_out: dict[str, str | None] = {}
+        self.left_out: dict[str, str | None] = {}
         self._members: dict[str, NodePublicKey] = {}
         self._problems: dict[str, None] = {}
 
-    def made(self) -> Judged:
-        """Nodes first: whose a report is follows from them."""
+        # Nodes first: whose a report is follows from them.
         for key, found in self._stored.keys_of(Node):
             self._node(key, found, found.record)
         for report_key, report in self._stored.keys_of(TaskReport):
             self._report(report_key, report)
         for recalled_key, recalled in self._stored.keys_of(Recalled):
             self._recalled(recalled_key, recalled, recalled.record)
-        stored = self._stored
-        if self._left_out:
-            records, invalid = dict(stored.records), dict(stored.invalid)
-            for key, reason in self._left_out.items():
-                del records[key]
-                invalid |= {key: reason} if reason is not None else {}
-            stored = replace(stored, records=MappingProxyType(records), invalid=MappingProxyType(invalid))
+
+    def made(self, stored: Snapshot) -> Judged:
+        """With what is believed of the snapshot."""
         return Judged(stored, MappingProxyType(self._members), tuple(self._steps()), tuple(self._problems))
 
     def _unknown(self, key: str, reason: str) -> None:
         """It holds what its key names, and nothing is concluded from it; the plan names the reason."""
-        self._left_out[key] = reason
+        self.left_out[key] = reason
 
     def _node(self, key: str, found: Versioned[Node], node: Node) -> None:
         observed = self._swarm.nodes.get(node.id)
         if observed is None:
-            self._left_out[key] = None
+            self.left_out[key] = None
             self._problems[f"node {node.id}: an agent speaks for it, and it is not in this Swarm"] = None
             return
         accepted = self._memory.accepted.get(node.id)
@@ -223,10 +238,10 @@ class _Judgement:
         if observed is None:
             # Of a node that has left: the plan takes it away. Not while an agent goes on to write it.
             if keyspace.node(report.node) in self._stored.records:
-                self._left_out[key] = None
+                self.left_out[key] = None
             return
         if task is not None and task.node != report.node:
-            self._left_out[key] = None
+            self.left_out[key] = None
             text = f"node {observed.hostname}: it reports on task {task.id}, which Swarm runs on another node"
             self._problems[text] = None
             return
@@ -244,7 +259,7 @@ class _Judgement:
         """What is in it proves itself; but garbage in a node's name would keep the node from being heard."""
         member = self._memory.accepted.get(recalled.node)
         if member is None or self._memory.signatures.problem(key, found, member.report_key) is not None:
-            self._left_out[key] = None
+            self.left_out[key] = None
 
     def _steps(self) -> Iterator[Step]:
         gone = {member.node for member in self._stored.all(Member)} | self._memory.accepted.keys()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from mesh.labels import LabelError, ServiceLabels
@@ -96,6 +96,38 @@ class SwarmNode:
     """The node label `linkwire.key`: the fingerprint of the keys that an operator has approved as the node's."""
 
 
+Named = tuple[str, str]
+"""`service`, `task` or `node`, and an id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Ids of what may differ between two pictures of a Swarm: come, gone, or said anew."""
+
+    services: frozenset[str] = frozenset()
+    tasks: frozenset[str] = frozenset()
+    nodes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """What somebody who keeps a picture of a Swarm up to date knows of it.
+
+    Attributes:
+        services: the picture's.
+        tasks: the picture's.
+        nodes: the picture's.
+        log: what changed, one after the other; it goes on, for all pictures.
+        logged: how much of it the picture has seen.
+    """
+
+    services: Mapping[str, SwarmService]
+    tasks: Mapping[str, SwarmTask]
+    nodes: Mapping[str, SwarmNode]
+    log: Sequence[Named]
+    logged: int
+
+
 @dataclass(frozen=True, slots=True)
 class Swarm:
     """Everything at one moment: complete lists, or there would be no value of this type."""
@@ -106,6 +138,26 @@ class Swarm:
     nodes: Mapping[str, SwarmNode]
     roots: tuple[bytes, ...] = ()
     """In PEM, what the nodes' certificates are checked with."""
+    trail: Trail | None = field(default=None, compare=False, repr=False)
+
+    def changed_since(self, before: Swarm) -> Changed | None:
+        """What may differ from an earlier picture; None: anything."""
+        now, then = self._trail(), before._trail()
+        if now is None or then is None or then.log is not now.log or then.logged > now.logged:
+            return None
+        if (self.cluster, self.roots) != (before.cluster, before.roots):
+            return None
+        named: dict[str, set[str]] = {"service": set(), "task": set(), "node": set()}
+        for kind, name in now.log[then.logged : now.logged]:
+            named[kind].add(name)
+        return Changed(frozenset(named["service"]), frozenset(named["task"]), frozenset(named["node"]))
+
+    def _trail(self) -> Trail | None:
+        """None for a picture that was made of another with other lists."""
+        trail = self.trail
+        if trail is None or trail.services is not self.services or trail.tasks is not self.tasks:
+            return None
+        return trail if trail.nodes is self.nodes else None
 
     def live(self, task: SwarmTask) -> bool:
         """Whether a task holds, or may still hold, a place on a node that anybody can reach.
@@ -120,14 +172,18 @@ class Swarm:
 
     def unsettled(self) -> frozenset[str]:
         """Services whose tasks Swarm is still moving: those to be watched closely."""
-        found: set[str] = set()
-        running: dict[str, int] = {}
+        tasks: dict[str, list[SwarmTask]] = {service: [] for service in self.services}
         for task in self.tasks.values():
+            tasks.setdefault(task.service, []).append(task)
+        return frozenset(service for service, its in tasks.items() if self.moves(service, its))
+
+    def moves(self, service: str, tasks: Iterable[SwarmTask]) -> bool:
+        """Whether Swarm is still moving the tasks of a service, which are these."""
+        running = 0
+        for task in tasks:
             if task.settled:
-                running[task.service] = running.get(task.service, 0) + (task.running and task.wanted)
+                running += task.running and task.wanted
             elif task.wanted or self.live(task):
-                found.add(task.service)
-        for service in self.services.values():
-            if service.replicas is not None and running.get(service.id, 0) != service.replicas:
-                found.add(service.id)
-        return frozenset(found)
+                return True
+        found = self.services.get(service)
+        return found is not None and found.replicas not in {None, running}

@@ -8,12 +8,11 @@ seconds, since the store watch behind Swarm's events is not started again after 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterable
+from typing import Protocol
 
+from controller.lists import Lists
 from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
-
-T = TypeVar("T")
 
 RESYNC_S = 5.0
 CLOSE_S = 0.1
@@ -52,11 +51,7 @@ class SwarmWatch:
         self._clock = clock
         self._cluster = ""
         self._roots: tuple[bytes, ...] = ()
-        self._services: dict[str, SwarmService] = {}
-        self._tasks: dict[str, SwarmTask] = {}
-        self._nodes: dict[str, SwarmNode] = {}
-        self._looked: tuple[object, ...] = (None, None, None)
-        self._unsettled: frozenset[str] = frozenset()
+        self._lists = Lists()
         self._resync_at = 0.0
         self._hinted: dict[str, float] = {}
         self._moved: dict[str, float] = {}
@@ -82,9 +77,9 @@ class SwarmWatch:
         else:
             try:
                 if "service" in kinds:
-                    self._services = _kept(self._services, self._swarm.services())
+                    self._lists.take_services(self._swarm.services())
                 if "node" in kinds:
-                    self._nodes = _kept(self._nodes, self._swarm.nodes())
+                    self._lists.take_nodes(self._swarm.nodes())
                 self._list_close(now)
             except Exception:
                 self._resync_at = 0.0
@@ -99,7 +94,7 @@ class SwarmWatch:
         return max(0.0, min(at, self._resync_at) - now)
 
     def _picture(self) -> Swarm:
-        return Swarm(self._cluster, self._services, self._tasks, self._nodes, self._roots)
+        return self._lists.swarm(self._cluster, self._roots)
 
     def _resync(self, now: float) -> None:
         self._resync_at = 0.0
@@ -108,31 +103,28 @@ class SwarmWatch:
         services = self._swarm.services()
         tasks = self._swarm.tasks()
         nodes = self._swarm.nodes()
-        self._note_moves(self._tasks, tasks, now)
-        self._services, self._nodes = _kept(self._services, services), _kept(self._nodes, nodes)
-        self._tasks = _kept(self._tasks, tasks)
+        self._lists.take_services(services)
+        self._lists.take_nodes(nodes)
+        self._note_moves(self._lists.take_tasks(tasks), now)
         self._note_listed(now)
         done = self._clock()
         self._resync_at = done + max(RESYNC_S, COST * (done - now))
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        known = self._services.keys() | {task.service for task in self._tasks.values()}
+        known = self._lists.named()
         self._hinted = {name: at for name, at in self._hinted.items() if now - at < HINT_S}
         self._moved = {name: at for name, at in self._moved.items() if name in known}
 
     def _note_listed(self, now: float) -> None:
         """All tasks were listed. A service that never moves ages from when it was first seen."""
-        self._listed = dict.fromkeys(self._services.keys() | {task.service for task in self._tasks.values()}, now)
+        self._listed = dict.fromkeys(self._lists.named(), now)
         for name in self._listed:
             self._moved.setdefault(name, now)
 
     def _close(self, now: float) -> frozenset[str]:
         hinted = {name for name, at in self._hinted.items() if now - at < HINT_S}
-        of = self._services, self._tasks, self._nodes
-        if any(seen is not now_is for seen, now_is in zip(self._looked, of, strict=True)):
-            self._looked, self._unsettled = of, self._picture().unsettled()
-        return self._unsettled | hinted
+        return self._lists.unsettled(self._picture()) | hinted
 
     def _due_at(self, name: str) -> float:
         """When a service under close watch is to be listed again: does not change while nothing is listed."""
@@ -144,32 +136,12 @@ class SwarmWatch:
         if not due:
             return
         # Asked for the tasks of a service that is gone, Swarm answers with an error: then all are listed.
-        fresh = self._swarm.tasks(due if due <= self._services.keys() else None)
-        unknown = {task.node for task in fresh.values() if task.node} - self._nodes.keys()
-        if unknown:
-            self._nodes = self._swarm.nodes()
-        if due <= self._services.keys():
-            before = {name: task for name, task in self._tasks.items() if task.service in due}
-            if before != fresh:
-                ended = before.keys() - fresh.keys()
-                tasks = {name: task for name, task in self._tasks.items() if name not in ended} | fresh
-                self._note_moves(before, fresh, now)
-                self._tasks = _kept(self._tasks, tasks)
-        else:
-            self._note_moves(self._tasks, fresh, now)
-            self._tasks = _kept(self._tasks, fresh)
+        of = due if due <= self._lists.services.keys() else None
+        fresh = self._swarm.tasks(of)
+        if {task.node for task in fresh.values() if task.node} - self._lists.nodes.keys():
+            self._lists.take_nodes(self._swarm.nodes())
+        self._note_moves(self._lists.take_tasks(fresh, of), now)
         self._listed.update(dict.fromkeys(due, now))
 
-    def _note_moves(self, old: dict[str, SwarmTask], new: dict[str, SwarmTask], now: float) -> None:
-        for name in old.keys() | new.keys():
-            was, now_is = old.get(name), new.get(name)
-            if was != now_is:
-                task = now_is or was
-                if task is not None:
-                    self._moved[task.service] = now
-
-
-def _kept(old: dict[str, T], new: dict[str, T]) -> dict[str, T]:
-    """What is new, but what says the same stays the same object: so that who has seen it knows it for that."""
-    kept = {name: known if (known := old.get(name)) is not None and known == it else it for name, it in new.items()}
-    return old if len(old) == len(kept) and all(old.get(name) is it for name, it in kept.items()) else kept
+    def _note_moves(self, services: Iterable[str], now: float) -> None:
+        self._moved.update(dict.fromkeys(services, now))

@@ -6,7 +6,7 @@ Rule 2 of the design: nothing is removed on partial knowledge. `Snapshot.complet
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 from immutables import Map
@@ -32,7 +32,7 @@ class Trail:
 
     records: Mapping[str, Versioned[Record]]
     invalid: Mapping[str, str]
-    kinds: Mapping[type, Mapping[str, Versioned[Record]]]
+    kinds: Mapping[type, Map[str, Versioned[Record]]]
     log: Sequence[str]
     logged: int
 
@@ -90,6 +90,26 @@ class Snapshot:
         if now is None or then is None or then.log is not now.log or then.logged > now.logged:
             return None
         return frozenset(now.log[then.logged : now.logged])
+
+    def without(self, left_out: Mapping[str, str | None], log: Sequence[str]) -> Snapshot:
+        """A snapshot that lacks some of the records, at their cost.
+
+        Args:
+            left_out: key -> why it is to count as `invalid`; None where it is to count as absent.
+            log: as in `Trail`, of such snapshots: every key in which this may differ from those with the same log.
+        """
+        records, invalid, trail = Map(self.records).mutate(), Map(self.invalid).mutate(), self._trail()
+        kinds = {kind: found.mutate() for kind, found in trail.kinds.items()} if trail is not None else {}
+        for key, reason in left_out.items():
+            gone = records.pop(key)
+            if trail is not None:
+                del kinds[type(gone.record)][key]
+            if reason is not None:
+                invalid[key] = reason
+        left, known = records.finish(), invalid.finish()
+        made = {kind: found.finish() for kind, found in kinds.items()}
+        trail = Trail(left, known, made, log, len(log)) if trail is not None else None
+        return replace(self, records=left, invalid=known, trail=trail)
 
     def _trail(self) -> Trail | None:
         """None for a snapshot that was made of another with other records."""
