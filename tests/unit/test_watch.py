@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
-from controller.watch import BACK_OFF, CLOSE_MAX_S, CLOSE_S, COST, HINT_S, RESYNC_S, SwarmWatch
+from controller.watch import (
+    BACK_OFF,
+    CLOSE_MAX_S,
+    CLOSE_S,
+    COST,
+    HEARD_COST,
+    HEARD_S,
+    HINT_S,
+    RESYNC_S,
+    SwarmWatch,
+)
 from mesh.errors import Retryable
 from tests.unit.memory_store import MemoryStore
 from tests.unit.swarm_world import DB, WEB, World, service
@@ -167,6 +177,29 @@ def test_a_hint_keeps_a_settled_service_under_watch_for_a_moment() -> None:
     assert {what for _, what in asked} == {f"tasks of {DB.id}"}
     assert max(at for at, _ in asked) < HINT_S
     assert watched.watch.due_in() > 0.9
+
+
+def test_what_is_told_of_just_after_a_list_is_listed_again_sooner_than_what_only_moves() -> None:
+    watched = Watched(WEB, DB)
+    assert watched.refresh(("service", WEB.id), after=1.0) == ["services", f"tasks of {WEB.id}"]
+    assert watched.watch.due_in() == pytest.approx(CLOSE_S)
+    assert watched.refresh(("task", WEB.id), after=HEARD_S / 4) == []
+    assert watched.watch.due_in() == pytest.approx(HEARD_S * 3 / 4)
+    assert watched.refresh(after=HEARD_S * 3 / 4 + 1e-9) == [f"tasks of {WEB.id}"]
+    assert watched.watch.due_in() == pytest.approx(CLOSE_S)
+
+
+def test_dear_lists_are_not_made_for_every_word_of_a_service() -> None:
+    watched = Watched(replace(WEB, replicas=2))
+    watched.lists.price = (CLOSE_S - 0.02) / HEARD_COST
+    watched.refresh(after=CLOSE_S)
+    spent = began = 0.0
+    for _ in range(100):
+        before = watched.lists.now
+        asked = watched.refresh(("task", WEB.id), after=0.001)
+        spent += watched.lists.price * len(asked)
+        began += watched.lists.now - before
+    assert 0 < spent / began <= 1 / HEARD_COST
 
 
 def test_each_kind_of_event_asks_for_its_own_list() -> None:
