@@ -2,6 +2,8 @@
 
 One generic codec over the records' own type hints. What does not fit a hint exactly, has a field too many or
 too few, or lies under another key than its content says, is an InvalidRecord and never a half-read record.
+
+What a record is is said here, the plain way. `mesh.readers` gives the same for what is in order, and sooner.
 """
 
 from __future__ import annotations
@@ -13,29 +15,26 @@ import functools
 import ipaddress
 import json
 import math
+import operator
 import types
 import typing
+from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
 from mesh import keyspace
-from mesh.envelope import VerifyKey
 from mesh.errors import InvalidRecord, LinkwireError
-from mesh.hybrid import NodePublicKey
-from mesh.keys import PublicKey
+from mesh.readers import KEYS, WHOLE, Odd, hints, optional, reader
 from mesh.records import Record
 
 FORMAT = 1
 MAX_BYTES = 1_000_000  # etcd refuses requests over 1.5 MiB (--max-request-bytes)
 
-_WHOLE = 2**53  # beyond it a float does not tell whole numbers apart, and far beyond it overflows
-_KEYS = (PublicKey, NodePublicKey, VerifyKey)
 _ADDRESSES = (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
 
 
 def encode(record: Record) -> bytes:
     """Write a record as UTF-8 JSON with sorted keys, so that equal records are equal bytes."""
-    fields = _plain(record)
-    return json.dumps({"v": FORMAT, **fields}, sort_keys=True, separators=(",", ":")).encode()
+    return _ENCODER.encode({"v": FORMAT, **_plain(record)}).encode()
 
 
 def decode(key: str, value: bytes) -> Record:
@@ -50,19 +49,26 @@ def decode(key: str, value: bytes) -> Record:
     if len(value) > MAX_BYTES:
         raise InvalidRecord(f"{key}: {len(value)} bytes is more than any record of ours")
     try:
-        plain = json.loads(value.decode(), parse_constant=_refuse, object_pairs_hook=_unique)
+        plain = _DECODER.decode(value.decode())
     except (ValueError, RecursionError):
         raise InvalidRecord(f"{key}: not JSON") from None
     version = plain.pop("v", None) if isinstance(plain, dict) else None
     if type(version) is not int or version != FORMAT:
         raise InvalidRecord(f"{key}: not a record of format {FORMAT}")
     try:
-        record: Record = _read(kind, plain, "")
-    except (ValueError, LinkwireError) as error:
-        raise InvalidRecord(f"{key}: {error}") from None
+        record: Record = reader(typing.cast("Hashable", kind))(plain)
+    except (Odd, ValueError, LinkwireError):
+        record = _plainly(key, kind, plain)
     if keyspace.key_of(record) != key:
         raise InvalidRecord(f"{key}: holds the record that belongs under {keyspace.key_of(record)}")
     return record
+
+
+def _plainly(key: str, kind: type[Record], plain: dict[str, Any]) -> Record:
+    try:
+        return typing.cast("Record", _read(kind, plain, ""))
+    except (ValueError, LinkwireError) as error:
+        raise InvalidRecord(f"{key}: {error}") from None
 
 
 def _refuse(constant: str) -> Any:  # noqa: ANN401 - never returns
@@ -77,29 +83,35 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return plain
 
 
+_DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any field of a record
-    if dataclasses.is_dataclass(value) and not isinstance(value, (type, *_KEYS)):
-        left_out = {name for name, default in _optional(type(value)).items() if getattr(value, name) == default}
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name not in left_out}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, (*_KEYS, *_ADDRESSES)):
-        return str(value)
-    return value
+    return _writer(typing.cast("Hashable", type(value)))(value)
 
 
 @functools.cache
-def _fields(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}
-
-
-@functools.cache
-def _optional(kind: type) -> dict[str, Any]:
-    """Fields that are left out where they have their default, with that."""
-    return {f.name: f.default for f in dataclasses.fields(kind) if f.metadata.get("optional")}
+def _writer(kind: type) -> Callable[[Any], Any]:
+    """What makes JSON's own types of a value of a type."""
+    is_record = dataclasses.is_dataclass(kind) and not issubclass(kind, KEYS)
+    if is_record:
+        names, may = tuple(hints(kind)), optional(kind)
+        if not may:
+            return lambda value: {name: _plain(getattr(value, name)) for name in names}
+        told = operator.attrgetter(*names)
+        return lambda value: {
+            name: _plain(field)
+            for name, field in zip(names, told(value), strict=True)
+            if name not in may or field != may[name]
+        }
+    if issubclass(kind, tuple):
+        return lambda value: [_plain(item) for item in value]
+    if issubclass(kind, bytes):
+        return lambda value: base64.b64encode(value).decode()
+    if issubclass(kind, (*KEYS, *_ADDRESSES)):
+        return str
+    return lambda value: value
 
 
 def _read(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - one return a shape of hint
@@ -116,7 +128,7 @@ def _read(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - one retur
         return tuple(_read(typing.get_args(hint)[0], item, f"{where}[{n}]") for n, item in enumerate(plain))
     if hint in (str, int, bool, float):
         return _scalar(hint, plain, where)
-    if not (dataclasses.is_dataclass(hint) and hint not in _KEYS):
+    if not (dataclasses.is_dataclass(hint) and hint not in KEYS):
         return _from_text(hint, plain, where)
     return _object(typing.cast("type", hint), plain, where)
 
@@ -124,18 +136,18 @@ def _read(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - one retur
 def _object(hint: type, plain: Any, where: str) -> Any:  # noqa: ANN401 - a record, or a part of one
     if not isinstance(plain, dict):
         raise ValueError(f"{where or 'record'}: an object was expected")
-    wanted, optional = _fields(hint), _optional(hint)
-    if odd := ", ".join(sorted((plain.keys() ^ wanted.keys()) - (optional.keys() - plain.keys()))):
+    wanted, may = hints(hint), optional(hint)
+    if odd := ", ".join(sorted((plain.keys() ^ wanted.keys()) - (may.keys() - plain.keys()))):
         raise ValueError(f"{where or 'record'}: missing or unknown: {odd}")
     fields = {n: _read(h, plain[n], f"{where}.{n}" if where else n) for n, h in wanted.items() if n in plain}
-    for name in fields.keys() & optional.keys():
-        if fields[name] == optional[name]:  # there is one way only to write a record
-            raise ValueError(f"{where or 'record'}: {name} is left out where it is {optional[name]}")
+    for name in fields.keys() & may.keys():
+        if fields[name] == may[name]:  # there is one way only to write a record
+            raise ValueError(f"{where or 'record'}: {name} is left out where it is {may[name]}")
     return hint(**fields)
 
 
 def _scalar(hint: type, plain: Any, where: str) -> Any:  # noqa: ANN401 - one of the scalars
-    if hint is float and type(plain) is int and abs(plain) <= _WHOLE:
+    if hint is float and type(plain) is int and abs(plain) <= WHOLE:
         return float(plain)
     if type(plain) is not hint or (isinstance(plain, float) and not math.isfinite(plain)):
         raise ValueError(f"{where}: {hint.__name__} was expected")
@@ -150,7 +162,7 @@ def _from_text(hint: Any, plain: Any, where: str) -> Any:  # noqa: ANN401 - a ty
     try:
         if hint is bytes:
             return base64.b64decode(plain, validate=True)
-        return hint.parse(plain) if hint in _KEYS else hint(plain)
+        return hint.parse(plain) if hint in KEYS else hint(plain)
     except (binascii.Error, ValueError, LinkwireError):
         raise ValueError(f"{where}: not a {hint.__name__}") from None
 

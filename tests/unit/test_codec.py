@@ -7,18 +7,19 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh import keyspace
+from mesh import codec, keyspace
 from mesh.codec import MAX_BYTES, decode, encode
 from mesh.envelope import SigningKey, VerifyKey
-from mesh.errors import InvalidRecord
+from mesh.errors import InvalidRecord, LinkwireError
 from mesh.hybrid import NodeKey, NodePublicKey
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
 from mesh.ports import PortRange
 from mesh.proof import NodeProof
+from mesh.readers import Odd, reader
 from mesh.records import (
     Access,
     Address,
@@ -44,7 +45,7 @@ from mesh.records import (
     Status,
     TaskReport,
 )
-from mesh.wgtypes import UdpEndpoint
+from mesh.wgtypes import IPAddress, UdpEndpoint
 
 KEY = PublicKey(bytes(range(32)))
 NODE_KEY = NodeKey(bytes(range(32))).public
@@ -218,6 +219,7 @@ def of(key: str) -> Record:
         ("leader", b"[]", "leader: not a record of format 1"),
         ("leader", b"null", "leader: not a record of format 1"),
         ("leader", b'{"holder":"me"}', "leader: not a record of format 1"),
+        ("nodes/n", changed(NODE, own_user=False), "nodes/n: record: own_user is left out where it is False"),
         ("leader", changed(of("leader"), v=2), "leader: not a record of format 1"),
         ("leader", changed(of("leader"), v="1"), "leader: not a record of format 1"),
         ("leader", changed(of("leader"), holder=...), "leader: record: missing or unknown: holder"),
@@ -348,3 +350,140 @@ def test_a_sealed_key_that_is_not_valid_is_not_quoted(sealed: object) -> None:
     with pytest.raises(InvalidRecord) as caught:
         decode("keys/n/t", changed(of("keys/n/t"), sealed=sealed))
     assert "c2VjcmV0" not in str(caught.value)
+
+
+def quickly(kind: Any, plain: object) -> str | None:  # noqa: ANN401 - any hint of a record's
+    """What a quick reader makes of JSON, shown whole: 1, 1.0 and True are equal and not the same."""
+    try:
+        return repr(reader(kind)(plain))
+    except (Odd, ValueError, LinkwireError):
+        return None
+
+
+def plainly(kind: Any, plain: object) -> str | None:  # noqa: ANN401 - as above
+    try:
+        return repr(codec._read(kind, plain, ""))
+    except (ValueError, LinkwireError):
+        return None
+
+
+def without_version(value: bytes) -> dict[str, Any]:
+    plain = json.loads(value)
+    return {name: field for name, field in plain.items() if name != "v"}
+
+
+@pytest.mark.parametrize(("key", "record"), ONE_OF_EACH)
+def test_each_kind_is_read_quickly(key: str, record: Record) -> None:
+    assert quickly(type(record), without_version(encode(record))) == repr(record), key
+
+
+@given(record=records(), kind=st.sampled_from(typing.get_args(Record)))
+def test_what_is_read_quickly_is_what_is_read_plainly(record: Record, kind: type[Record]) -> None:
+    plain = without_version(encode(record))
+    for one in (type(record), kind):
+        assert quickly(one, plain) in (None, plainly(one, plain))
+
+
+TEXTS = (
+    *(
+        "",
+        "0",
+        "1.2.3.4",
+        "01.2.3.4",
+        "1.2.3",
+        "1.2.3.4.5",
+        "1.2.3.256",
+        "1.2.3.4/32",
+        "+1.2.3.4",
+        "1.2.3.\u0664",
+        " 1.2.3.4",
+    ),
+    *(
+        "::",
+        "fd00::1",
+        "::ffff:1.2.3.4",
+        "fe80::1%eth0",
+        "10.0.0.0/8",
+        "10.0.0.1/8",
+        "fd00::/96",
+        "tcp",
+        "in",
+        "running",
+    ),
+    *("QQ==", "QR==", "QQ=", "QQ", "=QQ=", "QQ==QQ==", "Q Q=", "QQ==\n", "QUJD", "QUJ_", "\ud800", "\U0001f600"),
+    *(KEY_TEXT, KEY_TEXT[:-1], KEY_TEXT + "=", str(NODE_KEY), str(NODE_KEY)[:-4], str(REPORT_KEY), "A" * 43 + "="),
+)
+NUMBERS: tuple[object, ...] = (
+    0,
+    1,
+    -1,
+    True,
+    False,
+    None,
+    2**53,
+    2**53 + 1,
+    10**400,
+    0.0,
+    -0.0,
+    0.5,
+    1e308 * 10,
+    [],
+    {},
+    ["a"],
+)
+HINTS = (
+    *(
+        str,
+        int,
+        bool,
+        float,
+        bytes,
+        PublicKey,
+        NodePublicKey,
+        VerifyKey,
+        IPv4Address,
+        IPv6Address,
+        IPv4Network,
+        IPv6Network,
+    ),
+    *(
+        IPAddress,
+        IPv4Address | None,
+        str | None,
+        tuple[str, ...],
+        tuple[int, ...] | None,
+        typing.Literal["in", "tcp"],
+    ),
+)
+
+
+@pytest.mark.parametrize("hint", HINTS, ids=str)
+def test_a_value_that_is_read_quickly_is_what_is_read_plainly(hint: Any) -> None:  # noqa: ANN401 - any hint of a record's
+    for plain in (*TEXTS, *NUMBERS, *([text] for text in TEXTS)):
+        assert quickly(hint, plain) in (None, plainly(hint, plain)), plain
+
+
+odd_values = st.sampled_from([*TEXTS, *NUMBERS]) | json_values
+
+
+def spots(plain: Any) -> list[tuple[Any, Any]]:  # noqa: ANN401 - any JSON
+    """Every place in JSON: what holds it, and where there."""
+    inside = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
+    return [spot for at, one in inside for spot in [(plain, at), *spots(one)]]
+
+
+@settings(max_examples=1000)
+@given(data=st.data())
+def test_what_is_read_quickly_though_something_is_odd_is_what_is_read_plainly(data: st.DataObject) -> None:
+    _, record = data.draw(st.sampled_from(ONE_OF_EACH))
+    plain = without_version(encode(record))
+    for _ in range(data.draw(st.integers(1, 2))):
+        holder, at = data.draw(st.sampled_from(spots(plain)) if plain else st.just((plain, "x")))
+        match data.draw(st.integers(0, 3)):
+            case 0 if isinstance(holder, dict):
+                holder.pop(at, None)
+            case 1 if isinstance(holder, dict):
+                holder[data.draw(st.sampled_from(["x", "own_user", "manifest", "held"]))] = data.draw(odd_values)
+            case _:
+                holder[at] = data.draw(odd_values)
+    assert quickly(type(record), plain) in (None, plainly(type(record), plain))
