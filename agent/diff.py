@@ -15,7 +15,6 @@ The safety rules (design, section 8), which each value of `Changes` keeps:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
@@ -118,7 +117,8 @@ def diff(
     surplus = (route for route in seen_routes if route.network not in meant)
     remove_routes = tuple(sorted(surplus, key=_route_order)) if complete else ()
     up = observed is None or not observed.up
-    first_rules, rules = _rules(desired, seen, previous, memo, complete=complete)
+    last = previous if observed is not None else None
+    first_rules, rules = rules_around(desired, seen.rules, last, memo, complete=complete)
     new_hosts = desired.hosts if (hosts or ()) != desired.hosts and (complete or not hosts) else None
     for what, changed in (
         ("addresses", tuple(map(str, add_addresses + remove_addresses))),
@@ -128,10 +128,7 @@ def diff(
             reasons.append(f"{what} {', '.join(changed)}")
     if up and observed is not None:
         reasons.append("was down")
-    if first_rules is not None or rules is not None:
-        reasons.append("rules")
-    if new_hosts is not None:
-        reasons.append(f"names of {len(new_hosts)} addresses")
+    reasons.extend(reasons_of((), first_rules or rules, new_hosts))
     return Changes(
         create=observed is None,
         first_rules=first_rules,
@@ -156,17 +153,25 @@ def _route_order(route: Route) -> tuple[int, int, int]:
     return route.network.version, int(route.network.network_address), route.network.prefixlen
 
 
-def _rules(
-    desired: InterfaceConfig, seen: Seen, previous: InterfaceConfig | None, memo: Memo, *, complete: bool
+def rules_around(
+    desired: InterfaceConfig, seen: Rules | None, previous: InterfaceConfig | None, memo: Memo, *, complete: bool
 ) -> tuple[Rules | None, Rules | None]:
-    """The rules for before the peers change, and for afterwards; None where they are so already."""
+    """The rules for before the peers change, and for afterwards; None where they are so already.
+
+    Args:
+        desired: what is meant.
+        seen: the rules as they are, None for none.
+        previous: what was applied last, None where there is no device, or that is not known.
+        memo: what was worked out before of the same interface.
+        complete: whether `desired` rests on everything.
+    """
     wanted = memo.render(desired.policy, desired.name)
-    if seen.rules == wanted or (seen.rules is not None and not complete):
+    if seen == wanted or (seen is not None and not complete):
         return None, None
-    if seen.rules is None or seen.interface is None or previous is None:
+    if seen is None or previous is None:
         return wanted, None
     first = render(_between(previous.policy, desired.policy), desired.name)
-    return first if first != seen.rules else None, wanted if wanted != first else None
+    return first if first != seen else None, wanted if wanted != first else None
 
 
 def _between(old: Policy, new: Policy) -> Policy:
@@ -197,7 +202,7 @@ def _device(
     complete: bool,
 ) -> DeviceChange | None:
     if observed is None:
-        peers = tuple(_upsert(peer) for peer in desired.peers if peer.preshared_key is not None)
+        peers = tuple(upsert(peer) for peer in desired.peers if peer.preshared_key is not None)
         reasons.append(f"no device yet; {len(peers)} peers")
         return DeviceChange(desired.private_key, desired.listen_port, peers)
     device = observed.device
@@ -217,19 +222,28 @@ def _device(
         reasons.append("another private key")
     if port is not None:
         reasons.append(f"UDP port {device.listen_port} -> {port}")
-    reasons.extend(_peer_reasons(len(removed), upserts))
     peers = (*(PeerChange(public, remove=True) for public in sorted(removed)), *upserts)
+    reasons.extend(reasons_of(peers))
     return DeviceChange(key, port, peers) if key is not None or port is not None or peers else None
 
 
-def _peer_reasons(removed: int, upserts: tuple[PeerChange, ...]) -> Iterator[str]:
-    if removed:
-        yield f"{removed} peers removed"
-    keys = sum(_only_the_key(change) for change in upserts)
-    if len(upserts) > keys:
-        yield f"{len(upserts) - keys} peers set"
-    if keys:
-        yield f"{keys} preshared keys changed"
+def reasons_of(
+    peers: tuple[PeerChange, ...], rules: Rules | None = None, hosts: tuple[HostEntry, ...] | None = None
+) -> tuple[str, ...]:
+    """What is done to peers, rules and names, for the log."""
+    removed = sum(change.remove for change in peers)
+    keys = sum(_only_the_key(change) for change in peers)
+    upserts = len(peers) - removed - keys
+    reasons = [
+        f"{count} {what}"
+        for count, what in ((removed, "peers removed"), (upserts, "peers set"), (keys, "preshared keys changed"))
+        if count
+    ]
+    if rules is not None:
+        reasons.append("rules")
+    if hosts is not None:
+        reasons.append(f"names of {len(hosts)} addresses")
+    return tuple(reasons)
 
 
 def _is_open(wanted: PeerConfig, seen: Peer) -> bool:
@@ -242,8 +256,11 @@ def _only_the_key(change: PeerChange) -> bool:
     return change.update_only and change.preshared_key is not None and all(other is None for other in others)
 
 
-def _upsert(peer: PeerConfig) -> PeerChange:
-    """A whole peer. With the keepalive it speaks first, so the other side drops its dead session at once."""
+def upsert(peer: PeerConfig) -> PeerChange:
+    """A whole peer, which must have a preshared key.
+
+    With the keepalive it speaks first, so the other side drops its dead session at once.
+    """
     return PeerChange(
         public_key=peer.public_key,
         endpoint=peer.endpoint,
@@ -258,7 +275,7 @@ def _changed(
 ) -> PeerChange | None:
     unknown = wanted.preshared_key is None
     if seen is None or (unknown and seen.preshared_key is None):
-        return None if unknown else _upsert(wanted)
+        return None if unknown else upsert(wanted)
     surplus = complete and bool(seen.allowed_ips - wanted.allowed_ips)
     ips = wanted.allowed_ips if surplus or wanted.allowed_ips - seen.allowed_ips else None
     key = wanted.preshared_key if seen.preshared_key != wanted.preshared_key else None

@@ -7,7 +7,7 @@ a small part of a processor: the more there is to read, the longer it is until t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from agent.tasks import TaskState
 from agent.wireguard import Backend
@@ -66,3 +66,19 @@ class Looks:
         self._left = None
         self._due = self._began + max(STATUS_S, SHARE * self._spent)
         return tuple(self._found)
+
+
+def to_confirm(states: Iterable[TaskState], now: float, is_wanted: Callable[[], bool]) -> Iterator[TaskState]:
+    """The tasks whose devices were changed without being read and are due to be: dirty from then on.
+
+    Args:
+        states: of all tasks; none comes or goes while they are gone through.
+        now: by the monotonic clock.
+        is_wanted: whether there is something else to do: then one is enough for this time.
+    """
+    for state in states:
+        if state.confirm_at is not None and now >= state.confirm_at:
+            state.confirm_at, state.dirty = None, True
+            yield state
+            if is_wanted():
+                return

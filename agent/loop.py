@@ -16,7 +16,7 @@ from agent import gate, links, sysctl
 from agent.containers import Containers, NodeIdentity
 from agent.identity import Identity
 from agent.linkkeys import HeldLinkKeys
-from agent.looks import Looks
+from agent.looks import Looks, to_confirm
 from agent.metrics import Metrics
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.recall import recalled
@@ -129,8 +129,8 @@ class Agent:
 
     def _due_in(self) -> float:
         now = time.monotonic()
-        retries = [state.retry_at - now for state in self._tasks.values() if state.retry_at is not None]
-        return max(0.0, min([self._looks.due_in(), *retries]))
+        due = (at for state in self._tasks.values() for at in (state.retry_at, state.confirm_at) if at is not None)
+        return max(0.0, min([self._looks.due_in(), *(at - now for at in due)]))
 
     def _pass(self, local: Local, snapshot: Snapshot, reporter: Reporter) -> None:
         self._know(local)
@@ -145,12 +145,9 @@ class Agent:
         now = time.monotonic()
         # Who waits to be wired goes first: one new neighbour is reason to look at all the others too.
         for state in sorted(self._tasks.values(), key=lambda state: state.applied is not None):
-            try:
-                self._bring(state, now)
-            except Exception as error:
-                # Whatever it is: one task must not keep this node's others from being wired.
-                log.exception("wiring failed in a way that nobody thought of", task=state.local.task)
-                state.failed_oddly(error)
+            self._try_to_bring(state, now)
+        for state in to_confirm(list(self._tasks.values()), now, self._wake.is_pending):
+            self._try_to_bring(state, now)
         if self._lists and self._graph.complete and self._graph.cluster is not None:
             # Not before everything is known: a task that is not reported as wired is taken for one that is not.
             reporter.tasks(self._reports())
@@ -229,6 +226,14 @@ class Agent:
 
     # --- interfaces
 
+    def _try_to_bring(self, state: TaskState, now: float) -> None:
+        try:
+            self._bring(state, now)
+        except Exception as error:
+            # Whatever it is: one task must not keep this node's others from being wired.
+            log.exception("wiring failed in a way that nobody thought of", task=state.local.task)
+            state.failed_oddly(error)
+
     def _bring(self, state: TaskState, now: float) -> None:
         """Make one task's interface what the records say, if there is anything to do."""
         due = state.retry_at is not None and now >= state.retry_at
@@ -247,7 +252,7 @@ class Agent:
                 state.unwire(self._backend)
             return
         try:
-            config = self._desired(endpoint)
+            config = self._desired(state, endpoint)
         except LinkwireError as error:
             state.error = str(error)
             if state.applied is None:
@@ -257,10 +262,11 @@ class Agent:
         if config is not None and not waits and (state.dirty or config != state.applied):
             state.wire(self._backend, config, complete=self._graph.complete)
 
-    def _desired(self, endpoint: Endpoint) -> InterfaceConfig | None:
+    def _desired(self, state: TaskState, endpoint: Endpoint) -> InterfaceConfig | None:
         key = self._private_key(endpoint)
         mtu = self._mtu(tuple({peer.underlay.host for peer in self._graph.peers(endpoint)}))
-        config = desired(self._graph, endpoint, key, mtu, self._here, link_keys=self._link_keys.held)
+        held, known = self._link_keys.held, state.peers
+        config = desired(self._graph, endpoint, key, mtu, self._here, link_keys=held, known=known)
         return config.without_ipv6() if config is not None and not self._ipv6 else config
 
     def _private_key(self, endpoint: Endpoint) -> PrivateKey:

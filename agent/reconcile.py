@@ -1,4 +1,4 @@
-"""One task's interface: reads it, applies a diff, reads it back.
+"""One task's interface: reads it, applies a diff, reads it back; or goes on from what was read back last.
 
 Every function can be killed between any two lines and converges when called again.
 """
@@ -12,11 +12,12 @@ from ipaddress import IPv6Interface
 import structlog
 
 from agent import conntrack, links, memo, names, nft
-from agent.diff import Changes, Seen, diff
+from agent.advance import advance as peers_between
+from agent.diff import Changes, Seen, diff, reasons_of, rules_around
 from agent.netns import TaskNetns
 from agent.wireguard import Backend
 from mesh.errors import DeviceNotFound, Retryable, Terminal
-from mesh.wgtypes import Interface, InterfaceConfig
+from mesh.wgtypes import DeviceChange, Interface, InterfaceConfig
 
 log = structlog.get_logger(__name__)
 
@@ -60,13 +61,65 @@ def reconcile(
         Retryable: it did not work this time, or does not read back as it was set.
         Terminal: it cannot work until something else changes (PortTaken, RouteClash).
     """
-    changes = _diff(backend, netns, hosts, desired, previous, complete=complete)[0]
-    if changes:
-        _apply(backend, netns, hosts, desired, changes)
+    changes, observed = _diff(backend, netns, hosts, desired, previous, complete=complete)
+    if not changes and observed is not None:
+        return changes, observed
+    _apply(backend, netns, hosts, desired, changes)
     left, observed = _diff(backend, netns, hosts, desired, desired, complete=complete)
     if left or observed is None:
         raise Retryable(f"does not read back as it was set: {', '.join(left.reasons)}")
     return changes, observed
+
+
+def advance(
+    backend: Backend, netns: TaskNetns, hosts: str, desired: InterfaceConfig, before: InterfaceConfig
+) -> Changes | None:
+    """Make an interface that was read back as `before` what is meant now, without reading its device and its peers.
+
+    Rules and names are read and read back as ever, where they change. The caller has the device read soon: until then
+    the kernel's word counts that it took the peers, and whatever somebody else did to the device stays.
+
+    Args:
+        backend: how devices are made here.
+        netns: the task's.
+        hosts: path of the task's hosts file.
+        desired: what is meant; it rests on everything, as `before` does.
+        before: what was applied last, and nothing was applied since.
+
+    Returns:
+        What was changed; None where only `reconcile` can tell. It may have been done in part then.
+
+    Raises:
+        As `reconcile`, and DeviceNotFound.
+    """
+    peers = peers_between(before, desired)
+    if peers is None:
+        return None
+    first_rules, rules = None, None
+    if desired.policy != before.policy:
+        table = nft.read(netns)
+        if table is None:
+            return None
+        first_rules, rules = rules_around(desired, table.rules, before, memo.of(netns), complete=True)
+    new_hosts = desired.hosts if desired.hosts not in (before.hosts, names.read(hosts) or ()) else None
+    changes = Changes(
+        first_rules=first_rules,
+        device=DeviceChange(peers=peers) if peers else None,
+        rules=rules,
+        hosts=new_hosts,
+        reasons=reasons_of(peers, first_rules or rules, new_hosts),
+    )
+    _apply(backend, netns, hosts, desired, changes)
+    return changes if _reads_back(netns, hosts, desired, changes) else None
+
+
+def _reads_back(netns: TaskNetns, hosts: str, desired: InterfaceConfig, changes: Changes) -> bool:
+    """Whether rules and names that were changed are as they are meant."""
+    if changes.first_rules is not None or changes.rules is not None:
+        table = nft.read(netns)
+        if table is None or table.rules != memo.of(netns).render(desired.policy, desired.name):
+            return False
+    return changes.hosts is None or (names.read(hosts) or ()) == desired.hosts
 
 
 def remove(backend: Backend, netns: TaskNetns, hosts: str | None, keep: str | None = None) -> tuple[str, ...]:

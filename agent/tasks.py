@@ -13,11 +13,13 @@ import structlog
 
 from agent import gate, memo, nft, reconcile
 from agent.containers import LocalTask
+from agent.diff import Changes
 from agent.errors import PortTaken
 from agent.netns import TaskNetns
 from agent.rules import Table
 from agent.wireguard import Backend
 from mesh.errors import LinkwireError, NetnsGone, Retryable, Terminal
+from mesh.peerconfigs import PeerConfigs
 from mesh.records import DeviceStatus, PeerStatus, TaskReport
 from mesh.wgtypes import Interface, InterfaceConfig
 
@@ -25,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 RETRY_S = 0.1
 MAX_RETRY_S = 5.0
+CONFIRM_S = 1.0
+"""Seconds after which a device is read that was changed without being read."""
 
 
 @dataclass(slots=True)
@@ -41,6 +45,9 @@ class TaskState:
         retry_at: when to try again after an error, by the monotonic clock; None for no need.
         tried: what was last meant, whether or not it worked.
         brought: the graph that it was last brought in line with.
+        peers: those that were last meant.
+        confirm_at: when its device must be read, by the monotonic clock, since its peers were changed without; None
+            where all that `applied` says was read back.
     """
 
     local: LocalTask
@@ -52,6 +59,10 @@ class TaskState:
     retry_at: float | None = None
     tried: InterfaceConfig | None = None
     brought: object = None
+    peers: PeerConfigs = field(default_factory=PeerConfigs)
+    confirm_at: float | None = None
+    _settled: bool = False
+    """Whether all of it was read back as `applied`, or as what that went on from, and nothing was left out."""
     _delay: float = field(default=RETRY_S)
 
     def wire(self, backend: Backend, desired: InterfaceConfig, *, complete: bool) -> None:
@@ -63,11 +74,11 @@ class TaskState:
             return
         try:
             netns = self._open(backend, self.local.netns)
-            if complete:
-                reconcile.remove(backend, netns, None, keep=desired.name)
-            changes, _ = reconcile.reconcile(
-                backend, netns, self.local.hosts, desired, self.applied, complete=complete
+            changes = (
+                self._advance(backend, netns, desired) if complete and self._settled and not self.dirty else None
             )
+            if changes is None:
+                changes = self._reconcile(backend, netns, desired, complete=complete)
         except NetnsGone:
             self.close()
         except PortTaken as error:
@@ -91,6 +102,33 @@ class TaskState:
             self.applied, self.error, self.port_taken = desired, None, None
             gate.open_for(self.local.container, self.local.netns)
             self._done()
+
+    def _advance(self, backend: Backend, netns: TaskNetns, desired: InterfaceConfig) -> Changes | None:
+        """Go on from what was read back last; None where it must be read. Raises NetnsGone."""
+        if self.applied is None or not self._settled:
+            return None
+        self._settled = False  # until it is known what came of it
+        try:
+            changes = reconcile.advance(backend, netns, self.local.hosts, desired, self.applied)
+        except NetnsGone:
+            raise
+        except LinkwireError as error:
+            log.info("is read anew", task=self.local.task, error=str(error))
+            return None
+        if changes is not None:
+            self._settled = True
+            if self.confirm_at is None:
+                self.confirm_at = time.monotonic() + CONFIRM_S
+        return changes
+
+    def _reconcile(self, backend: Backend, netns: TaskNetns, desired: InterfaceConfig, *, complete: bool) -> Changes:
+        """Read all of it, make it what is meant, read it back. Raises as `reconcile.reconcile`."""
+        self._settled = False
+        if complete:
+            reconcile.remove(backend, netns, None, keep=desired.name)
+        changes, _ = reconcile.reconcile(backend, netns, self.local.hosts, desired, self.applied, complete=complete)
+        self.confirm_at, self._settled = None, complete
+        return changes
 
     def _prepare(self, backend: Backend, name: str) -> None:
         """It has no namespace yet, and will have one any moment; or it never can be wired."""
@@ -178,7 +216,7 @@ class TaskState:
         if self.netns is not None:
             self.netns.close()
         self.netns = None
-        self.applied = None
+        self.applied = self.confirm_at = None
 
     def _open(self, backend: Backend, path: str) -> TaskNetns:
         if self.netns is not None and self.netns.path != path:
@@ -215,7 +253,7 @@ class TaskState:
         self.error = str(error)
         if self.applied is None:
             gate.shut(self.local.container, self.error)
-        self.dirty = True
+        self.dirty, self.confirm_at = True, None
         self.retry_at = time.monotonic() + self._delay
         self._delay = min(self._delay * 2, MAX_RETRY_S)
 

@@ -16,16 +16,13 @@ from mesh.addresses import TWIN_PREFIX, twin
 from mesh.apart import Here, Outside, outside
 from mesh.keys import PrivateKey, PublicKey
 from mesh.labels import LinkLabel, key_name
-from mesh.linkkeys import LinkKeys, PresharedKey
+from mesh.linkkeys import LinkKeys
+from mesh.peerconfigs import PeerConfigs
 from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange, merge
 from mesh.records import Cluster, Endpoint, Service
 from mesh.snapshot import Snapshot
-from mesh.wgtypes import HostEntry, InterfaceConfig, IPNetwork, PeerConfig, Route
-
-KEEPALIVE = 25
-"""Seconds. With it a device that was made again is heard of at once and not after 15 s of silence, and a
-handshake is never older than its 180 s (WireGuard paper, section 6.5; REJECT_AFTER_TIME) while both ends live."""
+from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig, Route
 
 MIN_MTU = 1280
 """Bytes. RFC 8200, section 5: a device with less does without IPv6. Where the way takes less, WireGuard's own packets
@@ -202,6 +199,7 @@ def desired(
     here: Here,
     *,
     link_keys: LinkKeys,
+    known: PeerConfigs | None = None,
 ) -> InterfaceConfig | None:
     """The interface that a task is meant to have; None when it is meant to have none.
 
@@ -212,6 +210,7 @@ def desired(
         least_mtu: bytes that fit into a packet inside on the way to every peer's node, measured by the caller.
         here: what is known of this node's other networks.
         link_keys: those that this node holds.
+        known: the interface's peers as they were worked out last.
     """
     service, cluster = graph.services.get(endpoint.service), graph.cluster
     if cluster is None or service is None:
@@ -224,30 +223,24 @@ def desired(
         addresses=(IPv4Interface((endpoint.address, 32)), IPv6Interface((twin(prefix, endpoint.address), 128))),
         routes=(Route(cluster.subnet, least_mtu if least_mtu < MIN_MTU else None), Route(prefix)),
         mtu=max(MIN_MTU, least_mtu),
-        peers=_peers(graph, prefix, service, endpoint, link_keys),
+        peers=_peers(graph, prefix, service, endpoint, link_keys, known or PeerConfigs()),
         hosts=tuple(_hosts(graph, service, prefix)),
         policy=_policy(graph, cluster, service, endpoint, here),
     )
 
 
-def _peers(
-    graph: Graph, prefix: IPv6Network, service: Service, own: Endpoint, link_keys: LinkKeys
+def _peers(  # noqa: PLR0917 - as `desired` has them
+    graph: Graph, prefix: IPv6Network, service: Service, own: Endpoint, link_keys: LinkKeys, known: PeerConfigs
 ) -> tuple[PeerConfig, ...]:
     names = cache(lambda other: graph.link_keys(service, graph.services[other]))
+    every = graph.peers(own)
     peers = tuple(
-        _peer(peer, prefix, link_keys.between(own.public_key, peer.public_key, names(peer.service)))
-        for peer in graph.peers(own)
+        known.of(peer, prefix, link_keys.between(own.public_key, peer.public_key, names(peer.service)))
+        for peer in every
     )
     link_keys.keep_only(own.public_key, {peer.public_key for peer in peers})
+    known.keep_only([peer.task for peer in every])
     return peers
-
-
-def _peer(peer: Endpoint, prefix: IPv6Network, preshared_key: PresharedKey | None) -> PeerConfig:
-    # As numbers: the constructors would write an address as text and read that again, which takes four times as long.
-    v4 = IPv4Network((int(peer.address), 32))
-    v6 = IPv6Network((int(twin(prefix, peer.address)), 128))
-    allowed_ips: frozenset[IPNetwork] = frozenset({v4, v6})
-    return PeerConfig(peer.public_key, peer.underlay, allowed_ips, preshared_key, KEEPALIVE)
 
 
 def _hosts(graph: Graph, service: Service, prefix: IPv6Network) -> Iterator[HostEntry]:

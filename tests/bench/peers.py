@@ -1,4 +1,4 @@
-"""Many peers on one device: set, read and changed by our codec, against `wg`. The device has no keepalive to send."""
+"""Many peers on one device: set, read and changed, against `wg`. The device has no keepalive to send."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from agent import reconcile
+import pytest
+
+from agent import gate
+from agent.containers import LocalTask
+from agent.tasks import TaskState
 from mesh.wgtypes import DeviceChange, InterfaceConfig, PeerChange, UdpEndpoint
 from tests.bench import stage
 from tests.bench.by_hand import write_wg_file
 from tests.bench.measure import Effort, Row, alternate, timed
 from tests.netns.world import Task, device_name
+
+_CHANGE = "a wired task: without a reading, which follows within a second or so"
+_CONFIRM = "after however many changes there were in a second"
 
 
 def measure(effort: Effort) -> list[Row]:
@@ -45,7 +52,10 @@ class _Bench:
         self._moved = replace(first, endpoint=UdpEndpoint(first.endpoint.host, first.endpoint.port - 1))
         self._after = replace(self._before, peers=(self._moved, *rest))
         self._name = self._before.name
-        self._hosts = stage.hosts_file(folder, "hosts")
+        self._gate = folder / "gate"
+        hosts = stage.hosts_file(folder, "hosts")
+        local = LocalTask("c", "t", "s", "n", "running", self._netns.path, hosts, None, (), gated=False)
+        self._state = TaskState(local)
         self._none = write_wg_file(folder / "none", replace(self._before, peers=()))
         self._all = write_wg_file(folder / "all", self._before)
 
@@ -55,23 +65,23 @@ class _Bench:
         count = self._count
         setting = alternate(rounds, lambda: self._set(self._set_ours), lambda: self._set(self._set_theirs))
         reading = alternate(rounds, lambda: timed(self._read_ours), lambda: timed(self._read_theirs))
-        self._wire(self._before)
-        changing = alternate(rounds, lambda: self._change(self._change_ours), self._sync)
-        telling = alternate(rounds, lambda: self._change(self._tell_ours), self._sync)
-        rows = [
-            Row(f"peers.set.{key}", f"set {count} peers", "wg setconf", "ms", "lower", *setting),
-            Row(
-                f"peers.read.{key}", f"read {count} peers again", "wg show dump", "ms", "lower", *reading, aim="<= 2"
-            ),
-            Row(
-                f"peers.change.{key}", f"reconcile 1 changed peer of {count}", "wg syncconf", "ms", "lower", *changing
-            ),
-            Row(f"peers.tell.{key}", f"set 1 known peer of {count}", "wg syncconf", "ms", "lower", *telling),
-        ]
-        aims = ("<= 1.2", "<= 2", "<= 0.2", "")
-        notes = ("", "", "all of the device is read before, and read back afterwards", "")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gate, "FOLDER", self._gate)
+            self._wire(self._before)
+            confirming = alternate(rounds, self._confirm, self._sync)
+            changing = alternate(rounds, self._change, self._sync)
+        telling = alternate(rounds, self._tell, self._sync)
+        took = (setting, reading, changing, confirming, telling)
+        whats = (
+            (f"peers.set.{key}", f"set {count} peers", "wg setconf", "<= 1.2", ""),
+            (f"peers.read.{key}", f"read {count} peers again", "wg show dump", "<= 2", ""),
+            (f"peers.change.{key}", f"a record changes: 1 peer of {count}", "wg syncconf", "<= 0.2", _CHANGE),
+            (f"peers.confirm.{key}", f"read {count} peers that were changed", "wg syncconf", "", _CONFIRM),
+            (f"peers.tell.{key}", f"set 1 known peer of {count}", "wg syncconf", "", ""),
+        )
         return [
-            replace(row, size=count, aim=aim, note=note) for row, aim, note in zip(rows, aims, notes, strict=True)
+            Row(name, what, reference, "ms", "lower", *turns, size=count, aim=aim, note=note)
+            for (name, what, reference, aim, note), turns in zip(whats, took, strict=True)
         ]
 
     def close(self) -> None:
@@ -104,11 +114,23 @@ class _Bench:
         assert self._hand.wg("show", self._name, "dump").count("\n") == self._count + 1
 
     def _wire(self, config: InterfaceConfig) -> None:
-        reconcile.reconcile(self._backend, self._netns, self._hosts, config, None, complete=True)
+        self._state.wire(self._backend, config, complete=True)
+        assert self._state.error is None
 
-    def _change(self, work: Callable[[], None]) -> float:
-        """Milliseconds for the endpoint's way there."""
-        took = timed(work)
+    def _change(self) -> float:
+        """Milliseconds for the endpoint's way there, as the agent goes it. It believes to have been there before."""
+        self._wire(self._before)
+        took = timed(lambda: self._wire(self._after))
+        assert self._state.confirm_at is not None, "it was read"
+        self._check(self._after)
+        return took
+
+    def _confirm(self) -> float:
+        """Milliseconds for the reading that follows a second later, which finds all as it is meant."""
+        self._wire(self._before)
+        self._wire(self._after)
+        self._state.confirm_at, self._state.dirty = None, True
+        took = timed(lambda: self._wire(self._after))
         self._check(self._after)
         return took
 
@@ -118,12 +140,11 @@ class _Bench:
         self._check(self._before)
         return took
 
-    def _change_ours(self) -> None:
-        reconcile.reconcile(self._backend, self._netns, self._hosts, self._after, self._before, complete=True)
-
-    def _tell_ours(self) -> None:
+    def _tell(self) -> float:
         change = PeerChange(self._moved.public_key, self._moved.endpoint, update_only=True)
-        self._backend.apply(self._netns, self._name, DeviceChange(peers=(change,)))
+        took = timed(lambda: self._backend.apply(self._netns, self._name, DeviceChange(peers=(change,))))
+        self._check(self._after)
+        return took
 
     def _check(self, config: InterfaceConfig) -> None:
         lines = self._hand.wg("show", self._name, "endpoints").splitlines()

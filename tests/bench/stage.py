@@ -13,9 +13,9 @@ from pathlib import Path
 from agent.netns import TaskNetns
 from agent.wireguard import uapi
 from mesh.addresses import twin
-from mesh.graph import KEEPALIVE
 from mesh.keys import PrivateKey
 from mesh.linkkeys import PresharedKey
+from mesh.peerconfigs import KEEPALIVE
 from mesh.policy import Allow, Balance, Policy
 from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig, Route, UdpEndpoint
 from tests.bench.by_hand import Wiring

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from mesh.addresses import pick_address, pick_port, twin, ula
 from mesh.errors import Terminal
-from mesh.graph import KEEPALIVE, Graph, device_name
+from mesh.graph import Graph, device_name
 from mesh.linkkeys import LinkKeys, combined_key
+from mesh.peerconfigs import KEEPALIVE
 from mesh.records import Record, Service
 from mesh.wgtypes import HostEntry, IPAddress, Route
 from tests.unit.link_graphs import CLUSTER, config, endpoint, graph, interface, service, vip

@@ -81,3 +81,18 @@ def test_the_more_a_round_takes_the_later_is_the_next(monkeypatch: pytest.Monkey
     began = time.monotonic()
     rounds.take(states, BACKEND, lambda: False)
     assert time.monotonic() + rounds.due_in() - began >= looks.SHARE * 0.1 * 0.99
+
+
+def test_what_was_changed_without_being_read_is_read_when_it_is_due_and_one_at_a_time_if_need_be() -> None:
+    states = tasks(4)
+    for name, at in (("c0", 1.0), ("c1", 3.0), ("c3", 2.0)):
+        states[name].confirm_at = at
+        states[name].dirty = False
+    states["c2"].dirty = False
+    assert list(looks.to_confirm(states.values(), 0.5, lambda: False)) == []
+    assert list(looks.to_confirm(states.values(), 2.0, lambda: True)) == [states["c0"]]
+    assert list(looks.to_confirm(states.values(), 2.0, lambda: True)) == [states["c3"]]
+    assert [state.dirty for state in states.values()] == [True, False, False, True]
+    states["c0"].confirm_at = 3.0
+    assert list(looks.to_confirm(states.values(), 3.0, lambda: False)) == [states["c0"], states["c1"]]
+    assert all(state.confirm_at is None for state in states.values())
