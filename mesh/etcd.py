@@ -1,6 +1,6 @@
 """A connection to etcd that finds an endpoint which answers, and speaks bytes only.
 
-etcd3 0.12 is used for its stubs alone: its client raises nothing when a watch ends, and knows one endpoint.
+etcd3 0.12 is used for its messages and stubs: its client raises nothing when a watch ends, and knows one endpoint.
 No other module imports etcd3 or grpc, and no error of theirs leaves this one.
 """
 
@@ -27,6 +27,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # a hundred of them, all about that generated code
     from etcd3 import etcdrpc
 
+from mesh import etcd_pages
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.tls import Tls, may_be_refused
 
@@ -86,6 +87,11 @@ class Link:
         self._timeout = timeout
         self._channel = _channel(target, tls)
         self._kv = etcdrpc.KVStub(self._channel)
+        self._pages = self._channel.unary_unary(
+            "/etcdserverpb.KV/Range",
+            request_serializer=etcdrpc.RangeRequest.SerializeToString,
+            response_deserializer=etcd_pages.decode,
+        )
         self._lease = etcdrpc.LeaseStub(self._channel)
         self._watch = etcdrpc.WatchStub(self._channel)
         self.auth = etcdrpc.AuthStub(self._channel)
@@ -99,10 +105,11 @@ class Link:
         """Ask for a key's name, by majority: a member that is cut off from the others does not answer."""
         self._kv.Range(etcdrpc.RangeRequest(key=key, keys_only=True), timeout=timeout or self._timeout)
 
-    def page(self, first: bytes, end: bytes, revision: int) -> Any:  # noqa: ANN401 - etcd's RangeResponse
+    def page(self, first: bytes, end: bytes, revision: int) -> etcd_pages.Page:
         """Read up to PAGE keys of [first, end) as they were at a revision, 0 for now."""
         request = etcdrpc.RangeRequest(key=first, range_end=end, limit=PAGE, revision=revision)
-        return self._kv.Range(request, timeout=self._timeout)
+        page: etcd_pages.Page = self._pages(request, timeout=self._timeout)
+        return page
 
     def commit(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 
 from mesh.errors import Retryable
 from mesh.etcd import Line, Link
+from mesh.etcd_pages import Page
 from mesh.follow import Batch, Change
 from mesh.ranges import Ranges
 from mesh.tls import Tls
@@ -74,7 +75,7 @@ def read(link: Link, ranges: Ranges) -> Batch:
     return Batch(pages[0].header.revision, whole=True, changes=changes)
 
 
-def _pages(link: Link, ranges: Ranges) -> Iterator[Any]:
+def _pages(link: Link, ranges: Ranges) -> Iterator[Page]:
     revision = 0
     for first, end in ranges.bounds:
         key = first
@@ -87,7 +88,7 @@ def _pages(link: Link, ranges: Ranges) -> Iterator[Any]:
             key = page.kvs[-1].key + b"\0"
 
 
-def _identity(response: Any) -> tuple[int, int, int]:  # noqa: ANN401 - any of etcd's responses
+def _identity(page: Page) -> tuple[int, int, int]:
     """Tell one life of an etcd member from the next, as far as its answers can."""
-    header = response.header
+    header = page.header
     return header.cluster_id, header.member_id, header.raft_term
