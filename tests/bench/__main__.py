@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from mesh.log import configure
@@ -31,11 +30,11 @@ from tests.bench import (
     verified,
     wire,
 )
-from tests.bench.measure import FULL, QUICK, Effort, Row
-from tests.bench.run import run_groups
+from tests.bench.measure import FULL, QUICK, Effort
+from tests.bench.run import Measure, run_groups
 from tests.netns.world import sweep
 
-GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
+GROUPS: dict[str, Measure] = {
     "link": link.measure,
     "overlay": overlay.measure,
     "rules": rules.measure,
@@ -113,10 +112,7 @@ def _measure(effort: Effort, groups: list[str], options: argparse.Namespace) -> 
     result = {
         "quick": options.quick,
         "machine": {**before, "load_after": machine.load()},
-        "seconds": run.seconds,
-        "not_here": run.not_here,
-        "failed": run.failed,
-        "rows": [report.as_json(row) for row in run.rows],
+        **run.as_json(),
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
@@ -126,6 +122,7 @@ def _measure(effort: Effort, groups: list[str], options: argparse.Namespace) -> 
         f"comparable\nbetween runs. {before['cores']} cores, {before['wireguard']}, load {before['load']} before and "
         f"{result['machine']['load_after']} after. All figures: {options.output}",
     )
+    print(f"Seconds: {', '.join(f'{name} {seconds:.0f}' for name, seconds in run.seconds.items())}")
     for name, why in run.not_here.items():
         print(f"Not measured here: {name}: {why}")
     for name, why in run.failed.items():

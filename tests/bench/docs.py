@@ -43,7 +43,8 @@ def write(result: Mapping[str, Any], folder: Path) -> list[str]:
 def _page(result: Mapping[str, Any], rows: list[Row], drawn: Iterable[str]) -> Iterable[str]:
     yield from ("# Figures of one run", "")
     yield "Written by `python -m tests.bench --docs` from `results.json`; [what the rows are](../bench.md)."
-    yield from ("", *_machine(result["machine"]), "")
+    whole = sum(seconds for name, seconds in result["seconds"].items() if "." not in name)
+    yield from ("", *_machine(result["machine"]), f"- {whole / 60:.0f} minutes in all", "")
     judged = [row for row in rows if row.met is not None]
     yield f"{sum(bool(row.met) for row in judged)} of {len(judged)} aims are met."
     yield ""

@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from mesh.log import configure
 from tests.bench import device, link, many, overlay, peers, report, wire
 from tests.bench.measure import QUICK, Effort, NotHere, Row
-from tests.bench.run import run_groups
+from tests.bench.run import Run, run_groups
 from tests.kernel import guest
 from tests.kernel.errors import GuestError, GuestSetupError
 
-_GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
+_NAME = "kernel"
+_GROUPS: Mapping[str, Callable[[Effort], list[Row]]] = {
     "link": link.measure,
     "overlay": overlay.measure,
     "wire": wire.measure,
@@ -27,44 +28,61 @@ _GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "peers": peers.measure,
     "many": many.measure,
 }
-_EFFORT = replace(QUICK, seconds=0.5, most=1000)
-_PACKETS = replace(_EFFORT, rounds=6, exchanges=100)
-"""What passes packets takes no longer here than elsewhere, and scatters."""
-_OF = {"link": _PACKETS, "overlay": _PACKETS}
+_EFFORT = replace(QUICK, turns=40, exchanges=50, most=1000)
 _SECONDS = 900.0
-_RESULT = "rows.json"
+_RESULT = "run.json"
 
 
-def measure(effort: Effort) -> list[Row]:
-    """The rows of the guest, their keys after `kernel.`."""
+def measure(effort: Effort) -> Run:
+    """What came of the guest's groups, their names and keys after `kernel.`.
+
+    A guest that does not come to its end is a failure, and what it has measured by then counts.
+
+    Raises:
+        NotHere: no guest can be started on this machine.
+    """
     quick = ["--quick"] * (effort == QUICK)
     with tempfile.TemporaryDirectory(prefix="linkwire-bench-") as folder:
-        result = Path(folder) / _RESULT
         command = [sys.executable, "-m", "tests.bench.kernel", *quick]
+        ended = ""
         try:
-            done = guest.run(command, timeout=_SECONDS, exchange=Path(folder))
+            done = guest.run(command, timeout=_SECONDS, exchange=Path(folder), stream=sys.stderr)
         except GuestSetupError as error:
             raise NotHere(str(error)) from error
         except GuestError as error:
-            raise ChildProcessError(str(error)) from error
-        if done.returncode or not result.exists():
-            raise ChildProcessError(f"in the guest: exit code {done.returncode}: {done.output[-1000:]}")
-        rows = [report.from_json(row) for row in json.loads(result.read_text())]
-    return [replace(row, key=f"kernel.{row.key}", what=f"{row.what} [kernel]") for row in rows]
+            ended = str(error)
+        else:
+            if done.returncode:
+                ended = f"exit code {done.returncode}: {done.output[-1000:]}"
+        run = _read(Path(folder, _RESULT))
+    if ended or not run.rows:
+        run.failed[_NAME] = f"in the guest: {ended or 'nothing was measured'}"
+    return run
+
+
+def _read(path: Path) -> Run:
+    """What the guest has written last."""
+    run = Run.from_json(json.loads(path.read_text())) if path.exists() else Run()
+    run.rows = [replace(row, key=f"{_NAME}.{row.key}", what=f"{row.what} [kernel]") for row in run.rows]
+    return run
 
 
 def main() -> int:
-    """What runs in the guest. What is measured is printed too: it is seen also when the guest is stopped."""
+    """What runs in the guest. What is measured is printed too."""
     configure("warning")
-    rows: list[Row] = []
-    failed: dict[str, str] = {}
-    for name, group in _GROUPS.items():
-        done = run_groups({name: group}, QUICK if "--quick" in sys.argv else _OF.get(name, _EFFORT))
-        rows += done.rows
-        failed |= done.failed
-        print(report.table(done.rows), flush=True)
-    Path(guest.EXCHANGE, _RESULT).write_text(json.dumps([report.as_json(row) for row in rows]))
-    return 1 if failed else 0
+    effort = QUICK if "--quick" in sys.argv else _EFFORT
+    shown = 0
+
+    def after(run: Run) -> None:
+        nonlocal shown
+        print(report.table(run.rows[shown:]), flush=True)
+        shown = len(run.rows)
+        fresh = Path(guest.EXCHANGE, f"{_RESULT}.new")
+        fresh.write_text(json.dumps(run.as_json()))
+        fresh.replace(Path(guest.EXCHANGE, _RESULT))
+
+    run_groups({f"{_NAME}.{name}": group for name, group in _GROUPS.items()}, effort, after)
+    return 0
 
 
 if __name__ == "__main__":

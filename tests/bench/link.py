@@ -1,4 +1,8 @@
-"""What a link made by the agent carries, against one that was made by hand between the same two nodes."""
+"""What a link made by the agent carries, against one that was made by hand between the same two nodes.
+
+The agent's link has rules, which judge every packet; what was made by hand has none. So the agent's is measured once
+more with its rules taken away.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from agent import reconcile
+from agent import nft, reconcile
 from tests.bench import stage
 from tests.bench.by_hand import write_wg_file
-from tests.bench.measure import Effort, Row, alternate
+from tests.bench.measure import Effort, Row, crosswise
 from tests.netns.world import Node, Task, World
 
 _TIMEOUT = 30.0  # seconds without a byte, after which something is broken
 _CHUNK = 1 << 18  # bytes
 _MESSAGE = 64  # bytes
+_RULED = "ours has its rules, which judge every packet; the other has none"
+_BARE = "ours without its rules, which nothing but a measurement takes away"
 
 
 def measure(effort: Effort) -> list[Row]:
@@ -31,7 +37,12 @@ def measure(effort: Effort) -> list[Row]:
         for number, (task, other) in enumerate((theirs, theirs[::-1])):
             config = stage.interface(task.name, task, (stage.peer_of(other),))
             stage.by_hand(task).wire(config, write_wg_file(folder / f"wg{number}", config))
-        return rows(effort, "link", ours, theirs, "wired with wg and ip", aims=(">= 0.98", "<= 1.02"))
+        by_hand, aims = "wired with wg and ip", (">= 0.98", "<= 1.02")
+        ruled = rows(effort, "link", ours, theirs, by_hand, aims, _RULED)
+        for task in ours:
+            nft.remove(task.netns)
+        bare = rows(effort, "link.bare", ours, theirs, by_hand, aims, _BARE, "a link without its rules")
+        return [*ruled, *bare]
 
 
 def linked(world: World, nodes: tuple[Node, Node], folder: Path) -> tuple[Task, Task]:
@@ -52,15 +63,16 @@ def rows(  # noqa: PLR0917 - called twice, with names where they tell something
     reference: str,
     aims: tuple[str, str],
     note: str = "",
+    over: str = "a link",
 ) -> list[Row]:
     """Two pairs of tasks in turns: one TCP stream, then messages there and back."""
-    streams = alternate(
-        effort.rounds, lambda: throughput(*ours, effort.seconds), lambda: throughput(*theirs, effort.seconds)
+    streams = crosswise(
+        effort.turns, lambda: throughput(*ours, effort.seconds), lambda: throughput(*theirs, effort.seconds)
     )
-    trips = alternate(
-        effort.rounds, lambda: round_trip(*ours, effort.exchanges), lambda: round_trip(*theirs, effort.exchanges)
+    trips = crosswise(
+        2 * effort.turns, lambda: round_trip(*ours, effort.exchanges), lambda: round_trip(*theirs, effort.exchanges)
     )
-    stream, trip = "one TCP stream over a link", f"{_MESSAGE} bytes there and back"
+    stream, trip = f"one TCP stream over {over}", f"{_MESSAGE} bytes there and back over {over}"
     return [
         Row(f"{key}.throughput", stream, reference, "Mbit/s", "higher", *streams, aims[0], note),
         Row(f"{key}.round_trip", trip, reference, "ms", "lower", *trips, aims[1], note),

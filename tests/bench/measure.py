@@ -20,7 +20,8 @@ class Effort:
 
     Attributes:
         rounds: turns of each way, after one that is not counted.
-        seconds: of one TCP stream.
+        turns: the same of what passes packets, which scatters: many short ones.
+        seconds: of one TCP stream, in one turn.
         exchanges: messages there and back, in one turn.
         many: peers of a task with many.
         most: peers of the device that is set, read and changed.
@@ -30,6 +31,7 @@ class Effort:
     """
 
     rounds: int
+    turns: int
     seconds: float
     exchanges: int
     many: int
@@ -39,8 +41,10 @@ class Effort:
     tasks: int
 
 
-FULL = Effort(rounds=7, seconds=1.0, exchanges=500, many=100, most=1000, endpoints=10_000, puts=100, tasks=100)
-QUICK = Effort(rounds=2, seconds=0.2, exchanges=20, many=10, most=50, endpoints=200, puts=5, tasks=10)
+FULL = Effort(
+    rounds=7, turns=150, seconds=0.1, exchanges=50, many=100, most=1000, endpoints=10_000, puts=100, tasks=100
+)
+QUICK = Effort(rounds=2, turns=2, seconds=0.1, exchanges=20, many=10, most=50, endpoints=200, puts=5, tasks=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,17 @@ def alternate(rounds: int, ours: Callable[[], float], theirs: Callable[[], float
     """Call the two in turns. The first turn of each warms up and is not counted."""
     turns = [(ours(), theirs()) for _ in range(rounds + 1)][1:]
     return [mine for mine, _ in turns], [other for _, other in turns]
+
+
+def crosswise(turns: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[list[float], list[float]]:
+    """The same, each second turn theirs first (A B B A): what drifts, or is left for the next, falls on both."""
+    mine: list[float] = []
+    other: list[float] = []
+    for turn in range(turns + 1):
+        pair = [(mine, ours), (other, theirs)]
+        for into, way in pair if turn % 2 else reversed(pair):
+            into.append(way())
+    return mine[1:], other[1:]
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -21,7 +21,7 @@ from mesh.ports import PortRange
 from mesh.wgtypes import Route
 from tests.bench import stage
 from tests.bench.link import throughput
-from tests.bench.measure import Effort, Row, alternate
+from tests.bench.measure import Effort, Row, crosswise
 from tests.netns.world import MESH, MESH6, Node, Task, World, ip
 
 _VIP = MESH.broadcast_address - 1
@@ -77,9 +77,14 @@ def _throughput(effort: Effort, key: str, over: str, ends: tuple[Task, Task], si
         _toggle(ends, size if at else None)
         return throughput(*ends, effort.seconds, at=at)
 
-    turns = alternate(effort.rounds, lambda: turn(_VIP), lambda: turn(None))
+    turns = crosswise(_turns(effort), lambda: turn(_VIP), lambda: turn(None))
     what = f"one TCP stream over {over} with rules, {size.what}"
     return Row(f"{key}.throughput.{size.key}", what, "no rules", "Mbit/s", "higher", *turns)
+
+
+def _turns(effort: Effort) -> int:
+    """Ten rows, and none of them with an aim: a tenth is enough."""
+    return max(2, effort.turns // 10)
 
 
 def _connections(effort: Effort, key: str, over: str, ends: tuple[Task, Task], size: _Size) -> Row:
@@ -87,7 +92,7 @@ def _connections(effort: Effort, key: str, over: str, ends: tuple[Task, Task], s
         _toggle(ends, size if at else None)
         return connections(*ends, effort.seconds, at=at)
 
-    turns = alternate(effort.rounds, lambda: turn(_VIP), lambda: turn(None))
+    turns = crosswise(_turns(effort), lambda: turn(_VIP), lambda: turn(None))
     what = f"connections over {over} with rules, {size.what}"
     return Row(f"{key}.connections.{size.key}", what, "no rules", "1/s", "higher", *turns)
 

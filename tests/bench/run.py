@@ -7,8 +7,10 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mesh.errors import LinkwireError
+from tests.bench import report
 from tests.bench.by_hand import ReferenceFailed
 from tests.bench.measure import Effort, NotHere, Row
 
@@ -32,15 +34,44 @@ class Run:
     not_here: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def add(self, other: Run) -> None:
+        """Take over what came of another."""
+        self.rows += other.rows
+        self.seconds |= other.seconds
+        self.not_here |= other.not_here
+        self.failed |= other.failed
 
-def run_groups(groups: Mapping[str, Callable[[Effort], list[Row]]], effort: Effort) -> Run:
-    """Run all, whatever becomes of one. An interrupt ends it, as it should."""
+    def as_json(self) -> dict[str, Any]:
+        """All of it; `from_json` makes it a run again."""
+        of_groups = {"seconds": self.seconds, "not_here": self.not_here, "failed": self.failed}
+        return {**of_groups, "rows": [report.as_json(row) for row in self.rows]}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Run:
+        """Raises KeyError or ValueError where `as_json` has not written it."""
+        rows = [report.from_json(row) for row in found["rows"]]
+        return cls(rows, dict(found["seconds"]), dict(found["not_here"]), dict(found["failed"]))
+
+
+Measure = Callable[[Effort], list[Row] | Run]
+"""A group: its rows, or what came of groups of its own."""
+
+
+def run_groups(groups: Mapping[str, Measure], effort: Effort, after: Callable[[Run], None] = lambda _: None) -> Run:
+    """Run all, whatever becomes of one. An interrupt ends it, as it should.
+
+    Args:
+        groups: by their names.
+        effort: how much each measures.
+        after: is told after each group what came of all so far.
+    """
     run = Run()
     for name, measure in groups.items():
         print(f"bench: {name}", file=sys.stderr, flush=True)
         began = time.monotonic()
         try:
-            run.rows += measure(effort)
+            found = measure(effort)
+            run.add(found if isinstance(found, Run) else Run(found))
         except NotHere as why:
             run.not_here[name] = str(why)
         except Exception as error:  # noqa: BLE001 - whatever it is: the other groups' figures are not lost for it
@@ -49,4 +80,5 @@ def run_groups(groups: Mapping[str, Callable[[Effort], list[Row]]], effort: Effo
             if not isinstance(error, EXPECTED):
                 traceback.print_exception(error)
         run.seconds[name] = round(time.monotonic() - began, 1)
+        after(run)
     return run

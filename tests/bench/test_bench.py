@@ -18,6 +18,8 @@ from tests.netns.world import NETNS_FOLDER, wait_for
 ROWS = [
     "link.throughput",
     "link.round_trip",
+    "link.bare.throughput",
+    "link.bare.round_trip",
     "overlay.throughput",
     "overlay.round_trip",
     *(

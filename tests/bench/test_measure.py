@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.measure import Row
+from tests.bench.measure import Row, crosswise
 
 
 def row(ours: list[float], theirs: list[float], aim: str) -> Row:
@@ -32,3 +32,16 @@ def test_an_aim_is_about_the_ratios_median_or_with_the_unit_about_ours(aim: str,
 def test_an_aim_that_cannot_be_checked_is_refused(aim: str) -> None:
     with pytest.raises(ValueError, match=r"a\.row: an aim is"):
         row([1], [1], aim)
+
+
+def test_crosswise_each_begins_as_often_and_the_first_pair_is_not_counted() -> None:
+    called: list[str] = []
+
+    def way(name: str) -> float:
+        called.append(name)
+        return float(len(called))
+
+    ours, theirs = crosswise(4, lambda: way("a"), lambda: way("b"))
+    assert "".join(called) == "ba" + "abba" * 2
+    assert ours == [3, 6, 7, 10]
+    assert theirs == [4, 5, 8, 9]

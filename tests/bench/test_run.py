@@ -7,7 +7,7 @@ import pytest
 from mesh.errors import Terminal
 from tests.bench import report
 from tests.bench.measure import QUICK, Effort, NotHere, Row
-from tests.bench.run import run_groups
+from tests.bench.run import Run, run_groups
 
 FIRST = Row("a.one", "one", "other", "ms", "lower", [1.0, 2.0], [2.0, 2.0], "<= 1.2", "say so", 100, 10)
 LAST = Row("z.one", "one", "other", "1/s", "higher", [3.0], [2.0])
@@ -34,6 +34,19 @@ def test_a_group_that_fails_is_reported_and_the_others_keep_their_rows(capsys: p
     assert run.not_here == {"elsewhere": "no such kernel"}
     assert list(run.seconds) == list(groups)
     assert capsys.readouterr().err.count("Traceback") == 1
+
+
+def test_what_is_not_here_or_fails_within_a_group_is_the_runs_and_what_was_measured_stays() -> None:
+    inner = Run([FIRST], {"in.a": 1.0, "in.b": 2.0}, {"in.c": "no such kernel"}, {"in.b": "AssertionError: odd"})
+    after: list[tuple[int, list[str]]] = []
+    run = run_groups(
+        {"in": lambda _: Run.from_json(inner.as_json()), "last": lambda _: [LAST]},
+        QUICK,
+        lambda so_far: after.append((len(so_far.rows), list(so_far.seconds))),
+    )
+    assert run.rows == [FIRST, LAST]
+    assert (run.not_here, run.failed) == (inner.not_here, inner.failed)
+    assert after == [(1, ["in.a", "in.b", "in"]), (2, ["in.a", "in.b", "in", "last"])]
 
 
 def test_an_interrupt_ends_the_run() -> None:

@@ -21,6 +21,8 @@ _SMALL = 100
 _VALUE = bytes(500)  # as long as an endpoint
 _IDLE_S = 3.0
 _FIRST_SLOT = 20
+_PUTS = 10
+"""Of the reference, after each replaced task: of a hundred puts alone the 99th percentile would be the worst."""
 _STATUS_NOTE = "every other node says its status every 3 s"
 
 Figures = dict[str, list[float]]
@@ -203,13 +205,17 @@ def _rolling(nodes: int, tasks: int, updated: int) -> list[Row]:
     """Every task of a service replaced, one after the other; then one of its nodes is lost."""
     world = worlds.rolling(nodes, tasks)
     agents = [world.nodes[number] for number in (tasks, nodes - 1)]
+    replaced: list[tuple[str, float]] = []
+    puts: list[float] = []
     with staged(world, {"shape": "rolling", "of": nodes, "tasks": tasks}, agents) as stage:
-        replaced = [_replaced(stage, slot) for slot in range(updated)]
-        delays = [delay for _, delay in replaced]
-        halves = delays[: updated // 2], delays[updated // 2 :]
-        lost = [_lost(stage, slot, task) for slot, (task, _) in enumerate(replaced[:5])]
         with raw(stage.etcd, _VALUE) as bare:
-            bares = [[bare() for _ in range(max(50, updated // 2))] for _ in halves]
+            for slot in range(updated):  # by turns: what else the machine does falls on both
+                replaced.append(_replaced(stage, slot))
+                puts += [bare() for _ in range(_PUTS)]
+        lost = [_lost(stage, slot, task) for slot, (task, _) in enumerate(replaced[:5])]
+    delays = [delay for _, delay in replaced]
+    halves = delays[: updated // 2], delays[updated // 2 :]
+    bares = puts[: len(puts) // 2], puts[len(puts) // 2 :]
     note = f"the last of {len(agents)} agents among {nodes} nodes, whose every task has the new one as a peer"
     rolled = f"rolling update of {updated} tasks, {nodes} nodes: from Swarm's event to the last peer configured"
     lost_text = "a node lost: from Swarm's event to its task not ready"
