@@ -70,7 +70,7 @@ def rows(  # noqa: PLR0917 - called twice, with names where they tell something
         effort.turns, lambda: throughput(*ours, effort.seconds), lambda: throughput(*theirs, effort.seconds)
     )
     trips = crosswise(
-        2 * effort.turns, lambda: round_trip(*ours, effort.exchanges), lambda: round_trip(*theirs, effort.exchanges)
+        effort.trips, lambda: round_trip(*ours, effort.exchanges), lambda: round_trip(*theirs, effort.exchanges)
     )
     stream, trip = f"one TCP stream over {over}", f"{_MESSAGE} bytes there and back over {over}"
     return [

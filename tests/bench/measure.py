@@ -20,9 +20,10 @@ class Effort:
 
     Attributes:
         rounds: turns of each way, after one that is not counted.
-        turns: the same of what passes packets, which scatters: many short ones.
+        turns: the same of one TCP stream, which scatters: many short ones.
         seconds: of one TCP stream, in one turn.
-        exchanges: messages there and back, in one turn.
+        trips: turns of messages there and back.
+        exchanges: of them, in one turn.
         many: peers of a task with many.
         most: peers of the device that is set, read and changed.
         endpoints: records in the store.
@@ -33,6 +34,7 @@ class Effort:
     rounds: int
     turns: int
     seconds: float
+    trips: int
     exchanges: int
     many: int
     most: int
@@ -42,9 +44,20 @@ class Effort:
 
 
 FULL = Effort(
-    rounds=7, turns=150, seconds=0.1, exchanges=50, many=100, most=1000, endpoints=10_000, puts=100, tasks=100
+    rounds=7,
+    turns=100,
+    seconds=0.1,
+    trips=400,
+    exchanges=50,
+    many=100,
+    most=1000,
+    endpoints=10_000,
+    puts=100,
+    tasks=100,
 )
-QUICK = Effort(rounds=2, turns=2, seconds=0.1, exchanges=20, many=10, most=50, endpoints=200, puts=5, tasks=10)
+QUICK = Effort(
+    rounds=2, turns=2, seconds=0.1, trips=4, exchanges=20, many=10, most=50, endpoints=200, puts=5, tasks=10
+)
 
 
 @dataclass(frozen=True, slots=True)
