@@ -76,7 +76,8 @@ def main() -> int:
 
     def after(run: Run) -> None:
         nonlocal shown
-        print(report.table(run.rows[shown:]), flush=True)
+        if fresh_rows := run.rows[shown:]:
+            print(report.table(fresh_rows), flush=True)
         shown = len(run.rows)
         fresh = Path(guest.EXCHANGE, f"{_RESULT}.new")
         fresh.write_text(json.dumps(run.as_json()))
