@@ -35,7 +35,7 @@ ROWS = [
     "wire.many",
     "look.many",
     "device.made",
-    *(f"peers.{what}.{size}" for size in ("some", "most") for what in ("set", "read", "change", "tell")),
+    *(f"peers.{what}.{size}" for size in ("some", "most") for what in ("set", "read", "change", "confirm", "tell")),
     "many.wire",
     "many.look",
     "memory.agent",
