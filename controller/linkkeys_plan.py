@@ -11,119 +11,54 @@ What it promises, beside what every plan does (controller.plan):
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 
-from controller.observed import Swarm, SwarmTask
+from controller.concerns import ends_unknown
+from controller.observed import SwarmTask
+from controller.run import Run
 from controller.steps import Box, Change, Share, Step
 from mesh import keyspace
-from mesh.hybrid import NodePublicKey
-from mesh.labels import LinkLabel, key_name
-from mesh.records import Endpoint, LinkKeyEpoch, Node, SealedLinkKey, Service
-from mesh.snapshot import Delete, Put, Snapshot
+from mesh.records import LinkKeyEpoch
+from mesh.snapshot import Delete, Put
 
 MAX_BOXES = 60
 """In one step, which is one transaction: etcd takes 128 operations, and a box is 1.6 kB."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Use:
-    """What the links of one key say together."""
-
-    rotate: int | None
-    """Seconds; the shortest that any of them asks for."""
-    asked: tuple[str, ...]
-
-
 class LinkKeyPlan:
-    """One run: what there is, and what this run has given already."""
+    """This part of one run, and what it has given already."""
 
-    def __init__(
-        self,
-        swarm: Swarm,
-        stored: Snapshot,
-        live: Iterable[SwarmTask],
-        sealing_keys: Mapping[str, NodePublicKey],
-        now: int,
-    ) -> None:
-        """Look at everything once.
-
-        Args:
-            swarm: complete lists.
-            stored: everything under the root, complete.
-            live: the tasks that hold a place, of services that are linked.
-            sealing_keys: node id -> what its secrets are sealed to.
-            now: seconds since the epoch of the controller's clock.
-        """
-        self._swarm = swarm
-        self._stored = stored
-        self._sealing_keys = sealing_keys
-        self._present = {node.id for node in stored.all(Node)}
-        self._now = now
-        self.problems: list[str] = []
-        self.due: int | None = None
-        self._links = self._all_links()
-        self._by_service, self._uses = self._index()
-        self._boxes: defaultdict[str, dict[str, SealedLinkKey]] = defaultdict(dict)
-        for box in stored.all(SealedLinkKey):
-            self._boxes[box.key][box.node] = box
-        placed = {endpoint.task for endpoint in stored.all(Endpoint)}
-        self._needed: defaultdict[str, set[str]] = defaultdict(set)  # key -> nodes with a task or an endpoint
-        self._holders: defaultdict[str, set[str]] = defaultdict(set)  # key -> nodes with both
-        # By service first: a key is asked for each of its services, and not for each of their tasks.
-        needing: defaultdict[str, set[str]] = defaultdict(set)
-        holding: defaultdict[str, set[str]] = defaultdict(set)
-        for endpoint in stored.all(Endpoint):
-            needing[endpoint.service].add(endpoint.node)
-        for task in live:
-            needing[task.service].add(task.node)
-            if task.id in placed:
-                holding[task.service].add(task.node)
-        for nodes, by_key in ((needing, self._needed), (holding, self._holders)):
-            for service, its in nodes.items():
-                for key in self._by_service.get(service, ()):
-                    by_key[key] |= its
+    def __init__(self, run: Run) -> None:
+        """Prepare."""
+        self._run = run
+        self._known = run.known
+        self._swarm = run.known.swarm
+        self._stored = run.known.stored
         self._epochs: dict[str, int | None] = {}
         self._given: set[tuple[str, str]] = set()
+        # By service first: a key is asked for each of its services, and not for each of their tasks.
+        self._holding: Callable[[str], frozenset[str]] = cache(self._holding_service)
+        self._needing: Callable[[str], frozenset[str]] = cache(self._needing_service)
 
-    # --- what uses what
+    # --- who has what
 
-    def _all_links(self) -> list[tuple[str, str, LinkLabel]]:
-        """(service id, its name, link), of what Swarm says now and of what the store still says."""
-        found = [(s.id, s.name, link) for s in self._swarm.services.values() for link in s.labels.links]
-        for service in self._stored.all(Service):
-            now = self._swarm.services.get(service.id)
-            known = now.labels.links if now is not None else ()
-            found += [(service.id, service.name, link) for link in service.links if link not in known]
-        return found
+    def _holding_service(self, service: str) -> frozenset[str]:
+        """The nodes with live tasks of a linked service that have an endpoint."""
+        known = self._known
+        if service not in known.links.wired:
+            return frozenset()
+        return frozenset(known.live[task].node for task in known.live_of.get(service, ()) if task in known.endpoints)
 
-    def _index(self) -> tuple[dict[str, set[str]], dict[str, _Use]]:
-        """Service id -> the keys of its links, at either end; and key -> what its links say."""
-        ids: defaultdict[str, set[str]] = defaultdict(set)
-        named = [(service.name, service.id) for service in self._swarm.services.values()]
-        named += [(service.name, service.id) for service in self._stored.all(Service)]
-        for name, found in named:
-            ids[name].add(found)
-        by_service: defaultdict[str, set[str]] = defaultdict(set)
-        rotate: defaultdict[str, set[int]] = defaultdict(set)
-        asked: defaultdict[str, set[str]] = defaultdict(set)
-        for service, name, link in self._links:
-            key = key_name(name, link)
-            rotate[key].update((link.rotate,) if link.rotate and self._says(service, link) else ())
-            renew = self._swarm.services[service].labels.renew if service in self._swarm.services else None
-            asked[key].update((renew,) if renew else ())
-            if link.provider in ids:
-                by_service[service].add(key)
-                for provider in ids[link.provider]:
-                    by_service[provider].add(key)
-        uses = {key: _Use(min(every, default=None), tuple(sorted(asked[key]))) for key, every in rotate.items()}
-        return dict(by_service), uses
+    def _needing_service(self, service: str) -> frozenset[str]:
+        """The nodes with endpoints of a service, or with live tasks where it is linked."""
+        known = self._known
+        live = known.live_of.get(service, ()) if service in known.links.wired else ()
+        nodes = {known.endpoints[task].node for task in known.placed.get(service, ())}
+        return frozenset(nodes.union(known.live[task].node for task in live))
 
-    def _says(self, service: str, link: LinkLabel) -> bool:
-        """Whether that is what Swarm says now, of a service that it still has."""
-        now = self._swarm.services.get(service)
-        return now is None or link in now.labels.links
+    def _holders(self, key: str) -> frozenset[str]:
+        return _nodes(self._holding, self._known.links.ends.get(key, ()))
 
     # --- epochs
 
@@ -136,29 +71,29 @@ class LinkKeyPlan:
             self._epochs[key] = None
             return None, ()
         stored = self._stored.get(path, LinkKeyEpoch)
-        highest = max((box.epoch for box in self._boxes[key].values()), default=-1)
+        highest = max((box.epoch for box in self._known.boxes.get(key, {}).values()), default=-1)
         if stored is not None and highest <= stored.epoch and not self._new_epoch_is_due(stored):
             self._epochs[key] = stored.epoch
             return stored.epoch, ()
-        epoch = max(self._now, highest + 1, stored.epoch + 1 if stored is not None else 0)
+        epoch = max(self._run.now, highest + 1, stored.epoch + 1 if stored is not None else 0)
         self._epochs[key] = epoch
-        record = LinkKeyEpoch(key, epoch, self._now, self._uses[key].asked)
+        record = LinkKeyEpoch(key, epoch, self._run.now, self._known.links.uses[key].asked)
         return epoch, (Put(record, self._stored.revision_of(path)),)
 
     def _new_epoch_is_due(self, stored: LinkKeyEpoch) -> bool:
-        use = self._uses[stored.key]
+        use = self._known.links.uses[stored.key]
         wanted = bool(set(use.asked) - set(stored.asked))
         if use.rotate is not None and not wanted:
             # A clock that was set back makes it due, which costs nothing, instead of putting it off by as much.
-            wanted = not 0 <= self._now - stored.since < use.rotate
+            due = stored.since + use.rotate
+            wanted = not stored.since <= self._run.now < due
             if not wanted:
-                at = stored.since + use.rotate
-                self.due = at if self.due is None else min(self.due, at)
+                self._run.timed[stored.key] = stored.since, due
         if not wanted:
             return False
-        silent = [self._hostname(node) for node in sorted(self._holders[stored.key]) if self._is_silent(node)]
+        silent = [self._hostname(node) for node in sorted(self._holders(stored.key)) if self._is_silent(node)]
         if silent:
-            self.problems.append(
+            self._run.key_problems.append(
                 f"link key {stored.key}: gets no new secret before the agents of {', '.join(silent)} are there"
             )
         return not silent
@@ -166,7 +101,7 @@ class LinkKeyPlan:
     def _is_silent(self, node: str) -> bool:
         """Whether it is there, and can be given nothing: no agent, or one that has not shown its keys."""
         found = self._swarm.nodes.get(node)
-        heard = node in self._present and node in self._sealing_keys
+        heard = node in self._known.nodes and node in self._run.members
         return not heard and found is not None and not found.down
 
     def _hostname(self, node: str) -> str:
@@ -177,13 +112,16 @@ class LinkKeyPlan:
 
     def first_steps(self) -> Iterator[Step]:
         """What nodes must be given that have endpoints on a key's links already: before these links are written."""
-        for key in sorted(self._uses):
-            if self._holders[key] or keyspace.epoch(key) in self._stored.records:
-                yield from self._share(key, sorted(self._holders[key]))
+        return self._run.each_key(self._run.focus.keys_among(self._known.links.uses), self._first)
+
+    def _first(self, key: str) -> Iterator[Step]:
+        holders = self._holders(key)
+        if holders or keyspace.epoch(key) in self._stored.records:
+            yield from self._share(key, sorted(holders))
 
     def for_task(self, task: SwarmTask) -> Iterator[Step]:
         """What a task's node must be given before the task gets its endpoint."""
-        for key in sorted(self._by_service.get(task.service, ())):
+        for key in sorted(self._known.links.keys_of(task.service)):
             yield from self._share(key, [task.node])
 
     def _share(self, key: str, nodes: Iterable[str]) -> Iterator[Share]:
@@ -198,28 +136,35 @@ class LinkKeyPlan:
 
     def _box(self, key: str, node: str, epoch: int) -> Box | None:
         path = keyspace.link_key(node, key)
-        to = self._sealing_keys.get(node)
+        to = self._run.members.get(node)
         if to is None or path in self._stored.invalid or (key, node) in self._given:
             return None
-        stored = self._boxes[key].get(node)
+        stored = self._known.boxes.get(key, {}).get(node)
         if stored and (stored.epoch, stored.sealed_to) == (epoch, to.fingerprint):
             return None
         self._given.add((key, node))
         return Box(key, epoch, node, to, self._stored.revision_of(path))
 
     def last_steps(self) -> Iterator[Step]:
-        """What nobody needs any more. With a service or an endpoint unreadable, who needs what is not known."""
-        if any(key.startswith((keyspace.SERVICES, keyspace.ENDPOINTS)) for key in self._stored.invalid):
+        """What nobody needs any more."""
+        if ends_unknown(self._stored):
             return
-        for key, boxes in sorted(self._boxes.items()):
-            for node in sorted(boxes.keys() - self._needed.get(key, frozenset())):
-                path = keyspace.link_key(node, key)
-                yield Change(
-                    (Delete(path, self._stored.revision_of(path)),),
-                    f"link key {key}: {self._hostname(node)} needs it no longer",
-                )
-        for record in sorted(self._stored.all(LinkKeyEpoch), key=lambda one: one.key):
-            if record.key not in self._uses:
-                path = keyspace.epoch(record.key)
-                end = Delete(path, self._stored.revision_of(path))
-                yield Change((end,), f"link key {record.key}: no link has it")
+        focus = self._run.focus
+        yield from self._run.each_key(focus.keys_among(self._known.boxes), self._last_boxes)
+        yield from self._run.each_key(focus.keys_among(self._known.epochs), self._last_epoch)
+
+    def _last_boxes(self, key: str) -> Iterator[Step]:
+        needed = _nodes(self._needing, self._known.links.ends.get(key, ()))
+        for node in sorted(self._known.boxes[key].keys() - needed):
+            path = keyspace.link_key(node, key)
+            end = Delete(path, self._stored.revision_of(path))
+            yield Change((end,), f"link key {key}: {self._hostname(node)} needs it no longer")
+
+    def _last_epoch(self, key: str) -> Iterator[Step]:
+        if key not in self._known.links.uses:
+            path = keyspace.epoch(key)
+            yield Change((Delete(path, self._stored.revision_of(path)),), f"link key {key}: no link has it")
+
+
+def _nodes(of: Callable[[str], frozenset[str]], services: Iterable[str]) -> frozenset[str]:
+    return frozenset[str]().union(*(of(service) for service in services))

@@ -21,7 +21,7 @@ from controller.ledger import Ledger, awaited
 from controller.members import Members
 from controller.mend import cluster_again, mend, resign, unknown
 from controller.observed import Swarm
-from controller.plan import plan
+from controller.plan import Planner
 from controller.quiet import Quiet
 from controller.rests import Rests
 from controller.steps import Allocate, Change, Release, Share, Step, allocation, release, sharing
@@ -94,6 +94,7 @@ class Controller:
         self._resigned: Snapshot | None = None
         self._quiet = Quiet()
         self._members = Members()
+        self._planner = Planner()
         self._token: Holds | None = None
         self._known: Snapshot | None = None
         self._led_since = 0.0
@@ -236,7 +237,7 @@ class Controller:
             self._known = stored
         now = datetime.now(UTC)
         judged = self._members.judge(swarm, stored, now)
-        made = plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
+        made = self._planner.plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
         self._due = made.due
         self._tell((*judged.problems, *access.problems(swarm), *made.problems), swarm)
         steps: Sequence[Step] = (*judged.steps, *access.steps(swarm, judged.stored), *made.steps)

@@ -2,51 +2,75 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from ipaddress import IPv4Address
+from typing import TypeVar
 
-from mesh.records import Address, Endpoint, Port, Service, TaskReport
+from mesh.records import Address, Endpoint, Port, Record, Service, TaskReport
 from mesh.snapshot import Snapshot
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True)
+
 class Taken:
-    """What is not free. Whoever gives something adds it.
+    """What is not free, and by how many records each is held: it is free when the last of them is gone."""
 
-    Attributes:
-        addresses: of the whole mesh.
-        ports: node id -> its UDP ports.
-    """
+    def __init__(self, stored: Snapshot) -> None:
+        """Look through everything."""
+        self.addresses: Counter[IPv4Address] = Counter()
+        """Of the whole mesh; what is in it is taken."""
+        self.ports: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        """Node id -> its UDP ports."""
+        for found in stored.records.values():
+            self._count(found.record, 1)
+        for key in stored.invalid:
+            self._count_unreadable(key, 1)
 
-    addresses: set[IPv4Address]
-    ports: defaultdict[str, set[int]]
+    def renew(self, before: Snapshot, stored: Snapshot, keys: Iterable[str]) -> None:
+        """Take the next snapshot.
 
-    @classmethod
-    def of(cls, stored: Snapshot) -> Taken:
-        """Look through everything, which takes its time: only where something is to be given."""
-        found = cls({record.address for record in stored.all(Address)}, defaultdict(set))
-        found.addresses.update(endpoint.address for endpoint in stored.all(Endpoint))
-        found.addresses.update(service.vip for service in stored.all(Service))
-        for port in stored.all(Port):
-            found.ports[port.node].add(port.port)
-        for endpoint in stored.all(Endpoint):
-            found.ports[endpoint.node].add(endpoint.underlay.port)
-        for report in stored.all(TaskReport):
-            if report.port_taken is not None:
-                found.ports[report.node].add(report.port_taken)
-        for key in stored.invalid:  # an unreadable record still holds its address and port
-            found.hold(key)
-        return found
+        Args:
+            before: the last one.
+            stored: the next one.
+            keys: in which they may differ.
+        """
+        for key in keys:
+            for snapshot, by in ((before, -1), (stored, 1)):
+                found = snapshot.records.get(key)
+                if found is not None:
+                    self._count(found.record, by)
+                elif key in snapshot.invalid:
+                    self._count_unreadable(key, by)
 
-    def hold(self, key: str) -> None:
-        """What a key names is taken, whatever lies under it."""
+    def _count(self, record: Record, by: int) -> None:
+        """A record is there (1), or no longer (-1)."""
+        if isinstance(record, Address):
+            _count(self.addresses, record.address, by)
+        elif isinstance(record, Port):
+            _count(self.ports[record.node], record.port, by)
+        elif isinstance(record, Endpoint):
+            _count(self.addresses, record.address, by)
+            _count(self.ports[record.node], record.underlay.port, by)
+        elif isinstance(record, Service):
+            _count(self.addresses, record.vip, by)
+        elif isinstance(record, TaskReport) and record.port_taken is not None:
+            _count(self.ports[record.node], record.port_taken, by)
+
+    def _count_unreadable(self, key: str, by: int) -> None:
+        """What a key names is taken, whatever lies under it: an unreadable record holds its address and port."""
         kind, _, rest = key.partition("/")
         try:
             if kind == "addresses":
-                self.addresses.add(IPv4Address(rest))
+                _count(self.addresses, IPv4Address(rest), by)
             elif kind == "ports":
                 node, _, number = rest.partition("/")
-                self.ports[node].add(int(number))
+                _count(self.ports[node], int(number), by)
         except ValueError:
             pass  # not even the key is one of ours: it holds nothing
+
+
+def _count(counted: Counter[T], what: T, by: int) -> None:
+    counted[what] += by
+    if not counted[what]:
+        del counted[what]

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
-from controller.plan import plan
+from immutables import Map
+
+from controller import observed
+from controller.observed import Swarm
+from controller.plan import Planner, plan
+from controller.steps import Plan
+from mesh import snapshot
 from mesh.graph import index
+from mesh.records import Record, Versioned
+from mesh.snapshot import Snapshot
 from tests.bench import cluster
 from tests.bench.measure import Effort, Row, alternate, cpu
 
@@ -27,12 +36,52 @@ def measure(effort: Effort) -> list[Row]:
 
 
 def _plan(tasks: int) -> Callable[[], object]:
-    swarm, settled = cluster.swarm(tasks), cluster.stored(tasks)
-    stored = cluster.stored(tasks, not_ready=tasks // 2)
+    """By a planner that knows the cluster already: one task becomes ready, or no longer is known to be, in turn."""
+    swarm, picture, planner = _followed(cluster.swarm(tasks)), _Picture(tasks), Planner()
     members = cluster.members(swarm)
-    assert plan(swarm, settled, cluster.SUBNET, NOW, members).steps == ()
-    assert len(plan(swarm, stored, cluster.SUBNET, NOW, members).steps) == 1
-    return lambda: plan(swarm, stored, cluster.SUBNET, NOW, members)
+
+    def made() -> Plan:
+        return planner.plan(swarm, picture.next(), cluster.SUBNET, NOW, members)
+
+    for steps in (1, 0, 1, 0):
+        found = made()
+        assert len(found.steps) == steps
+        assert found == plan(swarm, picture.now, cluster.SUBNET, NOW, members)
+    assert not planner.looked_at.everything
+    return made
+
+
+def _followed(swarm: Swarm) -> Swarm:
+    """As somebody gives it who follows it, and has seen no change."""
+    return replace(swarm, trail=observed.Trail(swarm.services, swarm.tasks, swarm.nodes, [], 0))
+
+
+class _Picture:
+    """What a follower shows of a store in which one task changes."""
+
+    def __init__(self, tasks: int) -> None:
+        before, after = cluster.stored(tasks), cluster.stored(tasks, not_ready=tasks // 2)
+        (self._key,) = (key for key, found in after.records.items() if before.records[key] != found)
+        self._log: list[str] = []
+        self._both = _with_trail(before, self._log), _with_trail(after, self._log)
+        self.now = self._both[0]
+
+    def next(self) -> Snapshot:
+        """The other one than before."""
+        self._log.append(self._key)
+        found = self._both[1] if self.now.records is self._both[0].records else self._both[0]
+        trail = found.trail and replace(found.trail, logged=len(self._log))
+        self.now = replace(found, trail=trail)
+        return self.now
+
+
+def _with_trail(stored: Snapshot, log: list[str]) -> Snapshot:
+    kinds: dict[type, dict[str, Versioned[Record]]] = {}
+    for key, found in stored.records.items():
+        kinds.setdefault(type(found.record), {})[key] = found
+    by_kind = {kind: Map(its) for kind, its in kinds.items()}
+    records = Map(dict(stored.records))
+    return replace(stored, records=records, trail=snapshot.Trail(records, stored.invalid, by_kind, log, 0))
 
 
 def _index(tasks: int) -> Callable[[], object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -23,6 +24,7 @@ from mesh.records import Address, Cluster, Endpoint, Node, Port, Record, SealedK
 from mesh.snapshot import Snapshot
 from tests.unit.memory_store import MemoryStore
 from tests.unit.plan_safety import Auditor, check_link_keys, check_moment
+from tests.unit.planners import Remembering, Wild
 from tests.unit.swarm_world import NODES, SUBNET, World, service
 from tests.unit.transactions import carry_out
 
@@ -41,9 +43,10 @@ CONTROLLER_ACTIONS = ("plan", "part of a plan", "look", "stale plan", "settle", 
 class History:
     """A world, a store, a controller, and a second controller that does not know that it no longer leads."""
 
-    def __init__(self, data: st.DataObject) -> None:
+    def __init__(self, data: st.DataObject, store: MemoryStore | None = None) -> None:
         self._data = data
-        self.store = MemoryStore(Auditor())
+        self.store = MemoryStore(Auditor()) if store is None else store
+        self.remembering = Remembering()
         self.world = World(self.choose, self.store)
         self.random = Random(data.draw(st.integers(0, 2**16), "seed"))  # noqa: S311 - an order is no secret
         self.store.write(Cluster("cluster", self.choose((SUBNET, IPv4Network("10.2.0.0/28"))), ula("cluster")))
@@ -59,10 +62,11 @@ class History:
 
     def run(self, actions: Sequence[str]) -> None:
         for action in self._data.draw(st.lists(st.sampled_from(actions), min_size=5, max_size=40), "actions"):
-            self._act(action)
+            self.act(action)
             check_moment(self.store, self.world)
+            self.remembering.check(self.world.swarm(), self.store.snapshot(), self.world)
 
-    def _act(self, action: str) -> None:
+    def act(self, action: str) -> None:
         match action:
             case "plan":
                 carry_out(self.store, self.plan().steps)
@@ -249,3 +253,35 @@ def _up_to_keys(store: MemoryStore) -> list[Record]:
         elif isinstance(record, (Address, Port, Service)):
             found.append(record)
     return found
+
+
+def test_a_planner_that_remembers_plans_what_one_does_that_looks_at_everything() -> None:
+    """After every action, and after several; also where nobody changes a store like that."""
+    looked: Counter[str] = Counter()
+    steps: Counter[str] = Counter()
+
+    @settings(QUICK, max_examples=200)
+    @given(st.data())
+    def histories(data: st.DataObject) -> None:
+        history = History(data, MemoryStore())
+        wild = Wild(history.world, history.store, history.choose)
+        now_and_then = Remembering()
+        tame = (*SWARM_ACTIONS, "start", "start", "report", "deploy", "relink", "damage", "heal")
+        planned = ("plan", "part of a plan", "plan", "stale plan", "look")
+        actions = st.sampled_from((*tame, *planned, *planned, *wild.actions))
+        for action in data.draw(st.lists(actions, min_size=5, max_size=40), "actions"):
+            if action in wild.actions:
+                wild.actions[action]()
+            else:
+                history.act(action)
+            found = history.world.swarm(), history.store.snapshot()
+            made = history.remembering.check(*found, history.world)
+            steps.update(type(step).__name__ for step in made.steps)
+            if action in planned:
+                now_and_then.check(*found, history.world, history.random)
+        for one in (history.remembering, now_and_then):
+            looked.update(one.looked)
+
+    histories()
+    assert min(looked["everything"], looked["less"]) > 100, f"only one way was tried: {looked}"
+    assert {"Allocate", "Share", "Release", "Change"} <= steps.keys()

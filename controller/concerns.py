@@ -1,0 +1,189 @@
+"""What of a plan a change concerns. Pure.
+
+A plan is made of parts: a service, a task, a node's report, a link key. Each rests on what has its own id, and on:
+
+- a task: its node, in the store and in Swarm; whether its service is wired and known; of which networks Swarm gives
+  the addresses; and where its node is silent, on all tasks of its service;
+- an address, port, sealed key or report: what has an id that it names;
+- a link key: what services say of it, on which nodes their tasks and endpoints are, what is believed of these nodes,
+  what is sealed to them, and the time.
+
+Whatever is not understood here concerns everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from controller.focus import EVERYTHING, Focus
+from controller.lookup import Delta, Lookup, holder_id
+from controller.observed import Swarm, SwarmService
+from mesh import keyspace
+from mesh.records import Address, Attachment, Port
+from mesh.snapshot import Snapshot
+
+_OF_NO_PLAN = (
+    keyspace.STATUS,
+    keyspace.MEMBERS,
+    keyspace.RECALLED,
+    keyspace.RECALL,
+    keyspace.LEADER,
+    keyspace.MANIFEST,
+    keyspace.ACCESS,
+)
+"""No plan reads what lies under these keys. That it cannot be read counts, as under every key."""
+
+_Seat = tuple[tuple[str, str] | None, tuple[str, str] | None]
+"""The service and the node of a live task, and those of its endpoint."""
+
+
+def ends_unknown(stored: Snapshot) -> bool:
+    """Whether it is not known who needs which link key: some service or endpoint cannot be read."""
+    return any(key.startswith((keyspace.SERVICES, keyspace.ENDPOINTS)) for key in stored.invalid)
+
+
+def follow(known: Lookup, swarm: Swarm, stored: Snapshot, delta: Delta, members: Iterable[str]) -> Focus:
+    """Have the indexes take the next lists and the next snapshot.
+
+    Args:
+        known: of the last ones.
+        swarm: complete lists.
+        stored: everything under the root, complete.
+        delta: what may differ.
+        members: the nodes of which other sealing keys may be believed.
+
+    Returns:
+        What may come out otherwise; all else comes out as it did.
+    """
+    named = _named(known.stored, stored, delta)
+    named.nodes.update(delta.swarm.nodes, members)
+    for node in named.nodes:
+        named.ids.add(node)
+        named.ids.update(known.on_node.get(node, ()))
+    was_unknown = ends_unknown(known.stored)
+    before = _Before(known, swarm, delta, named)
+    known.renew(swarm, stored, delta, named.ids)
+    if before.relinks(known):
+        known.relink()
+    if keyspace.CLUSTER in delta.keys or keyspace.CLUSTER in stored.invalid or before.other_networks(known):
+        return EVERYTHING
+    for service in before.rewired(known):
+        named.ids.update(known.live_of.get(service, ()), known.placed.get(service, ()), (service,))
+    for node in known.silent:
+        named.ids.update(known.on_node[node])
+    named.link_keys.update(before.link_keys(known))
+    return Focus(frozenset(named.ids), None if was_unknown else frozenset(named.link_keys))
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What the changes themselves name."""
+
+    ids: set[str]
+    nodes: set[str]
+    link_keys: set[str]
+
+
+def _named(before: Snapshot, stored: Snapshot, delta: Delta) -> _Named:
+    named = _Named({*delta.swarm.services, *delta.swarm.tasks}, set(), set())
+    for key in delta.keys:
+        kind, _, rest = key.partition("/")
+        if key in before.invalid or key in stored.invalid:
+            named.ids.add(key.rpartition("/")[2])
+        elif key.startswith(_OF_NO_PLAN):
+            continue
+        match kind:
+            case "nodes":
+                named.nodes.add(rest)
+            case "epochs":
+                named.link_keys.add(rest)
+            case "linkkeys":
+                named.link_keys.add(rest.partition("/")[2])
+            case "addresses" | "ports":
+                named.ids.update(_held_by(stored, key))  # who held it before needs nothing for that
+            case _:
+                named.ids.add(key.rpartition("/")[2])
+    return named
+
+
+def _held_by(stored: Snapshot, key: str) -> Iterator[str]:
+    found = stored.records.get(key)
+    if found is not None and isinstance(found.record, Port):
+        yield found.record.task
+    elif found is not None and isinstance(found.record, Address) and found.record.holder is not None:
+        yield holder_id(found.record.holder)
+
+
+class _Before:
+    """What has to be known of before, to see what has become of it."""
+
+    def __init__(self, known: Lookup, swarm: Swarm, delta: Delta, named: _Named) -> None:
+        self._seats = {name: _seat(known, name) for name in named.ids}
+        self._links = known.links
+        self._nodes = named.nodes
+        stored = {key.partition("/")[2] for key in delta.keys if key.startswith(keyspace.SERVICES)}
+        self._relinks = bool(stored) or any(
+            _says(known.swarm.services.get(name)) != _says(swarm.services.get(name)) for name in delta.swarm.services
+        )
+        self._there = {name: _is_there(known, name) for name in stored.union(delta.swarm.services)}
+        moved = [found for lists in (known.swarm, swarm) for found in _listed(lists, delta)]
+        networks = {(a.network, a.address.version) for found in moved for a in found}
+        self._networks = {network: network in known.networks for network in networks}
+
+    def relinks(self, known: Lookup) -> bool:
+        """Whether links may be others: by what services say, or by one that ends with its last task."""
+        moved = (where for name in self._seats for seat in (self._seats[name], _seat(known, name)) for where in seat)
+        return self._relinks or any(where is not None and where[0] not in known.swarm.services for where in moved)
+
+    def other_networks(self, known: Lookup) -> bool:
+        """Whether Swarm gives the addresses of other networks."""
+        return any((network in known.networks) != was for network, was in self._networks.items())
+
+    def rewired(self, known: Lookup) -> set[str]:
+        """Ids of the services whose tasks are to be looked at, all of them."""
+        there = {name for name, was in self._there.items() if _is_there(known, name) != was}
+        return there.union(self._links.wired ^ known.links.wired) if known.links is not self._links else there
+
+    def link_keys(self, known: Lookup) -> Iterator[str]:
+        """The link keys that are on other nodes, or of other nodes or services, or that are asked for otherwise."""
+        services: set[str] = set()
+        for name, was in self._seats.items():
+            now = _seat(known, name)
+            if now != was:
+                services.update(where[0] for where in (*was, *now) if where is not None)
+        for node in self._nodes:
+            services.update(known.live[name].service for name in known.on_node.get(node, ()) if name in known.live)
+        old, new = self._links, known.links
+        if old is not new:
+            services |= old.wired ^ new.wired
+            yield from (key for key in old.uses.keys() | new.uses.keys() if old.uses.get(key) != new.uses.get(key))
+            yield from (key for key in old.ends.keys() | new.ends.keys() if old.ends.get(key) != new.ends.get(key))
+        for service in services:
+            yield from new.keys_of(service)  # of a key that it had before, the ends are others
+
+
+def _seat(known: Lookup, name: str) -> _Seat:
+    task, endpoint = known.live.get(name), known.endpoints.get(name)
+    return (
+        (task.service, task.node) if task is not None else None,
+        (endpoint.service, endpoint.node) if endpoint is not None else None,
+    )
+
+
+def _says(service: SwarmService | None) -> tuple[object, ...]:
+    """What links follow from."""
+    return () if service is None else (service.name, service.labels, service.label_errors)
+
+
+def _is_there(known: Lookup, service: str) -> bool:
+    return service in known.swarm.services or service in known.services
+
+
+def _listed(lists: Swarm, delta: Delta) -> Iterator[tuple[Attachment, ...]]:
+    for name in delta.swarm.tasks:
+        if (task := lists.tasks.get(name)) is not None:
+            yield task.elsewhere
+    for name in delta.swarm.services:
+        if (service := lists.services.get(name)) is not None:
+            yield service.elsewhere

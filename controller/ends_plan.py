@@ -1,0 +1,113 @@
+"""What a plan says of ends: places of what is over are let go, and what nobody else would take back is taken. Pure.
+
+What it promises stands in controller.plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+from controller.run import Run
+from controller.steps import Change, Release, Step
+from mesh import keyspace
+from mesh.records import Address, Port, Record, SealedKey, TaskReport
+from mesh.snapshot import Delete
+
+
+class EndsPlan:
+    """This part of one run."""
+
+    def __init__(self, run: Run) -> None:
+        """Prepare."""
+        self._run = run
+        self._known = run.known
+        self._stored = run.known.stored
+
+    def release_steps(self) -> Iterator[Step]:
+        """The endpoints of tasks, and then the records of services, that are over or no longer linked."""
+        focus = self._run.focus
+        yield from self._run.each(focus.among(self._known.endpoints), self._endpoint)
+        yield from self._run.each(focus.among(self._known.services), self._service)
+
+    def _endpoint(self, task_id: str) -> Iterator[Step]:
+        endpoint = self._known.endpoints[task_id]
+        live = task_id in self._known.live
+        if live and endpoint.service in self._known.links.wired:
+            return
+        key = keyspace.endpoint(endpoint.service, task_id)
+        deletes = (
+            Delete(key, self._stored.revision_of(key)),
+            Delete(keyspace.sealed_key(endpoint.node, task_id), None),
+            Delete(keyspace.port(endpoint.node, endpoint.underlay.port), None),
+        )
+        why = "it is no longer linked" if live else "it ended"
+        yield Release(deletes, self._rest(endpoint.address, f"task/{task_id}"), f"task {task_id}: {why}")
+
+    def _service(self, service_id: str) -> Iterator[Step]:
+        if service_id in self._known.links.wired:
+            return
+        service, key = self._known.services[service_id], keyspace.service(service_id)
+        rest = self._rest(service.vip, f"service/{service_id}")
+        end = (Delete(key, self._stored.revision_of(key)),)
+        yield Release(end, rest, f"service {service.name}: no longer linked")
+
+    def _rest(self, address: IPv4Address, holder: str) -> tuple[tuple[IPv4Address, int], ...]:
+        """The address, if it is its holder's to let go; also one that lost its record."""
+        key = keyspace.address(address)
+        held = self._stored.get(key, Address)
+        if key in self._stored.invalid or (held is not None and held.holder != holder):
+            return ()
+        return ((address, self._stored.revision_of(key)),)
+
+    def orphan_steps(self) -> Iterator[Step]:
+        """What nobody else will take back: left when a task or service ended whose record could not be read then.
+
+        And reports of tasks that are over, on nodes without an agent.
+        """
+        unreadable = {key.rpartition("/")[2] for key in self._stored.invalid}
+        addresses: set[tuple[IPv4Address, str]] = set()
+        keys: set[str] = set()
+        for found in self._run.focus.among(self._known.concerning):
+            for key, record in self._known.concerning[found].items():
+                if not self._is_orphan(record, unreadable):
+                    continue
+                self._run.to_do.add(found)
+                if isinstance(record, Address) and record.holder is not None:
+                    addresses.add((record.address, record.holder))
+                else:
+                    keys.add(key)
+        for address, holder in sorted(addresses):
+            yield Release((), self._rest(address, holder), f"address {address}: {holder} holds it no longer")
+        for key in sorted(keys):
+            yield Change((Delete(key, self._stored.revision_of(key)),), f"{key}: its task is over")
+
+    def _is_orphan(self, record: Record, unreadable: set[str]) -> bool:
+        known = self._known
+        match record:
+            case Address(holder=str(holder)):
+                kind, _, holder_id = holder.partition("/")
+                return holder_id not in unreadable and self._address_of(kind, holder_id) != record.address
+            case Port():
+                endpoint = known.endpoints.get(record.task)
+                held = endpoint is not None and (endpoint.node, endpoint.underlay.port) == (record.node, record.port)
+                return not held and record.task not in unreadable
+            case SealedKey(task=task):
+                return not (task in known.endpoints or task in known.live or task in unreadable)
+            case TaskReport():
+                return not any(
+                    found in known.endpoints or found in known.live or found in known.nodes or found in unreadable
+                    for found in (record.task, record.node)
+                )
+            case _:
+                return False
+
+    def _address_of(self, kind: str, holder_id: str) -> IPv4Address | None:
+        """What the record of a task or service says that it has, or will as soon as this plan is carried out."""
+        if kind == "task":
+            endpoint = self._known.endpoints.get(holder_id)
+            return endpoint.address if endpoint is not None else None
+        if kind == "service":
+            service = self._known.services.get(holder_id)
+            return service.vip if service is not None else self._run.kept.get(holder_id)
+        return None

@@ -1,0 +1,243 @@
+"""What a plan says of places: services get their VIPs, tasks their endpoints, with what is true of them now. Pure.
+
+What it promises stands in controller.plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from ipaddress import IPv4Address
+
+from controller.attachments import elsewhere
+from controller.linkkeys_plan import LinkKeyPlan
+from controller.observed import SwarmService, SwarmTask
+from controller.run import Run
+from controller.steps import Allocate, Change, Step
+from mesh import keyspace
+from mesh.errors import Terminal
+from mesh.records import Address, Attachment, Endpoint, Node, Port, SealedKey, Service
+from mesh.snapshot import Delete, Holds, Op, Put
+from mesh.wgtypes import IPAddress, UdpEndpoint
+
+
+class PlacesPlan:
+    """This part of one run."""
+
+    def __init__(self, run: Run, link_keys: LinkKeyPlan) -> None:
+        """Prepare.
+
+        Args:
+            run: what there is, and what to look at.
+            link_keys: of the same run.
+        """
+        self._run = run
+        self._known = run.known
+        self._swarm = run.known.swarm
+        self._stored = run.known.stored
+        self._link_keys = link_keys
+
+    # --- services
+
+    def service_steps(self) -> Iterator[Step]:
+        """Every linked service gets a record, and one that says what Swarm says."""
+        return self._run.each(self._run.focus.among(self._swarm.services), self._service)
+
+    def _service(self, service_id: str) -> Iterator[Step]:
+        if service_id not in self._known.links.wired or keyspace.service(service_id) in self._stored.invalid:
+            return
+        service, stored = self._swarm.services[service_id], self._known.services.get(service_id)
+        if stored is None:
+            yield from self._new_service(service)
+        elif (wanted := _service_record(service, stored.vip)) != stored:
+            revision = self._stored.revision_of(keyspace.service(service.id))
+            yield Change((Put(wanted, revision),), f"service {service.name}: its links or options changed")
+
+    def _new_service(self, service: SwarmService) -> Iterator[Step]:
+        holder = f"service/{service.id}"
+        vip = self._still_held(service.id, holder)
+        if vip is not None:  # only its own record was lost, and the VIP stays for the service's life
+            still = Holds(keyspace.address(vip), self._stored.revision_of(keyspace.address(vip)))
+            ops: tuple[Op, ...] = (Put(_service_record(service, vip), 0), still)
+            self._run.kept[service.id] = vip
+            yield Change(ops, f"service {service.name}: linked, and holds VIP {vip} already")
+            return
+        try:
+            vip = self._run.free_address(holder)
+        except Terminal as error:
+            self._run.problems.append(f"service {service.name}: {error}")
+            return
+        self._run.give_address(vip)
+        ops = (Put(_service_record(service, vip), 0), Put(Address(vip, holder), 0))
+        yield Change(ops, f"service {service.name}: linked, VIP {vip}")
+
+    def _still_held(self, service_id: str, holder: str) -> IPv4Address | None:
+        """The lowest address that a service's id holds, and that no other record has."""
+        records = self._known.concerning.get(service_id, {}).values()
+        held = sorted(record.address for record in records if isinstance(record, Address) and record.holder == holder)
+        if not held:
+            return None
+        others = {e.address for e in self._known.endpoints.values()} | {s.vip for s in self._known.services.values()}
+        return next((address for address in held if address not in others), None)
+
+    # --- endpoints
+
+    def endpoint_steps(self) -> Iterator[Step]:
+        """Every live task of a linked service has an endpoint that says what is true of it."""
+        return self._run.each(self._run.focus.among(self._known.live), self._endpoint)
+
+    def _endpoint(self, task_id: str) -> Iterator[Step]:
+        task = self._known.live[task_id]
+        if task.service not in self._known.links.wired:
+            return
+        endpoint = self._known.endpoints.get(task.id)
+        node = self._known.nodes.get(task.node)
+        if endpoint is None:
+            yield from self._new_endpoint(task, node)
+        elif node is not None and (rekey := self._rekey(task, endpoint)):
+            yield rekey
+        else:
+            yield from self._changed_endpoint(task, node, endpoint)
+
+    def _new_endpoint(self, task: SwarmTask, node: Node | None) -> Iterator[Step]:
+        keys = (keyspace.endpoint(task.service, task.id), keyspace.sealed_key(task.node, task.id))
+        if not task.wanted or any(key in self._stored.invalid for key in keys):
+            return
+        if task.service not in self._swarm.services and task.service not in self._known.services:
+            return
+        to = self._run.members.get(task.node)
+        if node is None or to is None:
+            silent = node is None and keyspace.node(task.node) not in self._stored.invalid
+            why = "has no agent (yet)" if silent else "has not shown its keys"
+            name = self._swarm.nodes[task.node].hostname
+            self._run.problems.append(f"task {task.id}: its node {name} {why}, so it is not wired")
+            return
+        try:
+            address = self._run.free_address(f"task/{task.id}")
+            port = self._run.give_port(node, task.id)
+        except Terminal as error:
+            self._run.problems.append(f"task {task.id}: {error}")
+            return
+        self._run.give_address(address)
+        underlay = UdpEndpoint(self._node_address(node), port)
+        key_revision = self._stored.revision_of(keys[1])
+        reason = f"task {task.id}: placed on {node.hostname}, address {address}, UDP {underlay}"
+        yield from self._link_keys.for_task(task)
+        yield Allocate(task, to, address, underlay, self._elsewhere(task, ()), 0, 0, key_revision, reason)
+
+    def _rekey(self, task: SwarmTask, endpoint: Endpoint) -> Allocate | None:
+        key, to = keyspace.sealed_key(task.node, task.id), self._run.members.get(task.node)
+        if key in self._stored.invalid or to is None:
+            return None
+        sealed = self._stored.get(key, SealedKey)
+        if sealed is not None and sealed.sealed_to == to.fingerprint:
+            return None
+        return Allocate(
+            task=task,
+            to=to,
+            address=endpoint.address,
+            underlay=endpoint.underlay,
+            elsewhere=self._elsewhere(task, endpoint.elsewhere),
+            epoch=endpoint.epoch + 1,
+            revision=self._stored.revision_of(keyspace.endpoint(endpoint.service, endpoint.task)),
+            key_revision=self._stored.revision_of(key),
+            reason=f"task {task.id}: its node cannot open the old key, so it gets a new one",
+        )
+
+    def _changed_endpoint(self, task: SwarmTask, node: Node | None, endpoint: Endpoint) -> Iterator[Step]:
+        report = self._run.report(task)
+        ready = self._ready(task, endpoint, ignore_lease=node is None and task.service in self._panicking)
+        host = self._node_address(node) if node else endpoint.underlay.host
+        number = endpoint.underlay.port
+        ports: tuple[Op, ...] = ()
+        if node and report and report.port_taken == number:
+            try:
+                number = self._run.give_port(node, task.id)
+            except Terminal as error:
+                self._run.problems.append(f"task {task.id}: {error}")
+            else:
+                ports = _port_ops(endpoint, number)
+        found = self._elsewhere(task, endpoint.elsewhere)
+        underlay = endpoint.underlay
+        if (ready, host, number, found) != (endpoint.ready, underlay.host, underlay.port, endpoint.elsewhere):
+            wanted = replace(endpoint, ready=ready, underlay=UdpEndpoint(host, number), elsewhere=found)
+            revision = self._stored.revision_of(keyspace.endpoint(endpoint.service, endpoint.task))
+            yield Change((Put(wanted, revision), *ports), f"task {task.id}: {_difference(endpoint, wanted)}")
+
+    def _node_address(self, node: Node) -> IPAddress:
+        observed = self._swarm.nodes.get(node.id)
+        return observed.address if observed and observed.address else node.address
+
+    def _elsewhere(self, task: SwarmTask, before: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
+        found, problem = elsewhere(task, before, self._run.report(task), self._known.networks)
+        if problem:
+            self._run.problems.append(problem)
+        return found
+
+    def _ready(self, task: SwarmTask, endpoint: Endpoint, *, ignore_lease: bool) -> bool:
+        """Swarm says whether it is wanted, its node whether it can be used.
+
+        Swarm calls a task running until it has stopped it, also when its check fails: the node sees that first.
+        """
+        if not task.wanted:
+            return False
+        silent = task.node not in self._known.nodes and keyspace.node(task.node) not in self._stored.invalid
+        if silent and (not ignore_lease or self._swarm.nodes[task.node].down):
+            return False
+        if keyspace.report(task.node, task.id) in self._stored.invalid:
+            return endpoint.ready
+        report = self._run.report(task)
+        if report is None or not report.wired or report.state == "gone":
+            return False
+        return report.state == "running"
+
+    @cached_property
+    def _panicking(self) -> frozenset[str]:
+        """Services whose every ready task is on a node whose agent fell silent.
+
+        An agent's silence is not proof of its node's death: the tunnels outlive it. With other tasks to go to it
+        is reason enough to send new connections there; with none, keeping all beats refusing all.
+        """
+        known = self._known
+        on_silent = {name for node in known.silent for name in known.on_node[node]}
+        without = {known.live[name].service for name in on_silent if self._is_ready(name, ignore_lease=True)}
+        return frozenset(  # of the others' tasks the lease says nothing
+            service
+            for service in without
+            if not any(self._is_ready(name, ignore_lease=False) for name in known.live_of[service])
+        )
+
+    def _is_ready(self, task_id: str, *, ignore_lease: bool) -> bool:
+        task, endpoint = self._known.live.get(task_id), self._known.endpoints.get(task_id)
+        if task is None or endpoint is None:
+            return False
+        return self._ready(task, endpoint, ignore_lease=ignore_lease)
+
+
+def _port_ops(endpoint: Endpoint, number: int) -> tuple[Op, ...]:
+    old = keyspace.port(endpoint.node, endpoint.underlay.port)
+    return (Put(Port(endpoint.node, number, endpoint.task), 0), Delete(old, None))
+
+
+def _service_record(service: SwarmService, vip: IPv4Address) -> Service:
+    labels = service.labels
+    return Service(
+        id=service.id,
+        name=service.name,
+        vip=vip,
+        links=labels.links,
+        expose=labels.expose,
+        strict=labels.strict,
+        dnsrr=service.dnsrr,
+        elsewhere=service.elsewhere,
+    )
+
+
+def _difference(old: Endpoint, new: Endpoint) -> str:
+    parts: Iterable[str] = (
+        ("ready" if new.ready else "not ready") if old.ready != new.ready else "",
+        f"UDP {old.underlay} -> {new.underlay}" if old.underlay != new.underlay else "",
+        f"{len(new.elsewhere)} addresses on other networks" if old.elsewhere != new.elsewhere else "",
+    )
+    return ", ".join(part for part in parts if part)
