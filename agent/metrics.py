@@ -89,8 +89,6 @@ class Metrics(Collector):
         self._peers: Counter[str] = Counter()
         self._ages: dict[Labels, float] = {}
         self._refused, self._received, self._sent = _Totals(), _Totals(), _Totals()
-        self._graph: Graph | None = None
-        self._services: Mapping[PublicKey, str] = {}
         self.registry.register(self)
 
     @property
@@ -108,9 +106,6 @@ class Metrics(Collector):
         """
         with self._lock:
             self._updates += 1
-            if graph is not self._graph:
-                self._graph = graph
-                self._services = {e.public_key: e.service for e in graph.by_task.values()}
             self._complete = graph.complete and graph.cluster is not None
             self._held = bool(status.held)
             self._tasks = Counter(_state(report) for report in reports.values() if report.state != "gone")
@@ -126,7 +121,7 @@ class Metrics(Collector):
         own = _name(graph, endpoint.service) if endpoint else None
         for peer in device.peers:
             self._peers[_handshake(peer)] += 1
-            theirs = _name(graph, self._services.get(peer.public_key))
+            theirs = _name(graph, _service(graph, peer.public_key))
             labels = None if own is None or theirs is None else (own, theirs)
             self._received.add((device.task, peer.public_key), labels, peer.rx_bytes, self._updates)
             self._sent.add((device.task, peer.public_key), labels, peer.tx_bytes, self._updates)
@@ -186,6 +181,12 @@ def _serve(metrics: Metrics, host: str, port: int) -> None:
 def _name(graph: Graph, service: str | None) -> str | None:
     found = graph.services.get(service) if service else None
     return found.name if found else None
+
+
+def _service(graph: Graph, key: PublicKey) -> str | None:
+    """Whose public key that is, among those that may be wired."""
+    endpoint = graph.by_task.get(graph.keys.get(key, ""))
+    return endpoint.service if endpoint is not None and endpoint.public_key == key else None
 
 
 def _state(report: TaskReport) -> str:

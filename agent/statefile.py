@@ -1,35 +1,74 @@
-"""The values of a verified state as one file's content, and back: each after its lengths, as it was signed. Pure."""
+"""The values of a verified state as one file's content, and back: each after its lengths, as it was signed. Pure.
+
+The file is parts, one after the other: all of a state, and then what changed since, as often as that is written. A
+part counts whole or not at all, so what a power cut leaves of the last one changes nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 
-_HEAD = b"linkwire state 1\n"
+_HEAD = b"linkwire state 2\n"
+_DIGEST_BYTES = 16
+"""Against what a disk does to a part. What somebody does to it, the signatures in it show."""
 
 
 def pack(values: Iterable[tuple[str, bytes]]) -> bytes:
-    """What to write."""
-    parts = [_HEAD]
+    """What to write for all of a state; no value is empty."""
+    return _HEAD + addition(values)
+
+
+def addition(values: Iterable[tuple[str, bytes]]) -> bytes:
+    """What to append for the keys that changed; an empty value takes its key away."""
+    parts: list[bytes] = []
     for key, value in values:
         name = key.encode()
         parts += (f"{len(name)} {len(value)}\n".encode(), name, value)
-    return b"".join(parts)
+    body = b"".join(parts)
+    return f"{len(body)} {_digest(body)}\n".encode() + body
 
 
-def unpack(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """What was written. What it says proves itself, so what is damaged is only left out.
+def unpack(content: bytes) -> Iterable[tuple[str, bytes]]:
+    """What was written last. What it says proves itself.
 
     Raises:
         ValueError: the file was damaged, or is of another version.
     """
     if not content.startswith(_HEAD):
         raise ValueError("of another version, or damaged")
+    bodies = list(_bodies(content))
+    if not bodies:
+        raise ValueError("cut short, or damaged")
+    values = {key: value for body in bodies for key, value in _values(body)}
+    return [(key, value) for key, value in values.items() if value]
+
+
+def _bodies(content: bytes) -> Iterator[bytes]:
+    """The parts up to the first that is not whole."""
     at = len(_HEAD)
-    while at < len(content):
-        end = content.index(b"\n", at)
-        name, value = map(int, content[at:end].split())
+    while (start := content.find(b"\n", at) + 1) > 0:
+        length, _, digest = content[at : start - 1].partition(b" ")
+        if not length.isdigit():
+            return
+        body = content[start : start + int(length)]
+        if len(body) != int(length) or digest != _digest(body).encode():
+            return
+        yield body
+        at = start + len(body)
+
+
+def _values(body: bytes) -> Iterator[tuple[str, bytes]]:
+    at = 0
+    while at < len(body):
+        end = body.index(b"\n", at)
+        name, value = map(int, body[at:end].split())
         start = end + 1 + name
-        if min(name, value) < 0 or start + value > len(content):
+        if min(name, value) < 0 or start + value > len(body):
             raise ValueError("cut short")
-        yield content[end + 1 : start].decode(), content[start : start + value]
+        yield body[end + 1 : start].decode(), body[start : start + value]
         at = start + value
+
+
+def _digest(body: bytes) -> str:
+    return blake2b(body, digest_size=_DIGEST_BYTES).hexdigest()

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 FILE = "manifest"
 STATE_FILE = "state"
 SAVE_S = 10.0
-"""At most so often, in seconds, is the whole state written down."""
+"""At most so often, in seconds, is the state written down: what changed in it, and all of it when that is as much."""
 ALONE_S = 5.0
 """Seconds after which an agent that has started and reaches no store goes on with what its node knew."""
 
@@ -55,6 +55,7 @@ class Trust:
         self._believed = Snapshot()
         self._kept: Snapshot | None = None
         self._saved: Snapshot | None = None
+        self._whole = self._size = 0
         self._saved_at = self._began = time.monotonic()
 
     def take(self, snapshot: Snapshot) -> Snapshot:
@@ -100,13 +101,27 @@ class Trust:
         now = time.monotonic()
         if self._verified is self._saved or self._verified is None or now - self._saved_at < SAVE_S:
             return
-        self._saved, self._saved_at = self._verified, now
-        path = self._path.with_name(STATE_FILE)
-        values = ((key, found.raw) for key, found in self._verified.records.items() if found.raw is not None)
+        before, self._saved, self._saved_at = self._saved, self._verified, now
         try:
-            _write(path, statefile.pack((key, raw) for key, raw in values if keyspace.read_by(key, node)))
+            self._save(node, self._verified, before)
         except OSError as error:
-            log.warning("what this node knows is not kept", file=str(path), error=error.strerror)
+            self._size = 0  # nobody knows what is there: next time all of it is written
+            log.warning("what this node knows is not kept", file=STATE_FILE, error=error.strerror)
+
+    def _save(self, node: str, state: Snapshot, before: Snapshot | None) -> None:
+        """Append what changed since another was saved, or write all of it. Raises OSError."""
+        path = self._path.with_name(STATE_FILE)
+        changed = state.changed_since(before) if before is not None and self._size else None
+        if changed is not None and self._size <= 2 * self._whole:
+            values = ((key, found.raw if (found := state.records.get(key)) else None) for key in changed)
+            added = statefile.addition((key, raw or b"") for key, raw in values if keyspace.read_by(key, node))
+            if _append(path, self._size, added):
+                self._size += len(added)
+                return
+        all_of_it = ((key, found.raw) for key, found in state.records.items() if found.raw is not None)
+        content = statefile.pack((key, raw) for key, raw in all_of_it if keyspace.read_by(key, node))
+        _write(path, content)
+        self._whole = self._size = len(content)
 
     def _go_on(self) -> None:
         if self._kept is not None and not self._believed.records:
@@ -154,6 +169,21 @@ def remembered(folder: Path) -> bytes:
 def generation(manifest: bytes) -> int:
     """The generation of a signed manifest, unchecked; 0 for an empty one."""
     return peek(keyspace.MANIFEST, manifest).generation if manifest else 0
+
+
+def _append(path: Path, size: int, value: bytes) -> bool:
+    """Append to a file, there after a power cut; False where it is not of that size. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    with os.fdopen(descriptor, "wb") as file:
+        if os.fstat(descriptor).st_size != size:
+            return False
+        file.write(value)
+        file.flush()
+        os.fsync(descriptor)
+    return True
 
 
 def _write(path: Path, value: bytes) -> None:

@@ -2,11 +2,13 @@
 
 import stat
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import structlog
 
+from agent.statefile import pack, unpack
 from agent.trust import Trust, generation, remembered
 from mesh.errors import Terminal
 from mesh.follow import Batch, Change, Picture
@@ -113,6 +115,44 @@ def test_without_a_store_a_node_goes_on_with_what_it_knew_and_removes_nothing(ke
     assert not found.complete
     newer = opened(values(*RECORDS, service("c", 3), generation=8).items(), revision=10)
     assert again.take(newer) is newer
+
+
+def test_what_changes_is_appended_and_now_and_then_all_of_it_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.trust.SAVE_S", 0.0)
+    trust, picture, path = Trust(tmp_path), Picture(SEAL, keep=True), tmp_path / "state"
+    now: dict[str, bytes] = {}
+    sizes, files = [], []
+    for turn in range(40):
+        records = [*RECORDS, *(service(f"s{n}", n + 3) for n in range(turn % 3))]
+        wanted = values(*records, generation=turn + 1)
+        changes = [Change(key.encode(), raw, turn + 1) for key, raw in wanted.items() if now.get(key) != raw]
+        changes += [Change(key.encode(), None, turn + 1) for key in now.keys() - wanted.keys()]
+        now = wanted
+        batch = Batch(turn + 1, whole=not turn, changes=changes)
+        if turn:
+            picture.apply(batch)
+        else:
+            picture.replace(batch)
+        snapshot = picture.snapshot(complete=True)
+        assert trust.take(snapshot) is snapshot
+        if turn == 30:
+            path.unlink()
+        elif turn == 33:
+            path.write_bytes(path.read_bytes() + b"cut short")
+        trust.save("n1")
+        assert dict(unpack(path.read_bytes())) == now
+        sizes.append(path.stat().st_size)
+        files.append(path.stat().st_ino)
+    grown = [later > before for before, later in pairwise(sizes[:30])]
+    assert True in grown
+    assert False in grown
+    assert 20 < sum(later == before for before, later in pairwise(files)) < 35, (
+        "it is the same file, but now and then"
+    )
+    assert max(sizes) < 4 * len(pack(now.items()))
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("state")] == ["state"]
 
 
 def test_an_emptied_or_forged_store_does_not_take_it_away(kept: Path) -> None:
