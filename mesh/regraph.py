@@ -1,12 +1,15 @@
 """The index of a snapshot, made from that of an earlier one at the cost of what changed between them. Pure.
 
-It promises to equal `mesh.graph.index` of the snapshot. Only what changes all the time is done this way: endpoints
-that come, go and move while nothing in the records is contradictory. Anything else is indexed anew.
+It promises to equal `mesh.graph.index` of the snapshot, but that what is indexed by task lies in maps, of which a
+copy costs nothing (the first time, they are made of the dicts). Only what changes all the time is done this way:
+endpoints that come, go and move while nothing in the records is contradictory. Anything else is indexed anew.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+
+from immutables import Map
 
 from mesh import keyspace
 from mesh.apart import Outside, moved
@@ -42,7 +45,8 @@ def reindex(graph: Graph, before: Snapshot, now: Snapshot) -> Graph:
 
 def _moved(graph: Graph, old: list[Endpoint], new: list[Endpoint]) -> Graph | None:
     """Without some endpoints and with others; None where these are not each of their own task, address and key."""
-    by_task, addresses, keys = dict(graph.by_task), dict(graph.addresses), dict(graph.keys)
+    by_task, addresses = Map(graph.by_task).mutate(), Map(graph.addresses).mutate()
+    keys, endpoints = Map(graph.keys).mutate(), Map(graph.endpoints).mutate()
     for gone in old:
         del by_task[gone.task], addresses[gone.address], keys[gone.public_key]
     for one in new:
@@ -51,7 +55,6 @@ def _moved(graph: Graph, old: list[Endpoint], new: list[Endpoint]) -> Graph | No
         if clash or (subnet is not None and one.address not in subnet):
             return None
         by_task[one.task], addresses[one.address], keys[one.public_key] = one, one.task, one.task
-    endpoints = dict(graph.endpoints)
     for service in {one.service for one in (*old, *new)}:
         left = {one.task: one for one in endpoints.pop(service, ())}
         for gone in old:
@@ -61,4 +64,11 @@ def _moved(graph: Graph, old: list[Endpoint], new: list[Endpoint]) -> Graph | No
         if left:
             endpoints[service] = tuple(left[task] for task in sorted(left))
     around: Outside = moved(graph.outside, graph.services, old, new)
-    return replace(graph, by_task=by_task, addresses=addresses, keys=keys, endpoints=endpoints, outside=around)
+    return replace(
+        graph,
+        by_task=by_task.finish(),
+        addresses=addresses.finish(),
+        keys=keys.finish(),
+        endpoints=endpoints.finish(),
+        outside=around,
+    )
