@@ -65,7 +65,12 @@ def _page(result: Mapping[str, Any], rows: list[Row], drawn: Iterable[str]) -> I
     yield from ("", *(f"{number}. {note}" for number, note in enumerate(notes, 1)))
     for heading, found in (("Not measured on this machine", "not_here"), ("Failed", "failed")):
         if result[found]:
-            yield from ("", f"{heading}:", "", *(f"- `{name}`: {why}" for name, why in result[found].items()))
+            yield from (
+                "",
+                f"{heading}:",
+                "",
+                *(f"- `{name}`: {_first_line(why)}" for name, why in result[found].items()),
+            )
 
 
 def _machine(facts: Mapping[str, Any]) -> Iterable[str]:
@@ -74,6 +79,10 @@ def _machine(facts: Mapping[str, Any]) -> Iterable[str]:
     yield f"- kernel {facts['kernel']}, WireGuard: {facts['wireguard']}"
     yield f"- Python {facts['python']}, Linkwire {facts['linkwire']}; {versions}"
     yield f"- load {facts['load']} before, {facts['load_after']} after (the run itself is part of it)"
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.splitlines()), "")
 
 
 def _cell(text: str) -> str:

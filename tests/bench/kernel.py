@@ -54,10 +54,12 @@ def measure(effort: Effort) -> Run:
             ended = str(error)
         else:
             if done.returncode:
-                ended = f"exit code {done.returncode}: {done.output[-1000:]}"
+                ended = f"exit code {done.returncode}"
         run = _read(Path(folder, _RESULT))
     if ended or not run.rows:
-        run.failed[_NAME] = f"in the guest: {ended or 'nothing was measured'}"
+        print(ended, file=sys.stderr)
+        first, *_ = ended.splitlines() or ["nothing was measured"]
+        run.failed[_NAME] = f"in the guest: {first}"
     return run
 
 

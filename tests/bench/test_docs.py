@@ -50,7 +50,12 @@ def result(rows: list[Row]) -> dict[str, Any]:
         "load_after": 2.0,
         "versions": {"etcd": "etcd 3.4"},
     }
-    more = {"quick": False, "seconds": {}, "not_here": {"overlay": "no ESP"}, "failed": {"docker": "LabError: no"}}
+    more = {
+        "quick": False,
+        "seconds": {},
+        "not_here": {"overlay": "no ESP"},
+        "failed": {"docker": "LabError: no\nlog"},
+    }
     text = json.dumps({"machine": machine, **more, "rows": [report.as_json(one) for one in rows]})
     made: dict[str, Any] = json.loads(text)
     return made
@@ -119,7 +124,8 @@ def test_the_page_has_every_row_its_aim_the_notes_once_and_what_went_wrong(tmp_p
     assert all(f"| `{one.key}`" in page for one in ROWS)
     assert page.count("busy") == 1
     assert "- `overlay`: no ESP" in page
-    assert "- `docker`: LabError: no" in page
+    assert "- `docker`: LabError: no\n" in page
+    assert "log" not in page.splitlines()
     assert "![growth-scale](growth-scale.svg)" in page
     met = sum(bool(one.met) for one in ROWS)
     assert f"{met} of {sum(one.met is not None for one in ROWS)} aims are met." in page
