@@ -15,7 +15,7 @@ looks at what a change can concern (controller.concerns), at what gave something
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
@@ -129,10 +129,11 @@ def _looked_up(
     return Lookup(swarm, stored), EVERYTHING
 
 
-def _differing(before: Mapping[str, NodePublicKey], members: Mapping[str, NodePublicKey]) -> Iterable[str]:
+def _differing(before: Mapping[str, NodePublicKey], members: Mapping[str, NodePublicKey]) -> list[str]:
     if before is members:
-        return ()
-    return [node for node in before.keys() | members.keys() if before.get(node) != members.get(node)]
+        return []
+    come = [node for node, key in members.items() if (was := before.get(node)) is not key and was != key]
+    return come + [node for node in before if node not in members]
 
 
 def _remembered(last: _Last | None, run: Run) -> _Last:
