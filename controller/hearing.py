@@ -8,7 +8,7 @@ before it leads; and after a while it goes on without those that say nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mesh import keyspace
 from mesh.snapshot import Snapshot
@@ -22,8 +22,10 @@ class Hearing:
         self._first: dict[str, int] = {}
         self._heard: set[str] = set()
         self._began: float | None = None
+        self._taken = Snapshot()
+        self._up: frozenset[str] = frozenset()
 
-    def take(self, stored: Snapshot, up: Iterable[str], now: float) -> None:
+    def take(self, stored: Snapshot, up: Sequence[str], now: float) -> None:
         """Look at the store, also while somebody else leads.
 
         Args:
@@ -33,7 +35,14 @@ class Hearing:
         """
         if self._began is None:
             self._began = now
-        for node in up:
+        changed = stored.changed_since(self._taken)
+        self._taken = stored
+        if changed is None or len(up) != len(self._up) or not self._up.issuperset(up):
+            self._up, looked_at = frozenset(up), up
+        else:
+            said = (key.removeprefix(keyspace.STATUS) for key in changed if key.startswith(keyspace.STATUS))
+            looked_at = [node for node in said if node in self._up]
+        for node in looked_at:
             revision = stored.revision_of(keyspace.status(node))
             if self._first.setdefault(node, revision) != revision:
                 self._heard.add(node)

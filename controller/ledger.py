@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from mesh import keyspace
-from mesh.contents import Contents, judge
+from mesh.contents import Contents, Verdict, judge
 from mesh.errors import InvalidRecord
 from mesh.manifest import Entry
 from mesh.records import ManifestRecord, Status
@@ -20,6 +20,8 @@ from mesh.snapshot import Delete, Holds, Op, Put, Snapshot, Write
 from mesh.store import Store
 
 log = structlog.get_logger(__name__)
+
+_SPARE = 8  # manifests that are known to be signed, more than nodes show
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,9 @@ class Ledger:
         """Know nothing yet: `take` comes first."""
         self._store = store
         self._contents = Contents()
+        self._taken = Snapshot()
+        self._judged: tuple[object, object, int] = (None, None, -1)  # what the verdict rests on
+        self._verdict = Verdict(0, "")
         self._revision = 0  # of the manifest
         self._stored = 0  # its generation
         self._raw: bytes | None = None  # itself, as it was signed
@@ -50,27 +55,44 @@ class Ledger:
         self._used = 0  # in any commit of ours
         self._claims: dict[str, bytes] = {}
         self._seen: dict[str, Witness] = {}
+        self._opened: dict[bytes, int] = {}  # manifest -> its generation; whoever claims it
         self._top = 0  # what the store was seen to hold
         self.verified = False
 
     def take(self, stored: Snapshot) -> None:
         """Go on from what the store holds now."""
-        verdict = judge(stored, self._highest)
-        self.verified = verdict.verified
+        found = stored.records.get(keyspace.MANIFEST)
+        rests_on = found, stored.contents.total, self._highest
+        if any(now is not then for now, then in zip(rests_on, self._judged, strict=True)):
+            self._verdict = judge(stored, self._highest)
+            self._highest = max(self._highest, self._verdict.generation)
+            self._judged = found, stored.contents.total, self._highest
+        self.verified = self._verdict.verified
         self._contents = stored.contents
         self._revision = stored.revision_of(keyspace.MANIFEST)
-        self._stored = verdict.generation
-        found = stored.records.get(keyspace.MANIFEST)
+        self._stored = self._verdict.generation
         self._raw = found.raw if found is not None else None
-        self._highest = max(self._highest, verdict.generation)
-        self._top = max(self._top, verdict.generation)
-        for status in stored.all(Status):
+        self._top = max(self._top, self._stored)
+        changed = stored.changed_since(self._taken)
+        self._taken = stored
+        said = stored.all(Status) if changed is None else (stored.get(key, Status) for key in changed)
+        for status in sorted((one for one in said if one is not None), key=lambda one: one.node):
             self._hear(status)
 
     def witness(self, nodes: Iterable[str]) -> Witness:
         """Which of some nodes has proven that it has seen the highest generation."""
         seen = [self._seen[node] for node in nodes if node in self._seen]
         return max(seen, key=lambda witness: (witness.generation, witness.node), default=Witness())
+
+    def agreed(self) -> bool:
+        """Whether no node at all has proven to know more than the store holds, or something else of that generation.
+
+        Holds for what was taken last. Where it does not, `witness` says who of those that are up.
+        """
+        return not any(
+            generation > self._stored or (generation == self._stored and manifest != self._raw)
+            for manifest, generation in self._opened.items()
+        )
 
     def unheard(self, nodes: Sequence[str]) -> Sequence[str]:
         """All of them, if the store holds an older state than it did, and none of them has proven to know it."""
@@ -119,20 +141,31 @@ class Ledger:
             return
         self._claims[status.node] = status.manifest
         try:
-            opened = self._store.unseal(keyspace.MANIFEST, status.manifest)
+            generation = self._generation(status.manifest)
         except InvalidRecord as error:
             log.warning("what a node says it has seen is not believed", node=status.node, error=str(error))
             return
-        self._seen[status.node] = Witness(status.node, opened.generation, status.manifest)
-        twice = opened.generation == self._stored and status.manifest != self._raw
-        if opened.generation > self._highest or twice:
+        self._seen[status.node] = Witness(status.node, generation, status.manifest)
+        twice = generation == self._stored and status.manifest != self._raw
+        if generation > self._highest or twice:
             log.warning(
                 "a node has seen another state than the store holds, and not an older one",
                 node=status.node,
-                generation=opened.generation,
+                generation=generation,
                 stored=self._stored,
             )
-            self._highest = opened.generation + 1
+            self._highest = generation + 1
+
+    def _generation(self, manifest: bytes) -> int:
+        """Of a manifest whose signature holds (InvalidRecord); checked once, whoever shows it."""
+        known = self._opened.get(manifest)
+        if known is None:
+            known = self._store.unseal(keyspace.MANIFEST, manifest).generation
+            if len(self._opened) > len(self._seen) + _SPARE:
+                shown = {witness.manifest for witness in self._seen.values()}
+                self._opened = {one: number for one, number in self._opened.items() if one in shown}
+            self._opened[manifest] = known
+        return known
 
 
 def awaited(stored: Snapshot, up: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Network
@@ -17,10 +17,10 @@ import structlog
 from controller import access, recall
 from controller.election import Election
 from controller.hearing import Hearing
-from controller.ledger import Ledger, awaited
+from controller.ledger import Ledger, Witness, awaited
 from controller.members import Members
 from controller.mend import cluster_again, mend, resign, unknown
-from controller.observed import Swarm
+from controller.observed import Swarm, SwarmNode
 from controller.plan import Planner
 from controller.quiet import Quiet
 from controller.rests import Rests
@@ -88,7 +88,7 @@ class Controller:
         self._rest_s = rest_s
         self._name = name
         self._secret: Secrets = partial(link_key, link_seed, signer.cluster)
-        self._told: tuple[str, ...] = ()
+        self._told: dict[str, None] = {}
         self._due: int | None = None
         self._shown = Snapshot()
         self._resigned: Snapshot | None = None
@@ -102,6 +102,8 @@ class Controller:
         self._unheard: list[str] = []
         self._asked = ("", 0.0)
         self._mute: set[str] = set()
+        self._nodes: Mapping[str, SwarmNode] | None = None
+        self._nodes_up: tuple[str, ...] = ()
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped."""
@@ -136,7 +138,7 @@ class Controller:
             self._quiet.forget()
         if not stored.complete:
             return
-        up = sorted(node.id for node in swarm.nodes.values() if not node.down)
+        up = self._up(swarm)
         self._remember(stored, up)
         if token is None:
             return
@@ -144,7 +146,7 @@ class Controller:
             text = f"the verify keys are for the Swarm {self._signer.cluster}, and this is {swarm.cluster}"
             self._tell((f"{text}: nothing is written",), swarm)
             return
-        if self._waits(stored, up) or self._recalls(stored, swarm, token, follower):
+        if self._waits(stored, up) or self._recalls(stored, swarm, up, token, follower):
             return
         steps, whole = self._decide(stored, swarm)
         revision = self._write(steps, token, whole=whole)
@@ -156,6 +158,13 @@ class Controller:
             self._wake()
         elif revision:
             self._catch_up(follower, revision)
+
+    def _up(self, swarm: Swarm) -> Sequence[str]:
+        """Ids of the nodes that Swarm calls up; made when their list has changed."""
+        if self._nodes is not swarm.nodes:
+            self._nodes = swarm.nodes
+            self._nodes_up = tuple(sorted(node.id for node in swarm.nodes.values() if not node.down))
+        return self._nodes_up
 
     def _remember(self, stored: Snapshot, up: Sequence[str]) -> None:
         """What the leader has to know when the store was emptied or set back; so who stands by has to, too."""
@@ -173,12 +182,12 @@ class Controller:
             self._unheard = missing
         return self._waiting
 
-    def _recalls(self, stored: Snapshot, swarm: Swarm, token: Holds, follower: Follower) -> bool:
+    def _recalls(self, stored: Snapshot, swarm: Swarm, up: Sequence[str], token: Holds, follower: Follower) -> bool:
         """Have a store that was emptied or set back filled with what was signed last; whether that is under way."""
-        up = [node.id for node in swarm.nodes.values() if not node.down]
-        witness = self._ledger.witness(node for node in up if node not in self._mute)
-        if not recall.needed(stored, self._ledger.witness(up)):
+        agreed = self._ledger.agreed()
+        if agreed or not recall.needed(stored, self._ledger.witness(up)):
             self._mute.clear()  # what they had seen is not missed any more; next time they are asked again
+        witness = Witness() if agreed else self._ledger.witness(node for node in up if node not in self._mute)
         if not recall.needed(stored, witness):
             steps, self._asked = recall.end(stored), ("", 0.0)
             return bool(steps) and self._put_back(steps, token, follower, sign=False)
@@ -278,10 +287,10 @@ class Controller:
         for problem in problems:
             if problem not in self._told:
                 log.warning("problem", problem=problem)
-        for problem in self._told:
-            if problem not in problems:
+        told, self._told = self._told, dict.fromkeys(problems)
+        for problem in told:
+            if problem not in self._told:
                 log.info("problem solved", problem=problem)
-        self._told = problems
 
     def _write(self, steps: Sequence[Step], token: Holds, *, whole: bool) -> int | None:
         """Carry out a plan: in few transactions, and where one fails step by step.

@@ -1,0 +1,136 @@
+"""What a controller remembers of the store is the same, whether it looks at what changed or at everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.hearing import Hearing
+from controller.ledger import Ledger, Witness
+from controller.recall import needed
+from mesh import codec, keyspace
+from mesh.envelope import Signer, wrap
+from mesh.follow import Batch, Change, Picture
+from mesh.records import ManifestRecord, Service, Status
+from mesh.snapshot import Snapshot
+from mesh.store import Store
+from tests.signing import CLUSTER, SEAL, STRANGER, holding, value
+
+NODES = ("n1", "n2", "n3")
+SERVICES = tuple(
+    Service(name, name, IPv4Address("10.1.0.1"), (), None, strict=True, dnsrr=False, elsewhere=()) for name in "ab"
+)
+EMPTY, ONE = holding().record(), holding(SERVICES[0]).record()
+MANIFESTS = [value(record, generation) for generation in (1, 2, 3) for record in (EMPTY, ONE)]
+FORGED = wrap(Signer(CLUSTER, STRANGER), "manifest", 9, codec.encode(ManifestRecord(0, bytes(32))))
+
+claims = st.sampled_from((b"", FORGED, *MANIFESTS, *MANIFESTS))
+statuses = st.tuples(st.sampled_from(NODES), st.sampled_from((1.0, 2.0)), claims).map(
+    lambda of: (keyspace.status(of[0]), value(Status(of[0], of[1], (), of[2])))
+)
+gone = st.sampled_from([*map(keyspace.status, NODES), keyspace.MANIFEST, *map(keyspace.key_of, SERVICES)])
+changes = st.one_of(
+    statuses,
+    statuses,
+    st.sampled_from(MANIFESTS).map(lambda raw: (keyspace.MANIFEST, raw)),
+    st.sampled_from(SERVICES).map(lambda one: (keyspace.key_of(one), value(one))),
+    gone.map(lambda key: (key, None)),
+    gone.map(lambda key: (key, b"garbage")),
+)
+up = st.sets(st.sampled_from(NODES)).map(sorted)
+how = st.sampled_from(("on", "on", "on", "anew"))
+histories = st.lists(st.tuples(st.lists(changes, max_size=3), up, how), max_size=15)
+
+History = list[tuple[list[tuple[str, bytes | None]], list[str], str]]
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    """Never connected: it opens what was signed, and is asked for nothing else."""
+    found = Store(["http://127.0.0.1:1"], SEAL)
+    yield found
+    found.close()
+
+
+def shown(history: History) -> Iterator[tuple[Snapshot, list[str]]]:
+    """The store after each step of a history, which now and then is listed anew; and the nodes that are up."""
+    picture = Picture(SEAL)
+    held: dict[str, tuple[bytes, int]] = {}
+    for number, (step, nodes, how) in enumerate(history, 1):
+        for key, raw in step:
+            held.pop(key, None)
+            if raw is not None:
+                held[key] = raw, number
+        if how == "anew":
+            whole = [Change(key.encode(), raw, revision) for key, (raw, revision) in held.items()]
+            picture.replace(Batch(number, whole=True, changes=whole))
+        else:
+            picture.apply(Batch(number, whole=False, changes=[Change(k.encode(), raw, number) for k, raw in step]))
+        yield picture.snapshot(complete=True), nodes
+
+
+@settings(max_examples=150, deadline=None)
+@given(history=histories)
+def test_what_was_signed(store: Store, history: History) -> None:
+    quick, plain = Ledger(store), Ledger(store)
+    for stored, up in shown(history):
+        quick.take(stored)
+        plain = again(plain, store)
+        plain.take(replace(stored, trail=None))
+        state = ("verified", "stale", "_stored", "_highest", "_top", "_raw", "_revision", "_claims", "_seen")
+        assert {name: getattr(quick, name) for name in state} == {name: getattr(plain, name) for name in state}
+        assert quick.witness(up) == plain.witness(up)
+        assert list(quick.unheard(up)) == list(plain.unheard(up))
+        if quick.agreed():
+            assert not any(needed(stored, quick.witness(some)) for some in ([node] for node in NODES))
+
+
+def again(ledger: Ledger, store: Store) -> Ledger:
+    """With all that it knows, but for what spares it to look."""
+    fresh = Ledger(store)
+    for name in (
+        "_contents",
+        "_revision",
+        "_stored",
+        "_raw",
+        "_highest",
+        "_used",
+        "_claims",
+        "_seen",
+        "_top",
+        "verified",
+    ):
+        setattr(fresh, name, getattr(ledger, name))
+    return fresh
+
+
+def test_nodes_that_say_what_the_store_holds_agree_with_it(store: Store) -> None:
+    one = (keyspace.MANIFEST, MANIFESTS[2])
+    said = [(keyspace.status(node), value(Status(node, 1.0, (), MANIFESTS[n]))) for n, node in enumerate(NODES)]
+    newer = (keyspace.status("n1"), value(Status("n1", 2.0, (), MANIFESTS[4])))
+    twin = (keyspace.status("n1"), value(Status("n1", 2.0, (), MANIFESTS[3])))
+    ledger = Ledger(store)
+    agreed = []
+    for stored, _ in shown(
+        [([one, *said], [], "on"), ([newer], [], "on"), ([said[0]], [], "on"), ([twin], [], "on")]
+    ):
+        ledger.take(stored)
+        agreed.append(ledger.agreed())
+        assert ledger.witness(NODES) != Witness()
+    assert agreed[:2] == [True, False]
+    assert not agreed[3], "another one of the same generation"
+
+
+@settings(max_examples=150, deadline=None)
+@given(history=histories)
+def test_who_was_heard(history: History) -> None:
+    quick, plain = Hearing(), Hearing()
+    for now, (stored, up) in enumerate(shown(history)):
+        quick.take(stored, tuple(up), now)
+        plain.take(replace(stored, trail=None), tuple(up), now)
+        assert quick.silent(stored, NODES, 0) == plain.silent(stored, NODES, 0)
