@@ -17,17 +17,20 @@ it. A report on a task that Swarm runs on another node is not unknown but worthl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
+from typing import cast
 
+from controller.claims import CLAIMS, Claims
 from controller.observed import Swarm, SwarmNode, SwarmTask
+from controller.quiet import WHOLE_S
 from controller.steps import Change, Step
 from mesh import keyspace
 from mesh.errors import Terminal
 from mesh.hybrid import NodePublicKey
 from mesh.proof import TOLERANCE, Identity, InvalidProof, NodeProof, NodeStatement, verify
-from mesh.records import Cluster, Member, Node, Recalled, TaskReport, Unproven, Versioned
+from mesh.records import Cluster, Member, Node, Recalled, Record, TaskReport, Unproven, Versioned
 from mesh.signatures import Signatures
 from mesh.snapshot import Delete, Put, Snapshot
 
@@ -35,6 +38,7 @@ AGAIN = timedelta(seconds=60)
 """After how long a proof that did not hold is looked at again: a clock may have been wrong."""
 LOGGED = 10
 """Changed keys that are kept for each record, as in `mesh.follow`."""
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 _APPROVE = "approve it with `docker linkwire node approve`"
 _UNPROVEN: dict[Unproven | None, str] = {
@@ -78,7 +82,11 @@ class _Proven:
 
 
 class Members:
-    """Judges one snapshot after the other, and remembers: nothing is verified twice, and nothing goes back."""
+    """Judges one snapshot after the other, and remembers: nothing is verified twice, and nothing goes back.
+
+    Of a snapshot and a picture of Swarm that say what has changed in them, only that is judged anew which this
+    reaches, and everything every WHOLE_S seconds: by time alone proofs end, and have a tolerance of minutes.
+    """
 
     def __init__(self) -> None:
         self.accepted: dict[str, Member] = {}
@@ -86,12 +94,20 @@ class Members:
         self.signatures = Signatures("")
         self.sound: dict[str, _Sound] = {}
         """Key of a believed report -> what that rests on: while it is the same, the report is not looked at again."""
+        self.left_out: dict[str, str | None] = {}
+        """Key -> why it counts as unknown; None where it counts as absent."""
+        self.problems: dict[str, str] = {}
+        """By the key that they are found in."""
+        self.sealed_to: dict[str, NodePublicKey] = {}
+        """Node -> the key that secrets may be sealed to."""
         self._proven: dict[str, _Proven] = {}
-        self._tasks: Mapping[str, SwarmTask] | None = None
-        self._kept = datetime.min.replace(tzinfo=UTC)
-        self._log: list[str] = []
+        self._claims = Claims()
+        self._unsaved: set[str] = set()  # nodes of which the store may not say what was accepted
+        self._whole_at = _NEVER
+        self._swarm = Swarm("", {}, {}, {})
         self._last = Snapshot(), Snapshot()  # as it was given, and what was believed of it
-        self._left_out: Mapping[str, str | None] = {}
+        self._members: Mapping[str, NodePublicKey] = MappingProxyType({})
+        self._log: list[str] = []
 
     def judge(self, swarm: Swarm, stored: Snapshot, now: datetime) -> Judged:
         """Find out what to believe.
@@ -106,35 +122,78 @@ class Members:
             return Judged(stored, MappingProxyType({}))
         if self.signatures.cluster != swarm.cluster:
             self.signatures, self.sound = Signatures(swarm.cluster), {}
-        for record in stored.all(Member):
-            known = self.accepted.get(record.node)
-            if known is None or (record.counter >= known.counter and record != known):
-                self.accepted[record.node] = record
+        before = dict(self.left_out)
+        nodes, claims = self._reached(swarm, stored, now) or self._all(swarm, stored)
         judgement = _Judgement(self, swarm, stored, now)
-        believed = self._without(stored, judgement.left_out)
-        judged = replace(judgement.made(believed), changed=believed.changed_since(self._last[1]))
-        self._last = stored, believed
-        if swarm.tasks is not self._tasks or not now - AGAIN < self._kept <= now:
-            self._tasks, self._kept = swarm.tasks, now
-            self._keep(swarm, stored)
-        return judged
+        for node in sorted(nodes):
+            judgement.node(node)
+        for key in claims:
+            judgement.claim(key)
+        self._unsaved |= nodes
+        steps = tuple(self._steps(swarm, stored))
+        if self._members != self.sealed_to:
+            self._members = MappingProxyType(dict(self.sealed_to))
+        problems = dict.fromkeys(text for _, text in sorted(self.problems.items()))
+        believed = self._without(stored, before)
+        changed = believed.changed_since(self._last[1])
+        self._swarm, self._last = swarm, (stored, believed)
+        if self._whole_at == _NEVER:
+            self._whole_at = now
+        return Judged(believed, self._members, steps, tuple(problems), changed)
 
-    def _without(self, stored: Snapshot, left_out: Mapping[str, str | None]) -> Snapshot:
-        """What is believed; of what may differ in it from what was, a log is kept."""
-        changed = stored.changed_since(self._last[0])
-        if changed is None or len(self._log) > LOGGED * (len(stored.records) + 1):
-            self._log = []
-        was, self._left_out = self._left_out, left_out
-        self._log += changed or ()
-        self._log += (k for k in {*was, *left_out} if was.get(k, "") != left_out.get(k, ""))
-        return stored.without(left_out, self._log)
+    def _reached(self, swarm: Swarm, stored: Snapshot, now: datetime) -> tuple[set[str], set[str]] | None:
+        """Nodes, and keys of what nodes say, that may have to be judged otherwise than last; None: all of them."""
+        changed, listed = stored.changed_since(self._last[0]), swarm.changed_since(self._swarm)
+        if changed is None or listed is None or not timedelta(0) <= now - self._whole_at < timedelta(seconds=WHOLE_S):
+            return None
+        nodes = set(listed.nodes)
+        for prefix in (keyspace.NODES, keyspace.MEMBERS):
+            nodes.update(key.removeprefix(prefix) for key in changed if key.startswith(prefix))
+        claims = {key for key in changed if key.startswith(CLAIMS)}
+        reached = claims | self._claims.of(nodes, listed.tasks)
+        self._claims.take(stored, claims)
+        return nodes, reached | self._claims.of(nodes, listed.tasks)
 
-    def _keep(self, swarm: Swarm, stored: Snapshot) -> None:
-        """Forget what is over."""
+    def _all(self, swarm: Swarm, stored: Snapshot) -> tuple[set[str], set[str]]:
+        """As `_reached`, when nothing is known of what has changed; what is over is forgotten."""
+        self._whole_at = _NEVER  # until this is done
         living = {keyspace.report(task.node, task.id) for task in swarm.tasks.values()}
         self.signatures.keep(stored.records, living | {keyspace.node(node) for node in swarm.nodes})
         self.sound = {key: sound for key, sound in self.sound.items() if key in stored.records}
         self._proven = {node: proven for node, proven in self._proven.items() if node in swarm.nodes}
+        self.left_out, self.problems, self.sealed_to = {}, {}, {}
+        claims = {key for kind in (TaskReport, Recalled) for key, _ in stored.keys_of(kind)}
+        self._claims = Claims()
+        self._claims.take(stored, claims)
+        nodes = {node.id for node in stored.all(Node)} | {member.node for member in stored.all(Member)}
+        return nodes | self.accepted.keys(), claims
+
+    def _steps(self, swarm: Swarm, stored: Snapshot) -> Iterator[Step]:
+        unsaved, self._unsaved = sorted(self._unsaved), set()
+        for node in unsaved:
+            if node not in swarm.nodes:
+                key = keyspace.member(node)
+                known = self.accepted.pop(node, None) or stored.get(key, Member)
+                if known is not None and (held := stored.revision_of(key)):
+                    self._unsaved.add(node)
+                    yield Change((Delete(key, held),), f"node {node}: it has left the Swarm")
+        for node in unsaved:
+            key, member = keyspace.member(node), self.accepted.get(node)
+            if member is not None and stored.get(key, Member) != member:
+                self._unsaved.add(node)
+                # What cannot be read is replaced: the latest that was accepted is known here.
+                revision = None if key in stored.invalid else stored.revision_of(key)
+                reason = f"node {swarm.nodes[node].hostname}: its keys are accepted, counter {member.counter}"
+                yield Change((Put(member, revision),), reason)
+
+    def _without(self, stored: Snapshot, was: Mapping[str, str | None]) -> Snapshot:
+        """What is believed; of what may differ in it from what was, a log is kept."""
+        changed = stored.changed_since(self._last[0])
+        if changed is None or len(self._log) > LOGGED * (len(stored.records) + 1):
+            self._log = []
+        self._log += changed or ()
+        self._log += (k for k in {*was, *self.left_out} if was.get(k, "") != self.left_out.get(k, ""))
+        return stored.without(self.left_out, self._log)
 
     def proof_problem(self, node: Node, swarm: Swarm, now: datetime) -> str | None:
         """Why a node's proof does not show its keys to be its own; None where it does."""
@@ -158,38 +217,50 @@ def _verified(of: tuple[NodeStatement, NodeProof, tuple[bytes, ...]], now: datet
 
 
 class _Judgement:
-    """One run of `Members.judge`."""
+    """One run of `Members.judge`: nodes first, for whose a report is follows from them."""
 
     def __init__(self, memory: Members, swarm: Swarm, stored: Snapshot, now: datetime) -> None:
         self._memory = memory
         self._swarm = swarm
         self._stored = stored
         self._now = now
-        self.left_out: dict[str, str | None] = {}
-        self._members: dict[str, NodePublicKey] = {}
-        self._problems: dict[str, None] = {}
 
-        # Nodes first: whose a report is follows from them.
-        for key, found in self._stored.keys_of(Node):
+    def node(self, name: str) -> None:
+        """Whatever the store says of it now, also if that is nothing."""
+        memory, key = self._memory, keyspace.node(name)
+        record = self._stored.get(keyspace.member(name), Member)
+        known = memory.accepted.get(name)
+        if record is not None and (known is None or (record.counter >= known.counter and record != known)):
+            memory.accepted[name] = record
+        memory.sealed_to.pop(name, None)
+        self._forget(key)
+        found = self._stored.records.get(key)
+        if found is not None and isinstance(found.record, Node):
             self._node(key, found, found.record)
-        for report_key, report in self._stored.keys_of(TaskReport):
-            self._report(report_key, report)
-        for recalled_key, recalled in self._stored.keys_of(Recalled):
-            self._recalled(recalled_key, recalled, recalled.record)
 
-    def made(self, stored: Snapshot) -> Judged:
-        """With what is believed of the snapshot."""
-        return Judged(stored, MappingProxyType(self._members), tuple(self._steps()), tuple(self._problems))
+    def claim(self, key: str) -> None:
+        """Likewise."""
+        self._forget(key)
+        found = self._stored.records.get(key)
+        match found.record if found is not None else None:
+            case TaskReport():
+                self._report(key, cast("Versioned[TaskReport]", found))
+            case Recalled() as recalled:
+                self._recalled(key, cast("Versioned[Recalled]", found), recalled)
+
+    def _forget(self, key: str) -> None:
+        self._memory.left_out.pop(key, None)
+        self._memory.problems.pop(key, None)
 
     def _unknown(self, key: str, reason: str) -> None:
         """It holds what its key names, and nothing is concluded from it; the plan names the reason."""
-        self.left_out[key] = reason
+        self._memory.left_out[key] = reason
 
-    def _node(self, key: str, found: Versioned[Node], node: Node) -> None:
+    def _node(self, key: str, found: Versioned[Record], node: Node) -> None:
         observed = self._swarm.nodes.get(node.id)
         if observed is None:
-            self.left_out[key] = None
-            self._problems[f"node {node.id}: an agent speaks for it, and it is not in this Swarm"] = None
+            self._memory.left_out[key] = None
+            self._memory.problems[key] = f"node {node.id}: an agent speaks for it, and it is not in this Swarm"
             return
         accepted = self._memory.accepted.get(node.id)
         known = accepted is not None and accepted.report_key == node.report_key
@@ -204,13 +275,13 @@ class _Judgement:
             return
         problem = self._not_shown(node, observed)
         if problem is None:
-            self._members[node.id] = node.sealing_key
+            self._memory.sealed_to[node.id] = node.sealing_key
             said = Member(node.id, node.sealing_key, node.report_key, node.counter)
             if said != accepted:
                 self._memory.accepted[node.id] = said
         elif same:
             text = f"node {observed.hostname}: {problem}. What it has stays, and nothing new is sealed to it"
-            self._problems[text] = None
+            self._memory.problems[key] = text
         else:
             self._unknown(key, f"node {observed.hostname}: {problem}")
             return
@@ -238,12 +309,12 @@ class _Judgement:
         if observed is None:
             # Of a node that has left: the plan takes it away. Not while an agent goes on to write it.
             if keyspace.node(report.node) in self._stored.records:
-                self.left_out[key] = None
+                self._memory.left_out[key] = None
             return
         if task is not None and task.node != report.node:
-            self.left_out[key] = None
+            self._memory.left_out[key] = None
             text = f"node {observed.hostname}: it reports on task {task.id}, which Swarm runs on another node"
-            self._problems[text] = None
+            self._memory.problems[key] = text
             return
         if member is None:
             self._unknown(key, f"node {observed.hostname}: it reports on tasks, and has not shown its keys")
@@ -259,19 +330,4 @@ class _Judgement:
         """What is in it proves itself; but garbage in a node's name would keep the node from being heard."""
         member = self._memory.accepted.get(recalled.node)
         if member is None or self._memory.signatures.problem(key, found, member.report_key) is not None:
-            self.left_out[key] = None
-
-    def _steps(self) -> Iterator[Step]:
-        gone = {member.node for member in self._stored.all(Member)} | self._memory.accepted.keys()
-        for node in sorted(gone - self._swarm.nodes.keys()):
-            key = keyspace.member(node)
-            self._memory.accepted.pop(node, None)
-            if held := self._stored.revision_of(key):
-                yield Change((Delete(key, held),), f"node {node}: it has left the Swarm")
-        for node, member in sorted(self._memory.accepted.items()):
-            key = keyspace.member(node)
-            if self._stored.get(key, Member) != member:
-                # What cannot be read is replaced: the latest that was accepted is known here.
-                revision = None if key in self._stored.invalid else self._stored.revision_of(key)
-                reason = f"node {self._swarm.nodes[node].hostname}: its keys are accepted, counter {member.counter}"
-                yield Change((Put(member, revision),), reason)
+            self._memory.left_out[key] = None

@@ -1,0 +1,188 @@
+"""Who judges only what a change reaches believes what one believes who judges everything each time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cache
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.lists import Lists
+from controller.members import Judged, Members
+from controller.observed import Swarm, SwarmNode, SwarmTask
+from controller.quiet import WHOLE_S
+from mesh import codec, keyspace
+from mesh.addresses import ula
+from mesh.envelope import Keyring, Signer
+from mesh.follow import Batch, Change, Picture
+from mesh.records import Cluster, Member, Node, Record, TaskReport
+from mesh.seal import Sealer
+from mesh.snapshot import Snapshot
+from tests.signing import SIGNING_KEY
+from tests.unit.swarm_ca import CLUSTER
+from tests.unit.test_members import N1, N2, NOW, OWN_LINK, ROOT, SUBNET, Agent, member
+
+SEAL = Sealer(Keyring(CLUSTER, (SIGNING_KEY.verify_key,)), {"controller": Signer(CLUSTER, SIGNING_KEY)})
+NODES, TASKS = (N1, N2), ("t1", "t2")
+PROVEN, APPROVED, STRANGER, OTHER = Agent(N1), Agent(N1), Agent(N1), Agent(N2)
+AGENTS = (PROVEN, APPROVED, STRANGER, OTHER)
+REPORTS = tuple(keyspace.report(node, task) for node in NODES for task in TASKS)
+KEYS = (*map(keyspace.node, NODES), *map(keyspace.member, NODES), *REPORTS)
+
+
+@cache
+def spoken() -> tuple[tuple[str, bytes], ...]:
+    """All that is ever written, signed once: what is written again is an earlier value."""
+    found = []
+    for agent in AGENTS:
+        found.append(agent.signed(agent.record(proven=agent is PROVEN or agent is OTHER)))
+        found += [agent.signed(agent.report(task)) for task in TASKS]
+    PROVEN.counter = 2
+    found += [PROVEN.signed(PROVEN.record()), PROVEN.signed(PROVEN.report("t1", wired=False))]
+    members = [Member(N1, agent.sealing_key.public, agent.key.verify_key, n) for agent in AGENTS[:3] for n in (1, 2)]
+    found += [written(one) for one in (*members, member(OTHER))]
+    return tuple(found)
+
+
+def written(record: Record) -> tuple[str, bytes]:
+    key = keyspace.key_of(record)
+    return key, SEAL.close(key, 1, codec.encode(record))
+
+
+def node(name: str, approved: Agent | None) -> SwarmNode:
+    label = approved.record().statement(CLUSTER).fingerprint if approved is not None else None
+    return SwarmNode(name, f"host-{name}", down=False, address=None, approved=label)
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """A task that runs on another node from now on; None: it has ended."""
+
+    task: str
+    to: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Joins:
+    """A node as Swarm lists it from now on; `listed` False: it has left."""
+
+    name: str
+    approved: Agent | None
+    listed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Time."""
+
+    seconds: float
+
+
+Written = tuple[str, bytes | None]
+keys = st.sampled_from(KEYS)
+puts = st.integers(0, 19).map(lambda n: spoken()[n % len(spoken())])
+actions = st.one_of(
+    puts,
+    puts,
+    puts,
+    keys.map(lambda key: (key, None)),
+    keys.map(lambda key: (key, b"garbage")),
+    st.builds(Moves, st.sampled_from(TASKS), st.sampled_from((*NODES, None))),
+    st.builds(
+        Joins,
+        st.sampled_from(NODES),
+        st.sampled_from((None, APPROVED, STRANGER)),
+        st.sampled_from((True, True, False)),
+    ),
+    st.sampled_from((Passes(WHOLE_S), Passes(100.0), Passes(365 * 86400.0))),
+    st.just("anew"),
+)
+histories = st.lists(st.lists(actions, min_size=1, max_size=2), max_size=12)
+
+
+class World:
+    """A store and a Swarm, as somebody sees them who follows both."""
+
+    def __init__(self) -> None:
+        self.picture = Picture(SEAL)
+        self.held: dict[str, tuple[bytes, int]] = {}
+        self.lists = Lists()
+        self.tasks: dict[str, SwarmTask] = {}
+        self.nodes = {name: node(name, None) for name in NODES}
+        self.now = NOW
+        self.put(*written(Cluster(CLUSTER, SUBNET, ula(CLUSTER))))
+        self.listed()
+
+    def put(self, key: str, raw: bytes | None) -> None:
+        revision = self.picture.revision + 1
+        self.picture.apply(Batch(revision, whole=False, changes=[Change(key.encode(), raw, revision)]))
+        self.held.pop(key, None)
+        if raw is not None:
+            self.held[key] = raw, revision
+
+    def act(self, action: Written | Moves | Joins | Passes | str) -> None:
+        match action:
+            case (str() as key, raw):
+                self.put(key, raw)
+            case Moves(task, None):
+                self.tasks.pop(task, None)
+            case Moves(task, to):
+                self.tasks[task] = SwarmTask(task, OWN_LINK.id, 1, str(to), "running", "running")
+            case Joins(name, approved, True):
+                self.nodes[name] = node(name, approved)
+            case Joins(name, _, _):
+                self.nodes.pop(name, None)
+            case Passes(seconds):
+                self.now += timedelta(seconds=seconds)
+            case _:
+                changes = [Change(key.encode(), raw, revision) for key, (raw, revision) in self.held.items()]
+                self.picture.replace(Batch(self.picture.revision, whole=True, changes=changes))
+        self.listed()
+
+    def listed(self) -> None:
+        self.lists.take_services({OWN_LINK.id: OWN_LINK})
+        self.lists.take_nodes(self.nodes)
+        self.lists.take_tasks(self.tasks)
+
+    def seen(self) -> tuple[Swarm, Snapshot]:
+        return self.lists.swarm(CLUSTER, (ROOT.pem,)), self.picture.snapshot(complete=True)
+
+
+def said(judged: Judged) -> tuple[object, ...]:
+    stored = judged.stored
+    return dict(stored.records), dict(stored.invalid), dict(judged.members), judged.steps, judged.problems
+
+
+def differing(old: Snapshot, new: Snapshot) -> set[str]:
+    records = {key for key in {*old.records, *new.records} if old.records.get(key) is not new.records.get(key)}
+    return records | {key for key in {*old.invalid, *new.invalid} if old.invalid.get(key) != new.invalid.get(key)}
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories)
+def test_who_looks_only_at_what_changed_believes_the_same(
+    history: list[list[Written | Moves | Joins | Passes | str]],
+) -> None:
+    world = World()
+    quick, plain = Members(), Members()
+    before: list[Judged] = []
+    for step in [[], *history]:
+        for action in step:
+            world.act(action)
+        swarm, stored = world.seen()
+        judged = quick.judge(swarm, stored, world.now)
+        whole = plain.judge(replace(swarm, trail=None), replace(stored, trail=None), world.now)
+        assert said(judged) == said(whole)
+        assert quick.accepted == plain.accepted
+        for kind in (Cluster, Member, Node, TaskReport):
+            assert list(judged.stored.all(kind)) == [
+                v.record for v in judged.stored.records.values() if isinstance(v.record, kind)
+            ]
+        for earlier in before:
+            changed = judged.stored.changed_since(earlier.stored)
+            assert changed is None or changed >= differing(earlier.stored, judged.stored)
+        if before:
+            assert judged.changed == judged.stored.changed_since(before[-1].stored)
+        before.append(judged)
