@@ -24,6 +24,7 @@ from mesh.manifest import Entry, Manifest
 from mesh.records import Record, Versioned
 from mesh.seal import Seal
 from mesh.snapshot import Snapshot, Trail
+from mesh.vouching import Vouched
 
 log = structlog.get_logger(__name__)
 
@@ -92,11 +93,39 @@ class Picture:
         """Forget everything and take a whole batch in its place."""
         before = self._invalid
         self._forget_all()
-        self._take(batch, before)
+        # A key may have changed while it was listed. Only what it came to belongs to the whole.
+        last: dict[str, Change] = {}
+        for change in batch.changes:
+            last[_text(change.key)] = change
+        values = {key: change.value for key, change in last.items() if change.value is not None}
+        vouched = self._seal.vouch(values)
+        for key, change in last.items():
+            self._log.append(key)
+            if change.value is not None:
+                self._put(key, change.value, change.revision, before, vouched)
+        if vouched is not None and len(vouched.entries) == len(self._entries):
+            self._total = vouched.total
+        else:
+            self._total = Manifest.of(entry for key in last if (entry := self._entries.get(key)) is not None)
+        self.revision = batch.revision
 
     def apply(self, batch: Batch) -> bool:
         """Take in what changed; returns whether that was anything but the revision."""
-        return self._take(batch, self._invalid)
+        if len(self._log) > LOGGED * (len(self._records) + 1):
+            self._log = []  # who asks what changed is told that anything may have, once in a long while
+        for change in batch.changes:
+            key = _text(change.key)
+            self._log.append(key)
+            self._forget(key)
+            if change.value is None:
+                self._invalid.pop(key, None)
+                continue
+            self._put(key, change.value, change.revision, self._invalid)
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._total = self._total.add(entry)
+        self.revision = batch.revision
+        return bool(batch.changes)
 
     def snapshot(self, *, complete: bool) -> Snapshot:
         """What there is now, and stays so whatever changes next: maps share what is the same in both."""
@@ -117,26 +146,22 @@ class Picture:
             trail=Trail(records, invalid, kinds, self._log, len(self._log)),
         )
 
-    def _take(self, batch: Batch, known_invalid: MapMutation[str, str]) -> bool:
-        if len(self._log) > LOGGED * (len(self._records) + 1):
-            self._log = []  # who asks what changed is told that anything may have, once in a long while
-        for change in batch.changes:
-            key = _text(change.key)
-            self._log.append(key)
-            self._forget(key)
-            if change.value is None:
-                self._invalid.pop(key, None)
-                continue
-            try:
-                self._open(key, change.value, change.revision)
-            except Exception as error:  # noqa: BLE001 - one value must never keep us from all others
-                reason = _one_line(str(error) if isinstance(error, InvalidRecord) else type(error).__name__)
-                if known_invalid.get(key) != reason:
-                    log.warning("left out a value that is not a record of ours", key=key, reason=reason)
-                self._invalid[key] = reason
-                self._unread[key] = change.revision
-        self.revision = batch.revision
-        return bool(batch.changes)
+    def _put(
+        self,
+        key: str,
+        value: bytes,
+        revision: int,
+        known_invalid: MapMutation[str, str],
+        vouched: Vouched | None = None,
+    ) -> None:
+        try:
+            self._open(key, value, revision, vouched)
+        except Exception as error:  # noqa: BLE001 - one value must never keep us from all others
+            reason = _one_line(str(error) if isinstance(error, InvalidRecord) else type(error).__name__)
+            if known_invalid.get(key) != reason:
+                log.warning("left out a value that is not a record of ours", key=key, reason=reason)
+            self._invalid[key] = reason
+            self._unread[key] = revision
 
     def _forget(self, key: str) -> None:
         known = self._records.pop(key, None)
@@ -147,8 +172,8 @@ class Picture:
         if entry is not None:
             self._total = self._total.remove(entry)
 
-    def _open(self, key: str, value: bytes, revision: int) -> None:
-        opened = self._seal.open(key, value)
+    def _open(self, key: str, value: bytes, revision: int, vouched: Vouched | None) -> None:
+        opened = self._seal.open(key, value, vouched)
         unchecked = bool(opened.signer) and not opened.checked
         raw = value if unchecked or self._keep or key == keyspace.MANIFEST else None
         record = codec.decode(key, opened.body)
@@ -159,9 +184,8 @@ class Picture:
         kind[key] = made
         self._invalid.pop(key, None)
         if keyspace.covered(key):
-            entry = Entry.of(key, opened.generation, value)
-            self._entries[key] = entry
-            self._total = self._total.add(entry)
+            entry = vouched.entries.get(key) if vouched is not None else None
+            self._entries[key] = entry or Entry.of(key, opened.generation, value)
 
 
 class Follower:

@@ -15,6 +15,7 @@ against a quantum computer, which could forge the signature then.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -75,6 +76,14 @@ class Manifest:
     count: int = 0
     _numerator: int = 1
     _denominator: int = 1
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Self:
+        """A set of entries."""
+        count, product = 0, 1
+        for entry in entries:
+            count, product = count + 1, _times(product, entry.number())
+        return cls(count, product)
 
     def add(self, entry: Entry) -> Manifest:
         """With one entry more."""

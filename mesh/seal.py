@@ -16,6 +16,7 @@ from typing import Protocol
 from mesh import keyspace
 from mesh.envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
 from mesh.errors import Terminal
+from mesh.vouching import Vouched, vouched_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Unsealed:
         body: the record's own bytes.
         generation: the one that was signed with it, 0 for what is unsigned.
         signer: id of the key that signed it, empty for what is unsigned.
-        checked: whether that signature was found to hold.
+        checked: whether that signature was found to hold, or follows from the manifest's (mesh.vouching).
     """
 
     body: bytes
@@ -41,8 +42,17 @@ class Seal(Protocol):
     def close(self, key: str, generation: int, body: bytes) -> bytes:
         """The value to write. Raises Terminal where this side does not write that kind, or the body is too long."""
 
-    def open(self, key: str, value: bytes) -> Unsealed:
-        """The body in a value. Raises InvalidRecord where it is not to be believed."""
+    def open(self, key: str, value: bytes, vouched: Vouched | None = None, /) -> Unsealed:
+        """The body in a value. Raises InvalidRecord where it is not to be believed.
+
+        Args:
+            key: relative to the root, where the value lies.
+            value: as it lies there.
+            vouched: what `vouch` said of a whole that the value is part of.
+        """
+
+    def vouch(self, values: Mapping[str, bytes], /) -> Vouched | None:
+        """Which of all values of a store are as they were signed, where that can be told of all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +104,7 @@ class Sealer:
         except ValueError as error:
             raise Terminal(str(error)) from None
 
-    def open(self, key: str, value: bytes) -> Unsealed:
+    def open(self, key: str, value: bytes, vouched: Vouched | None = None) -> Unsealed:
         """See `Seal`."""
         writer = keyspace.writer(key)
         if writer == "anybody":
@@ -102,5 +112,13 @@ class Sealer:
         if writer == "agent":
             claim = peek(key, value)
             return Unsealed(claim.body, claim.generation, claim.signer_id, checked=False)
+        if vouched is not None and key in vouched.entries:
+            claim = peek(key, value)
+            if claim.signer_id == vouched.signer:
+                return Unsealed(claim.body, claim.generation, claim.signer_id, checked=True)
         opened = unwrap(self.keyring, key, value)
         return Unsealed(opened.body, opened.generation, opened.signer.id, checked=True)
+
+    def vouch(self, values: Mapping[str, bytes]) -> Vouched | None:
+        """See `Seal`."""
+        return vouched_for(self.keyring, values)

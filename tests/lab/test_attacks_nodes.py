@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from mesh.records import Endpoint, Member, Node, SealedKey, TaskReport
 from mesh.seal import Sealer, Unsealed
 from mesh.snapshot import Op, Put, Snapshot
 from mesh.store import Store
+from mesh.vouching import Vouched
 from tests.attacks import Attempts
 from tests.lab import process
 from tests.lab.deployment import Deployment
@@ -74,8 +75,11 @@ class Etcd:
     def close(self, key: str, generation: int, body: bytes) -> bytes:
         return self.old.get(key) or self._sealer.close(key, generation, body)
 
-    def open(self, key: str, value: bytes) -> Unsealed:
-        return self._sealer.open(key, value)
+    def open(self, key: str, value: bytes, vouched: Vouched | None = None) -> Unsealed:
+        return self._sealer.open(key, value, vouched)
+
+    def vouch(self, values: Mapping[str, bytes]) -> Vouched | None:
+        return self._sealer.vouch(values)
 
     def all(self) -> Snapshot:
         return self.store.load(("",))
