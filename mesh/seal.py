@@ -9,11 +9,12 @@ it decides nothing but who plans.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
 
 from mesh import keyspace
+from mesh.checking import holding
 from mesh.envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
 from mesh.errors import Terminal
 from mesh.vouching import Vouched, vouched_for
@@ -52,7 +53,7 @@ class Seal(Protocol):
         """
 
     def vouch(self, values: Mapping[str, bytes], /) -> Vouched | None:
-        """Which of all values of a store are as they were signed, where that can be told of all at once."""
+        """Which of all values of a store are as they were signed, as far as that can be told of many at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +113,19 @@ class Sealer:
         if writer == "agent":
             claim = peek(key, value)
             return Unsealed(claim.body, claim.generation, claim.signer_id, checked=False)
-        if vouched is not None and key in vouched.entries:
+        if vouched is not None:
             claim = peek(key, value)
-            if claim.signer_id == vouched.signer:
+            if vouched.signed(key, claim.signer_id):
                 return Unsealed(claim.body, claim.generation, claim.signer_id, checked=True)
         opened = unwrap(self.keyring, key, value)
         return Unsealed(opened.body, opened.generation, opened.signer.id, checked=True)
 
-    def vouch(self, values: Mapping[str, bytes]) -> Vouched | None:
+    def vouch(self, values: Mapping[str, bytes]) -> Vouched:
         """See `Seal`."""
-        return vouched_for(self.keyring, values)
+        vouched = vouched_for(self.keyring, values)
+        others = [
+            (key, value)
+            for key, value in values.items()
+            if key not in vouched.entries and keyspace.writer(key) == "controller"
+        ]
+        return replace(vouched, holding=holding(self.keyring, others))

@@ -10,7 +10,8 @@ vouched for, and every record is. That the whole may be an old one is for `mesh.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from mesh import codec, keyspace
 from mesh.envelope import Keyring, peek, unwrap
@@ -21,21 +22,27 @@ from mesh.records import ManifestRecord
 
 @dataclass(frozen=True, slots=True)
 class Vouched:
-    """A set that is the one that was signed.
+    """What is known of the values of a store before they are opened one by one.
 
     Attributes:
         signer: id of the key that signed the manifest: the records of the set that name it are signed by it.
-        entries: all of the set, by key.
+        entries: all of the set, by key; empty where it is not the one that was signed.
         total: all of them as one product.
+        holding: keys of other values whose own signatures were found to hold.
     """
 
-    signer: bytes
-    entries: Mapping[str, Entry]
-    total: Manifest
+    signer: bytes = b""
+    entries: Mapping[str, Entry] = field(default_factory=lambda: MappingProxyType({}))
+    total: Manifest = field(default_factory=Manifest)
+    holding: frozenset[str] = frozenset()
+
+    def signed(self, key: str, signer: bytes) -> bool:
+        """Whether the value under a key, which names a signer, is that one's for sure. Else it has to be checked."""
+        return key in self.holding or (signer == self.signer and key in self.entries)
 
 
-def vouched_for(keyring: Keyring, values: Mapping[str, bytes]) -> Vouched | None:
-    """What the manifest among all values of a store vouches for, None where it does for nothing.
+def vouched_for(keyring: Keyring, values: Mapping[str, bytes]) -> Vouched:
+    """What the manifest among all values of a store vouches for.
 
     Args:
         keyring: who may sign.
@@ -43,18 +50,18 @@ def vouched_for(keyring: Keyring, values: Mapping[str, bytes]) -> Vouched | None
     """
     value = values.get(keyspace.MANIFEST)
     if value is None:
-        return None
+        return Vouched()
     try:
         manifest = unwrap(keyring, keyspace.MANIFEST, value)
         record = codec.decode(keyspace.MANIFEST, manifest.body)
     except InvalidRecord:
-        return None
+        return Vouched()
     entries = _entries(values)
     if not isinstance(record, ManifestRecord) or record.count != len(entries):
-        return None  # before the product, which takes long
+        return Vouched()  # before the product, which takes long
     total = Manifest.of(entries.values())
     if total.digest() != record.digest:
-        return None
+        return Vouched()
     return Vouched(manifest.signer.id, entries, total)
 
 

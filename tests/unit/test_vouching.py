@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh import codec, keyspace
+from mesh import checking, codec, keyspace
 from mesh.contents import Contents, judge
-from mesh.envelope import Keyring, Signer, SigningKey, wrap
+from mesh.envelope import Keyring, Signer, SigningKey, unwrap, wrap
+from mesh.errors import InvalidRecord
 from mesh.follow import Batch, Change, Picture
 from mesh.manifest import Entry
 from mesh.records import Record, Service
 from mesh.seal import Sealer
 from mesh.snapshot import Snapshot
+from mesh.vouching import Vouched
 from tests.unit.test_codec import ONE_OF_EACH
 
 CLUSTER = "cluster"
@@ -34,12 +37,21 @@ KEYS = sorted({keyspace.key_of(record) for record in RECORDS})
 COVERED = [key for key in KEYS if keyspace.covered(key)]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def threads() -> Iterator[None]:
+    """Of few values too the signatures are checked by threads, as of many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "LEAST", 1)
+        yield
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class EachByItself(Sealer):
     """Nothing is vouched for: every signature is checked, as it is said in `Seal.open`."""
 
-    def vouch(self, values: Mapping[str, bytes]) -> None:
+    def vouch(self, values: Mapping[str, bytes]) -> Vouched:
         del values
+        return Vouched()
 
 
 def ring(*signers: Signer) -> Keyring:
@@ -226,3 +238,16 @@ def test_what_came_as_a_whole_is_gone_on_from() -> None:
     picture.apply(Batch(103, whole=False, changes=[Change(b"services/s0", PLAIN["services/s0"], 102)]))
     picture.apply(Batch(103, whole=False, changes=[Change(b"services/s1", PLAIN["services/s1"], 103)]))
     assert judge(picture.snapshot(complete=True)).verified
+
+
+def test_threads_find_what_holds_and_nothing_else() -> None:
+    values = MIXED | {f"services/s{n}": forged(MIXED, f"services/s{n}", n) for n in range(3)}
+    values |= {"services/new": b"", "services/old": MIXED["cluster"]}
+    for signers in RINGS:
+        single = set()
+        for key, value in values.items():
+            with contextlib.suppress(InvalidRecord):
+                unwrap(ring(*signers), key, value)
+                single.add(key)
+        assert checking.holding(ring(*signers), list(values.items())) == single
+        assert not single & {"services/s0", "services/s1", "services/new", "services/old"} or STRANGER in signers
