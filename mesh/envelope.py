@@ -85,9 +85,11 @@ class VerifyKey:
 
     def holds(self, signature: bytes, message: bytes) -> bool:
         """Whether this key's owner signed the message."""
+        if len(signature) != _SIGNATURE_BYTES:  # else the rest would be taken for a part of the message
+            return False
         try:
-            nacl.signing.VerifyKey(self.raw).verify(message, signature)
-        except (nacl.exceptions.BadSignatureError, ValueError):
+            nacl.bindings.crypto_sign_open(signature + message, self.raw)
+        except nacl.exceptions.BadSignatureError:
             return False
         return True
 

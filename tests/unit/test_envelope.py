@@ -220,6 +220,13 @@ def test_a_signature_of_another_length_does_not_hold(length: int) -> None:
     assert not SIGNER.key.verify_key.holds((signature * 2)[:length], b"")
 
 
+def test_what_is_signed_does_not_begin_within_the_signature() -> None:
+    signature = SIGNER.key.sign(b"ab")
+    assert SIGNER.key.verify_key.holds(signature, b"ab")
+    assert not SIGNER.key.verify_key.holds(signature + b"a", b"b")
+    assert not SIGNER.key.verify_key.holds(signature[:-1], signature[-1:] + b"ab")
+
+
 def test_a_later_format_is_not_read() -> None:
     assert refused(b"LWS\x02" + VALUE[4:]) is Unsigned
 
