@@ -8,9 +8,9 @@ The digest is a multiset hash, MuHash: every entry is hashed to a number modulo 
 section 5.2). So an entry is added, or taken out, with one multiplication and whatever the order, and two sets are
 united with one more. As in Bitcoin Core's MuHash3072 (crypto/muhash.h) the prime is 2^3072 - 1103717, a safe one, and
 what is taken out is gathered in a denominator, so that the one inversion waits until the digest is asked for. To find
-two sets of one digest is as hard as the discrete logarithm in that group: about 110 bits, since the special number field
-sieve applies to a prime of that form; and, like Ed25519, nothing against a quantum computer, which could forge the
-signature then.
+two sets of one digest is as hard as the discrete logarithm in that group: about 110 bits, since the special number
+field sieve applies to a prime of that form; and, like Ed25519, nothing against a quantum computer, which could forge
+the signature then.
 """
 
 from __future__ import annotations
