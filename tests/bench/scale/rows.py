@@ -40,9 +40,10 @@ def measure(effort: Effort) -> list[Row]:
     """Clusters of three sizes, then a rolling update and a lost node on many nodes."""
     full = effort.tasks == FULL.tasks
     if full:
-        measured = [_of_size(tasks, 10, _IDLE_S) for tasks in (_SMALL, 10 * _SMALL, 100 * _SMALL)]
+        small = [_of_size(tasks, 10, _IDLE_S, 0) for tasks in (_SMALL, 10 * _SMALL)]
+        measured = [*small, _of_size(100 * _SMALL, 10, _IDLE_S, 3)]
     else:
-        measured = [_of_size(tasks, QUICK.rounds, 0.5) for tasks in (_SMALL, 3 * _SMALL // 2)]
+        measured = [_of_size(_SMALL, QUICK.rounds, 0.5, 0), _of_size(3 * _SMALL // 2, QUICK.rounds, 0.5, 2)]
         measured.append(measured[-1])
     rows = [
         row
@@ -53,7 +54,8 @@ def measure(effort: Effort) -> list[Row]:
     return rows + (_rolling(300, 100, 100) if full else _rolling(30, 10, 4))
 
 
-def _of_size(tasks: int, rounds: int, idle_s: float) -> _Size:
+def _of_size(tasks: int, rounds: int, idle_s: float, colds: int) -> _Size:
+    """One cluster. Cold starts wait a quarter of a minute each to hear nodes, and are rows of the largest alone."""
     world, found = worlds.stacks(tasks), _Size(tasks)
     affected, unaffected = world.nodes[0], world.nodes[2]
     began = time.monotonic()
@@ -65,7 +67,7 @@ def _of_size(tasks: int, rounds: int, idle_s: float) -> _Size:
                 found.figures[name].append(figure)
         for _ in range(2):
             _idle(stage, unaffected, found, idle_s)
-        for _ in range(3 if rounds > QUICK.rounds else 2):
+        for _ in range(colds):
             _cold(stage, affected, found)
     return found
 
