@@ -74,9 +74,7 @@ class TaskState:
             return
         try:
             netns = self._open(backend, self.local.netns)
-            changes = (
-                self._advance(backend, netns, desired) if complete and self._settled and not self.dirty else None
-            )
+            changes = self._advance(backend, netns, desired) if complete and not self.dirty else None
             if changes is None:
                 changes = self._reconcile(backend, netns, desired, complete=complete)
         except NetnsGone:

@@ -57,14 +57,12 @@ class Judged:
         members: the nodes that secrets may be sealed to now, with their sealing keys.
         steps: that keep what was accepted.
         problems: in words.
-        changed: keys in which `stored` may differ from the one of the judgement before; None: in any.
     """
 
     stored: Snapshot
     members: Mapping[str, NodePublicKey]
     steps: tuple[Step, ...] = ()
     problems: tuple[str, ...] = ()
-    changed: frozenset[str] | None = None
 
 
 _Sound = tuple[Versioned[TaskReport], SwarmTask | None, Member]
@@ -105,9 +103,10 @@ class Members:
         self._unsaved: set[str] = set()  # nodes of which the store may not say what was accepted
         self._whole_at = _NEVER
         self._swarm = Swarm("", {}, {}, {})
-        self._last = Snapshot(), Snapshot()  # as it was given, and what was believed of it
+        self._last = Snapshot()
         self._members: Mapping[str, NodePublicKey] = MappingProxyType({})
         self._log: list[str] = []
+        self._logged: dict[str, str | None] = {}  # what was left out when the log was written last
 
     def judge(self, swarm: Swarm, stored: Snapshot, now: datetime) -> Judged:
         """Find out what to believe.
@@ -122,7 +121,6 @@ class Members:
             return Judged(stored, MappingProxyType({}))
         if self.signatures.cluster != swarm.cluster:
             self.signatures, self.sound = Signatures(swarm.cluster), {}
-        before = dict(self.left_out)
         nodes, claims = self._reached(swarm, stored, now) or self._all(swarm, stored)
         judgement = _Judgement(self, swarm, stored, now)
         for node in sorted(nodes):
@@ -134,16 +132,15 @@ class Members:
         if self._members != self.sealed_to:
             self._members = MappingProxyType(dict(self.sealed_to))
         problems = dict.fromkeys(text for _, text in sorted(self.problems.items()))
-        believed = self._without(stored, before)
-        changed = believed.changed_since(self._last[1])
-        self._swarm, self._last = swarm, (stored, believed)
+        believed = self._without(stored)
+        self._swarm, self._last = swarm, stored
         if self._whole_at == _NEVER:
             self._whole_at = now
-        return Judged(believed, self._members, steps, tuple(problems), changed)
+        return Judged(believed, self._members, steps, tuple(problems))
 
     def _reached(self, swarm: Swarm, stored: Snapshot, now: datetime) -> tuple[set[str], set[str]] | None:
         """Nodes, and keys of what nodes say, that may have to be judged otherwise than last; None: all of them."""
-        changed, listed = stored.changed_since(self._last[0]), swarm.changed_since(self._swarm)
+        changed, listed = stored.changed_since(self._last), swarm.changed_since(self._swarm)
         if changed is None or listed is None or not timedelta(0) <= now - self._whole_at < timedelta(seconds=WHOLE_S):
             return None
         nodes = set(listed.nodes)
@@ -186,12 +183,13 @@ class Members:
                 reason = f"node {swarm.nodes[node].hostname}: its keys are accepted, counter {member.counter}"
                 yield Change((Put(member, revision),), reason)
 
-    def _without(self, stored: Snapshot, was: Mapping[str, str | None]) -> Snapshot:
+    def _without(self, stored: Snapshot) -> Snapshot:
         """What is believed; of what may differ in it from what was, a log is kept."""
-        changed = stored.changed_since(self._last[0])
+        changed = stored.changed_since(self._last)
         if changed is None or len(self._log) > LOGGED * (len(stored.records) + 1):
             self._log = []
         self._log += changed or ()
+        was, self._logged = self._logged, dict(self.left_out)
         self._log += (k for k in {*was, *self.left_out} if was.get(k, "") != self.left_out.get(k, ""))
         return stored.without(self.left_out, self._log)
 

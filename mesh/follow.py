@@ -24,7 +24,7 @@ from mesh.manifest import Entry, Manifest
 from mesh.records import Record, Versioned
 from mesh.seal import Seal
 from mesh.snapshot import Snapshot, Trail
-from mesh.vouching import Vouched
+from mesh.vouching import NOTHING, Vouched
 
 log = structlog.get_logger(__name__)
 
@@ -103,7 +103,7 @@ class Picture:
             self._log.append(key)
             if change.value is not None:
                 self._put(key, change.value, change.revision, before, vouched)
-        if vouched is not None and len(vouched.entries) == len(self._entries):
+        if len(vouched.entries) == len(self._entries):
             self._total = vouched.total
         else:
             self._total = Manifest.of(entry for key in last if (entry := self._entries.get(key)) is not None)
@@ -152,7 +152,7 @@ class Picture:
         value: bytes,
         revision: int,
         known_invalid: MapMutation[str, str],
-        vouched: Vouched | None = None,
+        vouched: Vouched = NOTHING,
     ) -> None:
         try:
             self._open(key, value, revision, vouched)
@@ -172,7 +172,7 @@ class Picture:
         if entry is not None:
             self._total = self._total.remove(entry)
 
-    def _open(self, key: str, value: bytes, revision: int, vouched: Vouched | None) -> None:
+    def _open(self, key: str, value: bytes, revision: int, vouched: Vouched) -> None:
         opened = self._seal.open(key, value, vouched)
         unchecked = bool(opened.signer) and not opened.checked
         raw = value if unchecked or self._keep or key == keyspace.MANIFEST else None
@@ -184,8 +184,7 @@ class Picture:
         kind[key] = made
         self._invalid.pop(key, None)
         if keyspace.covered(key):
-            entry = vouched.entries.get(key) if vouched is not None else None
-            self._entries[key] = entry or Entry.of(key, opened.generation, value)
+            self._entries[key] = vouched.entries.get(key) or Entry.of(key, opened.generation, value)
 
 
 class Follower:

@@ -17,7 +17,7 @@ from mesh import keyspace
 from mesh.checking import holding
 from mesh.envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
 from mesh.errors import Terminal
-from mesh.vouching import Vouched, vouched_for
+from mesh.vouching import NOTHING, Vouched, vouched_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Seal(Protocol):
     def close(self, key: str, generation: int, body: bytes) -> bytes:
         """The value to write. Raises Terminal where this side does not write that kind, or the body is too long."""
 
-    def open(self, key: str, value: bytes, vouched: Vouched | None = None, /) -> Unsealed:
+    def open(self, key: str, value: bytes, vouched: Vouched = NOTHING, /) -> Unsealed:
         """The body in a value. Raises InvalidRecord where it is not to be believed.
 
         Args:
@@ -52,7 +52,7 @@ class Seal(Protocol):
             vouched: what `vouch` said of a whole that the value is part of.
         """
 
-    def vouch(self, values: Mapping[str, bytes], /) -> Vouched | None:
+    def vouch(self, values: Mapping[str, bytes], /) -> Vouched:
         """Which of all values of a store are as they were signed, as far as that can be told of many at once."""
 
 
@@ -105,7 +105,7 @@ class Sealer:
         except ValueError as error:
             raise Terminal(str(error)) from None
 
-    def open(self, key: str, value: bytes, vouched: Vouched | None = None) -> Unsealed:
+    def open(self, key: str, value: bytes, vouched: Vouched = NOTHING) -> Unsealed:
         """See `Seal`."""
         writer = keyspace.writer(key)
         if writer == "anybody":
@@ -113,7 +113,7 @@ class Sealer:
         if writer == "agent":
             claim = peek(key, value)
             return Unsealed(claim.body, claim.generation, claim.signer_id, checked=False)
-        if vouched is not None:
+        if vouched is not NOTHING:
             claim = peek(key, value)
             if vouched.signed(key, claim.signer_id):
                 return Unsealed(claim.body, claim.generation, claim.signer_id, checked=True)

@@ -41,6 +41,10 @@ class Vouched:
         return key in self.holding or (signer == self.signer and key in self.entries)
 
 
+NOTHING = Vouched()
+"""Every value has to be checked by itself."""
+
+
 def vouched_for(keyring: Keyring, values: Mapping[str, bytes]) -> Vouched:
     """What the manifest among all values of a store vouches for.
 
@@ -50,18 +54,18 @@ def vouched_for(keyring: Keyring, values: Mapping[str, bytes]) -> Vouched:
     """
     value = values.get(keyspace.MANIFEST)
     if value is None:
-        return Vouched()
+        return NOTHING
     try:
         manifest = unwrap(keyring, keyspace.MANIFEST, value)
         record = codec.decode(keyspace.MANIFEST, manifest.body)
     except InvalidRecord:
-        return Vouched()
+        return NOTHING
     entries = _entries(values)
     if not isinstance(record, ManifestRecord) or record.count != len(entries):
-        return Vouched()  # before the product, which takes long
+        return NOTHING  # before the product, which takes long
     total = Manifest.of(entries.values())
     if total.digest() != record.digest:
-        return Vouched()
+        return NOTHING
     return Vouched(manifest.signer.id, entries, total)
 
 

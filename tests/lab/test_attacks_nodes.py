@@ -26,7 +26,7 @@ from mesh.records import Endpoint, Member, Node, SealedKey, TaskReport
 from mesh.seal import Sealer, Unsealed
 from mesh.snapshot import Op, Put, Snapshot
 from mesh.store import Store
-from mesh.vouching import Vouched
+from mesh.vouching import NOTHING, Vouched
 from tests.attacks import Attempts
 from tests.lab import process
 from tests.lab.deployment import Deployment
@@ -75,10 +75,10 @@ class Etcd:
     def close(self, key: str, generation: int, body: bytes) -> bytes:
         return self.old.get(key) or self._sealer.close(key, generation, body)
 
-    def open(self, key: str, value: bytes, vouched: Vouched | None = None) -> Unsealed:
+    def open(self, key: str, value: bytes, vouched: Vouched = NOTHING) -> Unsealed:
         return self._sealer.open(key, value, vouched)
 
-    def vouch(self, values: Mapping[str, bytes]) -> Vouched | None:
+    def vouch(self, values: Mapping[str, bytes]) -> Vouched:
         return self._sealer.vouch(values)
 
     def all(self) -> Snapshot:

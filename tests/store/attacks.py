@@ -13,7 +13,7 @@ from mesh.keys import PrivateKey
 from mesh.labels import LinkLabel
 from mesh.records import Endpoint, LinkKeyEpoch, ManifestRecord, Record, Service
 from mesh.seal import Unsealed
-from mesh.vouching import Vouched
+from mesh.vouching import NOTHING, Vouched
 from mesh.wgtypes import UdpEndpoint
 from tests.signing import CLUSTER, SEAL, STRANGER
 from tests.store.etcd_server import EtcdServer
@@ -27,15 +27,15 @@ class Gullible:
     def close(self, key: str, generation: int, body: bytes) -> bytes:
         return SEAL.close(key, generation, body)
 
-    def open(self, key: str, value: bytes, _: Vouched | None = None) -> Unsealed:
+    def open(self, key: str, value: bytes, _: Vouched = NOTHING) -> Unsealed:
         try:
             claim = peek(key, value)
         except InvalidRecord:
             return Unsealed(value, 0, b"", checked=False)
         return Unsealed(claim.body, claim.generation, claim.signer_id, checked=True)
 
-    def vouch(self, _: Mapping[str, bytes]) -> None:
-        return None
+    def vouch(self, _: Mapping[str, bytes]) -> Vouched:
+        return NOTHING
 
 
 class Attack:
