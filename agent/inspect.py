@@ -11,12 +11,12 @@ from agent.diff import REJECT_AFTER_S
 from agent.trust import generation
 from mesh import keyspace
 from mesh.addresses import twin
-from mesh.contents import judge
 from mesh.graph import Graph, index
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel, key_name
 from mesh.records import Endpoint, LinkKeyEpoch, Node, PeerStatus, Service, Status, TaskReport
 from mesh.snapshot import Snapshot
+from mesh.verdict import judge
 
 VERSION = 1
 

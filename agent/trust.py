@@ -18,10 +18,10 @@ import structlog
 
 from agent import statefile
 from mesh import keyspace
-from mesh.contents import judge
 from mesh.envelope import peek
 from mesh.errors import InvalidRecord, Terminal
 from mesh.snapshot import Snapshot
+from mesh.verdict import judge
 
 log = structlog.get_logger(__name__)
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import structlog
 
 from mesh import keyspace
-from mesh.contents import Contents, Verdict, judge
+from mesh.contents import Contents
 from mesh.errors import InvalidRecord
 from mesh.manifest import Entry
 from mesh.records import ManifestRecord, Status
 from mesh.snapshot import Delete, Holds, Op, Put, Snapshot, Write
 from mesh.store import Store
+from mesh.verdict import Verdict, judge
 
 log = structlog.get_logger(__name__)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from controller.ledger import Witness
 from controller.steps import Change
 from mesh import keyspace
-from mesh.contents import judge
 from mesh.records import Address, Endpoint, Port, Recall, Recalled, Service
 from mesh.snapshot import Delete, Op, Put, Snapshot, Write
+from mesh.verdict import judge
 
 BATCH = 40
 """Records put back in one transaction: values of a few kB, and requests of 1.5 MiB."""

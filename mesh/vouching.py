@@ -4,7 +4,7 @@ Who signs a manifest has checked the signature of every record in the set, or ha
 signature holds, and the set that lies there is the one that it was made over, each record that names the manifest's
 signer as its own is that key's work: to put another one in its place takes that key, or two sets of one digest
 (mesh.manifest). A record that names another key is checked by itself. Where anything in the set differs nothing is
-vouched for, and every record is. That the whole may be an old one is for `mesh.contents.judge` to say, as ever.
+vouched for, and every record is. That the whole may be an old one is for `mesh.verdict.judge` to say, as ever.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ import pytest
 
 from agent.recall import recalled
 from mesh import keyspace
-from mesh.contents import judge
 from mesh.records import Address, Endpoint, Kept, Port, Recall, Recalled, Service, Status
 from mesh.snapshot import Put
 from mesh.store import Store
+from mesh.verdict import judge
 from tests.attacks import Attempts
 from tests.store.attacks import Attack, Gullible, what
 from tests.store.etcd_server import EtcdServer

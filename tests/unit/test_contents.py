@@ -5,11 +5,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 import pytest
 
 from mesh import codec, keyspace
-from mesh.contents import judge
 from mesh.envelope import Signer, wrap
 from mesh.follow import Batch, Change, Picture
 from mesh.records import Cluster, Port, Record, Service
 from mesh.snapshot import Snapshot
+from mesh.verdict import judge
 from tests.signing import SEAL, STRANGER, holding, value
 
 CLUSTER = Cluster("cluster", IPv4Network("10.1.0.0/16"), IPv6Network("fd00::/96"))

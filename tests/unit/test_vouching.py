@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh import checking, codec, keyspace
-from mesh.contents import Contents, judge
+from mesh.contents import Contents
 from mesh.envelope import Keyring, Signer, SigningKey, unwrap, wrap
 from mesh.errors import InvalidRecord
 from mesh.follow import Batch, Change, Picture
@@ -20,6 +20,7 @@ from mesh.manifest import Entry
 from mesh.records import Record, Service
 from mesh.seal import Sealer
 from mesh.snapshot import Snapshot
+from mesh.verdict import judge
 from mesh.vouching import Vouched
 from tests.unit.test_codec import ONE_OF_EACH
 
