@@ -12,11 +12,9 @@ from typing import TypeVar
 from immutables import Map
 
 from controller.observed import Named, Swarm, SwarmNode, SwarmService, SwarmTask, Trail
+from mesh.changes import Changes
 
 T = TypeVar("T")
-
-LOGGED = 10
-"""Changes that are kept for each thing in the lists: who follows closely asks for the last few."""
 
 
 class Lists:
@@ -30,11 +28,11 @@ class Lists:
         self._tasks_of: dict[str, set[str]] = {}
         self._unsettled: set[str] = set()
         self._look_at: set[str] = set()  # services whose place in _unsettled is not known
-        self._log: list[Named] = []
+        self._log = Changes[Named]()
 
     def swarm(self, cluster: str, roots: tuple[bytes, ...]) -> Swarm:
         """The picture of now; none of the mappings in it ever changes."""
-        trail = Trail(self.services, self.tasks, self.nodes, self._log, len(self._log))
+        trail = Trail(self.services, self.tasks, self.nodes, self._log.mark())
         return Swarm(cluster, self.services, self.tasks, self.nodes, roots, trail)
 
     def named(self) -> frozenset[str]:
@@ -100,9 +98,8 @@ class Lists:
         return moved
 
     def _note(self, kind: str, names: Iterable[str]) -> None:
-        if len(self._log) > LOGGED * (len(self.tasks) + len(self.services) + len(self.nodes) + 1):
-            self._log = []  # who asks what changed is told that anything may have, once in a long while
-        self._log += ((kind, name) for name in names)
+        size = len(self.tasks) + len(self.services) + len(self.nodes)
+        self._log.add(((kind, name) for name in names), size)
 
 
 def _differing(old: Mapping[str, T], new: Mapping[str, T]) -> set[str]:

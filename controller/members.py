@@ -27,6 +27,7 @@ from controller.observed import Swarm, SwarmNode, SwarmTask
 from controller.quiet import WHOLE_S
 from controller.steps import Change, Step
 from mesh import keyspace
+from mesh.changes import Changes
 from mesh.errors import Terminal
 from mesh.hybrid import NodePublicKey
 from mesh.proof import TOLERANCE, Identity, InvalidProof, NodeProof, NodeStatement, verify
@@ -36,8 +37,6 @@ from mesh.snapshot import Delete, Put, Snapshot
 
 AGAIN = timedelta(seconds=60)
 """After how long a proof that did not hold is looked at again: a clock may have been wrong."""
-LOGGED = 10
-"""Changed keys that are kept for each record, as in `mesh.follow`."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 _APPROVE = "approve it with `docker linkwire node approve`"
@@ -105,7 +104,7 @@ class Members:
         self._swarm = Swarm("", {}, {}, {})
         self._last = Snapshot()
         self._members: Mapping[str, NodePublicKey] = MappingProxyType({})
-        self._log: list[str] = []
+        self._log = Changes[str]()
         self._logged: dict[str, str | None] = {}  # what was left out when the log was written last
 
     def judge(self, swarm: Swarm, stored: Snapshot, now: datetime) -> Judged:
@@ -186,12 +185,12 @@ class Members:
     def _without(self, stored: Snapshot) -> Snapshot:
         """What is believed; of what may differ in it from what was, a log is kept."""
         changed = stored.changed_since(self._last)
-        if changed is None or len(self._log) > LOGGED * (len(stored.records) + 1):
-            self._log = []
-        self._log += changed or ()
+        if changed is None:
+            self._log.restart()
         was, self._logged = self._logged, dict(self.left_out)
-        self._log += (k for k in {*was, *self.left_out} if was.get(k, "") != self.left_out.get(k, ""))
-        return stored.without(self.left_out, self._log)
+        differ = {k for k in {*was, *self.left_out} if was.get(k, "") != self.left_out.get(k, "")}
+        self._log.add(differ.union(changed or ()), len(stored.records))
+        return stored.without(self.left_out, self._log.mark())
 
     def proof_problem(self, node: Node, swarm: Swarm, now: datetime) -> str | None:
         """Why a node's proof does not show its keys to be its own; None where it does."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from mesh.changes import Mark
 from mesh.labels import LabelError, ServiceLabels
 from mesh.records import Attachment
 from mesh.wgtypes import IPAddress
@@ -117,15 +118,13 @@ class Trail:
         services: the picture's.
         tasks: the picture's.
         nodes: the picture's.
-        log: what changed, one after the other; it goes on, for all pictures.
-        logged: how much of it the picture has seen.
+        mark: where the log of what changed was.
     """
 
     services: Mapping[str, SwarmService]
     tasks: Mapping[str, SwarmTask]
     nodes: Mapping[str, SwarmNode]
-    log: Sequence[Named]
-    logged: int
+    mark: Mark[Named]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +142,11 @@ class Swarm:
     def changed_since(self, before: Swarm) -> Changed | None:
         """What may differ from an earlier picture; None: anything."""
         now, then = self._trail(), before._trail()
-        if now is None or then is None or then.log is not now.log or then.logged > now.logged:
-            return None
-        if (self.cluster, self.roots) != (before.cluster, before.roots):
+        changed = now.mark.since(then.mark) if now is not None and then is not None else None
+        if changed is None or (self.cluster, self.roots) != (before.cluster, before.roots):
             return None
         named: dict[str, set[str]] = {"service": set(), "task": set(), "node": set()}
-        for kind, name in now.log[then.logged : now.logged]:
+        for kind, name in changed:
             named[kind].add(name)
         return Changed(frozenset(named["service"]), frozenset(named["task"]), frozenset(named["node"]))
 

@@ -18,6 +18,7 @@ import structlog
 from immutables import Map, MapMutation
 
 from mesh import codec, keyspace
+from mesh.changes import Changes
 from mesh.contents import Contents
 from mesh.errors import InvalidRecord, LinkwireError
 from mesh.manifest import Entry, Manifest
@@ -31,8 +32,6 @@ log = structlog.get_logger(__name__)
 FIRST_WAIT = 0.1  # seconds between two attempts, doubled up to LONGEST_WAIT, each with jitter
 LONGEST_WAIT = 2.0
 STEADY = 10.0  # a stream that lasted this many seconds starts over with FIRST_WAIT
-LOGGED = 10
-"""Changed keys that are kept for each record: what follows a picture closely asks for the last few."""
 _LONGEST_REASON = 200
 
 
@@ -87,7 +86,7 @@ class Picture:
         self._entries: MapMutation[str, Entry] = Map[str, Entry]().mutate()
         self._total = Manifest()
         self._kinds: dict[type, MapMutation[str, Versioned[Record]]] = {}
-        self._log: list[str] = []
+        self._log = Changes[str]()
 
     def replace(self, batch: Batch) -> None:
         """Forget everything and take a whole batch in its place."""
@@ -100,7 +99,6 @@ class Picture:
         values = {key: change.value for key, change in last.items() if change.value is not None}
         vouched = self._seal.vouch(values)
         for key, change in last.items():
-            self._log.append(key)
             if change.value is not None:
                 self._put(key, change.value, change.revision, before, vouched)
         if len(vouched.entries) == len(self._entries):
@@ -111,11 +109,9 @@ class Picture:
 
     def apply(self, batch: Batch) -> bool:
         """Take in what changed; returns whether that was anything but the revision."""
-        if len(self._log) > LOGGED * (len(self._records) + 1):
-            self._log = []  # who asks what changed is told that anything may have, once in a long while
-        for change in batch.changes:
-            key = _text(change.key)
-            self._log.append(key)
+        keys = [_text(change.key) for change in batch.changes]
+        self._log.add(keys, len(self._records))
+        for key, change in zip(keys, batch.changes, strict=True):
             self._forget(key)
             if change.value is None:
                 self._invalid.pop(key, None)
@@ -143,7 +139,7 @@ class Picture:
             invalid=invalid,
             unread=unread,
             contents=Contents(entries, self._total),
-            trail=Trail(records, invalid, kinds, self._log, len(self._log)),
+            trail=Trail(records, invalid, kinds, self._log.mark()),
         )
 
     def _put(

@@ -5,13 +5,14 @@ Rule 2 of the design: nothing is removed on partial knowledge. `Snapshot.complet
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 from immutables import Map
 
 from mesh import keyspace
+from mesh.changes import Mark
 from mesh.contents import Contents
 from mesh.records import Record, Versioned
 
@@ -26,15 +27,13 @@ class Trail:
         records: the snapshot's.
         invalid: the snapshot's.
         kinds: the records by their type.
-        log: which keys changed, one after the other; it goes on, for all snapshots of one picture.
-        logged: how much of it the snapshot has seen.
+        mark: where the log of the picture's changed keys was.
     """
 
     records: Mapping[str, Versioned[Record]]
     invalid: Mapping[str, str]
     kinds: Mapping[type, Map[str, Versioned[Record]]]
-    log: Sequence[str]
-    logged: int
+    mark: Mark[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +86,15 @@ class Snapshot:
     def changed_since(self, before: Snapshot) -> frozenset[str] | None:
         """The keys that may differ, in records, invalid and unread, from an earlier snapshot; None: any of them."""
         now, then = self._trail(), before._trail()
-        if now is None or then is None or then.log is not now.log or then.logged > now.logged:
-            return None
-        return frozenset(now.log[then.logged : now.logged])
+        named = now.mark.since(then.mark) if now is not None and then is not None else None
+        return frozenset(named) if named is not None else None
 
-    def without(self, left_out: Mapping[str, str | None], log: Sequence[str]) -> Snapshot:
+    def without(self, left_out: Mapping[str, str | None], mark: Mark[str]) -> Snapshot:
         """A snapshot that lacks some of the records, at their cost.
 
         Args:
             left_out: key -> why it is to count as `invalid`; None where it is to count as absent.
-            log: as in `Trail`, of such snapshots: every key in which this may differ from those with the same log.
+            mark: as in `Trail`, of a log of every key in which such snapshots may differ.
         """
         records, invalid, trail = Map(self.records).mutate(), Map(self.invalid).mutate(), self._trail()
         kinds = {kind: found.mutate() for kind, found in trail.kinds.items()} if trail is not None else {}
@@ -108,7 +106,7 @@ class Snapshot:
                 invalid[key] = reason
         left, known = records.finish(), invalid.finish()
         made = {kind: found.finish() for kind, found in kinds.items()}
-        trail = Trail(left, known, made, log, len(log)) if trail is not None else None
+        trail = Trail(left, known, made, mark) if trail is not None else None
         return replace(self, records=left, invalid=known, trail=trail)
 
     def _trail(self) -> Trail | None:

@@ -13,6 +13,7 @@ from controller.observed import Swarm
 from controller.plan import Planner, plan
 from controller.steps import Plan
 from mesh import snapshot
+from mesh.changes import Changes, Mark
 from mesh.graph import index
 from mesh.records import Record, Versioned
 from mesh.snapshot import Snapshot
@@ -53,7 +54,7 @@ def _plan(tasks: int) -> Callable[[], object]:
 
 def _followed(swarm: Swarm) -> Swarm:
     """As somebody gives it who follows it, and has seen no change."""
-    return replace(swarm, trail=observed.Trail(swarm.services, swarm.tasks, swarm.nodes, [], 0))
+    return replace(swarm, trail=observed.Trail(swarm.services, swarm.tasks, swarm.nodes, Mark((), 0)))
 
 
 class _Picture:
@@ -62,26 +63,26 @@ class _Picture:
     def __init__(self, tasks: int) -> None:
         before, after = cluster.stored(tasks), cluster.stored(tasks, not_ready=tasks // 2)
         (self._key,) = (key for key, found in after.records.items() if before.records[key] != found)
-        self._log: list[str] = []
-        self._both = _with_trail(before, self._log), _with_trail(after, self._log)
+        self._log = Changes[str]()
+        self._both = _with_trail(before, self._log.mark()), _with_trail(after, self._log.mark())
         self.now = self._both[0]
 
     def next(self) -> Snapshot:
         """The other one than before."""
-        self._log.append(self._key)
+        self._log.add([self._key], len(self.now.records))
         found = self._both[1] if self.now.records is self._both[0].records else self._both[0]
-        trail = found.trail and replace(found.trail, logged=len(self._log))
+        trail = found.trail and replace(found.trail, mark=self._log.mark())
         self.now = replace(found, trail=trail)
         return self.now
 
 
-def _with_trail(stored: Snapshot, log: list[str]) -> Snapshot:
+def _with_trail(stored: Snapshot, mark: Mark[str]) -> Snapshot:
     kinds: dict[type, dict[str, Versioned[Record]]] = {}
     for key, found in stored.records.items():
         kinds.setdefault(type(found.record), {})[key] = found
     by_kind = {kind: Map(its) for kind, its in kinds.items()}
     records = Map(dict(stored.records))
-    return replace(stored, records=records, trail=snapshot.Trail(records, stored.invalid, by_kind, log, 0))
+    return replace(stored, records=records, trail=snapshot.Trail(records, stored.invalid, by_kind, mark))
 
 
 def _index(tasks: int) -> Callable[[], object]:

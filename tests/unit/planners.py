@@ -16,6 +16,7 @@ from controller.observed import Named, Swarm
 from controller.plan import Planner, plan
 from controller.steps import Plan
 from mesh import keyspace, snapshot
+from mesh.changes import Changes
 from mesh.records import (
     Address,
     Endpoint,
@@ -45,25 +46,25 @@ class Pictures:
 
     def __init__(self) -> None:
         self._last = Swarm("", {}, {}, {}), Snapshot()
-        self._named: list[Named] = []
-        self._keys: list[str] = []
+        self._named = Changes[Named]()
+        self._keys = Changes[str]()
 
     def next(self, swarm: Swarm, stored: Snapshot, more: Sequence[Named] = (), keys: Iterable[str] = ()) -> Picture:
         """The same, with what has changed in it since the last one; `more` and `keys` may have changed or not."""
         before, held = self._last
         self._last = swarm, stored
-        self._named += [("service", name) for name in _differing(before.services, swarm.services)]
-        self._named += [("task", name) for name in _differing(before.tasks, swarm.tasks)]
-        self._named += [("node", name) for name in _differing(before.nodes, swarm.nodes)]
-        self._named += more
-        self._keys += _differing(held.records, stored.records) | _differing(held.invalid, stored.invalid)
-        self._keys += keys
-        seen = observed.Trail(swarm.services, swarm.tasks, swarm.nodes, self._named, len(self._named))
+        named = [("service", name) for name in _differing(before.services, swarm.services)]
+        named += [("task", name) for name in _differing(before.tasks, swarm.tasks)]
+        named += [("node", name) for name in _differing(before.nodes, swarm.nodes)]
+        self._named.add([*named, *more], len(swarm.tasks))
+        differ = _differing(held.records, stored.records) | _differing(held.invalid, stored.invalid)
+        self._keys.add(differ.union(keys), len(stored.records))
+        seen = observed.Trail(swarm.services, swarm.tasks, swarm.nodes, self._named.mark())
         kinds: dict[type, dict[str, Versioned[Record]]] = {}
         for key, found in stored.records.items():
             kinds.setdefault(type(found.record), {})[key] = found
         by_kind = {kind: Map(found) for kind, found in kinds.items()}
-        read = snapshot.Trail(stored.records, stored.invalid, by_kind, self._keys, len(self._keys))
+        read = snapshot.Trail(stored.records, stored.invalid, by_kind, self._keys.mark())
         return replace(swarm, trail=seen), replace(stored, trail=read)
 
 

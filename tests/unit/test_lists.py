@@ -8,8 +8,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.lists import LOGGED, Lists
+from controller.lists import Lists
 from controller.observed import Changed, Swarm, SwarmNode, SwarmService, SwarmTask
+from mesh.changes import LOGGED
 from tests.unit.swarm_world import DB, WEB
 
 SERVICES = ("a", "b", "c")
