@@ -1,0 +1,153 @@
+"""The agent's loop reads a device that it changed without reading, on a real store, a real device, a real controller.
+
+What is told is which containers there are: Docker is in tests/lab.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agent import gate, looks, reconcile, watch
+from agent.containers import Joined, LocalTask, NodeIdentity
+from agent.identity import Identity
+from agent.loop import Agent, node_record
+from agent.metrics import Metrics
+from agent.sealing import load_or_make
+from agent.trust import Trust
+from controller.observed import SwarmTask
+from mesh.seal import Sealer
+from mesh.store import Store
+from mesh.wgtypes import DeviceChange, PeerChange
+from tests.bench import stage
+from tests.netns.world import Task, World, device_name
+from tests.signing import CLUSTER, KEYRING
+from tests.store.etcd_server import EtcdServer
+from tests.store.small_mesh import SmallMesh
+from tests.store.waiting import until
+
+if TYPE_CHECKING:
+    from agent.diff import Changes
+    from mesh.keys import PublicKey
+
+NEVER_S = 86_400.0
+SECONDS = 60.0  # for what takes one, or two where nobody else is busy
+
+
+class Told:
+    """Stands where `agent.containers.Containers` stands."""
+
+    def __init__(self, *tasks: LocalTask) -> None:
+        self._tasks = {task.container: task for task in tasks}
+
+    def all(self) -> dict[str, LocalTask]:
+        return dict(self._tasks)
+
+    def one(self, container: str) -> LocalTask | None:
+        return self._tasks.get(container)
+
+    def exits(self) -> tuple[()]:
+        return ()
+
+    def follow(self, _changed: Callable[[str], None], _connected: Callable[[Joined], None]) -> None:
+        """Nothing changes."""
+
+
+@contextmanager
+def running(task: Task, mesh: SmallMesh, folder: Path) -> Iterator[Agent]:
+    """The agent of node n1, with the container of the only task there."""
+    folder.mkdir()
+    key = load_or_make(folder)
+    identity = Identity(folder, folder / "none", CLUSTER, "n1", key.public)
+    mesh.swarm.approved["n1"] = identity.statement.fingerprint
+    store = Store([mesh.endpoint], Sealer.agent(KEYRING, identity.key), root=mesh.root)
+    hosts = stage.hosts_file(folder, "hosts")
+    told: Any = Told(
+        LocalTask("c", swarm_id(task.name), "#db", "db", "running", task.netns.path, hosts, None, (), gated=False)
+    )
+    backend, address = task.node.backend, task.node.address.ip
+    assert isinstance(address, IPv4Address)
+    node = node_record(NodeIdentity("n1", "n1", address), identity, backend, (task.port, task.port + 9), None, "0")
+    agent = Agent(told, backend, store, key, identity, node, Metrics("0", backend.name), Trust(folder))
+    stopped = threading.Event()
+    thread = threading.Thread(target=agent.run, args=(stopped,), daemon=True)
+    thread.start()
+    try:
+        yield agent
+    finally:
+        stopped.set()
+        agent.stop()
+        thread.join(SECONDS)
+        store.close()
+        assert not thread.is_alive()
+
+
+def swarm_id(device: str) -> str:
+    """The id of the task whose device the agent will call so."""
+    return device.removeprefix("lw").ljust(25, "x")
+
+
+def start(mesh: SmallMesh, service: str, node: str, device: str) -> None:
+    task, slot = swarm_id(device), len(mesh.swarm.tasks_now) + 1
+    found = SwarmTask(task, f"#{service}", slot, node, "running", "running", ())
+    mesh.swarm.tasks_now = {**mesh.swarm.tasks_now, task: found}
+    mesh.wake()
+
+
+def peers(task: Task) -> set[PublicKey]:
+    """Of its device as it is; none where there is none yet."""
+    if task.name not in task.node.backend.served():
+        return set()
+    return set(task.node.backend.read(task.netns, task.name).peers)
+
+
+@pytest.fixture
+def advanced(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each attempt to go without a reading, whether it could."""
+    found: list[bool] = []
+    plain = reconcile.advance
+
+    def advance(*arguments: Any) -> Changes | None:  # noqa: ANN401 - as they are
+        changes = plain(*arguments)
+        found.append(changes is not None)
+        return changes
+
+    monkeypatch.setattr(reconcile, "advance", advance)
+    return found
+
+
+def is_settled(agent: Agent) -> bool:
+    """Whether its task is wired, and nothing is left to be read."""
+    state = agent._tasks.get("c")
+    return state is not None and state.applied is not None and not state.dirty and state.confirm_at is None
+
+
+def test_what_was_changed_without_a_reading_is_read_by_the_loop_itself(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advanced: list[bool]
+) -> None:
+    monkeypatch.setattr(gate, "FOLDER", tmp_path / "gate")
+    # Neither a list of containers nor a round of readings comes to its aid.
+    monkeypatch.setattr(watch, "RESYNC_S", NEVER_S)
+    monkeypatch.setattr(looks, "STATUS_S", NEVER_S)
+    task = world.task(world.nodes()[0])
+    (tmp_path / "etcd").mkdir()
+    with EtcdServer(tmp_path / "etcd") as etcd:
+        mesh = SmallMesh(etcd.endpoint, "/linkwire/", tmp_path)
+        mesh.swarm.tasks_now = {}
+        start(mesh, "db", "n1", task.name)
+        start(mesh, "web", "n2", device_name())
+        with mesh.reader("n2"), running(task, mesh, tmp_path / "n1") as agent, mesh.controller():
+            until(lambda: is_settled(agent) and len(peers(task)) == 1, SECONDS)
+            (first,) = peers(task)
+            change = DeviceChange(peers=(PeerChange(first, remove=True),))
+            task.node.backend.apply(task.netns, task.name, change)
+            advanced.clear()
+            start(mesh, "web", "n2", device_name())
+            until(lambda: len(peers(task)) == 2, SECONDS)
+            assert any(advanced), "it was read at once"
