@@ -169,11 +169,13 @@ class Members:
         for node in unsaved:
             if node not in swarm.nodes:
                 key = keyspace.member(node)
-                known = self.accepted.pop(node, None) or stored.get(key, Member)
+                known = self.accepted.get(node) or stored.get(key, Member)
                 if known is not None and (held := stored.revision_of(key)):
                     self._unsaved.add(node)
                     yield Change((Delete(key, held),), f"node {node}: it has left the Swarm")
-        for node in unsaved:
+                else:
+                    self.accepted.pop(node, None)  # not before: it says whose a record is that cannot be read
+        for node in sorted(swarm.nodes.keys() & unsaved):
             key, member = keyspace.member(node), self.accepted.get(node)
             if member is not None and stored.get(key, Member) != member:
                 self._unsaved.add(node)
