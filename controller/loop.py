@@ -329,12 +329,8 @@ class Controller:
 
     def _catch_up(self, follower: Follower, revision: int) -> None:
         """Wait until the snapshot shows our own writes, so that the next plan does not make them again."""
-        waited = threading.Event()
-        for _ in range(int(CATCH_UP_S / 0.005)):
-            if follower.snapshot.revision >= revision:
-                return
-            waited.wait(0.005)
-        raise Retryable(f"the store's watch has not shown revision {revision} within {CATCH_UP_S:g} s")
+        if not follower.wait(revision, CATCH_UP_S):
+            raise Retryable(f"the store's watch has not shown revision {revision} within {CATCH_UP_S:g} s")
 
 
 def _transactions(steps: Sequence[Step], secret: Secrets, lease: int | None) -> Iterator[tuple[Step, tuple[Op, ...]]]:

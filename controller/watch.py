@@ -18,7 +18,7 @@ RESYNC_S = 5.0
 CLOSE_S = 0.1
 """Between two lists of a service that moves."""
 CLOSE_MAX_S = 2.0
-HEARD_S = 0.02
+HEARD_S = 0.005
 """Between two lists of a service of which an event, or a node's report, told in between."""
 HEARD_COST = 4
 """Such lists, too, take at most a fifth of the time."""

@@ -197,7 +197,7 @@ class Follower:
         """
         self._feed = feed
         self._changed = changed
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._picture = Picture(seal, keep=keep)
         self._complete = False
         self._said_lost = False
@@ -213,6 +213,11 @@ class Follower:
             if self._snapshot is None:
                 self._snapshot = self._picture.snapshot(complete=self._complete)
             return self._snapshot
+
+    def wait(self, revision: int, seconds: float) -> bool:
+        """Wait until `snapshot` shows a revision, at most so many seconds; returns whether it does."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._picture.revision >= revision, seconds)
 
     def stop(self) -> None:
         """End the thread and its connection; `snapshot` stays readable, and incomplete. May be called again."""
@@ -254,6 +259,7 @@ class Follower:
                 else:
                     notable = self._picture.apply(batch)
                 self._snapshot = None
+                self._lock.notify_all()
             if batch.whole:
                 self._said_lost = False
                 log.info("following the store", revision=batch.revision, keys=len(batch.changes))

@@ -53,6 +53,22 @@ def test_an_empty_store_is_complete(store: Store) -> None:
     assert follower.snapshot.complete
 
 
+def test_who_waits_for_a_revision_goes_on_as_it_comes(store: Store) -> None:
+    follower = store.follow(["ports/"], nothing)
+    until(listed(follower))
+    now = follower.snapshot.revision
+    assert follower.wait(now, 0)
+    assert not follower.wait(now + 1, 0.05)
+    waiting = threading.Thread(target=follower.wait, args=(now + 1, 3600), daemon=True)
+    waiting.start()
+    revision = store.commit([Put(Port("n", 1, "t"), 0)])
+    assert revision is not None
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert follower.wait(revision, 30)
+    assert follower.snapshot.revision >= revision
+
+
 def test_every_change_comes_once_and_in_order(store: Store, etcd: EtcdServer, root: str) -> None:
     nodes = [f"n{i}" for i in range(4)]
 
