@@ -92,6 +92,12 @@ class Sealer:
         """An agent's, with its node's own key."""
         return cls(keyring, MappingProxyType({"agent": Signer(keyring.cluster, key)}))
 
+    @property
+    def _own(self) -> SigningKey | None:
+        """What the controller's records are signed with, for the controller itself."""
+        signer = self.signers.get("controller")
+        return signer.key if signer is not None else None
+
     def close(self, key: str, generation: int, body: bytes) -> bytes:
         """See `Seal`."""
         writer = keyspace.writer(key)
@@ -117,7 +123,7 @@ class Sealer:
             claim = peek(key, value)
             if vouched.signed(key, claim.signer_id):
                 return Unsealed(claim.body, claim.generation, claim.signer_id, checked=True)
-        opened = unwrap(self.keyring, key, value)
+        opened = unwrap(self.keyring, key, value, self._own)
         return Unsealed(opened.body, opened.generation, opened.signer.id, checked=True)
 
     def vouch(self, values: Mapping[str, bytes]) -> Vouched:
@@ -128,4 +134,4 @@ class Sealer:
             for key, value in values.items()
             if key not in vouched.entries and keyspace.writer(key) == "controller"
         ]
-        return replace(vouched, holding=holding(self.keyring, others))
+        return replace(vouched, holding=holding(self.keyring, others, self._own))

@@ -91,6 +91,8 @@ def same(signers: Sequence[Signer], values: object, *, keep: bool = False) -> Sn
     pairs = list(values)  # type: ignore[call-overload]  # any iterable
     told = shown(Sealer.reader(ring(*signers)), pairs, keep=keep)
     assert facts(told) == facts(shown(EachByItself(ring(*signers)), pairs, keep=keep))
+    for signer in signers:  # who has the key knows its own signatures another way
+        assert facts(shown(Sealer.controller(ring(*signers), signer.key), pairs, keep=keep)) == facts(told)
     return told
 
 
@@ -250,5 +252,6 @@ def test_threads_find_what_holds_and_nothing_else() -> None:
             with contextlib.suppress(InvalidRecord):
                 unwrap(ring(*signers), key, value)
                 single.add(key)
-        assert checking.holding(ring(*signers), list(values.items())) == single
+        for own in (None, OLD.key, NEW.key, STRANGER.key):
+            assert checking.holding(ring(*signers), list(values.items()), own) == single
         assert not single & {"services/s0", "services/s1", "services/new", "services/old"} or STRANGER in signers
