@@ -13,6 +13,7 @@ from mesh.errors import Retryable
 from mesh.etcd import Line, Link
 from mesh.etcd_pages import Page
 from mesh.follow import Batch, Change
+from mesh.garbage import held_off
 from mesh.ranges import Ranges
 from mesh.tls import Tls
 
@@ -37,18 +38,20 @@ class EtcdFeed:
         with self._line.use() as link, closing(link.watch(*self._ranges.span())) as responses:
             if not next(responses).created:
                 raise Retryable(f"etcd at {link.target} did not confirm the watch")
-            listed = read(link, self._ranges)
+            whole = read(link, self._ranges)
+            listed = whole.revision
             meanwhile = []
             for response in responses:
                 if not response.events:
                     break
-                meanwhile.append(self._batch(response, listed.revision))
-            changes = [*listed.changes, *(change for batch in meanwhile for change in batch.changes)]
-            revision = max([listed.revision, *(batch.revision for batch in meanwhile)])
-            yield Batch(revision, whole=True, changes=changes)
+                meanwhile.append(self._batch(response, listed))
+            changes = [*whole.changes, *(change for batch in meanwhile for change in batch.changes)]
+            whole = Batch(max([listed, *(batch.revision for batch in meanwhile)]), whole=True, changes=changes)
+            yield whole
+            del whole, changes  # not kept for as long as the watch lasts
             for response in responses:
                 if response.events:
-                    yield self._batch(response, listed.revision)
+                    yield self._batch(response, listed)
 
     def _batch(self, response: Any, listed: int) -> Batch:  # noqa: ANN401 - etcd's WatchResponse
         start = len(self._ranges.root)
@@ -68,10 +71,11 @@ def read(link: Link, ranges: Ranges) -> Batch:
         Retryable: the store was compacted or restarted meanwhile.
     """
     start = len(ranges.root)
-    pages = list(_pages(link, ranges))
-    if len({_identity(page) for page in pages}) > 1:
-        raise Retryable(f"etcd at {link.target} was restarted while it was listed")
-    changes = [Change(kv.key[start:], kv.value, kv.mod_revision) for page in pages for kv in page.kvs]
+    with held_off():
+        pages = list(_pages(link, ranges))
+        if len({_identity(page) for page in pages}) > 1:
+            raise Retryable(f"etcd at {link.target} was restarted while it was listed")
+        changes = [Change(kv.key[start:], kv.value, kv.mod_revision) for page in pages for kv in page.kvs]
     return Batch(pages[0].header.revision, whole=True, changes=changes)
 
 

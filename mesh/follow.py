@@ -21,6 +21,7 @@ from mesh import codec, keyspace
 from mesh.changes import Changes
 from mesh.contents import Contents
 from mesh.errors import InvalidRecord, LinkwireError
+from mesh.garbage import LARGE, held_off
 from mesh.manifest import Entry, Manifest
 from mesh.records import Record, Versioned
 from mesh.seal import Seal
@@ -253,7 +254,8 @@ class Follower:
             with self._lock:
                 if batch.whole:
                     before = self._picture.revision
-                    self._picture.replace(batch)
+                    with held_off(lasting=len(batch.changes) >= LARGE):
+                        self._picture.replace(batch)
                     self._complete = True
                     notable = True
                 else:
@@ -265,6 +267,7 @@ class Follower:
                 log.info("following the store", revision=batch.revision, keys=len(batch.changes))
                 if batch.revision < before:
                     log.warning("the store went back in time", revision=batch.revision, before=before)
+            del batch  # all of a store, perhaps, for as long as nothing changes
             if notable:
                 self._tell()
 

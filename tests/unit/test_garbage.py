@@ -1,0 +1,99 @@
+"""The search for garbage is held off while much is made, and for no longer; what becomes garbage is found."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from mesh.garbage import held_off
+
+
+class Ring:
+    """Refers to itself, so that only a search frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    gc.enable()
+    gc.unfreeze()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def test_nothing_is_searched_within_and_all_as_before_after() -> None:
+    with held_off():
+        assert not gc.isenabled()
+        with held_off():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_an_error_ends_it_too() -> None:
+    with pytest.raises(ZeroDivisionError), held_off(lasting=True):
+        raise ZeroDivisionError
+    assert gc.isenabled()
+
+
+def test_who_never_searches_is_not_made_to() -> None:
+    gc.disable()
+    with held_off():
+        pass
+    assert not gc.isenabled()
+
+
+def test_it_lasts_until_the_last_of_several_threads() -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with held_off():
+            inside.set()
+            go.wait(60)
+
+    thread = threading.Thread(target=other)
+    with held_off():
+        thread.start()
+        assert inside.wait(60)
+    assert not gc.isenabled()
+    go.set()
+    thread.join()
+    assert gc.isenabled()
+
+
+def test_what_lasts_is_left_out_of_later_searches() -> None:
+    with held_off():
+        passing = Ring()
+    with held_off(lasting=True):
+        lasting = Ring()
+    later = Ring()
+    searched = {id(one) for one in gc.get_objects() if isinstance(one, Ring)}
+    assert [id(one) in searched for one in (passing, lasting, later)] == [False, False, True]
+
+
+def test_without_lasting_all_is_searched_as_ever() -> None:
+    with held_off():
+        gone = weakref.ref(Ring())
+    gc.collect()
+    assert gone() is None
+    assert not gc.get_freeze_count()
+
+
+def test_what_became_garbage_meanwhile_is_found_by_the_next_that_lasts() -> None:
+    with held_off(lasting=True):
+        kept = Ring()
+        gone = weakref.ref(kept)
+        within = weakref.ref(Ring())
+    del kept
+    gc.collect()
+    assert gone() is not None, "a search would have had to look at it"
+    with held_off(lasting=True):
+        assert gone() is None
+        assert within() is None
