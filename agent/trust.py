@@ -53,7 +53,7 @@ class Trust:
         self.held = ""
         self._verified: Snapshot | None = None
         self._believed = Snapshot()
-        self._kept: Snapshot | None = None
+        self._opened: Callable[[Iterable[tuple[str, bytes]]], Snapshot] | None = None
         self._saved: Snapshot | None = None
         self._whole = self._size = 0
         self._saved_at = self._began = time.monotonic()
@@ -81,20 +81,11 @@ class Trust:
         return self._believed
 
     def recover(self, opened: Callable[[Iterable[tuple[str, bytes]]], Snapshot]) -> None:
-        """Read the state that was kept, for when there is no other; `opened` is `Store.opened`."""
-        path = self._path.with_name(STATE_FILE)
-        try:
-            found = opened(statefile.unpack(path.read_bytes()))
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError) as error:
-            log.warning("what this node knew cannot be read", file=str(path), error=str(error))
-            return
-        verdict = judge(found)
-        if verdict.verified:
-            self._kept = replace(found, complete=False)
-        else:
-            log.warning("what this node knew is not what was signed", file=str(path), reason=verdict.problem)
+        """Go on with the state that was kept where there is no other; `opened`, which is `Store.opened`, reads it.
+
+        It takes as long as reading the store does: only where that brings nothing to act on is it read at all.
+        """
+        self._opened = opened
 
     def save(self, node: str) -> None:
         """Write down what was verified last, as far as this node needs it, unless that was done just now."""
@@ -124,9 +115,23 @@ class Trust:
         self._whole = self._size = len(content)
 
     def _go_on(self) -> None:
-        if self._kept is not None and not self._believed.records:
-            log.warning("acts on what this node knew before it started", records=len(self._kept.records))
-            self._believed = self._kept
+        opened, self._opened = self._opened, None  # one look: what is kept changes only when something is believed
+        if opened is None or self._believed.records:
+            return
+        path = self._path.with_name(STATE_FILE)
+        try:
+            found = opened(statefile.unpack(path.read_bytes()))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            log.warning("what this node knew cannot be read", file=str(path), error=str(error))
+            return
+        verdict = judge(found)
+        if verdict.verified:
+            log.warning("acts on what this node knew before it started", records=len(found.records))
+            self._believed = replace(found, complete=False)
+        else:
+            log.warning("what this node knew is not what was signed", file=str(path), reason=verdict.problem)
 
     def _settle(self, problem: str) -> None:
         if problem == self.held:

@@ -161,6 +161,27 @@ def test_an_emptied_or_forged_store_does_not_take_it_away(kept: Path) -> None:
         assert again.held
 
 
+def test_what_was_kept_is_read_once_and_only_where_there_is_nothing_else(kept: Path) -> None:
+    read: list[int] = []
+
+    def counted(given: Iterable[tuple[str, bytes]]) -> Snapshot:
+        read.append(1)
+        return opened(given)
+
+    again = Trust(kept)
+    again.recover(counted)
+    good = opened(NEW.items(), revision=9)
+    assert again.take(good) is good
+    assert again.take(opened({}.items(), revision=10)).records == good.records
+    assert not read, "the store had it"
+    (kept / "state").write_bytes(b"junk")
+    damaged = Trust(kept)
+    damaged.recover(counted)
+    with structlog.testing.capture_logs() as logs:
+        assert [damaged.take(Snapshot()) for _ in range(3)] == [Snapshot()] * 3
+    assert [entry["event"] for entry in logs] == ["what this node knew cannot be read"]
+
+
 def test_at_first_the_store_is_given_time_to_answer(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.trust.ALONE_S", 60.0)
     again = Trust(kept)

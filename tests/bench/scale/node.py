@@ -155,6 +155,7 @@ class SimulatedNode:
         told: Any = self.containers
         self._stopped = threading.Event()
         metrics, trust = Metrics("0", backend.name), Trust(folder)
+        trust.recover(self._store.opened)
         self.agent = Agent(told, backend, self._store, key, self._identity, record, metrics, trust)
         self._thread = threading.Thread(target=self.agent.run, args=(self._stopped,), daemon=True)
 
