@@ -49,6 +49,14 @@ _HEAD_OF = (36, 1, 36, 2, 20, 6, 6, 5, 12, 8, 12, 7, 8, 10)
 _KEYS_END, _KEEPALIVE, _COUNTERS, _VERSION_AT = 72, 92, 100, 124
 """Where in the head the keys end, and what follows the handshake, the keepalive and the counters begins."""
 
+# Of what is packed for each of thousands of peers the lengths are known: attributes, their headers with them.
+_KEY_HEADER, _SHARED_HEADER = (struct.pack("=HH", 36, kind) for kind in (_PEER_PUBLIC_KEY, _PEER_PRESHARED_KEY))
+_KEEPALIVE_ATTRIBUTE = struct.Struct("=HHHxx")
+# struct sockaddr_in and sockaddr_in6 (linux/in.h, linux/in6.h), the port in network order.
+_ENDPOINT = {4: struct.Struct("=HHH2s4s8x"), 6: struct.Struct("=HHH2s4x16s4x")}
+# A nest of family, address and length of the prefix.
+_ALLOWED_IP = {4: struct.Struct("=HHHHHxxHH4sHHBxxx"), 6: struct.Struct("=HHHHHxxHH16sHHBxxx")}
+
 _IPV4_BYTES = 4
 
 MESSAGE_BYTES = 60_000
@@ -173,7 +181,7 @@ def _batched(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
 
 def _peer_pieces(change: PeerChange, limit: int) -> Iterator[bytes]:
     """A peer, nested; as several when its allowed IPs do not fit into one message."""
-    key = attribute(_PEER_PUBLIC_KEY, change.public_key.raw)
+    key = _KEY_HEADER + change.public_key.raw
     if change.remove:
         yield _nested(key + attribute(_PEER_FLAGS, struct.pack("=I", _REMOVE_ME)))
         return
@@ -182,18 +190,20 @@ def _peer_pieces(change: PeerChange, limit: int) -> Iterator[bytes]:
     if flags:
         head += attribute(_PEER_FLAGS, struct.pack("=I", flags))
     if change.preshared_key is not None:
-        head += attribute(_PEER_PRESHARED_KEY, change.preshared_key.raw)
+        head += _SHARED_HEADER + change.preshared_key.raw
     if change.endpoint is not None:
-        head += attribute(_PEER_ENDPOINT, _sockaddr(change.endpoint))
+        head += _endpoint_attribute(change.endpoint)
     if change.keepalive is not None:
-        head += attribute(_PEER_KEEPALIVE, struct.pack("=H", change.keepalive))
-    networks = sorted(change.allowed_ips or (), key=lambda n: (n.version, n.network_address.packed, n.prefixlen))
-    chunks = _batched((_allowed_ip(network) for network in networks), limit // 2)
-    yield _nested(head + _allowed_ips(next(chunks, b"")))
-    # What follows adds to a peer that is there by now, or that update_only kept from being made.
-    rest = key + attribute(_PEER_FLAGS, struct.pack("=I", _UPDATE_ONLY))
-    for chunk in chunks:
-        yield _nested(rest + _allowed_ips(chunk))
+        head += _KEEPALIVE_ATTRIBUTE.pack(6, _PEER_KEEPALIVE, change.keepalive)
+    allowed = sorted(map(_allowed_ip, change.allowed_ips or ()))
+    joined = b"".join(allowed)
+    if len(joined) <= limit // 2:
+        yield _nested(head + _allowed_ips(joined))
+        return
+    for chunk in _batched(allowed, limit // 2):
+        yield _nested(head + _allowed_ips(chunk))
+        # What follows adds to a peer that is there by now, or that update_only kept from being made.
+        head = key + attribute(_PEER_FLAGS, struct.pack("=I", _UPDATE_ONLY))
 
 
 def _nested(payload: bytes) -> bytes:
@@ -205,19 +215,19 @@ def _allowed_ips(chunk: bytes) -> bytes:
 
 
 def _allowed_ip(network: IPNetwork) -> bytes:
-    return _nested(
-        attribute(_ALLOWED_IP_FAMILY, struct.pack("=H", _AF[network.version]))
-        + attribute(_ALLOWED_IP_ADDRESS, network.network_address.packed)
-        + attribute(_ALLOWED_IP_CIDR, bytes([network.prefixlen]))
-    )
+    """Nested. In the order of bytes, IPv4 comes first, then lower addresses, then shorter prefixes."""
+    version, address = network.version, network.network_address.packed
+    form = _ALLOWED_IP[version]
+    family = (6, _ALLOWED_IP_FAMILY, _AF[version])
+    length = (5, _ALLOWED_IP_CIDR, network.prefixlen)
+    return form.pack(form.size, NLA_F_NESTED, *family, len(address) + 4, _ALLOWED_IP_ADDRESS, address, *length)
 
 
-def _sockaddr(endpoint: UdpEndpoint) -> bytes:
-    """A struct sockaddr_in or sockaddr_in6 (linux/in.h, linux/in6.h)."""
-    family = struct.pack("=H", _AF[endpoint.host.version])
-    if endpoint.host.version == 4:  # noqa: PLR2004 - IP version
-        return family + struct.pack("!H4s8x", endpoint.port, endpoint.host.packed)
-    return family + struct.pack("!HI16sI", endpoint.port, 0, endpoint.host.packed, 0)
+def _endpoint_attribute(endpoint: UdpEndpoint) -> bytes:
+    version = endpoint.host.version
+    form = _ENDPOINT[version]
+    port = endpoint.port.to_bytes(2, "big")
+    return form.pack(form.size, _PEER_ENDPOINT, _AF[version], port, endpoint.host.packed)
 
 
 def _decode_peer(raw: bytes) -> Peer:

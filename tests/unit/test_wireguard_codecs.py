@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from base64 import b64decode
 from ipaddress import ip_address, ip_network
@@ -12,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.generic.wireguard import wgmsg
 
+from agent.netlink import NLA_F_NESTED, attribute
 from agent.wireguard import genetlink, uapi
 from mesh.errors import Terminal
 from mesh.keys import PrivateKey, PublicKey
 from mesh.linkkeys import PresharedKey
-from mesh.wgtypes import DeviceChange, Peer, PeerChange, UdpEndpoint
+from mesh.wgtypes import DeviceChange, IPNetwork, Peer, PeerChange, UdpEndpoint
 
 NAME = "lw0123456789ab"
 KEY = PrivateKey(bytes(range(32)))
@@ -96,6 +98,26 @@ def check_peer(read: Any, change: DeviceChange) -> PublicKey:  # noqa: ANN401 - 
     shared = read.get_attr("WGPEER_A_PRESHARED_KEY")
     assert (None if shared is None else b64decode(shared)) == (peer.preshared_key and peer.preshared_key.raw)
     return key
+
+
+@given(networks)
+def test_an_allowed_ip_is_packed_as_any_nest_of_attributes(network: IPNetwork) -> None:
+    family = attribute(1, struct.pack("=H", {4: socket.AF_INET, 6: socket.AF_INET6}[network.version]))
+    address = attribute(2, network.network_address.packed)
+    plain = attribute(NLA_F_NESTED, family + address + attribute(3, bytes([network.prefixlen])))
+    assert genetlink._allowed_ip(network) == plain
+
+
+@given(st.builds(UdpEndpoint, st.ip_addresses(), st.integers(0, 65535)), st.integers(0, 65535))
+def test_a_peer_is_packed_as_any_nest_of_attributes(endpoint: UdpEndpoint, keepalive: int) -> None:
+    key, shared = PublicKey(bytes(range(32))), PresharedKey(bytes(range(1, 33)))
+    change = PeerChange(key, endpoint, preshared_key=shared, keepalive=keepalive)
+    port, host = struct.pack("!H", endpoint.port), endpoint.host.packed
+    family = struct.pack("=H", socket.AF_INET if len(host) == 4 else socket.AF_INET6)
+    address = family + port + (host + bytes(8) if len(host) == 4 else bytes(4) + host + bytes(4))
+    plain = attribute(1, key.raw) + attribute(2, shared.raw) + attribute(4, address)
+    plain += attribute(5, struct.pack("=H", keepalive))
+    assert list(genetlink._peer_pieces(change, 1000)) == [attribute(NLA_F_NESTED, plain)]
 
 
 def test_key_and_port_are_in_the_first_message_only() -> None:
