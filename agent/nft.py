@@ -2,8 +2,8 @@
 
 A task may be given NET_ADMIN, and then what nft reads is what the task wrote. libnftables is not made for that: 1.0.6
 uses freed memory when it lists a table that has one flag, which any task can set. So it is not loaded into the agent:
-it runs in a process of its own, in the task's namespace, as nobody, with NET_ADMIN and nothing else, and within
-limits. What it cannot list is foreign, and is replaced.
+it runs in a process of its own, in the task's namespace, as no user there is, with NET_ADMIN and nothing else, and
+within limits. What it cannot list is foreign, and is replaced.
 
 A process takes some milliseconds, so it is run only when something has changed: the kernel's generation of nftables
 tells that, whoever made the change (`agent.nfnetlink`).
@@ -14,16 +14,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from weakref import WeakKeyDictionary
 
-from agent import nfnetlink
+from agent import nfnetlink, rights
 from agent import rules as ruleset
 from agent.netns import TaskNetns, in_scratch_netns
 from agent.rules import Rules, Table
@@ -31,16 +32,11 @@ from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange
 
-_PACKAGES = {"nft": "nftables", "setpriv": "util-linux", "prlimit": "util-linux"}
-_NOBODY = "65534"
-_COMMAND = (
-    # A thousand peers of a hundred services take 60 MB, 0.3 s and 1 MB.
-    *("prlimit", f"--as={512 << 20}", "--cpu=20", f"--fsize={16 << 20}", "--"),
-    *("setpriv", "--reuid", _NOBODY, "--regid", _NOBODY, "--clear-groups", "--no-new-privs"),
-    *(f"--{which}=-all,+net_admin" for which in ("inh-caps", "ambient-caps", "bounding-set")),
-    # Protocols by number: their names are those of /etc/protocols, which an image may lack.
-    *("nft", "--json", "--numeric-protocol", "--file", "-"),
-)
+# Protocols by number: their names are those of /etc/protocols, which an image may lack.
+_COMMAND = ("nft", "--numeric-protocol", "--file", "-")
+# A thousand peers of a hundred services take 60 MB, 0.3 s and 1 MB. A limit of CPU time ends it at once (the first
+# process of a namespace heeds no other signal of itself than those for its own faults).
+_LIMITS = {resource.RLIMIT_AS: 512 << 20, resource.RLIMIT_CPU: 20, resource.RLIMIT_FSIZE: 16 << 20}
 _TIMEOUT = 60.0  # seconds
 _LONGEST_TEXT = 300
 # The table was changed by somebody else between the look at it and the change, or the kernel is short of something.
@@ -144,9 +140,8 @@ def require() -> None:
         Terminal: the node lacks some of it; the text says what.
         Retryable: it could not be tried.
     """
-    for program, package in _PACKAGES.items():
-        if shutil.which(program) is None:
-            raise Terminal(f"{program} is not installed: it is of the Debian package {package}")
+    if shutil.which(_COMMAND[0]) is None:
+        raise Terminal(f"{_COMMAND[0]} is not installed: it is of the Debian package nftables")
     in_scratch_netns(_try_everything)
 
 
@@ -169,7 +164,7 @@ def _lacking(netns: TaskNetns) -> list[str]:
     lacking = []
     for what, command in _NEEDED.items():
         try:
-            _nft(netns, command)
+            _nft(netns, command, json=False)
         except _Refused as error:
             lacking.append(f"{what}: {error}")
     return lacking
@@ -227,14 +222,12 @@ def _explained(doing: str, error: _Refused) -> LinkwireError:
     return Terminal(text)
 
 
-def _nft(netns: TaskNetns, command: str) -> str:
-    """Give nft a command in the namespace and get its output. Raises _Refused, NetnsGone, Retryable."""
-    with contextlib.ExitStack() as stack:
-        # Files in memory: nobody may open them again by /dev/stdin, as nft does, and their size has a limit.
-        given, output, errors = (stack.enter_context(_memory()) for _ in range(3))
-        os.write(given, command.encode())
-        os.lseek(given, 0, os.SEEK_SET)
-        done = netns.run(lambda: _ended(given, output, errors))
+def _nft(netns: TaskNetns, text: str, *, json: bool = True) -> str:
+    """Give nft a command in the namespace and get its output. Raises _Refused, NetnsGone, Retryable, Terminal."""
+    # Which language it is must be said: for its own one, nft opens again what was no JSON, and a pipe has ended then.
+    command = (*_COMMAND, "--json") if json else _COMMAND
+    with _memory() as output, _memory() as errors:
+        done = netns.run(lambda: _ended(command, text.encode(), output, errors))
         said = _in_one_line(_content(errors))
         if done < 0:
             raise _Broken(f"it was ended by {signal.Signals(-done).name}; {said}")
@@ -243,17 +236,25 @@ def _nft(netns: TaskNetns, command: str) -> str:
         return _content(output)
 
 
-def _ended(given: int, output: int, errors: int) -> int:
+def _ended(command: Sequence[str], text: bytes, output: int, errors: int) -> int:
     """How nft ended in this thread's namespace: an exit code, or a signal's negative number."""
+    rights.give_up(keep=rights.NET_ADMIN)
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     try:
-        return subprocess.run(
-            _COMMAND, stdin=given, stdout=output, stderr=errors, env=environment, timeout=_TIMEOUT, check=False
-        ).returncode
+        # The pipe is made by this thread and so is its user's: nft opens it once more, as /dev/stdin.
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors, env=environment) as nft:
+            try:
+                for what, limit in _LIMITS.items():  # before it is told anything
+                    resource.prlimit(nft.pid, what, (limit, limit))
+                nft.communicate(text, _TIMEOUT)
+            except BaseException:
+                nft.kill()
+                raise
     except subprocess.TimeoutExpired as error:
         raise Retryable(f"nft did not end within {_TIMEOUT:.0f} s") from error
     except OSError as error:
         raise Retryable(f"cannot run nft: {error.strerror}") from error
+    return nft.returncode
 
 
 @contextlib.contextmanager
@@ -263,7 +264,6 @@ def _memory() -> Iterator[int]:
     except OSError as error:
         raise Retryable(f"cannot make a file in memory: {error.strerror}") from error
     try:
-        os.fchmod(made, 0o666)
         yield made
     finally:
         os.close(made)

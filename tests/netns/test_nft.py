@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from agent import nft
+from agent import nft, rights
 from agent import rules as ruleset
 from agent.netns import TaskNetns
 from agent.rules import Rules, Table, render
@@ -259,8 +259,7 @@ def test_a_table_that_another_program_owns_is_not_ours_to_change(netns: TaskNetn
 def test_a_table_that_nft_cannot_list_is_replaced(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
     """Larger than nft may become: it is ended by its limit, and its memory is not the agent's."""
     said(netns, "nft", "add table inet linkwire; add counter inet linkwire in_; add chain inet linkwire mine")
-    limits = [argument.replace(f"--fsize={16 << 20}", "--fsize=4096") for argument in nft._COMMAND]
-    monkeypatch.setattr(nft, "_COMMAND", limits)
+    monkeypatch.setitem(nft._LIMITS, resource.RLIMIT_FSIZE, 4096)
     nft.apply(netns, rendered(SOMETHING))
     table = nft.read(netns)
     assert table is not None
@@ -270,14 +269,47 @@ def test_a_table_that_nft_cannot_list_is_replaced(netns: TaskNetns, monkeypatch:
     assert present(netns) == rendered(NOTHING)
 
 
+def run_instead(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have a shell's script run where nft would, in the same way."""
+    monkeypatch.setattr(nft, "_COMMAND", ("sh", "-c", script))
+
+
 def test_nft_runs_with_no_more_than_it_needs(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nft, "_COMMAND", (*nft._COMMAND[: nft._COMMAND.index("nft")], "cat", "/proc/self/status"))
+    run_instead(monkeypatch, "cat /proc/self/status")
     status = dict(line.split(":", 1) for line in nft._nft(netns, "").splitlines())
-    assert status["Uid"].split() == status["Gid"].split() == ["65534"] * 4
+    assert status["Uid"].split() == status["Gid"].split() == [str(rights.USER)] * 4
     assert status["Groups"].split() == []
     assert status["NoNewPrivs"].strip() == "1"
     net_admin = f"{1 << 12:016x}"  # linux/capability.h
     assert {status[name].strip() for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {net_admin}
+    assert status["NSpid"].split()[1:] == ["2"], "it is the second process of a namespace of its own"
+
+
+def test_nft_has_its_limits_before_it_is_told_anything(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_instead(monkeypatch, "read told; cat /proc/self/limits; cat")
+    limits = nft._nft(netns, "told\nand more").splitlines()
+    assert limits.pop() == "and more"
+    shown = {line[:26].strip(): line[26:].split()[:2] for line in limits}
+    assert shown["Max cpu time"] == ["20"] * 2
+    assert shown["Max file size"] == [str(16 << 20)] * 2
+    assert shown["Max address space"] == [str(512 << 20)] * 2
+
+
+def test_what_does_not_end_is_ended(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_instead(monkeypatch, "while :; do :; done")
+    monkeypatch.setitem(nft._LIMITS, resource.RLIMIT_CPU, 1)
+    with pytest.raises(nft._Broken, match="ended by SIGKILL"):
+        nft._nft(netns, "")
+    run_instead(monkeypatch, "exec sleep 3600")
+    monkeypatch.setattr(nft, "_TIMEOUT", 0.1)
+    with pytest.raises(Retryable, match="did not end within"):
+        nft._nft(netns, "")
+
+
+def test_a_command_that_nobody_reads_stops_nothing(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_instead(monkeypatch, "exit 3")
+    with pytest.raises(nft._Refused, match="exit code 3"):
+        nft._nft(netns, "x" * (1 << 20))
 
 
 def test_what_the_kernel_does_not_take_is_told_in_its_words_and_not_at_length(netns: TaskNetns) -> None:
