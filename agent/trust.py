@@ -7,8 +7,6 @@ in another, not quite as new: for an agent that starts while there is no store, 
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from agent import statefile
+from agent import durable, statefile
 from mesh import keyspace
 from mesh.envelope import peek
 from mesh.errors import InvalidRecord, Terminal
@@ -106,12 +104,12 @@ class Trust:
         if changed is not None and self._size <= 2 * self._whole:
             values = ((key, found.raw if (found := state.records.get(key)) else None) for key in changed)
             added = statefile.addition((key, raw or b"") for key, raw in values if keyspace.read_by(key, node))
-            if _append(path, self._size, added):
+            if durable.append(path, self._size, added):
                 self._size += len(added)
                 return
         all_of_it = ((key, found.raw) for key, found in state.records.items() if found.raw is not None)
         content = statefile.pack((key, raw) for key, raw in all_of_it if keyspace.read_by(key, node))
-        _write(path, content)
+        durable.write(path, content)
         self._whole = self._size = len(content)
 
     def _go_on(self) -> None:
@@ -148,9 +146,9 @@ class Trust:
             return ""
         value = snapshot.records[keyspace.MANIFEST].raw or b""
         try:
-            _write(self._path, value)
-        except OSError as error:
-            return f"generation {number} cannot be written down in {self._path}: {error.strerror}"
+            durable.write_newest(self._path, value, generation)
+        except (OSError, ValueError) as error:
+            return f"generation {number} cannot be written down in {self._path}: {error}"
         self.manifest, self._generation = value, number
         return ""
 
@@ -159,13 +157,13 @@ def remembered(folder: Path) -> bytes:
     """The signed manifest of the highest generation that was acted on, empty if there was none. Raises Terminal."""
     path = folder / FILE
     try:
-        value = path.read_bytes()
+        value = durable.read_newest(path, generation)
         peek(keyspace.MANIFEST, value)
     except FileNotFoundError:
         return b""
     except OSError as error:
         raise Terminal(f"what this node has seen, {path}: {error.strerror}") from None
-    except InvalidRecord as error:
+    except (InvalidRecord, ValueError) as error:
         # Not its signature: the key that signed it may have been replaced since, and the file is the node's own.
         raise Terminal(f"what this node has seen, {path}, is damaged ({error}); remove it to start anew") from None
     return value
@@ -174,37 +172,3 @@ def remembered(folder: Path) -> bytes:
 def generation(manifest: bytes) -> int:
     """The generation of a signed manifest, unchecked; 0 for an empty one."""
     return peek(keyspace.MANIFEST, manifest).generation if manifest else 0
-
-
-def _append(path: Path, size: int, value: bytes) -> bool:
-    """Append to a file, there after a power cut; False where it is not of that size. Raises OSError."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    with os.fdopen(descriptor, "wb") as file:
-        if os.fstat(descriptor).st_size != size:
-            return False
-        file.write(value)
-        file.flush()
-        os.fsync(descriptor)
-    return True
-
-
-def _write(path: Path, value: bytes) -> None:
-    """Whole or not at all, and there after a power cut."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(value)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

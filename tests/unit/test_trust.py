@@ -67,12 +67,17 @@ def test_the_file(tmp_path: Path) -> None:
     Trust(tmp_path).take(shown(NEW))
     path = tmp_path / "manifest"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert path.read_bytes() == NEW["manifest"] == remembered(tmp_path)
+    assert remembered(tmp_path) == NEW["manifest"]
     assert generation(remembered(tmp_path)) == 7
     assert [p.name for p in tmp_path.iterdir()] == ["manifest"]
     written = path.stat().st_mtime_ns
     Trust(tmp_path).take(shown(NEW))
     assert path.stat().st_mtime_ns == written, "nothing new, nothing written"
+    path.write_bytes(NEW["manifest"])
+    assert remembered(tmp_path) == NEW["manifest"], "as it was written before"
+    path.write_bytes(bytes(8192))
+    with pytest.raises(Terminal, match="is damaged"):
+        Trust(tmp_path)
     path.write_bytes(b"junk")
     with pytest.raises(Terminal, match="is damaged"):
         Trust(tmp_path)

@@ -1,0 +1,120 @@
+"""Files that hold what was written to them after a power cut too.
+
+Writing a file anew waits for the file system's journal, and so for what every other process of the node writes: an
+image that is pulled holds that up for seconds. A value that is written often has a file of two slots instead, that
+are overwritten in turns: only these blocks are waited for, and the other slot is whole whatever happens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+SLOT = 4096
+"""Bytes, of which no disk that is known changes fewer than these when it changes others."""
+_HEAD = struct.Struct(">I32s")  # length and SHA-256 of the value
+
+Number = Callable[[bytes], int]
+"""Of a value; not negative, and the higher the newer."""
+
+
+def write(path: Path, value: bytes) -> None:
+    """Write a file, whole or not at all. Raises OSError."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(value)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def append(path: Path, size: int, value: bytes) -> bool:
+    """Append to a file; False where it is not of that size. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    with os.fdopen(descriptor, "wb") as file:
+        if os.fstat(descriptor).st_size != size:
+            return False
+        file.write(value)
+        file.flush()
+        os.fsync(descriptor)
+    return True
+
+
+def write_newest(path: Path, value: bytes, number: Number) -> None:
+    """Write the newest of some values, whole or not at all: then the one before it is there still.
+
+    Raises:
+        OSError: it is not known whether it is there.
+        ValueError: it is too long.
+    """
+    if len(value) > SLOT - _HEAD.size:
+        raise ValueError(f"{len(value)} bytes do not fit into a slot")
+    slot = (_HEAD.pack(len(value), hashlib.sha256(value).digest()) + value).ljust(SLOT, b"\0")
+    with suppress(OSError):  # whatever it is, a new file may do
+        if _overwritten(path, slot, number):
+            return
+    write(path, slot + bytes(SLOT))
+
+
+def read_newest(path: Path, number: Number) -> bytes:
+    """The newest of the values that were written; or all of a file that was not written so.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: both slots are damaged.
+    """
+    content = path.read_bytes()
+    if len(content) != 2 * SLOT:
+        return content
+    values = [value for value in _values(content) if value is not None]
+    if not values:
+        raise ValueError("neither of its values is whole")
+    return max(values, key=number)
+
+
+def _overwritten(path: Path, slot: bytes, number: Number) -> bool:
+    """Overwrite the older one; False where the file is none of ours."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        content = os.pread(descriptor, 2 * SLOT + 1, 0)
+        numbers = [-1 if value is None else number(value) for value in _values(content)]
+        if len(content) != 2 * SLOT:
+            return False
+        written = os.pwrite(descriptor, slot, SLOT * numbers.index(min(numbers)))
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+    return written == SLOT
+
+
+def _values(content: bytes) -> Sequence[bytes | None]:
+    """What is in either slot, None where that is not whole."""
+    return [_value(content[:SLOT]), _value(content[SLOT : 2 * SLOT])]
+
+
+def _value(slot: bytes) -> bytes | None:
+    if len(slot) < SLOT:
+        return None
+    length, digest = _HEAD.unpack_from(slot)
+    value = slot[_HEAD.size : _HEAD.size + length]
+    return value if len(value) == length and hashlib.sha256(value).digest() == digest else None
