@@ -36,6 +36,7 @@ from mesh.regraph import reindex
 from mesh.sealing import open_key
 from mesh.snapshot import Snapshot
 from mesh.store import Store
+from mesh.upkeep import Upkeep
 from mesh.wake import Wake
 from mesh.wgtypes import InterfaceConfig, IPAddress
 
@@ -102,6 +103,7 @@ class Agent:
         self._graph: Graph = index(self._seen)
         self._lists = 0
         self._looks = Looks()
+        self._upkeep = Upkeep()
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped; the devices stay."""
@@ -162,6 +164,8 @@ class Agent:
             status = Status(self._node.id, round(time.time(), 1), devices, trust.manifest, trust.held)
             reporter.status(status)
             self._metrics.update(self._graph, status, self._reports())
+        if self._graph.complete and not self._wake.is_pending():
+            self._upkeep.take(time.monotonic())
 
     def _prove(self, snapshot: Snapshot, reporter: Reporter) -> None:
         """Say anew whose keys these are, when Swarm has renewed its certificate or the controller knows more."""

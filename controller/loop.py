@@ -34,6 +34,7 @@ from mesh.linkkeys import LinkKey, LinkSeed, link_key
 from mesh.records import Cluster, Node, Recall, TaskReport
 from mesh.snapshot import Holds, Op, Snapshot
 from mesh.store import Follower, Store
+from mesh.upkeep import Upkeep
 from mesh.wake import Wake
 
 log = structlog.get_logger(__name__)
@@ -93,6 +94,7 @@ class Controller:
         self._shown = Snapshot()
         self._resigned: Snapshot | None = None
         self._quiet = Quiet()
+        self._upkeep = Upkeep()
         self._members = Members()
         self._planner = Planner()
         self._token: Holds | None = None
@@ -158,6 +160,8 @@ class Controller:
             self._wake()
         elif revision:
             self._catch_up(follower, revision)
+        elif not self._wake.is_pending():
+            self._upkeep.take(time.monotonic())
 
     def _up(self, swarm: Swarm) -> Sequence[str]:
         """Ids of the nodes that Swarm calls up; made when their list has changed."""

@@ -107,6 +107,9 @@ class SyntheticSwarm:
         """Begin with a world. `approved`: node -> fingerprint of its keys, as an operator would label it."""
         self._services = dict(world.services)
         self._tasks = dict(world.tasks)
+        self._of: dict[str, dict[str, SwarmTask]] = {}
+        for one in world.tasks.values():
+            self._of.setdefault(one.service, {})[one.id] = one
         self._nodes = {
             one: SwarmNode(one, hostname(one), down=False, address=None, approved=approved.get(one))
             for one in world.nodes
@@ -122,8 +125,12 @@ class SyntheticSwarm:
 
     def tasks(self, services: frozenset[str] | None = None) -> dict[str, SwarmTask]:
         """As SwarmManager."""
-        found = dict(self._tasks)  # copied in one step: another thread moves it
-        return found if services is None else {name: one for name, one in found.items() if one.service in services}
+        if services is None:
+            return dict(self._tasks)  # copied in one step: another thread moves it
+        found: dict[str, SwarmTask] = {}
+        for service in services:  # dockerd looks them up, and its work is not the controller's
+            found |= self._of.get(service, {}).copy()
+        return found
 
     def nodes(self) -> dict[str, SwarmNode]:
         """As SwarmManager."""
@@ -132,13 +139,16 @@ class SyntheticSwarm:
     def put(self, changed: SwarmTask, *, scale: int = 0) -> None:
         """A task is made or has moved; with `scale` its service has so many replicas more."""
         self._tasks[changed.id] = changed
+        self._of.setdefault(changed.service, {})[changed.id] = changed
         if scale:
             service = self._services[changed.service]
             self._services[service.id] = replace(service, replicas=(service.replicas or 0) + scale)
 
     def take(self, name: str) -> None:
         """A task is over and forgotten."""
-        self._tasks.pop(name, None)
+        gone = self._tasks.pop(name, None)
+        if gone is not None:
+            self._of[gone.service].pop(name, None)
 
     def fail(self, name: str) -> None:
         """A node is down."""
