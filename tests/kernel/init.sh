@@ -62,9 +62,17 @@ until [ -n "$port" ]; do
     done
 done
 : >"/new$EXCHANGE/started"
-chroot /new /bin/sh "$EXCHANGE/command" </dev/null >"$port" 2>&1
+# As on any machine the root of the command's mount namespace is /new, so that nsenter and `docker exec` land there, and its
+# mounts are shared. Init itself, whose root is below it, stays in the initramfs.
+cd /new
+mount --move . /
+chroot . /bin/sh -c '
+mount --make-rshared /
+/bin/sh "$0/command" </dev/null
 code=$?
-umount "/new$EXCHANGE" || sync # whoever still runs may still use it
+umount "$0" || sync # whoever still runs may still use it
+exit $code' "$EXCHANGE" >"$port" 2>&1
+code=$?
 printf '\0%s %d\0' "$TOKEN" "$code" >"$port"
 # The host stops QEMU when it has read that; a guest that switched itself off could take it along, unread.
 while :; do

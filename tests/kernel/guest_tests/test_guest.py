@@ -72,6 +72,11 @@ def test_it_is_the_guests_kernel() -> None:
     assert os.uname().release == os.environ[GUEST_VARIABLE]
 
 
+def test_a_mount_namespace_begins_where_a_process_does_and_shares_its_mounts() -> None:
+    assert sh("nsenter", f"--target={os.getpid()}", "--mount", "ls", "-d", str(Path(__file__))) == __file__
+    assert sh("findmnt", "--noheadings", "--first-only", "--output", "PROPAGATION", "/run") == "shared"
+
+
 def test_asking_for_the_generic_netlink_family_loads_wireguard() -> None:
     assert "Name: wireguard" in sh("genl", "ctrl", "get", "name", "wireguard")
     assert Path("/sys/module/wireguard").is_dir()
