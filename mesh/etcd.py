@@ -31,7 +31,7 @@ from mesh import etcd_pages
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.tls import Tls, may_be_refused
 
-PAGE = 1000  # keys a read
+PAGE = 4000  # keys a read: for each page etcd looks up all keys of its range
 DIAL_TIMEOUT = 2.0  # seconds for an endpoint to answer its first question
 PROBE = 1.5  # seconds between two signs of life asked of a watch
 SILENCE = 4.0  # seconds after which a watch that gave none is dead
