@@ -49,7 +49,7 @@ def main(count: int) -> None:
     configure("warning")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with stage.world() as (world, folder):
-        print(json.dumps(asdict(_measure(world, folder, count))))
+        print(json.dumps(asdict(_measure(world, folder, count))), flush=True)  # taking away takes as long again
 
 
 def _measure(world: World, folder: Path, count: int) -> Figures:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mesh.upkeep import EVERY_S, Upkeep
+from mesh.upkeep import ALL_EVERY, EVERY_S, Upkeep
 
 
 class Ring:
@@ -50,3 +50,15 @@ def test_what_stays_is_left_out_of_later_searches() -> None:
     assert all(found is not stays for found in gc.get_objects())
     later = Ring()
     assert any(found is later for found in gc.get_objects())
+
+
+def test_what_became_garbage_after_it_was_left_out_is_found_within_an_hour() -> None:
+    upkeep, ring = Upkeep(), Ring()
+    upkeep.take(0.0)
+    garbage = weakref.ref(ring)
+    del ring
+    for turn in range(1, ALL_EVERY - 1):
+        upkeep.take(turn * EVERY_S)
+    assert garbage() is not None, "a search of everything is rare"
+    upkeep.take((ALL_EVERY - 1) * EVERY_S)
+    assert garbage() is None
