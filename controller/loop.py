@@ -18,13 +18,13 @@ from controller import access, recall
 from controller.election import Election
 from controller.hearing import Hearing
 from controller.ledger import Ledger, Witness, awaited
-from controller.members import Members
+from controller.members import Judged, Members
 from controller.mend import cluster_again, mend, resign, unknown
 from controller.observed import Swarm, SwarmNode
 from controller.plan import Planner
 from controller.quiet import Quiet
 from controller.rests import Rests
-from controller.steps import Allocate, Change, Release, Share, Step, allocation, release, sharing
+from controller.steps import Allocate, Change, Plan, Release, Share, Step, allocation, release, sharing
 from controller.watch import SwarmWatch
 from mesh import keyspace
 from mesh.envelope import Signer
@@ -98,6 +98,7 @@ class Controller:
         self._members = Members()
         self._planner = Planner()
         self._token: Holds | None = None
+        self._foreseen: Holds | None = None
         self._known: Snapshot | None = None
         self._led_since = 0.0
         self._waiting = False
@@ -148,8 +149,13 @@ class Controller:
             text = f"the verify keys are for the Swarm {self._signer.cluster}, and this is {swarm.cluster}"
             self._tell((f"{text}: nothing is written",), swarm)
             return
-        if self._waits(stored, up) or self._recalls(stored, swarm, up, token, follower):
-            return
+        if self._waits(stored, up):
+            self._foresee(stored, swarm, token)
+        elif not self._recalls(stored, swarm, up, token, follower):
+            self._act(stored, swarm, token, follower, election)
+
+    def _act(self, stored: Snapshot, swarm: Swarm, token: Holds, follower: Follower, election: Election) -> None:
+        """Decide, write, and wait until the snapshot shows it."""
         steps, whole = self._decide(stored, swarm)
         revision = self._write(steps, token, whole=whole)
         if not revision and revision is not None and whole and self._signs(stored):
@@ -185,6 +191,12 @@ class Controller:
             log.warning("the store is taken into use without having heard all nodes", silent=missing)
             self._unheard = missing
         return self._waiting
+
+    def _foresee(self, stored: Snapshot, swarm: Swarm, token: Holds) -> None:
+        """Judge and plan all of it once while nodes are awaited, and do nothing: then only what changes is left."""
+        if self._ledger.verified and self._foreseen != token:
+            self._foreseen = token
+            self._made(stored, swarm, datetime.now(UTC))
 
     def _recalls(self, stored: Snapshot, swarm: Swarm, up: Sequence[str], token: Holds, follower: Follower) -> bool:
         """Have a store that was emptied or set back filled with what was signed last; whether that is under way."""
@@ -249,8 +261,7 @@ class Controller:
         if self._ledger.verified:
             self._known = stored
         now = datetime.now(UTC)
-        judged = self._members.judge(swarm, stored, now)
-        made = self._planner.plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
+        judged, made = self._made(stored, swarm, now)
         self._due = made.due
         self._tell((*judged.problems, *access.problems(swarm), *made.problems), swarm)
         steps: Sequence[Step] = (*judged.steps, *access.steps(swarm, judged.stored), *made.steps)
@@ -261,6 +272,10 @@ class Controller:
         if whole and not steps and self._known is stored:
             self._quiet.note(swarm, stored, now.timestamp(), made.due)
         return steps, whole
+
+    def _made(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Judged, Plan]:
+        judged = self._members.judge(swarm, stored, now)
+        return judged, self._planner.plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
 
     def _signs(self, stored: Snapshot) -> bool:
         """Whether the manifest is to be written though nothing else is."""

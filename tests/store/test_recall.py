@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from agent.recall import recalled
+from controller.observed import Swarm
+from controller.plan import Planner
+from controller.steps import Allocate, Plan
 from mesh import keyspace
+from mesh.hybrid import NodePublicKey
 from mesh.records import Address, Endpoint, Kept, Port, Recall, Recalled, Service, Status
-from mesh.snapshot import Put
+from mesh.snapshot import Put, Snapshot
 from mesh.store import Store
 from mesh.verdict import judge
 from tests.attacks import Attempts
@@ -210,6 +216,45 @@ def saw_newest(reader: Reader, attack: Attack) -> bool:
     """Whether what lies in the store says that a node has seen what lies in the store."""
     status = reader.store.load([""]).get(keyspace.status(reader.node), Status)
     return reader.verified() and status is not None and status.manifest == attack.now()["manifest"]
+
+
+class Shown(Planner):
+    """Keeps the first plan that is made."""
+
+    first: ClassVar[Plan | None] = None
+
+    def plan(
+        self, swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int, members: Mapping[str, NodePublicKey]
+    ) -> Plan:
+        plan = super().plan(swarm, stored, subnet, now, members)
+        Shown.first = Shown.first or plan
+        return plan
+
+
+def test_what_is_to_be_done_is_planned_while_nodes_are_awaited_and_done_when_they_are_heard(
+    mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.loop.HEAR_S", 600.0)
+    with mesh.reader("n1") as one, mesh.reader("n2") as two:
+        with mesh.controller():
+            settled(one, two)
+        one.hush()
+        two.hush()
+        before, count = signed(one), one.believed.contents.total.count
+        mesh.swarm.start("web")
+        monkeypatch.setattr("controller.loop.Planner", Shown)
+        monkeypatch.setattr(Shown, "first", None)
+        with mesh.controller():
+            until(lambda: Shown.first is not None, 30)
+            assert Shown.first is not None
+            assert [type(step) for step in Shown.first.steps] == [Allocate]
+        stored = one.store.load([""])  # what it was about to do it has done by now
+        assert {key: stored.records[key].record for key in before} == before
+        assert stored.contents.total.count == count
+        with mesh.controller():
+            for reader in (one, two):
+                reader.speaks = True
+            settled(one, two, tasks=7)
 
 
 def test_an_address_that_rested_rests_again_after_a_wipe(mesh: SmallMesh, etcd: EtcdServer) -> None:

@@ -26,7 +26,7 @@ from mesh.envelope import Signer
 from mesh.linkkeys import LinkSeed
 from mesh.log import configure
 from mesh.seal import Sealer
-from mesh.snapshot import Snapshot
+from mesh.snapshot import Holds, Snapshot
 from mesh.store import Store
 from mesh.wake import Wake
 from tests.bench.scale import world as worlds
@@ -47,6 +47,8 @@ class _Watched(Controller):
     waited_from = 0.0
     waited_to = 0.0
     """When it began, and ceased, to wait for nodes to be heard."""
+    foresaw = 0.0
+    """Seconds of that in which it judged and planned."""
 
     def _waits(self, stored: Snapshot, up: Sequence[str]) -> bool:
         waits = super()._waits(stored, up)
@@ -55,6 +57,11 @@ class _Watched(Controller):
         elif self.waited_from and not self.waited_to:
             self.waited_to = time.monotonic()
         return waits
+
+    def _foresee(self, stored: Snapshot, swarm: Swarm, token: Holds) -> None:
+        began = time.monotonic()
+        super()._foresee(stored, swarm, token)
+        self.foresaw += time.monotonic() - began
 
     def _decide(self, stored: Snapshot, swarm: Swarm) -> tuple[Sequence[Step], bool]:
         steps, whole = super()._decide(stored, swarm)
@@ -84,7 +91,8 @@ class _ControllerPart:
 
     def state(self) -> Answer:
         one = self._controller
-        return {"passes": one.passes, "quiet_at": one.quiet_at, "waited": one.waited_to - one.waited_from}
+        waited = one.waited_to - one.waited_from
+        return {"passes": one.passes, "quiet_at": one.quiet_at, "waited": waited, "foresaw": one.foresaw}
 
     def put(self, service: str, place: tuple[int, str, int], desired: str, state: str, scale: int) -> Answer:
         """A task moves, and Swarm says that its service does. A place is a slot, a node, and which task there."""
