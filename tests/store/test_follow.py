@@ -47,7 +47,7 @@ def test_what_was_there_and_what_comes(store: Store) -> None:
 
 
 def test_what_was_read_is_not_kept_beside_its_records(store: Store) -> None:
-    """Of 10,000 tasks that would be 60 MiB, for as long as nothing changes."""
+    """Of 10,000 tasks that would be 45 MiB, for as long as nothing changes."""
     store.commit([Put(Port("n", 7, "t"), 0)])
     follower = store.follow(["ports/"], nothing)
     until(listed(follower))
