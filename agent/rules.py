@@ -15,10 +15,12 @@ Where a packet goes (the first four hook into the kernel):
     forward  by the device, either way: dropped
     in_link, out_link          who is at the other end? from_ROLE_SERVICE, to_ROLE_SERVICE; nobody known: refused
     from_ROLE_SERVICE, to_...  what the link allows passes, and replies to that; else counted for the link and refused
+    in_odd                     before that is refused: what fits no connection is dropped, errors about one pass
     refuse                     answers, so that whoever asked knows at once
 
 Every packet is judged, not only a connection's first: what is taken from a link ends the connections on it. Replies
-are judged by the port they come from, so that this is so at both ends, and for a flow of replies to nothing.
+are judged by the port they come from, so that this is so at both ends, and for a flow of replies to nothing. What
+fits no connection has no direction either, so no link allows it, and in_odd can wait until none does.
 """
 
 from __future__ import annotations
@@ -69,6 +71,11 @@ _OTHER_END: Mapping[Direction, str] = {"in": "saddr", "out": "daddr"}
 # What the kernel sends by itself (IGMP, MLD, router solicitations), to nobody on a link.
 _MULTICAST = (IPv4Network("224.0.0.0/4"), IPv6Network("ff00::/8"))
 _PREFIX: Mapping[Direction, str] = {"in": "from", "out": "to"}
+_RELATED: Json = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "related"}}
+_ODD: Mapping[Direction, list[Json]] = {
+    "in": [{"jump": {"target": "in_odd"}}],
+    "out": [_RELATED, _ACCEPT],  # also our own answers to what in_link refused
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +108,15 @@ def render(policy: Policy, device: str) -> Rules:
     chains: dict[str, Body] = {
         "vip": [rule for balance in policy.balance for rule in _spread(balance, families)],
         "out": [
-            [_device("oifname", "lo"), _ACCEPT],
             [_device("oifname", device), _goto("out_link")],
+            [_device("oifname", "lo"), _ACCEPT],
             *([_is_in("daddr", network), *_refused("out_")] for network in (policy.subnet, policy.subnet6)),
             *([match, *_refused(_APART)] for match in _any_of("daddr", policy.apart)),
             *([*_beside_gateway("daddr", exit_), *_refused(_APART)] for exit_ in policy.exits),
         ],
         "in": [
-            [_device("iifname", "lo"), _ACCEPT],
             [_device("iifname", device), _goto("in_link")],
+            [_device("iifname", "lo"), _ACCEPT],
             *(
                 [_is_in(field, network), _counted(_APART), _DROP]
                 for network in (policy.subnet, policy.subnet6)
@@ -119,20 +126,19 @@ def render(policy: Policy, device: str) -> Rules:
             *([*_beside_gateway("saddr", exit_), _counted(_APART), _DROP] for exit_ in policy.exits),
         ],
         "forward": [[_device("iifname", device), _DROP], [_device("oifname", device), _DROP]],
-        "in_link": [
-            [_state("invalid"), _DROP],
-            [_match({"meta": {"key": "l4proto"}}, {"set": [_ICMP, _ICMPV6]}), _state("related"), _ACCEPT],
-            *_by_address("in", addresses, families),
-            [*_refused("in_")],
-        ],
+        "in_link": [*_by_address("in", addresses, families), _ODD["in"], [*_refused("in_")]],
         "out_link": [
-            [_state("related"), _ACCEPT],  # also our own answers to what in_link refused
             *_by_address("out", addresses, families),
+            _ODD["out"],
             *(rule for balance in policy.balance if not balance.backends for rule in _nobody(balance, families)),
             # A VIP that led to the task itself: the packet goes to itself, but this hook still sees the first way.
             [_match({"fib": {"result": "type", "flags": ["daddr"]}}, "local"), _ACCEPT],
             *([_is_in("daddr", network), _DROP] for network in _MULTICAST),
             [*_refused("out_")],
+        ],
+        "in_odd": [
+            [_match({"ct": {"key": "state"}}, "invalid", "in"), _DROP],
+            [_match({"meta": {"key": "l4proto"}}, {"set": [_ICMP, _ICMPV6]}), _RELATED, _ACCEPT],
         ],
         "refuse": [
             [_match({"meta": {"key": "l4proto"}}, _TCP), {"reject": {"type": "tcp reset"}}],
@@ -140,16 +146,8 @@ def render(policy: Policy, device: str) -> Rules:
         ],
     }
     for end in ends:
-        chains[f"from_{end.name}"] = [
-            *_passing(end.outbound, "reply", "sport"),
-            *_passing(end.inbound, "original", "dport"),
-            [*_refused(f"in_{end.service}")],
-        ]
-        chains[f"to_{end.name}"] = [
-            *_passing(end.inbound, "reply", "sport"),
-            *_passing(end.outbound, "original", "dport"),
-            [*_refused(f"out_{end.service}")],
-        ]
+        chains[f"from_{end.name}"] = _judged("in", end.service, replies=end.outbound, opened=end.inbound)
+        chains[f"to_{end.name}"] = _judged("out", end.service, replies=end.inbound, opened=end.outbound)
     links = (*policy.inbound, *policy.outbound)
     services = {"", *(balance.service for balance in policy.balance), *(allow.service for allow in links)}
     counters = {_APART, *(f"{direction}_{service}" for direction in _PREFIX for service in services)}
@@ -284,6 +282,11 @@ def _by_address(direction: Direction, addresses: Mapping[IPv4Address, str], fami
     return rules
 
 
+def _judged(direction: Direction, service: str, *, replies: Allow | None, opened: Allow | None) -> Body:
+    allowed = (*_passing(replies, "reply", "sport"), *_passing(opened, "original", "dport"))
+    return [*allowed, _ODD[direction], [*_refused(f"{direction}_{service}")]]
+
+
 def _passing(allow: Allow | None, direction: Literal["original", "reply"], field: Literal["sport", "dport"]) -> Body:
     """What a link lets pass in one direction of its connections; `field` is where the provider's port stands."""
     if allow is None:
@@ -328,10 +331,6 @@ def _any_of(field: str, addresses: Iterable[IPv4Address | IPv6Address]) -> Itera
 
 def _device(key: Literal["iifname", "oifname"], name: str) -> Json:
     return _match({"meta": {"key": key}}, name)
-
-
-def _state(name: str) -> Json:
-    return _match({"ct": {"key": "state"}}, name, op="in")
 
 
 def _goto(chain: str) -> Json:

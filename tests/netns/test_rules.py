@@ -441,6 +441,7 @@ def test_what_pretends_to_be_a_reply_is_none(mesh: Services, web: Task, db: tupl
         mesh.link(WEB_TO_DB)
         nft.remove(db[0].netns)
         assert not arrives(db[0].netns, packet, web, 4, protocol)
+        assert refused(web) == {}  # dropped: an answer would go to nobody who asked
 
 
 # --- what is counted, and who carries for others

@@ -92,7 +92,10 @@ def test_without_links_nothing_passes_the_device_and_the_mesh_passes_no_other() 
     refuse = [{"counter": "in_"}, {"goto": {"target": "refuse"}}]
     assert chain("in_link", found)[-1] == refuse
     accepted = [
-        rule[:-1] for name in ("in_link", "out_link") for rule in chain(name, found) if {"accept": None} in rule
+        rule[:-1]
+        for name in ("in_link", "in_odd", "out_link")
+        for rule in chain(name, found)
+        if {"accept": None} in rule
     ]
     assert len(accepted) == 3  # related in, related out, and what goes to the task itself
     assert [rule[1] for rule in chain("out", found)[2:]] == [{"counter": "out_"}] * 2
