@@ -80,7 +80,7 @@ def rows(  # noqa: PLR0917 - called twice, with names where they tell something
 
 
 @contextlib.contextmanager
-def _connection(
+def connection(
     source: Task, target: Task, at: IPv4Address | None = None
 ) -> Iterator[tuple[socket.socket, socket.socket]]:
     """A TCP connection: the source's end and the target's, which is asked for at its own address or another."""
@@ -104,7 +104,7 @@ def _connection(
 
 def throughput(source: Task, target: Task, seconds: float, *, at: IPv4Address | None = None) -> float:
     """Mbit/s of one TCP stream, by what has arrived."""
-    with ThreadPoolExecutor(1) as pool, _connection(source, target, at) as (outbound, inbound):
+    with ThreadPoolExecutor(1) as pool, connection(source, target, at) as (outbound, inbound):
         began = time.perf_counter()
         arrived = pool.submit(_drain, inbound)
         chunk = bytes(_CHUNK)
@@ -126,7 +126,7 @@ def _drain(inbound: socket.socket) -> tuple[int, float]:
 
 def round_trip(source: Task, target: Task, exchanges: int) -> float:
     """Milliseconds: the median of some messages that are sent back at once."""
-    with ThreadPoolExecutor(1) as pool, _connection(source, target) as (outbound, inbound):
+    with ThreadPoolExecutor(1) as pool, connection(source, target) as (outbound, inbound):
         echo = pool.submit(_echo, inbound)
         times = []
         for _ in range(exchanges):

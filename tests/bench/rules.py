@@ -2,7 +2,7 @@
 
 With the rules everything goes to the provider's VIP, without them to the task's own address, since there is no VIP.
 WireGuard costs so much more than rules that it hides them: so they are put on a bare veth pair as well, where nothing
-else takes time.
+else takes time. There one thread with both ends does all the work of a message, so its CPU is what the message cost.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange
 from mesh.wgtypes import Route
 from tests.bench import stage
-from tests.bench.link import throughput
+from tests.bench.link import connection, throughput
 from tests.bench.measure import Effort, Row, crosswise
 from tests.netns.world import MESH, MESH6, Node, Task, World, ip
 
 _VIP = MESH.broadcast_address - 1
 _TIMEOUT = 30.0  # seconds
+_TIMEOUT_TIMEVAL = struct.pack("ll", int(_TIMEOUT), 0)
 _RESET = struct.pack("ii", 1, 0)  # struct linger: no TIME_WAIT, so that ports do not run out
+_MESSAGE = 64  # bytes
 _PORTS = (PortRange("tcp", 80, 80), PortRange("tcp", 1024, 65535), PortRange("udp", 53, 53))
 
 
@@ -40,7 +42,17 @@ class _Size:
 
 _ONE = _Size("one", "1 link", 1, 1)
 _TWENTY = _Size("twenty", "20 links", 20, 1)
+_TRACKED = _Size("tracked", "conntrack and NAT, no rules", 0, 0)
 _HUNDRED = _Size("hundred", "20 links, 100 backends", 20, 100)
+
+
+_ONLY_TRACKED = (
+    "add table inet tracked",
+    "add chain inet tracked vip { type nat hook output priority -100; }",
+    *(f"add chain inet tracked {hook} {{ type filter hook {hook} priority 0; }}" for hook in ("input", "output")),
+    *(f"add rule inet tracked {hook} ct state invalid drop" for hook in ("input", "output")),
+)
+"""What makes the kernel track connections and translate addresses, as any rule about them does."""
 
 
 def measure(effort: Effort) -> list[Row]:
@@ -54,7 +66,8 @@ def measure(effort: Effort) -> list[Row]:
         return [
             *(_throughput(effort, "rules", "a link", linked, size) for size in (_ONE, _HUNDRED)),
             *(_connections(effort, "rules", "a link", linked, size) for size in (_ONE, _TWENTY, _HUNDRED)),
-            *(_throughput(effort, "rules.veth", "veth", bare, size) for size in (_ONE, _HUNDRED)),
+            *(_messages(effort, bare, size) for size in (_TRACKED, _ONE, _HUNDRED)),
+            _messages(effort, bare, _ONE, _TRACKED),
             *(_connections(effort, "rules.veth", "veth", bare, size) for size in (_ONE, _TWENTY, _HUNDRED)),
         ]
 
@@ -80,6 +93,34 @@ def _throughput(effort: Effort, key: str, over: str, ends: tuple[Task, Task], si
     turns = crosswise(_turns(effort), lambda: turn(_VIP), lambda: turn(None))
     what = f"one TCP stream over {over} with rules, {size.what}"
     return Row(f"{key}.throughput.{size.key}", what, "no rules", "Mbit/s", "higher", *turns)
+
+
+def _messages(effort: Effort, ends: tuple[Task, Task], size: _Size, other: _Size | None = None) -> Row:
+    """To the task's own address where the other way has no VIP either."""
+
+    def turn(with_rules: _Size | None) -> float:
+        _toggle(ends, with_rules)
+        to_vip = with_rules is not None and with_rules.links and other is None
+        return message(*ends, effort.exchanges * 20, at=_VIP if to_vip else None)
+
+    turns = crosswise(_turns(effort), lambda: turn(size), lambda: turn(other))
+    what = f"CPU of {_MESSAGE} bytes there and back over veth with {size.what}"
+    key = f"rules.veth.message.{size.key}" + (".own" if other else "")
+    return Row(key, what, other.what if other else "no rules", "us CPU", "lower", *turns)
+
+
+def message(source: Task, target: Task, exchanges: int, *, at: IPv4Address | None = None) -> float:
+    """Microseconds of CPU: over veth what is sent is received before the call returns, also by the other end."""
+    with connection(source, target, at) as (outbound, inbound):
+        for end in (outbound, inbound):  # the kernel's time-out: Python's is a call of poll more, each time
+            end.settimeout(None)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT_TIMEVAL)
+        began = time.thread_time()
+        for _ in range(exchanges):
+            for one, other in ((outbound, inbound), (inbound, outbound)):
+                one.sendall(bytes(_MESSAGE))
+                other.recv(_MESSAGE, socket.MSG_WAITALL)
+        return (time.thread_time() - began) / exchanges * 1e6
 
 
 def _turns(effort: Effort) -> int:
@@ -133,9 +174,13 @@ def _accept(listener: socket.socket, stop: threading.Event) -> None:
 def _toggle(ends: tuple[Task, Task], size: _Size | None) -> None:
     """The rules of a consumer and its provider, whose other links are to tasks that are not there."""
     source, target = ends
-    if size is None:
+    for task in ends:
+        task.command("nft", "add table inet tracked; delete table inet tracked")
+    if size is None or not size.links:
         for task in ends:
             nft.remove(task.netns)
+            if size is not None:
+                task.command("nft", "; ".join(_ONLY_TRACKED))
         return
     addresses = [target.address.ip, *(MESH[5000 + n] for n in range(size.backends - 1))]
     others = tuple(Allow(f"other{n:03d}", (MESH[10_000 + n],), _PORTS) for n in range(size.links - 1))

@@ -22,14 +22,11 @@ ROWS = [
     "link.bare.round_trip",
     "overlay.throughput",
     "overlay.round_trip",
-    *(
-        f"rules{over}.{what}"
-        for over in ("", ".veth")
-        for what in (
-            *("throughput.one", "throughput.hundred"),
-            *("connections.one", "connections.twenty", "connections.hundred"),
-        )
-    ),
+    "rules.throughput.one",
+    "rules.throughput.hundred",
+    *(f"rules.connections.{size}" for size in ("one", "twenty", "hundred")),
+    *(f"rules.veth.message.{what}" for what in ("tracked", "one", "hundred", "one.own")),
+    *(f"rules.veth.connections.{size}" for size in ("one", "twenty", "hundred")),
     "wire.one",
     "look.one",
     "wire.many",
