@@ -102,7 +102,7 @@ def start(mesh: SmallMesh, service: str, node: str, device: str) -> None:
 
 def peers(task: Task) -> set[PublicKey]:
     """Of its device as it is; none where there is none yet."""
-    if task.name not in task.node.backend.served():
+    if task.name not in task.node.backend.found(task.netns):
         return set()
     return set(task.node.backend.read(task.netns, task.name).peers)
 
