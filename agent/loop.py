@@ -28,6 +28,7 @@ from agent.wireguard import Backend
 from mesh import keyspace
 from mesh.apart import Here
 from mesh.errors import LinkwireError, Terminal
+from mesh.garbage import Upkeep
 from mesh.graph import Graph, desired, device_name, index
 from mesh.hybrid import NodeKey
 from mesh.keys import PrivateKey
@@ -36,7 +37,6 @@ from mesh.regraph import reindex
 from mesh.sealing import open_key
 from mesh.snapshot import Snapshot
 from mesh.store import Store
-from mesh.upkeep import Upkeep
 from mesh.wake import Wake
 from mesh.wgtypes import InterfaceConfig, IPAddress
 

@@ -29,12 +29,12 @@ from controller.watch import SwarmWatch
 from mesh import keyspace
 from mesh.envelope import Signer
 from mesh.errors import LinkwireError, Retryable, Terminal
+from mesh.garbage import Upkeep
 from mesh.keys import PrivateKey
 from mesh.linkkeys import LinkKey, LinkSeed, link_key
 from mesh.records import Cluster, Node, Recall, TaskReport
 from mesh.snapshot import Holds, Op, Snapshot
 from mesh.store import Follower, Store
-from mesh.upkeep import Upkeep
 from mesh.wake import Wake
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ What is told is which containers there are: Docker is in tests/lab.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent import gate, looks, reconcile, watch
-from agent.containers import Joined, LocalTask, NodeIdentity
+from agent.containers import LocalTask, NodeIdentity
 from agent.identity import Identity
 from agent.loop import Agent, node_record
 from agent.metrics import Metrics
@@ -31,6 +31,7 @@ from tests.signing import CLUSTER, KEYRING
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh
 from tests.store.waiting import until
+from tests.told import Told
 
 if TYPE_CHECKING:
     from agent.diff import Changes
@@ -38,25 +39,6 @@ if TYPE_CHECKING:
 
 NEVER_S = 86_400.0
 SECONDS = 60.0  # for what takes one, or two where nobody else is busy
-
-
-class Told:
-    """Stands where `agent.containers.Containers` stands."""
-
-    def __init__(self, *tasks: LocalTask) -> None:
-        self._tasks = {task.container: task for task in tasks}
-
-    def all(self) -> dict[str, LocalTask]:
-        return dict(self._tasks)
-
-    def one(self, container: str) -> LocalTask | None:
-        return self._tasks.get(container)
-
-    def exits(self) -> tuple[()]:
-        return ()
-
-    def follow(self, _changed: Callable[[str], None], _connected: Callable[[Joined], None]) -> None:
-        """Nothing changes."""
 
 
 @contextmanager
@@ -68,9 +50,8 @@ def running(task: Task, mesh: SmallMesh, folder: Path) -> Iterator[Agent]:
     mesh.swarm.approved["n1"] = identity.statement.fingerprint
     store = Store([mesh.endpoint], Sealer.agent(KEYRING, identity.key), root=mesh.root)
     hosts = stage.hosts_file(folder, "hosts")
-    told: Any = Told(
-        LocalTask("c", swarm_id(task.name), "#db", "db", "running", task.netns.path, hosts, None, (), gated=False)
-    )
+    local = LocalTask("c", swarm_id(task.name), "#db", "db", "running", task.netns.path, hosts, None, (), gated=False)
+    told: Any = Told([local])
     backend, address = task.node.backend, task.node.address.ip
     assert isinstance(address, IPv4Address)
     node = node_record(NodeIdentity("n1", "n1", address), identity, backend, (task.port, task.port + 9), None, "0")

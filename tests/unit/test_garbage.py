@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mesh.garbage import held_off
+from mesh.garbage import ALL_EVERY, EVERY_S, Upkeep, held_off
 
 
 class Ring:
@@ -97,3 +97,49 @@ def test_what_became_garbage_meanwhile_is_found_by_the_next_that_lasts() -> None
     with held_off(lasting=True):
         assert gone() is None
         assert within() is None
+
+
+@pytest.fixture
+def no_search() -> None:
+    """None comes in between."""
+    gc.disable()
+
+
+def dropped() -> weakref.ref[Ring]:
+    return weakref.ref(Ring())
+
+
+@pytest.mark.usefixtures("no_search")
+def test_garbage_is_found_now_and_then() -> None:
+    upkeep, garbage = Upkeep(), dropped()
+    assert garbage() is not None
+    upkeep.take(1000.0)
+    assert garbage() is None
+    garbage = dropped()
+    upkeep.take(1000.0 + EVERY_S - 1)
+    assert garbage() is not None, "not each time"
+    upkeep.take(1000.0 + EVERY_S)
+    assert garbage() is None
+
+
+@pytest.mark.usefixtures("no_search")
+def test_what_stays_is_left_out_of_later_searches() -> None:
+    stays = Ring()
+    Upkeep().take(0.0)
+    assert gc.is_tracked(stays)
+    assert all(found is not stays for found in gc.get_objects())
+    later = Ring()
+    assert any(found is later for found in gc.get_objects())
+
+
+@pytest.mark.usefixtures("no_search")
+def test_what_became_garbage_after_it_was_left_out_is_found_within_an_hour() -> None:
+    upkeep, ring = Upkeep(), Ring()
+    upkeep.take(0.0)
+    garbage = weakref.ref(ring)
+    del ring
+    for turn in range(1, ALL_EVERY - 1):
+        upkeep.take(turn * EVERY_S)
+    assert garbage() is not None, "a search of everything is rare"
+    upkeep.take((ALL_EVERY - 1) * EVERY_S)
+    assert garbage() is None

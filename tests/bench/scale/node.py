@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 from agent import gate, links
 from agent import loop as agent_loop
-from agent.containers import Joined, LocalTask, NodeIdentity
+from agent.containers import LocalTask, NodeIdentity
 from agent.identity import Identity
 from agent.loop import Agent, node_record
 from agent.metrics import Metrics
@@ -31,40 +30,12 @@ from mesh.seal import Sealer
 from mesh.store import Store
 from mesh.wgtypes import InterfaceConfig
 from tests.bench.scale.world import CLUSTER, World, hostname
+from tests.told import Told
 
 SIGNING_KEY = SigningKey(bytes(32))
 KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))
 PORTS = (51820, 53819)
 NO_STATUS_S = 86_400.0
-
-
-class Told:
-    """Stands where `agent.containers.Containers` stands: a program says which containers there are."""
-
-    def __init__(self, world: World, node: str) -> None:
-        self._tasks = {one.id: _local(one.id, one.service, "running") for one in world.on(node)}
-        self._changed: Callable[[str], None] = lambda _container: None
-
-    def all(self) -> dict[str, LocalTask]:
-        """As Containers."""
-        return dict(self._tasks)
-
-    def one(self, container: str) -> LocalTask | None:
-        """As Containers."""
-        return self._tasks.get(container)
-
-    def exits(self) -> tuple[()]:
-        """As Containers: nothing leaves a simulated node."""
-        return ()
-
-    def follow(self, changed: Callable[[str], None], _connected: Callable[[Joined], None]) -> None:
-        """As Containers."""
-        self._changed = changed
-
-    def put(self, task: str, service: str, state: str) -> None:
-        """A container is there, or in another state."""
-        self._tasks[task] = _local(task, service, state)
-        self._changed(task)
 
 
 class _InMemory(TaskState):
@@ -145,7 +116,7 @@ class SimulatedNode:
         key = load_or_make(folder)
         self._identity = Identity(folder, folder / "none", CLUSTER, node, key.public)
         self.fingerprint = self._identity.statement.fingerprint
-        self.containers = Told(world, node)
+        self.containers = Told(local(one.id, one.service, "running") for one in world.on(node))
         self._store = Store([endpoint], Sealer.agent(KEYRING, self._identity.key))
         address = IPv4Address("10.128.0.1") + int(node[4:])
         backend: Any = _Backend()
@@ -171,7 +142,7 @@ class SimulatedNode:
         self._store.close()
 
 
-def _local(task: str, service: str, state: Any) -> LocalTask:  # noqa: ANN401 - a TaskState
+def local(task: str, service: str, state: Any) -> LocalTask:  # noqa: ANN401 - a TaskState
     return LocalTask(
         container=task,
         task=task,

@@ -31,7 +31,7 @@ from mesh.store import Store
 from mesh.wake import Wake
 from tests.bench.scale import world as worlds
 from tests.bench.scale.crowd import Crowd
-from tests.bench.scale.node import KEYRING, SEEN, SIGNING_KEY, SimulatedNode
+from tests.bench.scale.node import KEYRING, SEEN, SIGNING_KEY, SimulatedNode, local
 from tests.bench.scale.profile import Profile
 
 SUBNET = IPv4Network("100.96.0.0/16")
@@ -132,7 +132,7 @@ class _NodePart:
         return {}
 
     def container(self, task: str, service: str, state: str) -> Answer:
-        self._node.containers.put(task, service, state)
+        self._node.containers.put(local(task, service, state))
         return {}
 
     def peer(self, key: str) -> Answer:

@@ -1,0 +1,36 @@
+"""The list of a node's containers, as a program says it: all else of an agent is real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from agent.containers import Joined, LocalTask
+
+
+class Told:
+    """Stands where `agent.containers.Containers` stands."""
+
+    def __init__(self, tasks: Iterable[LocalTask]) -> None:
+        self._tasks = {task.container: task for task in tasks}
+        self._changed: Callable[[str], None] = lambda _container: None
+
+    def all(self) -> dict[str, LocalTask]:
+        """As Containers."""
+        return dict(self._tasks)
+
+    def one(self, container: str) -> LocalTask | None:
+        """As Containers."""
+        return self._tasks.get(container)
+
+    def exits(self) -> tuple[()]:
+        """As Containers: nothing leaves such a node."""
+        return ()
+
+    def follow(self, changed: Callable[[str], None], _connected: Callable[[Joined], None]) -> None:
+        """As Containers."""
+        self._changed = changed
+
+    def put(self, task: LocalTask) -> None:
+        """A container is there, or in another state."""
+        self._tasks[task.container] = task
+        self._changed(task.container)
