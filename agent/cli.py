@@ -12,7 +12,7 @@ from importlib import metadata
 
 import structlog
 
-from agent import nft, settings, wireguard
+from agent import installation, nft, settings, wireguard
 from agent.containers import Containers
 from agent.identity import Identity
 from agent.inspect import inspect, signers
@@ -89,6 +89,7 @@ def _run(told: settings.Settings) -> None:
     metrics = Metrics(version, backend.name)
     if told.metrics is not None:
         serve(metrics, told.metrics)
+    installation.bind(told.state, told.installation, keyring)
     trust = Trust(told.state)
     trust.recover(store.opened)
     agent = Agent(containers, backend, store, key, identity, node, metrics, trust)

@@ -37,6 +37,7 @@ class Settings:
         log_level: debug, info, warning or error.
         metrics: the host and TCP port where Prometheus may ask; None for nowhere.
         verify_keys: file with the public keys that may sign the controller's records, and the cluster's id.
+        installation: id of the installation that this agent is part of; empty where nobody says.
     """
 
     command: str
@@ -52,6 +53,7 @@ class Settings:
     metrics: tuple[str, int] | None
     verify_keys: Path
     tls: Tls | None = None
+    installation: str = ""
 
 
 def _ports(text: str) -> tuple[int, int]:
@@ -101,6 +103,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add(
         "--metrics", "LINKWIRE_METRICS", "127.0.0.1:9586", _listen, "where Prometheus may scrape, HOST:PORT, or off"
     )
+    flags.add("--installation", "LINKWIRE_INSTALLATION", "", str, "id of the installation that the state belongs to")
     flags.parser.add_argument("--stack", help="for inspect: only this stack's links")
     read = flags.parser.parse_args(argv)
     tls = flags.tls(read)
@@ -118,4 +121,5 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         log_level=read.log_level,
         metrics=read.metrics,
         verify_keys=read.verify_keys,
+        installation=read.installation,
     )

@@ -114,7 +114,7 @@ def _signing_key(renewal: _Renewal) -> None:
     newest = vault.all(keys.SIGNING)[-1]
     both = keys.verify_keys(vault, renewal.cluster, [seeds.signing, newest])
     if newest == seeds.signing and seeds.verify_keys.name in renewal.in_use:
-        newest = keys.new_signing(vault)
+        newest = keys.new_signing(vault, seeds.installation)
         both = keys.verify_keys(vault, renewal.cluster, [seeds.signing, newest])
     if newest != seeds.signing:
         renewal.step(

@@ -24,11 +24,13 @@ class Release:
         choices: the user's.
         endpoints: of etcd, as controller and agent are told.
         mounted: variable, such as LINKWIRE_LINK_SEED_NAME, to Docker's name.
+        installation: id of it.
     """
 
     choices: Choices
     endpoints: str
     mounted: Mapping[str, str]
+    installation: str = ""
 
     def variables(self) -> dict[str, str]:
         """What Docker fills into the stack file. No secret is in it."""
@@ -37,6 +39,7 @@ class Release:
             "LINKWIRE_IMAGE": chosen.image,
             "LINKWIRE_ETCD": self.endpoints,
             "LINKWIRE_ETCD_INSECURE": "1" if chosen.in_clear else "0",
+            "LINKWIRE_INSTALLATION": self.installation,
             "LINKWIRE_SUBNET": chosen.subnet,
             "LINKWIRE_CONTROLLERS": chosen.controllers,
             "LINKWIRE_PORTS": chosen.ports,

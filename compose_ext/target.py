@@ -37,7 +37,8 @@ class Target:
     def release(self, vault: Vault) -> Release:
         """What Docker is given; makes the configs that only name together what there is. Raises DockerError."""
         certificates = etcd_tls.mounted(vault, self.tls) if self.tls else self.own.mounted() if self.own else {}
-        return Release(self.choices, self.endpoints, {**self.seeds.mounted(), **certificates})
+        mounted = {**self.seeds.mounted(), **certificates}
+        return Release(self.choices, self.endpoints, mounted, self.seeds.installation)
 
 
 def work_out(
@@ -60,8 +61,8 @@ def work_out(
     if choices.etcd:
         over_tls = not choices.in_clear
         own = own_etcd.ensure(vault, parsed, in_use | before.mounts("agent"), say) if over_tls else None
-        return Target(choices, choices.etcd, keys.ensure(vault, swarm.cluster, in_use), None, own)
-    seeds = keys.ensure(vault, swarm.cluster, in_use)
+        return Target(choices, choices.etcd, keys.ensure(vault, swarm.cluster, in_use, say), None, own)
+    seeds = keys.ensure(vault, swarm.cluster, in_use, say)
     address = choices.etcd_address or _advertised(docker, _etcd_node(docker))
     endpoints = f"https://{f'[{address}]' if ':' in address else address}:{choices.etcd_port}"
     tls = etcd_tls.state_of(vault, before.mounts("etcd"), before.mounts("agent"))

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import structlog
 
+from controller import etcd_owner
 from controller.etcd_accounts import Accounts
 from mesh import log as logging
 from mesh import memory
@@ -65,6 +66,7 @@ def main() -> None:
     flags.add_common()
     flags.add("--data", "LINKWIRE_ETCD_DATA", "/var/lib/etcd", Path, "folder for etcd's data")
     flags.add("--peer", "LINKWIRE_ETCD_PEER", f"https://{_LOOPBACK}:2380", endpoints, "where its one member listens")
+    flags.add("--installation", "LINKWIRE_INSTALLATION", "", str, "id of the installation that the data belongs to")
     read = flags.parser.parse_args()
     tls = flags.tls(read)
     logging.configure(read.log_level)
@@ -75,7 +77,10 @@ def main() -> None:
             files = prepare(Path(folder))
             common = [*_member(read.data, read.peer[0]), *_peers(files)]
             while True:
-                roots = authenticate(common, files)
+                roots, other = authenticate(common, files, read.installation)
+                if other:
+                    etcd_owner.set_aside(read.data, other)
+                    continue
                 serve(common, files, read.etcd, tls, roots)
     except (LinkwireError, OSError) as error:
         log.error("etcd does not run", error=str(error))  # noqa: TRY400 - the message says it all
@@ -93,11 +98,17 @@ def prepare(folder: Path) -> Files:
     return Files(Tls(folder / "ca", root, root), folder / "server")
 
 
-def authenticate(common: Sequence[str], files: Files) -> tuple[str, ...]:
-    """Start etcd where only we reach it, set users and roles, stop it.
+def authenticate(common: Sequence[str], files: Files, installation: str = "") -> tuple[tuple[str, ...], str]:
+    """Start etcd where only we reach it, see whose data it has, set users and roles, stop it.
+
+    Args:
+        common: arguments of both parts.
+        files: of this start.
+        installation: id of the one that the data has to be of; empty for any.
 
     Returns:
-        The roots of Swarm's that are to be trusted, in PEM.
+        The roots of Swarm's that are to be trusted, in PEM; and the installation that the data is of, where that is
+        another one, and then nothing was set.
 
     Raises:
         LinkwireError: etcd does not start or does not do it.
@@ -108,7 +119,9 @@ def authenticate(common: Sequence[str], files: Files) -> tuple[str, ...]:
         line = Line([f"{_LOOPBACK}:{port}"], 5.0, files.own)
         try:
             _wait(line, process)
-            return Accounts().keep(line) or ()
+            if other := etcd_owner.claim(line, installation):
+                return (), other
+            return Accounts().keep(line) or (), ""
         finally:
             line.close()
 

@@ -30,6 +30,7 @@ class Secured:
     port: int
     authority: Authority
     process: subprocess.Popen[bytes] | None = None
+    installation: str = ""
 
     def issue(self, name: str, content: bytes) -> Path:
         path = self.folder / name
@@ -62,6 +63,7 @@ class Secured:
             "LINKWIRE_ETCD_CERT": server,
             "LINKWIRE_ETCD_KEY": server,
             "LINKWIRE_ETCD_DATA": str(self.folder / "data"),
+            "LINKWIRE_INSTALLATION": self.installation,
             "TMPDIR": str(self.folder / "tmp"),
             "LINKWIRE_ETCD_PEER": f"https://127.0.0.1:{free_port()}",
         }
@@ -87,6 +89,7 @@ class Secured:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+            self.process = None
 
     def logged(self) -> str:
         return (self.folder / "log").read_text()

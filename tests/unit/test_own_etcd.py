@@ -43,6 +43,8 @@ elif what == "create":
         spec["Data"] = base64.b64encode(data).decode()
     (kept / words[-2]).write_text(json.dumps({{"Spec": spec}}))
     (kept.parent / "given").open("ab").write(data)
+elif what == "rm":
+    (kept / words[0]).unlink()
 elif what == "inspect":
     print(json.dumps([json.loads((kept / name).read_text()) for name in words]))
 """

@@ -1,0 +1,56 @@
+"""The seeds of an installation: kept while both are there, made anew together where one is gone."""
+
+from pathlib import Path
+
+import pytest
+
+from compose_ext import keys
+from compose_ext.vault import Vault
+from tests.unit.test_own_etcd import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def ensure(world: World, *in_use: str) -> keys.Seeds:
+    return keys.ensure(Vault(world.docker), "cluster", frozenset(in_use), world.said.append)
+
+
+def names(world: World) -> set[str]:
+    return {held.name for held in Vault(world.docker).everything()}
+
+
+def test_an_installation_keeps_its_id(world: World) -> None:
+    first = ensure(world)
+    assert (ensure(world).mounted(), ensure(world).installation) == (first.mounted(), first.installation)
+    assert world.said == []
+    renewed = keys.new_signing(Vault(world.docker), first.installation)
+    assert keys.installation_of(renewed) == first.installation
+    assert renewed.labels[keys.VERIFY_LABEL] != first.signing.labels[keys.VERIFY_LABEL]
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"), [(keys.SIGNING, "the signing seed is gone"), (keys.LINK, "the seed of the link keys is gone")]
+)
+def test_where_a_seed_is_gone_both_are_made_anew(world: World, gone: str, said: str) -> None:
+    first = ensure(world)
+    (world.folder / "secret" / f"linkwire_{gone}_1").unlink()
+    second = ensure(world)
+    assert said in world.said[0]
+    assert second.installation != first.installation
+    assert names(world) == {second.signing.name, second.link.name, second.verify_keys.name}
+    assert ensure(world).mounted() == second.mounted()
+
+
+def test_seeds_from_before_ids_are_one_installation(world: World) -> None:
+    vault = Vault(world.docker)
+    signing = keys.new_signing(vault)
+    public = {keys.VERIFY_LABEL: signing.labels[keys.VERIFY_LABEL]}
+    old = vault.make("secret", keys.SIGNING, 1 + signing.number, b"x", public)
+    vault.remove(signing)
+    link = vault.make("secret", keys.LINK, 1, b"x")
+    seeds = ensure(world)
+    assert (seeds.signing.name, seeds.link.name) == (old.name, link.name)
+    assert seeds.installation == signing.labels[keys.INSTALLATION_LABEL]
