@@ -31,6 +31,7 @@ from mesh.wgtypes import (
     PeerChange,
     PeerConfig,
     Route,
+    resolved,
 )
 
 REJECT_AFTER_S = 180
@@ -119,7 +120,8 @@ def diff(
     up = observed is None or not observed.up
     last = previous if observed is not None else None
     first_rules, rules = rules_around(desired, seen.rules, last, memo, complete=complete)
-    new_hosts = desired.hosts if (hosts or ()) != desired.hosts and (complete or not hosts) else None
+    differs = resolved(hosts) != resolved(desired.hosts)
+    new_hosts = desired.hosts if differs and (complete or not hosts) else None
     for what, changed in (
         ("addresses", tuple(map(str, add_addresses + remove_addresses))),
         ("routes", tuple(str(route.network) for route in add_routes + remove_routes)),

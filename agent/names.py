@@ -1,10 +1,20 @@
-"""The block of names in a container's hosts file.
+"""The names of a task's links in its container's hosts file, changed so that no reader misses one.
 
 The file is a bind mount in the container, and Docker rewrites it too: it is written in place, never renamed over, and
-nothing in it but our own lines is touched. Every line of ours says that it is, so a block that somebody cut in half
-is still found whole. The block comes first, because a file's last line may lack its newline and because the first
-match of a name wins. Names are parted by spaces: when Docker drops a name of its own it deletes every line that ends
-in a tab and that name (libnetwork, etchosts.Delete).
+nothing in it but our own lines is touched. Every line of ours ends in a mark. Our lines come first in the file,
+because a resolver may take the first match of a name.
+
+A resolver reads the file in pieces, musl's of 1 KiB and glibc's of 4 KiB, and the file may change between two of
+them. So what is in the file never moves (`changes`):
+
+- a line of ours lies within one piece of 1 KiB, and is changed in place by one write;
+- a line that is not needed becomes a comment of the same length, by one byte; a comment becomes a line by one byte;
+- a name that cannot be changed in place is written further down before it is taken away where it was;
+- what does not fit into the comments that there are is appended;
+- the block is first put in front of the other lines by copying these behind where it will end.
+
+Names are parted by spaces: when Docker drops a name of its own it deletes every line that ends in a tab and that name
+(libnetwork, etchosts.Delete). It keeps comments and drops blank lines, so there are none of these.
 """
 
 from __future__ import annotations
@@ -13,6 +23,7 @@ import os
 import re
 import stat
 from contextlib import contextmanager
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -23,45 +34,108 @@ from mesh.wgtypes import HostEntry
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-BEGIN = "# linkwire begin"
-END = "# linkwire end"
-_MARK = " # linkwire"
+    from mesh.wgtypes import IPAddress
+
+PIECE = 1024
+"""Bytes that the smallest reader takes at once (musl, name_from_hosts in src/network/lookup_name.c)."""
+_MARK = b" # linkwire"
+_OLD_ENDS = (b"# linkwire begin", b"# linkwire end")
+"""Around the block as earlier versions wrote it."""
 _NAME = re.compile(r"[^\s#\x00-\x1f\x7f]+", re.ASCII)
+_ADDRESS_BYTES = {4: len("255.255.255.255"), 6: len("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")}
+_MAX_LINE = 480
+"""musl's resolver takes lines of up to 511 bytes."""
+_SPARE_BYTES = 96
+"""Of a comment that can become a line: an IPv6 address, and a name of 44 letters."""
+_LEAST_COMMENT = len(b"#" + _MARK + b"\n")
 _MAX_BYTES = 1 << 20
 """The file belongs to the container, which may have put anything into it."""
+_MAX_GATHERED = 1 << 16
+"""Bytes of comments, roughly, with which the file is rewritten as a whole: a reader may then see it torn, once."""
+_ATTEMPTS = 5
+
+Change = tuple[int, bytes]
+"""Where in the file, and what is written there."""
 
 
-def render(entries: Iterable[HostEntry]) -> str:
-    """The block as text; empty when there is nothing to say. Raises Terminal for a name that no line can hold."""
-    lines = []
-    for entry in entries:
-        for name in entry.names:
-            if not _NAME.fullmatch(name):
-                raise Terminal(f"{name!r} cannot be a name in a hosts file")
-        if entry.names:
-            lines.append(" ".join((str(entry.address), *entry.names)) + _MARK)
-    return "\n".join((BEGIN, *lines, END, "")) if lines else ""
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of the file that is ours."""
 
+    start: int
+    text: bytes
+    """With its newline, if it has one."""
+    entry: HostEntry | None
+    """None of a comment, and of what is no line as we write it."""
 
-def merge(content: bytes, entries: Iterable[HostEntry]) -> bytes:
-    """A hosts file's content with our block made to hold the entries; all other lines byte for byte as they were."""
-    return render(entries).encode() + b"".join(line for line in _lines(content) if not _is_ours(line))
+    @property
+    def is_comment(self) -> bool:
+        return self.text.startswith(b"#")
+
+    def holds(self, text: bytes) -> bool:
+        """Whether it can become this line, which ends in no mark yet, without a reader seeing a part of it."""
+        whole = self.start // PIECE == (self.start + len(self.text) - 1) // PIECE and self.text.endswith(b"\n")
+        return whole and len(text) + len(_MARK) < len(self.text)
+
+    def with_text(self, text: bytes) -> bytes:
+        """The line of the same length that says `text`."""
+        return text.ljust(len(self.text) - len(_MARK) - 1) + _MARK + b"\n"
 
 
 def parse(content: bytes) -> tuple[HostEntry, ...] | None:
-    """The entries of our block, None when there is none; nothing at all when it is not as `render` makes it."""
-    ours = [line for line in _lines(content) if _is_ours(line)]
+    """What our lines say, in their order, None when there are none; nothing at all when one is not as we write it."""
+    ours = _ours(content)
     if not ours:
         return None
-    try:
-        entries = tuple(_entry(line) for line in ours[1:-1])
-        return entries if render(entries).encode() == b"".join(ours) else ()
-    except (ValueError, Terminal):
-        return ()
+    found = tuple(line.entry for line in ours if not line.is_comment)
+    return () if None in found else tuple(entry for entry in found if entry is not None)
+
+
+def changes(content: bytes, entries: Iterable[HostEntry]) -> tuple[Change, ...]:
+    """What to write, in this order, so that our lines say the entries; all other lines stay byte for byte.
+
+    Each alone is seen by a reader as not done or as done, and after each the file is sound: it lacks no name that it
+    had before and is to have afterwards.
+
+    Raises:
+        Terminal: a name cannot stand in a hosts file.
+    """
+    wanted = _wanted(entries)
+    ours = _ours(content)
+    if not ours:
+        return _in_front(content, [text for texts in wanted.values() for text in texts.values()]) if wanted else ()
+    in_place, missing, stale = _compared(ours, wanted)
+    spare = [line for line in ours if line.is_comment]
+    by_start = sorted(stale, key=lambda line: line.start)
+    ends = {name: line.start for line in by_start if line.entry for name in line.entry.names}
+    placed: list[Change] = []
+    unplaced: list[bytes] = []
+    for text in missing:
+        last = max((ends.get(name, -1) for name in text.decode().split()[1:]), default=-1)
+        line = next((line for line in spare if line.start > last and line.holds(text)), None)
+        if line is None:
+            unplaced.append(text)
+        else:
+            spare.remove(line)
+            placed += _filled(line, text)
+    appended: list[Change] = []
+    if unplaced:
+        gap = b"" if not content or content.endswith(b"\n") else b"\n"
+        lines = _comments(len(content) + len(gap), map(_length, unplaced))
+        appended = [(len(content), gap + b"".join(line.text for line in lines))]
+        placed += [change for line, text in _matched(lines, unplaced) for change in _filled(line, text)]
+    return (*in_place, *appended, *placed, *((line.start, b"#") for line in stale))
+
+
+def applied(content: bytes, made: Iterable[Change]) -> bytes:
+    """The content after changes."""
+    for start, data in made:
+        content = content[:start].ljust(start, b"\n") + data + content[start + len(data) :]
+    return content
 
 
 def read(path: str) -> tuple[HostEntry, ...] | None:
-    """The entries of our block in a hosts file: see `parse`.
+    """What our lines in a hosts file say: see `parse`.
 
     Raises:
         HostsFileMissing: there is no such file.
@@ -72,42 +146,198 @@ def read(path: str) -> tuple[HostEntry, ...] | None:
 
 
 def write(path: str, entries: Iterable[HostEntry]) -> bool:
-    """Make our block in a hosts file hold the entries; with none, there is no block. Written only when it differs.
+    """Make our lines in a hosts file say the entries, and nothing else. Written only where they differ.
 
     Returns:
-        Whether it was written.
+        Whether anything was written.
 
     Raises:
         HostsFileMissing: there is no such file.
         Retryable, Terminal: it cannot be read or written.
     """
+    meant = tuple(entries)
     with _opened(path, os.O_RDWR) as descriptor:
         old = _load(descriptor, path)
-        new = merge(old, entries)
-        if new == old:
-            return False
-        # At every moment a reader, or whoever finds the file after a crash, sees whole lines: the old ones, or the
-        # new ones and then blank lines up to the old length.
-        padded = new.ljust(len(old), b"\n")
-        if os.pwrite(descriptor, padded, 0) != len(padded):
-            raise Retryable(f"{path} could be written in part only")
-        os.ftruncate(descriptor, len(new))
+        for _ in range(_ATTEMPTS):
+            made = changes(old, meant)
+            if not made:
+                return False
+            # Docker may be at it too, and then our offsets are no longer right.
+            now = _load(descriptor, path)
+            if now == old:
+                break
+            old = now
+        gathered = sum(len(line.text) for line in _ours(applied(old, made)) if line.is_comment)
+        if gathered > _MAX_GATHERED:
+            _rewrite(descriptor, old, applied(b"", changes(b"", meant)))
+            return True
+        for start, data in made:
+            if os.pwrite(descriptor, data, start) != len(data):
+                raise Retryable(f"{path} could be written in part only")
         return True
 
 
-def _lines(content: bytes) -> list[bytes]:
+def _rewrite(descriptor: int, old: bytes, block: bytes) -> None:
+    """Clear away the comments that have gathered. A reader sees whole lines, but may miss some."""
+    new = block + b"".join(line for line in _split(old) if not _is_ours(line))
+    os.pwrite(descriptor, new.ljust(len(old), b"\n"), 0)
+    os.ftruncate(descriptor, len(new))
+
+
+Wanted = dict[tuple[tuple[str, ...], int], dict[bytes, bytes]]
+"""By names and IP version: the lines that they need, each as its own key."""
+
+
+def _wanted(entries: Iterable[HostEntry]) -> Wanted:
+    wanted: Wanted = {}
+    for entry in entries:
+        for names in _in_lines(entry):
+            text = _line_text(entry.address, names)
+            wanted.setdefault((names, entry.address.version), {})[text] = text
+    return wanted
+
+
+def _in_lines(entry: HostEntry) -> Iterator[tuple[str, ...]]:
+    """The names of an entry, as many to a line as musl can read. Raises Terminal."""
+    line: tuple[str, ...] = ()
+    for name in entry.names:
+        if not _NAME.fullmatch(name):
+            raise Terminal(f"{name!r} cannot be a name in a hosts file")
+        if line and _length(_line_text(entry.address, (*line, name))) > _MAX_LINE:
+            yield line
+            line = ()
+        line = (*line, name)
+    if line:
+        yield line
+
+
+def _line_text(address: IPAddress, names: tuple[str, ...]) -> bytes:
+    """A line without its mark, as long for every address of the family."""
+    return " ".join((str(address).ljust(_ADDRESS_BYTES[address.version]), *names)).encode()
+
+
+def _length(text: bytes) -> int:
+    return len(text) + len(_MARK) + 1
+
+
+def _compared(ours: list[_Line], wanted: Wanted) -> tuple[list[Change], list[bytes], list[_Line]]:
+    """What to change in place, the lines that then are missing, and those that are to be comments."""
+    present: dict[tuple[tuple[str, ...], int], list[tuple[_Line, bytes]]] = {}
+    stale: list[_Line] = []
+    for line in ours:
+        if line.entry is not None:
+            address, names = line.entry.address, line.entry.names
+            present.setdefault((names, address.version), []).append((line, _line_text(address, names)))
+        elif not line.is_comment:
+            stale.append(line)
+    in_place: list[Change] = []
+    missing: list[bytes] = []
+    for key in [*wanted, *(key for key in present if key not in wanted)]:
+        texts = dict(wanted.get(key, {}))
+        others = [line for line, text in present.get(key, ()) if texts.pop(text, None) is None]
+        for text in texts:
+            holder = next((line for line in others if line.holds(text)), None)
+            if holder is None:
+                missing.append(text)
+            else:
+                others.remove(holder)
+                in_place.append((holder.start, holder.with_text(text)))
+        stale += others
+    return in_place, missing, stale
+
+
+def _filled(line: _Line, text: bytes) -> tuple[Change, Change]:
+    """Make a comment this line: its text while it is one, then by one byte."""
+    whole = line.with_text(text)
+    return (line.start, b"#" + whole[1:]), (line.start, whole[:1])
+
+
+def _in_front(content: bytes, texts: list[bytes]) -> tuple[Change, ...]:
+    """The first block: the other lines are copied to where it ends, and then it takes their place in one write."""
+    lines = _comments(0, map(_length, texts), cut=len(content))
+    end = lines[-1].start + len(lines[-1].text)
+    lines += _comments(end, [], cut=len(content), until=-(-max(end, len(content)) // PIECE) * PIECE)
+    named = {line.start: line.with_text(text) for line, text in _matched(lines, texts)}
+    whole = b"".join(named.get(line.start, line.text) for line in lines)
+    if not content:
+        return ((0, whole),)
+    return (len(content), b"\n" * (len(whole) - len(content)) + content), (0, whole)
+
+
+def _matched(lines: Iterable[_Line], texts: Iterable[bytes]) -> Iterator[tuple[_Line, bytes]]:
+    """A comment for each text, where they were made for these in this order."""
+    left = iter(lines)
+    return ((next(line for line in left if line.holds(text)), text) for text in texts)
+
+
+def _comments(start: int, lengths: Iterable[int], *, cut: int = 0, until: int = 0) -> list[_Line]:
+    """Comments from an offset of the file on, among them one of at least each length that lies within one piece.
+
+    Args:
+        start: bytes.
+        lengths: with the newline.
+        cut: no line but a comment lies across this offset, where a reader may go on that has seen another file.
+        until: go on to this offset, the end of a piece; or the next one's end, where it is too near.
+    """
+    lines: list[_Line] = []
+    at = start
+
+    def room() -> int:
+        return min(end for end in (cut, at - at % PIECE + PIECE) if end > at) - at
+
+    def add(length: int) -> int:
+        lines.append(_Line(at, b"#".ljust(length - len(_MARK) - 1) + _MARK + b"\n", None))
+        return at + length
+
+    for length in lengths:
+        while room() < length + _LEAST_COMMENT:
+            at = add(room() if room() >= _LEAST_COMMENT else room() + _LEAST_COMMENT)
+        if at % PIECE == 0 or at == cut:
+            # Whose last piece ended within a line that was there before takes this for the rest of it.
+            at = add(_LEAST_COMMENT)
+        at = add(max(length, min(_SPARE_BYTES, room() - _LEAST_COMMENT)))
+    while at < until:
+        left = room()
+        if left < _LEAST_COMMENT:
+            until += PIECE if at + left == until else 0
+            at = add(left + _LEAST_COMMENT)
+        elif at % PIECE == 0 or at == cut:
+            at = add(_LEAST_COMMENT)
+        else:
+            at = add(left if left < 2 * _SPARE_BYTES else _SPARE_BYTES)
+    return lines
+
+
+def _ours(content: bytes) -> list[_Line]:
+    lines: list[_Line] = []
+    start = 0
+    for text in _split(content):
+        if _is_ours(text):
+            lines.append(_Line(start, text, _entry(text)))
+        start += len(text)
+    return lines
+
+
+def _split(content: bytes) -> list[bytes]:
     """With their newlines. splitlines() would also split at bytes that are no line end in this file."""
     return re.findall(rb"[^\n]*\n|[^\n]+", content)
 
 
 def _is_ours(line: bytes) -> bool:
     text = line.removesuffix(b"\n")
-    return text in (BEGIN.encode(), END.encode()) or text.endswith(_MARK.encode())
+    return text.endswith(_MARK) or text in _OLD_ENDS
 
 
-def _entry(line: bytes) -> HostEntry:
-    address, *names = line.decode().rstrip("\n").removesuffix(_MARK).split(" ")
-    return HostEntry(ip_address(address), tuple(names))
+def _entry(line: bytes) -> HostEntry | None:
+    if line.startswith(b"#"):
+        return None
+    try:
+        text = line.removesuffix(b"\n").removesuffix(_MARK).decode()
+        address, *names = re.split(" +", text.rstrip(" "))
+        entry = HostEntry(ip_address(address), tuple(names))
+    except ValueError:
+        return None
+    return entry if names and all(_NAME.fullmatch(name) for name in names) else None
 
 
 @contextmanager

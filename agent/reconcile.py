@@ -17,7 +17,7 @@ from agent.diff import Changes, Seen, diff, reasons_of, rules_around
 from agent.netns import TaskNetns
 from agent.wireguard import Backend
 from mesh.errors import DeviceNotFound, Retryable, Terminal
-from mesh.wgtypes import DeviceChange, Interface, InterfaceConfig
+from mesh.wgtypes import DeviceChange, Interface, InterfaceConfig, resolved
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +101,8 @@ def advance(
         if table is None:
             return None
         first_rules, rules = rules_around(desired, table.rules, before, memo.of(netns), complete=True)
-    new_hosts = desired.hosts if desired.hosts not in (before.hosts, names.read(hosts) or ()) else None
+    is_named = desired.hosts == before.hosts or _is_named(hosts, desired)
+    new_hosts = None if is_named else desired.hosts
     changes = Changes(
         first_rules=first_rules,
         device=DeviceChange(peers=peers) if peers else None,
@@ -119,7 +120,11 @@ def _reads_back(netns: TaskNetns, hosts: str, desired: InterfaceConfig, changes:
         table = nft.read(netns)
         if table is None or table.rules != memo.of(netns).render(desired.policy, desired.name):
             return False
-    return changes.hosts is None or (names.read(hosts) or ()) == desired.hosts
+    return changes.hosts is None or _is_named(hosts, desired)
+
+
+def _is_named(hosts: str, desired: InterfaceConfig) -> bool:
+    return resolved(names.read(hosts)) == resolved(desired.hosts)
 
 
 def remove(backend: Backend, netns: TaskNetns, hosts: str | None, keep: str | None = None) -> tuple[str, ...]:

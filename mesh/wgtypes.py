@@ -7,6 +7,7 @@ that equal means equal. Modelled on the split of wgctrl's wgtypes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
@@ -123,6 +124,11 @@ class HostEntry:
 
     address: IPAddress
     names: tuple[str, ...]
+
+
+def resolved(entries: Iterable[HostEntry] | None) -> frozenset[tuple[str, IPAddress]]:
+    """Every name with every address that it leads to: two lists of entries with the same ones mean the same."""
+    return frozenset((name, entry.address) for entry in entries or () for name in entry.names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -365,18 +365,15 @@ def _wired(
 
 
 def _hosts(path: str) -> dict[str, set[str]]:
-    """Names that resolve into the mesh: those whose lines stand between Linkwire's two marks."""
+    """Names that resolve into the mesh: those whose lines bear Linkwire's mark."""
     names: dict[str, set[str]] = defaultdict(set)
-    inside = False
     try:
         with open(path, encoding="utf-8") as file:  # noqa: PTH123 - a path below /proc/PID/root
             lines = file.read().splitlines()
     except OSError:
         return {}
     for line in lines:
-        if line.startswith("# linkwire"):
-            inside = "begin" in line
-        elif inside and line.strip():
+        if line.endswith(" # linkwire") and not line.startswith("#"):
             address, *aliases = line.partition("#")[0].split()
             for alias in aliases:
                 names[alias].add(address)

@@ -15,7 +15,7 @@ from agent.containers import LocalTask
 from agent.rules import render
 from agent.tasks import CONFIRM_S, TaskState
 from mesh.errors import Retryable
-from mesh.wgtypes import DeviceChange, IPNetwork, PeerChange, PeerConfig, UdpEndpoint
+from mesh.wgtypes import DeviceChange, IPNetwork, PeerChange, PeerConfig, UdpEndpoint, resolved
 from tests.bench import stage
 from tests.netns.world import MESH, MESH6, Task, World
 
@@ -66,7 +66,7 @@ class Wired:
         table = nft.read(self.task.netns)
         assert table is not None
         assert table.rules == render(config.policy, config.name)
-        assert names.read(self.state.local.hosts) == config.hosts
+        assert resolved(names.read(self.state.local.hosts)) == resolved(config.hosts)
         return self.there() == {str(peer.public_key): (peer.endpoint, peer.allowed_ips) for peer in config.peers}
 
     def by_another(self, *peers: PeerChange) -> None:
@@ -129,7 +129,7 @@ def test_peers_come_and_go_with_their_rules_and_names(wired: Wired) -> None:
         if peers:
             assert wired.is_as(config)
     assert wired.there() == {}
-    assert names.read(wired.state.local.hosts) is None
+    assert not names.read(wired.state.local.hosts)
 
 
 def break_peers(wired: Wired) -> None:

@@ -1,21 +1,24 @@
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import names
 from agent.errors import HostsFileMissing
 from mesh.errors import Terminal
-from mesh.wgtypes import HostEntry
+from mesh.wgtypes import HostEntry, resolved
 
 DB = HostEntry(ip_address("10.99.0.3"), ("db", "database"))
 CACHE = HostEntry(ip_address("fd00:99::4"), ("cache",))
 BLOCK = "# linkwire begin\n10.99.0.3 db database # linkwire\nfd00:99::4 cache # linkwire\n# linkwire end\n"
+"""As earlier versions wrote it."""
 DOCKERS = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n172.17.0.2\t0123456789ab\n"
 
 label = st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,20}", fullmatch=True)
@@ -28,17 +31,40 @@ foreign = st.builds(
 )
 
 
-@pytest.mark.parametrize(
-    ("given_entries", "text"), [((DB, CACHE), BLOCK), ((), ""), ((HostEntry(DB.address, ()),), "")]
-)
-def test_render(given_entries: tuple[HostEntry, ...], text: str) -> None:
-    assert names.render(given_entries) == text
+def after(content: bytes, meant: Iterable[HostEntry]) -> bytes:
+    return names.applied(content, names.changes(content, meant))
+
+
+def others(content: bytes) -> bytes:
+    """All that is not ours."""
+    return b"".join(line for line in content.splitlines(keepends=True) if not names._is_ours(line))
+
+
+def seen_by(content: bytes) -> list[tuple[str, ...]]:
+    """The lines as a resolver takes them (hosts(5))."""
+    lines = (line.partition(b"#")[0].split() for line in content.split(b"\n"))
+    return [tuple(word.decode(errors="replace") for word in words) for words in lines if len(words) > 1]
+
+
+def readings(states: Sequence[bytes], piece: int) -> Iterator[bytes]:
+    """All that a reader in pieces can get while the file goes through these states."""
+    left: list[tuple[int, bytes]] = [(0, b"")]
+    known = set(left)
+    while left:
+        state, got = left.pop()
+        for later in range(state, len(states)):
+            more = states[later][len(got) : len(got) + piece]
+            if not more:
+                yield got
+            elif (following := (later, got + more)) not in known:
+                known.add(following)
+                left.append(following)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\tb", "a\n10.0.0.1 bank", "a#b", "\x00"])
 def test_a_name_that_would_break_out_of_its_line_is_refused(name: str) -> None:
     with pytest.raises(Terminal, match="cannot be a name"):
-        names.render([HostEntry(DB.address, (name,))])
+        names.changes(b"", [HostEntry(DB.address, (name,))])
 
 
 @pytest.mark.parametrize(
@@ -60,8 +86,10 @@ def test_a_name_that_would_break_out_of_its_line_is_refused(name: str) -> None:
     ],
 )
 def test_only_our_lines_are_touched(content: bytes, left: bytes) -> None:
-    assert names.merge(content, ()) == left
-    assert names.merge(content, (DB, CACHE)) == BLOCK.encode() + left
+    for meant in ((DB, CACHE), ()):
+        written = after(content, meant)
+        assert b"".join(line for line in names._split(written) if not names._is_ours(line)) == left
+        assert (names.parse(written) or ()) == meant
 
 
 @pytest.mark.parametrize(
@@ -71,12 +99,12 @@ def test_only_our_lines_are_touched(content: bytes, left: bytes) -> None:
         (BLOCK.encode(), (DB, CACHE)),
         (DOCKERS + BLOCK.encode() + DOCKERS, (DB, CACHE)),
         (b"# linkwire begin\n", ()),
-        (b"# linkwire begin\nnonsense # linkwire\n# linkwire end\n", ()),
-        (b"# linkwire begin\n10.99.0.3 db # linkwire\n", ()),
-        (b"10.99.0.3 db # linkwire\n", ()),
-        (b"# linkwire begin\n10.99.0.3  db # linkwire\n# linkwire end\n", ()),
-        (b"# linkwire begin\n10.99.0.3 \xff # linkwire\n# linkwire end\n", ()),
-        (BLOCK.encode() * 2, ()),
+        (b"#                 # linkwire\n", ()),
+        (b"nonsense # linkwire\n" + BLOCK.encode(), ()),
+        (b"10.99.0.3       db database # linkwire\n", (DB,)),
+        (b"10.99.0.3 \xff # linkwire\n", ()),
+        (b"10.99.0.3 # linkwire\n", ()),
+        (b"#0.99.0.3 db # linkwire\n", ()),
     ],
 )
 def test_parse(content: bytes, seen: tuple[HostEntry, ...] | None) -> None:
@@ -84,13 +112,50 @@ def test_parse(content: bytes, seen: tuple[HostEntry, ...] | None) -> None:
 
 
 @given(foreign, entries, entries)
-def test_whatever_is_written_the_foreign_lines_stay_and_the_last_block_is_read_back(
+def test_whatever_is_written_the_foreign_lines_stay_and_the_last_names_are_read_back(
     content: bytes, first: list[HostEntry], second: list[HostEntry]
 ) -> None:
-    written = names.merge(names.merge(content, first), second)
-    assert names.parse(written) == (tuple(second) or None)
-    assert names.merge(written, second) == written
-    assert names.merge(written, ()) == content
+    written = after(after(content, first), second)
+    assert resolved(names.parse(written)) == resolved(second)
+    assert names.changes(written, second) == ()
+    left = b"".join(line for line in names._split(written) if not names._is_ours(line))
+    assert left in (content, content + b"\n" if content[-1:] != b"\n" else content)
+
+
+def test_a_line_can_be_read_by_musl_however_many_names_there_are() -> None:
+    many = HostEntry(DB.address, tuple(f"a-name-of-some-length-{number}" for number in range(200)))
+    written = after(DOCKERS, [many])
+    assert max(map(len, written.split(b"\n"))) < 512
+    assert resolved(names.parse(written)) == resolved([many])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2500), st.lists(entries, min_size=1, max_size=3), st.sampled_from((1024, 4096)), st.booleans())
+def test_a_reader_in_pieces_misses_no_name_and_sees_none_that_never_was(
+    length: int, meant: list[list[HostEntry]], piece: int, starts_as_before: bool
+) -> None:
+    """Every order in which its reads can fall between the writes is tried."""
+    line = b"172.17.0.2\tsomebody-else\n"
+    content = DOCKERS + line * (length // len(line))
+    if starts_as_before:
+        content = BLOCK.encode() + content
+    docker_says = set(seen_by(DOCKERS))
+    for one in meant:
+        states = [content]
+        for change in names.changes(content, one):
+            states.append(names.applied(states[-1], [change]))
+        old, new = resolved(names.parse(states[0])), resolved(names.parse(states[-1]))
+        known = {(name, str(address)) for name, address in old | new}
+        stays = {name for name, _ in old} & {name for name, _ in new}
+        for got in readings(states, piece):
+            lines = seen_by(got)
+            assert docker_says <= set(lines)
+            ours = {(name, address) for address, *found in lines for name in found} - {
+                (name, address) for address, *found in {*docker_says, *seen_by(line)} for name in found
+            }
+            assert ours <= known
+            assert stays <= {name for name, _ in ours}
+        content = states[-1]
 
 
 def test_written_in_place_and_only_when_it_differs(tmp_path: Path) -> None:
@@ -100,37 +165,34 @@ def test_written_in_place_and_only_when_it_differs(tmp_path: Path) -> None:
     assert names.read(str(path)) is None
     assert names.write(str(path), (DB, CACHE))
     assert names.read(str(path)) == (DB, CACHE)
+    length = path.stat().st_size
     os.utime(path, (0, 0))
     assert not names.write(str(path), (DB, CACHE))
     assert path.stat().st_mtime == 0
+    assert names.write(str(path), (HostEntry(ip_address("10.255.255.255"), DB.names), CACHE))
     assert names.write(str(path), (DB,))
     assert names.write(str(path), ())
-    assert path.read_bytes() == DOCKERS
-    assert path.stat().st_ino == inode
+    assert others(path.read_bytes()) == DOCKERS
+    assert (path.stat().st_ino, path.stat().st_size) == (inode, length)
 
 
-def test_a_crash_before_the_file_is_cut_to_length_leaves_blank_lines_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_comments_that_gather_are_cleared_away(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
-    path.write_bytes(BLOCK.encode() + DOCKERS)
-
-    def crash(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "ftruncate", crash)
-        with pytest.raises(KeyboardInterrupt):
-            names.write(str(path), (DB,))
-    assert path.read_bytes().rstrip(b"\n") + b"\n" == names.merge(DOCKERS, (DB,))
-    assert names.read(str(path)) == (DB,)
+    path.write_bytes(DOCKERS)
+    lengths = []
+    for number in range(2000):
+        names.write(str(path), (HostEntry(DB.address, ("db", f"name-{number}")),))
+        lengths.append(path.stat().st_size)
+    assert names.read(str(path)) == (HostEntry(DB.address, ("db", "name-1999")),)
+    assert names._MAX_GATHERED / 2 < max(lengths) < 2 * names._MAX_GATHERED
+    assert any(after < before for before, after in itertools.pairwise(lengths))
+    assert others(path.read_bytes()) == DOCKERS
 
 
 def test_docker_deleting_a_name_of_its_own_does_not_take_ours() -> None:
     # libnetwork's etchosts.Delete drops each line that ends in a tab and the name.
-    assert not any(
-        line.endswith(b"\tdb") for line in names.merge(DOCKERS, [HostEntry(DB.address, ("db",))]).split(b"\n")
-    )
+    written = after(DOCKERS, [HostEntry(DB.address, ("db",))])
+    assert not any(line.endswith(b"\tdb") for line in written.split(b"\n"))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
