@@ -21,7 +21,7 @@ def advance(before: InterfaceConfig, after: InterfaceConfig) -> tuple[PeerChange
         None where the two do not tell: something other than peers, rules and names differs, or whether a peer is
         there depends on a preshared key that is not known.
     """
-    if replace(before, peers=after.peers, policy=after.policy, hosts=after.hosts) != after:
+    if replace(before, peers=after.peers, policy=after.policy, hosts=after.hosts, answers=after.answers) != after:
         return None
     # By object: of thousands of peers nearly all are the very same ones, and a look at each costs more than all else.
     old, new = set(map(id, before.peers)), set(map(id, after.peers))

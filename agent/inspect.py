@@ -82,7 +82,8 @@ def _link(graph: Graph, refused: Refusals, consumer: Service, link: LinkLabel) -
     """What there is to say of a link as a whole."""
     ids = graph.by_name.get(link.provider, ())
     provider = graph.services[ids[0]] if ids else None
-    vip = graph.vips.get(provider.id) if provider and not provider.dnsrr else None
+    vip = graph.vips.get(provider.id) if provider else None
+    dnsrr = provider is not None and provider.dnsrr  # its names have no IPv6
     ports = graph.ports(consumer, provider) if provider else link.ports
     open_ports = "all" if ports is None else ", ".join(map(str, ports))
     others = [found for found in ids if found != consumer.id]  # of a service linked to itself there is one end
@@ -91,7 +92,7 @@ def _link(graph: Graph, refused: Refusals, consumer: Service, link: LinkLabel) -
         "provider": link.provider,
         "aliases": list(link.aliases),
         "vip": str(vip) if vip else None,
-        "vip6": str(twin(graph.cluster.subnet6, vip)) if vip and graph.cluster else None,
+        "vip6": str(twin(graph.cluster.subnet6, vip)) if vip and graph.cluster and not dnsrr else None,
         "ports": open_ports or ("none" if provider else None),
         "refused": {
             "consumer": {way: sum(refused[consumer.id, found, way] for found in ids) for way in ("in", "out")},

@@ -5,7 +5,7 @@ brought to one form, so that equal means equal: no handles, elements of sets wit
 one, and counters without what they count. Whatever else anybody put into the table is in the form too, and so is a
 difference.
 
-Where a packet goes (the first four hook into the kernel):
+Where a packet goes (the first four hook into the kernel; before them DNS questions do, see agent.dns.ruleset):
 
     vip      what the task sends to a provider's VIP is given one of its ready tasks, once for a connection
     out      what it sends by the device: out_link; to the mesh by any other way, to an address apart, or to
@@ -32,6 +32,7 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Literal
 
+from agent.dns import ruleset as dns
 from mesh.addresses import twin
 from mesh.errors import Terminal
 from mesh.policy import Allow, Balance, Exit, Policy
@@ -63,6 +64,7 @@ _HOOKS: Mapping[str, Json] = {
     "out": {"type": "filter", "hook": "output", "prio": 0, "policy": "accept"},
     "in": {"type": "filter", "hook": "input", "prio": 0, "policy": "accept"},
     "forward": {"type": "filter", "hook": "forward", "prio": 0, "policy": "accept"},
+    "dns": dns.HOOK,
 }
 _FAMILY: Mapping[int, str] = {4: "ip", 6: "ip6"}
 # As numbers: libnftables looks names up in /etc/protocols, which a small image lacks (IANA, protocol numbers).
@@ -106,6 +108,7 @@ def render(policy: Policy, device: str) -> Rules:
     ends, addresses = _ends(policy)
     families = _families(policy.subnet6)
     chains: dict[str, Body] = {
+        **dns.chains(policy.resolving),
         "vip": [rule for balance in policy.balance for rule in _spread(balance, families)],
         "out": [
             [_device("oifname", device), _goto("out_link")],

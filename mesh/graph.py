@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from typing import Literal
 
 from mesh.addresses import TWIN_PREFIX, twin
 from mesh.apart import Here, Outside, outside
@@ -18,11 +19,11 @@ from mesh.keys import PrivateKey, PublicKey
 from mesh.labels import LinkLabel, key_name
 from mesh.linkkeys import LinkKeys
 from mesh.peerconfigs import PeerConfigs
-from mesh.policy import Allow, Balance, Policy
+from mesh.policy import Allow, Balance, Policy, Resolving
 from mesh.ports import PortRange, merge
 from mesh.records import Cluster, Endpoint, Service
 from mesh.snapshot import Snapshot
-from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig, Route
+from mesh.wgtypes import Answer, HostEntry, InterfaceConfig, PeerConfig, Route
 
 MIN_MTU = 1280
 """Bytes. RFC 8200, section 5: a device with less does without IPv6. Where the way takes less, WireGuard's own packets
@@ -226,6 +227,7 @@ def desired(
         peers=_peers(graph, prefix, service, endpoint, link_keys, known or PeerConfigs()),
         hosts=tuple(_hosts(graph, service, prefix)),
         policy=_policy(graph, cluster, service, endpoint, here),
+        answers=tuple(sorted(_by_dns(graph, service, prefix), key=lambda answer: answer.name)),
     )
 
 
@@ -243,34 +245,59 @@ def _peers(  # noqa: PLR0917 - as `desired` has them
     return peers
 
 
-def _hosts(graph: Graph, service: Service, prefix: IPv6Network) -> Iterator[HostEntry]:
-    """What the names of a service's links lead to, in the order of the addresses, each followed by its twin.
+_Lead = Literal["vip", "dnsrr", "task"]
+"""What an address is that a name leads to: a VIP, the VIP of a service with dnsrr, a ready task of such a service."""
 
-    A name is one link's alone, the first that has it: it never leads to two providers.
-    """
+
+def _aliases(service: Service) -> Iterator[tuple[str, list[str]]]:
+    """Each link's provider and names. A name is one link's alone, the first that has it: it never leads to two."""
     owners: dict[str, str] = {}  # lower-case alias -> provider: names resolve whatever their case
-    names: defaultdict[IPv4Address, list[str]] = defaultdict(list)
     for link in service.links:
-        aliases = [a for a in link.aliases if owners.setdefault(a.lower(), link.provider) == link.provider]
-        for address in _answers(graph, link.provider) if aliases else ():
-            names[address] += (alias for alias in aliases if alias not in names[address])
-    for address in sorted(names, key=int):
-        yield HostEntry(address, tuple(names[address]))
-        yield HostEntry(twin(prefix, address), tuple(names[address]))
+        yield link.provider, [a for a in link.aliases if owners.setdefault(a.lower(), link.provider) == link.provider]
 
 
-def _answers(graph: Graph, provider: str) -> Iterator[IPv4Address]:
-    """What a provider's name leads to: its VIP, whether or not any task is ready, or with dnsrr every ready task.
+def _hosts(graph: Graph, service: Service, prefix: IPv6Network) -> Iterator[HostEntry]:
+    """The lines for the names of a service's links: VIPs, each followed by its twin, then tasks.
+
+    With dnsrr the VIP is the first of all: a program takes the first address and keeps it, and each new connection to
+    the VIP goes to a ready task by chance. The tasks follow for a program that wants to know them all, and all of it
+    is IPv4: a resolver sorts IPv6 addresses by how near they look (RFC 6724, rule 9), and a twin nearest the task's
+    own, or the task itself, would be taken each time.
+    """
+    names: defaultdict[tuple[IPv4Address, _Lead], list[str]] = defaultdict(list)
+    for provider, aliases in _aliases(service):
+        for lead in _leads(graph, provider) if aliases else ():
+            names[lead] += (alias for alias in aliases if alias not in names[lead])
+    for address, what in sorted(names, key=lambda lead: (lead[1] == "task", int(lead[0]))):
+        yield HostEntry(address, tuple(names[address, what]))
+        if what == "vip":
+            yield HostEntry(twin(prefix, address), tuple(names[address, what]))
+
+
+def _by_dns(graph: Graph, service: Service, prefix: IPv6Network) -> Iterator[Answer]:
+    """What is answered by DNS for the same names: with dnsrr the ready tasks, or where there is none the VIP."""
+    for provider, aliases in _aliases(service):
+        leads = list(_leads(graph, provider))
+        tasks = [address for address, what in leads if what == "task"]
+        first = [address for address, what in leads if what == "vip" or (what == "dnsrr" and not tasks)]
+        twins = [twin(prefix, address) for address, what in leads if what == "vip"]
+        rotates = any(what != "vip" for _, what in leads)
+        yield from (Answer(name, (*first, *tasks, *twins), rotates) for name in sorted({a.lower() for a in aliases}))
+
+
+def _leads(graph: Graph, provider: str) -> Iterator[tuple[IPv4Address, _Lead]]:
+    """What a provider's name leads to: its VIP, whether or not any task is ready, and with dnsrr every ready task.
 
     Of two services of one name, for the moment that there are two, only those that can answer are given if any can:
     a program that asks once and never again must not be left with the one that ends.
     """
     ids = graph.by_name.get(provider, ())
     for found in [one for one in ids if graph.ready(one)] or ids:
-        if graph.services[found].dnsrr:
-            yield from graph.ready(found)
-        elif found in graph.vips:
-            yield graph.vips[found]
+        dnsrr = graph.services[found].dnsrr
+        if found in graph.vips:
+            yield graph.vips[found], "dnsrr" if dnsrr else "vip"
+        if dnsrr:
+            yield from ((address, "task") for address in graph.ready(found))
 
 
 def _policy(graph: Graph, cluster: Cluster, service: Service, own: Endpoint, here: Here) -> Policy:
@@ -280,7 +307,7 @@ def _policy(graph: Graph, cluster: Cluster, service: Service, own: Endpoint, her
     balance = [
         Balance(graph.vips[provider.id], tuple(graph.ready(provider.id)), provider.id)
         for provider in providers
-        if provider.id in graph.vips and not provider.dnsrr
+        if provider.id in graph.vips
     ]
     return Policy(
         subnet=cluster.subnet,
@@ -290,6 +317,7 @@ def _policy(graph: Graph, cluster: Cluster, service: Service, own: Endpoint, her
         inbound=tuple(_allow(graph, other, own, graph.ports(other, service)) for other in consumers),
         apart=graph.outside.apart(own, here.tasks),
         exits=here.exits if service.strict else (),
+        resolving=Resolving(tuple(sorted({a.lower() for _, aliases in _aliases(service) for a in aliases}))),
     )
 
 

@@ -47,6 +47,21 @@ class Exit:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolving:
+    """Which questions of a task the node answers itself, that are put by DNS and not by the hosts file.
+
+    Attributes:
+        names: of the task's links, in lower case, sorted.
+        servers: the name servers that the task asks.
+        search: the domains that the task's resolver may add to a name.
+    """
+
+    names: tuple[str, ...] = ()
+    servers: tuple[IPv4Address | IPv6Address, ...] = ()
+    search: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """All that one task's rules say.
 
@@ -59,6 +74,7 @@ class Policy:
         apart: addresses outside the mesh that belong to other wired services on networks that this task is on too;
             nothing passes to or from them (`strict`).
         exits: bridges on which nothing passes but to and from the gateway (`strict`).
+        resolving: the DNS questions that are answered on the node.
     """
 
     subnet: IPv4Network
@@ -68,3 +84,4 @@ class Policy:
     inbound: tuple[Allow, ...] = ()
     apart: tuple[IPv4Address | IPv6Address, ...] = ()
     exits: tuple[Exit, ...] = ()
+    resolving: Resolving = Resolving()

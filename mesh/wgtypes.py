@@ -132,6 +132,21 @@ def resolved(entries: Iterable[HostEntry] | None) -> frozenset[tuple[str, IPAddr
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What the node answers to a program that asks DNS itself for a name of a link.
+
+    Attributes:
+        name: in lower case.
+        addresses: of both families; none for a name that there is and that leads nowhere.
+        rotates: whether each answer begins with another address than the one before.
+    """
+
+    name: str
+    addresses: tuple[IPAddress, ...]
+    rotates: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """A network that is reached through the device."""
 
@@ -155,6 +170,8 @@ class InterfaceConfig:
     peers: tuple[PeerConfig, ...]
     hosts: tuple[HostEntry, ...]
     policy: Policy
+    answers: tuple[Answer, ...] = ()
+    """By DNS, for the same names as `hosts`, by name."""
 
     def without_ipv6(self) -> InterfaceConfig:
         """The same for a node whose kernel has no IPv6. What peers may send is theirs to say, and stays."""
@@ -163,6 +180,10 @@ class InterfaceConfig:
             addresses=tuple(address for address in self.addresses if isinstance(address, IPv4Interface)),
             routes=tuple(route for route in self.routes if isinstance(route.network, IPv4Network)),
             hosts=tuple(entry for entry in self.hosts if isinstance(entry.address, IPv4Address)),
+            answers=tuple(
+                replace(answer, addresses=tuple(one for one in answer.addresses if isinstance(one, IPv4Address)))
+                for answer in self.answers
+            ),
         )
 
 

@@ -215,15 +215,30 @@ def _name_faults(who: str, device: Wired, graph: Graph, wired: list[Wired]) -> I
             meant |= aliases
             vips |= set().union(*found)
             yield from _spread_faults(f"{who}: {provider}", found, device.backends or {}, addresses)
-        elif found != {addresses}:
-            yield f"{who}: its names of {provider} are {[sorted(one) for one in found]}, not {sorted(addresses)}"
-        meant |= aliases if addresses else set()
+        else:
+            meant |= aliases
+            tasks = frozenset(address for address in addresses if ":" not in address)
+            vips |= {vip for vip, to in (device.backends or {}).items() if addresses and set(to) == addresses - tasks}
+            vips |= set().union(*found) - tasks
+            yield from _dnsrr_faults(f"{who}: {provider}", found, device.backends or {}, tasks)
     if device.hosts.keys() != meant:
         yield f"{who}: resolves {sorted(device.hosts)}, not {sorted(meant)}"
     if device.backends is None:
         yield f"{who}: has no nft table"
     elif surplus := device.backends.keys() - vips:
         yield f"{who}: has rules for {sorted(surplus)}, which none of its names has"
+
+
+def _dnsrr_faults(
+    what: str, found: set[frozenset[str]], backends: dict[str, list[str]], tasks: frozenset[str]
+) -> Iterable[str]:
+    """Whether all names of a provider with dnsrr are its ready tasks, and one VIP that leads to them, in IPv4."""
+    vips = set().union(*found) - tasks
+    if len(found) != 1 or len(vips) != 1 or not tasks < set().union(*found):
+        yield f"{what} is {[sorted(one) for one in found]}, not a VIP and {sorted(tasks)}"
+    for vip in vips:
+        if (has := sorted(backends.get(vip, []))) != sorted(tasks):
+            yield f"{what} at {vip} leads to {has}, not {sorted(tasks)}"
 
 
 def _spread_faults(

@@ -15,8 +15,9 @@ from mesh.errors import Terminal
 from mesh.graph import Graph, device_name
 from mesh.linkkeys import LinkKeys, combined_key
 from mesh.peerconfigs import KEEPALIVE
+from mesh.policy import Balance
 from mesh.records import Record, Service
-from mesh.wgtypes import HostEntry, IPAddress, Route
+from mesh.wgtypes import Answer, HostEntry, IPAddress, Route
 from tests.unit.link_graphs import CLUSTER, config, endpoint, graph, interface, service, vip
 from tests.unit.swarm_world import secret
 
@@ -119,15 +120,36 @@ def test_a_name_leads_to_the_vip_of_its_provider_ready_or_not() -> None:
         assert list(found) == sorted(found), "in the order of the addresses"
 
 
-def test_with_dnsrr_a_name_leads_to_every_ready_task_in_the_order_of_addresses() -> None:
+def test_with_dnsrr_a_name_leads_to_the_vip_first_and_to_every_ready_task() -> None:
     records = (CLUSTER, service("A", "a", ("b", "db sql")), service("B", "b", dnsrr=True), endpoint("A", "a1", 1))
     tasks = (endpoint("B", "zz", 9), endpoint("B", "b2", 10, ready=False), endpoint("B", "b1", 100))
     for order in (tasks, tasks[::-1]):
-        assert list(names(graph(*records, *order), "a1").items()) == [
+        made = graph(*records, *order)
+        assert [(str(entry.address), entry.names) for entry in config(made, "a1").hosts] == [
+            ("10.1.9.2", ("db", "sql")),
             ("10.1.0.9", ("db", "sql")),
             ("10.1.0.100", ("db", "sql")),
-        ]
-    assert names(graph(*records), "a1") == {}
+        ], "in IPv4 alone: a resolver would sort IPv6 by nearness, and take the same one each time"
+    assert [str(entry.address) for entry in config(graph(*records), "a1").hosts] == ["10.1.9.2"], "which refuses"
+
+
+def test_by_dns_a_name_has_its_vip_in_both_families_and_with_dnsrr_the_ready_tasks() -> None:
+    services = (
+        service("A", "a", ("b", "DB sql"), ("c", "cache db")),
+        service("B", "b"),
+        service("C", "c", dnsrr=True),
+    )
+    made = graph(CLUSTER, *services, endpoint("A", "a1", 1), endpoint("C", "c1", 7), endpoint("C", "c2", 8))
+    vips = (IPv4Address("10.1.9.2"), IPv6Address("fd12:3456:789a::a01:902"))
+    tasks = (IPv4Address("10.1.0.7"), IPv4Address("10.1.0.8"))
+    assert config(made, "a1").answers == (
+        Answer("cache", tasks, rotates=True),
+        Answer("db", vips, rotates=False),
+        Answer("sql", vips, rotates=False),
+    )
+    assert config(made, "a1").policy.resolving.names == ("cache", "db", "sql")
+    nobody = graph(CLUSTER, *services, endpoint("A", "a1", 1))
+    assert config(nobody, "a1").answers[0] == Answer("cache", (vip("C"),), rotates=True), "which refuses"
 
 
 def test_a_name_that_two_links_claim_is_the_first_ones_alone() -> None:
@@ -204,7 +226,8 @@ def test_an_address_outside_the_mesh_is_nobodys() -> None:
     )
     assert made.problems == ("task b1: its address 192.0.2.77 is not of 10.1.0.0/16: it is not wired",)
     assert made.by_task.keys() == {"a1"}
-    assert names(made, "a1") == {}
+    assert config(made, "a1").hosts == (HostEntry(vip("B"), ("db",)),)
+    assert config(made, "a1").policy.balance == (Balance(vip("B"), (), "B"),), "which refuses"
 
 
 @pytest.mark.parametrize("prefix", [0, 64, 95, 97, 128])

@@ -177,7 +177,7 @@ HTTP, DNS = PortRange("tcp", 80, 80), PortRange("udp", 53, 54)
         ((), None, False, {"vip": "10.1.9.1", "ports": "all"}),
         ((HTTP,), None, False, {"vip": "10.1.9.1", "ports": "80/tcp"}),
         ((HTTP,), (DNS,), False, {"vip": "10.1.9.1", "ports": "80/tcp"}),
-        ((), (DNS, HTTP), True, {"vip": None, "vip6": None, "ports": "80/tcp, 53-54/udp"}),
+        ((), (DNS, HTTP), True, {"vip": "10.1.9.1", "vip6": None, "ports": "80/tcp, 53-54/udp"}),
         ((), (), False, {"vip": "10.1.9.1", "ports": "none"}),
     ],
 )
