@@ -29,6 +29,10 @@ class DocumentError(Exception):
         self.column = column
 
 
+class TooDeepError(DocumentError):
+    """The document nests deeper than MAX_DEPTH."""
+
+
 @dataclass(slots=True)
 class _Open:
     """A list or mapping whose end has not been seen."""
@@ -87,7 +91,7 @@ class Composer:
     def _begin(self, event: yaml.CollectionStartEvent) -> None:
         line, column = _place(event)
         if len(self._open) >= MAX_DEPTH:
-            raise DocumentError(f"nested more than {MAX_DEPTH} deep", line, column)
+            raise TooDeepError(f"nested more than {MAX_DEPTH} deep", line, column)
         node: Sequence | Mapping
         node = Mapping(line, column, {}) if isinstance(event, yaml.MappingStartEvent) else Sequence(line, column, [])
         begun = _Open(node, event.anchor)

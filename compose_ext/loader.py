@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import yaml
 
-from compose_ext.composer import Composer, DocumentError
+from compose_ext.composer import Composer, DocumentError, TooDeepError
 from compose_ext.errors import Place, Problem, Report
 from compose_ext.nodes import Mapping, Node, kind
 
@@ -137,7 +137,11 @@ def _compose(text: str, file: str, report: Report) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        report.add(Problem(_syntax(error, text, line, column), place=Place(file, line, column)))
+        deep = _too_deep(text, line, column)
+        if deep is not None:
+            report.add(Problem(deep.message, place=Place(file, deep.line, deep.column)))
+        else:
+            report.add(Problem(_syntax(error, text, line, column), place=Place(file, line, column)))
         root = None
     except yaml.YAMLError as error:
         report.add(Problem(f"this is not YAML: {error}", file=file))
@@ -145,6 +149,23 @@ def _compose(text: str, file: str, report: Report) -> Node | None:
     for message, line, column in composer.problems:
         report.add(Problem(message, place=Place(file, line, column)))
     return root if not composer.problems else None
+
+
+def _too_deep(text: str, line: int, column: int) -> TooDeepError | None:
+    """Compose what stands before a parser's error: our own limit of depth if that breaks it, else None.
+
+    A parser looks ahead, and may have a limit of its own (PyYAML 6.0.4: 1,000 levels) that it reaches before it gives
+    the event at which ours is broken.
+    """
+    lines = text.splitlines(keepends=True)[:line]
+    lines[line - 1 :] = [last[: column - 1] for last in lines[line - 1 :]]
+    try:
+        Composer().compose(_events("".join(lines)))
+    except TooDeepError as error:
+        return error
+    except (DocumentError, yaml.YAMLError):
+        pass
+    return None
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
