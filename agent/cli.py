@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from importlib import metadata
 
 import structlog
 
-from agent import installation, nft, settings, wireguard
+from agent import installation, nft, node_jobs, proof_link, settings, wireguard
 from agent.containers import Containers
 from agent.identity import Identity
 from agent.inspect import inspect, signers
@@ -41,6 +42,10 @@ def main() -> None:
     logging.configure(told.log_level)
     if told.command == "supervise":
         sys.exit(supervise([argument for argument in sys.argv[1:] if argument != "supervise"]))
+    if told.command in settings.NODE_JOBS:
+        sys.exit(node_jobs.run(told.command, told.docker, told.containers))
+    if told.command in settings.PROOF:
+        sys.exit(proof_link.run(told.command, os.environ))
     try:
         if told.command == "inspect":
             _inspect(told)
@@ -73,7 +78,8 @@ def _run(told: settings.Settings) -> None:
     key = load_or_make(told.state)
     backend = wireguard.probe()
     nft.require()
-    containers = Containers(told.docker)
+    node_jobs.require_places(told.docker, told.containers)
+    containers = Containers(told.docker, folder=told.containers)
     version = metadata.version("linkwire")
     log.info("agent starts", backend=backend.name, etcd=",".join(told.etcd), version=version)
     while True:

@@ -15,6 +15,7 @@ import docker.errors
 import requests
 import structlog
 
+from mesh import docker_api
 from mesh.apart import in_order
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.labels import GATE
@@ -98,6 +99,18 @@ def _wrapped(what: str) -> Iterator[None]:
         raise Retryable(f"{what}: {error}") from error
 
 
+def connect(url: str, timeout: float | None) -> docker.APIClient:
+    """A client of the version that `mesh.docker_api` chooses; `timeout` in seconds, None for none.
+
+    Raises what docker and requests raise.
+    """
+    arguments: dict[str, Any] = {"timeout": None if timeout is None else int(timeout)}
+    with contextlib.closing(docker.APIClient(url, version="auto", **arguments)) as first:
+        daemon = first.version(api_version=False)
+    version = docker_api.choose(daemon["ApiVersion"], daemon.get("MinAPIVersion") or "")
+    return docker.APIClient(url, version=version, **arguments)
+
+
 class Containers:
     """Lists and follows this node's task containers.
 
@@ -111,23 +124,29 @@ class Containers:
     may have an end on docker_gwbridge too; that is in no list, and the bridge is an exit to us.
     """
 
-    def __init__(self, url: str, timeout: float = 20.0) -> None:
-        """Connect when first asked; `timeout` in seconds for one request."""
+    def __init__(self, url: str, timeout: float = 20.0, folder: str = "") -> None:
+        """Connect when first asked.
+
+        Args:
+            url: of this node's Docker.
+            timeout: in seconds, for one request.
+            folder: where Docker's folder `containers` is to be seen; empty for where Docker has it.
+        """
+        self._folder = folder
         self._url = url
         self._timeout = timeout
         self._client: docker.APIClient | None = None
-        self._root = ""
 
     def _api(self) -> docker.APIClient:
         if self._client is None:
-            self._client = docker.APIClient(self._url, version="auto", timeout=int(self._timeout))
+            self._client = connect(self._url, self._timeout)
         return self._client
 
     def identity(self) -> NodeIdentity:
         """Which node this is. Raises Retryable; Terminal where Docker is in no Swarm."""
         with _wrapped("read this node's identity"):
             info = self._api().info()
-        self._root = info["DockerRootDir"]
+        self._folder = self._folder or f"{info['DockerRootDir']}/containers"
         swarm = info.get("Swarm") or {}
         if not swarm.get("NodeID"):
             raise Terminal("this Docker is in no Swarm: `docker swarm init` or `docker swarm join` first")
@@ -197,7 +216,7 @@ class Containers:
             name=labels.get(NAME_LABEL, raw["Id"][:12]),
             state="created" if state == CREATED else "gone",
             netns=None,
-            hosts=f"{self._root}/containers/{raw['Id']}/hosts",
+            hosts=f"{self._folder}/{raw['Id']}/hosts",
             problem=_problem(raw),
             elsewhere=in_order((*_attachments(raw), *joined)) if state == CREATED else (),
             gated=labels.get(GATE, "false") != "false",  # as deploy/linkwire-runc has it
@@ -229,7 +248,8 @@ class Containers:
             try:
                 with _wrapped("follow events"):
                     # no read timeout: a quiet node is not a broken one; what is lost the resync finds
-                    client = docker.APIClient(self._url, version="auto", timeout=None)  # type: ignore[arg-type]
+                    client = connect(self._url, None)
+                    self._client = None  # a daemon that was upgraded may not take the old version any more
                     filters = {"type": ["container", "network"], "event": list(EVENTS)}
                     stream = client.events(decode=True, filters=filters)
                     changed("")

@@ -16,6 +16,10 @@ from mesh.wgtypes import IPAddress
 
 MAX_PORT = 65535
 SWARM_CERTIFICATES = "/run/linkwire/certificates"
+NODE_JOBS = ("look", "place", "unwire", "remove")
+"""See `agent.node_jobs`."""
+PROOF = ("answer", "ask")
+"""See `agent.proof_link`."""
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
@@ -24,7 +28,7 @@ class Settings:
     """What an agent is told.
 
     Attributes:
-        command: `supervise` (the container's first process), `run` (the agent itself) or `inspect`.
+        command: `supervise` (the container's first process), `run` (the agent itself), `inspect`, NODE_JOBS or PROOF.
         etcd: endpoints, `https://host:port`.
         tls: how they are spoken to; None for in clear.
         docker: URL of this node's Docker.
@@ -37,6 +41,7 @@ class Settings:
         log_level: debug, info, warning or error.
         metrics: the host and TCP port where Prometheus may ask; None for nowhere.
         verify_keys: file with the public keys that may sign the controller's records, and the cluster's id.
+        containers: where Docker's folder `containers` is to be seen; empty for where Docker has it.
         installation: id of the installation that this agent is part of; empty where nobody says.
     """
 
@@ -54,6 +59,7 @@ class Settings:
     verify_keys: Path
     tls: Tls | None = None
     installation: str = ""
+    containers: str = ""
 
 
 def _ports(text: str) -> tuple[int, int]:
@@ -88,8 +94,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         "command",
         nargs="?",
         default="supervise",
-        choices=("supervise", "run", "inspect"),
-        help="supervise: run, and run again when it ends (default); inspect: print every link as JSON",
+        choices=("supervise", "run", "inspect", *NODE_JOBS, *PROOF),
+        help="supervise: run, and run again when it ends (default); inspect: print every link as JSON; the "
+        "others are for docker linkwire install and uninstall",
     )
     flags.add_common()
     flags.add("--docker", "LINKWIRE_DOCKER_URL", "unix:///var/run/docker.sock", str, "this node's Docker")
@@ -103,6 +110,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add(
         "--metrics", "LINKWIRE_METRICS", "127.0.0.1:9586", _listen, "where Prometheus may scrape, HOST:PORT, or off"
     )
+    text = "where Docker's folder of containers is to be seen; where Docker has it, if not given"
+    flags.add("--containers", "LINKWIRE_CONTAINERS", "", str, text)
     flags.add("--installation", "LINKWIRE_INSTALLATION", "", str, "id of the installation that the state belongs to")
     flags.parser.add_argument("--stack", help="for inspect: only this stack's links")
     read = flags.parser.parse_args(argv)
@@ -122,4 +131,5 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         metrics=read.metrics,
         verify_keys=read.verify_keys,
         installation=read.installation,
+        containers=read.containers,
     )

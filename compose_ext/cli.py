@@ -213,7 +213,9 @@ COMMANDS = {
     ),
     "ps": Command(_ps, (Flag("format"),), (0, 1)),
     "install": Command(_install, (*choices.FLAGS, *choices.ETCD_FILES, Flag("detach", "d", takes_value=False))),
-    "uninstall": Command(_uninstall, (Flag("yes", "y", takes_value=False), Flag("keep-secrets", takes_value=False))),
+    "uninstall": Command(
+        _uninstall, (Flag("yes", "y", takes_value=False), Flag("keep-secrets", takes_value=False), Flag("image"))
+    ),
     "node": Command(_node, (Flag("fingerprint"),), (1, 2)),
     "rotate": Command(_rotate, (Flag("all", "a", takes_value=False),), (0, 1000)),
     "renew": Command(_renew, tuple(Flag(name, takes_value=False) for name in ("check", "signing-key", "drop-old"))),

@@ -7,13 +7,13 @@ is known by Docker's own list of secrets, configs and services; nothing is kept 
 import sys
 from collections.abc import Callable
 
-from compose_ext import own_etcd, rollout
-from compose_ext.choices import choose
+from compose_ext import node_jobs, own_etcd, proof_link, rollout
+from compose_ext.choices import choose, read_label
 from compose_ext.engine import Docker
-from compose_ext.errors import UsageError
+from compose_ext.errors import DockerError, UsageError
 from compose_ext.flags import Parsed
 from compose_ext.stackfile import STACK
-from compose_ext.target import ETCD_LABEL, ensure_etcd_node, labelled, work_out
+from compose_ext.target import ETCD_LABEL, KEY_LABEL, ensure_etcd_node, labelled, work_out
 from compose_ext.vault import TIMEOUT, Vault
 
 WAIT = 300.0
@@ -42,6 +42,7 @@ def install(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
         )
     vault = Vault(docker)
     known = len(vault.everything())
+    _try_image(docker, choices.image, say)
     if not choices.etcd:
         ensure_etcd_node(docker, swarm, say)
     release = work_out(docker, vault, swarm, before, choices, parsed=parsed, say=say).release(vault)
@@ -50,16 +51,40 @@ def install(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
     rollout.deploy(docker, release)
     say(f"the stack {STACK} is {'updated' if before.services else 'deployed'}")
     if not parsed.is_on("detach"):
-        rollout.wait(docker, WAIT, say)
-        say("everything runs")
+        rollout.wait(docker, WAIT, say, settle=True)
+        _prove(docker, choices.image, say)
+        say("everything runs, and a link has carried traffic between all nodes")
+
+
+def _try_image(docker: Docker, image: str, say: Callable[[str], None]) -> None:
+    """See that every node can run the image, before anything is changed; and make volumes where Docker's data is."""
+    say(f"trying the image {image} on every node")
+    outcomes = node_jobs.run(docker, node_jobs.LOOK, image, WAIT, say)
+    if wrong := node_jobs.table(outcomes):
+        raise DockerError(f"the image {image} cannot run on every node, so nothing was changed:\n  {wrong}")
+    if any(outcome.report.get("misplaced") for outcome in outcomes):
+        say("on some nodes Docker keeps its data elsewhere: they get volumes of their own")
+        if wrong := node_jobs.table(node_jobs.run(docker, node_jobs.PLACE, image, WAIT, say)):
+            raise DockerError(f"the agent's volumes could not be made, so nothing was installed:\n  {wrong}")
+
+
+def _prove(docker: Docker, image: str, say: Callable[[str], None]) -> None:
+    say("trying a link of its own between all nodes")
+    if wrong := node_jobs.table(proof_link.prove(docker, image, say)):
+        raise DockerError(
+            f"everything was started, but links carry nothing:\n  {wrong}\n"
+            "Are the UDP ports open between the nodes (--ports)? See `docker linkwire check`, "
+            "`docker service logs linkwire_agent` and `docker service logs linkwire_controller`"
+        )
 
 
 def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
-    """Remove the stack, and with it every secret and config of ours.
+    """Remove the stack and all that Linkwire has made: secrets, configs, labels; volumes and links on the nodes.
 
     Args:
         docker: a manager's.
-        parsed: `yes` not to be asked, `keep-secrets` to leave them for another install.
+        parsed: `yes` not to be asked, `keep-secrets` to leave all but the stack for another install, `image` of the
+            containers that clean up, for where the stack is gone already.
         say: is told what is done.
 
     Raises:
@@ -70,7 +95,8 @@ def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> Non
     keep = parsed.is_on("keep-secrets")
     before = rollout.deployed(docker)
     vault = Vault(docker)
-    if not before.services and (keep or not vault.everything()):
+    image = parsed.last("image") or before.image or ""
+    if not before.services and (keep or not (vault.everything() or image)):
         say("Linkwire is not installed in this Swarm")
         return
     _agree(parsed, keep=keep)
@@ -78,23 +104,48 @@ def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> Non
         docker.ask(["stack", "rm", STACK], rollout.DEPLOY_TIMEOUT)
         rollout.wait_gone(docker, _REMOVAL)
         say(f"the stack {STACK} is removed")
-    if not keep:
-        for held in vault.everything():
-            vault.remove(held)
-        say("its secrets and configs are removed")
-    for node in labelled(docker):
-        docker.ask(["node", "update", "--label-rm", ETCD_LABEL, node], TIMEOUT)
-    say(
-        f"kept: on every node the volume {STACK}_agent (the node's own key), where etcd ran {STACK}_store: remove "
-        "them there, with `docker volume rm`. Tasks that run keep their links until they end"
-    )
+    if keep:
+        say(
+            "kept: secrets and configs, the label of etcd's node, and on every node the volumes; "
+            "`docker linkwire install` takes all of it up again. Tasks that run keep their links until they end"
+        )
+        return
+    for held in vault.everything():
+        vault.remove(held)
+    say("its secrets and configs are removed")
+    for label in (ETCD_LABEL, KEY_LABEL):
+        for node in labelled(docker, label):
+            docker.ask(["node", "update", "--label-rm", label, node], TIMEOUT)
+    _clean(docker, image, say)
+    if read_label(before.choices or "").etcd:
+        say("kept: the records in your own etcd; remove them with `etcdctl del --prefix /linkwire/v1/`")
+
+
+def _clean(docker: Docker, image: str, say: Callable[[str], None]) -> None:
+    """Take links and volumes off every node. Raises DockerError, with what is left."""
+    missed = node_jobs.others(docker)
+    by_hand = f"docker volume rm {STACK}_agent {STACK}_store {STACK}_containers {STACK}_certificates"
+    if not image:
+        say(f"kept: volumes on the nodes, since the stack and with it the image's name was gone; there: {by_hand}")
+        return
+    jobs = node_jobs.UNWIRE, node_jobs.REMOVE
+    wrong = [node_jobs.table(node_jobs.run(docker, job, image, WAIT, say)) for job in jobs]
+    if any(wrong):
+        raise DockerError(
+            "not all of it could be removed:\n  " + "\n  ".join(filter(None, wrong)) + "\nRun this again: "
+            f"docker linkwire uninstall --image={image}"
+        )
+    say("links of running tasks and the volumes are removed, on every node that is up")
+    if missed:
+        nodes = ", ".join(missed)
+        say(f"kept: the volumes on {nodes}. A later install copes with them; to remove them, there: {by_hand}")
 
 
 def _agree(parsed: Parsed, *, keep: bool) -> None:
     if parsed.is_on("yes"):
         return
-    what = "Linkwire's stack" if keep else "Linkwire's stack and its keys: nothing that they signed counts any more"
+    what = "Linkwire's stack" if keep else "Linkwire's stack, keys and data, and the links of all tasks that run"
     if not sys.stdin.isatty():
         raise UsageError(f"this removes {what}; say --yes if that is meant")
-    if input(f"This removes {what}. Linked services lose new tasks' links. Go on? [y/N] ").strip().lower() != "y":
+    if input(f"This removes {what}. Go on? [y/N] ").strip().lower() != "y":
         raise UsageError("nothing was removed")

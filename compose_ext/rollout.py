@@ -44,6 +44,13 @@ class Deployed:
         labels = self.services.get("controller", {}).get("Spec", {}).get("Labels") or {}
         return labels.get(CHOICES_LABEL)
 
+    @property
+    def image(self) -> str | None:
+        """What the agents run."""
+        task = self.services.get("agent", {}).get("Spec", {}).get("TaskTemplate", {})
+        image = task.get("ContainerSpec", {}).get("Image")
+        return str(image) if image else None
+
     def mounts(self, service: str) -> frozenset[str]:
         """The names of the secrets and configs that a service mounts."""
         return _mounts(self.services.get(service, {}).get("Spec", {}).get("TaskTemplate", {}))
@@ -106,19 +113,25 @@ def deploy(docker: Docker, release: Release, resolve: str = "always") -> None:
     docker.ask([*arguments, STACK], DEPLOY_TIMEOUT, release.text().encode(), release.variables())
 
 
-def wait(docker: Docker, seconds: float, say: Callable[[str], None]) -> None:
+def wait(docker: Docker, seconds: float, say: Callable[[str], None], *, settle: bool = False) -> None:
     """Wait until every service runs the tasks that it should, all of the newest kind.
 
+    Args:
+        docker: a manager's.
+        seconds: it may take.
+        say: is told what is waited for.
+        settle: also until Swarm has watched the new tasks for as long as it may still take them back.
+
     Raises:
-        DockerError: it took longer; with what the tasks say.
+        DockerError: it took longer, or Swarm took it back; with what the tasks say.
     """
     deadline = time.monotonic() + seconds
     told = ""
-    while waiting := unsettled(docker):
+    while waiting := unsettled(docker, settle=settle):
         if time.monotonic() > deadline:
             raise DockerError(
                 f"the stack is deployed, but after {seconds:g} s it does not run as it should:\n  "
-                + "\n  ".join(waiting)
+                + "\n  ".join([*waiting, *_failures(docker)])
                 + "\nSee `docker service ps --no-trunc linkwire_agent` , `docker service logs linkwire_controller`; "
                 "`docker linkwire install` may be run again"
             )
@@ -140,9 +153,13 @@ def wait_gone(docker: Docker, seconds: float) -> None:
         time.sleep(LOOK_EVERY)
 
 
-def unsettled(docker: Docker) -> list[str]:
-    """Say of each service what is not as it should be yet. Raises DockerError."""
+def unsettled(docker: Docker, *, settle: bool = False) -> list[str]:
+    """Say of each service what is not as it should be yet. Raises DockerError, also where Swarm took it back."""
     found = deployed(docker)
+    states = {name: (service.get("UpdateStatus") or {}) for name, service in sorted(found.services.items())}
+    if back := [f"{name}: {status.get('Message', '')}" for name, status in states.items() if _is_back(status)]:
+        why = "\n  ".join([*back, *_failures(docker)])
+        raise DockerError(f"Swarm has put back what ran before, since new tasks failed:\n  {why}")
     active = sum(
         line.split() == ["Ready", "Active"]
         for line in docker.ask(["node", "ls", "--format", "{{.Status}} {{.Availability}}"], TIMEOUT).splitlines()
@@ -150,8 +167,36 @@ def unsettled(docker: Docker) -> list[str]:
     return [
         text
         for name, service in sorted(found.services.items())
-        if (text := _unsettled(docker, name, service, active))
+        if (text := _unsettled(docker, name, service, active) or (_watched(service) if settle else ""))
     ]
+
+
+def _watched(service: Mapping[str, Any]) -> str:
+    updating = (service.get("UpdateStatus") or {}).get("State") == "updating"
+    return f"{service['Spec']['Name']}: Swarm watches its new tasks" if updating else ""
+
+
+def _is_back(status: Mapping[str, Any]) -> bool:
+    return str(status.get("State", "")).startswith("rollback") or status.get("State") == "paused"
+
+
+def _failures(docker: Docker) -> list[str]:
+    """The newest tasks of each service that failed: task, node, and what Docker says."""
+    label = f"label=com.docker.stack.namespace={STACK}"
+    listed = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}}"], TIMEOUT).splitlines()
+    nodes = {words[0]: words[-1] for words in map(str.split, listed)}
+    lines: list[str] = []
+    for service in docker.ask(["service", "ls", "--quiet", "--filter", label], TIMEOUT).split():
+        failed = [task for task in _tasks(docker, service, wanted="") if task["Status"].get("Err")]
+        failed.sort(key=lambda task: str(task["Status"].get("Timestamp", "")))
+        lines += [
+            printable(
+                f"task {task['ID']} on {nodes.get(str(task.get('NodeID')), 'no node')} "
+                f"({task['Spec']['ContainerSpec'].get('Image', '')}): {task['Status']['Err']}"
+            )
+            for task in failed[-_SHOWN:]
+        ]
+    return lines
 
 
 def _unsettled(docker: Docker, name: str, service: Mapping[str, Any], active: int) -> str:
@@ -169,9 +214,9 @@ def _unsettled(docker: Docker, name: str, service: Mapping[str, Any], active: in
     return printable(": ".join([text, *errors]))
 
 
-def _tasks(docker: Docker, service: str) -> list[dict[str, Any]]:
-    argv = ["service", "ps", "--quiet", "--no-trunc", "--filter", "desired-state=running", service]
-    ids = docker.ask(argv, TIMEOUT).split()
+def _tasks(docker: Docker, service: str, wanted: str = "desired-state=running") -> list[dict[str, Any]]:
+    filters = ["--filter", wanted] if wanted else []
+    ids = docker.ask(["service", "ps", "--quiet", "--no-trunc", *filters, service], TIMEOUT).split()
     if not ids:
         return []
     try:

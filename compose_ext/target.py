@@ -14,6 +14,8 @@ from compose_ext.vault import TIMEOUT, Vault
 
 ETCD_LABEL = "linkwire.etcd"
 """Label of the node that etcd runs on."""
+KEY_LABEL = "linkwire.key"
+"""Label of a node whose keys were approved by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,9 @@ def ensure_etcd_node(docker: Docker, swarm: rollout.Swarm, say: Callable[[str], 
         say("etcd runs on this manager: it has the label linkwire.etcd=true now")
 
 
-def labelled(docker: Docker) -> list[str]:
-    """The ids of nodes with etcd's label. Raises DockerError."""
-    return docker.ask(["node", "ls", "--quiet", "--filter", f"node.label={ETCD_LABEL}=true"], TIMEOUT).split()
+def labelled(docker: Docker, label: str = f"{ETCD_LABEL}=true") -> list[str]:
+    """The ids of nodes with a label, etcd's if none is named. Raises DockerError."""
+    return docker.ask(["node", "ls", "--quiet", "--filter", f"node.label={label}"], TIMEOUT).split()
 
 
 def _etcd_node(docker: Docker) -> str:

@@ -15,7 +15,7 @@ import requests
 import structlog
 
 from controller.observed import SwarmNode, SwarmService, SwarmTask
-from mesh import labels
+from mesh import docker_api, labels
 from mesh.apart import in_order
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.records import Attachment
@@ -39,6 +39,18 @@ def _wrapped(what: str) -> Iterator[None]:
         raise Retryable(f"{what}: {error}") from error
 
 
+def connect(url: str, timeout: float | None) -> docker.APIClient:
+    """A client of the version that `mesh.docker_api` chooses; `timeout` in seconds, None for none.
+
+    Raises what docker and requests raise.
+    """
+    arguments: dict[str, Any] = {"timeout": None if timeout is None else int(timeout)}
+    with contextlib.closing(docker.APIClient(url, version="auto", **arguments)) as first:
+        daemon = first.version(api_version=False)
+    version = docker_api.choose(daemon["ApiVersion"], daemon.get("MinAPIVersion") or "")
+    return docker.APIClient(url, version=version, **arguments)
+
+
 class SwarmManager:
     """Lists services, tasks and nodes; every list is complete or raises Retryable."""
 
@@ -55,7 +67,7 @@ class SwarmManager:
 
     def _api(self) -> docker.APIClient:
         if self._client is None:
-            self._client = docker.APIClient(self._url, version="auto", timeout=int(self._timeout))
+            self._client = connect(self._url, self._timeout)
         return self._client
 
     def cluster(self) -> tuple[str, tuple[bytes, ...]]:
@@ -97,7 +109,8 @@ class SwarmManager:
             try:
                 with _wrapped("follow events"):
                     # no read timeout: a quiet Swarm is not a broken one; what is lost the resync finds
-                    client = docker.APIClient(self._url, version="auto", timeout=None)  # type: ignore[arg-type]
+                    client = connect(self._url, None)
+                    self._client = None  # a daemon that was upgraded may not take the old version any more
                     stream = client.events(decode=True, filters={"type": ["service", "node"]})
                     changed("resync", "")
                     for event in stream:  # docker-py turns a broken stream into its normal end

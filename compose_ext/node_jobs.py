@@ -1,0 +1,218 @@
+"""A command of the agent's image, run once on every node, which prints one line of JSON.
+
+It is a service of its own for as long as it takes, and no other service is touched by it. What a task says comes by
+Docker's log of it; that it could not even start, which is what a wrong image comes to, is Swarm's word. It is a global
+service whose tasks are not restarted: of one of Swarm's jobs the ended containers stay on the nodes (seen with 20.10).
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from compose_ext.engine import Docker, printable
+from compose_ext.errors import DockerError
+from compose_ext.stackfile import STACK
+from compose_ext.vault import TIMEOUT
+
+CREATE_TIMEOUT = 120.0
+"""Seconds; Docker asks the registry about the image."""
+_LOOK_EVERY = 0.3
+_LOGS_TIMEOUT = 10.0
+_SHOWN = 5
+_SILENT = 3.0
+"""Seconds that a job may take without a word."""
+_ENDED = {"complete", "failed", "rejected", "shutdown", "remove", "orphaned"}
+_SOCKET = "type=bind,source=/var/run/docker.sock,target=/var/run/docker.sock"
+_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN", "MKNOD", "SETUID", "SETGID", "SETPCAP")
+"""The agent's."""
+
+_BIND_OPTIONS = (
+    "volume-driver=local,volume-opt=type=none,volume-opt=o=bind,volume-opt=device=/var/lib/docker/containers"
+)
+"""As stack.yml has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is run on every node.
+
+    Attributes:
+        command: of `linkwire-agent`.
+        mounts: besides Docker's socket, as `docker service create --mount` takes them.
+        host: whether it is on the node's own network.
+    """
+
+    command: str
+    mounts: tuple[str, ...] = ()
+    host: bool = False
+
+
+LOOK = Job("look")
+PLACE = Job("place")
+UNWIRE = Job(
+    "unwire",
+    (
+        f"type=volume,source={STACK}_containers,target=/run/linkwire/containers,volume-nocopy,{_BIND_OPTIONS}",
+        "type=bind,source=/run/docker,target=/run/docker,bind-propagation=rslave",
+        "type=bind,source=/proc/sys/net,target=/run/linkwire/sysctl",
+    ),
+    host=True,
+)
+REMOVE = Job("remove")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it went on one node.
+
+    Attributes:
+        node: its name.
+        problems: in words; none where all went well.
+        report: what the task said; empty where that is not known.
+    """
+
+    node: str
+    problems: tuple[str, ...]
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run(docker: Docker, job: Job, image: str, seconds: float, say: Callable[[str], None]) -> list[Outcome]:
+    """Run a job on every node that is up and active.
+
+    Args:
+        docker: a manager's.
+        job: what to run.
+        image: of the agent.
+        seconds: until it has to have ended everywhere; an image has to be pulled by every node.
+        say: is told what is waited for.
+
+    Returns:
+        One outcome a node, by name.
+
+    Raises:
+        DockerError: Docker could not make the service.
+    """
+    name = f"{STACK}_{job.command}"
+    with suppress(DockerError):  # from a run that was broken off
+        docker.ask(["service", "rm", name], TIMEOUT)
+    nodes = active(docker)
+    docker.ask(_creation(name, job, image), CREATE_TIMEOUT)
+    try:
+        return outcomes(docker, name, nodes, seconds, say)
+    finally:
+        with suppress(DockerError):
+            docker.ask(["service", "rm", name], TIMEOUT)
+
+
+def outcomes(
+    docker: Docker, name: str, nodes: Mapping[str, str], seconds: float, say: Callable[[str], None]
+) -> list[Outcome]:
+    """Wait until a service's task has ended on each of some nodes (id to name); how, by name. Raises DockerError."""
+    tasks = _wait(docker, name, nodes, seconds, say)
+    said = _said(docker, name, tasks)
+    return [_outcome(node, nodes[node], tasks.get(node), said) for node in sorted(nodes, key=lambda one: nodes[one])]
+
+
+def active(docker: Docker) -> dict[str, str]:
+    """The nodes that are up and take tasks: id to name. Raises DockerError."""
+    lines = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}} {{.Status}} {{.Availability}}"], TIMEOUT)
+    words = [line.split() for line in lines.splitlines()]
+    return {found[0]: found[1] for found in words if found[-2:] == ["Ready", "Active"]}
+
+
+def places(docker: Docker, name: str) -> set[str]:
+    """The ids of the nodes that a service has tasks on. Raises DockerError."""
+    return {str(task["NodeID"]) for task in _tasks(docker, name) if task.get("NodeID")}
+
+
+def others(docker: Docker) -> list[str]:
+    """The nodes that a job does not reach, each with why. Raises DockerError."""
+    lines = docker.ask(["node", "ls", "--format", "{{.Hostname}} {{.Status}} {{.Availability}}"], TIMEOUT)
+    words = [line.split() for line in lines.splitlines()]
+    return [f"{one[0]} ({one[-2].lower()}, {one[-1].lower()})" for one in words if one[-2:] != ["Ready", "Active"]]
+
+
+def _creation(name: str, job: Job, image: str) -> list[str]:
+    argv = ["service", "create", f"--name={name}", "--mode=global", "--detach", "--quiet", "--with-registry-auth"]
+    argv += ["--restart-condition=none", "--log-driver=json-file", "--read-only", "--cap-drop=ALL"]
+    argv += [f"--cap-add={capability}" for capability in _CAPABILITIES]
+    argv += [f"--mount={mount}" for mount in (_SOCKET, "type=tmpfs,target=/tmp", *job.mounts)]
+    argv += ["--mount=type=tmpfs,target=/run/wireguard", "--entrypoint=linkwire-agent"]
+    argv += ["--network=host", "--env=LINKWIRE_CONTAINERS=/run/linkwire/containers"] if job.host else []
+    return [*argv, image, job.command]
+
+
+def _wait(
+    docker: Docker, name: str, nodes: Mapping[str, str], seconds: float, say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """The job's tasks by node, when all have ended or it has taken too long."""
+    deadline = time.monotonic() + seconds
+    told = ""
+    while True:
+        tasks = {str(task.get("NodeID")): task for task in _tasks(docker, name)}
+        waiting = [
+            f"{nodes[node]} ({tasks[node]['Status']['State']})" if node in tasks else nodes[node]
+            for node in nodes
+            if node not in tasks or tasks[node]["Status"]["State"] not in _ENDED
+        ]
+        if not waiting or time.monotonic() > deadline:
+            return tasks
+        text = f"waiting for {', '.join(sorted(waiting)[:_SHOWN])}" + ("..." if len(waiting) > _SHOWN else "")
+        if text != told and time.monotonic() > deadline - seconds + _SILENT:
+            say(text)
+            told = text
+        time.sleep(_LOOK_EVERY)
+
+
+def _tasks(docker: Docker, name: str) -> list[dict[str, Any]]:
+    ids = docker.ask(["service", "ps", "--quiet", "--no-trunc", name], TIMEOUT).split()
+    found: list[dict[str, Any]] = json.loads(docker.ask(["inspect", "--type", "task", *ids], TIMEOUT)) if ids else []
+    return found
+
+
+def _said(docker: Docker, name: str, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """What the tasks printed, by node, as far as Docker's logs tell it."""
+    ran = {node: task for node, task in tasks.items() if task["Status"]["State"] in {"complete", "failed"}}
+    said: dict[str, Mapping[str, Any]] = {}
+    if len(ran) == len(tasks):
+        said = _lines(docker, name)
+    # Logs of a whole service wait for each node that it ran on; those of one task for that node alone.
+    for node, task in ran.items():
+        if node not in said and task["Status"]["State"] == "failed":
+            said |= _lines(docker, str(task["ID"]))
+    return said
+
+
+def _lines(docker: Docker, what: str) -> dict[str, Mapping[str, Any]]:
+    found: dict[str, Mapping[str, Any]] = {}
+    try:
+        text = docker.ask(["service", "logs", "--raw", what], _LOGS_TIMEOUT)
+    except DockerError:
+        return found
+    for line in text.splitlines():
+        with suppress(ValueError):
+            report = json.loads(line)
+            if isinstance(report, dict) and "problems" in report:
+                found[str(report.get("node", ""))] = report
+    return found
+
+
+def _outcome(node: str, name: str, task: Mapping[str, Any] | None, said: Mapping[str, Mapping[str, Any]]) -> Outcome:
+    report = said.get(node, {})
+    if task is None:
+        return Outcome(name, ("Swarm has started no task there",))
+    state, problems = str(task["Status"]["State"]), [str(problem) for problem in report.get("problems", ())]
+    if state == "complete":
+        return Outcome(name, tuple(map(printable, problems)), report)
+    if not problems:
+        error = str(task["Status"].get("Err") or task["Status"].get("Message") or "")
+        problems = [f"{error} (the task is {state})" if error else f"the task is still {state}"]
+    return Outcome(name, tuple(map(printable, problems)), report)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The problems, a line each, with the node's name."""
+    return "\n  ".join(f"{outcome.node}: {problem}" for outcome in outcomes for problem in outcome.problems)
