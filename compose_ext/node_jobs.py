@@ -1,8 +1,8 @@
 """A command of the agent's image, run once on every node, which prints one line of JSON.
 
-It is a service of its own for as long as it takes, and no other service is touched by it. What a task says comes by
-Docker's log of it; that it could not even start, which is what a wrong image comes to, is Swarm's word. It is a global
-service whose tasks are not restarted: of one of Swarm's jobs the ended containers stay on the nodes (seen with 20.10).
+It is a service of its own for as long as it takes, and no other service is touched by it. What a task says comes
+by Docker's log of it; that it could not even start, which is what a wrong image comes to, is Swarm's word. The
+service is a global one whose tasks are not restarted: of Swarm's own jobs the ended containers stay (seen in 20.10).
 """
 
 import json

@@ -73,7 +73,8 @@ Install Linkwire on a Swarm, or update it, with its keys
 
 Makes the secrets that Linkwire needs, as Docker secrets, and deploys the stack `linkwire`: etcd, controllers, and
 an agent on every node. Run again, it makes what is missing and updates the stack; a flag that is not given keeps
-the value that it had.
+the value that it had. The image is tried on every node before anything is changed, and a link of its own at the
+end.
 
 Options:
       --image IMAGE          Of controller, agent and etcd (default linkwire:latest)
@@ -91,7 +92,7 @@ Options:
       --metrics HOST:PORT    Where each agent answers Prometheus, or off (default 127.0.0.1:9586)
       --address-rest SECONDS For which a freed address rests (default 600)
       --log-level LEVEL      debug, info, warning or error (default info)
-  -d, --detach               Do not wait until everything runs
+  -d, --detach               Do not wait until everything runs, and try no link
 """
 
 _RENEW = """\
@@ -111,10 +112,12 @@ Options:
 _UNINSTALL = """\
 Remove Linkwire from a Swarm
 
-Removes the stack `linkwire` and its secrets and configs. Says what it leaves: the volumes on the nodes.
+Removes the stack `linkwire`, its secrets and configs; and on every node that is up its volumes, and the links of
+tasks that run. Names the nodes that it did not reach.
 
 Options:
-      --keep-secrets         Leave the secrets and configs, for another install
+      --keep-secrets         Remove the stack alone: `install` takes up all the rest again
+      --image IMAGE          Of the containers that clean up the nodes, where the stack is gone already
   -y, --yes                  Do not ask
 """
 

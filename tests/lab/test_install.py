@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,9 @@ KINDS = {
     *("signing_seed", "link_seed", "etcd_server", "etcd_controller", "etcd_agent"),
     *("verify_keys", "etcd_ca", "etcd_trust"),
 }
+CARRIES_S = 30.0
+"""Within which links must carry again after an install."""
+ROUNDS = int(os.environ.get("LINKWIRE_INSTALL_ROUNDS", "1"))
 SET = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 TRY = """
 import sys
@@ -54,8 +58,28 @@ def fresh() -> Iterator[Deployment]:
 
 @pytest.fixture
 def installed(fresh: Deployment) -> Deployment:
-    fresh.install(own_etcd=True)
+    if not fresh.lab.manager.get("/services"):
+        fresh.install(own_etcd=True)
     return fresh
+
+
+@pytest.fixture
+def linked(installed: Deployment) -> Iterator[programs.Task]:
+    """A stack with a link that carries; its consumer."""
+    services = {
+        "web": programs.service(installed.images.demo, "listen", "web", "--tcp", "80"),
+        "client": programs.idle(installed.images.demo, links=["web"]),
+    }
+    installed.deploy("own", programs.stack(services))
+    installed.wait_running("own_web", 1)
+    client = installed.wait_running("own_client", 1)[0]
+    process.wait_for("the link to carry", lambda: carries(client), seconds=CARRIES_S)
+    yield client
+    installed.remove("own")
+
+
+def carries(client: programs.Task) -> bool:
+    return programs.count_calls(client, "web", 1)[0].who is not None
 
 
 def held(deployment: Deployment) -> dict[str, str]:
@@ -199,14 +223,100 @@ def test_a_new_signing_key(installed: Deployment) -> None:
     process.wait_for("an agent on every node", installed.agents_ready, seconds=90, every=0.5)
 
 
+def test_a_mistyped_image_changes_nothing(installed: Deployment) -> None:
+    before, running = held(installed), containers(installed)
+    done = installed.try_linkwire("install", f"--image={installed.images.linkwire}-typo", seconds=300)
+    assert done.returncode == 1
+    for node in installed.lab.nodes:
+        assert f"  {node.name}: No such image: {installed.images.linkwire}-typo" in done.stderr
+    assert held(installed) == before
+    assert containers(installed) == running
+
+
+def test_an_image_that_ends_at_once_is_taken_back(installed: Deployment) -> None:
+    """Had Swarm been given it in another way: what ran before runs again, and nobody has to do anything."""
+    before = installed.lab.manager.get("/services/linkwire_agent")["Spec"]["TaskTemplate"]["ContainerSpec"]
+    manager = installed.lab.manager
+    manager.docker("service", "update", "--detach", "--args", "no-such-command", "linkwire_agent")
+
+    def taken_back() -> bool:
+        service = manager.get("/services/linkwire_agent")
+        state = (service.get("UpdateStatus") or {}).get("State")
+        return state == "rollback_completed" and service["Spec"]["TaskTemplate"]["ContainerSpec"] == before
+
+    process.wait_for("Swarm to take it back", taken_back, seconds=90, every=0.5)
+    process.wait_for("an agent on every node", installed.agents_ready, seconds=90, every=0.5)
+
+
+def leftovers(deployment: Deployment) -> list[str]:
+    """What of Linkwire is on the nodes and in the Swarm: volumes, containers, files, networks, labels."""
+    manager = deployment.lab.manager
+    found = [*held(deployment), *containers(deployment)]
+    found += [one["Spec"]["Name"] for one in manager.get("/services") if "linkwire" in one["Spec"]["Name"]]
+    for node in deployment.lab.nodes:
+        found += node.docker("volume", "ls", "--quiet", "--filter", "name=linkwire").stdout.split()
+        found += node.docker("ps", "--all", "--quiet", "--filter", "name=linkwire").stdout.split()
+        found += node.docker("network", "ls", "--quiet", "--filter", "name=linkwire").stdout.split()
+        found += node.run(["find", "/run/docker/linkwire"], check=False).stdout.split()
+    labels = {label for node in manager.get("/nodes") for label in node["Spec"]["Labels"]}
+    return found + [label for label in labels if label.startswith("linkwire.")]
+
+
+def test_links_carry_again_after_uninstall_and_install(installed: Deployment, linked: programs.Task) -> None:
+    node, container = linked
+    for _ in range(ROUNDS):
+        installed.uninstall()
+        process.wait_for("its last containers to go", lambda: not leftovers(installed), seconds=30)
+        assert "linkwire" not in node.docker("exec", container, "cat", "/etc/hosts").stdout
+        assert " lw" not in node.docker("exec", container, "cat", "/proc/net/dev").stdout
+        installed.install(own_etcd=True)
+        process.wait_for("the link to carry", lambda: carries(linked), seconds=CARRIES_S)
+
+
+def test_links_carry_again_over_what_another_installation_left(installed: Deployment, linked: programs.Task) -> None:
+    """Its keys are gone, and on every node its volumes are not: as an uninstall that reached no node leaves it."""
+    said = installed.linkwire("uninstall", "--yes", "--keep-secrets")
+    assert "kept: secrets and configs" in said
+    process.wait_for("the stack to go", lambda: not containers(installed), seconds=60)
+    for sort in ("secret", "config"):
+        names = [name for name in held(installed) if name in installed.lab.manager.docker(sort, "ls").stdout]
+        installed.lab.manager.docker(sort, "rm", *names)
+    installed.install(own_etcd=True)
+    process.wait_for("the link to carry", lambda: carries(linked), seconds=CARRIES_S)
+    assert "state of another installation set aside" in installed.logged("linkwire_agent")
+    assert "data of another installation set aside" in installed.logged("linkwire_etcd")
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS) if ROUNDS > 1 else ["link_seed"])
+def test_links_carry_again_without_a_secret_or_config(
+    installed: Deployment, linked: programs.Task, kind: str
+) -> None:
+    installed.linkwire("uninstall", "--yes", "--keep-secrets")
+    process.wait_for("the stack to go", lambda: not containers(installed), seconds=60)
+    name = next(name for name in held(installed) if name.removeprefix("linkwire_").rpartition("_")[0] == kind)
+    sort = "config" if name in installed.lab.manager.docker("config", "ls").stdout else "secret"
+    installed.lab.manager.docker(sort, "rm", name)
+    installed.install(own_etcd=True)
+    process.wait_for("the link to carry", lambda: carries(linked), seconds=CARRIES_S)
+
+
+@pytest.mark.skipif(ROUNDS == 1, reason="long: LINKWIRE_INSTALL_ROUNDS=5")
+@pytest.mark.parametrize(("volume", "nodes"), [("store", 1), ("agent", 1), ("agent", 2)])
+def test_links_carry_again_without_a_volume(
+    installed: Deployment, linked: programs.Task, volume: str, nodes: int
+) -> None:
+    installed.linkwire("uninstall", "--yes", "--keep-secrets")
+    process.wait_for("the stack to go", lambda: not containers(installed), seconds=60)
+    for node in installed.lab.nodes[:nodes]:
+        node.docker("volume", "rm", f"linkwire_{volume}")
+    installed.install(own_etcd=True)
+    process.wait_for("the link to carry", lambda: carries(linked), seconds=CARRIES_S)
+
+
 def test_uninstalling_leaves_nothing(installed: Deployment) -> None:
     installed.uninstall()
-    manager = installed.lab.manager
-    assert held(installed) == {}
-    assert manager.get("/services") == []
-    assert containers(installed) == set()
-    labels = [node["Spec"]["Labels"] for node in manager.get("/nodes")]
-    assert all("linkwire.etcd" not in one for one in labels)
+    process.wait_for("its last containers to go", lambda: not leftovers(installed), seconds=30)
+    assert installed.lab.manager.get("/services") == []
     assert "not installed" in installed.linkwire("uninstall", "--yes")
     done = installed.try_linkwire("renew")
     assert done.returncode == 1

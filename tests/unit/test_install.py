@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from agent.volumes import BOUND, DEFAULT_ROOT
+from compose_ext import node_jobs
 from compose_ext.choices import FLAGS, Choices, choose, read_label
 from compose_ext.errors import UsageError
 from compose_ext.flags import parse
@@ -77,3 +79,21 @@ def test_a_dollar_in_a_choice_is_no_variable_to_docker() -> None:
     text = Release(Choices(image="$HOME"), "x", {}).text()
     assert "$$HOME" in text
     assert "services" in yaml.safe_load(template())
+
+
+def test_swarm_puts_back_what_ran_where_new_tasks_fail() -> None:
+    for name, service in stack(Choices())["services"].items():
+        update = service["deploy"]["update_config"]
+        assert update["failure_action"] == "rollback", name
+        assert update["order"] == ("start-first" if name == "controller" else "stop-first"), name
+
+
+def test_docker_folders_are_volumes_and_no_fixed_path() -> None:
+    document = stack(Choices())
+    sources = [
+        one if isinstance(one, str) else one.get("source", "") for one in document["services"]["agent"]["volumes"]
+    ]
+    assert not [source for source in sources if source.startswith("/var/lib/docker")]
+    devices = {f"linkwire_{name}": one["driver_opts"]["device"] for name, one in document["volumes"].items() if one}
+    assert devices == {name: f"{DEFAULT_ROOT}/{below}" for name, below in BOUND.items()}
+    assert f"volume-opt=device={devices['linkwire_containers']}" in node_jobs.UNWIRE.mounts[0]
