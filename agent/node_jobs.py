@@ -25,7 +25,7 @@ import structlog
 from agent import gate, names, nft, reconcile, wireguard
 from agent.containers import Containers
 from agent.errors import HostsFileMissing
-from agent.netns import TaskNetns
+from agent.netns import OWN_NETNS, TaskNetns
 from agent.volumes import BOUND, DEFAULT_ROOT, Volumes
 from mesh.errors import LinkwireError, NetnsGone, Retryable, Terminal
 
@@ -155,6 +155,8 @@ def unwire(containers: Containers) -> Iterator[str]:
         What could not be done, in words. Raises LinkwireError where nothing could.
     """
     shutil.rmtree(gate.FOLDER, ignore_errors=True)
+    with TaskNetns(OWN_NETNS) as home:
+        nft.remove(home)
     containers.identity()
     backend = wireguard.probe()
     for task in containers.all().values():

@@ -88,7 +88,11 @@ def _run(line: _Line) -> int:
     fewest, most = command.arguments
     if not fewest <= len(parsed.rest) <= most:
         raise UsageError(f"wrong number of arguments; it goes: {usage.line(line.command)}")
-    return command.run(choose([*line.flags, *parsed.written(_GLOBAL)]), parsed)
+    docker = choose([*line.flags, *parsed.written(_GLOBAL)])
+    try:
+        return command.run(docker, parsed)
+    except DockerError as error:
+        raise swarm.explained(docker, error) from None
 
 
 def _split(arguments: Sequence[str]) -> _Line:
@@ -114,7 +118,10 @@ def _take_flags(line: _Line, flags: tuple[Flag, ...]) -> None:
 
 def _deploy(docker: Docker, parsed: Parsed) -> int:
     code = deploy.deploy(docker, parsed.all(_FILES.name), parsed.rest[0], parsed.written(deploy.PASSED_ON))
-    return OK if code == 0 else DOCKER_FAILED
+    if code != 0:
+        swarm.need_manager(docker)  # Docker has said why; where this is no manager, say which one there is
+        return DOCKER_FAILED
+    return OK
 
 
 def _check(docker: Docker, parsed: Parsed) -> int:

@@ -8,6 +8,9 @@ from compose_ext.engine import Docker, printable
 from compose_ext.errors import DockerError
 from mesh.labels import PREFIX, decode
 
+_NO_MANAGER = "not a swarm manager"
+"""In what every version of Docker says of it."""
+
 
 def problems(docker: Docker, stack: str | None) -> list[str]:
     """Return all that is wrong, of one stack or of all.
@@ -20,7 +23,7 @@ def problems(docker: Docker, stack: str | None) -> list[str]:
     try:
         found += _label_problems(docker, stack)
     except DockerError as error:
-        unanswered.append(f"the labels of services cannot be read: {error}")
+        unanswered.append(f"the labels of services cannot be read: {explained(docker, error)}")
     try:
         found += ps.ask(docker, stack).problems
     except DockerError as error:
@@ -28,6 +31,28 @@ def problems(docker: Docker, stack: str | None) -> list[str]:
     if len(unanswered) > 1:
         raise DockerError("\n".join(unanswered))
     return [*found, *unanswered]
+
+
+def need_manager(docker: Docker) -> None:
+    """See that the endpoint is a manager.
+
+    Raises:
+        DockerError: it is none; with the managers' addresses.
+    """
+    from compose_ext import rollout  # noqa: PLC0415 - where all is well it is not needed
+
+    rollout.swarm(docker)
+
+
+def explained(docker: Docker, error: DockerError) -> DockerError:
+    """The same error; where a worker was asked what a manager answers, in words, and which managers there are."""
+    if _NO_MANAGER not in str(error):
+        return error
+    try:
+        need_manager(docker)
+    except DockerError as better:
+        return better
+    return error
 
 
 def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:

@@ -223,6 +223,14 @@ def test_a_new_signing_key(installed: Deployment) -> None:
     process.wait_for("an agent on every node", installed.agents_ready, seconds=90, every=0.5)
 
 
+def test_a_worker_that_is_asked_what_a_manager_answers_says_which(installed: Deployment) -> None:
+    worker, manager = installed.lab.nodes[1], installed.lab.manager
+    for line in ("node ls", "rotate --all", "check", "renew", "uninstall --yes", "install"):
+        done = installed.try_linkwire(*line.split(), node=worker)
+        assert done.returncode == 1, line
+        assert f"this node is a worker of its Swarm: ask a manager (at {manager.address})" in done.stderr, line
+
+
 def test_a_mistyped_image_changes_nothing(installed: Deployment) -> None:
     before, running = held(installed), containers(installed)
     done = installed.try_linkwire("install", f"--image={installed.images.linkwire}-typo", seconds=300)
