@@ -77,7 +77,7 @@ def _run(told: settings.Settings) -> None:
     keyring = read_verify_keys(told.verify_keys)
     key = load_or_make(told.state)
     backend = wireguard.probe()
-    nft.require()
+    answers_dns = nft.require()
     node_jobs.require_places(told.docker, told.containers)
     containers = Containers(told.docker, folder=told.containers)
     version = metadata.version("linkwire")
@@ -98,7 +98,7 @@ def _run(told: settings.Settings) -> None:
     installation.bind(told.state, told.installation, keyring)
     trust = Trust(told.state)
     trust.recover(store.opened)
-    agent = Agent(containers, backend, store, key, identity, node, metrics, trust)
+    agent = Agent(containers, backend, store, key, identity, node, metrics, trust, answers_dns=answers_dns)
 
     def stop(_signal: int, _frame: object) -> None:
         stopped.set()

@@ -14,6 +14,7 @@ import structlog
 
 from agent import gate, links, sysctl
 from agent.containers import Containers, NodeIdentity
+from agent.dns.responder import Responder
 from agent.identity import Identity
 from agent.linkkeys import HeldLinkKeys
 from agent.looks import Looks, to_confirm
@@ -80,6 +81,8 @@ class Agent:
         node: Node,
         metrics: Metrics,
         trust: Trust,
+        *,
+        answers_dns: bool = True,
     ) -> None:
         """Prepare; `run` does the work. `node` is what this node says of itself, `key` its sealing key."""
         self._identity = identity
@@ -104,6 +107,7 @@ class Agent:
         self._lists = 0
         self._looks = Looks()
         self._upkeep = Upkeep()
+        self._responder = Responder() if answers_dns else None
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped; the devices stay."""
@@ -124,6 +128,8 @@ class Agent:
         finally:
             reporter[0].stop()
             follower.stop()
+            if self._responder is not None:
+                self._responder.close()
 
     def stop(self) -> None:
         """Wake the loop, so that it sees that it is to stop."""
@@ -182,7 +188,7 @@ class Agent:
     def _know(self, local: Local) -> None:
         """Take over what is known of the local containers. After each whole list everything is read again."""
         for container, task in local.tasks.items():
-            state = self._tasks.setdefault(container, TaskState(task))
+            state = self._tasks.setdefault(container, TaskState(task, responder=self._responder))
             if state.local != task:
                 state.local = task
                 state.dirty = True
@@ -271,6 +277,9 @@ class Agent:
         mtu = self._mtu(tuple({peer.underlay.host for peer in self._graph.peers(endpoint)}))
         held, known = self._link_keys.held, state.peers
         config = desired(self._graph, endpoint, key, mtu, self._here, link_keys=held, known=known)
+        if config is not None:
+            resolving = state.resolving(config.policy.resolving.names)
+            config = replace(config, policy=replace(config.policy, resolving=resolving))
         return config.without_ipv6() if config is not None and not self._ipv6 else config
 
     def _private_key(self, endpoint: Endpoint) -> PrivateKey:

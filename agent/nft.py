@@ -20,17 +20,21 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from weakref import WeakKeyDictionary
+
+import structlog
 
 from agent import nfnetlink, rights
 from agent import rules as ruleset
 from agent.netns import TaskNetns, in_scratch_netns
 from agent.rules import Rules, Table
 from mesh.errors import LinkwireError, Retryable, Terminal
-from mesh.policy import Allow, Balance, Policy
+from mesh.policy import Allow, Balance, Policy, Resolving
 from mesh.ports import PortRange
+
+log = structlog.get_logger(__name__)
 
 # Protocols by number: their names are those of /etc/protocols, which an image may lack.
 _COMMAND = ("nft", "--numeric-protocol", "--file", "-")
@@ -75,6 +79,7 @@ _EVERYTHING = Policy(
     inbound=(Allow("all", (IPv4Address("192.0.2.3"),), None), Allow("one", _PEERS[:1], ())),
     apart=(IPv4Address("198.51.100.1"), IPv6Address("2001:db8:1::1"), IPv6Address("2001:db8:1::2")),
 )
+_DNS = Resolving(("cache.example", "db"), (IPv4Address("127.0.0.11"), IPv6Address("2001:db8::53")), ("corp.example",))
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
@@ -133,8 +138,11 @@ def remove(netns: TaskNetns) -> None:
             _do(netns, ruleset.removal(), "remove the rules")
 
 
-def require() -> None:
+def require() -> bool:
     """Try in a namespace of its own all that the rules need.
+
+    Returns:
+        Whether they can also turn a task's DNS questions to the agent's responder: all else goes without that.
 
     Raises:
         Terminal: the node lacks some of it; the text says what.
@@ -142,12 +150,18 @@ def require() -> None:
     """
     if shutil.which(_COMMAND[0]) is None:
         raise Terminal(f"{_COMMAND[0]} is not installed: it is of the Debian package nftables")
-    in_scratch_netns(_try_everything)
+    in_scratch_netns(lambda: _try_everything(_EVERYTHING))
+    try:
+        in_scratch_netns(lambda: _try_everything(replace(_EVERYTHING, resolving=_DNS)))
+    except Terminal as error:
+        log.warning("DNS questions for links are not answered here, names in hosts files are", error=str(error))
+        return False
+    return True
 
 
-def _try_everything() -> None:
+def _try_everything(policy: Policy) -> None:
     own = f"/proc/self/task/{threading.get_native_id()}/ns/net"
-    meant = ruleset.render(_EVERYTHING, "lw0")
+    meant = ruleset.render(policy, "lw0")
     with TaskNetns(own) as netns:
         try:
             apply(netns, meant)

@@ -8,18 +8,22 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
 from agent import gate, memo, nft, reconcile
 from agent.containers import LocalTask
 from agent.diff import Changes
+from agent.dns.resolv_conf import ResolvConf
+from agent.dns.responder import Responder
 from agent.errors import PortTaken
 from agent.netns import TaskNetns
 from agent.rules import Table
 from agent.wireguard import Backend
 from mesh.errors import LinkwireError, NetnsGone, Retryable, Terminal
 from mesh.peerconfigs import PeerConfigs
+from mesh.policy import Resolving
 from mesh.records import DeviceStatus, PeerStatus, TaskReport
 from mesh.wgtypes import Interface, InterfaceConfig
 
@@ -48,6 +52,8 @@ class TaskState:
         peers: those that were last meant.
         confirm_at: when its device must be read, by the monotonic clock, since its peers were changed without; None
             where all that `applied` says was read back.
+        responder: what answers its DNS questions for its links; None where nothing can.
+        resolv_conf: whom it asks.
     """
 
     local: LocalTask
@@ -61,6 +67,8 @@ class TaskState:
     brought: object = None
     peers: PeerConfigs = field(default_factory=PeerConfigs)
     confirm_at: float | None = None
+    responder: Responder | None = None
+    resolv_conf: ResolvConf = field(default_factory=ResolvConf)
     _settled: bool = False
     """Whether all of it was read back as `applied`, or as what that went on from, and nothing was left out."""
     _delay: float = field(default=RETRY_S)
@@ -74,6 +82,8 @@ class TaskState:
             return
         try:
             netns = self._open(backend, self.local.netns)
+            if self.responder is not None:
+                self.responder.serve(self.local.container, netns, desired.answers, desired.policy.resolving)
             changes = self._advance(backend, netns, desired) if complete and not self.dirty else None
             if changes is None:
                 changes = self._reconcile(backend, netns, desired, complete=complete)
@@ -140,6 +150,13 @@ class TaskState:
                 self._retry(error)
                 return
         self._done()
+
+    def resolving(self, names: tuple[str, ...]) -> Resolving:
+        """Which of its DNS questions are answered, the names of its links being these."""
+        if self.responder is None:
+            return Resolving()
+        self.resolv_conf.look(str(Path(self.local.hosts).with_name("resolv.conf")))
+        return Resolving(names, self.resolv_conf.servers, self.resolv_conf.search)
 
     def unwire(self, backend: Backend) -> None:
         """Leave nothing of ours in its namespace; never raises, `error` tells."""
@@ -211,6 +228,8 @@ class TaskState:
 
     def close(self) -> None:
         """Let go of its namespace: a socket kept in it would keep it, and its device, for ever."""
+        if self.responder is not None:
+            self.responder.stop(self.local.container)
         if self.netns is not None:
             self.netns.close()
         self.netns = None

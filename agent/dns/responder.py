@@ -1,0 +1,202 @@
+"""The agent's side of the responder: opens sockets in tasks' namespaces and hands them to a process with no rights.
+
+A socket keeps its namespace alive: it is closed here and there when the task goes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from agent.dns import ruleset
+from agent.dns.server import ORDER
+from agent.netns import TaskNetns
+from mesh.errors import LinkwireError
+from mesh.policy import Resolving
+from mesh.wgtypes import Answer
+
+log = structlog.get_logger(__name__)
+
+SEND_S = 2.0
+"""Seconds after which the process is taken for hung."""
+RESTART_S = 0.2
+
+
+@dataclass(slots=True)
+class _Served:
+    """One task: its sockets by their number, which is that of the name server, and its table."""
+
+    netns: TaskNetns
+    table: bytes
+    sockets: dict[int, socket.socket] = field(default_factory=dict)
+    problem: str | None = None
+    """Why a socket could not be opened."""
+
+
+class Responder:
+    """Answers the DNS questions that the rules of this node's tasks turn to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._served: dict[str, _Served] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._closed = False
+
+    def serve(self, container: str, netns: TaskNetns, answers: Sequence[Answer], resolving: Resolving) -> None:
+        """Answer for a task from now on, or with other answers. What does not work is logged, and tried next time.
+
+        Args:
+            container: its id.
+            netns: its namespace.
+            answers: all that there are.
+            resolving: as the rules have it.
+        """
+        if not answers:
+            self.stop(container)
+            return
+        names = {answer.name: ([str(one) for one in answer.addresses], answer.rotates) for answer in answers}
+        table = json.dumps({"names": names, "search": resolving.search}).encode()
+        with self._lock:
+            served = self._served.get(container)
+            if served is not None and served.netns is not netns:
+                self.stop(container)
+                served = None
+            if served is None:
+                served = self._served[container] = _Served(netns, b"")
+            opened = self._open(container, served, resolving)
+            if opened or table != served.table:
+                served.table = table
+                self._send(container, table, opened)
+
+    def stop(self, container: str) -> None:
+        """Answer no more for a task, and let go of its namespace."""
+        with self._lock:
+            served = self._served.pop(container, None)
+            if served is not None:
+                for opened in served.sockets.values():
+                    opened.close()
+                self._order(b"-", container, ())
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        with self._lock:
+            self._closed = True
+            for container in list(self._served):
+                self.stop(container)
+            if self._process is not None and self._control is not None:
+                self._control.close()
+                self._process.kill()
+                self._process.wait()
+
+    def _open(self, container: str, served: _Served, resolving: Resolving) -> list[socket.socket]:
+        servers = enumerate(resolving.servers[: ruleset.MOST_SERVERS])
+        wanted = [(n, server.version) for n, server in servers if n not in served.sockets]
+        if not wanted:
+            return []
+        try:
+            opened, problem = served.netns.run(lambda: _bound(wanted))
+        except LinkwireError as error:
+            opened, problem = {}, str(error)
+        if problem != served.problem:
+            served.problem = problem
+            if problem is not None:
+                log.warning("DNS questions for links are not all answered", container=container[:12], error=problem)
+        served.sockets.update(opened)
+        return list(opened.values())
+
+    def _send(self, container: str, table: bytes, sockets: Sequence[socket.socket]) -> None:
+        try:
+            memory = os.memfd_create("linkwire-names")
+        except OSError as error:
+            log.warning("DNS answers are not renewed", error=str(error))
+            return
+        try:
+            os.pwrite(memory, table, 0)
+            self._order(b"+", container, (memory, *(opened.fileno() for opened in sockets)))
+        finally:
+            os.close(memory)
+
+    def _order(self, verb: bytes, container: str, descriptors: Sequence[int]) -> None:
+        if self._process is None:
+            if not self._closed:
+                self._start()  # which sends it all
+            return
+        if self._control is None:
+            return  # it is started again soon
+        try:
+            socket.send_fds(self._control, [ORDER.pack(verb, container.encode()[:96])], list(descriptors))
+        except OSError as error:
+            log.warning("the DNS responder takes no orders and is started again", error=str(error))
+            self._control.close()
+            self._control = None
+            self._process.kill()
+
+    def _start(self) -> bool:
+        """Start the process, and hand it all that there is; False where it cannot be started."""
+        ours, theirs = socket.socketpair()
+        ours.settimeout(SEND_S)
+        command = (sys.executable, "-m", "agent.dns.server", str(theirs.fileno()))
+        environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        try:
+            self._process = subprocess.Popen(
+                command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env=environment
+            )
+        except OSError as error:
+            log.warning("the DNS responder cannot be started", error=str(error))
+            ours.close()
+            return False
+        finally:
+            theirs.close()
+        self._control = ours
+        threading.Thread(target=self._watch, args=(self._process,), name="dns-responder", daemon=True).start()
+        for container, served in self._served.items():
+            self._send(container, served.table, list(served.sockets.values()))
+        return True
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        code = process.wait()
+        while True:
+            with self._lock:
+                if self._closed:
+                    return
+                if self._control is not None:
+                    self._control.close()
+                log.warning("the DNS responder ended and is started again", exit_code=code)
+                self._process = self._control = None
+                if self._start():
+                    return
+            time.sleep(RESTART_S)
+
+
+def _bound(wanted: Sequence[tuple[int, int]]) -> tuple[dict[int, socket.socket], str | None]:
+    """Sockets in this thread's namespace for name servers of these numbers and IP versions, and what went wrong."""
+    opened: dict[int, socket.socket] = {}
+    problem = None
+    for number, version in wanted:
+        family = socket.AF_INET if version == 4 else socket.AF_INET6  # noqa: PLR2004 - IP version
+        address = (ruleset.LOOPBACK[version], ruleset.FIRST_PORT + number)
+        try:
+            made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            problem = f"{address[0]} port {address[1]}: {error.strerror}"
+            continue
+        try:
+            # The process of an agent that has died may still have it.
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except OSError as error:
+            made.close()
+            problem = f"{address[0]} port {address[1]}: {error.strerror}"
+        else:
+            opened[number] = made
+    return opened, problem

@@ -1,0 +1,54 @@
+"""What the responder answers for one task: the names of its links, and what each question gets. Pure."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from agent.dns import wire
+from agent.dns.wire import Rcode
+
+TTL_S = 5
+"""Seconds for which an address that stays may be kept: as long as a new one may be late after a redeploy."""
+TURNING_TTL_S = 1
+"""The same where each answer begins with another address."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    addresses: Sequence[IPv4Address | IPv6Address]
+    rotates: bool
+
+
+class Table:
+    """One task's names. Its JSON: `{"names": {"db": [["10.1.9.2"], false]}, "search": ["corp.example"]}`."""
+
+    def __init__(self, text: bytes) -> None:
+        told = json.loads(text)
+        self._names: Mapping[str, _Name] = {
+            name: _Name([ip_address(one) for one in addresses], rotates)
+            for name, (addresses, rotates) in told["names"].items()
+        }
+        self._ends: Sequence[str] = [f".{domain}" for domain in told["search"]]
+
+    def answer(self, message: bytes) -> bytes | None:
+        """The answer to a program's question; None for a message that gets none."""
+        question = wire.parse(message)
+        if question is None:
+            return None
+        name = self._names.get(question.name)
+        if name is None:
+            return wire.answer(question, Rcode.NAME_ERROR if self._goes_on(question.name) else Rcode.REFUSED)
+        if not name.rotates:
+            return wire.answer(question, Rcode.NO_ERROR, name.addresses, TTL_S)
+        # By chance: in turns, who asks twice for each connection would have the same one each time.
+        first = random.randrange(len(name.addresses) or 1)  # noqa: S311 - spreads load, keeps no secret
+        addresses = (*name.addresses[first:], *name.addresses[:first])
+        return wire.answer(question, Rcode.NO_ERROR, addresses, TURNING_TTL_S)
+
+    def _goes_on(self, name: str) -> bool:
+        """Whether it is a link's name with a search domain added: that name is not, so that the next one is asked."""
+        return any(name.endswith(end) and name[: -len(end)] in self._names for end in self._ends)

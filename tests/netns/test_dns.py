@@ -1,0 +1,208 @@
+"""DNS questions of a task: those for its links' names are answered on the node, all others go as they went before."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from agent import nft
+from agent.dns import ruleset
+from agent.dns.responder import Responder
+from agent.rules import render
+from mesh.policy import Policy, Resolving
+from mesh.wgtypes import Answer
+from tests.netns.resolvers import (
+    DOCKERS,
+    OUTSIDE,
+    SERVERS,
+    Address,
+    Upstream,
+    addresses,
+    asked,
+    other_questions,
+    question,
+    rcode,
+)
+from tests.netns.world import MESH, MESH6, World, occupied, wait_for
+
+VIP, TWIN = "10.99.128.1", "fd99::a63:8001"
+TASKS = ("10.99.0.1", "10.99.0.2", "10.99.0.3")
+LONG = "a-name-of-many-letters.and-of-more-than-one-label.database"
+NAMES = ("cache", "d2", "db", "db.internal", LONG, "my_db")
+SEARCH = ("corp.example", "internal")
+RESOLVING = Resolving(NAMES, SERVERS, SEARCH)
+POLICY = Policy(MESH, MESH6, resolving=RESOLVING)
+ANSWERS = tuple(
+    Answer("cache", tuple(map(ip_address, TASKS)), rotates=True)
+    if name == "cache"
+    else Answer(name, (ip_address(VIP), ip_address(TWIN)), rotates=False)
+    for name in NAMES
+)
+CONTAINER = "c" * 64
+
+
+@dataclass
+class Resolved:
+    """A task with links whose DNS questions are answered, and its other resolvers."""
+
+    upstream: Upstream
+    responder: Responder
+
+    def serve(self, answers: tuple[Answer, ...] = ANSWERS) -> None:
+        nft.apply(self.upstream.task, render(POLICY, "lw0"))
+        self.responder.serve(CONTAINER, self.upstream.task, answers, RESOLVING)
+
+    def ask(self, name: str, kind: int = 1, server: Address = DOCKERS, edns: int | None = None) -> bytes:
+        answer = self.upstream.ask(question(name, kind, edns=edns), server, 5.0)
+        assert answer is not None, name
+        return answer
+
+
+@pytest.fixture
+def resolved(world: World) -> Iterator[Resolved]:
+    made = Resolved(Upstream.beside(world), Responder())
+    try:
+        yield made
+    finally:
+        made.responder.close()
+        made.upstream.close()
+
+
+def test_a_links_name_is_answered_whichever_server_is_asked(resolved: Resolved) -> None:
+    resolved.serve()
+    for server in SERVERS:
+        for name in NAMES:
+            wanted = sorted(TASKS) if name == "cache" else [VIP]
+            assert sorted(addresses(resolved.ask(name, server=server))) == wanted
+            assert sorted(addresses(resolved.ask(name.swapcase(), edns=0, server=server))) == wanted
+            assert addresses(resolved.ask(name, 28, server=server)) == ([] if name == "cache" else [TWIN])
+        for kind in (15, 33, 65, 6, 16):
+            answer = resolved.ask("db", kind, server=server)
+            assert (rcode(answer), addresses(answer)) == (0, []), "there is such a name, and nothing of that kind"
+        assert addresses(resolved.ask("db", 255, server=server)) == [VIP, TWIN]
+    assert resolved.upstream.asked == [], "nothing of it left the task"
+
+
+def test_a_links_name_with_a_search_domain_is_no_name_and_does_not_leave(resolved: Resolved) -> None:
+    resolved.serve()
+    for server in SERVERS:
+        for name in ("db.corp.example", "DB.Corp.Example", "cache.internal", f"{LONG}.corp.example"):
+            assert rcode(resolved.ask(name, server=server)) == 3
+    assert addresses(resolved.ask("db.internal")) == [VIP], "a link's name of its own"
+    assert resolved.upstream.asked == []
+
+
+@pytest.mark.parametrize("sockets", ["one for each", "one for all"])
+def test_all_other_questions_go_as_before_with_an_agent_and_without(resolved: Resolved, sockets: str) -> None:
+    questions = other_questions(NAMES, 200, seed=len(sockets))
+
+    def outcomes(*, links: bool) -> list[list[bytes | None]]:
+        """What each question gets of each server, links' names being asked in between."""
+        found = []
+        for server in SERVERS:
+            before = len(resolved.upstream.asked)
+            with resolved.upstream.client(server, 5.0) as client:
+                got = []
+                for message in questions:
+                    if sockets == "one for each":
+                        got.append(resolved.upstream.ask(message, server, 5.0))
+                    else:
+                        got.append(asked(client, message, server))
+                        if links:
+                            answer = asked(client, question("db"), server)
+                            assert answer is not None
+                            assert addresses(answer) == [VIP]
+            found.append(got)
+            assert resolved.upstream.asked[before:] == questions
+        return found
+
+    plain = outcomes(links=False)
+    assert all(answer is not None for got in plain for answer in got)
+    resolved.serve()
+    assert outcomes(links=True) == plain
+    resolved.responder.close()  # as when the agent is dead
+    assert outcomes(links=False) == plain
+    assert resolved.upstream.ask(question("db"), seconds=0.2) is None
+    assert question("db") not in resolved.upstream.asked, "it leads nowhere rather than to somebody else"
+    nft.remove(resolved.upstream.task)
+    assert outcomes(links=False) == plain
+
+
+def test_with_dnsrr_each_answer_begins_with_another_task(resolved: Resolved) -> None:
+    resolved.serve()
+    first = Counter(addresses(resolved.ask("cache"))[0] for _ in range(300))
+    assert first.keys() == set(TASKS)
+    assert min(first.values()) > 60, first
+
+
+def test_new_answers_count_at_once_and_a_name_that_leads_nowhere_is_still_one(resolved: Resolved) -> None:
+    resolved.serve()
+    assert addresses(resolved.ask("cache")) != []
+    resolved.serve(tuple(replace(answer, addresses=()) for answer in ANSWERS))
+    wait_for(lambda: addresses(resolved.ask("cache")) == [])
+    assert rcode(resolved.ask("cache")) == 0
+
+
+def test_a_responder_that_is_killed_is_replaced(resolved: Resolved) -> None:
+    resolved.serve()
+    assert addresses(resolved.ask("db")) == [VIP]
+    process = resolved.responder._process
+    assert process is not None
+    process.kill()
+    wait_for(lambda: resolved.responder._process not in {None, process})
+    assert addresses(resolved.ask("db")) == [VIP]
+
+
+def test_the_responder_has_no_rights_and_keeps_no_namespace(resolved: Resolved) -> None:
+    resolved.serve()
+    resolved.ask("db")
+    process = resolved.responder._process
+    assert process is not None
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+    assert set(status["Uid"].split()) == set(status["Gid"].split()) == {"65533"}
+    assert {int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Amb")} == {0}
+    assert status["NoNewPrivs"].strip() == "1"
+
+    def open_sockets() -> int:
+        links = [str(path.readlink()) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
+        return sum(link.startswith("socket:") for link in links)
+
+    before = open_sockets()
+    resolved.responder.stop(CONTAINER)
+    wait_for(lambda: open_sockets() == before - len(SERVERS))
+
+
+def test_a_flood_of_one_task_leaves_the_others_their_answers(world: World, resolved: Resolved) -> None:
+    """And garbage ends nothing: each is a task's, and read as such."""
+    resolved.serve()
+    other = world.netns()
+    nft.apply(other, render(POLICY, "lw0"))
+    resolved.responder.serve("d" * 64, other, ANSWERS, RESOLVING)
+    beside = Upstream(other)
+    with resolved.upstream.client(DOCKERS) as flood:
+        deadline = time.monotonic() + 2.0
+        answered = 0
+        while time.monotonic() < deadline:
+            for _ in range(200):
+                flood.sendto(question("db") + os.urandom(40), (str(DOCKERS), 53))
+                flood.sendto(os.urandom(60), ("127.0.0.1", ruleset.FIRST_PORT))
+            answer = beside.ask(question("db"), seconds=1.0)
+            assert answer is not None
+            assert addresses(answer) == [VIP]
+            answered += 1
+    assert answered > 3
+
+
+def test_a_port_that_is_taken_is_no_reason_for_anything_else_to_fail(resolved: Resolved) -> None:
+    with occupied(resolved.upstream.task, ruleset.FIRST_PORT):
+        resolved.serve()
+        assert addresses(resolved.ask("db", server=OUTSIDE)) == [VIP], "another server's socket"
+    resolved.serve()
+    assert addresses(resolved.ask("db")) == [VIP], "as soon as it is free"
