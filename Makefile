@@ -3,12 +3,14 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 SUITES := tests/unit tests/store tests/netns tests/lab tests/kernel tests/chaos tests/bench
 
-.PHONY: help demo demo-down test check bench chaos lab lab-down packages clean
+.PHONY: help demo demo-down test test-ranges lock check bench chaos lab lab-down packages clean
 
 help:
 	@echo "make demo       a three-node Swarm on this machine, with links that carry traffic, and the proof"
 	@echo "make demo-down  takes it away again"
 	@echo "make test       every suite: unit, store, netns, lab, kernel, chaos (short)"
+	@echo "make test-ranges  unit and store suites with the oldest and newest libraries that pyproject.toml allows"
+	@echo "make lock       renews requirements/*.txt, the versions and hashes that everything is installed from"
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make chaos      the long chaos run"
 	@echo "make bench      measurements, side by side in one run"
@@ -17,11 +19,27 @@ help:
 packages:
 	@deploy/bootstrap.sh lab kernel
 
-$(VENV)/ready: pyproject.toml | packages
+# What is installed is what requirements/*.txt say, by hash, whatever the registry serves today.
+PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps
+
+$(VENV)/ready: pyproject.toml requirements/build.txt requirements/test.txt | packages
 	@test -x $(PYTHON) || python3 -m venv $(VENV)
 	@echo "installing the project into $(VENV)"
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PIP_INSTALL) --require-hashes -r requirements/build.txt
+	@$(PIP_INSTALL) --require-hashes --no-build-isolation -r requirements/test.txt
+	@$(PIP_INSTALL) --no-build-isolation --no-index --editable .
 	@touch $@
+
+build/lock/ready: requirements/lock.txt
+	@test -x build/lock/bin/python || python3 -m venv build/lock
+	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	@touch $@
+
+lock: build/lock/ready
+	deploy/lock.sh build/lock/bin/python
+
+test-ranges: build/lock/ready | packages
+	deploy/test-ranges.sh build/lock/bin/python
 
 demo: $(VENV)/ready
 	$(PYTHON) -m tests.demo up

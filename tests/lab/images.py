@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.lab.node import Node
 
 PROJECT = Path(__file__).resolve().parents[2]
+LOCKS = ("requirements/build.txt", "requirements/product.txt")
 PACKAGES = ("mesh", "controller", "agent", "compose_ext")
 MAKING = 900.0  # seconds for a root file system or the wheels; 50 with a near mirror
 BUILDING = 300.0
@@ -109,9 +110,9 @@ def root_file_system(kind: str, say: Callable[[str], None] = lambda _: None) -> 
 
 def wheels(say: Callable[[str], None] = lambda _: None) -> Path:
     """The folder of deploy/wheels.sh, filled when it is missing or old."""
-    folder = _cache() / "wheels"
+    folder = _cache() / "locked"
     if not folder.exists():
-        say("fetching the wheels of what the project depends on, once")
+        say("fetching what the project depends on, once")
     process.answer([str(PROJECT / "deploy/wheels.sh"), str(folder), sys.executable], timeout=MAKING)
     return folder
 
@@ -157,7 +158,7 @@ def context(wheel_folder: Path) -> bytes:
 
 
 def _files(wheel_folder: Path) -> Iterator[tuple[Path, str]]:
-    for name in ("deploy/Dockerfile", "pyproject.toml", "README.md"):
+    for name in ("deploy/Dockerfile", "pyproject.toml", "README.md", *LOCKS):
         if (PROJECT / name).exists():
             yield PROJECT / name, name
     for package in PACKAGES:
@@ -166,5 +167,5 @@ def _files(wheel_folder: Path) -> Iterator[tuple[Path, str]]:
         for path in sorted((PROJECT / package).rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
                 yield path, str(path.relative_to(PROJECT))
-    for wheel in sorted(wheel_folder.glob("*.whl")):
-        yield wheel, f"build/wheels/{wheel.name}"
+    for archive in sorted([*wheel_folder.glob("*.whl"), *wheel_folder.glob("*.tar.gz")]):
+        yield archive, f"build/wheels/{archive.name}"
