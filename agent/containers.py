@@ -18,7 +18,7 @@ import structlog
 from mesh import docker_api
 from mesh.apart import in_order
 from mesh.errors import LinkwireError, Retryable, Terminal
-from mesh.labels import GATE
+from mesh.labels import GATE, GATE_READY
 from mesh.policy import Exit
 from mesh.records import Attachment, TaskState
 from mesh.wgtypes import IPAddress
@@ -51,7 +51,8 @@ class LocalTask:
         elsewhere: its addresses on Docker's networks, as far as they are known, in the order of mesh.apart; none when
             it has ended. Before it is started these are the ones Swarm chose (overlays, ingress); those on networks
             of this node are known from the moment it is connected to them on.
-        gated: whether it is not to start before it is wired.
+        gated: whether it is not to start before it is wired, wherever it runs.
+        awaits: names of services of each of which a task is to be ready before it starts.
     """
 
     container: str
@@ -64,6 +65,7 @@ class LocalTask:
     problem: str | None
     elsewhere: tuple[Attachment, ...]
     gated: bool
+    awaits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,8 @@ class Containers:
             hosts=f"{self._folder}/{raw['Id']}/hosts",
             problem=_problem(raw),
             elsewhere=in_order((*_attachments(raw), *joined)) if state == CREATED else (),
-            gated=labels.get(GATE, "false") != "false",  # as deploy/linkwire-runc has it
+            gated=labels.get(GATE, "false") not in {"false", "auto"},
+            awaits=tuple(name for name in labels.get(GATE_READY, "").split(",") if name),
         )
         return local if state not in RUNNING else self._running(local)
 

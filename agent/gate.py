@@ -3,7 +3,8 @@
 A gated container's start waits in deploy/linkwire-runc, which must hold to the same names and words. Below FOLDER,
 named by container id:
 
-    gate/ID       `wired NUMBER`: the network namespace of that inode number is wired; anything else: why not yet
+    gate/ID       `wired NUMBER`: the network namespace of that inode number is wired; `waits for ...`: it is wired,
+                  but not every provider that it waits for is ready; anything else: why not yet
     waiting/ID    NUMBER: the start waits, and that is the container's namespace
 
 The number makes sure that what was wired is what starts: where a container is being started its namespace is only
@@ -25,8 +26,9 @@ log = structlog.get_logger(__name__)
 
 FOLDER = Path("/run/docker/linkwire")
 """On every node there is /run/docker, and the agent must see its namespaces anyway."""
-OLD_S = 600.0
-"""No start waits longer."""
+OLD_S = 86400.0
+"""Seconds; no start waits longer."""
+WAITS = "waits for"
 
 
 def open_for(container: str, netns: str) -> None:
@@ -35,6 +37,11 @@ def open_for(container: str, netns: str) -> None:
         _write(container, f"wired {Path(netns).stat().st_ino}")
     except OSError as error:
         log.warning("the gate stays shut", container=container[:12], error=str(error))
+
+
+def hold(container: str, providers: Collection[str]) -> None:
+    """Let a container wait on that is wired, for a longer while: none of these services has a ready task yet."""
+    shut(container, f"{WAITS} a ready task of {', '.join(providers)}")
 
 
 def shut(container: str, why: str) -> None:

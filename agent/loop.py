@@ -261,6 +261,7 @@ class Agent:
             if knows and state.retry_at is None:
                 state.unwire(self._backend)
             return
+        unready, state.unready = state.unready, self._graph.unready(state.local.awaits)
         try:
             config = self._desired(state, endpoint)
         except LinkwireError as error:
@@ -271,6 +272,8 @@ class Agent:
         waits = state.retry_at is not None and config == state.tried
         if config is not None and not waits and (state.dirty or config != state.applied):
             state.wire(self._backend, config, complete=self._graph.complete)
+        elif state.unready != unready and state.applied is not None:
+            state.open_gate()
 
     def _desired(self, state: TaskState, endpoint: Endpoint) -> InterfaceConfig | None:
         key = self._private_key(endpoint)

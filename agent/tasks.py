@@ -50,6 +50,7 @@ class TaskState:
         tried: what was last meant, whether or not it worked.
         brought: the graph that it was last brought in line with.
         peers: those that were last meant.
+        unready: services that it waits for, and none of whose tasks is ready.
         confirm_at: when its device must be read, by the monotonic clock, since its peers were changed without; None
             where all that `applied` says was read back.
         responder: what answers its DNS questions for its links; None where nothing can.
@@ -69,6 +70,7 @@ class TaskState:
     confirm_at: float | None = None
     responder: Responder | None = None
     resolv_conf: ResolvConf = field(default_factory=ResolvConf)
+    unready: tuple[str, ...] = ()
     _settled: bool = False
     """Whether all of it was read back as `applied`, or as what that went on from, and nothing was left out."""
     _delay: float = field(default=RETRY_S)
@@ -108,8 +110,15 @@ class TaskState:
                     seconds=round(time.monotonic() - began, 3),
                 )
             self.applied, self.error, self.port_taken = desired, None, None
-            gate.open_for(self.local.container, self.local.netns)
+            self.open_gate()
             self._done()
+
+    def open_gate(self) -> None:
+        """Let its process begin, now that it is wired; or say whom it still waits for."""
+        if self.unready:
+            gate.hold(self.local.container, self.unready)
+        elif self.local.netns is not None:
+            gate.open_for(self.local.container, self.local.netns)
 
     def _advance(self, backend: Backend, netns: TaskNetns, desired: InterfaceConfig) -> Changes | None:
         """Go on from what was read back last; None where it must be read. Raises NetnsGone."""

@@ -3,9 +3,10 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from compose_ext import __version__, approval, choices, deploy, ps, renewal, swarm, usage
+from compose_ext import __version__, approval, choices, deploy, gate, ps, renewal, swarm, usage
 from compose_ext.engine import Docker, choose
 from compose_ext.errors import DockerError, UsageError
 from compose_ext.flags import Flag, Parsed, parse
@@ -129,7 +130,13 @@ def _check(docker: Docker, parsed: Parsed) -> int:
     if files:
         deploy.check(docker, files, stack)
         return OK
-    problems = swarm.problems(docker, deploy.stack_name(stack) if stack else None)
+    stack = deploy.stack_name(stack) if stack else None
+    notes: list[str] = []
+    with suppress(DockerError):  # a worker's Docker does not know
+        notes = gate.notes(docker, stack)
+    problems = swarm.problems(docker, stack)
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:
@@ -198,6 +205,10 @@ def _node(docker: Docker, parsed: Parsed) -> int:
     return OK
 
 
+def _gate(docker: Docker, parsed: Parsed) -> int:
+    return OK if gate.command(docker, parsed, _say) else DOCKER_FAILED
+
+
 def _version(_docker: Docker, _parsed: Parsed) -> int:
     print(f"Linkwire {__version__}")
     return OK
@@ -219,10 +230,19 @@ COMMANDS = {
         (1, 1),
     ),
     "ps": Command(_ps, (Flag("format"),), (0, 1)),
-    "install": Command(_install, (*choices.FLAGS, *choices.ETCD_FILES, Flag("detach", "d", takes_value=False))),
+    "install": Command(
+        _install,
+        (
+            *choices.FLAGS,
+            *choices.ETCD_FILES,
+            Flag("gate", takes_value=False),
+            Flag("detach", "d", takes_value=False),
+        ),
+    ),
     "uninstall": Command(
         _uninstall, (Flag("yes", "y", takes_value=False), Flag("keep-secrets", takes_value=False), Flag("image"))
     ),
+    "gate": Command(_gate, gate.FLAGS, (1, 10_000)),
     "node": Command(_node, (Flag("fingerprint"),), (1, 2)),
     "rotate": Command(_rotate, (Flag("all", "a", takes_value=False),), (0, 1000)),
     "renew": Command(_renew, tuple(Flag(name, takes_value=False) for name in ("check", "signing-key", "drop-old"))),

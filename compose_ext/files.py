@@ -3,11 +3,13 @@
 import csv
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from compose_ext.depends_on import shortened
 from compose_ext.errors import Report, UsageError
 from compose_ext.links import Links, check
 from compose_ext.loader import STDIN, Source, load, read
+from compose_ext.project import Project
 from compose_ext.schema import read as read_project
 
 
@@ -45,4 +47,14 @@ def open_all(paths: Sequence[str], report: Report) -> Files:
         return Files(sources, None)
     project = read_project(documents, os.environ, report)
     links = check(project, report) if project else None
-    return Files(sources, links)
+    return Files(tuple(_taken_by_docker(source, project) for source in sources) if project else sources, links)
+
+
+def _taken_by_docker(source: Source, project: Project) -> Source:
+    """The source with the long form of `depends_on`, which is ours to keep, in the form that Docker takes."""
+    places = {place for service in project.services.values() for place in service.long_depends}
+    spots = {(place.line, place.column) for place in places if place.file == source.name}
+    if not spots:
+        return source
+    text = shortened(source.data.decode("utf-8-sig"), spots)
+    return replace(source, data=text.encode(), rereadable=False)

@@ -7,7 +7,7 @@ is known by Docker's own list of secrets, configs and services; nothing is kept 
 import sys
 from collections.abc import Callable
 
-from compose_ext import node_jobs, own_etcd, proof_link, rollout
+from compose_ext import gate, node_jobs, own_etcd, proof_link, rollout
 from compose_ext.choices import choose, read_label
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError, UsageError
@@ -50,10 +50,13 @@ def install(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
     say(f"{made} secrets and configs made" if made else "all secrets and configs are there")
     rollout.deploy(docker, release)
     say(f"the stack {STACK} is {'updated' if before.services else 'deployed'}")
-    if not parsed.is_on("detach"):
+    gated = parsed.is_on("gate")
+    if gated or not parsed.is_on("detach"):
         rollout.wait(docker, WAIT, say, settle=True)
         _prove(docker, choices.image, say)
         say("everything runs, and a link has carried traffic between all nodes")
+    if gated and not gate.run(docker, "install", (), say):
+        raise DockerError("Linkwire is installed, and not every node has the gate: see above, and run this again")
 
 
 def _try_image(docker: Docker, image: str, say: Callable[[str], None]) -> None:
@@ -128,6 +131,7 @@ def _clean(docker: Docker, image: str, say: Callable[[str], None]) -> None:
     if not image:
         say(f"kept: volumes on the nodes, since the stack and with it the image's name was gone; there: {by_hand}")
         return
+    gate.take_out(docker, image, say)
     jobs = node_jobs.UNWIRE, node_jobs.REMOVE
     wrong = [node_jobs.table(node_jobs.run(docker, job, image, WAIT, say)) for job in jobs]
     if any(wrong):

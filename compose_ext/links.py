@@ -3,6 +3,7 @@
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from compose_ext import waiting
 from compose_ext.errors import Place, Problem, Report
 from compose_ext.project import EXTENSION, LinkEntry, Project, Service
 from mesh.labels import check_alias, check_service_name
@@ -44,6 +45,8 @@ def check(project: Project, report: Report) -> Links:
         checker.options(project.services[name])
         checker.shared_networks(project.services[name], found)
     checker.unlinked_gates(ends)
+    for problem in waiting.problems(project, entries):
+        report.add(problem)
     checker.unused_keys()
     return Links(project, {name: found for name, found in entries.items() if found}, frozenset(ends))
 
@@ -127,7 +130,7 @@ class _Checker:
     def unlinked_gates(self, ends: AbstractSet[str]) -> None:
         """Warn of services that wait for a link which these files do not give them."""
         for service in self._project.services.values():
-            if service.gate and service.name not in ends and service.gate_place:
+            if service.gate == "true" and service.name not in ends and service.gate_place:
                 message = (
                     "no link here has this service at either end: it never starts, unless another stack links to it"
                 )

@@ -6,17 +6,20 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from compose_ext import waiting
 from compose_ext.errors import Place, Problem, Report
 from compose_ext.interpolate import escape
 from compose_ext.links import Links
 from compose_ext.project import LinkEntry, LinkOptions, Service
 from compose_ext.version import names_networks
-from mesh.labels import GATE, MAX_NAME, LinkLabel, ServiceLabels, encode
+from mesh.labels import GATE, GATE_READY, MAX_NAME, LinkLabel, ServiceLabels, encode
 from mesh.ports import merge
 
 Override = dict[str, Any]
 """A compose file as plain dicts: `version`, `networks` and `services`."""
 
+GATED_NODE = "node.labels.linkwire.gate == true"
+"""The constraint for services that run on nodes with the gate alone: `docker linkwire gate install` labels these."""
 _BRIDGE = "linkwire-bridge"
 # A text of this form is one for every YAML reader, unless it is one of the words below.
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
@@ -42,8 +45,11 @@ def compile_override(links: Links, stack: str, report: Report) -> Override:
         labels = _labels(links, service, stack, report)
         if labels:
             added["deploy"] = {"labels": {label: escape(value) for label, value in labels.items()}}
-        if service.gate:
-            added["labels"] = {GATE: "true"}
+        gate = _gate_labels(links, service, stack, linked=name in linked)
+        if gate:
+            added["labels"] = gate
+        if service.gate == "true":
+            added.setdefault("deploy", {})["placement"] = {"constraints": [GATED_NODE]}
         if not service.networks and name in linked:
             added["networks"] = [bridge]
             on_bridge = True
@@ -95,6 +101,15 @@ def _labels(links: Links, service: Service, stack: str, report: Report) -> dict[
     except ValueError as error:
         report.add(Problem(f"its labels cannot be written: {error}", place=service.place, service=service.name))
         return {}
+
+
+def _gate_labels(links: Links, service: Service, stack: str, *, linked: bool) -> dict[str, str]:
+    """What a service's containers say of when they start."""
+    if service.gate == "false" or not (linked or service.gate == "true"):
+        return {}
+    found = waiting.awaited(service, links.entries.get(service.name, ()))
+    ready = {GATE_READY: ",".join(dict.fromkeys(_full_name(entry, stack) for entry in found))} if found else {}
+    return {GATE: "true" if service.gate == "true" else "auto", **ready}
 
 
 def _label(label: LinkLabel, options: LinkOptions | None, links: Links, stack: str) -> LinkLabel:

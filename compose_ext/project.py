@@ -1,11 +1,15 @@
 """What a set of compose files says about links: the records that reading makes and compiling takes. No I/O here."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from compose_ext.errors import Place
 from mesh.ports import PortRange
 
 EXTENSION = "x-wireguard"
+Gate = Literal["auto", "true", "false", "ready"]
+"""When a linked service's tasks start: `auto`, held until wired where the node has the gate; `true`, likewise,
+and only placed there; `false`, at once; `ready`, held until each of its providers is ready as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class LinkOptions:
     ports: list[PortRange] = field(default_factory=list)
     key: str | None = None
     key_place: Place | None = None
+    ready: Place | None = None
+    """Where it says that the consumer is held until the provider is ready; None: it does not."""
 
 
 @dataclass(slots=True)
@@ -49,9 +55,13 @@ class Service:
     expose: list[PortRange] = field(default_factory=list)
     strict: bool | None = None
     """None: not said."""
-    gate: bool | None = None
-    """None: not said."""
+    gate: Gate | None = None
+    """None: not said, which is `auto`."""
     gate_place: Place | None = None
+    healthy: dict[str, Place] = field(default_factory=dict)
+    """Services that `depends_on` wants healthy before this one starts."""
+    long_depends: list[Place] = field(default_factory=list)
+    """Where `depends_on` stands in its long form."""
     networks: dict[str, Place] = field(default_factory=dict)
     network_mode: Place | None = None
 

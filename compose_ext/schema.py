@@ -12,16 +12,16 @@ from compose_ext import nodes
 from compose_ext.cursor import Context, Cursor
 from compose_ext.errors import Place, Report
 from compose_ext.loader import Document
-from compose_ext.project import EXTENSION, KeyDefinition, LinkEntry, LinkOptions, Network, Project, Service
+from compose_ext.project import EXTENSION, Gate, KeyDefinition, LinkEntry, LinkOptions, Network, Project, Service
 from compose_ext.version import read_version
-from mesh.labels import GATE, PREFIX, ROLE, check_service_name, format_duration, parse_duration
+from mesh.labels import GATE, GATE_READY, PREFIX, ROLE, check_service_name, format_duration, parse_duration
 from mesh.ports import PortRange
 
 _Value = TypeVar("_Value")
 
 _TOP = ("keys",)
 _SERVICE = ("links", "expose", "strict", "gate")
-_LINK = ("key", "ports")
+_LINK = ("key", "ports", "gate")
 _KEY = ("rotate",)
 _IN_SERVICE = dict.fromkeys(_SERVICE, f"it belongs to a service, under `services: NAME: {EXTENSION}:`")
 _AT_TOP = {"keys": f"link keys are defined at the top of the file, under `{EXTENSION}: keys:`"}
@@ -30,6 +30,8 @@ MIN_ROTATE = 600
 """Seconds. A session that cannot make a handshake ends after 180 s (WireGuard paper, section 6.2): a key that changes
 several times in that while can keep two ends, which never have it in the same moment, from ever agreeing."""
 _BOOLEANS = {"true": True, "false": False}
+_GATES: dict[str, Gate] = {"auto": "auto", "true": "true", "false": "false", "ready": "ready"}
+_HEALTHY = "service_healthy"
 _ALIKE = 0.85
 
 
@@ -99,6 +101,7 @@ def _read_service(name: str, found: Cursor, project: Project) -> None:
         EXTENSION: _read_extension,
         "networks": _read_service_networks,
         "network_mode": _read_network_mode,
+        "depends_on": _read_depends_on,
         "deploy": _check_deploy,
         "labels": _check_labels,
     }
@@ -137,7 +140,7 @@ def _read_extension(extension: Cursor, service: Service) -> None:
         elif key == "expose":
             service.expose += _read_ports(value)
         elif key == "gate":
-            service.gate, service.gate_place = _read_boolean(value), value.key_place
+            service.gate, service.gate_place = _read_gate(value), value.key_place
         else:
             service.strict = _read_boolean(value)
 
@@ -150,10 +153,25 @@ def _read_boolean(value: Cursor) -> bool | None:
     return boolean
 
 
+def _read_gate(value: Cursor) -> Gate | None:
+    text = value.text()
+    gate = _GATES.get(text.lower()) if text is not None else None
+    if text is not None and gate is None:
+        value.error(f"{text!r}: write auto, true, false or ready")
+    return gate
+
+
 def _read_options(options: Cursor, known: LinkOptions) -> None:
     for key, value in options.entries(_LINK, _AT_KEY) if not options.is_null else ():
         if key == "ports":
             known.ports += _read_ports(value)
+        elif key == "gate":
+            text = value.text()
+            if text is not None and text.lower() != "ready":
+                value.error(
+                    f"{text!r}: a link's gate can only be `ready`; all else is said of the service as a whole"
+                )
+            known.ready = value.place
         else:
             text = value.text()
             if text is not None and _is_key_name(text, value):
@@ -184,6 +202,16 @@ def _read_network_mode(mode: Cursor, service: Service) -> None:
     service.network_mode = mode.place
 
 
+def _read_depends_on(depends: Cursor, service: Service) -> None:
+    """Take the long form's wish that a service be healthy; everything else about it is Docker's."""
+    if isinstance(depends.node, nodes.Mapping):
+        service.long_depends.append(depends.place)
+        for name, options in depends.children():
+            condition = options.get("condition") if isinstance(options.node, nodes.Mapping) else None
+            if condition is not None and condition.text() == _HEALTHY:
+                service.healthy[name] = options.key_place
+
+
 def _check_deploy(deploy: Cursor, _service: Service) -> None:
     misplaced = deploy.get(EXTENSION)
     if misplaced:
@@ -196,8 +224,9 @@ def _check_deploy(deploy: Cursor, _service: Service) -> None:
 
 def _check_labels(labels: Cursor, _service: Service) -> None:
     for label, place in _read_label_names(labels):
-        if label == GATE:
-            labels.error(f"{label!r} is written by docker linkwire: say it with `{EXTENSION}: {{gate: true}}`", place)
+        if label in {GATE, GATE_READY}:
+            hint = f"`{EXTENSION}: {{gate: {'true' if label == GATE else 'ready'}}}`"
+            labels.error(f"{label!r} is written by docker linkwire: say it with {hint}", place)
 
 
 def _read_label_names(labels: Cursor) -> list[tuple[str, Place]]:

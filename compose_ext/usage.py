@@ -13,6 +13,7 @@ Commands:
   install     Install Linkwire on a Swarm, or update it, with its keys
   renew       Renew Linkwire's certificates or its signing key, or say how long they are good
   uninstall   Remove Linkwire from a Swarm
+  gate        Put the start gate into nodes' Docker, take it out, or say where it is
   node        List nodes and whose keys are proven, and approve those that cannot be
   rotate      Give link keys new secrets, now
   version     Print the version
@@ -92,7 +93,22 @@ Options:
       --metrics HOST:PORT    Where each agent answers Prometheus, or off (default 127.0.0.1:9586)
       --address-rest SECONDS For which a freed address rests (default 600)
       --log-level LEVEL      debug, info, warning or error (default info)
+      --gate                 Put the start gate into every node's Docker as well: see docker linkwire gate
   -d, --detach               Do not wait until everything runs, and try no link
+"""
+
+_GATE = """\
+Put the start gate into nodes' Docker, take it out, or say where it is
+
+With the gate as a node's default runtime, a linked task starts when it is wired, or not at all. `install` places its
+script on each node, merges it into dockerd's own configuration file, keeps the file as it was beside it, reloads
+dockerd (nothing is restarted), reads back, and sets the node label linkwire.gate=true. `remove` undoes all of it.
+Without NODE it is done on all nodes. Exits with 1 if a node could not; the others have it then, and it may be run
+again.
+
+Options of install:
+      --wait SECONDS         How long a start waits to be wired (default 30)
+      --ready-wait SECONDS   How long a start with `gate: ready` waits for its providers (default 120)
 """
 
 _RENEW = """\
@@ -151,6 +167,7 @@ _TEXTS = {
     "install": ("docker linkwire install [OPTIONS]", _INSTALL),
     "renew": ("docker linkwire renew [OPTIONS]", _RENEW),
     "uninstall": ("docker linkwire uninstall [OPTIONS]", _UNINSTALL),
+    "gate": ("docker linkwire gate install | remove | status [OPTIONS] [NODE...]", _GATE),
     "node": ("docker linkwire node ls | approve [--fingerprint TEXT] NODE", _NODE),
     "rotate": ("docker linkwire rotate KEY...", _ROTATE),
     "version": ("docker linkwire version", "Print the version\n"),

@@ -97,6 +97,10 @@ class Graph:
         """The addresses of a service's tasks that new connections may go to, sorted."""
         return sorted((e.address for e in self.endpoints.get(service, ()) if e.ready), key=int)
 
+    def unready(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of the services of these names of which no task is ready, or which do not exist."""
+        return tuple(name for name in names if not any(map(self.ready, self.by_name.get(name, ()))))
+
     def ports(self, consumer: Service, provider: Service) -> tuple[PortRange, ...] | None:
         """What a service may open at one that it links to: the link's ports, else what is exposed; None for all."""
         found: list[PortRange] = []

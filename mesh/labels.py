@@ -28,7 +28,10 @@ RENEW = "linkwire.renew"
 ROLE = "linkwire.role"
 """Marks Linkwire's own containers and services (`agent`, `controller`); says nothing about links."""
 GATE = "linkwire.gate"
-"""A container's label, not a service's: with `true` it starts when its task is wired, or not at all."""
+"""A container's label, not a service's: unless it is `false` the container starts when its task is wired, or not at
+all, on nodes that have the gate. `true`: on others it is not placed; `auto`: there it starts at once."""
+GATE_READY = "linkwire.gate.ready"
+"""A container's label: names of services, comma separated, of each of which a task must be ready before it starts."""
 
 MAX_VALUE = 64 * 1024
 """Characters in one label's value."""

@@ -38,11 +38,12 @@ class Deployment:
     images: Images
     settings: dict[str, str] = field(default_factory=dict)
 
-    def install(self, *, own_etcd: bool) -> None:
+    def install(self, *, own_etcd: bool, gate: bool = False) -> None:
         """`docker linkwire install`, and wait until every node has a wired-up agent.
 
         Args:
             own_etcd: with the stack's own etcd on the manager, else on the lab's, which can be killed at will.
+            gate: put the start gate into every node as well.
         """
         flags = {"image": self.images.linkwire} | (
             {} if own_etcd else {"etcd": f"http://{self.lab.etcd_endpoint}", "etcd-insecure": "true"}
@@ -50,7 +51,8 @@ class Deployment:
         flags |= {
             key.removeprefix("LINKWIRE_").lower().replace("_", "-"): text for key, text in self.settings.items()
         }
-        self.linkwire("install", *(f"--{name}={text}" for name, text in flags.items()), seconds=400)
+        given = [f"--{name}={text}" for name, text in flags.items()] + (["--gate"] if gate else [])
+        self.linkwire("install", *given, seconds=400)
         process.wait_for("the services to be updated", self.updated, seconds=WAIT_S, every=0.2)
         process.wait_for("an agent on every node", self.agents_ready, seconds=WAIT_S, every=0.2)
 
@@ -180,8 +182,10 @@ class Deployment:
         return found
 
 
-def deployed(lab: Lab, settings: Mapping[str, str] | None = None, *, own_etcd: bool) -> Deployment:
+def deployed(
+    lab: Lab, settings: Mapping[str, str] | None = None, *, own_etcd: bool, gate: bool = False
+) -> Deployment:
     """Build the images and install Linkwire on a lab."""
     deployment = Deployment(lab, images.build_all(lab), dict(settings or {}))
-    deployment.install(own_etcd=own_etcd)
+    deployment.install(own_etcd=own_etcd, gate=gate)
     return deployment

@@ -19,7 +19,7 @@ REST_S = 15
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    one = Lab(nodes=3, say=print, gate=True)
+    one = Lab(nodes=3, say=print)
     try:
         one.up()
         yield one
@@ -31,7 +31,7 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def deployment(lab: Lab) -> Deployment:
     """Linkwire on the lab's own etcd, which can be killed at will."""
-    return deployed(lab, {"LINKWIRE_ADDRESS_REST": str(REST_S)}, own_etcd=False)
+    return deployed(lab, {"LINKWIRE_ADDRESS_REST": str(REST_S)}, own_etcd=False, gate=True)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements/build.txt", "requirements/product.txt")
-PACKAGES = ("mesh", "controller", "agent", "compose_ext")
+PACKAGES = ("mesh", "controller", "agent", "compose_ext", "gate")
 MAKING = 900.0  # seconds for a root file system or the wheels; 50 with a near mirror
 BUILDING = 300.0
 
@@ -158,7 +158,7 @@ def context(wheel_folder: Path) -> bytes:
 
 
 def _files(wheel_folder: Path) -> Iterator[tuple[Path, str]]:
-    for name in ("deploy/Dockerfile", "pyproject.toml", "README.md", *LOCKS):
+    for name in ("deploy/Dockerfile", "deploy/linkwire-runc", "pyproject.toml", "README.md", *LOCKS):
         if (PROJECT / name).exists():
             yield PROJECT / name, name
     for package in PACKAGES:

@@ -19,17 +19,18 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Mapping, Sequence
 
-# Run as: sh -c START node data dockerd-arguments... by nsenter and unshare, NOT by `ip netns exec`, which mounts
+# Run as: sh -c START node data disk dockerd-arguments... by nsenter and unshare, NOT by `ip netns exec`, which mounts
 # another /sys and hides the cgroups.
 #  - The machine's /run/netns is let go, or this node would keep alive every namespace that it shows.
 #  - /run and /var/lib/docker are shared mounts: a container that binds /run/docker/netns with rslave is refused
 #    on others, and would not see a namespace made after its start.
 #  - containerd makes /opt/containerd, which is not to stay behind on the machine.
+#  - The start gate's files are each node's own, and outlive a power cut as a disk would: /etc and /usr/local/bin.
 #  - The pidfile lies in that fresh /run: a stale one silently stops the next start.
 START = """
 set -eu
-node=$1 data=$2
-shift 2
+node=$1 data=$2 disk=$3
+shift 3
 hostname "$node"
 umount -l /run/netns 2>/dev/null || :
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -38,6 +39,10 @@ mount --make-shared /run
 mount -t overlay -o lowerdir=/opt,upperdir=/run/opt/new,workdir=/run/opt/work overlay /opt
 mount --bind "$data" /var/lib/docker
 mount --make-shared /var/lib/docker
+for folder in etc usr/local/bin; do
+    mkdir -p "$disk/$folder/new" "$disk/$folder/work"
+    mount -t overlay -o "lowerdir=/$folder,upperdir=$disk/$folder/new,workdir=$disk/$folder/work" overlay "/$folder"
+done
 exec dockerd "$@"
 """
 GATE = {
@@ -122,17 +127,28 @@ class Node:
         self.configure()
         enter = ["nsenter", f"--net={network.NETNS / self.layout.node_netns(self.name)}"]
         unshare = ["unshare", "--mount", "--uts", "--propagation", "slave"]
-        script = ["sh", "-c", START, "sh", self.name, str(data), "--config-file", str(self.config)]
+        script = [
+            "sh",
+            "-c",
+            START,
+            "sh",
+            self.name,
+            str(data),
+            str(self.folder / "disk"),
+            "--config-file",
+            str(self.config),
+        ]
         daemon = self.group.child("daemon")
         process.detach([*enter, *unshare, *script], daemon, self.log)
         process.wait_for_daemon(f"dockerd of {self.name}", self.is_up, daemon, self.log, seconds=STARTING)
 
     def configure(self) -> None:
         """Write what dockerd is told; one that runs reads it again."""
-        text = json.dumps(self._daemon_config(), indent=2)
-        if self.config.exists() and self.config.read_text() == text:
+        before = json.loads(self.config.read_text()) if self.config.exists() else {}
+        config = {**before, **self._daemon_config()}  # what `docker linkwire gate install` has merged in stays
+        if config == before:
             return
-        self.config.write_text(text)
+        self.config.write_text(json.dumps(config, indent=2))
         if pid := self.dockerd_pid:
             os.kill(pid, signal.SIGHUP)
 

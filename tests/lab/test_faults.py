@@ -37,6 +37,7 @@ services:
     command: [sleep, "86400"]
     stop_grace_period: 1s
     links: [web]
+    x-wireguard: {{gate: false}} # begins while etcd is away
     deploy: {{replicas: 0}}
 """
 

@@ -38,7 +38,22 @@ services:
     links: [web]
     labels: {{mine: "2"}}
     stop_grace_period: 0s
+    x-wireguard: {{gate: false}}
     deploy: *here
+  late:
+    image: {image}
+    command: [sh, -c, "sleep 4; exec nginx -g 'daemon off;'"]
+    healthcheck: {{test: "curl -sf http://127.0.0.1/", interval: 1s, retries: 60}}
+    deploy: *here
+  patient:
+    image: {image}
+    command: [sh, -c, "curl -sS -m 1 -o /dev/null http://late/ && curl -sS -m 1 -o /dev/null http://web/"]
+    links: [late, web]
+    stop_grace_period: 0s
+    x-wireguard: {{gate: ready}}
+    deploy:
+      replicas: 0
+      restart_policy: {{condition: none}}
 """
 
 Figure = Callable[[str], None]
@@ -136,13 +151,66 @@ def test_a_start_that_waits_ends_with_its_service(gated: Deployment) -> None:
 
 
 def test_the_label_stands_beside_those_of_the_user_and_starts_go_by_the_gate(gated: Deployment) -> None:
-    for service, mine in (("open", {"mine": "2"}), ("gated", {"mine": "1", "other": "", "linkwire.gate": "true"})):
+    for service, mine in (
+        ("open", {"mine": "2"}),
+        ("gated", {"mine": "1", "other": "", "linkwire.gate": "true"}),
+    ):
         scale(gated, f"gate_{service}", 1)
         [(node, container)] = gated.wait_running(f"gate_{service}", 1)
         raw = json.loads(node.docker("inspect", container).stdout)[0]
         labels = {label: value for label, value in raw["Config"]["Labels"].items() if "com.docker" not in label}
         assert labels == mine
         assert raw["HostConfig"]["Runtime"] == "linkwire"
+
+
+def test_a_job_that_waits_for_ready_providers_gets_through_at_its_first_try(gated: Deployment) -> None:
+    """Its provider does not run when it is begun, and is healthy some seconds after it does."""
+    manager = gated.lab.manager
+    scale(gated, "gate_patient", 1)
+    process.wait_for("a start to wait", lambda: any(waiting(node) for node in gated.lab.nodes), seconds=30)
+    [held] = [node for node in gated.lab.nodes if waiting(node)]
+    [container] = waiting(held)
+    said = f"cat {FOLDER}/gate/{container}"
+    process.wait_for(
+        "it to be wired",
+        lambda: "waits for a ready task of gate_late" in held.run(["sh", "-c", said]).stdout,
+        seconds=20,
+    )
+    scale(gated, "gate_late", 1)
+    shown = ["service", "ps", "--format", "{{.CurrentState}} {{.Error}}", "gate_patient"]
+    process.wait_for("the job to end", lambda: "Running" not in manager.docker(*shown).stdout, seconds=60)
+    process.wait_for("the job to be done", lambda: "Complete" in manager.docker(*shown).stdout, seconds=60)
+    assert len(manager.docker(*shown).stdout.splitlines()) == 1, "at the first try"
+
+
+def test_every_node_says_that_it_has_the_gate_and_which_label(gated: Deployment) -> None:
+    said = gated.linkwire("gate", "status").splitlines()
+    assert said == [
+        f"linkwire: {node.name}: gate in: default runtime linkwire; label linkwire.gate: yes"
+        for node in gated.lab.nodes
+    ]
+    again = gated.linkwire("gate", "install", "n2", "n3")
+    assert again.splitlines() == [f"linkwire: {name}: gate in: the gate was in already" for name in ("n2", "n3")]
+
+
+def test_what_was_made_with_the_gate_ends_by_its_script(gated: Deployment) -> None:
+    """It stays, open, while something needs it; another node keeps the gate, and `check` names this one."""
+    n2 = gated.lab.node("n2")
+    assert "no gate" not in gated.try_linkwire("check").stderr
+    try:
+        said = gated.linkwire("gate", "remove", "n2")
+        assert said.startswith(
+            "linkwire: n2: gate leaving: default runtime linkwire -> runc; the script stays, open,"
+        )
+        assert "gate_web" in said
+        assert n2.get("/info")["DefaultRuntime"] == "runc"
+        assert n2.run(["cat", "/etc/linkwire/gate"]).stdout == "LINKWIRE_GATE=off\n"
+        assert gated.lab.node("n3").get("/info")["DefaultRuntime"] == "linkwire"
+        warning = "on n2 linked tasks start before they are wired, since these nodes have no gate (gate_web):"
+        assert warning in gated.try_linkwire("check").stderr
+    finally:
+        said = gated.linkwire("gate", "install", "n2")
+    assert "n2: gate in: default runtime runc -> linkwire" in said
 
 
 def test_nothing_is_left_of_containers_that_are_gone(gated: Deployment) -> None:

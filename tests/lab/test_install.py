@@ -93,6 +93,73 @@ def containers(deployment: Deployment) -> set[str]:
     return set(deployment._containers("linkwire"))
 
 
+def node_state(deployment: Deployment) -> list[tuple[str, str, object, bool]]:
+    """Of each node what the gate changes: dockerd's file, files of its own, the default runtime, the node label."""
+    gated = {
+        one["ID"] for one in deployment.lab.manager.get("/nodes") if "linkwire.gate" in (one["Spec"]["Labels"] or {})
+    }
+    look = "ls /usr/local/bin/linkwire-runc /etc/linkwire %s.* 2>/dev/null || :"
+    return [
+        (
+            node.config.read_text(),
+            node.run(["sh", "-c", look % node.config]).stdout,
+            node.get("/info")["DefaultRuntime"],
+            node.get("/info")["Swarm"]["NodeID"] in gated,
+        )
+        for node in deployment.lab.nodes
+    ]
+
+
+def test_the_gate_is_put_in_and_taken_out_without_a_trace(installed: Deployment) -> None:
+    before = node_state(installed)
+    running = containers(installed)
+    said = installed.linkwire("gate", "install")
+    assert said.count("gate in: default runtime runc -> linkwire; script /usr/local/bin/linkwire-runc;") == 2
+    assert all((state[2], state[3]) == ("linkwire", True) for state in node_state(installed))
+    assert containers(installed) == running, "no task was restarted"
+
+    said = installed.linkwire("gate", "remove")
+    assert said.count("gate out: default runtime linkwire -> runc; script removed, ") == 2
+    assert node_state(installed) == before
+    services = installed.lab.manager.docker("service", "ls", "--format", "{{.Name}}").stdout
+    assert "gate" not in services
+    own = ["ps", "-aq", "--filter", "label=linkwire.role=gate"]
+    process.wait_for(
+        "its containers to go", lambda: not any(node.docker(*own).stdout for node in installed.lab.nodes), seconds=30
+    )
+    assert all("linkwire" not in node.get("/info")["Runtimes"] for node in installed.lab.nodes)
+
+
+def test_nodes_that_cannot_have_the_gate_are_named_and_left_as_they_are(installed: Deployment) -> None:
+    n1, n2 = installed.lab.nodes
+    good = n2.config.read_text()
+    try:
+        for text, reason in (
+            ("{,", f"n2: nothing done: {n2.config} does not parse: "),
+            (good.replace("{", '{"max-concurrent-downloads": -3,', 1), "n2: nothing done: its dockerd did not take "),
+        ):
+            n2.config.write_text(text)
+            done = installed.try_linkwire("gate", "install")
+            assert done.returncode == 1
+            assert reason in done.stdout
+            assert "n1: gate in" in done.stdout, "the others have it"
+            assert n2.config.read_text() == text
+            assert n2.get("/info")["DefaultRuntime"] == "runc"
+        done = installed.try_linkwire("gate", "install", "n3")
+        assert (done.returncode, "this Swarm has no node 'n3'; did you mean" in done.stderr) == (2, True)
+        n1.docker("node", "update", "--availability", "drain", "n2")
+        done = installed.try_linkwire("gate", "install", "n2")
+        assert (done.returncode, "n2: nothing done: it is set to drain: `docker node update" in done.stdout) == (
+            1,
+            True,
+        )
+    finally:
+        n1.docker("node", "update", "--availability", "active", "n2")
+        n2.config.write_text(good)
+        process.wait_for("n2's agent", lambda: installed.agent(n2) is not None, seconds=60)
+        installed.linkwire("gate", "remove")
+
+
 def test_installing_again_makes_nothing_and_replaces_nothing(installed: Deployment) -> None:
     before, running = held(installed), containers(installed)
     assert {name.removeprefix("linkwire_").rpartition("_")[0] for name in before} == KINDS

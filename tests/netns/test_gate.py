@@ -210,6 +210,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         {"linkwire.gate": "false"},
         {"linkwire_gate": "true", "linkwire.role": "agent"},
         {"said": '"linkwire.gate":"true"'},
+        {"linkwire.gate.ready": "shop_db"},
     ],
 )
 @pytest.mark.parametrize("root", [DOCKER, "/var/lib/a b/docker"])
@@ -220,7 +221,7 @@ def test_what_is_not_gated_starts_at_once(machine: Machine, labels: dict[str, st
     assert container.begins()
 
 
-@pytest.mark.parametrize("value", ["true", "True", "1", "", "no"])
+@pytest.mark.parametrize("value", ["true", "auto", "True", "1", "", "no"])
 @pytest.mark.parametrize("root", [DOCKER, "/var/lib/a b/docker"])
 def test_what_is_gated_is_refused_when_nobody_has_wired_it(machine: Machine, value: str, root: str) -> None:
     container = machine.make({"linkwire.gate": value}, root=root)
@@ -274,6 +275,29 @@ def test_the_agents_reason_is_told_whatever_stands_in_it(machine: Machine) -> No
     said = "linkwire: the task was not wired in 1 s: the  subnet  clashes   with 10  of $(id) `id`"
     assert (done.returncode, done.stderr) == (1, f"{said}\n")
     assert json.loads(machine.sh(f"tail -n 1 {container.log}"))["msg"] == said
+
+
+def test_one_that_waits_for_a_provider_has_longer_and_its_own_reason(machine: Machine) -> None:
+    """From when it is wired on; if that does not last, the shorter limit counts again."""
+    container = machine.make(GATED)
+    machine.write("/etc/linkwire/gate", "LINKWIRE_READY_SECONDS=3\n")
+    machine.agent(f"hold({container.id!r}, ['shop_db', 'shop_cache'])")
+    began = time.monotonic()
+    done = container.start(seconds=1)
+    assert 2 < time.monotonic() - began < 8
+    said = "linkwire: it is wired, and was held for 3 s: waits for a ready task of shop_db, shop_cache"
+    assert (done.returncode, done.stderr) == (1, f"{said}\n")
+    machine.agent(f"shut({container.id!r}, 'it lost its device')")
+    assert "was not wired in 1 s: it lost its device" in container.start(seconds=1).stderr
+    machine.agent(f"open_for({container.id!r}, {container.netns!r})")
+    assert container.start().returncode == 0
+
+
+def test_a_gate_that_is_being_taken_out_is_open(machine: Machine) -> None:
+    machine.write("/etc/linkwire/gate", "LINKWIRE_GATE=off\n")
+    container = machine.make(GATED)
+    assert container.start(seconds=60).returncode == 0
+    assert container.begins()
 
 
 def test_it_is_shut_again_when_it_is_no_longer_wired(machine: Machine) -> None:

@@ -195,7 +195,7 @@ def test_the_module_is_the_same_program(run: Run, files: Path) -> None:
     [
         (
             ["chekc"],
-            "there is no command 'chekc'; there are: check, render, deploy, ps, install, uninstall, node, rotate",
+            "there is no command 'chekc'; there are: check, render, deploy, ps, install, uninstall, gate, node",
         ),
         (["render", "shop"], "which compose files? name them with -c FILE, or -c - for standard input"),
         (["check", "-c", ""], "which compose files? name them with -c FILE, or -c - for standard input"),
@@ -215,6 +215,9 @@ def test_the_module_is_the_same_program(run: Run, files: Path) -> None:
             "'a stack' cannot name a stack: a name is made of letters, digits, ",
         ),
         (["render", "-c", "good.yml", ""], "'' cannot name a stack: a name is missing"),
+        (["gate", "instal"], "gate 'instal': it goes gate install, gate remove or gate status, then nodes"),
+        (["gate", "install", "--wait", "1h"], "--wait takes seconds from 1 to 86400, and goes with gate install"),
+        (["gate", "remove", "--ready-wait", "5"], "--ready-wait takes seconds from 1 to 86400, and goes with gate"),
         (["ps", "--format", "yaml"], "--format is table or json, not 'yaml'"),
         (["ps", "a/b"], "'a/b' cannot name a stack: a name is made of letters, digits, "),
         (["-c", "good.yml", "check"], "unknown flag: -c"),
@@ -364,6 +367,18 @@ def test_large_standard_input_is_handed_on(run: Run, stand_in: dict[str, str]) -
 def test_a_pipe_is_handed_on(run: Run, files: Path, stand_in: dict[str, str]) -> None:
     shown = run("bash", "-c", f"{PLUGIN} linkwire deploy -c <(cat good.yml) STACK", **stand_in)
     assert deployed(shown)["services"]["web"]["deploy"]["labels"] == {"linkwire.links": "STACK_db:db"}
+    assert left_behind(files) == []
+
+
+def test_the_long_form_of_depends_on_is_kept_by_us_and_handed_on_short(
+    docker: str, run: Run, files: Path, stand_in: dict[str, str]
+) -> None:
+    long = GOOD.replace("links: [db]", "links: [db], depends_on: {db: {condition: service_healthy}}")
+    assert long != GOOD
+    (files / "long.yml").write_text(long)
+    web = deployed(run(docker, "linkwire", "deploy", "-c", "long.yml", "STACK", **stand_in))["services"]["web"]
+    assert web["labels"] == {"linkwire.gate": "auto", "linkwire.gate.ready": "STACK_db"}
+    assert web["depends_on"] == ["db"]
     assert left_behind(files) == []
 
 

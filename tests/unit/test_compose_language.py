@@ -87,6 +87,43 @@ def test_any_extension_makes_every_link_ours(text: str) -> None:
     assert [entry.provider for entry in found.entries["a"]] == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("services", "path"),
+    [
+        ("a: {links: [b], x-wireguard: {gate: ready}}, b: {links: [a], x-wireguard: {gate: ready}}", "a -> b -> a"),
+        (
+            (
+                "x: {links: [a], x-wireguard: {gate: ready}}, "
+                "a: {links: [b, d], x-wireguard: {links: {b: {gate: ready}}}}, "
+                "b: {links: [c], depends_on: {c: {condition: service_healthy}}}, "
+                "c: {links: [a], x-wireguard: {gate: ready}}, d: {links: [a]}"
+            ),
+            "a -> b -> c -> a",
+        ),
+    ],
+)
+def test_services_that_wait_for_each_other_are_refused_with_the_way(services: str, path: str) -> None:
+    _, report = links(f"x-wireguard: {{}}\nservices: {{{services}}}")
+    (error,) = report.errors
+    assert f"each waits until the next is ready, and so none ever starts: {path}. " in str(error)
+
+
+@pytest.mark.parametrize(
+    "services",
+    [
+        "a: {links: [b], x-wireguard: {gate: ready}}, b: {links: [a]}",
+        (
+            "a: {links: [b, c], x-wireguard: {gate: ready}}, "
+            "b: {links: [c], x-wireguard: {gate: ready}}, c: {links: [a]}"
+        ),
+        "a: {links: [b], depends_on: {b: {condition: service_healthy}}}, b: {links: [a], depends_on: [a]}",
+    ],
+)
+def test_who_waits_in_no_circle_may_be_linked_in_one(services: str) -> None:
+    _, report = links(f"x-wireguard: {{}}\nservices: {{{services}}}")
+    assert told(report) == []
+
+
 def test_cycles_and_links_to_itself_are_links() -> None:
     found, report = links("x-wireguard: {}\nservices: {a: {links: [b]}, b: {links: [a, 'b:peers']}}")
     assert told(report) == []
@@ -243,10 +280,42 @@ NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
             "x-wireguard: {strict: [true]}",
             [f"a.yml:5:27: {WEB}: x-wireguard.strict: must be a single value, not a list"],
         ),
-        ("x-wireguard: {gate: 1}", [f"a.yml:5:25: {WEB}: x-wireguard.gate: '1': write true or false"]),
+        ("x-wireguard: {gate: 1}", [f"a.yml:5:25: {WEB}: x-wireguard.gate: '1': write auto, true, false or ready"]),
         ("x-wireguard: {gate: {}}", [f"a.yml:5:25: {WEB}: x-wireguard.gate: must be a single value, not a mapping"]),
         ("x-wireguard: {gate: false}", []),
         ("links: [db]\nx-wireguard: {gate: true}", []),
+        ("links: [db]\nx-wireguard: {gate: Ready, links: {db: {gate: ready}}}", []),
+        (
+            "links: [db]\nx-wireguard: {links: {db: {gate: true}}}",
+            [
+                (
+                    f"a.yml:6:38: {WEB}: x-wireguard.links.db.gate: 'true': a link's gate can only be `ready`; "
+                    "all else is said of the service as a whole"
+                )
+            ],
+        ),
+        (
+            "links: [db]\nx-wireguard: {gate: false, links: {db: {gate: ready}}}",
+            [
+                (
+                    f"a.yml:6:51: {WEB}: x-wireguard.links.db.gate: `ready`: the service says `gate: false`, "
+                    "and so starts at once. Take one of the two away"
+                )
+            ],
+        ),
+        (
+            "x-wireguard: {gate: ready}",
+            [f"a.yml:5:19: warning: {WEB}: x-wireguard.gate: `ready`: it links to nothing, and so waits for nothing"],
+        ),
+        (
+            "links: [web]\nx-wireguard: {gate: ready}",
+            [
+                (
+                    f"a.yml:6:19: {WEB}: x-wireguard.gate: each waits until the next is ready, and so none ever "
+                    "starts: web -> web. Let one of them not wait"
+                )
+            ],
+        ),
         (
             "x-wireguard: {gate: true}",
             [

@@ -72,7 +72,8 @@ def test_the_shop() -> None:
     assert list(override) == ["version", "networks", "services"]
     assert override["version"] == "3.8"
     assert override["networks"] == BRIDGE
-    assert list(override["services"]) == ["web", "db", "cache"][:2]
+    assert list(override["services"]) == ["web", "db", "cache"]
+    assert override["services"]["cache"] == {"labels": {"linkwire.gate": "auto"}}
     assert override["services"]["web"]["networks"] == ["linkwire-bridge"]
     assert override["services"]["db"]["networks"] == ["linkwire-bridge"]
     assert service_labels(override, "web") == ServiceLabels(
@@ -106,6 +107,8 @@ def test_the_labels_as_people_see_them() -> None:
         '        linkwire.link.shop_db.ports: "5432/tcp,9000-9001/tcp"\n'
         '        linkwire.link.shop_db.rotate: "24h"\n'
         '        linkwire.links: "shop_db:database,shop_db:db,shop_cache:cache,other_mail:mail"\n'
+        "    labels:\n"
+        "      linkwire.gate: auto\n"
         "    networks:\n"
         "    - linkwire-bridge\n"
         "  db:\n"
@@ -113,9 +116,17 @@ def test_the_labels_as_people_see_them() -> None:
         "      labels:\n"
         '        linkwire.expose: "5432/tcp"\n'
         '        linkwire.strict: "false"\n'
+        "    labels:\n"
+        "      linkwire.gate: auto\n"
         "    networks:\n"
         "    - linkwire-bridge\n"
+        "  cache:\n"
+        "    labels:\n"
+        "      linkwire.gate: auto\n"
     )
+
+
+PLACED = {"placement": {"constraints": ["node.labels.linkwire.gate == true"]}}
 
 
 def test_the_gate_is_a_label_of_the_containers() -> None:
@@ -125,10 +136,44 @@ def test_the_gate_is_a_label_of_the_containers() -> None:
         "  web: {links: [db], x-wireguard: {gate: true}}\n"
         "  db: {x-wireguard: {gate: false}}\n"
         "  cache: {x-wireguard: {gate: True}}\n"
-    )
-    assert override["services"]["web"]["labels"] == {"linkwire.gate": "true"}
-    assert "labels" not in override["services"]["db"]
-    assert override["services"]["cache"] == {"labels": {"linkwire.gate": "true"}}
+        "  worker: {links: [db]}\n"
+        "  cron: {links: [db], x-wireguard: {gate: auto}}\n"
+        "  alone: {x-wireguard: {gate: auto}}\n"
+    )["services"]
+    assert override["web"]["labels"] == {"linkwire.gate": "true"}
+    assert override["web"]["deploy"]["placement"] == PLACED["placement"]
+    assert override["db"] == {"networks": ["linkwire-bridge"]}
+    assert override["cache"] == {"labels": {"linkwire.gate": "true"}, "deploy": PLACED}
+    for name in ("worker", "cron"):
+        assert override[name]["labels"] == {"linkwire.gate": "auto"}
+        assert "placement" not in override[name]["deploy"]
+    assert "alone" not in override
+
+
+def test_who_waits_for_whom_is_a_label_of_the_containers() -> None:
+    override = compiled(
+        "x-wireguard: {}\n"
+        "services:\n"
+        "  all: {links: [db, 'db:database', cache], external_links: [o_mail], x-wireguard: {gate: ready}}\n"
+        "  one: {links: [db, cache], x-wireguard: {links: {cache: {gate: ready}}, gate: true}}\n"
+        "  wish: {links: [db], depends_on: {db: {condition: service_healthy}, cache: {condition: service_healthy}}}\n"
+        "  started: {links: [db], depends_on: {db: {condition: service_started}}}\n"
+        "  refuses: {links: [db], depends_on: {db: {condition: service_healthy}}, x-wireguard: {gate: false}}\n"
+        "  db: {}\n"
+        "  cache: {}\n"
+    )["services"]
+    labels = {name: service.get("labels", {}) for name, service in override.items()}
+    assert labels == {
+        "all": {"linkwire.gate": "auto", "linkwire.gate.ready": "shop_db,shop_cache,o_mail"},
+        "one": {"linkwire.gate": "true", "linkwire.gate.ready": "shop_cache"},
+        "wish": {"linkwire.gate": "auto", "linkwire.gate.ready": "shop_db"},
+        "started": {"linkwire.gate": "auto"},
+        "refuses": {},
+        "db": {"linkwire.gate": "auto"},
+        "cache": {"linkwire.gate": "auto"},
+    }
+    assert "placement" in override["one"]["deploy"]
+    assert "placement" not in override["all"]["deploy"]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +211,8 @@ def test_a_user_may_have_a_network_of_that_name() -> None:
 
 def test_networks_of_any_file_count() -> None:
     override = compiled(
-        "x-wireguard: {}\nservices: {a: {links: [b], networks: []}, b: {}, c: {links: [a], networks: }}",
+        "x-wireguard: {}\n"
+        "services: {a: {links: [b], networks: []}, b: {x-wireguard: {gate: false}}, c: {links: [a], networks: }}",
         "services: {b: {networks: [own]}}\nnetworks: {own: {}}",
     )
     assert {name: "networks" in service for name, service in override["services"].items()} == {"a": True, "c": True}
@@ -278,7 +324,9 @@ def test_docker_merges_labels_and_networks(docker: str, tmp_path: Path, labels: 
         expected_labels = was.get("deploy", {}).get("labels", {}) | added.get("deploy", {}).get("labels", {})
         assert service.get("deploy", {}).get("labels", {}) == expected_labels
         assert list(service.get("networks", {})) == (added.get("networks") or list(was.get("networks", {})))
+        assert service.get("labels", {}) == was.get("labels", {}) | added.get("labels", {})
         for changed in (service, was):
+            changed.pop("labels", None)
             changed.pop("networks", None)
             changed.get("deploy", {}).pop("labels", None)
         assert {key: value for key, value in service.items() if value != {}} == {
@@ -336,11 +384,24 @@ def test_docker_changes_nothing_else(docker: str, tmp_path: Path) -> None:
     web = after["services"]["web"]
     assert web["deploy"]["labels"] == {"a": "b", "linkwire.links": "shop_db:db"}
     assert web.pop("networks") == {"linkwire-bridge": None}
+    assert web["labels"] == {"c": "d", "linkwire.gate": "auto"}
     del web["deploy"]["labels"], before["services"]["web"]["deploy"]["labels"]
+    del web["labels"], before["services"]["web"]["labels"]
     assert web == before["services"]["web"]
-    assert after["services"]["db"] == before["services"]["db"] | {"networks": {"linkwire-bridge": None}}
+    gated = {"networks": {"linkwire-bridge": None}, "labels": {"linkwire.gate": "auto"}}
+    assert after["services"]["db"] == before["services"]["db"] | gated
     for section in ("volumes", "secrets", "configs", "x-wireguard"):
         assert after[section] == before[section]
+
+
+def test_docker_adds_the_constraint_of_gate_true(docker: str, tmp_path: Path) -> None:
+    text = RICH.replace("    links: [db]\n", "    links: [db]\n    x-wireguard: {gate: true}\n")
+    after = stack_config(docker, tmp_path, text, dump(compiled(text)))
+    constraints = after["services"]["web"]["deploy"]["placement"].pop("constraints")
+    assert sorted(constraints) == ["node.labels.linkwire.gate == true", "node.role == worker"]
+    before = stack_config(docker, tmp_path, text)["services"]["web"]["deploy"]["placement"]
+    assert before.pop("constraints") == ["node.role == worker"]
+    assert after["services"]["web"]["deploy"]["placement"] == before
 
 
 @pytest.mark.parametrize("version", ["3.4", "3.5", "3.6", "3.7", "3.8", "3.9", "3.13", "3", ""])

@@ -75,3 +75,21 @@ def test_a_container_on_the_nodes_own_network_can_never_be_wired() -> None:
     local = task(listed("created", host={"NetworkID": "h"}))
     assert local.problem is not None
     assert local.elsewhere == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "gated", "awaits"),
+    [
+        ({}, False, ()),
+        ({"linkwire.gate": "false"}, False, ()),
+        ({"linkwire.gate": "auto"}, False, ()),
+        ({"linkwire.gate": "true", "linkwire.gate.ready": "shop_db"}, True, ("shop_db",)),
+        ({"linkwire.gate": "auto", "linkwire.gate.ready": "shop_db,,shop_cache"}, False, ("shop_db", "shop_cache")),
+    ],
+)
+def test_what_a_containers_labels_say_of_its_start(
+    labels: dict[str, str], gated: bool, awaits: tuple[str, ...]
+) -> None:
+    raw = listed("created")
+    local = task({**raw, "Labels": raw["Labels"] | labels})
+    assert (local.gated, local.awaits) == (gated, awaits)

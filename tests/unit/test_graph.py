@@ -412,3 +412,11 @@ def test_without_every_link_key_a_peer_has_none() -> None:
 
 def keyed(found: Service, key: str) -> Service:
     return replace(found, links=tuple(replace(link, key=key) for link in found.links))
+
+
+def test_who_waits_for_whom_waits_while_nobody_of_it_is_ready() -> None:
+    services = (service("A", "a"), service("B", "b"), service("C", "c"))
+    tasks = (endpoint("B", "b1", 1, ready=False), endpoint("C", "c1", 2, ready=False), endpoint("C", "c2", 3))
+    made = graph(CLUSTER, *services, *tasks)
+    assert made.unready(("a", "b", "c", "nobody")) == ("a", "b", "nobody")
+    assert made.unready(()) == ()

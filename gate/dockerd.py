@@ -1,0 +1,156 @@
+"""The dockerd behind a socket: its process, its configuration file, and work done where it sees its files."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gate.errors import Refused
+
+DEFAULT_CONFIG = "/etc/docker/daemon.json"
+_CLONE_NEWNS = 0x00020000
+_PEER = struct.Struct("3i")  # struct ucred, unix(7)
+_FLAG = "--config-file"
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerd:
+    """A dockerd that runs.
+
+    Attributes:
+        pid: in this process's PID namespace, which is the node's.
+        command: its command line.
+        path: its PATH, by which it finds a runtime.
+        config: the path of its configuration file, as it sees it.
+    """
+
+    pid: int
+    command: tuple[str, ...]
+    path: str
+    config: str
+
+    def work(self, function: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Do something in its mount namespace, with its root folder; returns what `function` returns, by JSON.
+
+        In a process of its own: there is no way back out of a mount namespace.
+
+        Raises:
+            Refused: `function` did, or failed otherwise.
+        """
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            _answer(self.pid, function, writing)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            text = pipe.read()
+        os.waitpid(child, 0)
+        if not text:
+            raise Refused("the work in dockerd's mount namespace ended without a word")
+        answer: dict[str, Any] = json.loads(text)
+        if "refused" in answer:
+            raise Refused(str(answer["refused"]))
+        return answer
+
+
+def find(path: str) -> Dockerd:
+    """The dockerd that answers on a socket.
+
+    Raises:
+        Refused: it is not to be told.
+    """
+    running = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal() and _is_dockerd(entry)]
+    if not running:
+        raise Refused(
+            "no dockerd is seen on this node: is its program called otherwise, or is it in a virtual machine?"
+        )
+    listener = _listener(path)
+    # Where systemd listens for dockerd, the socket is systemd's. It then is the one of the node's own network.
+    own = [pid for pid in running if pid == listener] or [pid for pid in running if _shares_network(pid)]
+    if len(own) != 1:
+        raise Refused(f"{len(own)} of the {len(running)} dockerd here may be this node's: which it is cannot be told")
+    return _read(own[0])
+
+
+def config_file(command: tuple[str, ...], folder: str) -> str:
+    """The configuration file that a command line names; a relative path is one from `folder`."""
+    found = DEFAULT_CONFIG
+    for word, following in zip(command, (*command[1:], ""), strict=True):
+        if word == _FLAG:
+            found = following
+        elif word.startswith(f"{_FLAG}="):
+            found = word.partition("=")[2]
+    return str(PurePosixPath(folder) / found)
+
+
+def _read(pid: int) -> Dockerd:
+    try:
+        command = tuple(_words(pid, "cmdline"))
+        path = next((one[5:] for one in _words(pid, "environ") if one.startswith("PATH=")), os.defpath)
+        folder = str(Path(f"/proc/{pid}/cwd").readlink())
+    except OSError as error:
+        raise Refused(f"dockerd's process cannot be read: {error.strerror}") from None
+    return Dockerd(pid, command, path, config_file(command, folder))
+
+
+def _words(pid: int, file: str) -> list[str]:
+    return Path(f"/proc/{pid}/{file}").read_bytes().decode("utf-8", "surrogateescape").rstrip("\0").split("\0")
+
+
+def _is_dockerd(process: Path) -> bool:
+    try:
+        return (process / "comm").read_text().strip() == "dockerd"
+    except OSError:
+        return False
+
+
+def _shares_network(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/ns/net").samefile("/proc/self/ns/net")
+    except OSError:
+        return False
+
+
+def _listener(path: str) -> int:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(path)
+        except OSError as error:
+            raise Refused(f"Docker does not answer on {path}: {error.strerror}") from None
+        pid: int = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0]
+    return pid
+
+
+def _enter(namespace: int) -> None:
+    if _libc.setns(namespace, _CLONE_NEWNS) != 0:  # os.setns came with Python 3.12
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _answer(pid: int, function: Callable[[], Mapping[str, Any]], writing: int) -> None:
+    """Enter, work, say what came of it, end; never returns."""
+    try:
+        answer: Mapping[str, Any]
+        try:
+            with Path(f"/proc/{pid}/ns/mnt").open("rb") as namespace:
+                _enter(namespace.fileno())
+            answer = function()
+        except Refused as error:
+            answer = {"refused": str(error)}
+        except OSError as error:
+            answer = {"refused": f"{error.filename or 'its files'}: {error.strerror or error}"}
+        os.write(writing, json.dumps(answer).encode())
+    except BaseException as error:  # noqa: BLE001 - the parent must hear of it, and this process goes no further
+        os.write(writing, json.dumps({"refused": f"{type(error).__name__}: {error}"}).encode())
+    finally:
+        sys.stdout.flush()
+        os._exit(0)

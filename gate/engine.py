@@ -1,0 +1,119 @@
+"""This node's Docker, asked by its API: the one place here that imports docker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+from docker.types import LogConfig
+
+from gate.errors import Refused
+
+SOCKET = "/var/run/docker.sock"
+HELPER = "linkwire-gate"
+"""The name of the container that does the work; one that an earlier run left is removed."""
+_TASK = "com.docker.swarm.task.id"
+_MARK = {"linkwire.role": "gate"}
+_CAPABILITIES = (
+    "SYS_PTRACE",  # reading dockerd's process, which has more rights
+    "SYS_ADMIN",  # setns() into its mount namespace
+    "SYS_CHROOT",  # likewise
+    "KILL",  # SIGHUP, should dockerd not be root's
+    "DAC_OVERRIDE",  # its files, whoever has them
+    "FOWNER",
+)
+_TIMEOUT_S = 120
+
+
+@contextmanager
+def _wrapped(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise Refused(f"Docker cannot {what}: {error}") from None
+
+
+class Engine:
+    """Docker on this node."""
+
+    def __init__(self, path: str = SOCKET) -> None:
+        """Connect when first asked; `path` of Docker's socket."""
+        with _wrapped("be asked"):
+            self._api = docker.APIClient(f"unix://{path}", version="auto", timeout=_TIMEOUT_S)
+
+    def info(self) -> Mapping[str, Any]:
+        """What `docker info` says. Raises Refused."""
+        with _wrapped("say how it runs"):
+            told: dict[str, Any] = self._api.info()
+        return told
+
+    def run_on_node(self, task: str, argv: Sequence[str]) -> str:
+        """Run a command in a container that sees the node's processes, of the image of a Swarm task.
+
+        A Swarm task can have neither the node's PID namespace, in which dockerd is to be found, nor be free of
+        AppArmor, which forbids to look at dockerd and to signal it.
+
+        Args:
+            task: the id of the Swarm task that this is.
+            argv: what to run.
+
+        Returns:
+            What it wrote to its standard output.
+
+        Raises:
+            Refused: Docker could not run it, or it failed; with the end of what it said.
+        """
+        with _wrapped("run a container"):
+            own = self._api.containers(filters={"label": f"{_TASK}={task}"})
+            if not own:
+                raise Refused("this task's own container is not to be found")
+            self._remove()
+            settings = self._api.create_host_config(
+                runtime="runc",
+                cap_drop=["ALL"],
+                cap_add=list(_CAPABILITIES),
+                security_opt=["apparmor=unconfined", "seccomp=unconfined", "label=disable"],
+                pid_mode="host",
+                network_mode="host",
+                userns_mode="host",
+                read_only=True,
+                binds=[f"{SOCKET}:{SOCKET}"],
+                log_config=LogConfig(type=LogConfig.types.JSON),
+            )
+            self._api.create_container(
+                own[0]["ImageID"], list(argv), name=HELPER, labels=_MARK, host_config=settings, entrypoint=""
+            )
+            try:
+                self._api.start(HELPER)
+                code = int(self._api.wait(HELPER)["StatusCode"])
+                out = self._api.logs(HELPER, stdout=True, stderr=False).decode("utf-8", "replace")
+                error = self._api.logs(HELPER, stdout=False, stderr=True).decode("utf-8", "replace")
+            finally:
+                self._remove()
+        if code != 0:
+            raise Refused(f"the container {HELPER} ended with exit code {code}: {error.strip()[-500:]}")
+        return out
+
+    def _remove(self) -> None:
+        with suppress(docker.errors.NotFound):
+            self._api.remove_container(HELPER, force=True)
+
+
+def is_rootless(info: Mapping[str, Any]) -> bool:
+    """Whether this Docker has no root on its node."""
+    return any("name=rootless" in str(option) for option in info.get("SecurityOptions") or ())
+
+
+def default_runtime(info: Mapping[str, Any]) -> str:
+    """The default runtime that dockerd has now."""
+    return str(info.get("DefaultRuntime", ""))
+
+
+def runtime_path(info: Mapping[str, Any], runtime: str) -> str | None:
+    """The program of a runtime that dockerd knows; None: it does not know it."""
+    entry = (info.get("Runtimes") or {}).get(runtime)
+    return None if entry is None else str(entry.get("path", ""))
