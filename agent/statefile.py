@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 _HEAD = b"linkwire state 2\n"
+_MAX_DIGITS = 12  # of a part's length; Python itself refuses to read 4,301
 _DIGEST_BYTES = 16
 """Against what a disk does to a part. What somebody does to it, the signatures in it show."""
 
@@ -49,7 +50,7 @@ def _bodies(content: bytes) -> Iterator[bytes]:
     at = len(_HEAD)
     while (start := content.find(b"\n", at) + 1) > 0:
         length, _, digest = content[at : start - 1].partition(b" ")
-        if not length.isdigit():
+        if not length.isdigit() or len(length) > _MAX_DIGITS:
             return
         body = content[start : start + int(length)]
         if len(body) != int(length) or digest != _digest(body).encode():

@@ -87,7 +87,7 @@ def read_label(text: str) -> Choices:
         raw = json.loads(text)
         known = {field.name for field in fields(Choices)}
         return Choices(**{name: str(value) for name, value in raw.items() if name in known})
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return Choices()
 
 
@@ -96,14 +96,14 @@ def _problems(choices: Choices) -> Iterable[str]:
         yield f"--image {choices.image!r} is no image's name"
     yield from _etcd_problems(choices)
     yield from _address_problems(choices)
-    if not choices.controllers.isdecimal() or not 1 <= int(choices.controllers) <= _MOST_CONTROLLERS:
+    if not 1 <= _number(choices.controllers) <= _MOST_CONTROLLERS:
         yield f"--controllers {choices.controllers!r} is not a number from 1 to {_MOST_CONTROLLERS}"
     ports = _PORTS.fullmatch(choices.ports)
-    if not ports or not 0 < int(ports[1]) <= int(ports[2]) <= MAX_PORT:
+    if not ports or not 0 < _number(ports[1]) <= _number(ports[2]) <= MAX_PORT:
         yield f"--ports {choices.ports!r} is not a range of UDP ports such as 51820-53819"
     if choices.metrics != "off" and not _is_port((_LISTEN.fullmatch(choices.metrics) or ("", ""))[1]):
         yield f"--metrics {choices.metrics!r} is neither an address and port such as 127.0.0.1:9586 nor off"
-    if not choices.address_rest.isdecimal() or not 1 <= int(choices.address_rest) <= _MAX_REST:
+    if not 1 <= _number(choices.address_rest) <= _MAX_REST:
         yield f"--address-rest {choices.address_rest!r} is not a number of seconds from 1 to {_MAX_REST}"
     if choices.log_level not in _LEVELS:
         yield f"--log-level {choices.log_level!r} is none of {', '.join(_LEVELS)}"
@@ -145,4 +145,9 @@ def _address_problems(choices: Choices) -> Iterable[str]:
 
 
 def _is_port(text: str | int) -> bool:
-    return str(text).isdecimal() and 0 < int(text) <= MAX_PORT
+    return 0 < _number(text) <= MAX_PORT
+
+
+def _number(text: str | int) -> int:
+    """Return a number of at most nine digits, -1 for anything else: Python itself refuses one of 4,301 digits."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", str(text)) else -1

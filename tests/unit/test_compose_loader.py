@@ -132,8 +132,21 @@ def test_byte_order_mark_and_windows_lines() -> None:
         ("x: &x [1]\n*x : 2", ["a.yml:1:4: a key must be a single value, not a list or a mapping"]),
         ("a: " + "[" * 5000, ["a.yml:1:203: nested more than 200 deep"]),
         ("a: " + "{a: " * 5000, ["a.yml:1:800: nested more than 200 deep"]),
-        ("- " * 5000, ["a.yml:1:401: nested more than 200 deep"]),
         ("a: b\nc: " + "[\n" * 5000, ["a.yml:201:1: nested more than 200 deep"]),
+        ("a: " + "[" * 5000 + "]" * 5000, ["a.yml:1:203: nested more than 200 deep"]),
+        ("a: " + "[{" * 2500, ["a.yml:1:203: nested more than 200 deep"]),
+        ("- " * 5000, ["a.yml:1:401: nested more than 200 deep"]),
+        ("? " * 5000, ["a.yml:1:401: nested more than 200 deep"]),
+        ("# \n\r\na:\n  b: ['[', \"]\", " + "[" * 5000, ["a.yml:4:214: nested more than 200 deep"]),
+        (
+            "a: " + "[" * 199 + "@",
+            [
+                (
+                    "a.yml:1:203: this is not YAML: "
+                    "while scanning for the next token, found character that cannot start any token"
+                )
+            ],
+        ),
         (LAUGHS, ["a.yml:7:12: the aliases up to here stand for more than 1,000,000 values"]),
         (MERGED_LAUGHS, ["a.yml:168:13: the aliases up to here stand for more than 1,000,000 values"]),
         (b"a: caf\xe9", ["a.yml:1:7: this is not UTF-8 (byte 0xe9): save the file as UTF-8"]),

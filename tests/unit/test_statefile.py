@@ -48,3 +48,8 @@ def test_what_is_damaged_is_an_error_or_other_values_but_never_a_crash(
         content = bytearray(pack(values.items()))
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
         list(unpack(bytes(content[: data.draw(st.integers(0, len(content)))])))
+
+
+def test_a_length_of_thousands_of_digits_ends_the_reading() -> None:
+    content = pack([("a", b"1")])
+    assert dict(unpack(content + b"9" * 5000 + b" 00\n")) == {"a": b"1"}
