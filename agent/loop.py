@@ -17,6 +17,7 @@ from agent.containers import Containers, NodeIdentity
 from agent.dns.responder import Responder
 from agent.identity import Identity
 from agent.linkkeys import HeldLinkKeys
+from agent.liveness import Prober
 from agent.looks import Looks, to_confirm
 from agent.metrics import Metrics
 from agent.netns import OWN_NETNS, TaskNetns
@@ -100,6 +101,7 @@ class Agent:
         self._home = TaskNetns(OWN_NETNS)
         self._mtus: dict[IPAddress, tuple[float, int]] = {}
         self._here = Here({}, ())
+        self._prober = Prober(self._wake)
         self._ipv6 = sysctl.has_ipv6()
         self._shown = Snapshot()
         self._seen = Snapshot()
@@ -149,6 +151,8 @@ class Agent:
                 self._graph = reindex(self._graph, self._seen, believed)
                 self._seen = believed
                 self._link_keys.learn(believed)
+        if (unreachable := self._prober.unreachable) != self._graph.unreachable:
+            self._graph = replace(self._graph, unreachable=unreachable)
         reporter.recalled(recalled(snapshot.get(keyspace.RECALL, Recall), self._node.id, self._seen))
         now = time.monotonic()
         # Who waits to be wired goes first: one new neighbour is reason to look at all the others too.
@@ -156,6 +160,8 @@ class Agent:
             self._try_to_bring(state, now)
         for state in to_confirm(list(self._tasks.values()), now, self._wake.is_pending):
             self._try_to_bring(state, now)
+        wired = (state for state in self._tasks.values() if state.applied is not None)
+        self._prober.ask({s.local.netns: s.suspects for s in wired if s.local.netns is not None and s.suspects})
         if self._lists and self._graph.complete and self._graph.cluster is not None:
             # Not before everything is known: a task that is not reported as wired is taken for one that is not.
             reporter.tasks(self._reports())
@@ -279,6 +285,7 @@ class Agent:
         key = self._private_key(endpoint)
         mtu = self._mtu(tuple({peer.underlay.host for peer in self._graph.peers(endpoint)}))
         held, known = self._link_keys.held, state.peers
+        state.suspects = self._graph.suspects(endpoint)
         config = desired(self._graph, endpoint, key, mtu, self._here, link_keys=held, known=known)
         if config is not None:
             resolving = state.resolving(config.policy.resolving.names)

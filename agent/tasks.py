@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import structlog
@@ -55,6 +56,7 @@ class TaskState:
             where all that `applied` says was read back.
         responder: what answers its DNS questions for its links; None where nothing can.
         resolv_conf: whom it asks.
+        suspects: the suspect endpoints that it may open connections to.
     """
 
     local: LocalTask
@@ -71,6 +73,7 @@ class TaskState:
     responder: Responder | None = None
     resolv_conf: ResolvConf = field(default_factory=ResolvConf)
     unready: tuple[str, ...] = ()
+    suspects: frozenset[IPv4Address] = frozenset()
     _settled: bool = False
     """Whether all of it was read back as `applied`, or as what that went on from, and nothing was left out."""
     _delay: float = field(default=RETRY_S)

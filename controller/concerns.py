@@ -3,7 +3,7 @@
 A plan is made of parts: a service, a task, a node's report, a link key. Each rests on what has its own id, and on:
 
 - a task: its node, in the store and in Swarm; whether its service is wired and known; of which networks Swarm gives
-  the addresses; and where its node is silent, on all tasks of its service;
+  the addresses;
 - an address, port, sealed key or report: what has an id that it names;
 - a link key: what services say of it, on which nodes their tasks and endpoints are, what is believed of these nodes,
   what is sealed to them, and the time.
@@ -70,8 +70,6 @@ def follow(known: Lookup, swarm: Swarm, stored: Snapshot, delta: Delta, members:
         return EVERYTHING
     for service in before.rewired(known):
         named.ids.update(known.live_of.get(service, ()), known.placed.get(service, ()), (service,))
-    for node in known.silent:
-        named.ids.update(known.on_node[node])
     named.link_keys.update(before.link_keys(known))
     return Focus(frozenset(named.ids), None if was_unknown else frozenset(named.link_keys))
 

@@ -58,7 +58,6 @@ class Lookup:
         live_of: service -> its live tasks.
         placed: service -> the tasks of its endpoints.
         on_node: node -> all tasks that Swarm has on it.
-        silent: the nodes that Swarm has tasks on and that no record of is there.
         concerning: id -> key -> an address, port, sealed key or report that names the id.
         networks: (network, IP version) of which Swarm gives addresses -> how many.
         taken: addresses and ports that are held or rest.
@@ -90,7 +89,6 @@ class Lookup:
             self._relive(task.id)
         for service in swarm.services.values():
             self._count(service.elsewhere, 1)
-        self.silent = {node for node in self.on_node if node not in self.nodes}
         self.links = self._links()
 
     def renew(self, swarm: Swarm, stored: Snapshot, delta: Delta, tasks: Iterable[str]) -> None:
@@ -105,16 +103,14 @@ class Lookup:
         was, self.swarm = self.swarm, swarm
         before, self.stored = self.stored, stored
         self._renew_records(before, delta.keys)
-        nodes = set(delta.swarm.nodes).union(*(self._renew_task(was, name) for name in delta.swarm.tasks))
+        for name in delta.swarm.tasks:
+            self._renew_task(was, name)
         for name in tasks:
             self._relive(name)
         for name in delta.swarm.services:
             for services, by in ((was.services, -1), (swarm.services, 1)):
                 if (service := services.get(name)) is not None:
                     self._count(service.elsewhere, by)
-        nodes.update(key.rpartition("/")[2] for key in delta.keys if key.startswith("nodes/"))
-        for node in nodes:
-            (self.silent.add if node in self.on_node and node not in self.nodes else self.silent.discard)(node)
 
     def relink(self) -> None:
         """Take the links anew."""
@@ -179,14 +175,13 @@ class Lookup:
 
     # --- Swarm's tasks
 
-    def _renew_task(self, was: Swarm, name: str) -> set[str]:
-        """Take what Swarm says of a task now, and give the nodes that it was and is on."""
+    def _renew_task(self, was: Swarm, name: str) -> None:
+        """Take what Swarm says of a task now."""
         old, new = was.tasks.get(name), self.swarm.tasks.get(name)
         if old is not None:
             self._task(old, -1)
         if new is not None:
             self._task(new, 1)
-        return {task.node for task in (old, new) if task is not None}
 
     def _task(self, task: SwarmTask, by: int) -> None:
         self._count(task.elsewhere, by)

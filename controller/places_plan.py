@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import cached_property
 from ipaddress import IPv4Address
 
 from controller.attachments import elsewhere
@@ -147,7 +146,11 @@ class PlacesPlan:
 
     def _changed_endpoint(self, task: SwarmTask, node: Node | None, endpoint: Endpoint) -> Iterator[Step]:
         report = self._run.report(task)
-        ready = self._ready(task, endpoint, ignore_lease=node is None and task.service in self._panicking)
+        ready = self._ready(task, endpoint)
+        suspect = ready and self._is_silent(task.node)
+        if suspect:
+            name = self._swarm.nodes[task.node].hostname
+            self._run.problems.append(f"node {name}: its agent is silent; its tasks are used where they answer")
         host = self._node_address(node) if node else endpoint.underlay.host
         number = endpoint.underlay.port
         ports: tuple[Op, ...] = ()
@@ -159,9 +162,9 @@ class PlacesPlan:
             else:
                 ports = _port_ops(endpoint, number)
         found = self._elsewhere(task, endpoint.elsewhere)
-        underlay = endpoint.underlay
-        if (ready, host, number, found) != (endpoint.ready, underlay.host, underlay.port, endpoint.elsewhere):
-            wanted = replace(endpoint, ready=ready, underlay=UdpEndpoint(host, number), elsewhere=found)
+        where = UdpEndpoint(host, number)
+        wanted = replace(endpoint, ready=ready, suspect=suspect, underlay=where, elsewhere=found)
+        if wanted != endpoint:
             revision = self._stored.revision_of(keyspace.endpoint(endpoint.service, endpoint.task))
             yield Change((Put(wanted, revision), *ports), f"task {task.id}: {_difference(endpoint, wanted)}")
 
@@ -175,15 +178,13 @@ class PlacesPlan:
             self._run.problems.append(problem)
         return found
 
-    def _ready(self, task: SwarmTask, endpoint: Endpoint, *, ignore_lease: bool) -> bool:
+    def _ready(self, task: SwarmTask, endpoint: Endpoint) -> bool:
         """Swarm says whether it is wanted, its node whether it can be used.
 
-        Swarm calls a task running until it has stopped it, also when its check fails: the node sees that first.
+        Swarm calls a task running until it has stopped it, also when its check fails: the node sees that first. An
+        agent's silence is not proof of its node's death: what the node said last counts until Swarm calls it down.
         """
-        if not task.wanted:
-            return False
-        silent = task.node not in self._known.nodes and keyspace.node(task.node) not in self._stored.invalid
-        if silent and (not ignore_lease or self._swarm.nodes[task.node].down):
+        if not task.wanted or (self._is_silent(task.node) and self._swarm.nodes[task.node].down):
             return False
         if keyspace.report(task.node, task.id) in self._stored.invalid:
             return endpoint.ready
@@ -192,27 +193,9 @@ class PlacesPlan:
             return False
         return report.state == "running"
 
-    @cached_property
-    def _panicking(self) -> frozenset[str]:
-        """Services whose every ready task is on a node whose agent fell silent.
-
-        An agent's silence is not proof of its node's death: the tunnels outlive it. With other tasks to go to it
-        is reason enough to send new connections there; with none, keeping all beats refusing all.
-        """
-        known = self._known
-        on_silent = {name for node in known.silent for name in known.on_node[node]}
-        without = {known.live[name].service for name in on_silent if self._is_ready(name, ignore_lease=True)}
-        return frozenset(  # of the others' tasks the lease says nothing
-            service
-            for service in without
-            if not any(self._is_ready(name, ignore_lease=False) for name in known.live_of[service])
-        )
-
-    def _is_ready(self, task_id: str, *, ignore_lease: bool) -> bool:
-        task, endpoint = self._known.live.get(task_id), self._known.endpoints.get(task_id)
-        if task is None or endpoint is None:
-            return False
-        return self._ready(task, endpoint, ignore_lease=ignore_lease)
+    def _is_silent(self, node: str) -> bool:
+        """Whether a node's agent has let its lease run out. What cannot be read is no silence."""
+        return node not in self._known.nodes and keyspace.node(node) not in self._stored.invalid
 
 
 def _port_ops(endpoint: Endpoint, number: int) -> tuple[Op, ...]:
@@ -237,6 +220,7 @@ def _service_record(service: SwarmService, vip: IPv4Address) -> Service:
 def _difference(old: Endpoint, new: Endpoint) -> str:
     parts: Iterable[str] = (
         ("ready" if new.ready else "not ready") if old.ready != new.ready else "",
+        ("its agent is silent" if new.suspect else "its agent is heard") if old.suspect != new.suspect else "",
         f"UDP {old.underlay} -> {new.underlay}" if old.underlay != new.underlay else "",
         f"{len(new.elsewhere)} addresses on other networks" if old.elsewhere != new.elsewhere else "",
     )

@@ -55,6 +55,7 @@ class Graph:
         keys: public key of an endpoint -> a task that has it.
         outside: who is where on other networks.
         problems: what is contradictory in the records, in words.
+        unreachable: addresses of suspect endpoints that answer none of this node's tasks; of no record.
     """
 
     cluster: Cluster | None
@@ -70,6 +71,7 @@ class Graph:
     keys: Mapping[PublicKey, str]
     outside: Outside
     problems: tuple[str, ...]
+    unreachable: frozenset[IPv4Address] = frozenset()
 
     def providers(self, service: Service) -> Iterator[Service]:
         """The services that this one links to and that exist, each once."""
@@ -94,8 +96,21 @@ class Graph:
         return tuple(sorted(names))
 
     def ready(self, service: str) -> list[IPv4Address]:
-        """The addresses of a service's tasks that new connections may go to, sorted."""
-        return sorted((e.address for e in self.endpoints.get(service, ()) if e.ready), key=int)
+        """The addresses of a service's tasks that new connections may go to, sorted.
+
+        Of suspect endpoints, those that are unreachable only where nothing else is left: a silent agent is no proof
+        of its node's death, and with nobody else to go to, keeping all beats refusing all.
+        """
+        ready = [endpoint for endpoint in self.endpoints.get(service, ()) if endpoint.ready]
+        reached = [e.address for e in ready if not (e.suspect and e.address in self.unreachable)]
+        return sorted(reached or (e.address for e in ready), key=int)
+
+    def suspects(self, endpoint: Endpoint) -> frozenset[IPv4Address]:
+        """The addresses of those that this one may open connections to, as long as they answer."""
+        service = self.services.get(endpoint.service)
+        providers = self.providers(service) if service is not None else ()
+        found = (e for provider in providers for e in self.endpoints.get(provider.id, ()))
+        return frozenset(e.address for e in found if e.suspect and e.ready and e.task != endpoint.task)
 
     def unready(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of the services of these names of which no task is ready, or which do not exist."""

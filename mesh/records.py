@@ -87,6 +87,8 @@ class Endpoint:
     """Whether new connections may go to it."""
     elsewhere: tuple[Attachment, ...]
     """Its addresses on other networks, as far as they are known, sorted."""
+    suspect: bool = field(default=False, metadata=OPTIONAL)
+    """Whether it is ready and its node's agent silent: each consumer's node uses it as long as it answers there."""
 
 
 @dataclass(frozen=True, slots=True)

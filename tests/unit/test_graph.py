@@ -107,6 +107,43 @@ def test_ipv6_has_its_least_packet_and_ipv4_what_fits(least: int, device: int, r
     assert found.routes == (Route(CLUSTER.subnet, route), Route(CLUSTER.subnet6))
 
 
+# --- silent agents
+
+
+def test_a_suspect_that_does_not_answer_is_left_out_while_another_is_left() -> None:
+    suspect, other = replace(endpoint("B", "b1", 2), suspect=True), endpoint("B", "b2", 3)
+    silent = frozenset({suspect.address, other.address})
+    for endpoints, unreachable, expected in (
+        ((suspect, other), frozenset[IPv4Address](), [suspect, other]),
+        ((suspect, other), silent, [other]),  # of who is no suspect it does not matter
+        ((suspect,), silent, [suspect]),
+        ((suspect, replace(other, ready=False)), silent, [suspect]),
+        ((suspect, replace(other, suspect=True)), silent, [suspect, other]),
+        ((suspect, replace(other, suspect=True)), frozenset({other.address}), [suspect]),
+        ((replace(suspect, suspect=False), other), silent, [suspect, other]),
+    ):
+        for dnsrr in (False, True):
+            providers = (service("B", "b", dnsrr=dnsrr), *endpoints)
+            made = graph(CLUSTER, service("A", "a", ("b", "db")), endpoint("A", "a1", 1), *providers)
+            found = config(replace(made, unreachable=unreachable), "a1")
+            assert list(found.policy.balance[0].backends) == [e.address for e in expected]
+            assert found.policy.outbound[0].peers == tuple(e.address for e in endpoints), "what is open stays open"
+            if dnsrr:
+                assert {e.address for e in expected} < {entry.address for entry in found.hosts}
+
+
+def test_the_suspects_of_a_task_are_those_that_it_may_connect_to() -> None:
+    made = graph(
+        CLUSTER,
+        *(service("A", "a", ("b", "db"), ("a", "self")), service("B", "b"), service("C", "c", ("a", "x"))),
+        *(replace(endpoint("A", f"a{n}", n), suspect=True) for n in (1, 2)),
+        *(replace(endpoint("B", "b1", 3), suspect=True), endpoint("B", "b2", 4)),
+        *(replace(endpoint("B", "b3", 5, ready=False), suspect=True), replace(endpoint("C", "c1", 6), suspect=True)),
+    )
+    assert made.suspects(made.by_task["a1"]) == {IPv4Address("10.1.0.2"), IPv4Address("10.1.0.3")}
+    assert made.suspects(made.by_task["b1"]) == set()
+
+
 # --- names
 
 

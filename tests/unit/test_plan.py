@@ -228,20 +228,36 @@ def test_ready_is_what_swarm_wants_and_its_node_sees_running(
     assert ready(store, world) == ({db.id} if expected else set())
 
 
-def test_a_silent_nodes_tasks_are_not_ready_while_others_are_and_all_are_when_none_is() -> None:
+def suspects(store: MemoryStore) -> set[str]:
+    return {endpoint.task for endpoint in store.all(Endpoint) if endpoint.suspect}
+
+
+def test_a_silent_nodes_tasks_stay_ready_as_suspects_until_swarm_calls_it_down() -> None:
     store, world = fresh()
     world.add(WEB)
-    one, two, three = world.add(DB, "n1", "n2", "n3")
-    for task in (one, two, three):
+    one, two, sick = world.add(DB, "n1", "n2", "n2")
+    for task in (one, two):
         world.report(task.id)
-    assert ready(store, world) == {one.id, two.id, three.id}
-    store.commit([Delete(keyspace.node("n1"), None)])
-    assert ready(store, world) == {two.id, three.id}
+    world.report(sick.id, "created")
+    assert ready(store, world) == {one.id, two.id}
+    assert suspects(store) == set()
     store.commit([Delete(keyspace.node("n2"), None)])
-    store.commit([Delete(keyspace.node("n3"), None)])
-    assert ready(store, world) == {one.id, two.id, three.id}
-    world.nodes["n1"] = replace(world.nodes["n1"], down=True)
-    assert ready(store, world) == {two.id, three.id}, "silent and down is not to be reached"
+    assert ready(store, world) == {one.id, two.id}
+    assert suspects(store) == {two.id}, "what is not ready is no suspect"
+    assert "node host-n2: its agent is silent; its tasks are used where they answer" in settled(store, world).problems
+    world.change(two.id, desired="shutdown")
+    assert ready(store, world) == {one.id}, "a suspect that Swarm wants gone"
+    assert suspects(store) == set()
+    world.change(two.id, desired="running")
+    assert ready(store, world) == {one.id, two.id}
+    world.nodes["n2"] = replace(world.nodes["n2"], down=True)
+    assert ready(store, world) == {one.id}, "silent and down is not to be reached"
+    assert suspects(store) == set()
+    world.nodes["n2"] = replace(world.nodes["n2"], down=False)
+    assert ready(store, world) == {one.id, two.id}
+    world.register("n2")
+    assert ready(store, world) == {one.id, two.id}
+    assert suspects(store) == set()
 
 
 def test_the_word_of_another_node_counts_for_nothing() -> None:

@@ -159,7 +159,7 @@ def test_what_a_task_has_elsewhere_when_swarm_gives_the_addresses_of_a_network_n
     assert endpoint_key(task) in put(told.plan())
 
 
-def test_a_task_on_a_silent_node_when_the_others_of_its_service_end() -> None:
+def test_a_task_on_a_silent_node_when_swarm_calls_the_node_down() -> None:
     told = Told()
     silent, other = told.task_of(DB), told.world.start(DB.id, "n3")
     told.rest()
@@ -168,7 +168,10 @@ def test_a_task_on_a_silent_node_when_the_others_of_its_service_end() -> None:
     assert put(told.plan()) == {endpoint_key(silent)}
     told.rest()
     told.world.change(other.id, state="failed")
-    assert endpoint_key(silent) in put(told.plan())
+    assert endpoint_key(silent) not in put(told.plan())
+    told.rest()
+    told.world.nodes["n2"] = replace(told.world.nodes["n2"], down=True)
+    assert put(told.plan()) == {endpoint_key(silent)}
 
 
 def test_a_silent_node_of_whose_last_task_swarm_says_nothing_any_more() -> None:

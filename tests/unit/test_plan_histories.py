@@ -174,16 +174,15 @@ def check_settled(store: MemoryStore, world: World) -> None:
         assert sure <= set(endpoint.elsewhere) <= world.said[endpoint.task]
         assert endpoint.elsewhere == in_order(endpoint.elsewhere)
         node = nodes.get(endpoint.node)
-        siblings = [other for other in endpoints if other.service == endpoint.service]
         if node is not None:
             assert sealed[endpoint.task].sealed_to == node.sealing_key.fingerprint
             label = world.nodes[endpoint.node].address if endpoint.node in world.nodes else None
             assert endpoint.underlay.host == (label or node.address)
             assert endpoint.ready == up(endpoint)
-        elif any(up(other) and other.node in nodes for other in siblings):
-            assert not endpoint.ready, "a silent node's task is ready although another could do it"
+            assert not endpoint.suspect
         else:
             assert endpoint.ready == (up(endpoint) and not world.nodes[endpoint.node].down)
+            assert endpoint.suspect == endpoint.ready
 
 
 @QUICK
