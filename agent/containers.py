@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +30,9 @@ TASK_LABEL = "com.docker.swarm.task.id"
 SERVICE_LABEL = "com.docker.swarm.service.id"
 NAME_LABEL = "com.docker.swarm.task.name"
 RECONNECT_S = 0.5
-EVENTS = ("create", "start", "die", "destroy", "connect", "disconnect", "health_status")
+EVENTS = ("create", "start", "kill", "die", "destroy", "connect", "disconnect", "health_status")
+_NO_STOP = frozenset(map(str, (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)))
+"""As an event's `signal`: what is sent to a program that is to go on. How others stop, an image says (STOPSIGNAL)."""
 EXIT = "docker_gwbridge"
 RUNNING = ("running", "paused", "restarting")
 CREATED = "created"
@@ -182,14 +185,17 @@ class Containers:
             raise Retryable(f"read the network {EXIT}: {error}") from error
         return tuple(_exits((told.get("IPAM") or {}).get("Config") or ()))
 
-    def follow(self, changed: Callable[[str], None], connected: Callable[[Joined], None]) -> None:
+    def follow(
+        self, changed: Callable[[str], None], connected: Callable[[Joined], None], stopping: Callable[[str], None]
+    ) -> None:
         """Follow events from a thread.
 
         Args:
             changed: called with a container's id for every event, with "" after each break.
             connected: called for every container, also one of no task, that is connected to a network.
+            stopping: called with the id of every task's container that is told to stop.
         """
-        arguments = (changed, connected)
+        arguments = (changed, connected, stopping)
         threading.Thread(target=self._follow, args=arguments, name="container-events", daemon=True).start()
 
     def _list(self, filters: dict[str, str]) -> list[dict[str, Any]]:
@@ -246,7 +252,9 @@ class Containers:
             elsewhere=in_order(_attachments(raw)),
         )
 
-    def _follow(self, changed: Callable[[str], None], connected: Callable[[Joined], None]) -> None:
+    def _follow(
+        self, changed: Callable[[str], None], connected: Callable[[Joined], None], stopping: Callable[[str], None]
+    ) -> None:
         while True:
             try:
                 with _wrapped("follow events"):
@@ -260,8 +268,12 @@ class Containers:
                         actor = event.get("Actor") or {}
                         attributes = actor.get("Attributes") or {}
                         if event.get("Type") != "network":
-                            if TASK_LABEL in attributes:
+                            if TASK_LABEL not in attributes:
+                                continue
+                            if event.get("Action") != "kill":
                                 changed(actor.get("ID", ""))
+                            elif attributes.get("signal") not in _NO_STOP:
+                                stopping(actor.get("ID", ""))
                         elif event.get("Action") == "disconnect":
                             changed(attributes.get("container", ""))
                         elif joined := _on(client, actor.get("ID", "")).get(attributes.get("container", "")):

@@ -16,6 +16,7 @@ from agent import gate, links, sysctl
 from agent.containers import Containers, NodeIdentity
 from agent.dns.responder import Responder
 from agent.identity import Identity
+from agent.leaving import may_leave
 from agent.linkkeys import HeldLinkKeys
 from agent.liveness import Prober
 from agent.looks import Looks, to_confirm
@@ -45,6 +46,8 @@ from mesh.wgtypes import InterfaceConfig, IPAddress
 log = structlog.get_logger(__name__)
 
 ROUTES_S = 30.0
+LEAVING_S = 0.2
+"""Seconds between two looks at whether an agent that was told to stop may leave."""
 OVERHEAD = {4: 60, 6: 80}
 """Bytes that WireGuard adds to a packet: IP 20 or 40, UDP 8, its own 32 (WireGuard paper, section 5.4.6)."""
 DEFAULT_MTU = 1420
@@ -112,7 +115,7 @@ class Agent:
         self._responder = Responder() if answers_dns else None
 
     def run(self, stopped: threading.Event) -> None:
-        """Reconcile until stopped; the devices stay."""
+        """Reconcile until stopped and free to leave; the devices stay."""
         watch = ContainerWatch(self._containers, self._wake)
         reporter: list[Reporter] = []
 
@@ -124,9 +127,12 @@ class Agent:
         follower = self._store.follow(followed(self._node.id), changed, keep=True)
         reporter.append(Reporter(self._store, follower, self._node, self._identity))
         try:
-            while not stopped.is_set():
-                self._wake.wait(self._due_in())
+            told_at: float | None = None
+            while told_at is None or not self._may_leave(watch.local, time.monotonic() - told_at):
+                self._wake.wait(self._due_in() if told_at is None else min(self._due_in(), LEAVING_S))
                 self._pass(watch.local, follower.snapshot, reporter[0])
+                if told_at is None and stopped.is_set():
+                    told_at = time.monotonic()
         finally:
             reporter[0].stop()
             follower.stop()
@@ -136,6 +142,11 @@ class Agent:
     def stop(self) -> None:
         """Wake the loop, so that it sees that it is to stop."""
         self._wake()
+
+    def _may_leave(self, local: Local, told_for: float) -> bool:
+        """Whether no wired task is being stopped; the namespaces tell, since Docker may be stopping as well."""
+        stopping = [self._tasks[found] for found in local.stopping & self._tasks.keys()]
+        return may_leave(told_for, sum(1 for state in stopping if state.is_wired_still()))
 
     def _due_in(self) -> float:
         now = time.monotonic()

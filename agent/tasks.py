@@ -238,6 +238,16 @@ class TaskState:
             node="",
         )
 
+    def is_wired_still(self) -> bool:
+        """Whether it is wired and its namespace is there."""
+        if self.netns is None or self.applied is None:
+            return False
+        try:
+            self.netns.check()
+        except NetnsGone:
+            return False
+        return True
+
     def close(self) -> None:
         """Let go of its namespace: a socket kept in it would keep it, and its device, for ever."""
         if self.responder is not None:

@@ -37,11 +37,13 @@ class Local:
         tasks: as last seen.
         lists: how many times they were listed whole; 0: nothing is known yet.
         exits: the bridges by which they leave the node.
+        stopping: those that were told to stop, some of which have ended.
     """
 
     tasks: Mapping[str, LocalTask]
     lists: int
     exits: tuple[Exit, ...]
+    stopping: frozenset[str]
 
 
 class ContainerWatch:
@@ -56,12 +58,15 @@ class ContainerWatch:
         self._tasks: dict[str, LocalTask] = {}
         self._found: dict[str, str] = {}
         self._joined: dict[str, tuple[Attachment, ...]] = {}
+        self._stopping: set[str] = set()
         self._lists = 0
         self._exits: tuple[Exit, ...] = ()
         self._resync_at = 0.0
         self._sandboxes = Sandboxes(self._sandbox_found)
         containers.follow(
-            lambda container: self._wake("container" if container else "resync", container), self._connected
+            lambda container: self._wake("container" if container else "resync", container),
+            self._connected,
+            self._told_to_stop,
         )
         threading.Thread(target=self._run, name="container-watch", daemon=True).start()
 
@@ -69,7 +74,7 @@ class ContainerWatch:
     def local(self) -> Local:
         """What is known now; where Docker does not answer, what was known stays."""
         with self._lock:
-            return Local(MappingProxyType(dict(self._tasks)), self._lists, self._exits)
+            return Local(MappingProxyType(dict(self._tasks)), self._lists, self._exits, frozenset(self._stopping))
 
     def _run(self) -> None:
         while True:
@@ -102,6 +107,7 @@ class ContainerWatch:
             # to be known since the list was asked for may be that of a task which is not in it yet.
             for container in before - seen.keys():
                 self._forget(container)
+            self._stopping &= seen.keys()
             self._lists += 1
         self._resync_at = time.monotonic() + RESYNC_S
         self._changed()
@@ -133,6 +139,11 @@ class ContainerWatch:
         self._sandboxes.forget(container)
         self._found.pop(container, None)
         self._joined.pop(container, None)
+
+    def _told_to_stop(self, container: str) -> None:
+        with self._lock:
+            self._stopping.add(container)
+        self._changed()
 
     def _connected(self, joined: Joined) -> None:
         """A container has addresses on one network more: it is being started, or runs already."""

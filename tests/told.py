@@ -26,7 +26,9 @@ class Told:
         """As Containers: nothing leaves such a node."""
         return ()
 
-    def follow(self, changed: Callable[[str], None], _connected: Callable[[Joined], None]) -> None:
+    def follow(
+        self, changed: Callable[[str], None], _connected: Callable[[Joined], None], _stopping: Callable[[str], None]
+    ) -> None:
         """As Containers."""
         self._changed = changed
 

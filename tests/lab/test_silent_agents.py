@@ -28,7 +28,7 @@ GRACE_S = 15
 def client(stacks: Deployment) -> Task:
     """A consumer on n1 of a provider that has one task on n2 and one on n3."""
     image = stacks.images.demo
-    workers = {"mode": "global", "placement": {"constraints": ["node.hostname != n1"]}}
+    workers = {"replicas": 2, "placement": {"constraints": ["node.hostname != n1"], "max_replicas_per_node": 1}}
     services = {
         "web": programs.service(image, "listen", "web", "--tcp", "80", deploy=workers, stop_grace_period="2s"),
         "client": programs.idle(image, links=["web"], deploy={"placement": {"constraints": ["node.hostname == n1"]}}),

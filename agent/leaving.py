@@ -1,0 +1,21 @@
+"""When an agent that was told to stop may leave: not before the last linked task that stops beside it. Pure.
+
+A node that is drained loses its agent like its tasks: Swarm tells all of them to stop at once. A task has a grace
+period, in which it ends what it has begun, over its links; with wireguard-go they would end with the agent. An agent
+that is merely replaced sees no task stop beside it, and leaves.
+"""
+
+from __future__ import annotations
+
+SETTLE_S = 2.0
+"""Seconds within which all are told that are told to stop at once: Swarm decides one service after another."""
+
+
+def may_leave(told_for: float, stopping: int) -> bool:
+    """Whether an agent leaves now.
+
+    Args:
+        told_for: seconds since it was told to stop.
+        stopping: how many wired tasks of its node have been told to stop and have not ended.
+    """
+    return stopping == 0 and told_for >= SETTLE_S
