@@ -14,6 +14,7 @@ from importlib import metadata
 import structlog
 
 from agent import installation, nft, node_jobs, proof_link, settings, wireguard
+from agent.clock import WatchedClock
 from agent.containers import Containers
 from agent.identity import Identity
 from agent.inspect import inspect, signers
@@ -98,7 +99,8 @@ def _run(told: settings.Settings) -> None:
     installation.bind(told.state, told.installation, keyring)
     trust = Trust(told.state)
     trust.recover(store.opened)
-    agent = Agent(containers, backend, store, key, identity, node, metrics, trust, answers_dns=answers_dns)
+    clock = WatchedClock(told.state)
+    agent = Agent(containers, backend, store, key, identity, node, metrics, trust, clock, answers_dns=answers_dns)
 
     def stop(_signal: int, _frame: object) -> None:
         stopped.set()

@@ -13,6 +13,7 @@ from dataclasses import replace
 import structlog
 
 from agent import gate, links, sysctl
+from agent.clock import WatchedClock
 from agent.containers import Containers, NodeIdentity
 from agent.dns.responder import Responder
 from agent.identity import Identity
@@ -85,6 +86,7 @@ class Agent:
         node: Node,
         metrics: Metrics,
         trust: Trust,
+        clock: WatchedClock,
         *,
         answers_dns: bool = True,
     ) -> None:
@@ -97,6 +99,7 @@ class Agent:
         self._node = node
         self._metrics = metrics
         self._trust = trust
+        self._clock = clock
         self._wake = Wake()
         self._tasks: dict[str, TaskState] = {}
         self._keys: dict[tuple[str, int], PrivateKey] = {}
@@ -155,15 +158,7 @@ class Agent:
 
     def _pass(self, local: Local, snapshot: Snapshot, reporter: Reporter) -> None:
         self._know(local)
-        if snapshot is not self._shown or not snapshot.revision:
-            self._shown = snapshot
-            believed = self._trust.take(snapshot)
-            if believed is not self._seen:
-                self._graph = reindex(self._graph, self._seen, believed)
-                self._seen = believed
-                self._link_keys.learn(believed)
-        if (unreachable := self._prober.unreachable) != self._graph.unreachable:
-            self._graph = replace(self._graph, unreachable=unreachable)
+        self._believe(snapshot)
         reporter.recalled(recalled(snapshot.get(keyspace.RECALL, Recall), self._node.id, self._seen))
         now = time.monotonic()
         # Who waits to be wired goes first: one new neighbour is reason to look at all the others too.
@@ -174,7 +169,10 @@ class Agent:
         wired = (state for state in self._tasks.values() if state.applied is not None)
         self._prober.ask({s.local.netns: s.suspects for s in wired if s.local.netns is not None and s.suspects})
         if self._lists and self._graph.complete and self._graph.cluster is not None:
-            # Not before everything is known: a task that is not reported as wired is taken for one that is not.
+            # Not before everything is known: a task that is not reported as wired is taken for one that is not. And
+            # keys of tasks that are not wired yet count too: a new agent makes the devices of wireguard-go again.
+            here = {state.local.task for state in self._tasks.values()} & self._graph.by_task.keys()
+            self._clock.look({task: self._graph.by_task[task].epoch for task in here})
             reporter.tasks(self._reports())
         if reporter.key_is_stolen:
             self._identity.disown()
@@ -189,6 +187,18 @@ class Agent:
             self._metrics.update(self._graph, status, self._reports())
         if self._graph.complete and not self._wake.is_pending():
             self._upkeep.take(time.monotonic())
+
+    def _believe(self, snapshot: Snapshot) -> None:
+        """Act on a snapshot from now on, if it may be acted on; and on what answers here."""
+        if snapshot is not self._shown or not snapshot.revision:
+            self._shown = snapshot
+            believed = self._trust.take(snapshot)
+            if believed is not self._seen:
+                self._graph = reindex(self._graph, self._seen, believed)
+                self._seen = believed
+                self._link_keys.learn(believed)
+        if (unreachable := self._prober.unreachable) != self._graph.unreachable:
+            self._graph = replace(self._graph, unreachable=unreachable)
 
     def _prove(self, snapshot: Snapshot, reporter: Reporter) -> None:
         """Say anew whose keys these are, when Swarm has renewed its certificate or the controller knows more."""
@@ -344,7 +354,8 @@ class Agent:
                 local.service in self._graph.services and local.state != "gone"
             )
             if part and (local.state != "gone" or local.task not in reports):
-                reports[local.task] = replace(state.report(), node=self._node.id)
+                spent = self._clock.spent.get(local.task)
+                reports[local.task] = replace(state.report(), node=self._node.id, spent=spent)
         return reports
 
 

@@ -129,8 +129,12 @@ class PlacesPlan:
         key, to = keyspace.sealed_key(task.node, task.id), self._run.members.get(task.node)
         if key in self._stored.invalid or to is None:
             return None
-        sealed = self._stored.get(key, SealedKey)
-        if sealed is not None and sealed.sealed_to == to.fingerprint:
+        sealed, report = self._stored.get(key, SealedKey), self._run.report(task)
+        if report is not None and report.spent == endpoint.epoch:
+            why = "its node's clock went back, and peers would take its handshakes for replays"
+        elif sealed is None or sealed.sealed_to != to.fingerprint:
+            why = "its node cannot open the old key"
+        else:
             return None
         return Allocate(
             task=task,
@@ -141,7 +145,7 @@ class PlacesPlan:
             epoch=endpoint.epoch + 1,
             revision=self._stored.revision_of(keyspace.endpoint(endpoint.service, endpoint.task)),
             key_revision=self._stored.revision_of(key),
-            reason=f"task {task.id}: its node cannot open the old key, so it gets a new one",
+            reason=f"task {task.id}: {why}, so it gets a new one",
         )
 
     def _changed_endpoint(self, task: SwarmTask, node: Node | None, endpoint: Endpoint) -> Iterator[Step]:

@@ -204,6 +204,8 @@ class TaskReport:
     """The UDP port that some other program holds, or None."""
     elsewhere: tuple[Attachment, ...]
     """The task's addresses on other networks as the node's Docker gave them, sorted."""
+    spent: int | None = field(default=None, metadata=OPTIONAL)
+    """The epoch of its key that peers refuse, since the node's clock went back; makes the controller give another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def test_a_silent_agents_node_that_loses_power_is_tried_no_longer(
         f"a node cut off while its agent was silent: {len(tried)} of {len(calls.made)} requests lost,"
         f" the last {max(tried, default=0):.1f} s after"
     )
-    assert max(tried) < 5
+    assert 0 < max(tried, default=0) < 5
     checker.settle(stacks.lab, 120)
 
 

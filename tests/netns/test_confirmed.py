@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent import gate, looks, reconcile, watch
+from agent.clock import WatchedClock
 from agent.containers import LocalTask, NodeIdentity
 from agent.identity import Identity
 from agent.loop import Agent, node_record
@@ -55,7 +56,8 @@ def running(task: Task, mesh: SmallMesh, folder: Path) -> Iterator[Agent]:
     backend, address = task.node.backend, task.node.address.ip
     assert isinstance(address, IPv4Address)
     node = node_record(NodeIdentity("n1", "n1", address), identity, backend, (task.port, task.port + 9), None, "0")
-    agent = Agent(told, backend, store, key, identity, node, Metrics("0", backend.name), Trust(folder))
+    metrics, trust, clock = Metrics("0", backend.name), Trust(folder), WatchedClock(folder)
+    agent = Agent(told, backend, store, key, identity, node, metrics, trust, clock)
     stopped = threading.Event()
     thread = threading.Thread(target=agent.run, args=(stopped,), daemon=True)
     thread.start()

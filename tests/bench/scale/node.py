@@ -16,6 +16,7 @@ from typing import Any
 
 from agent import gate, links
 from agent import loop as agent_loop
+from agent.clock import WatchedClock
 from agent.containers import LocalTask, NodeIdentity
 from agent.identity import Identity
 from agent.loop import Agent, node_record
@@ -125,9 +126,9 @@ class SimulatedNode:
         )
         told: Any = self.containers
         self._stopped = threading.Event()
-        metrics, trust = Metrics("0", backend.name), Trust(folder)
+        metrics, trust, clock = Metrics("0", backend.name), Trust(folder), WatchedClock(folder)
         trust.recover(self._store.opened)
-        self.agent = Agent(told, backend, self._store, key, self._identity, record, metrics, trust)
+        self.agent = Agent(told, backend, self._store, key, self._identity, record, metrics, trust, clock)
         self._thread = threading.Thread(target=self.agent.run, args=(self._stopped,), daemon=True)
 
     def start(self) -> None:
