@@ -24,7 +24,7 @@ from mesh.store import Follower, Store
 
 log = structlog.get_logger(__name__)
 
-LEASE_S = 10
+LEASE_S = 8
 """Seconds of silence after which this node counts as gone."""
 KEEP_S = LEASE_S / 3
 OWN_S = 10.0

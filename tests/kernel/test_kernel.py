@@ -36,7 +36,10 @@ BACKEND_VARIABLE = "LINKWIRE_TEST_BACKEND"  # kernel or userspace; tests/netns r
 # its own and is about the agent's loop, whatever the backend.
 # And there one in some thousand packets looks a route up while it is being replaced, and finds the old one dead:
 # agent/links.py, add_route.
-BY_HAND = "test_rules or test_nft or test_gate or test_conntrack or test_takeover or test_confirmed or without_a_way"
+BY_HAND = (
+    "test_rules or test_nft or test_gate or test_conntrack or test_takeover or test_confirmed or without_a_way"
+    " or test_liveness or test_datagrams"
+)
 SELECTED = f"not ({BY_HAND})"
 
 

@@ -13,7 +13,7 @@ from controller.steps import Plan
 from mesh import keyspace
 from mesh.addresses import ula
 from mesh.labels import LabelError
-from mesh.records import Address, Cluster, Endpoint, Port, Service
+from mesh.records import Address, Cluster, Endpoint, Port, Service, TaskReport
 from mesh.snapshot import Delete
 from tests.unit.memory_store import MemoryStore
 from tests.unit.swarm_world import DB, SUBNET, WEB, World, service
@@ -258,6 +258,26 @@ def test_a_silent_nodes_tasks_stay_ready_as_suspects_until_swarm_calls_it_down()
     world.register("n2")
     assert ready(store, world) == {one.id, two.id}
     assert suspects(store) == set()
+
+
+def test_a_key_that_is_spent_is_replaced_once() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    db, other = world.add(DB, "n2", "n3")
+    for task in (db, other):
+        world.report(task.id)
+    settled(store, world)
+    before = {task.id: endpoint_of(store, task) for task in (db, other)}
+    report = store.entries[keyspace.report("n2", db.id)].record
+    assert isinstance(report, TaskReport)
+    for spent in (0, 0, 1, 7):
+        store.write(replace(report, spent=spent))
+        settled(store, world)
+    after = endpoint_of(store, db)
+    assert after.epoch == 2, "for epochs 0 and 1, and for none that it does not have"
+    assert after.public_key != before[db.id].public_key
+    assert replace(after, epoch=0, public_key=before[db.id].public_key) == before[db.id]
+    assert endpoint_of(store, other) == before[other.id]
 
 
 def test_the_word_of_another_node_counts_for_nothing() -> None:

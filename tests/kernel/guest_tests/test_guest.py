@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,10 +52,12 @@ def namespaces() -> Iterator[None]:
 def make_device(side: Side, keys: Path) -> str:
     """Make it in the root namespace, where its UDP socket stays, and move it, as the agent does; its public key.
 
+    With the key that it had, where it was made before.
+
     The private key is never in this process, whose failures pytest prints.
     """
     private_key = str(keys / side.name)
-    public_key = sh("sh", "-c", 'umask 077; wg genkey > "$1"; wg pubkey < "$1"', "sh", private_key)
+    public_key = sh("sh", "-c", 'umask 077; test -e "$1" || wg genkey > "$1"; wg pubkey < "$1"', "sh", private_key)
     sh("ip", "link", "add", side.name, "type", "wireguard")
     sh("wg", "set", side.name, "listen-port", str(side.port), "private-key", private_key)
     sh("ip", "link", "set", side.name, "netns", side.name)
@@ -109,6 +112,33 @@ def test_nothing_passes_without_the_peer_on_both_sides(tmp_path: Path) -> None:
 
     with pytest.raises(AssertionError, match="ping"):
         inside(LEFT, "ping", "-c", "1", "-W", "2", RIGHT.address)
+
+
+@pytest.mark.usefixtures("namespaces")
+def test_after_a_clock_went_back_a_new_key_is_heard_and_the_old_one_is_not(tmp_path: Path) -> None:
+    left_key, right_key = make_device(LEFT, tmp_path), make_device(RIGHT, tmp_path)
+    add_peer(LEFT, RIGHT, right_key)
+    add_peer(RIGHT, LEFT, left_key)
+    ping = ("ping", "-c", "1", "-W", "3", RIGHT.address)
+    inside(LEFT, *ping)
+    began, now = time.monotonic(), time.time()
+    time.clock_settime(time.CLOCK_REALTIME, now - 3600)
+    try:
+        inside(LEFT, "ip", "link", "delete", LEFT.name)
+        assert make_device(LEFT, tmp_path) == left_key
+        add_peer(LEFT, RIGHT, right_key)
+        with pytest.raises(AssertionError, match="ping"):
+            inside(LEFT, *ping)
+        (tmp_path / LEFT.name).unlink()
+        inside(LEFT, "ip", "link", "delete", LEFT.name)
+        new_key = make_device(LEFT, tmp_path)
+        assert new_key != left_key
+        inside(RIGHT, "wg", "set", RIGHT.name, "peer", left_key, "remove")
+        add_peer(RIGHT, LEFT, new_key)
+        add_peer(LEFT, RIGHT, right_key)
+        inside(LEFT, *ping)
+    finally:
+        time.clock_settime(time.CLOCK_REALTIME, now + time.monotonic() - began)
 
 
 @pytest.mark.parametrize("kind", ["veth", "bridge", "dummy"])
