@@ -171,8 +171,8 @@ class Agent:
         if self._lists and self._graph.complete and self._graph.cluster is not None:
             # Not before everything is known: a task that is not reported as wired is taken for one that is not. And
             # keys of tasks that are not wired yet count too: a new agent makes the devices of wireguard-go again.
-            here = {state.local.task for state in self._tasks.values()} & self._graph.by_task.keys()
-            self._clock.look({task: self._graph.by_task[task].epoch for task in here})
+            here = (self._graph.by_task.get(state.local.task) for state in self._tasks.values())
+            self._clock.look({endpoint.task: endpoint.epoch for endpoint in here if endpoint is not None})
             reporter.tasks(self._reports())
         if reporter.key_is_stolen:
             self._identity.disown()
