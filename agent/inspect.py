@@ -173,6 +173,11 @@ def _problems(snapshot: Snapshot, graph: Graph) -> Iterator[str]:
         for link in service.links:
             if link.provider not in graph.by_name:
                 yield f"service {service.name}: links to {link.provider}, which does not exist (yet)"
+    suspects = [e for e in graph.by_task.values() if e.suspect and e.service in graph.services]
+    for node in sorted({endpoint.node for endpoint in suspects}):
+        services = sorted({graph.services[e.service].name for e in suspects if e.node == node})
+        where = _hostname(snapshot, node)
+        yield f"node {where}: its agent is silent; its tasks of {', '.join(services)} are used where they answer"
     for report in sorted(snapshot.all(TaskReport), key=lambda r: (r.task, r.node)):
         if report.error and report.state != "gone":
             found = graph.services.get(report.service)

@@ -82,6 +82,7 @@ def test_a_silent_agent_takes_no_provider_away(stacks: Deployment, client: Task,
         with stopped_agent(stacks, "n3"):
             began = time.time()
             time.sleep(SILENT_S)
+            named = stacks.try_linkwire("check").stderr
         ended = time.time()
         time.sleep(2)
     late = [answered(calls, provider, at, at + 2) for at in range(int(began) + SWARM_S, int(ended) - 2)]
@@ -89,6 +90,7 @@ def test_a_silent_agent_takes_no_provider_away(stacks: Deployment, client: Task,
         f"an agent silent for {ended - began:.0f} s: {len(calls.failed())} of {len(calls.made)} requests lost;"
         f" its task answered {answered(calls, provider, began, ended)}, {min(late)} in its worst 2 s after the lease"
     )
+    assert "its agent is silent; its tasks of silent_web are used where they answer" in named
     assert calls.failed() == []
     assert min(late) > 0
     checker.settle(stacks.lab)

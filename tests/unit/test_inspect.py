@@ -298,6 +298,15 @@ def test_problems_are_told_in_words() -> None:
     ]
 
 
+def test_a_node_whose_agent_is_silent_is_named_with_the_services_that_it_has() -> None:
+    silent = replace(endpoint("shop_db", 2), suspect=True)
+    stray = replace(endpoint("nowhere", 5), suspect=True)
+    records = (service("shop_web", "shop_db"), service("shop_db"), endpoint("shop_web", 1), silent, stray)
+    text = "node n2: its agent is silent; its tasks of shop_db are used where they answer"
+    for stack, expected in ((None, [text]), ("shop", [text]), ("blog", [])):
+        assert inspect(snapshot(*records), NOW, stack)["problems"] == expected
+
+
 def test_a_stack_is_told_alone() -> None:
     records = (
         *SHOP,
