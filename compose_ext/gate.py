@@ -31,6 +31,8 @@ _LOOK_EVERY = 0.3
 _ENDED = ("complete", "failed", "rejected", "shutdown", "orphaned", "remove")
 _SOCKET = "/var/run/docker.sock"
 _MAX_WAIT = 86400
+NOT_THERE = "the gate was not there"
+"""As `linkwire-gate remove` says it."""
 _SHOWN = 5
 
 
@@ -93,11 +95,20 @@ def run(
 
 
 def take_out(docker: Docker, image: str, say: Callable[[str], None]) -> None:
-    """Take the gate out of every node that has the label, for `docker linkwire uninstall`. Raises DockerError."""
+    """Take the gate out of every node, for `docker linkwire uninstall`. Raises DockerError."""
     nodes = _nodes(docker, None)
-    gated = [node for node in nodes if node.labelled]
-    if not _Run(docker, nodes, image, say).on(gated, "remove"):
-        say(f"the gate is not out of every node: run `docker linkwire uninstall --image={image}` again")
+    left = False
+
+    def say_if_there(text: str) -> None:
+        nonlocal left
+        left = left or ": gate leaving: " in text
+        if NOT_THERE not in text:
+            say(text)
+
+    # Of a node that is away the label is all that is known.
+    asked = [node for node in nodes if node.labelled or not node.obstacle]
+    if not _Run(docker, nodes, image, say_if_there).on(asked, "remove") or left:
+        say(f"the gate is not out of every node: later run `docker linkwire uninstall --image={image}` again")
 
 
 @dataclass(frozen=True, slots=True)
