@@ -389,8 +389,11 @@ def test_links_carry_again_without_a_volume(
 
 
 def test_uninstalling_leaves_nothing(installed: Deployment) -> None:
+    before = node_state(installed)
+    installed.linkwire("gate", "install")
     installed.uninstall()
     process.wait_for("its last containers to go", lambda: not leftovers(installed), seconds=30)
+    assert node_state(installed) == before
     assert installed.lab.manager.get("/services") == []
     assert "not installed" in installed.linkwire("uninstall", "--yes")
     done = installed.try_linkwire("renew")
