@@ -1,0 +1,74 @@
+"""Which nodes `docker linkwire gate` goes to, and what it says of those that it cannot reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from compose_ext import gate
+from compose_ext.errors import UsageError
+
+NODES = [
+    gate.Node("abc1", "n1", None, labelled=False),
+    gate.Node("abd2", "n2", "it is away", labelled=True),
+    gate.Node("xyz3", "twin", None, labelled=False),
+    gate.Node("xyz4", "twin", None, labelled=False),
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        ([], ["abc1", "abd2", "xyz3", "xyz4"]),
+        (["n2", "n1"], ["abd2", "abc1"]),
+        (["n1", "abc1", "abc"], ["abc1"]),
+        (["xyz4"], ["xyz4"]),
+    ],
+)
+def test_nodes_are_named_as_for_docker_node(names: list[str], ids: list[str]) -> None:
+    assert [node.id for node in gate._chosen(NODES, names)] == ids
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nn1", "this Swarm has no node 'nn1'; did you mean 'n1'?"),
+        ("twin", "2 nodes are called 'twin': name them by id"),
+        ("ab", "2 nodes are called 'ab'"),
+    ],
+)
+def test_a_name_that_is_none_or_of_several_is_refused(name: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        gate._chosen(NODES, ["n1", name])
+    assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("state", "availability", "has_agent", "said"),
+    [
+        ("ready", "active", True, None),
+        ("down", "active", False, "the node is down: run this again when it is back"),
+        (
+            "ready",
+            "drain",
+            False,
+            "it is set to drain: `docker node update --availability active n1`, and run this again",
+        ),
+        ("ready", "active", False, "no Linkwire agent runs there: `docker service ps linkwire_agent` says why"),
+    ],
+)
+def test_what_is_in_the_way_is_said_with_what_to_do(
+    state: str, availability: str, has_agent: bool, said: str | None
+) -> None:
+    raw: dict[str, Any] = {"Status": {"State": state}, "Spec": {"Availability": availability}}
+    assert gate._obstacle(raw, "n1", has_agent=has_agent) == said
+
+
+def test_two_runs_on_one_node_are_told_as_one() -> None:
+    first = {"gate": "leaving", "said": ["default runtime linkwire -> runc"], "again": True}
+    second = {"gate": "out", "said": ["default runtime runc", "script removed"]}
+    assert gate._told(gate._both(first, second), "remove", labelled=True) == (
+        "gate out: default runtime linkwire -> runc; script removed"
+    )
+    assert gate._both(first, {"refused": "no"}) == {"refused": "no"}
