@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gate import daemon_json, dockerd
+from gate import daemon_json, dockerd, engine
 from gate.errors import Refused
 
 FILE = "/etc/docker/daemon.json"
@@ -119,3 +119,15 @@ def test_variables_are_set_beside_what_is_there() -> None:
     assert daemon_json.set_variables(before, {"LINKWIRE_RUNC": None, "LINKWIRE_GATE": "off"}) == (
         "# by hand\nOTHER=1\nLINKWIRE_GATE=off\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "rootless"),
+    [
+        (["name=seccomp,profile=default", "name=rootless", "name=cgroupns"], True),
+        (["name=apparmor"], False),
+        (None, False),
+    ],
+)
+def test_a_docker_without_root_is_known(options: list[str] | None, rootless: bool) -> None:
+    assert engine.is_rootless({"SecurityOptions": options}) is rootless
