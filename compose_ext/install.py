@@ -94,7 +94,7 @@ def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> Non
         UsageError: nobody said yes.
         DockerError: Docker failed; run again.
     """
-    rollout.swarm(docker)
+    swarm = rollout.swarm(docker)
     keep = parsed.is_on("keep-secrets")
     before = rollout.deployed(docker)
     vault = Vault(docker)
@@ -113,6 +113,8 @@ def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> Non
             "`docker linkwire install` takes all of it up again. Tasks that run keep their links until they end"
         )
         return
+    if before.services and read_label(before.choices or "").etcd:
+        _clear_own_etcd(docker, before, swarm.node, say)
     for held in vault.everything():
         vault.remove(held)
     say("its secrets and configs are removed")
@@ -120,8 +122,15 @@ def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> Non
         for node in labelled(docker, label):
             docker.ask(["node", "update", "--label-rm", label, node], TIMEOUT)
     _clean(docker, image, say)
-    if read_label(before.choices or "").etcd:
-        say("kept: the records in your own etcd; remove them with `etcdctl del --prefix /linkwire/v1/`")
+
+
+def _clear_own_etcd(docker: Docker, before: rollout.Deployed, node: str, say: Callable[[str], None]) -> None:
+    name = node_jobs.active(docker).get(node, "this manager")
+    if wrong := node_jobs.clear_etcd(docker, before.services["controller"], (node, name), say):
+        remedy = "remove them with `etcdctl del --prefix /linkwire/v1/`"
+        say(f"kept: the records in your own etcd, since {wrong}: {remedy}")
+    else:
+        say("its records in your own etcd are removed")
 
 
 def _clean(docker: Docker, image: str, say: Callable[[str], None]) -> None:

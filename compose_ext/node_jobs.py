@@ -22,6 +22,7 @@ CREATE_TIMEOUT = 120.0
 _LOOK_EVERY = 0.3
 _LOGS_TIMEOUT = 10.0
 _SHOWN = 5
+_CLEARED = 120.0
 _SILENT = 3.0
 """Seconds that a job may take without a word."""
 _ENDED = {"complete", "failed", "rejected", "shutdown", "remove", "orphaned"}
@@ -102,6 +103,43 @@ def run(docker: Docker, job: Job, image: str, seconds: float, say: Callable[[str
     docker.ask(_creation(name, job, image), CREATE_TIMEOUT)
     try:
         return outcomes(docker, name, nodes, seconds, say)
+    finally:
+        with suppress(DockerError):
+            docker.ask(["service", "rm", name], TIMEOUT)
+
+
+def clear_etcd(
+    docker: Docker, controller: Mapping[str, Any], node: tuple[str, str], say: Callable[[str], None]
+) -> str:
+    """Delete all records in an etcd of the user's own, by a container with what the controllers had.
+
+    Args:
+        docker: a manager's.
+        controller: the controllers' service, as Docker showed it.
+        node: id and name of a manager.
+        say: is told what is waited for.
+
+    Returns:
+        What went wrong, in words; empty where nothing did.
+
+    Raises:
+        DockerError: Docker could not make the service.
+    """
+    name, spec = f"{STACK}_clear", controller["Spec"]["TaskTemplate"]["ContainerSpec"]
+    with suppress(DockerError):
+        docker.ask(["service", "rm", name], TIMEOUT)
+    argv = ["service", "create", f"--name={name}", "--mode=global", "--detach", "--quiet", "--with-registry-auth"]
+    argv += ["--restart-condition=none", "--log-driver=json-file", "--read-only", "--cap-drop=ALL", "--network=host"]
+    argv += [f"--constraint=node.id=={node[0]}", "--entrypoint=linkwire-controller"]
+    argv += [f"--env={variable}" for variable in (*(spec.get("Env") or ()), "LINKWIRE_NODE_ID={{.Node.ID}}")]
+    for sort in ("Secret", "Config"):
+        for one in spec.get(f"{sort}s") or ():
+            file = one["File"]
+            mode = f"mode=0{int(file.get('Mode', 0o444)):o}"
+            argv += [f"--{sort.lower()}=source={one[f'{sort}Name']},target={file['Name']},{mode}"]
+    docker.ask([*argv, str(spec["Image"]), "clear"], CREATE_TIMEOUT)
+    try:
+        return table(outcomes(docker, name, dict([node]), _CLEARED, say))
     finally:
         with suppress(DockerError):
             docker.ask(["service", "rm", name], TIMEOUT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 import threading
@@ -9,13 +11,15 @@ import threading
 import structlog
 
 from controller import settings
+from controller.clear import clear
 from controller.loop import Controller
 from controller.swarm import SwarmManager
 from controller.watch import SwarmWatch
+from mesh import keyspace, memory
 from mesh import log as logging
-from mesh import memory
 from mesh.envelope import Signer
-from mesh.errors import Terminal
+from mesh.errors import LinkwireError, Terminal
+from mesh.etcd import Line
 from mesh.keyfiles import read_link_seed, read_signing_key, read_verify_keys
 from mesh.seal import Sealer
 from mesh.store import Store
@@ -23,12 +27,17 @@ from mesh.wake import Wake
 
 log = structlog.get_logger(__name__)
 
+CLEAR_S = 10.0
+"""Seconds for one request to an etcd that is to be cleared."""
+
 
 def main() -> None:
     """Run until SIGTERM or SIGINT; exit 1 on what no retry can mend."""
     memory.protect()
     told = settings.parse(sys.argv[1:])
     logging.configure(told.log_level)
+    if told.command == "clear":
+        sys.exit(_clear(told))
     stopped = threading.Event()
     wake = Wake()
 
@@ -60,3 +69,18 @@ def main() -> None:
         sys.exit(1)
     finally:
         store.close()
+
+
+def _clear(told: settings.Settings) -> int:
+    """Delete all records and print, as `linkwire-agent` does for install, one line of JSON; the exit code."""
+    problems: list[str] = []
+    targets = [endpoint.partition("://")[2] or endpoint for endpoint in told.etcd]
+    line = Line(targets, CLEAR_S, told.tls, (keyspace.ROOT + keyspace.CLUSTER).encode())
+    try:
+        log.info("records deleted", count=clear(line, read_verify_keys(told.verify_keys)))
+    except LinkwireError as error:
+        problems.append(str(error))
+    finally:
+        line.close()
+    print(json.dumps({"node": os.environ.get("LINKWIRE_NODE_ID", ""), "problems": problems}), flush=True)
+    return 1 if problems else 0

@@ -33,6 +33,7 @@ class Settings:
         link_seed: file with the seed of all link keys.
         signing_seed: file with the seed of the key that signs what the controller writes.
         verify_keys: file with the public keys that may sign, and the cluster's id.
+        command: `run`, or `clear`, which takes all records out of etcd and ends.
     """
 
     etcd: tuple[str, ...]
@@ -45,6 +46,7 @@ class Settings:
     signing_seed: Path
     verify_keys: Path
     tls: Tls | None = None
+    command: str = "run"
 
 
 def _subnet(text: str) -> IPv4Network:
@@ -73,6 +75,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add("--name", "LINKWIRE_NAME", socket.gethostname(), str, "of this controller, for people")
     flags.add("--signing-seed", "LINKWIRE_SIGNING_SEED_FILE", SEED_FILE, Path, "file with the signing seed")
     flags.add("--link-seed", "LINKWIRE_LINK_SEED_FILE", LINK_SEED_FILE, Path, "file with the seed of all link keys")
+    text = "run: plan until stopped (default); clear: for docker linkwire uninstall, delete all records"
+    flags.parser.add_argument("command", nargs="?", default="run", choices=("run", "clear"), help=text)
     read = flags.parser.parse_args(argv)
     return Settings(
         etcd=read.etcd,
@@ -85,4 +89,5 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         link_seed=read.link_seed,
         signing_seed=read.signing_seed,
         verify_keys=read.verify_keys,
+        command=read.command,
     )

@@ -439,4 +439,5 @@ def test_an_etcd_of_the_users_own_over_tls(fresh: Deployment, tmp_path: Path) ->
         assert kinds == {"signing_seed", "link_seed", "verify_keys", "own_etcd_ca", "own_etcd_controller"}
         assert "all secrets and configs are there" in fresh.linkwire("install", seconds=300)
         assert "linkwire_own_etcd_controller_1: secret, in use, good until" in fresh.linkwire("renew", "--check")
-        fresh.uninstall()
+        said = fresh.linkwire("uninstall", "--yes", seconds=300)
+        assert "its records in your own etcd are removed" in said

@@ -1,0 +1,46 @@
+"""`linkwire-controller clear`: deletes all records in an etcd of the user's own, for `docker linkwire uninstall`."""
+
+from __future__ import annotations
+
+from mesh import keyspace
+from mesh.envelope import Keyring, peek
+from mesh.errors import InvalidRecord, Terminal
+from mesh.etcd import Line
+
+BATCH = 100
+"""Keys deleted in one transaction; etcd takes 128 operations (--max-txn-ops)."""
+_ROOT = keyspace.ROOT.encode()
+_END = _ROOT[:-1] + bytes([_ROOT[-1] + 1])
+_MANIFEST = (keyspace.ROOT + keyspace.MANIFEST).encode()
+
+
+def clear(line: Line, keyring: Keyring) -> int:
+    """Delete every key below Linkwire's root; returns how many.
+
+    Args:
+        line: as a user who may write all of it.
+        keyring: whose records may be deleted.
+
+    Raises:
+        Terminal: the records are another installation's, and nothing was deleted.
+        LinkwireError: etcd does not answer, or does not do it; some may be deleted.
+    """
+    with line.use() as link:
+        for found in link.page(_MANIFEST, _MANIFEST + b"\0", 0).kvs:
+            try:
+                signer = peek(keyspace.MANIFEST, found.value).signer_id
+            except InvalidRecord:  # meddled with, and so nobody's
+                continue
+            if keyring.find(signer) is None:
+                raise Terminal(
+                    "the records in this etcd are of another installation, whose key signed them: left there"
+                )
+    deleted = 0
+    while True:
+        with line.use() as link:
+            keys = [found.key for found in link.page(_ROOT, _END, 0).kvs]
+            if not keys:
+                return deleted
+            for start in range(0, len(keys), BATCH):
+                link.commit([], [], keys[start : start + BATCH])
+        deleted += len(keys)
