@@ -20,7 +20,9 @@ from compose_ext.vault import TIMEOUT
 CREATE_TIMEOUT = 120.0
 """Seconds; Docker asks the registry about the image."""
 _LOOK_EVERY = 0.3
-_LOGS_TIMEOUT = 10.0
+_LOGS_TIMEOUT = 20.0
+_LOG_TRIES = 3
+"""A task's last words may come to Docker's log after its end."""
 _SHOWN = 5
 _CLEARED = 120.0
 _SILENT = 3.0
@@ -219,8 +221,9 @@ def _said(docker: Docker, name: str, tasks: Mapping[str, Mapping[str, Any]]) -> 
         said = _lines(docker, name)
     # Logs of a whole service wait for each node that it ran on; those of one task for that node alone.
     for node, task in ran.items():
-        if node not in said and task["Status"]["State"] == "failed":
-            said |= _lines(docker, str(task["ID"]))
+        for _ in range(_LOG_TRIES if task["Status"]["State"] == "failed" else 0):
+            if node not in said:
+                said |= _lines(docker, str(task["ID"]))
     return said
 
 

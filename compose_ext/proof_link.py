@@ -17,7 +17,7 @@ from compose_ext.errors import DockerError
 from compose_ext.vault import TIMEOUT
 
 STACK = "linkwire-proof"
-SECONDS = 60.0
+SECONDS = 90.0
 """From the tasks' start until each must have had all answers."""
 MOST = 20
 """Nodes that take part. Each asks each: more would be a load, and prove nothing more of the image."""
