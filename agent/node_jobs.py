@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 ENDED_S = 60.0
 """Seconds in which the node's containers of ours must have ended, and their volumes be free."""
 _RETRY_S = 0.5
+_MOUNTS = Path("/proc/self/mountinfo")
 _UID_MAP = Path("/proc/self/uid_map")
 _EVERYBODY = ["0", "0", "4294967295"]
 
@@ -108,7 +109,7 @@ def require_places(url: str, folder: str) -> None:
     Raises:
         Terminal: it was given others'. Names would go into files that no task reads.
     """
-    if not folder:
+    if not folder or _shows_us(Path(folder), _MOUNTS.read_text()):
         return
     try:
         volumes = Volumes(url)
@@ -122,6 +123,13 @@ def require_places(url: str, folder: str) -> None:
             f"Docker keeps its data in {root} on this node, and the volumes {', '.join(sorted(wrong))} are of "
             "another folder: run `docker linkwire install` again, which makes them anew"
         )
+
+
+def _shows_us(folder: Path, mounts: str) -> bool:
+    """Whether a folder of containers has this one's, out of which its hosts file is bound (proc_pid_mountinfo(5))."""
+    fields = (line.split(" ") for line in mounts.splitlines())
+    roots = [Path(root) for _, _, _, root, target, *_ in fields if target == "/etc/hosts"]
+    return any((folder / root.parent.name).is_dir() for root in roots)
 
 
 def remove(volumes: Volumes) -> Iterator[str]:

@@ -45,7 +45,7 @@ def connect(url: str, timeout: float | None) -> docker.APIClient:
     Raises what docker and requests raise.
     """
     arguments: dict[str, Any] = {"timeout": None if timeout is None else int(timeout)}
-    with contextlib.closing(docker.APIClient(url, version="auto", **arguments)) as first:
+    with contextlib.closing(docker.APIClient(url, version=docker_api.TRIED, **arguments)) as first:
         daemon = first.version(api_version=False)
     version = docker_api.choose(daemon["ApiVersion"], daemon.get("MinAPIVersion") or "")
     return docker.APIClient(url, version=version, **arguments)

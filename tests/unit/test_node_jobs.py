@@ -118,3 +118,12 @@ def test_a_rollback_is_an_error_that_names_task_node_and_reason(world: World) ->
 def test_a_remapped_root_is_seen() -> None:
     assert not inside.remapped("         0          0 4294967295\n")
     assert inside.remapped("         0     231072      65536\n")
+
+
+def test_an_agent_sees_itself_in_the_folder_of_its_docker(tmp_path: Path) -> None:
+    ours = "600 5 8:1 /data/docker/containers/abc/hosts /etc/hosts rw - ext4 /dev/sda rw"
+    mounts = f"27 1 0:24 / /proc rw - proc proc rw\n{ours}\n"
+    assert not inside._shows_us(tmp_path, mounts)
+    (tmp_path / "abc").mkdir()
+    assert inside._shows_us(tmp_path, mounts)
+    assert not inside._shows_us(tmp_path, "")
