@@ -48,6 +48,7 @@ demo-down: $(VENV)/ready
 	$(PYTHON) -m tests.demo down
 
 test: $(VENV)/ready
+	@deploy/bootstrap.sh resolvers
 	$(PYTHON) -m pytest --durations=20 --durations-min=20 $(SUITES)
 
 check: $(VENV)/ready

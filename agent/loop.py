@@ -115,7 +115,7 @@ class Agent:
         self._lists = 0
         self._looks = Looks()
         self._upkeep = Upkeep()
-        self._responder = Responder() if answers_dns else None
+        self._responder = Responder(able=answers_dns)
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped and free to leave; the devices stay."""
@@ -139,8 +139,7 @@ class Agent:
         finally:
             reporter[0].stop()
             follower.stop()
-            if self._responder is not None:
-                self._responder.close()
+            self._responder.close()
 
     def stop(self) -> None:
         """Wake the loop, so that it sees that it is to stop."""

@@ -165,7 +165,7 @@ class TaskState:
 
     def resolving(self, names: tuple[str, ...]) -> Resolving:
         """Which of its DNS questions are answered, the names of its links being these."""
-        if self.responder is None:
+        if self.responder is None or not self.responder.able:
             return Resolving()
         self.resolv_conf.look(str(Path(self.local.hosts).with_name("resolv.conf")))
         return Resolving(names, self.resolv_conf.servers, self.resolv_conf.search)
@@ -232,7 +232,7 @@ class TaskState:
             service=self.local.service,
             state=self.local.state,
             wired=self.applied is not None,
-            error=self.error,
+            error=self.error or self._unanswered(),
             port_taken=self.port_taken,
             elsewhere=self.local.elsewhere,
             node="",
@@ -247,6 +247,12 @@ class TaskState:
         except NetnsGone:
             return False
         return True
+
+    def _unanswered(self) -> str | None:
+        """What of it does not work although it is wired."""
+        if self.responder is None or self.applied is None or not self.applied.answers:
+            return None
+        return self.responder.problem(self.local.container)
 
     def close(self) -> None:
         """Let go of its namespace: a socket kept in it would keep it, and its device, for ever."""

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what Linkwire's lab and tests need and this Debian 12 machine lacks, by apt, as root.
 #
-#   deploy/bootstrap.sh [GROUP...]      groups: lab (the default), kernel
+#   deploy/bootstrap.sh [GROUP...]      groups: lab (the default), kernel, resolvers
 #
 # Nothing is started: services are denied while packages are set up, so a Docker that the machine already
 # runs is not touched and one that is installed here stays stopped. Running it again does nothing, quickly.
@@ -31,6 +31,13 @@ LAB="
 /usr/bin/python3 python3
 /usr/lib/python3*/ensurepip python3-venv
 /etc/ssl/certs/ca-certificates.crt ca-certificates
+"
+RESOLVERS="
+/usr/bin/dig bind9-dnsutils
+/usr/sbin/haproxy haproxy
+/usr/sbin/nginx nginx-light
+/usr/bin/node:/usr/local/bin/node nodejs
+/usr/bin/musl-gcc musl-tools
 "
 KERNEL="
 /usr/bin/qemu-system-x86_64 qemu-system-x86
@@ -66,7 +73,8 @@ for group in "$@"; do
     case $group in
     lab) wanted="$wanted$LAB" ;;
     kernel) wanted="$wanted$KERNEL" ;;
-    *) die "there is no group '$group'; the groups are: lab, kernel" ;;
+    resolvers) wanted="$wanted$RESOLVERS" ;;
+    *) die "there is no group '$group'; the groups are: lab, kernel, resolvers" ;;
     esac
 done
 

@@ -244,7 +244,8 @@ def desired(
         routes=(Route(cluster.subnet, least_mtu if least_mtu < MIN_MTU else None), Route(prefix)),
         mtu=max(MIN_MTU, least_mtu),
         peers=_peers(graph, prefix, service, endpoint, link_keys, known or PeerConfigs()),
-        hosts=tuple(_hosts(graph, service, prefix)),
+        # Linked to its own service, a task would take itself each time: glibc sorts an address of its own first.
+        hosts=tuple(entry for entry in _hosts(graph, service, prefix) if entry.address != endpoint.address),
         policy=_policy(graph, cluster, service, endpoint, here),
         answers=tuple(sorted(_by_dns(graph, service, prefix), key=lambda answer: answer.name)),
     )

@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 SEND_S = 2.0
 """Seconds after which the process is taken for hung."""
 RESTART_S = 0.2
+_UNANSWERED = "wired, but its own DNS questions for links are not answered (its hosts file has their names)"
 
 
 @dataclass(slots=True)
@@ -43,9 +44,14 @@ class _Served:
 
 
 class Responder:
-    """Answers the DNS questions that the rules of this node's tasks turn to it."""
+    """Answers the DNS questions that the rules of this node's tasks turn to it.
 
-    def __init__(self) -> None:
+    Args:
+        able: whether the kernel can turn them; if not, it says so of every task.
+    """
+
+    def __init__(self, *, able: bool = True) -> None:
+        self.able = able
         self._lock = threading.RLock()
         self._served: dict[str, _Served] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -61,7 +67,7 @@ class Responder:
             answers: all that there are.
             resolving: as the rules have it.
         """
-        if not answers:
+        if not answers or not self.able:
             self.stop(container)
             return
         names = {answer.name: ([str(one) for one in answer.addresses], answer.rotates) for answer in answers}
@@ -77,6 +83,14 @@ class Responder:
             if opened or table != served.table:
                 served.table = table
                 self._send(container, table, opened)
+
+    def problem(self, container: str) -> str | None:
+        """Why a task's questions are not all answered, in words; None where they are."""
+        if not self.able:
+            return f"{_UNANSWERED}: this node's kernel or nft is too old to turn them (see its agent's log)"
+        with self._lock:
+            served = self._served.get(container)
+            return f"{_UNANSWERED}: {served.problem}" if served is not None and served.problem else None
 
     def stop(self, container: str) -> None:
         """Answer no more for a task, and let go of its namespace."""

@@ -220,7 +220,7 @@ def _name_faults(who: str, device: Wired, graph: Graph, wired: list[Wired]) -> I
             tasks = frozenset(address for address in addresses if ":" not in address)
             vips |= {vip for vip, to in (device.backends or {}).items() if addresses and set(to) == addresses - tasks}
             vips |= set().union(*found) - tasks
-            yield from _dnsrr_faults(f"{who}: {provider}", found, device.backends or {}, tasks)
+            yield from _dnsrr_faults(f"{who}: {provider}", found, device.backends or {}, tasks, device.address)
     if device.hosts.keys() != meant:
         yield f"{who}: resolves {sorted(device.hosts)}, not {sorted(meant)}"
     if device.backends is None:
@@ -230,11 +230,11 @@ def _name_faults(who: str, device: Wired, graph: Graph, wired: list[Wired]) -> I
 
 
 def _dnsrr_faults(
-    what: str, found: set[frozenset[str]], backends: dict[str, list[str]], tasks: frozenset[str]
+    what: str, found: set[frozenset[str]], backends: dict[str, list[str]], tasks: frozenset[str], own: str
 ) -> Iterable[str]:
-    """Whether all names of a provider with dnsrr are its ready tasks, and one VIP that leads to them, in IPv4."""
+    """Whether all names of a provider with dnsrr are its other ready tasks, and a VIP that leads to all, in IPv4."""
     vips = set().union(*found) - tasks
-    if len(found) != 1 or len(vips) != 1 or not tasks < set().union(*found):
+    if len(found) != 1 or len(vips) != 1 or set().union(*found) != vips | (tasks - {own}):
         yield f"{what} is {[sorted(one) for one in found]}, not a VIP and {sorted(tasks)}"
     for vip in vips:
         if (has := sorted(backends.get(vip, []))) != sorted(tasks):

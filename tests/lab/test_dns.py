@@ -52,8 +52,9 @@ def test_a_programs_own_resolver_finds_links_and_dnsrr_spreads(stacks: Deploymen
     assert docker["127.0.0.11"]["overlay"]["1"][1], "which still knows what Docker gave a name"
 
     for who, name in ((clients[1], "web"), (webs[0], "peers")):
-        spread = Counter(call.who for call in programs.count_calls(who, name, 600))
+        calls = programs.count_calls(who, name, 600)
+        spread = Counter(call.who for call in calls)
         figure(f"dnsrr, 600 connections by the name {name}: {', '.join(str(count) for count in spread.values())}")
-        assert None not in spread
+        assert None not in spread, Counter(call.error for call in calls)
         assert len(spread) == 3, spread
         assert min(spread.values()) > 120, spread

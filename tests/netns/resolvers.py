@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -85,6 +86,8 @@ class Upstream:
 
     task: TaskNetns
     asked: list[bytes] = field(default_factory=list)
+    reply: Callable[[bytes, int], bytes] = lambda message, number: b"answered by " + bytes((number,)) + message
+    """What a message gets of the resolver of this number (of SERVERS)."""
     _sockets: list[socket.socket] = field(default_factory=list)
 
     @classmethod
@@ -135,7 +138,7 @@ class Upstream:
                 for key, _ in selector.select():
                     message, source = self._sockets[key.data].recvfrom(4096)
                     self.asked.append(message)
-                    self._sockets[key.data].sendto(b"answered by " + bytes((key.data,)) + message, source)
+                    self._sockets[key.data].sendto(self.reply(message, key.data), source)
         except (OSError, ValueError):
             return  # closed
 

@@ -179,6 +179,21 @@ def test_the_responder_has_no_rights_and_keeps_no_namespace(resolved: Resolved) 
     wait_for(lambda: open_sockets() == before - len(SERVERS))
 
 
+def test_each_task_gets_its_own_answers(world: World, resolved: Resolved) -> None:
+    resolved.serve()
+    other = world.netns()
+    nft.apply(other, render(POLICY, "lw0"))
+    its_own = Answer("db", (ip_address("10.99.128.9"),), rotates=False)
+    resolved.responder.serve("d" * 64, other, (its_own,), RESOLVING)
+    beside = Upstream(other).ask(question("db"))
+    assert beside is not None
+    assert addresses(beside) == ["10.99.128.9"]
+    assert addresses(resolved.ask("db")) == [VIP]
+    unknown = Upstream(other).ask(question("my_db"))
+    assert unknown is not None
+    assert rcode(unknown) == 5, "turned by its rules, and no name of its table"
+
+
 def test_a_flood_of_one_task_leaves_the_others_their_answers(world: World, resolved: Resolved) -> None:
     """And garbage ends nothing: each is a task's, and read as such."""
     resolved.serve()
@@ -204,5 +219,9 @@ def test_a_port_that_is_taken_is_no_reason_for_anything_else_to_fail(resolved: R
     with occupied(resolved.upstream.task, ruleset.FIRST_PORT):
         resolved.serve()
         assert addresses(resolved.ask("db", server=OUTSIDE)) == [VIP], "another server's socket"
+        problem = resolved.responder.problem(CONTAINER)
+        assert problem is not None
+        assert problem.endswith("127.0.0.1 port 61953: Address already in use"), "shown by `docker linkwire check`"
     resolved.serve()
+    assert resolved.responder.problem(CONTAINER) is None
     assert addresses(resolved.ask("db")) == [VIP], "as soon as it is free"

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from agent.containers import LocalTask
 from agent.dns import resolv_conf, ruleset, wire
 from agent.dns.resolv_conf import DOCKERS_OWN, ResolvConf
+from agent.dns.responder import Responder
 from agent.dns.table import Table
+from agent.tasks import TaskState
 from mesh.policy import Resolving
 from tests.netns.resolvers import addresses, question, rcode
+from tests.unit.link_graphs import CLUSTER, config, endpoint, graph, service
 
 TABLE = Table(
     json.dumps(
@@ -125,3 +129,18 @@ def test_every_comparison_is_of_numbers_that_json_holds() -> None:
 def _payload(left: dict[str, Any]) -> dict[str, int]:
     found: dict[str, int] = (left["&"][0] if "&" in left else left).get("payload", {})
     return found
+
+
+def test_a_task_says_that_its_questions_are_not_answered_where_the_node_cannot() -> None:
+    """`docker linkwire check` shows what a task's report says."""
+    local = LocalTask("c", "a1", "A", "a.1.x", "running", None, "/nowhere/hosts", None, (), gated=False)
+    records = (CLUSTER, service("A", "a", ("b", "db")), service("B", "b"), endpoint("A", "a1", 1))
+    for able in (True, False):
+        state = TaskState(local, responder=Responder(able=able))
+        assert bool(state.resolving(("db",)).servers) is able, "and no rule turns a question that nobody answers"
+        state.applied = config(graph(*records), "a1")
+        assert (state.report().error is None) is able
+        assert state.report().wired
+    assert "DNS questions for links are not answered" in str(state.report().error)
+    state.applied = config(graph(*records[:-1], endpoint("B", "b1", 1)), "b1")
+    assert state.report().error is None, "it has no links"

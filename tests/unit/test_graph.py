@@ -170,6 +170,15 @@ def test_with_dnsrr_a_name_leads_to_the_vip_first_and_to_every_ready_task() -> N
     assert [str(entry.address) for entry in config(graph(*records), "a1").hosts] == ["10.1.9.2"], "which refuses"
 
 
+def test_with_dnsrr_and_a_link_to_itself_a_tasks_names_lead_to_it_by_the_vip_alone() -> None:
+    """glibc sorts an address of its own before all others (RFC 6724, rule 9), and the task would take itself."""
+    tasks = (endpoint("A", "a1", 1), endpoint("A", "a2", 2))
+    made = graph(CLUSTER, service("A", "a", ("a", "peers"), dnsrr=True), *tasks)
+    assert [str(entry.address) for entry in config(made, "a1").hosts] == ["10.1.9.1", "10.1.0.2"]
+    assert config(made, "a1").policy.balance == (Balance(vip("A"), (tasks[0].address, tasks[1].address), "A"),)
+    assert config(made, "a1").answers == (Answer("peers", (tasks[0].address, tasks[1].address), rotates=True),)
+
+
 def test_by_dns_a_name_has_its_vip_in_both_families_and_with_dnsrr_the_ready_tasks() -> None:
     services = (
         service("A", "a", ("b", "DB sql"), ("c", "cache db")),
