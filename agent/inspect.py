@@ -14,11 +14,12 @@ from mesh.addresses import twin
 from mesh.graph import Graph, index
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel, key_name
-from mesh.records import Endpoint, LinkKeyEpoch, Node, PeerStatus, Service, Status, TaskReport
+from mesh.records import Endpoint, LinkKeyEpoch, Node, PeerStatus, Service, Status, StoreSpace, TaskReport
 from mesh.snapshot import Snapshot
 from mesh.verdict import judge
 
 VERSION = 1
+MIB = 1024**2
 
 Refusals = Counter[tuple[str, str, str]]
 """(own service's id, the other's, direction) -> packets."""
@@ -161,6 +162,13 @@ def _distrusted(snapshot: Snapshot, seen: bytes) -> Iterator[str]:
     verdict = judge(snapshot, generation(seen), seen)
     if not verdict.verified:
         yield f"store: {verdict.problem}"
+    space = snapshot.get(keyspace.SPACE, StoreSpace)
+    if space is not None and space.short:
+        yield (
+            f"store: etcd is short of space, {space.in_use // MIB} MiB of {space.quota // MIB} MiB are in use. When it "
+            "is full nothing new is wired: find out who writes so much, or give it more: docker service update "
+            f"--env-add LINKWIRE_ETCD_QUOTA={2 * space.quota} linkwire_etcd"
+        )
     for status in sorted(snapshot.all(Status), key=lambda s: s.node):
         if status.held:
             yield f"node {_hostname(snapshot, status.node)} keeps what it last verified: {status.held}"

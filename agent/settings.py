@@ -5,22 +5,19 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesh.flags import Flags
+from mesh.flags import MAX_PORT, Flags, listen
 from mesh.tls import Tls, with_node
 from mesh.wgtypes import IPAddress
 
-MAX_PORT = 65535
 SWARM_CERTIFICATES = "/run/linkwire/certificates"
 NODE_JOBS = ("look", "place", "unwire", "remove")
 """See `agent.node_jobs`."""
 PROOF = ("answer", "ask")
 """See `agent.proof_link`."""
-_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +75,6 @@ def _address(text: str) -> IPAddress | None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
 
 
-def _listen(text: str) -> tuple[str, int] | None:
-    if text in ("", "off"):
-        return None
-    found = _LISTEN.fullmatch(text)
-    if found is None or not 0 < int(found.group(3)) <= MAX_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither an address and port such as 127.0.0.1:9586 nor off")
-    return found.group(1) or found.group(2), int(found.group(3))
-
-
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; on bad ones print them and exit with 2, as argparse does."""
     flags = Flags("linkwire-agent", "Wires this node's tasks.", environ)
@@ -108,7 +96,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     text = "Swarm's folder with this node's certificate and key"
     flags.add("--certificates", "LINKWIRE_CERTIFICATES", SWARM_CERTIFICATES, Path, text)
     flags.add(
-        "--metrics", "LINKWIRE_METRICS", "127.0.0.1:9586", _listen, "where Prometheus may scrape, HOST:PORT, or off"
+        "--metrics", "LINKWIRE_METRICS", "127.0.0.1:9586", listen, "where Prometheus may scrape, HOST:PORT, or off"
     )
     text = "where Docker's folder of containers is to be seen; where Docker has it, if not given"
     flags.add("--containers", "LINKWIRE_CONTAINERS", "", str, text)

@@ -11,6 +11,7 @@ start alone, so when Swarm has another root it is started again.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
@@ -25,15 +26,16 @@ from pathlib import Path
 
 import structlog
 
-from controller import etcd_owner
+from controller import etcd_owner, etcd_upkeep
 from controller.etcd_accounts import Accounts
+from controller.etcd_upkeep import Upkeep
 from mesh import log as logging
 from mesh import memory
 from mesh.certificates import Authority
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.etcd import Line
 from mesh.etcd_users import ROOT_USER
-from mesh.flags import Flags, endpoints
+from mesh.flags import Flags, endpoints, listen
 from mesh.tls import Tls
 
 log = structlog.get_logger(__name__)
@@ -44,6 +46,8 @@ LOOK_EVERY = 1.0
 """Seconds between two looks at which nodes are users."""
 DAYS = 3650
 """For which root's certificate is good: longer than any start lasts."""
+LEAST_QUOTA, MOST_QUOTA = 4 * 1024**2, 8 * 1024**3
+"""Bytes; etcd warns of more than the second at its start (etcdserver/backend.go)."""
 _LOOPBACK = "127.0.0.1"
 _STOPPING = 10.0
 
@@ -66,6 +70,16 @@ def main() -> None:
     flags.add_common()
     flags.add("--data", "LINKWIRE_ETCD_DATA", "/var/lib/etcd", Path, "folder for etcd's data")
     flags.add("--peer", "LINKWIRE_ETCD_PEER", f"https://{_LOOPBACK}:2380", endpoints, "where its one member listens")
+    flags.add(
+        "--quota", "LINKWIRE_ETCD_QUOTA", str(etcd_upkeep.QUOTA), _quota, "bytes at which etcd refuses all writes"
+    )
+    flags.add(
+        "--metrics",
+        "LINKWIRE_ETCD_METRICS",
+        "127.0.0.1:9588",
+        listen,
+        "where Prometheus may scrape, HOST:PORT, or off",
+    )
     flags.add("--installation", "LINKWIRE_INSTALLATION", "", str, "id of the installation that the data belongs to")
     read = flags.parser.parse_args()
     tls = flags.tls(read)
@@ -75,13 +89,15 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="linkwire-etcd-") as folder:
             files = prepare(Path(folder))
-            common = [*_member(read.data, read.peer[0]), *_peers(files)]
+            common = [*_member(read.data, read.peer[0], read.quota), *_peers(files)]
+            upkeep = Upkeep(read.quota, read.metrics)
+            upkeep.answer_metrics()
             while True:
-                roots, other = authenticate(common, files, read.installation)
+                roots, other = authenticate(common, files, upkeep, read.installation)
                 if other:
                     etcd_owner.set_aside(read.data, other)
                     continue
-                serve(common, files, read.etcd, tls, roots)
+                serve(common, files, read.etcd, tls, roots, upkeep)
     except (LinkwireError, OSError) as error:
         log.error("etcd does not run", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
@@ -98,12 +114,15 @@ def prepare(folder: Path) -> Files:
     return Files(Tls(folder / "ca", root, root), folder / "server")
 
 
-def authenticate(common: Sequence[str], files: Files, installation: str = "") -> tuple[tuple[str, ...], str]:
+def authenticate(
+    common: Sequence[str], files: Files, upkeep: Upkeep, installation: str = ""
+) -> tuple[tuple[str, ...], str]:
     """Start etcd where only we reach it, see whose data it has, set users and roles, stop it.
 
     Args:
         common: arguments of both parts.
         files: of this start.
+        upkeep: makes room where etcd refuses all writes.
         installation: id of the one that the data has to be of; empty for any.
 
     Returns:
@@ -119,6 +138,7 @@ def authenticate(common: Sequence[str], files: Files, installation: str = "") ->
         line = Line([f"{_LOOPBACK}:{port}"], 5.0, files.own)
         try:
             _wait(line, process)
+            upkeep.mend(line)  # else nothing can be set
             if other := etcd_owner.claim(line, installation):
                 return (), other
             return Accounts().keep(line) or (), ""
@@ -126,7 +146,9 @@ def authenticate(common: Sequence[str], files: Files, installation: str = "") ->
             line.close()
 
 
-def serve(common: Sequence[str], files: Files, urls: Sequence[str], tls: Tls, roots: tuple[str, ...]) -> None:
+def serve(  # noqa: PLR0917 - called once, from main
+    common: Sequence[str], files: Files, urls: Sequence[str], tls: Tls, roots: tuple[str, ...], upkeep: Upkeep
+) -> None:
     """Run etcd for everybody who has a certificate, and keep its users; until it should trust other roots.
 
     Args:
@@ -135,6 +157,7 @@ def serve(common: Sequence[str], files: Files, urls: Sequence[str], tls: Tls, ro
         urls: where everybody reaches it.
         tls: what it shows, and whom it trusts besides us and Swarm.
         roots: of Swarm's, in PEM.
+        upkeep: of its space.
 
     Raises:
         Terminal: etcd ended.
@@ -155,8 +178,15 @@ def serve(common: Sequence[str], files: Files, urls: Sequence[str], tls: Tls, ro
                     return
             except LinkwireError as error:
                 log.warning("etcd's users are looked at again", error=str(error))
+            upkeep.look(line, time.monotonic())
             time.sleep(LOOK_EVERY)
         raise Terminal(f"etcd ended with {process.returncode}; it said why above")
+
+
+def _quota(text: str) -> int:
+    if not text.isdecimal() or not LEAST_QUOTA <= int(text) <= MOST_QUOTA:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes from {LEAST_QUOTA} to {MOST_QUOTA}")
+    return int(text)
 
 
 def _listening(own: Sequence[str], urls: Sequence[str], tls: Tls) -> list[str]:
@@ -170,7 +200,7 @@ def _listening(own: Sequence[str], urls: Sequence[str], tls: Tls) -> list[str]:
     ]
 
 
-def _member(data: Path, peer: str) -> list[str]:
+def _member(data: Path, peer: str, quota: int) -> list[str]:
     return [
         "etcd",
         "--name=linkwire",
@@ -178,7 +208,8 @@ def _member(data: Path, peer: str) -> list[str]:
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster=linkwire={peer}",
-        "--auto-compaction-retention=1h",
+        f"--auto-compaction-retention={etcd_upkeep.HISTORY}",
+        f"--quota-backend-bytes={quota}",
         # It would ask in the server's name (CVE-2018-16886), and nobody here speaks JSON.
         "--enable-grpc-gateway=false",
         "--logger=zap",

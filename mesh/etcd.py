@@ -96,6 +96,8 @@ class Link:
         self._watch = etcdrpc.WatchStub(self._channel)
         self.auth = etcdrpc.AuthStub(self._channel)
         """For mesh.etcd_roles."""
+        self.maintenance = etcdrpc.MaintenanceStub(self._channel)
+        """For mesh.etcd_space."""
 
     def close(self) -> None:
         """Break off everything that runs over it."""
@@ -110,6 +112,18 @@ class Link:
         request = etcdrpc.RangeRequest(key=first, range_end=end, limit=PAGE, revision=revision)
         page: etcd_pages.Page = self._pages(request, timeout=self._timeout)
         return page
+
+    def raw(self, method: str, request: Any, timeout: float) -> bytes:  # noqa: ANN401 - etcd3 is not typed
+        """The bytes of an answer that has fields which came after etcd3's stubs."""
+        call = self._channel.unary_unary(
+            f"/etcdserverpb.{method}", request_serializer=type(request).SerializeToString
+        )
+        answer: bytes = call(request, timeout=timeout)
+        return answer
+
+    def compact(self, revision: int, timeout: float) -> None:
+        """Forget all history up to a revision; done when its space is free."""
+        self._kv.Compact(etcdrpc.CompactionRequest(revision=revision, physical=True), timeout=timeout)
 
     def commit(
         self,

@@ -72,6 +72,11 @@ def decode(data: bytes) -> Page:
     return Page(Header(said[0], said[1], _signed(said[2]), said[3]), tuple(kvs), more)
 
 
+def numbers(data: bytes) -> dict[int, int]:
+    """Read the fields of any message that are numbers, by field. Raises ValueError where it is no message."""
+    return {number: value for number, value in _fields(data, 0, len(data)) if isinstance(value, int)}
+
+
 def _key_value(data: bytes, at: int, end: int) -> KeyValue:
     """Written out, and not by way of `_fields`: this is called once a key."""
     key, value, revision = b"", b"", 0

@@ -11,6 +11,8 @@ from mesh.keyfiles import VERIFY_KEYS_FILE
 from mesh.tls import Tls, choose
 
 LEVELS = ("debug", "info", "warning", "error")
+MAX_PORT = 65535
+_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 _ENDPOINT = re.compile(r"(https?://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 
@@ -75,3 +77,13 @@ def endpoints(text: str) -> tuple[str, ...]:
     if not found:
         raise argparse.ArgumentTypeError("no etcd endpoint: give one such as https://10.0.0.1:2379")
     return found
+
+
+def listen(text: str) -> tuple[str, int] | None:
+    """Read where to listen, `HOST:PORT`; None for `off`."""
+    if text in ("", "off"):
+        return None
+    found = _LISTEN.fullmatch(text)
+    if found is None or not 0 < int(found.group(3)) <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither an address and port such as 127.0.0.1:9586 nor off")
+    return found.group(1) or found.group(2), int(found.group(3))

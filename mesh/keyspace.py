@@ -25,6 +25,7 @@ from mesh.records import (
     SealedLinkKey,
     Service,
     Status,
+    StoreSpace,
     TaskReport,
 )
 
@@ -49,6 +50,7 @@ RECALLED = "recalled/"
 NODES = "nodes/"
 MEMBERS = "members/"
 TASKS = "tasks/"
+SPACE = "space"
 STATUS = "vitals/"
 """Sorts after all that agents follow, whose one watch spans from the first key to the last (Store.follow): each node
 writes its own every few seconds, which would wake all others."""
@@ -147,6 +149,8 @@ def key_of(record: Record) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a 
             return status(record.node)
         case Access():
             return ACCESS
+        case StoreSpace():
+            return SPACE
         case Recall():
             return RECALL
         case Recalled():
@@ -169,6 +173,7 @@ KINDS: dict[str, type[Record]] = {
     "members": Member,
     "tasks": TaskReport,
     "vitals": Status,
+    SPACE: StoreSpace,
     RECALL: Recall,
     "recalled": Recalled,
 }
@@ -180,6 +185,7 @@ _WRITERS: dict[str, Writer] = {
     "vitals": "agent",
     "recalled": "agent",
     LEADER: "anybody",
+    SPACE: "anybody",
 }
 
 

@@ -270,6 +270,20 @@ class Leader:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreSpace:
+    """How much space the stack's etcd takes, as `linkwire-etcd` has last told. It decides nothing."""
+
+    size: int
+    """Bytes of its file."""
+    in_use: int
+    """Bytes of it that hold data."""
+    quota: int
+    """Bytes at which it refuses all writes."""
+    short: bool
+    """Whether an operator should look after it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Access:
     """Who the users of etcd are besides ours: what `linkwire-etcd` makes them of, and its trust in Swarm's CA."""
 
@@ -335,6 +349,7 @@ Record = (
     | Member
     | TaskReport
     | Status
+    | StoreSpace
     | Leader
     | Access
     | ManifestRecord

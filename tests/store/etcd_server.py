@@ -42,8 +42,9 @@ class EtcdServer:
     It dies with the thread that started it, so that a test run that is killed leaves none behind.
     """
 
-    def __init__(self, folder: Path, *, secure: bool = False) -> None:
-        """Prepare it; `secure` with mutual TLS, by an authority of its own."""
+    def __init__(self, folder: Path, *, secure: bool = False, arguments: tuple[str, ...] = ()) -> None:
+        """Prepare it; `secure` with mutual TLS, by an authority of its own; `arguments` are etcd's."""
+        self._arguments = arguments
         for program in ("etcd", "etcdctl", "setpriv"):
             if shutil.which(program) is None:
                 raise RuntimeError(f"{program} is not installed: run deploy/bootstrap.sh")
@@ -90,6 +91,7 @@ class EtcdServer:
         command += ["--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", f"one={peer}", "--logger", "zap", "--log-level", "error"]
+        command += self._arguments
         if self.tls is not None:
             server = str(self._folder / "server")
             command += ["--cert-file", server, "--key-file", server]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mesh import keyspace
@@ -31,6 +31,8 @@ class Secured:
     authority: Authority
     process: subprocess.Popen[bytes] | None = None
     installation: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+    """More variables for it."""
 
     def issue(self, name: str, content: bytes) -> Path:
         path = self.folder / name
@@ -65,11 +67,12 @@ class Secured:
             "LINKWIRE_ETCD_DATA": str(self.folder / "data"),
             "LINKWIRE_INSTALLATION": self.installation,
             "TMPDIR": str(self.folder / "tmp"),
+            "LINKWIRE_ETCD_METRICS": "off",
             "LINKWIRE_ETCD_PEER": f"https://127.0.0.1:{free_port()}",
         }
         with (self.folder / "log").open("ab") as log:
             command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "controller.etcd_server"]
-            environment = {**os.environ, **settings}
+            environment = {**os.environ, **settings, **self.settings}
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 60
         while True:
@@ -95,10 +98,10 @@ class Secured:
         return (self.folder / "log").read_text()
 
 
-def write(line: Line, key: bytes) -> str:
+def write(line: Line, key: bytes, value: bytes = b"x") -> str:
     """Put something under a key: `written`, or what etcd says."""
     try:
         with line.use() as link:
-            return "written" if link.commit([], [(key, b"x", 0)], []) else "not"
+            return "written" if link.commit([], [(key, value, 0)], []) else "not"
     except LinkwireError as error:
         return str(error)

@@ -44,6 +44,7 @@ from mesh.records import (
     SealedLinkKey,
     Service,
     Status,
+    StoreSpace,
     TaskReport,
 )
 from mesh.wgtypes import IPAddress, UdpEndpoint
@@ -118,6 +119,7 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("recall", Recall("n")),
     ("recalled/n/2", Recalled("n", "m", 2, 3, (Kept("services/s", b"signed"),))),
     ("tasks/n/t", TaskReport("t", "s", "n", "running", wired=True, error=None, port_taken=None, elsewhere=())),
+    ("space", StoreSpace(30, 20, 50, short=True)),
     (
         "vitals/n",
         Status(

@@ -30,6 +30,7 @@ from mesh.records import (
     Refused,
     Service,
     Status,
+    StoreSpace,
     TaskReport,
     Versioned,
 )
@@ -335,3 +336,12 @@ def test_the_order_of_the_records_does_not_show() -> None:
         Random(seed).shuffle(records)  # noqa: S311 - an order is no secret
         again = dict(sorted(invalid.items(), reverse=bool(seed % 2)))
         assert inspect(snapshot(*records, invalid=again), NOW) == made
+
+
+def test_a_store_that_is_short_of_space_is_a_problem() -> None:
+    def told(short: bool) -> str:
+        space = StoreSpace(size=1900 * 1024**2, in_use=1800 * 1024**2, quota=2 * 1024**3, short=short)
+        return " ".join(inspect(snapshot(space), NOW)["problems"])
+
+    assert "1800 MiB of 2048 MiB" in told(short=True)
+    assert "short of space" not in told(short=False)
