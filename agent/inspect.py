@@ -165,8 +165,8 @@ def _distrusted(snapshot: Snapshot, seen: bytes) -> Iterator[str]:
     space = snapshot.get(keyspace.SPACE, StoreSpace)
     if space is not None and space.short:
         yield (
-            f"store: etcd is short of space, {space.in_use // MIB} MiB of {space.quota // MIB} MiB are in use. When it "
-            "is full nothing new is wired: find out who writes so much, or give it more: docker service update "
+            f"store: etcd is short of space, {space.in_use // MIB} MiB of {space.quota // MIB} MiB are in use. When "
+            "it is full nothing new is wired: find out who writes so much, or give it more: docker service update "
             f"--env-add LINKWIRE_ETCD_QUOTA={2 * space.quota} linkwire_etcd"
         )
     for status in sorted(snapshot.all(Status), key=lambda s: s.node):
