@@ -3,9 +3,10 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 SUITES := tests/unit tests/store tests/netns tests/lab tests/kernel tests/chaos tests/bench
 
-.PHONY: help demo demo-down test test-ranges lock check bench chaos lab lab-down packages clean
+.PHONY: help plugin demo demo-down test test-ranges lock check bench chaos lab lab-down packages clean
 
 help:
+	@echo "make plugin     build/docker-linkwire: the CLI plugin as one file; put it into ~/.docker/cli-plugins"
 	@echo "make demo       a three-node Swarm on this machine, with links that carry traffic, and the proof"
 	@echo "make demo-down  takes it away again"
 	@echo "make test       every suite: unit, store, netns, lab, kernel, chaos (short)"
@@ -34,6 +35,13 @@ build/lock/ready: requirements/lock.txt
 	@test -x build/lock/bin/python || python3 -m venv build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
 	@touch $@
+
+# Needs no more of the machine than Python: an operator's has neither the lab's programs nor a pip that may install.
+plugin:
+	@deploy/bootstrap.sh plugin
+	@test -x build/plugin/bin/python || python3 -m venv build/plugin
+	@build/plugin/bin/python deploy/plugin/make.py build/docker-linkwire
+	@echo "made build/docker-linkwire: install -D build/docker-linkwire ~/.docker/cli-plugins/docker-linkwire"
 
 lock: build/lock/ready
 	deploy/lock.sh build/lock/bin/python

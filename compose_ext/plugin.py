@@ -3,13 +3,14 @@
 Docker asks every plugin for its metadata at each `docker --help`: that answer needs nothing but this module.
 """
 
-import gc
-import os
-import signal
 import sys
-from types import FrameType
 
 from compose_ext import __version__
+
+TYPE_CHECKING = False
+"""As `typing` has it, which takes longer to import than all else here."""
+if TYPE_CHECKING:
+    from types import FrameType
 
 # docker/cli cli-plugins/metadata/metadata.go
 _METADATA_COMMAND = "docker-cli-plugin-metadata"
@@ -21,7 +22,7 @@ _METADATA = """\
   "ShortDescription": "WireGuard between the services that a compose file links"
 }}
 """
-_INTERRUPTED = 128 + signal.SIGINT
+_INTERRUPTED = 128 + 2  # as a shell says SIGINT
 
 
 def main() -> int:
@@ -29,13 +30,17 @@ def main() -> int:
     if sys.argv[1:2] == [_METADATA_COMMAND]:
         sys.stdout.write(_METADATA.format(version=__version__))
         return 0
+    import gc  # noqa: PLC0415 - the metadata must not wait for these
+    import os  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+
     for stream in (sys.stdout, sys.stderr):
         # A file's name may hold what the terminal's encoding does not.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, _end)
     # One short run that makes a million small objects and drops none: collecting would double its time.
     gc.disable()
-    from compose_ext.cli import main as run  # noqa: PLC0415 - the metadata must not wait for it
+    from compose_ext.cli import main as run  # noqa: PLC0415
 
     try:
         code = run(sys.argv[1:])
@@ -49,6 +54,6 @@ def main() -> int:
     return code
 
 
-def _end(number: int, _frame: FrameType | None) -> None:
+def _end(number: int, _frame: "FrameType | None") -> None:
     """Leave by an exception, so that private files are removed."""
     sys.exit(128 + number)

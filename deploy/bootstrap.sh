@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what Linkwire's lab and tests need and this Debian 12 machine lacks, by apt, as root.
 #
-#   deploy/bootstrap.sh [GROUP...]      groups: lab (the default), kernel, resolvers
+#   deploy/bootstrap.sh [GROUP...]      groups: lab (the default), kernel, resolvers, plugin
 #
 # Nothing is started: services are denied while packages are set up, so a Docker that the machine already
 # runs is not touched and one that is installed here stays stopped. Running it again does nothing, quickly.
@@ -50,6 +50,12 @@ KERNEL="
 /usr/bin/cpio:/bin/cpio cpio
 "
 
+PLUGIN="
+/usr/bin/python3 python3
+/usr/lib/python3*/ensurepip python3-venv
+/etc/ssl/certs/ca-certificates.crt ca-certificates
+"
+
 die() { echo "bootstrap: $*" >&2; exit 1; }
 
 present() { # PATHS separated by colons, each may be a glob
@@ -74,7 +80,8 @@ for group in "$@"; do
     lab) wanted="$wanted$LAB" ;;
     kernel) wanted="$wanted$KERNEL" ;;
     resolvers) wanted="$wanted$RESOLVERS" ;;
-    *) die "there is no group '$group'; the groups are: lab, kernel, resolvers" ;;
+    plugin) wanted="$wanted$PLUGIN" ;;
+    *) die "there is no group '$group'; the groups are: lab, kernel, resolvers, plugin" ;;
     esac
 done
 

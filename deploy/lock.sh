@@ -34,9 +34,12 @@ compile() { # OUT ARGUMENT...
 print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "wheel", sep="\n")' >"$new/build.in"
 compile build.txt "$new/build.in"
 compile product.txt pyproject.toml
+"$python" -c 'import tomllib
+print(*tomllib.load(open("pyproject.toml", "rb"))["tool"]["linkwire"]["plugin"], sep="\n")' >"$new/plugin.in"
+compile plugin.txt "$new/plugin.in" --constraint "$new/product.txt"
 compile test.txt pyproject.toml --extra dev --constraint "$new/product.txt"
 compile lock.txt pyproject.toml --extra lock --constraint "$new/product.txt"
-rm "$new/build.in"
+rm "$new/build.in" "$new/plugin.in"
 # uv alone: the product is not installed where the lock is made.
 "$python" - "$new/lock.txt" <<'END'
 import pathlib, re, sys

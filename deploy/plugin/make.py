@@ -1,0 +1,96 @@
+"""Makes the CLI plugin as one file that needs nothing but Python and glibc.
+
+    python3 deploy/plugin/make.py OUT
+
+This Python has pip, which gets the wheels of requirements/plugin.txt, by hash. The file is for this machine's
+processor and each Python of PYTHONS; from the same tree and lock it is the same, byte by byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+LOCK = PROJECT / "requirements/plugin.txt"
+PACKAGES = ("compose_ext", "mesh")
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+GLIBCS = ("2014", "_2_17", "_2_28", "_2_34")
+"""The manylinux names of what Debian 12's glibc (2.36) and older ones run."""
+# -I: neither the folder nor the environment of the caller gives us modules. -S: nor does site-packages.
+SHEBANG = b"#!/usr/bin/env -S python3 -IS\n"
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def main(out: Path) -> None:
+    """Make the file, in the place of an earlier one."""
+    contents = dict(_project())
+    with tempfile.TemporaryDirectory() as folder:
+        for python in PYTHONS:
+            for wheel in _wheels(Path(folder), python):
+                contents |= _unzipped(wheel)
+    digest = hashlib.sha256()
+    for name, data in sorted(contents.items()):
+        digest.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode())
+    contents["linkwire_unpack.py"] = _unpacker(digest.hexdigest()[:32])
+    contents["__main__.py"] = HERE.joinpath("main.py").read_bytes()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new = out.with_name(f"{out.name}.new")
+    with new.open("wb") as file:
+        file.write(SHEBANG)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            for name, data in sorted(contents.items()):
+                archive.writestr(zipfile.ZipInfo(name, EPOCH), data, zipfile.ZIP_DEFLATED)
+    new.chmod(0o755)
+    new.replace(out)
+
+
+def _unpacker(build: str) -> bytes:
+    code = HERE.joinpath("unpack.py").read_text()
+    for unset, value in (('BUILD = ""', build), ('MACHINE = ""', platform.machine())):
+        code = code.replace(f"\n{unset}\n", f"\n{unset[:-2]}{value!r}\n")
+    return code.replace("...] = ()\n", f"...] = {PYTHONS!r}\n").encode()
+
+
+def _project() -> Iterator[tuple[str, bytes]]:
+    yield "LICENSE", (PROJECT / "LICENSE").read_bytes()
+    for package in PACKAGES:
+        for path in sorted((PROJECT / package).rglob("*")):
+            if path.is_file() and path.suffix in (".py", ".yml"):
+                yield str(path.relative_to(PROJECT)), path.read_bytes()
+
+
+def _wheels(folder: Path, python: tuple[int, int]) -> list[Path]:
+    """Download the lock's wheels for one Python."""
+    into = folder / "{}.{}".format(*python)
+    name = "cp{}{}".format(*python)
+    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    argv += ["--require-hashes", "--only-binary=:all:", "--implementation=cp", f"--python-version={into.name}"]
+    argv += [f"--abi={abi}" for abi in (name, "abi3", "none")]
+    argv += [f"--platform=manylinux{glibc}_{platform.machine()}" for glibc in GLIBCS]
+    subprocess.run([*argv, f"--dest={into}", f"--requirement={LOCK}"], check=True)
+    return sorted(into.glob("*.whl"))
+
+
+def _unzipped(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        # pycparser is what cffi compiles C headers with: nothing that runs needs it.
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("pycparser")]
+        return {name: archive.read(name) for name in names}
+
+
+if __name__ == "__main__":
+    _, *arguments = sys.argv
+    if not arguments or arguments[1:]:
+        sys.exit("usage: make.py OUT")
+    try:
+        main(Path(arguments[0]))
+    except subprocess.CalledProcessError:
+        sys.exit("plugin: pip did not get the wheels of requirements/plugin.txt, see above")
