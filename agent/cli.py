@@ -28,6 +28,7 @@ from mesh import log as logging
 from mesh import memory
 from mesh.errors import LinkwireError, Retryable
 from mesh.keyfiles import read_verify_keys
+from mesh.node_view import with_devices
 from mesh.seal import Sealer
 from mesh.store import Store
 
@@ -63,7 +64,7 @@ def _inspect(told: settings.Settings) -> None:
     root = told.certificates / "swarm-root-ca.crt"
     try:
         found = store.load(("",))
-        shown = believed(found, keyring.cluster)
+        shown = with_devices(believed(found, keyring.cluster))
         told_of = inspect(shown, time.time(), told.stack, remembered(told.state))
         roots = (root.read_bytes(),) if root.exists() else ()
         told_of["signed_by"] = signers(found)

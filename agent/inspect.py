@@ -170,6 +170,8 @@ def _distrusted(snapshot: Snapshot, seen: bytes) -> Iterator[str]:
             f"--env-add LINKWIRE_ETCD_QUOTA={2 * space.quota} linkwire_etcd"
         )
     for status in sorted(snapshot.all(Status), key=lambda s: s.node):
+        if status.unwritten:
+            yield f"node {_hostname(snapshot, status.node)} cannot write all that it has to say: {status.unwritten}"
         if status.held:
             yield f"node {_hostname(snapshot, status.node)} keeps what it last verified: {status.held}"
 

@@ -11,7 +11,7 @@ from typing import Any
 from mesh import keyspace
 from mesh.errors import Terminal
 from mesh.proof import InvalidProof, verify
-from mesh.records import Member, Node, Status, TaskReport
+from mesh.records import Member, Node, Status, TaskReport, View
 from mesh.signatures import Signatures
 from mesh.snapshot import Snapshot
 
@@ -49,7 +49,7 @@ def believed(snapshot: Snapshot, cluster: str) -> Snapshot:
     records, invalid = dict(snapshot.records), dict(snapshot.invalid)
     for key, found in snapshot.records.items():
         record = found.record
-        if not isinstance(record, Node | TaskReport | Status):
+        if not isinstance(record, Node | TaskReport | Status | View):
             continue
         member = snapshot.get(keyspace.member(record.id if isinstance(record, Node) else record.node), Member)
         problem = f"{key}: its node has not shown its keys (yet)"

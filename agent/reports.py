@@ -15,11 +15,11 @@ from types import MappingProxyType
 import structlog
 
 from agent.identity import SEQUENCE_BITS, Identity
-from mesh import keyspace
-from mesh.errors import LinkwireError
+from mesh import keyspace, node_view
+from mesh.errors import LinkwireError, Terminal
 from mesh.records import Member, Node, Recalled, Record, Status, TaskReport
 from mesh.signatures import Signatures
-from mesh.snapshot import Delete, Op, Put, Snapshot
+from mesh.snapshot import Delete, Op, Put, Snapshot, Write
 from mesh.store import Follower, Store
 
 log = structlog.get_logger(__name__)
@@ -31,6 +31,8 @@ OWN_S = 10.0
 """Between two looks at whether etcd takes us for our node's own user by now, where it did not."""
 RETRY_S = 1.0
 MAX_OPS = 100
+MAX_BYTES = 1_000_000
+"""Of the values in one transaction: etcd refuses requests over 1.5 MiB (--max-request-bytes)."""
 
 
 class Reporter:
@@ -56,6 +58,9 @@ class Reporter:
         self._recalled: Sequence[Recalled] = ()
         self._status: Status | None = None
         self._lease: int | None = None
+        self._views_due = 0.0
+        self._view_parts = 0
+        self._too_large: dict[str, str] = {}  # key -> why it is not in the store
         self._kept_at = self._tried_at = 0.0
         self._woken = threading.Event()
         self._stopped = False
@@ -142,11 +147,46 @@ class Reporter:
 
     def _say(self) -> None:
         stored = self._follower.snapshot
-        ops = list(self._missing(stored))
-        while ops:
-            part, ops = ops[:MAX_OPS], ops[MAX_OPS:]
-            revision = self._commit(part)
+        for batch in self._batches(self._missing(stored)):
+            revision = self._store.commit(batch)
             self._wait_for(revision or 0)
+
+    def _batches(self, ops: Iterable[Op]) -> Iterator[list[Op]]:
+        """Sign what is to be put, and cut it into what etcd takes at once. What is too large alone is left out."""
+        batch: list[Op] = []
+        size = 0
+        too_large: dict[str, str] = {}
+        for op in ops:
+            write: Op = op
+            if isinstance(op, Put):
+                try:
+                    write = self._store.seal(op, self._identity.generation())
+                except Terminal as error:
+                    too_large[op.key] = str(error)
+                    if op.key not in self._too_large:
+                        log.error("record not written", key=op.key, error=str(error))  # noqa: TRY400 - it says it all
+                    continue
+            more = len(write.value) if isinstance(write, Write) else 0
+            if batch and (len(batch) >= MAX_OPS or size + more > MAX_BYTES):
+                yield batch
+                batch, size = [], 0
+            batch.append(write)
+            size += more
+        self._too_large = too_large
+        if batch:
+            yield batch
+
+    def _views(self, status: Status) -> list[Op]:
+        """What the node has read of its devices, when it may be said again: in parts, each with the lease."""
+        now = time.monotonic()
+        if now < self._views_due:
+            return []
+        views = node_view.pack(status.node, status.written, status.devices)
+        self._views_due = now + node_view.pause(views)
+        over = range(len(views), self._view_parts)
+        self._view_parts = len(views)
+        puts = [Put(view, None, self._lease) for view in views]
+        return [*puts, *(Delete(keyspace.view(status.node, part), None) for part in over)]
 
     def _commit(self, ops: Sequence[Op]) -> int | None:
         return self._store.commit(ops, self._identity.generation())
@@ -179,7 +219,9 @@ class Reporter:
         if stored.complete and not self._holds(stored, keyspace.node(node.id), node):
             ops.append(Put(node, None, self._lease))
         if status is not None:
-            ops.append(Put(status, None, self._lease))
+            unwritten = "; ".join(self._too_large.values())[:1000]
+            ops.append(Put(replace(status, devices=(), unwritten=unwritten), None, self._lease))
+            ops += self._views(status)
         if not stored.complete:
             return ops
         mine = {key for kind in (Node, TaskReport, Recalled) for key, _ in stored.keys_of(kind)}

@@ -46,7 +46,6 @@ RETRY_S = 0.5
 HEAR_S = 10.0
 """Seconds for which nodes are awaited before an empty store is taken into use: an agent speaks every 3 s, and notices
 within as long again that etcd has lost its lease."""
-EVERYTHING = ("",)
 
 Secrets = Callable[[str, int], LinkKey]
 """A link key's name and epoch -> its secret."""
@@ -110,7 +109,7 @@ class Controller:
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped."""
-        follower = self._store.follow(EVERYTHING, self._wake)
+        follower = self._store.follow(keyspace.FOLLOWED, self._wake)
         election = Election(self._store, self._name, self._wake)
         try:
             while not stopped.is_set():

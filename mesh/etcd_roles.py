@@ -45,7 +45,7 @@ def grants(access: Access | None = None, root: str = keyspace.ROOT) -> Mapping[s
     """
     everything = _below(BOTH, root), _below(READ, root)
     if access is None:
-        all_nodes = (keyspace.NODES, keyspace.TASKS, keyspace.STATUS, keyspace.RECALLED)
+        all_nodes = (keyspace.NODES, keyspace.TASKS, keyspace.STATUS, keyspace.VIEWS, keyspace.RECALLED)
         return {CONTROLLER: everything[:1], AGENT: (everything[1], *(_below(WRITE, root + one) for one in all_nodes))}
     nodes = {node: (everything[1], *_own(node, root)) for node in access.nodes if is_node(node)}
     shared = [grant for node in access.shared if node in nodes for grant in _own(node, root)]
@@ -122,6 +122,7 @@ def _own(node: str, root: str) -> tuple[Grant, ...]:
     return (
         Grant(WRITE, (root + keyspace.node(node)).encode()),
         Grant(WRITE, (root + keyspace.status(node)).encode()),
+        _below(WRITE, root + keyspace.view(node, "")),
         _below(WRITE, root + keyspace.report(node, "")),
         _below(WRITE, root + keyspace.recalled(node, "")),
     )

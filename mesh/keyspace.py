@@ -27,6 +27,7 @@ from mesh.records import (
     Status,
     StoreSpace,
     TaskReport,
+    View,
 )
 
 ROOT = "/linkwire/v1/"
@@ -54,6 +55,8 @@ SPACE = "space"
 STATUS = "vitals/"
 """Sorts after all that agents follow, whose one watch spans from the first key to the last (Store.follow): each node
 writes its own every few seconds, which would wake all others."""
+VIEWS = "views/"
+"""Sorts after all that controllers follow, for the same reason."""
 
 
 def service(service_id: str) -> str:
@@ -116,6 +119,11 @@ def status(node_id: str) -> str:
     return f"{STATUS}{node_id}"
 
 
+def view(node_id: str, part: object) -> str:
+    """The key of a View."""
+    return f"{VIEWS}{node_id}/{part}"
+
+
 def key_of(record: Record) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a kind
     """The key that a record lies under; a record found elsewhere is not valid."""
     match record:
@@ -147,6 +155,8 @@ def key_of(record: Record) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a 
             return report(record.node, record.task)
         case Status():
             return status(record.node)
+        case View():
+            return view(record.node, record.part)
         case Access():
             return ACCESS
         case StoreSpace():
@@ -173,16 +183,22 @@ KINDS: dict[str, type[Record]] = {
     "members": Member,
     "tasks": TaskReport,
     "vitals": Status,
+    "views": View,
     SPACE: StoreSpace,
     RECALL: Recall,
     "recalled": Recalled,
 }
 """First part of a key -> the kind of record under it."""
 
+_ALONE = frozenset({ACCESS, CLUSTER, LEADER, MANIFEST, SPACE, RECALL})
+FOLLOWED = tuple(name if name in _ALONE else f"{name}/" for name in KINDS if f"{name}/" != VIEWS)
+"""All that controllers read: everything but what is there to be shown."""
+
 _WRITERS: dict[str, Writer] = {
     "nodes": "agent",
     "tasks": "agent",
     "vitals": "agent",
+    "views": "agent",
     "recalled": "agent",
     LEADER: "anybody",
     SPACE: "anybody",

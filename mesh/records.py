@@ -255,11 +255,29 @@ class Status:
     written: float
     """Seconds since the epoch of the node's clock: for display only, nothing is decided by it."""
     devices: tuple[DeviceStatus, ...]
+    """None as it lies in the store: they are in the node's views (mesh.node_view)."""
     manifest: bytes = b""
     """The signed manifest of the highest generation that the node has acted on, as it lay in the store: it proves
     that this generation was signed, whoever brings it. Empty while there was none."""
     held: str = ""
     """Why the node does not act on what the store holds now, in words; empty while it does."""
+    unwritten: str = field(default="", metadata=OPTIONAL)
+    """Which of the node's records is too large for the store, in words; empty while none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A part of what a node has read of its devices: see mesh.node_view."""
+
+    node: str
+    part: int
+    """From 0."""
+    parts: int
+    """How many there are."""
+    written: float
+    """Seconds since the epoch of the node's clock, the same in all parts that were read at one time."""
+    packed: bytes
+    """A Status with some devices as the codec writes it, compressed (RFC 1950)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +368,7 @@ Record = (
     | TaskReport
     | Status
     | StoreSpace
+    | View
     | Leader
     | Access
     | ManifestRecord

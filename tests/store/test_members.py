@@ -15,12 +15,13 @@ from agent.loop import followed
 from agent.reports import Reporter
 from controller.members import Judged, Members
 from controller.observed import Swarm, SwarmNode, SwarmTask
-from mesh import keyspace
+from mesh import keyspace, node_view
 from mesh.envelope import Keyring, SigningKey
 from mesh.hybrid import NodeKey
-from mesh.records import Node, TaskReport
+from mesh.keys import PublicKey
+from mesh.records import DeviceStatus, Node, PeerStatus, Status, TaskReport, View
 from mesh.seal import Sealer
-from mesh.snapshot import Delete, Put
+from mesh.snapshot import Delete, Put, Snapshot
 from mesh.store import Follower, Store
 from tests.attacks import Attempts
 from tests.store.etcd_server import EtcdServer
@@ -237,3 +238,34 @@ def test_an_agent_whose_volume_was_lost_is_accepted_with_new_keys(
         )
     finally:
         stop(again)
+
+
+def test_a_record_that_is_too_large_is_named_and_holds_up_nothing(party: Party) -> None:
+    node = party.record.id
+    huge = TaskReport("t0", "s", node, "running", wired=False, error="x" * 1_100_000, port_taken=None, elsewhere=())
+    others = [replace(REPORT, node=node, task=f"t{n}") for n in range(1, 4)]
+    peers = tuple(
+        PeerStatus(PublicKey(n.to_bytes(32, "little")), 1.0, 1, 1, None) for n in range(2 * node_view.PEERS)
+    )
+    devices = (DeviceStatus("t1", None, peers, ()),)
+    party.reporter.tasks({report.task: report for report in [huge, *others]})
+    party.reporter.status(Status(node, 5.0, devices))
+
+    def held() -> Snapshot:
+        return node_view.with_devices(party.controller.load(("",)))
+
+    until(lambda: len(list(held().all(TaskReport))) == len(others))
+    until(lambda: held().get(keyspace.view(node, 1), View) is not None)
+    found = held().get(keyspace.status(node), Status)
+    assert found is not None
+    assert found.devices == devices
+    party.reporter.status(Status(node, 6.0, devices))
+    until(lambda: "tasks/" in getattr(held().get(keyspace.status(node), Status), "unwritten", ""))
+    party.reporter.tasks({report.task: report for report in others})
+
+    def is_named() -> bool:
+        party.reporter.status(Status(node, 7.0, devices))  # as an agent does every few seconds
+        status = held().get(keyspace.status(node), Status)
+        return status is None or status.unwritten != ""
+
+    until(lambda: not is_named())

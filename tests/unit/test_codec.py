@@ -46,6 +46,7 @@ from mesh.records import (
     Status,
     StoreSpace,
     TaskReport,
+    View,
 )
 from mesh.wgtypes import IPAddress, UdpEndpoint
 
@@ -120,6 +121,7 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("recalled/n/2", Recalled("n", "m", 2, 3, (Kept("services/s", b"signed"),))),
     ("tasks/n/t", TaskReport("t", "s", "n", "running", wired=True, error=None, port_taken=None, elsewhere=())),
     ("space", StoreSpace(30, 20, 50, short=True)),
+    ("views/n/1", View("n", 1, 2, 1234.5, b"packed")),
     (
         "vitals/n",
         Status(
