@@ -5,10 +5,13 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-from compose_ext import __version__, approval, choices, deploy, gate, ps, renewal, swarm, usage
+from compose_ext import __version__, approval, check, choices, deploy, gate, ps, renewal, swarm, usage
+from compose_ext.deployed import WITHOUT
 from compose_ext.engine import Docker, choose
 from compose_ext.errors import DockerError, UsageError
+from compose_ext.files import Named, from_environment, split
 from compose_ext.flags import Flag, Parsed, parse
 
 OK = 0
@@ -37,7 +40,9 @@ _HELP = Flag("help", "h", takes_value=False)
 _NAME = "linkwire"
 _HELP_WORD = "help"
 _FILES = Flag("compose-file", "c")
+_ENV_FILE = Flag("env-file")
 _FORMATS = ("table", "json")
+_TEXT_OR_JSON = ("text", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ def _run(line: _Line) -> int:
         return OK
     fewest, most = command.arguments
     if not fewest <= len(parsed.rest) <= most:
+        _suggest_file(line.command, command, parsed.rest)
         raise UsageError(f"wrong number of arguments; it goes: {usage.line(line.command)}")
     docker = choose([*line.flags, *parsed.written(_GLOBAL)])
     try:
@@ -118,7 +124,8 @@ def _take_flags(line: _Line, flags: tuple[Flag, ...]) -> None:
 
 
 def _deploy(docker: Docker, parsed: Parsed) -> int:
-    code = deploy.deploy(docker, parsed.all(_FILES.name), parsed.rest[0], parsed.written(deploy.PASSED_ON))
+    flags = parsed.written(deploy.PASSED_ON)
+    code = deploy.deploy(docker, _files(parsed), parsed.rest[0], flags, alone=parsed.is_on(WITHOUT))
     if code != 0:
         swarm.need_manager(docker)  # Docker has said why; where this is no manager, say which one there is
         return DOCKER_FAILED
@@ -126,33 +133,45 @@ def _deploy(docker: Docker, parsed: Parsed) -> int:
 
 
 def _check(docker: Docker, parsed: Parsed) -> int:
-    files, stack = parsed.all(_FILES.name), parsed.last("stack") or None
-    if files:
-        deploy.check(docker, files, stack)
-        return OK
-    stack = deploy.stack_name(stack) if stack else None
-    notes: list[str] = []
-    with suppress(DockerError):  # a worker's Docker does not know
-        notes = gate.notes(docker, stack)
-    problems = swarm.problems(docker, stack)
-    for note in notes:
-        print(f"warning: {note}", file=sys.stderr)
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if not problems:
-        print("ok: nothing is wrong in this Swarm")
-    return DOCKER_FAILED if problems else OK
+    stack, as_json = parsed.last("stack") or None, _format(parsed, _TEXT_OR_JSON) == "json"
+    if parsed.all(_FILES.name):
+        return check.check(docker, _files(parsed), stack, as_json=as_json)
+    if parsed.all(_ENV_FILE.name):
+        raise UsageError("--env-file is for compose files: name them with -c FILE")
+    return check.check_swarm(docker, stack, as_json=as_json)
 
 
 def _render(_docker: Docker, parsed: Parsed) -> int:
-    deploy.render(parsed.all(_FILES.name), parsed.rest[0])
+    deploy.render(_files(parsed), parsed.rest[0])
     return OK
 
 
+def _files(parsed: Parsed) -> Named:
+    """Return the files of a command line; where it names none those of COMPOSE_FILE, as docker compose does."""
+    values = parsed.all(_FILES.name)
+    found = [] if values else from_environment()
+    if found:
+        print(f"linkwire: no -c: taking COMPOSE_FILE, {' '.join(found)}", file=sys.stderr)
+    return Named(tuple(found or split(values)), tuple(parsed.all(_ENV_FILE.name)))
+
+
+def _format(parsed: Parsed, formats: tuple[str, ...]) -> str:
+    form = parsed.last("format", formats[0])
+    if form not in formats:
+        raise UsageError(f"--format is {' or '.join(formats)}, not {form!r}")
+    return form
+
+
+def _suggest_file(name: str, command: Command, words: Sequence[str]) -> None:
+    """Say how files are named, to who names one without -c. Raises UsageError."""
+    file = next((word for word in words if word.endswith((".yml", ".yaml", ".json")) or Path(word).is_file()), None)
+    if file and _FILES in command.flags:
+        stack = " STACK" if command.arguments[0] else ""
+        raise UsageError(f"a compose file is named with -c: docker linkwire {name} -c {file}{stack}")
+
+
 def _ps(docker: Docker, parsed: Parsed) -> int:
-    form = parsed.last("format", _FORMATS[0])
-    if form not in _FORMATS:
-        raise UsageError(f"--format is {' or '.join(_FORMATS)}, not {form!r}")
+    form = _format(parsed, _FORMATS)
     stack = deploy.stack_name(parsed.rest[0]) if parsed.rest else None
     answer = ps.ask(docker, stack)
     sys.stdout.write(json.dumps(answer.raw, indent=2) + "\n" if form == "json" else ps.table(answer))
@@ -215,12 +234,14 @@ def _version(_docker: Docker, _parsed: Parsed) -> int:
 
 
 COMMANDS = {
-    "check": Command(_check, (_FILES, Flag("stack"))),
-    "render": Command(_render, (_FILES,), (1, 1)),
+    "check": Command(_check, (_FILES, _ENV_FILE, Flag("stack"), Flag("format"))),
+    "render": Command(_render, (_FILES, _ENV_FILE), (1, 1)),
     "deploy": Command(
         _deploy,
         (
             _FILES,
+            _ENV_FILE,
+            Flag(WITHOUT, takes_value=False),
             Flag("with-registry-auth", takes_value=False),
             Flag("prune", takes_value=False),
             Flag("resolve-image"),

@@ -17,6 +17,7 @@ MAX_EXPANDED = 1_000_000
 MAX_PROBLEMS = 100
 
 _MERGE = "<<"
+_YAML_VERSION = (1, 1)
 
 
 class DocumentError(Exception):
@@ -43,6 +44,8 @@ class _Open:
     """Values in it, with what its aliases stand for."""
     key: Scalar | None = None
     merged: list[Node] = field(default_factory=list)
+    before_merge: frozenset[str] = frozenset()
+    """The keys that stand before `<<`."""
 
 
 class Composer:
@@ -51,6 +54,8 @@ class Composer:
     def __init__(self) -> None:
         self.problems: list[tuple[str, int, int]] = []
         """Messages with line and column, for what does not stop the reading."""
+        self.warnings: list[tuple[str, int, int]] = []
+        """The same, for what is as it should be in some docker programs only."""
         self._open: list[_Open] = []
         self._anchors: dict[str, tuple[Node, int] | _Open] = {}
         self._root: Node | None = None
@@ -63,6 +68,7 @@ class Composer:
             DocumentError: there is no document, or more than one, or it is built so that it cannot be used.
             yaml.YAMLError: from the events, if the text is not YAML.
         """
+        events = iter(events)
         for event in events:
             if isinstance(event, yaml.ScalarEvent):
                 self._scalar(event)
@@ -72,11 +78,11 @@ class Composer:
                 self._end()
             elif isinstance(event, yaml.AliasEvent):
                 self._alias(event)
-            elif isinstance(event, yaml.DocumentStartEvent) and self._root is not None:
-                raise DocumentError(
-                    "a second document begins here: Docker reads only the first; put it in a file of its own",
-                    *_place(event),
-                )
+            elif isinstance(event, yaml.DocumentStartEvent):
+                _check_version(event)
+                if self._root is not None:
+                    _expect_nothing(events, event)
+                    break
             elif isinstance(event, yaml.StreamEndEvent) and self._root is None:
                 raise DocumentError("the file is empty", *_place(event))
         assert self._root is not None  # noqa: S101 - every stream ends with the event that checks it
@@ -103,6 +109,7 @@ class Composer:
         done = self._open.pop()
         if isinstance(done.node, Mapping):
             for source in done.merged:
+                self._warn_of_order(done, source)
                 self._merge(done.node, source)
         if done.anchor and self._anchors[done.anchor] is done:  # else a value within it took the name over
             self._anchors[done.anchor] = (done.node, done.size)
@@ -144,6 +151,7 @@ class Composer:
             if above.merged:
                 self._problem("'<<' stands twice in this mapping: merge several as <<: [*a, *b]", key)
             above.merged = value.items if isinstance(value, Sequence) else [value]
+            above.before_merge = frozenset(entries)
         elif key.text in entries:
             first = entries[key.text].key
             self._problem(f"{key.text!r} is here for the second time, first on line {first.line}", key)
@@ -160,6 +168,15 @@ class Composer:
         for name, entry in source.entries.items():
             into.entries.setdefault(name, entry)
 
+    def _warn_of_order(self, into: _Open, source: Node) -> None:
+        """Warn of keys that Docker CLI 20.10 (yaml.v2) takes from a `<<` that stands after them."""
+        both = into.before_merge & source.entries.keys() if isinstance(source, Mapping) else ()
+        if both and isinstance(into.node, Mapping) and len(self.warnings) < MAX_PROBLEMS:
+            names = ", ".join(repr(name) for name in sorted(both))
+            message = f"Docker CLI 20.10 takes {names} from '<<', newer ones what is written here: write '<<' first"
+            first = min((into.node.entries[name].key for name in both), key=lambda key: (key.line, key.column))
+            self.warnings.append((message, first.line, first.column))
+
     def _expand(self, size: int, line: int, column: int) -> None:
         self._expanded += size
         if self._expanded > MAX_EXPANDED:
@@ -169,6 +186,23 @@ class Composer:
     def _problem(self, message: str, node: Node) -> None:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append((message, node.line, node.column))
+
+
+def _check_version(event: yaml.DocumentStartEvent) -> None:
+    if event.version and tuple(event.version) != _YAML_VERSION:
+        written = ".".join(map(str, event.version))
+        raise DocumentError(f"Docker reads YAML 1.1 alone: take the line '%YAML {written}' out", *_place(event))
+
+
+def _expect_nothing(events: Iterable[yaml.Event], start: yaml.Event) -> None:
+    """Read on to the end; Docker does not, so whatever else stands there would be lost without a word."""
+    for event in events:
+        empty = isinstance(event, yaml.ScalarEvent) and not event.value and not event.style
+        if isinstance(event, yaml.NodeEvent) and not empty:
+            message = "a second document begins here: Docker reads only the first; put it in a file of its own"
+            raise DocumentError(message, *_place(start))
+        if isinstance(event, yaml.DocumentStartEvent):
+            start = event
 
 
 def _place(event: yaml.Event) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Self
 
 from compose_ext import nodes
 from compose_ext.errors import Place, Problem, Report
-from compose_ext.interpolate import interpolate
+from compose_ext.interpolate import interpolate, unset
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,8 @@ class Context:
 
     report: Report
     environment: Mapping[str, str]
+    unset_hint: str = ""
+    """What to say after that a variable is not set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,11 @@ class Cursor:
         return replace(self, service=name, path=())
 
     def error(self, message: str, place: Place | None = None) -> None:
-        """Report what is wrong with this value."""
+        """Report what is wrong with this value, and which of its variables are not set."""
+        unset_variables = self._unset()
+        if unset_variables:
+            self.context.report.drop(self._problem(unset_variables, None, warning=True))
+            message = f"{message}; {unset_variables}"
         self._add(message, place, warning=False)
 
     def warn(self, message: str, place: Place | None = None) -> None:
@@ -100,21 +106,32 @@ class Cursor:
             self.error(f"must be a single value, not {nodes.kind(self.node)}")
             return None
         try:
-            return interpolate(self.node.text, self.context.environment)
+            text = interpolate(self.node.text, self.context.environment)
         except ValueError as error:
             self.error(f"{self.node.text!r}: {error}")
             return None
+        unset_variables = self._unset()
+        if unset_variables:
+            self.warn(unset_variables)
+        return text
 
     def _behind(self, name: str, entry: nodes.Entry) -> Self:
         return replace(self, node=entry.value, path=(*self.path, name), key=entry.key)
 
+    def _unset(self) -> str:
+        """Say which variables of a single value are not set, if there are any."""
+        if not isinstance(self.node, nodes.Scalar):
+            return ""
+        names = unset(self.node.text, self.context.environment)
+        if not names:
+            return ""
+        are = "is" if len(names) == 1 else "are"
+        return f"{' and '.join(names)} {are} not set{self.context.unset_hint}"
+
     def _add(self, message: str, place: Place | None, *, warning: bool) -> None:
-        self.context.report.add(
-            Problem(
-                message,
-                place=place or self.place,
-                service=self.service,
-                key=".".join(self.path) or None,
-                warning=warning,
-            )
+        self.context.report.add(self._problem(message, place, warning=warning))
+
+    def _problem(self, message: str, place: Place | None, *, warning: bool) -> Problem:
+        return Problem(
+            message, place=place or self.place, service=self.service, key=".".join(self.path) or None, warning=warning
         )

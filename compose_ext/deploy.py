@@ -1,13 +1,13 @@
-"""What `check`, `render` and `deploy` do with compose files."""
+"""What `render` and `deploy` do with compose files."""
 
 import sys
 from collections.abc import Sequence
 
-from compose_ext.engine import Docker, private_files
-from compose_ext.errors import DockerError, Problem, Report, UsageError
-from compose_ext.files import Files, open_all, split
-from compose_ext.links import Links
-from compose_ext.loader import STDIN
+from compose_ext import deployed
+from compose_ext.engine import Docker
+from compose_ext.errors import Report, UsageError
+from compose_ext.files import Files, Named, open_all
+from compose_ext.handover import handed
 from compose_ext.override import compile_override, dump
 from mesh.labels import check_service_name
 
@@ -16,73 +16,57 @@ PASSED_ON = ("with-registry-auth", "prune", "resolve-image", "detach", "quiet")
 MAX_TOLD = 100
 """Problems that are printed one by one."""
 
-_OVERRIDE = "linkwire.yml"
-_LOOK_UP = 5.0
-"""Seconds that looking for other stacks' services may take: it is a courtesy."""
+_NOTHING = "services: {}\n"
+_FIRST = (
+    "# Give this to `docker stack deploy` before your own files: -c THIS -c YOURS. Behind them Docker would drop\n"
+    "# some of the ports, configs and secrets of services that stand in both (docker/cli#2407).\n"
+)
 
 
 class BadFilesError(Exception):
     """The files have errors, which the user has been told."""
 
 
-def check(docker: Docker, values: Sequence[str], stack: str | None) -> None:
-    """Check files and say what they come to.
-
-    Args:
-        docker: asked for the services that `external_links` name; no answer is none.
-        values: of `-c`.
-        stack: whose services' names are checked too.
-
-    Raises:
-        BadFilesError: there are errors.
-        UsageError: no file is named, or no good stack.
-    """
-    stack = stack_name(stack) if stack is not None else None
-    report = Report()
-    files = open_all(split(values), report)
-    if files.links and stack and not report.errors:
-        compile_override(files.links, stack, report)
-    _tell(report, "")
-    if files.links is None:
-        print("ok: no x-wireguard in these files; docker linkwire deploys them unchanged")
-        return
-    _tell_absent(docker, files.links)
-    print(f"ok: {files.links.summary}")
-
-
-def render(values: Sequence[str], stack: str) -> None:
+def render(named: Named, stack: str) -> None:
     """Print the override that `deploy` would add.
 
     Raises:
         BadFilesError: there are errors.
         UsageError: no file is named, or no good stack.
     """
-    override = _compile(values, stack_name(stack), "")[1]
-    sys.stdout.write(override or "{}\n")
+    files, override = _compile(named, stack_name(stack), "")
+    sys.stdout.write(_FIRST + (override or _empty(files)))
 
 
-def deploy(docker: Docker, values: Sequence[str], stack: str, flags: Sequence[str]) -> int:
+def deploy(docker: Docker, named: Named, stack: str, flags: Sequence[str], *, alone: bool = False) -> int:
     """Have Docker deploy the files together with the override; returns Docker's exit code.
+
+    Args:
+        docker: the program.
+        named: the files.
+        stack: its name.
+        flags: passed on.
+        alone: also where the Swarm has no Linkwire that would wire the links.
 
     Raises:
         BadFilesError: there are errors, and nothing was deployed.
-        DockerError: docker cannot be run.
+        DockerError: docker cannot be run, or the Swarm has no Linkwire; nothing was deployed.
         UsageError: no file is named, or no good stack.
     """
     stack = stack_name(stack)
-    files, override = _compile(values, stack, "; nothing was deployed")
+    files, override = _compile(named, stack, "; nothing was deployed")
+    docker = docker.with_variables(files.variables)
+    if files.links and files.links.entries and not alone:
+        deployed.require_linkwire(docker)
     if files.links:
-        _say(f"{files.links.summary}; Docker says below that it ignores `links`: Linkwire does not")
+        say(f"{files.links.summary}; Docker says below that it ignores `links`: Linkwire does not")
     else:
-        _say("no x-wireguard in these files: deploying them unchanged")
-    # A pipe is empty after the first reading: Docker gets a copy of what was in it.
-    emptied = {f"{number}.yml": source.data for number, source in enumerate(files.sources) if source.is_pipe}
-    with private_files(emptied | ({_OVERRIDE: override.encode()} if override else {})) as written:
-        paths = [written.get(f"{number}.yml", source.path) for number, source in enumerate(files.sources)]
-        paths += [written[_OVERRIDE]] if override else []
-        named = [f"--compose-file={_quoted(path)}" for path in paths]
-        stdin = next((source.data for source in files.sources if source.path == STDIN), None)
-        return docker.run(["stack", "deploy", *named, *flags, stack], stdin)
+        say("no x-wireguard in these files: deploying them unchanged")
+    with handed(docker, files.sources, override) as handover:
+        code = handover.docker.run(["stack", "deploy", *handover.arguments, *flags, stack], handover.stdin)
+    if code == 0 and not alone:
+        deployed.remember(docker, stack, files.links, say)
+    return code
 
 
 def stack_name(name: str) -> str:
@@ -98,16 +82,7 @@ def stack_name(name: str) -> str:
     return name
 
 
-def _compile(values: Sequence[str], stack: str, consequence: str) -> tuple[Files, str]:
-    """Return the files and the text of the override, which is empty if none is needed."""
-    report = Report()
-    files = open_all(split(values), report)
-    override = compile_override(files.links, stack, report) if files.links and not report.errors else {}
-    _tell(report, consequence)
-    return files, dump(override) if override.get("services") else ""
-
-
-def _tell(report: Report, consequence: str) -> None:
+def tell(report: Report, consequence: str = "") -> None:
     """Print every problem; raises BadFilesError if there are errors."""
     errors, warnings = report.errors, report.warnings
     for problems in (warnings, errors):
@@ -120,27 +95,23 @@ def _tell(report: Report, consequence: str) -> None:
         raise BadFilesError
 
 
-def _tell_absent(docker: Docker, links: Links) -> None:
-    """Warn of links to services that the Swarm does not have, if a Swarm can be asked."""
-    external = [(name, entry) for name, found in links.entries.items() for entry in found if entry.external]
-    if not external:
-        return
-    try:
-        present = set(docker.ask(["service", "ls", "--format", "{{.Name}}"], _LOOK_UP).split())
-    except DockerError:
-        return
-    for name, entry in external:
-        if entry.provider not in present:
-            message = f"this Swarm has no service {entry.provider!r} (yet): the link works as soon as there is one"
-            print(
-                Problem(message, place=entry.place, service=name, key="external_links", warning=True), file=sys.stderr
-            )
-
-
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line of progress, beside Docker's."""
     print(f"linkwire: {text}", file=sys.stderr)
 
 
-def _quoted(path: str) -> str:
-    """Write a path as a value of --compose-file, which Docker takes for a list with commas."""
-    return '"' + path.replace('"', '""') + '"' if set(path) & set(',"\r\n') else path
+def _compile(named: Named, stack: str, consequence: str) -> tuple[Files, str]:
+    """Return the files and the text of the override, which is empty if none is needed."""
+    report = Report()
+    files = open_all(named, report)
+    override = compile_override(files.links, stack, report) if files.links and not report.errors else {}
+    tell(report, consequence)
+    return files, dump(override) if override.get("services") else ""
+
+
+def _empty(files: Files) -> str:
+    """Return an override that changes nothing, and that Docker takes beside the files: of their version."""
+    version = files.documents[0].root.entries.get("version") if files.documents else None
+    if version is None:
+        return _NOTHING
+    return dump({"version": getattr(version.value, "text", "")}) + _NOTHING

@@ -1,13 +1,15 @@
 """Runs the `docker` program with the user's own flags: contexts, ssh and TLS come with it for nothing."""
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from compose_ext.errors import DockerError
 
@@ -17,6 +19,13 @@ CHOICE = "LINKWIRE_DOCKER"
 _ORIGINAL = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"
 _PLUGIN_ONLY = (_ORIGINAL, "DOCKER_CLI_PLUGIN_SOCKET")
 _LONGEST_ERROR = 2000
+PWD = "PWD"  # noqa: S105 - no password: the variable with the folder's name
+_SOCKET = "unix://"
+# Flags and variables that hold a path: it counts from the folder in which docker runs. In what stands before it.
+_PATHS = {
+    **dict.fromkeys(("--config", "--tlscacert", "--tlscert", "--tlskey", "DOCKER_CONFIG", "DOCKER_CERT_PATH"), ""),
+    **dict.fromkeys(("--host", "DOCKER_HOST"), _SOCKET),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,40 @@ class Docker:
     program: str
     flags: tuple[str, ...] = ()
     """Docker's global flags, as the user gave them."""
+    folder: str | None = None
+    """Where it runs; None: where we do."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables besides our own, or instead of ours."""
+
+    def within(self, folder: str) -> Self:
+        """Return the same program, run in a folder, where each relative path of its own leads where it led before.
+
+        Go takes its folder's name from the variable PWD, which is changed where the folder would lose its symbolic
+        links otherwise.
+
+        Args:
+            folder: an absolute path.
+        """
+        if folder == named_folder("."):
+            return self
+        renamed = {} if named_folder(folder) == folder else {PWD: folder}
+        moved = {
+            name: _absolute(name, value)
+            for name in _PATHS
+            if (value := self.environment.get(name) or os.environ.get(name))
+        }
+        flags = []
+        for flag in self.flags:
+            name, equals, value = flag.partition("=")
+            flags.append(f"{name}={_absolute(name, value)}" if equals and name in _PATHS else flag)
+        program = shutil.which(self.program) or self.program
+        program = os.path.abspath(program) if os.path.dirname(program) else program  # noqa: PTH100, PTH120 - texts
+        environment = {**self.environment, **renamed, **moved}
+        return replace(self, program=program, flags=tuple(flags), folder=folder, environment=environment)
+
+    def with_variables(self, environment: Mapping[str, str]) -> Self:
+        """Return the same program with more variables."""
+        return replace(self, environment={**self.environment, **environment})
 
     def run(self, arguments: Sequence[str], stdin: bytes | None = None) -> int:
         """Run a command whose output is for the user; returns its exit code.
@@ -34,7 +77,8 @@ class Docker:
             DockerError: the program cannot be run.
         """
         command = [self.program, *self.flags, *arguments]
-        with _started(command, {}, stdin=None if stdin is None else subprocess.PIPE) as process:
+        streams = {"stdin": None if stdin is None else subprocess.PIPE}
+        with _started(command, self.environment, self.folder, **streams) as process:
             if stdin is not None and process.stdin:
                 try:
                     process.stdin.write(stdin)
@@ -64,7 +108,7 @@ class Docker:
         command = [self.program, *self.flags, *arguments]
         source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
         streams = {"stdin": source, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with _started(command, environment or {}, **streams) as process:
+        with _started(command, {**self.environment, **(environment or {})}, self.folder, **streams) as process:
             try:
                 out, error = process.communicate(stdin, timeout=timeout)
             except subprocess.TimeoutExpired:
@@ -101,15 +145,38 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
 
 
+def named_folder(folder: str) -> str:
+    """Return the name that a program of Go's has for the folder in which it runs (os.Getwd).
+
+    $PWD if that is the folder, so with symbolic links in it, else its real path.
+    """
+    named = os.environ.get(PWD, "")
+    try:
+        if os.path.isabs(named) and os.path.samefile(named, folder):  # noqa: PTH117, PTH121 - texts
+            return named
+    except OSError:
+        pass
+    return os.path.realpath(folder)
+
+
+def _absolute(name: str, value: str) -> str:
+    """Return the value of one of _PATHS that means the same in every folder; an address that is no path as it is."""
+    before = _PATHS[name]
+    path = value.removeprefix(before)
+    if not path or not value.startswith(before):
+        return value
+    return before + os.path.abspath(path)  # noqa: PTH100 - a text
+
+
 @contextmanager
 def _started(
-    command: Sequence[str], more: Mapping[str, str], **streams: int | None
+    command: Sequence[str], more: Mapping[str, str], folder: str | None, **streams: int | None
 ) -> Iterator["subprocess.Popen[bytes]"]:
     environment = {name: value for name, value in os.environ.items() if name not in _PLUGIN_ONLY} | dict(more)
     process = None
     try:
         with _signals_held():
-            process = _spawn(command, environment, streams)
+            process = _spawn(command, environment, folder, streams)
         yield process
     except BaseException:
         # Ctrl-C reaches docker as well, and it ends by itself; after any other way out it must not stay behind.
@@ -120,10 +187,10 @@ def _started(
 
 
 def _spawn(
-    command: Sequence[str], environment: dict[str, str], streams: dict[str, int | None]
+    command: Sequence[str], environment: dict[str, str], folder: str | None, streams: dict[str, int | None]
 ) -> "subprocess.Popen[bytes]":
     try:
-        return subprocess.Popen(command, env=environment, **streams)  # type: ignore[call-overload, no-any-return]
+        return subprocess.Popen(command, env=environment, cwd=folder, **streams)  # type: ignore[call-overload, no-any-return]
     except OSError as error:
         message = (
             f"cannot run {command[0]!r} ({error.strerror}); {CHOICE} in the environment names the docker program"

@@ -42,6 +42,18 @@ class Problem:
     """The path within the service, or within the file if there is no service: `x-wireguard.links.db.ports`."""
     warning: bool = False
 
+    def as_record(self) -> dict[str, str | int | None]:
+        """Return it for machines: file, line, column, service, key, message; None where it has none."""
+        place = self.place
+        return {
+            "file": place.file if place else self.file,
+            "line": place.line if place else None,
+            "column": place.column if place else None,
+            "service": self.service,
+            "key": self.key,
+            "message": self.message,
+        }
+
     def __str__(self) -> str:
         parts = [str(self.place) if self.place else self.file]
         parts += ["warning" if self.warning else None]
@@ -60,6 +72,10 @@ class Report:
     def add(self, problem: Problem) -> None:
         """Take down one problem; the same is told once, however many aliases lead to it."""
         self._problems[problem] = None
+
+    def drop(self, problem: Problem) -> None:
+        """Forget a problem, for another that says more."""
+        self._problems.pop(problem, None)
 
     def suggestion(self, word: str, known: Collection[str]) -> str:
         """Return `; did you mean 'db'?` if something is like it. Looking takes long: among many problems it ends."""

@@ -2,15 +2,28 @@
 
 import csv
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from compose_ext import env_file
 from compose_ext.depends_on import shortened
 from compose_ext.errors import Report, UsageError
 from compose_ext.links import Links, check
-from compose_ext.loader import STDIN, Source, load, read
+from compose_ext.loader import STDIN, Document, Source, load, read
 from compose_ext.project import Project
 from compose_ext.schema import read as read_project
+
+COMPOSE_FILE = "COMPOSE_FILE"
+"""Variable in which `docker compose` finds its files, with the next one between their names."""
+SEPARATOR = "COMPOSE_PATH_SEPARATOR"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The files of one command line."""
+
+    paths: tuple[str, ...]
+    env_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +33,10 @@ class Files:
     sources: tuple[Source, ...]
     links: Links | None
     """None: no file has `x-wireguard`, or none could be read."""
+    documents: tuple[Document, ...] = ()
+    """All files, if all could be read."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What Docker has to have in its environment besides ours."""
 
 
 def split(values: Sequence[str]) -> list[str]:
@@ -39,15 +56,25 @@ def split(values: Sequence[str]) -> list[str]:
     return paths
 
 
-def open_all(paths: Sequence[str], report: Report) -> Files:
+def from_environment() -> list[str]:
+    """Return the paths in COMPOSE_FILE, which docker compose reads where no file is named; [] if it is not set."""
+    separator = os.environ.get(SEPARATOR) or os.pathsep
+    return [path for path in os.environ.get(COMPOSE_FILE, "").split(separator) if path]
+
+
+def open_all(named: Named, report: Report) -> Files:
     """Read and check the files; what is wrong goes into the report."""
-    sources = tuple(source for path in paths if (source := read(path, report)))
-    documents = [document for source in sources if (document := load(source, report))]
-    if len(documents) < len(paths):
+    variables = env_file.read_all(named.env_files, os.environ, report)
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    sources = tuple(source for path in named.paths if (source := read(path, report)))
+    documents = tuple(document for source in sources if (document := load(source, report)))
+    if len(documents) < len(named.paths):
         return Files(sources, None)
-    project = read_project(documents, os.environ, report)
+    project = read_project(documents, variables, report, env_file.hint(named.env_files))
     links = check(project, report) if project else None
-    return Files(tuple(_taken_by_docker(source, project) for source in sources) if project else sources, links)
+    if project:
+        sources = tuple(_taken_by_docker(source, project) for source in sources)
+    return Files(sources, links, documents, added)
 
 
 def _taken_by_docker(source: Source, project: Project) -> Source:

@@ -1,5 +1,6 @@
 """Checks what the entries of a project say of each other: services, aliases, keys, networks. No I/O here."""
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -44,6 +45,7 @@ def check(project: Project, report: Report) -> Links:
     for name, found in entries.items():
         checker.options(project.services[name])
         checker.shared_networks(project.services[name], found)
+    checker.unlinked_ports(entries)
     checker.unlinked_gates(ends)
     for problem in waiting.problems(project, entries):
         report.add(problem)
@@ -57,6 +59,7 @@ class _Checker:
     def __init__(self, project: Project, report: Report) -> None:
         self._project = project
         self._report = report
+        self._owners: dict[tuple[str, str], Service] | None = None
 
     def entries(self, service: Service) -> tuple[LinkEntry, ...]:
         """Return those entries of a service's links that are sound."""
@@ -74,6 +77,9 @@ class _Checker:
             if entry.alias == entry.provider:
                 return False
         elif entry.external:
+            if entry.provider in self._project.services:
+                message = f"{entry.provider!r} is a service of these files: write it in `links`"
+                self._error(service, key, entry.place, message)
             self._check_name(service, key, entry.place, entry.provider)
         try:
             check_alias(entry.alias)
@@ -91,7 +97,7 @@ class _Checker:
         if service.network_mode:
             message = "docker stack deploy ignores it; name `networks` instead"
             self._warn(service, "network_mode", service.network_mode, message)
-        for name, place in service.networks.items():
+        for name, place in self._project.attached(service).items():
             network = self._project.networks.get(name)
             if network and network.external and (network.name or name) in _HOST:
                 message = (
@@ -102,9 +108,12 @@ class _Checker:
     def options(self, service: Service) -> None:
         """Check `x-wireguard.links` of a service against its links and the keys."""
         providers = list(dict.fromkeys(entry.provider for entry in service.links))
+        aliases = {entry.alias: entry.provider for entry in service.links}
         for provider, options in service.options.items():
             if provider not in providers:
                 hint = self._report.suggestion(provider, providers)
+                if provider in aliases:
+                    hint = f": it is an alias of {aliases[provider]!r}, and that is what to write here"
                 message = f"{provider!r} is not in this service's links{hint}"
                 self._error(service, f"{EXTENSION}.links", options.place, message)
             if options.key is not None and options.key not in self._project.keys:
@@ -114,18 +123,43 @@ class _Checker:
                 self._error(service, path, options.key_place, f"no link key {options.key!r}{hint}")
 
     def shared_networks(self, service: Service, entries: tuple[LinkEntry, ...]) -> None:
-        """Warn where Docker itself resolves a link's name, and carries what goes there in plain text."""
-        for entry in entries:
-            provider = self._project.services.get(entry.provider)
-            if entry.external or provider is None or provider is service or entry.alias != entry.provider:
-                continue
-            for name in service.networks:
-                if name in provider.networks:
-                    message = (
-                        f"{entry.provider!r} is on {name!r} too: until a task is wired, or if it never is, "
-                        "that name leads there, in plain text"
-                    )
-                    self._warn(service, "networks", service.networks[name], message)
+        """Warn where Docker itself resolves a link's name, and carries what goes there in plain text.
+
+        Not on the default network where the files do not configure it: that every service of a stack is on it is how
+        Docker makes stacks, and nobody's choice.
+        """
+        attached = self._project.attached(service)
+        for name, place in attached.items():
+            for entry in entries:
+                owner = self._owner(entry, name)
+                if owner is None or owner is service:
+                    continue
+                of_another = "" if owner.name == entry.alias else f" (a name of {owner.name!r} there)"
+                message = (
+                    f"{entry.alias!r}{of_another} is on {name!r} too: until a task is wired, or if it never is, "
+                    "that name leads there, in plain text"
+                )
+                self._warn(service, "networks", place, message)
+
+    def _owner(self, entry: LinkEntry, network: str) -> Service | None:
+        """Return the service to which Docker resolves a link's alias on a network, if there is one."""
+        alias = entry.alias.lower()
+        if self._owners is None:
+            self._owners = {}
+            for service in self._project.services.values():
+                for name in self._project.attached(service):
+                    self._owners.setdefault((name, service.name.lower()), service)
+                    for other in service.network_aliases.get(name, ()):
+                        self._owners.setdefault((name, other), service)
+        return self._owners.get((network, alias))
+
+    def unlinked_ports(self, entries: Mapping[str, tuple[LinkEntry, ...]]) -> None:
+        """Warn of `expose` that no link of these files reads."""
+        providers = {entry.provider for found in entries.values() for entry in found}
+        for service in self._project.services.values():
+            if service.expose and service.expose_place and service.name not in providers:
+                message = "no link here leads to this service: only links of other stacks heed it"
+                self._warn(service, f"{EXTENSION}.expose", service.expose_place, message)
 
     def unlinked_gates(self, ends: AbstractSet[str]) -> None:
         """Warn of services that wait for a link which these files do not give them."""

@@ -148,6 +148,8 @@ def _compose(text: str, file: str, report: Report) -> Node | None:
         root = None
     for message, line, column in composer.problems:
         report.add(Problem(message, place=Place(file, line, column)))
+    for message, line, column in composer.warnings:
+        report.add(Problem(message, place=Place(file, line, column), warning=True))
     return root if not composer.problems else None
 
 

@@ -1,6 +1,5 @@
 """Compiles checked links into the one more compose file that `docker stack deploy` is given. No I/O here."""
 
-import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,17 +9,17 @@ from compose_ext import waiting
 from compose_ext.errors import Place, Problem, Report
 from compose_ext.interpolate import escape
 from compose_ext.links import Links
-from compose_ext.project import LinkEntry, LinkOptions, Service
-from compose_ext.version import names_networks
+from compose_ext.project import EXTENSION, LinkEntry, LinkOptions, Service
 from mesh.labels import GATE, GATE_READY, MAX_NAME, LinkLabel, ServiceLabels, encode
 from mesh.ports import merge
 
 Override = dict[str, Any]
-"""A compose file as plain dicts: `version`, `networks` and `services`."""
+"""A compose file as plain dicts: `version` and `services`."""
+_SHORTEST = "s"
+"""Stands for the name of a stack that is not known."""
 
 GATED_NODE = "node.labels.linkwire.gate == true"
 """The constraint for services that run on nodes with the gate alone: `docker linkwire gate install` labels these."""
-_BRIDGE = "linkwire-bridge"
 # A text of this form is one for every YAML reader, unless it is one of the words below.
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _NOT_PLAIN = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
@@ -29,17 +28,14 @@ _NOT_PLAIN = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "nu
 def compile_override(links: Links, stack: str, report: Report) -> Override:
     """Return what has to be added to the user's files when they are deployed as `stack`.
 
-    Every service with something to say gets service labels. A linked service that names no networks goes on the
-    node's own bridge: on the stack's default overlay its links would resolve too, and travel in plain text.
+    Labels, and nothing else: each service stays on the networks that it has without Linkwire (decision 31).
     """
-    bridge = _free_name(links)
     linked = _linked(links, stack)
     before = len(report)
     _check_lengths(links, linked, stack, report)
     if len(report) > before:
         return {}
     services: dict[str, Any] = {}
-    on_bridge = False
     for name, service in links.project.services.items():
         added: dict[str, Any] = {}
         labels = _labels(links, service, stack, report)
@@ -50,20 +46,18 @@ def compile_override(links: Links, stack: str, report: Report) -> Override:
             added["labels"] = gate
         if service.gate == "true":
             added.setdefault("deploy", {})["placement"] = {"constraints": [GATED_NODE]}
-        if not service.networks and name in linked:
-            added["networks"] = [bridge]
-            on_bridge = True
         if added:
             services[name] = added
     override: Override = {} if links.project.version is None else {"version": links.project.version}
-    if on_bridge:
-        named = names_networks(links.project.version)
-        override["networks"] = {
-            bridge: {"external": True, "name": "bridge"} if named else {"external": {"name": "bridge"}}
-        }
     if services:
         override["services"] = services
     return override
+
+
+def check_labels(links: Links, report: Report) -> None:
+    """Report what no stack could write as labels, whatever its name: too many links, values that are too long."""
+    for service in links.project.services.values():
+        _labels(links, service, _SHORTEST, report)
 
 
 def dump(override: Override) -> str:
@@ -87,11 +81,16 @@ def dump(override: Override) -> str:
 def _labels(links: Links, service: Service, stack: str, report: Report) -> dict[str, str]:
     aliases: dict[str, dict[str, str]] = {}  # provider -> lower-case alias -> alias: files may repeat each other
     options: dict[str, LinkOptions] = {}
+    named: dict[str, str] = {}  # provider -> the name under which its options stand
     for entry in links.entries.get(service.name, ()):
         provider = _full_name(entry, stack)
         aliases.setdefault(provider, {}).setdefault(entry.alias.lower(), entry.alias)
         if entry.provider in service.options:
             options[provider] = service.options[entry.provider]
+            if named.setdefault(provider, entry.provider) != entry.provider:
+                message = f"{named[provider]!r} and {entry.provider!r} are one service in this stack: set it up once"
+                place, key = options[provider].place, f"{EXTENSION}.links"
+                report.add(Problem(message, place=place, service=service.name, key=key))
     found = tuple(
         _label(LinkLabel(provider, tuple(names.values())), options.get(provider), links, stack)
         for provider, names in aliases.items()
@@ -152,9 +151,3 @@ def _linked(links: Links, stack: str) -> set[str]:
 
 def _full_name(entry: LinkEntry, stack: str) -> str:
     return entry.provider if entry.external else f"{stack}_{entry.provider}"
-
-
-def _free_name(links: Links) -> str:
-    """Name the bridge so that no network of the user's is changed by it."""
-    candidates = (f"{_BRIDGE}-{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain([_BRIDGE], candidates) if name not in links.project.networks)

@@ -10,6 +10,8 @@ EXTENSION = "x-wireguard"
 Gate = Literal["auto", "true", "false", "ready"]
 """When a linked service's tasks start: `auto`, held until wired where the node has the gate; `true`, likewise,
 and only placed there; `false`, at once; `ready`, held until each of its providers is ready as well."""
+DEFAULT = "default"
+"""The network of services that name none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,11 @@ class Service:
     """Services that `depends_on` wants healthy before this one starts."""
     long_depends: list[Place] = field(default_factory=list)
     """Where `depends_on` stands in its long form."""
+    expose_place: Place | None = None
     networks: dict[str, Place] = field(default_factory=dict)
+    """Those that it names, each with where."""
+    network_aliases: dict[str, set[str]] = field(default_factory=dict)
+    """Network -> further names of this service there."""
     network_mode: Place | None = None
 
 
@@ -70,6 +76,7 @@ class Service:
 class Network:
     """One of the top-level `networks`, as far as it matters here."""
 
+    place: Place
     external: bool = False
     name: str | None = None
 
@@ -78,8 +85,16 @@ class Network:
 class Project:
     """Everything that the files say about links."""
 
-    version: str | float | None = None
+    version: str | None = None
     """As the files have it; None: they have none."""
     keys: dict[str, KeyDefinition] = field(default_factory=dict)
     services: dict[str, Service] = field(default_factory=dict)
     networks: dict[str, Network] = field(default_factory=dict)
+
+    def attached(self, service: Service) -> dict[str, Place]:
+        """Return the networks that a service is on, as far as the files say it, each with where.
+
+        A `default` that the files configure counts as named by every service that names none.
+        """
+        default = self.networks.get(DEFAULT)
+        return service.networks or ({DEFAULT: default.place} if default else {})

@@ -14,6 +14,7 @@ from typing import Any
 from compose_ext import deploy, node_jobs
 from compose_ext.engine import Docker, private_files
 from compose_ext.errors import DockerError
+from compose_ext.files import Named
 from compose_ext.vault import TIMEOUT
 
 STACK = "linkwire-proof"
@@ -55,12 +56,13 @@ def prove(docker: Docker, image: str, say: Callable[[str], None]) -> list[node_j
     began = time.monotonic()
     try:
         text = _compose(image, sorted(nodes.values())).encode()
+        flags = ["--with-registry-auth", "--resolve-image=never"]
         with (
             private_files({"proof.yml": text}) as files,
             redirect_stderr(io.StringIO()),
             redirect_stdout(io.StringIO()),
         ):
-            deploy.deploy(quiet, [files["proof.yml"]], STACK, ["--with-registry-auth", "--resolve-image=never"])
+            deploy.deploy(quiet, Named((files["proof.yml"],)), STACK, flags, alone=True)
         if len(nodes) > MOST:
             return _of_some(docker, nodes, say)
         return node_jobs.outcomes(docker, f"{STACK}_ask", nodes, SECONDS + _STARTING, say)

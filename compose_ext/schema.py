@@ -5,12 +5,12 @@ Files add up as in `docker stack deploy`: lists append, single values of later f
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
 from typing import TypeVar
 
 from compose_ext import nodes
 from compose_ext.cursor import Context, Cursor
 from compose_ext.errors import Place, Report
+from compose_ext.extension_keys import plain_links, report_misplaced
 from compose_ext.loader import Document
 from compose_ext.project import EXTENSION, Gate, KeyDefinition, LinkEntry, LinkOptions, Network, Project, Service
 from compose_ext.version import read_version
@@ -32,21 +32,36 @@ several times in that while can keep two ends, which never have it in the same m
 _BOOLEANS = {"true": True, "false": False}
 _GATES: dict[str, Gate] = {"auto": "auto", "true": "true", "false": "false", "ready": "ready"}
 _HEALTHY = "service_healthy"
-_ALIKE = 0.85
+_DOCKERS_TRUE = ("true", "y", "yes", "on")
+"""What Docker casts to true, in any case (docker/cli cli/compose/loader/interpolate.go, toBoolean)."""
 
 
-def read(documents: Sequence[Document], environment: Mapping[str, str], report: Report) -> Project | None:
+def read(
+    documents: Sequence[Document], environment: Mapping[str, str], report: Report, unset_hint: str = ""
+) -> Project | None:
     """Read what all files say about links; what is wrong goes into the report.
+
+    Args:
+        documents: the files, in their order.
+        environment: the variables.
+        report: takes what is wrong.
+        unset_hint: what to say after that a variable is not set.
 
     Returns:
         None if no file has `x-wireguard`: then nothing in them concerns us.
     """
-    context = Context(report, environment)
+    context = Context(report, environment, unset_hint)
     roots = [Cursor(context, document.file, document.root) for document in documents]
     marks = [mark for root in roots for place in _places(root) if (mark := place.get(EXTENSION))]
     for root in roots:
-        _refuse_misspelt(root)
+        report_misplaced(root)
     if not marks:
+        for links, _ in plain_links(roots):
+            links.warn(
+                f"Docker ignores these, and without {EXTENSION} so does Linkwire: for links by WireGuard write "
+                f"`{EXTENSION}: {{}}` at the top of {roots[0].file}",
+                links.key_place,
+            )
         return None
     project = Project(version=read_version(roots, marks))
     for root in roots:
@@ -66,21 +81,6 @@ def _places(root: Cursor) -> Iterator[Cursor]:
     services = root.get("services")
     for name, service in services.children() if services else ():
         yield service.of_service(name)
-
-
-def _refuse_misspelt(root: Cursor) -> None:
-    """Report `x-wiregaurd`: taken for somebody else's extension it would leave every link in plain text."""
-    for place in _places(root):
-        for key, value in place.children():
-            if not key.startswith(EXTENSION) and _resembles(key):
-                place.error(f"unknown key {key!r}; did you mean {EXTENSION!r}?", value.key_place)
-
-
-def _resembles(key: str) -> bool:
-    # Docker refuses other keys itself; and no longer or shorter one is alike.
-    if key[:1] not in ("x", "X") or not len(EXTENSION) - 3 <= len(key) <= len(EXTENSION) + 3:
-        return False
-    return SequenceMatcher(None, key.lower().replace("_", "-"), EXTENSION).ratio() >= _ALIKE
 
 
 def _read_top(top: Cursor, project: Project) -> None:
@@ -117,6 +117,11 @@ def _read_service(name: str, found: Cursor, project: Project) -> None:
 def _read_links(links: Cursor, service: Service, *, external: bool) -> None:
     seen: dict[str, int] = {}
     for item in links.items():
+        pair = list(item.children())
+        if len(pair) == 1 and isinstance(pair[0][1].node, nodes.Scalar):
+            written = f"{pair[0][0]}:{pair[0][1].node.text}"
+            item.error(f'YAML reads a mapping here: write "{written}", without the space after the colon')
+            continue
         text = item.text()
         if text is None:
             continue
@@ -139,6 +144,7 @@ def _read_extension(extension: Cursor, service: Service) -> None:
                 _read_options(options, known)
         elif key == "expose":
             service.expose += _read_ports(value)
+            service.expose_place = value.key_place
         elif key == "gate":
             service.gate, service.gate_place = _read_gate(value), value.key_place
         else:
@@ -193,9 +199,15 @@ def _read_service_networks(networks: Cursor, service: Service) -> None:
             text = item.text()
             if text is not None:
                 service.networks[text] = item.place
+    elif isinstance(networks.node, nodes.Scalar):
+        networks.error("must be a list or a mapping of networks, not a single value")
     else:
         for name, network in networks.entries():
             service.networks[name] = network.key_place
+            aliases = network.get("aliases")
+            if aliases and isinstance(aliases.node, nodes.Sequence):
+                names = (alias.text() for alias in aliases.items())
+                service.network_aliases.setdefault(name, set()).update(text.lower() for text in names if text)
 
 
 def _read_network_mode(mode: Cursor, service: Service) -> None:
@@ -240,12 +252,12 @@ def _read_label_names(labels: Cursor) -> list[tuple[str, Place]]:
 def _read_networks(root: Cursor, project: Project) -> None:
     networks = root.get("networks")
     for name, network in networks.entries() if networks and not networks.is_null else ():
-        known = project.networks.setdefault(name, Network())
+        known = project.networks.setdefault(name, Network(network.key_place))
         external, real_name = network.get("external"), network.get("name")
         if external is not None and isinstance(external.node, nodes.Mapping):  # the way before version 3.5
             known.external, real_name = True, external.get("name")
         elif external is not None:
-            known.external = (external.text() or "").lower() == "true"
+            known.external = (external.text() or "").lower() in _DOCKERS_TRUE
         if real_name is not None:
             known.name = real_name.text()
 

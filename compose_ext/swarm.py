@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from compose_ext import ps
+from compose_ext import deployed, ps
 from compose_ext.engine import Docker, printable
 from compose_ext.errors import DockerError
 from mesh.labels import PREFIX, decode
@@ -59,12 +59,16 @@ def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
     ids = docker.ask(["service", "ls", "--quiet"], ps.TIMEOUT).split()
     if not ids:
         return
+    linked: dict[str, bool] = {}
     try:
         services = json.loads(docker.ask(["service", "inspect", *ids], ps.TIMEOUT))
         for spec in sorted((service["Spec"] for service in services), key=lambda spec: str(spec["Name"])):
             name, labels = str(spec["Name"]), spec.get("Labels") or {}
+            ours = {label: str(text) for label, text in labels.items() if label.lower().startswith(PREFIX)}
+            read, errors = decode(ours)
+            linked[name] = bool(read.links)
             if stack is None or name.startswith(f"{stack}_"):
-                ours = {label: str(text) for label, text in labels.items() if label.lower().startswith(PREFIX)}
-                yield from (printable(f"service {name}: {error}") for error in decode(ours)[1])
+                yield from (printable(f"service {name}: {error}") for error in errors)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"docker's answer is not understood ({type(error).__name__}: {error})") from None
+    yield from deployed.dropped(docker, linked, stack)

@@ -26,38 +26,44 @@ Run 'docker linkwire COMMAND --help' for more about a command.
 _FILES = """\
 Options:
   -c, --compose-file FILE    Path to a compose file, or "-" for standard input; may be given several times
+      --env-file FILE        Read variables from it, as docker compose does; may be given several times
 """
 
 _CHECK = f"""\
 Check compose files, and say everything that is wrong with them
 
 Exits with 0 if nothing is wrong, else with 2. Names in external_links are looked up if a Docker endpoint
-answers; one that is absent is a warning.
+answers; one that is absent is a warning. Docker CLI 25 and later are asked for what `docker stack deploy` refuses.
 
 Without a file it is the Swarm that is checked: labels that cannot be read, links to services that do not exist,
-tasks that are not wired. Exits with 1 if anything is wrong there.
+tasks that are not wired, stacks whose links `docker stack deploy` dropped. Exits with 1 if anything is wrong there.
 
 {_FILES}      --stack STACK          Check the names that the services get in this stack as well; without a file,
                              tell only of this stack
+      --format FORMAT        text (the default) or json
 """
 
 _RENDER = f"""\
-Print what deploy adds to the compose files: one more, with labels and networks
+Print what deploy adds to the compose files: one more, with labels
+
+It has to stand before yours: docker stack deploy -c THIS -c FILE STACK. Behind them Docker would drop some of the
+ports, configs and secrets of services that stand in both.
 
 {_FILES}"""
 
 _DEPLOY = f"""\
 Deploy a stack, or update it, with its links
 
-Hands the files, and one more that it writes, to `docker stack deploy`; if none of them has x-wireguard just
-the files. Exits with 0 if all went well, with 1 if Docker failed, with 2 if the files or the command line are
-wrong, and then nothing was deployed.
+Hands one more file that it writes, and then yours, to `docker stack deploy`; if none of them has x-wireguard just
+yours. Without -c it takes those of COMPOSE_FILE. Exits with 0 if all went well, with 1 if Docker failed or the Swarm has
+no Linkwire, with 2 if the files or the command line are wrong, and then nothing was deployed.
 
 {_FILES}  -d, --detach               Do not wait for the services to converge (passed to docker stack deploy)
       --prune                Remove services that the files no longer have (passed on)
   -q, --quiet                Suppress progress output (passed on)
       --resolve-image WHEN   Resolve image digests: always, changed or never (passed on)
       --with-registry-auth   Send registry authentication to the nodes (passed on)
+      --without-linkwire     Deploy also where the Swarm has no Linkwire that would wire the links
 """
 
 _PS = """\

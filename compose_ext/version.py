@@ -9,14 +9,16 @@ from compose_ext.project import EXTENSION
 
 # Docker CLI 23 and later take "3" and no version for their newest one (docker/cli cli/compose/schema/schema.go).
 _NEWEST = "3.13"
-_VERSION = re.compile(r"3\.([0-9]{1,3})")
+_VERSION = re.compile(r"3\.([0-9]|1[0-3])")
 # The first minor versions whose schemas allow x-* there (docker/cli cli/compose/schema/data).
 _TOP_EXTENSIONS = 4
 _SERVICE_EXTENSIONS = 7
-_NAMED_NETWORKS = 5
+# Every docker program knows it, and it has x-* everywhere.
+_EVERYWHERE = "3.8"
+_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?")
 
 
-def read_version(roots: Sequence[Cursor], marks: Iterable[Cursor]) -> str | float | None:
+def read_version(roots: Sequence[Cursor], marks: Iterable[Cursor]) -> str | None:
     """Return the files' common version, as Docker has to be given it again; report what Docker would refuse.
 
     Args:
@@ -27,6 +29,8 @@ def read_version(roots: Sequence[Cursor], marks: Iterable[Cursor]) -> str | floa
     for root in roots:
         version = root.get("version")
         text = _text(version)
+        if version and not _is_text(version):
+            continue
         if text != _text(first):
             here, there = (f"version {_text(each)!r}" if each else "no version" for each in (version, first))
             message = f"Docker wants the same version in all files: {here} here, {there} in {roots[0].file}"
@@ -43,13 +47,22 @@ def read_version(roots: Sequence[Cursor], marks: Iterable[Cursor]) -> str | floa
             mark.error(message, mark.key_place)
     if first and isinstance(first.node, nodes.Scalar) and first.node.text == "3":
         first.warn(f'Docker CLI 20.10 reads this as "3.0" and refuses {EXTENSION}: "3.8" goes everywhere')
-    return _value(first)
+    return first.node.text if first and isinstance(first.node, nodes.Scalar) else None
 
 
-def names_networks(version: str | float | None) -> bool:
-    """Whether a network may have a `name` beside its key under this version."""
-    match = _VERSION.fullmatch(str(version))
-    return match is None or int(match[1]) >= _NAMED_NETWORKS
+def _is_text(version: Cursor) -> bool:
+    """Whether a version is the text that every Docker wants; report it if not."""
+    node = version.node
+    if not isinstance(node, nodes.Scalar):
+        version.error(f'must be a text, not {nodes.kind(node)}: write version: "3.8"')
+    elif node.is_null:
+        version.error('docker stack deploy takes no empty version: write "3.8"')
+    elif node.plain and _NUMBER.fullmatch(node.text):
+        known = node.text if _VERSION.fullmatch(node.text) else _EVERYWHERE
+        version.error(f'YAML reads a number here, and Docker wants a text: write version: "{known}"')
+    else:
+        return True
+    return False
 
 
 def _minor(version: Cursor | None) -> int:
@@ -61,10 +74,3 @@ def _text(version: Cursor | None) -> str:
     if version is None or not isinstance(version.node, nodes.Scalar) or version.node.text in ("", "3"):
         return _NEWEST
     return version.node.text
-
-
-def _value(version: Cursor | None) -> str | float | None:
-    if version is None or not isinstance(version.node, nodes.Scalar):
-        return None
-    text, plain = version.node.text, version.node.plain
-    return float(text) if plain and re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", text) else text

@@ -10,9 +10,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compose_ext.interpolate import escape, interpolate
+from compose_ext.interpolate import escape, interpolate, unset
 from tests.unit.compose_files import newest_docker
 
+FORMS = "${SET}, ${SET:-default}, ${SET-default}, ${SET:?message} and ${SET?message}"
 ENVIRONMENT = {"SET": "value", "EMPTY": "", "_x1": "low", "DOLLAR": "$SET"}
 
 
@@ -45,8 +46,10 @@ def test_variables(text: str, result: str) -> None:
         ("a $ b", "'$' must stand before a variable's name; write '$$' for the character itself"),
         ("$1", "'$' must stand before a variable's name; write '$$' for the character itself"),
         ("${}", "'$' must stand before a variable's name; write '$$' for the character itself"),
-        ("${SET", "'$' must stand before a variable's name; write '$$' for the character itself"),
-        ("${SET!}", "'$' must stand before a variable's name; write '$$' for the character itself"),
+        ("${SET", f"docker stack deploy knows {FORMS}; write '$$' for the character itself"),
+        ("${SET!}", f"docker stack deploy knows {FORMS}; write '$$' for the character itself"),
+        ("${SET:+x}", f"docker stack deploy has no ':+'; it knows {FORMS}"),
+        ("a${SET+x}", f"docker stack deploy has no '+'; it knows {FORMS}"),
         ("${UNSET:?say it}", "the variable UNSET is required: say it"),
         ("${EMPTY:?say it}", "the variable EMPTY is required: say it"),
         ("${UNSET?}", "the variable UNSET is required: it is not set"),
@@ -114,3 +117,11 @@ def test_docker_agrees(tmp_path: Path, templates: list[str]) -> None:
     # Of several variables in one text Docker reports only the last one's error, and forgets it if that one is good.
     for text in [text for text in templates if ours(text) is None and text.count("$") == 1][:2]:
         assert dockers(docker, tmp_path, [text]) is None, text
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("$UNSET/${OTHER}$UNSET", ("UNSET", "OTHER")), ("${UNSET:-x}${UNSET-}$$UNSET$SET$EMPTY", ()), ("plain", ())],
+)
+def test_variables_that_are_not_set(text: str, names: tuple[str, ...]) -> None:
+    assert unset(text, ENVIRONMENT) == names

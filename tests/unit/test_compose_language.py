@@ -55,12 +55,12 @@ def test_the_shop() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "services: {web: {image: x, links: [nowhere]}}",
+        "services: {web: {image: x, links: []}}",
         "services:",
         "services: [nonsense]",
         "services: {web: nonsense}",
         "version: '2'",
-        "x-other: {keys: 1}\nservices: {web: {x-wire: 1, x-wireguard-off: 1}}",
+        "x-other: {keys: 1}\nservices: {web: {x-wire: 1, x-guard-off: 1}}",
         "x-base: &base {x-wireguard: {}}",
     ],
 )
@@ -163,7 +163,11 @@ NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
         ("links: db", [f"a.yml:5:12: {WEB}: links: must be a list, not a single value"]),
         ("links:", [f"a.yml:5:11: {WEB}: links: must be a list, not nothing"]),
         ("links: {db: x}", [f"a.yml:5:12: {WEB}: links: must be a list, not a mapping"]),
-        ("links: [{db: x}]", [f"a.yml:5:13: {WEB}: links: must be a single value, not a mapping"]),
+        (
+            "links: [{db: x}]",
+            [f'a.yml:5:13: {WEB}: links: YAML reads a mapping here: write "db:x", without the space after the colon'],
+        ),
+        ("links: [{a: x, b: y}]", [f"a.yml:5:13: {WEB}: links: must be a single value, not a mapping"]),
         ("links: [~]", [f"a.yml:5:13: {WEB}: links: must be a single value, not nothing"]),
         ('links: ["db:"]', [f"a.yml:5:13: {WEB}: links: 'db:': write it as SERVICE or SERVICE:ALIAS"]),
         ('links: [":db"]', [f"a.yml:5:13: {WEB}: links: ':db': write it as SERVICE or SERVICE:ALIAS"]),
@@ -458,7 +462,7 @@ def test_what_is_said_of_a_service(text: str, expected: list[str]) -> None:
             ["a.yml:1:10: version: docker stack deploy knows no version '2.4': write \"3.8\""],
         ),
         (
-            "version: 3\nx-wireguard: {}",
+            "version: '3'\nx-wireguard: {}",
             [
                 (
                     'a.yml:1:10: warning: version: Docker CLI 20.10 reads this as "3.0" and refuses x-wireguard: '
@@ -546,7 +550,8 @@ def test_files_add_up_as_docker_adds_them_up() -> None:
         "    x-wireguard: {links: {db: {ports: [2], key: two}, cache: {key: one}}, expose: [4], strict: false}\n"
         "  cache: {}",
     )
-    assert told(report) == []
+    message = "no link here leads to this service: only links of other stacks heed it"
+    assert told(report) == [f"b.yml:5:75: warning: service 'web': x-wireguard.expose: {message}"]
     assert found
     web = found.project.services["web"]
     assert [entry.provider for entry in web.links] == ["db", "db", "cache"]
@@ -561,7 +566,13 @@ def test_files_add_up_as_docker_adds_them_up() -> None:
     ("first", "second", "expected"),
     [
         ('version: "3.8"', 'version: "3.8"', []),
-        ("version: 3.8", 'version: "3.8"', []),
+        (
+            "version: 3.8",
+            'version: "3.8"',
+            [
+                'a.yml:1:10: version: YAML reads a number here, and Docker wants a text: write version: "3.8"',
+            ],
+        ),
         ("", "version: '3.13'", []),
         (
             'version: "3.8"',
@@ -717,3 +728,173 @@ def test_no_mutation_makes_a_traceback(at: int, length: int, inserted: str) -> N
             compile_override(found, "stack", report)
     for problem in told(report):
         assert problem.startswith("a.yml:")
+
+
+PLAIN = (
+    "Docker ignores these, and without x-wireguard so does Linkwire: for links by WireGuard write "
+    "`x-wireguard: {}` at the top of a.yml"
+)
+
+
+def test_links_without_the_mark_are_told() -> None:
+    found, report = links(
+        "services: {web: {links: [db], external_links: [o_x]}, db: {}}", "services: {db: {links: [web]}}"
+    )
+    assert found is None
+    assert told(report) == [
+        f"a.yml:1:18: warning: service 'web': links: {PLAIN}",
+        f"a.yml:1:31: warning: service 'web': external_links: {PLAIN}",
+        f"b.yml:1:17: warning: service 'db': links: {PLAIN}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x-linkwire: {}", "a.yml:1:1: unknown key 'x-linkwire'; did you mean 'x-wireguard'?"),
+        ("x-wireguards: {}", "a.yml:1:1: unknown key 'x-wireguards'; did you mean 'x-wireguard'?"),
+        ("x-wg: {}", "a.yml:1:1: unknown key 'x-wg'; did you mean 'x-wireguard'?"),
+        ("x-wireguard-keys: {a: }", "a.yml:1:1: unknown key 'x-wireguard-keys': write `x-wireguard: {keys: ...}`"),
+        (
+            "x-wireguard:\nservices: {db: {x-linkwire: {expose: [1]}}}",
+            "a.yml:2:17: service 'db': unknown key 'x-linkwire'; did you mean 'x-wireguard'?",
+        ),
+        (
+            "x-wireguard:\nservices: {db: {x-wireguard-expose: [1]}}",
+            "a.yml:2:17: service 'db': unknown key 'x-wireguard-expose': write `x-wireguard: {expose: ...}`",
+        ),
+        (
+            "services: {x-wireguard: {}}",
+            (
+                "a.yml:1:12: services: x-wireguard is no service: it stands at the top of the file, "
+                "or in one of the services"
+            ),
+        ),
+        (
+            "networks: {n1: {x-wireguard: {}}}",
+            "a.yml:1:17: networks.n1: x-wireguard stands at the top of the file or in a service, not here",
+        ),
+        (
+            "services: {a: {ports: [{target: 1, x-wireguard: {}}]}}",
+            "a.yml:1:36: service 'a': ports: x-wireguard stands at the top of the file or in a service, not here",
+        ),
+        (
+            "services: {a: {deploy: {x-wireguards: {}}}}",
+            "a.yml:1:25: service 'a': deploy: unknown key 'x-wireguards'; did you mean 'x-wireguard'?",
+        ),
+    ],
+)
+def test_near_misses_of_the_mark_are_errors_wherever_they_stand(text: str, expected: str) -> None:
+    _, report = links(text)
+    assert [str(error) for error in report.errors] == [expected]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x-base: {x-wireguard: {}, x-wg: 1}",
+        "services: {a: {labels: {x-wg: 1}, environment: {x-linkwire: 1}, build: {args: {x-wg: 2}}}}",
+        "volumes: {v: {driver_opts: {x-wg: 1}}}\nx-web: 1\nx-wgets: 2",
+    ],
+)
+def test_keys_of_the_users_own_are_left_alone(text: str) -> None:
+    _, report = links(text)
+    assert told(report) == []
+
+
+SHARED = "until a task is wired, or if it never is, that name leads there, in plain text"
+
+
+@pytest.mark.parametrize(
+    ("services", "networks", "expected"),
+    [
+        (
+            "{web: {links: ['db:database'], networks: [back]}, db: {networks: {back: {aliases: [Database]}}}}",
+            "{back: {}}",
+            [f"'database' (a name of 'db' there) is on 'back' too: {SHARED}"],
+        ),
+        (
+            "{web: {links: ['db:database'], networks: [back]}, db: {networks: [back]}, database: {networks: [back]}}",
+            "{back: {}}",
+            [f"'database' is on 'back' too: {SHARED}"],
+        ),
+        (
+            "{web: {links: ['db:database'], networks: [back]}, db: {}, database: {networks: [front]}}",
+            "{back: {}, front: {}}",
+            [],
+        ),
+        ("{web: {links: [db]}, db: {}}", "{default: {internal: true}}", [f"'db' is on 'default' too: {SHARED}"]),
+        ("{web: {links: [db]}, db: {}}", "{other: {}}", []),
+    ],
+)
+def test_names_that_docker_resolves_too(services: str, networks: str, expected: list[str]) -> None:
+    _, report = links(f"x-wireguard:\nservices: {services}\nnetworks: {networks}")
+    assert [problem.message for problem in report.warnings] == expected
+    assert report.errors == []
+
+
+@pytest.mark.parametrize("external", ["yes", "Y", '"on"', "TRUE", '"${E}"'])
+def test_a_default_network_that_is_the_hosts(external: str) -> None:
+    """Docker casts these to true; `default` is the network of services that name none."""
+    services = "services: {a: {links: [b]}, b: {networks: [other]}}"
+    networks = f"networks: {{other: , default: {{name: host, external: {external}}}}}"
+    text = f"x-wireguard:\n{services}\n{networks}"
+    _, report = links(text, environment={"E": "y"})
+    (error,) = report.errors
+    assert str(error).startswith(
+        "a.yml:3:21: service 'a': networks: 'host' leaves the tasks without a network of their own"
+    )
+
+
+@pytest.mark.parametrize("external", ["no", "off", '"${E}"', "false"])
+def test_a_network_that_is_named_like_the_hosts(external: str) -> None:
+    text = (
+        f"x-wireguard:\nservices: {{a: {{links: [a]}}}}\nnetworks: {{default: {{name: host, external: {external}}}}}"
+    )
+    _, report = links(text, environment={"E": "n"})
+    assert report.errors == []
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("3.8", 'YAML reads a number here, and Docker wants a text: write version: "3.8"'),
+        ("3", 'YAML reads a number here, and Docker wants a text: write version: "3.8"'),
+        ("3.14", 'YAML reads a number here, and Docker wants a text: write version: "3.8"'),
+        ("", 'docker stack deploy takes no empty version: write "3.8"'),
+        ('"3.14"', "docker stack deploy knows no version '3.14': write \"3.8\""),
+        ("[3.8]", 'must be a text, not a list: write version: "3.8"'),
+    ],
+)
+def test_versions_that_no_docker_takes(version: str, expected: str) -> None:
+    _, report = links(f"version: {version}\nx-wireguard:\nservices: {{a: {{links: [a]}}}}")
+    assert [error.message for error in report.errors] == [expected]
+
+
+def test_variables_that_are_not_set() -> None:
+    text = 'x-wireguard:\nservices: {a: {links: ["${DB}", "${A}:x${B:-}"], x-wireguard: {expose: ["80${P}"]}}}'
+    _, report = links(text, environment={"A": "a"})
+    assert told(report) == [
+        "a.yml:2:73: warning: service 'a': x-wireguard.expose: P is not set",
+        "a.yml:2:23: service 'a': links: '': write it as SERVICE or SERVICE:ALIAS; DB is not set",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [
+        ("external_links: [db]", "external_links: 'db' is a service of these files: write it in `links`"),
+        (
+            "links: ['db:database'], x-wireguard: {links: {database: {}}}",
+            (
+                "x-wireguard.links: 'database' is not in this service's links: it is an alias of 'db', "
+                "and that is what to write here"
+            ),
+        ),
+        ("networks: 5", "networks: must be a list or a mapping of networks, not a single value"),
+    ],
+)
+def test_what_is_nearly_right(service: str, expected: str) -> None:
+    _, report = links(f"x-wireguard:\nservices: {{web: {{{service}}}, db: {{}}}}")
+    (error,) = report.errors
+    assert str(error).partition("service 'web': ")[2] == expected

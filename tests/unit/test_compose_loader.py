@@ -299,3 +299,33 @@ def test_reading_agrees_with_pyyaml(value: dict[str, object], style: str | None)
 
     # BaseLoader keeps every value as text, as we do.
     assert plain(document(text).root) == texts(yaml.load(text, Loader=yaml.BaseLoader))  # noqa: S506 - texts only
+
+
+@pytest.mark.parametrize("end", ["---\n", "---\n# nothing\n", "---\n---\n", "...\n", "--- ~x\n"])
+def test_what_may_follow_the_document(end: str) -> None:
+    report = Report()
+    found = load(Source("a.yml", f"a: 1\n{end}".encode(), rereadable=True), report)
+    if "x" in end:
+        assert [str(error) for error in report.errors] == [
+            "a.yml:2:1: a second document begins here: Docker reads only the first; put it in a file of its own"
+        ]
+    else:
+        assert (report.errors, [*found.root.entries] if found else None) == ([], ["a"])
+
+
+def test_the_version_of_yaml() -> None:
+    report = Report()
+    assert load(Source("a.yml", b"%YAML 1.1\n---\na: 1\n", rereadable=True), report)
+    assert load(Source("b.yml", b"%YAML 1.2\n---\na: 1\n", rereadable=True), report) is None
+    assert [str(error) for error in report.errors] == [
+        "b.yml:1:1: Docker reads YAML 1.1 alone: take the line '%YAML 1.2' out"
+    ]
+
+
+def test_a_merge_key_that_stands_late() -> None:
+    report = Report()
+    text = b"x: &x {a: 1, b: 2}\ny:\n  a: 3\n  <<: *x\nz:\n  <<: *x\n  a: 4\n"
+    assert load(Source("a.yml", text, rereadable=True), report)
+    assert [str(warning) for warning in report.warnings] == [
+        "a.yml:3:3: warning: Docker CLI 20.10 takes 'a' from '<<', newer ones what is written here: write '<<' first"
+    ]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from compose_ext.errors import Report
 from compose_ext.interpolate import escape
-from compose_ext.override import compile_override, dump
+from compose_ext.override import check_labels, compile_override, dump
 from mesh.labels import LinkLabel, ServiceLabels, decode
 from mesh.ports import PortRange
 from tests.unit.compose_files import docker_programs, links, newest_docker, told
@@ -42,7 +42,6 @@ networks:
   back: {}
 """
 SURROGATES = frozenset(map(chr, range(0xD800, 0xE000)))
-BRIDGE = {"linkwire-bridge": {"external": True, "name": "bridge"}}
 
 
 def compiled(*texts: str, stack: str = "shop") -> dict[str, Any]:
@@ -69,13 +68,11 @@ def service_labels(override: dict[str, Any], service: str) -> ServiceLabels:
 
 def test_the_shop() -> None:
     override = compiled(SHOP)
-    assert list(override) == ["version", "networks", "services"]
+    assert list(override) == ["version", "services"]
     assert override["version"] == "3.8"
-    assert override["networks"] == BRIDGE
     assert list(override["services"]) == ["web", "db", "cache"]
     assert override["services"]["cache"] == {"labels": {"linkwire.gate": "auto"}}
-    assert override["services"]["web"]["networks"] == ["linkwire-bridge"]
-    assert override["services"]["db"]["networks"] == ["linkwire-bridge"]
+    assert all(set(service) <= {"deploy", "labels"} for service in override["services"].values()), "labels alone"
     assert service_labels(override, "web") == ServiceLabels(
         (
             LinkLabel(
@@ -95,10 +92,6 @@ def test_the_shop() -> None:
 def test_the_labels_as_people_see_them() -> None:
     assert dump(compiled(SHOP)) == (
         'version: "3.8"\n'
-        "networks:\n"
-        "  linkwire-bridge:\n"
-        "    external: true\n"
-        "    name: bridge\n"
         "services:\n"
         "  web:\n"
         "    deploy:\n"
@@ -109,8 +102,6 @@ def test_the_labels_as_people_see_them() -> None:
         '        linkwire.links: "shop_db:database,shop_db:db,shop_cache:cache,other_mail:mail"\n'
         "    labels:\n"
         "      linkwire.gate: auto\n"
-        "    networks:\n"
-        "    - linkwire-bridge\n"
         "  db:\n"
         "    deploy:\n"
         "      labels:\n"
@@ -118,8 +109,6 @@ def test_the_labels_as_people_see_them() -> None:
         '        linkwire.strict: "false"\n'
         "    labels:\n"
         "      linkwire.gate: auto\n"
-        "    networks:\n"
-        "    - linkwire-bridge\n"
         "  cache:\n"
         "    labels:\n"
         "      linkwire.gate: auto\n"
@@ -142,7 +131,7 @@ def test_the_gate_is_a_label_of_the_containers() -> None:
     )["services"]
     assert override["web"]["labels"] == {"linkwire.gate": "true"}
     assert override["web"]["deploy"]["placement"] == PLACED["placement"]
-    assert override["db"] == {"networks": ["linkwire-bridge"]}
+    assert "db" not in override
     assert override["cache"] == {"labels": {"linkwire.gate": "true"}, "deploy": PLACED}
     for name in ("worker", "cron"):
         assert override[name]["labels"] == {"linkwire.gate": "auto"}
@@ -181,41 +170,35 @@ def test_who_waits_for_whom_is_a_label_of_the_containers() -> None:
     [
         ("", None),
         ('version: "3.7"', '"3.7"'),
-        ("version: 3.8", "3.8"),
-        ("version: 3", '"3"'),
+        ("version: '3'", '"3"'),
         ("version: '3.10'", '"3.10"'),
-        ("version: 3.10", "3.1"),  # what Docker, too, makes of it
     ],
 )
 def test_the_version_is_that_of_the_files(version: str, written: str | None) -> None:
     found, report = links(f"{version}\nx-wireguard: {{}}\nservices: {{a: {{links: [b]}}, b: {{}}}}")
     assert found
     text = dump(compile_override(found, "s", report))
-    assert text.startswith(f"version: {written}\n" if written else "networks:")
+    assert text.startswith(f"version: {written}\n" if written else "services:")
 
 
-def test_old_versions_name_the_bridge_the_old_way() -> None:
-    text = "version: 'VERSION'\nx-wireguard: {}\nservices: {a: {links: [b]}, b: {}}"
-    old = {"linkwire-bridge": {"external": {"name": "bridge"}}}
-    assert compiled(text.replace("VERSION", "3.4"))["networks"] == old
-    assert compiled(text.replace("VERSION", "3.5"))["networks"] == BRIDGE
+def test_options_of_one_service_under_two_names() -> None:
+    """In the stack `shop` both lead to `shop_b`, and only one of them could count."""
+    options = "x-wireguard: {links: {b: {ports: [1]}, shop_b: {ports: [2]}}}"
+    text = f"x-wireguard: {{}}\nservices: {{a: {{links: [b], external_links: [shop_b], {options}}}, b: {{}}}}"
+    assert refused(text) == [
+        "a.yml:2:93: service 'a': x-wireguard.links: 'b' and 'shop_b' are one service in this stack: set it up once"
+    ]
+    assert refused(text, stack="other") == []
 
 
-def test_a_user_may_have_a_network_of_that_name() -> None:
-    override = compiled(
-        "x-wireguard: {}\nservices: {a: {links: [b]}, b: {}}\nnetworks: {linkwire-bridge: {}, linkwire-bridge-2: }"
-    )
-    assert list(override["networks"]) == ["linkwire-bridge-3"]
-    assert override["services"]["a"]["networks"] == ["linkwire-bridge-3"]
-
-
-def test_networks_of_any_file_count() -> None:
-    override = compiled(
-        "x-wireguard: {}\n"
-        "services: {a: {links: [b], networks: []}, b: {x-wireguard: {gate: false}}, c: {links: [a], networks: }}",
-        "services: {b: {networks: [own]}}\nnetworks: {own: {}}",
-    )
-    assert {name: "networks" in service for name, service in override["services"].items()} == {"a": True, "c": True}
+def test_limits_need_no_stack() -> None:
+    names = [f"s{number}" for number in range(1001)]
+    services = "".join(f"  {name}: {{}}\n" for name in names)
+    found, report = links(f"x-wireguard: {{}}\nservices:\n{services}  all: {{links: [{', '.join(names)}]}}\n")
+    assert found
+    check_labels(found, report)
+    (error,) = told(report)
+    assert "1001 links, at most 1000 are allowed" in error
 
 
 def test_nothing_to_say_is_nothing() -> None:
@@ -233,6 +216,11 @@ def test_an_external_link_may_lead_back_into_the_stack() -> None:
     )
     assert list(override["services"]) == ["a", "b", "c"]
     assert list(compiled(text, stack="other")["services"]) == ["a", "b"]
+    assert service_labels(compiled(text, stack="other"), "a").links == (
+        LinkLabel("other_b", ("one",)),
+        LinkLabel("shop_b", ("two",)),
+        LinkLabel("shop_c", ("c",)),
+    )
 
 
 def test_files_may_repeat_each_other() -> None:
@@ -310,24 +298,22 @@ def docker() -> str:
 @pytest.mark.parametrize(
     "more", ["", "services: {web: {deploy: {labels: {three: c}}}}", "services: {web: {links: [db]}}"]
 )
-def test_docker_merges_labels_and_networks(docker: str, tmp_path: Path, labels: str, more: str) -> None:
+def test_docker_merges_labels(docker: str, tmp_path: Path, labels: str, more: str) -> None:
     first = SHOP.replace("    image: shop/web\n", f"    image: shop/web\n    {labels}\n")
     texts = [first, f'version: "3.8"\n{more}'] if more else [first]
     before = stack_config(docker, tmp_path, *texts)
     override = compiled(*texts)
-    after = stack_config(docker, tmp_path, *texts, dump(override))
+    after = stack_config(docker, tmp_path, dump(override), *texts)
 
-    assert after["networks"] == before["networks"] | BRIDGE
+    assert after["networks"] == before["networks"]
     for name, service in after["services"].items():
         was = before["services"][name]
         added = override["services"].get(name, {})
         expected_labels = was.get("deploy", {}).get("labels", {}) | added.get("deploy", {}).get("labels", {})
         assert service.get("deploy", {}).get("labels", {}) == expected_labels
-        assert list(service.get("networks", {})) == (added.get("networks") or list(was.get("networks", {})))
         assert service.get("labels", {}) == was.get("labels", {}) | added.get("labels", {})
         for changed in (service, was):
             changed.pop("labels", None)
-            changed.pop("networks", None)
             changed.get("deploy", {}).pop("labels", None)
         assert {key: value for key, value in service.items() if value != {}} == {
             key: value for key, value in was.items() if value != {}
@@ -380,17 +366,15 @@ configs: {c: {external: true}}
 
 def test_docker_changes_nothing_else(docker: str, tmp_path: Path) -> None:
     before = stack_config(docker, tmp_path, RICH)
-    after = stack_config(docker, tmp_path, RICH, dump(compiled(RICH)))
+    after = stack_config(docker, tmp_path, dump(compiled(RICH)), RICH)
     web = after["services"]["web"]
     assert web["deploy"]["labels"] == {"a": "b", "linkwire.links": "shop_db:db"}
-    assert web.pop("networks") == {"linkwire-bridge": None}
     assert web["labels"] == {"c": "d", "linkwire.gate": "auto"}
     del web["deploy"]["labels"], before["services"]["web"]["deploy"]["labels"]
     del web["labels"], before["services"]["web"]["labels"]
     assert web == before["services"]["web"]
-    gated = {"networks": {"linkwire-bridge": None}, "labels": {"linkwire.gate": "auto"}}
-    assert after["services"]["db"] == before["services"]["db"] | gated
-    for section in ("volumes", "secrets", "configs", "x-wireguard"):
+    assert after["services"]["db"] == before["services"]["db"] | {"labels": {"linkwire.gate": "auto"}}
+    for section in ("volumes", "secrets", "configs"):
         assert after[section] == before[section]
 
 
@@ -407,9 +391,8 @@ def test_docker_adds_the_constraint_of_gate_true(docker: str, tmp_path: Path) ->
 @pytest.mark.parametrize("version", ["3.4", "3.5", "3.6", "3.7", "3.8", "3.9", "3.13", "3", ""])
 def test_docker_takes_every_version_that_we_take(docker: str, tmp_path: Path, version: str) -> None:
     text = f'version: "{version}"\nx-wireguard: {{}}\nservices: {{a: {{image: one, links: [b]}}, b: {{image: two}}}}'
-    merged = stack_config(docker, tmp_path, text, dump(compiled(text)))
-    assert merged["networks"] == BRIDGE
-    assert list(merged["services"]["b"]["networks"]) == ["linkwire-bridge"]
+    merged = stack_config(docker, tmp_path, dump(compiled(text)), text)
+    assert merged["services"]["a"]["deploy"]["labels"] == {"linkwire.links": "shop_b:b"}
 
 
 def test_docker_does_not_touch_dollars(docker: str, tmp_path: Path) -> None:
@@ -437,7 +420,7 @@ def test_docker_reads_every_name_as_we_write_it(
     assert not report.errors, told(report)
     if not override:
         return
-    merged = stack_config(docker, tmp_path, text, dump(override))
+    merged = stack_config(docker, tmp_path, dump(override), text)
     for name, linked in wanted.items():
         labels, errors = decode(merged["services"][name].get("deploy", {}).get("labels", {}))
         assert errors == ()

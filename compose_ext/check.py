@@ -1,0 +1,158 @@
+"""What `check` does with compose files: everything that is wrong with them, by our own word and by Docker's."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+
+from compose_ext import deploy, swarm
+from compose_ext.cursor import Context, Cursor
+from compose_ext.engine import Docker
+from compose_ext.errors import DockerError, Problem, Report
+from compose_ext.files import Files, Named, open_all
+from compose_ext.handover import handed
+from compose_ext.links import Links
+from compose_ext.loader import Document
+from compose_ext.override import check_labels, compile_override
+from compose_ext.unsupported import report_ignored
+
+OK = 0
+BAD = 2
+
+_LOOK_UP = 5.0
+"""Seconds that looking for other stacks' services may take: it is a courtesy."""
+_CONFIG = 25
+"""The first docker CLI whose `docker stack config` says what `docker stack deploy` would say of files."""
+_CONFIG_TIMEOUT = 30.0
+"""Seconds; 0.04 are usual."""
+_VERSION = re.compile(r"version ([0-9]+)\.")
+# What Docker says of a place: services.web.depends_on must be a list
+_SECTIONS = ("services", "networks", "volumes", "secrets", "configs")
+_PATH = re.compile(rf"\b({'|'.join(_SECTIONS)})\.([A-Za-z0-9_-]+)(?:\.([A-Za-z0-9_-]+))?")
+_ROOT = "(root) "
+_ADDITIONAL = re.compile(r"Additional property (\S+) is not allowed")
+
+
+def check(docker: Docker, named: Named, stack: str | None, *, as_json: bool) -> int:
+    """Check files and say what they come to; returns the exit code.
+
+    Args:
+        docker: asked what it thinks of the files, and for the services that `external_links` name; no answer is none.
+        named: the files.
+        stack: whose services' names are checked too.
+        as_json: say it for machines.
+
+    Raises:
+        BadFilesError: there are errors, which the user has been told.
+        UsageError: no file is named, or no good stack.
+    """
+    stack = deploy.stack_name(stack) if stack is not None else None
+    report = Report()
+    files = open_all(named, report)
+    if files.links and not report.errors:
+        if stack is None:
+            check_labels(files.links, report)
+        else:
+            compile_override(files.links, stack, report)
+    asked = False
+    if files.documents:
+        report_ignored(files.documents, report, linkwires=files.links is not None)
+        asked = _ask_docker(docker, files, report)
+    if files.links and not report.errors:
+        _report_absent(docker, files.links, report)
+    summary = _summary(files, asked=asked)
+    if as_json:
+        print(json.dumps(_answer(report, summary), indent=2))
+        return BAD if report.errors else OK
+    deploy.tell(report)
+    print(f"ok{summary}")
+    return OK
+
+
+def _summary(files: Files, *, asked: bool) -> str:
+    limited = "" if asked else " as far as links go (docker CLI 25 and later say more)"
+    if files.links is None:
+        return f"{limited}: no x-wireguard in these files; docker linkwire deploys them unchanged"
+    return f"{limited}: {files.links.summary}"
+
+
+def _answer(report: Report, summary: str) -> dict[str, object]:
+    return {
+        "ok": not report.errors,
+        "summary": "" if report.errors else f"ok{summary}",
+        "errors": [problem.as_record() for problem in report.errors],
+        "warnings": [problem.as_record() for problem in report.warnings],
+    }
+
+
+def _ask_docker(docker: Docker, files: Files, report: Report) -> bool:
+    """Report what Docker refuses of the files; returns whether it could be asked."""
+    try:
+        version = _VERSION.search(docker.ask(["--version"], _CONFIG_TIMEOUT))
+    except DockerError:
+        return False
+    if version is None or int(version[1]) < _CONFIG:
+        return False
+    with handed(docker.with_variables(files.variables), files.sources, "") as handover:
+        try:
+            words = ["stack", "config", *handover.arguments]
+            handover.docker.ask(words, _CONFIG_TIMEOUT, stdin=handover.stdin)
+        except DockerError as error:
+            problem = _located(str(error), files.documents)
+            if problem.place is None or problem.place not in {known.place for known in report.errors}:
+                report.add(problem)
+    return True
+
+
+def _located(said: str, documents: Sequence[Document]) -> Problem:
+    """Say a refusal of Docker's with the place of what it names, if that is found: the last file counts."""
+    report = Report()
+    path = _PATH.search(said)
+    additional = _ADDITIONAL.search(said)
+    keys = [key for key in path.groups() if key] if path else []
+    if additional and (keys or said.startswith(_ROOT)):
+        keys.append(additional[1])
+    message = f"Docker refuses this: {said}"
+    for document in reversed(documents):
+        cursor, depth = Cursor(Context(report, {}), document.file, document.root), 0
+        while depth < len(keys) and (inner := cursor.get(keys[depth])):
+            cursor, depth = inner, depth + 1
+        if depth and depth >= len(keys) - 1:
+            service = keys[1] if keys[0] == _SECTIONS[0] and len(keys) > 1 else None
+            return Problem(message, place=cursor.key_place, service=service, key=keys[2] if keys[3:] else None)
+    return Problem(message)
+
+
+def _report_absent(docker: Docker, links: Links, report: Report) -> None:
+    """Warn of links to services that the Swarm does not have, if a Swarm can be asked."""
+    external = [(name, entry) for name, found in links.entries.items() for entry in found if entry.external]
+    if not external:
+        return
+    try:
+        present = set(docker.ask(["service", "ls", "--format", "{{.Name}}"], _LOOK_UP).split())
+    except DockerError:
+        return
+    for name, entry in external:
+        if entry.provider not in present:
+            message = f"this Swarm has no service {entry.provider!r} (yet): the link works as soon as there is one"
+            report.add(Problem(message, place=entry.place, service=name, key="external_links", warning=True))
+
+
+def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
+    """Check the Swarm and say what is wrong there; returns the exit code.
+
+    Raises:
+        DockerError: neither the Swarm's services nor an agent can be asked.
+        UsageError: the stack has no good name.
+    """
+    problems = swarm.problems(docker, deploy.stack_name(stack) if stack else None)
+    if as_json:
+        errors = [Problem(problem).as_record() for problem in problems]
+        summary = "" if problems else "ok: nothing is wrong in this Swarm"
+        print(json.dumps({"ok": not problems, "summary": summary, "errors": errors, "warnings": []}, indent=2))
+        return 1 if problems else OK
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not problems:
+        print("ok: nothing is wrong in this Swarm")
+    return 1 if problems else OK
