@@ -4,8 +4,9 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
-from compose_ext import deploy, swarm
+from compose_ext import deploy, gate, swarm
 from compose_ext.cursor import Context, Cursor
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError, Problem, Report
@@ -145,12 +146,21 @@ def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
         DockerError: neither the Swarm's services nor an agent can be asked.
         UsageError: the stack has no good name.
     """
-    problems = swarm.problems(docker, deploy.stack_name(stack) if stack else None)
+    stack = deploy.stack_name(stack) if stack else None
+    notes: list[str] = []
+    with suppress(DockerError):  # a worker's Docker does not know
+        notes = gate.notes(docker, stack)
+    problems = swarm.problems(docker, stack)
     if as_json:
-        errors = [Problem(problem).as_record() for problem in problems]
-        summary = "" if problems else "ok: nothing is wrong in this Swarm"
-        print(json.dumps({"ok": not problems, "summary": summary, "errors": errors, "warnings": []}, indent=2))
+        report = Report()
+        for problem in problems:
+            report.add(Problem(problem))
+        for note in notes:
+            report.add(Problem(note, warning=True))
+        print(json.dumps(_answer(report, ": nothing is wrong in this Swarm"), indent=2))
         return 1 if problems else OK
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:

@@ -55,8 +55,8 @@ _DEPLOY = f"""\
 Deploy a stack, or update it, with its links
 
 Hands one more file that it writes, and then yours, to `docker stack deploy`; if none of them has x-wireguard just
-yours. Without -c it takes those of COMPOSE_FILE. Exits with 0 if all went well, with 1 if Docker failed or the Swarm has
-no Linkwire, with 2 if the files or the command line are wrong, and then nothing was deployed.
+yours. Without -c it takes those of COMPOSE_FILE. Exits with 0 if all went well, with 1 if Docker failed or the Swarm
+has no Linkwire, with 2 if the files or the command line are wrong, and then nothing was deployed.
 
 {_FILES}  -d, --detach               Do not wait for the services to converge (passed to docker stack deploy)
       --prune                Remove services that the files no longer have (passed on)

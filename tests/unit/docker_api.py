@@ -19,6 +19,15 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 API = "1.41"
+_ALWAYS: dict[str, Any] = {
+    "/info": {
+        "ID": "x",
+        "OSType": "linux",
+        "ServerVersion": "20.10.24",
+        "Swarm": {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n" * 25},
+    },
+    "/version": {"ApiVersion": API, "MinAPIVersion": "1.12", "Os": "linux", "Version": "20.10.24"},
+}
 _KINDS = ("services", "networks", "configs", "secrets")
 _CREATE = re.compile(rf"/({'|'.join(_KINDS)})/create")
 _ONE = re.compile(rf"/({'|'.join(_KINDS)})/([^/]+)")
@@ -38,11 +47,12 @@ class Recorded:
 
 
 class Api:
-    """The server; `recorded` is what was made since `forget`."""
+    """The server; `recorded` is what was made since `forget`, `has_linkwire` whether its services are there."""
 
     def __init__(self, socket: Path) -> None:
         self.host = f"unix://{socket}"
         self.recorded = Recorded()
+        self.has_linkwire = True
 
     def forget(self) -> Recorded:
         """Return what was made, and begin anew."""
@@ -53,17 +63,18 @@ class Api:
         """Return status and body for one request."""
         url = urlsplit(re.sub(r"^/v[0-9.]+", "", target))
         path, query = url.path, parse_qs(url.query)
-        if path == "/info":
-            swarm = {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n" * 25}
-            return 200, {"ID": "x", "OSType": "linux", "ServerVersion": "20.10.24", "Swarm": swarm}
-        if path == "/version":
-            return 200, {"ApiVersion": API, "MinAPIVersion": "1.12", "Os": "linux", "Version": "20.10.24"}
+        if path in _ALWAYS:
+            return 200, _ALWAYS[path]
         if (match := _CREATE.fullmatch(path)) and method == "POST":
             kept = getattr(self.recorded, match[1])
             kept[body["Name"]] = body
             return 201, {"ID": f"{match[1]}-{body['Name']}", "Id": f"{match[1]}-{body['Name']}"}
         if (match := _LIST.fullmatch(path)) and method == "GET":
             return 200, self._list(match[1], json.loads(query.get("filters", ["{}"])[0]))
+        if (match := _ONE.fullmatch(path)) and method == "DELETE":
+            made = getattr(self.recorded, match[1])
+            del made[match[2].removeprefix(f"{match[1]}-")]
+            return 204, None
         if (match := _ONE.fullmatch(path)) and method == "GET":
             return self._one(match[1], match[2])
         self.recorded.unknown.append(f"{method} {target}")
@@ -78,7 +89,16 @@ class Api:
             mode = {"Replicated": {"Replicas": 1}}
             return [
                 {"ID": role, "Spec": {"Name": f"linkwire_{role}", "Mode": mode}, "ServiceStatus": status}
-                for role in ("agent", "controller")
+                for role in (("agent", "controller") if self.has_linkwire else ())
+            ]
+        if kind == "configs" and "label" in filters:
+            (wanted,) = filters["label"]
+            label, _, value = wanted.partition("=")
+            labelled = {name: body for name, body in made.items() if (body.get("Labels") or {}).get(label)}
+            return [
+                {"ID": f"configs-{name}", "Spec": body}
+                for name, body in labelled.items()
+                if value in ("", body["Labels"][label])
             ]
         if names:
             # Secrets and configs are looked up by their names before a service is made: what is external is there.
@@ -112,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         chunked = self.headers.get("Transfer-Encoding") == "chunked"
         data = self._chunks() if chunked else self.rfile.read(int(self.headers.get("Content-Length") or 0))
         status, said = self.api.answer(self.command, self.path, json.loads(data) if data.strip() else {})
-        self._send(status, json.dumps(said).encode())
+        self._send(status, json.dumps(said).encode() if said is not None else b"")
 
     do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815 - likewise
 

@@ -122,8 +122,9 @@ def _service(chance: random.Random, names: list[str], *, later: bool) -> Compose
     for key, sources in (("configs", ("c", "d")), ("secrets", ("s", "t"))):
         if chance.random() < 0.5:
             service[key] = [
-                {"source": source, "target": f"/{key}/{number}"} | chance.choice([{}, {"mode": 0o400}])
-                for number, source in enumerate(chance.choices(sources, k=chance.randint(1, 3)))
+                {"source": source, "target": f"/{key}/{chance.randrange(10**6)}"}
+                | chance.choice([{}, {"mode": 0o400}])
+                for source in chance.choices(sources, k=chance.randint(1, 3))
             ]
     for setting in chance.sample(SETTINGS, chance.randint(0, 5)):
         service |= setting

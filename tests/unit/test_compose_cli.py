@@ -183,7 +183,7 @@ def test_check(docker: str, run: Run) -> None:
         f"{ok(docker)}: no x-wireguard in these files; docker linkwire deploys them unchanged\n",
     )
     assert shown.stderr == (
-        "plain.yml:2:38: warning: service 'web': links: Docker ignores these, and without x-wireguard so does "
+        "plain.yml:2:30: warning: service 'web': links: Docker ignores these, and without x-wireguard so does "
         "Linkwire: for links by WireGuard write `x-wireguard: {}` at the top of plain.yml\n"
     )
     shown = run(docker, "linkwire", "check", "-c", "bad.yml")

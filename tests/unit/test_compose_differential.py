@@ -26,7 +26,10 @@ from tests.unit.random_stacks import Stack, random_stack
 PROGRAMS = docker_programs()
 COUNT = int(os.environ.get("LINKWIRE_DIFFERENTIAL", "40"))
 HEADER = 'version: "3.8"\nx-wireguard: {}\n'
-TOP = "configs: {c: {file: ./c.txt}}\nsecrets: {s: {external: true}}\nnetworks: {front: {}, back: {}}\nvolumes: {v: {}}\n"
+TOP = (
+    "configs: {c: {file: ./c.txt}}\nsecrets: {s: {external: true}}\n"
+    "networks: {front: {}, back: {}}\nvolumes: {v: {}}\n"
+)
 
 SHAPES = {
     "tcp and udp": '{web: {image: a, links: [dns]}, dns: {image: b, ports: ["53:53/tcp", "53:53/udp"]}}',
