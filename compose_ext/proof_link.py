@@ -24,6 +24,7 @@ MOST = 20
 """Nodes that take part. Each asks each: more would be a load, and prove nothing more of the image."""
 _STARTING = 60.0
 _PORT = 7777
+_BRIDGE = "bridge"
 _GONE = 60.0
 
 
@@ -105,6 +106,7 @@ def _compose(image: str, nodes: Sequence[str]) -> str:
     where = {"LINKWIRE_NODE": "{{.Node.Hostname}}", "LINKWIRE_NODE_ID": "{{.Node.ID}}"}
     told = {"LINKWIRE_NODES": json.dumps(expected), "LINKWIRE_SECONDS": f"{SECONDS:g}"}
     common: dict[str, Any] = {"image": image.replace("$", "$$"), "read_only": True, "cap_drop": ["ALL"]}
+    common["networks"] = [_BRIDGE]  # nothing but the link is to be proven
     answering = common | {
         "entrypoint": ["linkwire-agent", "answer"],
         "environment": where,
@@ -117,4 +119,6 @@ def _compose(image: str, nodes: Sequence[str]) -> str:
         "links": ["answer"],
         "deploy": spread | {"restart_policy": {"condition": "none"}},
     }
-    return json.dumps({"version": "3.8", "x-wireguard": {}, "services": {"answer": answering, "ask": asking}})
+    services = {"answer": answering, "ask": asking}
+    networks = {_BRIDGE: {"external": True, "name": "bridge"}}
+    return json.dumps({"version": "3.8", "x-wireguard": {}, "services": services, "networks": networks})
