@@ -106,8 +106,7 @@ def changes(content: bytes, entries: Iterable[HostEntry]) -> tuple[Change, ...]:
         return _in_front(content, [text for texts in wanted.values() for text in texts.values()]) if wanted else ()
     in_place, missing, stale = _compared(ours, wanted)
     spare = [line for line in ours if line.is_comment]
-    by_start = sorted(stale, key=lambda line: line.start)
-    ends = {name: line.start for line in by_start if line.entry for name in line.entry.names}
+    ends = _ends(ours, stale)
     placed: list[Change] = []
     unplaced: list[bytes] = []
     for text in missing:
@@ -244,6 +243,18 @@ def _compared(ours: list[_Line], wanted: Wanted) -> tuple[list[Change], list[byt
                 in_place.append((holder.start, holder.with_text(text)))
         stale += others
     return in_place, missing, stale
+
+
+def _ends(ours: list[_Line], stale: list[_Line]) -> dict[str, int]:
+    """By name: where another line of it must come after, so that its first address stays the first."""
+    staying = [line for line in ours if line.entry and line not in stale]
+    return {
+        name: line.start
+        for lines in (reversed(staying), sorted(stale, key=lambda line: line.start))
+        for line in lines
+        if line.entry
+        for name in line.entry.names
+    }
 
 
 def _filled(line: _Line, text: bytes) -> tuple[Change, Change]:

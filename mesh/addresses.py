@@ -35,6 +35,14 @@ def twin(prefix: IPv6Network, address: IPv4Address) -> IPv6Address:
     return IPv6Address(int(prefix.network_address) | int(address))
 
 
+def nobody(subnet: IPv4Network) -> IPv4Address:
+    """The address of the mesh that is never anybody's: the subnet's last, which `pick_address` does not give.
+
+    A link's name leads there while its provider has no address, so that it is refused at once and asked of no DNS.
+    """
+    return subnet.broadcast_address
+
+
 def pick_address(subnet: IPv4Network, taken: Container[IPv4Address], hint: str) -> IPv4Address:
     """A free address of the subnet, never its first (the network) or last (the broadcast).
 

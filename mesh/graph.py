@@ -13,7 +13,7 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Literal
 
-from mesh.addresses import TWIN_PREFIX, twin
+from mesh.addresses import TWIN_PREFIX, nobody, twin
 from mesh.apart import Here, Outside, outside
 from mesh.keys import PrivateKey, PublicKey
 from mesh.labels import LinkLabel, key_name
@@ -51,7 +51,7 @@ class Graph:
         links: (consumer's id, provider's name) -> what the one's labels say of the other.
         endpoints: service id -> its endpoints, by task.
         by_task: task -> its endpoint.
-        addresses: address of an endpoint or a VIP -> a task or service that has it.
+        addresses: address of an endpoint or a VIP -> a task or service that has it; of nobody: "".
         keys: public key of an endpoint -> a task that has it.
         outside: who is where on other networks.
         problems: what is contradictory in the records, in words.
@@ -142,6 +142,8 @@ def index(snapshot: Snapshot) -> Graph:
     every = sorted(snapshot.all(Endpoint), key=lambda endpoint: (endpoint.task, endpoint.service))
     subnet = cluster.subnet if cluster else None
     held = Counter([*(endpoint.address for endpoint in every), *(service.vip for service in services.values())])
+    if subnet is not None:
+        held[nobody(subnet)] += 1
     sound = _sound_endpoints(every, held, subnet, problems)
     vips = _sound_vips(services.values(), held, subnet, problems)
     endpoints: defaultdict[str, list[Endpoint]] = defaultdict(list)
@@ -157,7 +159,11 @@ def index(snapshot: Snapshot) -> Graph:
         links={ends: tuple(found) for ends, found in links.items()},
         endpoints={service: tuple(found) for service, found in endpoints.items()},
         by_task={endpoint.task: endpoint for endpoint in sound},
-        addresses={one.vip: one.id for one in services.values()} | {one.address: one.task for one in every},
+        addresses={
+            **({nobody(subnet): ""} if subnet is not None else {}),
+            **{one.vip: one.id for one in services.values()},
+            **{one.address: one.task for one in every},
+        },
         keys={one.public_key: one.task for one in every},
         outside=outside(services, every),
         problems=tuple(problems),
@@ -245,9 +251,9 @@ def desired(
         mtu=max(MIN_MTU, least_mtu),
         peers=_peers(graph, prefix, service, endpoint, link_keys, known or PeerConfigs()),
         # Linked to its own service, a task would take itself each time: glibc sorts an address of its own first.
-        hosts=tuple(entry for entry in _hosts(graph, service, prefix) if entry.address != endpoint.address),
+        hosts=tuple(entry for entry in hosts(graph, service.id) if entry.address != endpoint.address),
         policy=_policy(graph, cluster, service, endpoint, here),
-        answers=tuple(sorted(_by_dns(graph, service, prefix), key=lambda answer: answer.name)),
+        answers=tuple(sorted(_by_dns(graph, service, cluster), key=lambda answer: answer.name)),
     )
 
 
@@ -276,48 +282,59 @@ def _aliases(service: Service) -> Iterator[tuple[str, list[str]]]:
         yield link.provider, [a for a in link.aliases if owners.setdefault(a.lower(), link.provider) == link.provider]
 
 
-def _hosts(graph: Graph, service: Service, prefix: IPv6Network) -> Iterator[HostEntry]:
+def hosts(graph: Graph, service_id: str) -> tuple[HostEntry, ...]:
     """The lines for the names of a service's links: VIPs, each followed by its twin, then tasks.
+
+    They rest on the records alone, and so are known before a task of the service has an address.
 
     With dnsrr the VIP is the first of all: a program takes the first address and keeps it, and each new connection to
     the VIP goes to a ready task by chance. The tasks follow for a program that wants to know them all, and all of it
     is IPv4: a resolver sorts IPv6 addresses by how near they look (RFC 6724, rule 9), and a twin nearest the task's
     own, or the task itself, would be taken each time.
     """
-    names: defaultdict[tuple[IPv4Address, _Lead], list[str]] = defaultdict(list)
+    service, cluster = graph.services.get(service_id), graph.cluster
+    if service is None or cluster is None:
+        return ()
+    names: defaultdict[tuple[IPv4Address, _Lead, str], list[str]] = defaultdict(list)
     for provider, aliases in _aliases(service):
-        for lead in _leads(graph, provider) if aliases else ():
-            names[lead] += (alias for alias in aliases if alias not in names[lead])
-    for address, what in sorted(names, key=lambda lead: (lead[1] == "task", int(lead[0]))):
-        yield HostEntry(address, tuple(names[address, what]))
+        for address, what in _leads(graph, provider, cluster) if aliases else ():
+            entry = names[address, what, provider]
+            entry += (alias for alias in aliases if alias not in entry)
+    found: list[HostEntry] = []
+    for address, what, provider in sorted(names, key=lambda lead: (lead[1] == "task", int(lead[0]), lead[2])):
+        found.append(HostEntry(address, tuple(names[address, what, provider])))
         if what == "vip":
-            yield HostEntry(twin(prefix, address), tuple(names[address, what]))
+            found.append(HostEntry(twin(cluster.subnet6, address), found[-1].names))
+    return tuple(found)
 
 
-def _by_dns(graph: Graph, service: Service, prefix: IPv6Network) -> Iterator[Answer]:
+def _by_dns(graph: Graph, service: Service, cluster: Cluster) -> Iterator[Answer]:
     """What is answered by DNS for the same names: with dnsrr the ready tasks, or where there is none the VIP."""
     for provider, aliases in _aliases(service):
-        leads = list(_leads(graph, provider))
+        leads = _leads(graph, provider, cluster)
         tasks = [address for address, what in leads if what == "task"]
         first = [address for address, what in leads if what == "vip" or (what == "dnsrr" and not tasks)]
-        twins = [twin(prefix, address) for address, what in leads if what == "vip"]
+        twins = [twin(cluster.subnet6, address) for address, what in leads if what == "vip"]
         rotates = any(what != "vip" for _, what in leads)
         yield from (Answer(name, (*first, *tasks, *twins), rotates) for name in sorted({a.lower() for a in aliases}))
 
 
-def _leads(graph: Graph, provider: str) -> Iterator[tuple[IPv4Address, _Lead]]:
+def _leads(graph: Graph, provider: str, cluster: Cluster) -> list[tuple[IPv4Address, _Lead]]:
     """What a provider's name leads to: its VIP, whether or not any task is ready, and with dnsrr every ready task.
 
     Of two services of one name, for the moment that there are two, only those that can answer are given if any can:
-    a program that asks once and never again must not be left with the one that ends.
+    a program that asks once and never again must not be left with the one that ends. A name that led nowhere would be
+    asked of DNS and its search domains: where there is nobody, it leads to the address that is nobody's.
     """
     ids = graph.by_name.get(provider, ())
-    for found in [one for one in ids if graph.ready(one)] or ids:
-        dnsrr = graph.services[found].dnsrr
-        if found in graph.vips:
-            yield graph.vips[found], "dnsrr" if dnsrr else "vip"
+    found: list[tuple[IPv4Address, _Lead]] = []
+    for one in [one for one in ids if graph.ready(one)] or ids:
+        dnsrr = graph.services[one].dnsrr
+        if one in graph.vips:
+            found.append((graph.vips[one], "dnsrr" if dnsrr else "vip"))
         if dnsrr:
-            yield from ((address, "task") for address in graph.ready(found))
+            found += ((address, "task") for address in graph.ready(one))
+    return found or [(nobody(cluster.subnet), "vip")]
 
 
 def _policy(graph: Graph, cluster: Cluster, service: Service, own: Endpoint, here: Here) -> Policy:

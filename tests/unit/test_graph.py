@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.addresses import pick_address, pick_port, twin, ula
+from mesh.addresses import nobody, pick_address, pick_port, twin, ula
 from mesh.errors import Terminal
-from mesh.graph import Graph, device_name
+from mesh.graph import Graph, device_name, hosts
 from mesh.linkkeys import LinkKeys, combined_key
 from mesh.peerconfigs import KEEPALIVE
 from mesh.policy import Balance
@@ -22,6 +22,7 @@ from tests.unit.link_graphs import CLUSTER, config, endpoint, graph, interface, 
 from tests.unit.swarm_world import secret
 
 NAMES = ("a", "b", "c")
+NOBODY = str(nobody(CLUSTER.subnet))
 
 
 def peers(made: Graph, task: str) -> set[str]:
@@ -34,11 +35,15 @@ def both(address: str | IPv4Address) -> tuple[IPAddress, IPAddress]:
 
 def names(made: Graph, task: str) -> dict[str, tuple[str, ...]]:
     """IPv4 address -> its names; that each is followed by its twin is checked."""
-    hosts = config(made, task).hosts
-    for one, two in zip(hosts[::2], hosts[1::2], strict=True):
+    entries = config(made, task).hosts
+    assert entries == hosts(made, made.by_task[task].service)
+    for one, two in zip(entries[::2], entries[1::2], strict=True):
         assert (one.address, two.address) == both(str(one.address))
         assert one.names == two.names
-    return {str(entry.address): entry.names for entry in hosts[::2]}
+    found: dict[str, tuple[str, ...]] = {}
+    for entry in entries[::2]:
+        found[str(entry.address)] = (*found.get(str(entry.address), ()), *entry.names)
+    return found
 
 
 # --- examples
@@ -150,11 +155,11 @@ def test_the_suspects_of_a_task_are_those_that_it_may_connect_to() -> None:
 def test_a_name_leads_to_the_vip_of_its_provider_ready_or_not() -> None:
     links = (("c", "cache store"), ("b", "db"), ("missing", "x"))
     records = (CLUSTER, service("A", "a", *links), service("B", "b"), service("C", "c"), endpoint("A", "a1", 1))
-    expected = {"10.1.9.2": ("db",), "10.1.9.3": ("cache", "store")}
+    expected = {"10.1.9.2": ("db",), "10.1.9.3": ("cache", "store"), NOBODY: ("x",)}
     for tasks in ((), (endpoint("B", "b1", 2),), (endpoint("B", "b1", 2, ready=False), endpoint("C", "c1", 3))):
         found = names(graph(*records, *tasks), "a1")
         assert found == expected
-        assert list(found) == sorted(found), "in the order of the addresses"
+        assert list(found) == sorted(found, key=IPv4Address), "in the order of the addresses"
 
 
 def test_with_dnsrr_a_name_leads_to_the_vip_first_and_to_every_ready_task() -> None:
@@ -227,6 +232,13 @@ def test_two_services_of_one_name_are_both_the_provider_for_a_moment() -> None:
             assert names(found, "a1").keys() == wanted, "the name leads to those that can answer, if any can"
 
 
+def test_the_address_that_is_nobodys_is_given_to_nobody() -> None:
+    taken = replace(endpoint("B", "b1", 2), address=nobody(CLUSTER.subnet))
+    made = graph(CLUSTER, service("A", "a", ("b", "db")), service("B", "b"), endpoint("A", "a1", 1), taken)
+    assert peers(made, "a1") == set()
+    assert len(made.problems) == 1
+
+
 # --- contradictory records
 
 
@@ -259,7 +271,8 @@ def test_a_vip_that_is_not_a_services_own_is_given_to_nobody_and_it_is_said(of: 
     made = graph(CLUSTER, a, *records[of], endpoint("A", "a1", 1), endpoint("B", "b1", 2))
     bad = {"b", "c"} if of == "another service" else {"b"}
     assert made.vips.keys() == {"A", "B", "C"} - {name.upper() for name in bad}
-    assert names(made, "a1") == ({} if "c" in bad else {"10.1.9.3": ("cache",)})
+    wanted = {NOBODY: ("db", "cache")} if "c" in bad else {"10.1.9.3": ("cache",), NOBODY: ("db",)}
+    assert names(made, "a1") == wanted
     assert [one.vip for one in config(made, "a1").policy.balance] == ([] if "c" in bad else [vip("C")])
     assert {p.split(":")[0] for p in made.problems} >= {f"service {name}" for name in bad}
     assert peers(made, "a1") == {"b1"}, "of a task with the same address nothing is believed"
@@ -359,7 +372,7 @@ def check_links(made: Graph, found: dict[str, tuple[str, list[str]]]) -> None:
             able = [other for other in ids if any(e.ready and e.service == other for e in made.by_task.values())]
             wanted = {made.vips[other] for other in able or ids if other in made.vips}
             addresses = {address for address, alias in given_names if alias == f"to-{name}"}
-            expected = wanted if name in found[one.service][1] else set()
+            expected = (wanted or {nobody(CLUSTER.subnet)}) if name in found[one.service][1] else set()
             assert addresses == {address for v4 in expected for address in both(v4)}
 
 
