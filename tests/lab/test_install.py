@@ -79,7 +79,8 @@ def linked(installed: Deployment) -> Iterator[programs.Task]:
 
 
 def carries(client: programs.Task) -> bool:
-    return programs.count_calls(client, "web", 1)[0].who is not None
+    """Whether somebody answers; each of the program's threads makes an even share of the calls."""
+    return any(call.who is not None for call in programs.count_calls(client, "web", 8))
 
 
 def held(deployment: Deployment) -> dict[str, str]:
@@ -308,25 +309,10 @@ def test_a_mistyped_image_changes_nothing(installed: Deployment) -> None:
     assert containers(installed) == running
 
 
-def test_an_image_that_ends_at_once_is_taken_back(installed: Deployment) -> None:
-    """Had Swarm been given it in another way: what ran before runs again, and nobody has to do anything."""
-    before = installed.lab.manager.get("/services/linkwire_agent")["Spec"]["TaskTemplate"]["ContainerSpec"]
-    manager = installed.lab.manager
-    manager.docker("service", "update", "--detach", "--args", "no-such-command", "linkwire_agent")
-
-    def taken_back() -> bool:
-        service = manager.get("/services/linkwire_agent")
-        state = (service.get("UpdateStatus") or {}).get("State")
-        return state == "rollback_completed" and service["Spec"]["TaskTemplate"]["ContainerSpec"] == before
-
-    process.wait_for("Swarm to take it back", taken_back, seconds=90, every=0.5)
-    process.wait_for("an agent on every node", installed.agents_ready, seconds=90, every=0.5)
-
-
 def leftovers(deployment: Deployment) -> list[str]:
     """What of Linkwire is on the nodes and in the Swarm: volumes, containers, files, networks, labels."""
     manager = deployment.lab.manager
-    found = [*held(deployment), *containers(deployment)]
+    found = [name for name in held(deployment) if name.startswith("linkwire")] + list(containers(deployment))
     found += [one["Spec"]["Name"] for one in manager.get("/services") if "linkwire" in one["Spec"]["Name"]]
     for node in deployment.lab.nodes:
         found += node.docker("volume", "ls", "--quiet", "--filter", "name=linkwire").stdout.split()
