@@ -74,11 +74,12 @@ class WatchedClock:
         if self._clock.latest < before.latest:
             back = round(before.latest - self._clock.latest)
             log.warning("wall clock went back, new keys are needed", seconds=back, tasks=len(self._clock.spent))
-        changed = self._clock.spent != self._saved.spent or self._clock.latest < self._saved.latest
-        if changed or time.monotonic() >= self._saved_at + SAVE_S:
-            self._save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write down what is remembered, unless that was done just now. It waits for the disk."""
+        changed = self._clock.spent != self._saved.spent or self._clock.latest < self._saved.latest
+        if not changed and time.monotonic() < self._saved_at + SAVE_S:
+            return
         self._saved, self._saved_at = self._clock, time.monotonic()
         value = {"latest": self._clock.latest, "spent": dict(self._clock.spent)}
         try:

@@ -178,6 +178,7 @@ class Agent:
             raise Terminal("somebody else signs with this node's report key: it is given up, and a new one made")
         devices = self._looks.take(self._tasks, self._backend, self._wake.is_pending)
         if devices is not None:
+            self._clock.save()
             self._trust.save(self._node.id)
             self._prove(snapshot, reporter)
             trust = self._trust

@@ -32,15 +32,19 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_it_is_remembered_over_restarts(tmp_path: Path, now: list[float]) -> None:
-    WatchedClock(tmp_path).look({"a": 0})
+    first = WatchedClock(tmp_path)
+    first.look({"a": 0})
+    first.save()
     now.append(500.0)
     again = WatchedClock(tmp_path)
     assert again.spent == {}
     again.look({"a": 0, "b": 1})
     assert again.spent == {"a": 0, "b": 1}
+    again.save()
     once_more = WatchedClock(tmp_path)
     once_more.look({"a": 1, "b": 1})
     assert once_more.spent == {"b": 1}
+    once_more.save()
     assert json.loads((tmp_path / FILE).read_text()) == {"latest": 500.0, "spent": {"b": 1}}
 
 
@@ -49,5 +53,6 @@ def test_what_cannot_be_read_is_as_if_the_node_were_new(tmp_path: Path, now: lis
     (tmp_path / FILE).write_text(content)
     watched = WatchedClock(tmp_path)
     watched.look({"a": 0})
+    watched.save()
     assert watched.spent == {}
     assert json.loads((tmp_path / FILE).read_text())["latest"] == now[-1]
