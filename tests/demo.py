@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.lab import Lab, images
+from tests.lab import Lab, images, process
 from tests.lab.capture import Capture, Seen
 from tests.lab.deployment import EXAMPLES, Deployment
 from tests.lab.layout import LabError
@@ -37,6 +37,8 @@ networks:
   open:
     driver: overlay
 """
+PATIENCE_S = 180.0
+"""For each wait: long, since an idle machine needs a tenth of it, and one with other work all of it."""
 BEGAN = time.monotonic()
 
 
@@ -58,9 +60,17 @@ def main() -> int:
             case _:
                 print("python -m tests.demo up|down", file=sys.stderr)
                 return 2
-    except LabError as error:
-        print(f"demo: {error}", file=sys.stderr)
+    except (LabError, OSError) as error:
+        print(
+            f"demo: {error}\ndemo: look around with `docker -H unix://{lab.manager.socket}`, ",
+            file=sys.stderr,
+            end="",
+        )
+        print("take it away with `make demo-down`, or mend it with `make demo`", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("demo: stopped half-way; `make demo` mends it, `make demo-down` takes it away", file=sys.stderr)
+        return 130
 
 
 def _up(lab: Lab) -> int:
@@ -73,8 +83,8 @@ def _up(lab: Lab) -> int:
     deployment.deploy("demo", EXAMPLES / "linuxkit/docker-compose.yml")
     deployment.deploy("shop", EXAMPLES / "shop/docker-compose.yml")
     say("waiting until every pair of every link has shaken hands")
-    deployment.wait_connected("demo")
-    deployment.wait_connected("shop")
+    deployment.wait_connected("demo", PATIENCE_S)
+    deployment.wait_connected("shop", PATIENCE_S)
     shown = _show(lab, deployment)
     print("\n$ docker linkwire ps")
     print(deployment.linkwire("ps"))
@@ -84,21 +94,19 @@ def _up(lab: Lab) -> int:
 
 
 def _show(lab: Lab, deployment: Deployment) -> bool:
-    page = _fetched(lambda: _apart(deployment), "http://web/")
+    page = _fetched(lambda: _apart(deployment), "http://web/", "nginx")
     say("the page that a client on another node fetched by name over the link:")
     print("\n".join(f"          | {line}" for line in page.splitlines()[:6]))
-    order = _fetched(lambda: deployment.wait_running("shop_front", 1)[0], "http://127.0.0.1:8080/")
+    order = _fetched(lambda: _one(deployment, "shop_front"), "http://127.0.0.1:8080/", "order")
     say(f"an order that went nginx -> app -> redis over two links: {order.strip()}")
     canary = f"canary-{secrets.token_hex(16)}"
-    linked = _captured(lab, canary, *_apart(deployment))
+    linked = _captured(lab, canary, lambda: _apart(deployment))
     over = f"{linked.packets} packets, {linked.udp} of WireGuard"
     say(f"on the wire, over the link:      {over}, canary {linked.canary} times")
     deployment.lab.manager.docker(
         "stack", "deploy", "-c", "-", "plain", stdin=PLAIN.format(image=deployment.images.demo), env=dict(os.environ)
     )
-    client = deployment.wait_running("plain_client", 1)[0]
-    deployment.wait_running("plain_web", 1)
-    plain = _captured(lab, canary, *client)
+    plain = _captured(lab, canary, lambda: _one(deployment, "plain_client"))
     say(f"on the wire, plain overlay:      {plain.packets} packets, canary {plain.canary} times")
     deployment.remove("plain")
     good = linked.canary == 0 and linked.udp > 0 and plain.canary > 0
@@ -106,42 +114,65 @@ def _show(lab: Lab, deployment: Deployment) -> bool:
     return good
 
 
+def _patient(ready: Callable[[], bool]) -> Callable[[], bool]:
+    """The same question; not yet, where a task has ended since it was listed."""
+
+    def asked() -> bool:
+        try:
+            return ready()
+        except LabError:
+            return False
+
+    return asked
+
+
+def _one(deployment: Deployment, service: str) -> tuple[Node, str]:
+    """The one running task of a service, now."""
+    if not (tasks := deployment.tasks(service)):
+        raise LabError(f"no task of {service} runs")
+    return tasks[0]
+
+
 def _apart(deployment: Deployment) -> tuple[Node, str]:
-    """A client on another node than the web server's."""
-    web, _ = deployment.wait_running("demo_web", 1)[0]
-    return next((node, container) for node, container in deployment.tasks("demo_client") if node.name != web.name)
+    """A client on another node than the web server's, now."""
+    web, _ = _one(deployment, "demo_web")
+    for node, container in deployment.tasks("demo_client"):
+        if node.name != web.name:
+            return node, container
+    raise LabError(f"no task of demo_client runs on another node than {web.name}")
 
 
-def _fetch(node: Node, container: str, url: str) -> str:
-    return node.docker("exec", container, "curl", "--silent", "--max-time", "10", url).stdout
+def _fetch(node: Node, container: str, url: str, *flags: str) -> str:
+    return node.docker("exec", container, "curl", "--silent", "--show-error", *flags, "--max-time", "10", url).stdout
 
 
-def _fetched(whence: Callable[[], tuple[Node, str]], url: str) -> str:
-    """What there is at a URL, as soon as there is anything: nginx ends when it starts before its upstream's name is
-    there, and Swarm starts it again.
-    """
-    deadline = time.monotonic() + 60
+def _fetched(whence: Callable[[], tuple[Node, str]], url: str, awaited: str) -> str:
+    """What a URL answers, as soon as there is an answer with a certain word in it."""
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            if answer := _fetch(*whence(), url):
+            answer = _fetch(*whence(), url, "--fail")
+            if awaited in answer:
                 return answer
-            problem = "an empty answer"
+            problem = f"the answer was {answer[:200]!r}"
         except LabError as error:
             problem = str(error)
         if time.monotonic() > deadline:
-            raise LabError(f"no answer from {url}: {problem}")
+            raise LabError(f"no answer from {url} with {awaited!r} in it for {PATIENCE_S:.0f} s: {problem}")
         time.sleep(0.5)
 
 
-def _captured(lab: Lab, canary: str, node: Node, container: str) -> Seen:
+def _captured(lab: Lab, canary: str, whence: Callable[[], tuple[Node, str]]) -> Seen:
     """Fetch http://web/CANARY, which is not there, while every packet between nodes is kept."""
+
+    def answered() -> bool:
+        return "404" in _fetch(*whence(), f"http://web/{canary}")
+
     capture = Capture(lab)
     with capture:
-        deadline = time.monotonic() + 30
-        while "404" not in (answer := _fetch(node, container, f"http://web/{canary}")):
-            if time.monotonic() > deadline:
-                raise LabError(f"no answer to the canary: {answer[:200]!r}")
-            time.sleep(0.5)
+        process.wait_for(
+            "an answer from http://web/ to the canary", _patient(answered), seconds=PATIENCE_S, every=0.5
+        )
     seen = capture.search(canary.encode())
     capture.close()
     return seen

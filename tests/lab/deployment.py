@@ -160,10 +160,14 @@ class Deployment:
 
     def wait_running(self, service: str, count: int, seconds: float = WAIT_S) -> list[tuple[Node, str]]:
         """Wait until a service has exactly so many running tasks; them."""
-        process.wait_for(
-            f"{count} tasks of {service}", lambda: len(self.tasks(service)) == count, seconds=seconds, every=0.2
-        )
-        return self.tasks(service)
+        tasks: list[tuple[Node, str]] = []
+
+        def are_there() -> bool:
+            tasks[:] = self.tasks(service)
+            return len(tasks) == count
+
+        process.wait_for(f"{count} tasks of {service}", are_there, seconds=seconds, every=0.2)
+        return tasks
 
     def logged(self, service: str) -> str:
         """What every running task of a service has said, asked of the nodes.
