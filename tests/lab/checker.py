@@ -207,16 +207,16 @@ def _name_faults(who: str, device: Wired, graph: Graph, wired: list[Wired]) -> I
     meant: set[str] = set()
     vips: set[str] = set()
     for provider, aliases in graph.names[device.service].items():
-        if provider not in graph.services:
-            continue
+        meant |= aliases
         addresses = _ready(provider, wired)
         found = {frozenset(device.hosts.get(alias, ())) for alias in aliases}
-        if provider not in graph.dnsrr:
-            meant |= aliases
+        if provider not in graph.services:
+            if not set().union(*found).isdisjoint(device.backends or {}):
+                yield f"{who}: {provider}, which is no service, is {[sorted(one) for one in found]}, not nobody"
+        elif provider not in graph.dnsrr:
             vips |= set().union(*found)
             yield from _spread_faults(f"{who}: {provider}", found, device.backends or {}, addresses)
         else:
-            meant |= aliases
             tasks = frozenset(address for address in addresses if ":" not in address)
             vips |= {vip for vip, to in (device.backends or {}).items() if addresses and set(to) == addresses - tasks}
             vips |= set().union(*found) - tasks
@@ -261,7 +261,7 @@ def _vip_faults(graph: Graph, wired: list[Wired]) -> Iterable[str]:
     of: defaultdict[str, set[str]] = defaultdict(set)  # service -> addresses
     for device in wired:
         for provider, aliases in graph.names[device.service].items():
-            for alias in aliases if provider not in graph.dnsrr else ():
+            for alias in aliases if provider in graph.services and provider not in graph.dnsrr else ():
                 for address in device.hosts.get(alias, ()):
                     vips[address].add(provider)
                     of[provider].add(address)
