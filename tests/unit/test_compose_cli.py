@@ -447,11 +447,21 @@ def test_no_docker_at_all(run: Run, files: Path) -> None:
     assert left_behind(files) == []
 
 
+WAITING = """\
+#!/bin/sh
+# docker, of a Swarm with Linkwire, whose deployment takes long
+case "$*" in
+  *"stack deploy"*) echo $$ > "$RECORD"; exec sleep 600 ;;
+  *"service ls"*) printf 'linkwire_agent\\nlinkwire_controller\\n' ;;
+esac
+"""
+
+
 @contextmanager
 def waiting_deploy(environment: dict[str, str], files: Path, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Start a deployment that does not end: its docker reads a pipe that nobody writes to."""
     program = files / "slow"
-    program.write_text('#!/bin/sh\necho $$ > "$RECORD"\nexec sleep 600\n')
+    program.write_text(WAITING)
     program.chmod(0o755)
     process = subprocess.Popen(
         [PLUGIN, "linkwire", "deploy", "-c", "good.yml", "s"],
@@ -624,7 +634,8 @@ EXTERNAL = "x-wireguard: {}\nservices: {a: {image: web, external_links: [other_m
 def test_check_tells_of_absent_services(run: Run, files: Path, agent: dict[str, str]) -> None:
     (files / "a.yml").write_text(EXTERNAL)
     shown = run(PLUGIN, "linkwire", "check", "-c", "a.yml", **agent)
-    assert (shown.returncode, shown.stdout) == (0, "ok: 2 links between 3 services\n")
+    assert shown.returncode == 0
+    assert shown.stdout.endswith(": 2 links between 3 services\n")
     assert shown.stderr == (
         "a.yml:2:57: warning: service 'a': external_links: this Swarm has no service 'other_news' (yet): "
         "the link works as soon as there is one\n"
@@ -633,7 +644,7 @@ def test_check_tells_of_absent_services(run: Run, files: Path, agent: dict[str, 
 
 def test_check_asks_nobody_without_need(run: Run, files: Path, agent: dict[str, str]) -> None:
     run(PLUGIN, "linkwire", "check", "-c", "good.yml", **agent)
-    assert not (files / "record").exists()
+    assert record(files) == ["--version"]
 
 
 def test_check_is_quiet_where_there_is_no_engine(docker: str, run: Run, files: Path) -> None:
