@@ -69,6 +69,7 @@ _LATER = {
 }
 
 
+_COMPACTED = "required revision has been compacted"
 _CLOSED = "the store is closed"
 _OLD_AUTH = "revision of auth store is old"  # users or roles changed while we were asking
 
@@ -122,8 +123,12 @@ class Link:
         return answer
 
     def compact(self, revision: int, timeout: float) -> None:
-        """Forget all history up to a revision; done when its space is free."""
-        self._kv.Compact(etcdrpc.CompactionRequest(revision=revision, physical=True), timeout=timeout)
+        """Forget all history up to a revision; done when its space is free. Again is no error."""
+        try:
+            self._kv.Compact(etcdrpc.CompactionRequest(revision=revision, physical=True), timeout=timeout)
+        except grpc.RpcError as error:
+            if _COMPACTED not in str(error.details()):
+                raise
 
     def commit(
         self,

@@ -64,6 +64,16 @@ def test_the_alarm_alone_is_no_mending(full: EtcdServer) -> None:
         assert "database space exceeded" in write(line, b"two")
 
 
+def test_a_mending_that_was_broken_off_is_done_again(full: EtcdServer) -> None:
+    """Compacted, and not disarmed: nothing is written meanwhile, so the same revision would be compacted again."""
+    with closing(Line([full.target], 5.0)) as line:
+        with line.use() as link:
+            etcd_space.compact(link, etcd_space.space(link).revision)
+        Upkeep(QUOTA).mend(line)
+        assert not asked(line).alarm
+        assert write(line, b"two") == "written"
+
+
 def test_a_file_that_is_mostly_free_is_given_back(tmp_path: Path) -> None:
     with EtcdServer(tmp_path) as server, closing(Line([server.target], 5.0)) as line:
         for _ in range(60):
