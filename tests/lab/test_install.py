@@ -147,7 +147,7 @@ def test_nodes_that_cannot_have_the_gate_are_named_and_left_as_they_are(installe
             assert n2.config.read_text() == text
             assert n2.get("/info")["DefaultRuntime"] == "runc"
         done = installed.try_linkwire("gate", "install", "n3")
-        assert (done.returncode, "this Swarm has no node 'n3'; did you mean" in done.stderr) == (2, True)
+        assert (done.returncode, "this Swarm has no node 'n3'" in done.stderr) == (2, True)
         n1.docker("node", "update", "--availability", "drain", "n2")
         done = installed.try_linkwire("gate", "install", "n2")
         assert (done.returncode, "n2: nothing done: it is set to drain: `docker node update" in done.stdout) == (
