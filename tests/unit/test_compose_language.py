@@ -876,7 +876,7 @@ def test_variables_that_are_not_set() -> None:
     _, report = links(text, environment={"A": "a"})
     assert told(report) == [
         "a.yml:2:73: warning: service 'a': x-wireguard.expose: P is not set",
-        "a.yml:2:23: service 'a': links: '': write it as SERVICE or SERVICE:ALIAS; DB is not set",
+        "a.yml:2:24: service 'a': links: '': write it as SERVICE or SERVICE:ALIAS; DB is not set",
     ]
 
 
