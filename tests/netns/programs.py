@@ -20,10 +20,10 @@ from mesh.ports import Protocol
 
 REFUSED, SILENCE = "refused", "silence"
 """What comes of asking, where it is no server's name."""
-_EMULATED = "QEMU TCG" in Path("/proc/cpuinfo").read_text()
-AT_ONCE = 3.0 if _EMULATED else 0.5
+EMULATED = "QEMU TCG" in Path("/proc/cpuinfo").read_text()
+AT_ONCE = 3.0 if EMULATED else 0.5
 """Seconds. An emulated processor, on a busy machine, takes longer over everything."""
-PATIENCE = 4.0 if _EMULATED else 1.5
+PATIENCE = 4.0 if EMULATED else 1.5
 """Seconds until silence is called that."""
 
 Address = IPv4Address | IPv6Address

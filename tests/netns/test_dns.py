@@ -19,6 +19,7 @@ from agent.dns.responder import Responder
 from agent.rules import render
 from mesh.policy import Policy, Resolving
 from mesh.wgtypes import Answer
+from tests.netns.programs import EMULATED
 from tests.netns.resolvers import (
     DOCKERS,
     OUTSIDE,
@@ -47,6 +48,8 @@ ANSWERS = tuple(
     for name in NAMES
 )
 CONTAINER = "c" * 64
+STARTED_S = 90.0 if EMULATED else 20.0
+"""Seconds in which the responder's process begins for sure: a question waits for it in the socket."""
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Resolved:
         self.responder.serve(CONTAINER, self.upstream.task, answers, RESOLVING)
 
     def ask(self, name: str, kind: int = 1, server: Address = DOCKERS, edns: int | None = None) -> bytes:
-        answer = self.upstream.ask(question(name, kind, edns=edns), server, 5.0)
+        answer = self.upstream.ask(question(name, kind, edns=edns), server, STARTED_S)
         assert answer is not None, name
         return answer
 
@@ -109,11 +112,11 @@ def test_all_other_questions_go_as_before_with_an_agent_and_without(resolved: Re
         found = []
         for server in SERVERS:
             before = len(resolved.upstream.asked)
-            with resolved.upstream.client(server, 5.0) as client:
+            with resolved.upstream.client(server, STARTED_S) as client:
                 got = []
                 for message in questions:
                     if sockets == "one for each":
-                        got.append(resolved.upstream.ask(message, server, 5.0))
+                        got.append(resolved.upstream.ask(message, server, STARTED_S))
                     else:
                         got.append(asked(client, message, server))
                         if links:
@@ -147,7 +150,7 @@ def test_new_answers_count_at_once_and_a_name_that_leads_nowhere_is_still_one(re
     resolved.serve()
     assert addresses(resolved.ask("cache")) != []
     resolved.serve(tuple(replace(answer, addresses=()) for answer in ANSWERS))
-    wait_for(lambda: addresses(resolved.ask("cache")) == [])
+    wait_for(lambda: addresses(resolved.ask("cache")) == [], seconds=STARTED_S)
     assert rcode(resolved.ask("cache")) == 0
 
 
@@ -157,7 +160,7 @@ def test_a_responder_that_is_killed_is_replaced(resolved: Resolved) -> None:
     process = resolved.responder._process
     assert process is not None
     process.kill()
-    wait_for(lambda: resolved.responder._process not in {None, process})
+    wait_for(lambda: resolved.responder._process not in {None, process}, seconds=STARTED_S)
     assert addresses(resolved.ask("db")) == [VIP]
 
 
@@ -180,7 +183,7 @@ def test_the_responder_has_no_rights_and_keeps_no_namespace(resolved: Resolved) 
 
     before = open_sockets()
     resolved.responder.stop(CONTAINER)
-    wait_for(lambda: open_sockets() == before - len(SERVERS))
+    wait_for(lambda: open_sockets() == before - len(SERVERS), seconds=STARTED_S)
 
 
 def test_each_task_gets_its_own_answers(world: World, resolved: Resolved) -> None:
@@ -189,11 +192,11 @@ def test_each_task_gets_its_own_answers(world: World, resolved: Resolved) -> Non
     nft.apply(other, render(POLICY, "lw0"))
     its_own = Answer("db", (ip_address("10.99.128.9"),), rotates=False)
     resolved.responder.serve("d" * 64, other, (its_own,), RESOLVING)
-    beside = Upstream(other).ask(question("db"))
+    beside = Upstream(other).ask(question("db"), seconds=STARTED_S)
     assert beside is not None
     assert addresses(beside) == ["10.99.128.9"]
     assert addresses(resolved.ask("db")) == [VIP]
-    unknown = Upstream(other).ask(question("my_db"))
+    unknown = Upstream(other).ask(question("my_db"), seconds=STARTED_S)
     assert unknown is not None
     assert rcode(unknown) == 5, "turned by its rules, and no name of its table"
 
@@ -212,7 +215,7 @@ def test_a_flood_of_one_task_leaves_the_others_their_answers(world: World, resol
             for _ in range(200):
                 flood.sendto(question("db") + os.urandom(40), (str(DOCKERS), 53))
                 flood.sendto(os.urandom(60), ("127.0.0.1", ruleset.FIRST_PORT))
-            answer = beside.ask(question("db"), seconds=1.0)
+            answer = beside.ask(question("db"), seconds=STARTED_S)
             assert answer is not None
             assert addresses(answer) == [VIP]
             answered += 1
