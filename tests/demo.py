@@ -1,8 +1,9 @@
 """The demonstration: python -m tests.demo up|down.
 
 A Swarm of three nodes in a lab on this machine (its own Docker is not touched), Linkwire as a Swarm service from
-images built here, LinuxKit's demonstration and a small shop as users would write them, a page fetched over a link,
-and a capture of the wire that shows nothing of it, beside one of a plain overlay network that shows it all.
+images built here and with its start gate, LinuxKit's demonstration and a small shop as users would write them, a page
+fetched over a link, a capture of the wire that shows nothing of it, beside one of a plain overlay network that shows
+it all, and how many of 20 fresh tasks get through at their first instruction.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from tests.lab import Lab, images, process
@@ -37,6 +39,23 @@ networks:
   open:
     driver: overlay
 """
+FRESH = """
+version: "3.8"
+x-wireguard: {{}}
+services:
+  web:
+    image: {image}
+    command: [nginx, -g, "daemon off;"]
+  task:
+    image: {image}
+    command: [sh, -c, "curl -s -m 3 -o /dev/null http://web/ && echo first || echo later; exec sleep 86400"]
+    links: [web]
+    stop_grace_period: 0s
+    deploy: {{replicas: 0}}
+"""
+TASKS = 20
+BATCH = 5
+"""Fresh tasks, and how many of them start at a time."""
 PATIENCE_S = 180.0
 """For each wait: long, since an idle machine needs a tenth of it, and one with other work all of it."""
 BEGAN = time.monotonic()
@@ -77,7 +96,7 @@ def _up(lab: Lab) -> int:
     say("a Swarm of three nodes")
     lab.up()
     deployment = Deployment(lab, images.build_all(lab, say=say))
-    say("deploying Linkwire: etcd, two controllers, on every node an agent and the start gate")
+    say("deploying Linkwire: etcd, two controllers, an agent on every node, and the start gate on every node")
     deployment.install(own_etcd=True, gate=True)
     say("deploying deploy/examples/linuxkit and deploy/examples/shop with `docker linkwire deploy`")
     deployment.deploy("demo", EXAMPLES / "linuxkit/docker-compose.yml")
@@ -111,7 +130,47 @@ def _show(lab: Lab, deployment: Deployment) -> bool:
     deployment.remove("plain")
     good = linked.canary == 0 and linked.udp > 0 and plain.canary > 0
     say("nothing readable on the wire" if good else "THE CAPTURE IS NOT WHAT IT SHOULD BE")
-    return good
+    first = _first_tries(deployment)
+    say(f"first tries that got through: {first} of {TASKS} fresh tasks, {BATCH} at a time")
+    failed = _failed(lab)
+    say(f"tasks of the examples that failed: {', '.join(failed) or 'none'}")
+    return good and first == TASKS and not failed
+
+
+def _first_tries(deployment: Deployment) -> int:
+    """How many fresh tasks fetch a page over a link with their first instruction."""
+    deployment.deploy("fresh", FRESH.format(image=deployment.images.demo))
+    _fetched(lambda: _one(deployment, "fresh_web"), "http://127.0.0.1/", "nginx")
+    for count in range(BATCH, TASKS + 1, BATCH):
+        deployment.lab.manager.docker("service", "scale", "--detach", f"fresh_task={count}")
+        tries = _tries(deployment, count)
+    failed = _failed(deployment.lab, "fresh_")
+    deployment.remove("fresh")
+    return tries["first"] if not failed else 0
+
+
+def _tries(deployment: Deployment, count: int) -> Counter[str]:
+    """Wait until so many tasks have said how their first try went."""
+    said: list[str] = []
+
+    def all_said() -> bool:
+        said[:] = deployment.logged("fresh_task").split()
+        return len(said) >= count
+
+    process.wait_for(f"{count} fresh tasks to try", _patient(all_said), seconds=PATIENCE_S, every=0.5)
+    return Counter(said)
+
+
+def _failed(lab: Lab, *prefixes: str) -> list[str]:
+    """Services with the number of their tasks that failed or that Docker could not start."""
+    names = {service["ID"]: str(service["Spec"]["Name"]) for service in lab.manager.get("/services")}
+    failed = Counter(
+        names.get(task["ServiceID"], "")
+        for task in lab.manager.get("/tasks")
+        if task["Status"]["State"] in ("failed", "rejected")
+    )
+    wanted = prefixes or ("demo_", "shop_")
+    return [f"{name} ({count})" for name, count in sorted(failed.items()) if name.startswith(wanted)]
 
 
 def _patient(ready: Callable[[], bool]) -> Callable[[], bool]:

@@ -31,6 +31,8 @@ def test_the_demo_shows_what_it_promises_and_leaves_nothing() -> None:
         assert re.search(r"an order that went nginx -> app -> redis over two links: order \d+", said)
         assert re.search(r"over the link: .* [1-9]\d* of WireGuard, canary 0 times", said)
         assert re.search(r"plain overlay: .* canary [1-9]\d* times", said)
+        assert "first tries that got through: 20 of 20" in said
+        assert "tasks of the examples that failed: none" in said
         table = said.split("$ docker linkwire ps", 1)[1]
         assert table.count("connected") == 7  # three clients to web, two apps to redis, front to two apps
         assert table.count(" ago") == 7
