@@ -20,6 +20,8 @@ from agent.identity import Identity
 from agent.inspect import inspect, signers
 from agent.loop import Agent, node_record
 from agent.metrics import Metrics, serve
+from agent.netns import OWN_NETNS, TaskNetns
+from agent.node_table import NodeTable
 from agent.nodes import believed, nodes
 from agent.sealing import load_or_make
 from agent.supervise import supervise
@@ -100,8 +102,10 @@ def _run(told: settings.Settings) -> None:
     installation.bind(told.state, told.installation, keyring)
     trust = Trust(told.state)
     trust.recover(store.opened)
-    clock = WatchedClock(told.state)
-    agent = Agent(containers, backend, store, key, identity, node, metrics, trust, clock, answers_dns=answers_dns)
+    clock, table = WatchedClock(told.state), NodeTable(TaskNetns(OWN_NETNS))
+    agent = Agent(
+        containers, backend, store, key, identity, node, metrics, trust, clock, table, answers_dns=answers_dns
+    )
 
     def stop(_signal: int, _frame: object) -> None:
         stopped.set()

@@ -22,7 +22,7 @@ from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.labels import GATE, GATE_READY
 from mesh.policy import Exit
 from mesh.records import Attachment, TaskState
-from mesh.wgtypes import IPAddress
+from mesh.wgtypes import IPAddress, IPNetwork
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +34,7 @@ EVENTS = ("create", "start", "kill", "die", "destroy", "connect", "disconnect", 
 _NO_STOP = frozenset(map(str, (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)))
 """As an event's `signal`: what is sent to a program that is to go on. How others stop, an image says (STOPSIGNAL)."""
 EXIT = "docker_gwbridge"
+_NO_ADDRESS = "com.docker.network.bridge.inhibit_ipv4"
 RUNNING = ("running", "paused", "restarting")
 CREATED = "created"
 
@@ -55,6 +56,9 @@ class LocalTask:
             it has ended. Before it is started these are the ones Swarm chose (overlays, ingress); those on networks
             of this node are known from the moment it is connected to them on.
         gated: whether it is not to start before it is wired, wherever it runs.
+        ways: the subnets of its networks, where all of them send what is for elsewhere through this node; else None,
+            or where that is not known.
+        joins: how often Docker is known to have connected it to a network: it writes into its hosts file then.
         awaits: names of services of each of which a task is to be ready before it starts.
     """
 
@@ -69,6 +73,8 @@ class LocalTask:
     elsewhere: tuple[Attachment, ...]
     gated: bool
     awaits: tuple[str, ...] = ()
+    ways: tuple[IPNetwork, ...] | None = None
+    joins: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,7 @@ class Containers:
         self._url = url
         self._timeout = timeout
         self._client: docker.APIClient | None = None
+        self._networks: dict[str, tuple[IPNetwork, ...] | None] = {}
 
     def _api(self) -> docker.APIClient:
         if self._client is None:
@@ -229,6 +236,7 @@ class Containers:
             elsewhere=in_order((*_attachments(raw), *joined)) if state == CREATED else (),
             gated=labels.get(GATE, "false") not in {"false", "auto"},
             awaits=tuple(name for name in labels.get(GATE_READY, "").split(",") if name),
+            ways=self._ways(raw) if state == CREATED else None,
         )
         return local if state not in RUNNING else self._running(local)
 
@@ -251,6 +259,16 @@ class Containers:
             netns=_run(sandbox) if sandbox and local.problem is None else None,
             elsewhere=in_order(_attachments(raw)),
         )
+
+    def _ways(self, raw: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
+        """See LocalTask: what cannot be told now is told with the next list."""
+        networks = {end.get("NetworkID") or "" for end in _ends(raw)}
+        for network in networks - self._networks.keys() - {""}:
+            with contextlib.suppress(docker.errors.DockerException, requests.RequestException, OSError):
+                # What a network is never changes; one that was removed is asked for by nobody.
+                self._networks[network] = _through_node(self._api().inspect_network(network))
+        found = [self._networks.get(network) for network in networks]
+        return None if None in found else tuple(subnet for subnets in found for subnet in subnets or ())
 
     def _follow(
         self, changed: Callable[[str], None], connected: Callable[[Joined], None], stopping: Callable[[str], None]
@@ -297,6 +315,24 @@ def _on(client: docker.APIClient, network: str) -> dict[str, Joined]:
         )
         for container, end in told.items()
     }
+
+
+def _through_node(network: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
+    """The subnets of a network that leads elsewhere by this node; None where it may lead past it, as macvlan does.
+
+    From an overlay tasks leave by docker_gwbridge, a bridge. A bridge without an address of its own has its gateway
+    somewhere else.
+    """
+    options = network.get("Options") or {}
+    if network.get("Driver") not in ("bridge", "overlay", "null") or options.get(_NO_ADDRESS) == "true":
+        return None
+    found: list[IPNetwork] = []
+    for config in (network.get("IPAM") or {}).get("Config") or ():
+        try:
+            found.append(ipaddress.ip_network(config.get("Subnet") or "", strict=False))
+        except ValueError:
+            return None
+    return tuple(found)
 
 
 def _ends(raw: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

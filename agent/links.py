@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any
 
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
@@ -21,6 +20,7 @@ from agent import rtnetlink, sysctl
 from agent.errors import RouteClash
 from agent.netlink import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, explained
 from mesh.errors import DeviceNotFound
+from mesh.wgtypes import overlap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,6 +35,8 @@ _HEADER_BYTES = 16  # struct nlmsghdr
 DEVICE_PREFIX = "lw"
 """What the name of every device of ours begins with."""
 ETHERNET_MTU = 1500
+_NEARLY_EVERYWHERE = {4: 7, 6: 8}
+"""Bits of a route that says nothing of what is there: halves of everything, fd00::/8."""
 _NO_WAY_THERE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENODEV})
 
 
@@ -216,6 +218,22 @@ def delete(netns: TaskNetns, name: str) -> None:
                 raise
 
 
+def ways_to(netns: TaskNetns, networks: Iterable[IPNetwork]) -> tuple[str, ...]:
+    """The routes of any table by which a namespace reaches a part of the networks, as `NETWORK by DEVICE`, sorted.
+
+    One that leads nearly everywhere, as a default route does, is none. Raises NetnsGone, Retryable, Terminal.
+    """
+    wanted = tuple(networks)
+    with explained(f"list all routes of {netns.path}"):
+        answer = netns.socket(NETLINK_ROUTE).dump(rtnetlink.RTM_GETROUTE, rtnetlink.encode_every_route_request())
+    ways = set()
+    for network, index in filter(None, (rtnetlink.decode_reached(message.payload) for message in answer)):
+        if network.prefixlen > _NEARLY_EVERYWHERE[network.version] and any(overlap(network, one) for one in wanted):
+            link = _link(netns, index=index) if index else None
+            ways.add(f"{network} by {link.name if link else 'several devices'}")
+    return tuple(sorted(ways))
+
+
 def route_mtu(home: TaskNetns, destinations: Iterable[IPAddress]) -> int:
     """The largest packet, in bytes, that fits the way from the node to each of the underlay addresses.
 
@@ -306,15 +324,7 @@ def _clash(netns: TaskNetns, name: str, index: int, network: IPNetwork) -> None:
     """Raise RouteClash when another device of the task leads to a part of the network."""
     for seen in _routes(netns):
         theirs = seen.route.network
-        if seen.index != index and theirs.prefixlen and _overlap(theirs, network):
+        if seen.index != index and theirs.prefixlen and overlap(theirs, network):
             other = _link(netns, index=seen.index) if seen.index else None
             device = other.name if other else "several devices"
             raise RouteClash(f"{network} cannot be routed through {name}: the task reaches {theirs} through {device}")
-
-
-def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    if isinstance(one, IPv4Network) and isinstance(other, IPv4Network):
-        return one.overlaps(other)
-    if isinstance(one, IPv6Network) and isinstance(other, IPv6Network):
-        return one.overlaps(other)
-    return False

@@ -16,6 +16,7 @@ from agent import gate, links, sysctl
 from agent.clock import WatchedClock
 from agent.containers import Containers, NodeIdentity
 from agent.dns.responder import Responder
+from agent.early_names import EarlyNames
 from agent.identity import Identity
 from agent.leaving import may_leave
 from agent.linkkeys import HeldLinkKeys
@@ -23,6 +24,7 @@ from agent.liveness import Prober
 from agent.looks import Looks, to_confirm
 from agent.metrics import Metrics
 from agent.netns import OWN_NETNS, TaskNetns
+from agent.node_table import NodeTable
 from agent.recall import recalled
 from agent.reports import Reporter
 from agent.tasks import TaskState
@@ -87,6 +89,7 @@ class Agent:
         metrics: Metrics,
         trust: Trust,
         clock: WatchedClock,
+        table: NodeTable,
         *,
         answers_dns: bool = True,
     ) -> None:
@@ -100,6 +103,7 @@ class Agent:
         self._metrics = metrics
         self._trust = trust
         self._clock = clock
+        self._early_names = EarlyNames(table)
         self._wake = Wake()
         self._tasks: dict[str, TaskState] = {}
         self._keys: dict[tuple[str, int], PrivateKey] = {}
@@ -119,6 +123,7 @@ class Agent:
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped and free to leave; the devices stay."""
+        self._early_names.start(self._wake)
         watch = ContainerWatch(self._containers, self._wake)
         reporter: list[Reporter] = []
 
@@ -137,6 +142,7 @@ class Agent:
                 if told_at is None and stopped.is_set():
                     told_at = time.monotonic()
         finally:
+            self._early_names.stop()
             reporter[0].stop()
             follower.stop()
             self._responder.close()
@@ -159,6 +165,7 @@ class Agent:
         self._know(local)
         self._believe(snapshot)
         reporter.recalled(recalled(snapshot.get(keyspace.RECALL, Recall), self._node.id, self._seen))
+        self._early_names.write(self._graph, self._tasks.values())
         now = time.monotonic()
         # Who waits to be wired goes first: one new neighbour is reason to look at all the others too.
         for state in sorted(self._tasks.values(), key=lambda state: state.applied is not None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 
 from agent.netlink import attribute, attributes, explained
@@ -11,7 +12,12 @@ from mesh.errors import Terminal
 
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 _NF_TABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES, linux/netfilter/nfnetlink.h
-_GET_TABLE, _GET_GENERATION, _GET_OBJECT = (_NF_TABLES | number for number in (1, 16, 19))  # NFT_MSG_GET...
+_GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_GENERATION, _GET_OBJECT = (
+    _NF_TABLES | number for number in (1, 4, 7, 16, 19)
+)
+"""NFT_MSG_GET..."""
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1  # linux/socket.h, linux/netlink.h
+_GROUP_NFTABLES = 7  # NFNLGRP_NFTABLES, linux/netfilter/nfnetlink.h
 _FAMILY = {"any": 0, "inet": 1}  # linux/netfilter.h
 _HEADER = struct.Struct("=BBH")  # struct nfgenmsg
 _TABLE_NAME = 1
@@ -63,6 +69,40 @@ def counted(netns: TaskNetns, table: str) -> dict[str, int]:
             data = dict(attributes(found[_OBJ_DATA]))
             counts[_text(found[_OBJ_NAME])] = int.from_bytes(data[_COUNTER_PACKETS], "big")
     return counts
+
+
+def listed(netns: TaskNetns, table: str) -> tuple[bytes, ...]:
+    """The chains and rules of a table of the family inet in the kernel's form: the same ones until one is changed.
+
+    Raises as `generation`.
+    """
+    head = _HEADER.pack(_FAMILY["inet"], 0, 0)
+    name = table.encode() + b"\0"
+    with explained("list the rules of nftables"):
+        answers = [
+            netns.socket(_NETLINK_NETFILTER).dump(what, head + attribute(_TABLE_NAME, name))
+            for what in (_GET_CHAIN, _GET_RULE)
+        ]
+    every = (bytes(message.payload[_HEADER.size :]) for answer in answers for message in answer)
+    # NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are both 1. Not every kernel filters such a list.
+    return tuple(one for one in every if bytes(dict(attributes(memoryview(one)))[_TABLE_NAME]) == name)
+
+
+def subscribed(netns: TaskNetns) -> socket.socket:
+    """A socket that can be read from after every change of the namespace's nftables; what is read means nothing.
+
+    Raises NetnsGone; Terminal where the kernel does not tell of them.
+    """
+
+    def opened() -> socket.socket:
+        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        made.bind((0, 0))
+        made.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTABLES)
+        made.setblocking(False)
+        return made
+
+    with explained("follow the changes of nftables"):
+        return netns.run(opened)
 
 
 def _text(value: memoryview) -> str:

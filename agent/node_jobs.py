@@ -22,10 +22,10 @@ from typing import Any
 
 import structlog
 
-from agent import gate, names, nft, reconcile, wireguard
+from agent import gate, names, nft, node_table, reconcile, wireguard
 from agent.containers import Containers
 from agent.errors import HostsFileMissing
-from agent.netns import OWN_NETNS, TaskNetns
+from agent.netns import TaskNetns
 from agent.volumes import BOUND, DEFAULT_ROOT, Volumes
 from mesh.errors import LinkwireError, NetnsGone, Retryable, Terminal
 
@@ -163,8 +163,6 @@ def unwire(containers: Containers) -> Iterator[str]:
         What could not be done, in words. Raises LinkwireError where nothing could.
     """
     shutil.rmtree(gate.FOLDER, ignore_errors=True)
-    with TaskNetns(OWN_NETNS) as home:
-        nft.remove(home)
     containers.identity()
     backend = wireguard.probe()
     for task in containers.all().values():
@@ -177,6 +175,7 @@ def unwire(containers: Containers) -> Iterator[str]:
                 reconcile.remove(backend, netns, None)
         except LinkwireError as error:
             yield f"{task.name}: {error}"
+    node_table.remove()  # last: as long as there is a name, what goes to the mesh is refused
 
 
 def _again(attempt: Callable[[], object]) -> None:

@@ -34,7 +34,7 @@ _RTAX_MTU = 2
 _RT_TABLE_MAIN = 254
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK = 0, 253
 _RTPROT_KERNEL, _RTPROT_STATIC = 2, 4
-_RTN_UNICAST = 1
+_RTN_UNICAST, _RTN_LOCAL = 1, 2
 
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, which of them to change
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix's length, flags, scope, index
@@ -132,6 +132,11 @@ def encode_route(index: int, route: Route) -> bytes:
     return head + attrs
 
 
+def encode_every_route_request() -> bytes:
+    """Ask for a dump of the routes of all tables."""
+    return _ROUTE.pack(_AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
 def encode_route_request() -> bytes:
     """Ask for a dump of the routes of the main table. Kernels before 4.20 list those of others too."""
     head = _ROUTE.pack(_AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -168,12 +173,24 @@ def decode_route(payload: memoryview) -> SeenRoute | None:
     found = dict(attributes(payload[_ROUTE.size :]))
     if kind != _RTN_UNICAST or _number(found.get(_RTA_TABLE)) != _RT_TABLE_MAIN or family not in _EVERYWHERE:
         return None
-    destination = bytes(found[_RTA_DST]) if _RTA_DST in found else _EVERYWHERE[family]
-    network: IPNetwork
-    network = IPv4Network((destination, length)) if family == AF[4] else IPv6Network((destination, length))
+    network = _destination(family, length, found.get(_RTA_DST))
     metrics = dict(attributes(found.get(_RTA_METRICS, memoryview(b""))))
     mtu = _number(metrics.get(_RTAX_MTU)) or None
     return SeenRoute(Route(network, mtu), _number(found.get(_RTA_OIF)), protocol == _RTPROT_KERNEL)
+
+
+def decode_reached(payload: memoryview) -> tuple[IPNetwork, int] | None:
+    """The network that a route of any table leads to, and by which device; None for one that leads nowhere."""
+    family, length, _, _, _, _, _, kind, _ = _ROUTE.unpack_from(payload)
+    found = dict(attributes(payload[_ROUTE.size :]))
+    if kind not in (_RTN_UNICAST, _RTN_LOCAL) or family not in _EVERYWHERE:
+        return None
+    return _destination(family, length, found.get(_RTA_DST)), _number(found.get(_RTA_OIF))
+
+
+def _destination(family: int, length: int, address: memoryview | None) -> IPNetwork:
+    packed = bytes(address) if address is not None else _EVERYWHERE[family]
+    return IPv4Network((packed, length)) if family == AF[4] else IPv6Network((packed, length))
 
 
 def _text(kind: int, text: str) -> bytes:

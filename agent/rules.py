@@ -157,7 +157,7 @@ def render(policy: Policy, device: str) -> Rules:
     items: list[Json] = [_TABLE, *({"counter": {**_HERE, "name": name}} for name in counters)]
     items += [{"chain": {**_HERE, "name": name, **_HOOKS.get(name, {})}} for name in chains]
     items += [{"rule": {**_HERE, "chain": name, "expr": rule}} for name, body in chains.items() for rule in body]
-    return _canonical(items)
+    return canonical(items)
 
 
 def transaction(rules: Rules, present: Rules | None) -> str:
@@ -207,7 +207,7 @@ def parse(listing: str) -> Table:
     try:
         items = [item for item in json.loads(listing)["nftables"] if "metainfo" not in item]
         counts = {item["counter"]["name"]: item["counter"]["packets"] for item in items if "counter" in item}
-        return Table(_canonical(items), refused(counts))
+        return Table(canonical(items), refused(counts))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Terminal(f"libnftables lists the table of rules in a form that is not understood: {error!r}") from error
 
@@ -352,7 +352,8 @@ def _port(port: PortRange) -> object:
     return port.first if port.first == port.last else {"range": [port.first, port.last]}
 
 
-def _canonical(items: Iterable[Json]) -> Rules:
+def canonical(items: Iterable[Json]) -> Rules:
+    """A table's objects in the one form in which what is meant and what is listed compare."""
     texts: list[tuple[int, str, str]] = []
     for item in items:
         ((kind, body),) = item.items()

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import structlog
 
-from agent import gate, memo, nft, reconcile
+from agent import gate, memo, names, nft, reconcile
 from agent.containers import LocalTask
 from agent.diff import Changes
 from agent.dns.resolv_conf import ResolvConf
 from agent.dns.responder import Responder
-from agent.errors import PortTaken
+from agent.errors import HostsFileMissing, PortTaken
 from agent.netns import TaskNetns
 from agent.rules import Table
 from agent.wireguard import Backend
@@ -26,7 +26,7 @@ from mesh.errors import LinkwireError, NetnsGone, Retryable, Terminal
 from mesh.peerconfigs import PeerConfigs
 from mesh.policy import Resolving
 from mesh.records import DeviceStatus, PeerStatus, TaskReport
-from mesh.wgtypes import Interface, InterfaceConfig
+from mesh.wgtypes import HostEntry, Interface, InterfaceConfig
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +56,8 @@ class TaskState:
             where all that `applied` says was read back.
         responder: what answers its DNS questions for its links; None where nothing can.
         resolv_conf: whom it asks.
+        named_for: the graph, and how often Docker had connected it, for which its links' names were written before it
+            has a device; None where they were not.
         suspects: the suspect endpoints that it may open connections to.
     """
 
@@ -74,9 +76,22 @@ class TaskState:
     resolv_conf: ResolvConf = field(default_factory=ResolvConf)
     unready: tuple[str, ...] = ()
     suspects: frozenset[IPv4Address] = frozenset()
+    named_for: tuple[object, int] | None = None
     _settled: bool = False
     """Whether all of it was read back as `applied`, or as what that went on from, and nothing was left out."""
     _delay: float = field(default=RETRY_S)
+
+    def name(self, entries: tuple[HostEntry, ...]) -> bool:
+        """Write its links' names before it has a device; whether they are there now."""
+        try:
+            if names.write(self.local.hosts, entries):
+                log.info("named", task=self.local.task, name=self.local.name)
+        except HostsFileMissing:
+            return False  # Docker makes it when it connects the container
+        except LinkwireError as error:
+            log.warning("not named yet", task=self.local.task, name=self.local.name, error=str(error))
+            return False
+        return True
 
     def wire(self, backend: Backend, desired: InterfaceConfig, *, complete: bool) -> None:
         """Make its interface what is meant; never raises, `error` tells."""
@@ -282,11 +297,14 @@ class TaskState:
         self.close()
 
     def _failed(self, backend: Backend, error: LinkwireError) -> None:
-        """Not half-wired: a task that cannot be wired has no device and no names. A passing error changes nothing."""
+        """Not half-wired: a task that cannot be wired has no device, and no names but those that its node refuses.
+
+        A passing error changes nothing.
+        """
         if not isinstance(error, Retryable) and self.netns is not None:
             gate.shut(self.local.container, str(error))
             try:
-                reconcile.remove(backend, self.netns, self.local.hosts)
+                reconcile.remove(backend, self.netns, None if self.named_for else self.local.hosts)
             except LinkwireError as again:
                 log.warning("could not be taken back", task=self.local.task, error=str(again))
             self.applied = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -58,6 +59,7 @@ class ContainerWatch:
         self._tasks: dict[str, LocalTask] = {}
         self._found: dict[str, str] = {}
         self._joined: dict[str, tuple[Attachment, ...]] = {}
+        self._joins: Counter[str] = Counter()
         self._stopping: set[str] = set()
         self._lists = 0
         self._exits: tuple[Exit, ...] = ()
@@ -131,6 +133,7 @@ class ContainerWatch:
                 local,
                 netns=self._found.get(local.container),
                 elsewhere=in_order((*local.elsewhere, *joined, *before)),
+                joins=self._joins[local.container],
             )
         self._forget(local.container)
         return local
@@ -139,6 +142,7 @@ class ContainerWatch:
         self._sandboxes.forget(container)
         self._found.pop(container, None)
         self._joined.pop(container, None)
+        self._joins.pop(container, None)
 
     def _told_to_stop(self, container: str) -> None:
         with self._lock:
@@ -152,10 +156,11 @@ class ContainerWatch:
         with self._lock:
             known = self._joined.get(joined.container, ())
             self._joined[joined.container] = in_order((*known, *joined.attachments))
+            self._joins[joined.container] += 1
             local = self._tasks.get(joined.container)
             if local is not None and local.state != "gone":
                 merged = in_order((*local.elsewhere, *joined.attachments))
-                self._tasks[joined.container] = replace(local, elsewhere=merged)
+                self._tasks[joined.container] = replace(local, elsewhere=merged, joins=self._joins[joined.container])
         if local is not None:
             self._changed()
             if local.state != "created" or local.netns is not None:

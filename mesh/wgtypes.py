@@ -20,6 +20,15 @@ IPNetwork = IPv4Network | IPv6Network
 IPInterface = IPv4Interface | IPv6Interface
 
 
+def overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    """Whether two networks, of whichever families, have an address in common."""
+    if isinstance(one, IPv4Network) and isinstance(other, IPv4Network):
+        return one.overlaps(other)
+    if isinstance(one, IPv6Network) and isinstance(other, IPv6Network):
+        return one.overlaps(other)
+    return False
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class UdpEndpoint:
     """Where a peer's encrypted packets are sent: an address of the underlay and a UDP port."""
@@ -126,6 +135,11 @@ class HostEntry:
     names: tuple[str, ...]
 
 
+def without_ipv6(entries: Iterable[HostEntry]) -> tuple[HostEntry, ...]:
+    """For a node whose kernel has no IPv6."""
+    return tuple(entry for entry in entries if isinstance(entry.address, IPv4Address))
+
+
 def resolved(entries: Iterable[HostEntry] | None) -> frozenset[tuple[str, IPAddress]]:
     """Every name with every address that it leads to: two lists of entries with the same ones mean the same."""
     return frozenset((name, entry.address) for entry in entries or () for name in entry.names)
@@ -179,7 +193,7 @@ class InterfaceConfig:
             self,
             addresses=tuple(address for address in self.addresses if isinstance(address, IPv4Interface)),
             routes=tuple(route for route in self.routes if isinstance(route.network, IPv4Network)),
-            hosts=tuple(entry for entry in self.hosts if isinstance(entry.address, IPv4Address)),
+            hosts=without_ipv6(self.hosts),
             answers=tuple(
                 replace(answer, addresses=tuple(one for one in answer.addresses if isinstance(one, IPv4Address)))
                 for answer in self.answers

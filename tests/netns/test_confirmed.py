@@ -20,6 +20,7 @@ from agent.containers import LocalTask, NodeIdentity
 from agent.identity import Identity
 from agent.loop import Agent, node_record
 from agent.metrics import Metrics
+from agent.node_table import NodeTable
 from agent.sealing import load_or_make
 from agent.trust import Trust
 from controller.observed import SwarmTask
@@ -57,7 +58,8 @@ def running(task: Task, mesh: SmallMesh, folder: Path) -> Iterator[Agent]:
     assert isinstance(address, IPv4Address)
     node = node_record(NodeIdentity("n1", "n1", address), identity, backend, (task.port, task.port + 9), None, "0")
     metrics, trust, clock = Metrics("0", backend.name), Trust(folder), WatchedClock(folder)
-    agent = Agent(told, backend, store, key, identity, node, metrics, trust, clock)
+    table = NodeTable(task.node.netns)
+    agent = Agent(told, backend, store, key, identity, node, metrics, trust, clock, table)
     stopped = threading.Event()
     thread = threading.Thread(target=agent.run, args=(stopped,), daemon=True)
     thread.start()

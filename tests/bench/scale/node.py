@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,22 @@ SIGNING_KEY = SigningKey(bytes(32))
 KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))
 PORTS = (51820, 53819)
 NO_STATUS_S = 86_400.0
+
+
+class _NoTable:
+    """Stands where `agent.node_table.NodeTable` stands: this machine is no node."""
+
+    def start(self, _changed: Callable[[], None]) -> None:
+        pass
+
+    def refuse(self, _networks: object) -> None:
+        pass
+
+    def holds(self) -> bool:
+        return False
+
+    def stop(self) -> None:
+        pass
 
 
 class _InMemory(TaskState):
@@ -128,7 +145,8 @@ class SimulatedNode:
         self._stopped = threading.Event()
         metrics, trust, clock = Metrics("0", backend.name), Trust(folder), WatchedClock(folder)
         trust.recover(self._store.opened)
-        self.agent = Agent(told, backend, self._store, key, self._identity, record, metrics, trust, clock)
+        table: Any = _NoTable()
+        self.agent = Agent(told, backend, self._store, key, self._identity, record, metrics, trust, clock, table)
         self._thread = threading.Thread(target=self.agent.run, args=(self._stopped,), daemon=True)
 
     def start(self) -> None:

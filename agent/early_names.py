@@ -1,0 +1,70 @@
+"""Links' names in the hosts files of tasks that are being started, before they have a device.
+
+Only where what goes out without one is refused: the node's table must hold at that moment, each of the task's
+networks must lead elsewhere through this node, and none may overlap the mesh's. Elsewhere names come with the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from agent import sysctl
+from agent.containers import LocalTask
+from agent.node_table import NodeTable
+from agent.tasks import TaskState
+from mesh.graph import Graph, hosts
+from mesh.records import Cluster
+from mesh.wgtypes import HostEntry, IPNetwork, overlap, without_ipv6
+
+
+class EarlyNames:
+    """Writes them, on one node.
+
+    Args:
+        table: the node's.
+    """
+
+    def __init__(self, table: NodeTable) -> None:
+        self._table = table
+        self._ipv6 = sysctl.has_ipv6()
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Keep the node's table from now on; `changed` is called from a thread when names can be written."""
+        self._table.start(changed)
+
+    def stop(self) -> None:
+        """Keep it no longer. It stays, as the names do."""
+        self._table.stop()
+
+    def write(self, graph: Graph, states: Iterable[TaskState]) -> None:
+        """Write the names of all tasks that are being started, as far as that is safe and they are known.
+
+        Args:
+            graph: the index of what was verified last.
+            states: of all tasks of the node.
+        """
+        cluster = graph.cluster
+        if cluster is None or not graph.complete:
+            return
+        self._table.refuse((cluster.subnet, cluster.subnet6))
+        for state in states:
+            reason = (graph, state.local.joins)
+            is_new = state.named_for is None or state.named_for[0] is not graph or state.named_for[1] != reason[1]
+            if is_new and state.applied is None and _leads_through_node(state.local, cluster):
+                entries = self._entries(graph, state.local)
+                if entries and self._table.holds() and state.name(entries):
+                    state.named_for = reason
+
+    def _entries(self, graph: Graph, local: LocalTask) -> tuple[HostEntry, ...]:
+        own = graph.by_task.get(local.task)
+        entries = hosts(graph, local.service)
+        if own is not None:
+            entries = tuple(entry for entry in entries if entry.address != own.address)
+        return entries if self._ipv6 else without_ipv6(entries)
+
+
+def _leads_through_node(local: LocalTask, cluster: Cluster) -> bool:
+    if local.state != "created" or local.ways is None or local.problem is not None:
+        return False
+    mesh: tuple[IPNetwork, ...] = (cluster.subnet, cluster.subnet6)
+    return not any(overlap(way, network) for way in local.ways for network in mesh)

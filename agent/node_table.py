@@ -1,0 +1,180 @@
+"""Keeps the node's own table (agent.node_rules) in place, and says whether it is.
+
+A link's name may stand in a task's hosts file before its device is there only while this node refuses the mesh's
+networks: else the task's first packets would leave in plain text. The table is put back as soon as somebody flushes
+it, such as `firewall-cmd --reload` or `nft flush ruleset`; the kernel tells of every change of nftables.
+
+Where the node itself has a way to a part of the mesh's networks, it is left alone: then there is no table, and names
+come with the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network
+
+import structlog
+
+from agent import links, nfnetlink, nft, node_rules
+from agent.netns import OWN_NETNS, TaskNetns
+from agent.rules import NAME, Rules
+from mesh.errors import LinkwireError, Retryable
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 15.0
+"""A change of the node's routes, which nobody tells of here, is seen after so long."""
+SHARE = 20
+"""Looking takes at most one part in so many of a processor: a node may have very many routes."""
+PAUSE_S = 0.05
+"""Between two looks: a firewall that is loaded changes much, one after the other."""
+_RECEIVE_BYTES = 1 << 16
+
+Networks = tuple[IPv4Network, IPv6Network]
+
+
+class NodeTable:
+    """The table of one node.
+
+    Args:
+        home: the node's own namespace, or whichever is to be guarded.
+    """
+
+    def __init__(self, home: TaskNetns) -> None:
+        self._home = home
+        self._changed: Callable[[], None] = lambda: None
+        self._lock = threading.Lock()
+        self._networks: Networks | None = None
+        self._seen: tuple[int, tuple[bytes, ...]] | None = None
+        self._said: str | None = None
+        self._awake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Start the thread; `changed` is called from it when `holds` has come to say something else."""
+        self._changed = changed
+        self._thread = threading.Thread(target=self._run, name="node-table", daemon=True)
+        self._thread.start()
+
+    def refuse(self, networks: Networks) -> None:
+        """Have these networks refused from soon on; called again with the same ones it does nothing."""
+        with self._lock:
+            if networks == self._networks:
+                return
+            self._networks, self._seen = networks, None
+        os.eventfd_write(self._awake, 1)
+
+    def holds(self) -> bool:
+        """Whether the node refuses the networks at this moment: asked of the kernel, in a few system calls."""
+        with self._lock:
+            if self._seen is None:
+                return False
+            generation, rules = self._seen
+            try:
+                now = nfnetlink.generation(self._home)
+                if now == generation:
+                    return True
+                if nfnetlink.listed(self._home, NAME) == rules:
+                    self._seen = (now, rules)
+                    return True
+            except LinkwireError as error:
+                log.warning("the node's table cannot be read", error=str(error))
+            self._seen = None
+        os.eventfd_write(self._awake, 1)
+        return False
+
+    def stop(self) -> None:
+        """End the thread. The table stays: the names that rest on it do."""
+        self._stopped.set()
+        os.eventfd_write(self._awake, 1)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.ExitStack() as stack:
+            news = None
+            try:
+                news = stack.enter_context(nfnetlink.subscribed(self._home))
+            except LinkwireError as error:
+                log.warning("changes of nftables are seen late", error=str(error))
+            while not self._stopped.is_set():
+                began = time.thread_time()
+                try:
+                    self._look()
+                except Exception:
+                    # Whatever it is: without the table names come late, and that is all.
+                    log.exception("keeping the node's table failed in a way that nobody thought of")
+                self._stopped.wait(max(PAUSE_S, SHARE * (time.thread_time() - began)))
+                self._wait(news)
+
+    def _wait(self, news: socket.socket | None) -> None:
+        """Until somebody changes something, or wants it looked at, or it is time to."""
+        select.select([self._awake, *([news.fileno()] if news else [])], [], [], LOOK_S)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._awake)
+        with contextlib.suppress(OSError):  # nothing is left; or ENOBUFS: there was more than could be told
+            while news and news.recv(_RECEIVE_BYTES):
+                pass
+
+    def _look(self) -> None:
+        with self._lock:
+            networks, before = self._networks, self._seen is not None
+        if networks is None:
+            return
+        try:
+            if ways := links.ways_to(self._home, networks):
+                self._give_up(networks, ways)
+            elif not self.holds():
+                self._put(node_rules.render(*networks))
+                if not self._said:
+                    log.info("the mesh's networks are refused on this node", networks=", ".join(map(str, networks)))
+                self._said = ""
+        except LinkwireError as error:
+            with self._lock:
+                self._seen = None
+            self._warn(f"{error}")
+        if (self._seen is not None) != before:
+            self._changed()
+
+    def _put(self, rules: Rules) -> None:
+        nft.apply(self._home, rules)
+        generation = nfnetlink.generation(self._home)
+        listed = nfnetlink.listed(self._home, NAME)
+        table = nft.read(self._home)
+        if table is None or table.rules != rules or generation != nfnetlink.generation(self._home):
+            raise Retryable("the node's table does not read back as it was set")
+        with self._lock:
+            self._seen = (generation, listed)
+
+    def _give_up(self, networks: Networks, ways: tuple[str, ...]) -> None:
+        with self._lock:
+            self._seen = None
+        nft.remove(self._home)
+        self._warn(
+            f"this node reaches a part of the mesh's {networks[0]} or {networks[1]} itself, and goes on to: "
+            f"{', '.join(ways)}. Give the mesh another subnet (the controller's --subnet)"
+        )
+
+    def _warn(self, why: str) -> None:
+        if why != self._said:
+            log.warning("links' names come with the device only", reason=why)
+        self._said = why
+
+
+def remove(home: str = OWN_NETNS) -> bool:
+    """Take a node's table away, for when no agent is to run there any more; returns whether there was one.
+
+    Raises:
+        Retryable, Terminal: it could not be done.
+    """
+    with TaskNetns(home) as netns:
+        was_there = nfnetlink.exists(netns, NAME)
+        nft.remove(netns)
+    return was_there
