@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements/build.txt", "requirements/product.txt")
-PACKAGES = ("mesh", "controller", "agent", "compose_ext", "gate")
+PACKAGES = ("mesh", "controller", "agent", "compose_ext")
 MAKING = 900.0  # seconds for a root file system or the wheels; 50 with a near mirror
 BUILDING = 300.0
 

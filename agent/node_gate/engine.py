@@ -11,7 +11,7 @@ import docker.errors
 import requests
 from docker.types import LogConfig
 
-from gate.errors import Refused
+from agent.node_gate.errors import Refused
 
 SOCKET = "/var/run/docker.sock"
 HELPER = "linkwire-gate"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gate.errors import Refused
+from agent.node_gate.errors import Refused
 
 RUNTIME = "linkwire"
 STOCK = "runc"

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gate import daemon_json, dockerd, engine, files
-from gate.engine import Engine
-from gate.errors import Refused
+from agent.node_gate import daemon_json, dockerd, engine, files
+from agent.node_gate.engine import Engine
+from agent.node_gate.errors import Refused
 
 RELOAD_S = 15.0
 """Seconds until dockerd must have taken over what its file says."""

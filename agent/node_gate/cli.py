@@ -8,9 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-from gate import node
-from gate.engine import Engine, is_rootless
-from gate.errors import Refused
+from agent.node_gate import node
+from agent.node_gate.engine import Engine, is_rootless
+from agent.node_gate.errors import Refused
 
 SCRIPT = Path("/opt/linkwire/share/linkwire-runc")
 """The gate's script, in the image."""

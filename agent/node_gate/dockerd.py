@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gate.errors import Refused
+from agent.node_gate.errors import Refused
 
 DEFAULT_CONFIG = "/etc/docker/daemon.json"
 _CLONE_NEWNS = 0x00020000

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gate import daemon_json
-from gate.errors import Refused
+from agent.node_gate import daemon_json
+from agent.node_gate.errors import Refused
 
 SCRIPT = "linkwire-runc"
 FOLDERS = ("/usr/local/bin", "/opt/bin")
@@ -107,10 +107,11 @@ def place(config: str, command: tuple[str, ...], path: str, script: str, waits: 
         where = _place_script(journal, script, daemon_json.script_of(parsed))
         _try(where, path)
         kept = file.with_name(file.name + KEPT)
-        if behind is not None:
-            journal.write(kept, text if file.exists() else "")
-        elif not kept.exists():  # put in by hand
-            journal.write(kept, _without(text, parsed))
+        # One that is still leaving has its copy: what the file says now is partly ours.
+        if behind is not None and not (daemon_json.has_gate(parsed) and kept.exists()):
+            journal.write(kept, text if file.exists() else "", _read(file)[1])
+        elif behind is None and not kept.exists():  # put in by hand
+            journal.write(kept, _without(text, parsed), _read(file)[1])
         changed = daemon_json.with_gate(parsed, str(where), behind)
         if changed != parsed:
             journal.write(file, daemon_json.dump(changed, text))
