@@ -24,7 +24,7 @@ packages:
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps
 
 $(VENV)/ready: pyproject.toml requirements/build.txt requirements/test.txt | packages
-	@test -x $(PYTHON) || python3 -m venv $(VENV)
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || python3 -m venv $(VENV)
 	@echo "installing the project into $(VENV)"
 	@$(PIP_INSTALL) --require-hashes -r requirements/build.txt
 	@$(PIP_INSTALL) --require-hashes --no-build-isolation -r requirements/test.txt
@@ -32,14 +32,14 @@ $(VENV)/ready: pyproject.toml requirements/build.txt requirements/test.txt | pac
 	@touch $@
 
 build/lock/ready: requirements/lock.txt
-	@test -x build/lock/bin/python || python3 -m venv build/lock
+	@build/lock/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
 	@touch $@
 
 # Needs no more of the machine than Python: an operator's has neither the lab's programs nor a pip that may install.
 plugin:
 	@deploy/bootstrap.sh plugin
-	@test -x build/plugin/bin/python || python3 -m venv build/plugin
+	@build/plugin/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv build/plugin
 	@build/plugin/bin/python deploy/plugin/make.py build/docker-linkwire
 	@echo "made build/docker-linkwire: install -D build/docker-linkwire ~/.docker/cli-plugins/docker-linkwire"
 

@@ -4,6 +4,9 @@ from collections.abc import Collection, Iterator
 
 import yaml
 
+# The one that the files were read with (compose_ext.loader): the one in Python refuses tabs that libyaml takes.
+_PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 Spot = tuple[int, int]
 """Line and column of a mapping, counted from 1."""
 
@@ -29,7 +32,7 @@ def _found(text: str, spots: set[Spot]) -> Iterator[tuple[int, int, list[str]]]:
     """Where each mapping begins and ends, as offsets, and its keys."""
     keys: list[str] = []
     begun, depth, is_key = -1, 0, True
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=_PARSER):
         assert event.start_mark  # noqa: S101 - every event has its marks
         assert event.end_mark  # noqa: S101 - likewise
         if begun < 0:

@@ -202,7 +202,7 @@ def _spawn(
 def _signals_held() -> Iterator[None]:
     """Put off what would end us while a process is begun: it would be there already, and nobody would end it."""
     caught: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     held = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
     for held_back in held:
         signal.signal(held_back, lambda arrived, _frame: caught.append(arrived))

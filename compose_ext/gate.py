@@ -87,7 +87,7 @@ def run(
     if agent is None:
         raise DockerError(
             "Linkwire is not installed in this Swarm, and its image does this: "
-            "`docker linkwire install --gate` does both"
+            "`docker linkwire install --gate` does both, `docker linkwire uninstall --image IMAGE` takes it out"
         )
     nodes = _nodes(docker, str(agent["ID"]))
     image = str(agent["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"])

@@ -103,6 +103,9 @@ def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> Non
         say("Linkwire is not installed in this Swarm")
         return
     _agree(parsed, keep=keep)
+    if image and not keep:
+        # While the stack names the image: a run that is broken off later can be gone on with.
+        gate.take_out(docker, image, say)
     if before.services:
         docker.ask(["stack", "rm", STACK], rollout.DEPLOY_TIMEOUT)
         rollout.wait_gone(docker, _REMOVAL)
@@ -140,7 +143,6 @@ def _clean(docker: Docker, image: str, say: Callable[[str], None]) -> None:
     if not image:
         say(f"kept: volumes on the nodes, since the stack and with it the image's name was gone; there: {by_hand}")
         return
-    gate.take_out(docker, image, say)
     jobs = node_jobs.UNWIRE, node_jobs.REMOVE
     wrong = [node_jobs.table(node_jobs.run(docker, job, image, WAIT, say)) for job in jobs]
     if any(wrong):

@@ -102,8 +102,8 @@ def run(docker: Docker, job: Job, image: str, seconds: float, say: Callable[[str
     with suppress(DockerError):  # from a run that was broken off
         docker.ask(["service", "rm", name], TIMEOUT)
     nodes = active(docker)
-    docker.ask(_creation(name, job, image), CREATE_TIMEOUT)
     try:
+        docker.ask(_creation(name, job, image), CREATE_TIMEOUT)
         return outcomes(docker, name, nodes, seconds, say)
     finally:
         with suppress(DockerError):
@@ -139,8 +139,8 @@ def clear_etcd(
             file = one["File"]
             mode = f"mode=0{int(file.get('Mode', 0o444)):o}"
             argv += [f"--{sort.lower()}=source={one[f'{sort}Name']},target={file['Name']},{mode}"]
-    docker.ask([*argv, str(spec["Image"]), "clear"], CREATE_TIMEOUT)
     try:
+        docker.ask([*argv, str(spec["Image"]), "clear"], CREATE_TIMEOUT)
         return table(outcomes(docker, name, dict([node]), _CLEARED, say))
     finally:
         with suppress(DockerError):

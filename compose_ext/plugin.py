@@ -38,6 +38,8 @@ def main() -> int:
         # A file's name may hold what the terminal's encoding does not.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup's
+        signal.signal(signal.SIGHUP, _end)
     # One short run that makes a million small objects and drops none: collecting would double its time.
     gc.disable()
     from compose_ext.cli import main as run  # noqa: PLC0415

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gate import daemon_json, dockerd, engine
-from gate.errors import Refused
+from agent.node_gate import daemon_json, dockerd, engine
+from agent.node_gate.errors import Refused
 
 FILE = "/etc/docker/daemon.json"
 SCRIPT = "/usr/local/bin/linkwire-runc"

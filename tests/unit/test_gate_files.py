@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gate import files
-from gate.errors import Refused
+from agent.node_gate import files
+from agent.node_gate.errors import Refused
 
 SCRIPT = '#!/bin/sh\n[ ! -r "$GATE" ] || . "$GATE"\necho "${LINKWIRE_RUNC:-runc} $*"\n'
 TEXT = '{\n  "debug": true\n}\n'
@@ -59,7 +59,9 @@ def test_put_in_and_taken_out_leaves_what_was_there(place: Place, text: str | No
     assert place.settings.read_text() == "LINKWIRE_READY_SECONDS=7\n"
     if text is not None:
         assert place.config.stat().st_mode & 0o777 == 0o600
-        assert place.config.with_name("daemon.json.before-linkwire").read_text() == text
+        kept = place.config.with_name("daemon.json.before-linkwire")
+        assert kept.read_text() == text
+        assert kept.stat().st_mode & 0o777 == 0o600, "it may hold what not everybody is to read"
     again = place.put_in()
     assert (again["undo"], again["changed"]) == ([], False)
     assert place.take_out() == {"restored": True}
@@ -74,6 +76,17 @@ def test_a_wrapped_runtime_is_named_in_the_settings_and_default_again_afterwards
     aside = files.step_aside(str(place.config))
     assert (aside["there"], aside["default"]) == (True, "n v")
     assert "LINKWIRE_GATE=off" in place.settings.read_text()
+    place.take_out()
+    assert place.all() == before
+
+
+def test_put_in_again_while_it_is_leaving_and_taken_out_leaves_what_was_there(place: Place) -> None:
+    place.config.write_text(TEXT)
+    before = place.all()
+    place.put_in()
+    files.step_aside(str(place.config))
+    place.put_in()
+    assert json.loads(place.config.read_text())["default-runtime"] == "linkwire"
     place.take_out()
     assert place.all() == before
 
