@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -37,12 +38,14 @@ from mesh.store import Store
 log = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
+OPEN_FILES = 65_536
 
 
 def main() -> None:
     """Run, supervise or inspect; exit 1 on what no retry can mend."""
     memory.protect()
     told = settings.parse(sys.argv[1:])
+    _allow_open_files()
     logging.configure(told.log_level)
     if told.command == "supervise":
         sys.exit(supervise([argument for argument in sys.argv[1:] if argument != "supervise"]))
@@ -58,6 +61,13 @@ def main() -> None:
     except LinkwireError as error:
         log.error("agent stops", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files: a wired task takes about ten, and Docker's default may be 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(most, OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _inspect(told: settings.Settings) -> None:

@@ -31,7 +31,13 @@ SERVICE_LABEL = "com.docker.swarm.service.id"
 NAME_LABEL = "com.docker.swarm.task.name"
 RECONNECT_S = 0.5
 EVENTS = ("create", "start", "kill", "die", "destroy", "connect", "disconnect", "health_status")
-_NO_STOP = frozenset(map(str, (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)))
+_NO_STOP = frozenset(
+    str(int(one))
+    for one in (
+        *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT, signal.SIGURG),
+        *(signal.SIGTTIN, signal.SIGTTOU),  # gunicorn: one worker more, one less
+    )
+)
 """As an event's `signal`: what is sent to a program that is to go on. How others stop, an image says (STOPSIGNAL)."""
 EXIT = "docker_gwbridge"
 _NO_ADDRESS = "com.docker.network.bridge.inhibit_ipv4"
@@ -328,6 +334,8 @@ def _through_node(network: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
         return None
     found: list[IPNetwork] = []
     for config in (network.get("IPAM") or {}).get("Config") or ():
+        if any(name.startswith("DefaultGateway") for name in config.get("AuxiliaryAddresses") or ()):
+            return None  # libnetwork's DefaultGatewayIPv4 and DefaultGatewayIPv6: another router than this node
         try:
             found.append(ipaddress.ip_network(config.get("Subnet") or "", strict=False))
         except ValueError:

@@ -47,6 +47,9 @@ class EarlyNames:
         if cluster is None or not graph.complete:
             return
         self._table.refuse((cluster.subnet, cluster.subnet6))
+        if self._table.is_given_up:
+            self._take_back(states)
+            return
         for state in states:
             reason = (graph, state.local.joins)
             is_new = state.named_for is None or state.named_for[0] is not graph or state.named_for[1] != reason[1]
@@ -54,6 +57,12 @@ class EarlyNames:
                 entries = self._entries(graph, state.local)
                 if entries and self._table.holds() and state.name(entries):
                     state.named_for = reason
+
+    def _take_back(self, states: Iterable[TaskState]) -> None:
+        """Leave no name without a device, since the node will refuse nothing any more."""
+        for state in states:
+            if state.named_for is not None and (state.applied is not None or state.name(())):
+                state.named_for = None
 
     def _entries(self, graph: Graph, local: LocalTask) -> tuple[HostEntry, ...]:
         own = graph.by_task.get(local.task)

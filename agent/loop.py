@@ -293,7 +293,8 @@ class Agent:
         if endpoint is None or endpoint.service not in self._graph.services or self._graph.cluster is None:
             knows = self._graph.complete and self._graph.cluster is not None
             if knows and state.retry_at is None:
-                state.unwire(self._backend)
+                service = self._graph.services.get(state.local.service)
+                state.unwire(self._backend, is_linked=service is not None and bool(service.links))
             return
         unready, state.unready = state.unready, self._graph.unready(state.local.awaits)
         try:

@@ -128,9 +128,11 @@ def changes(content: bytes, entries: Iterable[HostEntry]) -> tuple[Change, ...]:
 
 def applied(content: bytes, made: Iterable[Change]) -> bytes:
     """The content after changes."""
+    whole = bytearray(content)
     for start, data in made:
-        content = content[:start].ljust(start, b"\n") + data + content[start + len(data) :]
-    return content
+        whole.extend(b"\n" * (start - len(whole)))  # a negative number is none
+        whole[start : start + len(data)] = data
+    return bytes(whole)
 
 
 def read(path: str) -> tuple[HostEntry, ...] | None:
@@ -247,7 +249,8 @@ def _compared(ours: list[_Line], wanted: Wanted) -> tuple[list[Change], list[byt
 
 def _ends(ours: list[_Line], stale: list[_Line]) -> dict[str, int]:
     """By name: where another line of it must come after, so that its first address stays the first."""
-    staying = [line for line in ours if line.entry and line not in stale]
+    going = {line.start for line in stale}  # a container may have written tens of thousands of lines like ours
+    staying = [line for line in ours if line.entry and line.start not in going]
     return {
         name: line.start
         for lines in (reversed(staying), sorted(stale, key=lambda line: line.start))

@@ -32,6 +32,8 @@ LOOK_S = 15.0
 """A change of the node's routes, which nobody tells of here, is seen after so long."""
 SHARE = 20
 """Looking takes at most one part in so many of a processor: a node may have very many routes."""
+NAMES_FIRST_S = 1.0
+"""From `is_given_up` on, for names to be taken back before the table is."""
 PAUSE_S = 0.05
 """Between two looks: a firewall that is loaded changes much, one after the other."""
 _RECEIVE_BYTES = 1 << 16
@@ -54,6 +56,8 @@ class NodeTable:
         self._seen: tuple[int, tuple[bytes, ...]] | None = None
         self._said: str | None = None
         self._awake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.is_given_up = False
+        """Whether the node has a way of its own to the networks: then no name may stand without a device."""
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -125,7 +129,7 @@ class NodeTable:
 
     def _look(self) -> None:
         with self._lock:
-            networks, before = self._networks, self._seen is not None
+            networks, before, was_put = self._networks, self._seen is not None, False
         if networks is None:
             return
         try:
@@ -133,6 +137,7 @@ class NodeTable:
                 self._give_up(networks, ways)
             elif not self.holds():
                 self._put(node_rules.render(*networks))
+                was_put = True
                 if not self._said:
                     log.info("the mesh's networks are refused on this node", networks=", ".join(map(str, networks)))
                 self._said = ""
@@ -140,7 +145,7 @@ class NodeTable:
             with self._lock:
                 self._seen = None
             self._warn(f"{error}")
-        if (self._seen is not None) != before:
+        if was_put or (self._seen is not None) != before:  # somebody may have been told no meanwhile
             self._changed()
 
     def _put(self, rules: Rules) -> None:
@@ -152,10 +157,15 @@ class NodeTable:
             raise Retryable("the node's table does not read back as it was set")
         with self._lock:
             self._seen = (generation, listed)
+        self.is_given_up = False
 
     def _give_up(self, networks: Networks, ways: tuple[str, ...]) -> None:
         with self._lock:
             self._seen = None
+        if not self.is_given_up:
+            self.is_given_up = True
+            self._changed()
+            self._stopped.wait(NAMES_FIRST_S)
         nft.remove(self._home)
         self._warn(
             f"this node reaches a part of the mesh's {networks[0]} or {networks[1]} itself, and goes on to: "

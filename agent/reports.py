@@ -124,6 +124,7 @@ class Reporter:
         now = time.monotonic()
         if self._lease is None:
             self._lease = self._store.grant(LEASE_S)
+            self._views_due = 0.0  # those of the old lease end with it
             node = self._as_it_is(self._node)
             self._commit((Put(node, None, self._lease),))
             told = {"node": node.id, "backend": node.backend, "address": str(node.address)}
@@ -148,8 +149,10 @@ class Reporter:
     def _say(self) -> None:
         stored = self._follower.snapshot
         for batch in self._batches(self._missing(stored)):
+            self._keep_lease()  # what a large node has to say may take longer than a lease lasts
             revision = self._store.commit(batch)
-            self._wait_for(revision or 0)
+            if not all(op.key.startswith((keyspace.STATUS, keyspace.VIEWS)) for op in batch):
+                self._wait_for(revision or 0)  # of the others an agent sees no change
 
     def _batches(self, ops: Iterable[Op]) -> Iterator[list[Op]]:
         """Sign what is to be put, and cut it into what etcd takes at once. What is too large alone is left out."""

@@ -185,14 +185,20 @@ class TaskState:
         self.resolv_conf.look(str(Path(self.local.hosts).with_name("resolv.conf")))
         return Resolving(names, self.resolv_conf.servers, self.resolv_conf.search)
 
-    def unwire(self, backend: Backend) -> None:
-        """Leave nothing of ours in its namespace; never raises, `error` tells."""
+    def unwire(self, backend: Backend, *, is_linked: bool = False) -> None:
+        """Leave nothing of ours in its namespace; never raises, `error` tells.
+
+        Args:
+            backend: of its device.
+            is_linked: whether its service has links: names that its node refuses stay then, for its address to come.
+        """
         gate.shut(self.local.container, "its service has no link, or the controller has given it no address yet")
         if self.local.netns is None:
             self._done()
             return
         try:
-            if removed := reconcile.remove(backend, self._open(backend, self.local.netns), self.local.hosts):
+            hosts = None if is_linked and self.named_for is not None else self.local.hosts
+            if removed := reconcile.remove(backend, self._open(backend, self.local.netns), hosts):
                 log.info("unwired", task=self.local.task, name=self.local.name, devices=", ".join(removed))
         except NetnsGone:
             pass

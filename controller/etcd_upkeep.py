@@ -101,12 +101,14 @@ class Upkeep:
         try:
             with line.use() as link:
                 found = etcd_space.space(link)
-            if found.alarm:
+            rested = now - self._defragmented_at >= DEFRAGMENT_EVERY
+            # It frees nothing where all is in use, and nobody is answered meanwhile: then it is not for each look.
+            if found.alarm and (rested or found.in_use < SHORT * self.quota):
+                self._defragmented_at = now
                 self._make_room(line, found)
+            elif not found.alarm and rested and is_worth(found, self.quota):
                 self._defragmented_at = now
-            elif is_worth(found, self.quota) and now - self._defragmented_at >= DEFRAGMENT_EVERY:
                 self._defragment(line, found)
-                self._defragmented_at = now
             with line.use() as link:
                 found = etcd_space.space(link)
             self._tell(line, found)

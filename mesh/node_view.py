@@ -20,6 +20,8 @@ PEERS = 2000
 """Most peers in a part: some 400 kB of JSON, of which compression leaves less than half."""
 BYTES_PER_S = 4096
 """What a node writes of its devices on average: 300 nodes make 150 MiB in the two minutes that etcd may keep."""
+MOST_PARTS = 128
+"""Of one node, 256,000 peers: who writes them could have there be any number."""
 MAX_UNPACKED = codec.MAX_BYTES
 """Bytes that a part may become: who writes it could have it stand for much more."""
 
@@ -77,7 +79,7 @@ def with_devices(snapshot: Snapshot) -> Snapshot:
         first = min(parts, key=lambda view: view.part)
         devices: list[DeviceStatus] = []
         for view in sorted(parts, key=lambda view: view.part):
-            if view.written == first.written and view.part < first.parts:
+            if view.written == first.written and view.part < min(first.parts, MOST_PARTS):
                 try:
                     devices += unpack(view)
                 except InvalidRecord as error:

@@ -49,7 +49,9 @@ def parse(content: bytes) -> tuple[list[IPv4Address | IPv6Address], list[str]]:
                     server = ip_address(text)
                 except ValueError:
                     continue
-                if getattr(server, "scope_id", None) is None:
+                # Nor an IPv4 address written as an IPv6 one, which nft lists in another form than Python.
+                embedded = server.version == 6 and int(server) >> 32 in {0, 0xFFFF} and int(server) >> 16  # noqa: PLR2004
+                if getattr(server, "scope_id", None) is None and not embedded:
                     servers.append(server)
             case ["search" | "domain", *domains]:  # the last one counts
                 search = [domain.lower().strip(".") for domain in domains]

@@ -133,6 +133,8 @@ class Responder:
             memory = os.memfd_create("linkwire-names")
         except OSError as error:
             log.warning("DNS answers are not renewed", error=str(error))
+            if self._process is not None:
+                self._process.kill()  # the next one is handed everything
             return
         try:
             os.pwrite(memory, table, 0)
@@ -180,6 +182,7 @@ class Responder:
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
         while True:
+            time.sleep(RESTART_S)
             with self._lock:
                 if self._closed:
                     return
@@ -189,7 +192,6 @@ class Responder:
                 self._process = self._control = None
                 if self._start():
                     return
-            time.sleep(RESTART_S)
 
 
 def _bound(wanted: Sequence[tuple[int, int]]) -> tuple[dict[int, socket.socket], str | None]:

@@ -75,9 +75,7 @@ def test_what_is_not_asked_for_stays_as_it_is() -> None:
 
 
 def test_a_tab_that_the_files_reader_takes_is_taken_here() -> None:
-    text = (
-        "services:\n  web:\n    image: x\t# a tab\n    depends_on: {db: {condition: service_healthy}}\n"
-    )
+    text = "services:\n  web:\n    image: x\t# a tab\n    depends_on: {db: {condition: service_healthy}}\n"
     written = shortened(text, [(4, 17)])
     assert "[" in written or "- " in written
     assert "condition" not in written

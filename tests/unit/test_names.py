@@ -212,3 +212,11 @@ def test_what_a_container_may_have_put_in_its_place_is_not_followed(tmp_path: Pa
         with pytest.raises(Terminal):
             names.write(str(tmp_path / name), (DB,))
     assert (tmp_path / "target").read_bytes() == b"precious\n"
+
+
+def test_a_file_full_of_lines_like_ours_is_cleared_in_one_go() -> None:
+    """Quadratic work on what a container may write would keep its node's agent from everybody else."""
+    content = b":: a # linkwire\n" * (names._MAX_BYTES // 16)
+    entry = HostEntry(ip_address("100.96.0.9"), ("db",))
+    made = names.changes(content, [entry])
+    assert names.parse(names.applied(content, made)) == (entry,)

@@ -87,3 +87,10 @@ def test_what_cannot_be_unpacked_is_named_and_costs_nothing() -> None:
         assert "views/n/1" in snapshot.invalid
     with pytest.raises(InvalidRecord, match="cannot be unpacked"):
         node_view.unpack(replace(bad, packed=bomb))
+
+
+def test_no_more_parts_are_read_than_an_honest_node_has() -> None:
+    (view,) = node_view.pack(NODE, 5.0, [device(0, 1)])
+    views = [replace(view, part=n, parts=10**9) for n in range(node_view.MOST_PARTS + 50)]
+    (shown_once,) = devices_in(shown(views))
+    assert len(shown_once.peers) == node_view.MOST_PARTS

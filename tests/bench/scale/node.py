@@ -67,7 +67,7 @@ class _InMemory(TaskState):
         SEEN.note(desired)
         self._done()
 
-    def unwire(self, _backend: Backend) -> None:
+    def unwire(self, _backend: Backend, *, is_linked: bool = False) -> None:  # noqa: ARG002 - as the other's
         self.applied = None
         self._done()
 
