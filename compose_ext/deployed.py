@@ -86,6 +86,13 @@ def remember(docker: Docker, stack: str, links: Links | None, say: Callable[[str
         say(f"that {stack} has links could not be noted, so `check` will not miss them if they are dropped: {error}")
 
 
+def forget_all(docker: Docker) -> None:
+    """Remove the notes about all stacks, for when there is no Linkwire any more. Raises DockerError."""
+    listed = docker.ask(["config", "ls", "--quiet", "--filter", f"label={_STACK}"], _TIMEOUT).split()
+    if listed:
+        docker.ask(["config", "rm", *listed], _TIMEOUT)
+
+
 def dropped(docker: Docker, linked: Mapping[str, bool], stack: str | None) -> list[str]:
     """Return a problem for each stack whose services have lost the links that they were deployed with.
 

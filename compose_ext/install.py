@@ -7,7 +7,7 @@ is known by Docker's own list of secrets, configs and services; nothing is kept 
 import sys
 from collections.abc import Callable
 
-from compose_ext import gate, node_jobs, own_etcd, proof_link, rollout
+from compose_ext import deployed, gate, node_jobs, own_etcd, proof_link, rollout
 from compose_ext.choices import choose, read_label
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError, UsageError
@@ -120,6 +120,7 @@ def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> Non
         _clear_own_etcd(docker, before, swarm.node, say)
     for held in vault.everything():
         vault.remove(held)
+    deployed.forget_all(docker)
     say("its secrets and configs are removed")
     for label in (ETCD_LABEL, KEY_LABEL):
         for node in labelled(docker, label):

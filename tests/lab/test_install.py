@@ -341,7 +341,8 @@ def test_links_carry_again_over_what_another_installation_left(installed: Deploy
     assert "kept: secrets and configs" in said
     process.wait_for("the stack to go", lambda: not containers(installed), seconds=60)
     for sort in ("secret", "config"):
-        names = [name for name in held(installed) if name in installed.lab.manager.docker(sort, "ls").stdout]
+        listed = installed.lab.manager.docker(sort, "ls").stdout
+        names = [name for name in held(installed) if name.startswith("linkwire_") and name in listed]
         installed.lab.manager.docker(sort, "rm", *names)
     installed.install(own_etcd=True)
     process.wait_for("the link to carry", lambda: carries(linked), seconds=CARRIES_S)
