@@ -39,6 +39,8 @@ BACKEND_VARIABLE = "LINKWIRE_TEST_BACKEND"  # kernel or userspace; tests/netns r
 BY_HAND = (
     "test_rules or test_nft or test_gate or test_conntrack or test_takeover or test_confirmed or without_a_way"
     " or test_liveness or test_datagrams"
+    # The node's own rules, and a file: whatever the backend.
+    " or test_node_table or test_torn_reads"
     # Thousands of questions, whatever the backend.
     " or test_dns_programs or all_other_questions or a_flood_of_one_task"
 )
