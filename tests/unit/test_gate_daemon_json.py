@@ -107,11 +107,11 @@ def test_what_others_changed_meanwhile_stays() -> None:
     [
         (("dockerd",), "/etc/docker/daemon.json"),
         (("dockerd", "--config-file", "/a/b.json", "-H", "fd://"), "/a/b.json"),
-        (("dockerd", "--config-file=b.json"), "/work/b.json"),
+        (("dockerd", "--config-file=b.json"), "/srv/b.json"),
     ],
 )
 def test_the_file_that_a_command_line_names(command: tuple[str, ...], file: str) -> None:
-    assert dockerd.config_file(command, "/work") == file
+    assert dockerd.config_file(command, "/srv") == file
 
 
 def test_variables_are_set_beside_what_is_there() -> None:

@@ -92,7 +92,7 @@ def test_put_in_again_while_it_is_leaving_and_taken_out_leaves_what_was_there(pl
 
 
 def test_one_that_was_put_in_by_hand_is_taken_over(place: Place) -> None:
-    by_hand = {"debug": True, "runtimes": {"linkwire": {"path": "/root/x"}}, "default-runtime": "linkwire"}
+    by_hand = {"debug": True, "runtimes": {"linkwire": {"path": "/opt/x"}}, "default-runtime": "linkwire"}
     place.config.write_text(json.dumps(by_hand))
     place.put_in()
     assert json.loads(place.config.read_text())["runtimes"] == {"linkwire": {"path": str(place.script)}}
