@@ -19,9 +19,10 @@ from agent.clock import WatchedClock
 from agent.containers import Containers
 from agent.identity import Identity
 from agent.inspect import inspect, signers
-from agent.loop import Agent, node_record
+from agent.loop import Agent
 from agent.metrics import Metrics, serve
 from agent.netns import OWN_NETNS, TaskNetns
+from agent.node_record import node_record
 from agent.node_table import NodeTable
 from agent.nodes import believed, nodes
 from agent.sealing import load_or_make

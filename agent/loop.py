@@ -14,7 +14,7 @@ import structlog
 
 from agent import gate, links, sysctl
 from agent.clock import WatchedClock
-from agent.containers import Containers, NodeIdentity
+from agent.containers import Containers
 from agent.dns.responder import Responder
 from agent.early_names import EarlyNames
 from agent.identity import Identity
@@ -24,6 +24,7 @@ from agent.liveness import Prober
 from agent.looks import Looks, to_confirm
 from agent.metrics import Metrics
 from agent.netns import OWN_NETNS, TaskNetns
+from agent.node_record import stated
 from agent.node_table import NodeTable
 from agent.recall import recalled
 from agent.reports import Reporter
@@ -365,38 +366,3 @@ class Agent:
                 spent = self._clock.spent.get(local.task)
                 reports[local.task] = replace(state.report(), node=self._node.id, spent=spent)
         return reports
-
-
-def node_record(  # noqa: PLR0917 - called once, from cli
-    here: NodeIdentity,
-    identity: Identity,
-    backend: Backend,
-    ports: tuple[int, int],
-    address: IPAddress | None,
-    version: str,
-) -> Node:
-    """What this node says of itself. Raises Terminal where its address is not known."""
-    told = address or here.address
-    if told is None:
-        raise Terminal("where other nodes reach this one is not known: set --address or LINKWIRE_ADDRESS")
-    said = identity.statement
-    return Node(
-        id=here.id,
-        hostname=here.hostname,
-        sealing_key=said.sealing_key,
-        report_key=said.verify_key,
-        counter=said.counter,
-        proof=identity.proof,
-        unproven=identity.unproven,
-        address=told,
-        first_port=ports[0],
-        last_port=ports[1],
-        backend=backend.name,
-        version=version,
-    )
-
-
-def stated(node: Node, identity: Identity) -> Node:
-    """The same node with what it says of its keys now."""
-    counter, proof, unproven = identity.counter, identity.proof, identity.unproven
-    return replace(node, counter=counter, proof=proof, unproven=unproven)

@@ -18,8 +18,9 @@ from agent import gate, looks, reconcile, watch
 from agent.clock import WatchedClock
 from agent.containers import LocalTask, NodeIdentity
 from agent.identity import Identity
-from agent.loop import Agent, node_record
+from agent.loop import Agent
 from agent.metrics import Metrics
+from agent.node_record import node_record
 from agent.node_table import NodeTable
 from agent.sealing import load_or_make
 from agent.trust import Trust

@@ -177,7 +177,7 @@ def test_dig_and_node_find_a_links_name(upstream: Upstream) -> None:
         assert run(upstream.task, "dig", "+short", f"@{server}", "Web") == f"{LINKED}\n"
         assert run(upstream.task, "dig", "+short", f"@{server}", "other.example") == f"{OTHER}\n"
     if shutil.which("node") is None:
-        pytest.skip("node is not installed: Debian package nodejs")
+        pytest.fail("node is not installed: run deploy/bootstrap.sh")
     script = (
         "const dns = require('dns').promises; dns.setServers([process.argv[1]]);"
         "Promise.all(['web', 'other.example'].map(n => dns.resolve4(n))).then(f => console.log(JSON.stringify(f)))"

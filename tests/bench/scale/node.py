@@ -20,8 +20,9 @@ from agent import loop as agent_loop
 from agent.clock import WatchedClock
 from agent.containers import LocalTask, NodeIdentity
 from agent.identity import Identity
-from agent.loop import Agent, node_record
+from agent.loop import Agent
 from agent.metrics import Metrics
+from agent.node_record import node_record
 from agent.sealing import load_or_make
 from agent.tasks import TaskState
 from agent.trust import Trust
