@@ -50,7 +50,7 @@ class EarlyNames:
         if self._table.is_given_up:
             self._take_back(states)
             return
-        for state in states:
+        for state in (one for one in states if not one.busy):
             reason = (graph, state.local.joins)
             is_new = state.named_for is None or state.named_for[0] is not graph or state.named_for[1] != reason[1]
             if is_new and state.applied is None and _leads_through_node(state.local, cluster):
@@ -61,7 +61,7 @@ class EarlyNames:
     def _take_back(self, states: Iterable[TaskState]) -> None:
         """Leave no name without a device, since the node will refuse nothing any more."""
         for state in states:
-            if state.named_for is not None and (state.applied is not None or state.name(())):
+            if not state.busy and state.named_for is not None and (state.applied is not None or state.name(())):
                 state.named_for = None
 
     def _entries(self, graph: Graph, local: LocalTask) -> tuple[HostEntry, ...]:

@@ -104,12 +104,6 @@ def found(netns: TaskNetns, of_kind: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name.startswith(DEVICE_PREFIX)))
 
 
-def hardware_addresses(netns: TaskNetns) -> frozenset[str]:
-    """The MAC addresses of the devices of a namespace but the loopback's. Raises NetnsGone, Retryable."""
-    addresses = (link.hardware for link in _devices(netns) if not link.flags & rtnetlink.IFF_LOOPBACK)
-    return frozenset(address for address in addresses if address)
-
-
 def observe(netns: TaskNetns, name: str) -> Link | None:
     """Read a device, or None when it is not there. Raises NetnsGone, Retryable."""
     link = _link(netns, name)

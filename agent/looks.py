@@ -77,7 +77,7 @@ def to_confirm(states: Iterable[TaskState], now: float, is_wanted: Callable[[], 
         is_wanted: whether there is something else to do: then one is enough for this time.
     """
     for state in states:
-        if state.confirm_at is not None and now >= state.confirm_at:
+        if not state.busy and state.confirm_at is not None and now >= state.confirm_at:
             state.confirm_at, state.dirty = None, True
             yield state
             if is_wanted():

@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
-from agent import gate, links, sysctl
+from agent import gate, sysctl
 from agent.clock import WatchedClock
 from agent.containers import Containers
 from agent.dns.responder import Responder
@@ -23,15 +24,16 @@ from agent.linkkeys import HeldLinkKeys
 from agent.liveness import Prober
 from agent.looks import Looks, to_confirm
 from agent.metrics import Metrics
-from agent.netns import OWN_NETNS, TaskNetns
 from agent.node_record import stated
 from agent.node_table import NodeTable
+from agent.path_mtu import PathMtu
 from agent.recall import recalled
 from agent.reports import Reporter
 from agent.tasks import TaskState
-from agent.trust import Trust
+from agent.trust import Trust, followed
 from agent.watch import ContainerWatch, Local
 from agent.wireguard import Backend
+from agent.workers import Workers
 from mesh import keyspace
 from mesh.apart import Here
 from mesh.errors import LinkwireError, Terminal
@@ -45,35 +47,16 @@ from mesh.sealing import open_key
 from mesh.snapshot import Snapshot
 from mesh.store import Store
 from mesh.wake import Wake
-from mesh.wgtypes import InterfaceConfig, IPAddress
+from mesh.wgtypes import InterfaceConfig
 
 log = structlog.get_logger(__name__)
 
-ROUTES_S = 30.0
+FIRST_REPORT_S = 20.0
+"""Seconds from when all is known until an agent says which tasks are wired, though it has not looked at each."""
+LATER_S = 1.0
+"""Seconds for which a change that is in no hurry waits, at most, while tasks are to be wired."""
 LEAVING_S = 0.2
 """Seconds between two looks at whether an agent that was told to stop may leave."""
-OVERHEAD = {4: 60, 6: 80}
-"""Bytes that WireGuard adds to a packet: IP 20 or 40, UDP 8, its own 32 (WireGuard paper, section 5.4.6)."""
-DEFAULT_MTU = 1420
-MIN_MTU = 576  # RFC 791: what every IPv4 host must take
-
-
-def followed(node: str) -> tuple[str, ...]:
-    """What of the store an agent reads."""
-    return (
-        keyspace.CLUSTER,
-        keyspace.MANIFEST,
-        keyspace.RECALL,
-        keyspace.recalled(node, ""),
-        keyspace.SERVICES,
-        keyspace.ENDPOINTS,
-        keyspace.EPOCHS,
-        keyspace.sealed_key(node, ""),
-        keyspace.link_key(node, ""),
-        keyspace.report(node, ""),
-        keyspace.node(node),
-        keyspace.member(node),
-    )
 
 
 class Agent:
@@ -109,8 +92,7 @@ class Agent:
         self._tasks: dict[str, TaskState] = {}
         self._keys: dict[tuple[str, int], PrivateKey] = {}
         self._link_keys = HeldLinkKeys(node.id, key)
-        self._home = TaskNetns(OWN_NETNS)
-        self._mtus: dict[IPAddress, tuple[float, int]] = {}
+        self._path_mtu = PathMtu()
         self._here = Here({}, ())
         self._prober = Prober(self._wake)
         self._ipv6 = sysctl.has_ipv6()
@@ -121,6 +103,9 @@ class Agent:
         self._looks = Looks()
         self._upkeep = Upkeep()
         self._responder = Responder(able=answers_dns)
+        self._workers = Workers(self._wake)
+        self._ending: list[TaskState] = []
+        self._report_by: float | None = None
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped and free to leave; the devices stay."""
@@ -143,6 +128,7 @@ class Agent:
                 if told_at is None and stopped.is_set():
                     told_at = time.monotonic()
         finally:
+            self._workers.stop()
             self._early_names.stop()
             reporter[0].stop()
             follower.stop()
@@ -159,7 +145,9 @@ class Agent:
 
     def _due_in(self) -> float:
         now = time.monotonic()
-        due = (at for state in self._tasks.values() for at in (state.retry_at, state.confirm_at) if at is not None)
+        # Whoever is busy, or waits for a thread, is looked at when a thread ends its work: that wakes the loop.
+        free = [state for state in self._tasks.values() if self._may_work_on(state)]
+        due = (at for state in free for at in (state.retry_at, state.confirm_at, state.later) if at is not None)
         return max(0.0, min([self._looks.due_in(), *(at - now for at in due)]))
 
     def _pass(self, local: Local, snapshot: Snapshot, reporter: Reporter) -> None:
@@ -169,15 +157,14 @@ class Agent:
         self._early_names.write(self._graph, self._tasks.values())
         now = time.monotonic()
         # Who waits to be wired goes first: one new neighbour is reason to look at all the others too.
-        for state in sorted(self._tasks.values(), key=lambda state: state.applied is not None):
+        for state in sorted(self._tasks.values(), key=self._is_urgent, reverse=True):
             self._try_to_bring(state, now)
         for state in to_confirm(list(self._tasks.values()), now, self._wake.is_pending):
             self._try_to_bring(state, now)
         wired = (state for state in self._tasks.values() if state.applied is not None)
         self._prober.ask({s.local.netns: s.suspects for s in wired if s.local.netns is not None and s.suspects})
-        if self._lists and self._graph.complete and self._graph.cluster is not None:
-            # Not before everything is known: a task that is not reported as wired is taken for one that is not. And
-            # keys of tasks that are not wired yet count too: a new agent makes the devices of wireguard-go again.
+        if self._is_known(now):
+            # Keys of tasks that are not wired yet count too: a new agent makes the devices of wireguard-go again.
             here = (self._graph.by_task.get(state.local.task) for state in self._tasks.values())
             self._clock.look({endpoint.task: endpoint.epoch for endpoint in here if endpoint is not None})
             reporter.tasks(self._reports())
@@ -195,6 +182,20 @@ class Agent:
             self._metrics.update(self._graph, status, self._reports())
         if self._graph.complete and not self._wake.is_pending():
             self._upkeep.take(time.monotonic())
+
+    def _is_known(self, now: float) -> bool:
+        """Whether it may be said which tasks are wired: one that is not reported so is taken for one that is not.
+
+        So an agent that starts has looked at each task first. One that takes very long over it is not waited for.
+        """
+        if not self._lists or not self._graph.complete or self._graph.cluster is None:
+            return False
+        if self._report_by is None:
+            self._report_by = now + FIRST_REPORT_S
+        if now < self._report_by and any(one.busy or one.brought is None for one in self._tasks.values()):
+            return False
+        self._report_by = now
+        return True
 
     def _believe(self, snapshot: Snapshot) -> None:
         """Act on a snapshot from now on, if it may be acted on; and on what answers here."""
@@ -224,13 +225,14 @@ class Agent:
         """Take over what is known of the local containers. After each whole list everything is read again."""
         for container, task in local.tasks.items():
             state = self._tasks.setdefault(container, TaskState(task, responder=self._responder))
-            if state.local != task:
+            if state.local != task and not state.busy:
                 state.local = task
                 state.dirty = True
         for container in self._tasks.keys() - local.tasks.keys():
             state = self._tasks.pop(container)
-            state.close()
+            self._ending.append(state)
             self._forget(state.local.task)
+        self._close_ended()
         tasks = {s.local.task: s.local.elsewhere for s in self._tasks.values() if s.local.state != "gone"}
         here = Here(tasks, local.exits)
         if here != self._here:
@@ -242,8 +244,18 @@ class Agent:
             self._lists = local.lists
             gate.keep(self._tasks.keys())
             for state in self._tasks.values():
-                state.dirty = True
+                state.listed = True
             self._discard()
+        for state in self._tasks.values():
+            if state.listed and not state.busy:
+                state.listed, state.dirty = False, True
+
+    def _close_ended(self) -> None:
+        """Let go of tasks that are gone, each as soon as no thread is at work on it."""
+        for state in self._ending:
+            if not state.busy:
+                state.close()
+        self._ending = [state for state in self._ending if state.busy]
 
     def _forget(self, task: str) -> None:
         for key, private in list(self._keys.items()):
@@ -271,7 +283,15 @@ class Agent:
 
     # --- interfaces
 
+    def _is_urgent(self, state: TaskState) -> bool:
+        return state.applied is None and state.local.task in self._graph.by_task
+
+    def _may_work_on(self, state: TaskState) -> bool:
+        return not state.busy and self._workers.has_room(is_urgent=self._is_urgent(state))
+
     def _try_to_bring(self, state: TaskState, now: float) -> None:
+        if not self._may_work_on(state):
+            return
         try:
             self._bring(state, now)
         except Exception as error:
@@ -281,21 +301,19 @@ class Agent:
 
     def _bring(self, state: TaskState, now: float) -> None:
         """Make one task's interface what the records say, if there is anything to do."""
-        due = state.retry_at is not None and now >= state.retry_at
-        if not (state.dirty or due or state.brought is not self._graph):
+        is_due = state.retry_at is not None and now >= state.retry_at
+        is_late = state.later is not None and now >= state.later
+        if not (state.dirty or is_due or is_late or state.brought is not self._graph):
             return
         state.brought = self._graph
-        if due:
-            state.retry_at = None
+        state.retry_at = None if is_due else state.retry_at
+        state.later = None if is_late else state.later
         if state.local.state == "gone":
             state.close()
             return
         endpoint = self._graph.by_task.get(state.local.task)
         if endpoint is None or endpoint.service not in self._graph.services or self._graph.cluster is None:
-            knows = self._graph.complete and self._graph.cluster is not None
-            if knows and state.retry_at is None:
-                service = self._graph.services.get(state.local.service)
-                state.unwire(self._backend, is_linked=service is not None and bool(service.links))
+            self._unwire(state)
             return
         unready, state.unready = state.unready, self._graph.unready(state.local.awaits)
         try:
@@ -305,15 +323,36 @@ class Agent:
             if state.applied is None:
                 gate.shut(state.local.container, state.error)
             return
+        if config is not None and not is_late and self._is_put_off(state, config, now):
+            return
         waits = state.retry_at is not None and config == state.tried
         if config is not None and not waits and (state.dirty or config != state.applied):
-            state.wire(self._backend, config, complete=self._graph.complete)
+            complete = self._graph.complete
+            self._workers.run(state, partial(state.wire, self._backend, config, complete=complete))
         elif state.unready != unready and state.applied is not None:
             state.open_gate()
 
+    def _unwire(self, state: TaskState) -> None:
+        """Take away what a task has of ours, where it is known that it is to have nothing."""
+        if self._graph.complete and self._graph.cluster is not None and state.retry_at is None:
+            service = self._graph.services.get(state.local.service)
+            is_linked = service is not None and bool(service.links)
+            self._workers.run(state, partial(state.unwire, self._backend, is_linked=is_linked))
+
+    def _is_put_off(self, state: TaskState, config: InterfaceConfig, now: float) -> bool:
+        """Put off a change that is in no hurry while tasks are to be wired: each costs the time of wiring one."""
+        waits = config != state.applied and state.is_in_no_hurry(config)
+        if not waits or not any(self._is_urgent(one) for one in self._tasks.values()):
+            state.later = None
+            return False
+        if state.later is None:
+            state.later = now + LATER_S
+        return True
+
     def _desired(self, state: TaskState, endpoint: Endpoint) -> InterfaceConfig | None:
         key = self._private_key(endpoint)
-        mtu = self._mtu(tuple({peer.underlay.host for peer in self._graph.peers(endpoint)}))
+        hosts = tuple({peer.underlay.host for peer in self._graph.peers(endpoint)})
+        mtu = self._backend.largest(self._path_mtu.least(hosts))
         held, known = self._link_keys.held, state.peers
         state.suspects = self._graph.suspects(endpoint)
         config = desired(self._graph, endpoint, key, mtu, self._here, link_keys=held, known=known)
@@ -335,22 +374,6 @@ class Agent:
             raise Terminal("its key in the store is not the one of its endpoint")
         self._keys[endpoint.task, endpoint.epoch] = key
         return key
-
-    def _mtu(self, hosts: tuple[IPAddress, ...]) -> int:
-        """The largest packet that fits on the way to every peer's node, bytes."""
-        now = time.monotonic()
-        found: list[int] = []
-        for host in hosts:
-            at, mtu = self._mtus.get(host, (0.0, 0))
-            if not mtu or now >= at:
-                try:
-                    mtu = links.route_mtu(self._home, (host,))
-                except LinkwireError as error:
-                    log.warning("no route to a node", host=str(host), error=str(error))
-                    mtu = DEFAULT_MTU + OVERHEAD[6]
-                self._mtus[host] = (now + ROUTES_S, mtu)
-            found.append(mtu - OVERHEAD[host.version])
-        return self._backend.largest(max(MIN_MTU, min(found, default=DEFAULT_MTU)))
 
     # --- reports
 

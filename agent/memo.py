@@ -66,6 +66,11 @@ class Memo:
 _memos: WeakKeyDictionary[TaskNetns, Memo] = WeakKeyDictionary()
 
 
+def keep(netns: TaskNetns, memo: Memo) -> None:
+    """Go on, in a namespace that is new here, from what was worked out before it was there."""
+    _memos.setdefault(netns, memo)
+
+
 def of(netns: TaskNetns) -> Memo:
     """The memo of a task's namespace, which ends with it."""
     return _memos.setdefault(netns, Memo())

@@ -42,6 +42,7 @@ def reconcile(
     previous: InterfaceConfig | None,
     *,
     complete: bool,
+    is_new: bool = False,
 ) -> tuple[Changes, Interface]:
     """Make the interface what it is meant to be, and read back that it is.
 
@@ -52,6 +53,8 @@ def reconcile(
         desired: what is meant.
         previous: what was applied last, as far as is known.
         complete: whether `desired` rests on everything; if not, nothing is removed.
+        is_new: whether Docker has only just made the namespace, so that no device of ours need be looked for: each
+            look waits up to 20 ms for the kernel's lock of all devices while Docker puts its own in.
 
     Returns:
         What was changed, and what was read back.
@@ -61,7 +64,7 @@ def reconcile(
         Retryable: it did not work this time, or does not read back as it was set.
         Terminal: it cannot work until something else changes (PortTaken, RouteClash).
     """
-    changes, observed = _diff(backend, netns, hosts, desired, previous, complete=complete)
+    changes, observed = _diff(backend, netns, hosts, desired, previous, complete=complete, is_new=is_new)
     if not changes and observed is not None:
         return changes, observed
     _apply(backend, netns, hosts, desired, changes)
@@ -153,9 +156,11 @@ def _diff(
     previous: InterfaceConfig | None,
     *,
     complete: bool,
+    is_new: bool = False,
 ) -> tuple[Changes, Interface | None]:
     table = nft.read(netns)
-    seen = Seen(observe(backend, netns, desired.name), table.rules if table else None, names.read(hosts))
+    interface = None if is_new else observe(backend, netns, desired.name)
+    seen = Seen(interface, table.rules if table else None, names.read(hosts))
     changes = diff(desired, seen, previous, time.time(), complete=complete, memo=memo.of(netns))
     return changes, seen.interface
 
@@ -169,13 +174,14 @@ def _apply(backend: Backend, netns: TaskNetns, hosts: str, desired: InterfaceCon
             if changes.rules is None:
                 # Listed while the device is set. What is read back in the end is that, unless they change once more.
                 beside.submit(nft.read, netns)
+        # A device that was just made has no peer and is down: nothing passes it before there are rules.
+        ready = first.result if first is not None else _at_once
         if changes.create:
-            backend.create(netns, desired.name)
-        if first is not None:
-            # A device that was just made has no peer and is down: nothing passes it before there are rules.
-            first.result()
-        if changes.device is not None:
-            backend.apply(netns, desired.name, changes.device)
+            backend.make(netns, desired.name, changes.device or DeviceChange(), ready)
+        else:
+            ready()
+            if changes.device is not None:
+                backend.apply(netns, desired.name, changes.device)
         _apply_link(netns, desired.name, changes)
     if changes.rules is not None:
         nft.apply(netns, changes.rules)
@@ -183,6 +189,10 @@ def _apply(backend: Backend, netns: TaskNetns, hosts: str, desired: InterfaceCon
         _forget_who_is_gone(netns, desired)
     if changes.hosts is not None:
         names.write(hosts, changes.hosts)
+
+
+def _at_once() -> None:
+    """There is nothing to wait for."""
 
 
 def _forget_who_is_gone(netns: TaskNetns, desired: InterfaceConfig) -> None:

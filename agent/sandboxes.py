@@ -8,7 +8,12 @@ begins, is the one that has a device with that address. What is found so is a gu
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import re
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +22,6 @@ from pathlib import Path
 
 import structlog
 
-from agent import links
 from agent.netns import TaskNetns
 from mesh.errors import LinkwireError
 
@@ -28,6 +32,11 @@ LOOK_S = 0.003
 GIVE_UP_S = 60.0
 YOUNG_S = 5.0
 """A namespace that is older has its devices' addresses by now: whose it is, is known or does not matter."""
+_SIOCGIFHWADDR = 0x8927  # linux/sockios.h
+_IFREQ = struct.Struct("16s2x22s")  # linux/if.h, struct ifreq with a struct sockaddr: its address follows 2 bytes
+_MAC_BYTES = 6
+_HEAD_LINES = 2  # of /proc/net/dev, net/core/net-procfs.c
+_MOST_BYTES = 1 << 16
 _CONTAINERS = re.compile(r"[0-9a-f]{12}")
 """Names of containers' namespaces; those of overlay networks and of their load balancers look different."""
 
@@ -40,6 +49,49 @@ class _Expected:
     until: float
 
 
+class Devices:
+    """The devices of a namespace, asked for without the kernel's lock of all devices (rtnl).
+
+    Docker holds that lock while it moves a device: a netlink request waits up to 20 ms for it, and Docker for us.
+
+    Args:
+        path: of the namespace.
+
+    Raises:
+        NetnsGone, Retryable, Terminal: as `TaskNetns`.
+        OSError: no socket can be opened in it.
+    """
+
+    def __init__(self, path: str) -> None:
+        with TaskNetns(path) as netns:
+            self._names, self._socket = netns.run(_opened)
+
+    def addresses(self) -> frozenset[str]:
+        """Their MAC addresses, but for the loopback's. Raises OSError."""
+        found = set()
+        for line in os.pread(self._names, _MOST_BYTES, 0).decode().splitlines()[_HEAD_LINES:]:
+            name = line.partition(":")[0].strip()
+            with contextlib.suppress(OSError):  # it has another name by now
+                answer = fcntl.ioctl(self._socket, _SIOCGIFHWADDR, _IFREQ.pack(name.encode(), b""))
+                found.add(_IFREQ.unpack(answer)[1][:_MAC_BYTES].hex(":"))
+        return frozenset(found) - {bytes(_MAC_BYTES).hex(":")}
+
+    def close(self) -> None:
+        """Let go of the namespace."""
+        os.close(self._names)
+        self._socket.close()
+
+
+def _opened() -> tuple[int, socket.socket]:
+    """The list of devices of this thread's namespace, and a socket in it."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        return os.open("/proc/thread-self/net/dev", os.O_RDONLY | os.O_CLOEXEC), made
+    except OSError:
+        made.close()
+        raise
+
+
 class Sandboxes:
     """Looks for the namespaces of containers that are about to start, for as long as there are any."""
 
@@ -49,7 +101,7 @@ class Sandboxes:
         self._folder = folder
         self._lock = threading.Lock()
         self._expected: dict[str, _Expected] = {}
-        self._open: dict[str, TaskNetns] = {}
+        self._open: dict[str, Devices] = {}
         self._first_seen = dict.fromkeys(self._names(), -YOUNG_S)
         self._awake = threading.Event()
         threading.Thread(target=self._run, name="sandboxes", daemon=True).start()
@@ -102,15 +154,15 @@ class Sandboxes:
     def _match(self, name: str, expected: Mapping[str, str]) -> None:
         """See whose namespace this is. Docker gives the device its address only some time after moving it in.
 
-        A socket is kept in it meanwhile: opening one takes longer than asking. It is closed as soon as nobody looks.
+        It is kept open meanwhile: opening it takes longer than asking. It is closed as soon as nobody looks.
         """
         path = str(self._folder / name)
         try:
-            netns = self._open.get(name)
-            if netns is None:
-                netns = self._open[name] = TaskNetns(path)
-            macs = links.hardware_addresses(netns)
-        except LinkwireError:
+            devices = self._open.get(name)
+            if devices is None:
+                devices = self._open[name] = Devices(path)
+            macs = devices.addresses()
+        except (LinkwireError, OSError):
             return  # made, but not yet mounted; or gone again
         mine = [container for container, mac in expected.items() if mac in macs]
         if len(mine) != 1:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -59,6 +59,9 @@ class TaskState:
         named_for: the graph, and how often Docker had connected it, for which its links' names were written before it
             has a device; None where they were not.
         suspects: the suspect endpoints that it may open connections to.
+        busy: whether a thread is at work on it: until that has ended nobody else changes anything here but `listed`.
+        later: by when, by the monotonic clock, a change is made that is in no hurry; None for no such change.
+        listed: whether its container was in a new list, so that its namespace is to be read again.
     """
 
     local: LocalTask
@@ -77,6 +80,13 @@ class TaskState:
     unready: tuple[str, ...] = ()
     suspects: frozenset[IPv4Address] = frozenset()
     named_for: tuple[object, int] | None = None
+    busy: bool = False
+    later: float | None = None
+    listed: bool = False
+    _memo: memo.Memo = field(default_factory=memo.Memo)
+    """Goes on in its namespace once there is one."""
+    _status: DeviceStatus | None = None
+    _report: TaskReport | None = None
     _settled: bool = False
     """Whether all of it was read back as `applied`, or as what that went on from, and nothing was left out."""
     _delay: float = field(default=RETRY_S)
@@ -98,15 +108,16 @@ class TaskState:
         self.tried = desired
         began = time.monotonic()
         if self.local.netns is None:
-            self._prepare(backend, desired.name)
+            self._prepare(backend, desired)
             return
         try:
+            is_new = self.netns is None and self.local.state == "created"
             netns = self._open(backend, self.local.netns)
             if self.responder is not None:
                 self.responder.serve(self.local.container, netns, desired.answers, desired.policy.resolving)
             changes = self._advance(backend, netns, desired) if complete and not self.dirty else None
             if changes is None:
-                changes = self._reconcile(backend, netns, desired, complete=complete)
+                changes = self._reconcile(backend, netns, desired, complete=complete, is_new=is_new)
         except NetnsGone:
             self.close()
         except PortTaken as error:
@@ -130,6 +141,17 @@ class TaskState:
             self.applied, self.error, self.port_taken = desired, None, None
             self.open_gate()
             self._done()
+
+    def is_in_no_hurry(self, desired: InterfaceConfig) -> bool:
+        """Whether all that changes is which addresses outside the mesh it is kept apart from.
+
+        Of two tasks that are kept apart, each refuses what the other sends: one that is being started does so from
+        when it is wired on, and those that are wired already need not be changed before it.
+        """
+        if self.applied is None or self.dirty:
+            return False
+        policy = replace(desired.policy, apart=self.applied.policy.apart)
+        return replace(desired, policy=policy) == self.applied
 
     def open_gate(self) -> None:
         """Let its process begin, now that it is wired; or say whom it still waits for."""
@@ -156,26 +178,35 @@ class TaskState:
                 self.confirm_at = time.monotonic() + CONFIRM_S
         return changes
 
-    def _reconcile(self, backend: Backend, netns: TaskNetns, desired: InterfaceConfig, *, complete: bool) -> Changes:
-        """Read all of it, make it what is meant, read it back. Raises as `reconcile.reconcile`."""
+    def _reconcile(
+        self, backend: Backend, netns: TaskNetns, desired: InterfaceConfig, *, complete: bool, is_new: bool
+    ) -> Changes:
+        """Read all of it, make it what is meant, read it back. Raises as `reconcile.reconcile`.
+
+        What else of ours is in a namespace is looked for when its task has started, not while its process waits for
+        us: Docker holds the kernel's lock of all devices then, and each look at them takes 15 ms.
+        """
         self._settled = False
-        if complete:
+        if complete and not is_new:
             reconcile.remove(backend, netns, None, keep=desired.name)
-        changes, _ = reconcile.reconcile(backend, netns, self.local.hosts, desired, self.applied, complete=complete)
+        changes, _ = reconcile.reconcile(
+            backend, netns, self.local.hosts, desired, self.applied, complete=complete, is_new=is_new
+        )
         self.confirm_at, self._settled = None, complete
         return changes
 
-    def _prepare(self, backend: Backend, name: str) -> None:
+    def _prepare(self, backend: Backend, desired: InterfaceConfig) -> None:
         """It has no namespace yet, and will have one any moment; or it never can be wired."""
         self.error = self.local.problem
         if self.error is not None:
             gate.shut(self.local.container, self.error)
         elif self.local.state == "created":
             try:
-                backend.prepare(name)
+                backend.prepare(desired.name)
             except LinkwireError as error:
                 self._retry(error)
                 return
+            self._memo.render(desired.policy, desired.name)
         self._done()
 
     def resolving(self, names: tuple[str, ...]) -> Resolving:
@@ -210,7 +241,12 @@ class TaskState:
         self._done()
 
     def status(self, backend: Backend) -> DeviceStatus | None:
-        """Its device as it reads now; None where there is none."""
+        """Its device as it reads now, or as it read last while a thread is at work on it; None for none."""
+        if not self.busy:
+            self._status = self._read_status(backend)
+        return self._status
+
+    def _read_status(self, backend: Backend) -> DeviceStatus | None:
         read = self.read(backend)
         if read is None:
             return None
@@ -247,20 +283,24 @@ class TaskState:
         self._retry(Terminal(f"an error of Linkwire's own, {type(error).__name__}: see the agent's log"))
 
     def report(self) -> TaskReport:
-        """What the controller should know of it."""
-        return TaskReport(
-            task=self.local.task,
-            service=self.local.service,
-            state=self.local.state,
-            wired=self.applied is not None,
-            error=self.error or self._unanswered(),
-            port_taken=self.port_taken,
-            elsewhere=self.local.elsewhere,
-            node="",
-        )
+        """What the controller should know of it; while a thread is at work on it, what that was before."""
+        if self._report is None or not self.busy:
+            self._report = TaskReport(
+                task=self.local.task,
+                service=self.local.service,
+                state=self.local.state,
+                wired=self.applied is not None,
+                error=self.error or self._unanswered(),
+                port_taken=self.port_taken,
+                elsewhere=self.local.elsewhere,
+                node="",
+            )
+        return self._report
 
     def is_wired_still(self) -> bool:
-        """Whether it is wired and its namespace is there."""
+        """Whether it is wired and its namespace is there; one that a thread is at work on counts as such."""
+        if self.busy:
+            return True
         if self.netns is None or self.applied is None:
             return False
         try:
@@ -289,6 +329,7 @@ class TaskState:
             self._leave(backend, self.netns)
         if self.netns is None:
             self.netns = TaskNetns(path)
+            memo.keep(self.netns, self._memo)
         return self.netns
 
     def _leave(self, backend: Backend, wrong: TaskNetns) -> None:

@@ -31,6 +31,24 @@ ALONE_S = 5.0
 """Seconds after which an agent that has started and reaches no store goes on with what its node knew."""
 
 
+def followed(node: str) -> tuple[str, ...]:
+    """What of the store an agent reads."""
+    return (
+        keyspace.CLUSTER,
+        keyspace.MANIFEST,
+        keyspace.RECALL,
+        keyspace.recalled(node, ""),
+        keyspace.SERVICES,
+        keyspace.ENDPOINTS,
+        keyspace.EPOCHS,
+        keyspace.sealed_key(node, ""),
+        keyspace.link_key(node, ""),
+        keyspace.report(node, ""),
+        keyspace.node(node),
+        keyspace.member(node),
+    )
+
+
 class Trust:
     """Holds to what was verified. Not safe for several threads.
 

@@ -9,6 +9,8 @@ from agent.netns import OWN_NETNS
 from agent.wireguard import kernel, userspace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.netns import TaskNetns
     from mesh.wgtypes import Device, DeviceChange
 
@@ -44,6 +46,16 @@ class Backend(Protocol):
         """Make a device in a task's namespace whose UDP socket is in the node's; one that is there is kept.
 
         It has no key, no port, no address, and is down. Its name must be unique on the node.
+        """
+
+    def make(self, netns: TaskNetns, name: str, change: DeviceChange, ready: Callable[[], object]) -> None:
+        """`create` a device that is not there, and `apply` a change to it: its key, its port and its peers.
+
+        Args:
+            netns: the task's.
+            name: of the device.
+            change: as in `apply`.
+            ready: returns when the device may have peers. What it raises is raised.
         """
 
     def read(self, netns: TaskNetns, name: str) -> Device:

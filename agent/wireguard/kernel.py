@@ -14,6 +14,8 @@ from agent.wireguard import genetlink
 from mesh.errors import DeviceNotFound, Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.netlink import NetlinkSocket
     from mesh.wgtypes import Device, DeviceChange
 
@@ -58,6 +60,12 @@ class KernelBackend:
             raise Terminal(f"cannot create {name}: the node itself has a device of that name")
         if there != _KIND:
             raise Terminal(f"cannot create {name}: the task has a device of that name that is not WireGuard's")
+
+    def make(self, netns: TaskNetns, name: str, change: DeviceChange, ready: Callable[[], object]) -> None:
+        """See Backend."""
+        self.create(netns, name)
+        ready()
+        self.apply(netns, name, change)
 
     def read(self, netns: TaskNetns, name: str) -> Device:
         """See Backend."""

@@ -17,6 +17,7 @@ import stat
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +28,11 @@ from agent import links
 from agent.errors import PortTaken
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.wireguard import uapi
-from mesh.errors import DeviceNotFound, Retryable, Terminal
+from mesh.errors import DeviceNotFound, LinkwireError, NetnsGone, Retryable, Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mesh.wgtypes import Device, DeviceChange
 
 PROGRAM = "wireguard-go"
@@ -106,6 +109,28 @@ class UserspaceBackend:
             self._end(name)
             raise
 
+    def make(self, netns: TaskNetns, name: str, change: DeviceChange, ready: Callable[[], object]) -> None:
+        """See Backend. The process is told while the kernel moves its device: that waits for who else moves one."""
+        if uapi.process(name) is None:
+            self.create(netns, name)
+            ready()
+            self.apply(netns, name, change)
+            return
+
+        def tell() -> None:
+            ready()
+            self._set(name, change)
+
+        with ThreadPoolExecutor(1) as beside:
+            told = beside.submit(tell)
+            try:
+                links.move(self._home, netns, name)
+            except NetnsGone:
+                raise
+            except LinkwireError:
+                self.create(netns, name)  # it is there already; or this says what is in the way
+            told.result()
+
     def read(self, netns: TaskNetns, name: str) -> Device:
         """See Backend."""
         self._reap()
@@ -120,6 +145,9 @@ class UserspaceBackend:
         """See Backend."""
         if links.kind(netns, name) != _KIND:
             raise DeviceNotFound(f"there is no device {name} in {netns.path}")
+        self._set(name, change)
+
+    def _set(self, name: str, change: DeviceChange) -> None:
         if port := change.listen_port:
             pid = uapi.process(name)
             if pid and _hears(pid, port):

@@ -88,32 +88,38 @@ def devices(node: Node) -> list[Wired]:
 
 def swarm_settled(lab: Lab) -> bool:
     """Whether Swarm itself has converged: every wanted task runs, every other has ended, and none is missing."""
+    return not unsettled(lab)
+
+
+def unsettled(lab: Lab) -> str:
+    """What Swarm has still to do, the first that is found; empty when it has converged."""
     manager = lab.manager
     try:
-        services = manager.get("/services")
+        services = {service["ID"]: service for service in manager.get("/services")}
         tasks = manager.get("/tasks")
         nodes = {node["ID"]: node for node in manager.get("/nodes")}
-    except UnreachableError:
-        return False
+    except UnreachableError as error:
+        return str(error)
     running: defaultdict[str, int] = defaultdict(int)
     for task in tasks:
         state, desired = task["Status"]["State"], task["DesiredState"]
-        if state in TERMINAL:
+        # One that is not wanted any more and never got a node is nobody's to end.
+        if state in TERMINAL or (desired != "running" and not task.get("NodeID")):
             continue
         node = nodes.get(task.get("NodeID", ""))
-        if desired == "running":
-            if state != "running":
-                return False
+        if desired == "running" and state == "running":
             running[task["ServiceID"]] += 1
-        elif node is None or node["Status"]["State"] != "down":
-            return False
+        elif desired == "running" or node is None or node["Status"]["State"] != "down":
+            service = services.get(task["ServiceID"], {"Spec": {"Name": "a removed service"}})["Spec"]["Name"]
+            said = task["Status"].get("Err") or task["Status"].get("Message", "")
+            return f"a task of {service} on {task.get('NodeID')} is {state} and to be {desired}: {said}"
     active = sum(n["Status"]["State"] == "ready" and n["Spec"]["Availability"] == "active" for n in nodes.values())
-    for service in services:
+    for service in services.values():
         mode = service["Spec"]["Mode"]
         wanted = mode["Replicated"].get("Replicas", 0) if "Replicated" in mode else active
         if running[service["ID"]] != wanted:
-            return False
-    return True
+            return f"{service['Spec']['Name']} has {running[service['ID']]} of {wanted} tasks"
+    return ""
 
 
 def settle(lab: Lab, seconds: float = 90.0) -> float:

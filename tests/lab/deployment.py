@@ -53,7 +53,10 @@ class Deployment:
         }
         given = [f"--{name}={text}" for name, text in flags.items()] + (["--gate"] if gate else [])
         self.linkwire("install", *given, seconds=400)
-        process.wait_for("the services to be updated", self.updated, seconds=WAIT_S, every=0.2)
+        try:
+            process.wait_for("the services to be updated", self.updated, seconds=WAIT_S, every=0.2)
+        except LabError as error:
+            raise LabError(f"{error}: {self.not_updated()}") from error
         process.wait_for("an agent on every node", self.agents_ready, seconds=WAIT_S, every=0.2)
 
     def uninstall(self) -> None:
@@ -63,8 +66,15 @@ class Deployment:
 
     def updated(self) -> bool:
         """Whether Swarm has replaced every task that an update of the stack replaces."""
-        states = [(service.get("UpdateStatus") or {}).get("State") for service in self.lab.manager.get("/services")]
-        return all(state in (None, "completed") for state in states) and checker.swarm_settled(self.lab)
+        return not self.not_updated()
+
+    def not_updated(self) -> str:
+        """What Swarm has still to do, the first that is found; empty when it has done all."""
+        for service in self.lab.manager.get("/services"):
+            status = service.get("UpdateStatus") or {"State": "completed"}
+            if status["State"] != "completed":
+                return f"{service['Spec']['Name']}: {status}"
+        return checker.unsettled(self.lab)
 
     def agents_ready(self) -> bool:
         """Whether an agent of every running node has said so in the store, and a controller leads."""

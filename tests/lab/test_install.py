@@ -16,6 +16,7 @@ from mesh.certificates import Authority
 from tests.lab import Lab, images, process, programs
 from tests.lab.deployment import Deployment
 from tests.lab.lab import default_name
+from tests.lab.layout import LabError
 
 KINDS = {
     *("signing_seed", "link_seed", "etcd_server", "etcd_controller", "etcd_agent"),
@@ -59,7 +60,13 @@ def fresh() -> Iterator[Deployment]:
 @pytest.fixture
 def installed(fresh: Deployment) -> Deployment:
     if not fresh.lab.manager.get("/services"):
-        fresh.install(own_etcd=True)
+        try:
+            fresh.install(own_etcd=True)
+        except LabError:
+            # What a test left broken off is that test's failure, and would be that of all that come after it.
+            fresh.lab.down()
+            fresh.lab.up()
+            raise
     return fresh
 
 

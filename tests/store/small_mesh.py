@@ -8,9 +8,8 @@ from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from agent.loop import followed
 from agent.recall import recalled
-from agent.trust import Trust
+from agent.trust import Trust, followed
 from controller.loop import Controller
 from controller.observed import SwarmNode, SwarmService, SwarmTask
 from controller.watch import SwarmWatch

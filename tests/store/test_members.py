@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.identity import Identity
-from agent.loop import followed
 from agent.reports import Reporter
+from agent.trust import followed
 from controller.members import Judged, Members
 from controller.observed import Swarm, SwarmNode, SwarmTask
 from mesh import keyspace, node_view

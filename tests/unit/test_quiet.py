@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.loop import followed
+from agent.trust import followed
 from controller.observed import Swarm
 from controller.quiet import WHOLE_S, Quiet
 from mesh import keyspace

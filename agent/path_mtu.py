@@ -1,0 +1,44 @@
+"""The largest packet that fits on the way to other nodes, asked of the node's routes now and then."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from agent import links
+from agent.netns import OWN_NETNS, TaskNetns
+from mesh.errors import LinkwireError
+from mesh.wgtypes import IPAddress
+
+log = structlog.get_logger(__name__)
+
+ROUTES_S = 30.0
+OVERHEAD = {4: 60, 6: 80}
+"""Bytes that WireGuard adds to a packet: IP 20 or 40, UDP 8, its own 32 (WireGuard paper, section 5.4.6)."""
+DEFAULT_MTU = 1420
+MIN_MTU = 576  # RFC 791: what every IPv4 host must take
+
+
+class PathMtu:
+    """What is known of the ways to other nodes."""
+
+    def __init__(self) -> None:
+        self._home = TaskNetns(OWN_NETNS)
+        self._mtus: dict[IPAddress, tuple[float, int]] = {}
+
+    def least(self, hosts: tuple[IPAddress, ...]) -> int:
+        """The largest packet inside WireGuard that fits on the way to every one of the nodes, bytes."""
+        now = time.monotonic()
+        found: list[int] = []
+        for host in hosts:
+            at, mtu = self._mtus.get(host, (0.0, 0))
+            if not mtu or now >= at:
+                try:
+                    mtu = links.route_mtu(self._home, (host,))
+                except LinkwireError as error:
+                    log.warning("no route to a node", host=str(host), error=str(error))
+                    mtu = DEFAULT_MTU + OVERHEAD[6]
+                self._mtus[host] = (now + ROUTES_S, mtu)
+            found.append(mtu - OVERHEAD[host.version])
+        return max(MIN_MTU, min(found, default=DEFAULT_MTU))
