@@ -71,6 +71,7 @@ _LATER = {
 
 _COMPACTED = "required revision has been compacted"
 _CLOSED = "the store is closed"
+_TOO_LARGE = "larger than max"  # gRPC's, of a request over etcd's limit and 512 KiB; etcd's own is INVALID_ARGUMENT
 _OLD_AUTH = "revision of auth store is old"  # users or roles changed while we were asking
 
 
@@ -358,7 +359,8 @@ def _ours(error: Any, target: str) -> LinkwireError:  # noqa: ANN401 - grpc is n
     text = f"etcd at {target}: {error.details()} ({code.name})"
     if code is grpc.StatusCode.NOT_FOUND:
         return LeaseLost(text)
-    return Retryable(text) if code in _LOST | _LATER or _OLD_AUTH in text else Terminal(text)
+    later = code in _LOST | _LATER and _TOO_LARGE not in text
+    return Retryable(text) if later or _OLD_AUTH in text else Terminal(text)
 
 
 def _channel(target: str, tls: Tls | None) -> Any:  # noqa: ANN401 - grpc is not typed

@@ -111,6 +111,8 @@ def test_what_etcd_refuses_is_terminal(store: Store) -> None:
         store.commit([Put(port(1), None), Put(port(1, "u"), None)])
     with pytest.raises(Terminal, match="too large"):
         store.commit([Put(long_report(str(n), 900_000), 0) for n in range(2)])
+    with pytest.raises(Terminal, match="larger than max"):
+        store.commit([Put(long_report(str(n), 900_000), 0) for n in range(3)])
     with pytest.raises(Terminal, match="more than any record of ours"):
         store.commit([Put(long_report("t", 1_000_001), 0)])
     assert not store.load([""]).records
