@@ -13,7 +13,7 @@ back as the same records. The labels are made to be written by hand too:
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from mesh.ports import PortRange, merge
@@ -37,6 +37,13 @@ MAX_VALUE = 64 * 1024
 """Characters in one label's value."""
 MAX_LINKS = 1000
 """Entries in one service's `linkwire.links`."""
+MAX_LABELS = 256 * 1024
+"""Characters in all of one service's labels that are ours, their names too."""
+MAX_RANGES = 64
+"""Port ranges in one label."""
+MAX_ALL_RANGES = 4096
+"""Port ranges in all links of one service: with MAX_LINKS its record stays below 500 kB, half of what a record may
+have, so that a node can bring it back to an emptied store in base64."""
 MAX_ROTATE = 3650 * 86400
 """Seconds; ten years."""
 MAX_NAME = 63
@@ -216,12 +223,16 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
     """Read the labels of one service; never raises.
 
     Bad parts are reported and left out, good ones kept, and labels that are not ours ignored. What is left out
-    opens nothing: a link of whose ports none is good is left out as a whole, since without ports it would be
-    open to all, and a `linkwire.expose` without a good port reads as (), which lets nothing pass, not as None.
+    opens nothing: a link of whose ports none is good, or that has too many, is left out as a whole, since without
+    ports it would be open to all, and such a `linkwire.expose` reads as (), which lets nothing pass, not as None.
     """
     errors = _Errors()
     ours = {}
     shut = set()
+    size = sum(len(label) + len(text) for label, text in labels.items() if label.lower().startswith(PREFIX))
+    if size > MAX_LABELS:
+        errors.add(PREFIX + "*", "", f"{size} characters in all, at most {MAX_LABELS} are allowed: all are left out")
+        return ServiceLabels(expose=()), errors.all()
     for label in sorted(labels):
         if label.lower().startswith(PREFIX):
             if len(labels[label]) > MAX_VALUE:
@@ -251,7 +262,7 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
                 links[provider] = changed
             else:
                 del links[provider]
-    return ServiceLabels(tuple(links.values()), expose, strict, renew), errors.all()
+    return ServiceLabels(tuple(_bounded(links, errors)), expose, strict, renew), errors.all()
 
 
 @dataclass(slots=True)
@@ -314,6 +325,19 @@ def _decode_setting(link: LinkLabel, label: str, setting: str, value: str, error
     return replace(link, key=value.strip())
 
 
+def _bounded(links: Mapping[str, LinkLabel], errors: _Errors) -> Iterator[LinkLabel]:
+    """Leave out the links beyond MAX_ALL_RANGES."""
+    ranges = 0
+    for provider, link in links.items():
+        ranges += len(link.ports)
+        if ranges <= MAX_ALL_RANGES:
+            yield link
+        else:
+            text = f"{ranges} port ranges in the service's links, at most {MAX_ALL_RANGES} are allowed"
+            errors.add(f"{LINK}{provider}.ports", _join(link.ports), text)
+            ranges -= len(link.ports)
+
+
 def _decode_ports(label: str, value: str, errors: _Errors) -> tuple[PortRange, ...]:
     ports: list[PortRange] = []
     for part in value.split(","):
@@ -321,7 +345,11 @@ def _decode_ports(label: str, value: str, errors: _Errors) -> tuple[PortRange, .
             ports.append(PortRange.parse(part))
         except ValueError as error:
             errors.add(label, part.strip(), str(error))
-    return merge(ports)
+    merged = merge(ports)
+    if len(merged) > MAX_RANGES:
+        errors.add(label, value, f"{len(merged)} port ranges, at most {MAX_RANGES} are allowed")
+        return ()
+    return merged
 
 
 def _decode_expose(value: str | None, errors: _Errors) -> tuple[PortRange, ...] | None:

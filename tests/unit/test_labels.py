@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from mesh.labels import (
     EXPOSE,
     LINKS,
+    MAX_ALL_RANGES,
+    MAX_LABELS,
     MAX_LINKS,
+    MAX_RANGES,
     MAX_ROTATE,
     MAX_VALUE,
     LabelError,
@@ -342,6 +345,31 @@ def test_sizes_are_bounded() -> None:
     read, errors = decode({LINKS: ",".join(f"s{n}" for n in range(MAX_LINKS + 5))})
     assert len(read.links) == MAX_LINKS
     assert [error.reason for error in errors] == ["1005 links, at most 1000 are allowed: the rest is left out"]
+
+    odd = ",".join(map(str, range(1, 2 * MAX_RANGES, 2)))
+    for label in ("linkwire.link.web.ports", EXPOSE):
+        read, errors = decode({LINKS: "web,db", label: odd})
+        assert (len(read.links), errors) == (2, ())
+        read, errors = decode({LINKS: "web,db", label: f"{odd},4000"})
+        assert (len(read.links), read.expose) == ((2, ()) if label == EXPOSE else (1, None))
+        assert [(error.label, error.reason) for error in errors] == [
+            (label, "65 port ranges, at most 64 are allowed")
+        ]
+
+    full = {f"linkwire.link.s{n:02}.ports": odd for n in range(MAX_ALL_RANGES // MAX_RANGES)}
+    named = ",".join(f"s{n:02}" for n in range(len(full)))
+    read, errors = decode({LINKS: f"{named},web,db", **full, "linkwire.link.web.ports": "80"})
+    assert {link.provider for link in read.links} == {*named.split(","), "db"}
+    assert [(error.label, error.reason) for error in errors] == [
+        ("linkwire.link.web.ports", "4097 port ranges in the service's links, at most 4096 are allowed")
+    ]
+
+    long = {LINKS: "web", EXPOSE: "80", **{f"linkwire.x{n}": "x" * MAX_VALUE for n in range(4)}}
+    read, errors = decode(long)
+    assert read == ServiceLabels(expose=())
+    size = sum(map(len, itertools.chain(*long.items())))
+    text = f"{size} characters in all, at most {MAX_LABELS} are allowed: all are left out"
+    assert [error.reason for error in errors] == [text]
 
     _, errors = decode({LINKS: "!," * 999})
     assert len(errors) == 51
