@@ -16,10 +16,11 @@ import structlog
 
 from agent.identity import SEQUENCE_BITS, Identity
 from mesh import keyspace, node_view
-from mesh.errors import LinkwireError, Terminal
+from mesh.errors import LinkwireError
+from mesh.packing import pack
 from mesh.records import Member, Node, Recalled, Record, Status, TaskReport
 from mesh.signatures import Signatures
-from mesh.snapshot import Delete, Op, Put, Snapshot, Write
+from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Follower, Store
 
 log = structlog.get_logger(__name__)
@@ -30,9 +31,6 @@ KEEP_S = LEASE_S / 3
 OWN_S = 10.0
 """Between two looks at whether etcd takes us for our node's own user by now, where it did not."""
 RETRY_S = 1.0
-MAX_OPS = 100
-MAX_BYTES = 1_000_000
-"""Of the values in one transaction: etcd refuses requests over 1.5 MiB (--max-request-bytes)."""
 
 
 class Reporter:
@@ -148,36 +146,24 @@ class Reporter:
 
     def _say(self) -> None:
         stored = self._follower.snapshot
-        for batch in self._batches(self._missing(stored)):
+        too_large: dict[str, str] = {}
+
+        def leave_out(op: Op, reason: str) -> None:
+            too_large[op.key] = reason
+            if op.key not in self._too_large:
+                log.error("record not written", key=op.key, error=reason)
+
+        batches = list(pack(((None, (op,)) for op in self._missing(stored)), leave_out))
+        self._too_large = too_large
+        for batch in batches:
             self._keep_lease()  # what a large node has to say may take longer than a lease lasts
-            revision = self._store.commit(batch)
-            if not all(op.key.startswith((keyspace.STATUS, keyspace.VIEWS)) for op in batch):
+            ops = [self._signed(op) for _, (op,) in batch]
+            revision = self._store.commit(ops)
+            if not all(op.key.startswith((keyspace.STATUS, keyspace.VIEWS)) for op in ops):
                 self._wait_for(revision or 0)  # of the others an agent sees no change
 
-    def _batches(self, ops: Iterable[Op]) -> Iterator[list[Op]]:
-        """Sign what is to be put, and cut it into what etcd takes at once. What is too large alone is left out."""
-        batch: list[Op] = []
-        size = 0
-        too_large: dict[str, str] = {}
-        for op in ops:
-            write: Op = op
-            if isinstance(op, Put):
-                try:
-                    write = self._store.seal(op, self._identity.generation())
-                except Terminal as error:
-                    too_large[op.key] = str(error)
-                    if op.key not in self._too_large:
-                        log.error("record not written", key=op.key, error=str(error))  # noqa: TRY400 - it says it all
-                    continue
-            more = len(write.value) if isinstance(write, Write) else 0
-            if batch and (len(batch) >= MAX_OPS or size + more > MAX_BYTES):
-                yield batch
-                batch, size = [], 0
-            batch.append(write)
-            size += more
-        self._too_large = too_large
-        if batch:
-            yield batch
+    def _signed(self, op: Op) -> Op:
+        return self._store.seal(op, self._identity.generation()) if isinstance(op, Put) else op
 
     def _views(self, status: Status) -> list[Op]:
         """What the node has read of its devices, when it may be said again: in parts, each with the lease."""

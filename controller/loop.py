@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Network
@@ -24,31 +24,27 @@ from controller.observed import Swarm, SwarmNode
 from controller.plan import Planner
 from controller.quiet import Quiet
 from controller.rests import Rests
-from controller.steps import Allocate, Change, Plan, Release, Share, Step, allocation, release, sharing
+from controller.steps import Change, Plan, Release, Step
+from controller.transactions import Packed, Secrets, packed
 from controller.watch import SwarmWatch
 from mesh import keyspace
 from mesh.envelope import Signer
-from mesh.errors import LinkwireError, Retryable, Terminal
+from mesh.errors import LinkwireError, Retryable
 from mesh.garbage import Upkeep
-from mesh.keys import PrivateKey
-from mesh.linkkeys import LinkKey, LinkSeed, link_key
+from mesh.linkkeys import LinkSeed, link_key
+from mesh.packing import Part
 from mesh.records import Cluster, Node, Recall, TaskReport
-from mesh.snapshot import Holds, Op, Snapshot
+from mesh.snapshot import Holds, Snapshot
 from mesh.store import Follower, Store
 from mesh.wake import Wake
 
 log = structlog.get_logger(__name__)
 
-MAX_OPS = 100
-"""In one transaction; etcd takes 128 (--max-txn-ops), the token and the manifest are two of them."""
 CATCH_UP_S = 2.0
 RETRY_S = 0.5
 HEAR_S = 10.0
 """Seconds for which nodes are awaited before an empty store is taken into use: an agent speaks every 3 s, and notices
 within as long again that etcd has lost its lease."""
-
-Secrets = Callable[[str, int], LinkKey]
-"""A link key's name and epoch -> its secret."""
 
 
 class Controller:
@@ -155,8 +151,8 @@ class Controller:
 
     def _act(self, stored: Snapshot, swarm: Swarm, token: Holds, follower: Follower, election: Election) -> None:
         """Decide, write, and wait until the snapshot shows it."""
-        steps, whole = self._decide(stored, swarm)
-        revision = self._write(steps, token, whole=whole)
+        plan, whole = self._decide(stored, swarm)
+        revision = self._write(plan, token, whole=whole)
         if not revision and revision is not None and whole and self._signs(stored):
             revision = self._ledger.commit((token,))
             log.info("signed what the store holds", revision=revision)
@@ -230,10 +226,10 @@ class Controller:
     def _put_back(self, steps: Sequence[Change], token: Holds, follower: Follower, *, sign: bool) -> bool:
         """Write, and with `sign` sign with the last of it what the store then holds."""
         revision: int | None = 0
-        for start in range(0, len(steps), recall.BATCH):
-            part = steps[start : start + recall.BATCH]
-            last = sign and start + recall.BATCH >= len(steps)
-            revision = self._ledger.commit((token, *(op for step in part for op in step.ops)), sign=last)
+        batches = self._packed(steps).batches
+        for number, batch in enumerate(batches, 1):
+            last = sign and number == len(batches)
+            revision = self._ledger.commit((token, *(op for _, ops in batch for op in ops)), sign=last)
             if revision is None:
                 self._wake()
                 return True
@@ -242,35 +238,36 @@ class Controller:
         self._wake()
         return True
 
-    def _decide(self, stored: Snapshot, swarm: Swarm) -> tuple[Sequence[Step], bool]:
+    def _decide(self, stored: Snapshot, swarm: Swarm) -> tuple[Packed, bool]:
         """What to do next; and whether what the store then holds may be signed as a whole."""
         if self._quiet.holds(swarm, stored, time.time()):
             self._due = self._quiet.due
-            return (), True
+            return Packed(), True
         self._quiet.forget()
         stranger = unknown(stored) if self._known is None else None
         if stranger:
             self._tell((stranger,), swarm)
-            return (), False
+            return Packed(), False
         mending = mend(stored, self._known, verified=self._ledger.verified)
         mending += cluster_again(stored, swarm.cluster, self._subnet)
         mending += self._rests.again(stored)
         if mending:
-            return mending, False
+            return self._packed(mending), False
         if self._ledger.verified:
             self._known = stored
         now = datetime.now(UTC)
         judged, made = self._made(stored, swarm, now)
         self._due = made.due
-        self._tell((*judged.problems, *access.problems(swarm), *made.problems), swarm)
-        steps: Sequence[Step] = (*judged.steps, *access.steps(swarm, judged.stored), *made.steps)
-        if not steps:
-            steps = resign(stored, self._signer.key.verify_key.id, self._resigned)
-            self._resigned = None if steps else stored
+        plan = self._packed((*judged.steps, *access.steps(swarm, judged.stored), *made.steps))
+        self._tell((*judged.problems, *access.problems(swarm), *made.problems, *plan.problems), swarm)
+        if not plan.batches:
+            again = resign(stored, self._signer.key.verify_key.id, self._resigned)
+            self._resigned = None if again else stored
+            plan = self._packed(again)
         whole = keyspace.CLUSTER not in stored.invalid
-        if whole and not steps and self._known is stored:
+        if whole and not plan.batches and self._known is stored:
             self._quiet.note(swarm, stored, now.timestamp(), made.due)
-        return steps, whole
+        return plan, whole
 
     def _made(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Judged, Plan]:
         judged = self._members.judge(swarm, stored, now)
@@ -310,8 +307,13 @@ class Controller:
             if problem not in self._told:
                 log.info("problem solved", problem=problem)
 
-    def _write(self, steps: Sequence[Step], token: Holds, *, whole: bool) -> int | None:
-        """Carry out a plan: in few transactions, and where one fails step by step.
+    def _packed(self, steps: Sequence[Step]) -> Packed:
+        """Make a plan's transactions, with a lease if addresses are to rest."""
+        rests = any(isinstance(step, Release) for step in steps)
+        return packed(steps, self._secret, self._store.grant(self._rest_s) if rests else None)
+
+    def _write(self, plan: Packed, token: Holds, *, whole: bool) -> int | None:
+        """Carry out a plan, and where a transaction fails step by step.
 
         While the store holds what was signed, each transaction signs what it then holds. Else only the last does, so
         that agents see nothing half mended; and none where there is more to do (`whole` False).
@@ -321,12 +323,8 @@ class Controller:
             is lost.
         """
         last = 0
-        lease: int | None = None
-        if any(isinstance(step, Release) for step in steps):
-            lease = self._store.grant(self._rest_s)
-        batches = list(_batches(list(_transactions(steps, self._secret, lease))))
-        for number, batch in enumerate(batches, 1):
-            sign = self._ledger.verified or (whole and number == len(batches))
+        for number, batch in enumerate(plan.batches, 1):
+            sign = self._ledger.verified or (whole and number == len(plan.batches))
             revision = self._commit(batch, token, sign=sign)
             if revision is None and len(batch) > 1:  # something in it no longer holds: the rest may
                 done = [self._commit([one], token, sign=sign) for one in batch]
@@ -336,7 +334,7 @@ class Controller:
             last = max(last, revision)
         return last
 
-    def _commit(self, batch: Sequence[tuple[Step, tuple[Op, ...]]], token: Holds, *, sign: bool) -> int | None:
+    def _commit(self, batch: Sequence[Part[Step]], token: Holds, *, sign: bool) -> int | None:
         revision = self._ledger.commit((token, *(op for _, part in batch for op in part)), sign=sign)
         for step, _ in batch:
             if revision is not None:
@@ -349,44 +347,3 @@ class Controller:
         """Wait until the snapshot shows our own writes, so that the next plan does not make them again."""
         if not follower.wait(revision, CATCH_UP_S):
             raise Retryable(f"the store's watch has not shown revision {revision} within {CATCH_UP_S:g} s")
-
-
-def _transactions(steps: Sequence[Step], secret: Secrets, lease: int | None) -> Iterator[tuple[Step, tuple[Op, ...]]]:
-    for step in steps:
-        try:
-            yield step, _transaction(step, secret, lease)
-        except Terminal as error:  # a node whose sealing key is none: its tasks wait, all others do not
-            log.warning("cannot be planned", change=step.reason, error=str(error))
-
-
-def _transaction(step: Step, secret: Secrets, lease: int | None) -> tuple[Op, ...]:
-    match step:
-        case Change():
-            return step.ops
-        case Allocate():
-            return allocation(step, PrivateKey.generate())
-        case Share():
-            return sharing(step, secret)
-        case Release():
-            if lease is None:
-                raise AssertionError("a Release was planned and no lease granted")
-            return release(step, lease)
-
-
-def _batches(
-    steps: Sequence[tuple[Step, tuple[Op, ...]]],
-) -> Iterator[list[tuple[Step, tuple[Op, ...]]]]:
-    """Pack transactions into as few as etcd takes, in order, none of them split."""
-    batch: list[tuple[Step, tuple[Op, ...]]] = []
-    size = 0
-    keys: set[str] = set()
-    for step, ops in steps:
-        touched = {op.key for op in ops}
-        if batch and (size + len(ops) > MAX_OPS or keys & touched):  # etcd refuses a key put twice in one transaction
-            yield batch
-            batch, size, keys = [], 0, set()
-        batch.append((step, ops))
-        size += len(ops)
-        keys |= touched
-    if batch:
-        yield batch

@@ -18,9 +18,6 @@ from mesh.records import Address, Endpoint, Port, Recall, Recalled, Service
 from mesh.snapshot import Delete, Op, Put, Snapshot, Write
 from mesh.verdict import judge
 
-BATCH = 40
-"""Records put back in one transaction: values of a few kB, and requests of 1.5 MiB."""
-
 
 @dataclass(frozen=True, slots=True)
 class Answers:

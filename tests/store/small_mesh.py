@@ -20,9 +20,10 @@ from mesh.follow import Follower
 from mesh.hybrid import NodeKey
 from mesh.labels import LinkLabel, ServiceLabels
 from mesh.linkkeys import LinkSeed
+from mesh.packing import pack
 from mesh.records import Node, Recall, Recalled, Status
 from mesh.seal import Sealer
-from mesh.snapshot import Delete, Put, Snapshot
+from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Store
 from mesh.wake import Wake
 from tests.signing import CLUSTER, KEYRING, SIGNING_KEY
@@ -143,7 +144,9 @@ class Reader:
         said = [key for key in self.follower.snapshot.records if key.startswith(keyspace.RECALLED)]
         puts = list(self.answered(answer))
         gone = {key for key in said if asked is None} - {put.key for put in puts}
-        self.store.commit([*puts, *(Delete(key, None) for key in gone)])
+        ops: list[Op] = [*puts, *(Delete(key, None) for key in gone)]
+        for batch in pack(((None, (op,)) for op in ops), _none_is):
+            self.store.commit([op for _, (op,) in batch])
 
     def answered(self, answer: Sequence[Recalled]) -> Iterator[Put]:
         """What it brings back of what was signed."""
@@ -216,6 +219,10 @@ class SmallMesh:
             stopped.set()
             thread.join()
             reader.close()
+
+
+def _none_is(_: Op, reason: str) -> None:
+    raise AssertionError(reason)
 
 
 def endpoints(snapshot: Snapshot) -> Mapping[str, object]:

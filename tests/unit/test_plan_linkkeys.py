@@ -7,11 +7,12 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from controller.loop import MAX_OPS, _batches, _transactions
 from controller.observed import SwarmService
 from controller.steps import Allocate, Share
+from controller.transactions import packed
 from mesh import keyspace
 from mesh.labels import ServiceLabels
+from mesh.packing import MAX_OPS
 from mesh.records import Endpoint, LinkKeyEpoch, SealedLinkKey
 from mesh.snapshot import Delete, Put
 from tests.unit.memory_store import MemoryStore
@@ -76,7 +77,7 @@ def test_a_task_finds_its_nodes_key_there_when_it_gets_its_endpoint() -> None:
     first, second = made_of(store, world).steps
     assert isinstance(first, Share)
     assert isinstance(second, Allocate)
-    (together,) = _batches(list(_transactions([first, second], secret, None)))
+    (together,) = packed([first, second], secret, None).batches
     put = [type(op.record) for _, ops in together for op in ops if isinstance(op, Put)]
     assert put.index(SealedLinkKey) < put.index(Endpoint), "in one transaction, so in one revision"
 

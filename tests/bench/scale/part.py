@@ -20,7 +20,7 @@ from typing import Any
 
 from controller.loop import Controller
 from controller.observed import Swarm
-from controller.steps import Step
+from controller.transactions import Packed
 from controller.watch import SwarmWatch
 from mesh.envelope import Signer
 from mesh.linkkeys import LinkSeed
@@ -63,14 +63,14 @@ class _Watched(Controller):
         super()._foresee(stored, swarm, token)
         self.foresaw += time.monotonic() - began
 
-    def _decide(self, stored: Snapshot, swarm: Swarm) -> tuple[Sequence[Step], bool]:
-        steps, whole = super()._decide(stored, swarm)
+    def _decide(self, stored: Snapshot, swarm: Swarm) -> tuple[Packed, bool]:
+        plan, whole = super()._decide(stored, swarm)
         self.passes += 1
-        if steps:
+        if plan.batches:
             self.quiet_at = 0.0
         elif not self.quiet_at:
             self.quiet_at = time.monotonic()
-        return steps, whole
+        return plan, whole
 
 
 class _ControllerPart:

@@ -1,0 +1,73 @@
+"""Transactions of a plan's steps, and the problems of the steps that cannot be written. No I/O.
+
+A step that cannot be written is one problem of its service; all other steps go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from controller.steps import Allocate, Change, Release, Share, Step, allocation, release, sharing
+from mesh.errors import Terminal
+from mesh.keys import PrivateKey
+from mesh.linkkeys import LinkKey
+from mesh.packing import Part, pack
+from mesh.records import Service
+from mesh.snapshot import Op, Put
+
+Secrets = Callable[[str, int], LinkKey]
+"""A link key's name and epoch -> its secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Transactions of several steps each, and the problems of the steps that are in none, in words."""
+
+    batches: Sequence[Sequence[Part[Step]]] = ()
+    problems: tuple[str, ...] = ()
+
+
+def packed(steps: Sequence[Step], secret: Secrets, lease: int | None) -> Packed:
+    """Make the transactions of a plan.
+
+    Args:
+        steps: in order.
+        secret: gives the secrets of link keys.
+        lease: of the addresses that rest; required if a step is a Release.
+    """
+    problems: list[str] = []
+    unlinked: set[str] = set()  # ids of services whose first record is left out
+
+    def leave_out(op: Op, reason: str) -> None:
+        if not isinstance(op, Put) or not isinstance(op.record, Service):
+            problems.append(f"store: {reason}: not written")
+            return
+        problems.append(f"service {op.record.name}: its labels are not applied: {reason}: name fewer links and ports")
+        if op.revision == 0:
+            unlinked.add(op.record.id)
+
+    def parts() -> Iterator[Part[Step]]:
+        for step in steps:
+            if isinstance(step, Allocate) and step.task.service in unlinked:
+                continue  # a task without its service's record would count as wired, and reach nobody
+            try:
+                yield step, _transaction(step, secret, lease)
+            except Terminal as error:  # a node whose sealing key is none: its tasks wait, all others do not
+                problems.append(f"{step.reason}: not written: {error}")
+
+    return Packed(list(pack(parts(), leave_out)), tuple(problems))
+
+
+def _transaction(step: Step, secret: Secrets, lease: int | None) -> tuple[Op, ...]:
+    match step:
+        case Change():
+            return step.ops
+        case Allocate():
+            return allocation(step, PrivateKey.generate())
+        case Share():
+            return sharing(step, secret)
+        case Release():
+            if lease is None:
+                raise AssertionError("a Release was planned and no lease granted")
+            return release(step, lease)

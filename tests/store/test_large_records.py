@@ -1,0 +1,119 @@
+"""Large labels of one service hold up nobody else: neither a record too large for etcd, nor many in one plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from agent.inspect import signers
+from controller.ledger import Ledger
+from controller.observed import SwarmService
+from mesh import keyspace
+from mesh.envelope import Keyring, SigningKey
+from mesh.etcd import Line
+from mesh.labels import LinkLabel, ServiceLabels
+from mesh.ports import PortRange
+from mesh.records import Recall, Service
+from mesh.snapshot import Op
+from tests.signing import CLUSTER, SIGNING_KEY
+from tests.store.etcd_server import EtcdServer
+from tests.store.small_mesh import SmallMesh, settled, swarm_service
+from tests.store.waiting import until
+
+
+@pytest.fixture
+def mesh(etcd: EtcdServer, tmp_path: Path, root: str) -> SmallMesh:
+    return SmallMesh(etcd.endpoint, root, tmp_path)
+
+
+def with_ports(name: str, ranges: int) -> SwarmService:
+    """A service of no task that links to `db` with so many port ranges, some 45 bytes each in its record.
+
+    `labels.decode` reads no such labels; this is about what writes records.
+    """
+    ports = tuple(PortRange("tcp", 20_000 + n, 20_000 + n) for n in range(0, 2 * ranges, 2))
+    found = swarm_service(name)
+    return replace(found, labels=ServiceLabels((LinkLabel("db", ("db",), ports),)), replicas=0)
+
+
+def problems(logs: Sequence[Any], event: str = "problem") -> list[str]:
+    return [entry["problem"] for entry in logs if entry["event"] == event and "bad" in entry["problem"]]
+
+
+def test_a_service_too_large_is_one_problem(mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits: list[Sequence[Op]] = []
+    commit = Ledger.commit
+
+    def counted(ledger: Ledger, ops: Sequence[Op], *, sign: bool = True) -> int | None:
+        commits.append(ops)
+        return commit(ledger, ops, sign=sign)
+
+    monkeypatch.setattr(Ledger, "commit", counted)
+    parts = [with_ports("bad", 22_000)]
+    mesh.swarm.services_now |= {service.id: service for service in parts}
+    with capture_logs() as logs, mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller():
+        settled(one, two)
+        mesh.live(one, two)
+        written = len(commits)
+        for _ in range(5):
+            mesh.wake()
+            until(lambda: one.verified() and two.verified())
+        assert len(commits) == written, "written again and again"
+        (problem,) = problems(logs)
+        assert problem.startswith("service bad: its labels are not applied: services/#bad: ")
+        assert one.believed.get(keyspace.service("#bad"), Service) is None
+        assert not [entry for entry in logs if entry["event"] == "a pass failed and is made again"]
+        mesh.swarm.services_now |= {"#bad": with_ports("bad", 10)}
+        mesh.wake()
+        until(lambda: one.verified() and one.believed.get(keyspace.service("#bad"), Service) is not None)
+        until(lambda: problems(logs, "problem solved") == [problem])
+
+
+def test_tasks_of_an_unwritten_service_get_no_endpoint(mesh: SmallMesh) -> None:
+    mesh.swarm.services_now |= {"#bad": with_ports("bad", 22_000)}
+    task = mesh.swarm.start("bad")
+    with mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller():
+        settled(one, two)
+        assert not [key for key in one.believed.records if task in key]
+        mesh.swarm.services_now |= {"#bad": with_ports("bad", 10)}
+        mesh.wake()
+        settled(one, two, tasks=7)
+
+
+def test_the_old_key_goes_despite_a_large_service(mesh: SmallMesh) -> None:
+    new = SigningKey.generate()
+    both = Keyring(CLUSTER, (SIGNING_KEY.verify_key, new.verify_key))
+    mesh.swarm.services_now |= {"#bad": with_ports("bad", 22_000)}
+    with mesh.reader("n1", keyring=both) as one, mesh.reader("n2", keyring=both) as two:
+        with mesh.controller():
+            settled(one, two)
+        with mesh.controller(new, both):
+            until(lambda: signers(one.store.load([""])) == [new.verify_key.id.hex()])
+
+
+def test_records_too_large_together_are_written(mesh: SmallMesh) -> None:
+    mesh.swarm.services_now |= {f"#large{n}": with_ports(f"large{n}", 12_000) for n in range(5)}
+    with mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller():
+        settled(one, two)
+        assert len(list(one.believed.all(Service))) == 7
+
+
+def test_large_records_come_back_after_a_wipe(mesh: SmallMesh, etcd: EtcdServer) -> None:
+    mesh.swarm.services_now |= {f"#large{n}": with_ports(f"large{n}", 9_500) for n in range(4)}
+    with mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller():
+        settled(one, two)
+        before = {key: one.believed.records[key].record for key in one.believed.contents.entries}
+        generation = one.believed.records["manifest"].generation
+        with closing(Line([etcd.target], 5.0)) as line, line.use() as link:
+            link.commit([], [], [key.encode() for key in etcd.keys(mesh.root) if not key.endswith(keyspace.LEADER)])
+        mesh.wake()
+        until(lambda: one.verified() and one.believed.records["manifest"].generation > generation)
+        settled(one, two)
+        assert {key: one.believed.records[key].record for key in before} == before
+        until(lambda: one.store.load([""]).get(keyspace.RECALL, Recall) is None)
