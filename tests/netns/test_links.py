@@ -14,6 +14,7 @@ import pytest
 from agent import links, sysctl
 from agent.errors import RouteClash
 from agent.netns import TaskNetns
+from agent.sandboxes import Devices
 from mesh.errors import DeviceNotFound, Terminal
 from mesh.wgtypes import Route
 from tests.netns.world import World, ip
@@ -52,6 +53,20 @@ def test_a_device_that_is_not_there(netns: TaskNetns) -> None:
     for change in changes:
         with pytest.raises(DeviceNotFound):
             change()
+
+
+def test_the_addresses_of_a_namespaces_devices_are_seen_as_they_change(netns: TaskNetns) -> None:
+    ip("-n", short(netns), "link", "set", "lw0", "address", "02:42:0a:00:01:07")
+    devices = Devices(netns.path)
+    try:
+        first = devices.addresses()
+        assert "02:42:0a:00:01:07" in first
+        assert len(first) == 2, "both ends of the wire, and no loopback"
+        ip("-n", short(netns), "link", "set", "lw0", "name", "eth0")
+        ip("-n", short(netns), "link", "set", "eth0", "address", "02:42:0a:00:01:08")
+        assert devices.addresses() - first == {"02:42:0a:00:01:08"}
+    finally:
+        devices.close()
 
 
 def test_what_is_set_is_read_back_and_setting_it_again_changes_nothing(netns: TaskNetns) -> None:
