@@ -24,7 +24,7 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
 AF = {4: 2, 6: 10}  # linux/socket.h
 _AF_UNSPEC = 0
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 1, 3, 4, 18, 28, 29
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 3, 4, 18, 28, 29
 _IFLA_INFO_KIND = 1
 _RTEXT_FILTER_SKIP_STATS = 0x8
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
@@ -55,8 +55,6 @@ class SeenLink:
     flags: int
     mtu: int
     """Bytes."""
-    hardware: str
-    """Its MAC address, "" where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +152,6 @@ def decode_link(payload: memoryview) -> SeenLink:
         kind=_string(info.get(_IFLA_INFO_KIND)),
         flags=flags,
         mtu=_number(found.get(_IFLA_MTU)),
-        hardware=bytes(found.get(_IFLA_ADDRESS, b"")).hex(":"),
     )
 
 

@@ -97,7 +97,7 @@ def test_a_device_is_read(name: str, figures: tuple[int, int, int], kind: str | 
     attrs += [("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]})] if kind else []
     payload = by_pyroute2(ifinfmsg, attrs, index=index, flags=flags)
     seen = rtnetlink.decode_link(memoryview(payload))
-    assert seen == rtnetlink.SeenLink(index, name, kind or "", flags, mtu, mac or "")
+    assert seen == rtnetlink.SeenLink(index, name, kind or "", flags, mtu)
     theirs = read_by_pyroute2(ifinfmsg, payload)
     assert (seen.index, seen.mtu) == (theirs["index"], theirs.get_attr("IFLA_MTU"))
 
