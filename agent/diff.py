@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from agent.memo import Memo
-from agent.rules import Rules, render
+from agent.nft_json import Rules
+from agent.rules import render
 from mesh.policy import Allow, Policy
 from mesh.wgtypes import (
     DeviceChange,

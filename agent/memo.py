@@ -9,7 +9,8 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 from agent.netns import TaskNetns
-from agent.rules import Rules, render
+from agent.nft_json import Rules
+from agent.rules import render
 from mesh.keys import PublicKey
 from mesh.linkkeys import PresharedKey
 from mesh.policy import Policy

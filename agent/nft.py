@@ -29,7 +29,8 @@ import structlog
 from agent import nfnetlink, rights
 from agent import rules as ruleset
 from agent.netns import TaskNetns, in_scratch_netns
-from agent.rules import Rules, Table
+from agent.nft_json import Rules
+from agent.rules import Table
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.policy import Allow, Balance, Policy, Resolving
 from mesh.ports import PortRange

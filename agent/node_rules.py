@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
 
-from agent.rules import NAME, Json, Rules, canonical
+from agent.nft_json import Json, Rules, canonical
+from agent.rules import NAME
 
 COUNTER = "refused"
 _TCP = 6

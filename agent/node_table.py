@@ -23,7 +23,8 @@ import structlog
 
 from agent import links, nfnetlink, nft, node_rules
 from agent.netns import OWN_NETNS, TaskNetns
-from agent.rules import NAME, Rules
+from agent.nft_json import Rules
+from agent.rules import NAME
 from mesh.errors import LinkwireError, Retryable
 
 log = structlog.get_logger(__name__)

@@ -30,20 +30,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, Literal
+from typing import Literal
 
 from agent.dns import ruleset as dns
+from agent.nft_json import Json, Rules, canonical, text_of
 from mesh.addresses import twin
 from mesh.errors import Terminal
 from mesh.policy import Allow, Balance, Exit, Policy
 from mesh.ports import PortRange, Protocol, merge
 from mesh.records import Refused
 
-Rules = tuple[str, ...]
-"""The table's objects in libnftables' JSON: itself, then counters, then chains, then each chain's rules in order."""
-
 Direction = Literal["in", "out"]
-Json = Mapping[str, Any]
 Body = list[list[Json]]
 """A chain's rules, each a list of libnftables' statements."""
 Families = tuple[tuple[Literal["ip", "ip6"], Callable[[IPv4Address], str]], ...]
@@ -56,8 +53,6 @@ _HERE: Json = {"family": "inet", "table": NAME}
 _ACCEPT: Json = {"accept": None}
 _DROP: Json = {"drop": None}
 _APART = "apart"
-_KINDS = ("table", "counter", "chain", "rule")
-"""What the table is made of, in an order in which it can be made."""
 # At the usual priority for its work (nft(8), "priority"): dstnat in output is -100, filter 0.
 _HOOKS: Mapping[str, Json] = {
     "vip": {"type": "nat", "hook": "output", "prio": -100, "policy": "accept"},
@@ -352,40 +347,6 @@ def _port(port: PortRange) -> object:
     return port.first if port.first == port.last else {"range": [port.first, port.last]}
 
 
-def canonical(items: Iterable[Json]) -> Rules:
-    """A table's objects in the one form in which what is meant and what is listed compare."""
-    texts: list[tuple[int, str, str]] = []
-    for item in items:
-        ((kind, body),) = item.items()
-        dropped = {"handle", "packets", "bytes"} if kind == "counter" else {"handle"}
-        text = _text({kind: {key: _normal(value) for key, value in body.items() if key not in dropped}})
-        rank = _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
-        texts.append((rank, body["chain"] if kind == "rule" else text, text))
-    texts.sort(key=lambda one: one[:2])  # stable: the rules of one chain stay in order
-    return tuple(text for _, _, text in texts)
-
-
-def _normal(value: object) -> object:
-    if isinstance(value, dict):
-        members = value.get("set")
-        if isinstance(members, list) and len(value) == 1:
-            elements = sorted((_normal(member) for member in members), key=_place)
-            # nft lists a set of one as that one; a map's only pair stays a map.
-            return elements[0] if len(elements) == 1 and not isinstance(elements[0], list) else {"set": elements}
-        return {key: _normal(inner) for key, inner in value.items()}
-    return [_normal(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _place(element: object) -> str:
-    """Where an element stands in a set of them: a map's pair by its key, which no other has."""
-    key = element[0] if isinstance(element, list) and element else element
-    return key if isinstance(key, str) else _text(key)
-
-
-def _text(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
 def _is_foreign(item: Json) -> bool:
     """Whether the object is of a kind that the table, as we make it, never has too much of."""
     return not ("rule" in item or "counter" in item or ("chain" in item and "hook" not in item["chain"]))
@@ -398,4 +359,4 @@ def _named(item: Json) -> Json:
 
 
 def _commands(commands: Iterable[tuple[str, Json]]) -> str:
-    return _text({"nftables": [{verb: item} for verb, item in commands]})
+    return text_of({"nftables": [{verb: item} for verb, item in commands]})

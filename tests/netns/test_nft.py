@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from agent import nft, rights
 from agent import rules as ruleset
 from agent.netns import TaskNetns
-from agent.rules import Rules, Table, render
+from agent.nft_json import Rules
+from agent.rules import Table, render
 from mesh.errors import NetnsGone, Retryable, Terminal
 from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from agent.advance import advance
 from agent.diff import Changes, Seen, diff
-from agent.rules import Rules, render
+from agent.nft_json import Rules
+from agent.rules import render
 from mesh.wgtypes import DeviceChange, Interface, InterfaceConfig, PeerChange, Route
 from tests.unit.swarm_world import private_key
 from tests.unit.test_diff import (

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.diff import REJECT_AFTER_S, Changes, Seen, diff
-from agent.rules import Rules, render
+from agent.nft_json import Rules
+from agent.rules import render
 from mesh.addresses import twin, ula
 from mesh.keys import PublicKey
 from mesh.linkkeys import PresharedKey

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import rules
-from agent.rules import Rules
+from agent.nft_json import Rules
 from mesh.errors import Terminal
 from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange
