@@ -1,7 +1,7 @@
 """The nodes whose agents are not simulated: only what they write, signed by keys of their own.
 
-Each is there, says that every task of its which has an endpoint runs and is wired, and says its status as often as an
-agent does, when asked to.
+Each is there and says that every task of its which has an endpoint runs and is wired. When asked to, it says its
+status, and what it has read of its devices, as often as an agent does.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ from collections.abc import Iterable
 from contextlib import closing
 from ipaddress import IPv4Address
 
-from mesh import codec, keyspace
+from mesh import codec, keyspace, node_view
 from mesh.envelope import Signer, SigningKey, peek, wrap
 from mesh.errors import LinkwireError
 from mesh.etcd_feed import EtcdFeed
 from mesh.hybrid import NodeKey
+from mesh.keys import PublicKey
 from mesh.ranges import Ranges
 from mesh.records import Node, Record, Status, TaskReport
 from mesh.seal import Sealer
 from mesh.snapshot import Delete, Op, Write
 from mesh.store import Store
-from tests.bench.scale.node import KEYRING, PORTS
+from tests.bench.scale.node import KEYRING, PORTS, device
 from tests.bench.scale.world import CLUSTER, hostname
 
 _LEASE_S = 3600
 _BATCH = 100
 STATUS_S = 3.0
+PEERS = 10
+"""Of each device. Whose keys they are makes no difference to what is written."""
 
 
 class Crowd:
@@ -40,6 +43,8 @@ class Crowd:
         self._store = Store([endpoint], Sealer.reader(KEYRING))
         self._keys = {node: (NodeKey.generate().public, SigningKey.generate()) for node in nodes}
         self._generation = 0
+        self._devices: dict[str, dict[str, PublicKey]] = {node: {} for node in self._keys}
+        self._views_due = dict.fromkeys(self._keys, 0.0)
         self._statuses = threading.Event()
         self._stopped = threading.Event()
         self._feed: EtcdFeed | None = None
@@ -53,7 +58,7 @@ class Crowd:
         """Say that the nodes are there, and from now on what their tasks do."""
         lease = self._store.grant(_LEASE_S)
         self._write([self._write_of(node, self._node(node), lease) for node in self._keys])
-        self._write([self._status(node) for node in self._keys])
+        self._write([self._vitals(node, time.time()) for node in self._keys])
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._follow, self._say)]
         for thread in self._threads:
             thread.start()
@@ -91,12 +96,15 @@ class Crowd:
         for key, value in changes:
             if value is None:
                 if node := said.pop(key, None):
-                    yield Delete(keyspace.report(node, key.rpartition("/")[2]), None)
+                    task = key.rpartition("/")[2]
+                    self._devices[node].pop(task, None)
+                    yield Delete(keyspace.report(node, task), None)
                 continue
             told = json.loads(peek(key, value).body)
             node = told["node"]
             if node in self._keys and key not in said:
                 said[key] = node
+                self._devices[node][told["task"]] = PublicKey.parse(told["public_key"])
                 report = TaskReport(told["task"], told["service"], node, "running", True, None, None, ())
                 yield self._write_of(node, report)
 
@@ -105,12 +113,23 @@ class Crowd:
             if not self._statuses.wait(0.2):
                 continue
             for node in self._keys:
-                self._write([self._status(node)])
+                self._write(self._status(node))
                 if self._stopped.wait(STATUS_S / len(self._keys)) or not self._statuses.is_set():
                     break
 
-    def _status(self, node: str) -> Write:
-        return self._write_of(node, Status(node, round(time.time(), 1), ()))
+    def _status(self, node: str) -> list[Op]:
+        now = round(time.time(), 1)
+        vitals: list[Op] = [self._vitals(node, now)]
+        if now < self._views_due[node]:
+            return vitals
+        known = list(self._devices[node].items())
+        peers = [key for _, key in known][:PEERS]
+        views = node_view.pack(node, now, [device(task, key, peers) for task, key in known])
+        self._views_due[node] = now + node_view.pause(views)
+        return [*vitals, *(self._write_of(node, view) for view in views)]
+
+    def _vitals(self, node: str, now: float) -> Write:
+        return self._write_of(node, Status(node, now, ()))
 
     def _node(self, node: str) -> Node:
         sealing, report = self._keys[node]

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from agent import gate, links
@@ -28,7 +29,8 @@ from agent.tasks import TaskState
 from agent.trust import Trust
 from agent.wireguard import Backend
 from mesh.envelope import Keyring, SigningKey
-from mesh.records import DeviceStatus
+from mesh.keys import PublicKey
+from mesh.records import DeviceStatus, PeerStatus
 from mesh.seal import Sealer
 from mesh.store import Store
 from mesh.wgtypes import InterfaceConfig
@@ -39,10 +41,14 @@ SIGNING_KEY = SigningKey(bytes(32))
 KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))
 PORTS = (51820, 53819)
 NO_STATUS_S = 86_400.0
+_ENDPOINT = "10.128.0.1:51820"
+_RANDOM = Random()  # noqa: S311 - numbers of packets, no secrets
 
 
 class _NoTable:
     """Stands where `agent.node_table.NodeTable` stands: this machine is no node."""
+
+    is_given_up = False
 
     def start(self, _changed: Callable[[], None]) -> None:
         pass
@@ -75,7 +81,17 @@ class _InMemory(TaskState):
     def status(self, _backend: Backend) -> DeviceStatus | None:
         if self.applied is None:
             return None
-        return DeviceStatus(self.local.task, self.applied.private_key.public, (), ())
+        return device(self.local.task, self.applied.private_key.public, [p.public_key for p in self.applied.peers])
+
+
+def device(task: str, key: PublicKey, peers: Iterable[PublicKey]) -> DeviceStatus:
+    """What is read of a device whose links carry traffic: numbers that are other ones each time."""
+    return DeviceStatus(task, key, tuple(_peer(peer) for peer in peers), ())
+
+
+def _peer(key: PublicKey) -> PeerStatus:
+    age, received, sent = round(_RANDOM.random() * 120, 1), _RANDOM.getrandbits(34), _RANDOM.getrandbits(34)
+    return PeerStatus(key, age, received, sent, _ENDPOINT)
 
 
 class _Seen:
