@@ -323,9 +323,8 @@ class Agent:
             if state.applied is None:
                 gate.shut(state.local.container, state.error)
             return
-        if config is not None and not is_late and self._is_put_off(state, config, now):
-            return
         waits = state.retry_at is not None and config == state.tried
+        waits = waits or (config is not None and not is_late and self._is_put_off(state, config, now))
         if config is not None and not waits and (state.dirty or config != state.applied):
             complete = self._graph.complete
             self._workers.run(state, partial(state.wire, self._backend, config, complete=complete))

@@ -111,7 +111,8 @@ class TaskState:
             self._prepare(backend, desired)
             return
         try:
-            is_new = self.netns is None and self.local.state == "created"
+            # An unhealthy task counts as created too, but what has begun may have had a device for long.
+            is_new = self.netns is None and self.local.state == "created" and self.local.ways is not None
             netns = self._open(backend, self.local.netns)
             if self.responder is not None:
                 self.responder.serve(self.local.container, netns, desired.answers, desired.policy.resolving)
