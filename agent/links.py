@@ -293,10 +293,12 @@ def _devices(netns: TaskNetns) -> list[SeenLink]:
 
 
 def _index(netns: TaskNetns, name: str) -> int:
-    link = _link(netns, name)
-    if link is None:
-        raise DeviceNotFound(f"there is no device {name} in {netns.path}")
-    return link.index
+    try:
+        return netns.socket(NETLINK_ROUTE).device_index(name)
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            raise DeviceNotFound(f"there is no device {name} in {netns.path}") from error
+        raise
 
 
 def _addresses(netns: TaskNetns, index: int) -> Iterator[IPInterface]:

@@ -7,6 +7,7 @@ that namespace alive until it is closed.
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
 import socket
@@ -45,6 +46,9 @@ _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
 
+_SIOCGIFINDEX = 0x8933  # linux/sockios.h
+_IFREQ = struct.Struct("16si20x")
+"""struct ifreq with the name and the index of a device; 40 bytes on 64-bit processors."""
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ANSWER_SECONDS = 10.0
@@ -121,14 +125,29 @@ class NetlinkSocket:
                     return answer
         raise Retryable("the kernel's tables changed each time they were read")
 
+    def device_index(self, name: str) -> int:
+        """Look up the number of a device of the namespace, without the lock of all devices that a request waits for.
+
+        Raises:
+            OSError: ENODEV, there is no such device.
+            NetnsGone: the socket was closed.
+        """
+        with self._lock:
+            self._check_open()
+            answer = fcntl.ioctl(self._socket, _SIOCGIFINDEX, _IFREQ.pack(name.encode(), 0))
+        return int(_IFREQ.unpack(answer)[1])
+
     def close(self) -> None:
         """Close it, and so let go of its network namespace. May be called twice."""
         with self._lock:
             self._socket.close()
 
-    def _exchange(self, kind: int, payload: bytes, flags: int) -> list[Message]:
+    def _check_open(self) -> None:
         if self._socket.fileno() < 0:
             raise NetnsGone("the network namespace was closed while it was worked in")
+
+    def _exchange(self, kind: int, payload: bytes, flags: int) -> list[Message]:
+        self._check_open()
         sequence = next(self._sequence) & 0xFFFFFFFF
         self._socket.send(_HEADER.pack(_HEADER.size + len(payload), kind, flags, sequence, 0) + payload)
         answer: list[Message] = []

@@ -177,12 +177,14 @@ def _apply(backend: Backend, netns: TaskNetns, hosts: str, desired: InterfaceCon
         # A device that was just made has no peer and is down: nothing passes it before there are rules.
         ready = first.result if first is not None else _at_once
         if changes.create:
-            backend.make(netns, desired.name, changes.device or DeviceChange(), ready)
+            change = changes.device or DeviceChange()
+            backend.make(netns, desired.name, change, ready, lambda: _address(netns, desired.name, changes))
         else:
             ready()
             if changes.device is not None:
                 backend.apply(netns, desired.name, changes.device)
-        _apply_link(netns, desired.name, changes)
+            _address(netns, desired.name, changes)
+        _route(netns, desired.name, changes)
     if changes.rules is not None:
         nft.apply(netns, changes.rules)
     if not changes.create and (changes.first_rules is not None or changes.rules is not None):
@@ -206,7 +208,8 @@ def _forget_who_is_gone(netns: TaskNetns, desired: InterfaceConfig) -> None:
         log.warning("connections to tasks that are gone are not forgotten", device=desired.name, error=str(error))
 
 
-def _apply_link(netns: TaskNetns, name: str, changes: Changes) -> None:
+def _address(netns: TaskNetns, name: str, changes: Changes) -> None:
+    """Set a device's MTU and addresses: each waits for the kernel's lock of all devices, so early on."""
     if changes.mtu is not None:
         links.set_mtu(netns, name, changes.mtu)
     for address in changes.remove_addresses:
@@ -218,6 +221,10 @@ def _apply_link(netns: TaskNetns, name: str, changes: Changes) -> None:
         links.enable_ipv6(netns, "lo")
     for address in changes.add_addresses:
         links.add_address(netns, name, address)
+
+
+def _route(netns: TaskNetns, name: str, changes: Changes) -> None:
+    """Bring a device up and set its routes, which is when packets begin to pass."""
     if changes.up:
         links.set_up(netns, name)
     for route in changes.remove_routes:

@@ -48,7 +48,14 @@ class Backend(Protocol):
         It has no key, no port, no address, and is down. Its name must be unique on the node.
         """
 
-    def make(self, netns: TaskNetns, name: str, change: DeviceChange, ready: Callable[[], object]) -> None:
+    def make(
+        self,
+        netns: TaskNetns,
+        name: str,
+        change: DeviceChange,
+        ready: Callable[[], object],
+        placed: Callable[[], object],
+    ) -> None:
         """`create` a device that is not there, and `apply` a change to it: its key, its port and its peers.
 
         Args:
@@ -56,6 +63,7 @@ class Backend(Protocol):
             name: of the device.
             change: as in `apply`.
             ready: returns when the device may have peers. What it raises is raised.
+            placed: called once the device is in the namespace, down; the rules may still be awaited then.
         """
 
     def read(self, netns: TaskNetns, name: str) -> Device:

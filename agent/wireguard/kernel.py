@@ -61,9 +61,17 @@ class KernelBackend:
         if there != _KIND:
             raise Terminal(f"cannot create {name}: the task has a device of that name that is not WireGuard's")
 
-    def make(self, netns: TaskNetns, name: str, change: DeviceChange, ready: Callable[[], object]) -> None:
+    def make(
+        self,
+        netns: TaskNetns,
+        name: str,
+        change: DeviceChange,
+        ready: Callable[[], object],
+        placed: Callable[[], object],
+    ) -> None:
         """See Backend."""
         self.create(netns, name)
+        placed()
         ready()
         self.apply(netns, name, change)
 

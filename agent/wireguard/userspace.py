@@ -109,10 +109,18 @@ class UserspaceBackend:
             self._end(name)
             raise
 
-    def make(self, netns: TaskNetns, name: str, change: DeviceChange, ready: Callable[[], object]) -> None:
+    def make(
+        self,
+        netns: TaskNetns,
+        name: str,
+        change: DeviceChange,
+        ready: Callable[[], object],
+        placed: Callable[[], object],
+    ) -> None:
         """See Backend. The process is told while the kernel moves its device: that waits for who else moves one."""
         if uapi.process(name) is None:
             self.create(netns, name)
+            placed()
             ready()
             self.apply(netns, name, change)
             return
@@ -129,6 +137,7 @@ class UserspaceBackend:
                 raise
             except LinkwireError:
                 self.create(netns, name)  # it is there already; or this says what is in the way
+            placed()
             told.result()
 
     def read(self, netns: TaskNetns, name: str) -> Device:

@@ -102,6 +102,10 @@ def test_a_device_of_the_name_that_is_somebody_elses_is_left_alone(task: Task) -
     assert task.node.backend.found(task.netns) == ()
 
 
+def nothing() -> None:
+    """Called back, and need not do a thing."""
+
+
 def whole(task: Task) -> DeviceChange:
     return DeviceChange(task.key, task.port, (peer(0), peer(1)))
 
@@ -118,7 +122,9 @@ def test_what_is_made_at_once_has_no_peers_before_it_may(task: Task, *, prepared
         except DeviceNotFound:  # on its way
             before.append(Device(task.name, None, 0, {}))
 
-    backend.make(task.netns, task.name, whole(task), ready)
+    there: list[bool | None] = []
+    backend.make(task.netns, task.name, whole(task), ready, lambda: there.append(links.is_up(task.netns, task.name)))
+    assert there == [False], "it is told that it is placed once, and it is down then"
     assert [(device.public_key, device.peers) for device in before] == [(None, {})]
     device = backend.read(task.netns, task.name)
     assert (device.public_key, device.listen_port) == (task.key.public, task.port)
@@ -134,21 +140,21 @@ def test_where_the_rules_fail_what_is_made_has_no_peers(task: Task) -> None:
         raise Terminal("no rules")
 
     with pytest.raises(Terminal, match="no rules"):
-        backend.make(task.netns, task.name, whole(task), refused)
+        backend.make(task.netns, task.name, whole(task), refused, nothing)
     assert backend.read(task.netns, task.name).peers == {}
 
 
 def test_making_it_again_keeps_it_and_what_is_somebody_elses_is_told(made: Task, world: World) -> None:
     made.wire()
     before = links.observe(made.netns, made.name)
-    made.node.backend.make(made.netns, made.name, whole(made), lambda: None)
+    made.node.backend.make(made.netns, made.name, whole(made), nothing, nothing)
     assert links.observe(made.netns, made.name) == before
     assert len(made.node.backend.read(made.netns, made.name).peers) == 2
     other = world.task(made.node)
     ip("-n", Path(other.netns.path).name, "link", "add", other.name, "type", "veth", "peer", "name", "other")
     made.node.backend.prepare(other.name)
     with pytest.raises(Terminal, match="the task has a device of that name"):
-        made.node.backend.make(other.netns, other.name, whole(other), lambda: None)
+        made.node.backend.make(other.netns, other.name, whole(other), nothing, nothing)
     made.node.backend.discard(other.name)
 
 
