@@ -14,9 +14,9 @@ from mesh.envelope import VerifyKey
 from mesh.hybrid import NodePublicKey
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
+from mesh.net import IPAddress, UdpEndpoint
 from mesh.ports import PortRange
 from mesh.proof import NodeProof, NodeStatement
-from mesh.wgtypes import IPAddress, UdpEndpoint
 
 OPTIONAL = MappingProxyType({"optional": True})
 """Of a field that was added later: it is not written where it has its default, and so was not before it was there."""

@@ -5,7 +5,7 @@ Rule 2 of the design: nothing is removed on partial knowledge. `Snapshot.complet
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
@@ -13,10 +13,42 @@ from immutables import Map
 
 from mesh import keyspace
 from mesh.changes import Mark
-from mesh.contents import Contents
-from mesh.records import Record, Versioned
+from mesh.manifest import Entry, Manifest
+from mesh.records import ManifestRecord, Record, Versioned
 
 T = TypeVar("T", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The covered records that a store holds and whose own signatures hold.
+
+    Attributes:
+        entries: by key.
+        total: all of them as one product.
+    """
+
+    entries: Map[str, Entry] = field(default_factory=Map[str, Entry])
+    total: Manifest = field(default_factory=Manifest, compare=False)
+
+    def after(self, puts: Iterable[Entry], gone: Iterable[str]) -> Contents:
+        """With some records written and some taken away, at their cost; keys that are not covered are passed over."""
+        entries, total = self.entries.mutate(), self.total
+        for entry in puts:
+            if keyspace.covered(entry.key):
+                total = _without(total, entries.get(entry.key)).add(entry)
+                entries[entry.key] = entry
+        for key in gone:
+            total = _without(total, entries.pop(key, None))
+        return Contents(entries.finish(), total)
+
+    def record(self) -> ManifestRecord:
+        """What the manifest has to say of them."""
+        return ManifestRecord(self.total.count, self.total.digest())
+
+
+def _without(total: Manifest, entry: Entry | None) -> Manifest:
+    return total.remove(entry) if entry is not None else total
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from mesh.errors import InvalidRecord, LinkwireError
 from mesh.hybrid import NodeKey, NodePublicKey
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
+from mesh.net import IPAddress, UdpEndpoint
 from mesh.ports import PortRange
 from mesh.proof import NodeProof
 from mesh.readers import Odd, reader
@@ -48,7 +49,6 @@ from mesh.records import (
     TaskReport,
     View,
 )
-from mesh.wgtypes import IPAddress, UdpEndpoint
 
 KEY = PublicKey(bytes(range(32)))
 NODE_KEY = NodeKey(bytes(range(32))).public
