@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from types import MappingProxyType
-from typing import Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from mesh.envelope import VerifyKey
 from mesh.hybrid import NodePublicKey
@@ -27,9 +27,31 @@ TaskState = Literal["created", "running", "gone"]
 Unproven = Literal["locked", "unreadable"]
 """Why a node has no proof: its Swarm key is encrypted (autolock), or its Swarm certificate or key cannot be read."""
 
+Writer = Literal["controller", "agent", "anybody"]
+"""Of a record, and so whose signature it has; `anybody` for one that has none."""
+
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class Record:
+    """The base of all records: key, writer and coverage of a kind.
+
+    Attributes:
+        KEY: relative to the root, as a template of `str.format` over the record; its first part is the kind's own.
+        WRITER: the one who may write and sign it.
+        COVERED: whether the manifest covers it: all that every agent reads, and nothing less.
+    """
+
+    KEY: ClassVar[str]
+    WRITER: ClassVar[Writer]
+    COVERED: ClassVar[bool]
+
+    def __init_subclass__(cls, key: str = "", writer: Writer = "controller", *, covered: bool = False) -> None:
+        if key:  # none where `dataclass` makes the class once more for its slots: then it has all three already
+            cls.KEY, cls.WRITER, cls.COVERED = key, writer, covered
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster(Record, key="cluster", covered=True):
     """The mesh itself. Its presence means that a controller has taken this store into use."""
 
     id: str
@@ -50,7 +72,7 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class Service(Record, key="services/{0.id}", covered=True):
     """A service that links, or is linked to."""
 
     id: str
@@ -68,7 +90,7 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Record, key="endpoints/{0.service}/{0.task}", covered=True):
     """One task's place in the mesh."""
 
     service: str
@@ -92,7 +114,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class SealedKey:
+class SealedKey(Record, key="keys/{0.node}/{0.task}"):
     """A task's private key, sealed to the node that runs it."""
 
     task: str
@@ -104,7 +126,7 @@ class SealedKey:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkKeyEpoch:
+class LinkKeyEpoch(Record, key="epochs/{0.key}", covered=True):
     """Which secret of a link key counts. The secret itself follows from the seed, the name and the epoch."""
 
     key: str
@@ -118,7 +140,7 @@ class LinkKeyEpoch:
 
 
 @dataclass(frozen=True, slots=True)
-class SealedLinkKey:
+class SealedLinkKey(Record, key="linkkeys/{0.node}/{0.key}"):
     """A link key's secret, sealed to a node that hosts a task on either side of a link with this key."""
 
     key: str
@@ -130,7 +152,7 @@ class SealedLinkKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class Address(Record, key="addresses/{0.address}"):
     """Who holds an address; with no holder it rests (and its lease says for how long)."""
 
     address: IPv4Address
@@ -139,7 +161,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
+class Port(Record, key="ports/{0.node}/{0.port}"):
     """Which task holds a UDP port of a node."""
 
     node: str
@@ -148,7 +170,7 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Node(Record, key="nodes/{0.id}", writer="agent"):
     """A node that runs an agent, as the agent says it: a claim, until `controller.members` has found it proven."""
 
     id: str
@@ -178,7 +200,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class Member(Record, key="members/{0.node}"):
     """The keys that the controller has accepted as a node's own, so that an earlier statement is known as such."""
 
     node: str
@@ -189,7 +211,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskReport:
+class TaskReport(Record, key="tasks/{0.node}/{0.task}", writer="agent"):
     """What a node sees of one of its tasks."""
 
     task: str
@@ -248,7 +270,7 @@ class DeviceStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class Status(Record, key="vitals/{0.node}", writer="agent"):
     """All devices of a node as read back at one moment."""
 
     node: str
@@ -266,7 +288,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class View(Record, key="views/{0.node}/{0.part}", writer="agent"):
     """A part of what a node has read of its devices: see mesh.node_view."""
 
     node: str
@@ -281,14 +303,14 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Leader:
+class Leader(Record, key="leader", writer="anybody"):
     """Which controller leads."""
 
     holder: str
 
 
 @dataclass(frozen=True, slots=True)
-class StoreSpace:
+class StoreSpace(Record, key="space", writer="anybody"):
     """How much space the stack's etcd takes, as `linkwire-etcd` has last told. It decides nothing."""
 
     size: int
@@ -302,7 +324,7 @@ class StoreSpace:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class Access(Record, key="access"):
     """Who the users of etcd are besides ours: what `linkwire-etcd` makes them of, and its trust in Swarm's CA."""
 
     nodes: tuple[str, ...]
@@ -314,7 +336,7 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestRecord:
+class ManifestRecord(Record, key="manifest"):
     """Which records there are of those that are signed as a set (`keyspace.covered`), no more and no fewer."""
 
     count: int
@@ -323,7 +345,7 @@ class ManifestRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
+class Recall(Record, key="recall"):
     """What the controller asks for after the store was emptied: what the nodes still hold of what it signed.
 
     Each node brings back its own keys; one of them, which has seen the newest state, also that state.
@@ -342,7 +364,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
+class Recalled(Record, key="recalled/{0.node}/{0.part}", writer="agent"):
     """A part of a node's answer to a Recall. The values prove themselves, whoever brings them."""
 
     node: str
@@ -353,28 +375,6 @@ class Recalled:
     parts: int
     values: tuple[Kept, ...]
 
-
-Record = (
-    Cluster
-    | Service
-    | Endpoint
-    | SealedKey
-    | LinkKeyEpoch
-    | SealedLinkKey
-    | Address
-    | Port
-    | Node
-    | Member
-    | TaskReport
-    | Status
-    | StoreSpace
-    | View
-    | Leader
-    | Access
-    | ManifestRecord
-    | Recall
-    | Recalled
-)
 
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 

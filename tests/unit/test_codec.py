@@ -149,8 +149,7 @@ def records() -> st.SearchStrategy[Record]:
     st.register_type_strategy(
         PortRange, st.builds(lambda p, span: PortRange(p, *span), st.sampled_from(["tcp", "udp"]), spans)
     )
-    kinds: tuple[type[Record], ...] = typing.get_args(Record)
-    return st.one_of([st.from_type(kind) for kind in kinds])
+    return st.one_of([st.from_type(kind) for kind in keyspace.KINDS.values()])
 
 
 json_values = st.recursive(
@@ -167,7 +166,42 @@ def changed(record: Record, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON
 
 
 def test_there_is_one_of_each() -> None:
-    assert {type(record) for _, record in ONE_OF_EACH} == set(typing.get_args(Record)) == set(keyspace.KINDS.values())
+    assert {type(record) for _, record in ONE_OF_EACH} == set(keyspace.KINDS.values())
+    assert len(keyspace.KINDS) == 19
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        (keyspace.service("s"), "services/s"),
+        (keyspace.endpoint("s", "t"), "endpoints/s/t"),
+        (keyspace.sealed_key("n", "t"), "keys/n/t"),
+        (keyspace.epoch("shop_shop"), "epochs/shop_shop"),
+        (keyspace.link_key("n", "shop_web:shop_db"), "linkkeys/n/shop_web:shop_db"),
+        (keyspace.address("10.80.0.3"), "addresses/10.80.0.3"),
+        (keyspace.port("n", 51820), "ports/n/51820"),
+        (keyspace.node("n"), "nodes/n"),
+        (keyspace.member("n"), "members/n"),
+        (keyspace.report("n", "t"), "tasks/n/t"),
+        (keyspace.recalled("n", 2), "recalled/n/2"),
+        (keyspace.status("n"), "vitals/n"),
+        (keyspace.view("n", 1), "views/n/1"),
+    ],
+)
+def test_a_key_can_be_had_without_its_record(written: str, key: str) -> None:
+    assert written == key in dict(ONE_OF_EACH)
+
+
+AGENTS = {"nodes/n", "recalled/n/2", "tasks/n/t", "vitals/n", "views/n/1"}
+NOBODYS = {"leader", "space"}
+COVERED = {"cluster", "services/s", "endpoints/s/t", "epochs/shop_shop"}
+
+
+@pytest.mark.parametrize("key", [*dict(ONE_OF_EACH), "unknown/x", "", "cluster/x", "clusters", "services"])
+def test_each_kind_has_its_writer_and_coverage(key: str) -> None:
+    writer = "agent" if key in AGENTS else "anybody" if key in NOBODYS else "controller"
+    assert keyspace.writer(key) == writer
+    assert keyspace.covered(key) == (key in COVERED)
 
 
 @pytest.mark.parametrize(("key", "record"), ONE_OF_EACH)
