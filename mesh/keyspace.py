@@ -1,6 +1,6 @@
-"""Under which key each record lies: the one place that knows the store's paths.
+"""The keys of records in the store, and their writers and coverage.
 
-Keys are given relative to the root (`/linkwire/v1/`), which only the store adds.
+Keys are relative to the root (`/linkwire/v1/`), which only the store adds. No I/O here.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ MEMBERS = _prefix(records.Member)
 TASKS = _prefix(records.TaskReport)
 SPACE = _prefix(records.StoreSpace)
 STATUS = _prefix(records.Status)
-"""Sorts after all that agents follow, whose one watch spans from the first key to the last (Store.follow): each node
-writes its own every few seconds, which would wake all others."""
+"""Sorts after all keys that agents follow, whose one watch spans from the first key to the last (Store.follow): every
+node writes its status every few seconds, which would wake all others."""
 VIEWS = _prefix(records.View)
-"""Sorts after all that controllers follow, for the same reason."""
+"""Sorts after all keys that controllers follow, for the same reason."""
 
 _KINDS = tuple(
     kind
@@ -48,97 +48,97 @@ _KINDS = tuple(
 KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
 """First part of a key -> the kind of record under it."""
 FOLLOWED = tuple(_prefix(kind) for kind in _KINDS if kind is not records.View)
-"""All that controllers read: everything but what is there to be shown."""
+"""All that controllers read: every kind but the views, which are only shown."""
 _COVERED = frozenset(_prefix(kind) for kind in _KINDS if kind.COVERED)
 _COVERED_BELOW = tuple(prefix for prefix in _COVERED if prefix.endswith("/"))
 
 
 def service(service_id: str) -> str:
-    """The key of a Service."""
+    """Return the key of a Service."""
     return f"{SERVICES}{service_id}"
 
 
 def endpoint(service_id: str, task: str) -> str:
-    """The key of an Endpoint."""
+    """Return the key of an Endpoint."""
     return f"{ENDPOINTS}{service_id}/{task}"
 
 
 def sealed_key(node: str, task: str) -> str:
-    """The key of a SealedKey."""
+    """Return the key of a SealedKey."""
     return f"{KEYS}{node}/{task}"
 
 
 def epoch(key: str) -> str:
-    """The key of a LinkKeyEpoch."""
+    """Return the key of a LinkKeyEpoch."""
     return f"{EPOCHS}{key}"
 
 
 def link_key(node: str, key: str) -> str:
-    """The key of a SealedLinkKey. The node comes first: an agent reads what is its own, and no more."""
+    """Return the key of a SealedLinkKey. The node comes first, so that an agent reads its own range only."""
     return f"{LINK_KEYS}{node}/{key}"
 
 
 def address(addr: object) -> str:
-    """The key of an Address."""
+    """Return the key of an Address."""
     return f"{ADDRESSES}{addr}"
 
 
 def port(node: str, number: int) -> str:
-    """The key of a Port."""
+    """Return the key of a Port."""
     return f"{PORTS}{node}/{number}"
 
 
 def node(node_id: str) -> str:
-    """The key of a Node."""
+    """Return the key of a Node."""
     return f"{NODES}{node_id}"
 
 
 def member(node_id: str) -> str:
-    """The key of a Member."""
+    """Return the key of a Member."""
     return f"{MEMBERS}{node_id}"
 
 
 def report(node_id: str, task: str) -> str:
-    """The key of a TaskReport."""
+    """Return the key of a TaskReport."""
     return f"{TASKS}{node_id}/{task}"
 
 
 def recalled(node_id: str, part: object) -> str:
-    """The key of a Recalled."""
+    """Return the key of a Recalled."""
     return f"{RECALLED}{node_id}/{part}"
 
 
 def status(node_id: str) -> str:
-    """The key of a Status."""
+    """Return the key of a Status."""
     return f"{STATUS}{node_id}"
 
 
 def view(node_id: str, part: object) -> str:
-    """The key of a View."""
+    """Return the key of a View."""
     return f"{VIEWS}{node_id}/{part}"
 
 
 def key_of(record: Record) -> str:
-    """Return the key that a record lies under; a record found elsewhere is not valid."""
+    """Return the key of a record; a record under another key is not valid."""
     return record.KEY.format(record)
 
 
 def writer(key: str) -> Writer:
-    """Return who writes what lies under a key. A key that is none of ours is held to the strictest."""
+    """Return the writer of a key. A key that is none of ours counts as the controller's, the strictest."""
     kind = KINDS.get(key.partition("/")[0])
     return "controller" if kind is None else kind.WRITER
 
 
 def covered(key: str) -> bool:
-    """Return whether the manifest covers a record."""
+    """Return whether the manifest covers the record under a key."""
     return key in _COVERED or key.startswith(_COVERED_BELOW)
 
 
 def private(key: str, node_id: str) -> bool:
-    """Whether a record is one that the controller writes for this node alone."""
+    """Return whether the controller writes the record under a key for this node alone."""
     return key == member(node_id) or key.startswith((sealed_key(node_id, ""), link_key(node_id, "")))
 
 
 def read_by(key: str, node_id: str) -> bool:
-    """Whether a record is one that the controller writes for a node to act on: its own, or one of the signed set."""
+    """Return whether a node acts on the record under a key: one of its own, or one of the signed set."""
     return key == MANIFEST or covered(key) or private(key, node_id)
