@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ from mesh.records import Record
 FORMAT = 1
 MAX_BYTES = 1_000_000  # etcd refuses requests over 1.5 MiB (--max-request-bytes)
 
-_CACHED = 16384  # addresses and keys: the same ones recur, and some keys are expensive to check
+_CACHED = 4096  # texts of each type: the same addresses and keys recur, and some keys are expensive to check
 _WHOLE = 2**53
 """Beyond it a float does not tell whole numbers apart, and far beyond it overflows."""
 
@@ -50,7 +50,7 @@ def decode(key: str, value: bytes) -> Record:
     if len(value) > MAX_BYTES:
         raise InvalidRecord(f"{key}: {len(value)} bytes is more than any record of ours")
     texts: dict[int, str] = {}
-    """Of each address and key by identity: one value may have several texts, and is compared by the one read."""
+    """Of each address and key, by identity: written as read, since to format them takes longer than all else."""
 
     def read(hint: Any, text: Any) -> Any:  # noqa: ANN401 - as msgspec calls it
         leaf = _leaf(hint, text)
@@ -94,17 +94,17 @@ def _leaf(hint: Any, text: Any) -> Any:  # noqa: ANN401 - any type with a text f
     if type(text) is not str:
         raise ValueError("Expected text")
     try:
-        return _parsed(hint, text)
+        return _parser(hint)(text)
     except (ValueError, LinkwireError):
         raise ValueError(f"Not a {hint.__name__}") from None
 
 
-@functools.lru_cache(_CACHED)
-def _parsed(hint: Any, text: str) -> Any:  # noqa: ANN401 - as above
-    """Read an address or a key. All of them are immutable, so one may be part of many records."""
+@functools.cache
+def _parser(hint: Any) -> Callable[[str], Any]:  # noqa: ANN401 - as above
+    """Return the parser of a type, with a cache: all of these are immutable, so one may be part of many records."""
     if hint is IPAddress:
-        return ipaddress.ip_address(text)
-    return hint.parse(text) if issubclass(hint, EncodedKey) else hint(text)
+        return functools.lru_cache(_CACHED)(ipaddress.ip_address)
+    return functools.lru_cache(_CACHED)(hint.parse if issubclass(hint, EncodedKey) else hint)
 
 
 def _parse(key: str, value: bytes) -> dict[str, Any]:

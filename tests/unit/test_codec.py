@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh import keyspace
+from mesh import codec, keyspace
 from mesh.codec import MAX_BYTES, decode, encode
 from mesh.envelope import SigningKey, VerifyKey
 from mesh.errors import InvalidRecord
@@ -415,6 +415,13 @@ def agreed(key: str, value: bytes) -> None:
     except InvalidRecord:
         record = None
     assert record == plain, (key, value)
+
+
+@pytest.mark.parametrize(("key", "record"), ONE_OF_EACH)
+def test_each_kind_is_parsed_once(key: str, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = encode(record)
+    monkeypatch.delattr(codec, "_parse")  # what says what is wrong
+    assert decode(key, value) == record
 
 
 @given(record=records())
