@@ -20,9 +20,9 @@ from mesh import docker_api
 from mesh.apart import in_order
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.labels import GATE, GATE_READY
+from mesh.net import IPAddress, IPNetwork
 from mesh.policy import Exit
 from mesh.records import Attachment, TaskState
-from mesh.wgtypes import IPAddress, IPNetwork
 
 log = structlog.get_logger(__name__)
 

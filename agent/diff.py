@@ -21,13 +21,13 @@ from ipaddress import IPv4Address
 from agent.memo import Memo
 from agent.nft_json import Rules
 from agent.rules import render
+from mesh.net import IPInterface
 from mesh.policy import Allow, Policy
 from mesh.wgtypes import (
     DeviceChange,
     HostEntry,
     Interface,
     InterfaceConfig,
-    IPInterface,
     Peer,
     PeerChange,
     PeerConfig,

@@ -13,8 +13,9 @@ from agent.containers import LocalTask
 from agent.node_table import NodeTable
 from agent.tasks import TaskState
 from mesh.graph import Graph, hosts
+from mesh.net import IPNetwork, overlap
 from mesh.records import Cluster
-from mesh.wgtypes import HostEntry, IPNetwork, overlap, without_ipv6
+from mesh.wgtypes import HostEntry, without_ipv6
 
 
 class EarlyNames:

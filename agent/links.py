@@ -20,7 +20,7 @@ from agent import rtnetlink, sysctl
 from agent.errors import RouteClash
 from agent.netlink import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, explained
 from mesh.errors import DeviceNotFound
-from mesh.wgtypes import overlap
+from mesh.net import overlap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from agent.netlink import Message
     from agent.netns import TaskNetns
     from agent.rtnetlink import SeenLink, SeenRoute
-    from mesh.wgtypes import IPAddress, IPInterface, IPNetwork, Route
+    from mesh.net import IPAddress, IPInterface, IPNetwork
+    from mesh.wgtypes import Route
 
 _HEADER_BYTES = 16  # struct nlmsghdr
 

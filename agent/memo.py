@@ -13,8 +13,9 @@ from agent.nft_json import Rules
 from agent.rules import render
 from mesh.keys import PublicKey
 from mesh.linkkeys import PresharedKey
+from mesh.net import IPNetwork, UdpEndpoint
 from mesh.policy import Policy
-from mesh.wgtypes import IPNetwork, Peer, PeerConfig, UdpEndpoint
+from mesh.wgtypes import Peer, PeerConfig
 
 _Alike = tuple[PeerConfig, UdpEndpoint | None, frozenset[IPNetwork], PresharedKey | None, int]
 

@@ -34,7 +34,7 @@ from mesh.wgtypes import HostEntry
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mesh.wgtypes import IPAddress
+    from mesh.net import IPAddress
 
 PIECE = 1024
 """Bytes that the smallest reader takes at once (musl, name_from_hosts in src/network/lookup_name.c)."""

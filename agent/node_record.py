@@ -8,8 +8,8 @@ from agent.containers import NodeIdentity
 from agent.identity import Identity
 from agent.wireguard import Backend
 from mesh.errors import Terminal
+from mesh.net import IPAddress
 from mesh.records import Node
-from mesh.wgtypes import IPAddress
 
 
 def node_record(  # noqa: PLR0917 - called once, from cli

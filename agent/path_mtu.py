@@ -9,7 +9,7 @@ import structlog
 from agent import links
 from agent.netns import OWN_NETNS, TaskNetns
 from mesh.errors import LinkwireError
-from mesh.wgtypes import IPAddress
+from mesh.net import IPAddress
 
 log = structlog.get_logger(__name__)
 

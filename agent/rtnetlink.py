@@ -15,7 +15,7 @@ from agent.netlink import NLA_F_NESTED, attribute, attributes
 from mesh.wgtypes import Route
 
 if TYPE_CHECKING:
-    from mesh.wgtypes import IPInterface, IPNetwork
+    from mesh.net import IPInterface, IPNetwork
 
 # linux/rtnetlink.h, linux/if.h, linux/if_link.h, linux/if_addr.h
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18

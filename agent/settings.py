@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.flags import MAX_PORT, Flags, listen
+from mesh.net import IPAddress
 from mesh.tls import Tls, with_node
-from mesh.wgtypes import IPAddress
 
 SWARM_CERTIFICATES = "/run/linkwire/certificates"
 NODE_JOBS = ("look", "place", "unwire", "remove")

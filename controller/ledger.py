@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import structlog
 
 from mesh import keyspace
-from mesh.contents import Contents
 from mesh.errors import InvalidRecord
 from mesh.manifest import Entry
 from mesh.records import ManifestRecord, Status
-from mesh.snapshot import Delete, Holds, Op, Put, Snapshot, Write
+from mesh.snapshot import Contents, Delete, Holds, Op, Put, Snapshot, Write
 from mesh.store import Store
 from mesh.verdict import Verdict, judge
 

@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from mesh.changes import Mark
 from mesh.labels import LabelError, ServiceLabels
+from mesh.net import IPAddress
 from mesh.records import Attachment
-from mesh.wgtypes import IPAddress
 
 # swarmkit api/types.proto, enum TaskState; a task's state only ever grows.
 STATES = (

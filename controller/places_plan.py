@@ -16,9 +16,9 @@ from controller.run import Run
 from controller.steps import Allocate, Change, Step
 from mesh import keyspace
 from mesh.errors import Terminal
+from mesh.net import IPAddress, UdpEndpoint
 from mesh.records import Address, Attachment, Endpoint, Node, Port, SealedKey, Service
 from mesh.snapshot import Delete, Holds, Op, Put
-from mesh.wgtypes import IPAddress, UdpEndpoint
 
 
 class PlacesPlan:

@@ -14,10 +14,10 @@ from controller.observed import SwarmTask
 from mesh.hybrid import NodePublicKey
 from mesh.keys import PrivateKey
 from mesh.linkkeys import LinkKey
+from mesh.net import UdpEndpoint
 from mesh.records import Address, Attachment, Endpoint, Port
 from mesh.sealing import sealed_key, sealed_link_key
 from mesh.snapshot import Delete, Op, Put
-from mesh.wgtypes import UdpEndpoint
 
 
 @dataclass(frozen=True, slots=True)

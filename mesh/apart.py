@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mesh.net import IPAddress
 from mesh.policy import Exit
 from mesh.records import Attachment, Endpoint, Service
-from mesh.wgtypes import IPAddress
 
 
 def in_order(attachments: Iterable[Attachment]) -> tuple[Attachment, ...]:

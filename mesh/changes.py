@@ -1,4 +1,4 @@
-"""What changed in something that is kept up to date, as names, for who has seen an earlier state of it. Pure."""
+"""Append-only log of changed names: a reader of an earlier state asks what has changed since. Pure."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 LOGGED = 10
-"""Names that are kept for each thing that there is: who follows closely asks for the last few."""
+"""Names kept, as a multiple of the number of things that can change: a close reader asks for the last few."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mark(Generic[T]):
-    """How much of a log a state has in it.
+    """A position in a log: the state after so many names.
 
     Attributes:
-        names: the log; it goes on, for all states.
-        seen: how many of them.
+        names: the log, shared by all marks; it goes on.
+        seen: the number of names at this position.
     """
 
     names: Sequence[T]
     seen: int
 
     def since(self, before: Mark[T]) -> Sequence[T] | None:
-        """What may differ from an earlier state; None: anything, since that is of another log or a later one."""
+        """Return the names changed since an earlier mark; None for any name: that mark is later or of another log."""
         if before.names is not self.names or before.seen > self.seen:
             return None
         return self.names[before.seen : self.seen]
 
 
 class Changes(Generic[T]):
-    """A log of names. Marks are safe in any thread, the log itself in one."""
+    """A log of changed names. Marks are safe in any thread, the log itself in one."""
 
     def __init__(self) -> None:
-        """Nothing has changed yet."""
+        """Begin with no changes."""
         self._names: list[T] = []
 
     def add(self, names: Iterable[T], size: int) -> None:
-        """These may differ from now on, in something that has `size` things in it."""
+        """Append names, of something that has `size` things in it; a log that is too long starts over."""
         if len(self._names) > LOGGED * (size + 1):
             self.restart()
         self._names += names
 
     def restart(self) -> None:
-        """Anything may differ from now on."""
+        """Start over: for earlier marks, anything may have changed."""
         self._names = []
 
     def mark(self) -> Mark[T]:
-        """Where the log is now."""
+        """Return the present position."""
         return Mark(self._names, len(self._names))

@@ -22,7 +22,8 @@ import binascii
 import hashlib
 import hmac
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Self
 
 import nacl.bindings
 import nacl.exceptions
@@ -30,6 +31,7 @@ import nacl.signing
 
 from mesh.errors import InvalidRecord, Terminal
 from mesh.framing import framed
+from mesh.keys import EncodedKey
 from mesh.secret import Secret
 
 FORMAT = 1
@@ -60,24 +62,27 @@ class Forged(InvalidRecord):
     """The signature does not hold: the value was changed, or was signed for another key or cluster."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class VerifyKey:
+class VerifyKey(EncodedKey):
     """An Ed25519 public key, written in base64."""
 
-    raw: bytes
-    id: bytes = field(init=False, repr=False, compare=False)
-    """The first 16 bytes of a SHA-256 over it: what an envelope names its signer by."""
+    __slots__ = ("_id",)
 
-    def __post_init__(self) -> None:
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(raw)
         # libsodium's: a point of the prime-order group in its one encoding (RFC 8032, section 5.1.3). With another,
         # one signature could hold for two messages.
         if len(self.raw) != _KEY_BYTES or not nacl.bindings.crypto_core_ed25519_is_valid_point(self.raw):
             raise Terminal("a verify key is 32 bytes that encode an Ed25519 public key")
         digest = hashlib.sha256(framed("linkwire verify key", self.raw)).digest()
-        object.__setattr__(self, "id", digest[:_ID_BYTES])
+        self._id = digest[:_ID_BYTES]
+
+    @property
+    def id(self) -> bytes:
+        """The first 16 bytes of a SHA-256 over it: an envelope names its signer by it."""
+        return self._id
 
     @classmethod
-    def parse(cls, text: str) -> VerifyKey:
+    def parse(cls, text: str) -> Self:
         """Read base64. Raises Terminal."""
         try:
             return cls(base64.b64decode(text, validate=True))
@@ -93,12 +98,6 @@ class VerifyKey:
         except nacl.exceptions.BadSignatureError:
             return False
         return True
-
-    def __str__(self) -> str:
-        return base64.b64encode(self.raw).decode()
-
-    def __repr__(self) -> str:
-        return f"VerifyKey({self})"
 
 
 class SigningKey(Secret):

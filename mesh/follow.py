@@ -19,13 +19,12 @@ from immutables import Map, MapMutation
 
 from mesh import codec, keyspace
 from mesh.changes import Changes
-from mesh.contents import Contents
 from mesh.errors import InvalidRecord, LinkwireError
 from mesh.garbage import LARGE, held_off
 from mesh.manifest import Entry, Manifest
 from mesh.records import Record, Versioned
 from mesh.seal import Seal
-from mesh.snapshot import Snapshot, Trail
+from mesh.snapshot import Contents, Snapshot, Trail
 from mesh.vouching import NOTHING, Vouched
 
 log = structlog.get_logger(__name__)

@@ -20,7 +20,7 @@ import base64
 import binascii
 import functools
 import hashlib
-from dataclasses import dataclass
+from typing import Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.hpke import (
 
 from mesh.errors import InvalidRecord, Terminal
 from mesh.framing import framed
+from mesh.keys import EncodedKey
 from mesh.secret import Secret
 
 FORMAT = 1
@@ -64,13 +65,13 @@ def _fingerprint(raw: bytes) -> str:
     return hashlib.sha256(framed("linkwire node key", raw)).hexdigest()
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class NodePublicKey:
+class NodePublicKey(EncodedKey):
     """What is sealed to: an ML-KEM-768 public key, then an X25519 one. Written in base64."""
 
-    raw: bytes
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(raw)
         if len(self.raw) != PUBLIC_KEY_BYTES:
             raise Terminal(f"a node's sealing key is {PUBLIC_KEY_BYTES} bytes")
         try:
@@ -83,7 +84,7 @@ class NodePublicKey:
             raise Terminal("not a sealing key that anything can be sealed to") from None
 
     @classmethod
-    def parse(cls, text: str) -> NodePublicKey:
+    def parse(cls, text: str) -> Self:
         """Read base64. Raises Terminal."""
         try:
             return cls(base64.b64decode(text, validate=True))
@@ -94,9 +95,6 @@ class NodePublicKey:
     def fingerprint(self) -> str:
         """SHA-256 over it, in hexadecimal: for records and people, to tell which key a box is sealed to."""
         return _fingerprint(self.raw)
-
-    def __str__(self) -> str:
-        return base64.b64encode(self.raw).decode()
 
     def __repr__(self) -> str:
         return f"NodePublicKey({self.fingerprint})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+from typing import Self
 
 import nacl.public
 
@@ -24,26 +24,57 @@ def _decode(text: str) -> bytes:
     return raw
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PublicKey:
-    """A Curve25519 public key: 32 bytes, written in base64 as `wg` writes it."""
+class EncodedKey:
+    """The base of public keys: bytes, written in base64. A key equals keys of its own kind only.
 
-    raw: bytes
+    No dataclass: `mesh.codec` has to see a value with a text form, and not an object with fields.
+    """
 
-    def __post_init__(self) -> None:
-        if len(self.raw) != KEY_BYTES:
-            raise Terminal("a public key is 32 bytes")
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes."""
+        return self._raw
 
     @classmethod
-    def parse(cls, text: str) -> PublicKey:
+    def parse(cls, text: str) -> Self:
         """Read base64. Raises Terminal."""
-        return cls(_decode(text))
+        raise NotImplementedError
 
     def __str__(self) -> str:
-        return base64.b64encode(self.raw).decode()
+        return base64.b64encode(self._raw).decode()
 
     def __repr__(self) -> str:
-        return f"PublicKey({self})"
+        return f"{type(self).__name__}({self})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EncodedKey) and type(other) is type(self) and self._raw == other._raw
+
+    def __lt__(self, other: Self) -> bool:
+        return self._raw < other._raw
+
+    def __hash__(self) -> int:
+        return hash(self._raw)
+
+
+class PublicKey(EncodedKey):
+    """A Curve25519 public key: 32 bytes, written in base64 as `wg` writes it."""
+
+    __slots__ = ()
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != KEY_BYTES:
+            raise Terminal("a public key is 32 bytes")
+        super().__init__(raw)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read base64. Raises Terminal."""
+        return cls(_decode(text))
 
 
 class PrivateKey(Secret):

@@ -1,225 +1,144 @@
-"""Under which key each record lies: the one place that knows the store's paths.
+"""The keys of records in the store, and their writers and coverage.
 
-Keys are given relative to the root (`/linkwire/v1/`), which only the store adds.
+Keys are relative to the root (`/linkwire/v1/`), which only the store adds. No I/O here.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
-from mesh.records import (
-    Access,
-    Address,
-    Cluster,
-    Endpoint,
-    Leader,
-    LinkKeyEpoch,
-    ManifestRecord,
-    Member,
-    Node,
-    Port,
-    Recall,
-    Recalled,
-    Record,
-    SealedKey,
-    SealedLinkKey,
-    Service,
-    Status,
-    StoreSpace,
-    TaskReport,
-    View,
-)
+from mesh import records
+from mesh.records import Record, Writer
 
 ROOT = "/linkwire/v1/"
 
-Writer = Literal["controller", "agent", "anybody"]
-"""Whose signature a record has; `anybody` for one that has none."""
 
-ACCESS = "access"
-CLUSTER = "cluster"
-LEADER = "leader"
-MANIFEST = "manifest"
-SERVICES = "services/"
-ENDPOINTS = "endpoints/"
-KEYS = "keys/"
-EPOCHS = "epochs/"
-LINK_KEYS = "linkkeys/"
-ADDRESSES = "addresses/"
-PORTS = "ports/"
-RECALL = "recall"
-RECALLED = "recalled/"
-NODES = "nodes/"
-MEMBERS = "members/"
-TASKS = "tasks/"
-SPACE = "space"
-STATUS = "vitals/"
-"""Sorts after all that agents follow, whose one watch spans from the first key to the last (Store.follow): each node
-writes its own every few seconds, which would wake all others."""
-VIEWS = "views/"
-"""Sorts after all that controllers follow, for the same reason."""
+def _prefix(kind: type[Record]) -> str:
+    """Return `nodes/` for a kind with a record for each node, and `cluster` for one of which there is one record."""
+    first, slash, _ = kind.KEY.partition("/")
+    return first + slash
+
+
+ACCESS = _prefix(records.Access)
+CLUSTER = _prefix(records.Cluster)
+LEADER = _prefix(records.Leader)
+MANIFEST = _prefix(records.ManifestRecord)
+SERVICES = _prefix(records.Service)
+ENDPOINTS = _prefix(records.Endpoint)
+KEYS = _prefix(records.SealedKey)
+EPOCHS = _prefix(records.LinkKeyEpoch)
+LINK_KEYS = _prefix(records.SealedLinkKey)
+ADDRESSES = _prefix(records.Address)
+PORTS = _prefix(records.Port)
+RECALL = _prefix(records.Recall)
+RECALLED = _prefix(records.Recalled)
+NODES = _prefix(records.Node)
+MEMBERS = _prefix(records.Member)
+TASKS = _prefix(records.TaskReport)
+SPACE = _prefix(records.StoreSpace)
+STATUS = _prefix(records.Status)
+"""Sorts after all keys that agents follow, whose one watch spans from the first key to the last (Store.follow): every
+node writes its status every few seconds, which would wake all others."""
+VIEWS = _prefix(records.View)
+"""Sorts after all keys that controllers follow, for the same reason."""
+
+_KINDS = tuple(
+    kind
+    for kind in vars(records).values()
+    if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
+)
+KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
+"""First part of a key -> the kind of record under it."""
+FOLLOWED = tuple(_prefix(kind) for kind in _KINDS if kind is not records.View)
+"""All that controllers read: every kind but the views, which are only shown."""
+_COVERED = frozenset(_prefix(kind) for kind in _KINDS if kind.COVERED)
+_COVERED_BELOW = tuple(prefix for prefix in _COVERED if prefix.endswith("/"))
 
 
 def service(service_id: str) -> str:
-    """The key of a Service."""
+    """Return the key of a Service."""
     return f"{SERVICES}{service_id}"
 
 
 def endpoint(service_id: str, task: str) -> str:
-    """The key of an Endpoint."""
+    """Return the key of an Endpoint."""
     return f"{ENDPOINTS}{service_id}/{task}"
 
 
 def sealed_key(node: str, task: str) -> str:
-    """The key of a SealedKey."""
+    """Return the key of a SealedKey."""
     return f"{KEYS}{node}/{task}"
 
 
 def epoch(key: str) -> str:
-    """The key of a LinkKeyEpoch."""
+    """Return the key of a LinkKeyEpoch."""
     return f"{EPOCHS}{key}"
 
 
 def link_key(node: str, key: str) -> str:
-    """The key of a SealedLinkKey. The node comes first: an agent reads what is its own, and no more."""
+    """Return the key of a SealedLinkKey. The node comes first, so that an agent reads its own range only."""
     return f"{LINK_KEYS}{node}/{key}"
 
 
 def address(addr: object) -> str:
-    """The key of an Address."""
+    """Return the key of an Address."""
     return f"{ADDRESSES}{addr}"
 
 
 def port(node: str, number: int) -> str:
-    """The key of a Port."""
+    """Return the key of a Port."""
     return f"{PORTS}{node}/{number}"
 
 
 def node(node_id: str) -> str:
-    """The key of a Node."""
+    """Return the key of a Node."""
     return f"{NODES}{node_id}"
 
 
 def member(node_id: str) -> str:
-    """The key of a Member."""
+    """Return the key of a Member."""
     return f"{MEMBERS}{node_id}"
 
 
 def report(node_id: str, task: str) -> str:
-    """The key of a TaskReport."""
+    """Return the key of a TaskReport."""
     return f"{TASKS}{node_id}/{task}"
 
 
 def recalled(node_id: str, part: object) -> str:
-    """The key of a Recalled."""
+    """Return the key of a Recalled."""
     return f"{RECALLED}{node_id}/{part}"
 
 
 def status(node_id: str) -> str:
-    """The key of a Status."""
+    """Return the key of a Status."""
     return f"{STATUS}{node_id}"
 
 
 def view(node_id: str, part: object) -> str:
-    """The key of a View."""
+    """Return the key of a View."""
     return f"{VIEWS}{node_id}/{part}"
 
 
-def key_of(record: Record) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a kind
-    """The key that a record lies under; a record found elsewhere is not valid."""
-    match record:
-        case Cluster():
-            return CLUSTER
-        case Leader():
-            return LEADER
-        case ManifestRecord():
-            return MANIFEST
-        case Service():
-            return service(record.id)
-        case Endpoint():
-            return endpoint(record.service, record.task)
-        case SealedKey():
-            return sealed_key(record.node, record.task)
-        case LinkKeyEpoch():
-            return epoch(record.key)
-        case SealedLinkKey():
-            return link_key(record.node, record.key)
-        case Address():
-            return address(record.address)
-        case Port():
-            return port(record.node, record.port)
-        case Node():
-            return node(record.id)
-        case Member():
-            return member(record.node)
-        case TaskReport():
-            return report(record.node, record.task)
-        case Status():
-            return status(record.node)
-        case View():
-            return view(record.node, record.part)
-        case Access():
-            return ACCESS
-        case StoreSpace():
-            return SPACE
-        case Recall():
-            return RECALL
-        case Recalled():
-            return recalled(record.node, record.part)
-
-
-KINDS: dict[str, type[Record]] = {
-    ACCESS: Access,
-    CLUSTER: Cluster,
-    LEADER: Leader,
-    MANIFEST: ManifestRecord,
-    "services": Service,
-    "endpoints": Endpoint,
-    "keys": SealedKey,
-    "epochs": LinkKeyEpoch,
-    "linkkeys": SealedLinkKey,
-    "addresses": Address,
-    "ports": Port,
-    "nodes": Node,
-    "members": Member,
-    "tasks": TaskReport,
-    "vitals": Status,
-    "views": View,
-    SPACE: StoreSpace,
-    RECALL: Recall,
-    "recalled": Recalled,
-}
-"""First part of a key -> the kind of record under it."""
-
-_ALONE = frozenset({ACCESS, CLUSTER, LEADER, MANIFEST, SPACE, RECALL})
-FOLLOWED = tuple(name if name in _ALONE else f"{name}/" for name in KINDS if f"{name}/" != VIEWS)
-"""All that controllers read: everything but what is there to be shown."""
-
-_WRITERS: dict[str, Writer] = {
-    "nodes": "agent",
-    "tasks": "agent",
-    "vitals": "agent",
-    "views": "agent",
-    "recalled": "agent",
-    LEADER: "anybody",
-    SPACE: "anybody",
-}
+def key_of(record: Record) -> str:
+    """Return the key of a record; a record under another key is not valid."""
+    return record.KEY.format(record)
 
 
 def writer(key: str) -> Writer:
-    """Who writes what lies under a key. A key that is none of ours is held to the strictest."""
-    return _WRITERS.get(key.split("/", 1)[0], "controller")
+    """Return the writer of a key. A key that is none of ours counts as the controller's, the strictest."""
+    kind = KINDS.get(key.partition("/")[0])
+    return "controller" if kind is None else kind.WRITER
 
 
 def covered(key: str) -> bool:
-    """Whether a record is one of those that the manifest is over: what every agent reads, and nothing less."""
-    return key == CLUSTER or key.startswith((SERVICES, ENDPOINTS, EPOCHS))
+    """Return whether the manifest covers the record under a key."""
+    return key in _COVERED or key.startswith(_COVERED_BELOW)
 
 
 def private(key: str, node_id: str) -> bool:
-    """Whether a record is one that the controller writes for this node alone."""
+    """Return whether the controller writes the record under a key for this node alone."""
     return key == member(node_id) or key.startswith((sealed_key(node_id, ""), link_key(node_id, "")))
 
 
 def read_by(key: str, node_id: str) -> bool:
-    """Whether a record is one that the controller writes for a node to act on: its own, or one of the signed set."""
+    """Return whether a node acts on the record under a key: one of its own, or one of the signed set."""
     return key == MANIFEST or covered(key) or private(key, node_id)

@@ -5,12 +5,11 @@ digest over all (key, generation, value) of a set and signs it with every change
 
 The digest is a multiset hash, MuHash: every entry is hashed to a number modulo a prime and the numbers are multiplied
 (Bellare and Micciancio, "A New Paradigm for Collision-free Hashing: Incrementality at Reduced Cost", EUROCRYPT 1997,
-section 5.2). So an entry is added, or taken out, with one multiplication and whatever the order, and two sets are
-united with one more. As in Bitcoin Core's MuHash3072 (crypto/muhash.h) the prime is 2^3072 - 1103717, a safe one, and
-what is taken out is gathered in a denominator, so that the one inversion waits until the digest is asked for. To find
-two sets of one digest is as hard as the discrete logarithm in that group: about 110 bits, since the special number
-field sieve applies to a prime of that form; and, like Ed25519, nothing against a quantum computer, which could forge
-the signature then.
+section 5.2). So an entry is added, or taken out, with one multiplication and whatever the order. As in Bitcoin Core's
+MuHash3072 (crypto/muhash.h) the prime is 2^3072 - 1103717, a safe one, and what is taken out is gathered in a
+denominator, so that the one inversion waits until the digest is asked for. To find two sets of one digest is as hard
+as the discrete logarithm in that group: about 110 bits, since the special number field sieve applies to a prime of
+that form; and, like Ed25519, nothing against a quantum computer, which could forge the signature then.
 """
 
 from __future__ import annotations
@@ -20,11 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from mesh.errors import InvalidRecord
 from mesh.framing import framed
-
-DIGEST_BYTES = 32
-STATE_BYTES = 8 + 384
 
 _BITS = 3072
 _BYTES = _BITS // 8
@@ -94,14 +89,6 @@ class Manifest:
         """Without one entry. It is not known whether it was there: if not, nothing will ever match again."""
         return Manifest(self.count - 1, self._numerator, _times(self._denominator, entry.number()))
 
-    def combine(self, other: Manifest) -> Manifest:
-        """The entries of both: sets may be kept apart, and checked together."""
-        return Manifest(
-            self.count + other.count,
-            _times(self._numerator, other._numerator),
-            _times(self._denominator, other._denominator),
-        )
-
     def digest(self) -> bytes:
         """32 bytes that stand for the whole set: SHA-256 over the state.
 
@@ -111,7 +98,7 @@ class Manifest:
         return hashlib.sha256(framed("linkwire manifest 1", self.state())).digest()
 
     def state(self) -> bytes:
-        """392 bytes to go on from: the count and the product, in the one way to write them.
+        """Return the count and the product in 392 bytes, in the one way to write them.
 
         Raises:
             ValueError: more entries were taken out than put in.
@@ -122,19 +109,6 @@ class Manifest:
         if self._denominator != 1:
             product = _times(product, pow(self._denominator, -1, _PRIME))
         return self.count.to_bytes(8, "big") + product.to_bytes(_BYTES, "big")
-
-    @classmethod
-    def from_state(cls, state: bytes) -> Manifest:
-        """Read what `state` wrote.
-
-        Raises:
-            InvalidRecord: it is not that.
-        """
-        count, product = int.from_bytes(state[:8], "big"), int.from_bytes(state[8:], "big")
-        empty = count == 0 and product != 1
-        if len(state) != STATE_BYTES or count > _MAX_COUNT or not 1 <= product < _PRIME or empty:
-            raise InvalidRecord("not the state of a manifest")
-        return cls(count, product)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Manifest):

@@ -10,8 +10,9 @@ from ipaddress import IPv4Network, IPv6Network
 
 from mesh.addresses import twin
 from mesh.linkkeys import PresharedKey
+from mesh.net import IPNetwork
 from mesh.records import Endpoint
-from mesh.wgtypes import IPNetwork, PeerConfig
+from mesh.wgtypes import PeerConfig
 
 KEEPALIVE = 25
 """Seconds. With it a device that was made again is heard of at once and not after 15 s of silence, and a

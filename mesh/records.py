@@ -1,6 +1,6 @@
-"""Every record that Linkwire keeps in the store, as frozen data: one type per kind of key.
+"""The records that Linkwire keeps in the store, as frozen data: one type for each kind of key.
 
-`mesh.keyspace` says under which key each lies, `mesh.codec` how it is written. No I/O here.
+`mesh.keyspace` finds their keys, `mesh.codec` reads and writes them. No I/O here.
 """
 
 from __future__ import annotations
@@ -8,67 +8,89 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from types import MappingProxyType
-from typing import Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from mesh.envelope import VerifyKey
 from mesh.hybrid import NodePublicKey
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
+from mesh.net import IPAddress, UdpEndpoint
 from mesh.ports import PortRange
 from mesh.proof import NodeProof, NodeStatement
-from mesh.wgtypes import IPAddress, UdpEndpoint
 
 OPTIONAL = MappingProxyType({"optional": True})
-"""Of a field that was added later: it is not written where it has its default, and so was not before it was there."""
+"""Marks a field of a later version: it is not written while it has its default, as in versions without the field."""
 
 TaskState = Literal["created", "running", "gone"]
-"""What a node sees of a task's container: made but not started, up (and healthy where it has a check), ended."""
+"""State of a task's container on its node: made but not started, up (and healthy where it has a check), ended."""
 
 Unproven = Literal["locked", "unreadable"]
-"""Why a node has no proof: its Swarm key is encrypted (autolock), or its Swarm certificate or key cannot be read."""
+"""Reason for a missing proof: the node's Swarm key is encrypted (autolock), or its certificate or key unreadable."""
+
+Writer = Literal["controller", "agent", "anybody"]
+"""The writer of a record, whose signature it has; `anybody` for a record without a signature."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
-    """The mesh itself. Its presence means that a controller has taken this store into use."""
+class Record:
+    """The base of all records: key, writer and coverage of a kind.
+
+    Attributes:
+        KEY: relative to the root, as a template of `str.format` over the record; its first part is the kind's own.
+        WRITER: the one who may write and sign it.
+        COVERED: whether the manifest covers it: all that every agent reads, and nothing less.
+    """
+
+    KEY: ClassVar[str]
+    WRITER: ClassVar[Writer]
+    COVERED: ClassVar[bool]
+
+    def __init_subclass__(cls, key: str = "", writer: Writer = "controller", *, covered: bool = False) -> None:
+        if key:  # none where `dataclass` makes the class once more for its slots: then it has all three already
+            cls.KEY, cls.WRITER, cls.COVERED = key, writer, covered
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster(Record, key="cluster", covered=True):
+    """The mesh itself; present once a controller has taken the store into use."""
 
     id: str
     """Swarm's own cluster id."""
     subnet: IPv4Network
-    """Where every task's address and every VIP comes from."""
+    """The pool of all tasks' addresses and all VIPs."""
     subnet6: IPv6Network
-    """A /96: where their IPv6 twins come from (mesh.addresses.twin)."""
+    """A /96, the pool of their IPv6 twins (mesh.addresses.twin)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """An address of a task, or of a service, on a network that is not the mesh."""
+    """An address of a task or service on a network other than the mesh."""
 
     network: str
-    """Docker's id of it: node-local networks of two nodes have two ids, also where their addresses are the same."""
+    """Docker's id of the network. Node-local networks of two nodes have two ids, even with the same addresses."""
     address: IPAddress
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """A service that links, or is linked to."""
+class Service(Record, key="services/{0.id}", covered=True):
+    """A consumer or provider of links."""
 
     id: str
     name: str
     vip: IPv4Address
     links: tuple[LinkLabel, ...]
-    """By the provider's name: it may not exist yet, and may come back under another id."""
+    """By the provider's name: the provider may not exist yet, and may come back with another id."""
     expose: tuple[PortRange, ...] | None
-    """What a link that names no ports may reach; None for everything, () for nothing."""
+    """Ports that a link without ports may reach; None for all, () for none."""
     strict: bool
     dnsrr: bool
-    """`endpoint_mode: dnsrr`: names give all addresses and not the VIP."""
+    """`endpoint_mode: dnsrr`: names resolve to all addresses and not to the VIP."""
     elsewhere: tuple[Attachment, ...]
-    """Swarm's own virtual IPs of it, sorted."""
+    """Its virtual IPs from Swarm, sorted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Record, key="endpoints/{0.service}/{0.task}", covered=True):
     """One task's place in the mesh."""
 
     service: str
@@ -81,57 +103,57 @@ class Endpoint:
     address: IPv4Address
     public_key: PublicKey
     epoch: int
-    """Which of the task's keypairs this is, from 0."""
+    """The number of the task's keypair, from 0."""
     underlay: UdpEndpoint
     ready: bool
-    """Whether new connections may go to it."""
+    """True while it takes new connections."""
     elsewhere: tuple[Attachment, ...]
-    """Its addresses on other networks, as far as they are known, sorted."""
+    """Its known addresses on other networks, sorted."""
     suspect: bool = field(default=False, metadata=OPTIONAL)
-    """Whether it is ready and its node's agent silent: each consumer's node uses it as long as it answers there."""
+    """True while it is ready and its node's agent is silent: consumers' nodes use it as long as it answers them."""
 
 
 @dataclass(frozen=True, slots=True)
-class SealedKey:
+class SealedKey(Record, key="keys/{0.node}/{0.task}"):
     """A task's private key, sealed to the node that runs it."""
 
     task: str
     node: str
     epoch: int
     sealed_to: str
-    """Fingerprint of the node's sealing key of that time; when it has another now, the task needs a new keypair."""
+    """Fingerprint of the node's sealing key at that time; when the node has another, the task needs a new keypair."""
     sealed: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class LinkKeyEpoch:
-    """Which secret of a link key counts. The secret itself follows from the seed, the name and the epoch."""
+class LinkKeyEpoch(Record, key="epochs/{0.key}", covered=True):
+    """The current epoch of a link key. Its secret is derived from the seed, the name and the epoch."""
 
     key: str
     """The link key's name (mesh.labels.key_name)."""
     epoch: int
-    """Only ever grows. It is the time in which it began, so that it also grows where its record was lost."""
+    """Only ever grows. It is the time at which it began, so that it grows even after its record was lost."""
     since: int
-    """Seconds since the epoch of the controller's clock, to tell when the next one is due."""
+    """Start of the epoch, in seconds since 1970 by the controller's clock: the next one is due some time after it."""
     asked: tuple[str, ...]
-    """What had been asked for by hand until then, sorted: something that is not here asks for a new epoch."""
+    """Renewals requested by hand until then, sorted: a request that is not among them starts a new epoch."""
 
 
 @dataclass(frozen=True, slots=True)
-class SealedLinkKey:
+class SealedLinkKey(Record, key="linkkeys/{0.node}/{0.key}"):
     """A link key's secret, sealed to a node that hosts a task on either side of a link with this key."""
 
     key: str
     node: str
     epoch: int
     sealed_to: str
-    """Fingerprint of the node's sealing key of that time."""
+    """Fingerprint of the node's sealing key at that time."""
     sealed: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Who holds an address; with no holder it rests (and its lease says for how long)."""
+class Address(Record, key="addresses/{0.address}"):
+    """The holder of an address; without a holder the address rests, until its lease ends."""
 
     address: IPv4Address
     holder: str | None
@@ -139,8 +161,8 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
-    """Which task holds a UDP port of a node."""
+class Port(Record, key="ports/{0.node}/{0.port}"):
+    """The task that holds a UDP port of a node."""
 
     node: str
     port: int
@@ -148,38 +170,38 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A node that runs an agent, as the agent says it: a claim, until `controller.members` has found it proven."""
+class Node(Record, key="nodes/{0.id}", writer="agent"):
+    """A node that runs an agent, by its own account: a claim until `controller.members` has found it proven."""
 
     id: str
     hostname: str
     sealing_key: NodePublicKey
-    """What private keys for this node are sealed to."""
+    """The public key that private keys for this node are sealed to."""
     report_key: VerifyKey
-    """What the signature of this record, and of all others that the agent writes, is checked with."""
+    """The public key that verifies this record, and all others that the agent writes."""
     counter: int
     """Higher than in every earlier statement of the node about its keys."""
     proof: NodeProof | None
-    """That the keys are the node's own; None where it cannot prove it."""
+    """Proof that the keys are the node's own; None where the node has none."""
     unproven: Unproven | None
-    """Why it cannot."""
+    """Reason for a missing proof."""
     address: IPAddress
-    """Where other nodes reach this one's WireGuard ports."""
+    """Address at which other nodes reach this one's WireGuard ports."""
     first_port: int
     last_port: int
     backend: str
     version: str
     own_user: bool = field(default=False, metadata=OPTIONAL)
-    """Whether its agent is the user of etcd with this node's name now, by the node's Swarm certificate."""
+    """True once its agent is an etcd user of its own, with the node's name, by the node's Swarm certificate."""
 
     def statement(self, cluster: str) -> NodeStatement:
-        """What its proof is to prove, in the Swarm of that id."""
+        """Return the statement that its proof has to prove, in the Swarm of that id."""
         return NodeStatement(cluster, self.id, self.sealing_key, self.report_key, self.counter)
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """The keys that the controller has accepted as a node's own, so that an earlier statement is known as such."""
+class Member(Record, key="members/{0.node}"):
+    """The keys that the controller has accepted as a node's own; with them it recognises an earlier statement."""
 
     node: str
     sealing_key: NodePublicKey
@@ -189,8 +211,8 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskReport:
-    """What a node sees of one of its tasks."""
+class TaskReport(Record, key="tasks/{0.node}/{0.task}", writer="agent"):
+    """The state of a task on its node, by the node's agent."""
 
     task: str
     service: str
@@ -199,18 +221,18 @@ class TaskReport:
     state: TaskState
     wired: bool
     error: str | None
-    """In words; also `port taken`, which makes the controller give another."""
+    """In words; `port taken` makes the controller assign another port."""
     port_taken: int | None
-    """The UDP port that some other program holds, or None."""
+    """The UDP port that another program holds, or None."""
     elsewhere: tuple[Attachment, ...]
     """The task's addresses on other networks as the node's Docker gave them, sorted."""
     spent: int | None = field(default=None, metadata=OPTIONAL)
-    """The epoch of its key that peers refuse, since the node's clock went back; makes the controller give another."""
+    """Epoch of a key that peers refuse because the node's clock went back: the controller assigns another keypair."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """One peer as read back from a task's device."""
+    """A peer, as read back from a task's device."""
 
     public_key: PublicKey
     handshake_age: float | None
@@ -222,7 +244,7 @@ class PeerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """How many packets a task's rules have refused since they were first put in place.
+    """Counter of the packets that a task's rules have refused since they were first put in place.
 
     Attributes:
         direction: `in`: what came to the task over its device; `out`: what it tried to send over it; `apart`: what
@@ -238,58 +260,58 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """One task's device as read back."""
+    """A task's device, as read back."""
 
     task: str
     public_key: PublicKey | None
     peers: tuple[PeerStatus, ...]
     refused: tuple[Refused, ...]
-    """Those that are not 0, sorted."""
+    """Counters that are not 0, sorted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """All devices of a node as read back at one moment."""
+class Status(Record, key="vitals/{0.node}", writer="agent"):
+    """All devices of a node, as read back at one moment."""
 
     node: str
     written: float
-    """Seconds since the epoch of the node's clock: for display only, nothing is decided by it."""
+    """Seconds since 1970 by the node's clock: for display only, nothing is decided by it."""
     devices: tuple[DeviceStatus, ...]
-    """None as it lies in the store: they are in the node's views (mesh.node_view)."""
+    """Empty in the store: the devices are in the node's views (mesh.node_view)."""
     manifest: bytes = b""
-    """The signed manifest of the highest generation that the node has acted on, as it lay in the store: it proves
-    that this generation was signed, whoever brings it. Empty while there was none."""
+    """The signed manifest of the highest generation that the node has acted on, as stored: it proves that this
+    generation was signed, whoever brings it. Empty while there was none."""
     held: str = ""
-    """Why the node does not act on what the store holds now, in words; empty while it does."""
+    """Reason, in words, for not acting on the store's present state; empty while the node acts on it."""
     unwritten: str = field(default="", metadata=OPTIONAL)
-    """Which of the node's records is too large for the store, in words; empty while none is."""
+    """Names, in words, the node's record that is too large for the store; empty while there is none."""
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """A part of what a node has read of its devices: see mesh.node_view."""
+class View(Record, key="views/{0.node}/{0.part}", writer="agent"):
+    """A part of a node's reading of its devices: see mesh.node_view."""
 
     node: str
     part: int
     """From 0."""
     parts: int
-    """How many there are."""
+    """The number of parts."""
     written: float
-    """Seconds since the epoch of the node's clock, the same in all parts that were read at one time."""
+    """Seconds since 1970 by the node's clock, the same in all parts of one reading."""
     packed: bytes
-    """A Status with some devices as the codec writes it, compressed (RFC 1950)."""
+    """A Status with some of the devices, encoded and compressed (RFC 1950)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leader:
-    """Which controller leads."""
+class Leader(Record, key="leader", writer="anybody"):
+    """The leading controller."""
 
     holder: str
 
 
 @dataclass(frozen=True, slots=True)
-class StoreSpace:
-    """How much space the stack's etcd takes, as `linkwire-etcd` has last told. It decides nothing."""
+class StoreSpace(Record, key="space", writer="anybody"):
+    """Space that the stack's etcd takes, as last reported by `linkwire-etcd`. Nothing is decided by it."""
 
     size: int
     """Bytes of its file."""
@@ -298,24 +320,24 @@ class StoreSpace:
     quota: int
     """Bytes at which it refuses all writes."""
     short: bool
-    """Whether an operator should look after it."""
+    """True when an operator should make room."""
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """Who the users of etcd are besides ours: what `linkwire-etcd` makes them of, and its trust in Swarm's CA."""
+class Access(Record, key="access"):
+    """Users of etcd besides our own, and Swarm's CA certificates: `linkwire-etcd` sets up users and trust by it."""
 
     nodes: tuple[str, ...]
-    """Every node of the Swarm, by id: a user that writes what is that node's own."""
+    """Ids of all nodes of the Swarm, each a user that may write its own records."""
     shared: tuple[str, ...]
-    """Those of them whose agent does not show the node's own certificate: the agents' shared user writes for them."""
+    """Ids of the nodes without a certificate of their own at etcd: the agents' shared user writes for them."""
     roots: tuple[str, ...]
     """Swarm's root certificates, in PEM."""
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestRecord:
-    """Which records there are of those that are signed as a set (`keyspace.covered`), no more and no fewer."""
+class ManifestRecord(Record, key="manifest"):
+    """Number and digest of the records that are signed as a set (`keyspace.covered`)."""
 
     count: int
     digest: bytes
@@ -323,58 +345,36 @@ class ManifestRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
-    """What the controller asks for after the store was emptied: what the nodes still hold of what it signed.
+class Recall(Record, key="recall"):
+    """The controller's request, after the store was emptied, for the signed records that the nodes still have.
 
-    Each node brings back its own keys; one of them, which has seen the newest state, also that state.
+    Each node brings back its own keys; the one that has seen the newest state also brings back that state.
     """
 
     node: str
-    """Id of that one."""
+    """Id of the node with the newest state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A value as it lay in the store, signature and all."""
+    """A value as stored, with its signature."""
 
     key: str
     value: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
+class Recalled(Record, key="recalled/{0.node}/{0.part}", writer="agent"):
     """A part of a node's answer to a Recall. The values prove themselves, whoever brings them."""
 
     node: str
     asked: str
-    """`Recall.node`, so that the answer to another question is not taken for one to this."""
+    """`Recall.node` of the request, so that an answer to another request does not count."""
     part: int
     """From 0."""
     parts: int
     values: tuple[Kept, ...]
 
-
-Record = (
-    Cluster
-    | Service
-    | Endpoint
-    | SealedKey
-    | LinkKeyEpoch
-    | SealedLinkKey
-    | Address
-    | Port
-    | Node
-    | Member
-    | TaskReport
-    | Status
-    | StoreSpace
-    | View
-    | Leader
-    | Access
-    | ManifestRecord
-    | Recall
-    | Recalled
-)
 
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 
@@ -384,10 +384,10 @@ class Versioned(Generic[R_co]):
     """A record as read, with the store's revision of its last change.
 
     Attributes:
-        generation: the one that was signed with it; 0 for what is unsigned, or was not read from a store.
+        generation: the one signed with it; 0 for an unsigned record, or one that was not read from a store.
         signer: id of the key that signed it, as `envelope.VerifyKey.id`.
-        raw: the value as it lies in the store, for a record whose signature nobody has checked yet (an agent's), and
-            for the manifest, which agents keep; for others only where a reader asked to keep all, else None.
+        raw: the value as stored, for a record whose signature is not checked yet (an agent's) and for the manifest,
+            which agents keep; for others only where a reader asked to keep all, else None.
     """
 
     record: R_co

@@ -17,6 +17,7 @@ from mesh import keyspace
 from mesh.checking import holding
 from mesh.envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
 from mesh.errors import Terminal
+from mesh.records import Writer
 from mesh.vouching import NOTHING, Vouched, vouched_for
 
 
@@ -66,7 +67,7 @@ class Sealer:
     """
 
     keyring: Keyring
-    signers: Mapping[keyspace.Writer, Signer] = field(default_factory=lambda: MappingProxyType({}))
+    signers: Mapping[Writer, Signer] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def reader(cls, keyring: Keyring) -> Sealer:

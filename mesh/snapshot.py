@@ -1,11 +1,11 @@
-"""All that was read of the store at one revision, and the changes one may ask of it. Pure.
+"""A reading of the store at one revision, its signed set, and operations on the store. Pure.
 
 Rule 2 of the design: nothing is removed on partial knowledge. `Snapshot.complete` is how everybody knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
@@ -13,21 +13,56 @@ from immutables import Map
 
 from mesh import keyspace
 from mesh.changes import Mark
-from mesh.contents import Contents
-from mesh.records import Record, Versioned
+from mesh.manifest import Entry, Manifest
+from mesh.records import ManifestRecord, Record, Versioned
 
 T = TypeVar("T", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
+class Contents:
+    """The signed set: the covered records in a store that have valid signatures.
+
+    The controller writes them (`keyspace.covered`) in one transaction with the manifest, the signed digest over all;
+    `mesh.verdict` compares the two.
+
+    Attributes:
+        entries: by key.
+        total: their product.
+    """
+
+    entries: Map[str, Entry] = field(default_factory=Map[str, Entry])
+    total: Manifest = field(default_factory=Manifest, compare=False)
+
+    def after(self, puts: Iterable[Entry], gone: Iterable[str]) -> Contents:
+        """Return the set after some writes and deletions, at their cost; keys that are not covered are ignored."""
+        entries, total = self.entries.mutate(), self.total
+        for entry in puts:
+            if keyspace.covered(entry.key):
+                total = _without(total, entries.get(entry.key)).add(entry)
+                entries[entry.key] = entry
+        for key in gone:
+            total = _without(total, entries.pop(key, None))
+        return Contents(entries.finish(), total)
+
+    def record(self) -> ManifestRecord:
+        """Return the manifest of this set."""
+        return ManifestRecord(self.total.count, self.total.digest())
+
+
+def _without(total: Manifest, entry: Entry | None) -> Manifest:
+    return total.remove(entry) if entry is not None else total
+
+
+@dataclass(frozen=True, slots=True)
 class Trail:
-    """What somebody who keeps a picture up to date knows of a snapshot of it.
+    """An index of a snapshot, by the picture that it was taken from.
 
     Attributes:
         records: the snapshot's.
         invalid: the snapshot's.
         kinds: the records by their type.
-        mark: where the log of the picture's changed keys was.
+        mark: position in the picture's log of changed keys.
     """
 
     records: Mapping[str, Versioned[Record]]
@@ -40,18 +75,18 @@ class Trail:
 class Snapshot:
     """The records under the followed prefixes, as of `revision`.
 
-    A picture gives them as `immutables.Map`: to copy one costs nothing, and to change some keys of it (`mutate`) what
-    those cost. Its `keys()` are no set, it equals no dict, and its order says nothing.
+    A picture gives them as `immutables.Map`: a copy costs nothing, and a change of some keys (`mutate`) no more than
+    these keys. Its `keys()` are no set, it equals no dict, and its order means nothing.
 
     Attributes:
-        revision: the store's revision that this is a whole picture of.
+        revision: the store's, at which this was the whole.
         complete: whether it was listed whole and followed without a gap since. While False it may be used to
             add, never to remove.
         records: key (relative to the root) -> record with the revision of its last change.
         invalid: key -> why the value there is not a record of ours. The key counts as unknown, not as absent.
         unread: key -> the store's revision of its last change, for those.
-        contents: the records that are signed as a set. `verdict.judge` says whether they are what was signed.
-        trail: what the picture that this was made of knows besides; of these very records and none else.
+        contents: the records that are signed as a set. `verdict.judge` compares them with the manifest.
+        trail: an index of these very records, by the picture that this was taken from.
     """
 
     revision: int = 0
@@ -63,12 +98,12 @@ class Snapshot:
     trail: Trail | None = field(default=None, compare=False, repr=False)
 
     def get(self, key: str, kind: type[T]) -> T | None:
-        """The record under a key, or None if there is none of that kind."""
+        """Return the record under a key, or None if there is none of that kind."""
         found = self.records.get(key)
         return found.record if found is not None and isinstance(found.record, kind) else None
 
     def all(self, kind: type[T]) -> Iterator[T]:
-        """Every record of a kind."""
+        """Yield every record of a kind."""
         trail = self._trail()
         records = self.records if trail is None else trail.kinds.get(kind, {})
         for versioned in records.values():
@@ -76,7 +111,7 @@ class Snapshot:
                 yield versioned.record
 
     def keys_of(self, kind: type[T]) -> Iterator[tuple[str, Versioned[T]]]:
-        """Every record of a kind with its key and all that is known of it."""
+        """Yield every record of a kind with its key, as read."""
         trail = self._trail()
         records = self.records if trail is None else trail.kinds.get(kind, {})
         for key, found in records.items():
@@ -84,17 +119,17 @@ class Snapshot:
                 yield key, cast("Versioned[T]", found)
 
     def changed_since(self, before: Snapshot) -> frozenset[str] | None:
-        """The keys that may differ, in records, invalid and unread, from an earlier snapshot; None: any of them."""
+        """Return the keys that may differ from an earlier snapshot, in records, invalid and unread; None: any key."""
         now, then = self._trail(), before._trail()
         named = now.mark.since(then.mark) if now is not None and then is not None else None
         return frozenset(named) if named is not None else None
 
     def without(self, left_out: Mapping[str, str | None], mark: Mark[str]) -> Snapshot:
-        """A snapshot that lacks some of the records, at their cost.
+        """Return a snapshot without some of the records, at their cost.
 
         Args:
-            left_out: key -> why it is to count as `invalid`; None where it is to count as absent.
-            mark: as in `Trail`, of a log of every key in which such snapshots may differ.
+            left_out: key -> the reason in `invalid`; None for a key that becomes absent.
+            mark: as in `Trail`, in a log of every key in which such snapshots may differ.
         """
         records, invalid, trail = Map(self.records).mutate(), Map(self.invalid).mutate(), self._trail()
         kinds = {kind: found.mutate() for kind, found in trail.kinds.items()} if trail is not None else {}
@@ -110,13 +145,13 @@ class Snapshot:
         return replace(self, records=left, invalid=known, trail=trail)
 
     def _trail(self) -> Trail | None:
-        """None for a snapshot that was made of another with other records."""
+        """Return the index; None for a snapshot that was made from another one with other records."""
         trail = self.trail
         own = trail is not None and trail.records is self.records and trail.invalid is self.invalid
         return trail if own else None
 
     def revision_of(self, key: str) -> int:
-        """The revision of a key's last change, readable or not; 0 for a key that is not there."""
+        """Return the revision of a key's last change, readable or not; 0 for a key that is not there."""
         found = self.records.get(key)
         return found.revision if found is not None else self.unread.get(key, 0)
 
@@ -126,8 +161,8 @@ class Put:
     """Write a record under its own key.
 
     Attributes:
-        revision: what the key's last change must be for this to hold: 0 for "must not exist" (compare-and-create),
-            None for "whatever it is".
+        revision: condition on the key's last change: 0 for "must not exist" (compare-and-create), None for no
+            condition.
         lease: a lease id to bind the key to; None for a key that stays.
     """
 
@@ -143,7 +178,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A Put whose record is a signed value already.
+    """Write a signed value.
 
     Attributes:
         key: relative to the root.
@@ -162,7 +197,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Take a key away; `revision` as in Put, None also when it may be gone already."""
+    """Delete a key; `revision` as in Put, None also when the key may be gone already."""
 
     key: str
     revision: int | None
@@ -170,7 +205,7 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """Only a condition: the key's last change is `revision` (0: it does not exist)."""
+    """Require, and change nothing: the key's last change is `revision` (0: it does not exist)."""
 
     key: str
     revision: int

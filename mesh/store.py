@@ -166,10 +166,6 @@ class Store:
             self._followers.append(follower)
         return follower
 
-    def ping(self) -> None:
-        """Ask for an answer that takes a majority of etcd's members."""
-        self._twice(lambda link: link.ask(self._key(keyspace.CLUSTER)))
-
     @property
     def shows_first(self) -> bool:
         """Whether what is to be shown first (mesh.tls) is what requests other than a follower's are made with."""

@@ -9,35 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from mesh.keys import PrivateKey, PublicKey
 from mesh.linkkeys import PresharedKey
+from mesh.net import IPAddress, IPInterface, IPNetwork, UdpEndpoint
 from mesh.policy import Policy
-
-IPAddress = IPv4Address | IPv6Address
-IPNetwork = IPv4Network | IPv6Network
-IPInterface = IPv4Interface | IPv6Interface
-
-
-def overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    """Whether two networks, of whichever families, have an address in common."""
-    if isinstance(one, IPv4Network) and isinstance(other, IPv4Network):
-        return one.overlaps(other)
-    if isinstance(one, IPv6Network) and isinstance(other, IPv6Network):
-        return one.overlaps(other)
-    return False
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class UdpEndpoint:
-    """Where a peer's encrypted packets are sent: an address of the underlay and a UDP port."""
-
-    host: IPAddress
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"  # noqa: PLR2004 - IP version
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """Keys for tests: a mesh's signing key, a node's, and a seal that writes every kind of record."""
 
 from mesh import codec, keyspace
-from mesh.contents import Contents
 from mesh.envelope import Keyring, Signer, SigningKey
 from mesh.manifest import Entry
 from mesh.records import Record
 from mesh.seal import Sealer
+from mesh.snapshot import Contents
 
 CLUSTER = "cluster"
 SIGNING_KEY = SigningKey.generate()

@@ -16,12 +16,14 @@ from agent.netlink import NLA_F_NESTED, attribute, attributes
 from mesh.errors import Terminal
 from mesh.keys import PublicKey
 from mesh.linkkeys import PresharedKey
-from mesh.wgtypes import Device, Peer, UdpEndpoint
+from mesh.net import UdpEndpoint
+from mesh.wgtypes import Device, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mesh.wgtypes import DeviceChange, IPNetwork, PeerChange
+    from mesh.net import IPNetwork
+    from mesh.wgtypes import DeviceChange, PeerChange
 
 FAMILY_NAME = "wireguard"
 GENL_ID_CTRL = 16  # linux/genetlink.h

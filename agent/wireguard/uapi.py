@@ -19,12 +19,14 @@ from agent.netlink import explained
 from mesh.errors import DeviceNotFound, Retryable, Terminal
 from mesh.keys import PrivateKey, PublicKey
 from mesh.linkkeys import PresharedKey
-from mesh.wgtypes import Device, Peer, UdpEndpoint
+from mesh.net import UdpEndpoint
+from mesh.wgtypes import Device, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mesh.wgtypes import DeviceChange, IPNetwork, PeerChange
+    from mesh.net import IPNetwork
+    from mesh.wgtypes import DeviceChange, PeerChange
 
 SOCKETS = Path("/var/run/wireguard")
 """Compiled into wireguard-go (ipc/uapi_unix.go)."""

@@ -13,6 +13,7 @@ from mesh.envelope import SigningKey
 from mesh.hybrid import NodeKey, NodePublicKey
 from mesh.keys import KEY_BYTES, PublicKey
 from mesh.labels import LinkLabel, ServiceLabels, key_name
+from mesh.net import UdpEndpoint
 from mesh.records import (
     Address,
     Attachment,
@@ -29,7 +30,6 @@ from mesh.records import (
     Versioned,
 )
 from mesh.snapshot import Snapshot
-from mesh.wgtypes import UdpEndpoint
 
 SUBNET = IPv4Network("100.96.0.0/16")
 _TASKS_OF_A_SERVICE = 10

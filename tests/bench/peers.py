@@ -11,7 +11,8 @@ import pytest
 from agent import gate
 from agent.containers import LocalTask
 from agent.tasks import TaskState
-from mesh.wgtypes import DeviceChange, InterfaceConfig, PeerChange, UdpEndpoint
+from mesh.net import UdpEndpoint
+from mesh.wgtypes import DeviceChange, InterfaceConfig, PeerChange
 from tests.bench import stage
 from tests.bench.by_hand import write_wg_file
 from tests.bench.measure import Effort, Row, alternate, timed

@@ -15,9 +15,10 @@ from agent.wireguard import uapi
 from mesh.addresses import twin
 from mesh.keys import PrivateKey
 from mesh.linkkeys import PresharedKey
+from mesh.net import UdpEndpoint
 from mesh.peerconfigs import KEEPALIVE
 from mesh.policy import Allow, Balance, Policy
-from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig, Route, UdpEndpoint
+from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig, Route
 from tests.bench.by_hand import Wiring
 from tests.netns.world import MESH, MESH6, NETNS_FOLDER, Task, World, ip, own_leftovers, wait_until_nothing_is_left
 

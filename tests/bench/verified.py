@@ -7,13 +7,12 @@ from collections.abc import Callable
 from itertools import count
 
 from mesh import codec, keyspace
-from mesh.contents import Contents
 from mesh.envelope import Keyring, SigningKey
 from mesh.follow import Batch, Change, Picture
 from mesh.manifest import Entry
 from mesh.records import Endpoint, ManifestRecord, Record, Versioned
 from mesh.seal import Sealer
-from mesh.snapshot import Snapshot
+from mesh.snapshot import Contents, Snapshot
 from mesh.verdict import judge
 from tests.bench import cluster
 from tests.bench.measure import Effort, Row, alternate, cpu

@@ -8,10 +8,10 @@ import os
 import subprocess
 
 from mesh import codec, keyspace
-from mesh.contents import Contents
 from mesh.envelope import Signer, peek, wrap
 from mesh.manifest import Entry
 from mesh.records import Record
+from mesh.snapshot import Contents
 from tests.lab.lab import Lab
 
 Dump = dict[str, bytes]

@@ -18,8 +18,8 @@ import pytest
 
 from mesh.envelope import Signer, SigningKey, peek
 from mesh.keys import PrivateKey
+from mesh.net import UdpEndpoint
 from mesh.records import Endpoint
-from mesh.wgtypes import UdpEndpoint
 from tests.attacks import Attempts
 from tests.chaos.killer import processes
 from tests.lab import checker, process

@@ -15,7 +15,8 @@ from agent.containers import LocalTask
 from agent.rules import render
 from agent.tasks import CONFIRM_S, TaskState
 from mesh.errors import Retryable
-from mesh.wgtypes import DeviceChange, IPNetwork, PeerChange, PeerConfig, UdpEndpoint, resolved
+from mesh.net import IPNetwork, UdpEndpoint
+from mesh.wgtypes import DeviceChange, PeerChange, PeerConfig, resolved
 from tests.bench import stage
 from tests.netns.world import MESH, MESH6, Task, World
 

@@ -17,7 +17,8 @@ from agent.errors import PortTaken
 from agent.wireguard import Backend, probe, uapi
 from mesh.errors import DeviceNotFound, NetnsGone, Terminal
 from mesh.keys import PrivateKey, PublicKey
-from mesh.wgtypes import Device, DeviceChange, IPNetwork, PeerChange
+from mesh.net import IPNetwork
+from mesh.wgtypes import Device, DeviceChange, PeerChange
 from tests.netns.world import (
     Task,
     World,

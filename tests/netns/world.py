@@ -23,7 +23,8 @@ from agent.netns import TaskNetns
 from agent.wireguard import Backend, kernel, probe, uapi, userspace
 from mesh.addresses import twin
 from mesh.keys import PrivateKey
-from mesh.wgtypes import DeviceChange, IPNetwork, PeerChange, Route, UdpEndpoint
+from mesh.net import IPNetwork, UdpEndpoint
+from mesh.wgtypes import DeviceChange, PeerChange, Route
 
 NETNS_FOLDER = Path("/run/netns")
 MESH = IPv4Network("10.99.0.0/16")

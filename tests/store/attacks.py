@@ -11,10 +11,10 @@ from mesh.envelope import Signer, peek, wrap
 from mesh.errors import InvalidRecord
 from mesh.keys import PrivateKey
 from mesh.labels import LinkLabel
+from mesh.net import UdpEndpoint
 from mesh.records import Endpoint, LinkKeyEpoch, ManifestRecord, Record, Service
 from mesh.seal import Unsealed
 from mesh.vouching import NOTHING, Vouched
-from mesh.wgtypes import UdpEndpoint
 from tests.signing import CLUSTER, SEAL, STRANGER
 from tests.store.etcd_server import EtcdServer
 

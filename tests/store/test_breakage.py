@@ -227,7 +227,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("how", ["freeze_old", "freeze"])
 def test_a_way_that_goes_silent_is_noticed(store: Store, proxy: Proxy, root: str, how: str) -> None:
     far = Store([proxy.endpoint], SEAL, root=root)
-    far.ping()  # and keeps a connection that a new one must not end up sharing
+    far.load(["cluster"])  # and keeps a connection that a new one must not end up sharing
     witness = Witness()
     follower = witness.follow(far, ["leader"])
     getattr(proxy, how)()

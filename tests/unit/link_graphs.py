@@ -11,11 +11,12 @@ from mesh.graph import Graph, desired, index
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel, key_name
 from mesh.linkkeys import LinkKeys
+from mesh.net import UdpEndpoint
 from mesh.policy import Exit
 from mesh.ports import PortRange
 from mesh.records import Attachment, Cluster, Endpoint, Record, Service, Versioned
 from mesh.snapshot import Snapshot
-from mesh.wgtypes import InterfaceConfig, UdpEndpoint
+from mesh.wgtypes import InterfaceConfig
 from tests.unit.swarm_world import private_key, secret
 
 CLUSTER = Cluster("cluster", IPv4Network("10.1.0.0/16"), IPv6Network("fd12:3456:789a::/96"))

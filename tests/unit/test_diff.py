@@ -16,6 +16,7 @@ from agent.rules import render
 from mesh.addresses import twin, ula
 from mesh.keys import PublicKey
 from mesh.linkkeys import PresharedKey
+from mesh.net import IPInterface, IPNetwork, UdpEndpoint
 from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange
 from mesh.wgtypes import (
@@ -24,13 +25,10 @@ from mesh.wgtypes import (
     HostEntry,
     Interface,
     InterfaceConfig,
-    IPInterface,
-    IPNetwork,
     Peer,
     PeerChange,
     PeerConfig,
     Route,
-    UdpEndpoint,
 )
 from tests.unit.swarm_world import private_key
 

@@ -29,7 +29,6 @@ from compose_ext.schema import read as read_schema
 from controller import recall
 from controller.ledger import Witness
 from mesh import codec, keyspace, labels
-from mesh.contents import Contents
 from mesh.envelope import Forged, Keyring, Malformed, Signer, SigningKey, UnknownSigner, Unsigned, peek, unwrap, wrap
 from mesh.errors import InvalidRecord
 from mesh.follow import Batch, Change, Picture
@@ -40,7 +39,7 @@ from mesh.ports import PortRange
 from mesh.proof import InvalidProof, NodeProof, NodeStatement, make_proof, verify
 from mesh.records import Address, Endpoint, Kept, Recall, Recalled, Record, Versioned
 from mesh.seal import Sealer
-from mesh.snapshot import Snapshot, Write
+from mesh.snapshot import Contents, Snapshot, Write
 from mesh.verdict import judge
 from tests.unit.swarm_ca import CLUSTER, MADE, NODE, Authority, Leaf, key_file, pem
 from tests.unit.test_codec import ONE_OF_EACH

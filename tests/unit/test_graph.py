@@ -14,10 +14,11 @@ from mesh.addresses import nobody, pick_address, pick_port, twin, ula
 from mesh.errors import Terminal
 from mesh.graph import Graph, device_name, hosts
 from mesh.linkkeys import LinkKeys, combined_key
+from mesh.net import IPAddress
 from mesh.peerconfigs import KEEPALIVE
 from mesh.policy import Balance
 from mesh.records import Record, Service
-from mesh.wgtypes import Answer, HostEntry, IPAddress, Route
+from mesh.wgtypes import Answer, HostEntry, Route
 from tests.unit.link_graphs import CLUSTER, config, endpoint, graph, interface, service, vip
 from tests.unit.swarm_world import secret
 

@@ -18,6 +18,7 @@ from mesh.envelope import SigningKey
 from mesh.hybrid import NodeKey
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
+from mesh.net import UdpEndpoint
 from mesh.ports import PortRange
 from mesh.records import (
     Cluster,
@@ -35,7 +36,6 @@ from mesh.records import (
     Versioned,
 )
 from mesh.snapshot import Snapshot
-from mesh.wgtypes import UdpEndpoint
 from tests.signing import holding
 
 NOW = 1_000_000.0

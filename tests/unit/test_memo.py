@@ -12,8 +12,9 @@ from agent.memo import Memo
 from agent.rules import render
 from mesh.keys import PublicKey
 from mesh.linkkeys import PresharedKey
+from mesh.net import IPNetwork, UdpEndpoint
 from mesh.policy import Allow, Policy
-from mesh.wgtypes import IPNetwork, Peer, PeerConfig, UdpEndpoint
+from mesh.wgtypes import Peer, PeerConfig
 
 KEY = PublicKey(bytes(32))
 HERE, THERE = (UdpEndpoint(IPv4Address(f"192.0.2.{n}"), 1) for n in (1, 2))

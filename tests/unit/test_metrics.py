@@ -20,6 +20,7 @@ from mesh.addresses import ula
 from mesh.graph import Graph, index
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel
+from mesh.net import UdpEndpoint
 from mesh.records import (
     Cluster,
     DeviceStatus,
@@ -33,7 +34,6 @@ from mesh.records import (
     Versioned,
 )
 from mesh.snapshot import Snapshot
-from mesh.wgtypes import UdpEndpoint
 
 NAMES = ("web", "db")
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from ipaddress import IPv6Network
 
 from mesh.linkkeys import PresharedKey
+from mesh.net import UdpEndpoint
 from mesh.peerconfigs import PeerConfigs
 from mesh.records import Endpoint
-from mesh.wgtypes import UdpEndpoint
 from tests.unit.link_graphs import CLUSTER, endpoint
 from tests.unit.swarm_world import private_key
 

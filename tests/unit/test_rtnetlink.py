@@ -13,7 +13,8 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from agent import rtnetlink
-from mesh.wgtypes import IPInterface, Route
+from mesh.net import IPInterface
+from mesh.wgtypes import Route
 
 AF = {4: 2, 6: 10}
 MAIN = 254

@@ -12,14 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh import checking, codec, keyspace
-from mesh.contents import Contents
 from mesh.envelope import Keyring, Signer, SigningKey, unwrap, wrap
 from mesh.errors import InvalidRecord
 from mesh.follow import Batch, Change, Picture
 from mesh.manifest import Entry
 from mesh.records import Record, Service
 from mesh.seal import Sealer
-from mesh.snapshot import Snapshot
+from mesh.snapshot import Contents, Snapshot
 from mesh.verdict import judge
 from mesh.vouching import Vouched
 from tests.unit.test_codec import ONE_OF_EACH

@@ -18,7 +18,8 @@ from agent.wireguard import genetlink, uapi
 from mesh.errors import Terminal
 from mesh.keys import PrivateKey, PublicKey
 from mesh.linkkeys import PresharedKey
-from mesh.wgtypes import DeviceChange, IPNetwork, Peer, PeerChange, UdpEndpoint
+from mesh.net import IPNetwork, UdpEndpoint
+from mesh.wgtypes import DeviceChange, Peer, PeerChange
 
 NAME = "lw0123456789ab"
 KEY = PrivateKey(bytes(range(32)))

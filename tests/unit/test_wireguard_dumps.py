@@ -15,7 +15,8 @@ from agent.netlink import NLA_F_NESTED, attribute
 from agent.wireguard import genetlink, uapi
 from mesh.keys import PublicKey
 from mesh.linkkeys import PresharedKey
-from mesh.wgtypes import IPNetwork, Peer, UdpEndpoint
+from mesh.net import IPNetwork, UdpEndpoint
+from mesh.wgtypes import Peer
 
 NAME = "lw0123456789ab"
 AF = {4: 2, 6: 10}
