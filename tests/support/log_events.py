@@ -1,9 +1,9 @@
 """The log events of the code, and their page, docs/logging.md.
 
-The events are read from the source: every call of a level on a module's logger. The page has one table of events a package,
-and one of fields. `python -m tests.support.log_events --write` renews the columns that follow from the code, and keeps those
-that a person has written, by the name of the event. A renamed event inherits the text of the one that it most resembles; the
-program prints these, so that a person checks them, and every row without a text.
+The events are read from the source: every call of a level on a module's logger. The page has one table of events a
+package, and one of fields. `python -m tests.support.log_events --write` renews the columns that follow from the
+code, and keeps those that a person has written, by the name of the event. A renamed event inherits the text of the
+one that it most resembles; the program prints these, so that a person checks them, and every row without a text.
 """
 
 from __future__ import annotations
