@@ -24,6 +24,10 @@ CROWDED: dict[str, str] = {
 RIDDLES: dict[str, int] = {"mesh": 61, "agent": 70, "controller": 61, "compose_ext": 37}
 """How many docstrings of a package may still begin with a question word; a number only falls."""
 
+MOVING = True
+"""Whether the tour still names modules by the place that they are about to move to."""
+TOUR = (PROJECT / "docs" / "tour.md").read_text()
+
 SOURCES = [(package, path.relative_to(PROJECT)) for package, path in log_events.modules()]
 
 
@@ -115,3 +119,22 @@ def test_a_renamed_event_inherits_its_text() -> None:
     assert text == page
     assert [remark for remark in remarks if remark.startswith("inherited")] != []
     assert key in log_events.tables(text)[0]
+
+
+def test_functions_of_the_tour_exist() -> None:
+    """After a file's name, `name` in backquotes is a function or class of that module."""
+    named = re.findall(r"`((?:mesh|agent|controller|compose_ext)/[a-z_/]+\.py)`((?:,? (?:and )?`\w+`)*)", TOUR)
+    defined = {
+        package: "\n".join((PROJECT / path).read_text() for of, path in SOURCES if of == package)
+        for package, _ in SOURCES
+    }
+    missing = []
+    for file, names in named:
+        path = PROJECT / file
+        assert MOVING or path.is_file(), file
+        source = path.read_text() if path.is_file() else defined[file.partition("/")[0]]
+        missing += [
+            (file, name) for name in re.findall(r"`(\w+)`", names) if not re.search(rf"(def|class) {name}\b", source)
+        ]
+    assert len(named) > 20
+    assert missing == []
