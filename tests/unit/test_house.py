@@ -138,3 +138,9 @@ def test_functions_of_the_tour_exist() -> None:
         ]
     assert len(named) > 20
     assert missing == []
+
+
+def test_the_decisions_index_lists_every_page() -> None:
+    folder = PROJECT / "docs" / "decisions"
+    index = (folder / "README.md").read_text()
+    assert [path.name for path in sorted(folder.glob("0*.md")) if f"({path.name})" not in index] == []
