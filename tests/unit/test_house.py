@@ -24,6 +24,9 @@ CROWDED: dict[str, str] = {
 RIDDLES: dict[str, int] = {"mesh": 61, "agent": 70, "controller": 61, "compose_ext": 37}
 """How many docstrings of a package may still begin with a question word; a number only falls."""
 
+QUESTIONS = {"docs/compose.md", "docs/decisions/0001-dependencies.md", "docs/decisions/0026-an-agents-start.md"}
+"""Pages in which a sentence may still begin with a question word."""
+
 MOVING = True
 """Whether the tour still names modules by the place that they are about to move to."""
 TOUR = (PROJECT / "docs" / "tour.md").read_text()
@@ -47,6 +50,12 @@ def crowded(paths: list[Path]) -> set[str]:
     """Folders of more than nine modules, not counting the one that makes a folder a package."""
     folders = collections.Counter(str(path.parent) for path in paths if path.name != "__init__.py")
     return {folder for folder, count in folders.items() if count > MODULES}
+
+
+def prose(page: Path) -> str:
+    """A page's text, each paragraph or item on one line, without code."""
+    text = re.sub(r"(?s)```.*?```", "", page.read_text())
+    return re.sub(r"\n(?=[ \w`(*\[])(?!\*? )", " ", text)
 
 
 def test_docstrings_begin_with_a_noun_or_verb() -> None:
@@ -144,3 +153,16 @@ def test_the_decisions_index_lists_every_page() -> None:
     folder = PROJECT / "docs" / "decisions"
     index = (folder / "README.md").read_text()
     assert [path.name for path in sorted(folder.glob("0*.md")) if f"({path.name})" not in index] == []
+
+
+def test_no_sentence_of_the_docs_begins_with_a_question_word() -> None:
+    pages = [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")]
+    found = [
+        f"{page.relative_to(PROJECT)}: {sentence[0]}"
+        for page in pages
+        if str(page.relative_to(PROJECT)) not in QUESTIONS
+        for sentence in re.finditer(
+            r"(?m)(?:^[-*|] |^(?=\w)|(?<=[.:;?] ))(?:What|Who|Whose|Whom|Which)\b.{0,60}", prose(page)
+        )
+    ]
+    assert found == []
