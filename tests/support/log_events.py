@@ -12,6 +12,7 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,7 @@ def modules() -> Iterator[tuple[str, Path]]:
             yield package, path
 
 
+@functools.cache
 def events() -> tuple[dict[tuple[str, str], Event], list[str]]:
     """All events by package and name; and the calls whose event or fields cannot be read from the source."""
     found: dict[tuple[str, str], Event] = {}
@@ -95,16 +97,16 @@ def _loggers(tree: ast.Module) -> frozenset[str]:
 
 
 def _calls(tree: ast.Module, loggers: frozenset[str]) -> Iterator[tuple[ast.Call, str, ast.AST]]:
-    """Each call of a level on a logger, with the level and the function around it."""
-    around: dict[ast.AST, ast.AST] = {}
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            around |= dict.fromkeys(ast.walk(function), function)
-    for node in ast.walk(tree):
+    """Each call of a level on a logger, with the level and the innermost function around it."""
+    pending: list[tuple[ast.AST, ast.AST]] = [(tree, tree)]
+    while pending:
+        node, around = pending.pop()
+        inner = node if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else around
+        pending += [(child, inner) for child in ast.iter_child_nodes(node)]
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr not in LEVELS:
             continue
         if ast.unparse(node.func.value).split(".bind(")[0] in loggers:
-            yield node, LEVELS[node.func.attr], around.get(node, tree)
+            yield node, LEVELS[node.func.attr], around
 
 
 def _constants(node: ast.expr) -> tuple[str, ...] | None:
