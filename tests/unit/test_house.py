@@ -58,6 +58,11 @@ def prose(page: Path) -> str:
     return re.sub(r"\n(?=[ \w`(*\[])(?!\*? )", " ", text)
 
 
+def anchor(title: str) -> str:
+    """The anchor that a heading gets on GitHub."""
+    return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
+
+
 def test_docstrings_begin_with_a_noun_or_verb() -> None:
     found: dict[str, list[str]] = {package: [] for package in RIDDLES}
     for package, path in SOURCES:
@@ -172,3 +177,17 @@ def test_modules_named_in_the_docs_exist() -> None:
     named = set(re.findall(r"`((?:mesh|agent|controller|compose_ext)/[a-z_/]+\.py)`", text))
     assert len(named) > 30
     assert MOVING or sorted(file for file in named if not (PROJECT / file).is_file()) == []
+
+
+def test_links_of_the_docs_lead_somewhere() -> None:
+    pages = [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")]
+    anchors = {page: {anchor(title) for title in re.findall(r"(?m)^#+ (.*)$", page.read_text())} for page in pages}
+    broken = []
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+            file, _, title = link.partition("#")
+            target = (page.parent / file).resolve() if file else page
+            leads = target.exists() and (not title or title in anchors.get(target, set()))
+            if not leads and "://" not in link and not (MOVING and link == "0039-command-line.md"):
+                broken.append(f"{page.relative_to(PROJECT)}: {link}")
+    assert broken == []
