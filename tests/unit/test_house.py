@@ -55,7 +55,7 @@ def crowded(paths: list[Path]) -> set[str]:
 def prose(page: Path) -> str:
     """A page's text, each paragraph or item on one line, without code."""
     text = re.sub(r"(?s)```.*?```", "", page.read_text())
-    return re.sub(r"\n(?=[ \w`(*\[])(?!\*? )", " ", text)
+    return re.sub(r"(?<!\n)\n(?=[ \w`(*\[])(?![*] )", " ", text)
 
 
 def anchor(title: str) -> str:
@@ -166,7 +166,7 @@ def test_no_sentence_of_the_docs_begins_with_a_question_word() -> None:
         for page in pages
         if str(page.relative_to(PROJECT)) not in QUESTIONS
         for sentence in re.finditer(
-            r"(?m)(?:^[-*|] |^(?=\w)|(?<=[.:;?] ))(?:What|Who|Whose|Whom|Which)\b.{0,60}", prose(page)
+            r"(?m)(?:^(?:[-*|] )?|(?<=[.:;?] ))(?:What|Who|Whose|Whom|Which)\b.{0,60}", prose(page)
         )
     ]
     assert found == []
