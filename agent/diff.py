@@ -148,6 +148,35 @@ def diff(
     )
 
 
+def peer_changes(before: InterfaceConfig, after: InterfaceConfig) -> tuple[PeerChange, ...] | None:
+    """Changes of peers that turn a device that is as `before` into one as `after`, which rests on everything.
+
+    An interface that was read back as `before` need not be read again to know what a changed record means for it. On
+    such a device the changes are those of `diff`. On another they do no harm: a peer whose record is the same is not
+    named at all, wherever it has roamed to; one that has gone is not made half (`update_only`); one is only ever
+    removed by its own key.
+
+    Returns:
+        None where the two do not tell: something other than peers, rules and names differs, or whether a peer is
+        there depends on a preshared key that is not known.
+    """
+    if replace(before, peers=after.peers, policy=after.policy, hosts=after.hosts, answers=after.answers) != after:
+        return None
+    # By object: of thousands of peers nearly all are the very same ones, and a look at each costs more than all else.
+    old, new = set(map(id, before.peers)), set(map(id, after.peers))
+    gone = {peer.public_key: peer for peer in before.peers if id(peer) not in new}
+    pairs = [(gone.pop(peer.public_key, None), peer) for peer in after.peers if id(peer) not in old]
+    pairs = [(was, peer) for was, peer in pairs if was != peer]
+    if any(peer.preshared_key is None for pair in pairs for peer in pair if peer is not None):
+        return None
+    changes = (
+        _upsert(peer) if was is None else _update(peer, was, moves=peer.endpoint != was.endpoint, complete=True)
+        for was, peer in pairs
+    )
+    removed = (PeerChange(public, remove=True) for public in sorted(gone))
+    return *removed, *(change for change in changes if change is not None)
+
+
 def _order(address: IPInterface) -> tuple[int, int, int]:
     return address.version, int(address.ip), address.network.prefixlen
 
@@ -205,7 +234,7 @@ def _device(
     complete: bool,
 ) -> DeviceChange | None:
     if observed is None:
-        peers = tuple(upsert(peer) for peer in desired.peers if peer.preshared_key is not None)
+        peers = tuple(_upsert(peer) for peer in desired.peers if peer.preshared_key is not None)
         reasons.append(f"no device yet; {len(peers)} peers")
         return DeviceChange(desired.private_key, desired.listen_port, peers)
     device = observed.device
@@ -259,7 +288,7 @@ def _only_the_key(change: PeerChange) -> bool:
     return change.update_only and change.preshared_key is not None and all(other is None for other in others)
 
 
-def upsert(peer: PeerConfig) -> PeerChange:
+def _upsert(peer: PeerConfig) -> PeerChange:
     """A whole peer, which must have a preshared key.
 
     With the keepalive it speaks first, so the other side drops its dead session at once.
@@ -278,12 +307,24 @@ def _changed(
 ) -> PeerChange | None:
     unknown = wanted.preshared_key is None
     if seen is None or (unknown and seen.preshared_key is None):
-        return None if unknown else upsert(wanted)
-    surplus = complete and bool(seen.allowed_ips - wanted.allowed_ips)
-    ips = wanted.allowed_ips if surplus or wanted.allowed_ips - seen.allowed_ips else None
-    key = wanted.preshared_key if seen.preshared_key != wanted.preshared_key else None
-    keepalive = wanted.keepalive if seen.keepalive != wanted.keepalive else None
-    endpoint = wanted.endpoint if _endpoint_differs(wanted, seen, before, now) else None
+        return None if unknown else _upsert(wanted)
+    return _update(wanted, seen, moves=_endpoint_differs(wanted, seen, before, now), complete=complete)
+
+
+def _update(wanted: PeerConfig, old: Peer | PeerConfig, *, moves: bool, complete: bool) -> PeerChange | None:
+    """Change a peer that is there, in nothing but where it differs; None where it does not.
+
+    Args:
+        wanted: the peer as it should be.
+        old: the same peer as it is.
+        moves: whether its endpoint is to be set.
+        complete: whether allowed IPs may be taken away.
+    """
+    surplus = complete and bool(old.allowed_ips - wanted.allowed_ips)
+    ips = wanted.allowed_ips if surplus or wanted.allowed_ips - old.allowed_ips else None
+    key = wanted.preshared_key if old.preshared_key != wanted.preshared_key else None
+    keepalive = wanted.keepalive if old.keepalive != wanted.keepalive else None
+    endpoint = wanted.endpoint if moves else None
     if ips is None and key is None and keepalive is None and endpoint is None:
         return None
     return PeerChange(

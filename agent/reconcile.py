@@ -12,8 +12,7 @@ from ipaddress import IPv6Interface
 import structlog
 
 from agent import conntrack, links, memo, names, nft
-from agent.advance import advance as peers_between
-from agent.diff import Changes, Seen, diff, reasons_of, rules_around
+from agent.diff import Changes, Seen, diff, peer_changes, reasons_of, rules_around
 from agent.netns import TaskNetns
 from agent.wireguard import Backend
 from mesh.errors import DeviceNotFound, Retryable, Terminal
@@ -95,7 +94,7 @@ def advance(
     Raises:
         As `reconcile`, and DeviceNotFound.
     """
-    peers = peers_between(before, desired)
+    peers = peer_changes(before, desired)
     if peers is None:
         return None
     first_rules, rules = None, None
