@@ -6,9 +6,6 @@ though nearly always nothing has changed.
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
-
-from agent.netns import TaskNetns
 from agent.nft_json import Rules
 from agent.rules import render
 from mesh.keys import PublicKey
@@ -62,16 +59,3 @@ class Memo:
         """Forget the peers that are not meant any more."""
         if len(self._alike) > len(peers):
             self._alike = {key: kept for key, kept in self._alike.items() if key in peers}
-
-
-_memos: WeakKeyDictionary[TaskNetns, Memo] = WeakKeyDictionary()
-
-
-def keep(netns: TaskNetns, memo: Memo) -> None:
-    """Go on, in a namespace that is new here, from what was worked out before it was there."""
-    _memos.setdefault(netns, memo)
-
-
-def of(netns: TaskNetns) -> Memo:
-    """The memo of a task's namespace, which ends with it."""
-    return _memos.setdefault(netns, Memo())

@@ -13,7 +13,7 @@ import fcntl
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from agent.netlink import NetlinkSocket
 from mesh.errors import NetnsGone, Retryable, Terminal
@@ -49,6 +49,7 @@ class TaskNetns:
         self.path = path
         self._lock = threading.Lock()
         self._sockets: dict[int, NetlinkSocket] = {}
+        self._owned: dict[type, Any] = {}
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -71,11 +72,6 @@ class TaskNetns:
 
     def __repr__(self) -> str:
         return f"TaskNetns({self.path!r})"
-
-    @property
-    def inode(self) -> int:
-        """The namespace's number, as `readlink /proc/PID/ns/net` shows it; the kernel gives it out again later."""
-        return self._identity[1]
 
     def fileno(self) -> int:
         """The open descriptor, for IFLA_NET_NS_FD. Raises NetnsGone."""
@@ -106,6 +102,16 @@ class TaskNetns:
                 kept = self._sockets[protocol] = self.run(lambda: NetlinkSocket(protocol))
         self.check()
         return kept
+
+    def own(self, kind: type[T], made: T | None = None) -> T:
+        """The one object of a class that belongs to this namespace and ends with it.
+
+        Args:
+            kind: made without arguments at first use.
+            made: used instead, where there is none yet.
+        """
+        owned: T = self._owned.setdefault(kind, kind() if made is None else made)
+        return owned
 
     def close(self) -> None:
         """Let go of the namespace: from then on the kernel may destroy it. May be called twice."""

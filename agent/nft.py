@@ -22,7 +22,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -98,10 +97,6 @@ class _Known:
     lock: threading.Lock = field(default_factory=threading.Lock)
     generation: int | None = None
     rules: Rules | None = None
-
-
-_known: WeakKeyDictionary[TaskNetns, _Known] = WeakKeyDictionary()
-_known_lock = threading.Lock()
 
 
 def read(netns: TaskNetns) -> Table | None:
@@ -187,8 +182,7 @@ def _lacking(netns: TaskNetns) -> list[str]:
 
 @contextlib.contextmanager
 def _of(netns: TaskNetns) -> Iterator[_Known]:
-    with _known_lock:
-        known = _known.setdefault(netns, _Known())
+    known = netns.own(_Known)
     with known.lock:
         yield known
     netns.check()

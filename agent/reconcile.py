@@ -11,8 +11,9 @@ from ipaddress import IPv6Interface
 
 import structlog
 
-from agent import conntrack, links, memo, names, nft
+from agent import conntrack, links, names, nft
 from agent.diff import Changes, Seen, diff, peer_changes, reasons_of, rules_around
+from agent.memo import Memo
 from agent.netns import TaskNetns
 from agent.wireguard import Backend
 from mesh.errors import DeviceNotFound, Retryable, Terminal
@@ -102,7 +103,7 @@ def advance(
         table = nft.read(netns)
         if table is None:
             return None
-        first_rules, rules = rules_around(desired, table.rules, before, memo.of(netns), complete=True)
+        first_rules, rules = rules_around(desired, table.rules, before, netns.own(Memo), complete=True)
     is_named = desired.hosts == before.hosts or _is_named(hosts, desired)
     new_hosts = None if is_named else desired.hosts
     changes = Changes(
@@ -120,7 +121,7 @@ def _reads_back(netns: TaskNetns, hosts: str, desired: InterfaceConfig, changes:
     """Whether rules and names that were changed are as they are meant."""
     if changes.first_rules is not None or changes.rules is not None:
         table = nft.read(netns)
-        if table is None or table.rules != memo.of(netns).render(desired.policy, desired.name):
+        if table is None or table.rules != netns.own(Memo).render(desired.policy, desired.name):
             return False
     return changes.hosts is None or _is_named(hosts, desired)
 
@@ -160,7 +161,7 @@ def _diff(
     table = nft.read(netns)
     interface = None if is_new else observe(backend, netns, desired.name)
     seen = Seen(interface, table.rules if table else None, names.read(hosts))
-    changes = diff(desired, seen, previous, time.time(), complete=complete, memo=memo.of(netns))
+    changes = diff(desired, seen, previous, time.time(), complete=complete, memo=netns.own(Memo))
     return changes, seen.interface
 
 

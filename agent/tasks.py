@@ -13,12 +13,13 @@ from pathlib import Path
 
 import structlog
 
-from agent import gate, memo, names, nft, reconcile
+from agent import gate, names, nft, reconcile
 from agent.containers import LocalTask
 from agent.diff import Changes
 from agent.dns.resolv_conf import ResolvConf
 from agent.dns.responder import Responder
 from agent.errors import HostsFileMissing, PortTaken
+from agent.memo import Memo
 from agent.netns import TaskNetns
 from agent.rules import Table
 from agent.wireguard import Backend
@@ -83,7 +84,7 @@ class TaskState:
     busy: bool = False
     later: float | None = None
     listed: bool = False
-    _memo: memo.Memo = field(default_factory=memo.Memo)
+    _memo: Memo = field(default_factory=Memo)
     """Goes on in its namespace once there is one."""
     _status: DeviceStatus | None = None
     _report: TaskReport | None = None
@@ -276,7 +277,7 @@ class TaskState:
         if observed is None or table is None:
             self.dirty = True
             return None
-        self.dirty = self.dirty or table.rules != memo.of(self.netns).render(self.applied.policy, self.applied.name)
+        self.dirty = self.dirty or table.rules != self.netns.own(Memo).render(self.applied.policy, self.applied.name)
         return observed, table
 
     def failed_oddly(self, error: Exception) -> None:
@@ -330,7 +331,7 @@ class TaskState:
             self._leave(backend, self.netns)
         if self.netns is None:
             self.netns = TaskNetns(path)
-            memo.keep(self.netns, self._memo)
+            self.netns.own(Memo, self._memo)
         return self.netns
 
     def _leave(self, backend: Backend, wrong: TaskNetns) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import threading
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from agent import links
 from agent.netlink import NETLINK_GENERIC, explained
@@ -34,8 +33,6 @@ class KernelBackend:
     def __init__(self, home: str = OWN_NETNS) -> None:
         self._home = TaskNetns(home)
         self._family: int | None = None
-        # They end with the namespace: of what has gone nothing is remembered.
-        self._decoders: WeakKeyDictionary[TaskNetns, dict[str, genetlink.Decoder]] = WeakKeyDictionary()
 
     def largest(self, room: int) -> int:
         """See Backend. It pads to no more than the MTU (drivers/net/wireguard/send.c, calculate_skb_padding)."""
@@ -77,7 +74,7 @@ class KernelBackend:
                 if error.errno == errno.EOPNOTSUPP:
                     raise DeviceNotFound(f"{name} is not a WireGuard device") from error
                 raise
-        decoder = self._decoders.setdefault(netns, {}).setdefault(name, genetlink.Decoder())
+        decoder = netns.own(genetlink.Decoders)[name]
         return decoder.decode(name, (message.payload for message in answer))
 
     def apply(self, netns: TaskNetns, name: str, change: DeviceChange) -> None:
@@ -88,7 +85,7 @@ class KernelBackend:
 
     def delete(self, netns: TaskNetns, name: str) -> None:
         """See Backend."""
-        self._decoders.get(netns, {}).pop(name, None)
+        netns.own(genetlink.Decoders).pop(name, None)
         if links.kind(netns, name) == _KIND:
             links.delete(netns, name)
 

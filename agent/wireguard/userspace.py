@@ -22,7 +22,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from agent import links
 from agent.errors import PortTaken
@@ -63,8 +62,6 @@ class UserspaceBackend:
         self._lock = threading.Lock()
         self._children: list[subprocess.Popen[bytes]] = []
         self._deaf_since: dict[str, float] = {}
-        # They end with the namespace: of what has gone nothing is remembered.
-        self._decoders: WeakKeyDictionary[TaskNetns, dict[str, uapi.Decoder]] = WeakKeyDictionary()
 
     def largest(self, room: int) -> int:
         """See Backend. It takes its device's MTU for what it was at home, once the device is in another namespace.
@@ -137,7 +134,7 @@ class UserspaceBackend:
         up = links.is_up(netns, name)
         if up is None:
             raise DeviceNotFound(f"there is no device {name} in {netns.path}")
-        device = uapi.get(name, self._decoders.setdefault(netns, {}).setdefault(name, uapi.Decoder()))
+        device = uapi.get(name, netns.own(uapi.Decoders)[name])
         self._check_hearing(name, device.listen_port, up=up)
         return device
 
@@ -160,7 +157,7 @@ class UserspaceBackend:
     def delete(self, netns: TaskNetns, name: str) -> None:
         """See Backend."""
         netns.check()
-        self._decoders.get(netns, {}).pop(name, None)
+        netns.own(uapi.Decoders).pop(name, None)
         for place in (netns, self._home):  # at home when the agent died between start and move
             if links.kind(place, name) == _KIND:
                 self._end(name)
