@@ -19,13 +19,13 @@ from agent.clock import WatchedClock
 from agent.containers import Containers
 from agent.identity import Identity
 from agent.inspect import inspect, signers
+from agent.keyfile import load_or_make_node_key
 from agent.loop import Agent
 from agent.metrics import Metrics, serve
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.node_record import node_record
 from agent.node_table import NodeTable
 from agent.nodes import believed, nodes
-from agent.sealing import load_or_make
 from agent.supervise import supervise
 from agent.trust import Trust, remembered
 from mesh import log as logging
@@ -90,7 +90,7 @@ def _inspect(told: settings.Settings) -> None:
 def _run(told: settings.Settings) -> None:
     stopped = threading.Event()
     keyring = read_verify_keys(told.verify_keys)
-    key = load_or_make(told.state)
+    key = load_or_make_node_key(told.state)
     backend = wireguard.probe()
     answers_dns = nft.require()
     node_jobs.require_places(told.docker, told.containers)

@@ -23,18 +23,32 @@ Number = Callable[[bytes], int]
 """Of a value; not negative, and the higher the newer."""
 
 
-def write(path: Path, value: bytes) -> None:
-    """Write a file, whole or not at all. Raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # mode 0600
+def write(path: Path, value: bytes, *, mode: int = 0o600, replace: bool = True) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: in a folder that is there.
+        value: its content.
+        mode: its permissions, whatever the umask.
+        replace: whether a file that is there gives way; else that one stays, whoever made it meanwhile.
+
+    Raises:
+        OSError: nothing was written, or it is not known whether it outlives a power cut.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(value)
             file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError:
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        if replace:
+            Path(name).replace(path)
+        else:
+            with suppress(FileExistsError):
+                path.hardlink_to(name)
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

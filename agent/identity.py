@@ -18,7 +18,7 @@ from pathlib import Path
 
 import structlog
 
-from agent import keyfile
+from agent import durable, keyfile
 from mesh.envelope import SigningKey
 from mesh.errors import Retryable, Terminal
 from mesh.hybrid import NodePublicKey
@@ -210,7 +210,7 @@ def _counted(folder: Path, above: int) -> int:
             number = max(int(text), above) + 1
             if number > MAX_COUNTER:
                 raise Terminal(f"{path}: the node's counter has come to its end: remove its folder, it is a new node")
-            keyfile.write(path, f"{number}\n".encode(), replace=True)
+            durable.write(path, f"{number}\n".encode())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a number"
         raise Terminal(f"the node's counter {path}: {reason}") from None

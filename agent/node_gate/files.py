@@ -5,18 +5,18 @@ Everything here runs where dockerd sees its files (`gate.dockerd.Dockerd.work`),
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 import shlex
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent import durable
 from agent.node_gate import daemon_json
 from agent.node_gate.errors import Refused
 
@@ -308,18 +308,9 @@ def _put(path: Path, text: str | None, mode: int) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     data = text.encode("utf-8", "surrogateescape")
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-        try:
-            Path(name).replace(path)
-        except OSError:  # EBUSY: the file itself is a mount
-            path.write_bytes(data)
-            Path(name).unlink()
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
+        durable.write(path, data, mode=mode)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        path.write_bytes(data)  # the file itself is a mount

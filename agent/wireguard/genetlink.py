@@ -115,7 +115,7 @@ class Decoder:
     """Puts one device together from the messages of its dumps, one dump after another."""
 
     def __init__(self) -> None:
-        self._peers = PeerDecoder(lambda raw: raw[4:36], _split, _decode_peer)
+        self._peers: PeerDecoder[bytes] = PeerDecoder(lambda raw: raw[4:36], _split, _decode_peer)
 
     def decode(self, name: str, payloads: Iterable[memoryview]) -> Device:
         """Decode a dump: a peer may begin in one message and go on in the next. Raises Terminal."""

@@ -109,7 +109,7 @@ class Decoder:
     """Reads one device's answers to get=1, one after another."""
 
     def __init__(self) -> None:
-        self._peers = PeerDecoder(lambda lines: lines[:_KEY_DIGITS], _split, _decode_peer)
+        self._peers: PeerDecoder[str] = PeerDecoder(lambda lines: lines[:_KEY_DIGITS], _split, _decode_peer)
 
     def decode(self, name: str, text: str) -> Device:
         """Read an answer.

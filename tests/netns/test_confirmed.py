@@ -18,11 +18,11 @@ from agent import gate, looks, reconcile, watch
 from agent.clock import WatchedClock
 from agent.containers import LocalTask, NodeIdentity
 from agent.identity import Identity
+from agent.keyfile import load_or_make_node_key
 from agent.loop import Agent
 from agent.metrics import Metrics
 from agent.node_record import node_record
 from agent.node_table import NodeTable
-from agent.sealing import load_or_make
 from agent.trust import Trust
 from controller.observed import SwarmTask
 from mesh.seal import Sealer
@@ -48,7 +48,7 @@ SECONDS = 60.0  # for what takes one, or two where nobody else is busy
 def running(task: Task, mesh: SmallMesh, folder: Path) -> Iterator[Agent]:
     """The agent of node n1, with the container of the only task there."""
     folder.mkdir()
-    key = load_or_make(folder)
+    key = load_or_make_node_key(folder)
     identity = Identity(folder, folder / "none", CLUSTER, "n1", key.public)
     mesh.swarm.approved["n1"] = identity.statement.fingerprint
     store = Store([mesh.endpoint], Sealer.agent(KEYRING, identity.key), root=mesh.root)

@@ -21,10 +21,10 @@ from agent import loop as agent_loop
 from agent.clock import WatchedClock
 from agent.containers import LocalTask, NodeIdentity
 from agent.identity import Identity
+from agent.keyfile import load_or_make_node_key
 from agent.loop import Agent
 from agent.metrics import Metrics
 from agent.node_record import node_record
-from agent.sealing import load_or_make
 from agent.tasks import TaskState
 from agent.trust import Trust
 from agent.wireguard import Backend
@@ -148,7 +148,7 @@ class SimulatedNode:
             (gate, "FOLDER", folder / "gate"),
         ):
             setattr(module, name, stand_in)  # the last adapters
-        key = load_or_make(folder)
+        key = load_or_make_node_key(folder)
         self._identity = Identity(folder, folder / "none", CLUSTER, node, key.public)
         self.fingerprint = self._identity.statement.fingerprint
         self.containers = Told(local(one.id, one.service, "running") for one in world.on(node))
