@@ -14,7 +14,7 @@ from importlib import metadata
 
 import structlog
 
-from agent import installation, nft, node_jobs, proof_link, settings, wireguard
+from agent import installation, node_jobs, preflight, proof_link, settings, wireguard
 from agent.clock import WatchedClock
 from agent.containers import Containers
 from agent.identity import Identity
@@ -92,7 +92,7 @@ def _run(told: settings.Settings) -> None:
     keyring = read_verify_keys(told.verify_keys)
     key = load_or_make_node_key(told.state)
     backend = wireguard.probe()
-    answers_dns = nft.require()
+    answers_dns = preflight.require()
     node_jobs.require_places(told.docker, told.containers)
     containers = Containers(told.docker, folder=told.containers)
     version = metadata.version("linkwire")

@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from agent import gate, names, nft, node_table, reconcile, wireguard
+from agent import gate, names, node_table, preflight, reconcile, wireguard
 from agent.containers import Containers
 from agent.errors import HostsFileMissing
 from agent.netns import TaskNetns
@@ -144,7 +144,7 @@ def remove(volumes: Volumes) -> Iterator[str]:
 
 def _unfit() -> Iterator[str]:
     """What an agent would stop with."""
-    for need in (wireguard.probe, nft.require):
+    for need in (wireguard.probe, preflight.require):
         try:
             need()
         except LinkwireError as error:
