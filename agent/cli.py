@@ -17,6 +17,7 @@ import structlog
 from agent import installation, node_jobs, preflight, proof_link, settings, wireguard
 from agent.clock import WatchedClock
 from agent.containers import Containers
+from agent.desired_state import DesiredState
 from agent.identity import Identity
 from agent.inspect import inspect, signers
 from agent.keyfile import load_or_make_node_key
@@ -24,6 +25,7 @@ from agent.loop import Agent
 from agent.metrics import Metrics, serve
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.node_record import node_record
+from agent.node_reports import NodeReports
 from agent.node_table import NodeTable
 from agent.nodes import believed, nodes
 from agent.supervise import supervise
@@ -113,10 +115,10 @@ def _run(told: settings.Settings) -> None:
     installation.bind(told.state, told.installation, keyring)
     trust = Trust(told.state)
     trust.recover(store.opened)
-    clock, table = WatchedClock(told.state), NodeTable(TaskNetns(OWN_NETNS))
-    agent = Agent(
-        containers, backend, store, key, identity, node, metrics, trust, clock, table, answers_dns=answers_dns
-    )
+    desired = DesiredState(node.id, key, trust, backend)
+    reports = NodeReports(node, identity, metrics, WatchedClock(told.state))
+    table = NodeTable(TaskNetns(OWN_NETNS))
+    agent = Agent(containers, store, desired, reports, table, answers_dns=answers_dns)
 
     def stop(_signal: int, _frame: object) -> None:
         stopped.set()

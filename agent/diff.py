@@ -241,7 +241,7 @@ def _device(
     key = desired.private_key if device.public_key != desired.private_key.public else None
     port = desired.listen_port if device.listen_port != desired.listen_port else None
     wanted = {peer.public_key: peer for peer in desired.peers}
-    memo.keep_only(wanted)
+    memo.drop_all_but(wanted)
     pairs = ((peer, device.peers.get(public)) for public, peer in wanted.items())
     differing = [(peer, seen) for peer, seen in pairs if seen is None or not memo.alike(peer, seen)]
     surplus = [public for public in device.peers if public not in wanted]

@@ -48,20 +48,21 @@ class EarlyNames:
             return
         self._table.refuse((cluster.subnet, cluster.subnet6))
         if self._table.is_given_up:
-            self._take_back(states)
+            self._remove_names(states)
             return
-        for state in (one for one in states if not one.busy):
+        for state in (state for state in states if not state.busy):
             reason = (graph, state.local.joins)
             is_new = state.named_for is None or state.named_for[0] is not graph or state.named_for[1] != reason[1]
-            if is_new and state.applied is None and _leads_through_node(state.local, cluster):
+            if is_new and state.interface.applied is None and _leads_through_node(state.local, cluster):
                 entries = self._entries(graph, state.local)
-                if entries and self._table.holds() and state.name(entries):
+                if entries and self._table.holds() and state.write_names(entries):
                     state.named_for = reason
 
-    def _take_back(self, states: Iterable[TaskState]) -> None:
+    def _remove_names(self, states: Iterable[TaskState]) -> None:
         """Leave no name without a device, since the node will refuse nothing any more."""
         for state in states:
-            if not state.busy and state.named_for is not None and (state.applied is not None or state.name(())):
+            is_wired = state.interface.applied is not None
+            if not state.busy and state.named_for is not None and (is_wired or state.write_names(())):
                 state.named_for = None
 
     def _entries(self, graph: Graph, local: LocalTask) -> tuple[HostEntry, ...]:

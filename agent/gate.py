@@ -54,8 +54,8 @@ def shut(container: str, why: str) -> None:
         log.warning("the gate may be open", container=container[:12], error=str(error))
 
 
-def keep(containers: Collection[str]) -> None:
-    """Forget every container but these, which must be all that there are."""
+def drop_stale_files(containers: Collection[str]) -> None:
+    """Remove the files of every container but these, which must be all that there are."""
     for path in _listed(FOLDER / "gate"):
         if path.name not in containers:
             path.unlink(missing_ok=True)

@@ -3,7 +3,8 @@
 Beside the sealing key lie, on the node's own volume, the key that its reports are signed with, and a counter. The
 counter grows, in the file first, with every start and every new statement, so that a statement can be told from an
 earlier one and a report from one that was made before a restart, whatever the clock does. Where the volume is lost
-the keys are new and the counter begins again: then the node goes on above what the controller has accepted (`know`).
+the keys are new and the counter begins again: then the node goes on above what the controller has accepted
+(`catch_up`).
 
 Swarm's key is read, used and let go, and no log or error quotes it or its headers, of which a manager's has one that
 is a secret in itself.
@@ -100,7 +101,7 @@ class Identity:
         self._looked = stamp
         return (self.counter, self.unproven) != before
 
-    def know(self, accepted: Member) -> bool:
+    def catch_up(self, accepted: Member) -> bool:
         """Begin anew above what the controller has accepted of this node, where that is later; whether it was.
 
         So it is when the node's volume was lost, or put back from a copy: to the controller the node's statement is

@@ -44,10 +44,10 @@ class HeldLinkKeys:
         """
         changed = snapshot.changed_since(self._learned)
         if changed is None or any(key.startswith((keyspace.EPOCHS, keyspace.LINK_KEYS)) for key in changed):
-            self._take(snapshot)
+            self._update(snapshot)
         self._learned = snapshot
 
-    def _take(self, snapshot: Snapshot) -> None:
+    def _update(self, snapshot: Snapshot) -> None:
         epochs = {record.key: record.epoch for record in snapshot.all(LinkKeyEpoch)}
         opened: dict[SealedLinkKey, LinkKey | None] = {}
         for sealed in snapshot.all(SealedLinkKey):

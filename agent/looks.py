@@ -32,10 +32,10 @@ class Looks:
         self._found: list[DeviceStatus] = []
 
     def due_in(self) -> float:
-        """Seconds until `take` has something to do."""
+        """Seconds until `read` has something to do."""
         return 0.0 if self._left is not None else self._due - time.monotonic()
 
-    def take(
+    def read(
         self, states: Mapping[str, TaskState], backend: Backend, is_wanted: Callable[[], bool]
     ) -> tuple[DeviceStatus, ...] | None:
         """Read on.
@@ -77,8 +77,9 @@ def to_confirm(states: Iterable[TaskState], now: float, is_wanted: Callable[[], 
         is_wanted: whether there is something else to do: then one is enough for this time.
     """
     for state in states:
-        if not state.busy and state.confirm_at is not None and now >= state.confirm_at:
-            state.confirm_at, state.dirty = None, True
+        schedule = state.schedule
+        if not state.busy and schedule.confirm_at is not None and now >= schedule.confirm_at:
+            schedule.confirm_at, schedule.dirty = None, True
             yield state
             if is_wanted():
                 return

@@ -55,7 +55,7 @@ class Memo:
             self._alike[wanted.public_key] = kept
         return alike
 
-    def keep_only(self, peers: dict[PublicKey, PeerConfig]) -> None:
-        """Forget the peers that are not meant any more."""
+    def drop_all_but(self, peers: dict[PublicKey, PeerConfig]) -> None:
+        """Forget peers other than these."""
         if len(self._alike) > len(peers):
             self._alike = {key: kept for key, kept in self._alike.items() if key in peers}

@@ -110,7 +110,7 @@ class Reporter:
             self._woken.clear()
             try:
                 self._prefer_own()
-                self._keep_lease()
+                self._renew_lease()
                 self._say()
             except LinkwireError as error:
                 log.warning("the store cannot be told", error=str(error))
@@ -118,7 +118,7 @@ class Reporter:
                 threading.Event().wait(RETRY_S)
                 self._woken.set()
 
-    def _keep_lease(self) -> None:
+    def _renew_lease(self) -> None:
         now = time.monotonic()
         if self._lease is None:
             self._lease = self._store.grant(LEASE_S)
@@ -156,7 +156,7 @@ class Reporter:
         batches = list(pack(((None, (op,)) for op in self._missing(stored)), leave_out))
         self._too_large = too_large
         for batch in batches:
-            self._keep_lease()  # what a large node has to say may take longer than a lease lasts
+            self._renew_lease()  # what a large node has to say may take longer than a lease lasts
             ops = [self._signed(op) for _, (op,) in batch]
             revision = self._store.commit(ops)
             if not all(op.key.startswith((keyspace.STATUS, keyspace.VIEWS)) for op in ops):

@@ -74,7 +74,7 @@ class Trust:
         self._whole = self._size = 0
         self._saved_at = self._began = time.monotonic()
 
-    def take(self, snapshot: Snapshot) -> Snapshot:
+    def update(self, snapshot: Snapshot) -> Snapshot:
         """What to act on now that the store shows this; the same object while that is the same.
 
         What it gives is complete only if the snapshot is, and is verified.

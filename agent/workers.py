@@ -54,8 +54,8 @@ class Workers:
             work()
         except Exception as error:
             # Whatever it is: one task must not keep this node's others from being wired.
-            log.exception("wiring failed in a way that nobody thought of", task=state.local.task)
-            state.failed_oddly(error)
+            log.exception("task work crashed", task=state.local.task)
+            state.fail_unexpectedly(error)
         finally:
             with self._lock:
                 self._busy -= 1

@@ -254,7 +254,7 @@ def test_a_node_whose_volume_was_lost_goes_on_above_what_was_accepted_of_it(file
     identity = files.identity()
     assert identity.key != lost.key
     assert identity.counter < accepted.counter
-    assert identity.know(accepted)
+    assert identity.catch_up(accepted)
     assert identity.counter > accepted.counter
     assert proven(identity)
     assert files.identity().counter > identity.counter, "also after a restart"
@@ -263,9 +263,9 @@ def test_a_node_whose_volume_was_lost_goes_on_above_what_was_accepted_of_it(file
 def test_what_was_accepted_of_this_very_statement_changes_nothing(files: Files) -> None:
     identity = files.identity()
     mine = Member(NODE, SEALING_KEY, identity.key.verify_key, identity.counter)
-    assert not identity.know(mine)
-    assert not identity.know(replace(mine, counter=mine.counter - 1))
-    assert identity.know(replace(mine, report_key=SigningKey(b"x" * 32).verify_key))
+    assert not identity.catch_up(mine)
+    assert not identity.catch_up(replace(mine, counter=mine.counter - 1))
+    assert identity.catch_up(replace(mine, report_key=SigningKey(b"x" * 32).verify_key))
 
 
 def test_what_was_signed_before_this_start_is_signed_anew(files: Files) -> None:
