@@ -40,6 +40,36 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 """Modification time, inode and size of Swarm's two files."""
 
 
+class _Generations:
+    """Numbers that only grow: the counter in the node's folder, and a sequence below it. Safe for several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._sequence = 0
+        self.counter = _counted(folder, 0)
+
+    def begin(self, counter: int) -> None:
+        """Go on with a higher counter, which is in the file."""
+        with self._lock:
+            self.counter, self._sequence = counter, 0
+
+    def next(self) -> int:
+        """Return the next number."""
+        with self._lock:
+            self._sequence += 1
+            return (self.counter << SEQUENCE_BITS) + self._sequence
+
+    def never_made(self, generation: int) -> bool:
+        """Whether a number is ahead of this one."""
+        with self._lock:
+            counter, sequence = self.counter, self._sequence
+        counted = generation >> SEQUENCE_BITS
+        if counted <= counter:
+            return generation > (counter << SEQUENCE_BITS) + sequence
+        return counted > _stored(self._folder)  # another agent of this node may be starting
+
+
 class Identity:
     """This node's statement about its keys and the proof of it, renewed as Swarm renews its files."""
 
@@ -61,17 +91,20 @@ class Identity:
         self._cluster = cluster
         self._node = node
         self._sealing_key = sealing_key
-        self._lock = threading.Lock()
         self.key = _report_key(folder)
-        """What this node's records are signed with."""
-        self.counter = _counted(folder, 0)
+        """Signs this node's records."""
+        self._generations = _Generations(folder)
         self.proof: NodeProof | None = None
         self.unproven: Unproven | None = None
-        self._sequence = 0
         self.since = self.generation()
         """What this node has signed with a lower generation it signs anew: somebody may have put it back."""
         self._looked: Stamp | None = None
         self.look()
+
+    @property
+    def counter(self) -> int:
+        """Number of the node's statement, higher than those of all its earlier ones."""
+        return self._generations.counter
 
     @property
     def statement(self) -> NodeStatement:
@@ -111,26 +144,19 @@ class Identity:
         if accepted.counter < self.counter or (same and accepted.counter == self.counter):
             return False
         log.warning("this node's counter was behind: its volume was lost or put back", accepted=accepted.counter)
-        self._set(_counted(self._folder, accepted.counter))
+        self._generations.begin(_counted(self._folder, accepted.counter))
         self.since = self.generation()
         self.proof, self._looked = None, None
         self.look()
         return True
 
     def generation(self) -> int:
-        """A number that is higher than every one before, for a record to be signed."""
-        with self._lock:
-            self._sequence += 1
-            return (self.counter << SEQUENCE_BITS) + self._sequence
+        """Return a number that is higher than every one before, for a record to be signed."""
+        return self._generations.next()
 
     def never_made(self, generation: int) -> bool:
         """Whether this node has not come to that number yet: who has signed with it has the key from somewhere."""
-        with self._lock:
-            counter, sequence = self.counter, self._sequence
-        said = generation >> SEQUENCE_BITS
-        if said <= counter:
-            return generation > (counter << SEQUENCE_BITS) + sequence
-        return said > _stored(self._folder)  # another agent of this node may be starting
+        return self._generations.never_made(generation)
 
     def disown(self) -> None:
         """Give up the report key: the agent makes a new one at its next start. Raises Terminal."""
@@ -140,15 +166,11 @@ class Identity:
         except OSError as error:
             raise Terminal(f"the node's report key {path} cannot be given up: {error.strerror}") from None
 
-    def _set(self, counter: int) -> None:
-        with self._lock:
-            self.counter, self._sequence = counter, 0
-
     def _prove(self) -> None:
         counter = _counted(self._folder, self.counter)
         certificates, key = self._read("swarm-node.crt"), self._read("swarm-node.key")
         proof = make_proof(certificates, key, replace(self.statement, counter=counter))
-        self._set(counter)
+        self._generations.begin(counter)
         self.proof, self.unproven = proof, None
         log.info("this node's keys are proven by its Swarm certificate", counter=counter)
 
