@@ -62,7 +62,7 @@ def main() -> None:
         else:
             _run(told)
     except LinkwireError as error:
-        log.error("agent stops", error=str(error))  # noqa: TRY400 - the message says it all
+        log.error("agent stopped", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
 
 
@@ -98,13 +98,13 @@ def _run(told: settings.Settings) -> None:
     node_jobs.require_places(told.docker, told.containers)
     containers = Containers(told.docker, folder=told.containers)
     version = metadata.version("linkwire")
-    log.info("agent starts", backend=backend.name, etcd=",".join(told.etcd), version=version)
+    log.info("agent started", backend=backend.name, address=",".join(told.etcd), version=version)
     while True:
         try:
             here = containers.identity()
             break
         except Retryable as error:
-            log.warning("this node is not known yet", error=str(error))
+            log.warning("node identity unknown, retrying", error=str(error))
             time.sleep(RETRY_S)
     identity = Identity(told.state, told.certificates, keyring.cluster, here.id, key.public)
     node = node_record(here, identity, backend, (told.first_port, told.last_port), told.address, version)

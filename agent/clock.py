@@ -73,7 +73,7 @@ class WatchedClock:
         before, self._clock = self._clock, self._clock.at(time.time(), epochs)
         if self._clock.latest < before.latest:
             back = round(before.latest - self._clock.latest)
-            log.warning("wall clock went back, new keys are needed", seconds=back, tasks=len(self._clock.spent))
+            log.warning("wall clock went back", seconds=back, count=len(self._clock.spent))
 
     def save(self) -> None:
         """Write down what is remembered, unless that was done just now. It waits for the disk."""
@@ -85,7 +85,7 @@ class WatchedClock:
         try:
             durable.write(self._path, json.dumps(value).encode())
         except OSError as error:
-            log.warning("wall clock not kept", file=FILE, error=error.strerror)
+            log.warning("wall clock not saved", file=FILE, error=error.strerror)
 
 
 def _read(path: Path) -> Clock:
@@ -96,5 +96,5 @@ def _read(path: Path) -> Clock:
     except FileNotFoundError:
         return Clock()
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        log.warning("wall clock's file not read", file=FILE, error=type(error).__name__)
+        log.warning("wall clock not restored", file=FILE, error=type(error).__name__)
         return Clock()

@@ -36,7 +36,7 @@ def open_for(container: str, netns: str) -> None:
     try:
         _write(container, f"wired {Path(netns).stat().st_ino}")
     except OSError as error:
-        log.warning("the gate stays shut", container=container[:12], error=str(error))
+        log.warning("start gate not opened", container=container[:12], error=str(error))
 
 
 def hold(container: str, providers: Collection[str]) -> None:
@@ -51,7 +51,7 @@ def shut(container: str, why: str) -> None:
     try:
         _write(container, plain[:1000] or "it is not wired")
     except OSError as error:
-        log.warning("the gate may be open", container=container[:12], error=str(error))
+        log.warning("start gate not closed", container=container[:12], error=str(error))
 
 
 def drop_stale_files(containers: Collection[str]) -> None:
@@ -94,5 +94,5 @@ def _listed(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        log.warning("cannot be listed", folder=str(folder), error=str(error))
+        log.warning("start gate folder not listed", file=str(folder), error=str(error))
         return []

@@ -125,7 +125,7 @@ class Identity:
             self._prove()
         except Retryable as error:
             # Swarm writes one after the other: what is not of one pair now will be at a later look.
-            log.info("this node's proof waits", reason=str(error))
+            log.info("proof of node keys postponed", error=str(error))
             return False
         except KeyLocked as error:
             self._cannot("locked", error)
@@ -143,7 +143,7 @@ class Identity:
         same = (accepted.sealing_key, accepted.report_key) == (self._sealing_key, self.key.verify_key)
         if accepted.counter < self.counter or (same and accepted.counter == self.counter):
             return False
-        log.warning("this node's counter was behind: its volume was lost or put back", accepted=accepted.counter)
+        log.warning("node counter behind: the volume was lost or restored", counter=accepted.counter)
         self._generations.begin(_counted(self._folder, accepted.counter))
         self.since = self.generation()
         self.proof, self._looked = None, None
@@ -172,14 +172,14 @@ class Identity:
         proof = make_proof(certificates, key, replace(self.statement, counter=counter))
         self._generations.begin(counter)
         self.proof, self.unproven = proof, None
-        log.info("this node's keys are proven by its Swarm certificate", counter=counter)
+        log.info("node keys proven", counter=counter)
 
     def _cannot(self, why: Unproven, error: Terminal) -> None:
         if self.proof is None:
             self.unproven = why
         shown = self.statement.fingerprint
         approve = f"docker linkwire node approve {self._node} --fingerprint {shown}"
-        log.warning("this node cannot prove its keys", reason=str(error), fingerprint=shown, approve=approve)
+        log.warning("node keys not proven", error=str(error), fingerprint=shown, command=approve)
 
     def _read(self, name: str) -> bytes:
         path = self._certificates / name

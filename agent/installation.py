@@ -50,11 +50,11 @@ def bind(folder: Path, installation: str, keyring: Keyring) -> bool:
         raise Terminal(f"the installation that this node's state belongs to, {path}: {error}") from None
     if moved:
         log.warning(
-            "state of another installation set aside, this node starts anew",
-            files=moved,
-            folder=str(folder / ASIDE),
-            other=owner,
+            "state of another installation set aside",
+            count=len(moved),
+            file=str(folder / ASIDE),
             installation=installation,
+            previous=owner,
         )
     return bool(moved)
 

@@ -66,5 +66,5 @@ class HeldLinkKeys:
         try:
             return open_link_key(sealed, self._key)
         except LinkwireError as error:
-            log.warning("a link key cannot be opened", key=sealed.key, epoch=sealed.epoch, error=str(error))
+            log.warning("link key not opened", key=sealed.key, epoch=sealed.epoch, error=str(error))
             return None

@@ -84,14 +84,16 @@ class Prober:
                 asked, answered = _round(targets)
             except Exception:
                 # Whatever it is, there was no answer; and the next round may have one.
-                log.exception("asking suspect endpoints failed in a way that nobody thought of")
+                log.exception("probing of suspect endpoints crashed")
                 asked, answered = frozenset[IPv4Address]().union(*targets.values()), frozenset()
             misses = judge(misses, asked, answered)
             unreachable = frozenset(address for address, count in misses.items() if count >= MISSES)
             if unreachable != self._unreachable:
                 for address in unreachable ^ self._unreachable:
-                    state = "no answer" if address in unreachable else "it answers, or is suspect no more"
-                    log.info("suspect endpoint judged", address=str(address), state=state)
+                    if address in unreachable:
+                        log.info("suspect endpoint unreachable", address=str(address))
+                    else:
+                        log.info("suspect endpoint reachable, or suspect no more", address=str(address))
                 self._unreachable = unreachable
                 self._changed()
             pause = max(ROUND_S, SHARE * (time.thread_time() - spent)) - (time.monotonic() - began)
@@ -116,7 +118,7 @@ def _round(targets: Targets) -> tuple[frozenset[IPv4Address], frozenset[IPv4Addr
             except NetnsGone:
                 continue
             except (LinkwireError, OSError) as error:
-                log.info("suspect endpoints not asked", netns=path, error=str(error))
+                log.info("suspect endpoints not probed", namespace=path, error=str(error))
                 continue
             sockets[one.fileno()] = one, addresses
             ready.register(one, select.POLLIN)
@@ -142,7 +144,7 @@ def _send(one: socket.socket, addresses: Iterable[IPv4Address]) -> None:
         try:  # the kernel fills in checksum and identifier
             one.sendto(_ECHO.pack(_ECHO_REQUEST, 0, 0, 0, 1), (str(address), 0))
         except OSError as error:  # no peer has it (any more): no answer, then
-            log.debug("not asked", address=str(address), error=str(error))
+            log.debug("suspect endpoint not probed", address=str(address), error=str(error))
 
 
 def _answer(one: socket.socket) -> frozenset[IPv4Address]:

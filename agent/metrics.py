@@ -170,11 +170,11 @@ def _serve(metrics: Metrics, host: str, port: int) -> None:
             start_http_server(port, host, metrics.registry)
         except OSError as error:
             if not warned:
-                log.warning("metrics cannot be served, tried again", host=host, port=port, error=str(error))
+                log.warning("metrics not served, retrying", address=host, port=port, error=str(error))
             warned = True
             time.sleep(RETRY_S)
         else:
-            log.info("metrics are served", host=host, port=port)
+            log.info("metrics served", address=host, port=port)
             return
 
 

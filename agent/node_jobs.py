@@ -116,7 +116,7 @@ def require_places(url: str, folder: str) -> None:
         root = volumes.engine().root
         wrong = misplaced(volumes, root)
     except Retryable as error:
-        log.warning("not known whether Docker's folders are the right ones", error=str(error))
+        log.warning("folders of Docker not checked", error=str(error))
         return
     if wrong:
         raise Terminal(

@@ -149,4 +149,4 @@ class NodeReports:
                 self.node = stated(self.node, self._identity)
                 reporter.node(self.node)
         except LinkwireError as error:
-            log.warning("proof of this node's keys not renewed", error=str(error))
+            log.warning("proof of node keys not renewed", error=str(error))

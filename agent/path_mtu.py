@@ -37,7 +37,7 @@ class PathMtu:
                 try:
                     mtu = links.route_mtu(self._home, (host,))
                 except LinkwireError as error:
-                    log.warning("no route to a node", host=str(host), error=str(error))
+                    log.warning("route to node not found", address=str(host), error=str(error))
                     mtu = DEFAULT_MTU + OVERHEAD[6]
                 self._mtus[host] = (now + ROUTES_S, mtu)
             found.append(mtu - OVERHEAD[host.version])

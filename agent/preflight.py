@@ -67,7 +67,7 @@ def require() -> bool:
     try:
         in_scratch_netns(lambda: _try_everything(replace(_EVERYTHING, resolving=_DNS)))
     except Terminal as error:
-        log.warning("DNS questions for links are not answered here, names in hosts files are", error=str(error))
+        log.warning("DNS answers disabled, links keep their names in hosts files", error=str(error))
         return False
     return True
 

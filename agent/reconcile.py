@@ -203,7 +203,7 @@ def _forget_who_is_gone(netns: TaskNetns, desired: InterfaceConfig) -> None:
     try:
         conntrack.forget(netns, lambda address: address not in known and any(address in subnet for subnet in mesh))
     except (Retryable, Terminal) as error:  # a kernel without ctnetlink, say: no reason to take a task's links away
-        log.warning("connections to tasks that are gone are not forgotten", device=desired.name, error=str(error))
+        log.warning("stale connections not removed", device=desired.name, error=str(error))
 
 
 def _apply_link(netns: TaskNetns, name: str, changes: Changes) -> None:

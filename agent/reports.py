@@ -171,7 +171,7 @@ class Reporter:
                 self._renew_lease()
                 self._say()
             except LinkwireError as error:
-                log.warning("the store cannot be told", error=str(error))
+                log.warning("reports not written, retrying", error=str(error))
                 self._lease.id = None
                 threading.Event().wait(RETRY_S)
                 self._woken.set()

@@ -123,7 +123,7 @@ class Sandboxes:
         try:
             return [path.name for path in self._folder.iterdir() if _CONTAINERS.fullmatch(path.name)]
         except OSError as error:
-            log.warning("namespaces cannot be listed", folder=str(self._folder), error=str(error))
+            log.warning("namespaces not listed", file=str(self._folder), error=str(error))
             return []
 
     def _run(self) -> None:
@@ -135,7 +135,7 @@ class Sandboxes:
                 self._look()
             except Exception:
                 # Whatever it is: tasks are still wired when Docker names their namespaces, only later.
-                log.exception("looking for namespaces failed in a way that nobody thought of")
+                log.exception("namespace search crashed")
                 time.sleep(1.0)
             time.sleep(LOOK_S)
 
@@ -170,7 +170,7 @@ class Sandboxes:
         with self._lock:
             if self._expected.pop(mine[0], None) is None:
                 return
-        log.debug("namespace found", container=mine[0][:12], path=path)
+        log.debug("namespace found", container=mine[0][:12], namespace=path)
         self._first_seen[name] = -YOUNG_S
         self._open.pop(name).close()
         self._found(mine[0], path)

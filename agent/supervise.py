@@ -54,7 +54,7 @@ def supervise(arguments: Sequence[str]) -> int:
         if is_steady:
             backoff.reset()
         delay = 0.0 if is_steady else backoff.after_failure()
-        log.warning("agent ended and is started again", exit_code=code, delay_s=delay)
+        log.warning("agent ended, restarting", exit_code=code, seconds=delay)
         time.sleep(delay)
     return 0
 

@@ -113,7 +113,7 @@ class Trust:
             self._save(node, self._verified, before)
         except OSError as error:
             self._size = 0  # nobody knows what is there: next time all of it is written
-            log.warning("what this node knows is not kept", file=STATE_FILE, error=error.strerror)
+            log.warning("verified state not saved", file=STATE_FILE, error=error.strerror)
 
     def _save(self, node: str, state: Snapshot, before: Snapshot | None) -> None:
         """Append what changed since another was saved, or write all of it. Raises OSError."""
@@ -140,22 +140,22 @@ class Trust:
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
-            log.warning("what this node knew cannot be read", file=str(path), error=str(error))
+            log.warning("verified state not read", file=str(path), error=str(error))
             return
         verdict = judge(found)
         if verdict.verified:
-            log.warning("acts on what this node knew before it started", records=len(found.records))
+            log.warning("verified state restored", count=len(found.records))
             self._believed = replace(found, complete=False)
         else:
-            log.warning("what this node knew is not what was signed", file=str(path), reason=verdict.problem)
+            log.warning("verified state refused", file=str(path), error=verdict.problem)
 
     def _settle(self, problem: str) -> None:
         if problem == self.held:
             return
         if problem:
-            log.warning("what the store holds is not acted on", reason=problem)
+            log.warning("store content not acted on", error=problem)
         else:
-            log.info("what the store holds is verified again")
+            log.info("store content verified again")
         self.held = problem
 
     def _remember(self, snapshot: Snapshot, number: int) -> str:

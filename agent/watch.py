@@ -95,11 +95,11 @@ class ContainerWatch:
                     for _, container in hints:
                         self._look(container)
             except LinkwireError as error:
-                log.warning("containers unknown, asked again", error=str(error))
+                log.warning("containers not read, retrying", error=str(error))
                 self._resync_at = time.monotonic() + RETRY_S
             except Exception:
                 # Whatever it is: a node that does not see its containers any more, and does not say so, is worse.
-                log.exception("looking at the containers failed in a way that nobody thought of")
+                log.exception("container watch crashed, retrying")
                 self._resync_at = time.monotonic() + RETRY_S
 
     def _list(self) -> None:

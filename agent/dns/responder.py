@@ -124,7 +124,7 @@ class Responder:
         if problem != served.problem:
             served.problem = problem
             if problem is not None:
-                log.warning("DNS questions for links are not all answered", container=container[:12], error=problem)
+                log.warning("DNS questions not answered", container=container[:12], error=problem)
         served.sockets.update(opened)
         return list(opened.values())
 
@@ -132,7 +132,7 @@ class Responder:
         try:
             memory = os.memfd_create("linkwire-names")
         except OSError as error:
-            log.warning("DNS answers are not renewed", error=str(error))
+            log.warning("DNS answers not updated", error=str(error))
             if self._process is not None:
                 self._process.kill()  # the next one is handed everything
             return
@@ -152,7 +152,7 @@ class Responder:
         try:
             socket.send_fds(self._control, [ORDER.pack(verb, container.encode()[:96])], list(descriptors))
         except OSError as error:
-            log.warning("the DNS responder takes no orders and is started again", error=str(error))
+            log.warning("DNS responder not reachable, restarting", error=str(error))
             self._control.close()
             self._control = None
             self._process.kill()
@@ -168,7 +168,7 @@ class Responder:
                 command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env=environment
             )
         except OSError as error:
-            log.warning("the DNS responder cannot be started", error=str(error))
+            log.warning("DNS responder not started", error=str(error))
             ours.close()
             return False
         finally:
@@ -188,7 +188,7 @@ class Responder:
                     return
                 if self._control is not None:
                     self._control.close()
-                log.warning("the DNS responder ended and is started again", exit_code=code)
+                log.warning("DNS responder ended, restarting", exit_code=code)
                 self._process = self._control = None
                 if self._start():
                     return

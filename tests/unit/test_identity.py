@@ -208,7 +208,7 @@ def test_a_locked_key_gives_no_proof_and_the_log_says_what_to_do(files: Files) -
     assert (identity.proof, identity.unproven) == (None, "locked")
     (line,) = (line for line in logs if line["log_level"] == "warning")
     fingerprint = identity.statement.fingerprint
-    assert line["approve"] == f"docker linkwire node approve {NODE} --fingerprint {fingerprint}"
+    assert line["command"] == f"docker linkwire node approve {NODE} --fingerprint {fingerprint}"
     files.write()
     assert identity.look()
     assert proven(identity)
@@ -228,7 +228,7 @@ def test_without_swarms_files_there_is_no_proof_and_it_says_where_they_should_be
     with capture_logs() as logs:
         identity = files.identity()
     assert (identity.proof, identity.unproven) == (None, "unreadable")
-    assert any("/var/lib/docker/swarm/certificates" in line.get("reason", "") for line in logs)
+    assert any("/var/lib/docker/swarm/certificates" in line.get("error", "") for line in logs)
 
 
 @pytest.mark.parametrize("locked", [False, True])

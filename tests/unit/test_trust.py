@@ -34,8 +34,8 @@ def test_it_holds_to_what_it_verified_and_goes_on_as_soon_as_it_can(tmp_path: Pa
         assert trust.update(later) is later
         assert not trust.held
     assert [entry["event"] for entry in logs] == [
-        "what the store holds is not acted on",
-        "what the store holds is verified again",
+        "store content not acted on",
+        "store content verified again",
     ]
 
 
@@ -184,7 +184,7 @@ def test_what_was_kept_is_read_once_and_only_where_there_is_nothing_else(kept: P
     damaged.recover(counted)
     with structlog.testing.capture_logs() as logs:
         assert [damaged.update(Snapshot()) for _ in range(3)] == [Snapshot()] * 3
-    assert [entry["event"] for entry in logs] == ["what this node knew cannot be read"]
+    assert [entry["event"] for entry in logs] == ["verified state not read"]
 
 
 def test_at_first_the_store_is_given_time_to_answer(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
