@@ -1,4 +1,4 @@
-"""`linkwire-agent`: wires the parts together and stops them on a signal."""
+"""Command line of `linkwire-agent`: builds the parts, runs them, and stops them on a signal."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OPEN_FILES = 65_536
 
 
 def main() -> None:
-    """Run, supervise or inspect; exit 1 on what no retry can mend."""
+    """Run the command; exit 1 on an error that no retry can mend."""
     memory.protect()
     told = settings.parse(sys.argv[1:])
     _allow_open_files()

@@ -82,7 +82,7 @@ class LocalTask:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What a network says of a container that has just been connected to it.
+    """A container's end on a network that it was just connected to.
 
     Attributes:
         container: its id.
@@ -97,7 +97,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """Which Swarm node this Docker is."""
+    """Identity of the Swarm node that this Docker is."""
 
     id: str
     hostname: str
@@ -132,7 +132,7 @@ class Containers:
         self._networks: dict[str, tuple[IPNetwork, ...] | None] = {}
 
     def identity(self) -> NodeIdentity:
-        """Which node this is. Raises Retryable; Terminal where Docker is in no Swarm."""
+        """Read this node's identity. Raises Retryable; Terminal where Docker is in no Swarm."""
         with self._docker.asked_to("read this node's identity") as client:
             info = client.info()
         self._folder = self._folder or f"{info['DockerRootDir']}/containers"
@@ -148,19 +148,19 @@ class Containers:
         return NodeIdentity(swarm["NodeID"], info.get("Name", ""), address)
 
     def all(self) -> dict[str, LocalTask]:
-        """Every task container of this node, by container id: a complete list. Raises Retryable."""
+        """List every task container of this node, by container id. Raises Retryable."""
         listed = self._list({"label": TASK_LABEL})
         joined = self._joined_unheard(listed)
         found = {raw["Id"]: self._task(raw, joined.get(raw["Id"], ())) for raw in listed}
         return {container: task for container, task in found.items() if task is not None}
 
     def one(self, container: str) -> LocalTask | None:
-        """A task's container as it is now; None if it is gone or no task's. Raises Retryable."""
+        """Read a task's container; None if it is gone or no task's. Raises Retryable."""
         listed = self._list({"label": TASK_LABEL, "id": container})
         return self._task(listed[0]) if listed else None
 
     def exits(self) -> tuple[Exit, ...]:
-        """The bridge by which tasks on overlays leave this node: one end an IP version, if any. Raises Retryable."""
+        """Read the bridge by which tasks on overlays leave this node: one end an IP version. Raises Retryable."""
         bridge = self._docker.inspect("network", EXIT) or {}
         return tuple(_exits((bridge.get("IPAM") or {}).get("Config") or ()))
 
@@ -183,7 +183,7 @@ class Containers:
         return listed
 
     def _joined_unheard(self, listed: list[dict[str, Any]]) -> dict[str, list[Attachment]]:
-        """By container, what the `connect` events of those that are being started told, should none have listened."""
+        """Read, by container, what the `connect` events of starting containers told, should none have listened."""
         starting = [raw for raw in listed if raw.get("State") == CREATED]
         found: dict[str, list[Attachment]] = {raw["Id"]: [] for raw in starting}
         for network in {end.get("NetworkID") or "" for raw in starting for end in _ends(raw)} - {""}:
@@ -212,7 +212,7 @@ class Containers:
         return local if state not in RUNNING else self._running(local)
 
     def _running(self, local: LocalTask) -> LocalTask | None:
-        """What only an inspect tells of a running container: its namespace, its health and all its addresses."""
+        """Inspect a running container for its namespace, its health and all its addresses."""
         raw = self._docker.inspect("container", local.container)
         if raw is None:
             return None
@@ -229,7 +229,7 @@ class Containers:
         )
 
     def _ways(self, raw: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
-        """See LocalTask: what cannot be told now is told with the next list."""
+        """Return `LocalTask.ways`; a network that cannot be inspected now is asked for again with the next list."""
         networks = {end.get("NetworkID") or "" for end in _ends(raw)}
         for network in networks - self._networks.keys() - {""}:
             # What a network is never changes; one that was removed is asked for by nobody.
@@ -271,7 +271,7 @@ class Containers:
 
 
 def _ends_on(docker: Docker, network: str) -> dict[str, Joined]:
-    """The containers of this node that are on a network, by id; none where it went as quickly as it came."""
+    """Return the containers of this node that are on a network, by id; none where it went as quickly as it came."""
     seen = docker.inspect("network", network, lenient=True) or {}
     return {
         container: Joined(
@@ -284,7 +284,7 @@ def _ends_on(docker: Docker, network: str) -> dict[str, Joined]:
 
 
 def _through_node(network: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
-    """The subnets of a network that leads elsewhere by this node; None where it may lead past it, as macvlan does.
+    """Return a network's subnets, if it leads elsewhere by this node; None if it may lead past it, as macvlan does.
 
     From an overlay tasks leave by docker_gwbridge, a bridge. A bridge without an address of its own has its gateway
     somewhere else.
@@ -304,13 +304,13 @@ def _through_node(network: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
 
 
 def _ends(raw: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    """A container's ends on networks, as a list or an inspect shows them."""
+    """Return a container's ends on networks, as a list or an inspect shows them."""
     networks: dict[str, dict[str, Any]] = (raw.get("NetworkSettings") or {}).get("Networks") or {}
     return networks.values()
 
 
 def _attachments(raw: Mapping[str, Any]) -> Iterator[Attachment]:
-    """The addresses that it has, or before it is started those that it will have."""
+    """Return the addresses that it has, or before it is started those that it will have."""
     for end in _ends(raw):
         chosen = end.get("IPAMConfig") or {}
         yield from _addresses(
@@ -321,7 +321,7 @@ def _attachments(raw: Mapping[str, Any]) -> Iterator[Attachment]:
 
 
 def _addresses(network: str, *texts: str | None) -> Iterator[Attachment]:
-    """Those of the texts that are addresses, with or without a prefix length."""
+    """Return those of the texts that are addresses, with or without a prefix length."""
     for text in texts:
         with contextlib.suppress(ValueError):
             if network and text:
@@ -344,5 +344,5 @@ def _problem(raw: Mapping[str, Any]) -> str | None:
 
 
 def _run(path: str) -> str:
-    """Docker names the namespace under /var/run, which is /run; only the latter is mounted into the agent."""
+    """Return a namespace's path under /run: Docker names /var/run, which is not mounted into the agent."""
     return path.removeprefix("/var") if path.startswith("/var/run/") else path

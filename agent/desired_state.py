@@ -25,7 +25,7 @@ from mesh.wgtypes import InterfaceConfig
 
 
 class DesiredState:
-    """What a node acts on, and what its tasks' interfaces should be by that. Only the loop calls it.
+    """The records that a node acts on, and the interfaces that its tasks should have. Only the loop calls it.
 
     Attributes:
         trust: decides what is acted on.
@@ -57,7 +57,7 @@ class DesiredState:
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything is known, so that something may be removed, and a controller uses the store."""
+        """Whether everything is known, so that it may be removed from, and a controller uses the store."""
         return self.graph.complete and self.graph.cluster is not None
 
     def update(self, snapshot: Snapshot, unreachable: frozenset[IPv4Address]) -> None:

@@ -1,4 +1,4 @@
-"""From the interface that is meant and the one that is seen to what has to change. Pure.
+"""Difference between the desired and the observed interface of one task, and the changes that remove it. Pure.
 
 The safety rules (design, section 8), which each value of `Changes` keeps:
 
@@ -41,7 +41,7 @@ REJECT_AFTER_S = 180
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """All that one task's namespace and hosts file are seen to hold of ours; None for what is not there at all."""
+    """Everything of ours that is in one task's namespace and hosts file; None for what is not there at all."""
 
     interface: Interface | None
     rules: Rules | None
@@ -50,7 +50,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What to do to one task's interface, in the order of the fields; everything empty means nothing.
+    """Changes of one task's interface, in the order of the fields; everything empty means nothing to do.
 
     Attributes:
         create: make the device.
@@ -93,7 +93,7 @@ def diff(
     complete: bool = True,
     memo: Memo | None = None,
 ) -> Changes:
-    """What turns what is seen into `desired`.
+    """Compute the changes that turn the observed interface into `desired`.
 
     Args:
         desired: what is meant.
@@ -149,7 +149,7 @@ def diff(
 
 
 def peer_changes(before: InterfaceConfig, after: InterfaceConfig) -> tuple[PeerChange, ...] | None:
-    """Changes of peers that turn a device that is as `before` into one as `after`, which rests on everything.
+    """Compute the peer changes that turn a device as `before` into one as `after`, which rests on everything.
 
     An interface that was read back as `before` need not be read again to know what a changed record means for it. On
     such a device the changes are those of `diff`. On another they do no harm: a peer whose record is the same is not
@@ -188,7 +188,7 @@ def _route_order(route: Route) -> tuple[int, int, int]:
 def rules_around(
     desired: InterfaceConfig, seen: Rules | None, previous: InterfaceConfig | None, memo: Memo, *, complete: bool
 ) -> tuple[Rules | None, Rules | None]:
-    """The rules for before the peers change, and for afterwards; None where they are so already.
+    """Return the rules for before the peers change, and those for afterwards; None where they are so already.
 
     Args:
         desired: what is meant.
@@ -207,7 +207,7 @@ def rules_around(
 
 
 def _between(old: Policy, new: Policy) -> Policy:
-    """What may pass while the peers change: all that may come in then, and out only what could and still may."""
+    """Return the policy for while peers change: in as the new one says, out only what both allow."""
     kept = {balance.vip: frozenset(balance.backends) for balance in old.balance}
     known = {allow.service: frozenset(allow.peers) for allow in old.outbound}
 
@@ -262,7 +262,7 @@ def _device(
 def reasons_of(
     peers: tuple[PeerChange, ...], rules: Rules | None = None, hosts: tuple[HostEntry, ...] | None = None
 ) -> tuple[str, ...]:
-    """What is done to peers, rules and names, for the log."""
+    """Summarise changes of peers, rules and names for the log."""
     removed = sum(change.remove for change in peers)
     keys = sum(_only_the_key(change) for change in peers)
     upserts = len(peers) - removed - keys
@@ -279,7 +279,7 @@ def reasons_of(
 
 
 def _is_open(wanted: PeerConfig, seen: Peer) -> bool:
-    """Whether a peer must go since it has no preshared key and there is none to give it."""
+    """Tell whether a peer must go since it has no preshared key and there is none to give it."""
     return wanted.preshared_key is None and seen.preshared_key is None
 
 
@@ -289,7 +289,7 @@ def _only_the_key(change: PeerChange) -> bool:
 
 
 def _upsert(peer: PeerConfig) -> PeerChange:
-    """A whole peer, which must have a preshared key.
+    """Return a whole peer, which must have a preshared key.
 
     With the keepalive it speaks first, so the other side drops its dead session at once.
     """

@@ -1,4 +1,4 @@
-"""Links' names in the hosts files of tasks that are being started, before they have a device.
+"""Early names: links' names in the hosts files of tasks that are being started and have no device yet.
 
 Only where what goes out without one is refused: the node's table must hold at that moment, each of the task's
 networks must lead elsewhere through this node, and none may overlap the mesh's. Elsewhere names come with the device.
@@ -18,7 +18,7 @@ from mesh.wgtypes import HostEntry, IPNetwork, overlap, without_ipv6
 
 
 class EarlyNames:
-    """Writes them, on one node.
+    """Writer of early names, on one node.
 
     Args:
         table: the node's.
@@ -29,11 +29,11 @@ class EarlyNames:
         self._ipv6 = sysctl.has_ipv6()
 
     def start(self, changed: Callable[[], None]) -> None:
-        """Keep the node's table from now on; `changed` is called from a thread when names can be written."""
+        """Guard the node's table from now on; `changed` is called from a thread when names can be written."""
         self._table.start(changed)
 
     def stop(self) -> None:
-        """Keep it no longer. It stays, as the names do."""
+        """Stop guarding the table. It stays, as the names do."""
         self._table.stop()
 
     def write(self, graph: Graph, states: Iterable[TaskState]) -> None:

@@ -1,4 +1,4 @@
-"""What the node's container runtime is told of which tasks are wired, by files.
+"""Start gate: files that tell the node's container runtime which tasks are wired.
 
 A gated container's start waits in deploy/linkwire-runc, which must hold to the same names and words. Below FOLDER,
 named by container id:
@@ -40,12 +40,12 @@ def open_for(container: str, netns: str) -> None:
 
 
 def hold(container: str, providers: Collection[str]) -> None:
-    """Let a container wait on that is wired, for a longer while: none of these services has a ready task yet."""
+    """Let a wired container wait on, for a longer while: none of these services has a ready task yet."""
     shut(container, f"{WAITS} a ready task of {', '.join(providers)}")
 
 
 def shut(container: str, why: str) -> None:
-    """Let a container not start; `why` is shown to the user when it has waited in vain."""
+    """Keep a container from starting; `why` is shown to the user when it has waited in vain."""
     # It ends up in a JSON text that a shell script writes.
     plain = "".join(letter if letter.isprintable() and letter not in "\"'\\%" else " " for letter in why)
     try:
@@ -67,7 +67,7 @@ def drop_stale_files(containers: Collection[str]) -> None:
 
 
 def waiting() -> Mapping[str, str]:
-    """The paths of the namespaces of those containers whose start waits now, by container."""
+    """List the containers whose start waits now, with the paths of their namespaces."""
     numbers = {}
     for path in _listed(FOLDER / "waiting"):
         with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What this node says of its keys, and the proof of it that its Swarm certificate gives.
+"""Identity of this node: the statement about its keys, and the proof of it by its Swarm certificate.
 
 Beside the sealing key lie, on the node's own volume, the key that its reports are signed with, and a counter. The
 counter grows, in the file first, with every start and every new statement, so that a statement can be told from an
@@ -61,7 +61,7 @@ class _Generations:
             return (self.counter << SEQUENCE_BITS) + self._sequence
 
     def never_made(self, generation: int) -> bool:
-        """Whether a number is ahead of this one."""
+        """Tell whether a number is ahead of this one."""
         with self._lock:
             counter, sequence = self.counter, self._sequence
         counted = generation >> SEQUENCE_BITS
@@ -112,7 +112,7 @@ class Identity:
         return NodeStatement(self._cluster, self._node, self._sealing_key, self.key.verify_key, self.counter)
 
     def look(self) -> bool:
-        """Prove anew where Swarm's files are others than at the last proof; whether the node has more to say by it.
+        """Prove the keys again if Swarm's files changed since the last proof; return whether the statement changed.
 
         Costs two stat() calls where they are not. A proof that there is stays where no new one can be made: it holds
         until its certificate ends.
@@ -135,7 +135,7 @@ class Identity:
         return (self.counter, self.unproven) != before
 
     def catch_up(self, accepted: Member) -> bool:
-        """Begin anew above what the controller has accepted of this node, where that is later; whether it was.
+        """Begin above the statement that the controller has accepted, where that is later; return whether it was.
 
         So it is when the node's volume was lost, or put back from a copy: to the controller the node's statement is
         an earlier one then.
@@ -155,7 +155,7 @@ class Identity:
         return self._generations.next()
 
     def never_made(self, generation: int) -> bool:
-        """Whether this node has not come to that number yet: who has signed with it has the key from somewhere."""
+        """Tell whether this node has not come to that number yet: whoever signed with it has stolen the key."""
         return self._generations.never_made(generation)
 
     def disown(self) -> None:
@@ -212,7 +212,7 @@ def _report_key(folder: Path) -> SigningKey:
 
 
 def _stored(folder: Path) -> int:
-    """The number in the file; beyond all numbers where it cannot be read."""
+    """Return the number in the file; beyond all numbers where it cannot be read."""
     try:
         return int((folder / COUNTER_FILE).read_text("ascii"))
     except (OSError, ValueError):
@@ -220,7 +220,7 @@ def _stored(folder: Path) -> int:
 
 
 def _counted(folder: Path, above: int) -> int:
-    """The next number, higher than the file's and than `above`, and in the file before it is used.
+    """Return the next number, higher than the file's and than `above`, and in the file before it is used.
 
     Raises:
         Terminal: the file cannot be used, or the numbers have ended.

@@ -1,4 +1,4 @@
-"""The binding of a node's remembered state to one installation of Linkwire.
+"""Binding of a node's remembered state to one installation of Linkwire.
 
 The volume of an agent outlives `docker linkwire uninstall` on a node that was down then. What it remembers was signed
 by keys that no later installation has: an agent that held to it would act on nothing for ever. Which installation
@@ -60,7 +60,7 @@ def bind(folder: Path, installation: str, keyring: Keyring) -> bool:
 
 
 def _signer(folder: Path, installation: str, keyring: Keyring) -> str:
-    """The owner of state without an id: this installation where one of its keys signed the manifest."""
+    """Return the owner of state without an id: this installation where one of its keys signed the manifest."""
     try:
         value = trust.remembered(folder)
         signer = peek(keyspace.MANIFEST, value).signer_id if value else b""

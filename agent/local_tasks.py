@@ -59,7 +59,7 @@ class LocalTasks:
         return ended
 
     def count_stopping(self, local: Local) -> int:
-        """How many wired tasks are being stopped; the namespaces tell, since Docker may be stopping as well."""
+        """Count the wired tasks that are being stopped; by their namespaces, since Docker may be stopping as well."""
         stopping = local.stopping & self.by_container.keys()
         return sum(1 for container in stopping if self.by_container[container].is_wired_still())
 
@@ -71,7 +71,7 @@ class LocalTasks:
         self._ended = [state for state in self._ended if state.busy]
 
     def _update_here(self, local: Local) -> None:
-        """See whom tasks have beside them.
+        """Note the tasks' neighbours on networks that are not the mesh.
 
         A new neighbour on a network that is not the mesh concerns all: `strict` keeps them apart there.
         """

@@ -1,4 +1,4 @@
-"""The agent's one loop: wait, look, derive each local task's interface, make it so, report what was seen.
+"""Main loop of the agent: wait, look, derive each local task's interface, make it so, report what was seen.
 
 Level-based: what wakes it says only that something may have changed. Nothing is done that a verified snapshot does
 not say, and nothing is removed unless it is complete too and a controller has taken the store into use.
@@ -44,7 +44,7 @@ LEAVING_S = 0.2
 
 
 class Agent:
-    """Keeps the interfaces of this node's tasks as the records say."""
+    """The agent of one node: reconciles its tasks' interfaces with the records."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Agent:
         self._wake()
 
     def _may_leave(self, local: Local, seconds: float) -> bool:
-        """Whether no wired task is being stopped, so many seconds after the agent was told to stop."""
+        """Tell whether no wired task is being stopped, so many seconds after the agent was told to stop."""
         return may_leave(seconds, self._tasks.count_stopping(local))
 
     def _due_in(self) -> float:

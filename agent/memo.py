@@ -1,4 +1,4 @@
-"""What was worked out of one task's interface and comes out the same again: only ever a short cut, never a fact.
+"""Render cache of one task: results that come out the same again; only ever a short cut, never a fact.
 
 Rendering a policy and comparing a thousand peers take tens of milliseconds, and both are asked for at each look,
 though nearly always nothing has changed.
@@ -17,7 +17,7 @@ _Alike = tuple[PeerConfig, UdpEndpoint | None, frozenset[IPNetwork], PresharedKe
 
 
 class Memo:
-    """Of one task's interface. It holds the very objects that were compared: no other can be taken for them."""
+    """Cache of one task's interface. It holds the very objects that were compared: no other can be taken for them."""
 
     def __init__(self) -> None:
         self._rendered: tuple[Policy, str, Rules] | None = None
@@ -32,7 +32,7 @@ class Memo:
         return kept[2]
 
     def alike(self, wanted: PeerConfig, seen: Peer) -> bool:
-        """Whether a peer, which must have a preshared key, is seen to be just as it is meant."""
+        """Tell whether a peer, which must have a preshared key, is seen to be just as it is meant."""
         kept = self._alike.get(wanted.public_key)
         if (
             kept is not None

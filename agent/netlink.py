@@ -122,7 +122,7 @@ class NetlinkSocket:
         raise Retryable("the kernel's tables changed each time they were read")
 
     def close(self) -> None:
-        """Close it, and so let go of its network namespace. May be called twice."""
+        """Close the socket, and so let go of its network namespace. May be called twice."""
         with self._lock:
             self._socket.close()
 
@@ -157,7 +157,7 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def attributes(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The attributes that lie one after the other in a buffer, as (type without flags, payload)."""
+    """Iterate over the attributes in a buffer, as (type without flags, payload)."""
     offset = 0
     while offset + _ATTRIBUTE.size <= len(buffer):
         length, kind = _ATTRIBUTE.unpack_from(buffer, offset)

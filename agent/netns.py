@@ -1,4 +1,4 @@
-"""A network namespace that is worked in from outside, through sockets kept open in it.
+"""Network namespace of a task, worked in from outside through sockets kept open in it.
 
 No process is forked and no thread kept: a short-lived thread enters the namespace (Linux namespaces are per thread),
 opens what is needed there and ends. What is kept open keeps the namespace alive, and with it every device in it:
@@ -74,7 +74,7 @@ class TaskNetns:
         return f"TaskNetns({self.path!r})"
 
     def fileno(self) -> int:
-        """The open descriptor, for IFLA_NET_NS_FD. Raises NetnsGone."""
+        """Return the open descriptor, for IFLA_NET_NS_FD. Raises NetnsGone."""
         self.check()
         return self._fd
 
@@ -95,7 +95,7 @@ class TaskNetns:
         return _in_thread(lambda: _setns(self._fd), function)
 
     def socket(self, protocol: int) -> NetlinkSocket:
-        """The socket kept here for NETLINK_ROUTE or NETLINK_GENERIC, opened at first use. Raises NetnsGone."""
+        """Return the socket kept here for NETLINK_ROUTE or NETLINK_GENERIC, opened at first use. Raises NetnsGone."""
         with self._lock:
             kept = self._sockets.get(protocol)
             if kept is None:
@@ -104,7 +104,7 @@ class TaskNetns:
         return kept
 
     def own(self, kind: type[T], made: T | None = None) -> T:
-        """The one object of a class that belongs to this namespace and ends with it.
+        """Return the one object of a class that belongs to this namespace and ends with it.
 
         Args:
             kind: made without arguments at first use.

@@ -1,4 +1,4 @@
-"""The rules' table in a task's network namespace, read and replaced by the program nft: the only place that runs it.
+"""nftables of a task's namespace: reads and replaces the table of rules. The only module that runs nft.
 
 A task may be given NET_ADMIN, and then what nft reads is what the task wrote. libnftables is not made for that: 1.0.6
 uses freed memory when it lists a table that has one flag, which any task can set. So it is not loaded into the agent:
@@ -64,7 +64,7 @@ class _Known:
 
 
 def read(netns: TaskNetns) -> Table | None:
-    """The table as it is, or None when there is none.
+    """Read the table; None when there is none.
 
     A table that cannot be listed is no rendering of any policy, and counts nothing.
 
@@ -183,7 +183,7 @@ def _nft(netns: TaskNetns, text: str, *, json: bool = True) -> str:
 
 
 def _ended(command: Sequence[str], text: bytes, output: int, errors: int) -> int:
-    """How nft ended in this thread's namespace: an exit code, or a signal's negative number."""
+    """Run nft in this thread's namespace; return its exit code, or a signal's negative number."""
     rights.give_up(keep=rights.NET_ADMIN)
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     try:
@@ -220,7 +220,7 @@ def _content(file: int) -> str:
 
 
 def _in_one_line(text: str) -> str:
-    """What nft says is wrong, without the place in the command that it shows below each error."""
+    """Extract nft's errors, without the place in the command that it shows below each."""
     errors = [line.partition("Error: ")[2] for line in text.splitlines() if "Error: " in line]
     said = "; ".join(dict.fromkeys(errors)) or " ".join(text.split())
     return said if len(said) <= _LONGEST_TEXT else f"{said[:_LONGEST_TEXT]}..."

@@ -1,4 +1,4 @@
-"""libnftables' JSON in one form, in which what is meant and what is listed compare. No I/O here.
+"""Canonical form of libnftables' JSON, in which rendered and listed rules compare. No I/O here.
 
 No handles, elements of sets without an order, a set of one is that one, and counters without what they count.
 """
@@ -18,7 +18,7 @@ _KINDS = ("table", "counter", "chain", "rule")
 
 
 def canonical(items: Iterable[Json]) -> Rules:
-    """A table's objects in the one form in which what is meant and what is listed compare."""
+    """Bring a table's objects into the one form in which rendered and listed ones compare."""
     texts: list[tuple[int, str, str]] = []
     for item in items:
         ((kind, body),) = item.items()
@@ -42,11 +42,11 @@ def _normal(value: object) -> object:
 
 
 def _place(element: object) -> str:
-    """Where an element stands in a set of them: a map's pair by its key, which no other has."""
+    """Return the sort key of a set's element: of a map's pair its key, which no other has."""
     key = element[0] if isinstance(element, list) and element else element
     return key if isinstance(key, str) else text_of(key)
 
 
 def text_of(value: object) -> str:
-    """JSON in which equal values are equal texts."""
+    """Write JSON in which equal values are equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -31,7 +31,7 @@ FIRST_REPORT_S = 20.0
 
 
 class NodeReports:
-    """What one node says of itself, its tasks and its devices. Only the loop calls it.
+    """Reports of one node, its tasks and its devices. Only the loop calls it.
 
     Args:
         node: what it says of itself at first.
@@ -54,7 +54,7 @@ class NodeReports:
         self._reporter = Reporter(store, follower, self.node, self._identity)
 
     def wake(self) -> None:
-        """See what the store has lost: it changed."""
+        """Check the store, which changed, for lost reports."""
         if self._reporter is not None:
             self._reporter.wake()
 
@@ -64,7 +64,7 @@ class NodeReports:
             self._reporter.stop()
 
     def due_in(self) -> float:
-        """Seconds until devices are to be read again."""
+        """Return the seconds until devices are to be read again."""
         return self._looks.due_in()
 
     def answer_recall(self, snapshot: Snapshot, verified: Snapshot) -> None:
@@ -80,7 +80,7 @@ class NodeReports:
         snapshot: Snapshot,
         is_wanted: Callable[[], bool],
     ) -> None:
-        """Say how the tasks are, read devices as far as there is time, and say what was read.
+        """Report the tasks, read devices as far as there is time, and report what was read.
 
         Args:
             tasks: the node's.
@@ -117,7 +117,7 @@ class NodeReports:
         self._metrics.update(graph, status, self._task_reports(tasks, graph))
 
     def _may_report(self, tasks: LocalTasks, desired: DesiredState, now: float) -> bool:
-        """Whether it may be said which tasks are wired: one that is not reported so is taken for one that is not.
+        """Tell whether to report which tasks are wired: one that is not reported so is taken for unwired.
 
         So an agent that starts has looked at each task first. One that takes very long over it is not waited for.
         """
@@ -131,7 +131,7 @@ class NodeReports:
         return True
 
     def _task_reports(self, tasks: LocalTasks, graph: Graph) -> dict[str, TaskReport]:
-        """Of every task that takes part in the mesh, or whose service does: the controller asks Swarm about it."""
+        """Report all tasks that take part in the mesh, or whose service does: the controller asks Swarm of them."""
         reports: dict[str, TaskReport] = {}
         for state in tasks:
             task, is_gone = state.local.task, state.local.state == "gone"

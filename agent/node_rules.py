@@ -1,4 +1,4 @@
-"""The table by which a node itself refuses the mesh's two networks. No I/O here.
+"""Rules of the node's own table, which refuses the mesh's two networks. No I/O here.
 
 It is `inet linkwire` of the node's own network namespace; a task's (agent.rules) has that name in its own. The mesh's
 addresses are reached by the WireGuard devices in the tasks' namespaces alone, so nothing of it has to pass the node:
@@ -24,7 +24,7 @@ _HERE: Json = {"family": "inet", "table": NAME}
 
 
 def render(subnet: IPv4Network, subnet6: IPv6Network) -> Rules:
-    """The table's objects, as `agent.rules.transaction` takes them."""
+    """Render the table's objects, as `agent.rules.transaction` takes them."""
     refused: list[Json] = [{"counter": COUNTER}, {"goto": {"target": "refuse"}}]
     dropped: list[Json] = [{"counter": COUNTER}, {"drop": None}]
     networks = (subnet, subnet6)

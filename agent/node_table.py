@@ -1,4 +1,4 @@
-"""Keeps the node's own table (agent.node_rules) in place, and says whether it is.
+"""Guard of the node's own table (agent.node_rules): puts it back, and says whether it is in place.
 
 A link's name may stand in a task's hosts file before its device is there only while this node refuses the mesh's
 networks: else the task's first packets would leave in plain text. The table is put back as soon as somebody flushes
@@ -77,7 +77,7 @@ class NodeTable:
         os.eventfd_write(self._awake, 1)
 
     def holds(self) -> bool:
-        """Whether the node refuses the networks at this moment: asked of the kernel, in a few system calls."""
+        """Tell whether the node refuses the networks at this moment: asked of the kernel, in a few system calls."""
         with self._lock:
             if self._seen is None:
                 return False
@@ -120,7 +120,7 @@ class NodeTable:
                 self._wait(news)
 
     def _wait(self, news: socket.socket | None) -> None:
-        """Until somebody changes something, or wants it looked at, or it is time to."""
+        """Wait for a change of nftables, a request to look, or the time to."""
         select.select([self._awake, *([news.fileno()] if news else [])], [], [], LOOK_S)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._awake)

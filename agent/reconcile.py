@@ -1,4 +1,4 @@
-"""One task's interface: reads it, applies a diff, reads it back; or goes on from what was read back last.
+"""Reconciliation of one task's interface: read it, apply a diff, read it back; or go on from the last reading.
 
 Every function can be killed between any two lines and converges when called again.
 """
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 def observe(backend: Backend, netns: TaskNetns, name: str) -> Interface | None:
-    """What is there under this name; None for no device. Raises NetnsGone, Retryable."""
+    """Read the interface of this name; None for no device. Raises NetnsGone, Retryable."""
     link = links.observe(netns, name)
     if link is None:
         return None
@@ -118,7 +118,7 @@ def advance(
 
 
 def _reads_back(netns: TaskNetns, hosts: str, desired: InterfaceConfig, changes: Changes) -> bool:
-    """Whether rules and names that were changed are as they are meant."""
+    """Tell whether rules and names that were changed are as they are meant."""
     if changes.first_rules is not None or changes.rules is not None:
         table = nft.read(netns)
         if table is None or table.rules != netns.own(Memo).render(desired.policy, desired.name):
@@ -196,7 +196,7 @@ def _at_once() -> None:
 
 
 def _forget_who_is_gone(netns: TaskNetns, desired: InterfaceConfig) -> None:
-    """End what the kernel still takes for connections with addresses of the mesh that are nobody's any more."""
+    """End tracked connections with addresses of the mesh that are nobody's any more."""
     known = {network.network_address for peer in desired.peers for network in peer.allowed_ips}
     known.update(address.ip for address in desired.addresses)
     mesh = (desired.policy.subnet, desired.policy.subnet6)

@@ -76,7 +76,7 @@ class _OwnRecords:
         self._signatures = Signatures(identity.statement.cluster)
 
     def hold(self, stored: Snapshot, key: str, record: Record) -> bool:
-        """Whether the store holds a record as this node has signed it: who can write there could put another."""
+        """Tell whether the store holds a record as this node has signed it: who can write there could put another."""
         seen = stored.records.get(key)
         if seen is None or seen.record != record or seen.generation < self.identity.since:
             return False
@@ -100,7 +100,7 @@ class _OwnRecords:
 
 
 class Reporter:
-    """Keeps the node's records in the store as they were last told."""
+    """Reporter of one node: makes the store hold its records as they should be."""
 
     def __init__(self, store: Store, follower: Follower, node: Node, identity: Identity) -> None:
         """Start the thread.
@@ -131,11 +131,11 @@ class Reporter:
         return self._own.key_is_stolen
 
     def tasks(self, reports: Mapping[str, TaskReport]) -> None:
-        """From now on write these reports of this node's tasks, by task id, and take others back."""
+        """Write these reports of this node's tasks, by task id, from now on, and remove others."""
         self._want(reports=MappingProxyType(dict(reports)))
 
     def node(self, node: Node) -> None:
-        """From now on write this record of the node."""
+        """Write this record of the node from now on."""
         self._want(node=node)
 
     def status(self, status: Status) -> None:
@@ -143,7 +143,7 @@ class Reporter:
         self._want(status=status)
 
     def recalled(self, parts: Sequence[Recalled]) -> None:
-        """From now on write what the node brings back of what was signed; nothing, where nothing is asked for."""
+        """Write this answer to a recall from now on; none where nothing is asked for."""
         if parts != self._wanted.recalled:
             self._want(recalled=parts)
 
@@ -153,7 +153,7 @@ class Reporter:
         self._woken.set()
 
     def wake(self) -> None:
-        """The store changed: it may have lost what was said."""
+        """Check the store: it changed, and may have lost a record."""
         self._woken.set()
 
     def stop(self) -> None:
@@ -197,11 +197,11 @@ class Reporter:
         self._lease.renewed_at = now
 
     def _as_it_is(self, node: Node) -> Node:
-        """With which of etcd's users we are now: what the controller lets the shared one write depends on it."""
+        """Add which of etcd's users we are: what the controller lets the shared one write depends on it."""
         return replace(node, own_user=self._store.shows_first)
 
     def _prefer_own(self) -> None:
-        """Be the node's own user, as soon as etcd has it."""
+        """Log in as the node's own user, as soon as etcd has it."""
         now = time.monotonic()
         if now >= self._tried_at + OWN_S:
             self._tried_at = now
@@ -229,7 +229,7 @@ class Reporter:
         return self._store.seal(op, self._own.identity.generation()) if isinstance(op, Put) else op
 
     def _put_views(self, status: Status) -> list[Op]:
-        """What the node has read of its devices, when it may be said again: in parts, each with the lease."""
+        """Write what was read of the devices, when it is due: in parts, each with the lease."""
         now = time.monotonic()
         if now < self._views.due:
             return []
@@ -275,7 +275,7 @@ class Reporter:
     def _differing(
         self, stored: Snapshot, prefix: str, present: Iterable[str], records: Iterable[Record]
     ) -> Iterator[Op]:
-        """Changes that make the store hold these records, and no others whose keys begin so."""
+        """Yield changes that make the store hold these records, and no others whose keys begin so."""
         wanted = {keyspace.key_of(record): record for record in records}
         stale = {key for key in present if key.startswith(prefix)} - wanted.keys()
         yield from (Delete(key, None) for key in sorted(stale))

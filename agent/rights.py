@@ -1,4 +1,4 @@
-"""Gives up a thread's rights for good, so that a program it starts has none of the agent's.
+"""Privileges of a thread, given up for good: a program that it starts has none of the agent's.
 
 Linux keeps credentials for each thread; it is libc that changes them in all threads at once (nptl(7)), so the ids are
 set by raw system calls here. A program that sets itself apart (setpriv) is one more to start for each that is run;

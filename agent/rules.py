@@ -1,4 +1,4 @@
-"""A task's policy as nftables rules, and the kernel's listing of them: libnftables' JSON both ways. No I/O here.
+"""Ruleset of a task: its policy as nftables rules, and their listing, in libnftables' JSON. No I/O here.
 
 The rules of one task are the table `inet linkwire` of its network namespace. What is meant and what is listed are
 brought to one form, so that equal means equal: no handles, elements of sets without an order, a set of one is that
@@ -99,7 +99,7 @@ class _End:
 
 
 def render(policy: Policy, device: str) -> Rules:
-    """The rules that a policy means for a task whose WireGuard device has this name."""
+    """Render a policy as rules for a task whose WireGuard device has this name."""
     ends, addresses = _ends(policy)
     families = _families(policy.subnet6)
     chains: dict[str, Body] = {
@@ -156,7 +156,7 @@ def render(policy: Policy, device: str) -> Rules:
 
 
 def transaction(rules: Rules, present: Rules | None) -> str:
-    """What libnftables is told to make the table be `rules`: all of it comes to be, or nothing does.
+    """Write the command that makes the table be `rules`: all of it comes to be, or nothing does.
 
     Connections stay what they are, and counters that were there keep their values. Only a table that somebody else
     has put more than rules, chains and counters into is made anew, and its counters with it.
@@ -184,12 +184,12 @@ def transaction(rules: Rules, present: Rules | None) -> str:
 
 
 def removal() -> str:
-    """What libnftables is told to take the table away."""
+    """Write the command that removes the table."""
     return _commands([("delete", _TABLE)])
 
 
 def request() -> str:
-    """What libnftables is told to give the listing that `parse` reads."""
+    """Write the command whose output `parse` reads."""
     return _commands([("list", _TABLE)])
 
 
@@ -208,7 +208,7 @@ def parse(listing: str) -> Table:
 
 
 def refused(counts: Mapping[str, int]) -> tuple[Refused, ...]:
-    """What the table's counters say, by their names and the packets they counted."""
+    """Interpret the table's counters, by their names and the packets they counted."""
     found: list[Refused] = []
     for name, packets in sorted(counts.items()):
         match name.partition("_"):
@@ -222,7 +222,7 @@ def refused(counts: Mapping[str, int]) -> tuple[Refused, ...]:
 
 
 def _ends(policy: Policy) -> tuple[list[_End], dict[IPv4Address, str]]:
-    """Who may be at the other end, and by address the name of who it is.
+    """Return all other ends of links, and the name of the end by address.
 
     An address that more than one service claims is none's, and refused.
     """
@@ -252,7 +252,7 @@ def _families(subnet6: IPv6Network) -> Families:
 
 
 def _spread(balance: Balance, families: Families) -> Iterable[list[Json]]:
-    """At random, not in turns: turns begin anew whenever a rule is replaced, at every consumer at once."""
+    """Choose a backend at random: turns would begin again with every change of a rule, at all consumers at once."""
     for family, written in families:
         backends = [written(backend) for backend in balance.backends]
         if not backends:
@@ -265,12 +265,12 @@ def _spread(balance: Balance, families: Families) -> Iterable[list[Json]]:
 
 
 def _nobody(balance: Balance, families: Families) -> Iterable[list[Json]]:
-    """Refused it would be anyway, but counted for no link."""
+    """Refuse a VIP without backends, counted for its link; it would be refused anyway, but for no link."""
     return ([_payload(f, "daddr", at(balance.vip)), *_refused(f"out_{balance.service}")] for f, at in families)
 
 
 def _by_address(direction: Direction, addresses: Mapping[IPv4Address, str], families: Families) -> Body:
-    """Go to the chain of who is at the other end: one look-up, however many there are."""
+    """Go to the chain of the other end: one look-up, however many there are."""
     rules: Body = []
     for family, written in families:
         elements = [[written(peer), _goto(f"{_PREFIX[direction]}_{name}")] for peer, name in addresses.items()]
@@ -286,7 +286,7 @@ def _judged(direction: Direction, service: str, *, replies: Allow | None, opened
 
 
 def _passing(allow: Allow | None, direction: Literal["original", "reply"], field: Literal["sport", "dport"]) -> Body:
-    """What a link lets pass in one direction of its connections; `field` is where the provider's port stands."""
+    """Accept what a link allows in one direction of its connections; `field` is where the provider's port stands."""
     if allow is None:
         return []
     is_direction = _match({"ct": {"key": "direction"}}, direction)
@@ -348,12 +348,12 @@ def _port(port: PortRange) -> object:
 
 
 def _is_foreign(item: Json) -> bool:
-    """Whether the object is of a kind that the table, as we make it, never has too much of."""
+    """Tell whether the object is of a kind that the table, as we make it, never has too much of."""
     return not ("rule" in item or "counter" in item or ("chain" in item and "hook" not in item["chain"]))
 
 
 def _named(item: Json) -> Json:
-    """An object as a command names it."""
+    """Return an object as a command names it."""
     ((kind, body),) = item.items()
     return {kind: {**_HERE, "name": body["name"]}}
 

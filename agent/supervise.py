@@ -1,4 +1,4 @@
-"""The agent container's first process: runs the agent, and runs it again at once when it dies.
+"""Supervisor: the agent container's first process, which restarts the agent at once when it dies.
 
 When a container's first process ends, so does everything in it. Here that would be the wireguard-go processes, and
 with them every tunnel of the node: so the first process is this one, which does next to nothing, and the agent may

@@ -51,7 +51,7 @@ class TaskInterface:
         self.netns = self.applied = None
 
     def is_wired_still(self) -> bool:
-        """Whether it is wired and its namespace is there."""
+        """Tell whether it is wired and its namespace is there."""
         if self.netns is None or self.applied is None:
             return False
         try:
@@ -116,14 +116,14 @@ class TaskInterface:
         return None
 
     def has_its_rules(self, table: Table) -> bool:
-        """Whether a table that was read is as it was applied."""
+        """Tell whether a table that was read is as it was applied."""
         if self.netns is None or self.applied is None:
             return False
         return table.rules == self.netns.own(Memo).render(self.applied.policy, self.applied.name)
 
 
 def status_of(task: str, observed: Interface, table: Table) -> DeviceStatus:
-    """What the node reports of a task's device and rules as they were just read."""
+    """Summarise a task's device and rules, as they were just read, for the node's report."""
     now = time.time()
     peers = tuple(
         PeerStatus(

@@ -66,7 +66,7 @@ class TaskState:
     # --- for the loop
 
     def write_names(self, entries: tuple[HostEntry, ...]) -> bool:
-        """Write its links' names before it has a device; whether they are there now."""
+        """Write its links' names before it has a device; return whether they are there now."""
         try:
             if names.write(self.local.hosts, entries):
                 log.info("early names written", task=self.local.task, name=self.local.name)
@@ -78,7 +78,7 @@ class TaskState:
         return True
 
     def is_in_no_hurry(self, desired: InterfaceConfig) -> bool:
-        """Whether all that changes is which addresses outside the mesh it is kept apart from.
+        """Tell whether all that changes is which addresses outside the mesh it is kept apart from.
 
         Of two tasks that are kept apart, each refuses what the other sends: one that is being started does so from
         when it is wired on, and those that are wired already need not be changed before it.
@@ -89,7 +89,7 @@ class TaskState:
         return replace(desired, policy=replace(desired.policy, apart=applied.policy.apart)) == applied
 
     def is_wired_still(self) -> bool:
-        """Whether it is wired and its namespace is there; one that a thread is at work on counts as such."""
+        """Tell whether it is wired and its namespace is there; one that a thread is at work on counts as such."""
         return self.busy or self.interface.is_wired_still()
 
     def status(self, backend: Backend) -> DeviceStatus | None:
@@ -102,7 +102,7 @@ class TaskState:
         return self._last[0]
 
     def report(self) -> TaskReport:
-        """What the controller should know of it; while a thread is at work on it, what that was before."""
+        """Build its report for the controller; while a thread is at work on it, return the last one."""
         status, last = self._last
         if last is not None and self.busy:
             return last
@@ -254,7 +254,7 @@ class TaskState:
         return self.interface.open(path)
 
     def _fail(self, backend: Backend, error: LinkwireError) -> None:
-        """Not half-wired: a task that cannot be wired has no device, and no names but those that its node refuses.
+        """Leave nothing half-wired: a task that cannot be wired has no device, and only names that its node refuses.
 
         A passing error changes nothing.
         """

@@ -1,4 +1,4 @@
-"""Volumes of this node's Docker, and the folder that Docker keeps its data in.
+"""Volumes of this node's Docker, and its data folder.
 
 Docker's data folder is not the same on every node (`data-root`), while a Swarm service names one path for all. So the
 agent's service mounts volumes by name, and on each node the volume of that name is a bind of that node's folder.
@@ -21,7 +21,7 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What Docker says of itself."""
+    """Description of a Docker engine."""
 
     node: str
     """Swarm's id of the node; empty where it is in no Swarm."""
@@ -32,27 +32,27 @@ class Engine:
 
 
 class Volumes:
-    """Asks one Docker; every method raises Retryable."""
+    """Volumes of one Docker; every method raises Retryable."""
 
     def __init__(self, url: str) -> None:
         """Connect when first asked; `url` of the engine."""
         self._docker = Docker(url, _TIMEOUT_S)
 
     def engine(self) -> Engine:
-        """What it says of itself."""
+        """Read the engine's description."""
         with self._docker.asked_to("ask Docker what it is") as client:
             info = client.info()
         node = str((info.get("Swarm") or {}).get("NodeID") or "")
         return Engine(node, str(info.get("Name", "")), str(info["DockerRootDir"]), str(info.get("ServerVersion", "")))
 
     def names(self) -> tuple[str, ...]:
-        """Those of our stack."""
+        """List the volumes of our stack."""
         with self._docker.asked_to("list volumes") as client:
             found = client.volumes(filters={"label": f"{_STACK_LABEL}={STACK}"})
         return tuple(sorted(str(one["Name"]) for one in found.get("Volumes") or ()))
 
     def device(self, name: str) -> str | None:
-        """The folder that a volume is a bind of, empty for one with data of its own; None where there is none."""
+        """Return the folder that a volume is a bind of, empty for one with data of its own; None for no volume."""
         volume = self._docker.inspect("volume", name)
         return None if volume is None else str((volume.get("Options") or {}).get("device", ""))
 
@@ -71,7 +71,7 @@ class Volumes:
             client.remove_volume(name)
 
     def running(self) -> tuple[str, ...]:
-        """Names of our stack's containers that run."""
+        """List the names of our stack's containers that run."""
         with self._docker.asked_to("list containers") as client:
             found = client.containers(filters={"label": f"{_STACK_LABEL}={STACK}"})
         return tuple(sorted(str((one.get("Names") or ["?"])[0]).lstrip("/") for one in found))

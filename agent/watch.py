@@ -1,4 +1,4 @@
-"""Keeps what is known of this node's task containers up to date, in a thread of its own.
+"""Watcher of this node's task containers, in a thread of its own.
 
 Docker may take long to answer, above all while it starts containers, and the loop that wires tasks must not wait for
 it: it takes what is known here and is woken when that changes.
@@ -32,7 +32,7 @@ RETRY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """This node's task containers, by container id.
+    """Task containers of this node, by container id.
 
     Attributes:
         tasks: as last seen.
@@ -57,7 +57,7 @@ class _Starting:
 
 
 class ContainerWatch:
-    """Follows Docker's events and asks it for what they name; now and then, and after a break, for all."""
+    """Watch of Docker's events: asks for the containers that they name; now and then, and after a break, for all."""
 
     def __init__(self, containers: Containers, changed: Callable[[], None]) -> None:
         """Start the threads; `changed` is called from them after every change of `local`."""
@@ -81,7 +81,7 @@ class ContainerWatch:
 
     @property
     def local(self) -> Local:
-        """What is known now; where Docker does not answer, what was known stays."""
+        """The containers as last seen; where Docker does not answer, they stay."""
         with self._lock:
             return Local(MappingProxyType(dict(self._tasks)), self._lists, self._exits, frozenset(self._stopping))
 
@@ -153,7 +153,7 @@ class ContainerWatch:
         self._changed()
 
     def _connected(self, joined: Joined) -> None:
-        """A container has addresses on one network more: it is being started, or runs already."""
+        """Add a container's addresses on one more network: it is being started, or runs already."""
         if joined.mac:
             self._sandboxes.expect(joined.container, joined.mac)
         with self._lock:

@@ -1,4 +1,4 @@
-"""The agent's side of the responder: opens sockets in tasks' namespaces and hands them to a process with no rights.
+"""Agent's side of the DNS responder: opens sockets in tasks' namespaces and hands them to an unprivileged process.
 
 A socket keeps its namespace alive: it is closed here and there when the task goes.
 """
@@ -59,7 +59,7 @@ class Responder:
         self._closed = False
 
     def serve(self, container: str, netns: TaskNetns, answers: Sequence[Answer], resolving: Resolving) -> None:
-        """Answer for a task from now on, or with other answers. What does not work is logged, and tried next time.
+        """Answer for a task from now on, or with other answers. Failures are logged, and tried again next time.
 
         Args:
             container: its id.
@@ -85,7 +85,7 @@ class Responder:
                 self._send(container, table, opened)
 
     def problem(self, container: str) -> str | None:
-        """Why a task's questions are not all answered, in words; None where they are."""
+        """Return why a task's questions are not all answered, in words; None where they are."""
         if not self.able:
             return f"{_UNANSWERED}: this node's kernel or nft is too old to turn them (see its agent's log)"
         with self._lock:
@@ -102,7 +102,7 @@ class Responder:
                 self._order(b"-", container, ())
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering all tasks."""
         with self._lock:
             self._closed = True
             for container in list(self._served):
@@ -195,7 +195,7 @@ class Responder:
 
 
 def _bound(wanted: Sequence[tuple[int, int]]) -> tuple[dict[int, socket.socket], str | None]:
-    """Sockets in this thread's namespace for name servers of these numbers and IP versions, and what went wrong."""
+    """Bind sockets in this thread's namespace for name servers of these numbers and IP versions; return the error."""
     opened: dict[int, socket.socket] = {}
     problem = None
     for number, version in wanted:

@@ -1,4 +1,4 @@
-"""The rules that turn questions for the names of a task's links to its responder, in libnftables' JSON. No I/O.
+"""Rules that turn a task's DNS questions for its links to the responder, in libnftables' JSON. No I/O.
 
 Where a question goes (`dns` hooks into what the task sends, before connections are tracked):
 
@@ -46,7 +46,7 @@ _LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 def chains(resolving: Resolving) -> dict[str, Body]:
-    """The chains, `dns` first; none where the task has no names or no server to ask."""
+    """Return the chains, `dns` first; none where the task has no names or no server to ask."""
     names = {encoded for name in resolving.names if (encoded := wire.encoded(name)) is not None}
     servers = list(enumerate(resolving.servers[:MOST_SERVERS]))
     if not names or not servers:
@@ -96,7 +96,7 @@ def chains(resolving: Resolving) -> dict[str, Body]:
 
 
 def _bytes(begin: int, expected: bytes) -> Iterator[Json]:
-    """What stands in the question's name from a byte on, whatever the letters' case (RFC 4343)."""
+    """Match the bytes of a question's name from one on, whatever the letters' case (RFC 4343)."""
     for at in range(0, len(expected), _CHUNK):
         chunk = expected[at : at + _CHUNK]
         mask = bytes(0xDF if letter in _LETTERS else 0xFF for letter in chunk)

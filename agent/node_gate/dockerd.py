@@ -1,4 +1,4 @@
-"""The dockerd behind a socket: its process, its configuration file, and work done where it sees its files."""
+"""Dockerd behind a socket: its process, its configuration file, and work done where it sees its files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Dockerd:
 
 
 def find(path: str) -> Dockerd:
-    """The dockerd that answers on a socket.
+    """Find the dockerd that answers on a socket.
 
     Raises:
         Refused: it is not to be told.
@@ -83,7 +83,7 @@ def find(path: str) -> Dockerd:
 
 
 def config_file(command: tuple[str, ...], folder: str) -> str:
-    """The configuration file that a command line names; a relative path is one from `folder`."""
+    """Return the configuration file that a command line names; a relative path is one from `folder`."""
     found = DEFAULT_CONFIG
     for word, following in zip(command, (*command[1:], ""), strict=True):
         if word == _FLAG:
@@ -137,7 +137,7 @@ def _enter(namespace: int) -> None:
 
 
 def _answer(pid: int, function: Callable[[], Mapping[str, Any]], writing: int) -> None:
-    """Enter, work, say what came of it, end; never returns."""
+    """Enter the namespace, do the work, write its answer, and end the process."""
     try:
         answer: Mapping[str, Any]
         try:

@@ -37,7 +37,7 @@ class Engine:
         self._docker = Docker(f"unix://{path}", _TIMEOUT_S, Refused)
 
     def info(self) -> Mapping[str, Any]:
-        """What `docker info` says. Raises Refused."""
+        """Return the answer of `docker info`. Raises Refused."""
         with self._docker.asked_to("ask Docker how it runs") as client:
             info: dict[str, Any] = client.info()
         return info
@@ -96,16 +96,16 @@ def _remove(client: APIClient) -> None:
 
 
 def is_rootless(info: Mapping[str, Any]) -> bool:
-    """Whether this Docker has no root on its node."""
+    """Tell whether this Docker has no root on its node."""
     return any("name=rootless" in str(option) for option in info.get("SecurityOptions") or ())
 
 
 def default_runtime(info: Mapping[str, Any]) -> str:
-    """The default runtime that dockerd has now."""
+    """Return the default runtime that dockerd has now."""
     return str(info.get("DefaultRuntime", ""))
 
 
 def runtime_path(info: Mapping[str, Any], runtime: str) -> str | None:
-    """The program of a runtime that dockerd knows; None: it does not know it."""
+    """Return the program of a runtime that dockerd knows; None: it does not know it."""
     entry = (info.get("Runtimes") or {}).get(runtime)
     return None if entry is None else str(entry.get("path", ""))

@@ -1,4 +1,4 @@
-"""The gate's files on a node: its script, its settings, dockerd's configuration file and the copy kept beside it.
+"""Gate's files on a node: its script, its settings, dockerd's configuration file and the copy kept beside it.
 
 Everything here runs where dockerd sees its files (`gate.dockerd.Dockerd.work`), and is told and answers in JSON.
 """
@@ -37,7 +37,7 @@ Undo = list[tuple[str, str | None, int]]
 
 @dataclass(slots=True)
 class Journal:
-    """Writes files, and remembers what they were."""
+    """Journal of file writes, by which they can be undone."""
 
     undo: Undo = field(default_factory=list)
 
@@ -61,13 +61,13 @@ class Journal:
         _put(path, text, wanted)
 
     def roll_back(self) -> None:
-        """Make every file what it was."""
+        """Undo all writes."""
         restore(self.undo)
         self.undo.clear()
 
 
 def restore(undo: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Make files what they were. Raises OSError."""
+    """Undo writes. Raises OSError."""
     for path, text, mode in reversed(undo):
         _put(Path(path), text, mode)
     with suppress(OSError):
@@ -220,7 +220,7 @@ def look(config: str, data: str, script: str) -> dict[str, Any]:
 
 
 def _users(data: Path) -> Iterator[tuple[str, bool]]:
-    """The containers whose runtime is the gate, and whether they are of this program itself.
+    """Return the containers whose runtime is the gate, and whether they are of this program itself.
 
     Those of Swarm tasks that have ended are left out: they never start again.
     """

@@ -1,4 +1,4 @@
-"""Puts the gate into this node's Docker, takes it out, or says whether it is there; each may be run again."""
+"""Installation, removal and status of the gate in this node's Docker; each may be run again."""
 
 from __future__ import annotations
 

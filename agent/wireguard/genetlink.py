@@ -1,4 +1,4 @@
-"""The kernel's WireGuard messages, packed and unpacked: linux/wireguard.h, no I/O.
+"""Codec of the kernel's WireGuard messages: linux/wireguard.h. No I/O.
 
 A general netlink library takes one message a peer, and 20 times as long; packed, one message holds some 500 peers.
 """
@@ -65,7 +65,7 @@ MESSAGE_BYTES = 60_000
 
 
 def message(command: int, payload: bytes = b"") -> bytes:
-    """A generic netlink command with its attributes."""
+    """Encode a generic netlink command with its attributes."""
     return _HEADER.pack(command, _VERSION, 0) + payload
 
 
@@ -75,7 +75,7 @@ def encode_family_request() -> bytes:
 
 
 def decode_family(payload: memoryview) -> int:
-    """The family's number, from the answer. Raises Terminal."""
+    """Read the family's number from the answer. Raises Terminal."""
     for kind, value in attributes(payload[_HEADER.size :]):
         if kind == _CTRL_ATTR_FAMILY_ID:
             return int(struct.unpack("=H", value)[0])
@@ -88,7 +88,7 @@ def encode_get(name: str) -> bytes:
 
 
 def encode_set(name: str, change: DeviceChange, limit: int = MESSAGE_BYTES) -> list[bytes]:
-    """The messages that make a change, in the order they must be sent; none when it changes nothing.
+    """Encode a change as messages, in the order they must be sent; none when it changes nothing.
 
     Args:
         name: the device.
@@ -112,7 +112,7 @@ def encode_set(name: str, change: DeviceChange, limit: int = MESSAGE_BYTES) -> l
 
 
 class Decoder:
-    """Puts one device together from the messages of its dumps, one dump after another."""
+    """Decoder of one device's dumps, one after another."""
 
     def __init__(self) -> None:
         self._peers: PeerDecoder[bytes] = PeerDecoder(lambda raw: raw[4:36], _split, _decode_peer)
@@ -149,7 +149,7 @@ class Decoders(dict[str, Decoder]):
 
 
 def _split(raw: bytes) -> Split[bytes] | None:
-    """A peer that begins with the head, taken apart."""
+    """Take apart a peer that begins with the head."""
     if len(raw) < _HEAD.size:
         return None
     head = _HEAD.unpack_from(raw)
@@ -175,7 +175,7 @@ def _batched(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
 
 
 def _peer_pieces(change: PeerChange, limit: int) -> Iterator[bytes]:
-    """A peer, nested; as several when its allowed IPs do not fit into one message."""
+    """Encode a peer, nested; as several when its allowed IPs do not fit into one message."""
     key = _KEY_HEADER + change.public_key.raw
     if change.remove:
         yield _nested(key + attribute(_PEER_FLAGS, struct.pack("=I", _REMOVE_ME)))
@@ -210,7 +210,7 @@ def _allowed_ips(chunk: bytes) -> bytes:
 
 
 def _allowed_ip(network: IPNetwork) -> bytes:
-    """Nested. In the order of bytes, IPv4 comes first, then lower addresses, then shorter prefixes."""
+    """Encode an allowed IP. Sorted by bytes, IPv4 comes first, then lower addresses, then shorter prefixes."""
     version, address = network.version, network.network_address.packed
     form = _ALLOWED_IP[version]
     family = (6, _ALLOWED_IP_FAMILY, _AF[version])
@@ -226,7 +226,7 @@ def _endpoint_attribute(endpoint: UdpEndpoint) -> bytes:
 
 
 def _decode_peer(raw: bytes) -> Peer:
-    """A peer, or a piece of one: what is not in it is as if it were not set."""
+    """Decode a peer, or a piece of one: what is not in it is as if it were not set."""
     found = dict(attributes(memoryview(raw)))
     shared = bytes(found.get(_PEER_PRESHARED_KEY, b""))
     handshake = found.get(_PEER_HANDSHAKE)

@@ -1,4 +1,4 @@
-"""WireGuard in the kernel: devices made by rtnetlink, set and read by generic netlink."""
+"""Kernel backend: WireGuard devices made by rtnetlink, set and read by generic netlink."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class KernelBackend:
         self._home.close()
 
     def _family_number(self, netns: TaskNetns) -> int:
-        """The number is the kernel's choice, the same in every namespace, for as long as the module is loaded."""
+        """Return the number: the kernel's choice, the same in all namespaces for as long as the module is loaded."""
         if self._family is None:
             answer = _socket(netns).request(genetlink.GENL_ID_CTRL, genetlink.encode_family_request())
             self._family = genetlink.decode_family(answer[0].payload)
@@ -106,7 +106,7 @@ class KernelBackend:
 
 
 def available() -> bool:
-    """Whether this kernel makes WireGuard devices: tries one, in a namespace that ends with the try.
+    """Tell whether this kernel makes WireGuard devices: tries one, in a namespace that ends with the try.
 
     Raises:
         Terminal: the agent may not find out.

@@ -1,4 +1,4 @@
-"""The control socket of wireguard-go: its text protocol (https://www.wireguard.com/xplatform/), spoken and read.
+"""Client and codec of wireguard-go's control socket (https://www.wireguard.com/xplatform/).
 
 One connection an exchange. A socket file without a process behind it counts as no device.
 """
@@ -42,12 +42,12 @@ _COUNTERS = re.compile(
 
 
 def socket_path(name: str) -> Path:
-    """Where the control socket of a device lies; there is one folder for all namespaces."""
+    """Return the path of a device's control socket; there is one folder for all namespaces."""
     return SOCKETS / f"{name}.sock"
 
 
 def process(name: str) -> int | None:
-    """The process id of the wireguard-go that serves a device, or None when none does."""
+    """Return the process id of the wireguard-go that serves a device, or None when none does."""
     try:
         with _connect(name) as connection:
             pid, _, _ = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
@@ -57,7 +57,7 @@ def process(name: str) -> int | None:
 
 
 def served() -> tuple[str, ...]:
-    """The names of the devices of ours that a wireguard-go serves, sorted."""
+    """Return the names of the devices of ours that a wireguard-go serves, sorted."""
     names = (path.name.removesuffix(".sock") for path in SOCKETS.glob(f"{DEVICE_PREFIX}*.sock"))
     return tuple(sorted(name for name in names if process(name) is not None))
 
@@ -75,7 +75,7 @@ def set_device(name: str, change: DeviceChange) -> None:
 
 
 def encode_set(change: DeviceChange) -> bytes:
-    """The text that makes a change. Peers are upserted; nothing that is not named is touched."""
+    """Encode a change as text. Peers are upserted; nothing that is not named is touched."""
     lines = ["set=1"]
     if change.private_key is not None:
         lines.append(f"private_key={change.private_key.raw.hex()}")
@@ -106,7 +106,7 @@ def _peer_lines(change: PeerChange) -> Iterator[str]:
 
 
 class Decoder:
-    """Reads one device's answers to get=1, one after another."""
+    """Decoder of one device's answers to get=1, one after another."""
 
     def __init__(self) -> None:
         self._peers: PeerDecoder[str] = PeerDecoder(lambda lines: lines[:_KEY_DIGITS], _split, _decode_peer)
@@ -177,7 +177,7 @@ class _Partial:
 
 
 def _decode_own(lines: str) -> tuple[PublicKey | None, int]:
-    """The device's own key and port, from the lines before its first peer. Raises ValueError with a line's key."""
+    """Read the device's own key and port, in the lines before its first peer. Raises ValueError."""
     public_key, listen_port = None, 0
     for line in filter(None, lines.splitlines()):
         key, _, value = line.partition("=")
@@ -194,7 +194,7 @@ def _decode_own(lines: str) -> tuple[PublicKey | None, int]:
 
 
 def _decode_peer(lines: str) -> Peer:
-    """A peer, from its lines; its key is the first of them. Raises ValueError with a line's key."""
+    """Decode a peer's lines, of which its key is the first. Raises ValueError."""
     own, _, others = lines.partition("\n")
     key = "public_key"
     try:
@@ -259,7 +259,7 @@ def _connect(name: str) -> socket.socket:
 
 
 def _exchange(name: str, request: bytes) -> str:
-    """Returns the answer's lines before the errno. Raises OSError with that errno, DeviceNotFound, Retryable."""
+    """Return the answer's lines before the errno. Raises OSError with that errno, DeviceNotFound, Retryable."""
     answer = bytearray()
     with _connect(name) as connection:
         try:

@@ -1,4 +1,4 @@
-"""WireGuard by wireguard-go: one process a device, for nodes whose kernel has no WireGuard.
+"""Userspace backend: wireguard-go, one process a device, for nodes whose kernel has no WireGuard.
 
 The process is started in the node's namespace, where its UDP socket stays, and its TUN device is moved into the
 task's. It is a session of its own and outlives the agent; the next agent finds it by its control socket. It ends
@@ -254,7 +254,7 @@ def require() -> None:
 
 
 def _spawn(name: str) -> subprocess.Popen[bytes]:
-    """Nothing secret is in its arguments or environment: keys go by the control socket."""
+    """Start wireguard-go. Nothing secret is in its arguments or environment: keys go by the control socket."""
     return subprocess.Popen(
         [PROGRAM, "-f", name],
         cwd="/",
@@ -284,7 +284,7 @@ def _end_process(pid: int, name: str) -> None:
 
 
 def _hears(pid: int, port: int) -> bool:
-    """Whether a process has a UDP socket of IPv4 bound to a port, in the namespace it is in."""
+    """Tell whether a process has a UDP socket of IPv4 bound to a port, in the namespace it is in."""
     inodes = set()
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
