@@ -102,7 +102,7 @@ class NodeIdentity:
     id: str
     hostname: str
     address: IPAddress | None
-    """What it advertises to the Swarm, None if that is no address."""
+    """The address that it advertises to the Swarm, None if that is no address."""
 
 
 class Containers:
@@ -138,7 +138,7 @@ class Containers:
         self._folder = self._folder or f"{info['DockerRootDir']}/containers"
         swarm = info.get("Swarm") or {}
         if not swarm.get("NodeID"):
-            raise Terminal("this Docker is in no Swarm: `docker swarm init` or `docker swarm join` first")
+            raise Terminal("this Docker is not in a Swarm: run `docker swarm init` or `docker swarm join` first")
         try:
             address = ipaddress.ip_address(swarm.get("NodeAddr", ""))
         except ValueError:

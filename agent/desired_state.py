@@ -102,9 +102,9 @@ class DesiredState:
             return opened
         sealed = self.verified.get(keyspace.sealed_key(self._node, endpoint.task), SealedKey)
         if sealed is None:
-            raise Terminal("its key is not in the store (yet)")
+            raise Terminal("its key is not in the store yet")
         key = open_key(sealed, self._key)
         if key.public != endpoint.public_key:
-            raise Terminal("its key in the store is not the one of its endpoint")
+            raise Terminal("its key in the store does not match its endpoint")
         self._task_keys[endpoint.task, endpoint.epoch] = key
         return key

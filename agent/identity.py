@@ -97,7 +97,7 @@ class Identity:
         self.proof: NodeProof | None = None
         self.unproven: Unproven | None = None
         self.since = self.generation()
-        """What this node has signed with a lower generation it signs anew: somebody may have put it back."""
+        """Records signed with a lower generation are signed again: somebody may have put them back."""
         self._looked: Stamp | None = None
         self.look()
 
@@ -108,7 +108,7 @@ class Identity:
 
     @property
     def statement(self) -> NodeStatement:
-        """What the node says now."""
+        """The node's present statement."""
         return NodeStatement(self._cluster, self._node, self._sealing_key, self.key.verify_key, self.counter)
 
     def look(self) -> bool:
@@ -164,7 +164,7 @@ class Identity:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise Terminal(f"the node's report key {path} cannot be given up: {error.strerror}") from None
+            raise Terminal(f"the node's report key {path} cannot be removed: {error.strerror}") from None
 
     def _prove(self) -> None:
         counter = _counted(self._folder, self.counter)
@@ -232,7 +232,9 @@ def _counted(folder: Path, above: int) -> int:
             text = path.read_text("ascii") if path.exists() else "0"
             number = max(int(text), above) + 1
             if number > MAX_COUNTER:
-                raise Terminal(f"{path}: the node's counter has come to its end: remove its folder, it is a new node")
+                raise Terminal(
+                    f"{path}: the node's counter is exhausted: remove its folder, and the node begins as a new one"
+                )
             durable.write(path, f"{number}\n".encode())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a number"

@@ -1,8 +1,8 @@
 """Binding of a node's remembered state to one installation of Linkwire.
 
-The volume of an agent outlives `docker linkwire uninstall` on a node that was down then. What it remembers was signed
-by keys that no later installation has: an agent that held to it would act on nothing for ever. Which installation
-there is comes from the service's own settings, so from Swarm's managers; nothing that lies in etcd can change it.
+The volume of an agent outlives `docker linkwire uninstall` on a node that was down then. Its state was signed by
+keys that no later installation has: an agent that held to it would act on nothing for ever. The installation's id
+comes from the service's own settings, so from Swarm's managers; nothing that lies in etcd can change it.
 """
 
 from __future__ import annotations

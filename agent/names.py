@@ -174,7 +174,7 @@ def write(path: str, entries: Iterable[HostEntry]) -> bool:
             return True
         for start, data in made:
             if os.pwrite(descriptor, data, start) != len(data):
-                raise Retryable(f"{path} could be written in part only")
+                raise Retryable(f"{path} was written in part only")
         return True
 
 

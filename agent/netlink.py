@@ -65,7 +65,7 @@ class Message:
 
     @property
     def payload(self) -> memoryview:
-        """What follows the header."""
+        """The bytes after the header."""
         return memoryview(self.raw)[_HEADER.size :]
 
 

@@ -1,7 +1,7 @@
 """Network namespace of a task, worked in from outside through sockets kept open in it.
 
 No process is forked and no thread kept: a short-lived thread enters the namespace (Linux namespaces are per thread),
-opens what is needed there and ends. What is kept open keeps the namespace alive, and with it every device in it:
+opens what is needed there and ends. An open socket keeps the namespace alive, and with it every device in it:
 whoever opens a TaskNetns closes it when the task has gone.
 """
 

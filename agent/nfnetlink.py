@@ -40,7 +40,7 @@ def generation(netns: TaskNetns) -> int:
         for kind, value in attributes(message.payload[_HEADER.size :]):
             if kind == _GEN_ID:
                 return int.from_bytes(value, "big")
-    raise Terminal("the kernel does not say which generation of nftables it has: links need Linux 5.2 or newer")
+    raise Terminal("the kernel tells no generation of nftables; Linkwire needs Linux 5.2 or newer")
 
 
 def exists(netns: TaskNetns, table: str) -> bool:

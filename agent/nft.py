@@ -3,7 +3,7 @@
 A task may be given NET_ADMIN, and then what nft reads is what the task wrote. libnftables is not made for that: 1.0.6
 uses freed memory when it lists a table that has one flag, which any task can set. So it is not loaded into the agent:
 it runs in a process of its own, in the task's namespace, as no user there is, with NET_ADMIN and nothing else, and
-within limits. What it cannot list is foreign, and is replaced.
+within limits. A table that it cannot list is foreign, and is replaced.
 
 A process takes some milliseconds, so it is run only when something has changed: the kernel's generation of nftables
 tells that, whoever made the change (`agent.nfnetlink`).
@@ -43,7 +43,7 @@ _TRY_AGAIN = tuple(
 )
 _NO_TABLE = os.strerror(errno.ENOENT)
 _UNREADABLE: Rules = ('{"unreadable":{}}',)
-"""What no rendering is."""
+"""Equal to no rendering."""
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
@@ -56,7 +56,7 @@ class _Broken(_Refused):
 
 @dataclass(slots=True)
 class _Known:
-    """What a namespace's table was when it was last listed."""
+    """A namespace's table when it was last listed."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     generation: int | None = None

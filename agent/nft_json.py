@@ -14,7 +14,7 @@ Rules = tuple[str, ...]
 """A table's objects in libnftables' JSON: itself, then counters, then chains, then each chain's rules in order."""
 
 _KINDS = ("table", "counter", "chain", "rule")
-"""What a table is made of, in an order in which it can be made."""
+"""Kinds of objects of a table, in an order in which they can be made."""
 
 
 def canonical(items: Iterable[Json]) -> Rules:

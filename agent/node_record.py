@@ -23,7 +23,7 @@ def node_record(  # noqa: PLR0917 - called once, from cli
     """Build the node's record. Raises Terminal where its address is not known."""
     told = address or here.address
     if told is None:
-        raise Terminal("where other nodes reach this one is not known: set --address or LINKWIRE_ADDRESS")
+        raise Terminal("this node's address is unknown: set --address or LINKWIRE_ADDRESS")
     said = identity.statement
     return Node(
         id=here.id,

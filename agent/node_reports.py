@@ -103,7 +103,7 @@ class NodeReports:
         if reporter.key_is_stolen:
             self._identity.disown()
             raise Terminal(
-                "another program signs with this node's report key: it is given up, the next start makes a new one"
+                "another program signs with this node's report key: it was removed, the next start makes a new one"
             )
         devices = self._looks.read(tasks.by_container, desired.backend, is_wanted)
         if devices is None:

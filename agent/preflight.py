@@ -83,4 +83,4 @@ def _try_everything(policy: Policy) -> None:
             lacking = "; ".join(nft.lacking(netns, _NEEDED))
             raise Terminal(f"nftables of this node cannot do what links need: {lacking or error}") from error
     if differing := sorted(set(meant).symmetric_difference(table.rules if table else ())):
-        raise Terminal(f"nft lists rules in a form that is not understood: {differing[0][:_LONGEST_RULE]}")
+        raise Terminal(f"nft lists rules in an unknown form: {differing[0][:_LONGEST_RULE]}")

@@ -36,7 +36,7 @@ RETRY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What the store should hold of this node.
+    """Records of this node that the store should hold.
 
     Attributes:
         node: its own record.

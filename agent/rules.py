@@ -1,7 +1,7 @@
 """Ruleset of a task: its policy as nftables rules, and their listing, in libnftables' JSON. No I/O here.
 
-The rules of one task are the table `inet linkwire` of its network namespace. What is meant and what is listed are
-brought to one form, so that equal means equal: no handles, elements of sets without an order, a set of one is that
+The rules of one task are the table `inet linkwire` of its network namespace. Rendered and listed rules are brought
+to one form, so that equal means equal: no handles, elements of sets without an order, a set of one is that
 one, and counters without what they count. Whatever else anybody put into the table is in the form too, and so is a
 difference.
 
@@ -86,7 +86,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Who is at the other end of a link: a consumer of the task (`inbound`), a provider (`outbound`), or both."""
+    """The other end of a link: a consumer of the task (`inbound`), a provider (`outbound`), or both."""
 
     service: str
     inbound: Allow | None
@@ -204,7 +204,7 @@ def parse(listing: str) -> Table:
         counts = {item["counter"]["name"]: item["counter"]["packets"] for item in items if "counter" in item}
         return Table(canonical(items), refused(counts))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise Terminal(f"libnftables lists the table of rules in a form that is not understood: {error!r}") from error
+        raise Terminal(f"libnftables lists the table of rules in an unknown form: {error!r}") from error
 
 
 def refused(counts: Mapping[str, int]) -> tuple[Refused, ...]:

@@ -3,7 +3,7 @@
 Docker answers no question about a container that it is starting: an inspect waits for its lock and comes back after
 the process has begun. But it connects the container to its networks first, and says so in an event; what it connects
 has a MAC address, which the network can be asked for. The namespace, which appears some 100 ms before the process
-begins, is the one that has a device with that address. What is found so is a guess until Docker confirms it.
+begins, is the one that has a device with that address. The result is a guess until Docker confirms it.
 """
 
 from __future__ import annotations

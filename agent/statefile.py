@@ -12,7 +12,7 @@ from hashlib import blake2b
 _HEAD = b"linkwire state 2\n"
 _MAX_DIGITS = 12  # of a part's length; Python itself refuses to read 4,301
 _DIGEST_BYTES = 16
-"""Against what a disk does to a part. What somebody does to it, the signatures in it show."""
+"""Of a digest that shows damage by the disk. Changes by somebody are shown by the signatures in a part."""
 
 
 def pack(values: Iterable[tuple[str, bytes]]) -> bytes:

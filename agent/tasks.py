@@ -61,7 +61,7 @@ class TaskState:
     named_for: tuple[object, int] | None = None
     busy: bool = False
     _last: tuple[DeviceStatus | None, TaskReport | None] = (None, None)
-    """What was last said of it: for as long as a thread is at work on it."""
+    """Its last status and report, valid while a thread is at work on it."""
 
     # --- for the loop
 

@@ -180,10 +180,12 @@ def remembered(folder: Path) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise Terminal(f"what this node has seen, {path}: {error.strerror}") from None
+        raise Terminal(f"the manifest that this node has acted on, {path}: {error.strerror}") from None
     except (InvalidRecord, ValueError) as error:
         # Not its signature: the key that signed it may have been replaced since, and the file is the node's own.
-        raise Terminal(f"what this node has seen, {path}, is damaged ({error}); remove it to start anew") from None
+        raise Terminal(
+            f"the manifest that this node has acted on, {path}, is damaged ({error}); remove it to begin again"
+        ) from None
     return value
 
 

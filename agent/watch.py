@@ -49,7 +49,7 @@ class Local:
 
 @dataclass(slots=True)
 class _Starting:
-    """What was heard of a container that is being started, and Docker does not tell of it yet."""
+    """Facts about a container that is being started, from others than Docker's list."""
 
     netns: str | None = None
     attachments: tuple[Attachment, ...] = ()

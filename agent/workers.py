@@ -1,7 +1,7 @@
 """Worker threads that wire tasks: one task's work in order, tasks beside each other.
 
-What takes its time (nft, wireguard-go, the kernel's making of a device, a Docker that is slow) holds up its own task
-alone. A task is changed by the thread that is at work on it, or by the loop while no thread is: `TaskState.busy`.
+Slow work (nft, wireguard-go, the kernel's making of a device, a slow Docker) holds up its own task alone.
+A task is changed by the thread that is at work on it, or by the loop while no thread is: `TaskState.busy`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from agent.rights import USER
 from mesh import memory
 
 ORDER = struct.Struct("=c96s")
-"""What the agent sends for a task: `+` with a file in memory that holds its table, and further sockets; or `-`."""
+"""An order of the agent for a task: `+` with a file in memory that holds its table, and further sockets; or `-`."""
 LINGER_S = 30.0
 _MOST_DESCRIPTORS = 32
 _MOST_IN_A_ROW = 16

@@ -25,7 +25,7 @@ class TaskDns:
     resolv_conf: ResolvConf = field(default_factory=ResolvConf)
 
     def resolving(self, hosts: str, names: tuple[str, ...]) -> Resolving:
-        """Which of its questions are answered.
+        """Return the questions to be answered, for the rules.
 
         Args:
             hosts: path of its hosts file, beside which its resolv.conf lies.

@@ -24,7 +24,7 @@ _IN = 1
 _PLAIN_BYTES = 512
 """The most that a program takes which says nothing of it (RFC 1035, 4.2.1)."""
 _MOST_BYTES = 1232
-"""What passes unfragmented everywhere (DNS flag day 2020)."""
+"""The most that passes unfragmented everywhere (DNS flag day 2020)."""
 _MOST_NAME = 255
 _MOST_LABEL = 63
 

@@ -15,7 +15,7 @@ from agent.node_gate.errors import Refused
 
 RUNTIME = "linkwire"
 STOCK = "runc"
-"""What dockerd takes where nothing names a default runtime."""
+"""The default runtime of dockerd where nothing names one."""
 _STOCK_NAMES = frozenset({STOCK, "io.containerd.runc.v2"})
 _RUNTIMES, _DEFAULT = "runtimes", "default-runtime"
 _FLAGS = ("--add-runtime", "--default-runtime")
@@ -49,13 +49,13 @@ def parse(text: str, file: str) -> dict[str, Any]:
     except RecursionError:
         raise Refused(f"{file} does not parse: it nests too deep") from None
     except ValueError as error:
-        raise Refused(f"{file} does not parse: {error}. Mend it, and run this again") from None
+        raise Refused(f"{file} does not parse: {error}. Correct it, and run this again") from None
     if not isinstance(config, dict):
-        raise Refused(f"{file} is no JSON object: dockerd would not take it. Mend it, and run this again")
+        raise Refused(f"{file} is not a JSON object; dockerd would refuse it. Correct it, and run this again")
     if not isinstance(config.get(_RUNTIMES, {}), dict):
-        raise Refused(f"{file}: {_RUNTIMES!r} is no JSON object: dockerd would not take it")
+        raise Refused(f"{file}: {_RUNTIMES!r} is not a JSON object; dockerd would refuse it")
     if not isinstance(config.get(_DEFAULT, ""), str):
-        raise Refused(f"{file}: {_DEFAULT!r} is no text: dockerd would not take it")
+        raise Refused(f"{file}: {_DEFAULT!r} is not a string; dockerd would refuse it")
     return config
 
 

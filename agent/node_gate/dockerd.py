@@ -56,7 +56,7 @@ class Dockerd:
             text = pipe.read()
         os.waitpid(child, 0)
         if not text:
-            raise Refused("the work in dockerd's mount namespace ended without a word")
+            raise Refused("the work in dockerd's mount namespace ended without an answer")
         answer: dict[str, Any] = json.loads(text)
         if "refused" in answer:
             raise Refused(str(answer["refused"]))
@@ -71,14 +71,12 @@ def find(path: str) -> Dockerd:
     """
     running = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal() and _is_dockerd(entry)]
     if not running:
-        raise Refused(
-            "no dockerd is seen on this node: is its program called otherwise, or is it in a virtual machine?"
-        )
+        raise Refused("no process dockerd on this node: does it have another name, or run in a virtual machine?")
     listener = _listener(path)
     # Where systemd listens for dockerd, the socket is systemd's. It then is the one of the node's own network.
     own = [pid for pid in running if pid == listener] or [pid for pid in running if _shares_network(pid)]
     if len(own) != 1:
-        raise Refused(f"{len(own)} of the {len(running)} dockerd here may be this node's: which it is cannot be told")
+        raise Refused(f"{len(own)} of the {len(running)} dockerd processes may be this node's; cannot choose one")
     return _read(own[0])
 
 

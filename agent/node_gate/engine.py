@@ -61,7 +61,7 @@ class Engine:
         with self._docker.asked_to("run a container") as client:
             own = client.containers(filters={"label": f"{_TASK}={task}"})
             if not own:
-                raise Refused("this task's own container is not to be found")
+                raise Refused("this task's own container was not found")
             _remove(client)
             settings = client.create_host_config(
                 runtime="runc",

@@ -25,14 +25,14 @@ FOLDERS = ("/usr/local/bin", "/opt/bin")
 """Where the script may lie; the second where /usr cannot be written to."""
 SETTINGS = Path("/etc/linkwire/gate")
 VARIABLES = ("LINKWIRE_GATE", "LINKWIRE_RUNC", "LINKWIRE_GATE_SECONDS", "LINKWIRE_READY_SECONDS")
-"""What of the settings is ours."""
+"""Our variables in the settings."""
 KEPT = ".before-linkwire"
-"""What the name of the copy of dockerd's file ends with; an empty copy: there was no file."""
+"""Suffix of the copy of dockerd's file; an empty copy: there was no file."""
 NEEDED = ("grep", "sed", "stat", "sleep", "mkdir", "rm")
 _TRY_S = 20.0
 
 Undo = list[tuple[str, str | None, int]]
-"""What files were before: path, text or None for no file, mode; in the order in which they were changed."""
+"""Files before they were changed: path, text or None for no file, mode; in the order in which they were changed."""
 
 
 @dataclass(slots=True)

@@ -31,7 +31,7 @@ class Backend(Protocol):
         """Return the largest MTU, in bytes, at which no packet is padded to more than `room`."""
 
     def prepare(self, name: str) -> None:
-        """Do what of `create` can be done before the task has a namespace. What came of it `discard` takes back."""
+        """Do the part of `create` that needs no namespace of the task. `discard` undoes it."""
 
     def discard(self, name: str) -> None:
         """End what serves a device without asking for its namespace: nobody waits for it, or its task has ended."""

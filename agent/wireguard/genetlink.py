@@ -79,7 +79,7 @@ def decode_family(payload: memoryview) -> int:
     for kind, value in attributes(payload[_HEADER.size :]):
         if kind == _CTRL_ATTR_FAMILY_ID:
             return int(struct.unpack("=H", value)[0])
-    raise Terminal("the kernel named no number for its WireGuard family")
+    raise Terminal("the kernel has no number for its WireGuard family")
 
 
 def encode_get(name: str) -> bytes:

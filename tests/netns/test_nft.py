@@ -410,7 +410,7 @@ def test_what_it_does_not_do_and_lacks_nothing_for_is_told_in_its_words(monkeypa
 def test_a_library_that_lists_otherwise_is_found_out_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     parse = ruleset.parse
     monkeypatch.setattr(ruleset, "parse", lambda listing: parse(listing.replace("echo-request", "echo?")))
-    with pytest.raises(Terminal, match=r"nft lists rules in a form that is not understood: \{.*echo"):
+    with pytest.raises(Terminal, match=r"nft lists rules in an unknown form: \{.*echo"):
         preflight.require()
 
 
