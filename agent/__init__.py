@@ -1,1 +1,1 @@
-"""One per node: makes the WireGuard device in every local task match the records."""
+"""Agent: one per node; makes the WireGuard interface of every local task match the records."""

@@ -1,4 +1,4 @@
-"""`linkwire-agent`: wires the parts together and stops them on a signal."""
+"""Command line of `linkwire-agent`: builds the parts, runs them, and stops them on a signal."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from importlib import metadata
 
 import structlog
 
-from agent import installation, nft, node_jobs, proof_link, settings, wireguard
+from agent import installation, node_jobs, preflight, proof_link, settings, wireguard
 from agent.clock import WatchedClock
 from agent.containers import Containers
+from agent.desired_state import DesiredState
 from agent.identity import Identity
 from agent.inspect import inspect, signers
+from agent.keyfile import load_or_make_node_key
 from agent.loop import Agent
 from agent.metrics import Metrics, serve
 from agent.netns import OWN_NETNS, TaskNetns
 from agent.node_record import node_record
+from agent.node_reports import NodeReports
 from agent.node_table import NodeTable
 from agent.nodes import believed, nodes
-from agent.sealing import load_or_make
 from agent.supervise import supervise
 from agent.trust import Trust, remembered
 from mesh import log as logging
@@ -43,7 +45,7 @@ OPEN_FILES = 65_536
 
 
 def main() -> None:
-    """Run, supervise or inspect; exit 1 on what no retry can mend."""
+    """Run the command; exit 1 on an error that no retry can mend."""
     memory.protect()
     told = settings.parse(sys.argv[1:])
     _allow_open_files()
@@ -60,7 +62,7 @@ def main() -> None:
         else:
             _run(told)
     except LinkwireError as error:
-        log.error("agent stops", error=str(error))  # noqa: TRY400 - the message says it all
+        log.error("agent stopped", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
 
 
@@ -90,19 +92,19 @@ def _inspect(told: settings.Settings) -> None:
 def _run(told: settings.Settings) -> None:
     stopped = threading.Event()
     keyring = read_verify_keys(told.verify_keys)
-    key = load_or_make(told.state)
+    key = load_or_make_node_key(told.state)
     backend = wireguard.probe()
-    answers_dns = nft.require()
+    answers_dns = preflight.require()
     node_jobs.require_places(told.docker, told.containers)
     containers = Containers(told.docker, folder=told.containers)
     version = metadata.version("linkwire")
-    log.info("agent starts", backend=backend.name, etcd=",".join(told.etcd), version=version)
+    log.info("agent started", backend=backend.name, address=",".join(told.etcd), version=version)
     while True:
         try:
             here = containers.identity()
             break
         except Retryable as error:
-            log.warning("this node is not known yet", error=str(error))
+            log.warning("node identity unknown, retrying", error=str(error))
             time.sleep(RETRY_S)
     identity = Identity(told.state, told.certificates, keyring.cluster, here.id, key.public)
     node = node_record(here, identity, backend, (told.first_port, told.last_port), told.address, version)
@@ -113,10 +115,10 @@ def _run(told: settings.Settings) -> None:
     installation.bind(told.state, told.installation, keyring)
     trust = Trust(told.state)
     trust.recover(store.opened)
-    clock, table = WatchedClock(told.state), NodeTable(TaskNetns(OWN_NETNS))
-    agent = Agent(
-        containers, backend, store, key, identity, node, metrics, trust, clock, table, answers_dns=answers_dns
-    )
+    desired = DesiredState(node.id, key, trust, backend)
+    reports = NodeReports(node, identity, metrics, WatchedClock(told.state))
+    table = NodeTable(TaskNetns(OWN_NETNS))
+    agent = Agent(containers, store, desired, reports, table, answers_dns=answers_dns)
 
     def stop(_signal: int, _frame: object) -> None:
         stopped.set()

@@ -1,4 +1,4 @@
-"""A node's wall clock that goes back, and the keys of tasks that are of no use then.
+"""Wall clock of the node: detects that it went back, and names the task keys to replace.
 
 WireGuard's handshake carries the sender's time, and a peer refuses one that is not later than the last it has seen of
 that key, as a replay (TAI64N; WireGuard paper, section 5.1). A node whose clock goes back by an hour (a machine that
@@ -30,7 +30,7 @@ SAVE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """What is remembered of the wall clock.
+    """State of the wall clock that is remembered.
 
     Attributes:
         latest: the latest time seen since it last went back, in seconds since the epoch.
@@ -41,7 +41,7 @@ class Clock:
     spent: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def at(self, now: float, epochs: Mapping[str, int]) -> Clock:
-        """The same after one more look. Pure.
+        """Return the state after one more look. Pure.
 
         Args:
             now: seconds since the epoch.
@@ -54,7 +54,7 @@ class Clock:
 
 
 class WatchedClock:
-    """Looks at the wall clock, and remembers over restarts. Not safe for several threads."""
+    """The wall clock, watched over restarts. Not safe for several threads."""
 
     def __init__(self, folder: Path) -> None:
         """Take up what was remembered in a folder; what cannot be read is as if the node were new."""
@@ -73,10 +73,10 @@ class WatchedClock:
         before, self._clock = self._clock, self._clock.at(time.time(), epochs)
         if self._clock.latest < before.latest:
             back = round(before.latest - self._clock.latest)
-            log.warning("wall clock went back, new keys are needed", seconds=back, tasks=len(self._clock.spent))
+            log.warning("wall clock went back", seconds=back, count=len(self._clock.spent))
 
     def save(self) -> None:
-        """Write down what is remembered, unless that was done just now. It waits for the disk."""
+        """Save the state, unless that was done just now. Waits for the disk."""
         changed = self._clock.spent != self._saved.spent or self._clock.latest < self._saved.latest
         if not changed and time.monotonic() < self._saved_at + SAVE_S:
             return
@@ -85,7 +85,7 @@ class WatchedClock:
         try:
             durable.write(self._path, json.dumps(value).encode())
         except OSError as error:
-            log.warning("wall clock not kept", file=FILE, error=error.strerror)
+            log.warning("wall clock not saved", file=FILE, error=error.strerror)
 
 
 def _read(path: Path) -> Clock:
@@ -96,5 +96,5 @@ def _read(path: Path) -> Clock:
     except FileNotFoundError:
         return Clock()
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        log.warning("wall clock's file not read", file=FILE, error=type(error).__name__)
+        log.warning("wall clock not restored", file=FILE, error=type(error).__name__)
         return Clock()

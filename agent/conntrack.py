@@ -1,4 +1,4 @@
-"""Connections of a task as the kernel tracks them, by ctnetlink: linux/netfilter/nfnetlink_conntrack.h.
+"""Connection tracking of a task's namespace, by ctnetlink: linux/netfilter/nfnetlink_conntrack.h.
 
 A connection keeps the backend that it was given for as long as anything is sent on it. Where that backend is gone for
 good, a flow of datagrams would go nowhere for ever, and so would the next try from the same port.
@@ -46,7 +46,7 @@ def forget(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> int:
 
 
 def _to_whoever_is(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> Iterator[bytes]:
-    """The requests that delete them."""
+    """Return the requests that delete them."""
     with explained("list the task's connections"):
         answer = netns.socket(_NETLINK_NETFILTER).dump(_GET, _HEADER.pack(0, 0, 0))
     for message in answer:

@@ -1,4 +1,4 @@
-"""Docker's API on this node, as far as the agent needs it: the only module here that imports docker."""
+"""This node's task containers, listed and followed by Docker's API."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import docker
-import docker.errors
-import requests
 import structlog
 
-from mesh import docker_api
+from agent.docker_api import Docker
 from mesh.apart import in_order
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.labels import GATE, GATE_READY
@@ -85,7 +82,7 @@ class LocalTask:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What a network says of a container that has just been connected to it.
+    """A container's end on a network that it was just connected to.
 
     Attributes:
         container: its id.
@@ -100,32 +97,12 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """Which Swarm node this Docker is."""
+    """Identity of the Swarm node that this Docker is."""
 
     id: str
     hostname: str
     address: IPAddress | None
-    """What it advertises to the Swarm, None if that is no address."""
-
-
-@contextlib.contextmanager
-def _wrapped(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        raise Retryable(f"{what}: {error}") from error
-
-
-def connect(url: str, timeout: float | None) -> docker.APIClient:
-    """A client of the version that `mesh.docker_api` chooses; `timeout` in seconds, None for none.
-
-    Raises what docker and requests raise.
-    """
-    arguments: dict[str, Any] = {"timeout": None if timeout is None else int(timeout)}
-    with contextlib.closing(docker.APIClient(url, version=docker_api.TRIED, **arguments)) as first:
-        daemon = first.version(api_version=False)
-    version = docker_api.choose(daemon["ApiVersion"], daemon.get("MinAPIVersion") or "")
-    return docker.APIClient(url, version=version, **arguments)
+    """The address that it advertises to the Swarm, None if that is no address."""
 
 
 class Containers:
@@ -151,23 +128,17 @@ class Containers:
         """
         self._folder = folder
         self._url = url
-        self._timeout = timeout
-        self._client: docker.APIClient | None = None
+        self._docker = Docker(url, timeout)
         self._networks: dict[str, tuple[IPNetwork, ...] | None] = {}
 
-    def _api(self) -> docker.APIClient:
-        if self._client is None:
-            self._client = connect(self._url, self._timeout)
-        return self._client
-
     def identity(self) -> NodeIdentity:
-        """Which node this is. Raises Retryable; Terminal where Docker is in no Swarm."""
-        with _wrapped("read this node's identity"):
-            info = self._api().info()
+        """Read this node's identity. Raises Retryable; Terminal where Docker is in no Swarm."""
+        with self._docker.asked_to("read this node's identity") as client:
+            info = client.info()
         self._folder = self._folder or f"{info['DockerRootDir']}/containers"
         swarm = info.get("Swarm") or {}
         if not swarm.get("NodeID"):
-            raise Terminal("this Docker is in no Swarm: `docker swarm init` or `docker swarm join` first")
+            raise Terminal("this Docker is not in a Swarm: run `docker swarm init` or `docker swarm join` first")
         try:
             address = ipaddress.ip_address(swarm.get("NodeAddr", ""))
         except ValueError:
@@ -177,26 +148,21 @@ class Containers:
         return NodeIdentity(swarm["NodeID"], info.get("Name", ""), address)
 
     def all(self) -> dict[str, LocalTask]:
-        """Every task container of this node, by container id: a complete list. Raises Retryable."""
+        """List every task container of this node, by container id. Raises Retryable."""
         listed = self._list({"label": TASK_LABEL})
         joined = self._joined_unheard(listed)
         found = {raw["Id"]: self._task(raw, joined.get(raw["Id"], ())) for raw in listed}
         return {container: task for container, task in found.items() if task is not None}
 
     def one(self, container: str) -> LocalTask | None:
-        """A task's container as it is now; None if it is gone or no task's. Raises Retryable."""
+        """Read a task's container; None if it is gone or no task's. Raises Retryable."""
         listed = self._list({"label": TASK_LABEL, "id": container})
         return self._task(listed[0]) if listed else None
 
     def exits(self) -> tuple[Exit, ...]:
-        """The bridge by which tasks on overlays leave this node: one end an IP version, if any. Raises Retryable."""
-        try:
-            told = self._api().inspect_network(EXIT)
-        except docker.errors.NotFound:
-            return ()
-        except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-            raise Retryable(f"read the network {EXIT}: {error}") from error
-        return tuple(_exits((told.get("IPAM") or {}).get("Config") or ()))
+        """Read the bridge by which tasks on overlays leave this node: one end an IP version. Raises Retryable."""
+        bridge = self._docker.inspect("network", EXIT) or {}
+        return tuple(_exits((bridge.get("IPAM") or {}).get("Config") or ()))
 
     def follow(
         self, changed: Callable[[str], None], connected: Callable[[Joined], None], stopping: Callable[[str], None]
@@ -212,19 +178,18 @@ class Containers:
         threading.Thread(target=self._follow, args=arguments, name="container-events", daemon=True).start()
 
     def _list(self, filters: dict[str, str]) -> list[dict[str, Any]]:
-        with _wrapped("list containers"):
-            listed: list[dict[str, Any]] = self._api().containers(all=True, filters=filters)
+        with self._docker.asked_to("list containers") as client:
+            listed: list[dict[str, Any]] = client.containers(all=True, filters=filters)
         return listed
 
     def _joined_unheard(self, listed: list[dict[str, Any]]) -> dict[str, list[Attachment]]:
-        """By container, what the `connect` events of those that are being started told, should none have listened."""
+        """Read, by container, what the `connect` events of starting containers told, should none have listened."""
         starting = [raw for raw in listed if raw.get("State") == CREATED]
         found: dict[str, list[Attachment]] = {raw["Id"]: [] for raw in starting}
         for network in {end.get("NetworkID") or "" for raw in starting for end in _ends(raw)} - {""}:
-            with _wrapped("read a network"):
-                told = _on(self._api(), network)
-            for container in told.keys() & found.keys():
-                found[container] += told[container].attachments
+            ends = _ends_on(self._docker, network)
+            for container in ends.keys() & found.keys():
+                found[container] += ends[container].attachments
         return found
 
     def _task(self, raw: Mapping[str, Any], joined: Iterable[Attachment] = ()) -> LocalTask | None:
@@ -247,13 +212,10 @@ class Containers:
         return local if state not in RUNNING else self._running(local)
 
     def _running(self, local: LocalTask) -> LocalTask | None:
-        """What only an inspect tells of a running container: its namespace, its health and all its addresses."""
-        try:
-            raw = self._api().inspect_container(local.container)
-        except docker.errors.NotFound:
+        """Inspect a running container for its namespace, its health and all its addresses."""
+        raw = self._docker.inspect("container", local.container)
+        if raw is None:
             return None
-        except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-            raise Retryable(f"inspect container {local.container[:12]}: {error}") from error
         state = raw.get("State") or {}
         sandbox = (raw.get("NetworkSettings") or {}).get("SandboxKey") or ""
         if state.get("Status") not in RUNNING:
@@ -267,12 +229,13 @@ class Containers:
         )
 
     def _ways(self, raw: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
-        """See LocalTask: what cannot be told now is told with the next list."""
+        """Return `LocalTask.ways`; a network that cannot be inspected now is asked for again with the next list."""
         networks = {end.get("NetworkID") or "" for end in _ends(raw)}
         for network in networks - self._networks.keys() - {""}:
-            with contextlib.suppress(docker.errors.DockerException, requests.RequestException, OSError):
-                # What a network is never changes; one that was removed is asked for by nobody.
-                self._networks[network] = _through_node(self._api().inspect_network(network))
+            # What a network is never changes; one that was removed is asked for by nobody.
+            with contextlib.suppress(Retryable):
+                if (seen := self._docker.inspect("network", network)) is not None:
+                    self._networks[network] = _through_node(seen)
         found = [self._networks.get(network) for network in networks]
         return None if None in found else tuple(subnet for subnets in found for subnet in subnets or ())
 
@@ -281,10 +244,10 @@ class Containers:
     ) -> None:
         while True:
             try:
-                with _wrapped("follow events"):
-                    # no read timeout: a quiet node is not a broken one; what is lost the resync finds
-                    client = connect(self._url, None)
-                    self._client = None  # a daemon that was upgraded may not take the old version any more
+                # no read timeout: a quiet node is not a broken one; what is lost the resync finds
+                docker = Docker(self._url, None)
+                with docker.asked_to("follow events") as client:
+                    self._docker.disconnect()
                     filters = {"type": ["container", "network"], "event": list(EVENTS)}
                     stream = client.events(decode=True, filters=filters)
                     changed("")
@@ -300,31 +263,28 @@ class Containers:
                                 stopping(actor.get("ID", ""))
                         elif event.get("Action") == "disconnect":
                             changed(attributes.get("container", ""))
-                        elif joined := _on(client, actor.get("ID", "")).get(attributes.get("container", "")):
+                        elif joined := _ends_on(docker, actor.get("ID", "")).get(attributes.get("container", "")):
                             connected(joined)
             except LinkwireError as error:
-                log.warning("container events broke off", error=str(error))
+                log.warning("container events interrupted, following again", error=str(error))
             time.sleep(RECONNECT_S)
 
 
-def _on(client: docker.APIClient, network: str) -> dict[str, Joined]:
-    """The containers of this node that are on a network, by id; none where it went as quickly as it came."""
-    try:
-        told = client.inspect_network(network).get("Containers") or {}
-    except docker.errors.APIError:
-        return {}
+def _ends_on(docker: Docker, network: str) -> dict[str, Joined]:
+    """Return the containers of this node that are on a network, by id; none where it went as quickly as it came."""
+    seen = docker.inspect("network", network, lenient=True) or {}
     return {
         container: Joined(
             container,
             mac=end.get("MacAddress") or "",
             attachments=in_order(_addresses(network, end.get("IPv4Address"), end.get("IPv6Address"))),
         )
-        for container, end in told.items()
+        for container, end in (seen.get("Containers") or {}).items()
     }
 
 
 def _through_node(network: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
-    """The subnets of a network that leads elsewhere by this node; None where it may lead past it, as macvlan does.
+    """Return a network's subnets, if it leads elsewhere by this node; None if it may lead past it, as macvlan does.
 
     From an overlay tasks leave by docker_gwbridge, a bridge. A bridge without an address of its own has its gateway
     somewhere else.
@@ -344,13 +304,13 @@ def _through_node(network: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
 
 
 def _ends(raw: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    """A container's ends on networks, as a list or an inspect shows them."""
+    """Return a container's ends on networks, as a list or an inspect shows them."""
     networks: dict[str, dict[str, Any]] = (raw.get("NetworkSettings") or {}).get("Networks") or {}
     return networks.values()
 
 
 def _attachments(raw: Mapping[str, Any]) -> Iterator[Attachment]:
-    """The addresses that it has, or before it is started those that it will have."""
+    """Return the addresses that it has, or before it is started those that it will have."""
     for end in _ends(raw):
         chosen = end.get("IPAMConfig") or {}
         yield from _addresses(
@@ -361,7 +321,7 @@ def _attachments(raw: Mapping[str, Any]) -> Iterator[Attachment]:
 
 
 def _addresses(network: str, *texts: str | None) -> Iterator[Attachment]:
-    """Those of the texts that are addresses, with or without a prefix length."""
+    """Return those of the texts that are addresses, with or without a prefix length."""
     for text in texts:
         with contextlib.suppress(ValueError):
             if network and text:
@@ -384,5 +344,5 @@ def _problem(raw: Mapping[str, Any]) -> str | None:
 
 
 def _run(path: str) -> str:
-    """Docker names the namespace under /var/run, which is /run; only the latter is mounted into the agent."""
+    """Return a namespace's path under /run: Docker names /var/run, which is not mounted into the agent."""
     return path.removeprefix("/var") if path.startswith("/var/run/") else path

@@ -1,4 +1,4 @@
-"""From the interface that is meant and the one that is seen to what has to change. Pure.
+"""Difference between the desired and the observed interface of one task, and the changes that remove it. Pure.
 
 The safety rules (design, section 8), which each value of `Changes` keeps:
 
@@ -41,7 +41,7 @@ REJECT_AFTER_S = 180
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """All that one task's namespace and hosts file are seen to hold of ours; None for what is not there at all."""
+    """Everything of ours that is in one task's namespace and hosts file; None for what is not there at all."""
 
     interface: Interface | None
     rules: Rules | None
@@ -50,7 +50,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What to do to one task's interface, in the order of the fields; everything empty means nothing.
+    """Changes of one task's interface, in the order of the fields; everything empty means nothing to do.
 
     Attributes:
         create: make the device.
@@ -93,7 +93,7 @@ def diff(
     complete: bool = True,
     memo: Memo | None = None,
 ) -> Changes:
-    """What turns what is seen into `desired`.
+    """Compute the changes that turn the observed interface into `desired`.
 
     Args:
         desired: what is meant.
@@ -148,6 +148,35 @@ def diff(
     )
 
 
+def peer_changes(before: InterfaceConfig, after: InterfaceConfig) -> tuple[PeerChange, ...] | None:
+    """Compute the peer changes that turn a device as `before` into one as `after`, which rests on everything.
+
+    An interface that was read back as `before` need not be read again to know what a changed record means for it. On
+    such a device the changes are those of `diff`. On another they do no harm: a peer whose record is the same is not
+    named at all, wherever it has roamed to; one that has gone is not made half (`update_only`); one is only ever
+    removed by its own key.
+
+    Returns:
+        None where the two do not tell: something other than peers, rules and names differs, or whether a peer is
+        there depends on a preshared key that is not known.
+    """
+    if replace(before, peers=after.peers, policy=after.policy, hosts=after.hosts, answers=after.answers) != after:
+        return None
+    # By object: of thousands of peers nearly all are the very same ones, and a look at each costs more than all else.
+    old, new = set(map(id, before.peers)), set(map(id, after.peers))
+    gone = {peer.public_key: peer for peer in before.peers if id(peer) not in new}
+    pairs = [(gone.pop(peer.public_key, None), peer) for peer in after.peers if id(peer) not in old]
+    pairs = [(was, peer) for was, peer in pairs if was != peer]
+    if any(peer.preshared_key is None for pair in pairs for peer in pair if peer is not None):
+        return None
+    changes = (
+        _upsert(peer) if was is None else _update(peer, was, moves=peer.endpoint != was.endpoint, complete=True)
+        for was, peer in pairs
+    )
+    removed = (PeerChange(public, remove=True) for public in sorted(gone))
+    return *removed, *(change for change in changes if change is not None)
+
+
 def _order(address: IPInterface) -> tuple[int, int, int]:
     return address.version, int(address.ip), address.network.prefixlen
 
@@ -159,7 +188,7 @@ def _route_order(route: Route) -> tuple[int, int, int]:
 def rules_around(
     desired: InterfaceConfig, seen: Rules | None, previous: InterfaceConfig | None, memo: Memo, *, complete: bool
 ) -> tuple[Rules | None, Rules | None]:
-    """The rules for before the peers change, and for afterwards; None where they are so already.
+    """Return the rules for before the peers change, and those for afterwards; None where they are so already.
 
     Args:
         desired: what is meant.
@@ -178,7 +207,7 @@ def rules_around(
 
 
 def _between(old: Policy, new: Policy) -> Policy:
-    """What may pass while the peers change: all that may come in then, and out only what could and still may."""
+    """Return the policy for while peers change: in as the new one says, out only what both allow."""
     kept = {balance.vip: frozenset(balance.backends) for balance in old.balance}
     known = {allow.service: frozenset(allow.peers) for allow in old.outbound}
 
@@ -205,14 +234,14 @@ def _device(
     complete: bool,
 ) -> DeviceChange | None:
     if observed is None:
-        peers = tuple(upsert(peer) for peer in desired.peers if peer.preshared_key is not None)
+        peers = tuple(_upsert(peer) for peer in desired.peers if peer.preshared_key is not None)
         reasons.append(f"no device yet; {len(peers)} peers")
         return DeviceChange(desired.private_key, desired.listen_port, peers)
     device = observed.device
     key = desired.private_key if device.public_key != desired.private_key.public else None
     port = desired.listen_port if device.listen_port != desired.listen_port else None
     wanted = {peer.public_key: peer for peer in desired.peers}
-    memo.keep_only(wanted)
+    memo.drop_all_but(wanted)
     pairs = ((peer, device.peers.get(public)) for public, peer in wanted.items())
     differing = [(peer, seen) for peer, seen in pairs if seen is None or not memo.alike(peer, seen)]
     surplus = [public for public in device.peers if public not in wanted]
@@ -233,7 +262,7 @@ def _device(
 def reasons_of(
     peers: tuple[PeerChange, ...], rules: Rules | None = None, hosts: tuple[HostEntry, ...] | None = None
 ) -> tuple[str, ...]:
-    """What is done to peers, rules and names, for the log."""
+    """Summarise changes of peers, rules and names for the log."""
     removed = sum(change.remove for change in peers)
     keys = sum(_only_the_key(change) for change in peers)
     upserts = len(peers) - removed - keys
@@ -250,7 +279,7 @@ def reasons_of(
 
 
 def _is_open(wanted: PeerConfig, seen: Peer) -> bool:
-    """Whether a peer must go since it has no preshared key and there is none to give it."""
+    """Tell whether a peer must go since it has no preshared key and there is none to give it."""
     return wanted.preshared_key is None and seen.preshared_key is None
 
 
@@ -259,8 +288,8 @@ def _only_the_key(change: PeerChange) -> bool:
     return change.update_only and change.preshared_key is not None and all(other is None for other in others)
 
 
-def upsert(peer: PeerConfig) -> PeerChange:
-    """A whole peer, which must have a preshared key.
+def _upsert(peer: PeerConfig) -> PeerChange:
+    """Return a whole peer, which must have a preshared key.
 
     With the keepalive it speaks first, so the other side drops its dead session at once.
     """
@@ -278,12 +307,24 @@ def _changed(
 ) -> PeerChange | None:
     unknown = wanted.preshared_key is None
     if seen is None or (unknown and seen.preshared_key is None):
-        return None if unknown else upsert(wanted)
-    surplus = complete and bool(seen.allowed_ips - wanted.allowed_ips)
-    ips = wanted.allowed_ips if surplus or wanted.allowed_ips - seen.allowed_ips else None
-    key = wanted.preshared_key if seen.preshared_key != wanted.preshared_key else None
-    keepalive = wanted.keepalive if seen.keepalive != wanted.keepalive else None
-    endpoint = wanted.endpoint if _endpoint_differs(wanted, seen, before, now) else None
+        return None if unknown else _upsert(wanted)
+    return _update(wanted, seen, moves=_endpoint_differs(wanted, seen, before, now), complete=complete)
+
+
+def _update(wanted: PeerConfig, old: Peer | PeerConfig, *, moves: bool, complete: bool) -> PeerChange | None:
+    """Change a peer that is there, in nothing but where it differs; None where it does not.
+
+    Args:
+        wanted: the peer as it should be.
+        old: the same peer as it is.
+        moves: whether its endpoint is to be set.
+        complete: whether allowed IPs may be taken away.
+    """
+    surplus = complete and bool(old.allowed_ips - wanted.allowed_ips)
+    ips = wanted.allowed_ips if surplus or wanted.allowed_ips - old.allowed_ips else None
+    key = wanted.preshared_key if old.preshared_key != wanted.preshared_key else None
+    keepalive = wanted.keepalive if old.keepalive != wanted.keepalive else None
+    endpoint = wanted.endpoint if moves else None
     if ips is None and key is None and keepalive is None and endpoint is None:
         return None
     return PeerChange(

@@ -1,4 +1,4 @@
-"""Files that hold what was written to them after a power cut too.
+"""Atomic and durable file writes: after a power cut a file has its new or its old content, whole.
 
 Writing a file anew waits for the file system's journal, and so for what every other process of the node writes: an
 image that is pulled holds that up for seconds. A value that is written often has a file of two slots instead, that
@@ -23,18 +23,32 @@ Number = Callable[[bytes], int]
 """Of a value; not negative, and the higher the newer."""
 
 
-def write(path: Path, value: bytes) -> None:
-    """Write a file, whole or not at all. Raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # mode 0600
+def write(path: Path, value: bytes, *, mode: int = 0o600, replace: bool = True) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: in a folder that is there.
+        value: its content.
+        mode: its permissions, whatever the umask.
+        replace: whether a file that is there gives way; else that one stays, whoever made it meanwhile.
+
+    Raises:
+        OSError: nothing was written, or it is not known whether it outlives a power cut.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(value)
             file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError:
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        if replace:
+            Path(name).replace(path)
+        else:
+            with suppress(FileExistsError):
+                path.hardlink_to(name)
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
@@ -58,7 +72,7 @@ def append(path: Path, size: int, value: bytes) -> bool:
 
 
 def write_newest(path: Path, value: bytes, number: Number) -> None:
-    """Write the newest of some values, whole or not at all: then the one before it is there still.
+    """Write the newest of some values, whole or not at all: until it is there, the one before it stays.
 
     Raises:
         OSError: it is not known whether it is there.
@@ -74,7 +88,7 @@ def write_newest(path: Path, value: bytes, number: Number) -> None:
 
 
 def read_newest(path: Path, number: Number) -> bytes:
-    """The newest of the values that were written; or all of a file that was not written so.
+    """Read the newest of the values that were written; or all of a file that was not written so.
 
     Raises:
         OSError: it cannot be read.
@@ -108,7 +122,7 @@ def _overwritten(path: Path, slot: bytes, number: Number) -> bool:
 
 
 def _values(content: bytes) -> Sequence[bytes | None]:
-    """What is in either slot, None where that is not whole."""
+    """Return the value of either slot, None where that is not whole."""
     return [_value(content[:SLOT]), _value(content[SLOT : 2 * SLOT])]
 
 

@@ -1,4 +1,4 @@
-"""Links' names in the hosts files of tasks that are being started, before they have a device.
+"""Early names: links' names in the hosts files of tasks that are being started and have no device yet.
 
 Only where what goes out without one is refused: the node's table must hold at that moment, each of the task's
 networks must lead elsewhere through this node, and none may overlap the mesh's. Elsewhere names come with the device.
@@ -19,7 +19,7 @@ from mesh.wgtypes import HostEntry, without_ipv6
 
 
 class EarlyNames:
-    """Writes them, on one node.
+    """Writer of early names, on one node.
 
     Args:
         table: the node's.
@@ -30,11 +30,11 @@ class EarlyNames:
         self._ipv6 = sysctl.has_ipv6()
 
     def start(self, changed: Callable[[], None]) -> None:
-        """Keep the node's table from now on; `changed` is called from a thread when names can be written."""
+        """Guard the node's table from now on; `changed` is called from a thread when names can be written."""
         self._table.start(changed)
 
     def stop(self) -> None:
-        """Keep it no longer. It stays, as the names do."""
+        """Stop guarding the table. It stays, as the names do."""
         self._table.stop()
 
     def write(self, graph: Graph, states: Iterable[TaskState]) -> None:
@@ -49,20 +49,21 @@ class EarlyNames:
             return
         self._table.refuse((cluster.subnet, cluster.subnet6))
         if self._table.is_given_up:
-            self._take_back(states)
+            self._remove_names(states)
             return
-        for state in (one for one in states if not one.busy):
+        for state in (state for state in states if not state.busy):
             reason = (graph, state.local.joins)
             is_new = state.named_for is None or state.named_for[0] is not graph or state.named_for[1] != reason[1]
-            if is_new and state.applied is None and _leads_through_node(state.local, cluster):
+            if is_new and state.interface.applied is None and _leads_through_node(state.local, cluster):
                 entries = self._entries(graph, state.local)
-                if entries and self._table.holds() and state.name(entries):
+                if entries and self._table.holds() and state.write_names(entries):
                     state.named_for = reason
 
-    def _take_back(self, states: Iterable[TaskState]) -> None:
+    def _remove_names(self, states: Iterable[TaskState]) -> None:
         """Leave no name without a device, since the node will refuse nothing any more."""
         for state in states:
-            if not state.busy and state.named_for is not None and (state.applied is not None or state.name(())):
+            is_wired = state.interface.applied is not None
+            if not state.busy and state.named_for is not None and (is_wired or state.write_names(())):
                 state.named_for = None
 
     def _entries(self, graph: Graph, local: LocalTask) -> tuple[HostEntry, ...]:

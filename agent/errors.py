@@ -1,4 +1,4 @@
-"""What can go wrong on a node in a way that somebody else must settle; no I/O here."""
+"""Errors of a node that another program or the operator must settle. No I/O here."""
 
 from __future__ import annotations
 

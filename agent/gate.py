@@ -1,4 +1,4 @@
-"""What the node's container runtime is told of which tasks are wired, by files.
+"""Start gate: files that tell the node's container runtime which tasks are wired.
 
 A gated container's start waits in deploy/linkwire-runc, which must hold to the same names and words. Below FOLDER,
 named by container id:
@@ -36,26 +36,26 @@ def open_for(container: str, netns: str) -> None:
     try:
         _write(container, f"wired {Path(netns).stat().st_ino}")
     except OSError as error:
-        log.warning("the gate stays shut", container=container[:12], error=str(error))
+        log.warning("start gate not opened", container=container[:12], error=str(error))
 
 
 def hold(container: str, providers: Collection[str]) -> None:
-    """Let a container wait on that is wired, for a longer while: none of these services has a ready task yet."""
+    """Let a wired container wait on, for a longer while: none of these services has a ready task yet."""
     shut(container, f"{WAITS} a ready task of {', '.join(providers)}")
 
 
 def shut(container: str, why: str) -> None:
-    """Let a container not start; `why` is shown to the user when it has waited in vain."""
+    """Keep a container from starting; `why` is shown to the user when it has waited in vain."""
     # It ends up in a JSON text that a shell script writes.
     plain = "".join(letter if letter.isprintable() and letter not in "\"'\\%" else " " for letter in why)
     try:
         _write(container, plain[:1000] or "it is not wired")
     except OSError as error:
-        log.warning("the gate may be open", container=container[:12], error=str(error))
+        log.warning("start gate not closed", container=container[:12], error=str(error))
 
 
-def keep(containers: Collection[str]) -> None:
-    """Forget every container but these, which must be all that there are."""
+def drop_stale_files(containers: Collection[str]) -> None:
+    """Remove the files of every container but these, which must be all that there are."""
     for path in _listed(FOLDER / "gate"):
         if path.name not in containers:
             path.unlink(missing_ok=True)
@@ -67,7 +67,7 @@ def keep(containers: Collection[str]) -> None:
 
 
 def waiting() -> Mapping[str, str]:
-    """The paths of the namespaces of those containers whose start waits now, by container."""
+    """List the containers whose start waits now, with the paths of their namespaces."""
     numbers = {}
     for path in _listed(FOLDER / "waiting"):
         with contextlib.suppress(OSError, ValueError):
@@ -94,5 +94,5 @@ def _listed(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        log.warning("cannot be listed", folder=str(folder), error=str(error))
+        log.warning("start gate folder not listed", file=str(folder), error=str(error))
         return []

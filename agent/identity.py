@@ -1,9 +1,10 @@
-"""What this node says of its keys, and the proof of it that its Swarm certificate gives.
+"""Identity of this node: the statement about its keys, and the proof of it by its Swarm certificate.
 
 Beside the sealing key lie, on the node's own volume, the key that its reports are signed with, and a counter. The
 counter grows, in the file first, with every start and every new statement, so that a statement can be told from an
 earlier one and a report from one that was made before a restart, whatever the clock does. Where the volume is lost
-the keys are new and the counter begins again: then the node goes on above what the controller has accepted (`know`).
+the keys are new and the counter begins again: then the node goes on above what the controller has accepted
+(`catch_up`).
 
 Swarm's key is read, used and let go, and no log or error quotes it or its headers, of which a manager's has one that
 is a secret in itself.
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from agent import keyfile
+from agent import durable, keyfile
 from mesh.envelope import SigningKey
 from mesh.errors import Retryable, Terminal
 from mesh.hybrid import NodePublicKey
@@ -37,6 +38,36 @@ SEQUENCE_BITS = 32
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 """Modification time, inode and size of Swarm's two files."""
+
+
+class _Generations:
+    """Numbers that only grow: the counter in the node's folder, and a sequence below it. Safe for several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._sequence = 0
+        self.counter = _counted(folder, 0)
+
+    def begin(self, counter: int) -> None:
+        """Go on with a higher counter, which is in the file."""
+        with self._lock:
+            self.counter, self._sequence = counter, 0
+
+    def next(self) -> int:
+        """Return the next number."""
+        with self._lock:
+            self._sequence += 1
+            return (self.counter << SEQUENCE_BITS) + self._sequence
+
+    def never_made(self, generation: int) -> bool:
+        """Tell whether a number is ahead of this one."""
+        with self._lock:
+            counter, sequence = self.counter, self._sequence
+        counted = generation >> SEQUENCE_BITS
+        if counted <= counter:
+            return generation > (counter << SEQUENCE_BITS) + sequence
+        return counted > _stored(self._folder)  # another agent of this node may be starting
 
 
 class Identity:
@@ -60,25 +91,28 @@ class Identity:
         self._cluster = cluster
         self._node = node
         self._sealing_key = sealing_key
-        self._lock = threading.Lock()
         self.key = _report_key(folder)
-        """What this node's records are signed with."""
-        self.counter = _counted(folder, 0)
+        """Signs this node's records."""
+        self._generations = _Generations(folder)
         self.proof: NodeProof | None = None
         self.unproven: Unproven | None = None
-        self._sequence = 0
         self.since = self.generation()
-        """What this node has signed with a lower generation it signs anew: somebody may have put it back."""
+        """Records signed with a lower generation are signed again: somebody may have put them back."""
         self._looked: Stamp | None = None
         self.look()
 
     @property
+    def counter(self) -> int:
+        """Number of the node's statement, higher than those of all its earlier ones."""
+        return self._generations.counter
+
+    @property
     def statement(self) -> NodeStatement:
-        """What the node says now."""
+        """The node's present statement."""
         return NodeStatement(self._cluster, self._node, self._sealing_key, self.key.verify_key, self.counter)
 
     def look(self) -> bool:
-        """Prove anew where Swarm's files are others than at the last proof; whether the node has more to say by it.
+        """Prove the keys again if Swarm's files changed since the last proof; return whether the statement changed.
 
         Costs two stat() calls where they are not. A proof that there is stays where no new one can be made: it holds
         until its certificate ends.
@@ -91,7 +125,7 @@ class Identity:
             self._prove()
         except Retryable as error:
             # Swarm writes one after the other: what is not of one pair now will be at a later look.
-            log.info("this node's proof waits", reason=str(error))
+            log.info("proof of node keys postponed", error=str(error))
             return False
         except KeyLocked as error:
             self._cannot("locked", error)
@@ -100,8 +134,8 @@ class Identity:
         self._looked = stamp
         return (self.counter, self.unproven) != before
 
-    def know(self, accepted: Member) -> bool:
-        """Begin anew above what the controller has accepted of this node, where that is later; whether it was.
+    def catch_up(self, accepted: Member) -> bool:
+        """Begin above the statement that the controller has accepted, where that is later; return whether it was.
 
         So it is when the node's volume was lost, or put back from a copy: to the controller the node's statement is
         an earlier one then.
@@ -109,27 +143,20 @@ class Identity:
         same = (accepted.sealing_key, accepted.report_key) == (self._sealing_key, self.key.verify_key)
         if accepted.counter < self.counter or (same and accepted.counter == self.counter):
             return False
-        log.warning("this node's counter was behind: its volume was lost or put back", accepted=accepted.counter)
-        self._set(_counted(self._folder, accepted.counter))
+        log.warning("node counter behind: the volume was lost or restored", counter=accepted.counter)
+        self._generations.begin(_counted(self._folder, accepted.counter))
         self.since = self.generation()
         self.proof, self._looked = None, None
         self.look()
         return True
 
     def generation(self) -> int:
-        """A number that is higher than every one before, for a record to be signed."""
-        with self._lock:
-            self._sequence += 1
-            return (self.counter << SEQUENCE_BITS) + self._sequence
+        """Return a number that is higher than every one before, for a record to be signed."""
+        return self._generations.next()
 
     def never_made(self, generation: int) -> bool:
-        """Whether this node has not come to that number yet: who has signed with it has the key from somewhere."""
-        with self._lock:
-            counter, sequence = self.counter, self._sequence
-        said = generation >> SEQUENCE_BITS
-        if said <= counter:
-            return generation > (counter << SEQUENCE_BITS) + sequence
-        return said > _stored(self._folder)  # another agent of this node may be starting
+        """Tell whether this node has not come to that number yet: whoever signed with it has stolen the key."""
+        return self._generations.never_made(generation)
 
     def disown(self) -> None:
         """Give up the report key: the agent makes a new one at its next start. Raises Terminal."""
@@ -137,26 +164,22 @@ class Identity:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise Terminal(f"the node's report key {path} cannot be given up: {error.strerror}") from None
-
-    def _set(self, counter: int) -> None:
-        with self._lock:
-            self.counter, self._sequence = counter, 0
+            raise Terminal(f"the node's report key {path} cannot be removed: {error.strerror}") from None
 
     def _prove(self) -> None:
         counter = _counted(self._folder, self.counter)
         certificates, key = self._read("swarm-node.crt"), self._read("swarm-node.key")
         proof = make_proof(certificates, key, replace(self.statement, counter=counter))
-        self._set(counter)
+        self._generations.begin(counter)
         self.proof, self.unproven = proof, None
-        log.info("this node's keys are proven by its Swarm certificate", counter=counter)
+        log.info("node keys proven", counter=counter)
 
     def _cannot(self, why: Unproven, error: Terminal) -> None:
         if self.proof is None:
             self.unproven = why
         shown = self.statement.fingerprint
         approve = f"docker linkwire node approve {self._node} --fingerprint {shown}"
-        log.warning("this node cannot prove its keys", reason=str(error), fingerprint=shown, approve=approve)
+        log.warning("node keys not proven", error=str(error), fingerprint=shown, command=approve)
 
     def _read(self, name: str) -> bytes:
         path = self._certificates / name
@@ -189,7 +212,7 @@ def _report_key(folder: Path) -> SigningKey:
 
 
 def _stored(folder: Path) -> int:
-    """The number in the file; beyond all numbers where it cannot be read."""
+    """Return the number in the file; beyond all numbers where it cannot be read."""
     try:
         return int((folder / COUNTER_FILE).read_text("ascii"))
     except (OSError, ValueError):
@@ -197,7 +220,7 @@ def _stored(folder: Path) -> int:
 
 
 def _counted(folder: Path, above: int) -> int:
-    """The next number, higher than the file's and than `above`, and in the file before it is used.
+    """Return the next number, higher than the file's and than `above`, and in the file before it is used.
 
     Raises:
         Terminal: the file cannot be used, or the numbers have ended.
@@ -209,8 +232,10 @@ def _counted(folder: Path, above: int) -> int:
             text = path.read_text("ascii") if path.exists() else "0"
             number = max(int(text), above) + 1
             if number > MAX_COUNTER:
-                raise Terminal(f"{path}: the node's counter has come to its end: remove its folder, it is a new node")
-            keyfile.write(path, f"{number}\n".encode(), replace=True)
+                raise Terminal(
+                    f"{path}: the node's counter is exhausted: remove its folder, and the node begins as a new one"
+                )
+            durable.write(path, f"{number}\n".encode())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a number"
         raise Terminal(f"the node's counter {path}: {reason}") from None

@@ -1,4 +1,4 @@
-"""Every link with its pairs of tasks, as the nodes have measured them: what `docker linkwire ps` shows. Pure."""
+"""Link status for `docker linkwire ps`: every link with its pairs of tasks, as the nodes measured them. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Refusals = Counter[tuple[str, str, str]]
 
 
 def inspect(snapshot: Snapshot, now: float, stack: str | None = None, seen: bytes = b"") -> dict[str, Any]:
-    """Everything as one JSON document.
+    """Describe all links as one JSON document.
 
     Args:
         snapshot: everything under the root.
@@ -56,19 +56,19 @@ def inspect(snapshot: Snapshot, now: float, stack: str | None = None, seen: byte
 
 
 def _epoch(snapshot: Snapshot, key: str) -> int | None:
-    """Which secret of a link key counts; None as long as no node needs one."""
+    """Return the epoch of a link key that counts; None as long as no node needs one."""
     found = snapshot.get(keyspace.epoch(key), LinkKeyEpoch)
     return found.epoch if found else None
 
 
 def signers(snapshot: Snapshot) -> list[str]:
-    """Ids of the keys that signed what the controller wrote: when one is alone there, another may be taken away."""
+    """List the ids of the keys that signed the controller's records; a key that is not there may be taken away."""
     written = (found for key, found in snapshot.records.items() if keyspace.writer(key) == "controller")
     return sorted({found.signer.hex() for found in written})
 
 
 def _refused(snapshot: Snapshot, graph: Graph) -> Refusals:
-    """What the tasks' rules have refused, summed by service."""
+    """Sum what the tasks' rules have refused, by service."""
     found: Refusals = Counter()
     for status in snapshot.all(Status):
         for device in status.devices:
@@ -80,7 +80,7 @@ def _refused(snapshot: Snapshot, graph: Graph) -> Refusals:
 
 
 def _link(graph: Graph, refused: Refusals, consumer: Service, link: LinkLabel) -> dict[str, Any]:
-    """What there is to say of a link as a whole."""
+    """Describe a link as a whole."""
     ids = graph.by_name.get(link.provider, ())
     provider = graph.services[ids[0]] if ids else None
     vip = graph.vips.get(provider.id) if provider else None
@@ -128,7 +128,7 @@ def _pairs(
 def _measured(
     report: TaskReport | None, peers: dict[PublicKey, PeerStatus] | None, theirs: Endpoint
 ) -> dict[str, Any]:
-    """What a device's peers say of one; None for no device that was read."""
+    """Describe the connection to one peer; `peers` is None where no device was read."""
     peer = peers.get(theirs.public_key) if peers else None
     age = peer.handshake_age if peer else None
     if report is not None and not report.wired:
@@ -148,7 +148,7 @@ def _measured(
 
 
 def _task_name(service: Service, endpoint: Endpoint) -> str:
-    """As Docker names it: the slot, or for a global service the node id, between service and task."""
+    """Name a task as Docker does: the slot, or for a global service the node id, between service and task."""
     return f"{service.name}.{endpoint.slot or endpoint.node}.{endpoint.task}"
 
 
@@ -158,7 +158,7 @@ def _hostname(snapshot: Snapshot, node: str) -> str:
 
 
 def _distrusted(snapshot: Snapshot, seen: bytes) -> Iterator[str]:
-    """That what is shown here is not what was signed, and which nodes do not act on it: of every stack."""
+    """Name problems of the store and nodes that do not act on it, whatever the stack."""
     verdict = judge(snapshot, generation(seen), seen)
     if not verdict.verified:
         yield f"store: {verdict.problem}"

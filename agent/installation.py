@@ -1,8 +1,8 @@
-"""The binding of a node's remembered state to one installation of Linkwire.
+"""Binding of a node's remembered state to one installation of Linkwire.
 
-The volume of an agent outlives `docker linkwire uninstall` on a node that was down then. What it remembers was signed
-by keys that no later installation has: an agent that held to it would act on nothing for ever. Which installation
-there is comes from the service's own settings, so from Swarm's managers; nothing that lies in etcd can change it.
+The volume of an agent outlives `docker linkwire uninstall` on a node that was down then. Its state was signed by
+keys that no later installation has: an agent that held to it would act on nothing for ever. The installation's id
+comes from the service's own settings, so from Swarm's managers; nothing that lies in etcd can change it.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ def bind(folder: Path, installation: str, keyring: Keyring) -> bool:
         raise Terminal(f"the installation that this node's state belongs to, {path}: {error}") from None
     if moved:
         log.warning(
-            "state of another installation set aside, this node starts anew",
-            files=moved,
-            folder=str(folder / ASIDE),
-            other=owner,
+            "state of another installation set aside",
+            count=len(moved),
+            file=str(folder / ASIDE),
             installation=installation,
+            previous=owner,
         )
     return bool(moved)
 
 
 def _signer(folder: Path, installation: str, keyring: Keyring) -> str:
-    """The owner of state without an id: this installation where one of its keys signed the manifest."""
+    """Return the owner of state without an id: this installation where one of its keys signed the manifest."""
     try:
         value = trust.remembered(folder)
         signer = peek(keyspace.MANIFEST, value).signer_id if value else b""

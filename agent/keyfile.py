@@ -1,16 +1,17 @@
-"""A file with a key of this node's: made once, whole or not at all, for root alone."""
+"""Files with this node's keys: made once, whole or not at all, for root alone."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from agent import durable
 from mesh.errors import Terminal
+from mesh.hybrid import NodeKey
 
+NODE_KEY_FILE = "node.key"
 _OTHERS = 0o077
 
 
@@ -22,8 +23,8 @@ def load_or_make(path: Path, make: Callable[[], bytes], what: str) -> bytes:
 
     Args:
         path: of the file; its folder is made where it is missing.
-        make: what a new file holds.
-        what: it is called in errors.
+        make: returns the content of a new file.
+        what: names the key in errors.
 
     Raises:
         Terminal: the folder cannot be written, the file cannot be read, or others than its owner may read it.
@@ -31,7 +32,7 @@ def load_or_make(path: Path, make: Callable[[], bytes], what: str) -> bytes:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            write(path, make(), replace=False)
+            durable.write(path, make(), replace=False)
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             raw = file.read()
@@ -45,22 +46,17 @@ def load_or_make(path: Path, make: Callable[[], bytes], what: str) -> bytes:
     return raw
 
 
-def write(path: Path, content: bytes, *, replace: bool) -> None:
-    """Put a file of mode 0600 in its place, whole or not at all; without `replace` one that is there stays.
+def load_or_make_node_key(folder: Path) -> NodeKey:
+    """Read the node's sealing key; on the first run make it.
 
     Raises:
-        OSError: it could not be written.
+        Terminal: as `load_or_make`, or the file holds no sealing key.
     """
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", delete=False) as file:  # mode 0600
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            if replace:
-                os.replace(file.name, path)  # noqa: PTH105 - beside os.link, which Path does not have this way round
-            else:
-                with contextlib.suppress(FileExistsError):
-                    os.link(file.name, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(file.name)  # noqa: PTH108 - as above
+    path = folder / NODE_KEY_FILE
+    raw = load_or_make(path, lambda: NodeKey.generate().to_file(), "the node's sealing key")
+    try:
+        return NodeKey.from_file(raw)
+    except Terminal:
+        raise Terminal(
+            f"{path} is not a sealing key of this version; remove it: the node gets a new one, and its tasks new keys"
+        ) from None

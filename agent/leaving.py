@@ -1,4 +1,4 @@
-"""When an agent that was told to stop may leave: not before the last linked task that stops beside it. Pure.
+"""Rule for leaving: an agent that was told to stop outlives the linked tasks that stop beside it. Pure.
 
 A node that is drained loses its agent like its tasks: Swarm tells all of them to stop at once. A task has a grace
 period, in which it ends what it has begun, over its links; with wireguard-go they would end with the agent. An agent
@@ -12,7 +12,7 @@ SETTLE_S = 2.0
 
 
 def may_leave(told_for: float, stopping: int) -> bool:
-    """Whether an agent leaves now.
+    """Tell whether an agent leaves now.
 
     Args:
         told_for: seconds since it was told to stop.

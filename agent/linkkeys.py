@@ -1,4 +1,4 @@
-"""The link keys that this node was given: opened once each, and kept as long as their records are there."""
+"""Link keys that this node was given: opened once each, and remembered as long as their records are there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 
 class HeldLinkKeys:
-    """What `desired` is given, kept in line with the store.
+    """Opened link keys, kept in line with the store.
 
     Attributes:
         held: the link keys that could be opened.
@@ -36,7 +36,7 @@ class HeldLinkKeys:
         self._learned = Snapshot()
 
     def learn(self, snapshot: Snapshot) -> None:
-        """Take over what a snapshot holds for this node. What cannot be opened counts as not there, and is said once.
+        """Take over this node's link keys. One that cannot be opened counts as missing, and is logged once.
 
         A box that cannot be read takes nothing away: what the node held under that key it goes on with. Nor does one
         of another epoch than the one that counts, which was put back or is still to be replaced; nor one that is
@@ -44,10 +44,10 @@ class HeldLinkKeys:
         """
         changed = snapshot.changed_since(self._learned)
         if changed is None or any(key.startswith((keyspace.EPOCHS, keyspace.LINK_KEYS)) for key in changed):
-            self._take(snapshot)
+            self._update(snapshot)
         self._learned = snapshot
 
-    def _take(self, snapshot: Snapshot) -> None:
+    def _update(self, snapshot: Snapshot) -> None:
         epochs = {record.key: record.epoch for record in snapshot.all(LinkKeyEpoch)}
         opened: dict[SealedLinkKey, LinkKey | None] = {}
         for sealed in snapshot.all(SealedLinkKey):
@@ -66,5 +66,5 @@ class HeldLinkKeys:
         try:
             return open_link_key(sealed, self._key)
         except LinkwireError as error:
-            log.warning("a link key cannot be opened", key=sealed.key, epoch=sealed.epoch, error=str(error))
+            log.warning("link key not opened", key=sealed.key, epoch=sealed.epoch, error=str(error))
             return None

@@ -1,4 +1,4 @@
-"""Links, addresses and routes of a network namespace, by rtnetlink.
+"""Devices, addresses and routes of a network namespace, by rtnetlink.
 
 The messages go over our own sockets (agent/netlink.py). pyroute2's socket objects may only be used from the thread
 that made them and hold an event loop with four descriptors each, so they cannot be kept for every task of a node and
@@ -94,13 +94,13 @@ def kind(netns: TaskNetns, name: str) -> str | None:
 
 
 def is_up(netns: TaskNetns, name: str) -> bool | None:
-    """Whether a device is up, or None when it is not there. Raises NetnsGone, Retryable."""
+    """Tell whether a device is up, or None when it is not there. Raises NetnsGone, Retryable."""
     link = _link(netns, name)
     return None if link is None else bool(link.flags & rtnetlink.IFF_UP)
 
 
 def found(netns: TaskNetns, of_kind: str) -> tuple[str, ...]:
-    """The names of the devices of one kind that are ours by their name, sorted. Raises NetnsGone, Retryable."""
+    """List the names of our devices of one kind, sorted. Raises NetnsGone, Retryable."""
     names = (link.name for link in _devices(netns) if link.kind == of_kind)
     return tuple(sorted(name for name in names if name.startswith(DEVICE_PREFIX)))
 
@@ -214,7 +214,7 @@ def delete(netns: TaskNetns, name: str) -> None:
 
 
 def ways_to(netns: TaskNetns, networks: Iterable[IPNetwork]) -> tuple[str, ...]:
-    """The routes of any table by which a namespace reaches a part of the networks, as `NETWORK by DEVICE`, sorted.
+    """List all routes by which a namespace reaches a part of the networks, as `NETWORK by DEVICE`, sorted.
 
     One that leads nearly everywhere, as a default route does, is none. Raises NetnsGone, Retryable, Terminal.
     """
@@ -230,7 +230,7 @@ def ways_to(netns: TaskNetns, networks: Iterable[IPNetwork]) -> tuple[str, ...]:
 
 
 def route_mtu(home: TaskNetns, destinations: Iterable[IPAddress]) -> int:
-    """The largest packet, in bytes, that fits the way from the node to each of the underlay addresses.
+    """Return the largest packet, in bytes, that fits the way from the node to each of the underlay addresses.
 
     Of a route: its own MTU where it has one (set by hand, or learned from the path), else its device's. The node's
     own addresses go through the loopback device and limit nothing; nor does an address without a way there.

@@ -1,4 +1,4 @@
-"""Whether suspect endpoints still answer this node's tasks: an ICMP echo request through each task's own tunnel.
+"""Liveness of suspect endpoints: ICMP echo requests through each task's own tunnel.
 
 A silent agent is no proof of its node's death. An answer is proof of life: it has come through WireGuard from who has
 the endpoint's key, so its node, its namespace and the way there and back work. A rule of every link lets it pass
@@ -43,7 +43,7 @@ Targets = Mapping[str, frozenset[IPv4Address]]
 def judge(
     misses: Mapping[IPv4Address, int], asked: Iterable[IPv4Address], answered: Iterable[IPv4Address]
 ) -> dict[IPv4Address, int]:
-    """How many rounds in a row each endpoint has not answered, after one more. Pure.
+    """Count for each endpoint the rounds in a row without an answer, after one more round. Pure.
 
     Args:
         misses: the same before this round; what is not asked any more is forgotten.
@@ -55,7 +55,7 @@ def judge(
 
 
 class Prober:
-    """Asks suspect endpoints whether they live, in a thread of its own that sleeps while there are none."""
+    """Prober of suspect endpoints: a thread that sleeps while there are none."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         """Start the thread; `changed` is called from it when `unreachable` becomes another."""
@@ -71,7 +71,7 @@ class Prober:
         return self._unreachable
 
     def ask(self, targets: Targets) -> None:
-        """From now on ask these, and no others."""
+        """Probe these from now on, and no others."""
         if targets != self._targets:
             self._targets = MappingProxyType(dict(targets))
             self._woken.set()
@@ -84,14 +84,16 @@ class Prober:
                 asked, answered = _round(targets)
             except Exception:
                 # Whatever it is, there was no answer; and the next round may have one.
-                log.exception("asking suspect endpoints failed in a way that nobody thought of")
+                log.exception("probing of suspect endpoints crashed")
                 asked, answered = frozenset[IPv4Address]().union(*targets.values()), frozenset()
             misses = judge(misses, asked, answered)
             unreachable = frozenset(address for address, count in misses.items() if count >= MISSES)
             if unreachable != self._unreachable:
                 for address in unreachable ^ self._unreachable:
-                    state = "no answer" if address in unreachable else "it answers, or is suspect no more"
-                    log.info("suspect endpoint judged", address=str(address), state=state)
+                    if address in unreachable:
+                        log.info("suspect endpoint unreachable", address=str(address))
+                    else:
+                        log.info("suspect endpoint reachable, or suspect no more", address=str(address))
                 self._unreachable = unreachable
                 self._changed()
             pause = max(ROUND_S, SHARE * (time.thread_time() - spent)) - (time.monotonic() - began)
@@ -100,7 +102,7 @@ class Prober:
 
 
 def _round(targets: Targets) -> tuple[frozenset[IPv4Address], frozenset[IPv4Address]]:
-    """Ask all of them once, from every task; who was asked, and who answered.
+    """Ask all of them once, from every task; return the endpoints asked, and those that answered.
 
     Sockets live for one round only: what is kept open in a namespace keeps it, and with it a device.
     """
@@ -116,7 +118,7 @@ def _round(targets: Targets) -> tuple[frozenset[IPv4Address], frozenset[IPv4Addr
             except NetnsGone:
                 continue
             except (LinkwireError, OSError) as error:
-                log.info("suspect endpoints not asked", netns=path, error=str(error))
+                log.info("suspect endpoints not probed", namespace=path, error=str(error))
                 continue
             sockets[one.fileno()] = one, addresses
             ready.register(one, select.POLLIN)
@@ -130,7 +132,7 @@ def _round(targets: Targets) -> tuple[frozenset[IPv4Address], frozenset[IPv4Addr
 
 
 def _opened(path: str) -> socket.socket:
-    """A ping socket in a namespace: Docker allows them to everybody there (net.ipv4.ping_group_range, moby#41030)."""
+    """Open a ping socket in a namespace: Docker allows them to all there (net.ipv4.ping_group_range, moby#41030)."""
     with closing(TaskNetns(path)) as netns:
         return netns.run(
             lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
@@ -142,11 +144,11 @@ def _send(one: socket.socket, addresses: Iterable[IPv4Address]) -> None:
         try:  # the kernel fills in checksum and identifier
             one.sendto(_ECHO.pack(_ECHO_REQUEST, 0, 0, 0, 1), (str(address), 0))
         except OSError as error:  # no peer has it (any more): no answer, then
-            log.debug("not asked", address=str(address), error=str(error))
+            log.debug("suspect endpoint not probed", address=str(address), error=str(error))
 
 
 def _answer(one: socket.socket) -> frozenset[IPv4Address]:
-    """From whom an answer has come; nobody where it was an error."""
+    """Return the endpoint that answered; none where the answer was an error."""
     try:
         _, (host, _) = one.recvfrom(_LONGEST)
     except OSError:

@@ -1,4 +1,4 @@
-"""Reads this node's devices, round after round, without keeping whoever is to be wired waiting.
+"""Poller of this node's devices: rounds in time slices, which give way to tasks that are to be wired.
 
 A round gives way as soon as there is something to do, and goes on afterwards where it was. And it takes no more than
 a small part of a processor: the more there is to read, the longer it is until the next round.
@@ -22,7 +22,7 @@ SLICE_S = 0.02
 
 
 class Looks:
-    """The rounds of one agent."""
+    """Rounds of one agent."""
 
     def __init__(self) -> None:
         self._due = 0.0
@@ -32,13 +32,13 @@ class Looks:
         self._found: list[DeviceStatus] = []
 
     def due_in(self) -> float:
-        """Seconds until `take` has something to do."""
+        """Return the seconds until `read` has something to do."""
         return 0.0 if self._left is not None else self._due - time.monotonic()
 
-    def take(
+    def read(
         self, states: Mapping[str, TaskState], backend: Backend, is_wanted: Callable[[], bool]
     ) -> tuple[DeviceStatus, ...] | None:
-        """Read on.
+        """Continue the round.
 
         Args:
             states: of all tasks; those that come during a round are read in the next.
@@ -69,7 +69,7 @@ class Looks:
 
 
 def to_confirm(states: Iterable[TaskState], now: float, is_wanted: Callable[[], bool]) -> Iterator[TaskState]:
-    """The tasks whose devices were changed without being read and are due to be: dirty from then on.
+    """Mark tasks dirty whose devices were changed without being read and are due to be; yield them.
 
     Args:
         states: of all tasks; none comes or goes while they are gone through.
@@ -77,8 +77,9 @@ def to_confirm(states: Iterable[TaskState], now: float, is_wanted: Callable[[], 
         is_wanted: whether there is something else to do: then one is enough for this time.
     """
     for state in states:
-        if not state.busy and state.confirm_at is not None and now >= state.confirm_at:
-            state.confirm_at, state.dirty = None, True
+        schedule = state.schedule
+        if not state.busy and schedule.confirm_at is not None and now >= schedule.confirm_at:
+            schedule.confirm_at, schedule.dirty = None, True
             yield state
             if is_wanted():
                 return

@@ -1,4 +1,4 @@
-"""What was worked out of one task's interface and comes out the same again: only ever a short cut, never a fact.
+"""Render cache of one task: results that come out the same again; only ever a short cut, never a fact.
 
 Rendering a policy and comparing a thousand peers take tens of milliseconds, and both are asked for at each look,
 though nearly always nothing has changed.
@@ -6,9 +6,6 @@ though nearly always nothing has changed.
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
-
-from agent.netns import TaskNetns
 from agent.nft_json import Rules
 from agent.rules import render
 from mesh.keys import PublicKey
@@ -21,7 +18,7 @@ _Alike = tuple[PeerConfig, UdpEndpoint | None, frozenset[IPNetwork], PresharedKe
 
 
 class Memo:
-    """Of one task's interface. It holds the very objects that were compared: no other can be taken for them."""
+    """Cache of one task's interface. It holds the very objects that were compared: no other can be taken for them."""
 
     def __init__(self) -> None:
         self._rendered: tuple[Policy, str, Rules] | None = None
@@ -36,7 +33,7 @@ class Memo:
         return kept[2]
 
     def alike(self, wanted: PeerConfig, seen: Peer) -> bool:
-        """Whether a peer, which must have a preshared key, is seen to be just as it is meant."""
+        """Tell whether a peer, which must have a preshared key, is seen to be just as it is meant."""
         kept = self._alike.get(wanted.public_key)
         if (
             kept is not None
@@ -59,20 +56,7 @@ class Memo:
             self._alike[wanted.public_key] = kept
         return alike
 
-    def keep_only(self, peers: dict[PublicKey, PeerConfig]) -> None:
-        """Forget the peers that are not meant any more."""
+    def drop_all_but(self, peers: dict[PublicKey, PeerConfig]) -> None:
+        """Forget peers other than these."""
         if len(self._alike) > len(peers):
             self._alike = {key: kept for key, kept in self._alike.items() if key in peers}
-
-
-_memos: WeakKeyDictionary[TaskNetns, Memo] = WeakKeyDictionary()
-
-
-def keep(netns: TaskNetns, memo: Memo) -> None:
-    """Go on, in a namespace that is new here, from what was worked out before it was there."""
-    _memos.setdefault(netns, memo)
-
-
-def of(netns: TaskNetns) -> Memo:
-    """The memo of a task's namespace, which ends with it."""
-    return _memos.setdefault(netns, Memo())

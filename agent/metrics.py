@@ -1,4 +1,4 @@
-"""What this agent has measured, for Prometheus to scrape.
+"""Metrics of this agent, for Prometheus to scrape.
 
 By service and not by task, so that there are no more series than links: counters are summed over the node's tasks,
 and what a task that ended has counted stays in them. Nothing here names a key or an address.
@@ -49,7 +49,7 @@ class _Totals:
         self._last: dict[tuple[object, ...], _Read] = {}
 
     def add(self, counter: tuple[object, ...], labels: Labels | None, value: int, at: int) -> None:
-        """Take over how far one has counted.
+        """Add what a counter has counted since it was last read.
 
         Args:
             counter: which one it is.
@@ -71,7 +71,7 @@ class _Totals:
 
 
 class Metrics(Collector):
-    """The numbers, as of the last update. Safe to update and to scrape from two threads.
+    """Numbers as of the last update. Safe to update and to scrape from two threads.
 
     Args:
         version: of the agent.
@@ -97,7 +97,7 @@ class Metrics(Collector):
         return generate_latest(self.registry).decode()
 
     def update(self, graph: Graph, status: Status, reports: Mapping[str, TaskReport]) -> None:
-        """Take over what has been measured.
+        """Replace the numbers with what was just measured.
 
         Args:
             graph: which task is whose.
@@ -138,7 +138,7 @@ class Metrics(Collector):
             self._refused.add(which, known, refused.packets, self._updates)
 
     def collect(self) -> Iterator[Metric]:
-        """As prometheus_client asks for it, once a scrape."""
+        """Yield all metrics; prometheus_client calls it once a scrape."""
         with self._lock:
             yield _gauge("agent_info", "This agent.", {self._info: 1}, "version", "backend")
             yield _gauge("store_complete", "Whether all of the store is known.", {(): int(self._complete)})
@@ -170,11 +170,11 @@ def _serve(metrics: Metrics, host: str, port: int) -> None:
             start_http_server(port, host, metrics.registry)
         except OSError as error:
             if not warned:
-                log.warning("metrics cannot be served, tried again", host=host, port=port, error=str(error))
+                log.warning("metrics not served, retrying", address=host, port=port, error=str(error))
             warned = True
             time.sleep(RETRY_S)
         else:
-            log.info("metrics are served", host=host, port=port)
+            log.info("metrics served", address=host, port=port)
             return
 
 
@@ -184,7 +184,7 @@ def _name(graph: Graph, service: str | None) -> str | None:
 
 
 def _service(graph: Graph, key: PublicKey) -> str | None:
-    """Whose public key that is, among those that may be wired."""
+    """Return the service that a public key belongs to, among those that may be wired."""
     endpoint = graph.by_task.get(graph.keys.get(key, ""))
     return endpoint.service if endpoint is not None and endpoint.public_key == key else None
 
@@ -202,7 +202,7 @@ def _handshake(peer: PeerStatus) -> str:
 
 
 def _by_state(counted: Counter[str], *states: str) -> dict[Labels, float]:
-    """With a 0 where there is none."""
+    """Select these states, with a 0 where there is none."""
     return {(state,): counted[state] for state in states}
 
 

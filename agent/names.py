@@ -1,4 +1,4 @@
-"""The names of a task's links in its container's hosts file, changed so that no reader misses one.
+"""Hosts file of a task's container: links' names, changed so that no reader misses one.
 
 The file is a bind mount in the container, and Docker rewrites it too: it is written in place, never renamed over, and
 nothing in it but our own lines is touched. Every line of ours ends in a mark. Our lines come first in the file,
@@ -73,17 +73,17 @@ class _Line:
         return self.text.startswith(b"#")
 
     def holds(self, text: bytes) -> bool:
-        """Whether it can become this line, which ends in no mark yet, without a reader seeing a part of it."""
+        """Tell whether it can become this line, which ends in no mark yet, without a reader seeing a part of it."""
         whole = self.start // PIECE == (self.start + len(self.text) - 1) // PIECE and self.text.endswith(b"\n")
         return whole and len(text) + len(_MARK) < len(self.text)
 
     def with_text(self, text: bytes) -> bytes:
-        """The line of the same length that says `text`."""
+        """Return the line of the same length that says `text`."""
         return text.ljust(len(self.text) - len(_MARK) - 1) + _MARK + b"\n"
 
 
 def parse(content: bytes) -> tuple[HostEntry, ...] | None:
-    """What our lines say, in their order, None when there are none; nothing at all when one is not as we write it."""
+    """Parse our lines, in their order; None when there are none, and nothing when one is not as we write it."""
     ours = _ours(content)
     if not ours:
         return None
@@ -92,7 +92,7 @@ def parse(content: bytes) -> tuple[HostEntry, ...] | None:
 
 
 def changes(content: bytes, entries: Iterable[HostEntry]) -> tuple[Change, ...]:
-    """What to write, in this order, so that our lines say the entries; all other lines stay byte for byte.
+    """Compute writes, in this order, after which our lines say the entries; all other lines stay byte for byte.
 
     Each alone is seen by a reader as not done or as done, and after each the file is sound: it lacks no name that it
     had before and is to have afterwards.
@@ -127,7 +127,7 @@ def changes(content: bytes, entries: Iterable[HostEntry]) -> tuple[Change, ...]:
 
 
 def applied(content: bytes, made: Iterable[Change]) -> bytes:
-    """The content after changes."""
+    """Return the content after changes."""
     whole = bytearray(content)
     for start, data in made:
         whole.extend(b"\n" * (start - len(whole)))  # a negative number is none
@@ -136,7 +136,7 @@ def applied(content: bytes, made: Iterable[Change]) -> bytes:
 
 
 def read(path: str) -> tuple[HostEntry, ...] | None:
-    """What our lines in a hosts file say: see `parse`.
+    """Read our lines in a hosts file: see `parse`.
 
     Raises:
         HostsFileMissing: there is no such file.
@@ -174,7 +174,7 @@ def write(path: str, entries: Iterable[HostEntry]) -> bool:
             return True
         for start, data in made:
             if os.pwrite(descriptor, data, start) != len(data):
-                raise Retryable(f"{path} could be written in part only")
+                raise Retryable(f"{path} was written in part only")
         return True
 
 
@@ -199,7 +199,7 @@ def _wanted(entries: Iterable[HostEntry]) -> Wanted:
 
 
 def _in_lines(entry: HostEntry) -> Iterator[tuple[str, ...]]:
-    """The names of an entry, as many to a line as musl can read. Raises Terminal."""
+    """Return the names of an entry, as many to a line as musl can read. Raises Terminal."""
     line: tuple[str, ...] = ()
     for name in entry.names:
         if not _NAME.fullmatch(name):
@@ -213,7 +213,7 @@ def _in_lines(entry: HostEntry) -> Iterator[tuple[str, ...]]:
 
 
 def _line_text(address: IPAddress, names: tuple[str, ...]) -> bytes:
-    """A line without its mark, as long for every address of the family."""
+    """Return a line without its mark, as long for every address of the family."""
     return " ".join((str(address).ljust(_ADDRESS_BYTES[address.version]), *names)).encode()
 
 
@@ -222,7 +222,7 @@ def _length(text: bytes) -> int:
 
 
 def _compared(ours: list[_Line], wanted: Wanted) -> tuple[list[Change], list[bytes], list[_Line]]:
-    """What to change in place, the lines that then are missing, and those that are to be comments."""
+    """Return changes in place, the lines that then are missing, and those that are to be comments."""
     present: dict[tuple[tuple[str, ...], int], list[tuple[_Line, bytes]]] = {}
     stale: list[_Line] = []
     for line in ours:
@@ -248,7 +248,7 @@ def _compared(ours: list[_Line], wanted: Wanted) -> tuple[list[Change], list[byt
 
 
 def _ends(ours: list[_Line], stale: list[_Line]) -> dict[str, int]:
-    """By name: where another line of it must come after, so that its first address stays the first."""
+    """Return by name the offset that another line of it must follow, so that its first address stays the first."""
     going = {line.start for line in stale}  # a container may have written tens of thousands of lines like ours
     staying = [line for line in ours if line.entry and line.start not in going]
     return {
@@ -261,13 +261,13 @@ def _ends(ours: list[_Line], stale: list[_Line]) -> dict[str, int]:
 
 
 def _filled(line: _Line, text: bytes) -> tuple[Change, Change]:
-    """Make a comment this line: its text while it is one, then by one byte."""
+    """Turn a comment into a line: its text while it is a comment, then one byte."""
     whole = line.with_text(text)
     return (line.start, b"#" + whole[1:]), (line.start, whole[:1])
 
 
 def _in_front(content: bytes, texts: list[bytes]) -> tuple[Change, ...]:
-    """The first block: the other lines are copied to where it ends, and then it takes their place in one write."""
+    """Write the first block: the other lines are copied to where it ends, then it takes their place in one write."""
     lines = _comments(0, map(_length, texts), cut=len(content))
     end = lines[-1].start + len(lines[-1].text)
     lines += _comments(end, [], cut=len(content), until=-(-max(end, len(content)) // PIECE) * PIECE)
@@ -279,13 +279,13 @@ def _in_front(content: bytes, texts: list[bytes]) -> tuple[Change, ...]:
 
 
 def _matched(lines: Iterable[_Line], texts: Iterable[bytes]) -> Iterator[tuple[_Line, bytes]]:
-    """A comment for each text, where they were made for these in this order."""
+    """Return a comment for each text, where they were made for these in this order."""
     left = iter(lines)
     return ((next(line for line in left if line.holds(text)), text) for text in texts)
 
 
 def _comments(start: int, lengths: Iterable[int], *, cut: int = 0, until: int = 0) -> list[_Line]:
-    """Comments from an offset of the file on, among them one of at least each length that lies within one piece.
+    """Lay out comments from an offset on, among them one of at least each length that lies within one piece.
 
     Args:
         start: bytes.
@@ -333,7 +333,7 @@ def _ours(content: bytes) -> list[_Line]:
 
 
 def _split(content: bytes) -> list[bytes]:
-    """With their newlines. splitlines() would also split at bytes that are no line end in this file."""
+    """Split into lines with their newlines. splitlines() would also split at bytes that are no line end here."""
     return re.findall(rb"[^\n]*\n|[^\n]+", content)
 
 

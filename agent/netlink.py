@@ -69,7 +69,7 @@ class Message:
 
     @property
     def payload(self) -> memoryview:
-        """What follows the header."""
+        """The bytes after the header."""
         return memoryview(self.raw)[_HEADER.size :]
 
 
@@ -138,7 +138,7 @@ class NetlinkSocket:
         return int(_IFREQ.unpack(answer)[1])
 
     def close(self) -> None:
-        """Close it, and so let go of its network namespace. May be called twice."""
+        """Close the socket, and so let go of its network namespace. May be called twice."""
         with self._lock:
             self._socket.close()
 
@@ -176,7 +176,7 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def attributes(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The attributes that lie one after the other in a buffer, as (type without flags, payload)."""
+    """Iterate over the attributes in a buffer, as (type without flags, payload)."""
     offset = 0
     while offset + _ATTRIBUTE.size <= len(buffer):
         length, kind = _ATTRIBUTE.unpack_from(buffer, offset)

@@ -1,7 +1,7 @@
-"""A network namespace that is worked in from outside, through sockets kept open in it.
+"""Network namespace of a task, worked in from outside through sockets kept open in it.
 
 No process is forked and no thread kept: a short-lived thread enters the namespace (Linux namespaces are per thread),
-opens what is needed there and ends. What is kept open keeps the namespace alive, and with it every device in it:
+opens what is needed there and ends. An open socket keeps the namespace alive, and with it every device in it:
 whoever opens a TaskNetns closes it when the task has gone.
 """
 
@@ -13,7 +13,7 @@ import fcntl
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from agent.netlink import NetlinkSocket
 from mesh.errors import NetnsGone, Retryable, Terminal
@@ -49,6 +49,7 @@ class TaskNetns:
         self.path = path
         self._lock = threading.Lock()
         self._sockets: dict[int, NetlinkSocket] = {}
+        self._owned: dict[type, Any] = {}
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -72,13 +73,8 @@ class TaskNetns:
     def __repr__(self) -> str:
         return f"TaskNetns({self.path!r})"
 
-    @property
-    def inode(self) -> int:
-        """The namespace's number, as `readlink /proc/PID/ns/net` shows it; the kernel gives it out again later."""
-        return self._identity[1]
-
     def fileno(self) -> int:
-        """The open descriptor, for IFLA_NET_NS_FD. Raises NetnsGone."""
+        """Return the open descriptor, for IFLA_NET_NS_FD. Raises NetnsGone."""
         self.check()
         return self._fd
 
@@ -99,13 +95,23 @@ class TaskNetns:
         return _in_thread(lambda: _setns(self._fd), function)
 
     def socket(self, protocol: int) -> NetlinkSocket:
-        """The socket kept here for NETLINK_ROUTE or NETLINK_GENERIC, opened at first use. Raises NetnsGone."""
+        """Return the socket kept here for NETLINK_ROUTE or NETLINK_GENERIC, opened at first use. Raises NetnsGone."""
         with self._lock:
             kept = self._sockets.get(protocol)
             if kept is None:
                 kept = self._sockets[protocol] = self.run(lambda: NetlinkSocket(protocol))
         self.check()
         return kept
+
+    def own(self, kind: type[T], made: T | None = None) -> T:
+        """Return the one object of a class that belongs to this namespace and ends with it.
+
+        Args:
+            kind: made without arguments at first use.
+            made: used instead, where there is none yet.
+        """
+        owned: T = self._owned.setdefault(kind, kind() if made is None else made)
+        return owned
 
     def close(self) -> None:
         """Let go of the namespace: from then on the kernel may destroy it. May be called twice."""

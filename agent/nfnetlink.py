@@ -1,4 +1,4 @@
-"""What the kernel itself tells of the nftables of a namespace, without their rules: linux/netfilter/nf_tables.h."""
+"""nf_tables netlink: generation, tables and counters of a namespace's nftables: linux/netfilter/nf_tables.h."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COUNTER_PACKETS = 2
 
 
 def generation(netns: TaskNetns) -> int:
-    """A number that is another one after every change of the namespace's nftables, whoever makes it.
+    """Read the number that every change of the namespace's nftables raises, whoever makes it.
 
     Raises:
         NetnsGone, Retryable.
@@ -40,11 +40,11 @@ def generation(netns: TaskNetns) -> int:
         for kind, value in attributes(message.payload[_HEADER.size :]):
             if kind == _GEN_ID:
                 return int.from_bytes(value, "big")
-    raise Terminal("the kernel does not say which generation of nftables it has: links need Linux 5.2 or newer")
+    raise Terminal("the kernel tells no generation of nftables; Linkwire needs Linux 5.2 or newer")
 
 
 def exists(netns: TaskNetns, table: str) -> bool:
-    """Whether there is a table of that name of the family inet. Raises as `generation`."""
+    """Tell whether there is a table of that name of the family inet. Raises as `generation`."""
     wanted = attribute(_TABLE_NAME, table.encode() + b"\0")
     with explained("ask for a table of nftables"):
         try:
@@ -57,7 +57,7 @@ def exists(netns: TaskNetns, table: str) -> bool:
 
 
 def counted(netns: TaskNetns, table: str) -> dict[str, int]:
-    """How many packets each named counter of a table of the family inet has counted. Raises as `generation`."""
+    """Read the packets that each named counter of a table of the family inet has counted. Raises as `generation`."""
     wanted = attribute(_OBJ_TABLE, table.encode() + b"\0") + attribute(_OBJ_TYPE, struct.pack(">I", _COUNTER))
     with explained("read the counters of nftables"):
         answer = netns.socket(_NETLINK_NETFILTER).dump(_GET_OBJECT, _HEADER.pack(_FAMILY["inet"], 0, 0) + wanted)
@@ -72,7 +72,7 @@ def counted(netns: TaskNetns, table: str) -> dict[str, int]:
 
 
 def listed(netns: TaskNetns, table: str) -> tuple[bytes, ...]:
-    """The chains and rules of a table of the family inet in the kernel's form: the same ones until one is changed.
+    """List chains and rules of a table of the family inet in the kernel's form: equal until one is changed.
 
     Raises as `generation`.
     """
@@ -89,7 +89,7 @@ def listed(netns: TaskNetns, table: str) -> tuple[bytes, ...]:
 
 
 def subscribed(netns: TaskNetns) -> socket.socket:
-    """A socket that can be read from after every change of the namespace's nftables; what is read means nothing.
+    """Open a socket that is readable after every change of the namespace's nftables; what it reads means nothing.
 
     Raises NetnsGone; Terminal where the kernel does not tell of them.
     """

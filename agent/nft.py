@@ -1,9 +1,9 @@
-"""The rules' table in a task's network namespace, read and replaced by the program nft: the only place that runs it.
+"""nftables of a task's namespace: reads and replaces the table of rules. The only module that runs nft.
 
 A task may be given NET_ADMIN, and then what nft reads is what the task wrote. libnftables is not made for that: 1.0.6
 uses freed memory when it lists a table that has one flag, which any task can set. So it is not loaded into the agent:
 it runs in a process of its own, in the task's namespace, as no user there is, with NET_ADMIN and nothing else, and
-within limits. What it cannot list is foreign, and is replaced.
+within limits. A table that it cannot list is foreign, and is replaced.
 
 A process takes some milliseconds, so it is run only when something has changed: the kernel's generation of nftables
 tells that, whoever made the change (`agent.nfnetlink`).
@@ -15,30 +15,22 @@ import contextlib
 import errno
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from weakref import WeakKeyDictionary
-
-import structlog
+from dataclasses import dataclass, field
 
 from agent import nfnetlink, rights
 from agent import rules as ruleset
-from agent.netns import TaskNetns, in_scratch_netns
+from agent.netns import TaskNetns
 from agent.nft_json import Rules
 from agent.rules import Table
 from mesh.errors import LinkwireError, Retryable, Terminal
-from mesh.policy import Allow, Balance, Policy, Resolving
-from mesh.ports import PortRange
-
-log = structlog.get_logger(__name__)
 
 # Protocols by number: their names are those of /etc/protocols, which an image may lack.
-_COMMAND = ("nft", "--numeric-protocol", "--file", "-")
+PROGRAM = "nft"
+_COMMAND = (PROGRAM, "--numeric-protocol", "--file", "-")
 # A thousand peers of a hundred services take 60 MB, 0.3 s and 1 MB. A limit of CPU time ends it at once (the first
 # process of a namespace heeds no other signal of itself than those for its own faults).
 _LIMITS = {resource.RLIMIT_AS: 512 << 20, resource.RLIMIT_CPU: 20, resource.RLIMIT_FSIZE: 16 << 20}
@@ -51,36 +43,7 @@ _TRY_AGAIN = tuple(
 )
 _NO_TABLE = os.strerror(errno.ENOENT)
 _UNREADABLE: Rules = ('{"unreadable":{}}',)
-"""What no rendering is."""
-
-# One of each thing that the rules are made of, as nft(8) writes it, each on top of those before it.
-_NEEDED: Mapping[str, str] = {
-    "tables for both families (NF_TABLES_INET)": "add table inet linkwire; add chain inet linkwire c",
-    "address translation (NFT_NAT)": "add chain inet linkwire n { type nat hook output priority -100; }; "
-    "add rule inet linkwire n ip daddr 192.0.2.1 dnat ip to 192.0.2.2",
-    "random choice (NFT_NUMGEN)": "add rule inet linkwire c ct mark set numgen random mod 2",
-    "connection tracking (NFT_CT)": "add rule inet linkwire c ct state related ct direction reply accept",
-    "look-up of local addresses (NFT_FIB_INET)": "add rule inet linkwire c fib daddr type local accept",
-    "named counters (NF_TABLES)": "add counter inet linkwire k; add rule inet linkwire c counter name k",
-    "maps of verdicts (NF_TABLES)": "add rule inet linkwire c ip saddr vmap { 192.0.2.1 : accept }",
-    "sets of ranges (NF_TABLES)": "add rule inet linkwire c tcp dport { 1, 5-9 } accept",
-    "refusal with an answer (NFT_REJECT_INET)": "add rule inet linkwire c reject with icmpx port-unreachable",
-}
-_PEERS = (IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"))
-_PORTS = (PortRange("tcp", 1, 1), PortRange("tcp", 5, 9), PortRange("udp", 1, 9))
-_EVERYTHING = Policy(
-    subnet=IPv4Network("192.0.2.0/24"),
-    subnet6=IPv6Network("2001:db8::/96"),
-    balance=(
-        Balance(IPv4Address("192.0.2.8"), _PEERS, "one"),
-        Balance(IPv4Address("192.0.2.9"), _PEERS[:1], "one"),
-        Balance(IPv4Address("192.0.2.10"), (), "one"),
-    ),
-    outbound=(Allow("one", _PEERS, _PORTS),),
-    inbound=(Allow("all", (IPv4Address("192.0.2.3"),), None), Allow("one", _PEERS[:1], ())),
-    apart=(IPv4Address("198.51.100.1"), IPv6Address("2001:db8:1::1"), IPv6Address("2001:db8:1::2")),
-)
-_DNS = Resolving(("cache.example", "db"), (IPv4Address("127.0.0.11"), IPv6Address("2001:db8::53")), ("corp.example",))
+"""Equal to no rendering."""
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
@@ -93,19 +56,15 @@ class _Broken(_Refused):
 
 @dataclass(slots=True)
 class _Known:
-    """What a namespace's table was when it was last listed."""
+    """A namespace's table when it was last listed."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     generation: int | None = None
     rules: Rules | None = None
 
 
-_known: WeakKeyDictionary[TaskNetns, _Known] = WeakKeyDictionary()
-_known_lock = threading.Lock()
-
-
 def read(netns: TaskNetns) -> Table | None:
-    """The table as it is, or None when there is none.
+    """Read the table; None when there is none.
 
     A table that cannot be listed is no rendering of any policy, and counts nothing.
 
@@ -139,56 +98,28 @@ def remove(netns: TaskNetns) -> None:
             _do(netns, ruleset.removal(), "remove the rules")
 
 
-def require() -> bool:
-    """Try in a namespace of its own all that the rules need.
+def lacking(netns: TaskNetns, needed: Mapping[str, str]) -> list[str]:
+    """Try commands, one on top of the other; return what the kernel does not take, and why.
 
-    Returns:
-        Whether they can also turn a task's DNS questions to the agent's responder: all else goes without that.
+    Args:
+        netns: an empty namespace.
+        needed: command in nft(8)'s language, by what it needs of the kernel.
 
     Raises:
-        Terminal: the node lacks some of it; the text says what.
-        Retryable: it could not be tried.
+        NetnsGone, Retryable, Terminal.
     """
-    if shutil.which(_COMMAND[0]) is None:
-        raise Terminal(f"{_COMMAND[0]} is not installed: it is of the Debian package nftables")
-    in_scratch_netns(lambda: _try_everything(_EVERYTHING))
-    try:
-        in_scratch_netns(lambda: _try_everything(replace(_EVERYTHING, resolving=_DNS)))
-    except Terminal as error:
-        log.warning("DNS questions for links are not answered here, names in hosts files are", error=str(error))
-        return False
-    return True
-
-
-def _try_everything(policy: Policy) -> None:
-    own = f"/proc/self/task/{threading.get_native_id()}/ns/net"
-    meant = ruleset.render(policy, "lw0")
-    with TaskNetns(own) as netns:
-        try:
-            apply(netns, meant)
-            table = read(netns)
-        except LinkwireError as error:
-            lacking = "; ".join(_lacking(netns))
-            raise Terminal(f"nftables of this node cannot do what links need: {lacking or error}") from error
-    if differing := sorted(set(meant).symmetric_difference(table.rules if table else ())):
-        raise Terminal(f"nft lists rules in a form that is not understood: {differing[0][:_LONGEST_TEXT]}")
-
-
-def _lacking(netns: TaskNetns) -> list[str]:
-    """What of it the kernel does not take, and why."""
-    lacking = []
-    for what, command in _NEEDED.items():
+    reasons = []
+    for what, command in needed.items():
         try:
             _nft(netns, command, json=False)
         except _Refused as error:
-            lacking.append(f"{what}: {error}")
-    return lacking
+            reasons.append(f"{what}: {error}")
+    return reasons
 
 
 @contextlib.contextmanager
 def _of(netns: TaskNetns) -> Iterator[_Known]:
-    with _known_lock:
-        known = _known.setdefault(netns, _Known())
+    known = netns.own(_Known)
     with known.lock:
         yield known
     netns.check()
@@ -252,7 +183,7 @@ def _nft(netns: TaskNetns, text: str, *, json: bool = True) -> str:
 
 
 def _ended(command: Sequence[str], text: bytes, output: int, errors: int) -> int:
-    """How nft ended in this thread's namespace: an exit code, or a signal's negative number."""
+    """Run nft in this thread's namespace; return its exit code, or a signal's negative number."""
     rights.give_up(keep=rights.NET_ADMIN)
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     try:
@@ -289,7 +220,7 @@ def _content(file: int) -> str:
 
 
 def _in_one_line(text: str) -> str:
-    """What nft says is wrong, without the place in the command that it shows below each error."""
+    """Extract nft's errors, without the place in the command that it shows below each."""
     errors = [line.partition("Error: ")[2] for line in text.splitlines() if "Error: " in line]
     said = "; ".join(dict.fromkeys(errors)) or " ".join(text.split())
     return said if len(said) <= _LONGEST_TEXT else f"{said[:_LONGEST_TEXT]}..."

@@ -1,6 +1,7 @@
-"""libnftables' JSON in one form, in which what is meant and what is listed compare. No I/O here.
+"""libnftables' JSON: the statements that rules are made of, and the form in which rendered and listed ones compare.
 
-No handles, elements of sets without an order, a set of one is that one, and counters without what they count.
+In that form there are no handles, sets have no order, a set of one is that one, and counters do not count.
+No I/O here.
 """
 
 from __future__ import annotations
@@ -9,16 +10,26 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mesh.wgtypes import IPNetwork
+
 Json = Mapping[str, Any]
+Body = list[list[Json]]
+"""A chain's rules, each a list of statements."""
 Rules = tuple[str, ...]
 """A table's objects in libnftables' JSON: itself, then counters, then chains, then each chain's rules in order."""
 
+FAMILY: Mapping[int, str] = {4: "ip", 6: "ip6"}
+REFUSAL: Body = [
+    [{"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": 6}}, {"reject": {"type": "tcp reset"}}],
+    [{"reject": {"type": "icmpx", "expr": "port-unreachable"}}],
+]
+"""A chain that answers, so that whoever asked knows at once; 6 is TCP (IANA, protocol numbers)."""
 _KINDS = ("table", "counter", "chain", "rule")
-"""What a table is made of, in an order in which it can be made."""
+"""Kinds of objects of a table, in an order in which they can be made."""
 
 
 def canonical(items: Iterable[Json]) -> Rules:
-    """A table's objects in the one form in which what is meant and what is listed compare."""
+    """Bring a table's objects into the one form in which rendered and listed ones compare."""
     texts: list[tuple[int, str, str]] = []
     for item in items:
         ((kind, body),) = item.items()
@@ -42,11 +53,49 @@ def _normal(value: object) -> object:
 
 
 def _place(element: object) -> str:
-    """Where an element stands in a set of them: a map's pair by its key, which no other has."""
+    """Return the sort key of a set's element: of a map's pair its key, which no other has."""
     key = element[0] if isinstance(element, list) and element else element
     return key if isinstance(key, str) else text_of(key)
 
 
 def text_of(value: object) -> str:
-    """JSON in which equal values are equal texts."""
+    """Write JSON in which equal values are equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def table_of(name: str, counters: Iterable[str], chains: Mapping[str, Body], hooks: Mapping[str, Json]) -> Rules:
+    """Put a table of the family inet together.
+
+    Args:
+        name: the table's.
+        counters: names of its counters.
+        chains: rules by chain.
+        hooks: of the chains that hook into the kernel, where and how.
+    """
+    here: Json = {"family": "inet", "table": name}
+    items: list[Json] = [{"table": {"family": "inet", "name": name}}]
+    items += [{"counter": {**here, "name": counter}} for counter in counters]
+    items += [{"chain": {**here, "name": chain, **hooks.get(chain, {})}} for chain in chains]
+    items += [{"rule": {**here, "chain": chain, "expr": rule}} for chain, body in chains.items() for rule in body]
+    return canonical(items)
+
+
+def compared(left: Json, right: object, op: str = "==") -> Json:
+    """Match what a packet has against a value."""
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+def field_is(protocol: str, field: str, right: object, op: str = "==") -> Json:
+    """Match a field of a header."""
+    return compared({"payload": {"protocol": protocol, "field": field}}, right, op)
+
+
+def is_in(field: str, network: IPNetwork) -> Json:
+    """Match an address that is in a network; `field` is "saddr" or "daddr"."""
+    prefix = {"addr": str(network.network_address), "len": network.prefixlen}
+    return field_is(FAMILY[network.version], field, {"prefix": prefix})
+
+
+def goto(chain: str) -> Json:
+    """Go on in another chain, and do not come back."""
+    return {"goto": {"target": chain}}

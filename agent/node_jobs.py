@@ -1,4 +1,4 @@
-"""What `docker linkwire install` and `uninstall` have done on each node, by a container of the agent's image.
+"""Node jobs of `docker linkwire install` and `uninstall`, each run by a container of the agent's image.
 
     linkwire-agent look     says what this node is, and what stands in the way of an agent; changes nothing
     linkwire-agent place    makes the volumes by which the agent sees Docker's own folders
@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from agent import gate, names, nft, node_table, reconcile, wireguard
+from agent import gate, names, node_table, preflight, reconcile, wireguard
 from agent.containers import Containers
 from agent.errors import HostsFileMissing
 from agent.netns import TaskNetns
@@ -42,7 +42,7 @@ Report = dict[str, Any]
 
 
 def run(command: str, url: str, folder: str) -> int:
-    """Do one of the four, print the report; returns the exit code.
+    """Do one of the four jobs, print the report; return the exit code.
 
     Args:
         command: `look`, `place`, `unwire` or `remove`.
@@ -77,12 +77,12 @@ def run(command: str, url: str, folder: str) -> int:
 
 
 def remapped(uid_map: str) -> bool:
-    """Whether root of a container is another user of the node (user_namespaces(7))."""
+    """Tell whether root of a container is another user of the node (user_namespaces(7))."""
     return uid_map.split() != _EVERYBODY
 
 
 def misplaced(volumes: Volumes, root: str) -> dict[str, str]:
-    """Volumes that are a bind of another folder than this Docker's, with the right one. Raises Retryable."""
+    """Find volumes that are a bind of another folder than this Docker's, with the right one. Raises Retryable."""
     wrong = {}
     for name, below in BOUND.items():
         device, right = volumes.device(name), f"{root}/{below}"
@@ -100,7 +100,7 @@ def place(volumes: Volumes, root: str) -> None:
 
 
 def require_places(url: str, folder: str) -> None:
-    """See that this container was given the folders of the Docker that runs it.
+    """Check that this container was given the folders of the Docker that runs it.
 
     Args:
         url: of this node's Docker.
@@ -116,7 +116,7 @@ def require_places(url: str, folder: str) -> None:
         root = volumes.engine().root
         wrong = misplaced(volumes, root)
     except Retryable as error:
-        log.warning("not known whether Docker's folders are the right ones", error=str(error))
+        log.warning("folders of Docker not checked", error=str(error))
         return
     if wrong:
         raise Terminal(
@@ -126,7 +126,7 @@ def require_places(url: str, folder: str) -> None:
 
 
 def _shows_us(folder: Path, mounts: str) -> bool:
-    """Whether a folder of containers has this one's, out of which its hosts file is bound (proc_pid_mountinfo(5))."""
+    """Tell whether a folder of containers has this one's, of which its hosts file is (proc_pid_mountinfo(5))."""
     fields = (line.split(" ") for line in mounts.splitlines())
     roots = [Path(root) for _, _, _, root, target, *_ in fields if target == "/etc/hosts"]
     return any((folder / root.parent.name).is_dir() for root in roots)
@@ -143,8 +143,8 @@ def remove(volumes: Volumes) -> Iterator[str]:
 
 
 def _unfit() -> Iterator[str]:
-    """What an agent would stop with."""
-    for need in (wireguard.probe, nft.require):
+    """List the errors that an agent would stop with."""
+    for need in (wireguard.probe, preflight.require):
         try:
             need()
         except LinkwireError as error:

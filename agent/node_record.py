@@ -1,4 +1,4 @@
-"""What a node says of itself in the store, from its keys, its Docker and its settings. No I/O here."""
+"""Node record: this node's entry in the store, from its keys, its Docker and its settings. No I/O here."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def node_record(  # noqa: PLR0917 - called once, from cli
     address: IPAddress | None,
     version: str,
 ) -> Node:
-    """What this node says of itself. Raises Terminal where its address is not known."""
+    """Build the node's record. Raises Terminal where its address is not known."""
     told = address or here.address
     if told is None:
-        raise Terminal("where other nodes reach this one is not known: set --address or LINKWIRE_ADDRESS")
+        raise Terminal("this node's address is unknown: set --address or LINKWIRE_ADDRESS")
     said = identity.statement
     return Node(
         id=here.id,
@@ -42,6 +42,6 @@ def node_record(  # noqa: PLR0917 - called once, from cli
 
 
 def stated(node: Node, identity: Identity) -> Node:
-    """The same node with what it says of its keys now."""
+    """Return the record with the node's present statement about its keys."""
     counter, proof, unproven = identity.counter, identity.proof, identity.unproven
     return replace(node, counter=counter, proof=proof, unproven=unproven)

@@ -1,4 +1,4 @@
-"""The table by which a node itself refuses the mesh's two networks. No I/O here.
+"""Rules of the node's own table, which refuses the mesh's two networks. No I/O here.
 
 It is `inet linkwire` of the node's own network namespace; a task's (agent.rules) has that name in its own. The mesh's
 addresses are reached by the WireGuard devices in the tasks' namespaces alone, so nothing of it has to pass the node:
@@ -13,44 +13,27 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
 
-from agent.nft_json import Json, Rules, canonical
+from agent.nft_json import REFUSAL, Body, Json, Rules, goto, is_in, table_of
 from agent.rules import NAME
 
 COUNTER = "refused"
-_TCP = 6
 _PRIORITY = -10
 """Just before filter's 0, at which iptables, firewalld (10 later) and ufw decide (nft(8), "priority")."""
-_HERE: Json = {"family": "inet", "table": NAME}
 
 
 def render(subnet: IPv4Network, subnet6: IPv6Network) -> Rules:
-    """The table's objects, as `agent.rules.transaction` takes them."""
-    refused: list[Json] = [{"counter": COUNTER}, {"goto": {"target": "refuse"}}]
+    """Render the table's objects, as `agent.rules.transaction` takes them."""
+    refused: list[Json] = [{"counter": COUNTER}, goto("refuse")]
     dropped: list[Json] = [{"counter": COUNTER}, {"drop": None}]
     networks = (subnet, subnet6)
-    chains: dict[str, list[list[Json]]] = {
+    chains: dict[str, Body] = {
         "forward": [
-            *([_is_in("daddr", network), *refused] for network in networks),
-            *([_is_in("saddr", network), *dropped] for network in networks),
+            *([is_in("daddr", network), *refused] for network in networks),
+            *([is_in("saddr", network), *dropped] for network in networks),
         ],
-        "output": [[_is_in("daddr", network), *refused] for network in networks],
-        "refuse": [
-            [
-                {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": _TCP}},
-                {"reject": {"type": "tcp reset"}},
-            ],
-            [{"reject": {"type": "icmpx", "expr": "port-unreachable"}}],
-        ],
+        "output": [[is_in("daddr", network), *refused] for network in networks],
+        "refuse": REFUSAL,
     }
-    items: list[Json] = [{"table": {"family": "inet", "name": NAME}}, {"counter": {**_HERE, "name": COUNTER}}]
-    for name in chains:
-        hook = {} if name == "refuse" else {"type": "filter", "hook": name, "prio": _PRIORITY, "policy": "accept"}
-        items.append({"chain": {**_HERE, "name": name, **hook}})
-    items += [{"rule": {**_HERE, "chain": name, "expr": rule}} for name, body in chains.items() for rule in body]
-    return canonical(items)
-
-
-def _is_in(field: str, network: IPv4Network | IPv6Network) -> Json:
-    prefix = {"addr": str(network.network_address), "len": network.prefixlen}
-    left = {"payload": {"protocol": "ip" if network.version == 4 else "ip6", "field": field}}  # noqa: PLR2004 - IPv4
-    return {"match": {"op": "==", "left": left, "right": {"prefix": prefix}}}
+    hook = {"type": "filter", "prio": _PRIORITY, "policy": "accept"}
+    hooks = {name: {**hook, "hook": name} for name in ("forward", "output")}
+    return table_of(NAME, (COUNTER,), chains, hooks)

@@ -1,4 +1,4 @@
-"""Keeps the node's own table (agent.node_rules) in place, and says whether it is.
+"""Guard of the node's own table (agent.node_rules): puts it back, and says whether it is in place.
 
 A link's name may stand in a task's hosts file before its device is there only while this node refuses the mesh's
 networks: else the task's first packets would leave in plain text. The table is put back as soon as somebody flushes
@@ -77,7 +77,7 @@ class NodeTable:
         os.eventfd_write(self._awake, 1)
 
     def holds(self) -> bool:
-        """Whether the node refuses the networks at this moment: asked of the kernel, in a few system calls."""
+        """Tell whether the node refuses the networks at this moment: asked of the kernel, in a few system calls."""
         with self._lock:
             if self._seen is None:
                 return False
@@ -90,7 +90,7 @@ class NodeTable:
                     self._seen = (now, rules)
                     return True
             except LinkwireError as error:
-                log.warning("the node's table cannot be read", error=str(error))
+                log.warning("node table not read", error=str(error))
             self._seen = None
         os.eventfd_write(self._awake, 1)
         return False
@@ -108,19 +108,19 @@ class NodeTable:
             try:
                 news = stack.enter_context(nfnetlink.subscribed(self._home))
             except LinkwireError as error:
-                log.warning("changes of nftables are seen late", error=str(error))
+                log.warning("changes of nftables not followed", error=str(error))
             while not self._stopped.is_set():
                 began = time.thread_time()
                 try:
                     self._look()
                 except Exception:
                     # Whatever it is: without the table names come late, and that is all.
-                    log.exception("keeping the node's table failed in a way that nobody thought of")
+                    log.exception("node table upkeep crashed")
                 self._stopped.wait(max(PAUSE_S, SHARE * (time.thread_time() - began)))
                 self._wait(news)
 
     def _wait(self, news: socket.socket | None) -> None:
-        """Until somebody changes something, or wants it looked at, or it is time to."""
+        """Wait for a change of nftables, a request to look, or the time to."""
         select.select([self._awake, *([news.fileno()] if news else [])], [], [], LOOK_S)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._awake)
@@ -140,7 +140,7 @@ class NodeTable:
                 self._put(node_rules.render(*networks))
                 was_put = True
                 if not self._said:
-                    log.info("the mesh's networks are refused on this node", networks=", ".join(map(str, networks)))
+                    log.info("mesh networks refused on this node", address=", ".join(map(str, networks)))
                 self._said = ""
         except LinkwireError as error:
             with self._lock:
@@ -175,7 +175,7 @@ class NodeTable:
 
     def _warn(self, why: str) -> None:
         if why != self._said:
-            log.warning("links' names come with the device only", reason=why)
+            log.warning("early names disabled", reasons=why)
         self._said = why
 
 

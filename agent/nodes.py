@@ -1,4 +1,4 @@
-"""What every node says of its keys, checked by this one: what `docker linkwire node ls` shows. Pure."""
+"""Node status for `docker linkwire node ls`: every node's statement about its keys, checked by this one. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNPROVEN = {
 
 
 def nodes(snapshot: Snapshot, cluster: str, roots: Sequence[bytes], now: datetime) -> Iterator[dict[str, Any]]:
-    """One JSON object for each node that speaks.
+    """Describe each node that has a record as a JSON object.
 
     Args:
         snapshot: as it was read.
@@ -44,7 +44,7 @@ def nodes(snapshot: Snapshot, cluster: str, roots: Sequence[bytes], now: datetim
 
 
 def believed(snapshot: Snapshot, cluster: str) -> Snapshot:
-    """The snapshot without agents' records that are not signed by the keys that were accepted of their nodes."""
+    """Drop agents' records that are not signed by the keys that were accepted of their nodes."""
     signatures = Signatures(cluster)
     records, invalid = dict(snapshot.records), dict(snapshot.invalid)
     for key, found in snapshot.records.items():

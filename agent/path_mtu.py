@@ -1,4 +1,4 @@
-"""The largest packet that fits on the way to other nodes, asked of the node's routes now and then."""
+"""Path MTU: the largest packet that fits on the way to other nodes, by the node's routes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MIN_MTU = 576  # RFC 791: what every IPv4 host must take
 
 
 class PathMtu:
-    """What is known of the ways to other nodes."""
+    """Cache of the MTU of the ways to other nodes."""
 
     def __init__(self) -> None:
         self._home = TaskNetns(OWN_NETNS)
         self._mtus: dict[IPAddress, tuple[float, int]] = {}
 
     def least(self, hosts: tuple[IPAddress, ...]) -> int:
-        """The largest packet inside WireGuard that fits on the way to every one of the nodes, bytes."""
+        """Return the largest packet inside WireGuard that fits on the way to every one of the nodes, bytes."""
         now = time.monotonic()
         found: list[int] = []
         for host in hosts:
@@ -37,7 +37,7 @@ class PathMtu:
                 try:
                     mtu = links.route_mtu(self._home, (host,))
                 except LinkwireError as error:
-                    log.warning("no route to a node", host=str(host), error=str(error))
+                    log.warning("route to node not found", address=str(host), error=str(error))
                     mtu = DEFAULT_MTU + OVERHEAD[6]
                 self._mtus[host] = (now + ROUTES_S, mtu)
             found.append(mtu - OVERHEAD[host.version])

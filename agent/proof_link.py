@@ -1,4 +1,4 @@
-"""The two programs of the link by which `docker linkwire install` proves that links carry traffic.
+"""Proof link: the two programs by which `docker linkwire install` proves that links carry traffic.
 
     linkwire-agent answer   tells everybody who connects which node it is on
     linkwire-agent ask      connects to each of them by the link's name, until each node has answered
@@ -24,7 +24,7 @@ _LONGEST = 300  # bytes of a node's name; Linux has hostnames of 64
 
 
 def run(command: str, environ: Mapping[str, str]) -> int:
-    """Be one of the two; returns the exit code.
+    """Run one of the two; return the exit code.
 
     Args:
         command: `answer` or `ask`.

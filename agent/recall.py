@@ -1,4 +1,4 @@
-"""What this node brings back of what was signed, after the store was emptied. Pure.
+"""Recovery answer: the signed values that this node brings back after the store was emptied. Pure.
 
 Every node has verified what it acts on, and keeps the values as they were signed: so the controller can put them back
 as they were, and nobody can slip anything in.
@@ -17,7 +17,7 @@ PART_BYTES = 8_000
 
 
 def recalled(asked: Recall | None, node: str, believed: Snapshot) -> Sequence[Recalled]:
-    """This node's answer, in parts; none where nothing was asked.
+    """Build this node's answer, in parts; none where nothing was asked.
 
     Args:
         asked: what the controller asks for.
@@ -39,7 +39,7 @@ def _kept(believed: Snapshot) -> Iterator[Kept]:
 
 
 def _parts(values: Sequence[Kept]) -> Iterator[tuple[Kept, ...]]:
-    """At least one, so that it is seen that the node has answered."""
+    """Split values into parts; at least one, so that it is seen that the node has answered."""
     part: list[Kept] = []
     size = 0
     for kept in values:

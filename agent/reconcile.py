@@ -1,4 +1,4 @@
-"""One task's interface: reads it, applies a diff, reads it back; or goes on from what was read back last.
+"""Reconciliation of one task's interface: read it, apply a diff, read it back; or go on from the last reading.
 
 Every function can be killed between any two lines and converges when called again.
 """
@@ -11,9 +11,9 @@ from ipaddress import IPv6Interface
 
 import structlog
 
-from agent import conntrack, links, memo, names, nft
-from agent.advance import advance as peers_between
-from agent.diff import Changes, Seen, diff, reasons_of, rules_around
+from agent import conntrack, links, names, nft
+from agent.diff import Changes, Seen, diff, peer_changes, reasons_of, rules_around
+from agent.memo import Memo
 from agent.netns import TaskNetns
 from agent.wireguard import Backend
 from mesh.errors import DeviceNotFound, Retryable, Terminal
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 def observe(backend: Backend, netns: TaskNetns, name: str) -> Interface | None:
-    """What is there under this name; None for no device. Raises NetnsGone, Retryable."""
+    """Read the interface of this name; None for no device. Raises NetnsGone, Retryable."""
     link = links.observe(netns, name)
     if link is None:
         return None
@@ -95,7 +95,7 @@ def advance(
     Raises:
         As `reconcile`, and DeviceNotFound.
     """
-    peers = peers_between(before, desired)
+    peers = peer_changes(before, desired)
     if peers is None:
         return None
     first_rules, rules = None, None
@@ -103,7 +103,7 @@ def advance(
         table = nft.read(netns)
         if table is None:
             return None
-        first_rules, rules = rules_around(desired, table.rules, before, memo.of(netns), complete=True)
+        first_rules, rules = rules_around(desired, table.rules, before, netns.own(Memo), complete=True)
     is_named = desired.hosts == before.hosts or _is_named(hosts, desired)
     new_hosts = None if is_named else desired.hosts
     changes = Changes(
@@ -118,10 +118,10 @@ def advance(
 
 
 def _reads_back(netns: TaskNetns, hosts: str, desired: InterfaceConfig, changes: Changes) -> bool:
-    """Whether rules and names that were changed are as they are meant."""
+    """Tell whether rules and names that were changed are as they are meant."""
     if changes.first_rules is not None or changes.rules is not None:
         table = nft.read(netns)
-        if table is None or table.rules != memo.of(netns).render(desired.policy, desired.name):
+        if table is None or table.rules != netns.own(Memo).render(desired.policy, desired.name):
             return False
     return changes.hosts is None or _is_named(hosts, desired)
 
@@ -161,7 +161,7 @@ def _diff(
     table = nft.read(netns)
     interface = None if is_new else observe(backend, netns, desired.name)
     seen = Seen(interface, table.rules if table else None, names.read(hosts))
-    changes = diff(desired, seen, previous, time.time(), complete=complete, memo=memo.of(netns))
+    changes = diff(desired, seen, previous, time.time(), complete=complete, memo=netns.own(Memo))
     return changes, seen.interface
 
 
@@ -198,14 +198,14 @@ def _at_once() -> None:
 
 
 def _forget_who_is_gone(netns: TaskNetns, desired: InterfaceConfig) -> None:
-    """End what the kernel still takes for connections with addresses of the mesh that are nobody's any more."""
+    """End tracked connections with addresses of the mesh that are nobody's any more."""
     known = {network.network_address for peer in desired.peers for network in peer.allowed_ips}
     known.update(address.ip for address in desired.addresses)
     mesh = (desired.policy.subnet, desired.policy.subnet6)
     try:
         conntrack.forget(netns, lambda address: address not in known and any(address in subnet for subnet in mesh))
     except (Retryable, Terminal) as error:  # a kernel without ctnetlink, say: no reason to take a task's links away
-        log.warning("connections to tasks that are gone are not forgotten", device=desired.name, error=str(error))
+        log.warning("stale connections not removed", device=desired.name, error=str(error))
 
 
 def _address(netns: TaskNetns, name: str, changes: Changes) -> None:

@@ -1,7 +1,7 @@
-"""Writes what this node has to say into the store: itself, its tasks, its devices. A thread of its own.
+"""Reporter: a thread that writes this node's records into the store: itself, its tasks, its devices.
 
-The loop that configures devices must not wait for the store; it leaves here what should be said, and this says it
-whenever the store can be reached, until the store holds exactly that.
+The loop that configures devices must not wait for the store. It leaves here what the store should hold, and the
+reporter writes whenever the store can be reached, until the store holds exactly that.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import structlog
 
@@ -33,69 +34,126 @@ OWN_S = 10.0
 RETRY_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Records of this node that the store should hold.
+
+    Attributes:
+        node: its own record.
+        reports: by task id; None while the loop does not know them yet.
+        recalled: what it brings back of what was signed.
+        status: what was read of its devices since that was last written.
+    """
+
+    node: Node
+    reports: Mapping[str, TaskReport] | None = None
+    recalled: Sequence[Recalled] = ()
+    status: Status | None = None
+
+
+@dataclass(slots=True)
+class _Lease:
+    """The lease under which the node's record is: its id, and when it was last renewed, by the monotonic clock."""
+
+    id: int | None = None
+    renewed_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Views:
+    """How many parts the views of this node's devices have in the store, and when they may be written again."""
+
+    parts: int = 0
+    due: float = 0.0
+
+
+class _OwnRecords:
+    """This node's records in the store, told from what others may have put there."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self.key_is_stolen = False
+        self._signatures = Signatures(identity.statement.cluster)
+
+    def hold(self, stored: Snapshot, key: str, record: Record) -> bool:
+        """Tell whether the store holds a record as this node has signed it: who can write there could put another."""
+        seen = stored.records.get(key)
+        if seen is None or seen.record != record or seen.generation < self.identity.since:
+            return False
+        own = self.identity.key.verify_key
+        if self._signatures.problem(key, seen, own) is not None:
+            return False
+        self._signatures.believe(key, seen, own)
+        return True
+
+    def watch_key(self, stored: Snapshot, accepted: Member | None, keys: Collection[str]) -> None:
+        """Look for what is signed with this node's key and ahead of it: the controller takes it for the latest."""
+        highest = accepted.counter if accepted is not None else 0  # higher than ours where the volume was put back
+        for key in keys:
+            seen = stored.records.get(key)
+            if seen is None or not self.identity.never_made(seen.generation):
+                continue
+            if seen.generation >> SEQUENCE_BITS > highest or self.identity.counter >= highest:
+                own = self.identity.key.verify_key
+                self.key_is_stolen |= self._signatures.problem(key, seen, own) is None
+        self._signatures.keep(stored.records, keys)
+
+
 class Reporter:
-    """Keeps the node's records in the store as they were last told."""
+    """Reporter of one node: makes the store hold its records as they should be."""
 
     def __init__(self, store: Store, follower: Follower, node: Node, identity: Identity) -> None:
         """Start the thread.
 
         Args:
-            store: where to say it, signed with `identity`'s key.
+            store: where to write, signed with `identity`'s key.
             follower: of what the store holds.
-            node: what this node says of itself at first.
+            node: this node's record at first.
             identity: gives each change its generation.
         """
-        self._identity = identity
-        self._signatures = Signatures(identity.statement.cluster)
         self._store = store
         self._follower = follower
-        self._node = node
+        self._own = _OwnRecords(identity)
         self._lock = threading.Lock()
-        self._reports: Mapping[str, TaskReport] = MappingProxyType({})
-        self._known = False
-        self._recalled: Sequence[Recalled] = ()
-        self._status: Status | None = None
-        self._lease: int | None = None
-        self._views_due = 0.0
-        self._view_parts = 0
+        self._wanted = _Wanted(node)
+        self._lease = _Lease()
+        self._views = _Views()
         self._too_large: dict[str, str] = {}  # key -> why it is not in the store
-        self._kept_at = self._tried_at = 0.0
+        self._tried_at = 0.0
         self._woken = threading.Event()
         self._stopped = False
-        self.key_is_stolen = False
-        """Whether somebody else has signed with this node's report key."""
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
         self._thread.start()
 
+    @property
+    def key_is_stolen(self) -> bool:
+        """Whether somebody else has signed with this node's report key."""
+        return self._own.key_is_stolen
+
     def tasks(self, reports: Mapping[str, TaskReport]) -> None:
-        """From now on these, by task id, are all the reports of this node's tasks; others are taken back."""
-        with self._lock:
-            self._reports = MappingProxyType(dict(reports))
-            self._known = True
-        self._woken.set()
+        """Write these reports of this node's tasks, by task id, from now on, and remove others."""
+        self._want(reports=MappingProxyType(dict(reports)))
 
     def node(self, node: Node) -> None:
-        """From now on this is what the node says of itself."""
-        with self._lock:
-            self._node = node
-        self._woken.set()
+        """Write this record of the node from now on."""
+        self._want(node=node)
 
     def status(self, status: Status) -> None:
-        """What was last read of this node's devices."""
-        with self._lock:
-            self._status = status
-        self._woken.set()
+        """Write what was last read of this node's devices."""
+        self._want(status=status)
 
     def recalled(self, parts: Sequence[Recalled]) -> None:
-        """From now on this is what the node brings back of what was signed; nothing, where nothing is asked for."""
+        """Write this answer to a recall from now on; none where nothing is asked for."""
+        if parts != self._wanted.recalled:
+            self._want(recalled=parts)
+
+    def _want(self, **changed: Any) -> None:  # noqa: ANN401 - fields of _Wanted
         with self._lock:
-            if parts == self._recalled:
-                return
-            self._recalled = parts
+            self._wanted = replace(self._wanted, **changed)
         self._woken.set()
 
     def wake(self) -> None:
-        """The store changed: it may have lost what was said."""
+        """Check the store: it changed, and may have lost a record."""
         self._woken.set()
 
     def stop(self) -> None:
@@ -110,35 +168,40 @@ class Reporter:
             self._woken.clear()
             try:
                 self._prefer_own()
-                self._keep_lease()
+                self._renew_lease()
                 self._say()
             except LinkwireError as error:
-                log.warning("the store cannot be told", error=str(error))
-                self._lease = None
+                log.warning("reports not written, retrying", error=str(error))
+                self._lease.id = None
                 threading.Event().wait(RETRY_S)
                 self._woken.set()
 
-    def _keep_lease(self) -> None:
+    def _renew_lease(self) -> None:
         now = time.monotonic()
-        if self._lease is None:
-            self._lease = self._store.grant(LEASE_S)
-            self._views_due = 0.0  # those of the old lease end with it
-            node = self._as_it_is(self._node)
-            self._commit((Put(node, None, self._lease),))
-            told = {"node": node.id, "backend": node.backend, "address": str(node.address)}
-            log.info("node registered", **told, own_user=node.own_user)
-        elif now - self._kept_at >= KEEP_S:
-            self._store.keep(self._lease)
+        if self._lease.id is None:
+            self._lease.id = self._store.grant(LEASE_S)
+            self._views.due = 0.0  # those of the old lease end with it
+            node = self._as_it_is(self._wanted.node)
+            self._store.commit((Put(node, None, self._lease.id),), self._own.identity.generation())
+            log.info(
+                "node registered",
+                node=node.id,
+                backend=node.backend,
+                address=str(node.address),
+                own_user=node.own_user,
+            )
+        elif now - self._lease.renewed_at >= KEEP_S:
+            self._store.keep(self._lease.id)
         else:
             return
-        self._kept_at = now
+        self._lease.renewed_at = now
 
     def _as_it_is(self, node: Node) -> Node:
-        """With which of etcd's users we are now: what the controller lets the shared one write depends on it."""
+        """Add which of etcd's users we are: what the controller lets the shared one write depends on it."""
         return replace(node, own_user=self._store.shows_first)
 
     def _prefer_own(self) -> None:
-        """Be the node's own user, as soon as etcd has it."""
+        """Log in as the node's own user, as soon as etcd has it."""
         now = time.monotonic()
         if now >= self._tried_at + OWN_S:
             self._tried_at = now
@@ -156,40 +219,26 @@ class Reporter:
         batches = list(pack(((None, (op,)) for op in self._missing(stored)), leave_out))
         self._too_large = too_large
         for batch in batches:
-            self._keep_lease()  # what a large node has to say may take longer than a lease lasts
+            self._renew_lease()  # what a large node has to say may take longer than a lease lasts
             ops = [self._signed(op) for _, (op,) in batch]
             revision = self._store.commit(ops)
             if not all(op.key.startswith((keyspace.STATUS, keyspace.VIEWS)) for op in ops):
                 self._wait_for(revision or 0)  # of the others an agent sees no change
 
     def _signed(self, op: Op) -> Op:
-        return self._store.seal(op, self._identity.generation()) if isinstance(op, Put) else op
+        return self._store.seal(op, self._own.identity.generation()) if isinstance(op, Put) else op
 
-    def _views(self, status: Status) -> list[Op]:
-        """What the node has read of its devices, when it may be said again: in parts, each with the lease."""
+    def _put_views(self, status: Status) -> list[Op]:
+        """Write what was read of the devices, when it is due: in parts, each with the lease."""
         now = time.monotonic()
-        if now < self._views_due:
+        if now < self._views.due:
             return []
         views = node_view.pack(status.node, status.written, status.devices)
-        self._views_due = now + node_view.pause(views)
-        over = range(len(views), self._view_parts)
-        self._view_parts = len(views)
-        puts = [Put(view, None, self._lease) for view in views]
+        self._views.due = now + node_view.pause(views)
+        over = range(len(views), self._views.parts)
+        self._views.parts = len(views)
+        puts = [Put(view, None, self._lease.id) for view in views]
         return [*puts, *(Delete(keyspace.view(status.node, part), None) for part in over)]
-
-    def _commit(self, ops: Sequence[Op]) -> int | None:
-        return self._store.commit(ops, self._identity.generation())
-
-    def _holds(self, stored: Snapshot, key: str, record: Record) -> bool:
-        """Whether the store holds a record as this node has signed it: who can write there could put another."""
-        held = stored.records.get(key)
-        if held is None or held.record != record or held.generation < self._identity.since:
-            return False
-        own = self._identity.key.verify_key
-        if self._signatures.problem(key, held, own) is not None:
-            return False
-        self._signatures.believe(key, held, own)
-        return True
 
     def _wait_for(self, revision: int) -> None:
         """Let the snapshot show what was written, so that it is not written again."""
@@ -201,45 +250,33 @@ class Reporter:
 
     def _missing(self, stored: Snapshot) -> list[Op]:
         with self._lock:
-            reports, known, status, self._status = self._reports, self._known, self._status, None
-            node = self._as_it_is(self._node)
-            recalled = self._recalled
+            wanted, self._wanted = self._wanted, replace(self._wanted, status=None)
+        node, status = self._as_it_is(wanted.node), wanted.status
         ops: list[Op] = []
-        if stored.complete and not self._holds(stored, keyspace.node(node.id), node):
-            ops.append(Put(node, None, self._lease))
+        if stored.complete and not self._own.hold(stored, keyspace.node(node.id), node):
+            ops.append(Put(node, None, self._lease.id))
         if status is not None:
             unwritten = "; ".join(self._too_large.values())[:1000]
-            ops.append(Put(replace(status, devices=(), unwritten=unwritten), None, self._lease))
-            ops += self._views(status)
+            ops.append(Put(replace(status, devices=(), unwritten=unwritten), None, self._lease.id))
+            ops += self._put_views(status)
         if not stored.complete:
             return ops
-        mine = {key for kind in (Node, TaskReport, Recalled) for key, _ in stored.keys_of(kind)}
-        mine.update(stored.invalid)
-        wanted: list[tuple[str, Sequence[Record]]] = [(keyspace.recalled(node.id, ""), recalled)]
-        if known:
-            wanted.append((keyspace.report(node.id, ""), tuple(reports.values())))
-        for prefix, records in wanted:
-            held = {key for key in mine if key.startswith(prefix)}
-            ops += self._differing(stored, held, {keyspace.key_of(record): record for record in records})
-        own = (keyspace.report(node.id, ""), keyspace.recalled(node.id, ""), keyspace.node(node.id))
-        ours = {key for key in mine if key.startswith(own)}
-        self._watch_key(stored, ours)
-        self._signatures.keep(stored.records, ours)
+        report, recalled = keyspace.report(node.id, ""), keyspace.recalled(node.id, "")
+        present = {key for kind in (Node, TaskReport, Recalled) for key, _ in stored.keys_of(kind)}
+        present.update(stored.invalid)
+        ops += self._differing(stored, recalled, present, wanted.recalled)
+        if wanted.reports is not None:
+            ops += self._differing(stored, report, present, wanted.reports.values())
+        own = (report, recalled, keyspace.node(node.id))
+        accepted = stored.get(keyspace.member(node.id), Member)
+        self._own.watch_key(stored, accepted, {key for key in present if key.startswith(own)})
         return ops
 
-    def _watch_key(self, stored: Snapshot, ours: Iterable[str]) -> None:
-        """Look for what is signed with this node's key and ahead of it: the controller takes it for the latest."""
-        accepted = stored.get(keyspace.member(self._node.id), Member)
-        known = accepted.counter if accepted is not None else 0  # higher than ours where the volume was put back
-        for key in ours:
-            held = stored.records.get(key)
-            if held is None or not self._identity.never_made(held.generation):
-                continue
-            if held.generation >> SEQUENCE_BITS > known or self._identity.counter >= known:
-                own = self._identity.key.verify_key
-                self.key_is_stolen |= self._signatures.problem(key, held, own) is None
-
-    def _differing(self, stored: Snapshot, held: Collection[str], wanted: Mapping[str, Record]) -> Iterator[Op]:
-        """What makes the store hold these records, and no others of `held`."""
-        yield from (Delete(key, None) for key in sorted(set(held) - wanted.keys()))
-        yield from (Put(record, None) for key, record in wanted.items() if not self._holds(stored, key, record))
+    def _differing(
+        self, stored: Snapshot, prefix: str, present: Iterable[str], records: Iterable[Record]
+    ) -> Iterator[Op]:
+        """Yield changes that make the store hold these records, and no others whose keys begin so."""
+        wanted = {keyspace.key_of(record): record for record in records}
+        stale = {key for key in present if key.startswith(prefix)} - wanted.keys()
+        yield from (Delete(key, None) for key in sorted(stale))
+        yield from (Put(record, None) for key, record in wanted.items() if not self._own.hold(stored, key, record))

@@ -1,4 +1,4 @@
-"""Gives up a thread's rights for good, so that a program it starts has none of the agent's.
+"""Privileges of a thread, given up for good: a program that it starts has none of the agent's.
 
 Linux keeps credentials for each thread; it is libc that changes them in all threads at once (nptl(7)), so the ids are
 set by raw system calls here. A program that sets itself apart (setpriv) is one more to start for each that is run;
@@ -43,7 +43,7 @@ _libc.syscall.argtypes = (ctypes.c_long, *[ctypes.c_long] * 3)
 def give_up(keep: int) -> None:
     """Leave the calling thread, and all that it starts, one capability and no user's identity.
 
-    It must be a thread that ends soon: nothing is given back. What it starts sees no other process, and so can send
+    It must be a thread that ends soon: nothing is given back. Its programs see no other process, and so can send
     signals to none, not to this thread either.
 
     Args:
@@ -70,13 +70,13 @@ def give_up(keep: int) -> None:
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, keep)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if {*os.getresuid(), *os.getresgid()} != {USER} or os.getgroups():
-        raise Terminal("a thread's rights are not given up, though the kernel said so")
+        raise Terminal("a thread kept privileges that the kernel confirmed it had given up")
 
 
 def _numbers() -> tuple[int, int, int]:
     machine = platform.machine()
     if machine not in _SET_IDS or struct.calcsize("P") != 8:  # noqa: PLR2004 - bytes of a pointer
-        raise Terminal(f"how to set a thread's user is not known for this processor: {machine}")
+        raise Terminal(f"cannot set a thread's user on this processor: {machine}")
     return _SET_IDS[machine]
 
 
@@ -96,4 +96,4 @@ def _checked(result: int) -> None:
     if result != 0:
         said = os.strerror(ctypes.get_errno())
         needed = "the agent needs SYS_ADMIN, SETUID, SETGID and SETPCAP"
-        raise Terminal(f"cannot give up a thread's rights: {said} ({needed})")
+        raise Terminal(f"cannot give up a thread's privileges: {said} ({needed})")

@@ -1,4 +1,4 @@
-"""Messages of rtnetlink about devices, addresses and routes, packed and unpacked; no I/O (RFC 3549).
+"""Codec of rtnetlink messages about devices, addresses and routes. No I/O (RFC 3549).
 
 Of each message only what the agent uses. A general library looks at every field of every attribute, which takes 20
 times as long: most of the time of a look at a device, and there is one every few seconds for each task.
@@ -84,14 +84,14 @@ class SeenRoute:
 
 
 def encode_link(name: str, *, up: bool = False, mtu: int | None = None) -> bytes:
-    """A device by its name, and what is to become of it. `mtu` in bytes."""
+    """Encode a device's name, and how it should be. `mtu` in bytes."""
     flags = IFF_UP if up else 0
     wanted = b"" if mtu is None else attribute(_IFLA_MTU, _NUMBER.pack(mtu))
     return _LINK.pack(_AF_UNSPEC, 0, 0, flags, flags) + _text(_IFLA_IFNAME, name) + wanted
 
 
 def encode_placed(name: str, netns: int, kind: str | None = None) -> bytes:
-    """A device that is to be in the network namespace of an open descriptor: moved there or, with a kind, made."""
+    """Encode a device that is to be in the namespace of an open descriptor: moved there or, with a kind, made."""
     made = b"" if kind is None else attribute(_IFLA_LINKINFO | NLA_F_NESTED, _text(_IFLA_INFO_KIND, kind))
     return encode_link(name) + attribute(_IFLA_NET_NS_FD, _NUMBER.pack(netns)) + made
 
@@ -104,7 +104,7 @@ def encode_link_request(name: str = "", index: int = 0) -> bytes:
 
 
 def encode_address(index: int, address: IPInterface) -> bytes:
-    """An address of a device, to be added or removed."""
+    """Encode an address of a device, to be added or removed."""
     head = _ADDRESS.pack(AF[address.version], address.network.prefixlen, 0, 0, index)
     attrs = attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
     # Nobody else can be asked on such a device.
@@ -118,7 +118,7 @@ def encode_address_request(index: int) -> bytes:
 
 
 def encode_route(index: int, route: Route) -> bytes:
-    """A route through a device, to be added or removed."""
+    """Encode a route through a device, to be added or removed."""
     network = route.network
     scope = _RT_SCOPE_LINK if isinstance(network, IPv4Network) else _RT_SCOPE_UNIVERSE
     head = _ROUTE.pack(
@@ -142,7 +142,7 @@ def encode_route_request() -> bytes:
 
 
 def decode_link(payload: memoryview) -> SeenLink:
-    """A device, from what follows a message's header."""
+    """Decode a device, from what follows a message's header."""
     _, _, index, flags, _ = _LINK.unpack_from(payload)
     found = dict(attributes(payload[_LINK.size :]))
     info = dict(attributes(found.get(_IFLA_LINKINFO, memoryview(b""))))
@@ -156,7 +156,7 @@ def decode_link(payload: memoryview) -> SeenLink:
 
 
 def decode_address(payload: memoryview) -> SeenAddress:
-    """An address, from what follows a message's header."""
+    """Decode an address, from what follows a message's header."""
     family, length, _, scope, index = _ADDRESS.unpack_from(payload)
     found = dict(attributes(payload[_ADDRESS.size :]))
     local = bytes(found[_IFA_LOCAL] if _IFA_LOCAL in found else found[_IFA_ADDRESS])
@@ -165,7 +165,7 @@ def decode_address(payload: memoryview) -> SeenAddress:
 
 
 def decode_route(payload: memoryview) -> SeenRoute | None:
-    """A route, from what follows a message's header; None for one of another table, or that leads nowhere."""
+    """Decode a route, from what follows a message's header; None for one of another table, or that leads nowhere."""
     family, length, _, _, _, protocol, _, kind, _ = _ROUTE.unpack_from(payload)
     found = dict(attributes(payload[_ROUTE.size :]))
     if kind != _RTN_UNICAST or _number(found.get(_RTA_TABLE)) != _RT_TABLE_MAIN or family not in _EVERYWHERE:
@@ -177,7 +177,7 @@ def decode_route(payload: memoryview) -> SeenRoute | None:
 
 
 def decode_reached(payload: memoryview) -> tuple[IPNetwork, int] | None:
-    """The network that a route of any table leads to, and by which device; None for one that leads nowhere."""
+    """Decode the network that a route of any table leads to, and by which device; None for one that leads nowhere."""
     family, length, _, _, _, _, _, kind, _ = _ROUTE.unpack_from(payload)
     found = dict(attributes(payload[_ROUTE.size :]))
     if kind not in (_RTN_UNICAST, _RTN_LOCAL) or family not in _EVERYWHERE:

@@ -1,7 +1,7 @@
-"""A task's policy as nftables rules, and the kernel's listing of them: libnftables' JSON both ways. No I/O here.
+"""Ruleset of a task: its policy as nftables rules, and their listing, in libnftables' JSON. No I/O here.
 
-The rules of one task are the table `inet linkwire` of its network namespace. What is meant and what is listed are
-brought to one form, so that equal means equal: no handles, elements of sets without an order, a set of one is that
+The rules of one task are the table `inet linkwire` of its network namespace. Rendered and listed rules are brought
+to one form, so that equal means equal: no handles, elements of sets without an order, a set of one is that
 one, and counters without what they count. Whatever else anybody put into the table is in the form too, and so is a
 difference.
 
@@ -33,7 +33,20 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 
 from agent.dns import ruleset as dns
-from agent.nft_json import Json, Rules, canonical, text_of
+from agent.nft_json import (
+    FAMILY,
+    REFUSAL,
+    Body,
+    Json,
+    Rules,
+    canonical,
+    compared,
+    field_is,
+    goto,
+    is_in,
+    table_of,
+    text_of,
+)
 from mesh.addresses import twin
 from mesh.errors import Terminal
 from mesh.policy import Allow, Balance, Exit, Policy
@@ -41,8 +54,6 @@ from mesh.ports import PortRange, Protocol, merge
 from mesh.records import Refused
 
 Direction = Literal["in", "out"]
-Body = list[list[Json]]
-"""A chain's rules, each a list of libnftables' statements."""
 Families = tuple[tuple[Literal["ip", "ip6"], Callable[[IPv4Address], str]], ...]
 """Each as nft calls it, and how it writes an address of the mesh."""
 
@@ -61,9 +72,8 @@ _HOOKS: Mapping[str, Json] = {
     "forward": {"type": "filter", "hook": "forward", "prio": 0, "policy": "accept"},
     "dns": dns.HOOK,
 }
-_FAMILY: Mapping[int, str] = {4: "ip", 6: "ip6"}
 # As numbers: libnftables looks names up in /etc/protocols, which a small image lacks (IANA, protocol numbers).
-_ICMP, _TCP, _ICMPV6 = 1, 6, 58
+_ICMP, _ICMPV6 = 1, 58
 _OTHER_END: Mapping[Direction, str] = {"in": "saddr", "out": "daddr"}
 # What the kernel sends by itself (IGMP, MLD, router solicitations), to nobody on a link.
 _MULTICAST = (IPv4Network("224.0.0.0/4"), IPv6Network("ff00::/8"))
@@ -86,7 +96,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Who is at the other end of a link: a consumer of the task (`inbound`), a provider (`outbound`), or both."""
+    """The other end of a link: a consumer of the task (`inbound`), a provider (`outbound`), or both."""
 
     service: str
     inbound: Allow | None
@@ -99,24 +109,24 @@ class _End:
 
 
 def render(policy: Policy, device: str) -> Rules:
-    """The rules that a policy means for a task whose WireGuard device has this name."""
+    """Render a policy as rules for a task whose WireGuard device has this name."""
     ends, addresses = _ends(policy)
     families = _families(policy.subnet6)
     chains: dict[str, Body] = {
         **dns.chains(policy.resolving),
         "vip": [rule for balance in policy.balance for rule in _spread(balance, families)],
         "out": [
-            [_device("oifname", device), _goto("out_link")],
+            [_device("oifname", device), goto("out_link")],
             [_device("oifname", "lo"), _ACCEPT],
-            *([_is_in("daddr", network), *_refused("out_")] for network in (policy.subnet, policy.subnet6)),
+            *([is_in("daddr", network), *_refused("out_")] for network in (policy.subnet, policy.subnet6)),
             *([match, *_refused(_APART)] for match in _any_of("daddr", policy.apart)),
             *([*_beside_gateway("daddr", exit_), *_refused(_APART)] for exit_ in policy.exits),
         ],
         "in": [
-            [_device("iifname", device), _goto("in_link")],
+            [_device("iifname", device), goto("in_link")],
             [_device("iifname", "lo"), _ACCEPT],
             *(
-                [_is_in(field, network), _counted(_APART), _DROP]
+                [is_in(field, network), _counted(_APART), _DROP]
                 for network in (policy.subnet, policy.subnet6)
                 for field in ("saddr", "daddr")
             ),
@@ -130,18 +140,15 @@ def render(policy: Policy, device: str) -> Rules:
             _ODD["out"],
             *(rule for balance in policy.balance if not balance.backends for rule in _nobody(balance, families)),
             # A VIP that led to the task itself: the packet goes to itself, but this hook still sees the first way.
-            [_match({"fib": {"result": "type", "flags": ["daddr"]}}, "local"), _ACCEPT],
-            *([_is_in("daddr", network), _DROP] for network in _MULTICAST),
+            [compared({"fib": {"result": "type", "flags": ["daddr"]}}, "local"), _ACCEPT],
+            *([is_in("daddr", network), _DROP] for network in _MULTICAST),
             [*_refused("out_")],
         ],
         "in_odd": [
-            [_match({"ct": {"key": "state"}}, "invalid", "in"), _DROP],
-            [_match({"meta": {"key": "l4proto"}}, {"set": [_ICMP, _ICMPV6]}), _RELATED, _ACCEPT],
+            [compared({"ct": {"key": "state"}}, "invalid", "in"), _DROP],
+            [compared({"meta": {"key": "l4proto"}}, {"set": [_ICMP, _ICMPV6]}), _RELATED, _ACCEPT],
         ],
-        "refuse": [
-            [_match({"meta": {"key": "l4proto"}}, _TCP), {"reject": {"type": "tcp reset"}}],
-            [{"reject": {"type": "icmpx", "expr": "port-unreachable"}}],
-        ],
+        "refuse": REFUSAL,
     }
     for end in ends:
         chains[f"from_{end.name}"] = _judged("in", end.service, replies=end.outbound, opened=end.inbound)
@@ -149,14 +156,11 @@ def render(policy: Policy, device: str) -> Rules:
     links = (*policy.inbound, *policy.outbound)
     services = {"", *(balance.service for balance in policy.balance), *(allow.service for allow in links)}
     counters = {_APART, *(f"{direction}_{service}" for direction in _PREFIX for service in services)}
-    items: list[Json] = [_TABLE, *({"counter": {**_HERE, "name": name}} for name in counters)]
-    items += [{"chain": {**_HERE, "name": name, **_HOOKS.get(name, {})}} for name in chains]
-    items += [{"rule": {**_HERE, "chain": name, "expr": rule}} for name, body in chains.items() for rule in body]
-    return canonical(items)
+    return table_of(NAME, counters, chains, _HOOKS)
 
 
 def transaction(rules: Rules, present: Rules | None) -> str:
-    """What libnftables is told to make the table be `rules`: all of it comes to be, or nothing does.
+    """Write the command that makes the table be `rules`: all of it comes to be, or nothing does.
 
     Connections stay what they are, and counters that were there keep their values. Only a table that somebody else
     has put more than rules, chains and counters into is made anew, and its counters with it.
@@ -184,12 +188,12 @@ def transaction(rules: Rules, present: Rules | None) -> str:
 
 
 def removal() -> str:
-    """What libnftables is told to take the table away."""
+    """Write the command that removes the table."""
     return _commands([("delete", _TABLE)])
 
 
 def request() -> str:
-    """What libnftables is told to give the listing that `parse` reads."""
+    """Write the command whose output `parse` reads."""
     return _commands([("list", _TABLE)])
 
 
@@ -204,11 +208,11 @@ def parse(listing: str) -> Table:
         counts = {item["counter"]["name"]: item["counter"]["packets"] for item in items if "counter" in item}
         return Table(canonical(items), refused(counts))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise Terminal(f"libnftables lists the table of rules in a form that is not understood: {error!r}") from error
+        raise Terminal(f"libnftables lists the table of rules in an unknown form: {error!r}") from error
 
 
 def refused(counts: Mapping[str, int]) -> tuple[Refused, ...]:
-    """What the table's counters say, by their names and the packets they counted."""
+    """Interpret the table's counters, by their names and the packets they counted."""
     found: list[Refused] = []
     for name, packets in sorted(counts.items()):
         match name.partition("_"):
@@ -222,7 +226,7 @@ def refused(counts: Mapping[str, int]) -> tuple[Refused, ...]:
 
 
 def _ends(policy: Policy) -> tuple[list[_End], dict[IPv4Address, str]]:
-    """Who may be at the other end, and by address the name of who it is.
+    """Return all other ends of links, and the name of the end by address.
 
     An address that more than one service claims is none's, and refused.
     """
@@ -252,7 +256,7 @@ def _families(subnet6: IPv6Network) -> Families:
 
 
 def _spread(balance: Balance, families: Families) -> Iterable[list[Json]]:
-    """At random, not in turns: turns begin anew whenever a rule is replaced, at every consumer at once."""
+    """Choose a backend at random: turns would begin again with every change of a rule, at all consumers at once."""
     for family, written in families:
         backends = [written(backend) for backend in balance.backends]
         if not backends:
@@ -261,19 +265,19 @@ def _spread(balance: Balance, families: Families) -> Iterable[list[Json]]:
         if len(backends) > 1:
             key = {"numgen": {"mode": "random", "mod": len(backends), "offset": 0}}
             chosen = {"map": {"key": key, "data": {"set": [list(pair) for pair in enumerate(backends)]}}}
-        yield [_payload(family, "daddr", written(balance.vip)), {"dnat": {"family": family, "addr": chosen}}]
+        yield [field_is(family, "daddr", written(balance.vip)), {"dnat": {"family": family, "addr": chosen}}]
 
 
 def _nobody(balance: Balance, families: Families) -> Iterable[list[Json]]:
-    """Refused it would be anyway, but counted for no link."""
-    return ([_payload(f, "daddr", at(balance.vip)), *_refused(f"out_{balance.service}")] for f, at in families)
+    """Refuse a VIP without backends, counted for its link; it would be refused anyway, but for no link."""
+    return ([field_is(f, "daddr", at(balance.vip)), *_refused(f"out_{balance.service}")] for f, at in families)
 
 
 def _by_address(direction: Direction, addresses: Mapping[IPv4Address, str], families: Families) -> Body:
-    """Go to the chain of who is at the other end: one look-up, however many there are."""
+    """Go to the chain of the other end: one look-up, however many there are."""
     rules: Body = []
     for family, written in families:
-        elements = [[written(peer), _goto(f"{_PREFIX[direction]}_{name}")] for peer, name in addresses.items()]
+        elements = [[written(peer), goto(f"{_PREFIX[direction]}_{name}")] for peer, name in addresses.items()]
         if elements:
             key = {"payload": {"protocol": family, "field": _OTHER_END[direction]}}
             rules.append([{"vmap": {"key": key, "data": {"set": elements}}}])
@@ -286,10 +290,10 @@ def _judged(direction: Direction, service: str, *, replies: Allow | None, opened
 
 
 def _passing(allow: Allow | None, direction: Literal["original", "reply"], field: Literal["sport", "dport"]) -> Body:
-    """What a link lets pass in one direction of its connections; `field` is where the provider's port stands."""
+    """Accept what a link allows in one direction of its connections; `field` is where the provider's port stands."""
     if allow is None:
         return []
-    is_direction = _match({"ct": {"key": "direction"}}, direction)
+    is_direction = compared({"ct": {"key": "direction"}}, direction)
     if allow.ports is None:
         return [[is_direction, _ACCEPT]]
     rules: Body = []
@@ -297,42 +301,25 @@ def _passing(allow: Allow | None, direction: Literal["original", "reply"], field
     for protocol in protocols:
         ports = [_port(port) for port in merge(allow.ports) if port.protocol == protocol]
         if ports:
-            rules.append([is_direction, _payload(protocol, field, {"set": ports}), _ACCEPT])
+            rules.append([is_direction, field_is(protocol, field, {"set": ports}), _ACCEPT])
     echo = "echo-request" if direction == "original" else "echo-reply"
-    return [*rules, *([is_direction, _payload(icmp, "type", echo), _ACCEPT] for icmp in ("icmp", "icmpv6"))]
-
-
-def _match(left: Json, right: object, op: str = "==") -> Json:
-    return {"match": {"op": op, "left": left, "right": right}}
-
-
-def _payload(protocol: str, field: str, right: object, op: str = "==") -> Json:
-    return _match({"payload": {"protocol": protocol, "field": field}}, right, op)
-
-
-def _is_in(field: str, network: IPv4Network | IPv6Network) -> Json:
-    prefix = {"addr": str(network.network_address), "len": network.prefixlen}
-    return _payload(_FAMILY[network.version], field, {"prefix": prefix})
+    return [*rules, *([is_direction, field_is(icmp, "type", echo), _ACCEPT] for icmp in ("icmp", "icmpv6"))]
 
 
 def _beside_gateway(field: str, exit_: Exit) -> tuple[Json, Json]:
-    family = _FAMILY[exit_.subnet.version]
-    return _is_in(field, exit_.subnet), _payload(family, field, str(exit_.gateway), "!=")
+    family = FAMILY[exit_.subnet.version]
+    return is_in(field, exit_.subnet), field_is(family, field, str(exit_.gateway), "!=")
 
 
 def _any_of(field: str, addresses: Iterable[IPv4Address | IPv6Address]) -> Iterable[Json]:
     every = tuple(addresses)
-    for version, family in _FAMILY.items():
+    for version, family in FAMILY.items():
         if chosen := [str(address) for address in every if address.version == version]:
-            yield _payload(family, field, {"set": chosen})
+            yield field_is(family, field, {"set": chosen})
 
 
 def _device(key: Literal["iifname", "oifname"], name: str) -> Json:
-    return _match({"meta": {"key": key}}, name)
-
-
-def _goto(chain: str) -> Json:
-    return {"goto": {"target": chain}}
+    return compared({"meta": {"key": key}}, name)
 
 
 def _counted(counter: str) -> Json:
@@ -340,7 +327,7 @@ def _counted(counter: str) -> Json:
 
 
 def _refused(counter: str) -> tuple[Json, Json]:
-    return _counted(counter), _goto("refuse")
+    return _counted(counter), goto("refuse")
 
 
 def _port(port: PortRange) -> object:
@@ -348,12 +335,12 @@ def _port(port: PortRange) -> object:
 
 
 def _is_foreign(item: Json) -> bool:
-    """Whether the object is of a kind that the table, as we make it, never has too much of."""
+    """Tell whether the object is of a kind that the table, as we make it, never has too much of."""
     return not ("rule" in item or "counter" in item or ("chain" in item and "hook" not in item["chain"]))
 
 
 def _named(item: Json) -> Json:
-    """An object as a command names it."""
+    """Return an object as a command names it."""
     ((kind, body),) = item.items()
     return {kind: {**_HERE, "name": body["name"]}}
 

@@ -1,9 +1,9 @@
-"""Finds a container's network namespace while Docker is still starting it.
+"""Discovery of a container's network namespace while Docker is still starting it.
 
 Docker answers no question about a container that it is starting: an inspect waits for its lock and comes back after
 the process has begun. But it connects the container to its networks first, and says so in an event; what it connects
 has a MAC address, which the network can be asked for. The namespace, which appears some 100 ms before the process
-begins, is the one that has a device with that address. What is found so is a guess until Docker confirms it.
+begins, is the one that has a device with that address. The result is a guess until Docker confirms it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Expected:
 
 
 class Devices:
-    """The devices of a namespace, asked for without the kernel's lock of all devices (rtnl).
+    """Devices of a namespace, listed without the kernel's lock of all devices (rtnl).
 
     Docker holds that lock while it moves a device: a netlink request waits up to 20 ms for it, and Docker for us.
 
@@ -67,7 +67,7 @@ class Devices:
             self._names, self._socket = netns.run(_opened)
 
     def addresses(self) -> frozenset[str]:
-        """Their MAC addresses, but for the loopback's. Raises OSError."""
+        """List their MAC addresses, but for the loopback's. Raises OSError."""
         found = set()
         for line in os.pread(self._names, _MOST_BYTES, 0).decode().splitlines()[_HEAD_LINES:]:
             name = line.partition(":")[0].strip()
@@ -83,7 +83,7 @@ class Devices:
 
 
 def _opened() -> tuple[int, socket.socket]:
-    """The list of devices of this thread's namespace, and a socket in it."""
+    """Return the list of devices of this thread's namespace, and a socket in it."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
         return os.open("/proc/thread-self/net/dev", os.O_RDONLY | os.O_CLOEXEC), made
@@ -93,7 +93,7 @@ def _opened() -> tuple[int, socket.socket]:
 
 
 class Sandboxes:
-    """Looks for the namespaces of containers that are about to start, for as long as there are any."""
+    """Search for the namespaces of containers that are about to start, for as long as there are any."""
 
     def __init__(self, found: Callable[[str, str], None], folder: Path = FOLDER) -> None:
         """Start the thread; `found(container, path)` is called from it."""
@@ -107,7 +107,7 @@ class Sandboxes:
         threading.Thread(target=self._run, name="sandboxes", daemon=True).start()
 
     def expect(self, container: str, mac: str) -> None:
-        """A container was connected to a network, with this MAC address: its namespace is there soon, or just now."""
+        """Search for a container that was connected to a network with this MAC address."""
         expected = _Expected(mac.lower(), time.monotonic() + GIVE_UP_S)
         log.debug("namespace expected", container=container[:12])
         with self._lock:
@@ -115,7 +115,7 @@ class Sandboxes:
         self._awake.set()
 
     def forget(self, container: str) -> None:
-        """The container has started, or gone: Docker can be asked."""
+        """Search no longer for a container that has started or gone: Docker can be asked."""
         with self._lock:
             self._expected.pop(container, None)
 
@@ -123,7 +123,7 @@ class Sandboxes:
         try:
             return [path.name for path in self._folder.iterdir() if _CONTAINERS.fullmatch(path.name)]
         except OSError as error:
-            log.warning("namespaces cannot be listed", folder=str(self._folder), error=str(error))
+            log.warning("namespaces not listed", file=str(self._folder), error=str(error))
             return []
 
     def _run(self) -> None:
@@ -135,7 +135,7 @@ class Sandboxes:
                 self._look()
             except Exception:
                 # Whatever it is: tasks are still wired when Docker names their namespaces, only later.
-                log.exception("looking for namespaces failed in a way that nobody thought of")
+                log.exception("namespace search crashed")
                 time.sleep(1.0)
             time.sleep(LOOK_S)
 
@@ -152,7 +152,7 @@ class Sandboxes:
             self._match(name, expected)
 
     def _match(self, name: str, expected: Mapping[str, str]) -> None:
-        """See whose namespace this is. Docker gives the device its address only some time after moving it in.
+        """Match a namespace to a container. Docker gives the device its address only some time after moving it in.
 
         It is kept open meanwhile: opening it takes longer than asking. It is closed as soon as nobody looks.
         """
@@ -170,7 +170,7 @@ class Sandboxes:
         with self._lock:
             if self._expected.pop(mine[0], None) is None:
                 return
-        log.debug("namespace found", container=mine[0][:12], path=path)
+        log.debug("namespace found", container=mine[0][:12], namespace=path)
         self._first_seen[name] = -YOUNG_S
         self._open.pop(name).close()
         self._found(mine[0], path)

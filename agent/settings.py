@@ -1,4 +1,4 @@
-"""The agent's settings: flags, or LINKWIRE_* in the environment, checked as a whole."""
+"""Settings of the agent: flags, or LINKWIRE_* in the environment, checked as a whole."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROOF = ("answer", "ask")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an agent is told.
+    """Settings of one agent.
 
     Attributes:
         command: `supervise` (the container's first process), `run` (the agent itself), `inspect`, NODE_JOBS or PROOF.

@@ -1,4 +1,4 @@
-"""The values of a verified state as one file's content, and back: each after its lengths, as it was signed. Pure.
+"""State file format: the signed values of a verified state, each after its lengths. Pure.
 
 The file is parts, one after the other: all of a state, and then what changed since, as often as that is written. A
 part counts whole or not at all, so what a power cut leaves of the last one changes nothing.
@@ -12,16 +12,16 @@ from hashlib import blake2b
 _HEAD = b"linkwire state 2\n"
 _MAX_DIGITS = 12  # of a part's length; Python itself refuses to read 4,301
 _DIGEST_BYTES = 16
-"""Against what a disk does to a part. What somebody does to it, the signatures in it show."""
+"""Of a digest that shows damage by the disk. Changes by somebody are shown by the signatures in a part."""
 
 
 def pack(values: Iterable[tuple[str, bytes]]) -> bytes:
-    """What to write for all of a state; no value is empty."""
+    """Encode all of a state; no value is empty."""
     return _HEAD + addition(values)
 
 
 def addition(values: Iterable[tuple[str, bytes]]) -> bytes:
-    """What to append for the keys that changed; an empty value takes its key away."""
+    """Encode an addition for the keys that changed; an empty value removes its key."""
     parts: list[bytes] = []
     for key, value in values:
         name = key.encode()
@@ -31,7 +31,7 @@ def addition(values: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def unpack(content: bytes) -> Iterable[tuple[str, bytes]]:
-    """What was written last. What it says proves itself.
+    """Decode the values that were written last. They prove themselves.
 
     Raises:
         ValueError: the file was damaged, or is of another version.
@@ -46,7 +46,7 @@ def unpack(content: bytes) -> Iterable[tuple[str, bytes]]:
 
 
 def _bodies(content: bytes) -> Iterator[bytes]:
-    """The parts up to the first that is not whole."""
+    """Return the parts up to the first that is not whole."""
     at = len(_HEAD)
     while (start := content.find(b"\n", at) + 1) > 0:
         length, _, digest = content[at : start - 1].partition(b" ")

@@ -1,4 +1,4 @@
-"""The agent container's first process: runs the agent, and runs it again at once when it dies.
+"""Supervisor: the agent container's first process, which restarts the agent at once when it dies.
 
 When a container's first process ends, so does everything in it. Here that would be the wireguard-go processes, and
 with them every tunnel of the node: so the first process is this one, which does next to nothing, and the agent may
@@ -17,10 +17,13 @@ from types import FrameType
 
 import structlog
 
+from agent.backoff import Backoff
+
 log = structlog.get_logger(__name__)
 
 STEADY_S = 10.0
 """An agent that ran for so long is started again at once."""
+MIN_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
 
 
@@ -40,15 +43,18 @@ def supervise(arguments: Sequence[str]) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    delay = 0.0
+    backoff = Backoff(MIN_DELAY_S, MAX_DELAY_S)
     while not stopping:
         started = time.monotonic()
         child = subprocess.Popen([sys.executable, "-m", "agent", "run", *arguments])
         code = _reap_until(child)
         if stopping:
             break
-        delay = 0.0 if time.monotonic() - started > STEADY_S else min(delay * 2 or 0.1, MAX_DELAY_S)
-        log.warning("agent ended and is started again", exit_code=code, delay_s=delay)
+        is_steady = time.monotonic() - started > STEADY_S
+        if is_steady:
+            backoff.reset()
+        delay = 0.0 if is_steady else backoff.after_failure()
+        log.warning("agent ended, restarting", exit_code=code, seconds=delay)
         time.sleep(delay)
     return 0
 

@@ -1,6 +1,6 @@
-"""Turns IPv6 on for a device, in /proc/sys/net as the calling thread's network namespace has it.
+"""IPv6 settings of devices, in /proc/sys/net as the calling thread's network namespace has it.
 
-What lies under /proc/sys/net is looked up by the network namespace of the thread that looks, through whatever mount
+/proc/sys/net shows the network namespace of the thread that looks, through whatever mount
 (net_ctl_header_lookup in net/sysctl_net.c). A container's own /proc/sys is read-only, so the host's /proc/sys/net is
 bound into the agent's at another place, and used from there.
 """
@@ -19,7 +19,7 @@ _REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 def has_ipv6() -> bool:
-    """Whether the kernel has IPv6 (it may be built without, or started with ipv6.disable=1)."""
+    """Tell whether the kernel has IPv6 (it may be built without, or started with ipv6.disable=1)."""
     return (_folder() / "ipv6" / "conf").is_dir()
 
 

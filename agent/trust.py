@@ -1,4 +1,4 @@
-"""What of the store this node acts on: the last state that was verified, and never one older than it has seen.
+"""Verified state: the part of the store that this node acts on, never older than one it has seen.
 
 The highest manifest that was acted on is kept in a file on the node's own volume, as it was signed: so that a restart
 forgets nothing, and so that the node can prove to a controller which generation there was. The state itself is kept
@@ -32,7 +32,7 @@ ALONE_S = 5.0
 
 
 def followed(node: str) -> tuple[str, ...]:
-    """What of the store an agent reads."""
+    """List the prefixes of the store that an agent reads."""
     return (
         keyspace.CLUSTER,
         keyspace.MANIFEST,
@@ -50,7 +50,7 @@ def followed(node: str) -> tuple[str, ...]:
 
 
 class Trust:
-    """Holds to what was verified. Not safe for several threads.
+    """The last verified state, persisted. Not safe for several threads.
 
     Attributes:
         held: why the newest snapshot is not acted on, in words; empty while it is.
@@ -74,8 +74,8 @@ class Trust:
         self._whole = self._size = 0
         self._saved_at = self._began = time.monotonic()
 
-    def take(self, snapshot: Snapshot) -> Snapshot:
-        """What to act on now that the store shows this; the same object while that is the same.
+    def update(self, snapshot: Snapshot) -> Snapshot:
+        """Judge a snapshot; return the one to act on, the same object while that is the same.
 
         What it gives is complete only if the snapshot is, and is verified.
         """
@@ -97,14 +97,14 @@ class Trust:
         return self._believed
 
     def recover(self, opened: Callable[[Iterable[tuple[str, bytes]]], Snapshot]) -> None:
-        """Go on with the state that was kept where there is no other; `opened`, which is `Store.opened`, reads it.
+        """Prepare to go on with the saved state where there is no other; `opened`, which is `Store.opened`, reads it.
 
         It takes as long as reading the store does: only where that brings nothing to act on is it read at all.
         """
         self._opened = opened
 
     def save(self, node: str) -> None:
-        """Write down what was verified last, as far as this node needs it, unless that was done just now."""
+        """Save the state that was verified last, as far as this node needs it, unless that was done just now."""
         now = time.monotonic()
         if self._verified is self._saved or self._verified is None or now - self._saved_at < SAVE_S:
             return
@@ -113,7 +113,7 @@ class Trust:
             self._save(node, self._verified, before)
         except OSError as error:
             self._size = 0  # nobody knows what is there: next time all of it is written
-            log.warning("what this node knows is not kept", file=STATE_FILE, error=error.strerror)
+            log.warning("verified state not saved", file=STATE_FILE, error=error.strerror)
 
     def _save(self, node: str, state: Snapshot, before: Snapshot | None) -> None:
         """Append what changed since another was saved, or write all of it. Raises OSError."""
@@ -140,26 +140,26 @@ class Trust:
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
-            log.warning("what this node knew cannot be read", file=str(path), error=str(error))
+            log.warning("verified state not read", file=str(path), error=str(error))
             return
         verdict = judge(found)
         if verdict.verified:
-            log.warning("acts on what this node knew before it started", records=len(found.records))
+            log.warning("verified state restored", count=len(found.records))
             self._believed = replace(found, complete=False)
         else:
-            log.warning("what this node knew is not what was signed", file=str(path), reason=verdict.problem)
+            log.warning("verified state refused", file=str(path), error=verdict.problem)
 
     def _settle(self, problem: str) -> None:
         if problem == self.held:
             return
         if problem:
-            log.warning("what the store holds is not acted on", reason=problem)
+            log.warning("store content not acted on", error=problem)
         else:
-            log.info("what the store holds is verified again")
+            log.info("store content verified again")
         self.held = problem
 
     def _remember(self, snapshot: Snapshot, number: int) -> str:
-        """Write the number down before anything is done by it; returns what stands in the way."""
+        """Save the manifest before anything is done by it; return the error that prevents it, or an empty text."""
         if number == self._generation:
             return ""
         value = snapshot.records[keyspace.MANIFEST].raw or b""
@@ -172,7 +172,7 @@ class Trust:
 
 
 def remembered(folder: Path) -> bytes:
-    """The signed manifest of the highest generation that was acted on, empty if there was none. Raises Terminal."""
+    """Read the signed manifest of the highest generation that was acted on, empty for none. Raises Terminal."""
     path = folder / FILE
     try:
         value = durable.read_newest(path, generation)
@@ -180,13 +180,15 @@ def remembered(folder: Path) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise Terminal(f"what this node has seen, {path}: {error.strerror}") from None
+        raise Terminal(f"the manifest that this node has acted on, {path}: {error.strerror}") from None
     except (InvalidRecord, ValueError) as error:
         # Not its signature: the key that signed it may have been replaced since, and the file is the node's own.
-        raise Terminal(f"what this node has seen, {path}, is damaged ({error}); remove it to start anew") from None
+        raise Terminal(
+            f"the manifest that this node has acted on, {path}, is damaged ({error}); remove it to begin again"
+        ) from None
     return value
 
 
 def generation(manifest: bytes) -> int:
-    """The generation of a signed manifest, unchecked; 0 for an empty one."""
+    """Return the generation of a signed manifest, unchecked; 0 for an empty one."""
     return peek(keyspace.MANIFEST, manifest).generation if manifest else 0

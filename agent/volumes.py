@@ -1,4 +1,4 @@
-"""Volumes of this node's Docker, and the folder that Docker keeps its data in.
+"""Volumes of this node's Docker, and its data folder.
 
 Docker's data folder is not the same on every node (`data-root`), while a Swarm service names one path for all. So the
 agent's service mounts volumes by name, and on each node the volume of that name is a bind of that node's folder.
@@ -6,16 +6,9 @@ agent's service mounts volumes by name, and on each node the volume of that name
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import docker
-import docker.errors
-import requests
-
-from agent.containers import connect
-from mesh.errors import Retryable
+from agent.docker_api import Docker
 
 STACK = "linkwire"
 BOUND = {f"{STACK}_containers": "containers", f"{STACK}_certificates": "swarm/certificates"}
@@ -28,7 +21,7 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What Docker says of itself."""
+    """Description of a Docker engine."""
 
     node: str
     """Swarm's id of the node; empty where it is in no Swarm."""
@@ -39,61 +32,46 @@ class Engine:
 
 
 class Volumes:
-    """Asks one Docker; every method raises Retryable."""
+    """Volumes of one Docker; every method raises Retryable."""
 
     def __init__(self, url: str) -> None:
-        """Connect. Raises Retryable."""
-        with _wrapped("reach Docker"):
-            self._client = connect(url, _TIMEOUT_S)
+        """Connect when first asked; `url` of the engine."""
+        self._docker = Docker(url, _TIMEOUT_S)
 
     def engine(self) -> Engine:
-        """What it says of itself."""
-        with _wrapped("ask Docker what it is"):
-            info = self._client.info()
+        """Read the engine's description."""
+        with self._docker.asked_to("ask Docker what it is") as client:
+            info = client.info()
         node = str((info.get("Swarm") or {}).get("NodeID") or "")
         return Engine(node, str(info.get("Name", "")), str(info["DockerRootDir"]), str(info.get("ServerVersion", "")))
 
     def names(self) -> tuple[str, ...]:
-        """Those of our stack."""
-        with _wrapped("list volumes"):
-            found = self._client.volumes(filters={"label": f"{_STACK_LABEL}={STACK}"})
+        """List the volumes of our stack."""
+        with self._docker.asked_to("list volumes") as client:
+            found = client.volumes(filters={"label": f"{_STACK_LABEL}={STACK}"})
         return tuple(sorted(str(one["Name"]) for one in found.get("Volumes") or ()))
 
     def device(self, name: str) -> str | None:
-        """The folder that a volume is a bind of, empty for one with data of its own; None where there is none."""
-        with _wrapped(f"inspect the volume {name}"):
-            try:
-                found = self._client.inspect_volume(name)
-            except docker.errors.NotFound:
-                return None
-        return str((found.get("Options") or {}).get("device", ""))
+        """Return the folder that a volume is a bind of, empty for one with data of its own; None for no volume."""
+        volume = self._docker.inspect("volume", name)
+        return None if volume is None else str((volume.get("Options") or {}).get("device", ""))
 
     def bind(self, name: str, device: str) -> None:
         """Make a volume that is a bind of a folder."""
         options = {"type": "none", "o": "bind", "device": device}
-        with _wrapped(f"make the volume {name}"):
-            self._client.create_volume(name, "local", options, {_STACK_LABEL: STACK})
+        with self._docker.asked_to(f"make the volume {name}") as client:
+            client.create_volume(name, "local", options, {_STACK_LABEL: STACK})
 
     def remove(self, name: str) -> None:
         """Remove a volume, and containers that use it and have ended."""
-        with _wrapped(f"remove the volume {name}"):
-            for container in self._client.containers(all=True, filters={"volume": name}):
+        with self._docker.asked_to(f"remove the volume {name}") as client:
+            for container in client.containers(all=True, filters={"volume": name}):
                 if container.get("State") in {"created", "exited", "dead"}:
-                    self._client.remove_container(container["Id"], force=True)
-            self._client.remove_volume(name)
+                    client.remove_container(container["Id"], force=True)
+            client.remove_volume(name)
 
     def running(self) -> tuple[str, ...]:
-        """Names of our stack's containers that run."""
-        with _wrapped("list containers"):
-            found = self._client.containers(filters={"label": f"{_STACK_LABEL}={STACK}"})
+        """List the names of our stack's containers that run."""
+        with self._docker.asked_to("list containers") as client:
+            found = client.containers(filters={"label": f"{_STACK_LABEL}={STACK}"})
         return tuple(sorted(str((one.get("Names") or ["?"])[0]).lstrip("/") for one in found))
-
-
-@contextmanager
-def _wrapped(what: str) -> Iterator[None]:
-    try:
-        yield
-    except docker.errors.APIError as error:
-        raise Retryable(f"{what}: {error.explanation or error}") from error
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        raise Retryable(f"{what}: {error}") from error

@@ -1,4 +1,4 @@
-"""Keeps what is known of this node's task containers up to date, in a thread of its own.
+"""Watcher of this node's task containers, in a thread of its own.
 
 Docker may take long to answer, above all while it starts containers, and the loop that wires tasks must not wait for
 it: it takes what is known here and is woken when that changes.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -32,7 +32,7 @@ RETRY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """This node's task containers, by container id.
+    """Task containers of this node, by container id.
 
     Attributes:
         tasks: as last seen.
@@ -47,8 +47,17 @@ class Local:
     stopping: frozenset[str]
 
 
+@dataclass(slots=True)
+class _Starting:
+    """Facts about a container that is being started, from others than Docker's list."""
+
+    netns: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    joins: int = 0
+
+
 class ContainerWatch:
-    """Follows Docker's events and asks it for what they name; now and then, and after a break, for all."""
+    """Watch of Docker's events: asks for the containers that they name; now and then, and after a break, for all."""
 
     def __init__(self, containers: Containers, changed: Callable[[], None]) -> None:
         """Start the threads; `changed` is called from them after every change of `local`."""
@@ -57,9 +66,7 @@ class ContainerWatch:
         self._wake = Wake()
         self._lock = threading.Lock()
         self._tasks: dict[str, LocalTask] = {}
-        self._found: dict[str, str] = {}
-        self._joined: dict[str, tuple[Attachment, ...]] = {}
-        self._joins: Counter[str] = Counter()
+        self._starting: defaultdict[str, _Starting] = defaultdict(_Starting)
         self._stopping: set[str] = set()
         self._lists = 0
         self._exits: tuple[Exit, ...] = ()
@@ -74,7 +81,7 @@ class ContainerWatch:
 
     @property
     def local(self) -> Local:
-        """What is known now; where Docker does not answer, what was known stays."""
+        """The containers as last seen; where Docker does not answer, they stay."""
         with self._lock:
             return Local(MappingProxyType(dict(self._tasks)), self._lists, self._exits, frozenset(self._stopping))
 
@@ -88,22 +95,24 @@ class ContainerWatch:
                     for _, container in hints:
                         self._look(container)
             except LinkwireError as error:
-                log.warning("containers unknown, asked again", error=str(error))
+                log.warning("containers not read, retrying", error=str(error))
                 self._resync_at = time.monotonic() + RETRY_S
             except Exception:
                 # Whatever it is: a node that does not see its containers any more, and does not say so, is worse.
-                log.exception("looking at the containers failed in a way that nobody thought of")
+                log.exception("container watch crashed, retrying")
                 self._resync_at = time.monotonic() + RETRY_S
 
     def _list(self) -> None:
         with self._lock:
-            before = self._tasks.keys() | self._found.keys() | self._joined.keys()
+            before = self._tasks.keys() | self._starting.keys()
         exits = self._containers.exits()
         seen = self._containers.all()
         asked = gate.waiting()
         with self._lock:
             self._exits = exits
-            self._found.update(asked)  # no guess; and nobody else tells it of what began to start before this agent
+            for container, path in asked.items():
+                # No guess; and nobody else tells it of what began to start before this agent.
+                self._starting[container].netns = path
             self._tasks = {container: self._completed(local) for container, local in seen.items()}
             # Containers that are no tasks have namespaces too, and what is found of them is nobody's; but what came
             # to be known since the list was asked for may be that of a task which is not in it yet.
@@ -128,21 +137,15 @@ class ContainerWatch:
         """Add what Docker does not tell of a container that is being started, where it has been found."""
         if local.state == "created" and local.netns is None and local.problem is None:
             before = self._tasks.get(local.container, local).elsewhere
-            joined = self._joined.get(local.container, ())
-            return replace(
-                local,
-                netns=self._found.get(local.container),
-                elsewhere=in_order((*local.elsewhere, *joined, *before)),
-                joins=self._joins[local.container],
-            )
+            seen = self._starting.get(local.container, _Starting())
+            elsewhere = in_order((*local.elsewhere, *seen.attachments, *before))
+            return replace(local, netns=seen.netns, elsewhere=elsewhere, joins=seen.joins)
         self._forget(local.container)
         return local
 
     def _forget(self, container: str) -> None:
         self._sandboxes.forget(container)
-        self._found.pop(container, None)
-        self._joined.pop(container, None)
-        self._joins.pop(container, None)
+        self._starting.pop(container, None)
 
     def _told_to_stop(self, container: str) -> None:
         with self._lock:
@@ -150,17 +153,17 @@ class ContainerWatch:
         self._changed()
 
     def _connected(self, joined: Joined) -> None:
-        """A container has addresses on one network more: it is being started, or runs already."""
+        """Add a container's addresses on one more network: it is being started, or runs already."""
         if joined.mac:
             self._sandboxes.expect(joined.container, joined.mac)
         with self._lock:
-            known = self._joined.get(joined.container, ())
-            self._joined[joined.container] = in_order((*known, *joined.attachments))
-            self._joins[joined.container] += 1
+            starting = self._starting[joined.container]
+            starting.attachments = in_order((*starting.attachments, *joined.attachments))
+            starting.joins += 1
             local = self._tasks.get(joined.container)
             if local is not None and local.state != "gone":
                 merged = in_order((*local.elsewhere, *joined.attachments))
-                self._tasks[joined.container] = replace(local, elsewhere=merged, joins=self._joins[joined.container])
+                self._tasks[joined.container] = replace(local, elsewhere=merged, joins=starting.joins)
         if local is not None:
             self._changed()
             if local.state != "created" or local.netns is not None:
@@ -168,7 +171,7 @@ class ContainerWatch:
 
     def _sandbox_found(self, container: str, path: str) -> None:
         with self._lock:
-            self._found[container] = path
+            self._starting[container].netns = path
             if local := self._tasks.get(container):
                 self._tasks[container] = replace(local, netns=local.netns or path)
         self._changed()

@@ -1,7 +1,7 @@
-"""A bounded pool of threads that wire tasks: one task's work in order, tasks beside each other.
+"""Worker threads that wire tasks: one task's work in order, tasks beside each other.
 
-What takes its time (nft, wireguard-go, the kernel's making of a device, a Docker that is slow) holds up its own task
-alone. A task is changed by the thread that is at work on it, or by the loop while no thread is: `TaskState.busy`.
+Slow work (nft, wireguard-go, the kernel's making of a device, a slow Docker) holds up its own task alone.
+A task is changed by the thread that is at work on it, or by the loop while no thread is: `TaskState.busy`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ URGENT = 4
 
 
 class Workers:
-    """The threads of one agent.
+    """Threads of one agent.
 
     Args:
         ended: called from a thread when it has ended its work on a task.
@@ -35,7 +35,7 @@ class Workers:
         self._busy = 0
 
     def has_room(self, *, is_urgent: bool) -> bool:
-        """Whether `run` would begin at once."""
+        """Tell whether `run` would begin at once."""
         return self._busy < (THREADS if is_urgent else THREADS - URGENT)
 
     def run(self, state: TaskState, work: Callable[[], None]) -> None:
@@ -54,8 +54,8 @@ class Workers:
             work()
         except Exception as error:
             # Whatever it is: one task must not keep this node's others from being wired.
-            log.exception("wiring failed in a way that nobody thought of", task=state.local.task)
-            state.failed_oddly(error)
+            log.exception("task work crashed", task=state.local.task)
+            state.fail_unexpectedly(error)
         finally:
             with self._lock:
                 self._busy -= 1

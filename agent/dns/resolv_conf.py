@@ -1,4 +1,4 @@
-"""A container's resolv.conf: which name servers it asks, and which domains it adds to a name (resolv.conf(5))."""
+"""Name servers and search domains of a container's resolv.conf (resolv.conf(5))."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_DOMAIN = 253
 
 
 class ResolvConf:
-    """What one container's file has said so far.
+    """Union of everything that one container's file has said.
 
     Docker writes it twice while it starts a container, and a program may rewrite it: nothing that it said is
     forgotten, so that the rules change with it as rarely as can be. A server too many costs nothing.
@@ -39,7 +39,7 @@ class ResolvConf:
 
 
 def parse(content: bytes) -> tuple[list[IPv4Address | IPv6Address], list[str]]:
-    """The name servers, without those of a zone (`fe80::1%eth0`), and the search domains, each in their order."""
+    """Parse name servers, without those of a zone (`fe80::1%eth0`), and search domains, each in their order."""
     servers: list[IPv4Address | IPv6Address] = []
     search: list[str] = []
     for line in content.decode(errors="replace").splitlines():

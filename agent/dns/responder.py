@@ -1,4 +1,4 @@
-"""The agent's side of the responder: opens sockets in tasks' namespaces and hands them to a process with no rights.
+"""Agent's side of the DNS responder: opens sockets in tasks' namespaces and hands them to an unprivileged process.
 
 A socket keeps its namespace alive: it is closed here and there when the task goes.
 """
@@ -59,7 +59,7 @@ class Responder:
         self._closed = False
 
     def serve(self, container: str, netns: TaskNetns, answers: Sequence[Answer], resolving: Resolving) -> None:
-        """Answer for a task from now on, or with other answers. What does not work is logged, and tried next time.
+        """Answer for a task from now on, or with other answers. Failures are logged, and tried again next time.
 
         Args:
             container: its id.
@@ -85,7 +85,7 @@ class Responder:
                 self._send(container, table, opened)
 
     def problem(self, container: str) -> str | None:
-        """Why a task's questions are not all answered, in words; None where they are."""
+        """Return why a task's questions are not all answered, in words; None where they are."""
         if not self.able:
             return f"{_UNANSWERED}: this node's kernel or nft is too old to turn them (see its agent's log)"
         with self._lock:
@@ -102,7 +102,7 @@ class Responder:
                 self._order(b"-", container, ())
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering all tasks."""
         with self._lock:
             self._closed = True
             for container in list(self._served):
@@ -124,7 +124,7 @@ class Responder:
         if problem != served.problem:
             served.problem = problem
             if problem is not None:
-                log.warning("DNS questions for links are not all answered", container=container[:12], error=problem)
+                log.warning("DNS questions not answered", container=container[:12], error=problem)
         served.sockets.update(opened)
         return list(opened.values())
 
@@ -132,7 +132,7 @@ class Responder:
         try:
             memory = os.memfd_create("linkwire-names")
         except OSError as error:
-            log.warning("DNS answers are not renewed", error=str(error))
+            log.warning("DNS answers not updated", error=str(error))
             if self._process is not None:
                 self._process.kill()  # the next one is handed everything
             return
@@ -152,7 +152,7 @@ class Responder:
         try:
             socket.send_fds(self._control, [ORDER.pack(verb, container.encode()[:96])], list(descriptors))
         except OSError as error:
-            log.warning("the DNS responder takes no orders and is started again", error=str(error))
+            log.warning("DNS responder not reachable, restarting", error=str(error))
             self._control.close()
             self._control = None
             self._process.kill()
@@ -168,7 +168,7 @@ class Responder:
                 command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env=environment
             )
         except OSError as error:
-            log.warning("the DNS responder cannot be started", error=str(error))
+            log.warning("DNS responder not started", error=str(error))
             ours.close()
             return False
         finally:
@@ -188,14 +188,14 @@ class Responder:
                     return
                 if self._control is not None:
                     self._control.close()
-                log.warning("the DNS responder ended and is started again", exit_code=code)
+                log.warning("DNS responder ended, restarting", exit_code=code)
                 self._process = self._control = None
                 if self._start():
                     return
 
 
 def _bound(wanted: Sequence[tuple[int, int]]) -> tuple[dict[int, socket.socket], str | None]:
-    """Sockets in this thread's namespace for name servers of these numbers and IP versions, and what went wrong."""
+    """Bind sockets in this thread's namespace for name servers of these numbers and IP versions; return the error."""
     opened: dict[int, socket.socket] = {}
     problem = None
     for number, version in wanted:

@@ -1,4 +1,4 @@
-"""The rules that turn questions for the names of a task's links to its responder, in libnftables' JSON. No I/O.
+"""Rules that turn a task's DNS questions for its links to the responder, in libnftables' JSON. No I/O.
 
 Where a question goes (`dns` hooks into what the task sends, before connections are tracked):
 
@@ -18,13 +18,10 @@ packets of a socket by its first one, would take the others along. So nothing th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from agent.dns import wire
+from agent.nft_json import FAMILY, Body, Json, compared, field_is, goto
 from mesh.policy import Resolving
-
-Json = Mapping[str, Any]
-Body = list[list[Json]]
 
 FIRST_PORT = 61953
 """Of the responder's sockets, one for each name server, on the task's loopback device. Beyond the ports that Linux
@@ -33,7 +30,6 @@ MOST_SERVERS = 8
 
 HOOK: Json = {"type": "route", "hook": "output", "prio": -300, "policy": "accept"}  # "raw" in nft(8)
 LOOPBACK: Mapping[int, str] = {4: "127.0.0.1", 6: "::1"}
-_FAMILY: Mapping[int, str] = {4: "ip", 6: "ip6"}
 _UDP = 17  # IANA, protocol numbers
 _DNS = 53
 _ACCEPT: Json = {"accept": None}
@@ -46,7 +42,7 @@ _LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 def chains(resolving: Resolving) -> dict[str, Body]:
-    """The chains, `dns` first; none where the task has no names or no server to ask."""
+    """Return the chains, `dns` first; none where the task has no names or no server to ask."""
     names = {encoded for name in resolving.names if (encoded := wire.encoded(name)) is not None}
     servers = list(enumerate(resolving.servers[:MOST_SERVERS]))
     if not names or not servers:
@@ -55,12 +51,12 @@ def chains(resolving: Resolving) -> dict[str, Body]:
     last = FIRST_PORT + MOST_SERVERS - 1
     made: dict[str, Body] = {
         "dns": [
-            [_match({"meta": {"key": "l4proto"}}, _UDP, "!="), _ACCEPT],
-            [_field("udp", "dport", _DNS), _goto("dns_question")],
-            [_field("udp", "sport", {"range": [FIRST_PORT, last]}), _goto("dns_answer")],
+            [compared({"meta": {"key": "l4proto"}}, _UDP, "!="), _ACCEPT],
+            [field_is("udp", "dport", _DNS), goto("dns_question")],
+            [field_is("udp", "sport", {"range": [FIRST_PORT, last]}), goto("dns_answer")],
         ],
         "dns_question": [
-            [_masked(_FLAGS, 2, 0xF800, 0), _raw(_QUESTIONS, 2, 1), _goto("dns_name")],
+            [_masked(_FLAGS, 2, 0xF800, 0), _raw(_QUESTIONS, 2, 1), goto("dns_name")],
         ],
         "dns_name": [
             # Come back from there: one name may be the beginning of another one.
@@ -69,9 +65,9 @@ def chains(resolving: Resolving) -> dict[str, Body]:
         ],
         "dns_turn": [
             [
-                _field(_FAMILY[server.version], "daddr", str(server)),
+                field_is(FAMILY[server.version], "daddr", str(server)),
                 _NOTRACK,
-                _set(_FAMILY[server.version], "daddr", LOOPBACK[server.version]),
+                _set(FAMILY[server.version], "daddr", LOOPBACK[server.version]),
                 _set("udp", "dport", FIRST_PORT + number),
                 _ACCEPT,
             ]
@@ -79,10 +75,10 @@ def chains(resolving: Resolving) -> dict[str, Body]:
         ],
         "dns_answer": [
             [
-                _field(_FAMILY[server.version], "saddr", LOOPBACK[server.version]),
-                _field("udp", "sport", FIRST_PORT + number),
+                field_is(FAMILY[server.version], "saddr", LOOPBACK[server.version]),
+                field_is("udp", "sport", FIRST_PORT + number),
                 _NOTRACK,
-                _set(_FAMILY[server.version], "saddr", str(server)),
+                _set(FAMILY[server.version], "saddr", str(server)),
                 _set("udp", "sport", _DNS),
                 _ACCEPT,
             ]
@@ -91,12 +87,12 @@ def chains(resolving: Resolving) -> dict[str, Body]:
     }
     for length in sorted({len(encoded) for encoded in names}):
         ends = [b"\0", *(domain + b"\0" for domain in domains)]
-        made[f"dns_after_{length}"] = [[*_bytes(length, end), _goto("dns_turn")] for end in ends]
+        made[f"dns_after_{length}"] = [[*_bytes(length, end), goto("dns_turn")] for end in ends]
     return made
 
 
 def _bytes(begin: int, expected: bytes) -> Iterator[Json]:
-    """What stands in the question's name from a byte on, whatever the letters' case (RFC 4343)."""
+    """Match the bytes of a question's name from one on, whatever the letters' case (RFC 4343)."""
     for at in range(0, len(expected), _CHUNK):
         chunk = expected[at : at + _CHUNK]
         mask = bytes(0xDF if letter in _LETTERS else 0xFF for letter in chunk)
@@ -113,24 +109,12 @@ def _payload(offset: int, length: int) -> Json:
 
 
 def _raw(offset: int, length: int, right: int) -> Json:
-    return _match(_payload(offset, length), right)
+    return compared(_payload(offset, length), right)
 
 
 def _masked(offset: int, length: int, mask: int, right: int) -> Json:
-    return _match({"&": [_payload(offset, length), mask]}, right)
-
-
-def _match(left: Json, right: object, op: str = "==") -> Json:
-    return {"match": {"op": op, "left": left, "right": right}}
-
-
-def _field(protocol: str, field: str, right: object) -> Json:
-    return _match({"payload": {"protocol": protocol, "field": field}}, right)
+    return compared({"&": [_payload(offset, length), mask]}, right)
 
 
 def _set(protocol: str, field: str, value: object) -> Json:
     return {"mangle": {"key": {"payload": {"protocol": protocol, "field": field}}, "value": value}}
-
-
-def _goto(chain: str) -> Json:
-    return {"goto": {"target": chain}}

@@ -1,4 +1,4 @@
-"""The responder's process: answers DNS questions of all tasks of this node, on sockets that the agent opened.
+"""DNS responder's process: answers questions of all tasks of this node, on sockets that the agent opened.
 
 It reads what tasks send, which may be anything, so it is apart from the agent: it runs as no user there is, has no
 capability and no file, and what it holds are the tables of names and the sockets, each in its task's namespace. Being
@@ -24,7 +24,7 @@ from agent.rights import USER
 from mesh import memory
 
 ORDER = struct.Struct("=c96s")
-"""What the agent sends for a task: `+` with a file in memory that holds its table, and further sockets; or `-`."""
+"""An order of the agent for a task: `+` with a file in memory that holds its table, and further sockets; or `-`."""
 LINGER_S = 30.0
 _MOST_DESCRIPTORS = 32
 _MOST_IN_A_ROW = 16
@@ -34,7 +34,7 @@ _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 
 
 class Server:
-    """Serves until nobody needs it any more."""
+    """Server of all tasks' questions; ends when the agent has been gone for some time."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -105,7 +105,7 @@ def _received(control: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _drop_rights() -> None:
-    """Be nobody, for good. All capabilities go with root's user (capabilities(7))."""
+    """Give up root and every capability, which go with it, for good (capabilities(7))."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(USER, USER, USER)

@@ -1,4 +1,4 @@
-"""What the responder answers for one task: the names of its links, and what each question gets. Pure."""
+"""Table of one task's DNS names, and the answers to questions about them. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Name:
 
 
 class Table:
-    """One task's names. Its JSON: `{"names": {"db": [["10.1.9.2"], false]}, "search": ["corp.example"]}`."""
+    """One task's names, from JSON: `{"names": {"db": [["10.1.9.2"], false]}, "search": ["corp.example"]}`."""
 
     def __init__(self, text: bytes) -> None:
         told = json.loads(text)
@@ -35,7 +35,7 @@ class Table:
         self._ends: Sequence[str] = [f".{domain}" for domain in told["search"]]
 
     def answer(self, message: bytes) -> bytes | None:
-        """The answer to a program's question; None for a message that gets none."""
+        """Return the answer to a program's question; None for a message that gets none."""
         question = wire.parse(message)
         if question is None:
             return None
@@ -50,5 +50,5 @@ class Table:
         return wire.answer(question, Rcode.NO_ERROR, addresses, TURNING_TTL_S)
 
     def _goes_on(self, name: str) -> bool:
-        """Whether it is a link's name with a search domain added: that name is not, so that the next one is asked."""
+        """Tell whether it is a link's name and a search domain: it does not exist then, and the next is asked."""
         return any(name.endswith(end) and name[: -len(end)] in self._names for end in self._ends)

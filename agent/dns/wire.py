@@ -1,4 +1,4 @@
-"""DNS messages: reads one question, writes its answer (RFC 1035, EDNS of RFC 6891). Pure: bytes in, bytes out.
+"""Codec of DNS messages: one question, its answer (RFC 1035, EDNS of RFC 6891). Pure: bytes in, bytes out.
 
 Only what the rules turn to the responder is read (`agent.dns.ruleset`): a plain query of exactly one question, whose
 name is written out in full. The bytes are a task's and may be anything.
@@ -24,7 +24,7 @@ _IN = 1
 _PLAIN_BYTES = 512
 """The most that a program takes which says nothing of it (RFC 1035, 4.2.1)."""
 _MOST_BYTES = 1232
-"""What passes unfragmented everywhere (DNS flag day 2020)."""
+"""The most that passes unfragmented everywhere (DNS flag day 2020)."""
 _MOST_NAME = 255
 _MOST_LABEL = 63
 
@@ -88,7 +88,7 @@ def parse(message: bytes) -> Question | None:
 def answer(
     question: Question, rcode: Rcode, addresses: Sequence[IPv4Address | IPv6Address] = (), ttl: int = 0
 ) -> bytes:
-    """The answer to a question.
+    """Encode the answer to a question.
 
     Of more addresses than fit the first are given, and nothing says that there are more: that would have the program
     ask again by TCP, which is not answered here.
@@ -120,7 +120,7 @@ def answer(
 
 
 def encoded(name: str) -> bytes | None:
-    """A name as labels, each after its length, without the root's; None for what no question can hold."""
+    """Encode a name as labels, each after its length, without the root's; None for what no question can hold."""
     labels = name.rstrip(".").split(".")
     if not name.isascii() or any(not 0 < len(label) <= _MOST_LABEL for label in labels):
         return None
@@ -129,7 +129,7 @@ def encoded(name: str) -> bytes | None:
 
 
 def _end_of_name(message: bytes, at: int) -> int | None:
-    """Where a name that is written out in full ends, the root's zero included."""
+    """Find the end of a name that is written out in full, the root's zero included."""
     begin = at
     while at < len(message) and at - begin < _MOST_NAME:
         length = message[at]
@@ -155,7 +155,7 @@ _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 def _edns(message: bytes, at: int, records: int) -> tuple[int, int] | None:
-    """The version of EDNS and the bytes that may be sent; None where the additional records say nothing of it."""
+    """Read the version of EDNS and the bytes that may be sent; None where no additional record is of it."""
     for _ in range(records):
         end = _end_of_name(message, at)
         if end is None and message[at : at + 1] and message[at] >= _POINTER >> 8:

@@ -1,4 +1,4 @@
-"""What the gate needs in dockerd's configuration file, merged in and taken out again. No I/O here.
+"""Gate's entries in dockerd's configuration file, merged in and taken out again. No I/O here.
 
 The file is the operator's: key order, indentation and every other key stay.
 """
@@ -15,7 +15,7 @@ from agent.node_gate.errors import Refused
 
 RUNTIME = "linkwire"
 STOCK = "runc"
-"""What dockerd takes where nothing names a default runtime."""
+"""The default runtime of dockerd where nothing names one."""
 _STOCK_NAMES = frozenset({STOCK, "io.containerd.runc.v2"})
 _RUNTIMES, _DEFAULT = "runtimes", "default-runtime"
 _FLAGS = ("--add-runtime", "--default-runtime")
@@ -49,13 +49,13 @@ def parse(text: str, file: str) -> dict[str, Any]:
     except RecursionError:
         raise Refused(f"{file} does not parse: it nests too deep") from None
     except ValueError as error:
-        raise Refused(f"{file} does not parse: {error}. Mend it, and run this again") from None
+        raise Refused(f"{file} does not parse: {error}. Correct it, and run this again") from None
     if not isinstance(config, dict):
-        raise Refused(f"{file} is no JSON object: dockerd would not take it. Mend it, and run this again")
+        raise Refused(f"{file} is not a JSON object; dockerd would refuse it. Correct it, and run this again")
     if not isinstance(config.get(_RUNTIMES, {}), dict):
-        raise Refused(f"{file}: {_RUNTIMES!r} is no JSON object: dockerd would not take it")
+        raise Refused(f"{file}: {_RUNTIMES!r} is not a JSON object; dockerd would refuse it")
     if not isinstance(config.get(_DEFAULT, ""), str):
-        raise Refused(f"{file}: {_DEFAULT!r} is no text: dockerd would not take it")
+        raise Refused(f"{file}: {_DEFAULT!r} is not a string; dockerd would refuse it")
     return config
 
 
@@ -76,7 +76,7 @@ def refuse_flags(command: tuple[str, ...], file: str) -> None:
 
 
 def wrapped(config: Mapping[str, Any], file: str) -> Wrapped | None:
-    """The runtime that the gate has to stand in front of; None where the gate is the default already.
+    """Return the runtime that the gate has to stand in front of; None where the gate is the default already.
 
     Raises:
         Refused: it is none that a program can be put in front of.
@@ -98,7 +98,7 @@ def wrapped(config: Mapping[str, Any], file: str) -> Wrapped | None:
 
 
 def with_gate(config: Mapping[str, Any], script: str, behind: Wrapped | None) -> dict[str, Any]:
-    """The configuration with the gate as default runtime; `behind` None: what is behind it stays."""
+    """Return the configuration with the gate as default runtime; `behind` None: what is behind it stays."""
     entry: dict[str, Any] = {"path": script}
     before = config.get(_RUNTIMES, {}).get(RUNTIME)
     if behind is not None and behind.arguments:
@@ -109,7 +109,7 @@ def with_gate(config: Mapping[str, Any], script: str, behind: Wrapped | None) ->
 
 
 def without_default(config: Mapping[str, Any], default: str) -> dict[str, Any]:
-    """The configuration with another default runtime, said outright, and the gate still known.
+    """Return the configuration with another default runtime, said outright, and the gate still known.
 
     A dockerd that reads a file without `default-runtime` keeps the one that it has (Docker 20.10,
     daemon/reload_unix.go): only a name makes it take another.
@@ -118,12 +118,12 @@ def without_default(config: Mapping[str, Any], default: str) -> dict[str, Any]:
 
 
 def without_runtime(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with no gate among its runtimes; the key stays, or dockerd would keep what it knows."""
+    """Return the configuration without the gate's runtime; the key stays, or dockerd would keep what it knows."""
     return {**config, _RUNTIMES: {name: one for name, one in config.get(_RUNTIMES, {}).items() if name != RUNTIME}}
 
 
 def restored(config: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """What `without_default` and `without_runtime` left, without what only they said.
+    """Take out what only `without_default` and `without_runtime` have put in.
 
     Args:
         config: as it is now.
@@ -138,18 +138,18 @@ def restored(config: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, 
 
 
 def default_of(config: Mapping[str, Any]) -> str:
-    """The default runtime that a configuration names, else dockerd's own; the gate counts as none."""
+    """Return the default runtime that a configuration names, else dockerd's own; the gate counts as none."""
     name = str(config.get(_DEFAULT) or STOCK)
     return STOCK if name == RUNTIME else name
 
 
 def has_gate(config: Mapping[str, Any]) -> bool:
-    """Whether anything of the gate stands in a configuration."""
+    """Tell whether anything of the gate stands in a configuration."""
     return config.get(_DEFAULT) == RUNTIME or RUNTIME in config.get(_RUNTIMES, {})
 
 
 def script_of(config: Mapping[str, Any]) -> str | None:
-    """Where a configuration says that the gate's script lies."""
+    """Return the path of the gate's script that a configuration names."""
     entry = config.get(_RUNTIMES, {}).get(RUNTIME)
     path = entry.get("path") if isinstance(entry, dict) else None
     return path if isinstance(path, str) else None

@@ -1,4 +1,4 @@
-"""The dockerd behind a socket: its process, its configuration file, and work done where it sees its files."""
+"""Dockerd behind a socket: its process, its configuration file, and work done where it sees its files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Dockerd:
             text = pipe.read()
         os.waitpid(child, 0)
         if not text:
-            raise Refused("the work in dockerd's mount namespace ended without a word")
+            raise Refused("the work in dockerd's mount namespace ended without an answer")
         answer: dict[str, Any] = json.loads(text)
         if "refused" in answer:
             raise Refused(str(answer["refused"]))
@@ -64,26 +64,24 @@ class Dockerd:
 
 
 def find(path: str) -> Dockerd:
-    """The dockerd that answers on a socket.
+    """Find the dockerd that answers on a socket.
 
     Raises:
         Refused: it is not to be told.
     """
     running = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal() and _is_dockerd(entry)]
     if not running:
-        raise Refused(
-            "no dockerd is seen on this node: is its program called otherwise, or is it in a virtual machine?"
-        )
+        raise Refused("no process dockerd on this node: does it have another name, or run in a virtual machine?")
     listener = _listener(path)
     # Where systemd listens for dockerd, the socket is systemd's. It then is the one of the node's own network.
     own = [pid for pid in running if pid == listener] or [pid for pid in running if _shares_network(pid)]
     if len(own) != 1:
-        raise Refused(f"{len(own)} of the {len(running)} dockerd here may be this node's: which it is cannot be told")
+        raise Refused(f"{len(own)} of the {len(running)} dockerd processes may be this node's; cannot choose one")
     return _read(own[0])
 
 
 def config_file(command: tuple[str, ...], folder: str) -> str:
-    """The configuration file that a command line names; a relative path is one from `folder`."""
+    """Return the configuration file that a command line names; a relative path is one from `folder`."""
     found = DEFAULT_CONFIG
     for word, following in zip(command, (*command[1:], ""), strict=True):
         if word == _FLAG:
@@ -137,7 +135,7 @@ def _enter(namespace: int) -> None:
 
 
 def _answer(pid: int, function: Callable[[], Mapping[str, Any]], writing: int) -> None:
-    """Enter, work, say what came of it, end; never returns."""
+    """Enter the namespace, do the work, write its answer, and end the process."""
     try:
         answer: Mapping[str, Any]
         try:

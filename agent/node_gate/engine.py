@@ -1,16 +1,16 @@
-"""This node's Docker, asked by its API: the one place here that imports docker."""
+"""This node's Docker, asked to run a container that has the node's rights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-import docker
-import docker.errors
-import requests
+from docker import APIClient
+from docker.errors import NotFound
 from docker.types import LogConfig
 
+from agent.docker_api import Docker
 from agent.node_gate.errors import Refused
 
 SOCKET = "/var/run/docker.sock"
@@ -29,27 +29,18 @@ _CAPABILITIES = (
 _TIMEOUT_S = 120
 
 
-@contextmanager
-def _wrapped(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        raise Refused(f"Docker cannot {what}: {error}") from None
-
-
 class Engine:
     """Docker on this node."""
 
     def __init__(self, path: str = SOCKET) -> None:
         """Connect when first asked; `path` of Docker's socket."""
-        with _wrapped("be asked"):
-            self._api = docker.APIClient(f"unix://{path}", version="auto", timeout=_TIMEOUT_S)
+        self._docker = Docker(f"unix://{path}", _TIMEOUT_S, Refused)
 
     def info(self) -> Mapping[str, Any]:
-        """What `docker info` says. Raises Refused."""
-        with _wrapped("say how it runs"):
-            told: dict[str, Any] = self._api.info()
-        return told
+        """Return the answer of `docker info`. Raises Refused."""
+        with self._docker.asked_to("ask Docker how it runs") as client:
+            info: dict[str, Any] = client.info()
+        return info
 
     def run_on_node(self, task: str, argv: Sequence[str]) -> str:
         """Run a command in a container that sees the node's processes, of the image of a Swarm task.
@@ -67,12 +58,12 @@ class Engine:
         Raises:
             Refused: Docker could not run it, or it failed; with the end of what it said.
         """
-        with _wrapped("run a container"):
-            own = self._api.containers(filters={"label": f"{_TASK}={task}"})
+        with self._docker.asked_to("run a container") as client:
+            own = client.containers(filters={"label": f"{_TASK}={task}"})
             if not own:
-                raise Refused("this task's own container is not to be found")
-            self._remove()
-            settings = self._api.create_host_config(
+                raise Refused("this task's own container was not found")
+            _remove(client)
+            settings = client.create_host_config(
                 runtime="runc",
                 cap_drop=["ALL"],
                 cap_add=list(_CAPABILITIES),
@@ -84,36 +75,37 @@ class Engine:
                 binds=[f"{SOCKET}:{SOCKET}"],
                 log_config=LogConfig(type=LogConfig.types.JSON),
             )
-            self._api.create_container(
+            client.create_container(
                 own[0]["ImageID"], list(argv), name=HELPER, labels=_MARK, host_config=settings, entrypoint=""
             )
             try:
-                self._api.start(HELPER)
-                code = int(self._api.wait(HELPER)["StatusCode"])
-                out = self._api.logs(HELPER, stdout=True, stderr=False).decode("utf-8", "replace")
-                error = self._api.logs(HELPER, stdout=False, stderr=True).decode("utf-8", "replace")
+                client.start(HELPER)
+                code = int(client.wait(HELPER)["StatusCode"])
+                out = client.logs(HELPER, stdout=True, stderr=False).decode("utf-8", "replace")
+                error = client.logs(HELPER, stdout=False, stderr=True).decode("utf-8", "replace")
             finally:
-                self._remove()
+                _remove(client)
         if code != 0:
             raise Refused(f"the container {HELPER} ended with exit code {code}: {error.strip()[-500:]}")
         return out
 
-    def _remove(self) -> None:
-        with suppress(docker.errors.NotFound):
-            self._api.remove_container(HELPER, force=True)
+
+def _remove(client: APIClient) -> None:
+    with suppress(NotFound):
+        client.remove_container(HELPER, force=True)
 
 
 def is_rootless(info: Mapping[str, Any]) -> bool:
-    """Whether this Docker has no root on its node."""
+    """Tell whether this Docker has no root on its node."""
     return any("name=rootless" in str(option) for option in info.get("SecurityOptions") or ())
 
 
 def default_runtime(info: Mapping[str, Any]) -> str:
-    """The default runtime that dockerd has now."""
+    """Return the default runtime that dockerd has now."""
     return str(info.get("DefaultRuntime", ""))
 
 
 def runtime_path(info: Mapping[str, Any], runtime: str) -> str | None:
-    """The program of a runtime that dockerd knows; None: it does not know it."""
+    """Return the program of a runtime that dockerd knows; None: it does not know it."""
     entry = (info.get("Runtimes") or {}).get(runtime)
     return None if entry is None else str(entry.get("path", ""))

@@ -1,4 +1,4 @@
-"""The reason for which a node cannot have the gate, or cannot give it up."""
+"""Error of a node that cannot have the gate, or cannot give it up."""
 
 
 class Refused(Exception):  # noqa: N818 - a refusal is an answer here

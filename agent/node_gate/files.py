@@ -1,22 +1,22 @@
-"""The gate's files on a node: its script, its settings, dockerd's configuration file and the copy kept beside it.
+"""Gate's files on a node: its script, its settings, dockerd's configuration file and the copy kept beside it.
 
 Everything here runs where dockerd sees its files (`gate.dockerd.Dockerd.work`), and is told and answers in JSON.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 import shlex
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent import durable
 from agent.node_gate import daemon_json
 from agent.node_gate.errors import Refused
 
@@ -25,19 +25,19 @@ FOLDERS = ("/usr/local/bin", "/opt/bin")
 """Where the script may lie; the second where /usr cannot be written to."""
 SETTINGS = Path("/etc/linkwire/gate")
 VARIABLES = ("LINKWIRE_GATE", "LINKWIRE_RUNC", "LINKWIRE_GATE_SECONDS", "LINKWIRE_READY_SECONDS")
-"""What of the settings is ours."""
+"""Our variables in the settings."""
 KEPT = ".before-linkwire"
-"""What the name of the copy of dockerd's file ends with; an empty copy: there was no file."""
+"""Suffix of the copy of dockerd's file; an empty copy: there was no file."""
 NEEDED = ("grep", "sed", "stat", "sleep", "mkdir", "rm")
 _TRY_S = 20.0
 
 Undo = list[tuple[str, str | None, int]]
-"""What files were before: path, text or None for no file, mode; in the order in which they were changed."""
+"""Files before they were changed: path, text or None for no file, mode; in the order in which they were changed."""
 
 
 @dataclass(slots=True)
 class Journal:
-    """Writes files, and remembers what they were."""
+    """Journal of file writes, by which they can be undone."""
 
     undo: Undo = field(default_factory=list)
 
@@ -61,13 +61,13 @@ class Journal:
         _put(path, text, wanted)
 
     def roll_back(self) -> None:
-        """Make every file what it was."""
+        """Undo all writes."""
         restore(self.undo)
         self.undo.clear()
 
 
 def restore(undo: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Make files what they were. Raises OSError."""
+    """Undo writes. Raises OSError."""
     for path, text, mode in reversed(undo):
         _put(Path(path), text, mode)
     with suppress(OSError):
@@ -220,7 +220,7 @@ def look(config: str, data: str, script: str) -> dict[str, Any]:
 
 
 def _users(data: Path) -> Iterator[tuple[str, bool]]:
-    """The containers whose runtime is the gate, and whether they are of this program itself.
+    """Return the containers whose runtime is the gate, and whether they are of this program itself.
 
     Those of Swarm tasks that have ended are left out: they never start again.
     """
@@ -308,18 +308,9 @@ def _put(path: Path, text: str | None, mode: int) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     data = text.encode("utf-8", "surrogateescape")
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-        try:
-            Path(name).replace(path)
-        except OSError:  # EBUSY: the file itself is a mount
-            path.write_bytes(data)
-            Path(name).unlink()
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
+        durable.write(path, data, mode=mode)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        path.write_bytes(data)  # the file itself is a mount

@@ -1,4 +1,4 @@
-"""Puts the gate into this node's Docker, takes it out, or says whether it is there; each may be run again."""
+"""Installation, removal and status of the gate in this node's Docker; each may be run again."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _reload(
             daemon.work(lambda: files.restore(made["undo"]))
             os.kill(daemon.pid, signal.SIGHUP)
             raise Refused(
-                f"its dockerd did not take {daemon.config} over in {RELOAD_S:g} s: its log says what else is wrong "
-                "in that file (`journalctl -u docker`). Everything is as it was"
+                f"its dockerd did not apply {daemon.config} within {RELOAD_S:g} s: its log says what else is wrong "
+                "in that file (`journalctl -u docker`). Every file was restored"
             )
         time.sleep(_LOOK_S)

@@ -1,4 +1,4 @@
-"""WireGuard devices in tasks' network namespaces: what a backend does, and which one this node can have."""
+"""WireGuard backends: the protocol they share, and the choice of one for this node."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Backend(Protocol):
         """How it is reported: "kernel" or "userspace"."""
 
     def largest(self, room: int) -> int:
-        """The largest MTU, in bytes, at which no packet is padded to more than `room`, which is what fits inside."""
+        """Return the largest MTU, in bytes, at which no packet is padded to more than `room`."""
 
     def prepare(self, name: str) -> None:
-        """Do what of `create` can be done before the task has a namespace. What came of it `discard` takes back."""
+        """Do the part of `create` that needs no namespace of the task. `discard` undoes it."""
 
     def discard(self, name: str) -> None:
         """End what serves a device without asking for its namespace: nobody waits for it, or its task has ended."""
 
     def served(self) -> tuple[str, ...]:
-        """The names of all devices that something on the node serves, prepared or placed, whoever made them.
+        """Return the names of all devices that something on the node serves, prepared or placed, whoever made them.
 
         None where the kernel does: there a device ends with its namespace, and nothing is prepared.
         """
@@ -82,14 +82,14 @@ class Backend(Protocol):
         """Delete a device if it is there, and whatever served it."""
 
     def found(self, netns: TaskNetns) -> tuple[str, ...]:
-        """The names of this backend's devices in a namespace, whoever made them: for adoption after a restart."""
+        """List this backend's devices in a namespace, whoever made them: for adoption after a restart."""
 
     def close(self) -> None:
         """Release what the backend itself keeps open. The devices stay."""
 
 
 def probe(home: str = OWN_NETNS) -> Backend:
-    """The backend this node can have: the kernel's where it has WireGuard, else wireguard-go.
+    """Choose this node's backend: the kernel's where it has WireGuard, else wireguard-go.
 
     Args:
         home: the namespace in which the devices' UDP sockets are to be.

@@ -1,4 +1,4 @@
-"""The kernel's WireGuard messages, packed and unpacked: linux/wireguard.h, no I/O.
+"""Codec of the kernel's WireGuard messages: linux/wireguard.h. No I/O.
 
 A general netlink library takes one message a peer, and 20 times as long; packed, one message holds some 500 peers.
 """
@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
 from agent.netlink import NLA_F_NESTED, attribute, attributes
+from agent.wireguard.peer_decoder import PeerDecoder, Split
 from mesh.errors import Terminal
 from mesh.keys import PublicKey
 from mesh.linkkeys import PresharedKey
@@ -66,7 +67,7 @@ MESSAGE_BYTES = 60_000
 
 
 def message(command: int, payload: bytes = b"") -> bytes:
-    """A generic netlink command with its attributes."""
+    """Encode a generic netlink command with its attributes."""
     return _HEADER.pack(command, _VERSION, 0) + payload
 
 
@@ -76,11 +77,11 @@ def encode_family_request() -> bytes:
 
 
 def decode_family(payload: memoryview) -> int:
-    """The family's number, from the answer. Raises Terminal."""
+    """Read the family's number from the answer. Raises Terminal."""
     for kind, value in attributes(payload[_HEADER.size :]):
         if kind == _CTRL_ATTR_FAMILY_ID:
             return int(struct.unpack("=H", value)[0])
-    raise Terminal("the kernel named no number for its WireGuard family")
+    raise Terminal("the kernel has no number for its WireGuard family")
 
 
 def encode_get(name: str) -> bytes:
@@ -89,7 +90,7 @@ def encode_get(name: str) -> bytes:
 
 
 def encode_set(name: str, change: DeviceChange, limit: int = MESSAGE_BYTES) -> list[bytes]:
-    """The messages that make a change, in the order they must be sent; none when it changes nothing.
+    """Encode a change as messages, in the order they must be sent; none when it changes nothing.
 
     Args:
         name: the device.
@@ -113,23 +114,16 @@ def encode_set(name: str, change: DeviceChange, limit: int = MESSAGE_BYTES) -> l
 
 
 class Decoder:
-    """Puts one device together from dump after dump, and decodes of each peer only what has changed since the last.
-
-    It goes by the bytes that the kernel sent: equal bytes are the same peer. What it remembers is of the last dump.
-    """
+    """Decoder of one device's dumps, one after another."""
 
     def __init__(self) -> None:
-        self._whole: dict[bytes, Peer] = {}
-        """By all bytes of a peer."""
-        self._lasting: dict[bytes, tuple[bytes, Peer]] = {}
-        """By its key: its bytes but for the handshake and the counters, and the peer."""
+        self._peers: PeerDecoder[bytes] = PeerDecoder(lambda raw: raw[4:36], _split, _decode_peer)
 
     def decode(self, name: str, payloads: Iterable[memoryview]) -> Device:
-        """A device from the messages of a dump: a peer may begin in one and go on in the next. Raises Terminal."""
+        """Decode a dump: a peer may begin in one message and go on in the next. Raises Terminal."""
         public_key: PublicKey | None = None
         listen_port = 0
-        whole: dict[bytes, Peer] = {}
-        peers: dict[PublicKey, Peer] = {}
+        raws: list[bytes] = []
         for payload in payloads:
             for kind, value in attributes(payload[_HEADER.size :]):
                 if kind == _DEVICE_PUBLIC_KEY:
@@ -137,33 +131,34 @@ class Decoder:
                 elif kind == _DEVICE_LISTEN_PORT:
                     listen_port = struct.unpack("=H", value)[0]
                 elif kind == _DEVICE_PEERS:
-                    self._peers(value, whole, peers)
-        self._whole = whole
-        if len(self._lasting) > len(peers):
-            there = {key.raw for key in peers}
-            self._lasting = {key: kept for key, kept in self._lasting.items() if key in there}
-        return Device(name, public_key, listen_port, peers)
-
-    def _peers(self, nests: memoryview, whole: dict[bytes, Peer], peers: dict[PublicKey, Peer]) -> None:
-        for _, nested in attributes(nests):
-            raw = bytes(nested)
-            peer = whole[raw] = self._whole.get(raw) or self._peer(raw)
+                    raws += map(bytes, _nests(value))
+        peers: dict[PublicKey, Peer] = {}
+        for peer in self._peers.decode(raws):
             began = peers.get(peer.public_key)
             if began is not None:  # it goes on from the message before
-                peer = replace(began, allowed_ips=began.allowed_ips | peer.allowed_ips)
+                peer = replace(began, allowed_ips=began.allowed_ips | peer.allowed_ips)  # noqa: PLW2901
             peers[peer.public_key] = peer
+        return Device(name, public_key, listen_port, peers)
 
-    def _peer(self, raw: bytes) -> Peer:
-        if len(raw) < _HEAD.size:
-            return _decode_peer(raw)
-        head = _HEAD.unpack_from(raw)
-        if (*head[:6], *head[8:10], *head[11:13], *head[14:16], *head[17:19]) != _HEAD_OF:
-            return _decode_peer(raw)
-        lasts = raw[:_KEYS_END] + raw[_KEEPALIVE:_COUNTERS] + raw[_VERSION_AT:]
-        kept = self._lasting.get(raw[4:36])
-        if kept is None or kept[0] != lasts:
-            kept = self._lasting[raw[4:36]] = (lasts, _decode_peer(raw))
-        return kept[1].counted(_seconds(head[6], head[7]), rx_bytes=head[16], tx_bytes=head[13])
+
+class Decoders(dict[str, Decoder]):
+    """The decoders of a namespace's devices, by name."""
+
+    def __missing__(self, name: str) -> Decoder:
+        """Make a device's decoder at first use."""
+        made = self[name] = Decoder()
+        return made
+
+
+def _split(raw: bytes) -> Split[bytes] | None:
+    """Take apart a peer that begins with the head."""
+    if len(raw) < _HEAD.size:
+        return None
+    head = _HEAD.unpack_from(raw)
+    if (*head[:6], *head[8:10], *head[11:13], *head[14:16], *head[17:19]) != _HEAD_OF:
+        return None
+    lasting = raw[:_KEYS_END] + raw[_KEEPALIVE:_COUNTERS] + raw[_VERSION_AT:]
+    return Split(lasting, _seconds(head[6], head[7]), rx_bytes=head[16], tx_bytes=head[13])
 
 
 def _ifname(name: str) -> bytes:
@@ -182,7 +177,7 @@ def _batched(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
 
 
 def _peer_pieces(change: PeerChange, limit: int) -> Iterator[bytes]:
-    """A peer, nested; as several when its allowed IPs do not fit into one message."""
+    """Encode a peer, nested; as several when its allowed IPs do not fit into one message."""
     key = _KEY_HEADER + change.public_key.raw
     if change.remove:
         yield _nested(key + attribute(_PEER_FLAGS, struct.pack("=I", _REMOVE_ME)))
@@ -217,7 +212,7 @@ def _allowed_ips(chunk: bytes) -> bytes:
 
 
 def _allowed_ip(network: IPNetwork) -> bytes:
-    """Nested. In the order of bytes, IPv4 comes first, then lower addresses, then shorter prefixes."""
+    """Encode an allowed IP. Sorted by bytes, IPv4 comes first, then lower addresses, then shorter prefixes."""
     version, address = network.version, network.network_address.packed
     form = _ALLOWED_IP[version]
     family = (6, _ALLOWED_IP_FAMILY, _AF[version])
@@ -233,7 +228,7 @@ def _endpoint_attribute(endpoint: UdpEndpoint) -> bytes:
 
 
 def _decode_peer(raw: bytes) -> Peer:
-    """A peer, or a piece of one: what is not in it is as if it were not set."""
+    """Decode a peer, or a piece of one: what is not in it is as if it were not set."""
     found = dict(attributes(memoryview(raw)))
     shared = bytes(found.get(_PEER_PRESHARED_KEY, b""))
     handshake = found.get(_PEER_HANDSHAKE)

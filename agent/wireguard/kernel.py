@@ -1,11 +1,10 @@
-"""WireGuard in the kernel: devices made by rtnetlink, set and read by generic netlink."""
+"""Kernel backend: WireGuard devices made by rtnetlink, set and read by generic netlink."""
 
 from __future__ import annotations
 
 import errno
 import threading
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from agent import links
 from agent.netlink import NETLINK_GENERIC, explained
@@ -34,8 +33,6 @@ class KernelBackend:
     def __init__(self, home: str = OWN_NETNS) -> None:
         self._home = TaskNetns(home)
         self._family: int | None = None
-        # They end with the namespace: of what has gone nothing is remembered.
-        self._decoders: WeakKeyDictionary[TaskNetns, dict[str, genetlink.Decoder]] = WeakKeyDictionary()
 
     def largest(self, room: int) -> int:
         """See Backend. It pads to no more than the MTU (drivers/net/wireguard/send.c, calculate_skb_padding)."""
@@ -85,7 +82,7 @@ class KernelBackend:
                 if error.errno == errno.EOPNOTSUPP:
                     raise DeviceNotFound(f"{name} is not a WireGuard device") from error
                 raise
-        decoder = self._decoders.setdefault(netns, {}).setdefault(name, genetlink.Decoder())
+        decoder = netns.own(genetlink.Decoders)[name]
         return decoder.decode(name, (message.payload for message in answer))
 
     def apply(self, netns: TaskNetns, name: str, change: DeviceChange) -> None:
@@ -96,7 +93,7 @@ class KernelBackend:
 
     def delete(self, netns: TaskNetns, name: str) -> None:
         """See Backend."""
-        self._decoders.get(netns, {}).pop(name, None)
+        netns.own(genetlink.Decoders).pop(name, None)
         if links.kind(netns, name) == _KIND:
             links.delete(netns, name)
 
@@ -109,7 +106,7 @@ class KernelBackend:
         self._home.close()
 
     def _family_number(self, netns: TaskNetns) -> int:
-        """The number is the kernel's choice, the same in every namespace, for as long as the module is loaded."""
+        """Return the number: the kernel's choice, the same in all namespaces for as long as the module is loaded."""
         if self._family is None:
             answer = _socket(netns).request(genetlink.GENL_ID_CTRL, genetlink.encode_family_request())
             self._family = genetlink.decode_family(answer[0].payload)
@@ -117,7 +114,7 @@ class KernelBackend:
 
 
 def available() -> bool:
-    """Whether this kernel makes WireGuard devices: tries one, in a namespace that ends with the try.
+    """Tell whether this kernel makes WireGuard devices: tries one, in a namespace that ends with the try.
 
     Raises:
         Terminal: the agent may not find out.

@@ -1,4 +1,4 @@
-"""The control socket of wireguard-go: its text protocol (https://www.wireguard.com/xplatform/), spoken and read.
+"""Client and codec of wireguard-go's control socket (https://www.wireguard.com/xplatform/).
 
 One connection an exchange. A socket file without a process behind it counts as no device.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from agent.links import DEVICE_PREFIX
 from agent.netlink import explained
+from agent.wireguard.peer_decoder import PeerDecoder, Split
 from mesh.errors import DeviceNotFound, Retryable, Terminal
 from mesh.keys import PrivateKey, PublicKey
 from mesh.linkkeys import PresharedKey
@@ -43,12 +44,12 @@ _COUNTERS = re.compile(
 
 
 def socket_path(name: str) -> Path:
-    """Where the control socket of a device lies; there is one folder for all namespaces."""
+    """Return the path of a device's control socket; there is one folder for all namespaces."""
     return SOCKETS / f"{name}.sock"
 
 
 def process(name: str) -> int | None:
-    """The process id of the wireguard-go that serves a device, or None when none does."""
+    """Return the process id of the wireguard-go that serves a device, or None when none does."""
     try:
         with _connect(name) as connection:
             pid, _, _ = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
@@ -58,7 +59,7 @@ def process(name: str) -> int | None:
 
 
 def served() -> tuple[str, ...]:
-    """The names of the devices of ours that a wireguard-go serves, sorted."""
+    """Return the names of the devices of ours that a wireguard-go serves, sorted."""
     names = (path.name.removesuffix(".sock") for path in SOCKETS.glob(f"{DEVICE_PREFIX}*.sock"))
     return tuple(sorted(name for name in names if process(name) is not None))
 
@@ -76,7 +77,7 @@ def set_device(name: str, change: DeviceChange) -> None:
 
 
 def encode_set(change: DeviceChange) -> bytes:
-    """The text that makes a change. Peers are upserted; nothing that is not named is touched."""
+    """Encode a change as text. Peers are upserted; nothing that is not named is touched."""
     lines = ["set=1"]
     if change.private_key is not None:
         lines.append(f"private_key={change.private_key.raw.hex()}")
@@ -107,19 +108,13 @@ def _peer_lines(change: PeerChange) -> Iterator[str]:
 
 
 class Decoder:
-    """Reads one device's answers, one after another, and of each peer only what has changed since the last.
-
-    It goes by the text: equal text is the same peer. What it remembers is of the last answer.
-    """
+    """Decoder of one device's answers to get=1, one after another."""
 
     def __init__(self) -> None:
-        self._whole: dict[str, Peer] = {}
-        """By all of a peer's lines."""
-        self._lasting: dict[str, tuple[str, Peer]] = {}
-        """By its key: its lines but for the handshake and the counters, and the peer."""
+        self._peers: PeerDecoder[str] = PeerDecoder(lambda lines: lines[:_KEY_DIGITS], _split, _decode_peer)
 
     def decode(self, name: str, text: str) -> Device:
-        """Read the answer to get=1.
+        """Read an answer.
 
         Args:
             name: the device.
@@ -129,24 +124,30 @@ class Decoder:
             Terminal: a line that is not of the protocol. Its value is not quoted: it may be a key.
         """
         own, *texts = f"\n{text}".split(_PEER_BEGINS)
-        public_key, listen_port = _decode_own(name, own)
-        whole = {lines: self._whole.get(lines) or self._peer(name, lines) for lines in texts}
-        self._whole = whole
-        if len(self._lasting) > len(whole):
-            there = {lines[:_KEY_DIGITS] for lines in whole}
-            self._lasting = {key: kept for key, kept in self._lasting.items() if key in there}
-        return Device(name, public_key, listen_port, {peer.public_key: peer for peer in whole.values()})
+        try:
+            public_key, listen_port = _decode_own(own)
+            peers = self._peers.decode(texts)
+        except ValueError as error:
+            raise Terminal(f"wireguard-go's answer about {name} is not understood: {error}") from error
+        return Device(name, public_key, listen_port, {peer.public_key: peer for peer in peers})
 
-    def _peer(self, name: str, lines: str) -> Peer:
-        counters = _COUNTERS.search(lines)
-        if counters is None:
-            return _decode_peer(name, lines)
-        lasts = lines[: counters.start()] + lines[counters.end() :]
-        kept = self._lasting.get(lines[:_KEY_DIGITS])
-        if kept is None or kept[0] != lasts:
-            kept = self._lasting[lines[:_KEY_DIGITS]] = (lasts, _decode_peer(name, lasts))
-        seconds, nanoseconds, tx_bytes, rx_bytes = map(int, counters.groups())
-        return kept[1].counted(seconds + nanoseconds / 1e9 or None, rx_bytes, tx_bytes)
+
+class Decoders(dict[str, Decoder]):
+    """The decoders of a namespace's devices, by name."""
+
+    def __missing__(self, name: str) -> Decoder:
+        """Make a device's decoder at first use."""
+        made = self[name] = Decoder()
+        return made
+
+
+def _split(lines: str) -> Split[str] | None:
+    counters = _COUNTERS.search(lines)
+    if counters is None:
+        return None
+    seconds, nanoseconds, tx_bytes, rx_bytes = map(int, counters.groups())
+    lasting = lines[: counters.start()] + lines[counters.end() :]
+    return Split(lasting, seconds + nanoseconds / 1e9 or None, rx_bytes, tx_bytes)
 
 
 @dataclass(slots=True)
@@ -177,32 +178,25 @@ class _Partial:
         )
 
 
-def _not_understood(name: str, key: str) -> Terminal:
-    return Terminal(f"wireguard-go said something about {name} that is not understood: {key!r}")
-
-
-def _decode_own(name: str, lines: str) -> tuple[PublicKey | None, int]:
-    """The device's own key and port, from the lines before its first peer."""
+def _decode_own(lines: str) -> tuple[PublicKey | None, int]:
+    """Read the device's own key and port, in the lines before its first peer. Raises ValueError."""
     public_key, listen_port = None, 0
     for line in filter(None, lines.splitlines()):
         key, _, value = line.partition("=")
+        if key not in {"private_key", "listen_port", "fwmark"}:
+            raise ValueError(repr(key))
         try:
-            match key:
-                case "private_key":
-                    public_key = PrivateKey(bytes.fromhex(value)).public
-                case "listen_port":
-                    listen_port = int(value)
-                case "fwmark":
-                    pass
-                case _:
-                    raise _not_understood(name, key)
-        except (ValueError, IndexError, Terminal) as error:
-            raise _not_understood(name, key) from error
+            if key == "private_key":
+                public_key = PrivateKey(bytes.fromhex(value)).public
+            elif key == "listen_port":
+                listen_port = int(value)
+        except (ValueError, Terminal) as error:
+            raise ValueError(repr(key)) from error
     return public_key, listen_port
 
 
-def _decode_peer(name: str, lines: str) -> Peer:
-    """A peer, from its lines; its key is the first of them."""
+def _decode_peer(lines: str) -> Peer:
+    """Decode a peer's lines, of which its key is the first. Raises ValueError."""
     own, _, others = lines.partition("\n")
     key = "public_key"
     try:
@@ -211,7 +205,7 @@ def _decode_peer(name: str, lines: str) -> Peer:
             key, _, value = line.partition("=")
             _peer_line(partial, key, value)
     except (ValueError, Terminal) as error:
-        raise _not_understood(name, key) from error
+        raise ValueError(repr(key)) from error
     return partial.peer()
 
 
@@ -267,7 +261,7 @@ def _connect(name: str) -> socket.socket:
 
 
 def _exchange(name: str, request: bytes) -> str:
-    """Returns the answer's lines before the errno. Raises OSError with that errno, DeviceNotFound, Retryable."""
+    """Return the answer's lines before the errno. Raises OSError with that errno, DeviceNotFound, Retryable."""
     answer = bytearray()
     with _connect(name) as connection:
         try:

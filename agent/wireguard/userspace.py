@@ -1,4 +1,4 @@
-"""WireGuard by wireguard-go: one process a device, for nodes whose kernel has no WireGuard.
+"""Userspace backend: wireguard-go, one process a device, for nodes whose kernel has no WireGuard.
 
 The process is started in the node's namespace, where its UDP socket stays, and its TUN device is moved into the
 task's. It is a session of its own and outlives the agent; the next agent finds it by its control socket. It ends
@@ -22,7 +22,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from agent import links
 from agent.errors import PortTaken
@@ -63,8 +62,6 @@ class UserspaceBackend:
         self._lock = threading.Lock()
         self._children: list[subprocess.Popen[bytes]] = []
         self._deaf_since: dict[str, float] = {}
-        # They end with the namespace: of what has gone nothing is remembered.
-        self._decoders: WeakKeyDictionary[TaskNetns, dict[str, uapi.Decoder]] = WeakKeyDictionary()
 
     def largest(self, room: int) -> int:
         """See Backend. It takes its device's MTU for what it was at home, once the device is in another namespace.
@@ -146,7 +143,7 @@ class UserspaceBackend:
         up = links.is_up(netns, name)
         if up is None:
             raise DeviceNotFound(f"there is no device {name} in {netns.path}")
-        device = uapi.get(name, self._decoders.setdefault(netns, {}).setdefault(name, uapi.Decoder()))
+        device = uapi.get(name, netns.own(uapi.Decoders)[name])
         self._check_hearing(name, device.listen_port, up=up)
         return device
 
@@ -169,7 +166,7 @@ class UserspaceBackend:
     def delete(self, netns: TaskNetns, name: str) -> None:
         """See Backend."""
         netns.check()
-        self._decoders.get(netns, {}).pop(name, None)
+        netns.own(uapi.Decoders).pop(name, None)
         for place in (netns, self._home):  # at home when the agent died between start and move
             if links.kind(place, name) == _KIND:
                 self._end(name)
@@ -266,7 +263,7 @@ def require() -> None:
 
 
 def _spawn(name: str) -> subprocess.Popen[bytes]:
-    """Nothing secret is in its arguments or environment: keys go by the control socket."""
+    """Start wireguard-go. Nothing secret is in its arguments or environment: keys go by the control socket."""
     return subprocess.Popen(
         [PROGRAM, "-f", name],
         cwd="/",
@@ -296,7 +293,7 @@ def _end_process(pid: int, name: str) -> None:
 
 
 def _hears(pid: int, port: int) -> bool:
-    """Whether a process has a UDP socket of IPv4 bound to a port, in the namespace it is in."""
+    """Tell whether a process has a UDP socket of IPv4 bound to a port, in the namespace it is in."""
     inodes = set()
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():

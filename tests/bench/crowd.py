@@ -15,6 +15,8 @@ import agent.cli  # noqa: F401 - all that an agent has in memory
 from agent import reconcile
 from agent.containers import LocalTask
 from agent.looks import Looks
+from agent.schedule import Schedule
+from agent.task_interface import TaskInterface
 from agent.tasks import TaskState
 from mesh.log import configure
 from tests.bench import stage
@@ -65,21 +67,22 @@ def _measure(world: World, folder: Path, count: int) -> Figures:
         began = time.perf_counter()
         reconcile.reconcile(node.backend, task.netns, hosts, config, None, complete=True)
         times.append((time.perf_counter() - began) * 1000)
-        wired[f"c{number}"] = TaskState(local, netns=task.netns, applied=config, tried=config)
+        wired[f"c{number}"] = TaskState(local, TaskInterface(task.netns, config), Schedule(tried=config))
         if number == 0:  # what is there once, or is loaded with the first
             used = _used()
     more = _used() - used
     for _ in range(2):  # what the first round reads is decoded and kept for the next
-        Looks().take(wired, node.backend, lambda: False)
+        Looks().read(wired, node.backend, lambda: False)
     began = time.process_time()
     for _ in range(_LOOKS):
-        found = Looks().take(wired, node.backend, lambda: False)
+        found = Looks().read(wired, node.backend, lambda: False)
         assert found is not None
         assert len(found) == len(tasks)
     look = (time.process_time() - began) * 1000 / _LOOKS / len(tasks)
     for state in wired.values():
-        assert state.netns is not None
-        node.backend.delete(state.netns, state.applied.name if state.applied else "")
+        interface = state.interface
+        assert interface.netns is not None
+        node.backend.delete(interface.netns, interface.applied.name if interface.applied else "")
     return Figures(times[1:], _resident(), max(more, 0.001) / count, look)
 
 

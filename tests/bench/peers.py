@@ -122,7 +122,7 @@ class _Bench:
         """Milliseconds for the endpoint's way there, as the agent goes it. It believes to have been there before."""
         self._wire(self._before)
         took = timed(lambda: self._wire(self._after))
-        assert self._state.confirm_at is not None, "it was read"
+        assert self._state.schedule.confirm_at is not None, "it was read"
         self._check(self._after)
         return took
 
@@ -130,7 +130,7 @@ class _Bench:
         """Milliseconds for the reading that follows a second later, which finds all as it is meant."""
         self._wire(self._before)
         self._wire(self._after)
-        self._state.confirm_at, self._state.dirty = None, True
+        self._state.schedule.confirm_at, self._state.schedule.dirty = None, True
         took = timed(lambda: self._wire(self._after))
         self._check(self._after)
         return took

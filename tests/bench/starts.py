@@ -128,7 +128,7 @@ def _agents(logged: Iterable[str]) -> dict[str, tuple[float, float]]:
         if not line.startswith("{"):
             continue  # wireguard-go's banner
         said = json.loads(line)
-        if said.get("event") == "wired":
+        if said.get("event") == "task wired":
             wired.setdefault(said["task"], (_milliseconds(said["timestamp"]), said["seconds"] * 1000))
     return wired
 

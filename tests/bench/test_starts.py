@@ -32,9 +32,9 @@ EVENTS = [
 ]
 LOGGED = [
     "WARNING: a banner",
-    said("wired", "350500", task="t1", seconds=0.02),
-    said("wired", "900000", task="t1", seconds=0.5),
-    said("wired", "350500", task="t2", seconds=0.02),
+    said("task wired", "350500", task="t1", seconds=0.02),
+    said("task wired", "900000", task="t1", seconds=0.5),
+    said("task wired", "350500", task="t2", seconds=0.02),
 ]
 
 

@@ -13,7 +13,8 @@ import pytest
 from agent import gate, names, nft
 from agent.containers import LocalTask
 from agent.rules import render
-from agent.tasks import CONFIRM_S, TaskState
+from agent.schedule import CONFIRM_S
+from agent.tasks import TaskState
 from mesh.errors import Retryable
 from mesh.net import IPNetwork, UdpEndpoint
 from mesh.wgtypes import DeviceChange, PeerChange, PeerConfig, resolved
@@ -44,19 +45,19 @@ class Wired:
         before = self.reads
         self.state.wire(self.backend, config, complete=complete)
         assert self.state.error is None
-        assert self.state.applied == config
+        assert self.state.interface.applied == config
         return self.reads - before
 
     def due(self) -> float | None:
         """When its device must be read."""
-        return self.state.confirm_at
+        return self.state.schedule.confirm_at
 
     def confirm(self) -> int:
         """As the loop does when it is due."""
-        assert self.state.applied is not None
-        assert self.state.confirm_at is not None
-        self.state.confirm_at, self.state.dirty = None, True
-        return self.wire(self.state.applied)
+        assert self.state.interface.applied is not None
+        assert self.state.schedule.confirm_at is not None
+        self.state.schedule.confirm_at, self.state.schedule.dirty = None, True
+        return self.wire(self.state.interface.applied)
 
     def there(self) -> dict[str, tuple[UdpEndpoint | None, frozenset[IPNetwork]]]:
         """The device's peers as they are, read by nobody whom this counts."""
@@ -115,7 +116,7 @@ def test_a_changed_peer_is_set_without_a_reading_and_read_soon(wired: Wired) -> 
     assert wired.confirm() == 2
     assert wired.is_as(wired.config(moved(first, 10), second, *others)), "nobody is alive there"
     assert wired.due() is None
-    assert not wired.state.dirty
+    assert not wired.state.schedule.dirty
     assert wired.wire(config) == 0
     assert wired.confirm() == 1
     assert wired.is_as(config)
@@ -153,8 +154,8 @@ def test_what_somebody_did_to_the_device_meanwhile_is_put_right_by_that_reading(
 
 
 def test_a_device_that_has_gone_is_made_again_at_once(wired: Wired) -> None:
-    assert wired.state.netns is not None
-    wired.backend.delete(wired.state.netns, wired.task.name)
+    assert wired.state.interface.netns is not None
+    wired.backend.delete(wired.state.interface.netns, wired.task.name)
     config = wired.config(moved(wired.peers[0]), *wired.peers[1:])
     assert wired.wire(config) == 1
     assert wired.is_as(config)
@@ -181,7 +182,7 @@ def test_rules_and_names_that_have_gone_are_made_again_with_the_next_change(
 
 def test_it_is_read_where_something_else_may_have_changed(wired: Wired) -> None:
     one, other = (wired.config(moved(wired.peers[0], port), *wired.peers[1:]) for port in (9, 10))
-    wired.state.dirty = True
+    wired.state.schedule.dirty = True
     assert wired.wire(one) == 2
     assert wired.wire(replace(other, mtu=1300)) == 2
     assert wired.wire(replace(one, mtu=1300), complete=False) == 2
@@ -198,8 +199,8 @@ def test_after_a_failure_it_is_read(wired: Wired, monkeypatch: pytest.MonkeyPatc
         patch.setattr(wired.backend, "apply", fail)
         wired.state.wire(wired.backend, config, complete=True)
     assert wired.state.error == "not now"
-    assert wired.state.retry_at is not None
+    assert wired.state.schedule.retry_at is not None
     assert wired.due() is None
-    wired.state.dirty = False  # it is not by this that it knows
+    wired.state.schedule.dirty = False  # it is not by this that it knows
     assert wired.wire(config) == 2
     assert wired.is_as(config)

@@ -17,12 +17,14 @@ import pytest
 from agent import gate, looks, reconcile, watch
 from agent.clock import WatchedClock
 from agent.containers import LocalTask, NodeIdentity
+from agent.desired_state import DesiredState
 from agent.identity import Identity
+from agent.keyfile import load_or_make_node_key
 from agent.loop import Agent
 from agent.metrics import Metrics
 from agent.node_record import node_record
+from agent.node_reports import NodeReports
 from agent.node_table import NodeTable
-from agent.sealing import load_or_make
 from agent.trust import Trust
 from controller.observed import SwarmTask
 from mesh.seal import Sealer
@@ -48,7 +50,7 @@ SECONDS = 60.0  # for what takes one, or two where nobody else is busy
 def running(task: Task, mesh: SmallMesh, folder: Path) -> Iterator[Agent]:
     """The agent of node n1, with the container of the only task there."""
     folder.mkdir()
-    key = load_or_make(folder)
+    key = load_or_make_node_key(folder)
     identity = Identity(folder, folder / "none", CLUSTER, "n1", key.public)
     mesh.swarm.approved["n1"] = identity.statement.fingerprint
     store = Store([mesh.endpoint], Sealer.agent(KEYRING, identity.key), root=mesh.root)
@@ -58,9 +60,9 @@ def running(task: Task, mesh: SmallMesh, folder: Path) -> Iterator[Agent]:
     backend, address = task.node.backend, task.node.address.ip
     assert isinstance(address, IPv4Address)
     node = node_record(NodeIdentity("n1", "n1", address), identity, backend, (task.port, task.port + 9), None, "0")
-    metrics, trust, clock = Metrics("0", backend.name), Trust(folder), WatchedClock(folder)
-    table = NodeTable(task.node.netns)
-    agent = Agent(told, backend, store, key, identity, node, metrics, trust, clock, table)
+    desired = DesiredState("n1", key, Trust(folder), backend)
+    reports = NodeReports(node, identity, Metrics("0", backend.name), WatchedClock(folder))
+    agent = Agent(told, store, desired, reports, NodeTable(task.node.netns))
     stopped = threading.Event()
     thread = threading.Thread(target=agent.run, args=(stopped,), daemon=True)
     thread.start()
@@ -110,8 +112,10 @@ def advanced(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 def is_settled(agent: Agent) -> bool:
     """Whether its task is wired, and nothing is left to be read."""
-    state = agent._tasks.get("c")
-    return state is not None and state.applied is not None and not state.dirty and state.confirm_at is None
+    state = agent._tasks.by_container.get("c")
+    if state is None or state.interface.applied is None:
+        return False
+    return not state.schedule.dirty and state.schedule.confirm_at is None
 
 
 def test_what_was_changed_without_a_reading_is_read_by_the_loop_itself(

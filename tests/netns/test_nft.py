@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from agent import nft, rights
+from agent import nft, preflight, rights
 from agent import rules as ruleset
 from agent.netns import TaskNetns
 from agent.nft_json import Rules
@@ -386,16 +386,17 @@ def test_counters_of_others_are_no_refusals(netns: TaskNetns) -> None:
 
 
 def test_this_kernel_has_what_rules_need() -> None:
-    nft.require()
+    preflight.require()
 
 
 def test_what_the_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     wish = {"match": {"op": "==", "left": {"wish": None}, "right": 1}}
     monkeypatch.setattr(ruleset, "_ACCEPT", wish)  # it cannot be rendered in any kernel
-    monkeypatch.setattr(nft, "_NEEDED", {**nft._NEEDED, "wishes (NFT_WISH)": "add rule inet linkwire c goto nowhere"})
+    wishes = {"wishes (NFT_WISH)": "add rule inet linkwire c goto nowhere"}
+    monkeypatch.setattr(preflight, "_NEEDED", {**preflight._NEEDED, **wishes})
     expected = r"^nftables of this node cannot do what links need: wishes \(NFT_WISH\): [^;]*No such [^;]+$"
     with pytest.raises(Terminal, match=expected):
-        nft.require()
+        preflight.require()
 
 
 def test_what_it_does_not_do_and_lacks_nothing_for_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,25 +404,25 @@ def test_what_it_does_not_do_and_lacks_nothing_for_is_told_in_its_words(monkeypa
     with pytest.raises(
         Terminal, match="cannot do what links need: cannot set the rules of the task: nftables says: "
     ):
-        nft.require()
+        preflight.require()
 
 
 def test_a_library_that_lists_otherwise_is_found_out_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     parse = ruleset.parse
     monkeypatch.setattr(ruleset, "parse", lambda listing: parse(listing.replace("echo-request", "echo?")))
-    with pytest.raises(Terminal, match=r"nft lists rules in a form that is not understood: \{.*echo"):
-        nft.require()
+    with pytest.raises(Terminal, match=r"nft lists rules in an unknown form: \{.*echo"):
+        preflight.require()
 
 
 def test_without_the_program_its_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Terminal, match=r"^nft is not installed: it is of the Debian package nftables$"):
-        nft.require()
+        preflight.require()
 
 
 def test_each_thing_that_rules_are_made_of_can_be_named(netns: TaskNetns) -> None:
     """The texts of `_NEEDED` hold what `render` makes, so that whatever is lacking can be named."""
-    assert nft._lacking(netns) == []
+    assert nft.lacking(netns, preflight._NEEDED) == []
     tried = said(netns, "nft", "--json", "list", "table", "inet", "linkwire")
     for statement in ("dnat", "numgen", "reject", "vmap", "fib", "ct", "counter", "set"):
         assert f'"{statement}": ' in tried, statement

@@ -56,7 +56,7 @@ def test_one_process_a_device_in_a_session_of_its_own_and_no_key_in_sight(task: 
     arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     assert arguments == ["wireguard-go", "-f", task.name, ""]
     assert task.key.raw.hex() not in Path(f"/proc/{pid}/environ").read_text()
-    assert Path(f"/proc/{pid}/ns/net").stat().st_ino == task.node.netns.inode
+    assert Path(f"/proc/{pid}/ns/net").stat().st_ino == os.fstat(task.node.netns.fileno()).st_ino
 
 
 def test_ended_processes_are_reaped(task: Task) -> None:

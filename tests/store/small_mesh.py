@@ -119,7 +119,7 @@ class Reader:
     def look(self) -> Snapshot:
         """Decide anew, and report."""
         with self._lock:
-            believed = self.trust.take(self.follower.snapshot)
+            believed = self.trust.update(self.follower.snapshot)
             if believed is not self.believed:
                 self.believed = believed
                 self.everything.append(believed)

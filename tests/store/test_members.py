@@ -68,7 +68,7 @@ class Party:
     def look(self) -> None:
         """What the agent's loop does every few seconds."""
         accepted = self.follower.snapshot.get(keyspace.member(NODE), keyspace.KINDS["members"])
-        if (accepted is not None and self.identity.know(accepted)) or self.identity.look():  # type: ignore[arg-type]
+        if (accepted is not None and self.identity.catch_up(accepted)) or self.identity.look():  # type: ignore[arg-type]
             self.record = replace(self.record, counter=self.identity.counter, proof=self.identity.proof)
             self.reporter.node(self.record)
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
-from agent.advance import advance
-from agent.diff import Changes, Seen, diff
+from agent.diff import Changes, Seen, diff, peer_changes
 from agent.nft_json import Rules
 from agent.rules import render
 from mesh.wgtypes import DeviceChange, Interface, InterfaceConfig, PeerChange, Route
@@ -72,7 +71,7 @@ def test_on_a_device_that_is_as_it_was_meant_it_does_what_a_look_finds_to_do(
     settled.apply(diff(before, Seen(found, table, hosts), None, NOW))
     plain, other = (Model(settled.interface, settled.hosts, settled.table) for _ in range(2))
     changes = diff(after, Seen(plain.interface, plain.table, plain.hosts), before, NOW)
-    peers = advance(before, after)
+    peers = peer_changes(before, after)
     event(f"it tells: {peers is not None}, something changes: {bool(peers)}")
     if peers is None:
         return
@@ -89,7 +88,7 @@ def test_on_any_device_it_leaves_alone_what_the_records_do_not_change(
     pair: tuple[InterfaceConfig, InterfaceConfig], found: Interface | None
 ) -> None:
     before, after = pair
-    peers = advance(before, after)
+    peers = peer_changes(before, after)
     if peers is None or found is None:
         return
     model = Model(found, None)
@@ -122,15 +121,15 @@ def test_one_of_many_is_named_alone() -> None:
     before = meant(*(wanted(n) for n in range(6)))
     moved = replace(before.peers[3], endpoint=place(9))
     after = replace(before, peers=(*before.peers[:3], moved, *before.peers[4:]))
-    assert advance(before, after) == (PeerChange(KEYS[3], place(9), update_only=True),)
-    assert advance(before, replace(before, peers=tuple(replace(peer) for peer in before.peers))) == ()
-    assert advance(before, replace(before, peers=before.peers[1:])) == (PeerChange(KEYS[0], remove=True),)
+    assert peer_changes(before, after) == (PeerChange(KEYS[3], place(9), update_only=True),)
+    assert peer_changes(before, replace(before, peers=tuple(replace(peer) for peer in before.peers))) == ()
+    assert peer_changes(before, replace(before, peers=before.peers[1:])) == (PeerChange(KEYS[0], remove=True),)
     kept = replace(before.peers[0], keepalive=7)
-    assert advance(before, replace(before, peers=(kept, *before.peers[1:]))) == (
+    assert peer_changes(before, replace(before, peers=(kept, *before.peers[1:]))) == (
         PeerChange(KEYS[0], keepalive=7, update_only=True),
     )
     other = replace(before.peers[0], preshared_key=OTHER_KEY)
-    assert advance(before, replace(before, peers=(other, *before.peers[1:]))) == (
+    assert peer_changes(before, replace(before, peers=(other, *before.peers[1:]))) == (
         PeerChange(KEYS[0], preshared_key=OTHER_KEY, update_only=True),
     )
 
@@ -138,17 +137,22 @@ def test_one_of_many_is_named_alone() -> None:
 def test_a_network_that_a_peer_loses_is_taken_from_it() -> None:
     both = replace(wanted(0), allowed_ips=frozenset(NETWORKS[:2]))
     change = PeerChange(KEYS[0], None, frozenset(NETWORKS[:1]), replace_allowed_ips=True, update_only=True)
-    assert advance(meant(both), meant(wanted(0))) == (change,)
+    assert peer_changes(meant(both), meant(wanted(0))) == (change,)
 
 
 def test_what_it_cannot_tell_is_left_to_a_look() -> None:
     before, unknown = meant(wanted(0), wanted(1)), replace(wanted(0), preshared_key=None)
-    assert advance(before, replace(before, policy=policy("0"), hosts=())) == ()
-    assert advance(before, replace(before, peers=(unknown, before.peers[1]))) is None
-    assert advance(replace(before, peers=(unknown, before.peers[1])), before) is None
-    assert advance(replace(before, peers=before.peers[1:]), replace(before, peers=(unknown, before.peers[1]))) is None
+    assert peer_changes(before, replace(before, policy=policy("0"), hosts=())) == ()
+    assert peer_changes(before, replace(before, peers=(unknown, before.peers[1]))) is None
+    assert peer_changes(replace(before, peers=(unknown, before.peers[1])), before) is None
+    assert (
+        peer_changes(replace(before, peers=before.peers[1:]), replace(before, peers=(unknown, before.peers[1])))
+        is None
+    )
     still = replace(before, peers=(unknown, before.peers[1]))
-    assert advance(still, replace(still, peers=(unknown, wanted(1, at=4)))) is not None, "it is the same as before"
+    assert peer_changes(still, replace(still, peers=(unknown, wanted(1, at=4)))) is not None, (
+        "it is the same as before"
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,4 +169,4 @@ def test_what_it_cannot_tell_is_left_to_a_look() -> None:
 def test_all_else_is_left_to_a_look(other: dict[str, object]) -> None:
     before = meant(wanted(0), wanted(1))
     assert before.hosts == HOSTS
-    assert advance(before, replace(before, **other)) is None  # type: ignore[arg-type]  # one field each
+    assert peer_changes(before, replace(before, **other)) is None  # type: ignore[arg-type]  # one field each

@@ -15,6 +15,7 @@ from agent.dns import resolv_conf, ruleset, wire
 from agent.dns.resolv_conf import DOCKERS_OWN, ResolvConf
 from agent.dns.responder import Responder
 from agent.dns.table import Table
+from agent.dns.task_dns import TaskDns
 from agent.tasks import TaskState
 from mesh.policy import Resolving
 from tests.netns.resolvers import addresses, question, rcode
@@ -136,11 +137,13 @@ def test_a_task_says_that_its_questions_are_not_answered_where_the_node_cannot()
     local = LocalTask("c", "a1", "A", "a.1.x", "running", None, "/nowhere/hosts", None, (), gated=False)
     records = (CLUSTER, service("A", "a", ("b", "db")), service("B", "b"), endpoint("A", "a1", 1))
     for able in (True, False):
-        state = TaskState(local, responder=Responder(able=able))
-        assert bool(state.resolving(("db",)).servers) is able, "and no rule turns a question that nobody answers"
-        state.applied = config(graph(*records), "a1")
+        state = TaskState(local, dns=TaskDns(Responder(able=able)))
+        assert bool(state.dns.resolving(local.hosts, ("db",)).servers) is able, (
+            "and no rule turns a question that nobody answers"
+        )
+        state.interface.applied = config(graph(*records), "a1")
         assert (state.report().error is None) is able
         assert state.report().wired
     assert "DNS questions for links are not answered" in str(state.report().error)
-    state.applied = config(graph(*records[:-1], endpoint("B", "b1", 1)), "b1")
+    state.interface.applied = config(graph(*records[:-1], endpoint("B", "b1", 1)), "b1")
     assert state.report().error is None, "it has no links"

@@ -11,7 +11,7 @@ import docker
 import docker.errors
 import pytest
 
-from agent.containers import connect as agents
+from agent.docker_api import connect as agents
 from controller.swarm import connect as controllers
 from mesh.docker_api import TRIED, choose
 

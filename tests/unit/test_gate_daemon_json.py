@@ -52,9 +52,9 @@ def test_a_default_runtime_is_wrapped_with_its_arguments() -> None:
     ("text", "said"),
     [
         ("{,", "does not parse: Expecting property name"),
-        ("[]", "is no JSON object"),
-        ('{"runtimes": []}', "'runtimes' is no JSON object"),
-        ('{"default-runtime": 1}', "'default-runtime' is no text"),
+        ("[]", "is not a JSON object"),
+        ('{"runtimes": []}', "'runtimes' is not a JSON object"),
+        ('{"default-runtime": 1}', "'default-runtime' is not a string"),
         ("[" * 100_000, "does not parse"),
     ],
 )

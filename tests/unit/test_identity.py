@@ -208,7 +208,7 @@ def test_a_locked_key_gives_no_proof_and_the_log_says_what_to_do(files: Files) -
     assert (identity.proof, identity.unproven) == (None, "locked")
     (line,) = (line for line in logs if line["log_level"] == "warning")
     fingerprint = identity.statement.fingerprint
-    assert line["approve"] == f"docker linkwire node approve {NODE} --fingerprint {fingerprint}"
+    assert line["command"] == f"docker linkwire node approve {NODE} --fingerprint {fingerprint}"
     files.write()
     assert identity.look()
     assert proven(identity)
@@ -228,7 +228,7 @@ def test_without_swarms_files_there_is_no_proof_and_it_says_where_they_should_be
     with capture_logs() as logs:
         identity = files.identity()
     assert (identity.proof, identity.unproven) == (None, "unreadable")
-    assert any("/var/lib/docker/swarm/certificates" in line.get("reason", "") for line in logs)
+    assert any("/var/lib/docker/swarm/certificates" in line.get("error", "") for line in logs)
 
 
 @pytest.mark.parametrize("locked", [False, True])
@@ -254,7 +254,7 @@ def test_a_node_whose_volume_was_lost_goes_on_above_what_was_accepted_of_it(file
     identity = files.identity()
     assert identity.key != lost.key
     assert identity.counter < accepted.counter
-    assert identity.know(accepted)
+    assert identity.catch_up(accepted)
     assert identity.counter > accepted.counter
     assert proven(identity)
     assert files.identity().counter > identity.counter, "also after a restart"
@@ -263,9 +263,9 @@ def test_a_node_whose_volume_was_lost_goes_on_above_what_was_accepted_of_it(file
 def test_what_was_accepted_of_this_very_statement_changes_nothing(files: Files) -> None:
     identity = files.identity()
     mine = Member(NODE, SEALING_KEY, identity.key.verify_key, identity.counter)
-    assert not identity.know(mine)
-    assert not identity.know(replace(mine, counter=mine.counter - 1))
-    assert identity.know(replace(mine, report_key=SigningKey(b"x" * 32).verify_key))
+    assert not identity.catch_up(mine)
+    assert not identity.catch_up(replace(mine, counter=mine.counter - 1))
+    assert identity.catch_up(replace(mine, report_key=SigningKey(b"x" * 32).verify_key))
 
 
 def test_what_was_signed_before_this_start_is_signed_anew(files: Files) -> None:

@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "node.key").write_text("its own")
     (tmp_path / "state").write_text("what it knew")
     trust = Trust(tmp_path)
-    trust.take(shown(values(*RECORDS, generation=735)))
+    trust.update(shown(values(*RECORDS, generation=735)))
     assert generation(trust.manifest) == 735
     return tmp_path
 
@@ -47,7 +47,7 @@ def test_state_of_another_installation_is_set_aside(folder: Path, bound: bool) -
     assert (folder / "node.key").read_text() == "its own"
     assert generation(remembered(folder / "earlier")) == 735
     trust = Trust(folder)
-    assert trust.take(shown(values(*RECORDS, generation=1))).records, "it acts on generation 1"
+    assert trust.update(shown(values(*RECORDS, generation=1))).records, "it acts on generation 1"
     assert not installation.bind(folder, other, THEIRS), "once"
     assert generation(remembered(folder)) == 1
 

@@ -49,11 +49,11 @@ def read_of(states: dict[str, Read]) -> dict[str, int]:
 def test_a_round_reads_each_once_and_the_next_is_due_later() -> None:
     states, rounds = tasks(3), Looks()
     assert rounds.due_in() <= 0
-    found = rounds.take(states, BACKEND, lambda: False)
+    found = rounds.read(states, BACKEND, lambda: False)
     assert found is not None
     assert sorted(status.task for status in found) == ["t0", "t1", "t2"]
     assert 0 < rounds.due_in() <= looks.STATUS_S
-    assert rounds.take(states, BACKEND, lambda: False) is None
+    assert rounds.read(states, BACKEND, lambda: False) is None
     assert read_of(states) == dict.fromkeys(states, 1)
 
 
@@ -61,38 +61,38 @@ def test_it_gives_way_and_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(looks, "SLICE_S", 0.0)
     states, rounds = tasks(4), Looks()
     for number in range(1, 4):
-        assert rounds.take(states, BACKEND, lambda: True) is None
+        assert rounds.read(states, BACKEND, lambda: True) is None
         assert sum(read_of(states).values()) == number
         assert rounds.due_in() == 0
     del states["c0"]  # ended meanwhile
-    assert len(rounds.take(states, BACKEND, lambda: True) or ()) == 3
+    assert len(rounds.read(states, BACKEND, lambda: True) or ()) == 3
     assert read_of(states) == dict.fromkeys(states, 1)
 
 
 def test_a_round_gets_on_whatever_else_there_is_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looks, "SLICE_S", 60.0)
     states, rounds = tasks(50), Looks()
-    assert rounds.take(states, BACKEND, lambda: True) is not None
+    assert rounds.read(states, BACKEND, lambda: True) is not None
 
 
 def test_the_more_a_round_takes_the_later_is_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looks, "STATUS_S", 0.0)
     states, rounds = tasks(2, takes=0.05), Looks()
     began = time.monotonic()
-    rounds.take(states, BACKEND, lambda: False)
+    rounds.read(states, BACKEND, lambda: False)
     assert time.monotonic() + rounds.due_in() - began >= looks.SHARE * 0.1 * 0.99
 
 
 def test_what_was_changed_without_being_read_is_read_when_it_is_due_and_one_at_a_time_if_need_be() -> None:
     states = tasks(4)
     for name, at in (("c0", 1.0), ("c1", 3.0), ("c3", 2.0)):
-        states[name].confirm_at = at
-        states[name].dirty = False
-    states["c2"].dirty = False
+        states[name].schedule.confirm_at = at
+        states[name].schedule.dirty = False
+    states["c2"].schedule.dirty = False
     assert list(looks.to_confirm(states.values(), 0.5, lambda: False)) == []
     assert list(looks.to_confirm(states.values(), 2.0, lambda: True)) == [states["c0"]]
     assert list(looks.to_confirm(states.values(), 2.0, lambda: True)) == [states["c3"]]
-    assert [state.dirty for state in states.values()] == [True, False, False, True]
-    states["c0"].confirm_at = 3.0
+    assert [state.schedule.dirty for state in states.values()] == [True, False, False, True]
+    states["c0"].schedule.confirm_at = 3.0
     assert list(looks.to_confirm(states.values(), 3.0, lambda: False)) == [states["c0"], states["c1"]]
-    assert all(state.confirm_at is None for state in states.values())
+    assert all(state.schedule.confirm_at is None for state in states.values())

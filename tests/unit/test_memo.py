@@ -66,5 +66,5 @@ def test_rules_are_those_of_the_policy_that_is_asked_for() -> None:
 def test_peers_that_went_are_forgotten() -> None:
     memo = Memo()
     memo.alike(WANTED, SEEN)
-    memo.keep_only({})
+    memo.drop_all_but({})
     assert not memo._alike

@@ -251,7 +251,7 @@ def test_a_port_that_is_taken_is_said_once_and_tried_again(monkeypatch: pytest.M
                 return lines
             time.sleep(0.01)
 
-    warning = ("warning", "metrics cannot be served, tried again")
+    warning = ("warning", "metrics not served, retrying")
     with capture_logs() as logs:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = int(taken.getsockname()[1])
@@ -259,4 +259,4 @@ def test_a_port_that_is_taken_is_said_once_and_tried_again(monkeypatch: pytest.M
             assert said(1) == [warning]
             time.sleep(0.3)
         assert scraped(port) == measured.text
-        assert said(2) == [warning, ("info", "metrics are served")]
+        assert said(2) == [warning, ("info", "metrics served")]

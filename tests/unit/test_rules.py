@@ -213,7 +213,7 @@ def test_counters_that_are_not_ours_are_a_difference_and_no_refusal() -> None:
     "text", ["", "Error", "{}", "[]", '{"nftables": 1}', '{"nftables": [1]}', '{"nftables": [{"rule": {}}]}']
 )
 def test_a_listing_that_is_none_is_an_error_in_words(text: str) -> None:
-    with pytest.raises(Terminal, match="libnftables lists the table of rules in a form that is not understood"):
+    with pytest.raises(Terminal, match="libnftables lists the table of rules in an unknown form"):
         rules.parse(text)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.sealing import FILE, load_or_make
+from agent.keyfile import NODE_KEY_FILE as FILE
+from agent.keyfile import load_or_make_node_key as load_or_make
 from mesh.errors import Terminal
 from mesh.hybrid import NodeKey, seal, unseal
 

@@ -28,9 +28,9 @@ def apart(config: InterfaceConfig) -> InterfaceConfig:
 def test_only_whom_a_wired_task_is_kept_apart_from_can_wait(before: InterfaceConfig, other: InterfaceConfig) -> None:
     state = task()
     assert not state.is_in_no_hurry(apart(before)), "it is not wired"
-    state.applied = before
+    state.interface.applied = before
     assert not state.is_in_no_hurry(apart(before)), "it is to be read"
-    state.dirty = False
+    state.schedule.dirty = False
     assert state.is_in_no_hurry(apart(before))
     for after in (replace(before, peers=other.peers), replace(before, policy=other.policy, hosts=other.hosts)):
         same = replace(after, policy=replace(after.policy, apart=before.policy.apart)) == before

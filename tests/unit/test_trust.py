@@ -24,18 +24,18 @@ def test_it_holds_to_what_it_verified_and_goes_on_as_soon_as_it_can(tmp_path: Pa
     trust = Trust(tmp_path)
     good, broken = shown(NEW), shown({key: raw for key, raw in NEW.items() if key != "services/a"})
     with structlog.testing.capture_logs() as logs:
-        assert trust.take(good) is good
+        assert trust.update(good) is good
         assert not trust.held
-        kept = trust.take(broken)
+        kept = trust.update(broken)
         assert (kept.records, kept.complete) == (good.records, False)
-        assert trust.take(shown(dict(broken_values()))) is kept, "the same object, so that nothing is done anew"
+        assert trust.update(shown(dict(broken_values()))) is kept, "the same object, so that nothing is done anew"
         assert "services/a: gone" in trust.held
         later = shown(values(*RECORDS, service("c", 3), generation=8))
-        assert trust.take(later) is later
+        assert trust.update(later) is later
         assert not trust.held
     assert [entry["event"] for entry in logs] == [
-        "what the store holds is not acted on",
-        "what the store holds is verified again",
+        "store content not acted on",
+        "store content verified again",
     ]
 
 
@@ -45,33 +45,33 @@ def broken_values() -> dict[str, bytes]:
 
 def test_nothing_is_believed_before_something_was_verified(tmp_path: Path) -> None:
     trust = Trust(tmp_path)
-    assert trust.take(Snapshot()) == Snapshot()
+    assert trust.update(Snapshot()) == Snapshot()
     assert not trust.held, "nothing was read yet, which is no problem"
-    assert trust.take(shown(broken_values())) == Snapshot()
+    assert trust.update(shown(broken_values())) == Snapshot()
     assert trust.held
 
 
 def test_an_old_state_is_refused_after_a_restart_too(tmp_path: Path) -> None:
     old = shown(OLD)
-    assert Trust(tmp_path / "new").take(old) == Snapshot(), "the folder is not there: nothing can be written down"
-    assert Trust(tmp_path).take(old) is old, "who never saw a newer one believes it"
-    Trust(tmp_path).take(shown(NEW))
+    assert Trust(tmp_path / "new").update(old) == Snapshot(), "the folder is not there: nothing can be written down"
+    assert Trust(tmp_path).update(old) is old, "who never saw a newer one believes it"
+    Trust(tmp_path).update(shown(NEW))
     again = Trust(tmp_path)
-    assert again.take(old) == Snapshot()
+    assert again.update(old) == Snapshot()
     assert "generation 3, and 7 has been seen" in again.held
-    assert again.take(shown(NEW)).records
+    assert again.update(shown(NEW)).records
 
 
 def test_the_file(tmp_path: Path) -> None:
     assert remembered(tmp_path) == b""
-    Trust(tmp_path).take(shown(NEW))
+    Trust(tmp_path).update(shown(NEW))
     path = tmp_path / "manifest"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert remembered(tmp_path) == NEW["manifest"]
     assert generation(remembered(tmp_path)) == 7
     assert [p.name for p in tmp_path.iterdir()] == ["manifest"]
     written = path.stat().st_mtime_ns
-    Trust(tmp_path).take(shown(NEW))
+    Trust(tmp_path).update(shown(NEW))
     assert path.stat().st_mtime_ns == written, "nothing new, nothing written"
     path.write_bytes(NEW["manifest"])
     assert remembered(tmp_path) == NEW["manifest"], "as it was written before"
@@ -85,10 +85,10 @@ def test_the_file(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_down_is_not_acted_on(tmp_path: Path) -> None:
     trust = Trust(tmp_path / "none")
-    assert trust.take(shown(NEW)) == Snapshot()
+    assert trust.update(shown(NEW)) == Snapshot()
     assert "cannot be written down" in trust.held
     (tmp_path / "none").mkdir()
-    assert trust.take(shown(NEW)).records
+    assert trust.update(shown(NEW)).records
 
 
 def opened(given: Iterable[tuple[str, bytes]], *, revision: int = 0) -> Snapshot:
@@ -104,22 +104,22 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("agent.trust.SAVE_S", 0.0)
     monkeypatch.setattr("agent.trust.ALONE_S", 0.0)
     trust = Trust(tmp_path)
-    trust.take(opened(NEW.items(), revision=9))
+    trust.update(opened(NEW.items(), revision=9))
     trust.save("n1")
     return tmp_path
 
 
 def test_without_a_store_a_node_goes_on_with_what_it_knew_and_removes_nothing(kept: Path) -> None:
     again = Trust(kept)
-    assert again.take(Snapshot()) == Snapshot(), "it has not read what was kept"
+    assert again.update(Snapshot()) == Snapshot(), "it has not read what was kept"
     again.recover(opened)
-    found = again.take(Snapshot())
+    found = again.update(Snapshot())
     assert {key: one.record for key, one in found.records.items()} == {
         key: one.record for key, one in opened(NEW.items()).records.items()
     }
     assert not found.complete
     newer = opened(values(*RECORDS, service("c", 3), generation=8).items(), revision=10)
-    assert again.take(newer) is newer
+    assert again.update(newer) is newer
 
 
 def test_what_changes_is_appended_and_now_and_then_all_of_it_is_written_anew(
@@ -141,7 +141,7 @@ def test_what_changes_is_appended_and_now_and_then_all_of_it_is_written_anew(
         else:
             picture.replace(batch)
         snapshot = picture.snapshot(complete=True)
-        assert trust.take(snapshot) is snapshot
+        assert trust.update(snapshot) is snapshot
         if turn == 30:
             path.unlink()
         elif turn == 33:
@@ -162,7 +162,7 @@ def test_an_emptied_or_forged_store_does_not_take_it_away(kept: Path) -> None:
     for given in ({}, broken_values()):
         again = Trust(kept)
         again.recover(opened)
-        assert again.take(opened(given.items(), revision=3)).records
+        assert again.update(opened(given.items(), revision=3)).records
         assert again.held
 
 
@@ -176,22 +176,22 @@ def test_what_was_kept_is_read_once_and_only_where_there_is_nothing_else(kept: P
     again = Trust(kept)
     again.recover(counted)
     good = opened(NEW.items(), revision=9)
-    assert again.take(good) is good
-    assert again.take(opened({}.items(), revision=10)).records == good.records
+    assert again.update(good) is good
+    assert again.update(opened({}.items(), revision=10)).records == good.records
     assert not read, "the store had it"
     (kept / "state").write_bytes(b"junk")
     damaged = Trust(kept)
     damaged.recover(counted)
     with structlog.testing.capture_logs() as logs:
-        assert [damaged.take(Snapshot()) for _ in range(3)] == [Snapshot()] * 3
-    assert [entry["event"] for entry in logs] == ["what this node knew cannot be read"]
+        assert [damaged.update(Snapshot()) for _ in range(3)] == [Snapshot()] * 3
+    assert [entry["event"] for entry in logs] == ["verified state not read"]
 
 
 def test_at_first_the_store_is_given_time_to_answer(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.trust.ALONE_S", 60.0)
     again = Trust(kept)
     again.recover(opened)
-    assert again.take(Snapshot()) == Snapshot()
+    assert again.update(Snapshot()) == Snapshot()
 
 
 @pytest.mark.parametrize("how", [lambda raw: raw[:-1], lambda raw: raw[:-1] + b"x", lambda _: b"junk", lambda _: b""])
@@ -201,4 +201,4 @@ def test_what_was_damaged_on_disk_is_not_acted_on(kept: Path, how: Callable[[byt
     path.write_bytes(how(path.read_bytes()))
     again = Trust(kept)
     again.recover(opened)
-    assert again.take(Snapshot()) == Snapshot()
+    assert again.update(Snapshot()) == Snapshot()

@@ -164,5 +164,5 @@ def test_nothing_is_remembered_of_a_peer_that_went() -> None:
     kernels.decode(NAME, dumped([stays], pieces=False))
     gos.decode(NAME, written([gone, stays]))
     gos.decode(NAME, written([stays]))
-    assert not any(bytes([7] * 32) in kept for kept in (*kernels._whole, *kernels._lasting))
-    assert not any("07" * 32 in kept for kept in (*gos._whole, *gos._lasting))
+    assert not any(bytes([7] * 32) in kept for kept in (*kernels._peers._whole, *kernels._peers._lasting))
+    assert not any("07" * 32 in kept for kept in (*gos._peers._whole, *gos._peers._lasting))

@@ -64,4 +64,4 @@ def test_work_that_fails_oddly_is_tried_again() -> None:
     workers.stop()
     assert not one.busy
     assert one.error == "an error of Linkwire's own, ZeroDivisionError: see the agent's log"
-    assert one.retry_at is not None
+    assert one.schedule.retry_at is not None

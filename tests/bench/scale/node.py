@@ -16,15 +16,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agent import gate, links
-from agent import loop as agent_loop
+from agent import gate, links, local_tasks
 from agent.clock import WatchedClock
 from agent.containers import LocalTask, NodeIdentity
+from agent.desired_state import DesiredState
 from agent.identity import Identity
+from agent.keyfile import load_or_make_node_key
 from agent.loop import Agent
 from agent.metrics import Metrics
 from agent.node_record import node_record
-from agent.sealing import load_or_make
+from agent.node_reports import NodeReports
 from agent.tasks import TaskState
 from agent.trust import Trust
 from agent.wireguard import Backend
@@ -40,7 +41,6 @@ from tests.told import Told
 SIGNING_KEY = SigningKey(bytes(32))
 KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))
 PORTS = (51820, 53819)
-NO_STATUS_S = 86_400.0
 _ENDPOINT = "10.128.0.1:51820"
 _RANDOM = Random()  # noqa: S311 - numbers of packets, no secrets
 
@@ -69,19 +69,20 @@ class _InMemory(TaskState):
     __slots__ = ()
 
     def wire(self, _backend: Backend, desired: InterfaceConfig, *, complete: bool) -> None:  # noqa: ARG002 - as TaskState's
-        self.tried = self.applied = desired
+        self.schedule.tried = self.interface.applied = desired
         self.error = None
         SEEN.note(desired)
-        self._done()
+        self.schedule.succeed()
 
     def unwire(self, _backend: Backend, *, is_linked: bool = False) -> None:  # noqa: ARG002 - as the other's
-        self.applied = None
-        self._done()
+        self.interface.applied = None
+        self.schedule.succeed()
 
     def status(self, _backend: Backend) -> DeviceStatus | None:
-        if self.applied is None:
+        applied = self.interface.applied
+        if applied is None:
             return None
-        return device(self.local.task, self.applied.private_key.public, [p.public_key for p in self.applied.peers])
+        return device(self.local.task, applied.private_key.public, [peer.public_key for peer in applied.peers])
 
 
 def device(task: str, key: PublicKey, peers: Iterable[PublicKey]) -> DeviceStatus:
@@ -142,13 +143,12 @@ class SimulatedNode:
     def __init__(self, world: World, node: str, endpoint: str, folder: Path) -> None:
         """Prepare; `start` starts the agent."""
         for module, name, stand_in in (
-            (agent_loop, "TaskState", _InMemory),
-            (agent_loop, "STATUS_S", NO_STATUS_S),
+            (local_tasks, "TaskState", _InMemory),
             (links, "route_mtu", lambda _home, _hosts: 1500),
             (gate, "FOLDER", folder / "gate"),
         ):
             setattr(module, name, stand_in)  # the last adapters
-        key = load_or_make(folder)
+        key = load_or_make_node_key(folder)
         self._identity = Identity(folder, folder / "none", CLUSTER, node, key.public)
         self.fingerprint = self._identity.statement.fingerprint
         self.containers = Told(local(one.id, one.service, "running") for one in world.on(node))
@@ -163,7 +163,9 @@ class SimulatedNode:
         metrics, trust, clock = Metrics("0", backend.name), Trust(folder), WatchedClock(folder)
         trust.recover(self._store.opened)
         table: Any = _NoTable()
-        self.agent = Agent(told, backend, self._store, key, self._identity, record, metrics, trust, clock, table)
+        desired = DesiredState(node, key, trust, backend)
+        reports = NodeReports(record, self._identity, metrics, clock)
+        self.agent = Agent(told, self._store, desired, reports, table)
         self._thread = threading.Thread(target=self.agent.run, args=(self._stopped,), daemon=True)
 
     def start(self) -> None:

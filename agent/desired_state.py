@@ -1,0 +1,110 @@
+"""Desired state of this node's interfaces, derived from what was verified of the store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from agent import sysctl
+from agent.linkkeys import HeldLinkKeys
+from agent.path_mtu import PathMtu
+from agent.tasks import TaskState
+from agent.trust import Trust
+from agent.wireguard import Backend
+from mesh import keyspace
+from mesh.apart import Here
+from mesh.errors import Terminal
+from mesh.graph import Graph, desired, index
+from mesh.hybrid import NodeKey
+from mesh.keys import PrivateKey
+from mesh.records import Endpoint, SealedKey
+from mesh.regraph import reindex
+from mesh.sealing import open_key
+from mesh.snapshot import Snapshot
+from mesh.wgtypes import InterfaceConfig
+
+
+class DesiredState:
+    """The records that a node acts on, and the interfaces that its tasks should have. Only the loop calls it.
+
+    Attributes:
+        trust: decides what is acted on.
+        backend: of the tasks' devices.
+        verified: the records that are acted on.
+        graph: their index.
+    """
+
+    def __init__(self, node: str, key: NodeKey, trust: Trust, backend: Backend) -> None:
+        """Know nothing yet.
+
+        Args:
+            node: this node's id.
+            key: its sealing key.
+            trust: decides what is acted on.
+            backend: of the tasks' devices.
+        """
+        self._node = node
+        self._key = key
+        self.backend = backend
+        self._path_mtu = PathMtu()
+        self._ipv6 = sysctl.has_ipv6()
+        self._link_keys = HeldLinkKeys(node, key)
+        self._task_keys: dict[tuple[str, int], PrivateKey] = {}
+        self._shown = Snapshot()
+        self.trust = trust
+        self.verified = Snapshot()
+        self.graph: Graph = index(self.verified)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything is known, so that it may be removed from, and a controller uses the store."""
+        return self.graph.complete and self.graph.cluster is not None
+
+    def update(self, snapshot: Snapshot, unreachable: frozenset[IPv4Address]) -> None:
+        """Act on a snapshot from now on, if it may be acted on; and on which endpoints answer here."""
+        if snapshot is not self._shown or not snapshot.revision:
+            self._shown = snapshot
+            verified = self.trust.update(snapshot)
+            if verified is not self.verified:
+                self.graph = reindex(self.graph, self.verified, verified)
+                self.verified = verified
+                self._link_keys.learn(verified)
+        if unreachable != self.graph.unreachable:
+            self.graph = replace(self.graph, unreachable=unreachable)
+
+    def drop_keys(self, task: str) -> None:
+        """Forget the keys of a task that ended."""
+        for key in [key for key in self._task_keys if key[0] == task]:
+            self._link_keys.held.keep_only(self._task_keys.pop(key).public, ())
+
+    def interface(self, state: TaskState, endpoint: Endpoint, here: Here) -> InterfaceConfig | None:
+        """Derive a task's interface; None while something that it rests on is missing.
+
+        Raises:
+            Terminal: its key cannot be had.
+        """
+        key = self._private_key(endpoint)
+        hosts = tuple({peer.underlay.host for peer in self.graph.peers(endpoint)})
+        mtu = self.backend.largest(self._path_mtu.least(hosts))
+        link_keys = self._link_keys.held
+        state.suspects = self.graph.suspects(endpoint)
+        config = desired(self.graph, endpoint, key, mtu, here, link_keys=link_keys, known=state.peers)
+        if config is None:
+            return None
+        resolving = state.dns.resolving(state.local.hosts, config.policy.resolving.names)
+        config = replace(config, policy=replace(config.policy, resolving=resolving))
+        return config if self._ipv6 else config.without_ipv6()
+
+    def _private_key(self, endpoint: Endpoint) -> PrivateKey:
+        """Open the task's sealed key, once. Raises Terminal."""
+        opened = self._task_keys.get((endpoint.task, endpoint.epoch))
+        if opened is not None and opened.public == endpoint.public_key:
+            return opened
+        sealed = self.verified.get(keyspace.sealed_key(self._node, endpoint.task), SealedKey)
+        if sealed is None:
+            raise Terminal("its key is not in the store yet")
+        key = open_key(sealed, self._key)
+        if key.public != endpoint.public_key:
+            raise Terminal("its key in the store does not match its endpoint")
+        self._task_keys[endpoint.task, endpoint.epoch] = key
+        return key

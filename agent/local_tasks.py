@@ -1,0 +1,83 @@
+"""States of this node's tasks, kept in line with the containers that Docker tells of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from agent import gate
+from agent.dns.responder import Responder
+from agent.dns.task_dns import TaskDns
+from agent.tasks import TaskState
+from agent.watch import Local
+from mesh.apart import Here
+
+
+class LocalTasks:
+    """The tasks of one node. Only the loop calls it.
+
+    Attributes:
+        by_container: their states, by container id.
+        here: their addresses on Docker's networks, and the bridges by which they leave the node.
+        lists: how many times the containers were listed whole; 0: nothing is known yet.
+    """
+
+    def __init__(self, responder: Responder) -> None:
+        """Begin with none; `responder` is to answer their DNS questions."""
+        self._responder = responder
+        self._ended: list[TaskState] = []
+        self.by_container: dict[str, TaskState] = {}
+        self.here = Here({}, ())
+        self.lists = 0
+
+    def __iter__(self) -> Iterator[TaskState]:
+        return iter(self.by_container.values())
+
+    def update(self, local: Local) -> Mapping[str, TaskState]:
+        """Take over what is known of the containers; return the states that ended.
+
+        After each whole list everything is to be read again.
+        """
+        for container, task in local.tasks.items():
+            state = self.by_container.get(container)
+            if state is None:
+                state = self.by_container[container] = TaskState(task, dns=TaskDns(self._responder))
+            if state.local != task and not state.busy:
+                state.local = task
+                state.schedule.dirty = True
+        ended = {name: self.by_container.pop(name) for name in self.by_container.keys() - local.tasks.keys()}
+        self._ended += ended.values()
+        self._close_ended()
+        self._update_here(local)
+        if local.lists != self.lists:
+            self.lists = local.lists
+            gate.drop_stale_files(self.by_container.keys())
+            for state in self:
+                state.schedule.listed = True
+        for state in self:
+            if state.schedule.listed and not state.busy:
+                state.schedule.listed, state.schedule.dirty = False, True
+        return ended
+
+    def count_stopping(self, local: Local) -> int:
+        """Count the wired tasks that are being stopped; by their namespaces, since Docker may be stopping as well."""
+        stopping = local.stopping & self.by_container.keys()
+        return sum(1 for container in stopping if self.by_container[container].is_wired_still())
+
+    def _close_ended(self) -> None:
+        """Let go of tasks that ended, each as soon as no thread is at work on it."""
+        for state in self._ended:
+            if not state.busy:
+                state.close()
+        self._ended = [state for state in self._ended if state.busy]
+
+    def _update_here(self, local: Local) -> None:
+        """Note the tasks' neighbours on networks that are not the mesh.
+
+        A new neighbour on a network that is not the mesh concerns all: `strict` keeps them apart there.
+        """
+        addresses = {state.local.task: state.local.elsewhere for state in self if state.local.state != "gone"}
+        here = Here(addresses, local.exits)
+        if here != self.here:
+            self.here = here
+            for state in self:
+                state.schedule.graph = None
