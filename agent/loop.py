@@ -36,13 +36,13 @@ from agent.wireguard import Backend
 from agent.workers import Workers
 from mesh import keyspace
 from mesh.apart import Here
+from mesh.desired import desired, device_name
 from mesh.errors import LinkwireError, Terminal
 from mesh.garbage import Upkeep
-from mesh.graph import Graph, desired, device_name, index
+from mesh.graph import Graph, index, reindex
 from mesh.hybrid import NodeKey
 from mesh.keys import PrivateKey
 from mesh.records import Endpoint, Member, Node, Recall, SealedKey, Status, TaskReport
-from mesh.regraph import reindex
 from mesh.sealing import open_key
 from mesh.snapshot import Snapshot
 from mesh.store import Store
@@ -118,7 +118,7 @@ class Agent:
             for one in reporter:
                 one.wake()
 
-        follower = self._store.follow(followed(self._node.id), changed, keep=True)
+        follower = self._store.follow(followed(self._node.id), changed, with_raw=True)
         reporter.append(Reporter(self._store, follower, self._node, self._identity))
         try:
             told_at: float | None = None
@@ -181,7 +181,7 @@ class Agent:
             reporter.status(status)
             self._metrics.update(self._graph, status, self._reports())
         if self._graph.complete and not self._wake.is_pending():
-            self._upkeep.take(time.monotonic())
+            self._upkeep.collect(time.monotonic())
 
     def _is_known(self, now: float) -> bool:
         """Whether it may be said which tasks are wired: one that is not reported so is taken for one that is not.
@@ -261,7 +261,7 @@ class Agent:
         for key, private in list(self._keys.items()):
             if key[0] == task:
                 del self._keys[key]
-                self._link_keys.held.keep_only(private.public, ())
+                self._link_keys.held.drop_stale(private.public, ())
 
     def _discard(self) -> None:
         """End what serves no task's device: prepared in vain, or left in a namespace that outlives its task."""
@@ -352,9 +352,9 @@ class Agent:
         key = self._private_key(endpoint)
         hosts = tuple({peer.underlay.host for peer in self._graph.peers(endpoint)})
         mtu = self._backend.largest(self._path_mtu.least(hosts))
-        held, known = self._link_keys.held, state.peers
+        held, configs = self._link_keys.held, state.peers
         state.suspects = self._graph.suspects(endpoint)
-        config = desired(self._graph, endpoint, key, mtu, self._here, link_keys=held, known=known)
+        config = desired(self._graph, endpoint, key, mtu, self._here, link_keys=held, peer_configs=configs)
         if config is not None:
             resolving = state.resolving(config.policy.resolving.names)
             config = replace(config, policy=replace(config.policy, resolving=resolving))

@@ -128,21 +128,21 @@ class Reporter:
             told = {"node": node.id, "backend": node.backend, "address": str(node.address)}
             log.info("node registered", **told, own_user=node.own_user)
         elif now - self._kept_at >= KEEP_S:
-            self._store.keep(self._lease)
+            self._store.renew_lease(self._lease)
         else:
             return
         self._kept_at = now
 
     def _as_it_is(self, node: Node) -> Node:
         """With which of etcd's users we are now: what the controller lets the shared one write depends on it."""
-        return replace(node, own_user=self._store.shows_first)
+        return replace(node, own_user=self._store.uses_preferred)
 
     def _prefer_own(self) -> None:
         """Be the node's own user, as soon as etcd has it."""
         now = time.monotonic()
         if now >= self._tried_at + OWN_S:
             self._tried_at = now
-            self._store.try_first()
+            self._store.retry_preferred()
 
     def _say(self) -> None:
         stored = self._follower.snapshot
@@ -163,7 +163,7 @@ class Reporter:
                 self._wait_for(revision or 0)  # of the others an agent sees no change
 
     def _signed(self, op: Op) -> Op:
-        return self._store.seal(op, self._identity.generation()) if isinstance(op, Put) else op
+        return self._store.sign(op, self._identity.generation()) if isinstance(op, Put) else op
 
     def _views(self, status: Status) -> list[Op]:
         """What the node has read of its devices, when it may be said again: in parts, each with the lease."""
@@ -188,7 +188,7 @@ class Reporter:
         own = self._identity.key.verify_key
         if self._signatures.problem(key, held, own) is not None:
             return False
-        self._signatures.believe(key, held, own)
+        self._signatures.raise_floor(key, held, own)
         return True
 
     def _wait_for(self, revision: int) -> None:
@@ -224,7 +224,7 @@ class Reporter:
         own = (keyspace.report(node.id, ""), keyspace.recalled(node.id, ""), keyspace.node(node.id))
         ours = {key for key in mine if key.startswith(own)}
         self._watch_key(stored, ours)
-        self._signatures.keep(stored.records, ours)
+        self._signatures.drop_stale(stored.records, ours)
         return ops
 
     def _watch_key(self, stored: Snapshot, ours: Iterable[str]) -> None:

@@ -151,7 +151,7 @@ class TaskState:
         """
         if self.applied is None or self.dirty:
             return False
-        policy = replace(desired.policy, apart=self.applied.policy.apart)
+        policy = replace(desired.policy, isolated=self.applied.policy.isolated)
         return replace(desired, policy=policy) == self.applied
 
     def open_gate(self) -> None:

@@ -84,7 +84,7 @@ class VerifyKey:
         except (binascii.Error, ValueError):
             raise Terminal("a verify key is 32 bytes in base64") from None
 
-    def holds(self, signature: bytes, message: bytes) -> bool:
+    def verifies(self, signature: bytes, message: bytes) -> bool:
         """Whether this key's owner signed the message."""
         if len(signature) != _SIGNATURE_BYTES:  # else the rest would be taken for a part of the message
             return False
@@ -119,11 +119,11 @@ class SigningKey(Secret):
         return self._verify_key
 
     def sign(self, message: bytes) -> bytes:
-        """The 64 bytes that `VerifyKey.holds` asks for. For one message there is one signature (RFC 8032, 5.1.6)."""
+        """Return 64 bytes for `VerifyKey.verifies`. One message has one signature (RFC 8032, section 5.1.6)."""
         return self._key.sign(message).signature
 
-    def made(self, signature: bytes, message: bytes) -> bool:
-        """Whether a signature is the one that `sign` gives: to find out takes a third of `VerifyKey.holds`.
+    def did_sign(self, signature: bytes, message: bytes) -> bool:
+        """Whether a signature is the one that `sign` gives: to find out takes a third of `VerifyKey.verifies`.
 
         In constant time: who could measure how many bytes are right would find the right ones one after the other.
         """
@@ -208,8 +208,8 @@ def unwrap(keyring: Keyring, key: str, value: bytes, own: SigningKey | None = No
     if signer is None:
         raise UnknownSigner(f"{key}: signed by a key that may not sign this ({claim.signer_id.hex()})")
     signature, message = value[-_SIGNATURE_BYTES:], _signed(keyring.cluster, key, header, claim.body)
-    made = own is not None and own.verify_key == signer and own.made(signature, message)
-    if not made and not signer.holds(signature, message):
+    made = own is not None and own.verify_key == signer and own.did_sign(signature, message)
+    if not made and not signer.verifies(signature, message):
         raise Forged(f"{key}: the signature does not hold: changed, or signed for another key or another cluster")
     return Opened(claim.body, claim.generation, signer)
 

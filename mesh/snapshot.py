@@ -50,7 +50,7 @@ class Snapshot:
         records: key (relative to the root) -> record with the revision of its last change.
         invalid: key -> why the value there is not a record of ours. The key counts as unknown, not as absent.
         unread: key -> the store's revision of its last change, for those.
-        contents: the records that are signed as a set. `verdict.judge` says whether they are what was signed.
+        contents: the records that are signed as a set. `verdict.verify_snapshot` checks whether they are.
         trail: what the picture that this was made of knows besides; of these very records and none else.
     """
 

@@ -39,7 +39,7 @@ class Tls:
     ca: Path
     cert: Path
     key: Path
-    first: Tls | None = None
+    preferred: Tls | None = None
     setting: str = ""
 
     def read(self) -> tuple[bytes, bytes, bytes]:
@@ -56,13 +56,13 @@ class Tls:
 
     def choices(self) -> tuple[Tls, ...]:
         """What to show, in this order. Looked at anew each time: Swarm renews a node's key, and may encrypt it."""
-        if self.first is None:
+        if self.preferred is None:
             return (self,)
         try:
-            usable = not self.first.problem()
+            usable = not self.preferred.problem()
         except Terminal:
             usable = False
-        return (self.first, self) if usable else (self,)
+        return (self.preferred, self) if usable else (self,)
 
     def explain(self, reason: str) -> str:
         """Say more of a connection that failed, by what gRPC says of it."""
@@ -94,7 +94,7 @@ def may_be_refused(reason: str) -> bool:
 def with_node(tls: Tls, certificates: Path) -> Tls:
     """The same, with the node's own certificate shown first: from the folder in which Swarm keeps it."""
     own = Tls(tls.ca, certificates / "swarm-node.crt", certificates / "swarm-node.key", None, "LINKWIRE_CERTIFICATES")
-    return replace(tls, first=own)
+    return replace(tls, preferred=own)
 
 
 def pair_problem(cert: bytes, key: bytes, name: str, key_name: str, now: dt.datetime | None = None) -> str:

@@ -23,7 +23,7 @@ from mesh.hybrid import NodeKey
 from mesh.keyfiles import parse_verify_keys
 from mesh.proof import verify
 from mesh.records import Endpoint, Member, Node, SealedKey, TaskReport
-from mesh.seal import Sealer, Unsealed
+from mesh.seal import OpenedValue, Sealer
 from mesh.snapshot import Op, Put, Snapshot
 from mesh.store import Store
 from mesh.vouching import NOTHING, Vouched
@@ -72,10 +72,10 @@ class Etcd:
         self._sealer = Sealer.agent(self.keyring, self.key)
         self.store = Store([f"http://{self.deployment.lab.etcd_endpoint}"], self)
 
-    def close(self, key: str, generation: int, body: bytes) -> bytes:
-        return self.old.get(key) or self._sealer.close(key, generation, body)
+    def sign(self, key: str, generation: int, body: bytes) -> bytes:
+        return self.old.get(key) or self._sealer.sign(key, generation, body)
 
-    def open(self, key: str, value: bytes, vouched: Vouched = NOTHING) -> Unsealed:
+    def open(self, key: str, value: bytes, vouched: Vouched = NOTHING) -> OpenedValue:
         return self._sealer.open(key, value, vouched)
 
     def vouch(self, values: Mapping[str, bytes]) -> Vouched:

@@ -12,7 +12,7 @@ from mesh.errors import InvalidRecord
 from mesh.keys import PrivateKey
 from mesh.labels import LinkLabel
 from mesh.records import Endpoint, LinkKeyEpoch, ManifestRecord, Record, Service
-from mesh.seal import Unsealed
+from mesh.seal import OpenedValue
 from mesh.vouching import NOTHING, Vouched
 from mesh.wgtypes import UdpEndpoint
 from tests.signing import CLUSTER, SEAL, STRANGER
@@ -24,15 +24,15 @@ MALLORY = UdpEndpoint(IPv4Address("203.0.113.66"), 6666)
 class Gullible:
     """A seal that checks nothing: the defence off."""
 
-    def close(self, key: str, generation: int, body: bytes) -> bytes:
-        return SEAL.close(key, generation, body)
+    def sign(self, key: str, generation: int, body: bytes) -> bytes:
+        return SEAL.sign(key, generation, body)
 
-    def open(self, key: str, value: bytes, _: Vouched = NOTHING) -> Unsealed:
+    def open(self, key: str, value: bytes, _: Vouched = NOTHING) -> OpenedValue:
         try:
             claim = peek(key, value)
         except InvalidRecord:
-            return Unsealed(value, 0, b"", checked=False)
-        return Unsealed(claim.body, claim.generation, claim.signer_id, checked=True)
+            return OpenedValue(value, 0, b"", checked=False)
+        return OpenedValue(claim.body, claim.generation, claim.signer_id, checked=True)
 
     def vouch(self, _: Mapping[str, bytes]) -> Vouched:
         return NOTHING

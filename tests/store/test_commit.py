@@ -177,13 +177,13 @@ def test_a_lease_that_is_kept_lives_and_one_that_is_not_ends(store: Store) -> No
     store.commit([Put(port(1), 0, lease=kept), Put(port(2), 0, lease=forgotten)])
 
     def only_the_kept_is_left() -> bool:
-        assert 0 < store.keep(kept) <= 2
+        assert 0 < store.renew_lease(kept) <= 2
         return read(store, "ports/n/2") is None
 
     until(only_the_kept_is_left)
     assert read(store, "ports/n/1") == port(1)
     with pytest.raises(LeaseLost):
-        store.keep(forgotten)
+        store.renew_lease(forgotten)
 
 
 def test_revoke_takes_the_keys_along(store: Store) -> None:
@@ -193,7 +193,7 @@ def test_revoke_takes_the_keys_along(store: Store) -> None:
     assert read(store, "ports/n/1") is None
     store.revoke(lease)
     with pytest.raises(LeaseLost):
-        store.keep(lease)
+        store.renew_lease(lease)
     with pytest.raises(LeaseLost):
         store.commit([Put(port(2), 0), Put(port(1), 0, lease=lease)])
     assert read(store, "ports/n/2") is None
@@ -233,14 +233,14 @@ def test_a_root_ends_with_a_slash() -> None:
 @pytest.mark.parametrize("form", ["http://127.0.0.1:{}", "http://127.0.0.1:{}/", "127.0.0.1:{}", "localhost:{}"])
 def test_forms_of_an_endpoint(etcd: EtcdServer, form: str) -> None:
     store = Store([form.format(etcd.port)], SEAL)
-    store.ping()
+    store.load(["cluster"])
     store.close()
 
 
 def test_nobody_answers(root: str) -> None:
     first, second = free_port(), free_port()
     store = Store([f"127.0.0.1:{first}", f"127.0.0.1:{second}"], SEAL, root=root)
-    for call in (store.ping, lambda: store.load([""]), lambda: store.commit([]), lambda: store.grant(5)):
+    for call in (lambda: store.load([""]), lambda: store.commit([]), lambda: store.grant(5)):
         with pytest.raises(Retryable, match=rf"127.0.0.1:{first}.*; etcd at 127.0.0.1:{second}"):
             call()
     store.close()
@@ -271,7 +271,7 @@ def test_reads_find_the_next_endpoint_by_themselves(etcd: EtcdServer, proxy: Pro
     store = Store([proxy.endpoint, etcd.endpoint], SEAL, root=root, timeout=1.0)
     lease = store.grant(30)
     getattr(proxy, how)()
-    assert store.keep(lease) == 30
+    assert store.renew_lease(lease) == 30
     store.close()
 
 
@@ -279,17 +279,17 @@ def test_the_store_comes_back_with_etcd(store: Store, etcd: EtcdServer) -> None:
     store.commit([Put(port(1), 0)])
     etcd.kill9()
     with pytest.raises(Retryable):
-        store.ping()
+        store.load(["cluster"])
     etcd.start()
     assert read(store, "ports/n/1") == port(1)
 
 
 def test_a_closed_store_says_so(etcd: EtcdServer, root: str) -> None:
     store = Store([etcd.endpoint], SEAL, root=root)
-    store.ping()
+    store.load(["cluster"])
     store.close()
     store.close()
-    for call in (store.ping, lambda: store.load([""]), lambda: store.commit([])):
+    for call in (lambda: store.load([""]), lambda: store.commit([])):
         with pytest.raises(Terminal, match="the store is closed"):
             call()
 
