@@ -14,6 +14,7 @@ from mesh.errors import Retryable
 from mesh.etcd import LeaseLost, Line, Link
 from mesh.etcd_feed import EtcdFeed, Ranges, read
 from mesh.follow import Batch, Change, Follower, Picture
+from mesh.ports import MAX_PORT
 from mesh.seal import OpenedValue, Seal
 from mesh.snapshot import Delete, Op, Put, Snapshot, Write
 from mesh.tls import Tls
@@ -205,6 +206,6 @@ def _target(endpoint: str, wanted: str) -> str:
     host, _, port = rest.rstrip("/").rpartition(":")
     if scheme not in ("", wanted):
         raise ValueError(f"the etcd endpoint {endpoint!r} must begin with {wanted}:// or have no scheme")
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) <= 65535:  # noqa: PLR2004 - the highest port
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) <= MAX_PORT:
         raise ValueError(f"the etcd endpoint {endpoint!r} must be host:port, such as http://10.0.0.1:2379")
     return f"{host}:{port}"
