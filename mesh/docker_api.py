@@ -1,8 +1,8 @@
 """Version of Docker's API to use with a daemon. No I/O here.
 
 docker-py uses the daemon's newest version, which may be one that this program was never tried with. The docker
-program uses the newest that both support; so does this. With a daemon that no longer supports the tried version (Docker 29
-supports none below 1.44) it uses that daemon's oldest.
+program uses the newest that both support; so does this. With a daemon that no longer supports the tried version
+(Docker 29 supports none below 1.44) it uses that daemon's oldest.
 """
 
 from __future__ import annotations
