@@ -24,7 +24,7 @@ from mesh.errors import InvalidRecord, LinkwireError
 from mesh.garbage import LARGE, gc_paused
 from mesh.manifest import Entry, Manifest
 from mesh.records import Record, Versioned
-from mesh.seal import Seal
+from mesh.seal import Sealer
 from mesh.snapshot import Snapshot, Trail
 from mesh.vouching import NOTHING, Vouched
 
@@ -73,7 +73,7 @@ class Feed(Protocol):
 class Picture:
     """Opened and decoded state of some prefixes, changed in place. Not safe for several threads."""
 
-    def __init__(self, signer: Seal, *, with_raw: bool = False) -> None:
+    def __init__(self, signer: Sealer, *, with_raw: bool = False) -> None:
         """Start empty; with `with_raw` every record has its signed bytes (`Versioned.raw`)."""
         self.revision = 0
         self._signer = signer
@@ -187,7 +187,7 @@ class Picture:
 class Follower:
     """Thread that lists, watches, and lists again whenever the watch ends."""
 
-    def __init__(self, feed: Feed, signer: Seal, changed: Callable[[], None], *, with_raw: bool = False) -> None:
+    def __init__(self, feed: Feed, signer: Sealer, changed: Callable[[], None], *, with_raw: bool = False) -> None:
         """Start at once.
 
         Args:

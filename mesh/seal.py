@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Protocol
 
 from mesh import keyspace
 from mesh.envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
@@ -36,35 +35,9 @@ class OpenedValue:
     checked: bool
 
 
-class Seal(Protocol):
-    """Turns a record's bytes into the value under its key, and back."""
-
-    def sign(self, key: str, generation: int, body: bytes) -> bytes:
-        """Return the value to write.
-
-        Raises:
-            Terminal: this side does not write that kind, or the body is too long.
-        """
-
-    def open(self, key: str, value: bytes, vouched: Vouched = NOTHING, /) -> OpenedValue:
-        """Return the body in a value.
-
-        Args:
-            key: relative to the root.
-            value: as it is in the store.
-            vouched: the result of `vouch` for a set that the value is part of.
-
-        Raises:
-            InvalidRecord: the value is not to be believed.
-        """
-
-    def vouch(self, values: Mapping[str, bytes], /) -> Vouched:
-        """Check all values of a store at once, as far as that is possible."""
-
-
 @dataclass(frozen=True, slots=True)
 class Sealer:
-    """Reads all kinds, and writes those that it has a signer for.
+    """Turns records' bytes into values and back: reads all kinds, and writes those that it has a signer for.
 
     Attributes:
         keyring: the keys that may sign the controller's records, and the cluster that all signatures are bound to.
@@ -105,7 +78,11 @@ class Sealer:
         return signer.key if signer is not None else None
 
     def sign(self, key: str, generation: int, body: bytes) -> bytes:
-        """See `Seal`."""
+        """Return the value to write under a key.
+
+        Raises:
+            Terminal: this side does not write that kind, or the body is too long.
+        """
         writer = keyspace.writer(key)
         if writer == "anybody":
             return body
@@ -118,7 +95,16 @@ class Sealer:
             raise Terminal(str(error)) from None
 
     def open(self, key: str, value: bytes, vouched: Vouched = NOTHING) -> OpenedValue:
-        """See `Seal`."""
+        """Open a value.
+
+        Args:
+            key: relative to the root.
+            value: as it is in the store.
+            vouched: the result of `vouch` for a set that the value is part of.
+
+        Raises:
+            InvalidRecord: the value is not to be believed.
+        """
         writer = keyspace.writer(key)
         if writer == "anybody":
             return OpenedValue(value, 0, b"", checked=False)
@@ -130,7 +116,7 @@ class Sealer:
         return OpenedValue(opened.body, opened.generation, opened.signer.id, checked=True)
 
     def vouch(self, values: Mapping[str, bytes]) -> Vouched:
-        """See `Seal`."""
+        """Check all values of a store at once, as far as that is possible."""
         vouched = vouched_for(self.keyring, values)
         others = [
             (key, value)

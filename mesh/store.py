@@ -15,7 +15,7 @@ from mesh.etcd import LeaseLost, Line, Link
 from mesh.etcd_feed import EtcdFeed, Ranges, read
 from mesh.follow import Batch, Change, Follower, Picture
 from mesh.ports import MAX_PORT
-from mesh.seal import OpenedValue, Seal
+from mesh.seal import OpenedValue, Sealer
 from mesh.snapshot import Delete, Op, Put, Snapshot, Write
 from mesh.tls import Tls
 
@@ -37,7 +37,7 @@ class Store:
     def __init__(
         self,
         endpoints: Sequence[str],
-        signer: Seal,
+        signer: Sealer,
         *,
         root: str = keyspace.ROOT,
         timeout: float = 5.0,

@@ -48,7 +48,7 @@ def threads() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EachByItself(Sealer):
-    """Nothing is vouched for: every signature is checked, as it is said in `Seal.open`."""
+    """Nothing is vouched for: every signature is checked, as it is said in `Sealer.open`."""
 
     def vouch(self, values: Mapping[str, bytes]) -> Vouched:
         del values
