@@ -44,7 +44,10 @@ def grants(access: Access | None = None, root: str = keyspace.ROOT) -> Mapping[s
     everything = _below(BOTH, root), _below(READ, root)
     if access is None:
         all_nodes = (keyspace.NODES, keyspace.TASKS, keyspace.STATUS, keyspace.VIEWS, keyspace.RECALLED)
-        return {CONTROLLER: everything[:1], AGENT: (everything[1], *(_below(WRITE, root + one) for one in all_nodes))}
+        return {
+            CONTROLLER: everything[:1],
+            AGENT: (everything[1], *(_below(WRITE, root + prefix) for prefix in all_nodes)),
+        }
     nodes = {node: (everything[1], *_own(node, root)) for node in access.nodes if is_node(node)}
     shared = [grant for node in access.shared if node in nodes for grant in _own(node, root)]
     # Last, so that a node has its own user before the shared one may no longer write for it.

@@ -85,23 +85,23 @@ def number(least: int, most: int, unit: str) -> Callable[[str], int]:
 
 def endpoints(text: str) -> tuple[str, ...]:
     """Read etcd endpoints: `https://HOST:PORT`, several with commas."""
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
-    for part in found:
+    read = tuple(part.strip() for part in text.split(",") if part.strip())
+    for part in read:
         if not _ENDPOINT.fullmatch(part):
             raise argparse.ArgumentTypeError(f"{part!r} is not an etcd endpoint such as https://10.0.0.1:2379")
-    if not found:
+    if not read:
         raise argparse.ArgumentTypeError("no etcd endpoint: give one such as https://10.0.0.1:2379")
-    return found
+    return read
 
 
 def listen(text: str) -> tuple[str, int] | None:
     """Read an address to listen on, `HOST:PORT`; None for `off`."""
     if text in ("", "off"):
         return None
-    found = _LISTEN.fullmatch(text)
-    if found is None or not 0 < int(found.group(3)) <= MAX_PORT:
+    match = _LISTEN.fullmatch(text)
+    if match is None or not 0 < int(match.group(3)) <= MAX_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is neither an address and port such as 127.0.0.1:9586 nor off")
-    return found.group(1) or found.group(2), int(found.group(3))
+    return match.group(1) or match.group(2), int(match.group(3))
 
 
 def udp_ports(text: str) -> tuple[int, int]:
@@ -123,9 +123,9 @@ def address(text: str) -> IPAddress | None:
 def subnet(text: str) -> IPv4Network:
     """Read the mesh's IPv4 subnet, with at least six addresses."""
     try:
-        found = IPv4Network(text)
+        network = IPv4Network(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not an IPv4 subnet such as 100.96.0.0/16: {error}") from None
-    if found.prefixlen > SMALLEST_PREFIX:
+    if network.prefixlen > SMALLEST_PREFIX:
         raise argparse.ArgumentTypeError(f"{text!r} has too few addresses: at most /{SMALLEST_PREFIX}")
-    return found
+    return network

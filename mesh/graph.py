@@ -130,11 +130,11 @@ def index(snapshot: Snapshot) -> Graph:
     cluster, problems = _sound_cluster(next(snapshot.all(Cluster), None))
     every = sorted(snapshot.all(Endpoint), key=lambda endpoint: (endpoint.task, endpoint.service))
     subnet = cluster.subnet if cluster else None
-    held = Counter([*(endpoint.address for endpoint in every), *(service.vip for service in services.values())])
+    holders = Counter([*(endpoint.address for endpoint in every), *(service.vip for service in services.values())])
     if subnet is not None:
-        held[nobody(subnet)] += 1
-    sound = _sound_endpoints(every, held, subnet, problems)
-    vips = _sound_vips(services.values(), held, subnet, problems)
+        holders[nobody(subnet)] += 1
+    sound = _sound_endpoints(every, holders, subnet, problems)
+    vips = _sound_vips(services.values(), holders, subnet, problems)
     endpoints: defaultdict[str, list[Endpoint]] = defaultdict(list)
     for endpoint in sound:
         endpoints[endpoint.service].append(endpoint)
@@ -146,7 +146,7 @@ def index(snapshot: Snapshot) -> Graph:
         by_name={name: tuple(sorted(ids)) for name, ids in by_name.items()},
         consumers={name: tuple(sorted(ids)) for name, ids in consumers.items()},
         links={ends: tuple(labels) for ends, labels in links.items()},
-        endpoints={service: tuple(found) for service, found in endpoints.items()},
+        endpoints={service: tuple(of_service) for service, of_service in endpoints.items()},
         by_task={endpoint.task: endpoint for endpoint in sound},
         addresses={
             **({nobody(subnet): ""} if subnet is not None else {}),
@@ -223,7 +223,7 @@ def _sound_cluster(cluster: Cluster | None) -> tuple[Cluster | None, list[str]]:
 
 
 def _sound_endpoints(
-    every: Iterable[Endpoint], held: Mapping[IPv4Address, int], subnet: IPv4Network | None, problems: list[str]
+    every: Iterable[Endpoint], holders: Mapping[IPv4Address, int], subnet: IPv4Network | None, problems: list[str]
 ) -> list[Endpoint]:
     """Return the endpoints whose address, public key and task are theirs alone; report the others in `problems`."""
     every = tuple(every)
@@ -233,7 +233,7 @@ def _sound_endpoints(
     for e in every:
         if tasks[e.task] > 1:
             problems.append(f"task {e.task}: endpoint of service {e.service} and of another one: neither is wired")
-        elif held[e.address] > 1 or keys[e.public_key] > 1:
+        elif holders[e.address] > 1 or keys[e.public_key] > 1:
             problems.append(f"task {e.task}: address {e.address} or public key assigned twice: neither is wired")
         elif subnet is not None and e.address not in subnet:
             problems.append(f"task {e.task}: address {e.address} is outside {subnet}: the task is not wired")
@@ -243,12 +243,12 @@ def _sound_endpoints(
 
 
 def _sound_vips(
-    services: Iterable[Service], held: Mapping[IPv4Address, int], subnet: IPv4Network | None, problems: list[str]
+    services: Iterable[Service], holders: Mapping[IPv4Address, int], subnet: IPv4Network | None, problems: list[str]
 ) -> dict[str, IPv4Address]:
     """Return the VIPs in the subnet that are assigned once, by service id; report the others in `problems`."""
     sound: dict[str, IPv4Address] = {}
     for service in sorted(services, key=lambda s: s.id):
-        if held[service.vip] > 1:
+        if holders[service.vip] > 1:
             problems.append(f"service {service.name}: VIP {service.vip} is assigned twice: it is not used")
         elif subnet is not None and service.vip not in subnet:
             problems.append(f"service {service.name}: VIP {service.vip} is outside {subnet}: it is not used")

@@ -118,12 +118,12 @@ def key_name(consumer: str, link: LinkLabel) -> str:
     return link.key if link.key is not None else f"{consumer}:{link.provider}"
 
 
-def suggestion(word: str, known: Collection[str]) -> str:
-    """Return `; did you mean 'db'?` when one of `known` resembles `word`, else an empty text."""
+def suggestion(word: str, names: Collection[str]) -> str:
+    """Return `; did you mean 'db'?` when one of `names` resembles `word`, else an empty text."""
     if len(word) > _MAX_COMPARED:
         return ""
     # All labels share a prefix, which would make any two of them similar.
-    lowered = {name.lower().removeprefix(PREFIX): name for name in known}
+    lowered = {name.lower().removeprefix(PREFIX): name for name in names}
     near = difflib.get_close_matches(word.lower().removeprefix(PREFIX), lowered, n=1, cutoff=0.6)
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
@@ -269,20 +269,20 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
 class _Errors:
     """Errors, no more than a person reads."""
 
-    kept: list[LabelError] = field(default_factory=list)
+    errors: list[LabelError] = field(default_factory=list)
     dropped: int = 0
 
-    def add(self, label: str, value: str, reason: str, word: str = "", known: Collection[str] = ()) -> None:
-        if len(self.kept) < _MAX_ERRORS:
-            reason += suggestion(word, known)
-            self.kept.append(LabelError(_cut(label), _cut(value), reason))
+    def add(self, label: str, value: str, reason: str, word: str = "", names: Collection[str] = ()) -> None:
+        if len(self.errors) < _MAX_ERRORS:
+            reason += suggestion(word, names)
+            self.errors.append(LabelError(_cut(label), _cut(value), reason))
         else:
             self.dropped += 1
 
     def all(self) -> tuple[LabelError, ...]:
         if self.dropped:
-            return (*self.kept, LabelError(PREFIX + "*", "", f"and {self.dropped} more errors"))
-        return tuple(self.kept)
+            return (*self.errors, LabelError(PREFIX + "*", "", f"and {self.dropped} more errors"))
+        return tuple(self.errors)
 
 
 def _decode_entries(value: str, errors: _Errors) -> dict[str, list[str]]:

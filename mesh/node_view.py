@@ -73,8 +73,8 @@ def with_devices(snapshot: Snapshot) -> Snapshot:
     records, invalid = dict(snapshot.records), dict(snapshot.invalid)
     for node, parts in views.items():
         key = keyspace.status(node)
-        found = records.get(key)
-        if found is None or not isinstance(found.record, Status):
+        versioned = records.get(key)
+        if versioned is None or not isinstance(versioned.record, Status):
             continue
         first = min(parts, key=lambda view: view.part)
         devices: list[DeviceStatus] = []
@@ -84,8 +84,8 @@ def with_devices(snapshot: Snapshot) -> Snapshot:
                     devices += unpack(view)
                 except InvalidRecord as error:
                     invalid[keyspace.key_of(view)] = str(error)
-        status = replace(found.record, written=first.written, devices=_joined(devices))
-        records[key] = replace(found, record=status)
+        status = replace(versioned.record, written=first.written, devices=_joined(devices))
+        records[key] = replace(versioned, record=status)
     return replace(snapshot, records=MappingProxyType(records), invalid=MappingProxyType(invalid))
 
 

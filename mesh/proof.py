@@ -211,12 +211,12 @@ def verify(
 
 def _roots(roots: Sequence[bytes]) -> list[x509.Certificate]:
     try:
-        found = [each for pem in roots for each in x509.load_pem_x509_certificates(pem)]
+        certificates = [each for pem in roots for each in x509.load_pem_x509_certificates(pem)]
     except ValueError:
         raise Terminal("Swarm's root certificate cannot be read") from None
-    if not found:
+    if not certificates:
         raise Terminal("no root certificate of Swarm to verify a proof with")
-    return found
+    return certificates
 
 
 def _chain(proof: NodeProof) -> tuple[x509.Certificate, list[x509.Certificate]]:
@@ -286,19 +286,19 @@ def _check_chain(
         raise InvalidProof(f"the certificate was not issued to a node by this Swarm's CA: {error}") from None
 
 
-def _may_certify(_policy: Policy, _certificate: x509.Certificate, found: x509.KeyUsage | None) -> None:
+def _may_certify(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
     # A root of the user's own (`docker swarm ca --rotate --ca-cert`) may have no key usage: openssl's default.
-    if found is not None and not found.key_cert_sign:
+    if usage is not None and not usage.key_cert_sign:
         raise ValueError("the issuer may not sign certificates")
 
 
-def _is_no_authority(_policy: Policy, _certificate: x509.Certificate, found: x509.BasicConstraints | None) -> None:
-    if found is not None and found.ca:
+def _is_no_authority(_policy: Policy, _certificate: x509.Certificate, basic: x509.BasicConstraints | None) -> None:
+    if basic is not None and basic.ca:
         raise ValueError("it is a CA's own")
 
 
-def _may_sign(_policy: Policy, _certificate: x509.Certificate, found: x509.KeyUsage) -> None:
-    if not found.digital_signature:
+def _may_sign(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
+    if not usage.digital_signature:
         raise ValueError("its key may not sign")
 
 
@@ -316,9 +316,9 @@ def _identity(leaf: x509.Certificate, statement: NodeStatement) -> Identity:
 
 def _subject(leaf: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
     try:
-        found = [each.value for each in leaf.subject.get_attributes_for_oid(oid)]
+        values = [each.value for each in leaf.subject.get_attributes_for_oid(oid)]
     except ValueError:
-        found = []
-    if len(found) != 1 or not isinstance(found[0], str):
+        values = []
+    if len(values) != 1 or not isinstance(values[0], str):
         raise InvalidProof("the certificate's subject is not O, OU and CN, each once")
-    return found[0]
+    return values[0]

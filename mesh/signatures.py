@@ -31,42 +31,42 @@ class Signatures:
         self._checked: dict[str, _Checked] = {}
         self._floors: dict[str, tuple[VerifyKey, int]] = {}
 
-    def problem(self, key: str, found: Versioned[Record], signer: VerifyKey) -> str | None:
+    def problem(self, key: str, value: Versioned[Record], signer: VerifyKey) -> str | None:
         """Return why a value is not to be believed to be a signer's.
 
         Args:
             key: relative to the root.
-            found: as it was read; its `raw` is checked.
+            value: as it was read; its `raw` is checked.
             signer: the node's key that should have signed it.
 
         Returns:
             None where its signature holds and nothing newer of that signer was believed under this key before.
         """
         last = self._checked.get(key)
-        if last is None or last.signer != signer or (last.value is not found and last.value.raw != found.raw):
-            last = self._checked[key] = _Checked(found, signer, self._check(key, found, signer))
-        elif last.value is not found:  # read again, after the connection was lost
-            self._checked[key] = replace(last, value=found)
+        if last is None or last.signer != signer or (last.value is not value and last.value.raw != value.raw):
+            last = self._checked[key] = _Checked(value, signer, self._check(key, value, signer))
+        elif last.value is not value:  # read again, after the connection was lost
+            self._checked[key] = replace(last, value=value)
         return last.problem
 
-    def raise_floor(self, key: str, found: Versioned[Record], signer: VerifyKey) -> None:
+    def raise_floor(self, key: str, value: Versioned[Record], signer: VerifyKey) -> None:
         """Refuse anything older of that signer under this key from now on.
 
         Call only after the signer was authorised: a valid signature by the wrong node must not replace the floor of
         the right one.
         """
-        self._floors[key] = signer, found.generation
+        self._floors[key] = signer, value.generation
 
     def drop_stale(self, present: Container[str], living: Container[str]) -> None:
         """Forget the results of keys that are not `present`, and the floors of those that are not `living`."""
         self._checked = {key: checked for key, checked in self._checked.items() if key in present}
         self._floors = {key: floor for key, floor in self._floors.items() if key in living}
 
-    def _check(self, key: str, found: Versioned[Record], signer: VerifyKey) -> str | None:
-        if found.raw is None:
+    def _check(self, key: str, value: Versioned[Record], signer: VerifyKey) -> str | None:
+        if value.raw is None:
             return f"{key}: there is no signature to check"
         try:
-            generation = unwrap(Keyring(self.cluster, (signer,)), key, found.raw).generation
+            generation = unwrap(Keyring(self.cluster, (signer,)), key, value.raw).generation
         except InvalidRecord as error:
             return str(error)
         of, floor = self._floors.get(key, (signer, 0))

@@ -190,8 +190,8 @@ def blocks(path: Path, kind: bytes, setting: str) -> bytes:
         text = path.read_bytes()
     except OSError as error:
         raise Terminal(f"{setting}: {path}: {error.strerror}") from None
-    found = [_BEGIN + part for part in text.split(_BEGIN)[1:] if part.partition(b"-----")[0].endswith(kind)]
-    if not found:
+    parts = [_BEGIN + part for part in text.split(_BEGIN)[1:] if part.partition(b"-----")[0].endswith(kind)]
+    if not parts:
         noun = kind.decode().lower()
         raise Terminal(f"{setting}: {path} holds no {noun}")
-    return b"".join(found)
+    return b"".join(parts)
