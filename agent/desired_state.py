@@ -13,12 +13,12 @@ from agent.trust import Trust
 from agent.wireguard import Backend
 from mesh import keyspace
 from mesh.apart import Here
+from mesh.desired import desired
 from mesh.errors import Terminal
-from mesh.graph import Graph, desired, index
+from mesh.graph import Graph, index, reindex
 from mesh.hybrid import NodeKey
 from mesh.keys import PrivateKey
 from mesh.records import Endpoint, SealedKey
-from mesh.regraph import reindex
 from mesh.sealing import open_key
 from mesh.snapshot import Snapshot
 from mesh.wgtypes import InterfaceConfig
@@ -75,7 +75,7 @@ class DesiredState:
     def drop_keys(self, task: str) -> None:
         """Forget the keys of a task that ended."""
         for key in [key for key in self._task_keys if key[0] == task]:
-            self._link_keys.held.keep_only(self._task_keys.pop(key).public, ())
+            self._link_keys.held.drop_stale(self._task_keys.pop(key).public, ())
 
     def interface(self, state: TaskState, endpoint: Endpoint, here: Here) -> InterfaceConfig | None:
         """Derive a task's interface; None while something that it rests on is missing.
@@ -88,7 +88,7 @@ class DesiredState:
         mtu = self.backend.largest(self._path_mtu.least(hosts))
         link_keys = self._link_keys.held
         state.suspects = self.graph.suspects(endpoint)
-        config = desired(self.graph, endpoint, key, mtu, here, link_keys=link_keys, known=state.peers)
+        config = desired(self.graph, endpoint, key, mtu, here, link_keys=link_keys, peer_configs=state.peers)
         if config is None:
             return None
         resolving = state.dns.resolving(state.local.hosts, config.policy.resolving.names)

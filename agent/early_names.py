@@ -12,7 +12,8 @@ from agent import sysctl
 from agent.containers import LocalTask
 from agent.node_table import NodeTable
 from agent.tasks import TaskState
-from mesh.graph import Graph, hosts
+from mesh.desired import hosts
+from mesh.graph import Graph
 from mesh.net import IPNetwork, overlap
 from mesh.records import Cluster
 from mesh.wgtypes import HostEntry, without_ipv6

@@ -16,7 +16,7 @@ from mesh.keys import PublicKey
 from mesh.labels import LinkLabel, key_name
 from mesh.records import Endpoint, LinkKeyEpoch, Node, PeerStatus, Service, Status, StoreSpace, TaskReport
 from mesh.snapshot import Snapshot
-from mesh.verdict import judge
+from mesh.verdict import verify_snapshot
 
 VERSION = 1
 MIB = 1024**2
@@ -159,7 +159,7 @@ def _hostname(snapshot: Snapshot, node: str) -> str:
 
 def _distrusted(snapshot: Snapshot, seen: bytes) -> Iterator[str]:
     """Name problems of the store and nodes that do not act on it, whatever the stack."""
-    verdict = judge(snapshot, generation(seen), seen)
+    verdict = verify_snapshot(snapshot, generation(seen), seen)
     if not verdict.verified:
         yield f"store: {verdict.problem}"
     space = snapshot.get(keyspace.SPACE, StoreSpace)

@@ -27,9 +27,9 @@ from agent.tasks import TaskState
 from agent.trust import followed
 from agent.watch import ContainerWatch, Local
 from agent.workers import Workers
+from mesh.desired import device_name
 from mesh.errors import LinkwireError
 from mesh.garbage import Upkeep
-from mesh.graph import device_name
 from mesh.snapshot import Snapshot
 from mesh.store import Store
 from mesh.wake import Wake
@@ -87,7 +87,7 @@ class Agent:
             self._wake()
             self._reports.wake()
 
-        follower = self._store.follow(followed(self._reports.node.id), changed, keep=True)
+        follower = self._store.follow(followed(self._reports.node.id), changed, with_raw=True)
         self._reports.start(self._store, follower)
         try:
             stop_seen_at: float | None = None
@@ -133,7 +133,7 @@ class Agent:
         self._prober.ask({s.local.netns: s.suspects for s in wired if s.local.netns is not None and s.suspects})
         self._reports.report(tasks, desired, snapshot, self._wake.is_pending)
         if desired.graph.complete and not self._wake.is_pending():
-            self._upkeep.take(time.monotonic())
+            self._upkeep.collect(time.monotonic())
 
     # --- containers
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mesh.wgtypes import IPNetwork
+from mesh.net import IPNetwork
 
 Json = Mapping[str, Any]
 Body = list[list[Json]]

@@ -46,7 +46,7 @@ _EVERYTHING = Policy(
     ),
     outbound=(Allow("one", _PEERS, _PORTS),),
     inbound=(Allow("all", (IPv4Address("192.0.2.3"),), None), Allow("one", _PEERS[:1], ())),
-    apart=(IPv4Address("198.51.100.1"), IPv6Address("2001:db8:1::1"), IPv6Address("2001:db8:1::2")),
+    isolated=(IPv4Address("198.51.100.1"), IPv6Address("2001:db8:1::1"), IPv6Address("2001:db8:1::2")),
 )
 _DNS = Resolving(("cache.example", "db"), (IPv4Address("127.0.0.11"), IPv6Address("2001:db8::53")), ("corp.example",))
 

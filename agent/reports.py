@@ -83,7 +83,7 @@ class _OwnRecords:
         own = self.identity.key.verify_key
         if self._signatures.problem(key, seen, own) is not None:
             return False
-        self._signatures.believe(key, seen, own)
+        self._signatures.raise_floor(key, seen, own)
         return True
 
     def watch_key(self, stored: Snapshot, accepted: Member | None, keys: Collection[str]) -> None:
@@ -96,7 +96,7 @@ class _OwnRecords:
             if seen.generation >> SEQUENCE_BITS > highest or self.identity.counter >= highest:
                 own = self.identity.key.verify_key
                 self.key_is_stolen |= self._signatures.problem(key, seen, own) is None
-        self._signatures.keep(stored.records, keys)
+        self._signatures.drop_stale(stored.records, keys)
 
 
 class Reporter:
@@ -191,21 +191,21 @@ class Reporter:
                 own_user=node.own_user,
             )
         elif now - self._lease.renewed_at >= KEEP_S:
-            self._store.keep(self._lease.id)
+            self._store.renew_lease(self._lease.id)
         else:
             return
         self._lease.renewed_at = now
 
     def _as_it_is(self, node: Node) -> Node:
         """Add which of etcd's users we are: what the controller lets the shared one write depends on it."""
-        return replace(node, own_user=self._store.shows_first)
+        return replace(node, own_user=self._store.uses_preferred)
 
     def _prefer_own(self) -> None:
         """Log in as the node's own user, as soon as etcd has it."""
         now = time.monotonic()
         if now >= self._tried_at + OWN_S:
             self._tried_at = now
-            self._store.try_first()
+            self._store.retry_preferred()
 
     def _say(self) -> None:
         stored = self._follower.snapshot
@@ -226,7 +226,7 @@ class Reporter:
                 self._wait_for(revision or 0)  # of the others an agent sees no change
 
     def _signed(self, op: Op) -> Op:
-        return self._store.seal(op, self._own.identity.generation()) if isinstance(op, Put) else op
+        return self._store.sign(op, self._own.identity.generation()) if isinstance(op, Put) else op
 
     def _put_views(self, status: Status) -> list[Op]:
         """Write what was read of the devices, when it is due: in parts, each with the lease."""

@@ -119,7 +119,7 @@ def render(policy: Policy, device: str) -> Rules:
             [_device("oifname", device), goto("out_link")],
             [_device("oifname", "lo"), _ACCEPT],
             *([is_in("daddr", network), *_refused("out_")] for network in (policy.subnet, policy.subnet6)),
-            *([match, *_refused(_APART)] for match in _any_of("daddr", policy.apart)),
+            *([match, *_refused(_APART)] for match in _any_of("daddr", policy.isolated)),
             *([*_beside_gateway("daddr", exit_), *_refused(_APART)] for exit_ in policy.exits),
         ],
         "in": [
@@ -130,7 +130,7 @@ def render(policy: Policy, device: str) -> Rules:
                 for network in (policy.subnet, policy.subnet6)
                 for field in ("saddr", "daddr")
             ),
-            *([match, _counted(_APART), _DROP] for match in _any_of("saddr", policy.apart)),
+            *([match, _counted(_APART), _DROP] for match in _any_of("saddr", policy.isolated)),
             *([*_beside_gateway("saddr", exit_), _counted(_APART), _DROP] for exit_ in policy.exits),
         ],
         "forward": [[_device("iifname", device), _DROP], [_device("oifname", device), _DROP]],

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesh.flags import MAX_PORT, Flags, listen
+from mesh.flags import Flags, address, listen, udp_ports
 from mesh.net import IPAddress
 from mesh.tls import Tls, with_node
 
@@ -59,22 +57,6 @@ class Settings:
     containers: str = ""
 
 
-def _ports(text: str) -> tuple[int, int]:
-    first, dash, last = text.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) <= MAX_PORT):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range of UDP ports such as 51820-53819")
-    return int(first), int(last)
-
-
-def _address(text: str) -> IPAddress | None:
-    if not text:
-        return None
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
-
-
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; on bad ones print them and exit with 2, as argparse does."""
     flags = Flags("linkwire-agent", "Wires this node's tasks.", environ)
@@ -88,9 +70,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     )
     flags.add_common()
     flags.add("--docker", "LINKWIRE_DOCKER_URL", "unix:///var/run/docker.sock", str, "this node's Docker")
-    flags.add("--ports", "LINKWIRE_PORTS", "51820-53819", _ports, "UDP ports of this node for its tasks")
+    flags.add("--ports", "LINKWIRE_PORTS", "51820-53819", udp_ports, "UDP ports of this node for its tasks")
     flags.add(
-        "--address", "LINKWIRE_ADDRESS", "", _address, "where other nodes reach this one, instead of what Swarm says"
+        "--address", "LINKWIRE_ADDRESS", "", address, "where other nodes reach this one, instead of what Swarm says"
     )
     flags.add("--state", "LINKWIRE_STATE", "/var/lib/linkwire", Path, "folder for the node's keys")
     text = "Swarm's folder with this node's certificate and key"

@@ -86,7 +86,7 @@ class TaskState:
         applied = self.interface.applied
         if applied is None or self.schedule.dirty:
             return False
-        return replace(desired, policy=replace(desired.policy, apart=applied.policy.apart)) == applied
+        return replace(desired, policy=replace(desired.policy, isolated=applied.policy.isolated)) == applied
 
     def is_wired_still(self) -> bool:
         """Tell whether it is wired and its namespace is there; one that a thread is at work on counts as such."""

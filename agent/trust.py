@@ -19,7 +19,7 @@ from mesh import keyspace
 from mesh.envelope import peek
 from mesh.errors import InvalidRecord, Terminal
 from mesh.snapshot import Snapshot
-from mesh.verdict import judge
+from mesh.verdict import verify_snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +83,7 @@ class Trust:
             if time.monotonic() - self._began > ALONE_S:
                 self._go_on()
             return self._believed
-        verdict = judge(snapshot, self._generation, self.manifest, self._verified)
+        verdict = verify_snapshot(snapshot, self._generation, self.manifest, self._verified)
         problem = verdict.problem
         if verdict.verified:
             problem = self._remember(snapshot, verdict.generation)
@@ -142,7 +142,7 @@ class Trust:
         except (OSError, ValueError) as error:
             log.warning("verified state not read", file=str(path), error=str(error))
             return
-        verdict = judge(found)
+        verdict = verify_snapshot(found)
         if verdict.verified:
             log.warning("verified state restored", count=len(found.records))
             self._believed = replace(found, complete=False)

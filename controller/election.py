@@ -78,7 +78,7 @@ class Election:
 
     def _strive(self) -> None:
         if self._lease is not None:
-            self._store.keep(self._lease)
+            self._store.renew_lease(self._lease)
         if self._revision is not None:
             return
         if self._lease is None:

@@ -11,7 +11,6 @@ start alone, so when Swarm has another root it is started again.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
@@ -35,7 +34,7 @@ from mesh.certificates import Authority
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.etcd import Line
 from mesh.etcd_users import ROOT_USER
-from mesh.flags import Flags, endpoints, listen
+from mesh.flags import Flags, endpoints, listen, number
 from mesh.tls import Tls
 
 log = structlog.get_logger(__name__)
@@ -70,9 +69,8 @@ def main() -> None:
     flags.add_common()
     flags.add("--data", "LINKWIRE_ETCD_DATA", "/var/lib/etcd", Path, "folder for etcd's data")
     flags.add("--peer", "LINKWIRE_ETCD_PEER", f"https://{_LOOPBACK}:2380", endpoints, "where its one member listens")
-    flags.add(
-        "--quota", "LINKWIRE_ETCD_QUOTA", str(etcd_upkeep.QUOTA), _quota, "bytes at which etcd refuses all writes"
-    )
+    quota, text = number(LEAST_QUOTA, MOST_QUOTA, "bytes"), "bytes at which etcd refuses all writes"
+    flags.add("--quota", "LINKWIRE_ETCD_QUOTA", str(etcd_upkeep.QUOTA), quota, text)
     flags.add(
         "--metrics",
         "LINKWIRE_ETCD_METRICS",
@@ -181,12 +179,6 @@ def serve(  # noqa: PLR0917 - called once, from main
             upkeep.look(line, time.monotonic())
             time.sleep(LOOK_EVERY)
         raise Terminal(f"etcd ended with {process.returncode}; it said why above")
-
-
-def _quota(text: str) -> int:
-    if not text.isdecimal() or not LEAST_QUOTA <= int(text) <= MOST_QUOTA:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes from {LEAST_QUOTA} to {MOST_QUOTA}")
-    return int(text)
 
 
 def _listening(own: Sequence[str], urls: Sequence[str], tls: Tls) -> list[str]:

@@ -17,7 +17,7 @@ from mesh.manifest import Entry
 from mesh.records import ManifestRecord, Status
 from mesh.snapshot import Contents, Delete, Holds, Op, Put, Snapshot, Write
 from mesh.store import Store
-from mesh.verdict import Verdict, judge
+from mesh.verdict import Verdict, verify_snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +64,7 @@ class Ledger:
         found = stored.records.get(keyspace.MANIFEST)
         rests_on = found, stored.contents.total, self._highest
         if any(now is not then for now, then in zip(rests_on, self._judged, strict=True)):
-            self._verdict = judge(stored, self._highest)
+            self._verdict = verify_snapshot(stored, self._highest)
             self._highest = max(self._highest, self._verdict.generation)
             self._judged = found, stored.contents.total, self._highest
         self.verified = self._verdict.verified
@@ -117,13 +117,13 @@ class Ledger:
         """
         generation = max(self._used, self._highest) + 1
         self._used = generation  # also when it is not known whether the commit was done
-        writes = [self._store.seal(op, generation) if isinstance(op, Put) else op for op in ops]
+        writes = [self._store.sign(op, generation) if isinstance(op, Put) else op for op in ops]
         entries = [Entry.of(op.key, op.generation, op.value) for op in writes if isinstance(op, Write)]
         gone = [op.key for op in ops if isinstance(op, Delete)]
         changes = any(keyspace.covered(key) for key in (*gone, *(entry.key for entry in entries)))
         contents = self._contents.after(entries, gone) if changes else self._contents
         signs = sign and (changes or self.stale)
-        manifest = self._store.seal(Put(contents.record(), self._revision), generation) if signs else None
+        manifest = self._store.sign(Put(contents.record(), self._revision), generation) if signs else None
         revision = self._store.commit([*writes, manifest or Holds(keyspace.MANIFEST, self._revision)])
         if revision is None:
             return None
@@ -160,7 +160,7 @@ class Ledger:
         """Of a manifest whose signature holds (InvalidRecord); checked once, whoever shows it."""
         known = self._opened.get(manifest)
         if known is None:
-            known = self._store.unseal(keyspace.MANIFEST, manifest).generation
+            known = self._store.open(keyspace.MANIFEST, manifest).generation
             if len(self._opened) > len(self._seen) + _SPARE:
                 shown = {witness.manifest for witness in self._seen.values()}
                 self._opened = {one: number for one, number in self._opened.items() if one in shown}

@@ -162,7 +162,7 @@ class Controller:
         elif revision:
             self._catch_up(follower, revision)
         elif not self._wake.is_pending():
-            self._upkeep.take(time.monotonic())
+            self._upkeep.collect(time.monotonic())
 
     def _up(self, swarm: Swarm) -> Sequence[str]:
         """Ids of the nodes that Swarm calls up; made when their list has changed."""

@@ -154,7 +154,7 @@ class Members:
         """As `_reached`, when nothing is known of what has changed; what is over is forgotten."""
         self._whole_at = _NEVER  # until this is done
         living = {keyspace.report(task.node, task.id) for task in swarm.tasks.values()}
-        self.signatures.keep(stored.records, living | {keyspace.node(node) for node in swarm.nodes})
+        self.signatures.drop_stale(stored.records, living | {keyspace.node(node) for node in swarm.nodes})
         self.sound = {key: sound for key, sound in self.sound.items() if key in stored.records}
         self._proven = {node: proven for node, proven in self._proven.items() if node in swarm.nodes}
         self.left_out, self.problems, self.sealed_to = {}, {}, {}
@@ -284,7 +284,7 @@ class _Judgement:
         else:
             self._unknown(key, f"node {observed.hostname}: {problem}")
             return
-        self._memory.signatures.believe(key, found, node.report_key)
+        self._memory.signatures.raise_floor(key, found, node.report_key)
 
     def _not_shown(self, node: Node, observed: SwarmNode) -> str | None:
         if observed.approved is not None and observed.approved == node.statement(self._swarm.cluster).fingerprint:
@@ -322,7 +322,7 @@ class _Judgement:
         if problem is not None:
             self._unknown(key, problem)
         else:
-            self._memory.signatures.believe(key, found, member.report_key)
+            self._memory.signatures.raise_floor(key, found, member.report_key)
             self._memory.sound[key] = found, task, member
 
     def _recalled(self, key: str, found: Versioned[Recalled], recalled: Recalled) -> None:

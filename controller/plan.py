@@ -30,7 +30,7 @@ from controller.run import Run
 from controller.steps import Change, Plan, Step
 from mesh import keyspace
 from mesh.addresses import ula
-from mesh.garbage import held_off
+from mesh.garbage import gc_paused
 from mesh.hybrid import NodePublicKey
 from mesh.records import Cluster
 from mesh.snapshot import Put, Snapshot
@@ -127,7 +127,7 @@ def _looked_up(
             if not known.ambiguous:
                 due = [key for key, (since, until) in last.timed.items() if not since <= now < until]
                 return known, focus.widened(last.to_do, last.keys_to_do.union(due))
-    with held_off():
+    with gc_paused():
         return Lookup(swarm, stored), EVERYTHING
 
 

@@ -16,7 +16,7 @@ from controller.steps import Change
 from mesh import keyspace
 from mesh.records import Address, Endpoint, Port, Recall, Recalled, Service
 from mesh.snapshot import Delete, Op, Put, Snapshot, Write
-from mesh.verdict import judge
+from mesh.verdict import verify_snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def put_back(stored: Snapshot, found: Snapshot, witness: Witness) -> tuple[list[
     Returns:
         The changes; and why there are none, in words.
     """
-    verdict = judge(found, witness.generation, witness.manifest)
+    verdict = verify_snapshot(found, witness.generation, witness.manifest)
     if not verdict.verified:
         return [], verdict.problem
     changes = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from mesh.flags import Flags
+from mesh.flags import Flags, number, subnet
 from mesh.keyfiles import LINK_SEED_FILE, SEED_FILE
 from mesh.tls import Tls
 
-SMALLEST_PREFIX = 29
 MAX_REST_S = 7 * 86400
 
 
@@ -49,29 +47,14 @@ class Settings:
     command: str = "run"
 
 
-def _subnet(text: str) -> IPv4Network:
-    try:
-        subnet = IPv4Network(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an IPv4 subnet such as 100.96.0.0/16: {error}") from None
-    if subnet.prefixlen > SMALLEST_PREFIX:
-        raise argparse.ArgumentTypeError(f"{text!r} has too few addresses: at most /{SMALLEST_PREFIX}")
-    return subnet
-
-
-def _rest(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_REST_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 to {MAX_REST_S}")
-    return int(text)
-
-
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; on bad ones print them and exit with 2, as argparse does."""
     flags = Flags("linkwire-controller", "Plans the mesh from Swarm's services.", environ)
     flags.add_common()
     flags.add("--docker", "LINKWIRE_DOCKER_URL", "unix:///var/run/docker.sock", str, "a manager's Docker")
-    flags.add("--subnet", "LINKWIRE_SUBNET", "100.96.0.0/16", _subnet, "the mesh's addresses; fixed at first use")
-    flags.add("--address-rest", "LINKWIRE_ADDRESS_REST", "600", _rest, "seconds for which a freed address rests")
+    flags.add("--subnet", "LINKWIRE_SUBNET", "100.96.0.0/16", subnet, "the mesh's addresses; fixed at first use")
+    text = "seconds before a released address may be reused"
+    flags.add("--address-rest", "LINKWIRE_ADDRESS_REST", "600", number(1, MAX_REST_S, "seconds"), text)
     flags.add("--name", "LINKWIRE_NAME", socket.gethostname(), str, "of this controller, for people")
     flags.add("--signing-seed", "LINKWIRE_SIGNING_SEED_FILE", SEED_FILE, Path, "file with the signing seed")
     flags.add("--link-seed", "LINKWIRE_LINK_SEED_FILE", LINK_SEED_FILE, Path, "file with the seed of all link keys")

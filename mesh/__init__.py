@@ -1,1 +1,1 @@
-"""What controller and agent must agree on: records, keys, addresses, the link graph, the store."""
+"""Shared core of controller and agent: records, keys, addresses, the link graph and the store."""

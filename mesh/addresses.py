@@ -1,4 +1,4 @@
-"""Which address and which UDP port to try next: pure choices, made safe by compare-and-create in the store."""
+"""IP address management: choices of addresses and UDP ports, made safe by compare-and-create in the store. Pure."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Container
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from mesh.errors import Terminal
+from mesh.ports import MAX_PORT
 
-MAX_PORT = 65535
 TWIN_PREFIX = 96
-"""Bits of the mesh's IPv6 prefix: with any more, two IPv4 addresses would have one twin."""
+"""Bits of the mesh's IPv6 prefix; a longer one would give two IPv4 addresses the same twin."""
 
 
 def _start(hint: str, size: int) -> int:
-    """Where to begin looking: spread by the hint, so that what was freed last is not what is given next."""
+    """Return the first offset to try, spread by the hint, so that the address freed last is not assigned next."""
     return int.from_bytes(hashlib.sha256(hint.encode()).digest()[:8], "big") % size
 
 
 def ula(cluster: str) -> IPv6Network:
-    """The mesh's IPv6 prefix, a /96 of a unique local /48 (RFC 4193): two meshes that meet do not clash.
+    """Return the mesh's IPv6 prefix, a /96 of a unique local /48 (RFC 4193), so that two meshes do not clash.
 
     RFC 4193, 3.2.2 makes the 40 bits of the global id from a time and a MAC address; the Swarm's id is as unique.
     """
@@ -28,28 +28,29 @@ def ula(cluster: str) -> IPv6Network:
 
 
 def twin(prefix: IPv6Network, address: IPv4Address) -> IPv6Address:
-    """The IPv6 address of whoever holds an IPv4 address: its last 32 bits are that (as in RFC 6052, 2.2).
+    """Return the IPv6 address of the holder of an IPv4 address, which is its last 32 bits (as in RFC 6052, 2.2).
 
-    So both are given and let go as one, and neither is ever another's.
+    So both are assigned and released together.
     """
     return IPv6Address(int(prefix.network_address) | int(address))
 
 
 def nobody(subnet: IPv4Network) -> IPv4Address:
-    """The address of the mesh that is never anybody's: the subnet's last, which `pick_address` does not give.
+    """Return the subnet's last address, which `pick_address` never assigns.
 
-    A link's name leads there while its provider has no address, so that it is refused at once and asked of no DNS.
+    A link's name resolves to it while its provider has no address: connections are refused at once, and the name is
+    not looked up in DNS.
     """
     return subnet.broadcast_address
 
 
 def pick_address(subnet: IPv4Network, taken: Container[IPv4Address], hint: str) -> IPv4Address:
-    """A free address of the subnet, never its first (the network) or last (the broadcast).
+    """Choose a free address of the subnet, never its first (the network) or last (the broadcast).
 
     Args:
-        subnet: the mesh's own.
-        taken: what is held or rests.
-        hint: who it is for; the same hint gives the same address while that is free.
+        subnet: the mesh's.
+        taken: addresses that are assigned or must not be reused yet.
+        hint: name of the new holder; the same hint gives the same address while that is free.
 
     Raises:
         Terminal: every address is taken.
@@ -65,10 +66,10 @@ def pick_address(subnet: IPv4Network, taken: Container[IPv4Address], hint: str) 
 
 
 def pick_port(first: int, last: int, taken: Container[int], hint: str) -> int:
-    """A free UDP port of a node's range, both ends included.
+    """Choose a free UDP port of a node's range, both ends included.
 
     Raises:
-        Terminal: every port of the range is taken, or it is no range: a node said so, and any node may say anything.
+        Terminal: every port is taken, or the range is invalid: the node reported it, and a node may report anything.
     """
     if not 0 < first <= last <= MAX_PORT:
         raise Terminal(f"{first}-{last} is not a range of UDP ports")

@@ -1,7 +1,7 @@
-"""Certificates for the way to etcd: an authority that lives in memory for as long as it issues. Writes no file.
+"""In-memory certificate authority for TLS to etcd. No file I/O.
 
-Its key is kept nowhere: nobody can issue another certificate afterwards, and what is renewed gets a new authority.
-ECDSA on P-256 with SHA-256, which etcd's Go and gRPC's BoringSSL both take (the latter no Ed25519).
+Its key is never stored: nobody can issue another certificate afterwards, and a renewal makes a new authority.
+ECDSA on P-256 with SHA-256, which etcd's Go and gRPC's BoringSSL both accept (the latter no Ed25519).
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAYS = 365
 EARLY = dt.timedelta(hours=1)
-"""Valid from so long ago: clocks of nodes differ."""
+"""Certificates are valid from so long ago, since nodes' clocks differ."""
 
 
 class Authority:
-    """A certificate authority; the object is all there is of it."""
+    """Certificate authority that exists only as this object."""
 
     def __init__(self, name: str, days: float = DAYS, now: dt.datetime | None = None) -> None:
-        """Make one.
+        """Create an authority with a new key.
 
         Args:
-            name: for people.
-            days: for which its certificates, and it, are good.
-            now: the time; None: what the clock says.
+            name: shown to people.
+            days: until its certificates, and its own, expire.
+            now: the time; None for the clock's.
         """
         now = now or dt.datetime.now(dt.UTC)
         self._from = now - EARLY
@@ -43,20 +43,20 @@ class Authority:
 
     @property
     def pem(self) -> bytes:
-        """Its certificate."""
+        """Its own certificate."""
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
     def server(self, addresses: Iterable[str]) -> bytes:
-        """A server's new key and its certificate, in PEM; good at some IP addresses or host names.
+        """Issue a server's new key and certificate, in PEM, for some IP addresses or host names.
 
-        It has no common name: etcd takes that for a user.
+        It has no common name: etcd would read that as a user.
         """
         names = [_general_name(address) for address in addresses]
         alternative = x509.SubjectAlternativeName(names)
         return self._issue(x509.Name([]), ExtendedKeyUsageOID.SERVER_AUTH, alternative)
 
     def client(self, user: str) -> bytes:
-        """A client's new key and its certificate, in PEM; etcd takes the common name for its user."""
+        """Issue a client's new key and certificate, in PEM; etcd reads the common name as its user."""
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, user)])
         return self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, None)
 
@@ -71,10 +71,10 @@ class Authority:
         if alternative is not None:
             # RFC 5280, 4.2.1.6: critical where there is no subject.
             builder = builder.add_extension(alternative, critical=True)
-        written = key.private_bytes(
+        pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return written + builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        return pem + builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def _builder(self, name: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         builder = x509.CertificateBuilder(

@@ -1,8 +1,8 @@
-"""The version of Docker's API to speak to a daemon. No I/O here.
+"""Version of Docker's API to use with a daemon. No I/O here.
 
-docker-py speaks the newest version that the daemon has, which may be one that nobody has tried this program with. The
-docker program speaks the newest that both know; so does this, and what a daemon of later years no longer takes
-(Docker 29 takes none below 1.44) is left for its oldest.
+docker-py uses the daemon's newest version, which may be one that this program was never tried with. The docker
+program uses the newest that both support; so does this. With a daemon that no longer supports the tried version
+(Docker 29 supports none below 1.44) it uses that daemon's oldest.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ TRIED = "1.45"
 
 
 def choose(newest: str, oldest: str = "") -> str:
-    """Choose from what a daemon says of itself at `GET /version`.
+    """Choose a version from a daemon's answer to `GET /version`.
 
     Args:
         newest: its `ApiVersion`.
-        oldest: its `MinAPIVersion`; empty where it does not say.
+        oldest: its `MinAPIVersion`; empty where it has none.
 
     Returns:
-        TRIED, or the daemon's version that is nearest to it.
+        TRIED, or the daemon's nearest version.
     """
     return min(newest, max(TRIED, oldest or TRIED, key=_numbers), key=_numbers)
 

@@ -1,11 +1,11 @@
-"""What lies in the store under a key when it is signed: a body, its generation, and whose signature holds for both.
+"""Signed envelope: the value under a key, with a body, its generation, its signer and the signature. No I/O here.
 
 The signature (Ed25519, RFC 8032) covers the format, the signer, the cluster, the key path relative to the root, the
-generation and the body's exact bytes. So a value cannot be changed, put under another key, brought to another
-cluster or given another generation. What it cannot say is whether a newer one was held back: who reads remembers
-the highest generation of a key (replay), and `mesh.manifest` tells when a key is missing. No I/O here.
+generation and the body's exact bytes. So a value cannot be changed, moved to another key or cluster, or given
+another generation. An envelope does not show that a newer one was withheld: readers remember the highest generation
+of a key (replay), and `mesh.manifest` shows that a key is missing.
 
-The layout, numbers with the highest byte first; there is one way only to write an envelope:
+The layout, numbers big-endian; an envelope has one encoding only:
 
     4 bytes   "LWS" and the format, 1
     16        the signer's key id
@@ -47,15 +47,15 @@ _SIGNATURE_BYTES = 64
 
 
 class Unsigned(InvalidRecord):
-    """The value is not a signed one, or of a format that this version does not read."""
+    """The value is not an envelope, or has a format that this version does not read."""
 
 
 class Malformed(InvalidRecord):
-    """The value begins like a signed one but was cut short, is too long, or has no generation."""
+    """The value begins like an envelope but was cut short, is too long, or has no generation."""
 
 
 class UnknownSigner(InvalidRecord):
-    """The value says that a key signed it which may not sign here, or not any more."""
+    """The value names a signer that may not sign here, or no longer may."""
 
 
 class Forged(InvalidRecord):
@@ -89,9 +89,9 @@ class VerifyKey(EncodedKey):
         except (binascii.Error, ValueError):
             raise Terminal("a verify key is 32 bytes in base64") from None
 
-    def holds(self, signature: bytes, message: bytes) -> bool:
-        """Whether this key's owner signed the message."""
-        if len(signature) != _SIGNATURE_BYTES:  # else the rest would be taken for a part of the message
+    def verifies(self, signature: bytes, message: bytes) -> bool:
+        """Return whether this key's owner signed the message."""
+        if len(signature) != _SIGNATURE_BYTES:  # the rest would count as a part of the message
             return False
         try:
             nacl.bindings.crypto_sign_open(signature + message, self.raw)
@@ -114,24 +114,24 @@ class SigningKey(Secret):
 
     @property
     def verify_key(self) -> VerifyKey:
-        """The public key that belongs to it."""
+        """Its public key."""
         return self._verify_key
 
     def sign(self, message: bytes) -> bytes:
-        """The 64 bytes that `VerifyKey.holds` asks for. For one message there is one signature (RFC 8032, 5.1.6)."""
+        """Return 64 bytes for `VerifyKey.verifies`. One message has one signature (RFC 8032, section 5.1.6)."""
         return self._key.sign(message).signature
 
-    def made(self, signature: bytes, message: bytes) -> bool:
-        """Whether a signature is the one that `sign` gives: to find out takes a third of `VerifyKey.holds`.
+    def did_sign(self, signature: bytes, message: bytes) -> bool:
+        """Return whether a signature is the one that `sign` makes, in a third of the time of `VerifyKey.verifies`.
 
-        In constant time: who could measure how many bytes are right would find the right ones one after the other.
+        In constant time: an attacker who could measure the number of right bytes would find them one by one.
         """
         return hmac.compare_digest(self.sign(message), signature)
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Who signs, and for which cluster: a test cluster with the same key signs nothing for another."""
+    """A signing key for one cluster; its signatures hold in no other, also where that has the same key."""
 
     cluster: str
     """Swarm's cluster id."""
@@ -140,20 +140,20 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """Who may sign. While the signing key changes, two: the new one is known everywhere before it is used."""
+    """Keys that may sign. Two while the signing key is replaced: readers have the new one before it signs."""
 
     cluster: str
     """Swarm's cluster id."""
     keys: tuple[VerifyKey, ...]
 
     def find(self, key_id: bytes) -> VerifyKey | None:
-        """The key of that id."""
+        """Return the key of an id; None where it is not in the ring."""
         return next((key for key in self.keys if key.id == key_id), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An envelope whose signature holds."""
+    """Content of an envelope whose signature holds."""
 
     body: bytes
     generation: int
@@ -162,7 +162,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Unverified:
-    """What an envelope claims. Nothing follows from it, but which keyring to call `unwrap` with."""
+    """Unverified content of an envelope, of use only to find the keyring for `unwrap`."""
 
     body: bytes
     generation: int
@@ -173,9 +173,9 @@ def wrap(signer: Signer, key: str, generation: int, body: bytes) -> bytes:
     """Sign a body for one key path.
 
     Args:
-        signer: for whom.
-        key: relative to the root, as `mesh.keyspace` gives it.
-        generation: from 1; higher than that of whatever was signed for this key before.
+        signer: key and cluster.
+        key: relative to the root, as in `mesh.keyspace`.
+        generation: from 1; higher than any that was signed for this key before.
         body: any bytes.
 
     Raises:
@@ -184,39 +184,38 @@ def wrap(signer: Signer, key: str, generation: int, body: bytes) -> bytes:
     if not 1 <= generation <= MAX_GENERATION:
         raise ValueError(f"{key}: a generation is a number from 1 to {MAX_GENERATION}, not {generation}")
     if len(body) > MAX_BODY:
-        raise ValueError(f"{key}: {len(body)} bytes is more than any record of ours")
+        raise ValueError(f"{key}: {len(body)} bytes, a record has at most {MAX_BODY}")
     header = _HEADER.pack(_MAGIC, signer.key.verify_key.id, generation, len(body))
     return header + body + signer.key.sign(_signed(signer.cluster, key, header, body))
 
 
 def unwrap(keyring: Keyring, key: str, value: bytes, own: SigningKey | None = None) -> Opened:
-    """Check a value and open it.
+    """Verify a value and open it.
 
     Args:
-        keyring: who may sign under this key.
-        key: relative to the root, where the value lies.
-        value: as it lies there.
-        own: the key of who asks. It changes nothing but how soon what it has signed is known to be that.
+        keyring: the keys that may sign under this key.
+        key: relative to the root.
+        value: as it is in the store.
+        own: the caller's own key; its signatures are verified faster, with the same result.
 
     Raises:
-        Unsigned, Malformed, UnknownSigner, Forged: all of them InvalidRecord, in words that quote nothing of the
-            value.
+        Unsigned, Malformed, UnknownSigner, Forged: all of them InvalidRecord; they quote nothing of the value.
     """
     header, claim = _parse(key, value)
     signer = keyring.find(claim.signer_id)
     if signer is None:
         raise UnknownSigner(f"{key}: signed by a key that may not sign this ({claim.signer_id.hex()})")
     signature, message = value[-_SIGNATURE_BYTES:], _signed(keyring.cluster, key, header, claim.body)
-    made = own is not None and own.verify_key == signer and own.made(signature, message)
-    if not made and not signer.holds(signature, message):
-        raise Forged(f"{key}: the signature does not hold: changed, or signed for another key or another cluster")
+    ours = own is not None and own.verify_key == signer and own.did_sign(signature, message)
+    if not ours and not signer.verifies(signature, message):
+        raise Forged(f"{key}: the signature does not hold: changed, or signed for another key or cluster")
     return Opened(claim.body, claim.generation, signer)
 
 
 def peek(key: str, value: bytes) -> Unverified:
-    """Read an envelope without checking its signature.
+    """Read an envelope without verifying it.
 
-    For a record that brings its own signer's proof, which has to be read before anybody can tell the keyring.
+    For a record with its signer's own proof, which has to be read before the keyring is known.
 
     Raises:
         Unsigned, Malformed: as `unwrap`.
@@ -232,11 +231,11 @@ def _parse(key: str, value: bytes) -> tuple[bytes, Unverified]:
     header = value[: _HEADER.size]
     _, signer_id, generation, length = _HEADER.unpack(header)
     if length > MAX_BODY:
-        raise Malformed(f"{key}: {length} bytes is more than any record of ours")
+        raise Malformed(f"{key}: {length} bytes, a record has at most {MAX_BODY}")
     if len(value) != _HEADER.size + length + _SIGNATURE_BYTES:
-        raise Malformed(f"{key}: {len(value)} bytes, where its own header makes it another length")
+        raise Malformed(f"{key}: {len(value)} bytes, not the length that its header states")
     if not 1 <= generation <= MAX_GENERATION:
-        raise Malformed(f"{key}: without a generation")
+        raise Malformed(f"{key}: has no valid generation")
     return header, Unverified(value[_HEADER.size : -_SIGNATURE_BYTES], generation, signer_id)
 
 

@@ -1,25 +1,25 @@
-"""The errors every part speaks: what may be tried again, what may not, what is not ours to read."""
+"""Errors that all packages share: retryable, terminal, and unreadable values."""
 
 
 class LinkwireError(Exception):
-    """The root of every error that Linkwire raises on purpose."""
+    """Base of every error that Linkwire raises on purpose."""
 
 
 class Retryable(LinkwireError):  # noqa: N818 - the name says what the caller may do
-    """The world was not ready (a connection, a race, a restart): the same call may succeed later."""
+    """A temporary failure (a connection, a race, a restart): the same call may succeed later."""
 
 
 class Terminal(LinkwireError):  # noqa: N818 - as above
-    """The same call will fail again until somebody changes something."""
+    """A permanent failure: the same call fails again until somebody changes something."""
 
 
 class InvalidRecord(LinkwireError):  # noqa: N818 - as above
-    """A value in the store that is not a record of ours; the text says which key and why."""
+    """A value in the store that is not a valid record; the text names the key and the reason."""
 
 
 class NetnsGone(LinkwireError):  # noqa: N818 - as above
-    """The task's network namespace has ended: the task is over, there is nothing to configure."""
+    """The task's network namespace is gone: the task has ended, and there is nothing to configure."""
 
 
 class DeviceNotFound(LinkwireError):  # noqa: N818 - as above
-    """There is no WireGuard device of that name where it was looked for."""
+    """The network namespace has no WireGuard device of that name."""

@@ -1,7 +1,8 @@
-"""A connection to etcd that finds an endpoint which answers, and speaks bytes only.
+"""Connection to etcd with failover between its endpoints; bytes in, bytes out.
 
-etcd3 0.12 is used for its messages and stubs: its client raises nothing when a watch ends, and knows one endpoint.
-No other module imports etcd3 or grpc, and no error of theirs leaves this one.
+etcd3 0.12 is used for its messages and stubs: its client raises no error when a watch ends, and knows one endpoint.
+No grpc error leaves `Line.use`. Other modules take etcd3's messages from here (`rpc`): it has to be imported with
+the settings below.
 """
 
 from __future__ import annotations
@@ -31,15 +32,18 @@ from mesh import etcd_pages
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.tls import Tls, may_be_refused
 
-PAGE = 4000  # keys a read: for each page etcd looks up all keys of its range
-DIAL_TIMEOUT = 2.0  # seconds for an endpoint to answer its first question
-PROBE = 1.5  # seconds between two signs of life asked of a watch
-SILENCE = 4.0  # seconds after which a watch that gave none is dead
+rpc: Any = etcdrpc
+"""etcd3's messages and stubs."""
+
+PAGE = 4000  # keys in one read: for each page etcd looks up all keys of its range
+DIAL_TIMEOUT = 2.0  # seconds for an endpoint to answer its first request
+PROBE = 1.5  # seconds between two progress requests of a watch
+SILENCE = 4.0  # seconds without an answer after which a watch is dead
 
 _CHANNEL = (
     ("grpc.max_receive_message_length", -1),  # etcd answers a watch in one message, however long
     ("grpc.enable_http_proxy", 0),  # etcd is inside the cluster
-    # Otherwise a new channel to the same endpoint gets the old one's connection, the frozen one too.
+    # Otherwise a new channel to the same endpoint reuses the old one's connection, even a frozen one.
     ("grpc.use_local_subchannel_pool", 1),
     # A second net under SILENCE. etcd closes connections that ping more than every 5 s.
     ("grpc.keepalive_time_ms", 10_000),
@@ -51,7 +55,7 @@ _PROGRESS = etcdrpc.WatchRequest.FromString(b"\x1a\x00")
 # Makes a member that lost its leader end the watch instead of staying silent (etcd, v3rpc/interceptor.go).
 _REQUIRE_LEADER = (("hasleader", "true"),)
 
-# After these the connection is not trusted again.
+# Errors after which the connection is not used again.
 _LOST = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -59,8 +63,8 @@ _LOST = {
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
 }
-# A revision that is compacted or not there yet; too many requests, or no space until somebody makes some; what a user
-# of etcd may not do until somebody allows it.
+# Errors that may pass: a compacted or future revision; too many requests or no space; a permission that has not been
+# granted yet.
 _LATER = {
     grpc.StatusCode.OUT_OF_RANGE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -72,20 +76,20 @@ _LATER = {
 _COMPACTED = "required revision has been compacted"
 _CLOSED = "the store is closed"
 _TOO_LARGE = "larger than max"  # gRPC's, of a request over etcd's limit and 512 KiB; etcd's own is INVALID_ARGUMENT
-_OLD_AUTH = "revision of auth store is old"  # users or roles changed while we were asking
+_OLD_AUTH = "revision of auth store is old"  # users or roles changed during the request
 
 
 class LeaseLost(LinkwireError):  # noqa: N818 - named like those of mesh.errors
-    """The lease ended, and with it every key that was bound to it: it has to be granted anew."""
+    """The lease has ended, and every key bound to it is deleted: grant another one."""
 
 
 class Link:
-    """A gRPC channel to one endpoint, in the requests that we make. Its errors are gRPC's: see `Line.use`."""
+    """A gRPC channel to one endpoint. Its errors are gRPC's: see `Line.use`."""
 
     def __init__(self, target: str, timeout: float, tls: Tls | None = None) -> None:
         self.target = target
-        self.shows = tls
-        """What it shows to etcd."""
+        self.tls = tls
+        """Files of the connection; None for plain text."""
         self._timeout = timeout
         self._channel = _channel(target, tls)
         self._kv = etcdrpc.KVStub(self._channel)
@@ -97,26 +101,26 @@ class Link:
         self._lease = etcdrpc.LeaseStub(self._channel)
         self._watch = etcdrpc.WatchStub(self._channel)
         self.auth = etcdrpc.AuthStub(self._channel)
-        """For mesh.etcd_roles."""
+        """Used by mesh.etcd_roles."""
         self.maintenance = etcdrpc.MaintenanceStub(self._channel)
-        """For mesh.etcd_space."""
+        """Used by mesh.etcd_space."""
 
     def close(self) -> None:
-        """Break off everything that runs over it."""
+        """Abort everything that runs over it."""
         self._channel.close()
 
     def ask(self, key: bytes, timeout: float | None = None) -> None:
-        """Ask for a key's name, by majority: a member that is cut off from the others does not answer."""
+        """Read a key's name with quorum: a member that is cut off from the others does not answer."""
         self._kv.Range(etcdrpc.RangeRequest(key=key, keys_only=True), timeout=timeout or self._timeout)
 
     def page(self, first: bytes, end: bytes, revision: int) -> etcd_pages.Page:
-        """Read up to PAGE keys of [first, end) as they were at a revision, 0 for now."""
+        """Read up to PAGE keys of [first, end) at a revision; 0 for the current one."""
         request = etcdrpc.RangeRequest(key=first, range_end=end, limit=PAGE, revision=revision)
         page: etcd_pages.Page = self._pages(request, timeout=self._timeout)
         return page
 
     def raw(self, method: str, request: Any, timeout: float) -> bytes:  # noqa: ANN401 - etcd3 is not typed
-        """The bytes of an answer that has fields which came after etcd3's stubs."""
+        """Return the bytes of an answer that has fields which etcd3's stubs lack."""
         call = self._channel.unary_unary(
             f"/etcdserverpb.{method}", request_serializer=type(request).SerializeToString
         )
@@ -124,7 +128,7 @@ class Link:
         return answer
 
     def compact(self, revision: int, timeout: float) -> None:
-        """Forget all history up to a revision; done when its space is free. Again is no error."""
+        """Delete all history up to a revision, and return when its space is free; repeating it is no error."""
         try:
             self._kv.Compact(etcdrpc.CompactionRequest(revision=revision, physical=True), timeout=timeout)
         except grpc.RpcError as error:
@@ -137,10 +141,15 @@ class Link:
         puts: Iterable[tuple[bytes, bytes, int]],
         deletes: Iterable[bytes],
     ) -> int | None:
-        """One transaction of (key, revision of its last change), (key, value, lease) and keys.
+        """Commit one transaction.
+
+        Args:
+            conditions: (key, revision of its last change).
+            puts: (key, value, lease).
+            deletes: keys.
 
         Returns:
-            The revision, or None when a condition did not hold.
+            The revision; None when a condition did not hold.
         """
         request = etcdrpc.TxnRequest()
         for key, revision in conditions:
@@ -156,11 +165,11 @@ class Link:
         return int(response.header.revision) if response.succeeded else None
 
     def grant(self, ttl: int) -> int:
-        """Make a lease of `ttl` seconds."""
+        """Grant a lease of `ttl` seconds and return its id."""
         return int(self._lease.LeaseGrant(etcdrpc.LeaseGrantRequest(TTL=ttl), timeout=self._timeout).ID)
 
-    def keep(self, lease: int) -> int:
-        """Renew a lease; 0 or less: it is gone."""
+    def renew_lease(self, lease: int) -> int:
+        """Renew a lease and return its seconds; 0 or less: it is gone."""
         request = etcdrpc.LeaseKeepAliveRequest(ID=lease)
         call = self._lease.LeaseKeepAlive(iter([request]), timeout=self._timeout)
         try:
@@ -175,14 +184,16 @@ class Link:
         self._lease.LeaseRevoke(etcdrpc.LeaseRevokeRequest(ID=lease), timeout=self._timeout)
 
     def watch(self, first: bytes, end: bytes) -> Generator[Any]:
-        """WatchResponses for [first, end) from now on: a created one, then events and answers about progress.
+        """Yield WatchResponses for [first, end) from now on: a created one, then events and progress answers.
 
-        Progress is asked for as soon as the caller comes back from the created one, and then every PROBE seconds
-        in which it waits here. When nothing comes for SILENCE seconds, the stream is cancelled. Its end raises.
+        Progress is requested when the caller asks for the second response, and then every PROBE seconds while it
+        waits. After SILENCE seconds without a response the stream is cancelled. Its end raises.
         """
         create = etcdrpc.WatchCreateRequest(key=first, range_end=end)
-        signals: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: ask now, False: it is over
-        waiting_since: float | None = time.monotonic()  # None while the caller is busy: silence is ours then
+        signals: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: request progress now; False: end
+        waiting_since: float | None = (
+            time.monotonic()
+        )  # None while the caller is busy, and so is the cause of the silence
         asking = False
 
         def requests() -> Iterator[Any]:
@@ -218,10 +229,10 @@ class Link:
 
 
 class Line:
-    """The one link in use, and a new one to the next endpoint when it fails. Safe for several threads."""
+    """The channel in use, replaced by one to the next endpoint when it fails. Safe for several threads."""
 
     def __init__(self, targets: Sequence[str], timeout: float, tls: Tls | None = None, probe: bytes = b"\0") -> None:
-        """Only remember. `probe` is a key that we may read, which tells whether an endpoint answers."""
+        """Connect to nothing yet; `probe` is a readable key, read to find out whether an endpoint answers."""
         self._targets = targets
         self._timeout = timeout
         self._tls = tls
@@ -230,17 +241,17 @@ class Line:
         self._link: Link | None = None
         self._dialled: Link | None = None
         self._closed = False
-        self._failures = 0  # how often all endpoints were tried in vain, and what they last said
+        self._failures = 0  # times that all endpoints failed, and their last errors
         self._failure = ""
-        self._lock = threading.Lock()  # held for moments
-        self._dialling = threading.Lock()  # held while endpoints are tried
+        self._lock = threading.Lock()  # for the fields
+        self._dialling = threading.Lock()  # for trying endpoints
 
     @contextmanager
     def use(self) -> Iterator[Link]:
-        """Lend a link that answered when it was made, and turn gRPC's errors into ours.
+        """Yield a channel that answered when it was opened, and translate gRPC's errors.
 
         Raises:
-            Retryable, Terminal, LeaseLost: what the text says.
+            Retryable, Terminal, LeaseLost: as `mesh.errors` says.
         """
         link = self._get()
         try:
@@ -248,8 +259,8 @@ class Line:
         except grpc.RpcError as error:
             if error.code() in _LOST:
                 self._drop(link)
-            elif error.code() is grpc.StatusCode.PERMISSION_DENIED and self._tls and self._tls.first:
-                self._drop(link, elsewhere=False)  # as another user, perhaps
+            elif error.code() is grpc.StatusCode.PERMISSION_DENIED and self._tls and self._tls.preferred:
+                self._drop(link, elsewhere=False)  # perhaps with a certificate of another user
             raise _ours(error, link.target) from error
         except ValueError as error:
             # gRPC raises a bare ValueError on a channel that another thread has closed meanwhile.
@@ -258,19 +269,19 @@ class Line:
             raise Retryable(f"the connection to {link.target} was closed meanwhile") from error
 
     @property
-    def shows_first(self) -> bool:
-        """Whether etcd has accepted what is to be shown first (mesh.tls), over the link that is in use."""
+    def uses_preferred(self) -> bool:
+        """Whether the channel in use was opened with the preferred certificate (`Tls.preferred`)."""
         link = self._state()[0]
-        return link is not None and self._tls is not None and link.shows is self._tls.first
+        return link is not None and self._tls is not None and link.tls is self._tls.preferred
 
-    def try_first(self) -> None:
-        """Where something else is shown, have the next request see whether the first is accepted by now."""
+    def retry_preferred(self) -> None:
+        """Make the next request try the preferred certificate again, unless it is in use."""
         link = self._state()[0]
-        if link is not None and self._tls is not None and self._tls.choices()[0] is not link.shows:
+        if link is not None and self._tls is not None and self._tls.choices()[0] is not link.tls:
             self._drop(link, elsewhere=False)
 
     def close(self) -> None:
-        """Break off whatever runs, for good."""
+        """Abort running requests and refuse later ones."""
         with self._lock:
             self._closed = True
             links, self._link = (self._link, self._dialled), None
@@ -284,7 +295,7 @@ class Line:
             with self._dialling:
                 link, now = self._state()
                 if link is None and now != failures:
-                    # Who waited while another tried in vain does not try the same once more.
+                    # Another thread has just tried all endpoints in vain.
                     raise Retryable(self._failure)
                 link = link or self._dial()
         return link
@@ -300,7 +311,7 @@ class Line:
             for tls in self._tls.choices() if self._tls else (None,):
                 try:
                     link = Link(self._targets[at], self._timeout, tls)
-                except Terminal as error:  # a node's key that Swarm has encrypted since it was looked at
+                except Terminal as error:  # Swarm has encrypted the node's key since `choices`
                     if tls is self._tls:
                         raise
                     reasons.append(str(error))
@@ -315,7 +326,7 @@ class Line:
                     raise Terminal(_CLOSED)
                 reasons.append(reason)
                 if not may_be_refused(reason):
-                    break  # whatever is shown
+                    break  # another certificate would not help
         with self._lock:
             if self._closed:
                 raise Terminal(_CLOSED)
@@ -324,19 +335,19 @@ class Line:
         raise Retryable(self._failure)
 
     def _refusal(self, link: Link) -> str | None:
-        """Why a link is of no use, in words; None if it is of use."""
+        """Return why a channel is of no use; None if it answers."""
         try:
             link.ask(self._probe, min(self._timeout, DIAL_TIMEOUT))
         except grpc.RpcError as error:
             link.close()
             reason = str(_ours(error, link.target))
-            return link.shows.explain(reason) if link.shows else reason
+            return link.tls.explain(reason) if link.tls else reason
         except ValueError:  # gRPC's, for a channel that `close` has closed
             return "closed meanwhile"
         return None
 
     def _hold(self, *, dialled: Link | None = None, link: Link | None = None) -> bool:
-        """Note a link where `close` finds it; False, and the link closed, when that has been called."""
+        """Set a channel where `close` finds it; after `close`, close the channel and return False."""
         with self._lock:
             self._dialled, self._link = dialled, link
             closed = self._closed

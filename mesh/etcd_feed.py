@@ -1,25 +1,48 @@
-"""Some ranges of etcd as they change: everything there is, then every change, over one connection.
+"""List-and-watch stream of some ranges of etcd: all that is there, then every change, over one connection.
 
-A connection that breaks ends it with an error; who follows begins anew.
+A broken connection ends the stream with an error; its caller opens another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from mesh.errors import Retryable
 from mesh.etcd import Line, Link
 from mesh.etcd_pages import Page
 from mesh.follow import Batch, Change
-from mesh.garbage import held_off
-from mesh.ranges import Ranges
+from mesh.garbage import gc_paused
 from mesh.tls import Tls
 
 
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """Some keys below a root, as pairs of the first key and the one after the last."""
+
+    root: bytes
+    bounds: tuple[tuple[bytes, bytes], ...]
+
+    @classmethod
+    def of(cls, root: bytes, names: Iterable[bytes]) -> Ranges:
+        """Return the ranges of names: one that is empty or ends with a slash is a prefix, another a single key."""
+        keys = [root + name for name in names]
+        # "0" is what comes after "/".
+        return cls(root, tuple((k, k[:-1] + b"0") if k.endswith(b"/") else (k, k + b"\0") for k in keys))
+
+    def span(self) -> tuple[bytes, bytes]:
+        """Return the smallest range that contains all of them."""
+        return min(first for first, _ in self.bounds), max(end for _, end in self.bounds)
+
+    def __contains__(self, key: bytes) -> bool:
+        """Return whether a key, with the root, is in one of them."""
+        return any(first <= key < end for first, end in self.bounds)
+
+
 class EtcdFeed:
-    """Batches of changes in some ranges, over a line of its own (`mesh.follow.Feed`)."""
+    """Batches of changes in some ranges, over a connection of its own (`mesh.follow.Feed`)."""
 
     def __init__(self, targets: Sequence[str], timeout: float, ranges: Ranges, tls: Tls | None = None) -> None:
         self._line = Line(targets, timeout, tls, ranges.bounds[0][0])
@@ -30,7 +53,7 @@ class EtcdFeed:
         self._line.close()
 
     def batches(self) -> Generator[Batch]:
-        """Everything there is, then a batch for each response with changes; never ends but by an error.
+        """Yield one whole batch, then one for each response with changes; end only by an error.
 
         The watch begins before the list and answers once more after it, so one life of one etcd member spans
         both: neither a change in between nor a wiped etcd with the same identity can slip through.
@@ -48,7 +71,7 @@ class EtcdFeed:
             changes = [*whole.changes, *(change for batch in meanwhile for change in batch.changes)]
             whole = Batch(max([listed, *(batch.revision for batch in meanwhile)]), whole=True, changes=changes)
             yield whole
-            del whole, changes  # not kept for as long as the watch lasts
+            del whole, changes  # or they would live for as long as the watch lasts
             for response in responses:
                 if response.events:
                     yield self._batch(response, listed)
@@ -58,20 +81,20 @@ class EtcdFeed:
         changes = tuple(
             Change(e.kv.key[start:], None if e.type else e.kv.value, e.kv.mod_revision)
             for e in response.events
-            if e.kv.mod_revision > listed and self._ranges.holds(e.kv.key)
+            if e.kv.mod_revision > listed and e.kv.key in self._ranges
         )
         # Not the header's revision: while a watch catches up, that is ahead of the events.
         return Batch(response.events[-1].kv.mod_revision, whole=False, changes=changes)
 
 
 def read(link: Link, ranges: Ranges) -> Batch:
-    """Everything in some ranges at one revision.
+    """Read everything in some ranges at one revision.
 
     Raises:
         Retryable: the store was compacted or restarted meanwhile.
     """
     start = len(ranges.root)
-    with held_off():
+    with gc_paused():
         pages = list(_pages(link, ranges))
         if len({_identity(page) for page in pages}) > 1:
             raise Retryable(f"etcd at {link.target} was restarted while it was listed")
@@ -93,6 +116,6 @@ def _pages(link: Link, ranges: Ranges) -> Iterator[Page]:
 
 
 def _identity(page: Page) -> tuple[int, int, int]:
-    """Tell one life of an etcd member from the next, as far as its answers can."""
+    """Return values that differ between two lives of an etcd member, as far as its answers show them."""
     header = page.header
     return header.cluster_id, header.member_id, header.raft_term

@@ -25,17 +25,17 @@ _SIGN = 2**63
 
 
 class KeyValue(NamedTuple):
-    """One key as it lies in etcd."""
+    """One key and its value in etcd."""
 
     key: bytes
     value: bytes
     mod_revision: int
-    """The store's revision of its last change."""
+    """Revision of its last change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Who answered, and when."""
+    """The member that answered, and the revision of its answer."""
 
     cluster_id: int
     member_id: int
@@ -45,7 +45,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some keys of a range, in their order; `more`: there are others after them."""
+    """Some keys of a range in order; `more` is True where others follow."""
 
     header: Header
     kvs: tuple[KeyValue, ...]
@@ -53,10 +53,10 @@ class Page:
 
 
 def decode(data: bytes) -> Page:
-    """Read a RangeResponse.
+    """Decode a RangeResponse.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is malformed.
     """
     header: dict[int, int] = {}
     kvs: list[KeyValue] = []
@@ -66,19 +66,19 @@ def decode(data: bytes) -> Page:
             more = bool(value) if number == _MORE else more
         elif number == _KVS:
             kvs.append(_key_value(data, *value))
-        elif number == _HEADER:  # said twice, it is one message
-            header.update((n, told) for n, told in _fields(data, *value) if isinstance(told, int))
-    said = [header.get(number, 0) for number in (_CLUSTER, _MEMBER, _REVISION, _TERM)]
-    return Page(Header(said[0], said[1], _signed(said[2]), said[3]), tuple(kvs), more)
+        elif number == _HEADER:  # a repeated one is merged
+            header.update((n, field) for n, field in _fields(data, *value) if isinstance(field, int))
+    cluster, member, revision, term = (header.get(number, 0) for number in (_CLUSTER, _MEMBER, _REVISION, _TERM))
+    return Page(Header(cluster, member, _signed(revision), term), tuple(kvs), more)
 
 
 def numbers(data: bytes) -> dict[int, int]:
-    """Read the fields of any message that are numbers, by field. Raises ValueError where it is no message."""
+    """Decode the numeric fields of any message, by field number. Raises ValueError where it is malformed."""
     return {number: value for number, value in _fields(data, 0, len(data)) if isinstance(value, int)}
 
 
 def _key_value(data: bytes, at: int, end: int) -> KeyValue:
-    """Written out, and not by way of `_fields`: this is called once a key."""
+    """Decode a KeyValue. Written out for speed, not by way of `_fields`: it is called once a key."""
     key, value, revision = b"", b"", 0
     try:
         while at < end:
@@ -96,13 +96,13 @@ def _key_value(data: bytes, at: int, end: int) -> KeyValue:
                 _, _, at = _field(data, at)
     except IndexError:
         raise ValueError(_CUT) from None
-    if at != end:  # a part of it reaches beyond it
+    if at != end:  # a field reaches beyond its end
         raise ValueError(_CUT)
     return KeyValue(key, value, _signed(revision))
 
 
 def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int | tuple[int, int]]]:
-    """Each field's number, with its number or the place of its bytes."""
+    """Yield each field's number with its value: a number, or the start and end of its bytes."""
     try:
         while at < end:
             number, value, at = _field(data, at)
@@ -115,11 +115,11 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int | tuple[i
 
 
 def _field(data: bytes, at: int) -> tuple[int, int | tuple[int, int] | None, int]:
-    """A field's number, what it holds as `_fields` says (None for what we have none of), and where it ends."""
+    """Return a field's number, its value as in `_fields` (None for an unused type) and its end."""
     tag, at = _varint(data, at)
     number, kind = tag >> 3, tag & 7
     if not number:
-        raise ValueError("not an answer of etcd's: a field without a number")
+        raise ValueError("malformed answer of etcd: a field without a number")
     if kind == _VARINT:
         value, at = _varint(data, at)
         return number, value, at
@@ -128,11 +128,11 @@ def _field(data: bytes, at: int) -> tuple[int, int | tuple[int, int] | None, int
         return number, (at, at + size), at + size
     if kind in (_FIXED64, _FIXED32):
         return number, None, at + (8 if kind == _FIXED64 else 4)
-    raise ValueError(f"not an answer of etcd's: a field of wire type {kind}")
+    raise ValueError(f"malformed answer of etcd: a field of wire type {kind}")
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A whole number of up to 64 bits, seven in a byte, and where it ends. Raises IndexError at the data's end."""
+    """Return an integer of up to 64 bits, seven a byte, and its end. Raises IndexError at the data's end."""
     byte = data[at]
     if byte < _MORE_FOLLOWS:
         return byte, at + 1
@@ -143,12 +143,12 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             return value & _MASK, end
         shift += 7
         byte = data[end]
-    raise ValueError("not an answer of etcd's: a number without an end")
+    raise ValueError("malformed answer of etcd: a number without an end")
 
 
 def _signed(value: int) -> int:
-    """An int64 as it was sent, in two's complement."""
+    """Read an unsigned number as an int64 in two's complement."""
     return value - 2 * _SIGN if value >= _SIGN else value
 
 
-_CUT = "not an answer of etcd's: cut short"
+_CUT = "malformed answer of etcd: cut short"

@@ -1,34 +1,33 @@
-"""The space that an etcd member's data takes: asked, and made smaller. One of the adapters that import etcd3.
+"""Disk space of an etcd member: measured, compacted, defragmented, its alarm disarmed.
 
 etcd keeps every version of a key until its history is compacted, and a file that has grown until it is defragmented.
 A member whose file has reached its quota raises the alarm NOSPACE and refuses every write until the alarm is
-disarmed, whatever has become free meanwhile (etcd, Documentation/op-guide/maintenance.md).
+disarmed, even when space has become free (etcd, Documentation/op-guide/maintenance.md).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from etcd3 import etcdrpc
+from typing import Any
 
 from mesh import etcd_pages
-from mesh.etcd import Link
+from mesh.etcd import Link, rpc
 
 _ASKING = 5.0
 _DEFRAGMENTING = 120.0
-"""Seconds: etcd answers nothing else while it copies its data."""
+"""Seconds; etcd answers no other request while it copies its data."""
 _DB_SIZE, _DB_SIZE_IN_USE = 3, 9  # fields of StatusResponse; the second came with etcd 3.4, after etcd3's stubs
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What one member says of its data.
+    """Disk space of one member.
 
     Attributes:
         size: bytes of its file.
-        in_use: bytes of it that hold something; the rest is free for new data, or for a defragmentation to give back.
-        alarm: whether it refuses writes for want of space.
-        revision: of the store when it was asked.
+        in_use: bytes of it in use; the rest is free for new data, or is given back by a defragmentation.
+        alarm: whether it refuses writes for lack of space.
+        revision: the store's, at the time of the measurement.
     """
 
     size: int
@@ -38,31 +37,31 @@ class Space:
 
 
 def space(link: Link) -> Space:
-    """Ask a member, as its user root. Raises grpc.RpcError, as `Line.use` turns into ours."""
-    numbers = etcd_pages.numbers(link.raw("Maintenance/Status", etcdrpc.StatusRequest(), _ASKING))
-    active = etcdrpc.AlarmRequest(action=etcdrpc.AlarmRequest.GET, alarm=etcdrpc.NOSPACE)
-    raised = link.maintenance.Alarm(active, timeout=_ASKING)
+    """Measure a member's space as its user root. Raises grpc.RpcError, which `Line.use` translates."""
+    numbers = etcd_pages.numbers(link.raw("Maintenance/Status", rpc.StatusRequest(), _ASKING))
+    alarm = any(each.alarm == rpc.NOSPACE for each in _alarms(link))
     size = numbers.get(_DB_SIZE, 0)
-    alarm = any(one.alarm == etcdrpc.NOSPACE for one in raised.alarms)
     revision = link.page(b"\0", b"\1", 0).header.revision
     return Space(size, numbers.get(_DB_SIZE_IN_USE, size), alarm, revision)
 
 
 def compact(link: Link, revision: int) -> None:
-    """Forget all history up to a revision, and give its pages free. Raises grpc.RpcError."""
+    """Delete all history up to a revision and free its pages. Raises grpc.RpcError."""
     link.compact(revision, _DEFRAGMENTING)
 
 
 def defragment(link: Link) -> None:
-    """Copy what is in use into a new file; the member answers nobody else meanwhile. Raises grpc.RpcError."""
-    link.maintenance.Defragment(etcdrpc.DefragmentRequest(), timeout=_DEFRAGMENTING)
+    """Copy the data into a new file; the member answers no other request meanwhile. Raises grpc.RpcError."""
+    link.maintenance.Defragment(rpc.DefragmentRequest(), timeout=_DEFRAGMENTING)
 
 
 def disarm(link: Link) -> None:
-    """Take the alarm back: writes are accepted again, as long as there is space. Raises grpc.RpcError."""
-    alarms = link.maintenance.Alarm(
-        etcdrpc.AlarmRequest(action=etcdrpc.AlarmRequest.GET, alarm=etcdrpc.NOSPACE), timeout=_ASKING
-    ).alarms
-    for one in alarms:
-        request = etcdrpc.AlarmRequest(action=etcdrpc.AlarmRequest.DEACTIVATE, alarm=one.alarm, memberID=one.memberID)
+    """Disarm the alarm: writes are accepted again as long as there is space. Raises grpc.RpcError."""
+    for each in _alarms(link):
+        request = rpc.AlarmRequest(action=rpc.AlarmRequest.DEACTIVATE, alarm=each.alarm, memberID=each.memberID)
         link.maintenance.Alarm(request, timeout=_ASKING)
+
+
+def _alarms(link: Link) -> Any:  # noqa: ANN401 - etcd3 is not typed
+    request = rpc.AlarmRequest(action=rpc.AlarmRequest.GET, alarm=rpc.NOSPACE)
+    return link.maintenance.Alarm(request, timeout=_ASKING).alarms

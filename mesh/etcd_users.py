@@ -1,22 +1,22 @@
-"""The users of etcd: common names of certificates. No I/O here, and no etcd."""
+"""Names of etcd's users, which are common names of certificates. No I/O here."""
 
 from __future__ import annotations
 
 import re
 
 ROOT_USER = "root"
-"""Everything, users too; its certificate never leaves the container that etcd runs in (controller.etcd_server)."""
+"""May do everything; its certificate never leaves the container that etcd runs in (controller.etcd_server)."""
 CONTROLLER = "controller"
-"""All of our keys."""
+"""May read and write all of our keys."""
 AGENT = "agent"
-"""The agents' shared one: what an agent shows that cannot show its node's own certificate."""
+"""Shared by the agents that cannot use their node's own certificate."""
 
 _NODE = re.compile("[0-9a-z]{25}")
 
 
 def is_node(name: str) -> bool:
-    """Whether a name is such as Swarm gives its nodes (swarmkit, identity/randomid.go), and so none of ours.
+    """Return whether a name is a Swarm node id (swarmkit, identity/randomid.go), and so none of the names above.
 
-    A node's user has its Swarm id for a name, since that is the common name of the certificate that Swarm gives it.
+    A node's user is named after its Swarm id: the common name of the certificate that Swarm issues to it.
     """
     return _NODE.fullmatch(name) is not None

@@ -1,7 +1,7 @@
-"""A snapshot kept up to date by a thread of its own. It knows etcd only as batches of changes, no I/O here.
+"""Follower: a thread that keeps a snapshot up to date from batches of changes. No I/O here.
 
-It promises that `Snapshot.complete` is True only while the records are everything that lay under the followed
-prefixes at `Snapshot.revision`, and that neither a value that is not ours nor the caller's own `changed` ends it.
+It promises that `Snapshot.complete` is True only while the records are everything that was under the followed
+prefixes at `Snapshot.revision`, and that neither a foreign value nor an exception of the caller's `changed` ends it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from immutables import Map, MapMutation
 from mesh import codec, keyspace
 from mesh.changes import Changes
 from mesh.errors import InvalidRecord, LinkwireError
-from mesh.garbage import LARGE, held_off
+from mesh.garbage import LARGE, gc_paused
 from mesh.manifest import Entry, Manifest
 from mesh.records import Record, Versioned
-from mesh.seal import Seal
+from mesh.seal import Sealer
 from mesh.snapshot import Contents, Snapshot, Trail
 from mesh.vouching import NOTHING, Vouched
 
 log = structlog.get_logger(__name__)
 
-FIRST_WAIT = 0.1  # seconds between two attempts, doubled up to LONGEST_WAIT, each with jitter
+FIRST_WAIT = 0.1  # seconds between two attempts, doubled up to LONGEST_WAIT, with jitter
 LONGEST_WAIT = 2.0
 STEADY = 10.0  # a stream that lasted this many seconds starts over with FIRST_WAIT
 _LONGEST_REASON = 200
@@ -37,7 +37,7 @@ _LONGEST_REASON = 200
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key as it lies in etcd, without the root; `value` None: it was deleted."""
+    """A change of one key, without the root; `value` is None where it was deleted."""
 
     key: bytes
     value: bytes | None
@@ -46,11 +46,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Changes up to and with `revision`, never half a revision.
+    """Changes up to and including `revision`, never half a revision.
 
     Attributes:
-        revision: the last revision that is in it as a whole.
-        whole: the changes are all there is: what is not named does not exist.
+        revision: the last one in it.
+        whole: whether the changes are all that exists: a key without one does not exist.
         changes: in the order of their revisions.
     """
 
@@ -60,23 +60,23 @@ class Batch:
 
 
 class Feed(Protocol):
-    """Where batches come from."""
+    """Source of batches."""
 
     def batches(self) -> Generator[Batch]:
-        """A whole one first, then every change after it, until the connection ends or breaks (LinkwireError)."""
+        """Yield a whole batch, then every change after it, until the connection ends or breaks (LinkwireError)."""
 
     def close(self) -> None:
-        """End for good: a running `batches` ends or raises at once. From any thread."""
+        """End for good, from any thread: a running `batches` ends or raises at once."""
 
 
 class Picture:
-    """The opened and decoded state of some prefixes, changed in place. Not safe for several threads."""
+    """Opened and decoded state of some prefixes, changed in place. Not safe for several threads."""
 
-    def __init__(self, seal: Seal, *, keep: bool = False) -> None:
-        """Empty; with `keep` every record keeps its value too, as it lay in the store."""
+    def __init__(self, signer: Sealer, *, with_raw: bool = False) -> None:
+        """Start empty; with `with_raw` every record has its signed bytes (`Versioned.raw`)."""
         self.revision = 0
-        self._seal = seal
-        self._keep = keep
+        self._signer = signer
+        self._with_raw = with_raw
         self._forget_all()
 
     def _forget_all(self) -> None:
@@ -89,15 +89,15 @@ class Picture:
         self._log = Changes[str]()
 
     def replace(self, batch: Batch) -> None:
-        """Forget everything and take a whole batch in its place."""
+        """Replace everything by a whole batch."""
         before = self._invalid
         self._forget_all()
-        # A key may have changed while it was listed. Only what it came to belongs to the whole.
+        # A key may have changed while it was listed; only its last change counts.
         last: dict[str, Change] = {}
         for change in batch.changes:
             last[_text(change.key)] = change
         values = {key: change.value for key, change in last.items() if change.value is not None}
-        vouched = self._seal.vouch(values)
+        vouched = self._signer.vouch(values)
         for key, change in last.items():
             if change.value is not None:
                 self._put(key, change.value, change.revision, before, vouched)
@@ -108,7 +108,7 @@ class Picture:
         self.revision = batch.revision
 
     def apply(self, batch: Batch) -> bool:
-        """Take in what changed; returns whether that was anything but the revision."""
+        """Apply a batch of changes; return whether it had any."""
         keys = [_text(change.key) for change in batch.changes]
         self._log.add(keys, len(self._records))
         for key, change in zip(keys, batch.changes, strict=True):
@@ -124,12 +124,12 @@ class Picture:
         return bool(batch.changes)
 
     def snapshot(self, *, complete: bool) -> Snapshot:
-        """What there is now, and stays so whatever changes next: maps share what is the same in both."""
-        kinds = {kind: found.finish() for kind, found in self._kinds.items()}
+        """Return an immutable snapshot; its maps share with later ones what does not change."""
+        kinds = {kind: records.finish() for kind, records in self._kinds.items()}
         records, invalid, unread = self._records.finish(), self._invalid.finish(), self._unread.finish()
         entries = self._entries.finish()
-        # What was finished never changes again; these go on from it.
-        self._kinds = {kind: found.mutate() for kind, found in kinds.items()}
+        # A finished map never changes again; the mutations continue from it.
+        self._kinds = {kind: of_kind.mutate() for kind, of_kind in kinds.items()}
         self._records, self._invalid, self._unread = records.mutate(), invalid.mutate(), unread.mutate()
         self._entries = entries.mutate()
         return Snapshot(
@@ -147,60 +147,60 @@ class Picture:
         key: str,
         value: bytes,
         revision: int,
-        known_invalid: MapMutation[str, str],
+        invalid: MapMutation[str, str],
         vouched: Vouched = NOTHING,
     ) -> None:
         try:
             self._open(key, value, revision, vouched)
-        except Exception as error:  # noqa: BLE001 - one value must never keep us from all others
+        except Exception as error:  # noqa: BLE001 - one value must not prevent reading the others
             reason = _one_line(str(error) if isinstance(error, InvalidRecord) else type(error).__name__)
-            if known_invalid.get(key) != reason:
-                log.warning("left out a value that is not a record of ours", key=key, reason=reason)
+            if invalid.get(key) != reason:
+                log.warning("value ignored", key=key, error=reason)
             self._invalid[key] = reason
             self._unread[key] = revision
 
     def _forget(self, key: str) -> None:
-        known = self._records.pop(key, None)
-        if known is not None:
-            del self._kinds[type(known.record)][key]
+        versioned = self._records.pop(key, None)
+        if versioned is not None:
+            del self._kinds[type(versioned.record)][key]
         self._unread.pop(key, None)
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._total = self._total.remove(entry)
 
     def _open(self, key: str, value: bytes, revision: int, vouched: Vouched) -> None:
-        opened = self._seal.open(key, value, vouched)
+        opened = self._signer.open(key, value, vouched)
         unchecked = bool(opened.signer) and not opened.checked
-        raw = value if unchecked or self._keep or key == keyspace.MANIFEST else None
+        raw = value if unchecked or self._with_raw or key == keyspace.MANIFEST else None
         record = codec.decode(key, opened.body)
-        self._records[key] = made = Versioned(record, revision, opened.generation, opened.signer, raw)
+        self._records[key] = versioned = Versioned(record, revision, opened.generation, opened.signer, raw)
         kind = self._kinds.get(type(record))
         if kind is None:
             kind = self._kinds[type(record)] = Map[str, Versioned[Record]]().mutate()
-        kind[key] = made
+        kind[key] = versioned
         self._invalid.pop(key, None)
         if keyspace.covered(key):
             self._entries[key] = vouched.entries.get(key) or Entry.of(key, opened.generation, value)
 
 
 class Follower:
-    """A thread that lists, watches, and begins again with the list whenever the watch ends for whatever reason."""
+    """Thread that lists, watches, and lists again whenever the watch ends."""
 
-    def __init__(self, feed: Feed, seal: Seal, changed: Callable[[], None], *, keep: bool = False) -> None:
+    def __init__(self, feed: Feed, signer: Sealer, changed: Callable[[], None], *, with_raw: bool = False) -> None:
         """Start at once.
 
         Args:
-            feed: closed when this is stopped.
-            seal: opens the values.
-            changed: called from the thread after every change of `snapshot`. What it raises is logged.
-            keep: as in `Picture`.
+            feed: closed by `stop`.
+            signer: opens the values.
+            changed: called from the thread after every change of `snapshot`. An exception that it raises is logged.
+            with_raw: as in `Picture`.
         """
         self._feed = feed
         self._changed = changed
         self._lock = threading.Condition()
-        self._picture = Picture(seal, keep=keep)
+        self._picture = Picture(signer, with_raw=with_raw)
         self._complete = False
-        self._said_lost = False
+        self._reported_lost = False
         self._snapshot: Snapshot | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="store-follower", daemon=True)
@@ -208,19 +208,19 @@ class Follower:
 
     @property
     def snapshot(self) -> Snapshot:
-        """What is known now. Made when asked for, so that a burst of changes costs one copy."""
+        """The current snapshot. Made on demand, so that a burst of changes costs one."""
         with self._lock:
             if self._snapshot is None:
                 self._snapshot = self._picture.snapshot(complete=self._complete)
             return self._snapshot
 
     def wait(self, revision: int, seconds: float) -> bool:
-        """Wait until `snapshot` shows a revision, at most so many seconds; returns whether it does."""
+        """Wait until `snapshot` has reached a revision, at most so many seconds; return whether it has."""
         with self._lock:
             return self._lock.wait_for(lambda: self._picture.revision >= revision, seconds)
 
     def stop(self) -> None:
-        """End the thread and its connection; `snapshot` stays readable, and incomplete. May be called again."""
+        """End the thread and its connection; `snapshot` stays readable but incomplete. May be called again."""
         self._stopping.set()
         self._feed.close()
         if threading.current_thread() is not self._thread:
@@ -233,27 +233,27 @@ class Follower:
             reason = "the stream ended"
             try:
                 with contextlib.closing(self._feed.batches()) as batches:
-                    self._follow(batches)
+                    self._apply_all(batches)
             except LinkwireError as error:
                 reason = str(error)
             except Exception:
-                # Whatever it is, an agent that follows nothing and does not say so is worse.
-                log.exception("following the store failed in a way that nobody thought of")
-                reason = "an error of our own"
+                # A bug must not end the thread: an agent would act on an old snapshot without a word.
+                log.exception("follower failed")
+                reason = "internal error"
             self._broken(reason)
             if time.monotonic() - began > STEADY:
                 wait = FIRST_WAIT
             self._stopping.wait(random.uniform(FIRST_WAIT, wait))  # noqa: S311 - jitter is no secret
             wait = min(2 * wait, LONGEST_WAIT)
 
-    def _follow(self, batches: Iterable[Batch]) -> None:
+    def _apply_all(self, batches: Iterable[Batch]) -> None:
         for batch in batches:
             if self._stopping.is_set():
                 return
             with self._lock:
                 if batch.whole:
                     before = self._picture.revision
-                    with held_off(lasting=len(batch.changes) >= LARGE):
+                    with gc_paused(lasting=len(batch.changes) >= LARGE):
                         self._picture.replace(batch)
                     self._complete = True
                     notable = True
@@ -262,33 +262,33 @@ class Follower:
                 self._snapshot = None
                 self._lock.notify_all()
             if batch.whole:
-                self._said_lost = False
-                log.info("following the store", revision=batch.revision, keys=len(batch.changes))
+                self._reported_lost = False
+                log.info("store listed", revision=batch.revision, keys=len(batch.changes))
                 if batch.revision < before:
-                    log.warning("the store went back in time", revision=batch.revision, before=before)
-            del batch  # all of a store, perhaps, for as long as nothing changes
+                    log.warning("store revision went back", revision=batch.revision, previous=before)
+            del batch  # or a whole store would live until something changes
             if notable:
-                self._tell()
+                self._notify()
 
     def _broken(self, reason: str) -> None:
         with self._lock:
             was_complete, self._complete = self._complete, False
             self._snapshot = None
-        if not self._said_lost and not self._stopping.is_set():
-            self._said_lost = True
-            log.warning("lost the store", reason=reason)
+        if not self._reported_lost and not self._stopping.is_set():
+            self._reported_lost = True
+            log.warning("store connection lost", error=reason)
         if was_complete:
-            self._tell()
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         try:
             self._changed()
         except BaseException:
-            log.exception("what was to be told of a change failed")
+            log.exception("change callback failed")
 
 
 def _text(key: bytes) -> str:
-    """Read a key. One that is no text is shown so that it can be no other's: no key of ours begins with b'."""
+    """Decode a key. One that is not UTF-8 becomes its repr, which begins with b' as no key of ours does."""
     try:
         return key.decode()
     except UnicodeDecodeError:
@@ -296,6 +296,6 @@ def _text(key: bytes) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Keep a reason short and printable: it quotes names that a stranger may have chosen."""
+    """Make a reason short and printable: it quotes names that a stranger may have chosen."""
     shown = "".join(c if c.isprintable() else "?" for c in text[: _LONGEST_REASON + 1])
     return shown if len(shown) <= _LONGEST_REASON else shown[:_LONGEST_REASON] + "..."

@@ -1,7 +1,6 @@
-"""Several byte strings as one that can be read in one way only. No I/O here.
+"""Unambiguous encoding of several byte strings as one, for signing and hashing. No I/O here.
 
-What is signed or hashed together must not be able to mean two things: without lengths, ("ab", "c") and ("a", "bc")
-are the same bytes.
+Without lengths ("ab", "c") and ("a", "bc") would be the same bytes, and one signature would hold for both.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ _LENGTH_BYTES = 8
 
 
 def framed(*parts: bytes | str | int) -> bytes:
-    """Join parts, each after its length in bytes; texts are UTF-8, numbers 8 bytes, the highest first.
+    """Join parts, each after its length in bytes; texts are UTF-8, numbers 8 bytes, big-endian.
 
-    The kinds are not told apart: a place that is a text for one caller must not be a number for another. Whoever
-    signs or hashes puts a text first that says which caller it is.
+    Types are not encoded: a part that is a text for one caller must not be a number for another. So every caller puts
+    a text of its own first.
 
     Raises:
         OverflowError: a number is negative or has more than 64 bits.
@@ -24,6 +23,6 @@ def framed(*parts: bytes | str | int) -> bytes:
 
 def _raw(part: bytes | str | int) -> bytes:
     if isinstance(part, str):
-        # Half a character can come in as a key; it must be refused for what it is not, and not crash here.
+        # A key may hold a lone surrogate; the caller refuses it as a bad key, so it must not raise here.
         return part.encode("utf-8", "surrogatepass")
     return part.to_bytes(8, "big") if isinstance(part, int) else part

@@ -1,8 +1,8 @@
-"""Python's search for garbage: held off while much is made that stays, and made while there is nothing else to do.
+"""Cyclic GC control: paused during bulk loads, run explicitly when idle.
 
-While that grows it looks at everything there is again and again, which is a fifth of what a controller's start costs;
-else it comes while something is being done, 60 ms for what is imported alone, in which no peer is told of another.
-Records, and the maps that they are in, refer to nothing that refers back, and so are freed without any search.
+While many objects are made, the collector goes over all of them again and again: a fifth of a controller's start.
+When it runs in the middle of work, it stops that for 60 ms for the imported modules alone, in which no peer is added.
+Records and the maps that hold them are in no cycle, so they are freed without it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LARGE = 5000
-"""Records, from which on what was loaded is worth leaving out of later searches."""
+"""Records from which on a load is worth excluding from later collections."""
 
 EVERY_S = 60.0
 ALL_EVERY = 60
-"""One search of so many goes over everything there is, which takes longer the larger the mesh is."""
+"""One collection of so many goes over everything, which takes longer the larger the mesh is."""
 
 _lock = threading.Lock()
 _holders = 0
@@ -25,27 +25,27 @@ _was_on = True
 
 
 @contextmanager
-def held_off(*, lasting: bool = False) -> Iterator[None]:
-    """No search within; also not while another thread is within.
+def gc_paused(*, lasting: bool = False) -> Iterator[None]:
+    """Pause collection within, and for as long as any other thread is within.
 
     Args:
-        lasting: what there is at the end is left out of all later searches too. What was left out before is searched
-            first, once: what has become garbage by then would never be found.
+        lasting: exclude what exists at the end from all later collections. What was excluded before is collected
+            once first: what has become garbage since would otherwise never be found.
     """
     if lasting and gc.get_freeze_count():
         gc.unfreeze()
         gc.collect()
-    _hold()
+    _pause()
     try:
         yield
     finally:
         if lasting:
             gc.freeze()
-        _release()
+        _resume()
 
 
-def _hold() -> None:
-    global _holders, _was_on  # noqa: PLW0603 - the search is the whole process's
+def _pause() -> None:
+    global _holders, _was_on  # noqa: PLW0603 - the collector is the whole process's
     with _lock:
         if not _holders:
             _was_on = gc.isenabled()
@@ -53,8 +53,8 @@ def _hold() -> None:
         _holders += 1
 
 
-def _release() -> None:
-    global _holders  # noqa: PLW0603 - likewise
+def _resume() -> None:
+    global _holders  # noqa: PLW0603 - as above
     with _lock:
         _holders -= 1
         if not _holders and _was_on:
@@ -62,23 +62,26 @@ def _release() -> None:
 
 
 class Upkeep:
-    """Looks for garbage now and then. What stays is left out of all later searches, which so cost what is new.
+    """Collects once a minute when idle, and excludes what stays: each collection costs only what is new.
 
-    A cycle that becomes garbage only then is found within an hour, or when much is loaded again.
-    Records, and the maps that they are in, are in none, and are freed as ever.
+    A cycle that becomes garbage after it was excluded is found within an hour, or at the next bulk load.
     """
 
     def __init__(self) -> None:
-        """Nothing has been looked at yet."""
+        """Start with a collection due."""
         self._due = 0.0
-        self._taken = 0
+        self._count = 0
 
-    def take(self, now: float) -> None:
-        """There is nothing to do. `now`: seconds of a clock that only grows."""
+    def collect(self, now: float) -> None:
+        """Collect if it is due; call when idle.
+
+        Args:
+            now: seconds of a monotonic clock.
+        """
         if now >= self._due:
             self._due = now + EVERY_S
-            self._taken += 1
-            if self._taken % ALL_EVERY == 0:
+            self._count += 1
+            if self._count % ALL_EVERY == 0:
                 gc.unfreeze()
             gc.collect()
             gc.freeze()

@@ -1,17 +1,17 @@
-"""Sealing a secret to a node so that it stays sealed as long as either X25519 or ML-KEM-768 does. No I/O here.
+"""Hybrid public-key encryption to a node, secure as long as either X25519 or ML-KEM-768 is. No I/O here.
 
 HPKE (RFC 9180) in base mode, single-shot, of the `cryptography` package, with the suite
     KEM   MLKEM768-X25519, 0x647a, which is X-Wing: draft-connolly-cfrg-xwing-kem, draft-ietf-hpke-pq
     KDF   HKDF-SHA256, 0x0001
     AEAD  ChaCha20-Poly1305, 0x0003
 X-Wing's shared secret is SHA3-256 of both halves' secrets, the X25519 ciphertext and public key and a label, so who
-has one half's private key, or a way to break it, has one of two inputs. What a secret is for goes into HPKE's `info`
-(RFC 9180, section 8.1: what single-shot callers use for what is authenticated and not sent).
+has one half's private key, or a way to break it, has one of two inputs. A secret's purpose goes into HPKE's `info`
+(RFC 9180, section 8.1: for single-shot callers' data that is authenticated and not sent).
 
     box = 1 byte format, 1 | 1088 ML-KEM ciphertext | 32 X25519 ephemeral key | secret, encrypted | 16 tag
 
-A box of the sealed boxes that were before (libsodium's, X25519 only) is not accepted. A box says nothing about who
-made it: that is for the signature of the record it lies in.
+A libsodium sealed box (X25519 only) is not accepted. A box does not authenticate its maker: the signature of its
+record does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from mesh.secret import Secret
 
 FORMAT = 1
 PUBLIC_KEY_BYTES = 1216
-MAX_SECRET = 4096  # bytes; what we seal is 32
+MAX_SECRET = 4096  # bytes; our secrets have 32
 
 _DOMAIN = "linkwire sealed box 1"
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
@@ -52,16 +52,16 @@ _FILE = b"linkwire node key 1\n"
 
 
 class NotABox(InvalidRecord):
-    """The value is not a sealed box, or of a format that this version does not read."""
+    """The value is not a sealed box, or has a format that this version does not read."""
 
 
 class NotOpened(InvalidRecord):
-    """The box was sealed to another key or for something else, or was changed."""
+    """The box was sealed to another key or for another purpose, or was changed."""
 
 
 @functools.lru_cache(maxsize=4096)
 def _fingerprint(raw: bytes) -> str:
-    """Of a public key. Kept: a plan asks for it once for each box that is sealed to it."""
+    """Return a public key's fingerprint. Cached: a plan reads it for every box sealed to that key."""
     return hashlib.sha256(framed("linkwire node key", raw)).hexdigest()
 
 
@@ -81,7 +81,7 @@ class NodePublicKey(EncodedKey):
                 X25519PublicKey.from_public_bytes(self.raw[_MLKEM_PUBLIC_BYTES:])
             )
         except ValueError:
-            raise Terminal("not a sealing key that anything can be sealed to") from None
+            raise Terminal("a node's sealing key is not a valid public key") from None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -93,7 +93,7 @@ class NodePublicKey(EncodedKey):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over it, in hexadecimal: for records and people, to tell which key a box is sealed to."""
+        """SHA-256 over it, in hexadecimal: identifies the key of a box for records and people."""
         return _fingerprint(self.raw)
 
     def __repr__(self) -> str:
@@ -107,7 +107,7 @@ class NodePublicKey(EncodedKey):
 
 
 class NodeKey(Secret):
-    """A node's private sealing key: X-Wing's 32-byte seed, of which both halves are made with SHAKE256."""
+    """A node's private sealing key: X-Wing's 32-byte seed, expanded to both halves by SHAKE256."""
 
     __slots__ = ("_halves", "_public")
 
@@ -123,18 +123,18 @@ class NodeKey(Secret):
 
     @property
     def public(self) -> NodePublicKey:
-        """The public key that belongs to it."""
+        """Its public key."""
         return self._public
 
     def to_file(self) -> bytes:
-        """What to write into a file of mode 0600."""
+        """Return the content of a file of mode 0600."""
         return _FILE + self._raw
 
     @classmethod
     def from_file(cls, content: bytes) -> NodeKey:
-        """Read what `to_file` wrote. Raises Terminal, and quotes nothing, when it is not that."""
+        """Read the content that `to_file` made. Raises Terminal, which quotes nothing, for any other."""
         if not content.startswith(_FILE) or len(content) != len(_FILE) + cls.SIZE:
-            raise Terminal("not a node's sealing key of a format that this version reads")
+            raise Terminal("not a node's sealing key in a format that this version reads")
         return cls(content[len(_FILE) :])
 
 
@@ -144,21 +144,21 @@ def seal(secret: bytes, to: NodePublicKey, context: bytes) -> bytes:
     Args:
         secret: up to MAX_SECRET bytes.
         to: the node's key.
-        context: what the secret is for, such as `framed(key path, node id, epoch)`; not sent along.
+        context: the secret's purpose, such as `framed(key path, node id, epoch)`; not sent along.
 
     Raises:
         ValueError: the secret is too long.
     """
     if len(secret) > MAX_SECRET:
-        raise ValueError(f"a secret to seal has at most {MAX_SECRET} bytes, this one has {len(secret)}")
+        raise ValueError(f"a secret to seal has at most {MAX_SECRET} bytes, not {len(secret)}")
     return bytes([FORMAT]) + _SUITE.encrypt(secret, to._halves(), info=_info(context))  # noqa: SLF001 - of this module
 
 
 def unseal(box: bytes, key: NodeKey, context: bytes) -> bytes:
-    """Open what `seal` made for the same context.
+    """Open a box that `seal` made for the same context.
 
     Raises:
-        NotABox: it is no box, or one of another format.
+        NotABox: it is no box, or has another format.
         NotOpened: sealed to another key or for another context, or changed.
     """
     if box[:1] != bytes([FORMAT]) or not _OVERHEAD <= len(box) <= _OVERHEAD + MAX_SECRET:
@@ -166,7 +166,7 @@ def unseal(box: bytes, key: NodeKey, context: bytes) -> bytes:
     try:
         return _SUITE.decrypt(box[1:], key._halves, info=_info(context))  # noqa: SLF001 - of this module
     except (InvalidTag, ValueError):
-        raise NotOpened("the box was sealed to another key or for something else, or was changed") from None
+        raise NotOpened("the box was sealed to another key or for another purpose, or was changed") from None
 
 
 def _info(context: bytes) -> bytes:

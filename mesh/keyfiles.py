@@ -1,7 +1,7 @@
-"""The files that the seeds and the verify keys are given in. Reads files, and quotes nothing of a secret one.
+"""Files of the seeds and the verify keys. Errors quote nothing of a secret file.
 
 The verify keys, a Docker config, are text: a line `cluster ID` with Swarm's cluster id, then one key in base64 a
-line, two while the signing key is changed; empty lines and what follows a # count for nothing.
+line, two while the signing key is replaced; empty lines and comments from # on are ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_signing_key(path: Path) -> SigningKey:
     """Read the signing seed: 32 bytes as 64 hex digits.
 
     Raises:
-        Terminal: there is none, or it is not that; without a word of its content.
+        Terminal: it is missing or malformed; the error quotes no content.
     """
     text = _read(path, "signing seed")
     try:
@@ -39,7 +39,7 @@ def read_link_seed(path: Path) -> LinkSeed:
     """Read the seed of all link keys: 32 bytes as 64 hex digits.
 
     Raises:
-        Terminal: there is none, or it is not that; without a word of its content.
+        Terminal: it is missing or malformed; the error quotes no content.
     """
     text = _read(path, "seed of the link keys")
     try:
@@ -49,16 +49,16 @@ def read_link_seed(path: Path) -> LinkSeed:
 
 
 def read_verify_keys(path: Path) -> Keyring:
-    """Read the verify keys, and the cluster that they hold for.
+    """Read the verify keys and their cluster.
 
     Raises:
-        Terminal: there is no such file, or it has no cluster, no key, or a line that is neither.
+        Terminal: the file is missing, has no cluster or no key, or has another line.
     """
     return parse_verify_keys(_read(path, "verify keys"), str(path))
 
 
 def parse_verify_keys(text: str, where: str) -> Keyring:
-    """Read the text of a verify keys file; `where` is what errors call it. Raises Terminal."""
+    """Parse a verify keys file; errors name it `where`. Raises Terminal."""
     cluster = ""
     keys: list[VerifyKey] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -84,7 +84,7 @@ def parse_verify_keys(text: str, where: str) -> Keyring:
 
 
 def verify_keys_text(cluster: str, keys: Iterable[VerifyKey]) -> str:
-    """Write what `parse_verify_keys` reads."""
+    """Return the text that `parse_verify_keys` reads."""
     return "\n".join([f"cluster {cluster}", *map(str, keys), ""])
 
 

@@ -1,4 +1,4 @@
-"""Key types that cannot be mixed up, and whose secret ones do not print."""
+"""WireGuard key types: distinct, and the secret ones redacted when printed."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ class PublicKey(EncodedKey):
 
 
 class PrivateKey(Secret):
-    """A Curve25519 private key, clamped, since the kernel clamps what it is given.
+    """A Curve25519 private key, clamped as the kernel clamps it.
 
-    An unclamped key would read back changed and a diff over it would never come to rest
+    An unclamped key would be read back changed, and a diff over it would never be empty
     (RFC 7748, section 5; drivers/net/wireguard/noise.c, wg_noise_set_static_identity_private_key).
     """
 
@@ -95,12 +95,12 @@ class PrivateKey(Secret):
 
     @classmethod
     def generate(cls) -> PrivateKey:
-        """A new key from the operating system's random source."""
+        """Generate a key from the operating system's random source."""
         return cls(bytes(nacl.public.PrivateKey.generate()))
 
     @property
     def public(self) -> PublicKey:
-        """The public key that belongs to it."""
-        if self._public is None:  # asked for whenever an interface is derived, and a multiplication on the curve
+        """Its public key."""
+        if self._public is None:  # used for every derived interface, and costs a multiplication on the curve
             self._public = PublicKey(bytes(nacl.public.PrivateKey(self._raw).public_key))
         return self._public

@@ -1,7 +1,7 @@
-"""The one codec between Swarm service labels and what they say about links.
+"""Codec of the links in a Swarm service's labels. Pure.
 
-Pure: no I/O, no clock. `decode` never raises, whatever the labels hold; what `encode` writes, `decode` reads
-back as the same records. The labels are made to be written by hand too:
+`decode` never raises, whatever the labels hold; it reads what `encode` wrote as the same records. The labels can also
+be written by hand:
 
     linkwire.links=shop_db:db,shop_db:database,shop_cache      SERVICE[:ALIAS], comma separated
     linkwire.link.shop_db.ports=5432/tcp,9000-9010/udp
@@ -24,26 +24,26 @@ LINK = "linkwire.link."
 EXPOSE = "linkwire.expose"
 STRICT = "linkwire.strict"
 RENEW = "linkwire.renew"
-"""Written by `docker linkwire rotate`: when it says something new, the keys of the service's links are renewed."""
+"""Written by `docker linkwire rotate`: when its value changes, the keys of the service's links are renewed."""
 ROLE = "linkwire.role"
-"""Marks Linkwire's own containers and services (`agent`, `controller`); says nothing about links."""
+"""Marks Linkwire's own containers and services (`agent`, `controller`); has no effect on links."""
 GATE = "linkwire.gate"
-"""A container's label, not a service's: unless it is `false` the container starts when its task is wired, or not at
-all, on nodes that have the gate. `true`: on others it is not placed; `auto`: there it starts at once."""
+"""Label of a container, not a service: unless it is `false`, the container starts only when its task is wired, on
+nodes with the gate. On other nodes it is not placed with `true`, and starts at once with `auto`."""
 GATE_READY = "linkwire.gate.ready"
-"""A container's label: names of services, comma separated, of each of which a task must be ready before it starts."""
+"""Label of a container: comma separated services that must each have a ready task before it starts."""
 
 MAX_VALUE = 64 * 1024
 """Characters in one label's value."""
 MAX_LINKS = 1000
 """Entries in one service's `linkwire.links`."""
 MAX_LABELS = 256 * 1024
-"""Characters in all of one service's labels that are ours, their names too."""
+"""Characters in all `linkwire.` labels of one service, names included."""
 MAX_RANGES = 64
 """Port ranges in one label."""
 MAX_ALL_RANGES = 4096
-"""Port ranges in all links of one service: with MAX_LINKS its record stays below 500 kB, half of what a record may
-have, so that a node can bring it back to an emptied store in base64."""
+"""Port ranges in all links of one service: with MAX_LINKS its record stays below 500 kB, half of the limit of a
+record, so that a node can restore it to an emptied store in base64."""
 MAX_ROTATE = 3650 * 86400
 """Seconds; ten years."""
 MAX_NAME = 63
@@ -66,40 +66,40 @@ _YES_NO = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class LinkLabel:
-    """One link, as the consumer's labels state it."""
+    """One link in the consumer's labels."""
 
     provider: str
     """Full Swarm service name, `shop_db`."""
     aliases: tuple[str, ...]
-    """Names that the consumer's tasks resolve; at least one."""
+    """Names by which the consumer's tasks resolve the provider; at least one."""
     ports: tuple[PortRange, ...] = ()
-    """Empty: what the provider exposes, else all."""
+    """Empty for the ports that the provider exposes, or all."""
     key: str | None = None
-    """Name of the link key, scoped by its stack (`shop_shop`); None: a key of the link's own."""
+    """Name of the link key, scoped by its stack (`shop_shop`); None for a key of the link's own."""
     rotate: int | None = None
-    """Seconds between two secrets of the link key; None: never."""
+    """Seconds between two secrets of the link key; None for never."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceLabels:
-    """All that one service's labels say."""
+    """Content of one service's labels."""
 
     links: tuple[LinkLabel, ...] = ()
     expose: tuple[PortRange, ...] | None = None
-    """What a link that names no ports may reach; None: everything; (): nothing, said so or not to be read."""
+    """Ports of a link that names none; None for all, () for none, also where the label cannot be read."""
     strict: bool = True
-    """Between two wired services nothing passes outside WireGuard."""
+    """Whether nothing passes outside WireGuard between the service and others of the mesh."""
     renew: str | None = None
-    """What was asked for last by `docker linkwire rotate`."""
+    """Value of the last `docker linkwire rotate`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelError:
-    """A part of a label that was left out, and why."""
+    """A part of a label that was ignored, and the reason."""
 
     label: str
     value: str
-    """The offending part, cut if long."""
+    """The bad part, cut if long."""
     reason: str
 
     def __str__(self) -> str:
@@ -107,32 +107,32 @@ class LabelError:
 
 
 def key_name(consumer: str, link: LinkLabel) -> str:
-    """The name of a link's key: the one that its label names, else one of the link's own.
+    """Return the name of a link's key: the one in its label, else one of the link's own.
 
-    The names of services and of keys have no colon, so no key that somebody names is ever some link's own.
+    Names of services and of keys have no colon, so a named key never clashes with a link's own.
 
     Args:
-        consumer: the full name of the service whose labels have the link.
-        link: what they say of it.
+        consumer: full name of the service with the link.
+        link: from its labels.
     """
     return link.key if link.key is not None else f"{consumer}:{link.provider}"
 
 
-def suggestion(word: str, known: Collection[str]) -> str:
-    """Return `; did you mean 'db'?` when one of `known` resembles `word`, else an empty text."""
+def suggestion(word: str, names: Collection[str]) -> str:
+    """Return `; did you mean 'db'?` when one of `names` resembles `word`, else an empty text."""
     if len(word) > _MAX_COMPARED:
         return ""
-    # All labels share a prefix, which would make any two of them alike.
-    lowered = {name.lower().removeprefix(PREFIX): name for name in known}
+    # All labels share a prefix, which would make any two of them similar.
+    lowered = {name.lower().removeprefix(PREFIX): name for name in names}
     near = difflib.get_close_matches(word.lower().removeprefix(PREFIX), lowered, n=1, cutoff=0.6)
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
 
 def check_service_name(name: str) -> None:
-    """Apply Swarm's rule for service names, which is also ours for link key names.
+    """Apply Swarm's rule for service names, also used for link key names.
 
     Raises:
-        ValueError: Swarm would refuse the name; says why and quotes nothing.
+        ValueError: Swarm would refuse the name; the error quotes nothing.
     """
     if not name:
         raise ValueError("a name is missing")
@@ -146,7 +146,7 @@ def check_alias(alias: str) -> None:
     """Apply RFC 1123's rule for host names, with underscores as Docker allows them.
 
     Raises:
-        ValueError: it is no host name, or the resolver would read it as an address.
+        ValueError: it is no host name, or a resolver would read it as an address.
     """
     parts = alias.split(".")
     if len(alias) > _MAX_ALIAS or any(len(part) > MAX_NAME for part in parts):
@@ -168,7 +168,7 @@ def parse_duration(text: str) -> int:
         Whole seconds, from 1 to MAX_ROTATE.
 
     Raises:
-        ValueError: it is not such a text; says why and quotes nothing.
+        ValueError: it is not such a text; the error quotes nothing.
     """
     text = text.strip()
     if re.fullmatch(r"[0-9]{1,9}", text) and int(text):
@@ -182,17 +182,17 @@ def parse_duration(text: str) -> int:
 
 
 def format_duration(seconds: int) -> str:
-    """Write whole seconds so that `parse_duration` reads them back: 86400 is `24h`, 90 is `1m30s`."""
+    """Write whole seconds as `parse_duration` reads them: 86400 is `24h`, 90 is `1m30s`."""
     hours, rest = divmod(seconds, 3600)
     parts = ((hours, "h"), (rest // 60, "m"), (rest % 60, "s"))
     return "".join(f"{number}{unit}" for number, unit in parts if number) or "0s"
 
 
 def encode(labels: ServiceLabels) -> dict[str, str]:
-    """Write the labels; what has its default is not written.
+    """Write the labels, without those that have their default.
 
     Raises:
-        ValueError: `decode` would not read back the same (a bad name, a link without alias, two links to one
+        ValueError: `decode` would not read the same back (a bad name, a link without alias, two links to one
             provider, an alias of two providers, too many links).
     """
     entries: list[str] = []
@@ -222,9 +222,9 @@ def encode(labels: ServiceLabels) -> dict[str, str]:
 def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, ...]]:
     """Read the labels of one service; never raises.
 
-    Bad parts are reported and left out, good ones kept, and labels that are not ours ignored. What is left out
-    opens nothing: a link of whose ports none is good, or that has too many, is left out as a whole, since without
-    ports it would be open to all, and such a `linkwire.expose` reads as (), which lets nothing pass, not as None.
+    Bad parts are reported and ignored, and so opens nothing: a link without a good port range, or with too many, is
+    ignored as a whole, since without ports it would be open to all; such a `linkwire.expose` reads as (), which lets
+    nothing pass, not as None. Labels of others are skipped.
     """
     errors = _Errors()
     ours = {}
@@ -267,26 +267,26 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
 
 @dataclass(slots=True)
 class _Errors:
-    """Collects errors, not more of them than a person reads."""
+    """Errors, no more than a person reads."""
 
-    kept: list[LabelError] = field(default_factory=list)
+    errors: list[LabelError] = field(default_factory=list)
     dropped: int = 0
 
-    def add(self, label: str, value: str, reason: str, word: str = "", known: Collection[str] = ()) -> None:
-        if len(self.kept) < _MAX_ERRORS:
-            reason += suggestion(word, known)
-            self.kept.append(LabelError(_cut(label), _cut(value), reason))
+    def add(self, label: str, value: str, reason: str, word: str = "", names: Collection[str] = ()) -> None:
+        if len(self.errors) < _MAX_ERRORS:
+            reason += suggestion(word, names)
+            self.errors.append(LabelError(_cut(label), _cut(value), reason))
         else:
             self.dropped += 1
 
     def all(self) -> tuple[LabelError, ...]:
         if self.dropped:
-            return (*self.kept, LabelError(PREFIX + "*", "", f"and {self.dropped} more errors"))
-        return tuple(self.kept)
+            return (*self.errors, LabelError(PREFIX + "*", "", f"and {self.dropped} more errors"))
+        return tuple(self.errors)
 
 
 def _decode_entries(value: str, errors: _Errors) -> dict[str, list[str]]:
-    """Read `linkwire.links` into aliases by provider; one whose aliases are all bad keeps an empty list."""
+    """Read `linkwire.links` into aliases by provider; one with bad aliases only has an empty list."""
     named: dict[str, list[str]] = {}
     owners: dict[str, str] = {}  # lower-case alias -> provider: names resolve whatever their case
     entries = value.split(",") if value.strip() else []
@@ -311,7 +311,7 @@ def _decode_entries(value: str, errors: _Errors) -> dict[str, list[str]]:
 
 
 def _decode_setting(link: LinkLabel, label: str, setting: str, value: str, errors: _Errors) -> LinkLabel | None:
-    """Apply one `linkwire.link.PROVIDER.SETTING`; None: the link has to be left out."""
+    """Apply one `linkwire.link.PROVIDER.SETTING`; return None where the link has to be ignored."""
     if setting == "ports":
         ports = _decode_ports(label, value, errors)
         return replace(link, ports=ports) if ports else None
@@ -326,7 +326,7 @@ def _decode_setting(link: LinkLabel, label: str, setting: str, value: str, error
 
 
 def _bounded(links: Mapping[str, LinkLabel], errors: _Errors) -> Iterator[LinkLabel]:
-    """Leave out the links beyond MAX_ALL_RANGES."""
+    """Yield the links up to MAX_ALL_RANGES; report the others."""
     ranges = 0
     for provider, link in links.items():
         ranges += len(link.ports)
@@ -353,7 +353,7 @@ def _decode_ports(label: str, value: str, errors: _Errors) -> tuple[PortRange, .
 
 
 def _decode_expose(value: str | None, errors: _Errors) -> tuple[PortRange, ...] | None:
-    """Read `linkwire.expose`: None is no label, an empty one exposes nothing and says so."""
+    """Read `linkwire.expose`: None without a label; an empty label exposes nothing."""
     if value is None:
         return None
     return _decode_ports(EXPOSE, value, errors) if value.strip() else ()
@@ -375,7 +375,7 @@ def _decode_renew(value: str | None, errors: _Errors) -> str | None:
 
 
 def _known(label: str, providers: Collection[str]) -> list[str]:
-    """Return the labels there could be, for a suggestion."""
+    """Return the possible labels, for a suggestion."""
     provider = label.removeprefix(LINK).rpartition(".")[0]
     settings = [f"{LINK}{provider}.{setting}" for setting in _LINK_SETTINGS] if provider in providers else []
     return [LINKS, EXPOSE, STRICT, RENEW, *settings]

@@ -1,4 +1,4 @@
-"""Link keys, and the WireGuard preshared keys that follow from them for a pair of tasks. No I/O here.
+"""Link keys, and the WireGuard preshared keys derived from them for pairs of tasks. No I/O here.
 
 A link key is one secret for all tasks on a link. It is stored nowhere: whoever has the seed of all link keys derives
 it from the key's name and its epoch, by HKDF-SHA256 (RFC 5869), and the nodes on the link are given it sealed.
@@ -34,7 +34,7 @@ _SEED_SALT = b"linkwire link key 1"
 
 
 class LinkSeed(Secret):
-    """What all link keys of a cluster are derived from."""
+    """Seed that all link keys of a cluster are derived from."""
 
     __slots__ = ()
 
@@ -42,7 +42,7 @@ class LinkSeed(Secret):
 
 
 class LinkKey(Secret):
-    """A link key's secret of one epoch: 32 bytes, the same for every task on its links."""
+    """Secret of a link key in one epoch: 32 bytes, the same for every task on its links."""
 
     __slots__ = ()
 
@@ -50,7 +50,7 @@ class LinkKey(Secret):
 
 
 class PresharedKey(Secret):
-    """What WireGuard is given for one pair of peers."""
+    """WireGuard preshared key of one pair of peers."""
 
     __slots__ = ()
 
@@ -58,23 +58,23 @@ class PresharedKey(Secret):
 
 
 def link_key(seed: LinkSeed, cluster: str, name: str, epoch: int) -> LinkKey:
-    """The secret of a link key in an epoch; another name, epoch or cluster gives one that tells nothing of this one.
+    """Derive the secret of a link key in an epoch; that of another name, epoch or cluster reveals nothing about it.
 
     Args:
-        seed: of all link keys.
+        seed: the cluster's.
         cluster: Swarm's cluster id.
         name: the link key's (`mesh.labels.key_name`).
-        epoch: which of its secrets.
+        epoch: the number of the secret.
     """
     info = framed("linkwire link key 1", cluster, name, epoch)
     return LinkKey(HKDF(SHA256(), LinkKey.SIZE, _SEED_SALT, info).derive(seed.raw))
 
 
 def combined_key(keys: Iterable[tuple[str, LinkKey]], one: PublicKey, other: PublicKey) -> PresharedKey:
-    """The key of a pair of tasks whose services share one or more link keys, whoever links to whom.
+    """Derive the key of a pair of tasks whose services share one or more link keys, in either direction.
 
     Args:
-        keys: name and secret of every link key between the two services, in any order; one that is named twice
+        keys: name and secret of every link key between the two services, in any order; a repeated one
             counts once.
         one: one task's public key.
         other: the other's.
@@ -89,7 +89,7 @@ def combined_key(keys: Iterable[tuple[str, LinkKey]], one: PublicKey, other: Pub
     if not by_name:
         raise Terminal("no link key to derive a preshared key from")
     if one == other:
-        raise Terminal("a preshared key is for two peers, and these are the same")
+        raise Terminal("a preshared key needs two peers, and these are the same")
     names = sorted(by_name)
     first, second = sorted((one, other))
     info = framed("linkwire preshared key 1", first.raw, second.raw, len(names), *names)
@@ -98,13 +98,13 @@ def combined_key(keys: Iterable[tuple[str, LinkKey]], one: PublicKey, other: Pub
 
 
 Derived = dict[PublicKey, dict[PublicKey, tuple[tuple[tuple[str, LinkKey], ...], PresharedKey]]]
-"""Task -> peer -> what a preshared key was derived from, and that key."""
+"""Task -> peer -> the link keys that a preshared key was derived from, and that key."""
 
 
 class LinkKeys:
-    """The link keys that a node holds, and the preshared keys that follow, each derived once.
+    """Link keys that a node holds, and the preshared keys of its tasks, each derived once.
 
-    The link keys of one value never change; what was derived is handed on to the next one (`with_secrets`).
+    The link keys of an instance never change; the next one (`with_secrets`) shares the derived keys.
     """
 
     def __init__(self, secrets: Mapping[str, LinkKey] = MappingProxyType({}), derived: Derived | None = None) -> None:
@@ -112,16 +112,16 @@ class LinkKeys:
         self._derived: Derived = {} if derived is None else derived
 
     def with_secrets(self, secrets: Mapping[str, LinkKey]) -> LinkKeys:
-        """The same with other link keys."""
+        """Return an instance with other link keys and the same derived keys."""
         return LinkKeys(secrets, self._derived)
 
     def between(self, own: PublicKey, other: PublicKey, names: tuple[str, ...]) -> PresharedKey | None:
-        """What two tasks use whose services share some link keys; None as long as one of these is not here.
+        """Return the preshared key of two tasks; None while this node lacks one of their link keys.
 
         Args:
-            own: the public key of this node's task.
-            other: its peer's.
-            names: the link keys', sorted; at least one.
+            own: public key of this node's task.
+            other: public key of its peer.
+            names: of the link keys that their services share, sorted; at least one.
 
         Raises:
             Terminal: no names, or the same public key twice.
@@ -130,16 +130,16 @@ class LinkKeys:
             return None
         keys = tuple((name, self._secrets[name]) for name in names)
         derived = self._derived.setdefault(own, {})
-        kept = derived.get(other)
-        if kept is None or kept[0] != keys:
-            kept = derived[other] = keys, combined_key(keys, own, other)
-        return kept[1]
+        cached = derived.get(other)
+        if cached is None or cached[0] != keys:
+            cached = derived[other] = keys, combined_key(keys, own, other)
+        return cached[1]
 
-    def keep_only(self, own: PublicKey, others: Collection[PublicKey]) -> None:
-        """Forget what was derived for other peers of a task than these."""
+    def drop_stale(self, own: PublicKey, peers: Collection[PublicKey]) -> None:
+        """Forget the keys derived for all peers of a task but these."""
         derived = self._derived.get(own, {})
-        if len(derived) > len(others):
-            for gone in derived.keys() - others:
+        if len(derived) > len(peers):
+            for gone in derived.keys() - peers:
                 del derived[gone]
         if not derived:
             self._derived.pop(own, None)

@@ -1,4 +1,4 @@
-"""Structured logs: one event a line, to standard error, as JSON or (on a terminal) for people."""
+"""Structured logging to standard error: one event a line, in JSON or (on a terminal) for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import structlog
 
 
 def configure(level: str = "info") -> None:
-    """Set up logging for a whole process.
+    """Configure logging for the whole process.
 
     Args:
         level: debug, info, warning or error.

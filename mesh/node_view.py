@@ -1,13 +1,13 @@
-"""What a node has read of its devices, packed into records of a bounded size, and put together again. Pure.
+"""View of a node's devices, packed into records of bounded size and put together again. Pure.
 
-A node of 200 tasks with 1,000 peers each has more to say than etcd takes in a request, and 300 nodes that say all of
-it every few seconds fill etcd. So it is compressed, cut into parts, and said as seldom as its size asks for.
+The devices of a node of 200 tasks with 1,000 peers each exceed an etcd request, and 300 such nodes that write them
+every few seconds fill etcd. So a view is compressed, cut into parts, and written less often the larger it is.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -19,36 +19,36 @@ from mesh.snapshot import Snapshot
 PEERS = 2000
 """Most peers in a part: some 400 kB of JSON, of which compression leaves less than half."""
 BYTES_PER_S = 4096
-"""What a node writes of its devices on average: 300 nodes make 150 MiB in the two minutes that etcd may keep."""
+"""Average write rate of a node: 300 nodes make 150 MiB in the two minutes of history that etcd may keep."""
 MOST_PARTS = 128
-"""Of one node, 256,000 peers: who writes them could have there be any number."""
+"""Parts of one node, 256,000 peers; without a limit a node could fill every reader's memory."""
 MAX_UNPACKED = codec.MAX_BYTES
-"""Bytes that a part may become: who writes it could have it stand for much more."""
+"""Bytes of an unpacked part; without a limit a small record could unpack to gigabytes."""
 
 
 def pack(node: str, written: float, devices: Sequence[DeviceStatus]) -> tuple[View, ...]:
-    """Make the parts of a node's view, at least one.
+    """Pack a node's view into parts, at least one.
 
     Args:
         node: its id.
-        written: seconds since the epoch of the node's clock, the same in all parts.
-        devices: as read back.
+        written: seconds since the epoch by the node's clock, the same in all parts.
+        devices: as observed.
     """
     packed = [zlib.compress(codec.encode(Status(node, written, part)), level=1) for part in _parts(devices)]
     return tuple(View(node, number, len(packed), written, part) for number, part in enumerate(packed))
 
 
 def pause(views: Iterable[View]) -> float:
-    """Seconds until a node may say so much again."""
+    """Return the seconds after which a node may write a view of this size again."""
     # A record's bytes are base64 in its JSON.
     return sum(len(view.packed) * 4 / 3 for view in views) / BYTES_PER_S
 
 
 def unpack(view: View) -> tuple[DeviceStatus, ...]:
-    """Read one part.
+    """Unpack one part.
 
     Raises:
-        InvalidRecord: it is not what `pack` makes.
+        InvalidRecord: `pack` has not made it.
     """
     opened = zlib.decompressobj()
     try:
@@ -62,10 +62,10 @@ def unpack(view: View) -> tuple[DeviceStatus, ...]:
 
 
 def with_devices(snapshot: Snapshot) -> Snapshot:
-    """A snapshot whose nodes' statuses have the devices that their views show.
+    """Return a snapshot whose node statuses have the devices of their views.
 
-    Parts that were written at another time than the first, or cannot be unpacked, count for nothing: what they would
-    show is unknown.
+    Parts that were not written at the time of the first one, or cannot be unpacked, are ignored: their devices are
+    unknown.
     """
     views: dict[str, list[View]] = {}
     for view in snapshot.all(View):
@@ -73,8 +73,8 @@ def with_devices(snapshot: Snapshot) -> Snapshot:
     records, invalid = dict(snapshot.records), dict(snapshot.invalid)
     for node, parts in views.items():
         key = keyspace.status(node)
-        found = records.get(key)
-        if found is None or not isinstance(found.record, Status):
+        versioned = records.get(key)
+        if versioned is None or not isinstance(versioned.record, Status):
             continue
         first = min(parts, key=lambda view: view.part)
         devices: list[DeviceStatus] = []
@@ -84,13 +84,13 @@ def with_devices(snapshot: Snapshot) -> Snapshot:
                     devices += unpack(view)
                 except InvalidRecord as error:
                     invalid[keyspace.key_of(view)] = str(error)
-        status = replace(found.record, written=first.written, devices=_joined(devices))
-        records[key] = replace(found, record=status)
+        status = replace(versioned.record, written=first.written, devices=_joined(devices))
+        records[key] = replace(versioned, record=status)
     return replace(snapshot, records=MappingProxyType(records), invalid=MappingProxyType(invalid))
 
 
 def _parts(devices: Sequence[DeviceStatus]) -> Iterator[tuple[DeviceStatus, ...]]:
-    """Cut by the number of peers; a device with more than a part holds is in several."""
+    """Cut devices into parts by the number of peers; a device with more than PEERS is in several."""
     part: list[DeviceStatus] = []
     room = PEERS
     for device in devices:
@@ -110,11 +110,9 @@ def _parts(devices: Sequence[DeviceStatus]) -> Iterator[tuple[DeviceStatus, ...]
 
 
 def _joined(devices: Iterable[DeviceStatus]) -> tuple[DeviceStatus, ...]:
-    """Devices that were cut, whole again."""
+    """Join devices that were cut."""
     by_task: dict[str, DeviceStatus] = {}
     for device in devices:
-        before: Mapping[str, DeviceStatus] = by_task
-        known = before.get(device.task)
-        whole = device if known is None else replace(known, peers=known.peers + device.peers)
-        by_task[device.task] = whole
+        first = by_task.get(device.task)
+        by_task[device.task] = device if first is None else replace(first, peers=first.peers + device.peers)
     return tuple(by_task.values())

@@ -1,7 +1,7 @@
-"""Packing of operations into transactions that etcd takes, by count and by bytes. Pure.
+"""Packing of operations into transactions within etcd's limits of count and bytes. Pure.
 
-The agent's reporter and the controller share it. A record that is too large for any transaction is left out, together
-with the operations that belong in its transaction.
+A record that is too large for any transaction is left out, together with the operations that belong in its
+transaction.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from mesh.envelope import MAX_BODY
 from mesh.snapshot import Op, Put, Write
 
 MAX_OPS = 100
-"""In one transaction; etcd takes 128 (--max-txn-ops), and a controller adds its token and the manifest."""
+"""Operations of a transaction; etcd allows 128 (--max-txn-ops), and a controller adds its token and the manifest."""
 MAX_BYTES = 1_000_000
-"""Of keys and values in a transaction of several parts; etcd refuses requests over 1.5 MiB (--max-request-bytes)."""
+"""Bytes of keys and values in one of several parts; etcd refuses requests over 1.5 MiB (--max-request-bytes)."""
 
 T = TypeVar("T")
 Part = tuple[T, Sequence[Op]]
-"""Operations that belong in one transaction, and the step that they carry out."""
+"""A step, and its operations, which belong in one transaction."""
 
 
 def pack(parts: Iterable[Part[T]], left_out: Callable[[Op, str], None]) -> Iterator[list[Part[T]]]:
-    """Pack parts into as few transactions as etcd takes, in order, none of them split.
+    """Pack parts into few transactions, in order and without splitting any.
 
     Args:
         parts: at most MAX_OPS operations each; more than MAX_BYTES only in one record.
-        left_out: called with a record that is too large, and the reason, before the next part is asked for. The
+        left_out: called with a record that is too large, and the reason, before the next part is read. The
             record's part is in no transaction.
     """
     batch: list[Part[T]] = []
@@ -54,7 +54,7 @@ def pack(parts: Iterable[Part[T]], left_out: Callable[[Op, str], None]) -> Itera
 
 
 def _size(op: Op) -> int:
-    """Count the bytes of a record, or of a value that is signed already."""
+    """Return the bytes of a record, or of a signed value."""
     if isinstance(op, Put):
         return len(codec.encode(op.record))
     return len(op.value) if isinstance(op, Write) else 0

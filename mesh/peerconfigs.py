@@ -1,6 +1,6 @@
-"""The peers of one interface as they were worked out last: what comes out the same is the same object. Pure.
+"""Cache of one interface's peers: a peer that is derived again with the same result is the same object. Pure.
 
-Of thousands of peers a change concerns one, and whoever compares two interfaces then looks at that one only.
+A change concerns one of thousands of peers, and a diff of two interfaces then compares that one only.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from mesh.records import Endpoint
 from mesh.wgtypes import PeerConfig
 
 KEEPALIVE = 25
-"""Seconds. With it a device that was made again is heard of at once and not after 15 s of silence, and a
+"""Seconds. With it a device that was created again is heard of at once and not after 15 s of silence, and a
 handshake is never older than its 180 s (WireGuard paper, section 6.5; REJECT_AFTER_TIME) while both ends live."""
 
 
 class PeerConfigs:
-    """Of one interface. It goes by the very objects that a peer was worked out from."""
+    """Peers of one interface, by the identity of the objects that each was derived from."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[Endpoint, IPv6Network, PresharedKey | None, PeerConfig]] = {}
+        self._configs: dict[str, tuple[Endpoint, IPv6Network, PresharedKey | None, PeerConfig]] = {}
 
     def of(self, peer: Endpoint, prefix: IPv6Network, preshared_key: PresharedKey | None) -> PeerConfig:
-        """What a task is to another's interface.
+        """Return a task's entry among another's peers.
 
         Args:
             peer: the task's endpoint.
-            prefix: the mesh's, of IPv6.
-            preshared_key: that the two use; None while it is not known.
+            prefix: the mesh's IPv6 prefix.
+            preshared_key: of the two tasks; None while it is not known.
         """
-        kept = self._kept.get(peer.task)
-        if kept is not None and kept[0] is peer and kept[1] is prefix and kept[2] is preshared_key:
-            return kept[3]
+        cached = self._configs.get(peer.task)
+        if cached is not None and cached[0] is peer and cached[1] is prefix and cached[2] is preshared_key:
+            return cached[3]
         config = _config(peer, prefix, preshared_key)
-        if kept is not None and kept[3] == config:  # whether it is ready, say, is nothing to WireGuard
-            config = kept[3]
-        self._kept[peer.task] = (peer, prefix, preshared_key, config)
+        if cached is not None and cached[3] == config:  # such as when only readiness changed
+            config = cached[3]
+        self._configs[peer.task] = (peer, prefix, preshared_key, config)
         return config
 
-    def keep_only(self, tasks: Collection[str]) -> None:
-        """Forget the peers that are not meant any more."""
-        if len(self._kept) > len(tasks):
-            there = set(tasks)
-            self._kept = {task: kept for task, kept in self._kept.items() if task in there}
+    def drop_stale(self, tasks: Collection[str]) -> None:
+        """Forget the peers of all tasks but these."""
+        if len(self._configs) > len(tasks):
+            present = set(tasks)
+            self._configs = {task: cached for task, cached in self._configs.items() if task in present}
 
 
 def _config(peer: Endpoint, prefix: IPv6Network, preshared_key: PresharedKey | None) -> PeerConfig:

@@ -1,4 +1,4 @@
-"""What may pass a task's device, and what may not pass beside it: the desired rules as frozen data. No I/O.
+"""Policy of one task: the packets that may pass its device and those dropped beside it, as frozen data. No I/O.
 
 Addresses are IPv4 throughout: each has an IPv6 twin (mesh.addresses.twin), and a rule for one is a rule for both.
 All tuples are sorted, so that equal means equal.
@@ -24,7 +24,7 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """One link, as it is seen from a task at one of its ends.
+    """One link, from the side of a task at one of its ends.
 
     Attributes:
         service: id of the service at the other end.
@@ -39,16 +39,16 @@ class Allow:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """A bridge by which tasks leave their node, such as docker_gwbridge: it leads out, and to no other task."""
+    """A bridge by which tasks reach other hosts, such as docker_gwbridge; no other task may be reached over it."""
 
     subnet: IPv4Network | IPv6Network
     gateway: IPv4Address | IPv6Address
-    """The node's own end: the only one that a task has to do with there."""
+    """The node's own end: the only address on it that a task may exchange packets with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolving:
-    """Which questions of a task the node answers itself, that are put by DNS and not by the hosts file.
+    """DNS questions of a task that its node answers itself.
 
     Attributes:
         names: of the task's links, in lower case, sorted.
@@ -63,7 +63,7 @@ class Resolving:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All that one task's rules say.
+    """The desired rules of one task.
 
     Attributes:
         subnet: the mesh's; nothing to or from it passes any device but the task's WireGuard device.
@@ -71,10 +71,10 @@ class Policy:
         balance: by VIP.
         outbound: the links on which the task is a consumer, by service.
         inbound: the links on which it is a provider, by service.
-        apart: addresses outside the mesh that belong to other wired services on networks that this task is on too;
-            nothing passes to or from them (`strict`).
-        exits: bridges on which nothing passes but to and from the gateway (`strict`).
-        resolving: the DNS questions that are answered on the node.
+        isolated: addresses outside the mesh of other tasks and services of the mesh, on networks that this task is
+            on too; nothing passes to or from them (`strict`).
+        exits: bridges on which only packets to and from the gateway pass (`strict`).
+        resolving: the DNS questions that the node answers.
     """
 
     subnet: IPv4Network
@@ -82,6 +82,6 @@ class Policy:
     balance: tuple[Balance, ...] = ()
     outbound: tuple[Allow, ...] = ()
     inbound: tuple[Allow, ...] = ()
-    apart: tuple[IPv4Address | IPv6Address, ...] = ()
+    isolated: tuple[IPv4Address | IPv6Address, ...] = ()
     exits: tuple[Exit, ...] = ()
     resolving: Resolving = Resolving()

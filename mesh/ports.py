@@ -1,4 +1,4 @@
-"""Port ranges as links and services name them: `5432/tcp`, `8000-8010/udp`, `5432` (tcp). No I/O here."""
+"""Port ranges of links and services: `5432/tcp`, `8000-8010/udp`, `5432` (tcp). No I/O here."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ Protocol = Literal["tcp", "udp"]
 
 _PORT_RANGE = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?(?:/([A-Za-z]+))?")
 _WITHOUT_PORTS = frozenset({"icmp", "icmpv6", "ip", "all", "any"})
-_HIGHEST = 65535
+MAX_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,8 +27,8 @@ class PortRange:
     def __post_init__(self) -> None:
         if self.protocol not in ("tcp", "udp"):
             raise ValueError(f"the protocol must be tcp or udp, not {self.protocol!r}")
-        if not 1 <= self.first <= _HIGHEST or not 1 <= self.last <= _HIGHEST:
-            raise ValueError(f"a port is a number from 1 to {_HIGHEST}")
+        if not 1 <= self.first <= MAX_PORT or not 1 <= self.last <= MAX_PORT:
+            raise ValueError(f"a port is a number from 1 to {MAX_PORT}")
         if self.first > self.last:
             raise ValueError(f"the range runs backwards: write {self.last}-{self.first}")
 
@@ -62,7 +62,7 @@ class PortRange:
 def merge(ports: Iterable[PortRange]) -> tuple[PortRange, ...]:
     """Return the same ports as sorted ranges that neither overlap nor touch.
 
-    Two lists that mean the same become equal, and nftables, which refuses overlapping intervals, takes them.
+    So two lists of the same ports become equal, and nftables, which refuses overlapping intervals, accepts them.
     """
     merged: list[PortRange] = []
     for port in sorted(ports):

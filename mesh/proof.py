@@ -1,4 +1,4 @@
-"""How a node shows that its keys are its own: a statement, signed with the identity that Swarm gave the node.
+"""Node attestation: a statement of a node's keys, signed with the identity that Swarm issued to the node. No I/O.
 
 Every node of a Swarm has a certificate from Swarm's own CA, renewed by Swarm. Seen with engine 20.10.24, and in
 swarmkit's ca/certificates.go; `tests/lab/test_proof.py` looks again:
@@ -18,8 +18,8 @@ swarm-root-ca.crt   CN = swarm-ca, 20 years, critical KeyUsage keyCertSign and c
                     `GET /swarm` and `GET /nodes`; all leaves renewed meanwhile verify through the intermediate. At
                     its end it is the new one alone: the same leaves verify directly, those not renewed no more.
 
-So a proof holds for as long as the leaf, and a node makes a new one whenever its leaf changes. It does not say that
-the node is still in the Swarm: Swarm revokes nothing, and only its managers know. No I/O here.
+So a proof is valid for as long as the leaf, and a node makes a new one whenever its leaf changes. It does not show
+that the node is still in the Swarm: Swarm revokes no certificate, and only its managers know.
 """
 
 from __future__ import annotations
@@ -53,39 +53,39 @@ from mesh.hybrid import NodePublicKey
 Role = Literal["manager", "worker"]
 
 TOLERANCE = timedelta(hours=1)
-"""How far clocks may be apart: as far as Swarm allows for by dating its certificates back (swarmkit CertBackdate)."""
+"""Allowed difference of clocks: the time by which Swarm backdates its certificates (swarmkit CertBackdate)."""
 MAX_CERTIFICATES = 5
 MAX_CERTIFICATE = 16_384  # bytes; Swarm's have about 600
 
 # The TLS key also signs TLS handshakes, of which others choose the first 32 bytes (RFC 5246, section 7.4.3) or
-# none (RFC 8446, section 4.4.3: 64 spaces come first, for this reason). So 64 fixed bytes cannot be had from it.
+# none (RFC 8446, section 4.4.3: 64 spaces come first, for this reason). So no handshake signs these 64 bytes.
 _DOMAIN = b"linkwire: these are the keys of a node of this Swarm, format 1".ljust(64, b"\n")
 _UNIT = NameOID.ORGANIZATIONAL_UNIT_NAME
 _ROLES: dict[str, Role] = {"swarm-manager": "manager", "swarm-worker": "worker"}
 
 
 class InvalidProof(InvalidRecord):
-    """The proof does not show what it is for; the text says which check it failed."""
+    """The proof does not prove its statement; the text names the check that failed."""
 
 
 class CertificateExpired(InvalidProof):
-    """The proof was good, and its certificate has ended: the node has to prove itself anew."""
+    """The proof's certificate has expired: the node has to make another proof."""
 
 
 class KeyLocked(Terminal):
-    """The node's key is encrypted since the Swarm is locked (autolock): an operator has to approve the node."""
+    """The node's key is encrypted because the Swarm is locked (autolock): an operator has to approve the node."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatement:
-    """What a node says of itself.
+    """A node's statement of its keys.
 
     Attributes:
         cluster: Swarm's cluster id.
         node: Swarm's node id.
-        sealing_key: what secrets for this node are sealed to.
-        verify_key: what the signatures of its agent's records are checked with.
-        counter: from 0, higher than in every earlier statement of the node, so that an earlier one is known as such.
+        sealing_key: secrets for this node are sealed to it.
+        verify_key: verifies the signatures of its agent's records.
+        counter: from 0, higher than in every earlier statement of the node, so that a replayed one is recognised.
     """
 
     cluster: str
@@ -96,12 +96,12 @@ class NodeStatement:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all but the counter, in hexadecimal: what an operator approves where there is no proof."""
+        """SHA-256 over all but the counter, in hexadecimal: approved by an operator where there is no proof."""
         keys = (self.sealing_key.raw, self.verify_key.raw)
         return hashlib.sha256(framed("linkwire node statement", self.cluster, self.node, *keys)).hexdigest()
 
     def message(self) -> bytes:
-        """What is signed.
+        """Return the bytes to sign.
 
         Raises:
             OverflowError: the counter is negative or has more than 64 bits.
@@ -112,10 +112,10 @@ class NodeStatement:
 
 @dataclass(frozen=True, slots=True)
 class NodeProof:
-    """A statement's signature, and by whom.
+    """A statement's signature and its signer's certificates.
 
     Attributes:
-        certificates: in DER, the node's own first, then what came with it.
+        certificates: in DER, the node's own first, then its intermediates.
         signature: over `NodeStatement.message`.
     """
 
@@ -125,12 +125,12 @@ class NodeProof:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who made a proof.
+    """Identity of a proof's maker.
 
     Attributes:
         node: Swarm's node id.
-        role: what it was when its certificate was made.
-        expires: when its certificate, and so the proof, ends.
+        role: at the time its certificate was issued.
+        expires: the end of its certificate, and so of the proof.
     """
 
     node: str
@@ -143,13 +143,13 @@ def make_proof(certificates: bytes, key: bytes, statement: NodeStatement) -> Nod
 
     Args:
         certificates: swarm-node.crt.
-        key: swarm-node.key. Neither it nor its headers are in any error.
-        statement: what to sign.
+        key: swarm-node.key. No error quotes it or its headers.
+        statement: the one to sign.
 
     Raises:
         KeyLocked: the key is encrypted.
-        Retryable: key and certificate are not of one pair, as between the two writes of a renewal.
-        Terminal: the files are not what they should be.
+        Retryable: key and certificate do not match, as between the two writes of a renewal.
+        Terminal: the files are malformed, or the key is of an unsupported kind.
     """
     try:
         chain = x509.load_pem_x509_certificates(certificates)
@@ -166,14 +166,14 @@ def make_proof(certificates: bytes, key: bytes, statement: NodeStatement) -> Nod
     except (ValueError, UnsupportedAlgorithm):
         raise Terminal("the node's Swarm key cannot be read") from None
     if private.public_key() != public:
-        raise Retryable("the node's Swarm key and certificate are not of one pair: Swarm is renewing them, perhaps")
+        raise Retryable("the node's Swarm key and certificate do not match: perhaps Swarm is renewing them")
     message = statement.message()
     if isinstance(private, ec.EllipticCurvePrivateKey):
         signature = private.sign(message, ec.ECDSA(hashes.SHA256()))
     elif isinstance(private, rsa.RSAPrivateKey):
         signature = private.sign(message, _pss(), hashes.SHA256())
     else:
-        raise Terminal("the node's Swarm key is of a kind that cannot sign here: ECDSA and RSA can")
+        raise Terminal("the node's Swarm key is neither ECDSA nor RSA")
     return NodeProof(tuple(each.public_bytes(Encoding.DER) for each in chain), signature)
 
 
@@ -184,21 +184,21 @@ def verify(
     now: datetime,
     tolerance: timedelta = TOLERANCE,
 ) -> Identity:
-    """Check that the statement is its node's own.
+    """Verify that a statement is its node's own.
 
     Args:
-        proof: as the node gave it.
-        statement: what it is to prove.
-        roots: Swarm's root certificates in PEM, as its managers state them; each may hold several.
+        proof: the node's.
+        statement: the one to prove.
+        roots: Swarm's root certificates in PEM, from its managers; each may hold several.
         now: the time, with its zone.
-        tolerance: how long before its beginning and after its end a certificate is taken.
+        tolerance: time before its beginning and after its end for which a certificate is still accepted.
 
     Returns:
-        Who it was. Whether that node is in the Swarm, in which role, and whether the counter is higher than the last
-        one's, is left to the caller.
+        The node's identity. The caller checks whether that node is in the Swarm, in which role, and whether the
+        counter is higher than the last one.
 
     Raises:
-        CertificateExpired, InvalidProof: as they say.
+        CertificateExpired, InvalidProof: the statement is not proven.
         Terminal: the roots cannot be read.
     """
     trusted = _roots(roots)
@@ -211,12 +211,12 @@ def verify(
 
 def _roots(roots: Sequence[bytes]) -> list[x509.Certificate]:
     try:
-        found = [each for pem in roots for each in x509.load_pem_x509_certificates(pem)]
+        certificates = [each for pem in roots for each in x509.load_pem_x509_certificates(pem)]
     except ValueError:
         raise Terminal("Swarm's root certificate cannot be read") from None
-    if not found:
-        raise Terminal("there is no root certificate of Swarm's to check a proof with")
-    return found
+    if not certificates:
+        raise Terminal("no root certificate of Swarm to verify a proof with")
+    return certificates
 
 
 def _chain(proof: NodeProof) -> tuple[x509.Certificate, list[x509.Certificate]]:
@@ -257,11 +257,11 @@ def _pss() -> padding.PSS:
 
 
 def _moment(leaf: x509.Certificate, now: datetime, tolerance: timedelta) -> datetime:
-    """The moment to check the chain at: now, or the end of the certificate that the tolerance reaches."""
+    """Return the time to verify the chain at: now, or the nearest end of the validity within the tolerance."""
     try:
         begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     except ValueError:
-        raise InvalidProof("a certificate without a readable time") from None
+        raise InvalidProof("a certificate has no readable validity") from None
     if now > ends + tolerance:
         raise CertificateExpired(f"the node's certificate ended at {ends:%Y-%m-%d %H:%M} UTC")
     if now < begins - tolerance:
@@ -273,7 +273,7 @@ def _check_chain(
     leaf: x509.Certificate, rest: list[x509.Certificate], roots: list[x509.Certificate], moment: datetime
 ) -> None:
     authority = ExtensionPolicy.permit_all()
-    authority = authority.require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)  # and to be a CA's
+    authority = authority.require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)  # and it must be a CA's
     authority = authority.may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _may_certify)
     end = ExtensionPolicy.permit_all()
     end = end.may_be_present(x509.BasicConstraints, Criticality.AGNOSTIC, _is_no_authority)
@@ -283,22 +283,22 @@ def _check_chain(
         verifier = builder.extension_policies(ca_policy=authority, ee_policy=end).build_client_verifier()
         verifier.verify(leaf, rest)
     except (VerificationError, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise InvalidProof(f"the certificate is not one that this Swarm's CA gave to a node: {error}") from None
+        raise InvalidProof(f"the certificate was not issued to a node by this Swarm's CA: {error}") from None
 
 
-def _may_certify(_policy: Policy, _certificate: x509.Certificate, found: x509.KeyUsage | None) -> None:
-    # A root of the user's own (`docker swarm ca --rotate --ca-cert`) may say nothing: openssl's default is without.
-    if found is not None and not found.key_cert_sign:
+def _may_certify(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
+    # A root of the user's own (`docker swarm ca --rotate --ca-cert`) may have no key usage: openssl's default.
+    if usage is not None and not usage.key_cert_sign:
         raise ValueError("the issuer may not sign certificates")
 
 
-def _is_no_authority(_policy: Policy, _certificate: x509.Certificate, found: x509.BasicConstraints | None) -> None:
-    if found is not None and found.ca:
+def _is_no_authority(_policy: Policy, _certificate: x509.Certificate, basic: x509.BasicConstraints | None) -> None:
+    if basic is not None and basic.ca:
         raise ValueError("it is a CA's own")
 
 
-def _may_sign(_policy: Policy, _certificate: x509.Certificate, found: x509.KeyUsage) -> None:
-    if not found.digital_signature:
+def _may_sign(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
+    if not usage.digital_signature:
         raise ValueError("its key may not sign")
 
 
@@ -316,9 +316,9 @@ def _identity(leaf: x509.Certificate, statement: NodeStatement) -> Identity:
 
 def _subject(leaf: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
     try:
-        found = [each.value for each in leaf.subject.get_attributes_for_oid(oid)]
+        values = [each.value for each in leaf.subject.get_attributes_for_oid(oid)]
     except ValueError:
-        found = []
-    if len(found) != 1 or not isinstance(found[0], str):
+        values = []
+    if len(values) != 1 or not isinstance(values[0], str):
         raise InvalidProof("the certificate's subject is not O, OU and CN, each once")
-    return found[0]
+    return values[0]

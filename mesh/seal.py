@@ -1,9 +1,9 @@
-"""What a record's bytes become in the store, and back: signed by who writes that kind, checked by who reads. No I/O.
+"""Record signing: a record's bytes signed by its writer into the value under its key, and checked by readers. No I/O.
 
-Three kinds of keys, by who writes them (`keyspace.writer`). The controller's are signed with the mesh's signing key,
-and what is not is never opened. An agent's are signed with its node's own key, which only the controller's members
-know: they are read unchecked, and kept as they lie in the store for whoever has to check them. `leader` is unsigned:
-it decides nothing but who plans.
+Keys are of three kinds, by their writer (`keyspace.writer`). The controller's values are signed with the mesh's
+signing key; one whose signature does not hold is never opened. An agent's values are signed with its node's own key,
+which only the controller's members know: they are opened unchecked, and their bytes are kept for whoever checks them.
+`leader` is unsigned: it decides only which controller plans.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Protocol
 
 from mesh import keyspace
-from mesh.checking import holding
 from mesh.envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
 from mesh.errors import Terminal
 from mesh.records import Writer
-from mesh.vouching import NOTHING, Vouched, vouched_for
+from mesh.vouching import NOTHING, Vouched, valid_keys, vouched_for
 
 
 @dataclass(frozen=True, slots=True)
-class Unsealed:
-    """A value of the store, opened.
+class OpenedValue:
+    """An opened value of the store.
 
     Attributes:
         body: the record's own bytes.
-        generation: the one that was signed with it, 0 for what is unsigned.
-        signer: id of the key that signed it, empty for what is unsigned.
-        checked: whether that signature was found to hold, or follows from the manifest's (mesh.vouching).
+        generation: the signed one; 0 for an unsigned value.
+        signer: id of the key that signed it; empty for an unsigned value.
+        checked: whether that signature holds, by its own check or by the manifest's (mesh.vouching).
     """
 
     body: bytes
@@ -38,31 +36,12 @@ class Unsealed:
     checked: bool
 
 
-class Seal(Protocol):
-    """Turns a record's bytes into the value under its key, and back."""
-
-    def close(self, key: str, generation: int, body: bytes) -> bytes:
-        """The value to write. Raises Terminal where this side does not write that kind, or the body is too long."""
-
-    def open(self, key: str, value: bytes, vouched: Vouched = NOTHING, /) -> Unsealed:
-        """The body in a value. Raises InvalidRecord where it is not to be believed.
-
-        Args:
-            key: relative to the root, where the value lies.
-            value: as it lies there.
-            vouched: what `vouch` said of a whole that the value is part of.
-        """
-
-    def vouch(self, values: Mapping[str, bytes], /) -> Vouched:
-        """Which of all values of a store are as they were signed, as far as that can be told of many at once."""
-
-
 @dataclass(frozen=True, slots=True)
 class Sealer:
-    """Reads all kinds, and writes those that it has a signer for.
+    """Turns records' bytes into values and back: reads all kinds, and writes those that it has a signer for.
 
     Attributes:
-        keyring: who may sign the controller's records, and the cluster that all signatures are bound to.
+        keyring: the keys that may sign the controller's records, and the cluster that all signatures are bound to.
         signers: by writer; `leader` needs none.
     """
 
@@ -71,68 +50,78 @@ class Sealer:
 
     @classmethod
     def reader(cls, keyring: Keyring) -> Sealer:
-        """One that writes nothing."""
+        """Return one that writes nothing."""
         return cls(keyring)
 
     @classmethod
     def controller(cls, keyring: Keyring, key: SigningKey) -> Sealer:
-        """The controller's.
+        """Return a controller's.
 
         Raises:
-            Terminal: nobody would believe what this key signs.
+            Terminal: the keyring lacks this key's public half, so no reader would believe its signatures.
         """
         if keyring.find(key.verify_key.id) is None:
             raise Terminal(
-                f"the signing seed's public key {key.verify_key} is not among the verify keys, "
-                "so no agent would believe what it signs: add it there first"
+                f"the signing seed's public key {key.verify_key} is not among the verify keys, so no agent would "
+                "believe this controller: add it to the verify keys first"
             )
         return cls(keyring, MappingProxyType({"controller": Signer(keyring.cluster, key)}))
 
     @classmethod
     def agent(cls, keyring: Keyring, key: SigningKey) -> Sealer:
-        """An agent's, with its node's own key."""
+        """Return an agent's, with its node's own key."""
         return cls(keyring, MappingProxyType({"agent": Signer(keyring.cluster, key)}))
 
     @property
     def _own(self) -> SigningKey | None:
-        """What the controller's records are signed with, for the controller itself."""
+        """The key that signs the controller's records, in the controller itself."""
         signer = self.signers.get("controller")
         return signer.key if signer is not None else None
 
-    def close(self, key: str, generation: int, body: bytes) -> bytes:
-        """See `Seal`."""
+    def sign(self, key: str, generation: int, body: bytes) -> bytes:
+        """Return the value to write under a key.
+
+        Raises:
+            Terminal: this side does not write that kind, or the body is too long.
+        """
         writer = keyspace.writer(key)
         if writer == "anybody":
             return body
         signer = self.signers.get(writer)
         if signer is None:
-            raise Terminal(f"{key}: not this side's to write")
+            raise Terminal(f"{key}: not written by this side")
         try:
             return wrap(signer, key, generation, body)
         except ValueError as error:
             raise Terminal(str(error)) from None
 
-    def open(self, key: str, value: bytes, vouched: Vouched = NOTHING) -> Unsealed:
-        """See `Seal`."""
+    def open(self, key: str, value: bytes, vouched: Vouched = NOTHING) -> OpenedValue:
+        """Open a value.
+
+        Args:
+            key: relative to the root.
+            value: as it is in the store.
+            vouched: the result of `vouch` for a set that the value is part of.
+
+        Raises:
+            InvalidRecord: the value is not to be believed.
+        """
         writer = keyspace.writer(key)
         if writer == "anybody":
-            return Unsealed(value, 0, b"", checked=False)
-        if writer == "agent":
+            return OpenedValue(value, 0, b"", checked=False)
+        if writer == "agent" or vouched is not NOTHING:
             claim = peek(key, value)
-            return Unsealed(claim.body, claim.generation, claim.signer_id, checked=False)
-        if vouched is not NOTHING:
-            claim = peek(key, value)
-            if vouched.signed(key, claim.signer_id):
-                return Unsealed(claim.body, claim.generation, claim.signer_id, checked=True)
+            if writer == "agent" or vouched.signed(key, claim.signer_id):
+                return OpenedValue(claim.body, claim.generation, claim.signer_id, checked=writer != "agent")
         opened = unwrap(self.keyring, key, value, self._own)
-        return Unsealed(opened.body, opened.generation, opened.signer.id, checked=True)
+        return OpenedValue(opened.body, opened.generation, opened.signer.id, checked=True)
 
     def vouch(self, values: Mapping[str, bytes]) -> Vouched:
-        """See `Seal`."""
+        """Check all values of a store at once, as far as that is possible."""
         vouched = vouched_for(self.keyring, values)
         others = [
             (key, value)
             for key, value in values.items()
             if key not in vouched.entries and keyspace.writer(key) == "controller"
         ]
-        return replace(vouched, holding=holding(self.keyring, others, self._own))
+        return replace(vouched, valid=valid_keys(self.keyring, others, self._own))

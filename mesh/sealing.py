@@ -1,4 +1,4 @@
-"""Secrets on their way to a node, tasks' private keys and link keys: sealed here, and opened. Pure."""
+"""Sealed keys: tasks' private keys and link keys, encrypted to a node and opened by it. Pure."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from mesh.records import SealedKey, SealedLinkKey
 
 
 def sealed_key(key: PrivateKey, to: NodePublicKey, node: str, task: str, epoch: int) -> SealedKey:
-    """The record of a task's private key. The box opens for this task, node and epoch alone: moved, it is refused."""
+    """Seal a task's private key to a node. The box opens for this task, node and epoch only."""
     context = _context(keyspace.sealed_key(node, task), node, epoch)
     return SealedKey(task, node, epoch, to.fingerprint, seal(key.raw, to, context))
 
 
 def open_key(sealed: SealedKey, key: NodeKey) -> PrivateKey:
-    """The private key that a record holds.
+    """Open a task's private key.
 
     Raises:
         NotABox, NotOpened: it was not sealed to this node's key for this task and epoch, or was changed.
-        Terminal: what was sealed is no key.
+        Terminal: the sealed secret is no key.
     """
     return PrivateKey(unseal(sealed.sealed, key, _context_of(sealed)))
 
 
 def sealed_link_key(secret: LinkKey, to: NodePublicKey, node: str, key: str, epoch: int) -> SealedLinkKey:
-    """The record of a link key for a node. The box opens for this key, node and epoch alone: moved, it is refused."""
+    """Seal a link key to a node. The box opens for this link key, node and epoch only."""
     context = _context(keyspace.link_key(node, key), node, epoch)
     return SealedLinkKey(key, node, epoch, to.fingerprint, seal(secret.raw, to, context))
 
 
 def open_link_key(sealed: SealedLinkKey, key: NodeKey) -> LinkKey:
-    """The link key's secret that a record holds. Raises as `open_key`."""
+    """Open a link key. Raises as `open_key`."""
     return LinkKey(unseal(sealed.sealed, key, _context_of(sealed)))
 
 

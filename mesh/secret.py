@@ -1,4 +1,4 @@
-"""The base of every secret value: not printed, not pickled, compared in constant time. No I/O here."""
+"""Base class of secrets: never printed or pickled, compared in constant time. No I/O here."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mesh.errors import Terminal
 
 
 class Secret:
-    """A fixed number of secret bytes, 32 where a kind does not say otherwise."""
+    """A fixed number of secret bytes, 32 unless a subclass says otherwise."""
 
     __slots__ = ("_raw",)
 
     SIZE: ClassVar[int] = 32
     WHAT: ClassVar[str] = "secret"
-    """What an error calls it, in the user's words."""
+    """Name in errors, in the user's words."""
 
     def __init__(self, raw: bytes) -> None:
         if len(raw) != self.SIZE:
@@ -26,12 +26,12 @@ class Secret:
 
     @classmethod
     def generate(cls) -> Self:
-        """A new one from the operating system's random source."""
+        """Generate a secret from the operating system's random source."""
         return cls(nacl.utils.random(cls.SIZE))
 
     @property
     def raw(self) -> bytes:
-        """The bytes, for the algorithm that needs them and a file of mode 0600, and for nothing else."""
+        """The bytes; only for the algorithm that uses them and a file of mode 0600."""
         return self._raw
 
     def __repr__(self) -> str:

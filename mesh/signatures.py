@@ -1,6 +1,6 @@
-"""Which values were found to be signed by which key: none is checked twice, no older one is taken. No I/O here.
+"""Signature cache with a replay floor: each value is checked once, and none older than a believed one counts. No I/O.
 
-For records of agents, which are read unchecked (mesh.seal) since only who knows the node's key can check them.
+For the records of agents: they are read unchecked (mesh.seal), since only who knows the node's key can check them.
 """
 
 from __future__ import annotations
@@ -15,61 +15,61 @@ from mesh.records import Record, Versioned
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """What came of checking a value with a key."""
+    """Result of checking a value with a key."""
 
-    found: Versioned[Record]
+    value: Versioned[Record]
     signer: VerifyKey
     problem: str | None
 
 
 class Signatures:
-    """Checks values of one cluster, and remembers what it found and the latest generation that was believed."""
+    """Checks the values of one cluster; remembers the results and, for each key, the latest believed generation."""
 
     def __init__(self, cluster: str) -> None:
-        """Know nothing; `cluster` is Swarm's id of it, which every signature is bound to."""
+        """Start empty; `cluster` is Swarm's cluster id, which every signature is bound to."""
         self.cluster = cluster
         self._checked: dict[str, _Checked] = {}
-        self._highest: dict[str, tuple[VerifyKey, int]] = {}
+        self._floors: dict[str, tuple[VerifyKey, int]] = {}
 
-    def problem(self, key: str, found: Versioned[Record], signer: VerifyKey) -> str | None:
-        """Why a value is not to be believed to be of a signer.
+    def problem(self, key: str, value: Versioned[Record], signer: VerifyKey) -> str | None:
+        """Return why a value is not to be believed to be a signer's.
 
         Args:
-            key: relative to the root, where it lies.
-            found: as it was read; its `raw` is what is checked.
-            signer: whose it should be.
+            key: relative to the root.
+            value: as it was read; its `raw` is checked.
+            signer: the node's key that should have signed it.
 
         Returns:
             None where its signature holds and nothing newer of that signer was believed under this key before.
         """
         last = self._checked.get(key)
-        if last is None or last.signer != signer or (last.found is not found and last.found.raw != found.raw):
-            last = self._checked[key] = _Checked(found, signer, self._check(key, found, signer))
-        elif last.found is not found:  # read again, after the connection was lost
-            self._checked[key] = replace(last, found=found)
+        if last is None or last.signer != signer or (last.value is not value and last.value.raw != value.raw):
+            last = self._checked[key] = _Checked(value, signer, self._check(key, value, signer))
+        elif last.value is not value:  # read again, after the connection was lost
+            self._checked[key] = replace(last, value=value)
         return last.problem
 
-    def believe(self, key: str, found: Versioned[Record], signer: VerifyKey) -> None:
-        """From now on nothing older of that signer counts under this key.
+    def raise_floor(self, key: str, value: Versioned[Record], signer: VerifyKey) -> None:
+        """Refuse anything older of that signer under this key from now on.
 
-        Not of every signature that holds: what one has signed who is not the right one must make nobody forget what
-        was seen of the right one.
+        Call only after the signer was authorised: a valid signature by the wrong node must not replace the floor of
+        the right one.
         """
-        self._highest[key] = signer, found.generation
+        self._floors[key] = signer, value.generation
 
-    def keep(self, present: Container[str], living: Container[str]) -> None:
-        """Forget the values of keys that are not `present`, and the generations of those that are not `living`."""
+    def drop_stale(self, present: Container[str], living: Container[str]) -> None:
+        """Forget the results of keys that are not `present`, and the floors of those that are not `living`."""
         self._checked = {key: checked for key, checked in self._checked.items() if key in present}
-        self._highest = {key: highest for key, highest in self._highest.items() if key in living}
+        self._floors = {key: floor for key, floor in self._floors.items() if key in living}
 
-    def _check(self, key: str, found: Versioned[Record], signer: VerifyKey) -> str | None:
-        if found.raw is None:
+    def _check(self, key: str, value: Versioned[Record], signer: VerifyKey) -> str | None:
+        if value.raw is None:
             return f"{key}: there is no signature to check"
         try:
-            generation = unwrap(Keyring(self.cluster, (signer,)), key, found.raw).generation
+            generation = unwrap(Keyring(self.cluster, (signer,)), key, value.raw).generation
         except InvalidRecord as error:
             return str(error)
-        of, highest = self._highest.get(key, (signer, 0))
-        if of == signer and generation < highest:
-            return f"{key}: an earlier value, of generation {generation}, where {highest} was seen"
+        of, floor = self._floors.get(key, (signer, 0))
+        if of == signer and generation < floor:
+            return f"{key}: generation {generation} after {floor} was seen"
         return None

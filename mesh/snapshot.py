@@ -85,7 +85,7 @@ class Snapshot:
         records: key (relative to the root) -> record with the revision of its last change.
         invalid: key -> why the value there is not a record of ours. The key counts as unknown, not as absent.
         unread: key -> the store's revision of its last change, for those.
-        contents: the records that are signed as a set. `verdict.judge` compares them with the manifest.
+            contents: the records that are signed as a set. `verdict.verify_snapshot` compares them with the manifest.
         trail: an index of these very records, by the picture that this was taken from.
     """
 

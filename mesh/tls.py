@@ -1,6 +1,6 @@
-"""Where etcd is and what is shown to it: endpoints, and the files of mutual TLS, read anew for every connection.
+"""TLS to etcd: the files of mutual TLS, read again for every connection, and the check of the endpoints.
 
-Promises that nothing is sent in clear to another machine unless the user has said so.
+It promises that nothing is sent in plain text to another machine unless the user has allowed it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from mesh.errors import Terminal
 
-# gRPC's words, which differ from version to version: `make test-ranges` tries the oldest and the newest.
+# gRPC's messages, which differ between versions: `make test-ranges` tries the oldest and the newest.
 _BROKEN_OFF = re.compile("TSI_DATA_CORRUPTED|Socket closed|reset by peer|Unwrap failed")
 _UNTRUSTED = re.compile("CERTIFICATE_VERIFY_FAILED|Hostname Verification|is not in peer certificate")
 _BEGIN = b"-----BEGIN "
@@ -26,27 +26,27 @@ _BEGIN = b"-----BEGIN "
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files in PEM. Certificate and key may be one file.
+    """PEM files of a connection. Certificate and key may be one file.
 
     Attributes:
-        ca: whose certificates the other end may show.
-        cert: what we show.
+        ca: CA bundle that etcd's certificate must chain to.
+        cert: client certificate.
         key: its private key.
-        first: what is shown instead where it can be, and is accepted.
-        setting: the one that says where the files are, where it is one.
+        preferred: files to use instead where they are usable and etcd accepts them.
+        setting: the setting that names the files, where it is a single one.
     """
 
     ca: Path
     cert: Path
     key: Path
-    first: Tls | None = None
+    preferred: Tls | None = None
     setting: str = ""
 
     def read(self) -> tuple[bytes, bytes, bytes]:
-        """The authorities' certificates, our own one, our private key: each without what else its file holds.
+        """Return the CA bundle, the certificate and the private key, each without other blocks of its file.
 
         Raises:
-            Terminal: a file cannot be read, or lacks what it should hold; without a word of its content.
+            Terminal: a file cannot be read or lacks its block; the error quotes no content.
         """
         return (
             blocks(self.ca, b"CERTIFICATE", self._setting("CA")),
@@ -55,30 +55,30 @@ class Tls:
         )
 
     def choices(self) -> tuple[Tls, ...]:
-        """What to show, in this order. Looked at anew each time: Swarm renews a node's key, and may encrypt it."""
-        if self.first is None:
+        """Return the files to try, in order. Read again each time: Swarm renews a node's key, and may encrypt it."""
+        if self.preferred is None:
             return (self,)
         try:
-            usable = not self.first.problem()
+            usable = not self.preferred.problem()
         except Terminal:
             usable = False
-        return (self.first, self) if usable else (self,)
+        return (self.preferred, self) if usable else (self,)
 
     def explain(self, reason: str) -> str:
-        """Say more of a connection that failed, by what gRPC says of it."""
+        """Add the likely cause to gRPC's reason of a failed connection."""
         if _UNTRUSTED.search(reason):
-            return f"{reason}: it shows no certificate that {self.ca} (LINKWIRE_ETCD_CA) stands for, at this address"
+            return f"{reason}: its certificate is not for this address, or not from {self.ca} (LINKWIRE_ETCD_CA)"
         if not _BROKEN_OFF.search(reason):
             return reason
-        # With TLS 1.3 a client is done before the server says whether it takes its certificate (RFC 8446, section 2).
-        doubt = f"so it does where it does not accept our certificate: {self.cert} ({self._setting('CERT')})"
+        # In TLS 1.3 the client finishes before the server has accepted its certificate (RFC 8446, section 2).
+        doubt = f"perhaps it does not accept our certificate {self.cert} ({self._setting('CERT')})"
         try:
             return f"{reason}: {self.problem() or doubt}"
         except Terminal as error:
             return f"{reason}: {error}"
 
     def problem(self, now: dt.datetime | None = None) -> str:
-        """What is wrong with our own certificate, in words; "" if nothing is. Raises Terminal as `read`."""
+        """Return why our certificate is unusable; empty if it is usable. Raises Terminal as `read`."""
         _, cert, key = self.read()
         return pair_problem(cert, key, f"our certificate {self.cert} ({self._setting('CERT')})", str(self.key), now)
 
@@ -87,32 +87,32 @@ class Tls:
 
 
 def may_be_refused(reason: str) -> bool:
-    """Whether a connection may have failed because of what we showed, by what gRPC says of it."""
+    """Return whether, by gRPC's reason, a connection may have failed because of our certificate."""
     return "PERMISSION_DENIED" in reason or _BROKEN_OFF.search(reason) is not None
 
 
 def with_node(tls: Tls, certificates: Path) -> Tls:
-    """The same, with the node's own certificate shown first: from the folder in which Swarm keeps it."""
+    """Return the same with the node's own certificate preferred, from Swarm's folder."""
     own = Tls(tls.ca, certificates / "swarm-node.crt", certificates / "swarm-node.key", None, "LINKWIRE_CERTIFICATES")
-    return replace(tls, first=own)
+    return replace(tls, preferred=own)
 
 
 def pair_problem(cert: bytes, key: bytes, name: str, key_name: str, now: dt.datetime | None = None) -> str:
-    """What is wrong with a certificate and its private key, in words; "" if nothing is.
+    """Return why a certificate and its private key are unusable; empty if they are usable.
 
     Args:
         cert: in PEM, the certificate itself first.
-        key: in PEM, as `plain_key` gives it.
-        name: the certificate's, for people.
-        key_name: the key's.
-        now: the time; None: what the clock says.
+        key: in PEM, as `plain_key` returns it.
+        name: what an error calls the certificate.
+        key_name: what an error calls the key.
+        now: the time; None for the clock's.
     """
     now = now or dt.datetime.now(dt.UTC)
     try:
         own = x509.load_pem_x509_certificates(cert)[0]
         public = own.public_key()
     except (ValueError, IndexError, UnsupportedAlgorithm):
-        return f"{name} holds no certificate that can be read"
+        return f"{name} holds no readable certificate"
     if load_pem_private_key(key, None).public_key() != public:
         return f"{key_name} holds the key of another certificate than {name}"
     if now > own.not_valid_after_utc:
@@ -123,38 +123,36 @@ def pair_problem(cert: bytes, key: bytes, name: str, key_name: str, now: dt.date
 
 
 def plain_key(pem: bytes, name: str) -> bytes:
-    """A private key in PEM and nothing else: in Swarm's headers there is another secret, and gRPC takes none.
+    """Return a private key in PEM without headers: Swarm's hold another secret, and gRPC accepts none.
 
     Raises:
-        Terminal: there is none that can be read, or it is encrypted; without a word of its content.
+        Terminal: the key cannot be read or is encrypted; the error quotes no content.
     """
     try:
         key = load_pem_private_key(pem, None)
     except TypeError:
-        raise Terminal(
-            f"{name}: the private key is encrypted, and nobody is there to be asked for its password"
-        ) from None
+        raise Terminal(f"{name}: the private key is encrypted: give one without a password") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise Terminal(f"{name} holds no private key that can be read") from None
+        raise Terminal(f"{name} holds no readable private key") from None
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def choose(
     endpoints: Sequence[str], files: tuple[Path | None, Path | None, Path | None], *, insecure: bool
 ) -> Tls | None:
-    """Decide how to speak with some endpoints.
+    """Return the TLS files for some endpoints; None for plain text.
 
     Args:
         endpoints: `https://host:port`, `http://host:port` or `host:port`, which is http.
         files: CA, certificate and key.
-        insecure: the user says that etcd is to be spoken to in clear.
+        insecure: whether plain text to other hosts is allowed.
 
     Raises:
-        ValueError: files are missing, or a connection in clear would leave this machine; in the user's words.
+        ValueError: files are missing, or plain text to another host is not allowed; in the user's words.
     """
     secure = {endpoint.startswith("https://") for endpoint in endpoints}
     if secure == {True, False}:
-        raise ValueError("some etcd endpoints are https:// and some are not: all of them, or none")
+        raise ValueError("some etcd endpoints are https:// and some are not: make all of them https://, or none")
     if secure == {True}:
         ca, cert, key = files
         if not (ca and cert and key):
@@ -163,8 +161,8 @@ def choose(
     for endpoint in endpoints:
         if not insecure and not _is_here(endpoint):
             raise ValueError(
-                f"{endpoint} would be spoken to in clear, and whoever is on the way reads and writes along: use "
-                "https://, or say LINKWIRE_ETCD_INSECURE=1"
+                f"{endpoint}: plaintext to another host: anyone on the path can read and modify it: use https://, or "
+                "allow it with LINKWIRE_ETCD_INSECURE=1"
             )
     return None
 
@@ -178,21 +176,22 @@ def _is_here(endpoint: str) -> bool:
 
 
 def blocks(path: Path, kind: bytes, setting: str) -> bytes:
-    """The blocks of one kind in a file: gRPC takes none that holds others as well.
+    """Return the blocks of one kind in a file: gRPC accepts no file that has others too.
 
     Args:
-        path: of a file in PEM.
-        kind: how the blocks' names end, `CERTIFICATE` or `PRIVATE KEY`.
-        setting: that names the file.
+        path: of a PEM file.
+        kind: the end of the blocks' names, `CERTIFICATE` or `PRIVATE KEY`.
+        setting: the setting that names the file.
 
     Raises:
-        Terminal: it cannot be read, or there is none.
+        Terminal: the file cannot be read, or has no such block.
     """
     try:
         text = path.read_bytes()
     except OSError as error:
         raise Terminal(f"{setting}: {path}: {error.strerror}") from None
-    found = [_BEGIN + part for part in text.split(_BEGIN)[1:] if part.partition(b"-----")[0].endswith(kind)]
-    if not found:
-        raise Terminal(f"{setting}: there is no {kind.decode().lower()} in {path}")
-    return b"".join(found)
+    parts = [_BEGIN + part for part in text.split(_BEGIN)[1:] if part.partition(b"-----")[0].endswith(kind)]
+    if not parts:
+        noun = kind.decode().lower()
+        raise Terminal(f"{setting}: {path} holds no {noun}")
+    return b"".join(parts)

@@ -1,8 +1,8 @@
-"""Whether the records that are signed as a set are those that were signed. Pure.
+"""Snapshot verification: whether the covered records are the set that the manifest was signed over. Pure.
 
 etcd's watch gives whole revisions, so a reader finds the set equal to the manifest at every revision, or somebody has
-forged, replaced, withheld or deleted something. A whole old state is equal to its own manifest; that one's generation
-is lower than what the reader has seen before.
+forged, replaced, withheld or deleted a record. A whole old state is equal to its own manifest; the generation of that
+manifest is lower than one that the reader has seen.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _NAMED = 5  # keys that a problem names
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a snapshot's covered records are those that were signed.
+    """Result of a snapshot's verification.
 
     Attributes:
-        generation: the manifest's, 0 where there is none to be read.
-        problem: why they are not, in words; empty when they are.
+        generation: the manifest's; 0 where no manifest can be read.
+        problem: why the covered records are not the signed ones; empty when they are.
     """
 
     generation: int
@@ -31,29 +31,29 @@ class Verdict:
 
     @property
     def verified(self) -> bool:
-        """Whether they may be acted on."""
+        """Whether the records may be acted on."""
         return not self.problem
 
 
-def judge(snapshot: Snapshot, least: int = 0, seen: bytes = b"", before: Snapshot | None = None) -> Verdict:
-    """Compare what a snapshot holds with the manifest in it.
+def verify_snapshot(snapshot: Snapshot, least: int = 0, seen: bytes = b"", before: Snapshot | None = None) -> Verdict:
+    """Compare a snapshot's covered records with the manifest in it.
 
     Args:
         snapshot: with the manifest and everything that is covered.
-        least: the highest generation that was seen before; a lower one is an old state.
-        seen: the manifest that was seen with it, as it was signed; of one generation there is one. A controller that
-            was shown an old state may sign another, and goes on above both when it hears of this one.
-        before: the last one that was verified, to name what differs from it.
+        least: the highest generation seen before; a lower one is an old state.
+        seen: the signed manifest of that generation; there is one manifest of one generation. A controller that was
+            shown an old state may sign another, and goes on above both when it hears of this one.
+        before: the last verified snapshot, to name what differs from it.
     """
     manifest = snapshot.get(keyspace.MANIFEST, ManifestRecord)
     if manifest is None:
         reason = snapshot.invalid.get(keyspace.MANIFEST)
-        return Verdict(0, reason or "manifest: there is none: no controller has signed what is there (yet)")
+        return Verdict(0, reason or "manifest: missing: no controller has signed these records (yet)")
     generation = snapshot.records[keyspace.MANIFEST].generation
     if generation < least:
-        return Verdict(generation, f"manifest: generation {generation}, and {least} has been seen: an old state")
+        return Verdict(generation, f"manifest: generation {generation} after {least} was seen: an old state")
     if seen and generation == least and snapshot.records[keyspace.MANIFEST].raw != seen:
-        return Verdict(generation, f"manifest: generation {generation} is another than the one that has been seen")
+        return Verdict(generation, f"manifest: differs from the one seen with the same generation {generation}")
     contents = snapshot.contents
     if manifest.count == contents.total.count and manifest == contents.record():
         return Verdict(generation, "")
@@ -64,7 +64,7 @@ def judge(snapshot: Snapshot, least: int = 0, seen: bytes = b"", before: Snapsho
 
 
 def _differences(snapshot: Snapshot, before: Snapshot | None) -> Iterator[str]:
-    """What stands out: unreadable records, and those that are gone or older than what was seen before."""
+    """Name unreadable records, and those that are new, gone or older than in the last verified snapshot."""
     yield from (reason for key, reason in sorted(snapshot.invalid.items()) if keyspace.covered(key))
     if before is None:
         return
@@ -74,5 +74,5 @@ def _differences(snapshot: Snapshot, before: Snapshot | None) -> Iterator[str]:
             if key not in snapshot.invalid:
                 yield f"{key}: gone"
         elif now[key].generation < entry.generation:
-            yield f"{key}: generation {now[key].generation}, and {entry.generation} has been seen"
+            yield f"{key}: generation {now[key].generation} after {entry.generation} was seen"
     yield from (f"{key}: new" for key in sorted(now) if key not in before.contents.entries)

@@ -1,44 +1,56 @@
-"""What a signed manifest says of a whole store at once, so that not every signature in it has to be checked. No I/O.
+"""Bulk verification: many values of a store checked at once, through the signed manifest or by several threads.
 
-Who signs a manifest has checked the signature of every record in the set, or has made it. So where a manifest's own
-signature holds, and the set that lies there is the one that it was made over, each record that names the manifest's
-signer as its own is that key's work: to put another one in its place takes that key, or two sets of one digest
-(mesh.manifest). A record that names another key is checked by itself. Where anything in the set differs nothing is
-vouched for, and every record is. That the whole may be an old one is for `mesh.verdict.judge` to say, as ever.
+The signer of a manifest has checked or made the signature of every record in the set. So where the manifest's own
+signature holds and its digest is that of the set in the store, a record that names the manifest's signer was signed
+by that key: to replace it takes that key, or two sets of one digest (mesh.manifest). A record that names another key
+is checked by itself. Where anything in the set differs, nothing is vouched for and every record is checked. Whether
+the whole is an old state is decided by `mesh.verdict.verify_snapshot`, in any case.
+
+Threads gain because libsodium works while Python's lock is free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from mesh import codec, keyspace
-from mesh.envelope import Keyring, peek, unwrap
+from mesh.envelope import Keyring, SigningKey, peek, unwrap
 from mesh.errors import InvalidRecord
 from mesh.manifest import Entry, Manifest
 from mesh.records import ManifestRecord
 
+LEAST = 500
+"""Values below which threads are not worth their start."""
+MOST = 4
+"""Threads; any more only wait for Python's lock."""
+
+Signed = tuple[str, bytes]
+"""A key and the value under it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vouched:
-    """What is known of the values of a store before they are opened one by one.
+    """Result of a bulk verification, used when the values are opened one by one.
 
     Attributes:
-        signer: id of the key that signed the manifest: the records of the set that name it are signed by it.
-        entries: all of the set, by key; empty where it is not the one that was signed.
-        total: all of them as one product.
-        holding: keys of other values whose own signatures were found to hold.
+        signer: id of the key that signed the manifest and every record of the set that names it.
+        entries: the whole set by key; empty where it is not the signed one.
+        total: the product of all entries.
+        valid: keys of other values whose own signatures hold.
     """
 
     signer: bytes = b""
     entries: Mapping[str, Entry] = field(default_factory=lambda: MappingProxyType({}))
     total: Manifest = field(default_factory=Manifest)
-    holding: frozenset[str] = frozenset()
+    valid: frozenset[str] = frozenset()
 
     def signed(self, key: str, signer: bytes) -> bool:
-        """Whether the value under a key, which names a signer, is that one's for sure. Else it has to be checked."""
-        return key in self.holding or (signer == self.signer and key in self.entries)
+        """Return whether the value under `key` is known to be signed by the signer that it names; else check it."""
+        return key in self.valid or (signer == self.signer and key in self.entries)
 
 
 NOTHING = Vouched()
@@ -46,11 +58,11 @@ NOTHING = Vouched()
 
 
 def vouched_for(keyring: Keyring, values: Mapping[str, bytes]) -> Vouched:
-    """What the manifest among all values of a store vouches for.
+    """Return what the manifest among all values of a store vouches for.
 
     Args:
-        keyring: who may sign.
-        values: by key; those that the manifest is not over are passed over.
+        keyring: the keys that may sign.
+        values: by key; values that the manifest does not cover are ignored.
     """
     value = values.get(keyspace.MANIFEST)
     if value is None:
@@ -69,8 +81,40 @@ def vouched_for(keyring: Keyring, values: Mapping[str, bytes]) -> Vouched:
     return Vouched(manifest.signer.id, entries, total)
 
 
+def valid_keys(keyring: Keyring, values: Sequence[Signed], own: SigningKey | None = None) -> frozenset[str]:
+    """Return the keys of values whose signatures hold, checked by threads; none where threads would gain nothing.
+
+    Why another value is not among them, `mesh.envelope.unwrap` says.
+
+    Args:
+        keyring: the keys that may sign.
+        values: any.
+        own: as in `mesh.envelope.unwrap`.
+    """
+    threads = min(MOST, len(os.sched_getaffinity(0)))
+    if threads < 2 or len(values) < LEAST:  # noqa: PLR2004 - a single one is no gain
+        return frozenset()
+    try:
+        with ThreadPoolExecutor(threads, "signatures") as pool:
+            parts = [pool.submit(_valid_keys, keyring, values[n::threads], own) for n in range(threads)]
+            return frozenset().union(*(part.result() for part in parts))
+    except RuntimeError:  # no more threads: this process is about to end, or may have no more
+        return frozenset()
+
+
+def _valid_keys(keyring: Keyring, values: Iterable[Signed], own: SigningKey | None) -> frozenset[str]:
+    valid = set()
+    for key, value in values:
+        try:
+            unwrap(keyring, key, value, own)
+        except InvalidRecord:
+            continue
+        valid.add(key)
+    return frozenset(valid)
+
+
 def _entries(values: Mapping[str, bytes]) -> dict[str, Entry]:
-    """What may belong to the set: values that are no envelopes were never signed by anybody."""
+    """Return the entries of the covered values; one that is no envelope was never signed and has none."""
     entries = {}
     for key, value in values.items():
         if not keyspace.covered(key):

@@ -1,4 +1,4 @@
-"""How threads wake a loop: hints of what may have changed, collected until the loop takes them all."""
+"""Wake-up of a loop by other threads, with hints of changes collected until the loop reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Wake:
         self._woken = True
 
     def __call__(self, kind: str = "", name: str = "") -> None:
-        """Something of this kind and name may have changed; without a kind only: look again."""
+        """Wake the loop, with a hint that something of this kind and name may have changed."""
         with self._condition:
             if kind:
                 self._hints.add((kind, name))
@@ -22,7 +22,7 @@ class Wake:
             self._condition.notify()
 
     def wait(self, seconds: float) -> set[tuple[str, str]]:
-        """Sleep until woken, at most so long; return and forget the hints. The first call returns at once."""
+        """Sleep until woken, at most so long; return and clear the hints. The first call returns at once."""
         with self._condition:
             if not self._woken:
                 self._condition.wait(seconds)
@@ -30,6 +30,6 @@ class Wake:
             return hints
 
     def is_pending(self) -> bool:
-        """Whether `wait` would return at once."""
+        """Return whether `wait` would return at once."""
         with self._condition:
             return self._woken

@@ -17,7 +17,7 @@ SEAL = Sealer(KEYRING, {"controller": Signer(CLUSTER, SIGNING_KEY), "agent": Sig
 
 def value(record: Record, generation: int = 1) -> bytes:
     """A record as it lies in the store, signed by who writes its kind."""
-    return SEAL.close(keyspace.key_of(record), generation, codec.encode(record))
+    return SEAL.sign(keyspace.key_of(record), generation, codec.encode(record))
 
 
 def holding(*records: Record, generation: int = 1) -> Contents:

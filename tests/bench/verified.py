@@ -13,7 +13,7 @@ from mesh.manifest import Entry
 from mesh.records import Endpoint, ManifestRecord, Record, Versioned
 from mesh.seal import Sealer
 from mesh.snapshot import Contents, Snapshot
-from mesh.verdict import judge
+from mesh.verdict import verify_snapshot
 from tests.bench import cluster
 from tests.bench.measure import Effort, Row, alternate, cpu
 
@@ -26,7 +26,7 @@ def measure(effort: Effort) -> list[Row]:
     """Load what an agent reads, and sign one change of it."""
     records = [v.record for key, v in cluster.stored(effort.endpoints).records.items() if keyspace.covered(key)]
     plain = [(keyspace.key_of(record), codec.encode(record)) for record in records]
-    sealed = {key: _SEAL.close(key, 1, body) for key, body in plain}
+    sealed = {key: _SEAL.sign(key, 1, body) for key, body in plain}
     contents = Contents().after((Entry.of(key, 1, value) for key, value in sealed.items()), ())
     sealed[keyspace.MANIFEST] = _sealed(contents.record(), 1)
     changes = [Change(key.encode(), value, 1) for key, value in sealed.items()]
@@ -35,7 +35,7 @@ def measure(effort: Effort) -> list[Row]:
         picture = Picture(_SEAL)
         picture.replace(Batch(1, whole=True, changes=changes))
         snapshot = picture.snapshot(complete=True)
-        assert judge(snapshot).verified
+        assert verify_snapshot(snapshot).verified
         return snapshot
 
     def theirs() -> dict[str, Versioned[Record]]:
@@ -60,7 +60,7 @@ def measure(effort: Effort) -> list[Row]:
 
 
 def _sealed(record: Record, generation: int) -> bytes:
-    return _SEAL.close(keyspace.key_of(record), generation, codec.encode(record))
+    return _SEAL.sign(keyspace.key_of(record), generation, codec.encode(record))
 
 
 def _with_manifest(endpoint: Endpoint, generation: int, contents: Contents) -> bytes:

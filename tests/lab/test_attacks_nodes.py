@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +18,14 @@ import pytest
 
 from agent.identity import REPORT_KEY_FILE
 from mesh import keyspace
-from mesh.envelope import SigningKey
+from mesh.envelope import Signer, SigningKey
 from mesh.hybrid import NodeKey
 from mesh.keyfiles import parse_verify_keys
 from mesh.proof import verify
 from mesh.records import Endpoint, Member, Node, SealedKey, TaskReport
-from mesh.seal import Sealer, Unsealed
+from mesh.seal import Sealer
 from mesh.snapshot import Op, Put, Snapshot
 from mesh.store import Store
-from mesh.vouching import NOTHING, Vouched
 from tests.attacks import Attempts
 from tests.lab import process
 from tests.lab.deployment import Deployment
@@ -50,6 +49,16 @@ services:
 PRESS_S = 5.0
 
 
+@dataclass(frozen=True)
+class Replayer(Sealer):
+    """Writes `old` values as they were, by key, instead of signing."""
+
+    old: dict[str, bytes] = field(default_factory=dict)
+
+    def sign(self, key: str, generation: int, body: bytes) -> bytes:
+        return self.old.get(key) or super().sign(key, generation, body)
+
+
 @dataclass
 class Etcd:
     """All of etcd, with a key to sign with and values to put back as they were.
@@ -69,17 +78,8 @@ class Etcd:
         assert agent is not None
         shown = self.deployment.lab.manager.docker("exec", agent, "cat", "/run/linkwire/verify-keys").stdout
         self.keyring = parse_verify_keys(shown, "the lab's")
-        self._sealer = Sealer.agent(self.keyring, self.key)
-        self.store = Store([f"http://{self.deployment.lab.etcd_endpoint}"], self)
-
-    def close(self, key: str, generation: int, body: bytes) -> bytes:
-        return self.old.get(key) or self._sealer.close(key, generation, body)
-
-    def open(self, key: str, value: bytes, vouched: Vouched = NOTHING) -> Unsealed:
-        return self._sealer.open(key, value, vouched)
-
-    def vouch(self, values: Mapping[str, bytes]) -> Vouched:
-        return self._sealer.vouch(values)
+        replayer = Replayer(self.keyring, {"agent": Signer(self.keyring.cluster, self.key)}, self.old)
+        self.store = Store([f"http://{self.deployment.lab.etcd_endpoint}"], replayer)
 
     def all(self) -> Snapshot:
         return self.store.load(("",))

@@ -35,7 +35,7 @@ import os
 tls = Tls(*(Path(os.environ["LINKWIRE_ETCD_" + name]) for name in ("CA", "CERT", "KEY")))
 target = os.environ["LINKWIRE_ETCD"].removeprefix("https://")
 if sys.argv[1] == "own":
-    tls = with_node(tls, Path("/run/linkwire/certificates")).first
+    tls = with_node(tls, Path("/run/linkwire/certificates")).preferred
 line = Line([target], 5.0, tls, b"/linkwire/v1/cluster")
 for key in sys.argv[2:]:
     try:

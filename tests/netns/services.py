@@ -77,7 +77,7 @@ class Services:
             balance=tuple(sorted(balance, key=lambda one: one.vip)),
             outbound=tuple(allow(*one) for one in providers),
             inbound=tuple(allow(*one) for one in consumers),
-            apart=tuple(sorted(apart, key=lambda one: (one.version, one))),
+            isolated=tuple(sorted(apart, key=lambda one: (one.version, one))),
             exits=tuple(exits),
         )
 

@@ -35,7 +35,7 @@ SOMETHING = replace(
     balance=(Balance(address(900), (address(1), address(2)), "db"),),
     outbound=(Allow("db", (address(1), address(2)), (PortRange("tcp", 80, 80), PortRange("udp", 50, 60))),),
     inbound=(Allow("web", (address(3),), None),),
-    apart=(address(1 << 15),),
+    isolated=(address(1 << 15),),
 )
 
 

@@ -13,7 +13,7 @@ from mesh.keys import PrivateKey
 from mesh.labels import LinkLabel
 from mesh.net import UdpEndpoint
 from mesh.records import Endpoint, LinkKeyEpoch, ManifestRecord, Record, Service
-from mesh.seal import Unsealed
+from mesh.seal import OpenedValue, Sealer
 from mesh.vouching import NOTHING, Vouched
 from tests.signing import CLUSTER, SEAL, STRANGER
 from tests.store.etcd_server import EtcdServer
@@ -21,20 +21,22 @@ from tests.store.etcd_server import EtcdServer
 MALLORY = UdpEndpoint(IPv4Address("203.0.113.66"), 6666)
 
 
-class Gullible:
-    """A seal that checks nothing: the defence off."""
+class Gullible(Sealer):
+    """Checks nothing: the defence off."""
 
-    def close(self, key: str, generation: int, body: bytes) -> bytes:
-        return SEAL.close(key, generation, body)
+    def __init__(self) -> None:
+        super().__init__(SEAL.keyring, SEAL.signers)
 
-    def open(self, key: str, value: bytes, _: Vouched = NOTHING) -> Unsealed:
+    def open(self, key: str, value: bytes, vouched: Vouched = NOTHING) -> OpenedValue:
+        del vouched
         try:
             claim = peek(key, value)
         except InvalidRecord:
-            return Unsealed(value, 0, b"", checked=False)
-        return Unsealed(claim.body, claim.generation, claim.signer_id, checked=True)
+            return OpenedValue(value, 0, b"", checked=False)
+        return OpenedValue(claim.body, claim.generation, claim.signer_id, checked=True)
 
-    def vouch(self, _: Mapping[str, bytes]) -> Vouched:
+    def vouch(self, values: Mapping[str, bytes]) -> Vouched:
+        del values
         return NOTHING
 
 

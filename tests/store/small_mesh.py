@@ -111,7 +111,7 @@ class Reader:
             ready.wait()
             self.look()
 
-        follower = self.store.follow(followed(self.node), changed, keep=True)
+        follower = self.store.follow(followed(self.node), changed, with_raw=True)
         self.follower = follower
         ready.set()
         return follower

@@ -11,8 +11,8 @@ import structlog
 from mesh import codec, etcd_feed
 from mesh import etcd as adapter
 from mesh.errors import Retryable
+from mesh.etcd_feed import Ranges
 from mesh.follow import Batch
-from mesh.ranges import Ranges
 from mesh.records import Leader, Port
 from mesh.snapshot import Delete, Put, Snapshot
 from mesh.store import Follower, Store
@@ -181,7 +181,7 @@ def test_a_wiped_etcd_is_seen_as_empty(store: Store, etcd: EtcdServer) -> None:
         store.commit([Put(Port("n", 3, "new"), 0)])
         until(lambda: follower.snapshot == store.load(["ports/"]))
         follower.stop()
-    assert [e["before"] for e in logs if e["event"] == "the store went back in time"] == [before]
+    assert [e["previous"] for e in logs if e["event"] == "store revision went back"] == [before]
 
 
 def test_a_wipe_between_list_and_watch_leaves_no_phantom(
@@ -299,7 +299,7 @@ def test_an_etcd_that_is_not_there_yet(tmp_path_factory: pytest.TempPathFactory,
         with server:
             until(lambda: follower.snapshot.complete, 4)
             store.close()
-    assert [e["event"] for e in logs] == ["lost the store", "following the store"], (
+    assert [e["event"] for e in logs] == ["store connection lost", "store listed"], (
         "one line each, however often tried"
     )
 
@@ -327,7 +327,7 @@ def test_nothing_is_left_open(etcd: EtcdServer, root: str, monkeypatch: pytest.M
         store = Store([etcd.endpoint], SEAL, root=root)
         followers = [store.follow(["leader"], lambda: None) for _ in range(3)]
         until(lambda: all(f.snapshot.complete for f in followers))
-        store.keep(store.grant(5))
+        store.renew_lease(store.grant(5))
         followers[0].stop()
         store.close()
 

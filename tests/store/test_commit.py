@@ -113,7 +113,7 @@ def test_what_etcd_refuses_is_terminal(store: Store) -> None:
         store.commit([Put(long_report(str(n), 900_000), 0) for n in range(2)])
     with pytest.raises(Terminal, match="larger than max"):
         store.commit([Put(long_report(str(n), 900_000), 0) for n in range(3)])
-    with pytest.raises(Terminal, match="more than any record of ours"):
+    with pytest.raises(Terminal, match="a record has at most"):
         store.commit([Put(long_report("t", 1_000_001), 0)])
     assert not store.load([""]).records
 
@@ -177,13 +177,13 @@ def test_a_lease_that_is_kept_lives_and_one_that_is_not_ends(store: Store) -> No
     store.commit([Put(port(1), 0, lease=kept), Put(port(2), 0, lease=forgotten)])
 
     def only_the_kept_is_left() -> bool:
-        assert 0 < store.keep(kept) <= 2
+        assert 0 < store.renew_lease(kept) <= 2
         return read(store, "ports/n/2") is None
 
     until(only_the_kept_is_left)
     assert read(store, "ports/n/1") == port(1)
     with pytest.raises(LeaseLost):
-        store.keep(forgotten)
+        store.renew_lease(forgotten)
 
 
 def test_revoke_takes_the_keys_along(store: Store) -> None:
@@ -193,7 +193,7 @@ def test_revoke_takes_the_keys_along(store: Store) -> None:
     assert read(store, "ports/n/1") is None
     store.revoke(lease)
     with pytest.raises(LeaseLost):
-        store.keep(lease)
+        store.renew_lease(lease)
     with pytest.raises(LeaseLost):
         store.commit([Put(port(2), 0), Put(port(1), 0, lease=lease)])
     assert read(store, "ports/n/2") is None
@@ -271,7 +271,7 @@ def test_reads_find_the_next_endpoint_by_themselves(etcd: EtcdServer, proxy: Pro
     store = Store([proxy.endpoint, etcd.endpoint], SEAL, root=root, timeout=1.0)
     lease = store.grant(30)
     getattr(proxy, how)()
-    assert store.keep(lease) == 30
+    assert store.renew_lease(lease) == 30
     store.close()
 
 

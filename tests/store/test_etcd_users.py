@@ -255,7 +255,7 @@ def shows_first(swarmed: Swarmed) -> bool:
     with closing(swarmed.secured.line(swarmed.tls)) as line:
         with suppress(Retryable), line.use() as link:
             link.ask(ROOT + b"cluster")
-        return line.shows_first
+        return line.uses_preferred
 
 
 def test_an_agent_shows_its_nodes_certificate_where_it_can_and_else_the_shared_one(swarmed: Swarmed) -> None:
@@ -293,7 +293,7 @@ def test_an_agent_becomes_its_nodes_user_and_the_shared_one_writes_for_it_no_mor
         closing(Store(url, Sealer.reader(KEYRING), tls=controller)) as reader,
     ):
         seen = reader.follow((keyspace.NODES,), lambda: None)
-        follower = store.follow((keyspace.CLUSTER, keyspace.node(A)), lambda: None, keep=True)
+        follower = store.follow((keyspace.CLUSTER, keyspace.node(A)), lambda: None, with_raw=True)
         reporter = reports.Reporter(store, follower, node, identity)
         try:
             told = [False]

@@ -10,9 +10,8 @@ import structlog
 
 from mesh import codec
 from mesh.envelope import peek
-from mesh.etcd_feed import EtcdFeed
+from mesh.etcd_feed import EtcdFeed, Ranges
 from mesh.follow import Change
-from mesh.ranges import Ranges
 from mesh.records import Leader, Port, Record, TaskReport
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Follower, Store
@@ -175,7 +174,7 @@ def test_values_that_are_not_ours_are_named_and_all_else_goes_on(store: Store, e
         assert snapshot == store.load([""])
         assert set(snapshot.invalid) == {"ports/n/1", "nodes/x\ny", "whatever/" + "k" * 1000}
         assert all(len(reason) < 210 and reason.isprintable() for reason in snapshot.invalid.values())
-        etcd.put_bytes(f"{root}ports/n/1".encode(), SEAL.close("ports/n/1", 1, codec.encode(Port("n", 1, "t"))))
+        etcd.put_bytes(f"{root}ports/n/1".encode(), SEAL.sign("ports/n/1", 1, codec.encode(Port("n", 1, "t"))))
         etcd.delete(f"{root}whatever/" + "k" * 1000)
         until(lambda: follower.snapshot.get("ports/n/1", Port))
         until(lambda: set(follower.snapshot.invalid) == {"nodes/x\ny"})
@@ -224,7 +223,7 @@ def test_the_callback_cannot_end_the_thread(store: Store, error: type[BaseExcept
             until(at(follower, store.commit([Put(Leader(str(n)), None)])))
             assert follower.snapshot.get("leader", Leader) == Leader(str(n))
         follower.stop()
-    assert "what was to be told of a change failed" in [entry["event"] for entry in logs]
+    assert "change callback failed" in [entry["event"] for entry in logs]
 
 
 def test_stop_from_the_callback(store: Store) -> None:

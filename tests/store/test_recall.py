@@ -19,7 +19,7 @@ from mesh.hybrid import NodePublicKey
 from mesh.records import Address, Endpoint, Kept, Port, Recall, Recalled, Service, Status
 from mesh.snapshot import Put, Snapshot
 from mesh.store import Store
-from mesh.verdict import judge
+from mesh.verdict import verify_snapshot
 from tests.attacks import Attempts
 from tests.store.attacks import Attack, Gullible, what
 from tests.store.etcd_server import EtcdServer
@@ -180,7 +180,7 @@ def test_a_state_of_before_is_not_put_back(
         until(lambda: one.verified() and two.verified(), 30)
         settled(one, two, tasks=5)
         assert signed(one) == before
-        tried.works(judge(old).verified, "to who asks no more than whether it is whole and signed")
+        tried.works(verify_snapshot(old).verified, "to who asks no more than whether it is whole and signed")
         tried.stopped(not [e for seen in one.everything for e in seen.all(Endpoint) if e.task == ended])
 
 

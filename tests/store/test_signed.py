@@ -298,7 +298,7 @@ def test_what_a_node_says_it_has_seen_counts_only_as_it_was_signed(
     tried = attempt("a node's root: a generation that never was is reported, to end the mesh")
     ledger = Ledger(store)
     forged = wrap(Signer(CLUSTER, STRANGER), "manifest", 10**9, codec.encode(ManifestRecord(0, bytes(32))))
-    true = SEAL.close("manifest", 41, codec.encode(ManifestRecord(0, bytes(32))))
+    true = SEAL.sign("manifest", 41, codec.encode(ManifestRecord(0, bytes(32))))
     store.commit([Put(Status("n1", 0.0, (), forged), None), Put(Status("n2", 0.0, (), true), None)])
     ledger.take(store.load([""]))
     assert ledger.commit([Put(Port("n", 1, "t"), 0)])

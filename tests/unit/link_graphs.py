@@ -7,7 +7,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from mesh import keyspace
 from mesh.apart import Here
-from mesh.graph import Graph, desired, index
+from mesh.desired import desired
+from mesh.graph import Graph, index
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel, key_name
 from mesh.linkkeys import LinkKeys

@@ -66,6 +66,6 @@ def policies() -> st.SearchStrategy[Policy]:
         balance=_balances(),
         outbound=_allows(),
         inbound=_allows(),
-        apart=_apart(),
+        isolated=_apart(),
         exits=_exits(),
     )

@@ -30,7 +30,7 @@ def _v4(host: int) -> IPv4Address:
 
 
 def apart(made: Graph, task: str, here: Here | None = None) -> list[str]:
-    return [str(address) for address in config(made, task, here=here or NOBODY).policy.apart]
+    return [str(address) for address in config(made, task, here=here or NOBODY).policy.isolated]
 
 
 def mesh(*, a: bool, b: bool, c: bool = False) -> Graph:
@@ -170,7 +170,7 @@ def test_exactly_those_are_apart_that_share_a_network_and_of_whom_one_is_strict(
     ]
     made = graph(*records)
     service_of = {f"t{n}": name for n, (name, _) in enumerate(tasks, 1)}
-    seen = {task: set(config(made, task, here=here).policy.apart) for task in where}
+    seen = {task: set(config(made, task, here=here).policy.isolated) for task in where}
     for one, own in where.items():
         nets = {a.network for a in own}
         expected = {
@@ -212,6 +212,6 @@ def test_networks_that_a_task_is_not_on_are_not_looked_at() -> None:
     made = graph(
         CLUSTER, service("A", "a"), service("B", "b"), endpoint("A", "a1", 1, elsewhere=at("net7", 1)), *tasks
     )
-    watched = _Watched(made.outside.networks)
-    assert replace(made.outside, networks=watched).apart(made.by_task["a1"], {}) == (_v4(7),)
+    watched = _Watched(made.networks.neighbours)
+    assert replace(made.networks, neighbours=watched).isolated_addresses(made.by_task["a1"], {}) == (_v4(7),)
     assert watched.asked == ("net7",)

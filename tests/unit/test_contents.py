@@ -9,7 +9,7 @@ from mesh.envelope import Signer, wrap
 from mesh.follow import Batch, Change, Picture
 from mesh.records import Cluster, Port, Record, Service
 from mesh.snapshot import Snapshot
-from mesh.verdict import judge
+from mesh.verdict import verify_snapshot
 from tests.signing import SEAL, STRANGER, holding, value
 
 CLUSTER = Cluster("cluster", IPv4Network("10.1.0.0/16"), IPv6Network("fd00::/96"))
@@ -37,11 +37,11 @@ def shown(store: dict[str, bytes]) -> Snapshot:
 
 def test_what_was_signed_is_verified_and_what_is_not_covered_does_not_count() -> None:
     store = values(*RECORDS, generation=7)
-    assert judge(shown(store)).verified
-    assert judge(shown(store)).generation == 7
+    assert verify_snapshot(shown(store)).verified
+    assert verify_snapshot(shown(store)).generation == 7
     port = value(Port("n", 1, "t"))
     for more in ({"ports/n/1": port}, {"ports/n/1": b"junk"}, {"services/junk": b"not signed"}):
-        assert judge(shown(store | more)).verified, "nobody was told that this is there"
+        assert verify_snapshot(shown(store | more)).verified, "nobody was told that this is there"
 
 
 OLD = value(service("a", 9), 1)
@@ -52,19 +52,19 @@ FORGED = wrap(Signer("cluster", STRANGER), "services/a", 7, codec.encode(service
     ("change", "said"),
     [
         ({"services/a": None}, "services/a: gone"),
-        ({"services/a": OLD}, "services/a: generation 1, and 7 has been seen"),
+        ({"services/a": OLD}, "services/a: generation 1 after 7 was seen"),
         ({"services/a": FORGED}, "services/a: signed by a key that may not sign this"),
         ({"services/a": b'{"v":1}'}, "services/a: not signed"),
         ({"services/a": value(service("a", 1), 7)[:-1]}, "services/a: 2"),
         ({"services/a": value(service("b", 2), 7)}, "services/a: the signature does not hold"),
         ({"services/c": value(service("c", 3), 7)}, "services/c: new"),
         ({"services/a": value(service("a", 1), 8)}, "one differs"),
-        ({"manifest": None}, "manifest: there is none"),
+        ({"manifest": None}, "manifest: missing"),
         ({"manifest": b"junk"}, "manifest: not signed"),
-        ({"manifest": value(holding(CLUSTER, generation=6).record(), 6)}, "generation 6, and 7 has been seen"),
+        ({"manifest": value(holding(CLUSTER, generation=6).record(), 6)}, "generation 6 after 7 was seen"),
         (
             {"manifest": value(holding(CLUSTER).record(), 7)},
-            "generation 7 is another than the one that has been seen",
+            "differs from the one seen with the same generation 7",
         ),
         ({"manifest": value(holding(CLUSTER, generation=8).record(), 8)}, "3 records where 1 were signed"),
     ],
@@ -73,21 +73,21 @@ def test_what_differs_is_named(change: dict[str, bytes | None], said: str) -> No
     store = values(*RECORDS, generation=7)
     before = shown(store)
     changed = {key: raw for key, raw in (store | change).items() if raw is not None}
-    verdict = judge(shown(changed), 7, store["manifest"], before)
+    verdict = verify_snapshot(shown(changed), 7, store["manifest"], before)
     assert not verdict.verified
     assert said in verdict.problem
 
 
 def test_a_whole_old_state_verifies_by_itself_and_only_its_generation_tells() -> None:
     old = shown(values(CLUSTER, generation=3))
-    assert judge(old).verified
-    assert judge(old, 3).verified
-    assert "an old state" in judge(old, 4).problem
+    assert verify_snapshot(old).verified
+    assert verify_snapshot(old, 3).verified
+    assert "an old state" in verify_snapshot(old, 4).problem
 
 
 def test_many_differences_are_counted_and_not_all_named() -> None:
     store = values(CLUSTER, *(service(f"s{n}", n) for n in range(1, 21)))
-    verdict = judge(shown({key: store[key] for key in ("cluster", "manifest")}), 1, before=shown(store))
+    verdict = verify_snapshot(shown({key: store[key] for key in ("cluster", "manifest")}), 1, before=shown(store))
     assert verdict.problem.count(": gone") == 5
     assert verdict.problem.endswith("and 15 more")
 
@@ -98,8 +98,8 @@ def test_changes_one_by_one_come_to_what_a_list_gives() -> None:
     picture.replace(Batch(1, whole=True, changes=[Change(b"services/x", value(service("x")), 1)]))
     for n, (key, raw) in enumerate([*store.items(), ("services/a", b"junk"), *store.items()], 2):
         picture.apply(Batch(n, whole=False, changes=[Change(key.encode(), raw, n)]))
-    assert not judge(picture.snapshot(complete=True)).verified
+    assert not verify_snapshot(picture.snapshot(complete=True)).verified
     picture.apply(Batch(99, whole=False, changes=[Change(b"services/x", None, 99)]))
-    assert judge(picture.snapshot(complete=True)).verified
+    assert verify_snapshot(picture.snapshot(complete=True)).verified
     assert picture.snapshot(complete=True).contents == shown(store).contents
     assert not picture.snapshot(complete=True).unread

@@ -84,5 +84,5 @@ def test_what_was_cut_or_changed_is_refused_or_read_as_etcd3_reads_it(data: byte
     ],
 )
 def test_what_is_no_answer_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not an answer of etcd's"):
+    with pytest.raises(ValueError, match="malformed answer of etcd"):
         decode(data)

@@ -40,7 +40,7 @@ from mesh.proof import InvalidProof, NodeProof, NodeStatement, make_proof, verif
 from mesh.records import Address, Endpoint, Kept, Recall, Recalled, Record, Versioned
 from mesh.seal import Sealer
 from mesh.snapshot import Contents, Snapshot, Write
-from mesh.verdict import judge
+from mesh.verdict import verify_snapshot
 from tests.unit.swarm_ca import CLUSTER, MADE, NODE, Authority, Leaf, key_file, pem
 from tests.unit.test_codec import ONE_OF_EACH
 from tests.unit.test_compose_language import SHOP
@@ -176,7 +176,7 @@ PIECES = [*OLD.values(), *NEW.values()]
 
 def opened(values: Iterable[tuple[str, bytes]]) -> Snapshot:
     """As `Store.opened`."""
-    picture = Picture(READER, keep=True)
+    picture = Picture(READER, with_raw=True)
     changes = [Change(key.encode(errors="replace"), value, 0) for key, value in values]
     picture.replace(Batch(0, whole=True, changes=changes))
     return picture.snapshot(complete=True)
@@ -219,7 +219,7 @@ def a_signed_set(chance: random.Random) -> Outcome:
     """What an agent acts on that has seen generation 8; one that has seen 9 takes no other of that generation."""
     values = meddled(chance)
     found = opened(values.items())
-    if not judge(found, 8, chance.choice((b"", OLD["manifest"]))).verified:
+    if not verify_snapshot(found, 8, chance.choice((b"", OLD["manifest"]))).verified:
         return "refused"
     if _believed(found) != COVERED:
         raise AcceptedError(repr(sorted(values)))
@@ -264,7 +264,7 @@ def a_state_file(chance: random.Random) -> Outcome:
         found = opened(statefile.unpack(content))
     except ValueError:
         return "refused"
-    if not judge(found).verified:
+    if not verify_snapshot(found).verified:
         return "refused"
     if _believed(found) != COVERED:
         raise AcceptedError(content.hex())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mesh.garbage import ALL_EVERY, EVERY_S, Upkeep, held_off
+from mesh.garbage import ALL_EVERY, EVERY_S, Upkeep, gc_paused
 
 
 class Ring:
@@ -29,23 +29,23 @@ def as_before() -> Iterator[None]:
 
 
 def test_nothing_is_searched_within_and_all_as_before_after() -> None:
-    with held_off():
+    with gc_paused():
         assert not gc.isenabled()
-        with held_off():
+        with gc_paused():
             assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()
 
 
 def test_an_error_ends_it_too() -> None:
-    with pytest.raises(ZeroDivisionError), held_off(lasting=True):
+    with pytest.raises(ZeroDivisionError), gc_paused(lasting=True):
         raise ZeroDivisionError
     assert gc.isenabled()
 
 
 def test_who_never_searches_is_not_made_to() -> None:
     gc.disable()
-    with held_off():
+    with gc_paused():
         pass
     assert not gc.isenabled()
 
@@ -54,12 +54,12 @@ def test_it_lasts_until_the_last_of_several_threads() -> None:
     inside, go = threading.Event(), threading.Event()
 
     def other() -> None:
-        with held_off():
+        with gc_paused():
             inside.set()
             go.wait(60)
 
     thread = threading.Thread(target=other)
-    with held_off():
+    with gc_paused():
         thread.start()
         assert inside.wait(60)
     assert not gc.isenabled()
@@ -69,9 +69,9 @@ def test_it_lasts_until_the_last_of_several_threads() -> None:
 
 
 def test_what_lasts_is_left_out_of_later_searches() -> None:
-    with held_off():
+    with gc_paused():
         passing = Ring()
-    with held_off(lasting=True):
+    with gc_paused(lasting=True):
         lasting = Ring()
     later = Ring()
     searched = {id(one) for one in gc.get_objects() if isinstance(one, Ring)}
@@ -79,7 +79,7 @@ def test_what_lasts_is_left_out_of_later_searches() -> None:
 
 
 def test_without_lasting_all_is_searched_as_ever() -> None:
-    with held_off():
+    with gc_paused():
         gone = weakref.ref(Ring())
     gc.collect()
     assert gone() is None
@@ -87,14 +87,14 @@ def test_without_lasting_all_is_searched_as_ever() -> None:
 
 
 def test_what_became_garbage_meanwhile_is_found_by_the_next_that_lasts() -> None:
-    with held_off(lasting=True):
+    with gc_paused(lasting=True):
         kept = Ring()
         gone = weakref.ref(kept)
         within = weakref.ref(Ring())
     del kept
     gc.collect()
     assert gone() is not None, "a search would have had to look at it"
-    with held_off(lasting=True):
+    with gc_paused(lasting=True):
         assert gone() is None
         assert within() is None
 
@@ -113,19 +113,19 @@ def dropped() -> weakref.ref[Ring]:
 def test_garbage_is_found_now_and_then() -> None:
     upkeep, garbage = Upkeep(), dropped()
     assert garbage() is not None
-    upkeep.take(1000.0)
+    upkeep.collect(1000.0)
     assert garbage() is None
     garbage = dropped()
-    upkeep.take(1000.0 + EVERY_S - 1)
+    upkeep.collect(1000.0 + EVERY_S - 1)
     assert garbage() is not None, "not each time"
-    upkeep.take(1000.0 + EVERY_S)
+    upkeep.collect(1000.0 + EVERY_S)
     assert garbage() is None
 
 
 @pytest.mark.usefixtures("no_search")
 def test_what_stays_is_left_out_of_later_searches() -> None:
     stays = Ring()
-    Upkeep().take(0.0)
+    Upkeep().collect(0.0)
     assert gc.is_tracked(stays)
     assert all(found is not stays for found in gc.get_objects())
     later = Ring()
@@ -135,11 +135,11 @@ def test_what_stays_is_left_out_of_later_searches() -> None:
 @pytest.mark.usefixtures("no_search")
 def test_what_became_garbage_after_it_was_left_out_is_found_within_an_hour() -> None:
     upkeep, ring = Upkeep(), Ring()
-    upkeep.take(0.0)
+    upkeep.collect(0.0)
     garbage = weakref.ref(ring)
     del ring
     for turn in range(1, ALL_EVERY - 1):
-        upkeep.take(turn * EVERY_S)
+        upkeep.collect(turn * EVERY_S)
     assert garbage() is not None, "a search of everything is rare"
-    upkeep.take((ALL_EVERY - 1) * EVERY_S)
+    upkeep.collect((ALL_EVERY - 1) * EVERY_S)
     assert garbage() is None

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.addresses import nobody, pick_address, pick_port, twin, ula
+from mesh.desired import device_name, hosts
 from mesh.errors import Terminal
-from mesh.graph import Graph, device_name, hosts
+from mesh.graph import Graph
 from mesh.linkkeys import LinkKeys, combined_key
 from mesh.net import IPAddress
 from mesh.peerconfigs import KEEPALIVE
@@ -284,7 +285,7 @@ def test_an_address_outside_the_mesh_is_nobodys() -> None:
     made = graph(
         CLUSTER, service("A", "a", ("b", "db")), service("B", "b", dnsrr=True), endpoint("A", "a1", 1), outside
     )
-    assert made.problems == ("task b1: its address 192.0.2.77 is not of 10.1.0.0/16: it is not wired",)
+    assert made.problems == ("task b1: address 192.0.2.77 is outside 10.1.0.0/16: the task is not wired",)
     assert made.by_task.keys() == {"a1"}
     assert config(made, "a1").hosts == (HostEntry(vip("B"), ("db",)),)
     assert config(made, "a1").policy.balance == (Balance(vip("B"), (), "B"),), "which refuses"
@@ -296,7 +297,7 @@ def test_a_prefix_in_which_two_addresses_may_have_one_twin_wires_nobody(prefix: 
     made = graph(cluster, service("A", "a", ("a", "x")), endpoint("A", "a1", 1), endpoint("A", "a2", 2))
     assert made.cluster is None
     assert interface(made, "a1") is None
-    assert made.problems == (f"the mesh's IPv6 prefix {cluster.subnet6} is no /96: nothing is wired",)
+    assert made.problems == (f"cluster: the IPv6 prefix {cluster.subnet6} is not a /96: nothing is wired",)
 
 
 def test_a_device_name_fits_and_is_a_tasks_own() -> None:

@@ -219,7 +219,7 @@ def test_a_length_that_no_box_has(length: int) -> None:
 def test_the_longest_secret_and_one_more() -> None:
     longest = bytes(MAX_SECRET)
     assert unseal(seal(longest, KEY.public, b""), KEY, b"") == longest
-    with pytest.raises(ValueError, match="a secret to seal has at most 4096 bytes, this one has 4097"):
+    with pytest.raises(ValueError, match="a secret to seal has at most 4096 bytes, not 4097"):
         seal(longest + b"\0", KEY.public, b"")
 
 
@@ -258,13 +258,13 @@ def test_a_public_key_of_another_length(length: int) -> None:
 )
 def test_nothing_is_sealed_to_a_point_of_low_order(point: str) -> None:
     """All of them, as https://cr.yp.to/ecdh.html lists them."""
-    with pytest.raises(Terminal, match="not a sealing key that anything can be sealed to"):
+    with pytest.raises(Terminal, match="a node's sealing key is not a valid public key"):
         NodePublicKey(KEY.public.raw[:1184] + bytes.fromhex(point))
 
 
 def test_nothing_is_sealed_to_numbers_above_ml_kem_s_modulus() -> None:
     """FIPS 203, section 7.2, the modulus check."""
-    with pytest.raises(Terminal, match="not a sealing key that anything can be sealed to"):
+    with pytest.raises(Terminal, match="a node's sealing key is not a valid public key"):
         NodePublicKey(b"\xff" * 1184 + KEY.public.raw[1184:])
 
 
@@ -295,7 +295,7 @@ def test_a_new_key_is_a_new_key() -> None:
     ],
 )
 def test_what_is_no_node_key_s_file_is_refused_and_not_quoted(content: bytes) -> None:
-    with pytest.raises(Terminal, match=r"^not a node's sealing key of a format that this version reads$"):
+    with pytest.raises(Terminal, match=r"^not a node's sealing key in a format that this version reads$"):
         NodeKey.from_file(content)
 
 

@@ -292,8 +292,8 @@ def test_problems_are_told_in_words() -> None:
     made = inspect(snapshot(*records, invalid={"nodes/x": "nodes/x: not JSON"}), NOW)
     assert made["problems"] == [
         "store: nodes/x: not JSON",
-        "task t1: its address 10.1.0.1 or public key is also another's: neither is wired",
-        "task t7: its address 10.1.0.1 or public key is also another's: neither is wired",
+        "task t1: address 10.1.0.1 or public key assigned twice: neither is wired",
+        "task t7: address 10.1.0.1 or public key assigned twice: neither is wired",
         "service blog_web: links to blog_db, which does not exist (yet)",
         "task t9 on n9: no namespace",
     ]

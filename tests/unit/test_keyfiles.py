@@ -78,10 +78,10 @@ def test_each_side_writes_its_own_kinds() -> None:
         "nodes/n": agent,
         "tasks/n/t": agent,
     }.items():
-        opened = reader.open(key, writer.close(key, 3, b"{}"))
+        opened = reader.open(key, writer.sign(key, 3, b"{}"))
         assert (opened.body, opened.generation, opened.checked) == (b"{}", 3, writer is controller)
         for other in (one for one in (agent, controller, reader) if one is not writer):
-            with pytest.raises(Terminal, match="not this side's to write"):
-                other.close(key, 3, b"{}")
-    assert reader.close("leader", 1, b"{}") == b"{}"
+            with pytest.raises(Terminal, match="not written by this side"):
+                other.sign(key, 3, b"{}")
+    assert reader.sign("leader", 1, b"{}") == b"{}"
     assert not reader.open("leader", b"{}").signer

@@ -221,7 +221,7 @@ def test_what_a_node_holds_is_derived_once_and_renewed_with_its_secret() -> None
     assert other.between(ONE, TWO, ("a", "b")) not in (first, None)
     with pytest.raises(Terminal, match="no link key to derive"):
         held.between(ONE, TWO, ())
-    other.keep_only(ONE, (TWO,))
+    other.drop_stale(ONE, (TWO,))
     assert other._derived[ONE].keys() == {TWO}
-    other.keep_only(ONE, ())
+    other.drop_stale(ONE, ())
     assert not other._derived

@@ -487,7 +487,7 @@ def test_an_earlier_report_that_is_put_back_is_unknown(mesh: Mesh, agent: Agent)
     before = wired_with(mesh, agent)
     mesh.say(first)
     judged = mesh.settle()
-    assert "an earlier value" in judged.stored.invalid[keyspace.report(N1, "t1")]
+    assert "was seen" in judged.stored.invalid[keyspace.report(N1, "t1")]
     assert mesh.endpoint("t1") == before
     del mesh.values[keyspace.report(N1, "t1")]
     mesh.judge()

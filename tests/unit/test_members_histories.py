@@ -51,7 +51,7 @@ def spoken() -> tuple[tuple[str, bytes], ...]:
 
 def written(record: Record) -> tuple[str, bytes]:
     key = keyspace.key_of(record)
-    return key, SEAL.close(key, 1, codec.encode(record))
+    return key, SEAL.sign(key, 1, codec.encode(record))
 
 
 def node(name: str, approved: Agent | None) -> SwarmNode:
@@ -166,8 +166,8 @@ def differing(old: Snapshot, new: Snapshot) -> set[str]:
 class Unforgetting(Signatures):
     """Keeps every generation: those of tasks that are over are else forgotten whenever everything is judged."""
 
-    def keep(self, present: Container[str], living: Container[str]) -> None:  # noqa: ARG002 - as Signatures'
-        super().keep(present, set(self._highest))
+    def drop_stale(self, present: Container[str], living: Container[str]) -> None:  # noqa: ARG002 - as Signatures'
+        super().drop_stale(present, set(self._floors))
 
 
 class Interrupted(Members):

@@ -42,5 +42,5 @@ def test_what_comes_out_the_same_is_the_same() -> None:
     assert known.of(replace(ONE, ready=False), PREFIX, PresharedKey(KEY.raw)) is first
     assert known.of(TWO, PREFIX, KEY) is known.of(TWO, PREFIX, KEY)
     assert known.of(ONE, PREFIX, KEY) is first
-    known.keep_only([TWO.task])
+    known.drop_stale([TWO.task])
     assert known.of(ONE, PREFIX, KEY) is not first

@@ -11,8 +11,8 @@ from agent.trust import followed
 from controller.observed import Swarm
 from controller.quiet import WHOLE_S, Quiet
 from mesh import keyspace
+from mesh.etcd_feed import Ranges
 from mesh.follow import Batch, Change, Picture
-from mesh.ranges import Ranges
 from mesh.records import Address, Leader, Port, Record, Status
 from mesh.snapshot import Snapshot
 from tests.signing import SEAL, value

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from mesh import keyspace
 from mesh.follow import Batch, Change, Picture
-from mesh.graph import Graph, index
+from mesh.graph import Graph, index, reindex
 from mesh.records import Attachment, Cluster, Endpoint, Record, Service
-from mesh.regraph import reindex
 from mesh.snapshot import Snapshot
 from tests.signing import SEAL, value
 from tests.unit.link_graphs import CLUSTER, endpoint, service
@@ -86,14 +85,14 @@ def test_an_index_made_from_an_earlier_one_equals_one_made_anew(
 
 def _plain(graph: Graph) -> Graph:
     """The same with dicts, which a map does not equal."""
-    around = replace(graph.outside, networks=dict(graph.outside.networks), strict=dict(graph.outside.strict))
+    networks = replace(graph.networks, neighbours=dict(graph.networks.neighbours), strict=dict(graph.networks.strict))
     return replace(
         graph,
         endpoints=dict(graph.endpoints),
         by_task=dict(graph.by_task),
         addresses=dict(graph.addresses),
         keys=dict(graph.keys),
-        outside=around,
+        networks=networks,
     )
 
 

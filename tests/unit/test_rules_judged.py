@@ -50,7 +50,7 @@ def _beside(policy: Policy, packet: Packet) -> Fate:
     if any(_is_of_mesh(end) for end in ends):
         return Fate("drop", "apart") if is_in else Fate("refuse", "out_")
     other = packet.source if is_in else packet.target
-    if other in policy.apart or any(other in exit_.subnet and other != exit_.gateway for exit_ in policy.exits):
+    if other in policy.isolated or any(other in exit_.subnet and other != exit_.gateway for exit_ in policy.exits):
         return Fate("drop" if is_in else "refuse", "apart")
     return Fate("accept")
 
@@ -131,7 +131,7 @@ def packets(policy: Policy, chance: random.Random) -> Iterator[Packet]:
 def _addresses(policy: Policy) -> dict[int, list[Address]]:
     peers = [peer for allow in (*policy.inbound, *policy.outbound) for peer in allow.peers[:4]]
     mesh = [address(1), address(999), *peers, *(balance.vip for balance in policy.balance)]
-    beside: list[Address] = [IPv4Address("192.0.2.1"), IPv6Address("2001:db8:9::1"), *policy.apart]
+    beside: list[Address] = [IPv4Address("192.0.2.1"), IPv6Address("2001:db8:9::1"), *policy.isolated]
     beside += [IPv4Address("224.0.0.22"), IPv6Address("ff02::16")]
     beside += [one for exit_ in policy.exits for one in (exit_.gateway, exit_.gateway + 1)]
     every = [*mesh, *(twin(SUBNET6, one) for one in mesh), *beside]

@@ -20,7 +20,7 @@ def task() -> TaskState:
 
 
 def apart(config: InterfaceConfig) -> InterfaceConfig:
-    return replace(config, policy=replace(config.policy, apart=(*config.policy.apart, *APART)))
+    return replace(config, policy=replace(config.policy, isolated=(*config.policy.isolated, *APART)))
 
 
 @ANY
@@ -33,7 +33,7 @@ def test_only_whom_a_wired_task_is_kept_apart_from_can_wait(before: InterfaceCon
     state.schedule.dirty = False
     assert state.is_in_no_hurry(apart(before))
     for after in (replace(before, peers=other.peers), replace(before, policy=other.policy, hosts=other.hosts)):
-        same = replace(after, policy=replace(after.policy, apart=before.policy.apart)) == before
+        same = replace(after, policy=replace(after.policy, isolated=before.policy.isolated)) == before
         assert state.is_in_no_hurry(apart(after)) == same
 
 

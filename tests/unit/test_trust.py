@@ -92,7 +92,7 @@ def test_what_cannot_be_written_down_is_not_acted_on(tmp_path: Path) -> None:
 
 
 def opened(given: Iterable[tuple[str, bytes]], *, revision: int = 0) -> Snapshot:
-    picture = Picture(SEAL, keep=True)
+    picture = Picture(SEAL, with_raw=True)
     changes = [Change(key.encode(), raw, revision) for key, raw in given]
     picture.replace(Batch(revision, whole=True, changes=changes))
     return picture.snapshot(complete=True)
@@ -126,7 +126,7 @@ def test_what_changes_is_appended_and_now_and_then_all_of_it_is_written_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.trust.SAVE_S", 0.0)
-    trust, picture, path = Trust(tmp_path), Picture(SEAL, keep=True), tmp_path / "state"
+    trust, picture, path = Trust(tmp_path), Picture(SEAL, with_raw=True), tmp_path / "state"
     now: dict[str, bytes] = {}
     sizes, files = [], []
     for turn in range(40):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh import checking, codec, keyspace
+from mesh import codec, keyspace, vouching
 from mesh.envelope import Keyring, Signer, SigningKey, unwrap, wrap
 from mesh.errors import InvalidRecord
 from mesh.follow import Batch, Change, Picture
@@ -19,7 +19,7 @@ from mesh.manifest import Entry
 from mesh.records import Record, Service
 from mesh.seal import Sealer
 from mesh.snapshot import Contents, Snapshot
-from mesh.verdict import judge
+from mesh.verdict import verify_snapshot
 from mesh.vouching import Vouched
 from tests.unit.test_codec import ONE_OF_EACH
 
@@ -41,13 +41,13 @@ COVERED = [key for key in KEYS if keyspace.covered(key)]
 def threads() -> Iterator[None]:
     """Of few values too the signatures are checked by threads, as of many."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checking, "LEAST", 1)
+        patch.setattr(vouching, "LEAST", 1)
         yield
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EachByItself(Sealer):
-    """Nothing is vouched for: every signature is checked, as it is said in `Seal.open`."""
+    """Nothing is vouched for: every signature is checked, as it is said in `Sealer.open`."""
 
     def vouch(self, values: Mapping[str, bytes]) -> Vouched:
         del values
@@ -74,7 +74,7 @@ def batch(values: object) -> Batch:
 
 
 def shown(seal: Sealer, values: object, *, keep: bool = False) -> Snapshot:
-    picture = Picture(seal, keep=keep)
+    picture = Picture(seal, with_raw=keep)
     picture.replace(batch(values))
     return picture.snapshot(complete=True)
 
@@ -82,7 +82,8 @@ def shown(seal: Sealer, values: object, *, keep: bool = False) -> Snapshot:
 def facts(snapshot: Snapshot) -> tuple[object, ...]:
     """All that a snapshot says, the total too."""
     maps = (snapshot.records, snapshot.invalid, snapshot.unread, snapshot.contents.entries)
-    return (snapshot.revision, *(dict(one) for one in maps), snapshot.contents.total.state(), judge(snapshot))
+    total = snapshot.contents.total.state()
+    return (snapshot.revision, *(dict(one) for one in maps), total, verify_snapshot(snapshot))
 
 
 def same(signers: Sequence[Signer], values: object, *, keep: bool = False) -> Snapshot:
@@ -189,14 +190,14 @@ def test_one_forged_among_all_others(key: str, how: int) -> None:
     for told in (PLAIN["manifest"], EARLIER["manifest"], wrap(STRANGER, "manifest", 9, over_all(PLAIN))):
         found = same((NEW, OLD), (PLAIN | {key: forged(PLAIN, key, how), "manifest": told}).items())
         assert key in found.invalid
-        assert not judge(found).verified
+        assert not verify_snapshot(found).verified
 
 
 def test_a_signer_who_may_not_sign_any_more_is_none_whatever_a_manifest_says() -> None:
     found = same((NEW,), MIXED.items())
     assert "signed by a key that may not sign this" in found.invalid["services/s"]
-    assert not judge(found).verified
-    assert judge(same((OLD, NEW), MIXED.items())).verified
+    assert not verify_snapshot(found).verified
+    assert verify_snapshot(same((OLD, NEW), MIXED.items())).verified
 
 
 def test_what_is_vouched_for_and_not_read_does_not_count() -> None:
@@ -206,7 +207,7 @@ def test_what_is_vouched_for_and_not_read_does_not_count() -> None:
     found = same((NEW,), values.items())
     assert "services/s" in found.invalid
     assert found.contents.total.count == len(COVERED) - 1
-    assert not judge(found).verified
+    assert not verify_snapshot(found).verified
 
 
 def test_what_was_there_while_it_was_listed_does_not_count() -> None:
@@ -239,7 +240,7 @@ def test_what_came_as_a_whole_is_gone_on_from() -> None:
     assert picture.snapshot(complete=True).contents.total.count == len(COVERED) - 2
     picture.apply(Batch(103, whole=False, changes=[Change(b"services/s0", PLAIN["services/s0"], 102)]))
     picture.apply(Batch(103, whole=False, changes=[Change(b"services/s1", PLAIN["services/s1"], 103)]))
-    assert judge(picture.snapshot(complete=True)).verified
+    assert verify_snapshot(picture.snapshot(complete=True)).verified
 
 
 def test_threads_find_what_holds_and_nothing_else() -> None:
@@ -252,5 +253,5 @@ def test_threads_find_what_holds_and_nothing_else() -> None:
                 unwrap(ring(*signers), key, value)
                 single.add(key)
         for own in (None, OLD.key, NEW.key, STRANGER.key):
-            assert checking.holding(ring(*signers), list(values.items()), own) == single
+            assert vouching.valid_keys(ring(*signers), list(values.items()), own) == single
         assert not single & {"services/s0", "services/s1", "services/new", "services/old"} or STRANGER in signers

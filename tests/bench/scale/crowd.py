@@ -16,10 +16,9 @@ from ipaddress import IPv4Address
 from mesh import codec, keyspace, node_view
 from mesh.envelope import Signer, SigningKey, peek, wrap
 from mesh.errors import LinkwireError
-from mesh.etcd_feed import EtcdFeed
+from mesh.etcd_feed import EtcdFeed, Ranges
 from mesh.hybrid import NodeKey
 from mesh.keys import PublicKey
-from mesh.ranges import Ranges
 from mesh.records import Node, Record, Status, TaskReport
 from mesh.seal import Sealer
 from mesh.snapshot import Delete, Op, Write

@@ -17,9 +17,8 @@ from typing import Any
 from mesh import keyspace
 from mesh.envelope import peek
 from mesh.errors import LinkwireError
-from mesh.etcd_feed import EtcdFeed
+from mesh.etcd_feed import EtcdFeed, Ranges
 from mesh.follow import Batch
-from mesh.ranges import Ranges
 from tests.bench.scale.world import World
 from tests.store.etcd_server import EtcdServer
 

@@ -1,0 +1,44 @@
+"""Every module can be the first one that a process imports: none relies on what another one has set up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Imported once, for speed. mesh.etcd only for packages that never import etcd3, which it has to set up first.
+LIBRARIES = ["cryptography.x509", "docker", "grpc", "immutables", "nacl.bindings", "pyroute2", "structlog", "yaml"]
+PROGRAM = """
+import importlib, os, sys, traceback
+for library in sys.argv[1].split():
+    importlib.import_module(library)
+failed = []
+for name in sys.argv[2:]:
+    child = os.fork()
+    if not child:
+        try:
+            importlib.import_module(name)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed.append(name)
+sys.exit(f"cannot be imported first: {failed}" if failed else 0)
+"""
+
+
+@pytest.mark.parametrize("package", ["mesh", "controller", "agent", "compose_ext"])
+def test_every_module_can_be_imported_first(package: str) -> None:
+    paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / package).rglob("*.py")]
+    names = sorted(".".join(path.parts).removesuffix(".__init__") for path in paths if path.name != "__main__")
+    assert package in names
+    libraries = LIBRARIES if package == "mesh" else [*LIBRARIES, "mesh.etcd"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PROTOCOL_BUFFERS", "GRPC_"))}
+    command = [sys.executable, "-c", PROGRAM, " ".join(libraries), *names]
+    done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
