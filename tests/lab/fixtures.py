@@ -12,14 +12,21 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.deployment import Deployment, deployed
+from tests.lab.lab import default_name
 
 REST_S = 15
 """Seconds for which the lab's freed addresses rest: short, so that a test can see the end of it."""
 
 
+def lab_name(letter: str = "") -> str:
+    """Return the name of this process's lab, or with a letter of one more: pytest-xdist's workers have their own."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return f"{default_name()[:6]}{worker if worker != '0' else ''}{letter}"
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    one = Lab(nodes=3, say=print)
+    one = Lab(lab_name(), nodes=3, say=print)
     try:
         one.up()
         yield one
