@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.again import SecondTries
 from tests.support import gathered
+from tests.support.again import SecondTries
 from tests.support.gathered import is_worker, kept
 
 # A busy machine is slow, and not wrong: no test here is about time.
 settings.register_profile("linkwire", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("linkwire")
 
-pytest_plugins = ["tests.attacks", "tests.lab.fixtures"]
+pytest_plugins = ["tests.support.attacks", "tests.lab.fixtures"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -27,10 +27,10 @@ from mesh.seal import Sealer, Unsealed
 from mesh.snapshot import Op, Put, Snapshot
 from mesh.store import Store
 from mesh.vouching import NOTHING, Vouched
-from tests.attacks import Attempts
 from tests.lab import process
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node as LabNode
+from tests.support.attacks import Attempts
 
 STACK = """
 version: "3.8"

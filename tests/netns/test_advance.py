@@ -16,8 +16,8 @@ from agent.rules import render
 from agent.tasks import CONFIRM_S, TaskState
 from mesh.errors import Retryable
 from mesh.wgtypes import DeviceChange, IPNetwork, PeerChange, PeerConfig, UdpEndpoint, resolved
-from tests.bench import stage
 from tests.netns.world import MESH, MESH6, Task, World
+from tests.support import stage
 
 if TYPE_CHECKING:
     from agent.netns import TaskNetns

@@ -22,7 +22,7 @@ SWARMS = 2
 MUST_BE_ALONE = (
     "tests/lab/test_first_connection.py",
     "tests/lab/test_lifecycle.py",
-    "tests/lab/test_starts.py",
+    "tests/bench/test_docker.py",
     "tests/lab/test_lab.py::test_down_leaves_nothing",
 )
 """How the ids of these begin."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import again
+from tests.support import again
 
 PROJECT = Path(__file__).parents[2]
 CONFTEST = """
-from tests.again import SecondTries
+from tests.support.again import SecondTries
 from tests.support import gathered
 def pytest_configure(config):
     config.pluginmanager.register(gathered)

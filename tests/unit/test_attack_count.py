@@ -20,7 +20,17 @@ def run(folder: Path, works: str, stopped: str, *options: str) -> tuple[int, str
     """A pytest run of its own."""
     test = folder / "test_tried.py"
     test.write_text(TRIED.format(works=works, stopped=stopped))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.attacks", "--rootdir", str(folder), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "tests.support.attacks",
+        "--rootdir",
+        str(folder),
+        *options,
+    ]
     done = subprocess.run(
         [*command, "-c", "/dev/null", str(test)],
         check=False,

@@ -13,7 +13,7 @@ lanes = pytest.importorskip("tests.support.lanes")
 LAB = tuple(f"tests/lab/test_{letter}.py" for letter in "abcd")
 OWN = ("tests/lab/test_install.py", "tests/lab/test_demo.py")
 QUICK = ("tests/unit/test_x.py", "tests/unit/test_y.py", "tests/kernel/test_kernel.py")
-ALONE = "tests/lab/test_starts.py"
+ALONE = "tests/bench/test_docker.py"
 COUNT = 3  # tests in each file
 EVERY = [f"{file}::test_{n}" for file in (*LAB, *OWN, *QUICK, ALONE) for n in range(COUNT)]
 

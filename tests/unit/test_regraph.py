@@ -15,7 +15,7 @@ from mesh.graph import Graph, index
 from mesh.records import Attachment, Cluster, Endpoint, Record, Service
 from mesh.regraph import reindex
 from mesh.snapshot import Snapshot
-from tests.signing import SEAL, value
+from tests.support.signing import SEAL, value
 from tests.unit.link_graphs import CLUSTER, endpoint, service
 
 NETWORKS = ("overlay", "bridge")
