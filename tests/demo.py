@@ -34,6 +34,7 @@ services:
   client:
     image: {image}
     command: [sleep, "86400"]
+    stop_grace_period: 1s
     networks: [open]
     deploy: {{endpoint_mode: dnsrr, placement: {{constraints: [node.hostname == n3]}}}}
 networks:
