@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -10,26 +11,30 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.again import SecondTries
+from tests.support import gathered
+from tests.support.again import SecondTries
+from tests.support.gathered import is_worker, kept
 
 # A busy machine is slow, and not wrong: no test here is about time.
 settings.register_profile("linkwire", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("linkwire")
 
-pytest_plugins = ["tests.attacks", "tests.lab.fixtures"]
+pytest_plugins = ["tests.support.attacks", "tests.lab.fixtures"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(SecondTries())
+    config.pluginmanager.register(gathered)
+    config.pluginmanager.register(SecondTries(config))
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(importlib.import_module("tests.support.lanes"))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # Started by a shell in the background, and every program under test would take that over.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-FIGURES: pytest.StashKey[list[str]] = pytest.StashKey()
-
 _ran: Counter[str] = Counter()
 _skipped: Counter[str] = Counter()
+_seconds: Counter[str] = Counter()
 
 
 def _suite(nodeid: str) -> str:
@@ -38,29 +43,35 @@ def _suite(nodeid: str) -> str:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    suite = _suite(report.nodeid)
+    _seconds[suite] += round(1000 * report.duration)
     if report.skipped:
-        _skipped[_suite(report.nodeid)] += 1
+        _skipped[suite] += 1
     elif report.when == "call":
-        _ran[_suite(report.nodeid)] += 1
+        _ran[suite] += 1
 
 
 @pytest.fixture(scope="session")
 def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Puts a line with what was measured at the end of the report, passed or not."""
-    return request.config.stash.setdefault(FIGURES, []).append
+    return kept(request.config, "measured").append
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if lines := config.stash.get(FIGURES, []):
-        terminalreporter.section("measured")
-        for line in lines:
-            terminalreporter.line(line)
+    for title in ("in the guest", "measured"):
+        if lines := kept(config, title):
+            terminalreporter.section(title)
+            for line in lines:
+                terminalreporter.line(line)
     for suite in sorted(_ran | _skipped):
-        terminalreporter.write_line(f"{suite}: {_ran[suite]} ran, {_skipped[suite]} skipped")
+        seconds = _seconds[suite] / 1000
+        terminalreporter.write_line(f"{suite}: {_ran[suite]} ran, {_skipped[suite]} skipped, {seconds:.0f} s")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if is_worker(session.config):
+        return  # it has seen a part
     empty = [suite for suite in _skipped if not _ran[suite]]
     if empty and session.exitstatus == pytest.ExitCode.OK:
         print(f"\nskipped as a whole, which counts as failed: {', '.join(sorted(empty))}")

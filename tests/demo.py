@@ -18,10 +18,11 @@ from collections.abc import Callable
 from tests.lab import Lab, images, process
 from tests.lab.capture import Capture, Seen
 from tests.lab.deployment import EXAMPLES, Deployment
-from tests.lab.layout import LabError
+from tests.lab.lab import default_name
+from tests.lab.layout import DEFAULT_NAME, LabError
 from tests.lab.node import Node
 
-NAME = "demo"
+NAME = "demo" if default_name() == DEFAULT_NAME else f"{default_name()[:6]}d"
 PLAIN = """
 version: "3.8"
 services:
@@ -33,6 +34,7 @@ services:
   client:
     image: {image}
     command: [sleep, "86400"]
+    stop_grace_period: 1s
     networks: [open]
     deploy: {{endpoint_mode: dnsrr, placement: {{constraints: [node.hostname == n3]}}}}
 networks:

@@ -25,7 +25,6 @@ from tests.bench import (
     report,
     rules,
     scale,
-    stage,
     store,
     verified,
     wire,
@@ -33,6 +32,7 @@ from tests.bench import (
 from tests.bench.measure import FULL, QUICK, Effort
 from tests.bench.run import Measure, run_groups
 from tests.netns.world import sweep
+from tests.support import stage
 
 GROUPS: dict[str, Measure] = {
     "link": link.measure,

@@ -19,9 +19,9 @@ from agent.schedule import Schedule
 from agent.task_interface import TaskInterface
 from agent.tasks import TaskState
 from mesh.log import configure
-from tests.bench import stage
 from tests.kernel.guest import GUEST_VARIABLE
 from tests.netns.world import World, device_name
+from tests.support import stage
 
 PEERS = 10
 """Of each task."""

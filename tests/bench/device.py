@@ -12,10 +12,10 @@ from pyroute2 import IPRoute
 from agent import nft, reconcile
 from agent.netns import TaskNetns
 from mesh.wgtypes import InterfaceConfig
-from tests.bench import stage
-from tests.bench.by_hand import write_nft_file
 from tests.bench.measure import Effort, Row, alternate, timed
 from tests.netns.world import Task, device_name
+from tests.support import stage
+from tests.support.by_hand import write_nft_file
 
 
 def measure(effort: Effort) -> list[Row]:

@@ -16,10 +16,10 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from agent import nft, reconcile
-from tests.bench import stage
-from tests.bench.by_hand import write_wg_file
 from tests.bench.measure import Effort, Row, crosswise
 from tests.netns.world import Node, Task, World
+from tests.support import stage
+from tests.support.by_hand import write_wg_file
 
 _TIMEOUT = 30.0  # seconds without a byte, after which something is broken
 _CHUNK = 1 << 18  # bytes

@@ -8,9 +8,9 @@ import sys
 from dataclasses import replace
 
 from agent.wireguard import kernel
-from tests.bench import stage
 from tests.bench.crowd import PEERS, Figures
 from tests.bench.measure import Effort, Row
+from tests.support import stage
 
 _SIDECAR_MIB = 60.0
 """Of a proxy beside each task: what Envoy, idle, is commonly seen to take."""

@@ -15,11 +15,12 @@ import secrets
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
-from tests.bench import link, stage
-from tests.bench.by_hand import ReferenceFailed, run
+from tests.bench import link
 from tests.bench.measure import Effort, NotHere, Row
 from tests.kernel.guest import GUEST_VARIABLE
 from tests.netns.world import Node, Task, World, device_name
+from tests.support import stage
+from tests.support.by_hand import ReferenceFailed, run
 
 _VNI, _PORT, _MARK = 4097, 4789, 0xD0C4E3
 _EXPANSION = 26  # bytes that ESP adds: SPI 4, sequence number 4, IV 8, padding's length 1, next header 1, ICV 8

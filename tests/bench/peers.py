@@ -13,10 +13,10 @@ from agent.containers import LocalTask
 from agent.tasks import TaskState
 from mesh.net import UdpEndpoint
 from mesh.wgtypes import DeviceChange, InterfaceConfig, PeerChange
-from tests.bench import stage
-from tests.bench.by_hand import write_wg_file
 from tests.bench.measure import Effort, Row, alternate, timed
 from tests.netns.world import Task, device_name
+from tests.support import stage
+from tests.support.by_hand import write_wg_file
 
 _CHANGE = "a wired task: without a reading, which follows within a second or so"
 _CONFIRM = "after however many changes there were in a second"

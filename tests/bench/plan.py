@@ -17,8 +17,8 @@ from mesh.changes import Changes, Mark
 from mesh.graph import index
 from mesh.records import Record, Versioned
 from mesh.snapshot import Snapshot
-from tests.bench import cluster
 from tests.bench.measure import Effort, Row, alternate, cpu
+from tests.support import cluster
 
 NOW = 1_800_000_000
 

@@ -19,10 +19,10 @@ from agent.rules import render
 from mesh.policy import Allow, Balance, Policy
 from mesh.ports import PortRange
 from mesh.wgtypes import Route
-from tests.bench import stage
 from tests.bench.link import connection, throughput
 from tests.bench.measure import Effort, Row, crosswise
 from tests.netns.world import MESH, MESH6, Node, Task, World, ip
+from tests.support import stage
 
 _VIP = MESH.broadcast_address - 1
 _TIMEOUT = 30.0  # seconds

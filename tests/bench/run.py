@@ -11,8 +11,8 @@ from typing import Any
 
 from mesh.errors import LinkwireError
 from tests.bench import report
-from tests.bench.by_hand import ReferenceFailed
 from tests.bench.measure import Effort, NotHere, Row
+from tests.support.by_hand import ReferenceFailed
 
 EXPECTED = (LinkwireError, ReferenceFailed)
 """What these say needs no traceback."""

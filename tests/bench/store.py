@@ -21,10 +21,10 @@ from mesh import codec, keyspace
 from mesh.records import Endpoint
 from mesh.snapshot import Put
 from mesh.store import MAX_OPS, Store
-from tests.bench import cluster
 from tests.bench.measure import Effort, Row, alternate, timed
-from tests.signing import SEAL
 from tests.store.etcd_server import EtcdServer
+from tests.support import cluster
+from tests.support.signing import SEAL
 
 _WAIT = 10.0  # seconds for a change to be seen
 _RAW_KEY = b"/raw"

@@ -14,8 +14,8 @@ from mesh.records import Endpoint, ManifestRecord, Record, Versioned
 from mesh.seal import Sealer
 from mesh.snapshot import Contents, Snapshot
 from mesh.verdict import verify_snapshot
-from tests.bench import cluster
 from tests.bench.measure import Effort, Row, alternate, cpu
+from tests.support import cluster
 
 _KEY = SigningKey(bytes(32))
 _SEAL = Sealer.controller(Keyring("cluster", (_KEY.verify_key,)), _KEY)

@@ -9,10 +9,10 @@ from pathlib import Path
 from agent import nft, reconcile
 from agent.netns import TaskNetns
 from mesh.wgtypes import PeerConfig
-from tests.bench import stage
-from tests.bench.by_hand import write_nft_file, write_wg_file
 from tests.bench.measure import Effort, Row, alternate, timed
 from tests.netns.world import Task, device_name
+from tests.support import stage
+from tests.support.by_hand import write_nft_file, write_wg_file
 
 
 def measure(effort: Effort) -> list[Row]:

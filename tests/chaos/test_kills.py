@@ -13,10 +13,10 @@ from pathlib import Path
 
 from tests.chaos.addresses import History
 from tests.chaos.killer import Killer
-from tests.effort import LONG
 from tests.lab import checker
 from tests.lab.deployment import Deployment
 from tests.lab.test_lifecycle import left, steps, wireguard_processes
+from tests.support.effort import LONG
 
 FEW, MANY = 12, 50
 SETTLE_S = 120.0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kernel.guest import GUEST_VARIABLE
+from tests.support.gathered import kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,23 +19,13 @@ if TYPE_CHECKING:
 # the guest, where this variable is set; collected here it could only fail.
 collect_ignore = [] if GUEST_VARIABLE in os.environ else ["guest_tests"]
 
-SUMMARIES: pytest.StashKey[list[str]] = pytest.StashKey()
-
 
 @pytest.fixture
 def announce(request: pytest.FixtureRequest) -> Callable[[str, InnerRun], None]:
     """Puts an inner run's counts at the end of this run's report, passed or not."""
-    lines = request.config.stash.setdefault(SUMMARIES, [])
+    lines = kept(request.config, "in the guest")
 
     def add(what: str, run: InnerRun) -> None:
         lines.append(f"{what}: {run.summary()}")
 
     return add
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    lines = config.stash.get(SUMMARIES, [])
-    if lines:
-        terminalreporter.section("in the guest")
-        for line in lines:
-            terminalreporter.line(line)

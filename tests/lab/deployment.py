@@ -136,10 +136,13 @@ class Deployment:
             path.write_text(compose)
             self.linkwire("deploy", "-c", str(path), stack, env=env)
 
-    def remove(self, stack: str) -> None:
-        """`docker stack rm`, until Swarm has no container of it."""
-        self.lab.manager.docker("stack", "rm", stack)
-        process.wait_for(f"the containers of {stack} to end", lambda: not self._containers(stack), seconds=WAIT_S)
+    def remove(self, *stacks: str) -> None:
+        """`docker stack rm`, until Swarm has no container of any of them."""
+        if not stacks:
+            return
+        self.lab.manager.docker("stack", "rm", *stacks)
+        ended = f"the containers of {', '.join(stacks)} to end"
+        process.wait_for(ended, lambda: not any(map(self._containers, stacks)), seconds=WAIT_S, every=0.2)
 
     def ps(self, stack: str) -> dict[str, Any]:
         """`docker linkwire ps STACK --format json`."""

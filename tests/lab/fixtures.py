@@ -11,15 +11,22 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Lab
-from tests.lab.deployment import Deployment, deployed
+from tests.lab.deployment import STACK, Deployment, deployed
+from tests.lab.lab import default_name
 
 REST_S = 15
 """Seconds for which the lab's freed addresses rest: short, so that a test can see the end of it."""
 
 
+def lab_name(letter: str = "") -> str:
+    """Return the name of this process's lab, or with a letter of one more: pytest-xdist's workers have their own."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return f"{default_name()[:6]}{worker if worker != '0' else ''}{letter}"
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    one = Lab(nodes=3, say=print)
+    one = Lab(lab_name(), nodes=3, say=print)
     try:
         one.up()
         yield one
@@ -38,9 +45,9 @@ def deployment(lab: Lab) -> Deployment:
 def stacks(deployment: Deployment) -> Iterator[Deployment]:
     """The deployment, with every stack but Linkwire's own removed afterwards, and every node active."""
     yield deployment
-    for node in deployment.lab.nodes:
-        deployment.lab.manager.docker("node", "update", "--availability", "active", node.name)
-    listed = deployment.lab.manager.docker("stack", "ls", "--format", "{{.Name}}").stdout.split()
-    for stack in listed:
-        if stack != "linkwire":
-            deployment.remove(stack)
+    manager = deployment.lab.manager
+    for member in manager.get("/nodes"):
+        if member["Spec"]["Availability"] != "active":
+            manager.docker("node", "update", "--availability", "active", member["ID"])
+    listed = manager.docker("stack", "ls", "--format", "{{.Name}}").stdout.split()
+    deployment.remove(*(stack for stack in listed if stack != STACK))

@@ -6,6 +6,8 @@ root file systems and the wheels.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -102,19 +104,29 @@ def push_busybox(lab: Lab, say: Callable[[str], None] = lambda _: None) -> str:
 def root_file_system(kind: str, say: Callable[[str], None] = lambda _: None) -> Path:
     """The tar file of deploy/base-image.sh for `kind`, made when it is missing or old."""
     tar = _cache() / f"{kind}.tar"
-    if not tar.exists():
-        say(f"making the root file system of {kind}, once (a minute)")
-    process.answer([str(PROJECT / "deploy/base-image.sh"), str(tar), kind], timeout=MAKING)
+    with _locked(tar):
+        if not tar.exists():
+            say(f"making the root file system of {kind}, once (a minute)")
+        process.answer([str(PROJECT / "deploy/base-image.sh"), str(tar), kind], timeout=MAKING)
     return tar
 
 
 def wheels(say: Callable[[str], None] = lambda _: None) -> Path:
     """The folder of deploy/wheels.sh, filled when it is missing or old."""
     folder = _cache() / "locked"
-    if not folder.exists():
-        say("fetching what the project depends on, once")
-    process.answer([str(PROJECT / "deploy/wheels.sh"), str(folder), sys.executable], timeout=MAKING)
+    with _locked(folder):
+        if not folder.exists():
+            say("fetching what the project depends on, once")
+        process.answer([str(PROJECT / "deploy/wheels.sh"), str(folder), sys.executable], timeout=MAKING)
     return folder
+
+
+@contextlib.contextmanager
+def _locked(made: Path) -> Iterator[None]:
+    """Let one process at a time make it: labs that are brought up at once share it."""
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _cache() -> Path:

@@ -20,13 +20,14 @@ from mesh.envelope import Signer, SigningKey, peek
 from mesh.keys import PrivateKey
 from mesh.net import UdpEndpoint
 from mesh.records import Endpoint
-from tests.attacks import Attempts
+from tests.support.attacks import Attempts
 from tests.chaos.killer import processes
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 from tests.lab.etcd_owner import Dump, EtcdOwner, read, signed
 from tests.lab.requests import Counted, Requests
 from tests.lab.test_faults import STACK
+from tests.support.attacks import Attempts
 
 WATCH_S = 4.0
 Attack = Callable[[EtcdOwner, str, Signer], None]

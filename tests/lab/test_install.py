@@ -15,7 +15,7 @@ import pytest
 from mesh.certificates import Authority
 from tests.lab import Lab, images, process, programs
 from tests.lab.deployment import Deployment
-from tests.lab.lab import default_name
+from tests.lab.fixtures import lab_name
 from tests.lab.layout import LabError
 
 KINDS = {
@@ -49,7 +49,7 @@ for key in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[Deployment]:
-    lab = Lab(f"{default_name()[:6]}i", nodes=2, say=print)
+    lab = Lab(lab_name("i"), nodes=2, say=print)
     try:
         lab.up()
         yield Deployment(lab, images.build_all(lab), {"LINKWIRE_ADDRESS_REST": "5"})

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.lab import Lab, LabError, images
+from tests.lab.fixtures import lab_name
 from tests.lab.footprint import footprint
 from tests.lab.process import wait_for
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.lab.node import Node
 
-NAME = "lwself"
+NAME = lab_name("s")
 PROJECT = Path(__file__).resolve().parents[2]
 
 

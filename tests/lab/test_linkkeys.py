@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from tests.effort import LONG
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 from tests.lab.requests import Requests
+from tests.support.effort import LONG
 
 LOAD_S = 150 if LONG else 30
 """In its long form longer than a session lives before its next handshake: 120 s (WireGuard paper, section 6.1)."""

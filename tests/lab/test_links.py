@@ -24,6 +24,7 @@ services:
   other:
     image: {image}
     command: [sleep, "86400"]
+    stop_grace_period: 1s
     networks: {{bridge: {{}}}}
     deploy: {{mode: global}}
 networks:
@@ -118,8 +119,9 @@ def test_a_file_without_x_wireguard_deploys_unchanged(stacks: Deployment, tmp_pa
     path = tmp_path / "plain.yml"
     path.write_text(
         f'version: "3.8"\nservices:\n  a:\n    image: {stacks.images.demo}\n    command: [sleep, "1000"]\n'
-        f"    links: [b]\n    networks: [bridge]\n  b:\n    image: {stacks.images.demo}\n"
-        '    command: [sleep, "1000"]\n    networks: [bridge]\nnetworks: {bridge: {external: true, name: bridge}}\n'
+        f"    stop_grace_period: 1s\n    links: [b]\n    networks: [bridge]\n  b:\n    image: {stacks.images.demo}\n"
+        '    command: [sleep, "1000"]\n    stop_grace_period: 1s\n    networks: [bridge]\n'
+        "networks: {bridge: {external: true, name: bridge}}\n"
     )
     stacks.linkwire("deploy", "-c", str(path), "plain")
     spec = json.loads(stacks.lab.manager.docker("service", "inspect", "plain_a").stdout)[0]["Spec"]
@@ -156,7 +158,8 @@ def test_what_is_wrong_in_the_swarm_is_one_clear_line_and_the_rest_goes_on(stack
 
 def test_services_made_by_hand_are_linked_by_their_label(stacks: Deployment) -> None:
     image, manager = stacks.images.demo, stacks.lab.manager
-    common = ("service", "create", "--quiet", "--detach", "--no-resolve-image", "--network", "bridge")
+    create = ("service", "create", "--quiet", "--detach", "--no-resolve-image", "--stop-grace-period", "1s")
+    common = (*create, "--network", "bridge")
     try:
         manager.docker(*common, "--name", "hand_web", image, "nginx", "-g", "daemon off;")
         manager.docker(

@@ -21,10 +21,11 @@ from mesh.errors import Retryable
 from mesh.hybrid import NodeKey
 from mesh.proof import Identity, InvalidProof, KeyLocked, NodeProof, NodeStatement, make_proof, verify
 from tests.lab import Lab
+from tests.lab.fixtures import lab_name
 from tests.lab.node import Node
 from tests.lab.process import wait_for
 
-NAME = "lwproof"
+NAME = lab_name("a")
 STRANGER = SigningKey(bytes(32)).verify_key
 
 

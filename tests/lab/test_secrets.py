@@ -26,6 +26,7 @@ services:
   front:
     image: {image}
     command: [sleep, "86400"]
+    stop_grace_period: 1s
     links: [web]
     x-wireguard: {{links: {{web: {{key: shop}}}}}}
     deploy: {{replicas: 2}}

@@ -18,8 +18,8 @@ from agent.tasks import TaskState
 from mesh.errors import Retryable
 from mesh.net import IPNetwork, UdpEndpoint
 from mesh.wgtypes import DeviceChange, PeerChange, PeerConfig, resolved
-from tests.bench import stage
 from tests.netns.world import MESH, MESH6, Task, World
+from tests.support import stage
 
 if TYPE_CHECKING:
     from agent.netns import TaskNetns

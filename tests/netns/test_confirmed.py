@@ -30,13 +30,13 @@ from controller.observed import SwarmTask
 from mesh.seal import Sealer
 from mesh.store import Store
 from mesh.wgtypes import DeviceChange, PeerChange
-from tests.bench import stage
 from tests.netns.world import Task, World, device_name
-from tests.signing import CLUSTER, KEYRING
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh
 from tests.store.waiting import until
-from tests.told import Told
+from tests.support import stage
+from tests.support.signing import CLUSTER, KEYRING
+from tests.support.told import Told
 
 if TYPE_CHECKING:
     from agent.diff import Changes

@@ -22,9 +22,9 @@ from agent.containers import LocalTask
 from agent.tasks import TaskState
 from mesh.addresses import twin
 from mesh.policy import Balance
-from tests.bench import stage
 from tests.netns.programs import Servers
 from tests.netns.world import MESH6, Task, World
+from tests.support import stage
 
 if TYPE_CHECKING:
     from mesh.wgtypes import InterfaceConfig

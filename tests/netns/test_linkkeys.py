@@ -11,10 +11,10 @@ import pytest
 
 from mesh.linkkeys import LinkKey, LinkSeed, PresharedKey, combined_key, link_key
 from mesh.wgtypes import DeviceChange, Peer
-from tests.attacks import Attempts
-from tests.effort import LONG
 from tests.netns.test_traffic import Flood, await_first_packet
 from tests.netns.world import Task, World, wait_for
+from tests.support.attacks import Attempts
+from tests.support.effort import LONG
 
 SEED = LinkSeed.generate()
 NO_HANDSHAKE_S = 7.0

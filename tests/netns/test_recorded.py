@@ -12,11 +12,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from mesh.linkkeys import PresharedKey
-from tests.attacks import Attempts
 from tests.netns.noise import RESPONSE, Secrets, initiation, opened, udp_packet
 from tests.netns.test_linkkeys import between, secret, set_key
 from tests.netns.test_traffic import PORT, receiver, udp
 from tests.netns.world import Task, World
+from tests.support.attacks import Attempts
 
 CANARY = b"canary-of-a-recorded-session"
 NONE = bytes(32)  # what WireGuard mixes in where there is no preshared key

@@ -18,9 +18,9 @@ from pathlib import Path
 from agent import reconcile
 from agent.netns import TaskNetns
 from mesh.wgtypes import InterfaceConfig
-from tests.bench import stage
 from tests.netns.test_traffic import Flood, await_first_packet
 from tests.netns.world import Task, World, make_backend
+from tests.support import stage
 
 ROUNDS = 3
 SECONDS = 300.0  # for a process to have wired its task; the guest's processor is a slow one

@@ -1,4 +1,4 @@
-"""The C libraries' own resolvers read a hosts file while the agent writes it: tests/bench/torn_reads.py in short."""
+"""The C libraries' own resolvers read a hosts file while the agent writes it: support/torn_reads.py in short."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.bench import torn_reads
+from tests.support import torn_reads
 
 READS = 4000
 

@@ -19,8 +19,8 @@ import pytest
 from agent.netns import TaskNetns
 from mesh.keys import PrivateKey
 from mesh.wgtypes import DeviceChange, PeerChange
-from tests.attacks import Attempts
 from tests.netns.world import MESH, Task, World, host, wait_for
+from tests.support.attacks import Attempts
 
 SECONDS_TO_COME_UP = 10.0
 PORT = 7000

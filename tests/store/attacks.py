@@ -15,8 +15,9 @@ from mesh.net import UdpEndpoint
 from mesh.records import Endpoint, LinkKeyEpoch, ManifestRecord, Record, Service
 from mesh.seal import OpenedValue, Sealer
 from mesh.vouching import NOTHING, Vouched
-from tests.signing import CLUSTER, SEAL, STRANGER
+from tests.support.signing import CLUSTER, SEAL, STRANGER
 from tests.store.etcd_server import EtcdServer
+from tests.support.signing import CLUSTER, SEAL, STRANGER
 
 MALLORY = UdpEndpoint(IPv4Address("203.0.113.66"), 6666)
 

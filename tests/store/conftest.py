@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from mesh.store import Store
-from tests.signing import SEAL
 from tests.store.etcd_server import EtcdServer
 from tests.store.proxy import Proxy
+from tests.support.signing import SEAL
 
 CONTRACT = ("test_commit", "test_follow")
 """What every store promises, whatever is between it and etcd."""

@@ -26,8 +26,8 @@ from mesh.seal import Sealer
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Store
 from mesh.wake import Wake
-from tests.signing import CLUSTER, KEYRING, SIGNING_KEY
 from tests.store.waiting import until
+from tests.support.signing import CLUSTER, KEYRING, SIGNING_KEY
 
 NODES = ("n1", "n2")
 LINK_SEED = LinkSeed.generate()

@@ -25,14 +25,14 @@ from mesh.seal import Sealer
 from mesh.sealing import open_key, open_link_key
 from mesh.snapshot import Delete, Put, Snapshot
 from mesh.store import Store
-from tests.attacks import Attempts
-from tests.signing import CLUSTER as SMALL
-from tests.signing import KEYRING as SMALL_KEYRING
 from tests.store import small_mesh
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh, settled
 from tests.store.test_members import KEY, KEYRING, NODE, NOW, REPORT, ROOT, Party, started, stop
 from tests.store.waiting import until
+from tests.support.attacks import Attempts
+from tests.support.signing import CLUSTER as SMALL
+from tests.support.signing import KEYRING as SMALL_KEYRING
 from tests.unit.swarm_ca import CLUSTER, Authority, Leaf
 
 OTHER = "n2"

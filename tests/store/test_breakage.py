@@ -16,10 +16,10 @@ from mesh.follow import Batch
 from mesh.records import Leader, Port
 from mesh.snapshot import Delete, Put, Snapshot
 from mesh.store import Follower, Store
-from tests.signing import SEAL
 from tests.store.etcd_server import EtcdServer, free_port
 from tests.store.proxy import Proxy
 from tests.store.waiting import until
+from tests.support.signing import SEAL
 
 
 class Witness:

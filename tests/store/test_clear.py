@@ -13,8 +13,8 @@ from mesh import keyspace
 from mesh.envelope import Signer, SigningKey, wrap
 from mesh.errors import Terminal
 from mesh.etcd import Line
-from tests.signing import CLUSTER, KEYRING, SIGNING_KEY
 from tests.store.etcd_server import EtcdServer
+from tests.support.signing import CLUSTER, KEYRING, SIGNING_KEY
 
 ROOT = keyspace.ROOT.encode()
 BESIDE = (b"/linkwire/v0/x", b"/linkwire/v10", b"/mine")

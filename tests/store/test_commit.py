@@ -12,10 +12,10 @@ from mesh.errors import Retryable, Terminal
 from mesh.records import Leader, Port, Record, TaskReport
 from mesh.snapshot import Delete, Holds, Op, Put
 from mesh.store import MAX_OPS, LeaseLost, Store
-from tests.signing import SEAL
 from tests.store.etcd_server import EtcdServer, free_port
 from tests.store.proxy import Proxy
 from tests.store.waiting import until
+from tests.support.signing import SEAL
 
 
 def port(number: int, task: str = "t") -> Port:

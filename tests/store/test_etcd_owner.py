@@ -10,8 +10,8 @@ import pytest
 
 from mesh import keyspace
 from mesh.envelope import Signer, SigningKey, wrap
-from tests.signing import CLUSTER, SIGNING_KEY
 from tests.store.secured import ROOT, Secured, write
+from tests.support.signing import CLUSTER, SIGNING_KEY
 
 HERE = SIGNING_KEY.verify_key.id.hex()
 SERVICE = ROOT + b"services/x"

@@ -26,9 +26,9 @@ from mesh.records import Access, Node
 from mesh.seal import Sealer
 from mesh.store import Store
 from mesh.tls import Tls, with_node
-from tests.attacks import Attempts
-from tests.signing import CLUSTER, KEYRING, SIGNING_KEY
 from tests.store.secured import ROOT, Secured, write
+from tests.support.attacks import Attempts
+from tests.support.signing import CLUSTER, KEYRING, SIGNING_KEY
 from tests.unit.swarm_ca import Authority, Leaf, key_file, pem
 
 NOW = datetime.now(UTC)

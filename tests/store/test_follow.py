@@ -15,9 +15,9 @@ from mesh.follow import Change
 from mesh.records import Leader, Port, Record, TaskReport
 from mesh.snapshot import Delete, Op, Put, Snapshot
 from mesh.store import Follower, Store
-from tests.signing import SEAL
 from tests.store.etcd_server import EtcdServer
 from tests.store.waiting import until
+from tests.support.signing import SEAL
 
 
 def nothing() -> None:

@@ -21,10 +21,10 @@ from mesh.labels import LinkLabel, ServiceLabels
 from mesh.ports import PortRange
 from mesh.records import Recall, Service
 from mesh.snapshot import Op
-from tests.signing import CLUSTER, SIGNING_KEY
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh, settled, swarm_service
 from tests.store.waiting import until
+from tests.support.signing import CLUSTER, SIGNING_KEY
 
 
 @pytest.fixture

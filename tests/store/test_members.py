@@ -23,9 +23,9 @@ from mesh.records import DeviceStatus, Node, PeerStatus, Status, TaskReport, Vie
 from mesh.seal import Sealer
 from mesh.snapshot import Delete, Put, Snapshot
 from mesh.store import Follower, Store
-from tests.attacks import Attempts
 from tests.store.etcd_server import EtcdServer
 from tests.store.waiting import until
+from tests.support.attacks import Attempts
 from tests.unit.swarm_ca import CLUSTER, MADE, Authority, Leaf, key_file, pem
 
 ROOT = Authority.root()

@@ -20,11 +20,12 @@ from mesh.records import Address, Endpoint, Kept, Port, Recall, Recalled, Servic
 from mesh.snapshot import Put, Snapshot
 from mesh.store import Store
 from mesh.verdict import verify_snapshot
-from tests.attacks import Attempts
+from tests.support.attacks import Attempts
 from tests.store.attacks import Attack, Gullible, what
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import Reader, SmallMesh, endpoints, settled
 from tests.store.waiting import until
+from tests.support.attacks import Attempts
 
 
 @pytest.fixture

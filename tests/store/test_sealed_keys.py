@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from mesh.records import SealedKey
-from tests.attacks import Attempts
 from tests.store.attacks import Attack, what
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh, endpoints, settled
 from tests.store.waiting import until
+from tests.support.attacks import Attempts
 
 
 @pytest.fixture

@@ -32,8 +32,6 @@ from mesh.records import (
 )
 from mesh.snapshot import Put, Snapshot
 from mesh.store import Store
-from tests.attacks import Attempts
-from tests.signing import CLUSTER, KEYRING, SEAL, SIGNING_KEY, STRANGER
 from tests.store.attacks import (
     ATTACKS,
     MALLORY,
@@ -47,6 +45,8 @@ from tests.store.attacks import (
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import Reader, SmallMesh, endpoints, settled
 from tests.store.waiting import until
+from tests.support.attacks import Attempts
+from tests.support.signing import CLUSTER, KEYRING, SEAL, SIGNING_KEY, STRANGER
 
 
 @pytest.fixture

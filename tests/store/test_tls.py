@@ -17,9 +17,9 @@ from mesh.certificates import Authority
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.etcd import Line
 from mesh.tls import Tls, choose
-from tests.attacks import Attempts
 from tests.store.etcd_server import EtcdServer
 from tests.store.secured import CLUSTER, ROOT, Secured, write
+from tests.support.attacks import Attempts
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests import again
+from tests.support import again
 
 PROJECT = Path(__file__).parents[2]
 CONFTEST = """
-from tests.again import SecondTries
+from tests.support.again import SecondTries
+from tests.support import gathered
 def pytest_configure(config):
-    config.pluginmanager.register(SecondTries())
+    config.pluginmanager.register(gathered)
+    config.pluginmanager.register(SecondTries(config))
 """
 PASSES_THE_SECOND_TIME = """
 import pathlib, pytest
@@ -35,7 +37,7 @@ MANY = PASSES_THE_SECOND_TIME + "".join(
 )
 
 
-def run(folder: Path, suite: str, text: str, **environment: str) -> str:
+def run(folder: Path, suite: str, text: str, *options: str, **environment: str) -> str:
     where = folder / "tests" / suite
     where.mkdir(parents=True)
     (where / "test_one.py").write_text(text)
@@ -51,7 +53,7 @@ def run(folder: Path, suite: str, text: str, **environment: str) -> str:
         f"--rootdir={folder}",
     ]
     done = subprocess.run(
-        [*argv, str(where)],
+        [*argv, *options, str(where)],
         check=False,
         capture_output=True,
         text=True,
@@ -80,6 +82,14 @@ def test_one_that_fails_twice_has_failed(tmp_path: Path) -> None:
 
 def test_more_than_a_few_are_no_accident(tmp_path: Path) -> None:
     assert f"1 failed, {again.AT_MOST} passed" in run(tmp_path, "lab", MANY)
+
+
+def test_all_workers_of_a_run_have_the_same_few(tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    said = run(tmp_path, "lab", MANY, "-n", "2")
+    assert f"1 failed, {again.AT_MOST} passed" in said
+    assert f"tried twice: {again.AT_MOST} of at most {again.AT_MOST}" in said
+    assert said.count("first failed at call:") == again.AT_MOST
 
 
 def test_what_has_nothing_that_could_be_late_has_one_try(tmp_path: Path) -> None:

@@ -16,11 +16,21 @@ def test_one(attempt):
 """
 
 
-def run(folder: Path, works: str, stopped: str) -> tuple[int, str]:
+def run(folder: Path, works: str, stopped: str, *options: str) -> tuple[int, str]:
     """A pytest run of its own."""
     test = folder / "test_tried.py"
     test.write_text(TRIED.format(works=works, stopped=stopped))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.attacks", "--rootdir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "tests.support.attacks",
+        "--rootdir",
+        str(folder),
+        *options,
+    ]
     done = subprocess.run(
         [*command, "-c", "/dev/null", str(test)],
         check=False,
@@ -36,6 +46,17 @@ def test_an_attack_that_is_stopped_is_counted(tmp_path: Path) -> None:
     assert code == 0, told
     assert "attacks: 1 tried, 1 stopped; 1 shown to work with the defence off" in told
     assert "stopped; works with the defence off: a forged endpoint (test_tried.py::test_one)" in told
+
+
+def test_a_workers_attacks_are_counted_by_who_reports(tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    workers = ("-p", "tests.support.gathered", "-n", "2")
+    code, told = run(tmp_path, "True", "tried.stopped(True)", *workers)
+    assert code == 0, told
+    assert "attacks: 1 tried, 1 stopped; 1 shown to work with the defence off" in told
+    code, told = run(tmp_path, "True", "pass", *workers)
+    assert code == 1, told
+    assert "NOT STOPPED" in told
 
 
 @pytest.mark.parametrize(

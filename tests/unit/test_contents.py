@@ -10,7 +10,7 @@ from mesh.follow import Batch, Change, Picture
 from mesh.records import Cluster, Port, Record, Service
 from mesh.snapshot import Snapshot
 from mesh.verdict import verify_snapshot
-from tests.signing import SEAL, STRANGER, holding, value
+from tests.support.signing import SEAL, STRANGER, holding, value
 
 CLUSTER = Cluster("cluster", IPv4Network("10.1.0.0/16"), IPv6Network("fd00::/96"))
 

@@ -36,7 +36,7 @@ from mesh.records import (
     Versioned,
 )
 from mesh.snapshot import Snapshot
-from tests.signing import holding
+from tests.support.signing import holding
 
 NOW = 1_000_000.0
 VIPS = (

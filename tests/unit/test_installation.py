@@ -8,7 +8,7 @@ from agent import installation
 from agent.trust import Trust, generation, remembered
 from mesh.envelope import Keyring, SigningKey
 from mesh.errors import Terminal
-from tests.signing import CLUSTER, KEYRING, SIGNING_KEY
+from tests.support.signing import CLUSTER, KEYRING, SIGNING_KEY
 from tests.unit.test_contents import RECORDS, shown, values
 
 HERE = SIGNING_KEY.verify_key.id.hex()

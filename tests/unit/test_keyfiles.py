@@ -10,7 +10,7 @@ from mesh.errors import Terminal
 from mesh.keyfiles import parse_verify_keys, read_link_seed, read_signing_key, read_verify_keys, verify_keys_text
 from mesh.linkkeys import LinkSeed
 from mesh.seal import Sealer
-from tests.signing import KEYRING, SIGNING_KEY, STRANGER
+from tests.support.signing import KEYRING, SIGNING_KEY, STRANGER
 
 KEYS = [SIGNING_KEY.verify_key, STRANGER.verify_key]
 

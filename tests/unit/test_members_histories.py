@@ -23,7 +23,7 @@ from mesh.records import Cluster, Member, Node, Record, TaskReport
 from mesh.seal import Sealer
 from mesh.signatures import Signatures
 from mesh.snapshot import Snapshot
-from tests.signing import SIGNING_KEY
+from tests.support.signing import SIGNING_KEY
 from tests.unit.swarm_ca import CLUSTER
 from tests.unit.test_members import N1, N2, NOW, OWN_LINK, ROOT, SUBNET, Agent, member
 

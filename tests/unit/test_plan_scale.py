@@ -13,7 +13,7 @@ from controller.plan import Planner, plan
 from controller.steps import Allocate, Plan
 from mesh import keyspace
 from mesh.records import Endpoint, Record, Service, TaskReport, Versioned
-from tests.bench import cluster
+from tests.support import cluster
 from tests.unit.planners import Pictures
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from mesh.etcd_feed import Ranges
 from mesh.follow import Batch, Change, Picture
 from mesh.records import Address, Leader, Port, Record, Status
 from mesh.snapshot import Snapshot
-from tests.signing import SEAL, value
+from tests.support.signing import SEAL, value
 from tests.unit.swarm_world import DB, WEB
 
 NOW = 1_800_000_000.0

@@ -14,7 +14,7 @@ from mesh.follow import Batch, Change, Picture
 from mesh.graph import Graph, index, reindex
 from mesh.records import Attachment, Cluster, Endpoint, Record, Service
 from mesh.snapshot import Snapshot
-from tests.signing import SEAL, value
+from tests.support.signing import SEAL, value
 from tests.unit.link_graphs import CLUSTER, endpoint, service
 
 NETWORKS = ("overlay", "bridge")

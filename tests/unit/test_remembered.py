@@ -19,7 +19,7 @@ from mesh.follow import Batch, Change, Picture
 from mesh.records import ManifestRecord, Service, Status
 from mesh.snapshot import Snapshot
 from mesh.store import Store
-from tests.signing import CLUSTER, SEAL, STRANGER, holding, value
+from tests.support.signing import CLUSTER, SEAL, STRANGER, holding, value
 
 NODES = ("n1", "n2", "n3")
 SERVICES = tuple(

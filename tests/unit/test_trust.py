@@ -13,7 +13,7 @@ from agent.trust import Trust, generation, remembered
 from mesh.errors import Terminal
 from mesh.follow import Batch, Change, Picture
 from mesh.snapshot import Snapshot
-from tests.signing import SEAL
+from tests.support.signing import SEAL
 from tests.unit.test_contents import CLUSTER, RECORDS, service, shown, values
 
 NEW = values(*RECORDS, generation=7)

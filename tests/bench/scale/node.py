@@ -36,7 +36,7 @@ from mesh.seal import Sealer
 from mesh.store import Store
 from mesh.wgtypes import InterfaceConfig
 from tests.bench.scale.world import CLUSTER, World, hostname
-from tests.told import Told
+from tests.support.told import Told
 
 SIGNING_KEY = SigningKey(bytes(32))
 KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))

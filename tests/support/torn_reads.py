@@ -1,6 +1,6 @@
 """Resolvers that read a hosts file while it is written as fast as can be: how many miss a name, or see a wrong one.
 
-    python -m tests.bench.torn_reads [READS]
+    python -m tests.support.torn_reads [READS]
 
 The readers are glibc's and musl's own getaddrinfo, each in a mount namespace where the file lies on /etc/hosts. The
 writer is the agent's; beside it, for comparison, one that writes the whole file anew in place, as the agent once did.

@@ -8,26 +8,51 @@ of them in a run are no accident, and the next one that fails has failed. LINKWI
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol  # it has no public name
+
+from tests.support.gathered import is_worker, kept
 
 AT_MOST = 3
 UNIT = "unit"
 """The suite with nothing in it that could be late."""
 
 
-@dataclass
+_FOLDER = "second_tries"
+
+
 class SecondTries:
-    """The plugin: give it to `config.pluginmanager.register`.
+    """The plugin: give it to `config.pluginmanager.register`."""
 
-    Attributes:
-        needed: name of each test that was tried again, and how it first failed.
-    """
+    def __init__(self, config: pytest.Config) -> None:
+        """Begin to count, or count on: all workers of a run have the same few tries."""
+        self._config = config
+        self._needed = kept(config, "tried twice")
+        # A file for each try that was taken: only one process can make it.
+        given: str | None = config.workerinput[_FOLDER] if is_worker(config) else None  # type: ignore[attr-defined]
+        self._taken = Path(given or tempfile.mkdtemp(prefix="linkwire-tries-"))
 
-    needed: dict[str, str] = field(default_factory=dict)
+    def _take(self) -> bool:
+        for number in range(AT_MOST):
+            try:
+                (self._taken / str(number)).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return True
+        return False
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - xdist's controller of a worker
+        node.workerinput[_FOLDER] = str(self._taken)
+
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        if not is_worker(config):
+            shutil.rmtree(self._taken)
 
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         if UNIT in Path(item.nodeid.split("::", 1)[0]).parts:
@@ -35,8 +60,8 @@ class SecondTries:
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
         failed = next((report for report in reports if report.failed), None)
-        if failed is not None and len(self.needed) < AT_MOST and "LINKWIRE_ONE_TRY" not in os.environ:
-            self.needed[item.nodeid] = f"{failed.when}: {_last_line(failed)}"
+        if failed is not None and "LINKWIRE_ONE_TRY" not in os.environ and self._take():
+            self._needed.append([item.nodeid, f"{failed.when}: {_last_line(failed)}"])
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
         for report in reports:
             item.ihook.pytest_runtest_logreport(report=report)
@@ -44,9 +69,9 @@ class SecondTries:
         return True
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.needed:
-            terminalreporter.section(f"tried twice: {len(self.needed)} of at most {AT_MOST}")
-            for test, first in self.needed.items():
+        if needed := kept(self._config, "tried twice"):
+            terminalreporter.section(f"tried twice: {len(needed)} of at most {AT_MOST}")
+            for test, first in needed:
                 terminalreporter.line(f"{test}\n    first failed at {first}")
 
 

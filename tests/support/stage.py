@@ -19,8 +19,8 @@ from mesh.net import UdpEndpoint
 from mesh.peerconfigs import KEEPALIVE
 from mesh.policy import Allow, Balance, Policy
 from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig, Route
-from tests.bench.by_hand import Wiring
 from tests.netns.world import MESH, MESH6, NETNS_FOLDER, Task, World, ip, own_leftovers, wait_until_nothing_is_left
+from tests.support.by_hand import Wiring
 
 MTU = 1420  # bytes: Ethernet's 1500 less IPv6, UDP and WireGuard around a packet
 SHARED = PresharedKey.generate()

@@ -12,9 +12,11 @@ What was tried and not shown to be stopped fails its test, and the run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import pytest
+
+from tests.support.gathered import kept
 
 
 @dataclass
@@ -40,29 +42,31 @@ class Attempt:
 
 Attempts = Callable[[str], Attempt]
 
-_ALL: pytest.StashKey[list[Attempt]] = pytest.StashKey()
-
 
 @pytest.fixture
 def attempt(request: pytest.FixtureRequest) -> Iterator[Attempts]:
     """Begins an attack, by what the attacker tries; it is counted from then on."""
-    every = request.config.stash.setdefault(_ALL, [])
-    every[:] = [one for one in every if one.where != request.node.nodeid]  # of a first try that failed
+    every = kept(request.config, "attacks")
+    every[:] = [one for one in every if one["where"] != request.node.nodeid]  # of a first try that failed
     mine: list[Attempt] = []
 
     def begin(name: str) -> Attempt:
         mine.append(Attempt(name, request.node.nodeid))
-        every.append(mine[-1])
         return mine[-1]
 
     yield begin
+    every.extend(map(asdict, mine))
     # A test that failed has said why itself; this is for the one that forgot to look.
     open_ = [one.name for one in mine if not one.was_stopped]
     assert not open_ or request.session.testsfailed, f"tried, and not shown to be stopped: {', '.join(open_)}"
 
 
+def _all(config: pytest.Config) -> list[Attempt]:
+    return [Attempt(**one) for one in kept(config, "attacks")]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    every = config.stash.get(_ALL, [])
+    every = _all(config)
     if not every:
         return
     terminalreporter.section("attacks")
@@ -76,6 +80,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    every = session.config.stash.get(_ALL, [])
-    if any(not one.was_stopped for one in every) and session.exitstatus == pytest.ExitCode.OK:
+    if any(not one.was_stopped for one in _all(session.config)) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,103 @@
+"""Which of pytest-xdist's workers runs which file, and when.
+
+A pytest plugin for `pytest -n`. A file's tests stay together, in their order.
+
+- The first two workers have a Swarm each, made for the first file that needs it. Such tests wait most of their time.
+- The other workers take what needs no Swarm, the longest file first; and so do those two when nothing else is left.
+- What measures times or looks at the whole machine (ALONE) comes when all other workers have ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+SWARM, OWN, QUICK, ALONE = "swarm", "own", "quick", "alone"
+"""Sorts of files: on the worker's lab, on labs of their own, without a Swarm; and what must be undisturbed."""
+SWARMS = 2
+"""Workers that have one. Three nodes and Linkwire on them take 3 GiB of memory, and a half of a processor."""
+MUST_BE_ALONE = (
+    "tests/lab/test_first_connection.py",
+    "tests/lab/test_lifecycle.py",
+    "tests/bench/test_docker.py",
+    "tests/lab/test_lab.py::test_down_leaves_nothing",
+)
+"""How the ids of these begin."""
+LABS_OF_THEIR_OWN = ("test_demo.py", "test_install.py", "test_lab.py", "test_proof.py")
+LONGEST = (
+    # Swarms: first what waits most, last what counts lost requests or fills wires.
+    *("test_install.py", "test_faults.py", "test_gate.py", "test_attacks_nodes.py", "test_links.py"),
+    *("test_silent_agents.py", "test_secrets.py", "test_leaks.py", "test_kills.py", "test_demo.py", "test_lab.py"),
+    *("test_proof.py", "test_forgery.py", "test_underlay.py", "test_vip.py"),
+    # All others.
+    *("test_kernel.py", "test_node_table.py", "netns/test_linkkeys.py", "test_recall.py", "test_rules_beside.py"),
+    *("test_etcd_users.py", "test_etcd_owner.py", "test_signed.py", "test_breakage.py", "test_bench.py"),
+    *("netns/test_gate.py", "netns/test_rules.py", "test_status_growth.py", "test_etcd_upkeep.py"),
+    *("test_compose_cli.py", "test_confirmed.py", "test_tls.py", "test_compose_differential.py", "test_follow.py"),
+    *("test_commit.py", "test_compose_loader.py", "test_plan_histories.py", "test_nft.py"),
+)
+"""Ends of the files' names, the longest first, so that none of them begins when all others are done."""
+
+
+def sort_of(scope: str) -> str:
+    """Which worker a file is for."""
+    if scope == ALONE:
+        return ALONE
+    if not scope.startswith(("tests/lab/", "tests/chaos/")):
+        return QUICK
+    return OWN if scope.endswith(LABS_OF_THEIR_OWN) else SWARM
+
+
+def _turn(scope: str) -> int:
+    return next((turn for turn, end in enumerate(LONGEST) if scope.endswith(f"/{end}")), len(LONGEST))
+
+
+class Lanes(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands out files. A worker runs a test only when it has the next one or is told that there is none."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return ALONE if nodeid.startswith(MUST_BE_ALONE) else nodeid.split("::", 1)[0]
+
+    def _next_for(self, node: Any) -> str | None:  # noqa: ANN401 - xdist's controller of a worker
+        for sort in self._sorts(node):
+            mine: list[str] = [scope for scope in self.workqueue if sort_of(scope) == sort]
+            if mine:
+                return min(mine, key=_turn)
+        return None
+
+    def _sorts(self, node: Any) -> Iterator[str]:  # noqa: ANN401
+        rank = self.nodes.index(node)
+        if rank < SWARMS:
+            yield from (SWARM, OWN) if rank == 0 else (OWN, SWARM)
+        yield QUICK
+        others = (work for other, work in self.assigned_work.items() if other is not node)
+        if rank == 0 and not any(map(self._pending_of, others)):
+            yield ALONE
+
+    def _assign_work_unit(self, node: Any) -> None:  # noqa: ANN401
+        scope = self._next_for(node)
+        if scope is not None:
+            self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
+
+    def _reschedule(self, node: Any) -> None:  # noqa: ANN401
+        if node.shutting_down or self._pending_of(self.assigned_work[node]) > 1:
+            return
+        self._assign_work_unit(node)
+        waits_for_others = self.nodes.index(node) == 0 and bool(self.workqueue)
+        if self._next_for(node) is None and not waits_for_others:
+            node.shutdown()
+
+    def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:  # noqa: ANN401
+        super().mark_test_complete(node, item_index, duration)
+        if list(self.workqueue) == [ALONE]:  # this may have been the last of the others
+            for other in self.nodes:
+                self._reschedule(other)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes | None:  # noqa: ANN401
+    """Stand back where the command line names another way."""
+    return Lanes(config, log) if config.option.dist == "load" else None

@@ -1,0 +1,102 @@
+"""Who runs which file in a run of several workers: a Swarm each for two of them, and some alone at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+lanes = pytest.importorskip("tests.support.lanes")
+
+LAB = tuple(f"tests/lab/test_{letter}.py" for letter in "abcd")
+OWN = ("tests/lab/test_install.py", "tests/lab/test_demo.py")
+QUICK = ("tests/unit/test_x.py", "tests/unit/test_y.py", "tests/kernel/test_kernel.py")
+ALONE = "tests/bench/test_docker.py"
+COUNT = 3  # tests in each file
+EVERY = [f"{file}::test_{n}" for file in (*LAB, *OWN, *QUICK, ALONE) for n in range(COUNT)]
+
+
+@dataclass(eq=False)
+class Worker:
+    """Holds back its last test until it has another or is told to end, as xdist's do."""
+
+    name: str
+    queue: list[int] = field(default_factory=list)
+    ran: list[int] = field(default_factory=list)
+    shutting_down: bool = False
+
+    def send_runtest_some(self, indices: list[int]) -> None:
+        self.queue += indices
+
+    def shutdown(self) -> None:
+        self.shutting_down = True
+
+    def can_run(self) -> bool:
+        return len(self.queue) > (not self.shutting_down)
+
+
+def scheduled(count: int, monkeypatch: pytest.MonkeyPatch, collected: list[str] | None = None) -> Any:  # noqa: ANN401
+    monkeypatch.setattr("xdist.scheduler.loadscope.parse_tx_spec_config", lambda _: [""] * count)
+    config = SimpleNamespace(option=SimpleNamespace(dist="load", loadscopereorder=True))
+    made = lanes.pytest_xdist_make_scheduler(config, None)
+    workers = [Worker(f"gw{number}") for number in range(count)]
+    for worker in workers:
+        made.add_node(worker)
+    for worker in workers:
+        made.add_node_collection(worker, EVERY if collected is None else collected)
+    made._check_nodes_have_same_collection = lambda: True
+    made.schedule()
+    return made, workers
+
+
+def run_one(made: Any, worker: Worker) -> str:  # noqa: ANN401
+    index = worker.queue.pop(0)
+    worker.ran.append(index)
+    made.mark_test_complete(worker, index)
+    return EVERY[index]
+
+
+def test_every_test_is_run_once_and_the_last_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, workers = scheduled(4, monkeypatch)
+    order: list[str] = []
+    while ready := [worker for worker in workers if worker.can_run()]:
+        order += [run_one(made, worker) for worker in ready]
+    assert sorted(order) == sorted(EVERY)
+    assert all(test.startswith(ALONE) for test in order[-COUNT:])
+    assert all(worker.shutting_down and not worker.queue for worker in workers)
+    swarms = [{EVERY[index].split("::")[0] for index in worker.ran} & {*LAB, *OWN} for worker in workers]
+    assert swarms[0] >= {LAB[0]}
+    assert swarms[1] >= set(OWN)
+    assert swarms[2] == swarms[3] == set()
+    assert workers[2].ran[0] == EVERY.index("tests/kernel/test_kernel.py::test_0"), "the longest first"
+
+
+def test_none_is_alone_while_another_worker_has_something_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, workers = scheduled(2, monkeypatch)
+    slow = workers[1]
+    while workers[0].can_run():
+        run_one(made, workers[0])
+    assert not [index for index in workers[0].ran if EVERY[index].startswith(ALONE)]
+    while slow.can_run():
+        run_one(made, slow)
+    assert workers[0].can_run()
+    assert EVERY[workers[0].queue[-1]].startswith(ALONE)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_any_number_of_workers_ends(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    made, workers = scheduled(count, monkeypatch)
+    ran = 0
+    while ready := [worker for worker in workers if worker.can_run()]:
+        for worker in ready:
+            run_one(made, worker)
+            ran += 1
+    assert ran == len(EVERY)
+    assert all(worker.shutting_down for worker in workers[1:])
+
+
+def test_another_way_can_be_asked_for() -> None:
+    config = SimpleNamespace(option=SimpleNamespace(dist="loadfile"))
+    assert lanes.pytest_xdist_make_scheduler(config, None) is None
