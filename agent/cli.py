@@ -47,20 +47,20 @@ OPEN_FILES = 65_536
 def main() -> None:
     """Run the command; exit 1 on an error that no retry can mend."""
     memory.protect()
-    told = settings.parse(sys.argv[1:])
+    options = settings.parse(sys.argv[1:])
     _allow_open_files()
-    logging.configure(told.log_level)
-    if told.command == "supervise":
+    logging.configure(options.log_level)
+    if options.command == "supervise":
         sys.exit(supervise([argument for argument in sys.argv[1:] if argument != "supervise"]))
-    if told.command in settings.NODE_JOBS:
-        sys.exit(node_jobs.run(told.command, told.docker, told.containers))
-    if told.command in settings.PROOF:
-        sys.exit(proof_link.run(told.command, os.environ))
+    if options.command in settings.NODE_JOBS:
+        sys.exit(node_jobs.run(options.command, options.docker, options.containers))
+    if options.command in settings.PROOF:
+        sys.exit(proof_link.run(options.command, os.environ))
     try:
-        if told.command == "inspect":
-            _inspect(told)
+        if options.command == "inspect":
+            _inspect(options)
         else:
-            _run(told)
+            _run(options)
     except LinkwireError as error:
         log.error("agent stopped", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
@@ -73,32 +73,32 @@ def _allow_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
-def _inspect(told: settings.Settings) -> None:
-    keyring = read_verify_keys(told.verify_keys)
-    store = Store(told.etcd, Sealer.reader(keyring), tls=told.tls)
-    root = told.certificates / "swarm-root-ca.crt"
+def _inspect(options: settings.Settings) -> None:
+    keyring = read_verify_keys(options.verify_keys)
+    store = Store(options.etcd, Sealer.reader(keyring), tls=options.tls)
+    root = options.certificates / "swarm-root-ca.crt"
     try:
-        found = store.load(("",))
-        shown = with_devices(believed(found, keyring.cluster))
-        told_of = inspect(shown, time.time(), told.stack, remembered(told.state))
+        snapshot = store.load(("",))
+        shown = with_devices(believed(snapshot, keyring.cluster))
+        document = inspect(shown, time.time(), options.stack, remembered(options.state))
         roots = (root.read_bytes(),) if root.exists() else ()
-        told_of["signed_by"] = signers(found)
-        told_of["nodes"] = list(nodes(found, keyring.cluster, roots, datetime.now(UTC)))
-        print(json.dumps(told_of))
+        document["signed_by"] = signers(snapshot)
+        document["nodes"] = list(nodes(snapshot, keyring.cluster, roots, datetime.now(UTC)))
+        print(json.dumps(document))
     finally:
         store.close()
 
 
-def _run(told: settings.Settings) -> None:
+def _run(options: settings.Settings) -> None:
     stopped = threading.Event()
-    keyring = read_verify_keys(told.verify_keys)
-    key = load_or_make_node_key(told.state)
+    keyring = read_verify_keys(options.verify_keys)
+    key = load_or_make_node_key(options.state)
     backend = wireguard.probe()
     answers_dns = preflight.require()
-    node_jobs.require_places(told.docker, told.containers)
-    containers = Containers(told.docker, folder=told.containers)
+    node_jobs.require_places(options.docker, options.containers)
+    containers = Containers(options.docker, folder=options.containers)
     version = metadata.version("linkwire")
-    log.info("agent started", backend=backend.name, address=",".join(told.etcd), version=version)
+    log.info("agent started", backend=backend.name, address=",".join(options.etcd), version=version)
     while True:
         try:
             here = containers.identity()
@@ -106,17 +106,17 @@ def _run(told: settings.Settings) -> None:
         except Retryable as error:
             log.warning("node identity unknown, retrying", error=str(error))
             time.sleep(RETRY_S)
-    identity = Identity(told.state, told.certificates, keyring.cluster, here.id, key.public)
-    node = node_record(here, identity, backend, (told.first_port, told.last_port), told.address, version)
-    store = Store(told.etcd, Sealer.agent(keyring, identity.key), tls=told.tls)
+    identity = Identity(options.state, options.certificates, keyring.cluster, here.id, key.public)
+    node = node_record(here, identity, backend, (options.first_port, options.last_port), options.address, version)
+    store = Store(options.etcd, Sealer.agent(keyring, identity.key), tls=options.tls)
     metrics = Metrics(version, backend.name)
-    if told.metrics is not None:
-        serve(metrics, told.metrics)
-    installation.bind(told.state, told.installation, keyring)
-    trust = Trust(told.state)
+    if options.metrics is not None:
+        serve(metrics, options.metrics)
+    installation.bind(options.state, options.installation, keyring)
+    trust = Trust(options.state)
     trust.recover(store.opened)
     desired = DesiredState(node.id, key, trust, backend)
-    reports = NodeReports(node, identity, metrics, WatchedClock(told.state))
+    reports = NodeReports(node, identity, metrics, WatchedClock(options.state))
     table = NodeTable(TaskNetns(OWN_NETNS))
     agent = Agent(containers, store, desired, reports, table, answers_dns=answers_dns)
 

@@ -33,16 +33,16 @@ def forget(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> int:
     Raises:
         NetnsGone, Retryable, Terminal.
     """
-    found = list(_to_whoever_is(netns, is_gone))
+    requests = list(_to_whoever_is(netns, is_gone))
     socket = netns.socket(_NETLINK_NETFILTER)
     with explained("forget a connection to a task that is gone"):
-        for request in found:
+        for request in requests:
             try:
                 socket.request(_DELETE, request)
             except OSError as error:
                 if error.errno != errno.ENOENT:  # it ended meanwhile
                     raise
-    return len(found)
+    return len(requests)
 
 
 def _to_whoever_is(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> Iterator[bytes]:
@@ -50,11 +50,11 @@ def _to_whoever_is(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> Iter
     with explained("list the task's connections"):
         answer = netns.socket(_NETLINK_NETFILTER).dump(_GET, _HEADER.pack(0, 0, 0))
     for message in answer:
-        found = dict(attributes(message.payload[_HEADER.size :]))
-        source = _source(found.get(_REPLY))
+        entry = dict(attributes(message.payload[_HEADER.size :]))
+        source = _source(entry.get(_REPLY))
         if source is not None and is_gone(source):
-            named = attribute(_ORIGINAL | _NESTED, bytes(found[_ORIGINAL]))
-            named += attribute(_ID, bytes(found[_ID])) if _ID in found else b""
+            named = attribute(_ORIGINAL | _NESTED, bytes(entry[_ORIGINAL]))
+            named += attribute(_ID, bytes(entry[_ID])) if _ID in entry else b""
             yield bytes(message.payload[: _HEADER.size]) + named
 
 

@@ -151,8 +151,8 @@ class Containers:
         """List every task container of this node, by container id. Raises Retryable."""
         listed = self._list({"label": TASK_LABEL})
         joined = self._joined_unheard(listed)
-        found = {raw["Id"]: self._task(raw, joined.get(raw["Id"], ())) for raw in listed}
-        return {container: task for container, task in found.items() if task is not None}
+        tasks = {raw["Id"]: self._task(raw, joined.get(raw["Id"], ())) for raw in listed}
+        return {container: task for container, task in tasks.items() if task is not None}
 
     def one(self, container: str) -> LocalTask | None:
         """Read a task's container; None if it is gone or no task's. Raises Retryable."""
@@ -185,12 +185,12 @@ class Containers:
     def _joined_unheard(self, listed: list[dict[str, Any]]) -> dict[str, list[Attachment]]:
         """Read, by container, what the `connect` events of starting containers told, should none have listened."""
         starting = [raw for raw in listed if raw.get("State") == CREATED]
-        found: dict[str, list[Attachment]] = {raw["Id"]: [] for raw in starting}
+        attachments: dict[str, list[Attachment]] = {raw["Id"]: [] for raw in starting}
         for network in {end.get("NetworkID") or "" for raw in starting for end in _ends(raw)} - {""}:
             ends = _ends_on(self._docker, network)
-            for container in ends.keys() & found.keys():
-                found[container] += ends[container].attachments
-        return found
+            for container in ends.keys() & attachments.keys():
+                attachments[container] += ends[container].attachments
+        return attachments
 
     def _task(self, raw: Mapping[str, Any], joined: Iterable[Attachment] = ()) -> LocalTask | None:
         state = raw.get("State")
@@ -292,15 +292,15 @@ def _through_node(network: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
     options = network.get("Options") or {}
     if network.get("Driver") not in ("bridge", "overlay", "null") or options.get(_NO_ADDRESS) == "true":
         return None
-    found: list[IPNetwork] = []
+    subnets: list[IPNetwork] = []
     for config in (network.get("IPAM") or {}).get("Config") or ():
         if any(name.startswith("DefaultGateway") for name in config.get("AuxiliaryAddresses") or ()):
             return None  # libnetwork's DefaultGatewayIPv4 and DefaultGatewayIPv6: another router than this node
         try:
-            found.append(ipaddress.ip_network(config.get("Subnet") or "", strict=False))
+            subnets.append(ipaddress.ip_network(config.get("Subnet") or "", strict=False))
         except ValueError:
             return None
-    return tuple(found)
+    return tuple(subnets)
 
 
 def _ends(raw: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

@@ -208,17 +208,17 @@ def rules_around(
 
 def _between(old: Policy, new: Policy) -> Policy:
     """Return the policy for while peers change: in as the new one says, out only what both allow."""
-    kept = {balance.vip: frozenset(balance.backends) for balance in old.balance}
-    known = {allow.service: frozenset(allow.peers) for allow in old.outbound}
+    backends = {balance.vip: frozenset(balance.backends) for balance in old.balance}
+    peers = {allow.service: frozenset(allow.peers) for allow in old.outbound}
 
     def still(addresses: tuple[IPv4Address, ...], before: frozenset[IPv4Address]) -> tuple[IPv4Address, ...]:
         return tuple(address for address in addresses if address in before)
 
     return replace(
         new,
-        balance=tuple(replace(b, backends=still(b.backends, kept.get(b.vip, frozenset()))) for b in new.balance),
+        balance=tuple(replace(b, backends=still(b.backends, backends.get(b.vip, frozenset()))) for b in new.balance),
         outbound=tuple(
-            Allow(a.service, still(a.peers, known.get(a.service, frozenset())), a.ports) for a in new.outbound
+            Allow(a.service, still(a.peers, peers.get(a.service, frozenset())), a.ports) for a in new.outbound
         ),
     )
 

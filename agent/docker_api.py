@@ -65,14 +65,14 @@ class Docker:
         """
         with self.asked_to(f"inspect the {kind} {name}") as client:
             try:
-                found: dict[str, Any] = getattr(client, f"inspect_{kind}")(name)
+                answer: dict[str, Any] = getattr(client, f"inspect_{kind}")(name)
             except docker.errors.NotFound:
                 return None
             except docker.errors.APIError:
                 if not lenient:
                     raise
                 return None
-        return found
+        return answer
 
     def disconnect(self) -> None:
         """Choose the version anew when next asked: an engine that was upgraded may refuse the old one."""

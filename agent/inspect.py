@@ -57,26 +57,26 @@ def inspect(snapshot: Snapshot, now: float, stack: str | None = None, seen: byte
 
 def _epoch(snapshot: Snapshot, key: str) -> int | None:
     """Return the epoch of a link key that counts; None as long as no node needs one."""
-    found = snapshot.get(keyspace.epoch(key), LinkKeyEpoch)
-    return found.epoch if found else None
+    record = snapshot.get(keyspace.epoch(key), LinkKeyEpoch)
+    return record.epoch if record else None
 
 
 def signers(snapshot: Snapshot) -> list[str]:
     """List the ids of the keys that signed the controller's records; a key that is not there may be taken away."""
-    written = (found for key, found in snapshot.records.items() if keyspace.writer(key) == "controller")
-    return sorted({found.signer.hex() for found in written})
+    written = (value for key, value in snapshot.records.items() if keyspace.writer(key) == "controller")
+    return sorted({value.signer.hex() for value in written})
 
 
 def _refused(snapshot: Snapshot, graph: Graph) -> Refusals:
     """Sum what the tasks' rules have refused, by service."""
-    found: Refusals = Counter()
+    packets: Refusals = Counter()
     for status in snapshot.all(Status):
         for device in status.devices:
             own = graph.by_task.get(device.task)
             if own is not None and own.node == status.node:
                 for refused in device.refused:
-                    found[own.service, refused.service, refused.direction] += refused.packets
-    return found
+                    packets[own.service, refused.service, refused.direction] += refused.packets
+    return packets
 
 
 def _link(graph: Graph, refused: Refusals, consumer: Service, link: LinkLabel) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _link(graph: Graph, refused: Refusals, consumer: Service, link: LinkLabel) -
     dnsrr = provider is not None and provider.dnsrr  # its names have no IPv6
     ports = graph.ports(consumer, provider) if provider else link.ports
     open_ports = "all" if ports is None else ", ".join(map(str, ports))
-    others = [found for found in ids if found != consumer.id]  # of a service linked to itself there is one end
+    others = [service for service in ids if service != consumer.id]  # of a service linked to itself there is one end
     return {
         "consumer": consumer.name,
         "provider": link.provider,
@@ -96,8 +96,8 @@ def _link(graph: Graph, refused: Refusals, consumer: Service, link: LinkLabel) -
         "vip6": str(twin(graph.cluster.subnet6, vip)) if vip and graph.cluster and not dnsrr else None,
         "ports": open_ports or ("none" if provider else None),
         "refused": {
-            "consumer": {way: sum(refused[consumer.id, found, way] for found in ids) for way in ("in", "out")},
-            "provider": {way: sum(refused[found, consumer.id, way] for found in others) for way in ("in", "out")},
+            "consumer": {way: sum(refused[consumer.id, service, way] for service in ids) for way in ("in", "out")},
+            "provider": {way: sum(refused[service, consumer.id, way] for service in others) for way in ("in", "out")},
         },
     }
 
@@ -105,7 +105,7 @@ def _link(graph: Graph, refused: Refusals, consumer: Service, link: LinkLabel) -
 def _pairs(
     snapshot: Snapshot, graph: Graph, consumer: Service, provider: str, now: float
 ) -> Iterator[dict[str, Any]]:
-    providers = [graph.services[found] for found in graph.by_name.get(provider, ())]
+    providers = [graph.services[service_id] for service_id in graph.by_name.get(provider, ())]
     for mine in graph.endpoints.get(consumer.id, ()):
         report = snapshot.get(keyspace.report(mine.node, mine.task), TaskReport)
         status = snapshot.get(keyspace.status(mine.node), Status)
@@ -153,8 +153,8 @@ def _task_name(service: Service, endpoint: Endpoint) -> str:
 
 
 def _hostname(snapshot: Snapshot, node: str) -> str:
-    found = snapshot.get(keyspace.node(node), Node)
-    return found.hostname if found else node
+    record = snapshot.get(keyspace.node(node), Node)
+    return record.hostname if record else node
 
 
 def _distrusted(snapshot: Snapshot, seen: bytes) -> Iterator[str]:
@@ -190,6 +190,6 @@ def _problems(snapshot: Snapshot, graph: Graph) -> Iterator[str]:
         yield f"node {where}: its agent is silent; its tasks of {', '.join(services)} are used where they answer"
     for report in sorted(snapshot.all(TaskReport), key=lambda r: (r.task, r.node)):
         if report.error and report.state != "gone":
-            found = graph.services.get(report.service)
-            name = f"{found.name} task {report.task}" if found else f"task {report.task}"
+            owner = graph.services.get(report.service)
+            name = f"{owner.name} task {report.task}" if owner else f"task {report.task}"
             yield f"{name} on {_hostname(snapshot, report.node)}: {report.error}"

@@ -114,20 +114,20 @@ def _round(targets: Targets) -> tuple[frozenset[IPv4Address], frozenset[IPv4Addr
         for path, addresses in targets.items():
             asked |= addresses
             try:
-                one = opened.enter_context(_opened(path))
+                pinger = opened.enter_context(_opened(path))
             except NetnsGone:
                 continue
             except (LinkwireError, OSError) as error:
                 log.info("suspect endpoints not probed", namespace=path, error=str(error))
                 continue
-            sockets[one.fileno()] = one, addresses
-            ready.register(one, select.POLLIN)
-            _send(one, addresses)
+            sockets[pinger.fileno()] = pinger, addresses
+            ready.register(pinger, select.POLLIN)
+            _send(pinger, addresses)
         deadline = time.monotonic() + ANSWER_S
         while answered < asked and (left := deadline - time.monotonic()) > 0:
             for number, _ in ready.poll(left * 1000):
-                one, addresses = sockets[number]
-                answered |= addresses & _answer(one)
+                pinger, addresses = sockets[number]
+                answered |= addresses & _answer(pinger)
     return frozenset(asked), frozenset(answered)
 
 
@@ -139,18 +139,18 @@ def _opened(path: str) -> socket.socket:
         )
 
 
-def _send(one: socket.socket, addresses: Iterable[IPv4Address]) -> None:
+def _send(pinger: socket.socket, addresses: Iterable[IPv4Address]) -> None:
     for address in addresses:
         try:  # the kernel fills in checksum and identifier
-            one.sendto(_ECHO.pack(_ECHO_REQUEST, 0, 0, 0, 1), (str(address), 0))
+            pinger.sendto(_ECHO.pack(_ECHO_REQUEST, 0, 0, 0, 1), (str(address), 0))
         except OSError as error:  # no peer has it (any more): no answer, then
             log.debug("suspect endpoint not probed", address=str(address), error=str(error))
 
 
-def _answer(one: socket.socket) -> frozenset[IPv4Address]:
+def _answer(pinger: socket.socket) -> frozenset[IPv4Address]:
     """Return the endpoint that answered; none where the answer was an error."""
     try:
-        _, (host, _) = one.recvfrom(_LONGEST)
+        _, (host, _) = pinger.recvfrom(_LONGEST)
     except OSError:
         return frozenset()
     return frozenset((IPv4Address(host),))

@@ -26,22 +26,22 @@ class Memo:
 
     def render(self, policy: Policy, device: str) -> Rules:
         """See `agent.rules.render`."""
-        kept = self._rendered
-        if kept is None or kept[1] != device or kept[0] != policy:
-            kept = (policy, device, render(policy, device))
-        self._rendered = kept
-        return kept[2]
+        last = self._rendered
+        if last is None or last[1] != device or last[0] != policy:
+            last = (policy, device, render(policy, device))
+        self._rendered = last
+        return last[2]
 
     def alike(self, wanted: PeerConfig, seen: Peer) -> bool:
         """Tell whether a peer, which must have a preshared key, is seen to be just as it is meant."""
-        kept = self._alike.get(wanted.public_key)
+        last = self._alike.get(wanted.public_key)
         if (
-            kept is not None
-            and kept[0] is wanted
-            and kept[1] is seen.endpoint
-            and kept[2] is seen.allowed_ips
-            and kept[3] is seen.preshared_key
-            and kept[4] == seen.keepalive
+            last is not None
+            and last[0] is wanted
+            and last[1] is seen.endpoint
+            and last[2] is seen.allowed_ips
+            and last[3] is seen.preshared_key
+            and last[4] == seen.keepalive
         ):
             return True
         alike = (
@@ -52,11 +52,11 @@ class Memo:
             and wanted.allowed_ips == seen.allowed_ips
         )
         if alike:
-            kept = (wanted, seen.endpoint, seen.allowed_ips, seen.preshared_key, seen.keepalive)
-            self._alike[wanted.public_key] = kept
+            last = (wanted, seen.endpoint, seen.allowed_ips, seen.preshared_key, seen.keepalive)
+            self._alike[wanted.public_key] = last
         return alike
 
     def drop_all_but(self, peers: dict[PublicKey, PeerConfig]) -> None:
         """Forget peers other than these."""
         if len(self._alike) > len(peers):
-            self._alike = {key: kept for key, kept in self._alike.items() if key in peers}
+            self._alike = {key: last for key, last in self._alike.items() if key in peers}

@@ -133,17 +133,17 @@ class Metrics(Collector):
                 self._refused.values[*labels, direction] += 0
         for refused in device.refused:
             theirs = _name(graph, refused.service) if refused.service else ""
-            known = None if own is None or theirs is None else (own, theirs, refused.direction)
+            counted = None if own is None or theirs is None else (own, theirs, refused.direction)
             which = (device.task, refused.service, refused.direction)
-            self._refused.add(which, known, refused.packets, self._updates)
+            self._refused.add(which, counted, refused.packets, self._updates)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics; prometheus_client calls it once a scrape."""
         with self._lock:
             yield _gauge("agent_info", "This agent.", {self._info: 1}, "version", "backend")
             yield _gauge("store_complete", "Whether all of the store is known.", {(): int(self._complete)})
-            held = "Whether what the store holds is not acted on, because it is not what was signed."
-            yield _gauge("store_unverified", held, {(): int(self._held)})
+            unverified = "Whether what the store holds is not acted on, because it is not what was signed."
+            yield _gauge("store_unverified", unverified, {(): int(self._held)})
             tasks = _by_state(self._tasks, "wired", "unwired", "error")
             yield _gauge("tasks", "This node's tasks that take part in the mesh.", tasks, "state")
             peers = _by_state(self._peers, "connected", "stale", "no-handshake")
@@ -179,8 +179,8 @@ def _serve(metrics: Metrics, host: str, port: int) -> None:
 
 
 def _name(graph: Graph, service: str | None) -> str | None:
-    found = graph.services.get(service) if service else None
-    return found.name if found else None
+    record = graph.services.get(service) if service else None
+    return record.name if record else None
 
 
 def _service(graph: Graph, key: PublicKey) -> str | None:

@@ -87,8 +87,8 @@ def parse(content: bytes) -> tuple[HostEntry, ...] | None:
     ours = _ours(content)
     if not ours:
         return None
-    found = tuple(line.entry for line in ours if not line.is_comment)
-    return () if None in found else tuple(entry for entry in found if entry is not None)
+    entries = tuple(line.entry for line in ours if not line.is_comment)
+    return () if None in entries else tuple(entry for entry in entries if entry is not None)
 
 
 def changes(content: bytes, entries: Iterable[HostEntry]) -> tuple[Change, ...]:

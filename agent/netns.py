@@ -97,11 +97,11 @@ class TaskNetns:
     def socket(self, protocol: int) -> NetlinkSocket:
         """Return the socket kept here for NETLINK_ROUTE or NETLINK_GENERIC, opened at first use. Raises NetnsGone."""
         with self._lock:
-            kept = self._sockets.get(protocol)
-            if kept is None:
-                kept = self._sockets[protocol] = self.run(lambda: NetlinkSocket(protocol))
+            opened = self._sockets.get(protocol)
+            if opened is None:
+                opened = self._sockets[protocol] = self.run(lambda: NetlinkSocket(protocol))
         self.check()
-        return kept
+        return opened
 
     def own(self, kind: type[T], made: T | None = None) -> T:
         """Return the one object of a class that belongs to this namespace and ends with it.
@@ -116,8 +116,8 @@ class TaskNetns:
     def close(self) -> None:
         """Let go of the namespace: from then on the kernel may destroy it. May be called twice."""
         with self._lock:
-            for kept in self._sockets.values():
-                kept.close()
+            for opened in self._sockets.values():
+                opened.close()
             self._sockets.clear()
             if self._fd >= 0:
                 os.close(self._fd)

@@ -63,11 +63,11 @@ def counted(netns: TaskNetns, table: str) -> dict[str, int]:
         answer = netns.socket(_NETLINK_NETFILTER).dump(_GET_OBJECT, _HEADER.pack(_FAMILY["inet"], 0, 0) + wanted)
     counts: dict[str, int] = {}
     for message in answer:
-        found = dict(attributes(message.payload[_HEADER.size :]))
+        values = dict(attributes(message.payload[_HEADER.size :]))
         # Kernels before 4.20 have no filter for dumps: they list what others have, too.
-        if _text(found[_OBJ_TABLE]) == table and int.from_bytes(found[_OBJ_TYPE], "big") == _COUNTER:
-            data = dict(attributes(found[_OBJ_DATA]))
-            counts[_text(found[_OBJ_NAME])] = int.from_bytes(data[_COUNTER_PACKETS], "big")
+        if _text(values[_OBJ_TABLE]) == table and int.from_bytes(values[_OBJ_TYPE], "big") == _COUNTER:
+            data = dict(attributes(values[_OBJ_DATA]))
+            counts[_text(values[_OBJ_NAME])] = int.from_bytes(data[_COUNTER_PACKETS], "big")
     return counts
 
 
@@ -85,7 +85,7 @@ def listed(netns: TaskNetns, table: str) -> tuple[bytes, ...]:
         ]
     every = (bytes(message.payload[_HEADER.size :]) for answer in answers for message in answer)
     # NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are both 1. Not every kernel filters such a list.
-    return tuple(one for one in every if bytes(dict(attributes(memoryview(one)))[_TABLE_NAME]) == name)
+    return tuple(payload for payload in every if bytes(dict(attributes(memoryview(payload)))[_TABLE_NAME]) == name)
 
 
 def subscribed(netns: TaskNetns) -> socket.socket:

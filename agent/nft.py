@@ -71,8 +71,8 @@ def read(netns: TaskNetns) -> Table | None:
     Raises:
         NetnsGone, Retryable, Terminal.
     """
-    with _of(netns) as known:
-        rules = _look(netns, known)
+    with _of(netns) as listing:
+        rules = _look(netns, listing)
     if rules is None:
         return None
     return Table(rules, ruleset.refused(nfnetlink.counted(netns, ruleset.NAME)))
@@ -85,16 +85,16 @@ def apply(netns: TaskNetns, rules: Rules) -> None:
         NetnsGone, Retryable.
         Terminal: the kernel does not take them.
     """
-    with _of(netns) as known:
-        present = _look(netns, known)
+    with _of(netns) as listing:
+        present = _look(netns, listing)
         if present != rules:
             _do(netns, ruleset.transaction(rules, present), "set the rules")
 
 
 def remove(netns: TaskNetns) -> None:
     """Take the table away, if it is there. Raises NetnsGone, Retryable, Terminal."""
-    with _of(netns) as known:
-        if _look(netns, known) is not None:
+    with _of(netns) as listing:
+        if _look(netns, listing) is not None:
             _do(netns, ruleset.removal(), "remove the rules")
 
 
@@ -119,22 +119,22 @@ def lacking(netns: TaskNetns, needed: Mapping[str, str]) -> list[str]:
 
 @contextlib.contextmanager
 def _of(netns: TaskNetns) -> Iterator[_Known]:
-    known = netns.own(_Known)
-    with known.lock:
-        yield known
+    listing = netns.own(_Known)
+    with listing.lock:
+        yield listing
     netns.check()
 
 
-def _look(netns: TaskNetns, known: _Known) -> Rules | None:
+def _look(netns: TaskNetns, listing: _Known) -> Rules | None:
     generation = nfnetlink.generation(netns)
-    if generation != known.generation:
-        known.generation, known.rules = None, None  # whatever comes of it
+    if generation != listing.generation:
+        listing.generation, listing.rules = None, None  # whatever comes of it
         # A task that is wired for the first time has none: that is told without a process.
         rules = _listed(netns) if nfnetlink.exists(netns, ruleset.NAME) else None
         if generation != nfnetlink.generation(netns):
             return rules
-        known.generation, known.rules = generation, rules
-    return known.rules
+        listing.generation, listing.rules = generation, rules
+    return listing.rules
 
 
 def _listed(netns: TaskNetns) -> Rules | None:
@@ -174,11 +174,11 @@ def _nft(netns: TaskNetns, text: str, *, json: bool = True) -> str:
     command = (*_COMMAND, "--json") if json else _COMMAND
     with _memory() as output, _memory() as errors:
         done = netns.run(lambda: _ended(command, text.encode(), output, errors))
-        said = _in_one_line(_content(errors))
+        problem = _in_one_line(_content(errors))
         if done < 0:
-            raise _Broken(f"it was ended by {signal.Signals(-done).name}; {said}")
+            raise _Broken(f"it was ended by {signal.Signals(-done).name}; {problem}")
         if done > 0:
-            raise _Refused(said or f"exit code {done}")
+            raise _Refused(problem or f"exit code {done}")
         return _content(output)
 
 
@@ -222,5 +222,5 @@ def _content(file: int) -> str:
 def _in_one_line(text: str) -> str:
     """Extract nft's errors, without the place in the command that it shows below each."""
     errors = [line.partition("Error: ")[2] for line in text.splitlines() if "Error: " in line]
-    said = "; ".join(dict.fromkeys(errors)) or " ".join(text.split())
-    return said if len(said) <= _LONGEST_TEXT else f"{said[:_LONGEST_TEXT]}..."
+    problem = "; ".join(dict.fromkeys(errors)) or " ".join(text.split())
+    return problem if len(problem) <= _LONGEST_TEXT else f"{problem[:_LONGEST_TEXT]}..."

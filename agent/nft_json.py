@@ -37,7 +37,7 @@ def canonical(items: Iterable[Json]) -> Rules:
         text = text_of({kind: {key: _normal(value) for key, value in body.items() if key not in dropped}})
         rank = _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
         texts.append((rank, body["chain"] if kind == "rule" else text, text))
-    texts.sort(key=lambda one: one[:2])  # stable: the rules of one chain stay in order
+    texts.sort(key=lambda ranked: ranked[:2])  # stable: the rules of one chain stay in order
     return tuple(text for _, _, text in texts)
 
 

@@ -21,19 +21,19 @@ def node_record(  # noqa: PLR0917 - called once, from cli
     version: str,
 ) -> Node:
     """Build the node's record. Raises Terminal where its address is not known."""
-    told = address or here.address
-    if told is None:
+    reached_at = address or here.address
+    if reached_at is None:
         raise Terminal("this node's address is unknown: set --address or LINKWIRE_ADDRESS")
-    said = identity.statement
+    statement = identity.statement
     return Node(
         id=here.id,
         hostname=here.hostname,
-        sealing_key=said.sealing_key,
-        report_key=said.verify_key,
-        counter=said.counter,
+        sealing_key=statement.sealing_key,
+        report_key=statement.verify_key,
+        counter=statement.counter,
         proof=identity.proof,
         unproven=identity.unproven,
-        address=told,
+        address=reached_at,
         first_port=ports[0],
         last_port=ports[1],
         backend=backend.name,

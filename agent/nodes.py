@@ -47,14 +47,14 @@ def believed(snapshot: Snapshot, cluster: str) -> Snapshot:
     """Drop agents' records that are not signed by the keys that were accepted of their nodes."""
     signatures = Signatures(cluster)
     records, invalid = dict(snapshot.records), dict(snapshot.invalid)
-    for key, found in snapshot.records.items():
-        record = found.record
+    for key, value in snapshot.records.items():
+        record = value.record
         if not isinstance(record, Node | TaskReport | Status | View):
             continue
         member = snapshot.get(keyspace.member(record.id if isinstance(record, Node) else record.node), Member)
         problem = f"{key}: its node has not shown its keys (yet)"
         if member is not None:
-            problem = signatures.problem(key, found, member.report_key) or ""
+            problem = signatures.problem(key, value, member.report_key) or ""
         if problem:
             del records[key]
             invalid[key] = problem

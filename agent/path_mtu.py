@@ -30,7 +30,7 @@ class PathMtu:
     def least(self, hosts: tuple[IPAddress, ...]) -> int:
         """Return the largest packet inside WireGuard that fits on the way to every one of the nodes, bytes."""
         now = time.monotonic()
-        found: list[int] = []
+        mtus: list[int] = []
         for host in hosts:
             at, mtu = self._mtus.get(host, (0.0, 0))
             if not mtu or now >= at:
@@ -40,5 +40,5 @@ class PathMtu:
                     log.warning("route to node not found", address=str(host), error=str(error))
                     mtu = DEFAULT_MTU + OVERHEAD[6]
                 self._mtus[host] = (now + ROUTES_S, mtu)
-            found.append(mtu - OVERHEAD[host.version])
-        return max(MIN_MTU, min(found, default=DEFAULT_MTU))
+            mtus.append(mtu - OVERHEAD[host.version])
+        return max(MIN_MTU, min(mtus, default=DEFAULT_MTU))

@@ -67,10 +67,10 @@ def ask(count: int, seconds: float) -> tuple[set[str], str]:
     error = "its name is not known"
     while len(answered) < count and time.monotonic() < deadline:
         try:
-            found = socket.getaddrinfo(NAME, PORT, socket.AF_INET, socket.SOCK_STREAM)
+            targets = socket.getaddrinfo(NAME, PORT, socket.AF_INET, socket.SOCK_STREAM)
         except OSError as failed:
-            found, error = [], f"the name {NAME}: {failed.strerror}"
-        for *_, target in found:
+            targets, error = [], f"the name {NAME}: {failed.strerror}"
+        for *_, target in targets:
             try:
                 with socket.create_connection((str(target[0]), PORT), _CONNECT_S) as connection:
                     answered.add(connection.makefile("rb").readline(_LONGEST).decode("utf-8", "replace").strip())

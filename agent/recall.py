@@ -27,25 +27,25 @@ def recalled(asked: Recall | None, node: str, believed: Snapshot) -> Sequence[Re
     if asked is None:
         return ()
     counts = keyspace.read_by if asked.node == node else keyspace.private
-    wanted = [kept for kept in _kept(believed) if counts(kept.key, node)]
+    wanted = [value for value in _kept(believed) if counts(value.key, node)]
     parts = list(_parts(wanted))
     return tuple(Recalled(node, asked.node, n, len(parts), part) for n, part in enumerate(parts))
 
 
 def _kept(believed: Snapshot) -> Iterator[Kept]:
-    for key, found in sorted(believed.records.items()):
-        if found.raw is not None:
-            yield Kept(key, found.raw)
+    for key, value in sorted(believed.records.items()):
+        if value.raw is not None:
+            yield Kept(key, value.raw)
 
 
 def _parts(values: Sequence[Kept]) -> Iterator[tuple[Kept, ...]]:
     """Split values into parts; at least one, so that it is seen that the node has answered."""
     part: list[Kept] = []
     size = 0
-    for kept in values:
-        if part and size + len(kept.value) > PART_BYTES:
+    for value in values:
+        if part and size + len(value.value) > PART_BYTES:
             yield tuple(part)
             part, size = [], 0
-        part.append(kept)
-        size += len(kept.value)
+        part.append(value)
+        size += len(value.value)
     yield tuple(part)

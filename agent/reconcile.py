@@ -199,11 +199,11 @@ def _at_once() -> None:
 
 def _forget_who_is_gone(netns: TaskNetns, desired: InterfaceConfig) -> None:
     """End tracked connections with addresses of the mesh that are nobody's any more."""
-    known = {network.network_address for peer in desired.peers for network in peer.allowed_ips}
-    known.update(address.ip for address in desired.addresses)
+    living = {network.network_address for peer in desired.peers for network in peer.allowed_ips}
+    living.update(address.ip for address in desired.addresses)
     mesh = (desired.policy.subnet, desired.policy.subnet6)
     try:
-        conntrack.forget(netns, lambda address: address not in known and any(address in subnet for subnet in mesh))
+        conntrack.forget(netns, lambda address: address not in living and any(address in subnet for subnet in mesh))
     except (Retryable, Terminal) as error:  # a kernel without ctnetlink, say: no reason to take a task's links away
         log.warning("stale connections not removed", device=desired.name, error=str(error))
 

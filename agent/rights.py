@@ -65,8 +65,8 @@ def give_up(keep: int) -> None:
     # which this user might look into the agent's memory. It may not before, having fewer capabilities.
     _prctl(_PR_SET_DUMPABLE, 0)
     # struct __user_cap_header_struct, then twice effective, permitted and inheritable
-    kept = [1 << keep & 0xFFFFFFFF] * 3 + [1 << keep >> 32] * 3
-    _checked(_libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), struct.pack("=6I", *kept)))
+    sets = [1 << keep & 0xFFFFFFFF] * 3 + [1 << keep >> 32] * 3
+    _checked(_libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), struct.pack("=6I", *sets)))
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, keep)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if {*os.getresuid(), *os.getresgid()} != {USER} or os.getgroups():
@@ -94,6 +94,6 @@ def _prctl(option: int, first: int, second: int = 0) -> None:
 
 def _checked(result: int) -> None:
     if result != 0:
-        said = os.strerror(ctypes.get_errno())
+        reason = os.strerror(ctypes.get_errno())
         needed = "the agent needs SYS_ADMIN, SETUID, SETGID and SETPCAP"
-        raise Terminal(f"cannot give up a thread's privileges: {said} ({needed})")
+        raise Terminal(f"cannot give up a thread's privileges: {reason} ({needed})")

@@ -144,22 +144,22 @@ def encode_route_request() -> bytes:
 def decode_link(payload: memoryview) -> SeenLink:
     """Decode a device, from what follows a message's header."""
     _, _, index, flags, _ = _LINK.unpack_from(payload)
-    found = dict(attributes(payload[_LINK.size :]))
-    info = dict(attributes(found.get(_IFLA_LINKINFO, memoryview(b""))))
+    values = dict(attributes(payload[_LINK.size :]))
+    info = dict(attributes(values.get(_IFLA_LINKINFO, memoryview(b""))))
     return SeenLink(
         index=index,
-        name=_string(found.get(_IFLA_IFNAME)),
+        name=_string(values.get(_IFLA_IFNAME)),
         kind=_string(info.get(_IFLA_INFO_KIND)),
         flags=flags,
-        mtu=_number(found.get(_IFLA_MTU)),
+        mtu=_number(values.get(_IFLA_MTU)),
     )
 
 
 def decode_address(payload: memoryview) -> SeenAddress:
     """Decode an address, from what follows a message's header."""
     family, length, _, scope, index = _ADDRESS.unpack_from(payload)
-    found = dict(attributes(payload[_ADDRESS.size :]))
-    local = bytes(found[_IFA_LOCAL] if _IFA_LOCAL in found else found[_IFA_ADDRESS])
+    values = dict(attributes(payload[_ADDRESS.size :]))
+    local = bytes(values[_IFA_LOCAL] if _IFA_LOCAL in values else values[_IFA_ADDRESS])
     kind = IPv4Interface if family == AF[4] else IPv6Interface
     return SeenAddress(index, kind((local, length)), scope)
 
@@ -167,22 +167,22 @@ def decode_address(payload: memoryview) -> SeenAddress:
 def decode_route(payload: memoryview) -> SeenRoute | None:
     """Decode a route, from what follows a message's header; None for one of another table, or that leads nowhere."""
     family, length, _, _, _, protocol, _, kind, _ = _ROUTE.unpack_from(payload)
-    found = dict(attributes(payload[_ROUTE.size :]))
-    if kind != _RTN_UNICAST or _number(found.get(_RTA_TABLE)) != _RT_TABLE_MAIN or family not in _EVERYWHERE:
+    values = dict(attributes(payload[_ROUTE.size :]))
+    if kind != _RTN_UNICAST or _number(values.get(_RTA_TABLE)) != _RT_TABLE_MAIN or family not in _EVERYWHERE:
         return None
-    network = _destination(family, length, found.get(_RTA_DST))
-    metrics = dict(attributes(found.get(_RTA_METRICS, memoryview(b""))))
+    network = _destination(family, length, values.get(_RTA_DST))
+    metrics = dict(attributes(values.get(_RTA_METRICS, memoryview(b""))))
     mtu = _number(metrics.get(_RTAX_MTU)) or None
-    return SeenRoute(Route(network, mtu), _number(found.get(_RTA_OIF)), protocol == _RTPROT_KERNEL)
+    return SeenRoute(Route(network, mtu), _number(values.get(_RTA_OIF)), protocol == _RTPROT_KERNEL)
 
 
 def decode_reached(payload: memoryview) -> tuple[IPNetwork, int] | None:
     """Decode the network that a route of any table leads to, and by which device; None for one that leads nowhere."""
     family, length, _, _, _, _, _, kind, _ = _ROUTE.unpack_from(payload)
-    found = dict(attributes(payload[_ROUTE.size :]))
+    values = dict(attributes(payload[_ROUTE.size :]))
     if kind not in (_RTN_UNICAST, _RTN_LOCAL) or family not in _EVERYWHERE:
         return None
-    return _destination(family, length, found.get(_RTA_DST)), _number(found.get(_RTA_OIF))
+    return _destination(family, length, values.get(_RTA_DST)), _number(values.get(_RTA_OIF))
 
 
 def _destination(family: int, length: int, address: memoryview | None) -> IPNetwork:

@@ -213,16 +213,16 @@ def parse(listing: str) -> Table:
 
 def refused(counts: Mapping[str, int]) -> tuple[Refused, ...]:
     """Interpret the table's counters, by their names and the packets they counted."""
-    found: list[Refused] = []
+    refusals: list[Refused] = []
     for name, packets in sorted(counts.items()):
         match name.partition("_"):
             case _ if not packets:
                 pass
             case ("apart", "", ""):
-                found.append(Refused("apart", "", packets))
+                refusals.append(Refused("apart", "", packets))
             case ("in" | "out" as direction, "_", service):
-                found.append(Refused(direction, service, packets))
-    return tuple(found)
+                refusals.append(Refused(direction, service, packets))
+    return tuple(refusals)
 
 
 def _ends(policy: Policy) -> tuple[list[_End], dict[IPv4Address, str]]:

@@ -68,13 +68,13 @@ class Devices:
 
     def addresses(self) -> frozenset[str]:
         """List their MAC addresses, but for the loopback's. Raises OSError."""
-        found = set()
+        macs = set()
         for line in os.pread(self._names, _MOST_BYTES, 0).decode().splitlines()[_HEAD_LINES:]:
             name = line.partition(":")[0].strip()
             with contextlib.suppress(OSError):  # it has another name by now
                 answer = fcntl.ioctl(self._socket, _SIOCGIFHWADDR, _IFREQ.pack(name.encode(), b""))
-                found.add(_IFREQ.unpack(answer)[1][:_MAC_BYTES].hex(":"))
-        return frozenset(found) - {bytes(_MAC_BYTES).hex(":")}
+                macs.add(_IFREQ.unpack(answer)[1][:_MAC_BYTES].hex(":"))
+        return frozenset(macs) - {bytes(_MAC_BYTES).hex(":")}
 
     def close(self) -> None:
         """Let go of the namespace."""

@@ -120,12 +120,12 @@ class Trust:
         path = self._path.with_name(STATE_FILE)
         changed = state.changed_since(before) if before is not None and self._size else None
         if changed is not None and self._size <= 2 * self._whole:
-            values = ((key, found.raw if (found := state.records.get(key)) else None) for key in changed)
+            values = ((key, record.raw if (record := state.records.get(key)) else None) for key in changed)
             added = statefile.addition((key, raw or b"") for key, raw in values if keyspace.read_by(key, node))
             if durable.append(path, self._size, added):
                 self._size += len(added)
                 return
-        all_of_it = ((key, found.raw) for key, found in state.records.items() if found.raw is not None)
+        all_of_it = ((key, record.raw) for key, record in state.records.items() if record.raw is not None)
         content = statefile.pack((key, raw) for key, raw in all_of_it if keyspace.read_by(key, node))
         durable.write(path, content)
         self._whole = self._size = len(content)
@@ -136,16 +136,16 @@ class Trust:
             return
         path = self._path.with_name(STATE_FILE)
         try:
-            found = opened(statefile.unpack(path.read_bytes()))
+            state = opened(statefile.unpack(path.read_bytes()))
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
             log.warning("verified state not read", file=str(path), error=str(error))
             return
-        verdict = verify_snapshot(found)
+        verdict = verify_snapshot(state)
         if verdict.verified:
-            log.warning("verified state restored", count=len(found.records))
-            self._believed = replace(found, complete=False)
+            log.warning("verified state restored", count=len(state.records))
+            self._believed = replace(state, complete=False)
         else:
             log.warning("verified state refused", file=str(path), error=verdict.problem)
 

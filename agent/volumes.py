@@ -48,8 +48,8 @@ class Volumes:
     def names(self) -> tuple[str, ...]:
         """List the volumes of our stack."""
         with self._docker.asked_to("list volumes") as client:
-            found = client.volumes(filters={"label": f"{_STACK_LABEL}={STACK}"})
-        return tuple(sorted(str(one["Name"]) for one in found.get("Volumes") or ()))
+            volumes = client.volumes(filters={"label": f"{_STACK_LABEL}={STACK}"})
+        return tuple(sorted(str(volume["Name"]) for volume in volumes.get("Volumes") or ()))
 
     def device(self, name: str) -> str | None:
         """Return the folder that a volume is a bind of, empty for one with data of its own; None for no volume."""
@@ -73,5 +73,5 @@ class Volumes:
     def running(self) -> tuple[str, ...]:
         """List the names of our stack's containers that run."""
         with self._docker.asked_to("list containers") as client:
-            found = client.containers(filters={"label": f"{_STACK_LABEL}={STACK}"})
-        return tuple(sorted(str((one.get("Names") or ["?"])[0]).lstrip("/") for one in found))
+            containers = client.containers(filters={"label": f"{_STACK_LABEL}={STACK}"})
+        return tuple(sorted(str((container.get("Names") or ["?"])[0]).lstrip("/") for container in containers))

@@ -70,7 +70,7 @@ class Responder:
         if not answers or not self.able:
             self.stop(container)
             return
-        names = {answer.name: ([str(one) for one in answer.addresses], answer.rotates) for answer in answers}
+        names = {answer.name: ([str(address) for address in answer.addresses], answer.rotates) for answer in answers}
         table = json.dumps({"names": names, "search": resolving.search}).encode()
         with self._lock:
             served = self._served.get(container)

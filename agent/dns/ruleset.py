@@ -96,7 +96,7 @@ def _bytes(begin: int, expected: bytes) -> Iterator[Json]:
     for at in range(0, len(expected), _CHUNK):
         chunk = expected[at : at + _CHUNK]
         mask = bytes(0xDF if letter in _LETTERS else 0xFF for letter in chunk)
-        value = bytes(letter & kept for letter, kept in zip(chunk, mask, strict=True))
+        value = bytes(letter & bits for letter, bits in zip(chunk, mask, strict=True))
         offset = _NAME + 8 * (begin + at)
         if mask.strip(b"\xff"):
             yield _masked(offset, len(chunk), int.from_bytes(mask, "big"), int.from_bytes(value, "big"))

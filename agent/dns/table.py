@@ -27,12 +27,12 @@ class Table:
     """One task's names, from JSON: `{"names": {"db": [["10.1.9.2"], false]}, "search": ["corp.example"]}`."""
 
     def __init__(self, text: bytes) -> None:
-        told = json.loads(text)
+        content = json.loads(text)
         self._names: Mapping[str, _Name] = {
-            name: _Name([ip_address(one) for one in addresses], rotates)
-            for name, (addresses, rotates) in told["names"].items()
+            name: _Name([ip_address(address) for address in addresses], rotates)
+            for name, (addresses, rotates) in content["names"].items()
         }
-        self._ends: Sequence[str] = [f".{domain}" for domain in told["search"]]
+        self._ends: Sequence[str] = [f".{domain}" for domain in content["search"]]
 
     def answer(self, message: bytes) -> bytes | None:
         """Return the answer to a program's question; None for a message that gets none."""

@@ -33,9 +33,7 @@ class Rcode(IntEnum):
     """The response codes that are given (IANA, DNS RCODEs)."""
 
     NO_ERROR = 0
-    FORMAT_ERROR = 1
     NAME_ERROR = 3
-    NOT_IMPLEMENTED = 4
     REFUSED = 5
     BAD_VERSION = 16
 
@@ -79,9 +77,9 @@ def parse(message: bytes) -> Question | None:
     kind, network = _QUESTION.unpack_from(message, end)
     end += _QUESTION.size
     room, edns = _PLAIN_BYTES, None
-    if additionals and (found := _edns(message, end, additionals)) is not None:
-        edns, told = found
-        room = min(max(told, _PLAIN_BYTES), _MOST_BYTES)
+    if additionals and (spoken := _edns(message, end, additionals)) is not None:
+        edns, size = spoken
+        room = min(max(size, _PLAIN_BYTES), _MOST_BYTES)
     return Question(identifier, flags, name, kind, network, message[_HEADER.size : end], room, edns)
 
 

@@ -25,9 +25,9 @@ def main() -> None:
     parser.add_argument("--wait", type=int, help="seconds for which a start waits to be wired")
     parser.add_argument("--ready-wait", type=int, help="seconds for which a start waits for ready providers")
     parser.add_argument("--on-node", action="store_true", help="this process has the node's rights and processes")
-    told = parser.parse_args()
+    options = parser.parse_args()
     try:
-        answer = _here(told) if told.on_node else _helped()
+        answer = _here(options) if options.on_node else _helped()
     except Refused as error:
         answer = json.dumps({"refused": str(error)})
     print(answer)
@@ -44,10 +44,10 @@ def _helped() -> str:
     return docker.run_on_node(os.environ.get(TASK, ""), argv).strip()
 
 
-def _here(told: argparse.Namespace) -> str:
+def _here(options: argparse.Namespace) -> str:
     docker, script = Engine(), SCRIPT.read_text()
-    waits = {"LINKWIRE_GATE_SECONDS": told.wait, "LINKWIRE_READY_SECONDS": told.ready_wait}
-    match told.action:
+    waits = {"LINKWIRE_GATE_SECONDS": options.wait, "LINKWIRE_READY_SECONDS": options.ready_wait}
+    match options.action:
         case "install":
             given = {name: seconds for name, seconds in waits.items() if seconds is not None}
             return json.dumps(node.install(docker, script, given))

@@ -119,7 +119,10 @@ def without_default(config: Mapping[str, Any], default: str) -> dict[str, Any]:
 
 def without_runtime(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration without the gate's runtime; the key stays, or dockerd would keep what it knows."""
-    return {**config, _RUNTIMES: {name: one for name, one in config.get(_RUNTIMES, {}).items() if name != RUNTIME}}
+    return {
+        **config,
+        _RUNTIMES: {name: entry for name, entry in config.get(_RUNTIMES, {}).items() if name != RUNTIME},
+    }
 
 
 def restored(config: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,8 +160,8 @@ def script_of(config: Mapping[str, Any]) -> str | None:
 
 def dump(config: Mapping[str, Any], like: str) -> str:
     """Write a configuration, indented as `like` is."""
-    found = re.search(r"^([ \t]+)\S", like, re.MULTILINE)
-    indent: str | int | None = found[1] if found else (None if like.strip() and "\n" not in like.strip() else 2)
+    indented = re.search(r"^([ \t]+)\S", like, re.MULTILINE)
+    indent: str | int | None = indented[1] if indented else (None if like.strip() and "\n" not in like.strip() else 2)
     return json.dumps(config, indent=indent, ensure_ascii=False) + "\n"
 
 

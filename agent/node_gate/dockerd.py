@@ -82,19 +82,19 @@ def find(path: str) -> Dockerd:
 
 def config_file(command: tuple[str, ...], folder: str) -> str:
     """Return the configuration file that a command line names; a relative path is one from `folder`."""
-    found = DEFAULT_CONFIG
+    config = DEFAULT_CONFIG
     for word, following in zip(command, (*command[1:], ""), strict=True):
         if word == _FLAG:
-            found = following
+            config = following
         elif word.startswith(f"{_FLAG}="):
-            found = word.partition("=")[2]
-    return str(PurePosixPath(folder) / found)
+            config = word.partition("=")[2]
+    return str(PurePosixPath(folder) / config)
 
 
 def _read(pid: int) -> Dockerd:
     try:
         command = tuple(_words(pid, "cmdline"))
-        path = next((one[5:] for one in _words(pid, "environ") if one.startswith("PATH=")), os.defpath)
+        path = next((variable[5:] for variable in _words(pid, "environ") if variable.startswith("PATH=")), os.defpath)
         folder = str(Path(f"/proc/{pid}/cwd").readlink())
     except OSError as error:
         raise Refused(f"dockerd's process cannot be read: {error.strerror}") from None

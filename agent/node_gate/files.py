@@ -99,19 +99,22 @@ def place(config: str, command: tuple[str, ...], path: str, script: str, waits: 
     daemon_json.refuse_flags(command, config)
     behind = daemon_json.wrapped(parsed, config)
     try:
-        settings: dict[str, str | None] = {"LINKWIRE_GATE": None, **{name: str(one) for name, one in waits.items()}}
+        settings: dict[str, str | None] = {
+            "LINKWIRE_GATE": None,
+            **{name: str(seconds) for name, seconds in waits.items()},
+        }
         if behind is not None:
             program = behind.program
             settings["LINKWIRE_RUNC"] = None if program == daemon_json.STOCK else shlex.quote(program)
         _set(journal, settings)
         where = _place_script(journal, script, daemon_json.script_of(parsed))
         _try(where, path)
-        kept = file.with_name(file.name + KEPT)
+        copy = file.with_name(file.name + KEPT)
         # One that is still leaving has its copy: what the file says now is partly ours.
-        if behind is not None and not (daemon_json.has_gate(parsed) and kept.exists()):
-            journal.write(kept, text if file.exists() else "", _read(file)[1])
-        elif behind is None and not kept.exists():  # put in by hand
-            journal.write(kept, _without(text, parsed), _read(file)[1])
+        if behind is not None and not (daemon_json.has_gate(parsed) and copy.exists()):
+            journal.write(copy, text if file.exists() else "", _read(file)[1])
+        elif behind is None and not copy.exists():  # put in by hand
+            journal.write(copy, _without(text, parsed), _read(file)[1])
         changed = daemon_json.with_gate(parsed, str(where), behind)
         if changed != parsed:
             journal.write(file, daemon_json.dump(changed, text))
@@ -136,11 +139,11 @@ def step_aside(config: str) -> dict[str, Any]:
     file, journal = Path(config), Journal()
     text = _text(file)
     parsed = daemon_json.parse(text, config)
-    kept = file.with_name(file.name + KEPT)
+    copy = file.with_name(file.name + KEPT)
     if not daemon_json.has_gate(parsed):
-        there = kept.exists()
+        there = copy.exists()
         return {"there": there, "default": daemon_json.default_of(parsed), "undo": []}
-    before = daemon_json.parse(_text(kept), str(kept))
+    before = daemon_json.parse(_text(copy), str(copy))
     aside = daemon_json.without_default(parsed, daemon_json.default_of(before))
     try:
         _set(journal, {"LINKWIRE_GATE": "off"})
@@ -169,19 +172,19 @@ def clear(config: str, script: str | None) -> dict[str, Any]:
         `restored`: whether the file is what it was, byte for byte.
     """
     file = Path(config)
-    kept = file.with_name(file.name + KEPT)
+    copy = file.with_name(file.name + KEPT)
     journal = Journal()
     restored = False
-    if kept.exists():
-        text, before_text = _text(file), _text(kept)
-        before = daemon_json.parse(before_text, str(kept))
+    if copy.exists():
+        text, before_text = _text(file), _text(copy)
+        before = daemon_json.parse(before_text, str(copy))
         left = daemon_json.restored(daemon_json.parse(text, config), before)
         restored = left == before
         if restored:
             journal.write(file, before_text or None)
         else:
             journal.write(file, daemon_json.dump(left, text))
-        journal.write(kept, None)
+        journal.write(copy, None)
     _set(journal, dict.fromkeys(VARIABLES))
     for path in {script, *(f"{folder}/{SCRIPT}" for folder in FOLDERS)} - {None}:
         # By hand it may be set up elsewhere: what is not called like ours is not ours.
@@ -271,8 +274,8 @@ def _try(script: Path, path: str) -> None:
         except (OSError, subprocess.SubprocessError) as error:
             raise Refused(f"{script} does not run on this node: {error}") from None
         if done.returncode != 0:
-            said = (done.stdout + done.stderr).strip()[-300:]
-            raise Refused(f"{script} does not run on this node: {said or f'exit code {done.returncode}'}")
+            output = (done.stdout + done.stderr).strip()[-300:]
+            raise Refused(f"{script} does not run on this node: {output or f'exit code {done.returncode}'}")
 
 
 def _without(text: str, parsed: Mapping[str, Any]) -> str:

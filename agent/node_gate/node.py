@@ -48,15 +48,15 @@ def install(docker: Engine, script: str, waits: Mapping[str, int]) -> Answer:
     elif not made["undo"]:
         return {"gate": "in", "said": ["the gate was in already"]}
     behind = f" in front of {made['behind']}" if made["behind"] not in {None, daemon_json.STOCK} else ""
-    said = [
+    notes = [
         f"default runtime {was} -> {daemon_json.RUNTIME}{behind}"
         if was != daemon_json.RUNTIME
         else "brought up to date"
     ]
-    said.append(f"script {made['script']}")
+    notes.append(f"script {made['script']}")
     if made["changed"]:
-        said.append(f"{made['config']} changed, kept as it was in {made['config']}{files.KEPT}")
-    return {"gate": "in", "said": said}
+        notes.append(f"{made['config']} changed, kept as it was in {made['config']}{files.KEPT}")
+    return {"gate": "in", "said": notes}
 
 
 def remove(docker: Engine) -> Answer:
@@ -76,24 +76,24 @@ def remove(docker: Engine) -> Answer:
     if not aside["there"] and was != daemon_json.RUNTIME:
         return {"gate": "out", "said": ["the gate was not there"]}
     if was == daemon_json.RUNTIME:
-        _reload(docker, daemon, aside, lambda told: engine.default_runtime(told) == default)
-    said = [f"default runtime {was} -> {default}" if was != default else f"default runtime {default}"]
+        _reload(docker, daemon, aside, lambda now: engine.default_runtime(now) == default)
+    notes = [f"default runtime {was} -> {default}" if was != default else f"default runtime {default}"]
     seen = _look(daemon, info, "")
     if users := seen["users"]:
         shown = ", ".join(users[:_SHOWN]) + (f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else "")
-        said.append(
+        notes.append(
             f"the script stays, open, for what was made with it: {shown}. Have Swarm replace its tasks "
             "(`docker service update --force`), make other containers again, and run this once more"
         )
-        return {"gate": "leaving", "said": said}
+        return {"gate": "leaving", "said": notes}
     if seen["own"]:  # they end by the script
-        return {"gate": "leaving", "said": said, "again": True}
+        return {"gate": "leaving", "said": notes, "again": True}
     made = daemon.work(lambda: files.forget_runtime(daemon.config))
     if engine.runtime_path(docker.info(), daemon_json.RUNTIME) is not None:
-        _reload(docker, daemon, made, lambda told: engine.runtime_path(told, daemon_json.RUNTIME) is None)
+        _reload(docker, daemon, made, lambda now: engine.runtime_path(now, daemon_json.RUNTIME) is None)
     cleared = daemon.work(lambda: files.clear(daemon.config, seen["script"]))
-    said.append(f"script removed, {daemon.config} {'as it was' if cleared['restored'] else 'without it'}")
-    return {"gate": "out", "said": said}
+    notes.append(f"script removed, {daemon.config} {'as it was' if cleared['restored'] else 'without it'}")
+    return {"gate": "out", "said": notes}
 
 
 def status(docker: Engine, script: str) -> Answer:
@@ -102,7 +102,7 @@ def status(docker: Engine, script: str) -> Answer:
     info = docker.info()
     seen = _look(daemon, info, script)
     default = engine.default_runtime(info)
-    said = [f"default runtime {default}"]
+    notes = [f"default runtime {default}"]
     if default == daemon_json.RUNTIME:
         lacks = [
             text
@@ -112,13 +112,13 @@ def status(docker: Engine, script: str) -> Answer:
             )
             if wrong
         ]
-        return {"gate": "in" if not lacks else "in part", "said": [*said, *lacks]}
+        return {"gate": "in" if not lacks else "in part", "said": [*notes, *lacks]}
     if seen["named"] or seen["kept"]:
         return {
             "gate": "in part",
-            "said": [*said, f"of the gate something is left; containers that need it: {len(seen['users'])}"],
+            "said": [*notes, f"of the gate something is left; containers that need it: {len(seen['users'])}"],
         }
-    return {"gate": "out", "said": said}
+    return {"gate": "out", "said": notes}
 
 
 def _look(daemon: dockerd.Dockerd, info: Mapping[str, Any], script: str) -> Answer:

@@ -229,19 +229,19 @@ def _endpoint_attribute(endpoint: UdpEndpoint) -> bytes:
 
 def _decode_peer(raw: bytes) -> Peer:
     """Decode a peer, or a piece of one: what is not in it is as if it were not set."""
-    found = dict(attributes(memoryview(raw)))
-    shared = bytes(found.get(_PEER_PRESHARED_KEY, b""))
-    handshake = found.get(_PEER_HANDSHAKE)
+    values = dict(attributes(memoryview(raw)))
+    shared = bytes(values.get(_PEER_PRESHARED_KEY, b""))
+    handshake = values.get(_PEER_HANDSHAKE)
     return Peer(
-        public_key=PublicKey(bytes(found[_PEER_PUBLIC_KEY])),
-        endpoint=_endpoint(bytes(found[_PEER_ENDPOINT])) if _PEER_ENDPOINT in found else None,
-        allowed_ips=frozenset(map(_network, _nests(found.get(_PEER_ALLOWED_IPS)))),
+        public_key=PublicKey(bytes(values[_PEER_PUBLIC_KEY])),
+        endpoint=_endpoint(bytes(values[_PEER_ENDPOINT])) if _PEER_ENDPOINT in values else None,
+        allowed_ips=frozenset(map(_network, _nests(values.get(_PEER_ALLOWED_IPS)))),
         preshared_key=PresharedKey(shared) if any(shared) else None,  # zeros for none
-        keepalive=_number(found.get(_PEER_KEEPALIVE)),
+        keepalive=_number(values.get(_PEER_KEEPALIVE)),
         # struct __kernel_timespec
         last_handshake=_seconds(*struct.unpack("=qq", handshake)) if handshake is not None else None,
-        rx_bytes=_number(found.get(_PEER_RX_BYTES)),
-        tx_bytes=_number(found.get(_PEER_TX_BYTES)),
+        rx_bytes=_number(values.get(_PEER_RX_BYTES)),
+        tx_bytes=_number(values.get(_PEER_TX_BYTES)),
     )
 
 
@@ -258,8 +258,8 @@ def _seconds(seconds: int, nanoseconds: int) -> float | None:
 
 
 def _network(nested: memoryview) -> IPNetwork:
-    found = dict(attributes(nested))
-    address, length = bytes(found[_ALLOWED_IP_ADDRESS]), found[_ALLOWED_IP_CIDR][0]
+    values = dict(attributes(nested))
+    address, length = bytes(values[_ALLOWED_IP_ADDRESS]), values[_ALLOWED_IP_CIDR][0]
     # ip_network() tries one after the other, which takes three times as long.
     kind = IPv4Network if len(address) == _IPV4_BYTES else IPv6Network
     return kind((address, length), strict=False)

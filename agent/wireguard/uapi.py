@@ -275,8 +275,8 @@ def _exchange(name: str, request: bytes) -> str:
             raise DeviceNotFound(f"the wireguard-go of {name} ended while it was asked") from error
         except TimeoutError as error:
             raise Retryable(f"no answer from the wireguard-go of {name} within {_ANSWER_SECONDS:.0f} s") from error
-    text, found, code = answer[:-2].decode("ascii", errors="replace").rpartition("errno=")
-    if not found or not re.fullmatch(r"-?[0-9]+", code):
+    text, separator, code = answer[:-2].decode("ascii", errors="replace").rpartition("errno=")
+    if not separator or not re.fullmatch(r"-?[0-9]+", code):
         raise Terminal(f"wireguard-go's answer about {name} has no errno")
     if number := abs(int(code)):
         raise OSError(number, os.strerror(number))

@@ -26,7 +26,6 @@ from mesh.records import Endpoint, Member, Node, SealedKey, TaskReport
 from mesh.seal import Sealer
 from mesh.snapshot import Op, Put, Snapshot
 from mesh.store import Store
-from tests.support.attacks import Attempts
 from tests.lab import process
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node as LabNode

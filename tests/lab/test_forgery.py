@@ -20,7 +20,6 @@ from mesh.envelope import Signer, SigningKey, peek
 from mesh.keys import PrivateKey
 from mesh.net import UdpEndpoint
 from mesh.records import Endpoint
-from tests.support.attacks import Attempts
 from tests.chaos.killer import processes
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment

@@ -15,7 +15,6 @@ from mesh.net import UdpEndpoint
 from mesh.records import Endpoint, LinkKeyEpoch, ManifestRecord, Record, Service
 from mesh.seal import OpenedValue, Sealer
 from mesh.vouching import NOTHING, Vouched
-from tests.support.signing import CLUSTER, SEAL, STRANGER
 from tests.store.etcd_server import EtcdServer
 from tests.support.signing import CLUSTER, SEAL, STRANGER
 

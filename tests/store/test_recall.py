@@ -20,7 +20,6 @@ from mesh.records import Address, Endpoint, Kept, Port, Recall, Recalled, Servic
 from mesh.snapshot import Put, Snapshot
 from mesh.store import Store
 from mesh.verdict import verify_snapshot
-from tests.support.attacks import Attempts
 from tests.store.attacks import Attack, Gullible, what
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import Reader, SmallMesh, endpoints, settled
