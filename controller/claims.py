@@ -1,9 +1,10 @@
-"""What nodes say of tasks, by who says it and of what: what of it a change in the store or in Swarm reaches. Pure."""
+"""Index of what nodes report, by the reporting node and the task. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from controller.multimap import MultiMap
 from mesh import keyspace
 from mesh.records import Recalled, TaskReport
 from mesh.snapshot import Snapshot
@@ -12,44 +13,34 @@ CLAIMS = (keyspace.TASKS, keyspace.RECALLED)
 
 
 class Claims:
-    """The keys of all reports, and of what was brought back. Not safe for several threads."""
+    """Keys of all reports, and of what nodes brought back. Not safe for several threads."""
 
     def __init__(self) -> None:
-        """None yet."""
-        self._known: dict[str, tuple[str, str]] = {}  # key -> node, task
-        self._by_node: dict[str, set[str]] = {}
-        self._by_task: dict[str, set[str]] = {}
+        """Start empty."""
+        self._entries: dict[str, tuple[str, str]] = {}  # key -> node, task
+        self._by_node: MultiMap[str, str] = MultiMap()
+        self._by_task: MultiMap[str, str] = MultiMap()
 
-    def take(self, stored: Snapshot, keys: Iterable[str]) -> None:
-        """Look at some keys, whatever they hold now."""
+    def update(self, stored: Snapshot, keys: Iterable[str]) -> None:
+        """Index some keys again, whatever they hold now."""
         for key in keys:
-            if key in self._known:
-                node, task = self._known.pop(key)
-                _drop(self._by_node, node, key)
-                _drop(self._by_task, task, key)
-            found = stored.records.get(key)
-            match found.record if found is not None else None:
+            if key in self._entries:
+                node, task = self._entries.pop(key)
+                self._by_node.discard(node, key)
+                self._by_task.discard(task, key)
+            versioned = stored.records.get(key)
+            match versioned.record if versioned is not None else None:
                 case TaskReport() as report:
                     self._add(key, report.node, report.task)
                 case Recalled() as recalled:
                     self._add(key, recalled.node, "")
 
     def of(self, nodes: Iterable[str], tasks: Iterable[str]) -> set[str]:
-        """The keys of what some nodes say, and of what anybody says of some tasks."""
-        found: set[str] = set()
-        for node in nodes:
-            found |= self._by_node.get(node, set())
-        for task in tasks:
-            found |= self._by_task.get(task, set())
-        return found
+        """Return the keys of what some nodes report, and of what any node reports on some tasks."""
+        by_node = (self._by_node.get(node, ()) for node in nodes)
+        return set[str]().union(*by_node, *(self._by_task.get(task, ()) for task in tasks))
 
     def _add(self, key: str, node: str, task: str) -> None:
-        self._known[key] = node, task
-        self._by_node.setdefault(node, set()).add(key)
-        self._by_task.setdefault(task, set()).add(key)
-
-
-def _drop(held: dict[str, set[str]], name: str, key: str) -> None:
-    held[name].discard(key)
-    if not held[name]:
-        del held[name]
+        self._entries[key] = node, task
+        self._by_node.add(node, key)
+        self._by_task.add(task, key)

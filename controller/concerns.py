@@ -2,7 +2,7 @@
 
 A plan is made of parts: a service, a task, a node's report, a link key. Each rests on what has its own id, and on:
 
-- a task: its node, in the store and in Swarm; whether its service is wired and known; of which networks Swarm gives
+- a task: its node, in the store and in Swarm; whether its service is linked and exists; of which networks Swarm gives
   the addresses;
 - an address, port, sealed key or report: what has an id that it names;
 - a link key: what services say of it, on which nodes their tasks and endpoints are, what is believed of these nodes,
@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from controller.baseline import Delta
 from controller.focus import EVERYTHING, Focus
-from controller.lookup import Delta, Lookup, holder_id
+from controller.lookup import Lookup, holder_id
 from controller.observed import Swarm, SwarmService
 from mesh import keyspace
 from mesh.records import Address, Attachment, Port
@@ -43,7 +44,7 @@ def ends_unknown(stored: Snapshot) -> bool:
     return any(key.startswith((keyspace.SERVICES, keyspace.ENDPOINTS)) for key in stored.invalid)
 
 
-def follow(known: Lookup, swarm: Swarm, stored: Snapshot, delta: Delta, members: Iterable[str]) -> Focus:
+def renew(known: Lookup, swarm: Swarm, stored: Snapshot, delta: Delta, members: Iterable[str]) -> Focus:
     """Have the indexes take the next lists and the next snapshot.
 
     Args:
@@ -60,7 +61,7 @@ def follow(known: Lookup, swarm: Swarm, stored: Snapshot, delta: Delta, members:
     named.nodes.update(delta.swarm.nodes, members)
     for node in named.nodes:
         named.ids.add(node)
-        named.ids.update(known.on_node.get(node, ()))
+        named.ids.update(known.tasks.on_node.get(node, ()))
     was_unknown = ends_unknown(known.stored)
     before = _Before(known, swarm, delta, named)
     known.renew(swarm, stored, delta, named.ids)
@@ -68,8 +69,8 @@ def follow(known: Lookup, swarm: Swarm, stored: Snapshot, delta: Delta, members:
         known.relink()
     if keyspace.CLUSTER in delta.keys or keyspace.CLUSTER in stored.invalid or before.other_networks(known):
         return EVERYTHING
-    for service in before.rewired(known):
-        named.ids.update(known.live_of.get(service, ()), known.placed.get(service, ()), (service,))
+    for service in before.relinked(known):
+        named.ids.update(known.tasks.of_service.get(service, ()), known.placed.get(service, ()), (service,))
     named.link_keys.update(before.link_keys(known))
     return Focus(frozenset(named.ids), None if was_unknown else frozenset(named.link_keys))
 
@@ -138,10 +139,10 @@ class _Before:
         """Whether Swarm gives the addresses of other networks."""
         return any((network in known.networks) != was for network, was in self._networks.items())
 
-    def rewired(self, known: Lookup) -> set[str]:
+    def relinked(self, known: Lookup) -> set[str]:
         """Ids of the services whose tasks are to be looked at, all of them."""
         there = {name for name, was in self._there.items() if _is_there(known, name) != was}
-        return there.union(self._links.wired ^ known.links.wired) if known.links is not self._links else there
+        return there.union(self._links.linked ^ known.links.linked) if known.links is not self._links else there
 
     def link_keys(self, known: Lookup) -> Iterator[str]:
         """The link keys that are on other nodes, or of other nodes or services, or that are asked for otherwise."""
@@ -151,10 +152,14 @@ class _Before:
             if now != was:
                 services.update(where[0] for where in (*was, *now) if where is not None)
         for node in self._nodes:
-            services.update(known.live[name].service for name in known.on_node.get(node, ()) if name in known.live)
+            services.update(
+                known.tasks.live[name].service
+                for name in known.tasks.on_node.get(node, ())
+                if name in known.tasks.live
+            )
         old, new = self._links, known.links
         if old is not new:
-            services |= old.wired ^ new.wired
+            services |= old.linked ^ new.linked
             yield from (key for key in old.uses.keys() | new.uses.keys() if old.uses.get(key) != new.uses.get(key))
             yield from (key for key in old.ends.keys() | new.ends.keys() if old.ends.get(key) != new.ends.get(key))
         for service in services:
@@ -162,7 +167,7 @@ class _Before:
 
 
 def _seat(known: Lookup, name: str) -> _Seat:
-    task, endpoint = known.live.get(name), known.endpoints.get(name)
+    task, endpoint = known.tasks.live.get(name), known.endpoints.get(name)
     return (
         (task.service, task.node) if task is not None else None,
         (endpoint.service, endpoint.node) if endpoint is not None else None,
@@ -181,7 +186,7 @@ def _is_there(known: Lookup, service: str) -> bool:
 def _listed(lists: Swarm, delta: Delta) -> Iterator[tuple[Attachment, ...]]:
     for name in delta.swarm.tasks:
         if (task := lists.tasks.get(name)) is not None:
-            yield task.elsewhere
+            yield task.attachments
     for name in delta.swarm.services:
         if (service := lists.services.get(name)) is not None:
-            yield service.elsewhere
+            yield service.attachments

@@ -1,4 +1,4 @@
-"""One controller leads: a leased record that only one can create, and that every write names.
+"""Leader election: a leased record that only one controller can create, and that every write names.
 
 A controller that lost its lease without knowing it (a pause, a partition) cannot write: each of its transactions
 carries the revision of the leader record that it created (a fencing token).
@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
 from mesh import keyspace
-from mesh.errors import LinkwireError
+from mesh.errors import LinkwireError, Retryable
 from mesh.records import Leader
 from mesh.snapshot import Holds, Put
-from mesh.store import Store
+from mesh.store import Follower, Store
 
 log = structlog.get_logger(__name__)
 
 TTL_S = 6
-"""Seconds after which a silent leader is replaced; also how often a waiting one looks, divided by three."""
+"""Seconds after which a silent leader is replaced. A standby tries three times as often."""
+CATCH_UP_S = 2.0
+"""Seconds for the snapshot to show the leader's own writes."""
 
 
 class Election:
-    """Strives for the lead in a thread of its own."""
+    """Campaign for the lead, in a thread of its own."""
 
     def __init__(self, store: Store, name: str, changed: Callable[[], None]) -> None:
-        """Start striving.
+        """Start to campaign.
 
         Args:
-            store: where the lead is kept.
+            store: holds the leader's record.
             name: of this controller, for people.
             changed: called from the thread when the lead is won or lost.
         """
@@ -45,18 +48,18 @@ class Election:
 
     @property
     def token(self) -> Holds | None:
-        """What each transaction of the leader must name; None while this is not the leader."""
+        """The condition of each transaction of the leader; None while another controller leads."""
         revision = self._revision
         return Holds(keyspace.LEADER, revision) if revision is not None else None
 
     def verify(self) -> None:
-        """A transaction failed, maybe on the token: see whether the lead is still ours. Raises Retryable."""
+        """Check after a failed transaction whether the lead is still ours. Raises Retryable."""
         revision = self._revision
         if revision is not None and self._store.load((keyspace.LEADER,)).revision_of(keyspace.LEADER) != revision:
             self._set(None)
 
     def stop(self) -> None:
-        """Give the lead up, so that another takes it at once."""
+        """Give up the lead, so that another controller wins it at once."""
         self._stopped.set()
         self._thread.join()
         lease, self._lease, self._revision = self._lease, None, None
@@ -64,19 +67,19 @@ class Election:
             try:
                 self._store.revoke(lease)
             except LinkwireError as error:
-                log.warning("the lead could not be given up and will run out", error=str(error))
+                log.warning("lease not revoked, expiring by itself", error=str(error))
 
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._strive()
+                self._campaign()
             except LinkwireError as error:
                 self._lease = None
                 self._set(None)
-                log.warning("no lead", error=str(error))
+                log.warning("leadership lost", error=str(error))
             self._stopped.wait(TTL_S / 3)
 
-    def _strive(self) -> None:
+    def _campaign(self) -> None:
         if self._lease is not None:
             self._store.renew_lease(self._lease)
         if self._revision is not None:
@@ -88,5 +91,38 @@ class Election:
     def _set(self, revision: int | None) -> None:
         if revision != self._revision:
             self._revision = revision
-            log.info("leading" if revision is not None else "not leading", controller=self._name)
+            log.info("leadership won" if revision is not None else "leadership ended", controller=self._name)
             self._changed()
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Lead of this controller during one pass.
+
+    Attributes:
+        token: the condition of each transaction.
+        follower: of the store.
+        election: in which the lead was won.
+        wake: has the controller look again.
+    """
+
+    token: Holds
+    follower: Follower
+    election: Election
+    wake: Callable[[], None]
+
+    def follow_up(self, revision: int | None) -> None:
+        """Wait until the snapshot shows a write, so that the next plan does not make it again.
+
+        Args:
+            revision: of the write, 0 for none; None for one that failed: then the lead is verified, and the
+                controller looks again.
+
+        Raises:
+            Retryable: the snapshot does not show it in time, or etcd does not answer.
+        """
+        if revision is None:
+            self.election.verify()
+            self.wake()
+        elif revision and not self.follower.wait(revision, CATCH_UP_S):
+            raise Retryable(f"revision {revision} not shown by the store's watch within {CATCH_UP_S:g} s")

@@ -32,8 +32,8 @@ class EndsPlan:
 
     def _endpoint(self, task_id: str) -> Iterator[Step]:
         endpoint = self._known.endpoints[task_id]
-        live = task_id in self._known.live
-        if live and endpoint.service in self._known.links.wired:
+        live = task_id in self._known.tasks.live
+        if live and endpoint.service in self._known.links.linked:
             return
         key = keyspace.endpoint(endpoint.service, task_id)
         deletes = (
@@ -45,7 +45,7 @@ class EndsPlan:
         yield Release(deletes, self._rest(endpoint.address, f"task/{task_id}"), f"task {task_id}: {why}")
 
     def _service(self, service_id: str) -> Iterator[Step]:
-        if service_id in self._known.links.wired:
+        if service_id in self._known.links.linked:
             return
         service, key = self._known.services[service_id], keyspace.service(service_id)
         rest = self._rest(service.vip, f"service/{service_id}")
@@ -93,10 +93,13 @@ class EndsPlan:
                 held = endpoint is not None and (endpoint.node, endpoint.underlay.port) == (record.node, record.port)
                 return not held and record.task not in unreadable
             case SealedKey(task=task):
-                return not (task in known.endpoints or task in known.live or task in unreadable)
+                return not (task in known.endpoints or task in known.tasks.live or task in unreadable)
             case TaskReport():
                 return not any(
-                    found in known.endpoints or found in known.live or found in known.nodes or found in unreadable
+                    found in known.endpoints
+                    or found in known.tasks.live
+                    or found in known.nodes
+                    or found in unreadable
                     for found in (record.task, record.node)
                 )
             case _:

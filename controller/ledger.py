@@ -1,7 +1,7 @@
-"""The controller's writes, signed: each with a generation of its own, and with the manifest over what is then there.
+"""Ledger of signed writes: each has a generation of its own, and comes with the manifest of what is then there.
 
-It promises that the manifest is only ever written on condition that nobody else wrote it meanwhile, and never with a
-generation that this controller has signed before, or that a node is known to have seen.
+The manifest is only ever written on condition that no other process wrote it meanwhile, and never with a generation
+that this controller has signed before or that a node is known to have seen.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from controller.baseline import LastSeen
+from controller.witnesses import Witness, Witnesses
 from mesh import keyspace
-from mesh.errors import InvalidRecord
 from mesh.manifest import Entry
 from mesh.records import ManifestRecord, Status
 from mesh.snapshot import Contents, Delete, Holds, Op, Put, Snapshot, Write
@@ -21,46 +22,45 @@ from mesh.verdict import Verdict, verify_snapshot
 
 log = structlog.get_logger(__name__)
 
-_SPARE = 8  # manifests that are known to be signed, more than nodes show
-
 
 @dataclass(frozen=True, slots=True)
-class Witness:
-    """A node that has proven which state it has seen; without a name nobody has."""
+class _Manifest:
+    """The manifest that the store holds.
 
-    node: str = ""
+    Attributes:
+        revision: of its last change, 0 for none.
+        generation: as verified.
+        raw: as it was signed.
+    """
+
+    revision: int = 0
     generation: int = 0
-    manifest: bytes = b""
-    """As it was signed."""
+    raw: bytes | None = None
 
 
 class Ledger:
-    """What was signed last, as far as this controller knows. Not safe for several threads.
+    """Newest signed state, as far as this controller can tell. Not safe for several threads.
 
     Attributes:
-        verified: whether the store holds exactly what was signed, as far as is known.
+        verified: whether the store holds exactly what was signed.
     """
 
     def __init__(self, store: Store) -> None:
-        """Know nothing yet: `take` comes first."""
+        """Start without a state: `observe` comes first."""
         self._store = store
         self._contents = Contents()
-        self._taken = Snapshot()
+        self._seen = LastSeen()
         self._judged: tuple[object, object, int] = (None, None, -1)  # what the verdict rests on
         self._verdict = Verdict(0, "")
-        self._revision = 0  # of the manifest
-        self._stored = 0  # its generation
-        self._raw: bytes | None = None  # itself, as it was signed
-        self._highest = 0  # what the next has to be above, for all that is known to have been signed
+        self._manifest = _Manifest()
+        self._highest = 0  # the next generation exceeds this one: every generation that is known to be signed
         self._used = 0  # in any commit of ours
-        self._claims: dict[str, bytes] = {}
-        self._seen: dict[str, Witness] = {}
-        self._opened: dict[bytes, int] = {}  # manifest -> its generation; whoever claims it
-        self._top = 0  # what the store was seen to hold
+        self._witnesses = Witnesses(store)
+        self._top = 0  # the highest generation that the store was seen to hold
         self.verified = False
 
-    def take(self, stored: Snapshot) -> None:
-        """Go on from what the store holds now."""
+    def observe(self, stored: Snapshot) -> None:
+        """Look at the whole store, also while another controller leads."""
         found = stored.records.get(keyspace.MANIFEST)
         rests_on = found, stored.contents.total, self._highest
         if any(now is not then for now, then in zip(rests_on, self._judged, strict=True)):
@@ -69,112 +69,90 @@ class Ledger:
             self._judged = found, stored.contents.total, self._highest
         self.verified = self._verdict.verified
         self._contents = stored.contents
-        self._revision = stored.revision_of(keyspace.MANIFEST)
-        self._stored = self._verdict.generation
-        self._raw = found.raw if found is not None else None
-        self._top = max(self._top, self._stored)
-        changed = stored.changed_since(self._taken)
-        self._taken = stored
-        said = stored.all(Status) if changed is None else (stored.get(key, Status) for key in changed)
-        for status in sorted((one for one in said if one is not None), key=lambda one: one.node):
+        raw = found.raw if found is not None else None
+        self._manifest = _Manifest(stored.revision_of(keyspace.MANIFEST), self._verdict.generation, raw)
+        self._top = max(self._top, self._manifest.generation)
+        changed = self._seen.changed(stored)
+        statuses = stored.all(Status) if changed is None else (stored.get(key, Status) for key in changed)
+        for status in sorted((status for status in statuses if status is not None), key=lambda status: status.node):
             self._hear(status)
 
     def witness(self, nodes: Iterable[str]) -> Witness:
-        """Which of some nodes has proven that it has seen the highest generation."""
-        seen = [self._seen[node] for node in nodes if node in self._seen]
-        return max(seen, key=lambda witness: (witness.generation, witness.node), default=Witness())
+        """Return which of some nodes has proven that it has seen the highest generation."""
+        return self._witnesses.newest(nodes)
 
     def agreed(self) -> bool:
-        """Whether no node at all has proven to know more than the store holds, or something else of that generation.
+        """Tell whether no node has proven to have seen more than the store holds, or another state of its generation.
 
-        Holds for what was taken last. Where it does not, `witness` says who of those that are up.
+        This is about the snapshot that was observed last. If it is False, `witness` names a node that is up.
         """
-        return not any(
-            generation > self._stored or (generation == self._stored and manifest != self._raw)
-            for manifest, generation in self._opened.items()
-        )
+        return self._witnesses.agree(self._manifest.generation, self._manifest.raw)
 
     def unheard(self, nodes: Sequence[str]) -> Sequence[str]:
-        """All of them, if the store holds an older state than it did, and none of them has proven to know it."""
-        heard = self._stored >= self._top or self.witness(nodes).generation >= self._top
+        """Return all nodes if the store was reverted and none of them has proven to have seen its newest state."""
+        heard = self._manifest.generation >= self._top or self.witness(nodes).generation >= self._top
         return () if heard else nodes
 
     @property
     def stale(self) -> bool:
         """Whether the manifest has to be written though no record has to: agents hold on until it is."""
-        return not self.verified or self._stored < self._highest
+        return not self.verified or self._manifest.generation < self._highest
 
     def commit(self, ops: Sequence[Op], *, sign: bool = True) -> int | None:
         """Commit (see `Store.commit`) with the next generation.
 
         Args:
             ops: none of them on the manifest.
-            sign: whether the manifest is to say what the store then holds, if that changes or was not so; without
-                it agents go on with what they have until it does.
+            sign: whether to sign the store as it then is, if that differs from what is signed; without it agents
+                stay with their state until a later commit signs.
 
         Returns:
-            The revision; None when a condition did not hold, which may be the manifest's own.
+            The revision; None when a condition did not hold, perhaps the manifest's own.
         """
         generation = max(self._used, self._highest) + 1
-        self._used = generation  # also when it is not known whether the commit was done
+        self._used = generation  # also where the outcome of the commit is unknown
         writes = [self._store.sign(op, generation) if isinstance(op, Put) else op for op in ops]
         entries = [Entry.of(op.key, op.generation, op.value) for op in writes if isinstance(op, Write)]
         gone = [op.key for op in ops if isinstance(op, Delete)]
         changes = any(keyspace.covered(key) for key in (*gone, *(entry.key for entry in entries)))
         contents = self._contents.after(entries, gone) if changes else self._contents
         signs = sign and (changes or self.stale)
-        manifest = self._store.sign(Put(contents.record(), self._revision), generation) if signs else None
-        revision = self._store.commit([*writes, manifest or Holds(keyspace.MANIFEST, self._revision)])
+        manifest = self._store.sign(Put(contents.record(), self._manifest.revision), generation) if signs else None
+        revision = self._store.commit([*writes, manifest or Holds(keyspace.MANIFEST, self._manifest.revision)])
         if revision is None:
             return None
         self._contents = contents
         if manifest is not None:
-            self._revision, self._stored, self._highest, self.verified = revision, generation, generation, True
-            self._raw = manifest.value
+            self._manifest = _Manifest(revision, generation, manifest.value)
+            self._highest, self.verified = generation, True
         elif changes:
             self.verified = False
         return revision
 
     def _hear(self, status: Status) -> None:
-        """Take over the generation of a manifest that a node has seen: its signature proves it, whoever shows it."""
-        if not status.manifest or self._claims.get(status.node) == status.manifest:
+        """Sign above what a node has seen, whichever node shows it."""
+        witness = self._witnesses.hear(status)
+        if witness is None:
             return
-        self._claims[status.node] = status.manifest
-        try:
-            generation = self._generation(status.manifest)
-        except InvalidRecord as error:
-            log.warning("what a node says it has seen is not believed", node=status.node, error=str(error))
-            return
-        self._seen[status.node] = Witness(status.node, generation, status.manifest)
-        twice = generation == self._stored and status.manifest != self._raw
-        if generation > self._highest or twice:
+        stored = self._manifest
+        other = witness.generation == stored.generation and witness.manifest != stored.raw
+        if witness.generation > self._highest or other:
             log.warning(
-                "a node has seen another state than the store holds, and not an older one",
-                node=status.node,
-                generation=generation,
-                stored=self._stored,
+                "node ahead of store",
+                node=witness.node,
+                generation=witness.generation,
+                stored=stored.generation,
             )
-            self._highest = generation + 1
-
-    def _generation(self, manifest: bytes) -> int:
-        """Of a manifest whose signature holds (InvalidRecord); checked once, whoever shows it."""
-        known = self._opened.get(manifest)
-        if known is None:
-            known = self._store.open(keyspace.MANIFEST, manifest).generation
-            if len(self._opened) > len(self._seen) + _SPARE:
-                shown = {witness.manifest for witness in self._seen.values()}
-                self._opened = {one: number for one, number in self._opened.items() if one in shown}
-            self._opened[manifest] = known
-        return known
+            self._highest = witness.generation + 1
 
 
 def awaited(stored: Snapshot, up: Sequence[str]) -> list[str]:
-    """The nodes that have to be heard before anything is written into a store that nobody has signed (yet).
+    """List the nodes that have to report before anything is written into a store without a manifest.
 
-    It may have been emptied, and they know which generations there were.
+    The store may have been wiped, and the nodes know which generations there were.
 
     Args:
-        stored: all of the store.
+        stored: the whole store.
         up: ids of the nodes that are up.
     """
     if stored.get(keyspace.MANIFEST, ManifestRecord) is not None:

@@ -46,16 +46,18 @@ class LinkKeyPlan:
     def _holding_service(self, service: str) -> frozenset[str]:
         """The nodes with live tasks of a linked service that have an endpoint."""
         known = self._known
-        if service not in known.links.wired:
+        if service not in known.links.linked:
             return frozenset()
-        return frozenset(known.live[task].node for task in known.live_of.get(service, ()) if task in known.endpoints)
+        return frozenset(
+            known.tasks.live[task].node for task in known.tasks.of_service.get(service, ()) if task in known.endpoints
+        )
 
     def _needing_service(self, service: str) -> frozenset[str]:
         """The nodes with endpoints of a service, or with live tasks where it is linked."""
         known = self._known
-        live = known.live_of.get(service, ()) if service in known.links.wired else ()
+        live = known.tasks.of_service.get(service, ()) if service in known.links.linked else ()
         nodes = {known.endpoints[task].node for task in known.placed.get(service, ())}
-        return frozenset(nodes.union(known.live[task].node for task in live))
+        return frozenset(nodes.union(known.tasks.live[task].node for task in live))
 
     def _holders(self, key: str) -> frozenset[str]:
         return _nodes(self._holding, self._known.links.ends.get(key, ()))
@@ -71,7 +73,7 @@ class LinkKeyPlan:
             self._epochs[key] = None
             return None, ()
         stored = self._stored.get(path, LinkKeyEpoch)
-        highest = max((box.epoch for box in self._known.boxes.get(key, {}).values()), default=-1)
+        highest = max((box.epoch for box in self._known.link_keys.boxes.get(key, {}).values()), default=-1)
         if stored is not None and highest <= stored.epoch and not self._new_epoch_is_due(stored):
             self._epochs[key] = stored.epoch
             return stored.epoch, ()
@@ -139,7 +141,7 @@ class LinkKeyPlan:
         to = self._run.members.get(node)
         if to is None or path in self._stored.invalid or (key, node) in self._given:
             return None
-        stored = self._known.boxes.get(key, {}).get(node)
+        stored = self._known.link_keys.boxes.get(key, {}).get(node)
         if stored and (stored.epoch, stored.sealed_to) == (epoch, to.fingerprint):
             return None
         self._given.add((key, node))
@@ -150,12 +152,12 @@ class LinkKeyPlan:
         if ends_unknown(self._stored):
             return
         focus = self._run.focus
-        yield from self._run.each_key(focus.keys_among(self._known.boxes), self._last_boxes)
-        yield from self._run.each_key(focus.keys_among(self._known.epochs), self._last_epoch)
+        yield from self._run.each_key(focus.keys_among(self._known.link_keys.boxes), self._last_boxes)
+        yield from self._run.each_key(focus.keys_among(self._known.link_keys.epochs), self._last_epoch)
 
     def _last_boxes(self, key: str) -> Iterator[Step]:
         needed = _nodes(self._needing, self._known.links.ends.get(key, ()))
-        for node in sorted(self._known.boxes[key].keys() - needed):
+        for node in sorted(self._known.link_keys.boxes[key].keys() - needed):
             path = keyspace.link_key(node, key)
             end = Delete(path, self._stored.revision_of(path))
             yield Change((end,), f"link key {key}: {self._hostname(node)} needs it no longer")

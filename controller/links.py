@@ -29,14 +29,14 @@ class Links:
     """What follows from services alone.
 
     Attributes:
-        wired: ids of the services that link or are linked to, among those that exist or still have live tasks.
+        linked: ids of the services that link or are linked to, among those that exist or still have live tasks.
         problems: in words, by the names of the services.
         keys: service id -> the link keys of its links, at either end.
         ends: link key -> the ids of the services at either end of its links.
         uses: link key -> what its links say.
     """
 
-    wired: frozenset[str] = frozenset()
+    linked: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
     keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     ends: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -58,11 +58,11 @@ def links_of(
         ending: ids of the services that Swarm has no more, and that have live tasks.
         invalid: keys of the store that cannot be read.
     """
-    wired, problems = _wired(now, stored, ending, invalid)
-    return Links(wired, problems, *_keys(now, stored))
+    linked, problems = _linked(now, stored, ending, invalid)
+    return Links(linked, problems, *_keys(now, stored))
 
 
-def _wired(
+def _linked(
     now: Mapping[str, SwarmService], stored: Mapping[str, Service], ending: Collection[str], invalid: Container[str]
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     links = {service.id: service.labels.links for service in now.values()}
@@ -71,7 +71,7 @@ def _wired(
     for found in links:
         name = now[found].name if found in now else stored[found].name
         by_name.setdefault(name, set()).add(found)
-    wired = {found for found in ending if found in links or keyspace.service(found) in invalid}
+    linked = {found for found in ending if found in links or keyspace.service(found) in invalid}
     problems: list[str] = []
     for service in sorted(now.values(), key=lambda s: (s.name, s.id)):
         problems += [f"service {service.name}: {error}" for error in service.label_errors]
@@ -82,9 +82,9 @@ def _wired(
         ]
     for found, its in links.items():
         if its:
-            wired.add(found)
-        wired.update(*(by_name.get(link.provider, ()) for link in its))
-    return frozenset(wired), tuple(problems)
+            linked.add(found)
+        linked.update(*(by_name.get(link.provider, ()) for link in its))
+    return frozenset(linked), tuple(problems)
 
 
 def _keys(

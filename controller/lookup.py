@@ -1,14 +1,15 @@
-"""What there is, by what a plan asks for: indexes over Swarm's lists and the store, which can follow them. Pure."""
+"""Indexes over Swarm's lists and the store, for what a plan asks for. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import TypeVar
 
+from controller.baseline import Delta
 from controller.links import Links, links_of
-from controller.observed import Changed, Swarm, SwarmTask
+from controller.multimap import MultiMap
+from controller.observed import Swarm, SwarmTask
 from controller.taken import Taken
 from mesh.records import (
     Address,
@@ -26,21 +27,38 @@ from mesh.records import (
 )
 from mesh.snapshot import Snapshot
 
-K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What may differ from what was looked at last; more than does is allowed, less is not.
+class TaskIndex:
+    """Swarm's tasks that hold a place (`Swarm.live`), and all tasks by their nodes."""
 
-    Attributes:
-        swarm: in Swarm's lists.
-        keys: of the store: in records, invalid and unread.
-    """
+    def __init__(self) -> None:
+        """Start empty."""
+        self.live: dict[str, SwarmTask] = {}
+        self.of_service: MultiMap[str, str] = MultiMap()
+        """Service -> its live tasks."""
+        self.on_node: MultiMap[str, str] = MultiMap()
+        """Node -> all tasks that Swarm has on it."""
 
-    swarm: Changed
-    keys: frozenset[str]
+    def renew(self, name: str, swarm: Swarm) -> None:
+        """Find out whether a task is live."""
+        task, before = swarm.tasks.get(name), self.live.pop(name, None)
+        if before is not None:
+            self.of_service.discard(before.service, name)
+        if task is not None and swarm.live(task):
+            self.live[name] = task
+            self.of_service.add(task.service, name)
+
+
+class LinkKeyIndex:
+    """Records of link keys, by the key's name."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.boxes: dict[str, dict[str, SealedLinkKey]] = {}
+        """Link key -> node -> its record."""
+        self.epochs: dict[str, LinkKeyEpoch] = {}
 
 
 class Lookup:
@@ -52,72 +70,71 @@ class Lookup:
         services: id -> its record.
         endpoints: task -> its record.
         nodes: id -> its record.
-        boxes: link key -> node -> its record.
-        epochs: link key -> its record.
-        live: task -> as Swarm has it, of those that hold a place (`Swarm.live`).
-        live_of: service -> its live tasks.
+        link_keys: the records of link keys.
+        tasks: Swarm's tasks.
         placed: service -> the tasks of its endpoints.
-        on_node: node -> all tasks that Swarm has on it.
         concerning: id -> key -> an address, port, sealed key or report that names the id.
         networks: (network, IP version) of which Swarm gives addresses -> how many.
         taken: addresses and ports that are held or rest.
         links: what follows from services alone.
-        ambiguous: whether a task has had two endpoints: then these indexes cannot follow.
     """
 
     def __init__(self, swarm: Swarm, stored: Snapshot) -> None:
-        """Look at everything once."""
+        """Index everything."""
         self.swarm = swarm
         self.stored = stored
         self.services: dict[str, Service] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.nodes: dict[str, Node] = {}
-        self.boxes: dict[str, dict[str, SealedLinkKey]] = {}
-        self.epochs: dict[str, LinkKeyEpoch] = {}
-        self.live: dict[str, SwarmTask] = {}
-        self.live_of: dict[str, set[str]] = {}
-        self.placed: dict[str, set[str]] = {}
-        self.on_node: dict[str, set[str]] = {}
+        self.link_keys = LinkKeyIndex()
+        self.tasks = TaskIndex()
+        self.placed: MultiMap[str, str] = MultiMap()
         self.concerning: dict[str, dict[str, Record]] = {}
         self.networks: Counter[tuple[str, int]] = Counter()
-        self.ambiguous = False
         self.taken = Taken(stored)
-        for key, found in stored.records.items():
-            self._enter(key, found.record)
+        for key, versioned in stored.records.items():
+            self._enter(key, versioned.record)
         for task in swarm.tasks.values():
             self._task(task, 1)
-            self._relive(task.id)
+            self.tasks.renew(task.id, swarm)
         for service in swarm.services.values():
-            self._count(service.elsewhere, 1)
+            self._count(service.attachments, 1)
         self.links = self._links()
 
+    @property
+    def ambiguous(self) -> bool:
+        """Whether a task has endpoints of two services: then these indexes cannot be renewed."""
+        return sum(map(len, self.placed.values())) != len(self.endpoints)
+
     def renew(self, swarm: Swarm, stored: Snapshot, delta: Delta, tasks: Iterable[str]) -> None:
-        """Take the next lists and the next snapshot, but for `links`.
+        """Move on to the next lists and the next snapshot, except for `links`.
 
         Args:
             swarm: complete lists.
             stored: everything under the root, complete.
             delta: what may differ.
-            tasks: ids that `live` may be different for; others among them do no harm.
+            tasks: ids of tasks that may begin or cease to be live; others among them do no harm.
         """
-        was, self.swarm = self.swarm, swarm
+        old, self.swarm = self.swarm, swarm
         before, self.stored = self.stored, stored
         self._renew_records(before, delta.keys)
         for name in delta.swarm.tasks:
-            self._renew_task(was, name)
+            for lists, by in ((old, -1), (swarm, 1)):
+                if (task := lists.tasks.get(name)) is not None:
+                    self._task(task, by)
         for name in tasks:
-            self._relive(name)
+            self.tasks.renew(name, swarm)
         for name in delta.swarm.services:
-            for services, by in ((was.services, -1), (swarm.services, 1)):
-                if (service := services.get(name)) is not None:
-                    self._count(service.elsewhere, by)
+            for lists, by in ((old, -1), (swarm, 1)):
+                if (service := lists.services.get(name)) is not None:
+                    self._count(service.attachments, by)
 
     def relink(self) -> None:
-        """Take the links anew."""
+        """Compute the links again."""
         self.links = self._links()
 
     def _links(self) -> Links:
-        ending = {service for service in self.live_of if service not in self.swarm.services}
+        ending = {service for service in self.tasks.of_service if service not in self.swarm.services}
         return links_of(self.swarm.services, self.services, ending, self.stored.invalid)
 
     # --- records
@@ -140,18 +157,17 @@ class Lookup:
         match record:
             case Endpoint():
                 other = self.endpoints.get(record.task)
-                self.ambiguous |= other is not None
                 if other is None or record.service < other.service:
                     self.endpoints[record.task] = record
-                self.placed.setdefault(record.service, set()).add(record.task)
+                self.placed.add(record.service, record.task)
             case Service():
                 self.services[record.id] = record
             case Node():
                 self.nodes[record.id] = record
             case SealedLinkKey():
-                self.boxes.setdefault(record.key, {})[record.node] = record
+                self.link_keys.boxes.setdefault(record.key, {})[record.node] = record
             case LinkKeyEpoch():
-                self.epochs[record.key] = record
+                self.link_keys.epochs[record.key] = record
             case _:
                 for name in _names(record):
                     self.concerning.setdefault(name, {})[key] = record
@@ -160,54 +176,38 @@ class Lookup:
         match record:
             case Endpoint():
                 self.endpoints.pop(record.task, None)
-                _discard(self.placed, record.service, record.task)
+                self.placed.discard(record.service, record.task)
             case Service():
                 del self.services[record.id]
             case Node():
                 del self.nodes[record.id]
             case SealedLinkKey():
-                _pop(self.boxes, record.key, record.node)
+                _pop(self.link_keys.boxes, record.key, record.node)
             case LinkKeyEpoch():
-                del self.epochs[record.key]
+                del self.link_keys.epochs[record.key]
             case _:
                 for name in _names(record):
                     _pop(self.concerning, name, key)
 
-    # --- Swarm's tasks
-
-    def _renew_task(self, was: Swarm, name: str) -> None:
-        """Take what Swarm says of a task now."""
-        old, new = was.tasks.get(name), self.swarm.tasks.get(name)
-        if old is not None:
-            self._task(old, -1)
-        if new is not None:
-            self._task(new, 1)
+    # --- Swarm's lists
 
     def _task(self, task: SwarmTask, by: int) -> None:
-        self._count(task.elsewhere, by)
+        self._count(task.attachments, by)
         if task.node and by > 0:
-            self.on_node.setdefault(task.node, set()).add(task.id)
+            self.tasks.on_node.add(task.node, task.id)
         elif task.node:
-            _discard(self.on_node, task.node, task.id)
-
-    def _relive(self, name: str) -> None:
-        task, was = self.swarm.tasks.get(name), self.live.pop(name, None)
-        if was is not None:
-            _discard(self.live_of, was.service, name)
-        if task is not None and self.swarm.live(task):
-            self.live[name] = task
-            self.live_of.setdefault(task.service, set()).add(name)
+            self.tasks.on_node.discard(task.node, task.id)
 
     def _count(self, attachments: Iterable[Attachment], by: int) -> None:
-        for found in attachments:
-            network = found.network, found.address.version
+        for attachment in attachments:
+            network = attachment.network, attachment.address.version
             self.networks[network] += by
             if not self.networks[network]:
                 del self.networks[network]
 
 
 def holder_id(holder: str) -> str:
-    """The id of the task or service that an address is held by."""
+    """Return the id of the task or service that holds an address."""
     return holder.partition("/")[2]
 
 
@@ -228,17 +228,9 @@ def _record(found: Versioned[Record] | None) -> Record | None:
     return found.record if found is not None else None
 
 
-def _discard(groups: dict[K, set[V]], group: K, value: V) -> None:
-    its = groups.get(group)
-    if its is not None:
-        its.discard(value)
-        if not its:
-            del groups[group]
-
-
 def _pop(groups: dict[str, dict[str, V]], group: str, key: str) -> None:
-    its = groups.get(group)
-    if its is not None:
-        its.pop(key, None)
-        if not its:
+    members = groups.get(group)
+    if members is not None:
+        members.pop(key, None)
+        if not members:
             del groups[group]

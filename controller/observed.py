@@ -44,7 +44,7 @@ class SwarmService:
     dnsrr: bool
     replicas: int | None
     """None for a global service or a job."""
-    elsewhere: tuple[Attachment, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
     """Its virtual IPs on Swarm's own networks."""
 
 
@@ -59,7 +59,7 @@ class SwarmTask:
     """Empty until it is assigned."""
     desired: str
     state: str
-    elsewhere: tuple[Attachment, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
     """Its addresses on Swarm's own networks, from when it is assigned; node-local networks are the node's to tell."""
 
     @property
@@ -167,13 +167,6 @@ class Swarm:
             return False
         node = self.nodes.get(task.node)
         return node is not None and (task.wanted or not node.down)
-
-    def unsettled(self) -> frozenset[str]:
-        """Services whose tasks Swarm is still moving: those to be watched closely."""
-        tasks: dict[str, list[SwarmTask]] = {service: [] for service in self.services}
-        for task in self.tasks.values():
-            tasks.setdefault(task.service, []).append(task)
-        return frozenset(service for service, its in tasks.items() if self.moves(service, its))
 
     def moves(self, service: str, tasks: Iterable[SwarmTask]) -> bool:
         """Whether Swarm is still moving the tasks of a service, which are these."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from controller.attachments import elsewhere
+from controller.attachments import attachments
 from controller.linkkeys_plan import LinkKeyPlan
 from controller.observed import SwarmService, SwarmTask
 from controller.run import Run
@@ -44,7 +44,7 @@ class PlacesPlan:
         return self._run.each(self._run.focus.among(self._swarm.services), self._service)
 
     def _service(self, service_id: str) -> Iterator[Step]:
-        if service_id not in self._known.links.wired or keyspace.service(service_id) in self._stored.invalid:
+        if service_id not in self._known.links.linked or keyspace.service(service_id) in self._stored.invalid:
             return
         service, stored = self._swarm.services[service_id], self._known.services.get(service_id)
         if stored is None:
@@ -84,11 +84,11 @@ class PlacesPlan:
 
     def endpoint_steps(self) -> Iterator[Step]:
         """Every live task of a linked service has an endpoint that says what is true of it."""
-        return self._run.each(self._run.focus.among(self._known.live), self._endpoint)
+        return self._run.each(self._run.focus.among(self._known.tasks.live), self._endpoint)
 
     def _endpoint(self, task_id: str) -> Iterator[Step]:
-        task = self._known.live[task_id]
-        if task.service not in self._known.links.wired:
+        task = self._known.tasks.live[task_id]
+        if task.service not in self._known.links.linked:
             return
         endpoint = self._known.endpoints.get(task.id)
         node = self._known.nodes.get(task.node)
@@ -123,7 +123,7 @@ class PlacesPlan:
         key_revision = self._stored.revision_of(keys[1])
         reason = f"task {task.id}: placed on {node.hostname}, address {address}, UDP {underlay}"
         yield from self._link_keys.for_task(task)
-        yield Allocate(task, to, address, underlay, self._elsewhere(task, ()), 0, 0, key_revision, reason)
+        yield Allocate(task, to, address, underlay, self._attachments(task, ()), 0, 0, key_revision, reason)
 
     def _rekey(self, task: SwarmTask, endpoint: Endpoint) -> Allocate | None:
         key, to = keyspace.sealed_key(task.node, task.id), self._run.members.get(task.node)
@@ -141,7 +141,7 @@ class PlacesPlan:
             to=to,
             address=endpoint.address,
             underlay=endpoint.underlay,
-            elsewhere=self._elsewhere(task, endpoint.elsewhere),
+            attachments=self._attachments(task, endpoint.elsewhere),
             epoch=endpoint.epoch + 1,
             revision=self._stored.revision_of(keyspace.endpoint(endpoint.service, endpoint.task)),
             key_revision=self._stored.revision_of(key),
@@ -165,9 +165,9 @@ class PlacesPlan:
                 self._run.problems.append(f"task {task.id}: {error}")
             else:
                 ports = _port_ops(endpoint, number)
-        found = self._elsewhere(task, endpoint.elsewhere)
         where = UdpEndpoint(host, number)
-        wanted = replace(endpoint, ready=ready, suspect=suspect, underlay=where, elsewhere=found)
+        attached = self._attachments(task, endpoint.elsewhere)
+        wanted = replace(endpoint, ready=ready, suspect=suspect, underlay=where, elsewhere=attached)
         if wanted != endpoint:
             revision = self._stored.revision_of(keyspace.endpoint(endpoint.service, endpoint.task))
             yield Change((Put(wanted, revision), *ports), f"task {task.id}: {_difference(endpoint, wanted)}")
@@ -176,11 +176,11 @@ class PlacesPlan:
         observed = self._swarm.nodes.get(node.id)
         return observed.address if observed and observed.address else node.address
 
-    def _elsewhere(self, task: SwarmTask, before: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
-        found, problem = elsewhere(task, before, self._run.report(task), self._known.networks)
+    def _attachments(self, task: SwarmTask, before: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
+        attached, problem = attachments(task, before, self._run.report(task), self._known.networks)
         if problem:
             self._run.problems.append(problem)
-        return found
+        return attached
 
     def _ready(self, task: SwarmTask, endpoint: Endpoint) -> bool:
         """Swarm says whether it is wanted, its node whether it can be used.
@@ -217,7 +217,7 @@ def _service_record(service: SwarmService, vip: IPv4Address) -> Service:
         expose=labels.expose,
         strict=labels.strict,
         dnsrr=service.dnsrr,
-        elsewhere=service.elsewhere,
+        elsewhere=service.attachments,
     )
 
 

@@ -19,11 +19,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from controller.concerns import follow
+from controller.baseline import Baseline, Delta
+from controller.concerns import renew
 from controller.ends_plan import EndsPlan
 from controller.focus import EVERYTHING, Focus
 from controller.linkkeys_plan import LinkKeyPlan
-from controller.lookup import Delta, Lookup
+from controller.lookup import Lookup
 from controller.observed import Swarm
 from controller.places_plan import PlacesPlan
 from controller.run import Run
@@ -34,9 +35,6 @@ from mesh.garbage import gc_paused
 from mesh.hybrid import NodePublicKey
 from mesh.records import Cluster
 from mesh.snapshot import Put, Snapshot
-
-WHOLE_S = 60
-"""After so many seconds everything is looked at again, whatever is remembered."""
 
 
 def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int, members: Mapping[str, NodePublicKey]) -> Plan:
@@ -63,7 +61,6 @@ class _Last:
         to_do: ids that gave steps or problems.
         keys_to_do: link keys that did.
         timed: as in Run, of all link keys.
-        whole: when everything was looked at, in seconds since the epoch.
     """
 
     known: Lookup
@@ -71,7 +68,6 @@ class _Last:
     to_do: frozenset[str]
     keys_to_do: frozenset[str]
     timed: Mapping[str, tuple[int, int]]
-    whole: int
 
 
 class Planner:
@@ -85,6 +81,7 @@ class Planner:
         """Nothing is remembered yet."""
         self.looked_at = EVERYTHING
         self._last: _Last | None = None
+        self._baseline = Baseline()
 
     def plan(
         self,
@@ -95,7 +92,8 @@ class Planner:
         members: Mapping[str, NodePublicKey],
     ) -> Plan:
         """As `plan`. What these say of what has changed in them since the last call (`changed_since`) is believed."""
-        last, self._last, self.looked_at = self._last, None, EVERYTHING  # who fails here remembers nothing
+        # After a failure below nothing is remembered.
+        last, self._last, self.looked_at = self._last, None, EVERYTHING
         if not stored.complete:
             return Plan((), ())
         cluster = stored.get(keyspace.CLUSTER, Cluster)
@@ -103,7 +101,8 @@ class Planner:
             # Its records are of tasks that this Swarm does not know: they would all be taken away.
             whose = f"the store belongs to the Swarm {cluster.id}, and this is {swarm.cluster}"
             return Plan((), (f"{whose}: give each an etcd of its own",))
-        known, focus = _looked_up(last, swarm, stored, now, members)
+        delta = self._baseline.delta(swarm, stored, now) if last is not None else None
+        known, focus = _looked_up(last, delta, swarm, stored, now, members)
         run = Run(known, focus, cluster.subnet if cluster else subnet, now, members)
         if run.subnet != subnet:
             run.problems.append(f"the mesh's subnet is {run.subnet} since its first use; {subnet} is ignored")
@@ -111,22 +110,25 @@ class Planner:
         run.problems += known.links.problems
         steps = tuple(_steps(run, cluster))
         self.looked_at, self._last = focus, _remembered(last, run)
+        self._baseline.move(swarm, stored, now, whole=focus.everything)
         due = min((until for _, until in self._last.timed.values()), default=None)
         return Plan(steps, tuple(dict.fromkeys((*run.problems, *run.key_problems))), due)
 
 
-def _looked_up(
-    last: _Last | None, swarm: Swarm, stored: Snapshot, now: int, members: Mapping[str, NodePublicKey]
+def _looked_up(  # noqa: PLR0917 - the parts of one call
+    last: _Last | None,
+    delta: Delta | None,
+    swarm: Swarm,
+    stored: Snapshot,
+    now: int,
+    members: Mapping[str, NodePublicKey],
 ) -> tuple[Lookup, Focus]:
     """What there is now, and what of it is to be looked at."""
-    if last is not None and 0 <= now - last.whole < WHOLE_S:
-        known = last.known
-        changed, keys = swarm.changed_since(known.swarm), stored.changed_since(known.stored)
-        if changed is not None and keys is not None:
-            focus = follow(known, swarm, stored, Delta(changed, keys), _differing(last.members, members))
-            if not known.ambiguous:
-                due = [key for key, (since, until) in last.timed.items() if not since <= now < until]
-                return known, focus.widened(last.to_do, last.keys_to_do.union(due))
+    if last is not None and delta is not None:
+        focus = renew(last.known, swarm, stored, delta, _differing(last.members, members))
+        if not last.known.ambiguous:
+            due = [key for key, (since, until) in last.timed.items() if not since <= now < until]
+            return last.known, focus.widened(last.to_do, last.keys_to_do.union(due))
     with gc_paused():
         return Lookup(swarm, stored), EVERYTHING
 
@@ -139,12 +141,10 @@ def _differing(before: Mapping[str, NodePublicKey], members: Mapping[str, NodePu
 
 
 def _remembered(last: _Last | None, run: Run) -> _Last:
-    whole, timed = run.now, run.timed
+    timed = run.timed
     if last is not None and run.focus.link_keys is not None:
         timed = {key: its for key, its in last.timed.items() if key not in run.focus.link_keys} | run.timed
-    if last is not None and not run.focus.everything:
-        whole = last.whole
-    return _Last(run.known, run.members, frozenset(run.to_do), frozenset(run.keys_to_do), timed, whole)
+    return _Last(run.known, run.members, frozenset(run.to_do), frozenset(run.keys_to_do), timed)
 
 
 def _steps(run: Run, cluster: Cluster | None) -> Iterator[Step]:

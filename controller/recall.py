@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from controller.ledger import Witness
 from controller.steps import Change
+from controller.witnesses import Witness
 from mesh import keyspace
 from mesh.records import Address, Endpoint, Port, Recall, Recalled, Service
 from mesh.snapshot import Delete, Op, Put, Snapshot, Write

@@ -17,6 +17,14 @@ from mesh.hybrid import NodePublicKey
 from mesh.records import Node, TaskReport
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Addresses and ports that this run has given, by node."""
+
+    addresses: dict[IPv4Address, int] = field(default_factory=dict)
+    ports: dict[str, dict[int, int]] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Run:
     """What the parts of a plan share.
@@ -47,8 +55,7 @@ class Run:
     keys_to_do: set[str] = field(default_factory=set)
     timed: dict[str, tuple[int, int]] = field(default_factory=dict)
     kept: dict[str, IPv4Address] = field(default_factory=dict)
-    _addresses: dict[IPv4Address, int] = field(default_factory=dict)
-    _ports: dict[str, dict[int, int]] = field(default_factory=dict)
+    _given: _Given = field(default_factory=_Given)
 
     def each(self, ids: Iterable[str], make: Callable[[str], Iterable[Step]]) -> Iterator[Step]:
         """The steps for each of some ids, in their order."""
@@ -72,11 +79,11 @@ class Run:
         Raises:
             Terminal: there is none.
         """
-        return pick_address(self.subnet, ChainMap(self._addresses, self.known.taken.addresses), holder)
+        return pick_address(self.subnet, ChainMap(self._given.addresses, self.known.taken.addresses), holder)
 
     def give_address(self, address: IPv4Address) -> None:
         """It is not free for the rest of this run."""
-        self._addresses[address] = 1
+        self._given.addresses[address] = 1
 
     def give_port(self, node: Node, hint: str) -> int:
         """A free UDP port of a node, which is not free for the rest of this run.
@@ -84,7 +91,7 @@ class Run:
         Raises:
             Terminal: there is none.
         """
-        given = self._ports.setdefault(node.id, {})
+        given = self._given.ports.setdefault(node.id, {})
         taken = self.known.taken.ports[node.id]
         number = pick_port(node.first_port, node.last_port, ChainMap(given, taken), hint)
         given[number] = 1

@@ -40,7 +40,7 @@ class Allocate:
     to: NodePublicKey
     address: IPv4Address
     underlay: UdpEndpoint
-    elsewhere: tuple[Attachment, ...]
+    attachments: tuple[Attachment, ...]
     epoch: int
     revision: int
     key_revision: int
@@ -104,7 +104,7 @@ def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
         epoch=step.epoch,
         underlay=step.underlay,
         ready=False,
-        elsewhere=step.elsewhere,
+        elsewhere=step.attachments,
     )
     sealed = sealed_key(private_key, step.to, task.node, task.id, step.epoch)
     ops: tuple[Op, ...] = (Put(endpoint, step.revision), Put(sealed, step.key_revision))

@@ -132,7 +132,7 @@ def _service(raw: Mapping[str, Any]) -> SwarmService:
         label_errors=errors,
         dnsrr=(spec.get("EndpointSpec") or {}).get("Mode") == "dnsrr",
         replicas=int(replicated.get("Replicas", 0)) if replicated is not None else None,
-        elsewhere=in_order(_virtual_ips(raw)),
+        attachments=in_order(_virtual_ips(raw)),
     )
 
 
@@ -144,7 +144,7 @@ def _task(raw: Mapping[str, Any]) -> SwarmTask:
         node=raw.get("NodeID", ""),
         desired=raw.get("DesiredState", "new"),
         state=(raw.get("Status") or {}).get("State", "new"),
-        elsewhere=in_order(_attachments(raw)),
+        attachments=in_order(_attachments(raw)),
     )
 
 

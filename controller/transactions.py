@@ -52,14 +52,15 @@ def packed(steps: Sequence[Step], secret: Secrets, lease: int | None) -> Packed:
             if isinstance(step, Allocate) and step.task.service in unlinked:
                 continue  # a task without its service's record would count as wired, and reach nobody
             try:
-                yield step, _transaction(step, secret, lease)
+                yield step, transaction(step, secret, lease)
             except Terminal as error:  # a node whose sealing key is none: its tasks wait, all others do not
                 problems.append(f"{step.reason}: not written: {error}")
 
     return Packed(list(pack(parts(), leave_out)), tuple(problems))
 
 
-def _transaction(step: Step, secret: Secrets, lease: int | None) -> tuple[Op, ...]:
+def transaction(step: Step, secret: Secrets, lease: int | None) -> tuple[Op, ...]:
+    """Make the transaction of one step, with a new keypair if it allocates; the arguments are those of `packed`."""
     match step:
         case Change():
             return step.ops

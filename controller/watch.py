@@ -82,14 +82,19 @@ class SwarmWatch:
         else:
             try:
                 if "service" in kinds:
-                    self._lists.take_services(self._swarm.services())
+                    self._lists.update_services(self._swarm.services())
                 if "node" in kinds:
-                    self._lists.take_nodes(self._swarm.nodes())
+                    self._lists.update_nodes(self._swarm.nodes())
                 self._list_close(now)
             except Exception:
                 self._resync_at = 0.0
                 raise
         return self._picture()
+
+    @property
+    def nodes_up(self) -> tuple[str, ...]:
+        """Ids of the nodes that Swarm called up at the last `refresh`."""
+        return self._lists.nodes_up
 
     def due_in(self) -> float:
         """Seconds until `refresh` has something to do without any hint."""
@@ -108,9 +113,9 @@ class SwarmWatch:
         services = self._swarm.services()
         tasks = self._swarm.tasks()
         nodes = self._swarm.nodes()
-        self._lists.take_services(services)
-        self._lists.take_nodes(nodes)
-        self._note_moves(self._lists.take_tasks(tasks), now)
+        self._lists.update_services(services)
+        self._lists.update_nodes(nodes)
+        self._note_moves(self._lists.update_tasks(tasks), now)
         self._note_listed(now)
         done = self._clock()
         self._resync_at = done + max(RESYNC_S, COST * (done - now))
@@ -148,8 +153,8 @@ class SwarmWatch:
         fresh = self._swarm.tasks(of)
         self._took = self._clock() - now
         if {task.node for task in fresh.values() if task.node} - self._lists.nodes.keys():
-            self._lists.take_nodes(self._swarm.nodes())
-        self._note_moves(self._lists.take_tasks(fresh, of), now)
+            self._lists.update_nodes(self._swarm.nodes())
+        self._note_moves(self._lists.update_tasks(fresh, of), now)
         self._listed.update(dict.fromkeys(due, now))
 
     def _note_moves(self, services: Iterable[str], now: float) -> None:

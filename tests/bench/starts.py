@@ -137,7 +137,7 @@ def _placed(controllers: Iterable[str]) -> dict[str, float]:
     """When each task was given its address and keys."""
     placed: dict[str, float] = {}
     for line in controllers:
-        if line.startswith("{") and (found := _PLACED.match(json.loads(line).get("change", ""))):
+        if line.startswith("{") and (found := _PLACED.match(json.loads(line).get("reason", ""))):
             placed.setdefault(found[1], _milliseconds(json.loads(line)["timestamp"]))
     return placed
 

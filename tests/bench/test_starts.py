@@ -38,7 +38,10 @@ LOGGED = [
 ]
 
 
-PLACED = [said("planned", "200000", change="task t1: placed on n1, address 10.0.0.1, UDP 10.0.0.1:1"), "not JSON"]
+PLACED = [
+    said("plan step committed", "200000", reason="task t1: placed on n1, address 10.0.0.1, UDP 10.0.0.1:1"),
+    "not JSON",
+]
 
 
 def test_a_start_is_what_each_said_first() -> None:

@@ -66,14 +66,14 @@ def test_a_tasks_addresses_are_those_that_docker_gives_it_and_there_once_it_is_a
     swarm = SwarmManager(f"unix://{node.socket}")
     create(node, "words-dnsrr", image, "--endpoint-mode", "dnsrr", *(f"--network={name}" for name in NETWORKS))
     first = assigned(swarm, "words-dnsrr")
-    assert len(first.elsewhere) == 2
-    assert of(swarm, "words-dnsrr")[0].elsewhere == ()
+    assert len(first.attachments) == 2
+    assert of(swarm, "words-dnsrr")[0].attachments == ()
 
     wait_for("its container", lambda: bool(containers(node, "words-dnsrr")), seconds=60)
     ends = inspected(node, "inspect", containers(node, "words-dnsrr"))["NetworkSettings"]["Networks"]
     assert sorted(ends) == sorted(NETWORKS)
     told = [Attachment(end["NetworkID"], ip_interface(end["IPAddress"]).ip) for end in ends.values()]
-    assert first.elsewhere == in_order(told)
+    assert first.attachments == in_order(told)
 
 
 def test_a_services_virtual_ips_are_those_that_swarm_gives_it(node: Node) -> None:
@@ -82,10 +82,10 @@ def test_a_services_virtual_ips_are_those_that_swarm_gives_it(node: Node) -> Non
     task = assigned(swarm, "words-vip")
     service = of(swarm, "words-vip")[0]
     given = inspected(node, "service", "inspect", "words-vip")["Endpoint"]["VirtualIPs"]
-    assert service.elsewhere == in_order(Attachment(v["NetworkID"], ip_interface(v["Addr"]).ip) for v in given)
-    assert [a.network for a in service.elsewhere] == [a.network for a in task.elsewhere]
-    assert len(service.elsewhere) == 2
-    assert not {a.address for a in service.elsewhere} & {a.address for a in task.elsewhere}
+    assert service.attachments == in_order(Attachment(v["NetworkID"], ip_interface(v["Addr"]).ip) for v in given)
+    assert [a.network for a in service.attachments] == [a.network for a in task.attachments]
+    assert len(service.attachments) == 2
+    assert not {a.address for a in service.attachments} & {a.address for a in task.attachments}
     assert task.state != "running", "its image is not even there"
 
 
@@ -95,5 +95,5 @@ def test_of_a_nodes_own_networks_swarm_says_nothing(lab: Lab, node: Node, networ
     create(node, f"words-{network}", images.push_busybox(lab), f"--network={network}")
     wait_for("a running task", lambda: any(t.running for t in of(swarm, f"words-{network}")[1]), seconds=60)
     service, tasks = of(swarm, f"words-{network}")
-    assert [task.elsewhere for task in tasks] == [()]
-    assert service.elsewhere == ()
+    assert [task.attachments for task in tasks] == [()]
+    assert service.attachments == ()

@@ -225,11 +225,11 @@ def test_a_sealing_key_of_his_own_in_a_nodes_place(mesh: SmallMesh, attempt: Att
         settled(one, two)
         two.hush()
         mallory.commit([Put(posing, None)], 2**62)
-        until(lambda: any("approves other keys" in said for said in controller._told), 20)
+        until(lambda: any("approves other keys" in said for said in controller._decider.problems.open), 20)
         for _ in range(2):  # one of them on n2
             mesh.swarm.start("web")
         mesh.wake()
-        until(lambda: any("n2 has not shown its keys" in said for said in controller._told), 20)
+        until(lambda: any("n2 has not shown its keys" in said for said in controller._decider.problems.open), 20)
         tried.stopped(not sealed())
         mesh.swarm.approved["n2"] = posing.statement(SMALL).fingerprint
         mesh.wake()

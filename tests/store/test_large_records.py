@@ -42,8 +42,8 @@ def with_ports(name: str, ranges: int) -> SwarmService:
     return replace(found, labels=ServiceLabels((LinkLabel("db", ("db",), ports),)), replicas=0)
 
 
-def problems(logs: Sequence[Any], event: str = "problem") -> list[str]:
-    return [entry["problem"] for entry in logs if entry["event"] == event and "bad" in entry["problem"]]
+def problems(logs: Sequence[Any], event: str = "problem found") -> list[str]:
+    return [entry["reason"] for entry in logs if entry["event"] == event and "bad" in entry["reason"]]
 
 
 def test_a_service_too_large_is_one_problem(mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_a_service_too_large_is_one_problem(mesh: SmallMesh, monkeypatch: pytest
         (problem,) = problems(logs)
         assert problem.startswith("service bad: its labels are not applied: services/#bad: ")
         assert one.believed.get(keyspace.service("#bad"), Service) is None
-        assert not [entry for entry in logs if entry["event"] == "a pass failed and is made again"]
+        assert not [entry for entry in logs if entry["event"] == "controller pass failed, retrying"]
         mesh.swarm.services_now |= {"#bad": with_ports("bad", 10)}
         mesh.wake()
         until(lambda: one.verified() and one.believed.get(keyspace.service("#bad"), Service) is not None)

@@ -142,7 +142,7 @@ def test_who_brings_back_something_else_is_passed_over(
     mesh: SmallMesh, etcd: EtcdServer, kind: type[Reader], monkeypatch: pytest.MonkeyPatch, attempt: Attempts
 ) -> None:
     """Both have seen the newest; of two the one whose name comes last is asked first."""
-    monkeypatch.setattr("controller.loop.HEAR_S", 3.0)
+    monkeypatch.setattr("controller.hearing.HEAR_S", 3.0)
     with mesh.reader("n1") as one, mesh.reader("n2", kind=kind) as two, mesh.controller():
         settled(one, two)
         before = signed(one)
@@ -166,7 +166,7 @@ def test_a_state_of_before_is_not_put_back(
 ) -> None:
     """Its own signature holds, and it is whole: but a newer one has been seen."""
     tried = attempt("a node's root: it brings back an old state after a wipe")
-    monkeypatch.setattr("controller.loop.HEAR_S", 3.0)
+    monkeypatch.setattr("controller.hearing.HEAR_S", 3.0)
     with mesh.reader("n1") as one, mesh.reader("n2", kind=Mute) as two, mesh.controller():
         settled(one, two)
         old, ended = one.believed, next(iter(mesh.swarm.tasks_now))
@@ -204,7 +204,7 @@ def test_a_controller_that_has_just_started_hears_the_nodes_before_it_signs_on_f
         for key in ("vitals/n1", "vitals/n2"):
             attack.put(key, attack.recorded[key])
         with mesh.controller() as controller:
-            until(lambda: controller._token is not None and controller._waiting)
+            until(lambda: controller._startup.waiting)
             assert attack.now()["manifest"] == attack.recorded["manifest"]
             one.speaks = two.speaks = True
             until(lambda: one.verified() and two.verified(), 30)
@@ -234,7 +234,7 @@ class Shown(Planner):
 def test_what_is_to_be_done_is_planned_while_nodes_are_awaited_and_done_when_they_are_heard(
     mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.loop.HEAR_S", 600.0)
+    monkeypatch.setattr("controller.hearing.HEAR_S", 600.0)
     with mesh.reader("n1") as one, mesh.reader("n2") as two:
         with mesh.controller():
             settled(one, two)
@@ -242,7 +242,7 @@ def test_what_is_to_be_done_is_planned_while_nodes_are_awaited_and_done_when_the
         two.hush()
         before, count = signed(one), one.believed.contents.total.count
         mesh.swarm.start("web")
-        monkeypatch.setattr("controller.loop.Planner", Shown)
+        monkeypatch.setattr("controller.decider.Planner", Shown)
         monkeypatch.setattr(Shown, "first", None)
         with mesh.controller():
             until(lambda: Shown.first is not None, 30)
@@ -286,7 +286,7 @@ class Moody(Reader):
 def test_who_brought_nothing_back_once_is_asked_again_the_next_time(
     mesh: SmallMesh, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.loop.HEAR_S", 3.0)
+    monkeypatch.setattr("controller.hearing.HEAR_S", 3.0)
     with mesh.reader("n1", kind=Moody) as one, mesh.reader("n2", kind=Moody) as two, mesh.controller() as controller:
         assert isinstance(one, Moody)
         assert isinstance(two, Moody)
@@ -295,7 +295,7 @@ def test_who_brought_nothing_back_once_is_asked_again_the_next_time(
         etcd.wipe()
         until(lambda: one.verified() and two.verified(), 30)
         mesh.live(one, two)
-        assert controller._mute == set()
+        assert controller._restore.passed_over == set()
         before = signed(one)
         one.willing, two.willing = False, True
         etcd.wipe()
@@ -303,3 +303,24 @@ def test_who_brought_nothing_back_once_is_asked_again_the_next_time(
         settled(one, two)
         shared = {key: record for key, record in before.items() if keyspace.covered(key)}
         assert {key: record for key, record in signed(one).items() if keyspace.covered(key)} == shared
+
+
+def test_a_restore_goes_on_after_the_leaders_record_was_deleted(
+    mesh: SmallMesh, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease lives on, so that only the failed commits of the restore itself can tell the leader."""
+    monkeypatch.setattr("controller.hearing.HEAR_S", 600.0)
+    with mesh.reader("n1", kind=Moody) as one, mesh.reader("n2", kind=Moody) as two, mesh.controller():
+        assert isinstance(one, Moody)
+        assert isinstance(two, Moody)
+        settled(one, two)
+        before = signed(one, two)
+        one.willing = two.willing = False
+        etcd.wipe()
+        attack = Attack(etcd, mesh.root)
+        until(lambda: keyspace.RECALL in attack.now(), 30)
+        attack.delete(keyspace.LEADER)
+        one.willing = two.willing = True
+        until(lambda: one.verified() and two.verified() and keyspace.LEADER in attack.now(), 30)
+        settled(one, two)
+        assert signed(one, two) == before

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mesh.records import SealedKey
+from mesh.snapshot import Snapshot
 from tests.store.attacks import Attack, what
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh, endpoints, settled
@@ -57,7 +58,7 @@ def test_a_sealed_key_that_somebody_has_touched_is_put_back_as_it_was(
     with mesh.reader("n1") as one, mesh.reader("n2") as two:
         with mesh.controller() as controller:
             settled(one, two)
-            until(lambda: controller._known is not None and len(list(controller._known.all(SealedKey))) == 6)
+            until(lambda: len(list((controller._decider.verified or Snapshot()).all(SealedKey))) == 6)
             good = endpoints(one.believed)
             key = min(k for k in attack.now() if k.startswith("keys/"))
             before = attack.read(key)

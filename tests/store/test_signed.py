@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from controller import loop
+from controller import hearing
 from controller.ledger import Ledger
 from mesh import codec, keyspace
 from mesh.envelope import Keyring, Signer, SigningKey, peek, wrap
@@ -51,7 +51,7 @@ from tests.support.signing import CLUSTER, KEYRING, SEAL, SIGNING_KEY, STRANGER
 
 @pytest.fixture
 def mesh(etcd: EtcdServer, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallMesh:
-    monkeypatch.setattr(loop, "HEAR_S", 3.0)
+    monkeypatch.setattr(hearing, "HEAR_S", 3.0)
     return SmallMesh(etcd.endpoint, root, tmp_path)
 
 
@@ -151,7 +151,7 @@ def test_a_controller_that_was_there_puts_everything_back_and_agents_notice_noth
 ) -> None:
     with lived.reader("n1") as one, lived.reader("n2") as two, lived.controller() as controller:
         settled(one, two, tasks=5)
-        until(lambda: controller._known is not None)
+        until(lambda: controller._decider.verified is not None)
         good, before = dict(records(one.believed)), one.believed.records
         generation = one.believed.records["manifest"].generation
         one.everything.clear()
@@ -300,12 +300,12 @@ def test_what_a_node_says_it_has_seen_counts_only_as_it_was_signed(
     forged = wrap(Signer(CLUSTER, STRANGER), "manifest", 10**9, codec.encode(ManifestRecord(0, bytes(32))))
     true = SEAL.sign("manifest", 41, codec.encode(ManifestRecord(0, bytes(32))))
     store.commit([Put(Status("n1", 0.0, (), forged), None), Put(Status("n2", 0.0, (), true), None)])
-    ledger.take(store.load([""]))
+    ledger.observe(store.load([""]))
     assert ledger.commit([Put(Port("n", 1, "t"), 0)])
     tried.stopped(41 < store.load([""]).records["manifest"].generation < 50)
     gullible = Store([mesh.endpoint], Gullible(), root=mesh.root)
     believes = Ledger(gullible)
-    believes.take(gullible.load([""]))
+    believes.observe(gullible.load([""]))
     assert believes.commit([Put(Port("n", 2, "t"), 0)])
     tried.works(store.load([""]).records["manifest"].generation > 10**9)
     gullible.close()
@@ -315,12 +315,12 @@ def test_of_two_that_lead_one_writes(store: Store) -> None:
     one, two = Ledger(store), Ledger(store)
     service = Service("a", "a", IPv4Address("10.1.0.1"), (), None, strict=True, dnsrr=False, elsewhere=())
     for ledger in (one, two):
-        ledger.take(store.load([""]))
+        ledger.observe(store.load([""]))
     assert one.commit([Put(service, None)])
     assert two.commit([Put(replace(service, name="b"), None)]) is None
     assert two.commit([Put(Port("n", 1, "t"), 0)]) is None, "not even what the manifest does not cover"
     assert one.commit([Put(Port("n", 1, "t"), 0)])
-    two.take(store.load([""]))
+    two.observe(store.load([""]))
     assert two.commit([Put(replace(service, name="b"), None)])
     assert one.commit([Put(Port("n", 2, "t"), 0)]) is None, "nor when it has no reason to sign"
     assert one.commit([Put(service, None)]) is None
@@ -357,7 +357,7 @@ def test_a_controller_with_other_keys_touches_nothing(lived: SmallMesh, attack: 
     theirs = Keyring(CLUSTER, (STRANGER.verify_key,))
     before = attack.now()
     with lived.reader("n1") as one, lived.controller(STRANGER, theirs) as controller:
-        until(lambda: any("none is signed" in problem for problem in controller._told))
+        until(lambda: any("none is signed" in problem for problem in controller._decider.problems.open))
         settled(one, tasks=5)
     after = attack.now()
     assert {k: v for k, v in after.items() if keyspace.writer(k) == "controller"} == {
@@ -384,5 +384,5 @@ def test_damage_to_what_the_manifest_does_not_cover_is_mended_too(lived: SmallMe
 def test_a_controller_whose_verify_keys_are_another_swarms_writes_nothing(mesh: SmallMesh, attack: Attack) -> None:
     mesh.swarm.id = "another"
     with mesh.reader("n1"), mesh.reader("n2"), mesh.controller() as controller:
-        until(lambda: any("and this is another" in problem for problem in controller._told))
+        until(lambda: any("and this is another" in problem for problem in controller._decider.problems.open))
         assert not [key for key in attack.now() if keyspace.writer(key) == "controller"]

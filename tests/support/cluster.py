@@ -102,7 +102,7 @@ def swarm(tasks: int) -> Swarm:
                 node=_node(n % nodes),
                 desired="running",
                 state="running",
-                elsewhere=_on_overlay(n),
+                attachments=_on_overlay(n),
             )
             for n in range(tasks)
         },

@@ -211,9 +211,9 @@ class World:
         if self.services:
             found = self.services[self._choose(sorted(self.services))]
             links = service(found.name, *self._some_links()).labels
-            elsewhere = self._choose(((), (on(OVERLAY, 0),)))
+            attachments = self._choose(((), (on(OVERLAY, 0),)))
             dnsrr = self._choose((False, True))
-            self.services[found.id] = replace(found, labels=links, dnsrr=dnsrr, elsewhere=elsewhere)
+            self.services[found.id] = replace(found, labels=links, dnsrr=dnsrr, attachments=attachments)
 
     def _remove(self) -> None:
         if self.services:
@@ -309,3 +309,11 @@ class World:
     def _rested(self) -> None:
         if self._store.leases:
             self._store.expire(self._choose(sorted(self._store.leases)))
+
+
+def unsettled(swarm: Swarm) -> frozenset[str]:
+    """Every service whose tasks Swarm is still moving."""
+    tasks: dict[str, list[SwarmTask]] = {service: [] for service in swarm.services}
+    for task in swarm.tasks.values():
+        tasks.setdefault(task.service, []).append(task)
+    return frozenset(service for service, its in tasks.items() if swarm.moves(service, its))

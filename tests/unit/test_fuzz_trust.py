@@ -27,7 +27,7 @@ from compose_ext.override import compile_override
 from compose_ext.override import dump as dump_override
 from compose_ext.schema import read as read_schema
 from controller import recall
-from controller.ledger import Witness
+from controller.witnesses import Witness
 from mesh import codec, keyspace, labels
 from mesh.envelope import Forged, Keyring, Malformed, Signer, SigningKey, UnknownSigner, Unsigned, peek, unwrap, wrap
 from mesh.errors import InvalidRecord

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from controller.lists import Lists
 from controller.observed import Changed, Swarm, SwarmNode, SwarmService, SwarmTask
 from mesh.changes import LOGGED
-from tests.unit.swarm_world import DB, WEB
+from tests.unit.swarm_world import DB, WEB, unsettled
 
 SERVICES = ("a", "b", "c")
 NODES = ("n1", "n2")
@@ -65,13 +65,13 @@ class Truth:
     def tell(self, *, whole: bool) -> None:
         """All, or the tasks of the services that have changed, with objects of their own as from Docker."""
         fresh = {name: replace(task) for name, task in self.tasks.items()}
-        self.lists.take_services({name: replace(one) for name, one in self.services.items()})
-        self.lists.take_nodes({name: replace(one) for name, one in self.nodes.items()})
+        self.lists.update_services({name: replace(one) for name, one in self.services.items()})
+        self.lists.update_nodes({name: replace(one) for name, one in self.nodes.items()})
         if whole:
-            self.lists.take_tasks(fresh)
+            self.lists.update_tasks(fresh)
         else:
             for service in SERVICES:
-                self.lists.take_tasks({n: task for n, task in fresh.items() if task.service == service}, {service})
+                self.lists.update_tasks({n: task for n, task in fresh.items() if task.service == service}, {service})
 
     def seen(self) -> Swarm:
         return self.lists.swarm("cluster", ROOTS)
@@ -94,7 +94,7 @@ def test_what_is_kept_is_what_is_there_and_what_changed_is_known(
         now = truth.seen()
         copy = Swarm("cluster", dict(truth.services), dict(truth.tasks), dict(truth.nodes), ROOTS)
         assert (now.services, dict(now.tasks), now.nodes) == (copy.services, copy.tasks, copy.nodes)
-        assert truth.lists.unsettled(now) == copy.unsettled()
+        assert truth.lists.unsettled(now) == unsettled(copy)
         pictures.append((now, copy))
         for earlier, was in pictures[1:]:
             assert (earlier.services, dict(earlier.tasks), earlier.nodes) == (was.services, was.tasks, was.nodes)

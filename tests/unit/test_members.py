@@ -8,7 +8,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from controller.members import AGAIN, Judged, Members
+from controller.judgement import AGAIN
+from controller.members import Judged, Members
 from controller.observed import Swarm, SwarmNode, SwarmTask
 from controller.plan import plan
 from mesh import codec, envelope, keyspace, proof
@@ -542,7 +543,7 @@ def test_nothing_is_verified_twice(mesh: Mesh, agent: Agent, monkeypatch: pytest
         return proof.verify(of, statement, roots, now)
 
     monkeypatch.setattr("mesh.signatures.unwrap", unwrap)
-    monkeypatch.setattr("controller.members.verify", verify)
+    monkeypatch.setattr("controller.judgement.verify", verify)
     wired_with(mesh, agent)
     assert sorted(set(checked)) == ["nodes/n1", "proof", "tasks/n1/t1"]
     checked.clear()

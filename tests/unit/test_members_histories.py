@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
@@ -11,10 +11,10 @@ from functools import cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.baseline import WHOLE_S
 from controller.lists import Lists
-from controller.members import Judged, Members
+from controller.members import BelievedSnapshots, Judged, Members
 from controller.observed import Swarm, SwarmNode, SwarmTask
-from controller.quiet import WHOLE_S
 from mesh import codec, keyspace
 from mesh.addresses import ula
 from mesh.envelope import Keyring, Signer
@@ -145,9 +145,9 @@ class World:
         self.listed()
 
     def listed(self) -> None:
-        self.lists.take_services({OWN_LINK.id: OWN_LINK})
-        self.lists.take_nodes(self.nodes)
-        self.lists.take_tasks(self.tasks)
+        self.lists.update_services({OWN_LINK.id: OWN_LINK})
+        self.lists.update_nodes(self.nodes)
+        self.lists.update_tasks(self.tasks)
 
     def seen(self) -> tuple[Swarm, Snapshot]:
         return self.lists.swarm(CLUSTER, (ROOT.pem,)), self.picture.snapshot(complete=True)
@@ -170,15 +170,15 @@ class Unforgetting(Signatures):
         super().drop_stale(present, set(self._floors))
 
 
-class Interrupted(Members):
-    """Judges what a change reaches, and dies of some judgements before it has said what came of them."""
+class Interrupted(BelievedSnapshots):
+    """Has some judgements die before they have said what came of them."""
 
     dies = False
 
-    def _without(self, stored: Snapshot) -> Snapshot:
+    def next(self, stored: Snapshot, left_out: Mapping[str, str | None]) -> Snapshot:
         if self.dies:
             raise InterruptedError
-        return super()._without(stored)
+        return super().next(stored, left_out)
 
 
 @settings(max_examples=300, deadline=None)
@@ -187,18 +187,19 @@ def test_who_looks_only_at_what_changed_believes_the_same(
     history: list[list[Written | Moves | Joins | Passes | str]], dies: set[int]
 ) -> None:
     world = World()
-    quick, plain = Interrupted(), Members()
-    quick.signatures, plain.signatures = Unforgetting(CLUSTER), Unforgetting(CLUSTER)
+    quick, plain = Members(), Members()
+    quick._snapshots = interrupted = Interrupted()
+    quick._beliefs.signatures, plain._beliefs.signatures = Unforgetting(CLUSTER), Unforgetting(CLUSTER)
     before: list[Judged] = []
     for number, step in enumerate([[], *history]):
         for action in step:
             world.act(action)
         swarm, stored = world.seen()
         if number in dies:
-            quick.dies = True
+            interrupted.dies = True
             with contextlib.suppress(InterruptedError):
                 quick.judge(swarm, stored, world.now)
-            quick.dies = False
+            interrupted.dies = False
         judged = quick.judge(swarm, stored, world.now)
         whole = plain.judge(replace(swarm, trail=None), replace(stored, trail=None), world.now)
         assert said(judged) == said(whole)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from controller.observed import STATES, SwarmNode, SwarmTask
-from tests.unit.swarm_world import DB
+from tests.unit.swarm_world import DB, unsettled
 from tests.unit.transactions import fresh
 
 
@@ -30,18 +30,18 @@ def test_a_task_is_live_until_its_end_or_its_nodes(state: str, desired: str, nod
 
 def test_services_are_unsettled_while_their_tasks_move() -> None:
     _, world = fresh()
-    assert world.swarm().unsettled() == set()
+    assert unsettled(world.swarm()) == set()
     (db,) = world.add(DB, "n1")
-    assert world.swarm().unsettled() == set()
+    assert unsettled(world.swarm()) == set()
     world.change(db.id, state="starting")
-    assert world.swarm().unsettled() == {DB.id}
+    assert unsettled(world.swarm()) == {DB.id}
     world.change(db.id, state="failed")
-    assert world.swarm().unsettled() == {DB.id}, "one is missing"
+    assert unsettled(world.swarm()) == {DB.id}, "one is missing"
     world.start(DB.id, "n2")
-    assert world.swarm().unsettled() == set()
+    assert unsettled(world.swarm()) == set()
     (extra,) = world.add(DB, "n3")
-    assert world.swarm().unsettled() == {DB.id}, "one too many"
+    assert unsettled(world.swarm()) == {DB.id}, "one too many"
     world.change(extra.id, desired="shutdown")
-    assert world.swarm().unsettled() == {DB.id}, "it is still shutting down"
+    assert unsettled(world.swarm()) == {DB.id}, "it is still shutting down"
     world.nodes["n3"] = replace(world.nodes["n3"], down=True)
-    assert world.swarm().unsettled() == set(), "a dead node's task tells nothing more"
+    assert unsettled(world.swarm()) == set(), "a dead node's task tells nothing more"

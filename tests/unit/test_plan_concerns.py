@@ -141,11 +141,11 @@ def test_a_service_whose_record_was_lost_keeps_its_address() -> None:
 
 
 def test_what_a_task_has_elsewhere_when_swarm_gives_the_addresses_of_a_network_no_more() -> None:
-    for told in (Told(), Told(WEB, DB, replace(CACHE, elsewhere=(on(OVERLAY, 2),)))):
+    for told in (Told(), Told(WEB, DB, replace(CACHE, attachments=(on(OVERLAY, 2),)))):
         task = told.task_of(DB)
         if CACHE.id not in told.world.services:
             other = told.world.start(CACHE.id, "n3")
-            told.world.tasks[other.id] = replace(other, elsewhere=(on(OVERLAY, 2),))
+            told.world.tasks[other.id] = replace(other, attachments=(on(OVERLAY, 2),))
             told.rest()
         told.world.report(task.id, elsewhere=(on(OVERLAY, 4),))
         told.rest()

@@ -24,9 +24,9 @@ ON_BRIDGE = on(BRIDGE, 4)
 def a_link() -> tuple[MemoryStore, World, SwarmTask]:
     """A provider whose one task is on an overlay, by Swarm's word."""
     store, world = fresh()
-    world.add(replace(WEB, elsewhere=(on(OVERLAY, 6),)))
+    world.add(replace(WEB, attachments=(on(OVERLAY, 6),)))
     (db,) = world.add(DB, "n2", state="assigned")
-    world.tasks[db.id] = db = replace(db, elsewhere=in_order(ON_OVERLAY))
+    world.tasks[db.id] = db = replace(db, attachments=in_order(ON_OVERLAY))
     assert settled(store, world).problems == ()
     return store, world, db
 
@@ -48,7 +48,7 @@ def test_swarms_word_is_there_from_the_first_moment() -> None:
 def test_a_task_is_given_its_place_together_with_its_addresses() -> None:
     store, world, _ = a_link()
     (late,) = world.add(DB, "n3", state="assigned")
-    world.tasks[late.id] = replace(late, elsewhere=(on(OVERLAY, 20),))
+    world.tasks[late.id] = replace(late, attachments=(on(OVERLAY, 20),))
     world.report(late.id, "created", wired=False, elsewhere=(ON_BRIDGE,))
     assert carry_out(store, made_of(store, world).steps) == 2, "its node's link key, and all of its place at once"
     assert set(endpoint_of(store, late).elsewhere) == {on(OVERLAY, 20), ON_BRIDGE}
@@ -57,7 +57,7 @@ def test_a_task_is_given_its_place_together_with_its_addresses() -> None:
 def test_a_services_new_virtual_ip_is_taken_over_and_one_that_went_is_let_go() -> None:
     store, world, _ = a_link()
     for new in ((on(OVERLAY, 6), on(OVERLAY, 8)), ()):
-        world.services[WEB.id] = replace(WEB, elsewhere=new)
+        world.services[WEB.id] = replace(WEB, attachments=new)
         settled(store, world)
         assert next(s.elsewhere for s in store.all(Service) if s.id == WEB.id) == new
 
@@ -88,7 +88,7 @@ def test_what_was_known_stays_as_long_as_the_task_lives(then: str) -> None:
         case "gone":
             world.report(db.id, "gone", wired=False)
         case _:
-            world.tasks[db.id] = replace(db, elsewhere=())
+            world.tasks[db.id] = replace(db, attachments=())
     assert elsewhere(store, world, db) == {*ON_OVERLAY, ON_BRIDGE} | ({on(BRIDGE, 6)} if then == "another" else set())
 
 
@@ -115,9 +115,9 @@ def test_on_a_network_whose_addresses_swarm_gives_its_own_node_is_not_believed_e
     store, world, db = a_link()
     if where == "on another task":
         (other,) = world.add(WEB, "n1")
-        world.tasks[other.id] = replace(other, elsewhere=(on("second", 2),))
+        world.tasks[other.id] = replace(other, attachments=(on("second", 2),))
     if where == "on a service":
-        world.services[DB.id] = replace(DB, elsewhere=(on("second", 2),))
+        world.services[DB.id] = replace(DB, attachments=(on("second", 2),))
     claims = (on(OVERLAY, 10), on(OVERLAY, 11)) if where == "on the task" else (on("second", 10),)
     world.report(db.id, elsewhere=claims)
     assert elsewhere(store, world, db) == set(ON_OVERLAY)

@@ -148,7 +148,7 @@ def check_endpoints(store: MemoryStore, world: World, linked: set[str], made: Pl
     for wanted in world.services.values():
         if (held := stored.get(wanted.id)) is not None:
             assert (held.links, held.name, held.dnsrr) == (wanted.labels.links, wanted.name, wanted.dnsrr)
-            assert held.elsewhere == wanted.elsewhere
+            assert held.elsewhere == wanted.attachments
 
 
 def check_settled(store: MemoryStore, world: World) -> None:
@@ -165,12 +165,12 @@ def check_settled(store: MemoryStore, world: World) -> None:
             return False
         return report.state == "running"
 
-    swarms = [task.elsewhere for task in world.tasks.values()] + [s.elsewhere for s in world.services.values()]
+    swarms = [task.attachments for task in world.tasks.values()] + [s.attachments for s in world.services.values()]
     on_swarms = {(a.network, a.address.version) for its in swarms for a in its}
     for endpoint in endpoints:
         told = reports.get((endpoint.node, endpoint.task))
         sure = {a for a in (told.elsewhere if told else ()) if (a.network, a.address.version) not in on_swarms}
-        sure.update(world.tasks[endpoint.task].elsewhere if endpoint.task in world.tasks else ())
+        sure.update(world.tasks[endpoint.task].attachments if endpoint.task in world.tasks else ())
         assert sure <= set(endpoint.elsewhere) <= world.said[endpoint.task]
         assert endpoint.elsewhere == in_order(endpoint.elsewhere)
         node = nodes.get(endpoint.node)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.hearing import Hearing
-from controller.ledger import Ledger, Witness
+from controller.ledger import Ledger
 from controller.recall import needed
+from controller.witnesses import Witness
 from mesh import codec, keyspace
 from mesh.envelope import Signer, wrap
 from mesh.follow import Batch, Change, Picture
@@ -79,11 +80,13 @@ def shown(history: History) -> Iterator[tuple[Snapshot, list[str]]]:
 def test_what_was_signed(store: Store, history: History) -> None:
     quick, plain = Ledger(store), Ledger(store)
     for stored, up in shown(history):
-        quick.take(stored)
+        quick.observe(stored)
         plain = again(plain, store)
-        plain.take(replace(stored, trail=None))
-        state = ("verified", "stale", "_stored", "_highest", "_top", "_raw", "_revision", "_claims", "_seen")
-        assert {name: getattr(quick, name) for name in state} == {name: getattr(plain, name) for name in state}
+        plain.observe(replace(stored, trail=None))
+        for name in ("verified", "stale", "_manifest", "_highest", "_top"):
+            assert getattr(quick, name) == getattr(plain, name)
+        for name in ("_claims", "_seen"):
+            assert getattr(quick._witnesses, name) == getattr(plain._witnesses, name)
         assert quick.witness(up) == plain.witness(up)
         assert list(quick.unheard(up)) == list(plain.unheard(up))
         if quick.agreed():
@@ -93,19 +96,10 @@ def test_what_was_signed(store: Store, history: History) -> None:
 def again(ledger: Ledger, store: Store) -> Ledger:
     """With all that it knows, but for what spares it to look."""
     fresh = Ledger(store)
-    for name in (
-        "_contents",
-        "_revision",
-        "_stored",
-        "_raw",
-        "_highest",
-        "_used",
-        "_claims",
-        "_seen",
-        "_top",
-        "verified",
-    ):
+    for name in ("_contents", "_manifest", "_highest", "_used", "_top", "verified"):
         setattr(fresh, name, getattr(ledger, name))
+    for name in ("_claims", "_seen"):
+        setattr(fresh._witnesses, name, getattr(ledger._witnesses, name))
     return fresh
 
 
@@ -119,7 +113,7 @@ def test_nodes_that_say_what_the_store_holds_agree_with_it(store: Store) -> None
     for stored, _ in shown(
         [([one, *said], [], "on"), ([newer], [], "on"), ([said[0]], [], "on"), ([twin], [], "on")]
     ):
-        ledger.take(stored)
+        ledger.observe(stored)
         agreed.append(ledger.agreed())
         assert ledger.witness(NODES) != Witness()
     assert agreed[:2] == [True, False]
@@ -131,6 +125,6 @@ def test_nodes_that_say_what_the_store_holds_agree_with_it(store: Store) -> None
 def test_who_was_heard(history: History) -> None:
     quick, plain = Hearing(), Hearing()
     for now, (stored, up) in enumerate(shown(history)):
-        quick.take(stored, tuple(up), now)
-        plain.take(replace(stored, trail=None), tuple(up), now)
+        quick.observe(stored, tuple(up), now)
+        plain.observe(replace(stored, trail=None), tuple(up), now)
         assert quick.silent(stored, NODES, 0) == plain.silent(stored, NODES, 0)

@@ -8,9 +8,9 @@ from ipaddress import IPv4Network
 
 from controller.observed import SwarmTask
 from controller.plan import plan
-from controller.steps import Allocate, Change, Plan, Release, Share, Step, allocation, release, sharing
+from controller.steps import Plan, Release, Step
+from controller.transactions import transaction as made_transaction
 from mesh import keyspace
-from mesh.keys import PrivateKey
 from mesh.records import Endpoint, Node
 from mesh.snapshot import Op
 from tests.unit.memory_store import MemoryStore
@@ -19,16 +19,8 @@ from tests.unit.swarm_world import SUBNET, World, secret
 
 
 def transaction(store: MemoryStore, step: Step) -> tuple[Op, ...]:
-    """What a step becomes, with a new keypair or a new lease."""
-    match step:
-        case Change():
-            return step.ops
-        case Allocate():
-            return allocation(step, PrivateKey.generate())
-        case Share():
-            return sharing(step, secret)
-        case Release():
-            return release(step, store.grant())
+    """Make a step's transaction as the controller does, with a lease of this store."""
+    return made_transaction(step, secret, store.grant() if isinstance(step, Release) else None)
 
 
 def carry_out(store: MemoryStore, steps: Iterable[Step]) -> int:

@@ -50,27 +50,46 @@ class _Watched(Controller):
     foresaw = 0.0
     """Seconds of that in which it judged and planned."""
 
-    def _waits(self, stored: Snapshot, up: Sequence[str]) -> bool:
-        waits = super()._waits(stored, up)
-        if waits:
-            self.waited_from = self.waited_from or time.monotonic()
-        elif self.waited_from and not self.waited_to:
-            self.waited_to = time.monotonic()
-        return waits
+    def watch(self) -> None:
+        """Measure from now on."""
+        self._startup.check = self._checked(self._startup.check)  # type: ignore[assignment, method-assign]
+        self._decider.prepare = self._prepared(self._decider.prepare)  # type: ignore[assignment, method-assign]
+        self._decider.decide = self._decided(self._decider.decide)  # type: ignore[assignment, method-assign]
 
-    def _foresee(self, stored: Snapshot, swarm: Swarm, token: Holds) -> None:
-        began = time.monotonic()
-        super()._foresee(stored, swarm, token)
-        self.foresaw += time.monotonic() - began
+    def _checked(self, check: Callable[[Snapshot, Sequence[str]], bool]) -> Callable[[Snapshot, Sequence[str]], bool]:
+        def checked(stored: Snapshot, up: Sequence[str]) -> bool:
+            waits = check(stored, up)
+            if waits:
+                self.waited_from = self.waited_from or time.monotonic()
+            elif self.waited_from and not self.waited_to:
+                self.waited_to = time.monotonic()
+            return waits
 
-    def _decide(self, stored: Snapshot, swarm: Swarm) -> tuple[Packed, bool]:
-        plan, whole = super()._decide(stored, swarm)
-        self.passes += 1
-        if plan.batches:
-            self.quiet_at = 0.0
-        elif not self.quiet_at:
-            self.quiet_at = time.monotonic()
-        return plan, whole
+        return checked
+
+    def _prepared(
+        self, prepare: Callable[[Snapshot, Swarm, Holds], None]
+    ) -> Callable[[Snapshot, Swarm, Holds], None]:
+        def prepared(stored: Snapshot, swarm: Swarm, token: Holds) -> None:
+            began = time.monotonic()
+            prepare(stored, swarm, token)
+            self.foresaw += time.monotonic() - began
+
+        return prepared
+
+    def _decided(
+        self, decide: Callable[[Snapshot, Swarm], tuple[Packed, bool]]
+    ) -> Callable[[Snapshot, Swarm], tuple[Packed, bool]]:
+        def decided(stored: Snapshot, swarm: Swarm) -> tuple[Packed, bool]:
+            plan, whole = decide(stored, swarm)
+            self.passes += 1
+            if plan.batches:
+                self.quiet_at = 0.0
+            elif not self.quiet_at:
+                self.quiet_at = time.monotonic()
+            return plan, whole
+
+        return decided
 
 
 class _ControllerPart:
@@ -82,6 +101,7 @@ class _ControllerPart:
         watch = SwarmWatch(self._swarm)
         seed = LinkSeed(bytes(LinkSeed.SIZE))
         self._controller = _Watched(watch, self._store, signer, self._wake, SUBNET, 60, "simulated", seed)
+        self._controller.watch()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._controller.run, args=(self._stopped,))
 

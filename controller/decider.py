@@ -1,0 +1,120 @@
+"""Decision of one pass: what to write next, from Swarm's lists and the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from ipaddress import IPv4Network
+
+from controller import access
+from controller.baseline import Baseline
+from controller.members import Judged, Members
+from controller.mend import cluster_again, mend, resign, unknown
+from controller.observed import Swarm
+from controller.plan import Planner
+from controller.plan_writer import PlanWriter
+from controller.problem_log import ProblemLog
+from controller.rests import Rests
+from controller.steps import Plan
+from controller.transactions import Packed
+from mesh import keyspace
+from mesh.envelope import Signer
+from mesh.snapshot import Holds, Snapshot
+
+
+class Decider:
+    """Mends first, then judges and plans, then renews old signatures. Not safe for several threads.
+
+    Attributes:
+        members: judges which records are the nodes' own.
+        verified: the last snapshot that held exactly what was signed; None for a leader that has seen none.
+        due: when time alone gives something to do, in seconds since the epoch; None for never.
+        problems: those that are open now.
+    """
+
+    def __init__(self, writer: PlanWriter, signer: Signer, subnet: IPv4Network) -> None:
+        """Prepare.
+
+        Args:
+            writer: packs the steps.
+            signer: of the records that this controller writes.
+            subnet: of the mesh, for a store that is not in use yet.
+        """
+        self._writer = writer
+        self._signer = signer
+        self._subnet = subnet
+        self.members = Members()
+        self._planner = Planner()
+        self._rests = Rests()
+        self._idle = Baseline()  # of the last decision that found nothing to do
+        self.verified: Snapshot | None = None
+        self._resigned: Snapshot | None = None  # where no signature was old
+        self._prepared: Holds | None = None
+        self.due: int | None = None
+        self.problems = ProblemLog()
+
+    def observe(self, stored: Snapshot) -> None:
+        """Look at the store, also while another controller leads."""
+        self._rests.observe(stored)
+
+    def start_term(self) -> None:
+        """Forget what another leader may have changed: this one has not seen it being signed."""
+        self.verified = None
+        self._idle.clear()
+
+    def prepare(self, stored: Snapshot, swarm: Swarm, token: Holds) -> None:
+        """Judge and plan everything once while nodes are awaited, so that only changes are left to look at."""
+        if self._writer.ledger.verified and self._prepared != token:
+            self._prepared = token
+            self._planned(stored, swarm, datetime.now(UTC))
+
+    def decide(self, stored: Snapshot, swarm: Swarm) -> tuple[Packed, bool]:
+        """Decide what to write next.
+
+        Args:
+            stored: the whole store, complete.
+            swarm: complete lists.
+
+        Returns:
+            The transactions; and whether the store as it then is may be signed.
+        """
+        if self._idle.decides_alike(swarm, stored, time.time()) and (self.due is None or time.time() < self.due):
+            return Packed(), True
+        self._idle.clear()
+        self.due = None
+        stranger = unknown(stored) if self.verified is None else None
+        if stranger:
+            self.report((stranger,), swarm)
+            return Packed(), False
+        mending = mend(stored, self.verified, verified=self._writer.ledger.verified)
+        mending += cluster_again(stored, swarm.cluster, self._subnet)
+        mending += self._rests.again(stored)
+        if mending:
+            return self._writer.pack(mending), False
+        if self._writer.ledger.verified:
+            self.verified = stored
+        return self._act_on(stored, swarm, datetime.now(UTC))
+
+    def _act_on(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Packed, bool]:
+        """Plan for a store that needs no mending."""
+        judged, plan = self._planned(stored, swarm, now)
+        self.due = plan.due
+        made = self._writer.pack((*judged.steps, *access.steps(swarm, judged.stored), *plan.steps))
+        self.report((*judged.problems, *access.problems(swarm), *plan.problems, *made.problems), swarm)
+        if not made.batches:
+            old = resign(stored, self._signer.key.verify_key.id, self._resigned)
+            self._resigned = None if old else stored
+            made = self._writer.pack(old)
+        whole = keyspace.CLUSTER not in stored.invalid
+        if whole and not made.batches and self.verified is stored:
+            self._idle.move(swarm, stored, now.timestamp())
+        return made, whole
+
+    def report(self, problems: Iterable[str], swarm: Swarm) -> None:
+        """Replace the open problems by these and those of node labels."""
+        self.problems.update((*problems, *(node.label_error for node in swarm.nodes.values() if node.label_error)))
+
+    def _planned(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Judged, Plan]:
+        judged = self.members.judge(swarm, stored, now)
+        return judged, self._planner.plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)

@@ -1,0 +1,89 @@
+"""Writer of plans: packs steps into transactions, and commits them through the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from controller.ledger import Ledger
+from controller.steps import Release, Step
+from controller.transactions import Packed, Secrets, packed
+from mesh.packing import Part
+from mesh.snapshot import Holds
+from mesh.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class PlanWriter:
+    """Commits the steps of plans.
+
+    Attributes:
+        ledger: signs each commit.
+        store: grants the leases of resting addresses.
+    """
+
+    def __init__(self, store: Store, secret: Secrets, rest_s: int) -> None:
+        """Prepare.
+
+        Args:
+            store: to write to.
+            secret: gives the secrets of link keys.
+            rest_s: seconds before a released address may be reused.
+        """
+        self.ledger = Ledger(store)
+        self.store = store
+        self._secret = secret
+        self._rest_s = rest_s
+
+    def pack(self, steps: Sequence[Step]) -> Packed:
+        """Make a plan's transactions, with a lease if it releases addresses."""
+        rests = any(isinstance(step, Release) for step in steps)
+        return packed(steps, self._secret, self.store.grant(self._rest_s) if rests else None)
+
+    def write(self, plan: Packed, token: Holds, *, whole: bool) -> int | None:
+        """Commit a plan; where a transaction fails, commit its steps one by one.
+
+        While the store holds what was signed, each transaction signs what it then holds. Else only the last one
+        signs, so that agents see nothing half mended; and none does where more is to be done (`whole` is False).
+
+        Returns:
+            The last revision written, 0 for none; None when no part of the plan could be written: it is out of date,
+            or the lead is lost.
+        """
+        last = 0
+        for number, batch in enumerate(plan.batches, 1):
+            sign = self.ledger.verified or (whole and number == len(plan.batches))
+            revision = self._commit(batch, token, sign=sign)
+            if revision is None and len(batch) > 1:  # one step is out of date: the others may still apply
+                revisions = [self._commit([part], token, sign=sign) for part in batch]
+                revision = max((written for written in revisions if written is not None), default=None)
+            if revision is None:
+                return last or None
+            last = max(last, revision)
+        return last
+
+    def restore(self, steps: Sequence[Step], token: Holds, *, sign: bool) -> int | None:
+        """Commit steps in order up to the first transaction that fails; with `sign` the last one signs the store.
+
+        Returns:
+            As `write`.
+        """
+        revision: int | None = 0
+        batches = self.pack(steps).batches
+        for number, batch in enumerate(batches, 1):
+            ops = (token, *(op for _, part in batch for op in part))
+            revision = self.ledger.commit(ops, sign=sign and number == len(batches))
+            if revision is None:
+                break
+        return revision
+
+    def _commit(self, batch: Sequence[Part[Step]], token: Holds, *, sign: bool) -> int | None:
+        revision = self.ledger.commit((token, *(op for _, part in batch for op in part)), sign=sign)
+        for step, _ in batch:
+            if revision is not None:
+                log.info("plan step committed", reason=step.reason, revision=revision)
+            elif len(batch) == 1:
+                log.info("plan step out of date, replanning", reason=step.reason)
+        return revision
