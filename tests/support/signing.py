@@ -8,9 +8,8 @@ from mesh.seal import Sealer
 from mesh.snapshot import Contents
 
 CLUSTER = "cluster"
-SIGNING_KEY = SigningKey.generate()
-NODE_KEY = SigningKey.generate()
-STRANGER = SigningKey.generate()
+# Always the same: some are in tests' ids, which have to be equal in all processes that share a run.
+SIGNING_KEY, NODE_KEY, STRANGER = (SigningKey(bytes([number]) * 32) for number in (1, 2, 3))
 KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))
 SEAL = Sealer(KEYRING, {"controller": Signer(CLUSTER, SIGNING_KEY), "agent": Signer(CLUSTER, NODE_KEY)})
 
