@@ -1,8 +1,8 @@
-"""etcd's answer to a read, from its bytes: the one that a start has by the ten thousand keys. Pure.
+"""Decoder of etcd's RangeResponse, which has ten thousands of keys at a start. Pure.
 
-As in etcd's rpc.proto (RangeResponse, ResponseHeader) and kv.proto (KeyValue), in the protocol buffers' wire format
-(protobuf.dev/programming-guides/encoding). All other messages are etcd3's, whose generated code needs protobuf's
-Python implementation and three times as long; tests/unit/test_etcd_pages.py holds this one against them.
+It follows rpc.proto (RangeResponse, ResponseHeader) and kv.proto (KeyValue) of etcd, in protocol buffers' wire format
+(protobuf.dev/programming-guides/encoding). All other messages are decoded by etcd3, whose generated code needs
+protobuf's Python implementation and takes three times as long; tests/unit/test_etcd_pages.py compares the two.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def gc_paused(*, lasting: bool = False) -> Iterator[None]:
     """Pause collection within, and for as long as any other thread is within.
 
     Args:
-        lasting: exclude what exists at the end from all later collections. What was excluded before is collected
-            once first: what has become garbage since would otherwise never be found.
+        lasting: exclude what exists at the end from all later collections. First, all that was excluded before is
+            collected once: garbage in it would otherwise never be found.
     """
     if lasting and gc.get_freeze_count():
         gc.unfreeze()

@@ -6,17 +6,19 @@ line, two while the signing key is replaced; empty lines and comments from # on 
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from mesh.envelope import Keyring, SigningKey, VerifyKey
 from mesh.errors import Terminal
 from mesh.linkkeys import LinkSeed
+from mesh.secret import Secret
 
 SEED_FILE = "/run/secrets/linkwire_signing_seed"
 LINK_SEED_FILE = "/run/secrets/linkwire_link_seed"
 VERIFY_KEYS_FILE = "/run/linkwire/verify-keys"
+S = TypeVar("S", bound=Secret)
 _MAX_BYTES = 65536
 _INSTALL = "`docker linkwire install` makes it"
 
@@ -27,12 +29,7 @@ def read_signing_key(path: Path) -> SigningKey:
     Raises:
         Terminal: it is missing or malformed; the error quotes no content.
     """
-    text = _read(path, "signing seed")
-    try:
-        raw = bytes.fromhex(text.strip())
-        return SigningKey(raw)
-    except (ValueError, binascii.Error, Terminal):
-        raise Terminal(f"the signing seed {path} is not 64 hex digits: {_INSTALL}") from None
+    return _read_seed(path, "signing seed", SigningKey)
 
 
 def read_link_seed(path: Path) -> LinkSeed:
@@ -41,11 +38,7 @@ def read_link_seed(path: Path) -> LinkSeed:
     Raises:
         Terminal: it is missing or malformed; the error quotes no content.
     """
-    text = _read(path, "seed of the link keys")
-    try:
-        return LinkSeed(bytes.fromhex(text.strip()))
-    except (ValueError, Terminal):
-        raise Terminal(f"the seed of the link keys {path} is not 64 hex digits: {_INSTALL}") from None
+    return _read_seed(path, "seed of the link keys", LinkSeed)
 
 
 def read_verify_keys(path: Path) -> Keyring:
@@ -86,6 +79,14 @@ def parse_verify_keys(text: str, where: str) -> Keyring:
 def verify_keys_text(cluster: str, keys: Iterable[VerifyKey]) -> str:
     """Return the text that `parse_verify_keys` reads."""
     return "\n".join([f"cluster {cluster}", *map(str, keys), ""])
+
+
+def _read_seed(path: Path, what: str, kind: type[S]) -> S:
+    text = _read(path, what)
+    try:
+        return kind(bytes.fromhex(text.strip()))
+    except (ValueError, Terminal):
+        raise Terminal(f"the {what} {path} is not 64 hex digits: {_INSTALL}") from None
 
 
 def _read(path: Path, what: str) -> str:

@@ -70,7 +70,7 @@ def link_key(seed: LinkSeed, cluster: str, name: str, epoch: int) -> LinkKey:
     return LinkKey(HKDF(SHA256(), LinkKey.SIZE, _SEED_SALT, info).derive(seed.raw))
 
 
-def combined_key(keys: Iterable[tuple[str, LinkKey]], one: PublicKey, other: PublicKey) -> PresharedKey:
+def preshared_key(keys: Iterable[tuple[str, LinkKey]], one: PublicKey, other: PublicKey) -> PresharedKey:
     """Derive the key of a pair of tasks whose services share one or more link keys, in either direction.
 
     Args:
@@ -132,7 +132,7 @@ class LinkKeys:
         derived = self._derived.setdefault(own, {})
         cached = derived.get(other)
         if cached is None or cached[0] != keys:
-            cached = derived[other] = keys, combined_key(keys, own, other)
+            cached = derived[other] = keys, preshared_key(keys, own, other)
         return cached[1]
 
     def drop_stale(self, own: PublicKey, peers: Collection[PublicKey]) -> None:

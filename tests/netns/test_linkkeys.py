@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.linkkeys import LinkKey, LinkSeed, PresharedKey, combined_key, link_key
+from mesh.linkkeys import LinkKey, LinkSeed, PresharedKey, link_key, preshared_key
 from mesh.wgtypes import DeviceChange, Peer
 from tests.netns.test_traffic import Flood, await_first_packet
 from tests.netns.world import Task, World, wait_for
@@ -30,7 +30,7 @@ def secret(name: str, epoch: int = 0) -> tuple[str, LinkKey]:
 
 
 def between(one: Task, other: Task, keys: Keys) -> PresharedKey:
-    return combined_key(keys, one.key.public, other.key.public)
+    return preshared_key(keys, one.key.public, other.key.public)
 
 
 def share(one: Task, other: Task, keys: Keys) -> None:

@@ -251,7 +251,7 @@ def swarmed(secured: Secured, tmp_path: Path) -> Swarmed:
     return one
 
 
-def shows_first(swarmed: Swarmed) -> bool:
+def prefers_own(swarmed: Swarmed) -> bool:
     with closing(swarmed.secured.line(swarmed.tls)) as line:
         with suppress(Retryable), line.use() as link:
             link.ask(ROOT + b"cluster")
@@ -260,17 +260,17 @@ def shows_first(swarmed: Swarmed) -> bool:
 
 def test_an_agent_shows_its_nodes_certificate_where_it_can_and_else_the_shared_one(swarmed: Swarmed) -> None:
     said(swarmed.secured, [A, B], [B])
-    until(lambda: shows_first(swarmed))
+    until(lambda: prefers_own(swarmed))
     swarmed.gives(locked=True)
-    assert not shows_first(swarmed)
+    assert not prefers_own(swarmed)
     swarmed.gives(ends=-timedelta(hours=1))
-    assert not shows_first(swarmed)
+    assert not prefers_own(swarmed)
     swarmed.gives()
-    assert shows_first(swarmed), "renewed, with another key"
+    assert prefers_own(swarmed), "renewed, with another key"
     (swarmed.folder / "swarm-node.key").write_bytes(key_file(Leaf.of(node=A).key))
-    assert not shows_first(swarmed), "between the two writes of a renewal"
+    assert not prefers_own(swarmed), "between the two writes of a renewal"
     (swarmed.folder / "swarm-node.crt").unlink()
-    assert not shows_first(swarmed)
+    assert not prefers_own(swarmed)
 
 
 def test_an_agent_becomes_its_nodes_user_and_the_shared_one_writes_for_it_no_more(

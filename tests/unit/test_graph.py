@@ -14,7 +14,7 @@ from mesh.addresses import nobody, pick_address, pick_port, twin, ula
 from mesh.desired import device_name, hosts
 from mesh.errors import Terminal
 from mesh.graph import Graph
-from mesh.linkkeys import LinkKeys, combined_key
+from mesh.linkkeys import LinkKeys, preshared_key
 from mesh.net import IPAddress
 from mesh.peerconfigs import KEEPALIVE
 from mesh.policy import Balance
@@ -449,7 +449,7 @@ def test_each_pair_has_a_key_of_its_own_from_all_link_keys_of_its_services() -> 
     found = {task: {p.public_key: p.preshared_key for p in config(made, task).peers} for task in ("a1", "a2", "b1")}
     for task in ("a1", "a2"):
         ends = made.by_task[task].public_key, made.by_task["b1"].public_key
-        expected = combined_key([("one", one), ("b:a", own)], *ends)
+        expected = preshared_key([("one", one), ("b:a", own)], *ends)
         assert found[task] == {ends[1]: expected}
         assert found["b1"][ends[0]] == expected
     assert len(set(found["b1"].values())) == 2

@@ -10,7 +10,7 @@ from agent.linkkeys import HeldLinkKeys
 from mesh import keyspace
 from mesh.hybrid import NodeKey, NotOpened
 from mesh.keys import PublicKey
-from mesh.linkkeys import combined_key
+from mesh.linkkeys import preshared_key
 from mesh.records import LinkKeyEpoch, SealedLinkKey, Versioned
 from mesh.sealing import open_link_key, sealed_link_key
 from mesh.snapshot import Snapshot
@@ -38,7 +38,7 @@ def derived(held: HeldLinkKeys, key: str = "shop") -> object:
 
 
 def expected(epoch: int, key: str = "shop") -> object:
-    return combined_key([(key, secret(key, epoch))], ONE, TWO)
+    return preshared_key([(key, secret(key, epoch))], ONE, TWO)
 
 
 def test_it_holds_what_is_sealed_to_it_and_renews_it_and_lets_it_go() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mesh.errors import Terminal
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel, check_service_name, key_name
-from mesh.linkkeys import LinkKey, LinkKeys, LinkSeed, PresharedKey, combined_key, link_key
+from mesh.linkkeys import LinkKey, LinkKeys, LinkSeed, PresharedKey, link_key, preshared_key
 
 SECRET = LinkKey(bytes(range(32)))
 ONE, TWO, THREE = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))
@@ -76,13 +76,13 @@ def test_it_is_hkdf_over_all_secrets_in_the_order_of_their_names(
     info = b"".join(len(part).to_bytes(8, "big") + part for part in [*parts, *(name.encode() for name in ordered)])
     material = b"".join(ring[name].raw for name in ordered)
     expected = hkdf(b"linkwire preshared key 1", material, info, 32)
-    assert combined_key(ring.items(), one, other).raw == expected
+    assert preshared_key(ring.items(), one, other).raw == expected
 
 
 def test_the_key_does_not_change_with_a_version() -> None:
     """Two versions of the agent at the two ends of a link must agree."""
-    assert combined_key([("shop_db", SECRET)], ONE, TWO).raw.hex() == KNOWN
-    assert combined_key([("shop_db", SECRET)], TWO, ONE).raw.hex() == KNOWN
+    assert preshared_key([("shop_db", SECRET)], ONE, TWO).raw.hex() == KNOWN
+    assert preshared_key([("shop_db", SECRET)], TWO, ONE).raw.hex() == KNOWN
 
 
 KNOWN = "136b49e1aaa9f993e11246fc85d791a5e4dcd9edf8a442e4a3e3b5853a9ab86c"
@@ -92,61 +92,63 @@ KNOWN = "136b49e1aaa9f993e11246fc85d791a5e4dcd9edf8a442e4a3e3b5853a9ab86c"
 def test_both_ends_derive_the_same(ring: dict[str, LinkKey], one: PublicKey, other: PublicKey) -> None:
     if one == other:
         return
-    key = combined_key(ring.items(), one, other)
-    assert combined_key(ring.items(), other, one) == key
-    assert combined_key(reversed(list(ring.items())), one, other) == key
-    assert combined_key([*ring.items(), *ring.items()], one, other) == key, "the same link key, met on both links"
+    key = preshared_key(ring.items(), one, other)
+    assert preshared_key(ring.items(), other, one) == key
+    assert preshared_key(reversed(list(ring.items())), one, other) == key
+    assert preshared_key([*ring.items(), *ring.items()], one, other) == key, "the same link key, met on both links"
     name, secret = next(iter(ring.items()))
-    assert (combined_key([(name, secret)], one, other) == key) == (len(ring) == 1)
+    assert (preshared_key([(name, secret)], one, other) == key) == (len(ring) == 1)
 
 
 def test_whoever_links_to_whom() -> None:
     both = [("web_to_db", SECRET), ("db_to_web", LinkKey(bytes(32))), ("third", LinkKey(b"3" * 32))]
-    assert len({combined_key(order, *pair) for order in permutations(both) for pair in ((ONE, TWO), (TWO, ONE))}) == 1
+    assert (
+        len({preshared_key(order, *pair) for order in permutations(both) for pair in ((ONE, TWO), (TWO, ONE))}) == 1
+    )
 
 
 @given(rings, st.data())
 def test_everything_counts(ring: dict[str, LinkKey], data: st.DataObject) -> None:
-    key = combined_key(ring.items(), ONE, TWO)
+    key = preshared_key(ring.items(), ONE, TWO)
     name = data.draw(st.sampled_from(sorted(ring)))
     raw = bytearray(ring[name].raw)
     raw[data.draw(st.integers(0, 31))] ^= 1 << data.draw(st.integers(0, 7))
-    others = [combined_key(ring.items(), ONE, THREE), combined_key(ring.items(), TWO, THREE)]
-    others.append(combined_key({**ring, name: LinkKey(bytes(raw))}.items(), ONE, TWO))
-    others.append(combined_key({**ring, name + "x" * 21: ring[name]}.items(), ONE, TWO))
+    others = [preshared_key(ring.items(), ONE, THREE), preshared_key(ring.items(), TWO, THREE)]
+    others.append(preshared_key({**ring, name: LinkKey(bytes(raw))}.items(), ONE, TWO))
+    others.append(preshared_key({**ring, name + "x" * 21: ring[name]}.items(), ONE, TWO))
     without = {other: secret for other, secret in ring.items() if other != name}
     if without:
-        others.append(combined_key(without.items(), ONE, TWO))
-    others.append(combined_key({**without, name + "x" * 21: ring[name]}.items(), ONE, TWO))
+        others.append(preshared_key(without.items(), ONE, TWO))
+    others.append(preshared_key({**without, name + "x" * 21: ring[name]}.items(), ONE, TWO))
     assert key not in others
     assert len(set(others)) == len(others)
 
 
 def test_two_secrets_that_change_places_give_another_key() -> None:
     other = LinkKey(bytes(32))
-    straight = combined_key([("a", SECRET), ("b", other)], ONE, TWO)
-    assert combined_key([("a", other), ("b", SECRET)], ONE, TWO) != straight
+    straight = preshared_key([("a", SECRET), ("b", other)], ONE, TWO)
+    assert preshared_key([("a", other), ("b", SECRET)], ONE, TWO) != straight
 
 
 def test_names_that_run_into_each_other_are_told_apart() -> None:
     rings = ([("ab", SECRET), ("c", SECRET)], [("a", SECRET), ("bc", SECRET)], [("abc", SECRET)], [("", SECRET)])
-    assert len({combined_key(ring, ONE, TWO) for ring in rings}) == len(rings)
+    assert len({preshared_key(ring, ONE, TWO) for ring in rings}) == len(rings)
 
 
 def test_every_pair_has_its_own() -> None:
     tasks = [PublicKey(bytes([number]) * 32) for number in range(20)]
-    keys = {combined_key([("k", SECRET)], one, other) for one in tasks for other in tasks if one < other}
+    keys = {preshared_key([("k", SECRET)], one, other) for one in tasks for other in tasks if one < other}
     assert len(keys) == 190
     assert SECRET.raw not in {key.raw for key in keys}
 
 
 def test_what_cannot_be_is_refused_and_no_secret_quoted() -> None:
     with pytest.raises(Terminal, match="these are the same"):
-        combined_key([("k", SECRET)], ONE, ONE)
+        preshared_key([("k", SECRET)], ONE, ONE)
     with pytest.raises(Terminal, match="no link key to derive"):
-        combined_key([], ONE, TWO)
+        preshared_key([], ONE, TWO)
     with pytest.raises(Terminal, match=r"^the link key 'k' has two secrets$"):
-        combined_key([("k", SECRET), ("k", LinkKey(bytes(32)))], ONE, TWO)
+        preshared_key([("k", SECRET), ("k", LinkKey(bytes(32)))], ONE, TWO)
     for length in (0, 31, 33):
         with pytest.raises(Terminal, match=r"^a link key is 32 bytes$"):
             LinkKey(b"k" * length)
@@ -164,7 +166,7 @@ def test_neither_prints(raw: bytes) -> None:
 
 @pytest.mark.parametrize("give", [pickle.dumps, copy.deepcopy, copy.copy])
 def test_neither_is_pickled(give: Callable[[object], object]) -> None:
-    for secret in (SECRET, combined_key([("k", SECRET)], ONE, TWO)):
+    for secret in (SECRET, preshared_key([("k", SECRET)], ONE, TWO)):
         with pytest.raises(TypeError, match="is not pickled"):
             give({"key": secret} if give is not copy.copy else secret)
 
@@ -212,7 +214,7 @@ def test_no_name_that_somebody_gives_is_a_links_own() -> None:
 def test_what_a_node_holds_is_derived_once_and_renewed_with_its_secret() -> None:
     held = LinkKeys({"a": SECRET, "b": LinkKey(bytes(32))})
     first = held.between(ONE, TWO, ("a", "b"))
-    assert first == combined_key([("a", SECRET), ("b", LinkKey(bytes(32)))], ONE, TWO)
+    assert first == preshared_key([("a", SECRET), ("b", LinkKey(bytes(32)))], ONE, TWO)
     assert held.between(ONE, TWO, ("a", "b")) is first
     assert held.between(ONE, TWO, ("a", "c")) is None, "not all of them are here"
     same = held.with_secrets({"a": SECRET, "b": LinkKey(bytes(32)), "c": SECRET})
