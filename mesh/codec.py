@@ -10,10 +10,10 @@ stands twice. So each record is written again and compared with the value: anyth
 from __future__ import annotations
 
 import functools
-import ipaddress
 import json
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, cast
 
 import msgspec
@@ -28,6 +28,7 @@ FORMAT = 1
 MAX_BYTES = 1_000_000  # etcd refuses requests over 1.5 MiB (--max-request-bytes)
 
 _CACHED = 4096  # texts of each type: the same addresses and keys recur, and some keys are expensive to check
+_OCTETS = {str(number): number for number in range(256)}
 _WHOLE = 2**53
 """Beyond it a float does not tell whole numbers apart, and far beyond it overflows."""
 
@@ -52,16 +53,11 @@ def decode(key: str, value: bytes) -> Record:
     texts: dict[int, str] = {}
     """Of each address and key, by identity: written as read, since to format them takes longer than all else."""
 
-    def read(hint: Any, text: Any) -> Any:  # noqa: ANN401 - as msgspec calls it
-        leaf = _leaf(hint, text)
-        texts[id(leaf)] = text
-        return leaf
-
     def written(leaf: object) -> str:
         return texts[id(leaf)]
 
     try:
-        record: Record = msgspec.json.decode(value, type=kind, dec_hook=read)
+        record: Record = msgspec.json.decode(value, type=kind, dec_hook=functools.partial(_leaf, texts))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         _parse(key, value)
         raise InvalidRecord(f"{key}: {error}") from None
@@ -90,21 +86,33 @@ def _names(kind: type[Record]) -> tuple[tuple[str, ...], Mapping[str, Any]]:
     return tuple(f.name for f in known), {f.name: f.default for f in known if f.metadata.get("optional")}
 
 
-def _leaf(hint: Any, text: Any) -> Any:  # noqa: ANN401 - any type with a text form
+def _leaf(texts: dict[int, str], hint: Any, text: Any) -> Any:  # noqa: ANN401 - any type with a text form
+    """Read an address or a key, and note its text."""
     if type(text) is not str:
         raise ValueError("Expected text")
     try:
-        return _parser(hint)(text)
-    except (ValueError, LinkwireError):
+        leaf = _parser(hint)(text)
+    except (KeyError, ValueError, LinkwireError):
         raise ValueError(f"Not a {hint.__name__}") from None
+    texts[id(leaf)] = text
+    return leaf
 
 
 @functools.cache
 def _parser(hint: Any) -> Callable[[str], Any]:  # noqa: ANN401 - as above
     """Return the parser of a type, with a cache: all of these are immutable, so one may be part of many records."""
-    if hint is IPAddress:
-        return functools.lru_cache(_CACHED)(ipaddress.ip_address)
-    return functools.lru_cache(_CACHED)(hint.parse if issubclass(hint, EncodedKey) else hint)
+    parse = {IPAddress: _address, IPv4Address: _ipv4}.get(hint)
+    return functools.lru_cache(_CACHED)(parse or (hint.parse if issubclass(hint, EncodedKey) else hint))
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    return IPv6Address(text) if ":" in text else _ipv4(text)
+
+
+def _ipv4(text: str) -> IPv4Address:
+    """Read four numbers without leading zeros, in a third of the time that ipaddress takes for the same."""
+    one, two, three, four = text.split(".")
+    return IPv4Address(_OCTETS[one] << 24 | _OCTETS[two] << 16 | _OCTETS[three] << 8 | _OCTETS[four])
 
 
 def _parse(key: str, value: bytes) -> dict[str, Any]:
