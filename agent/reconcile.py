@@ -12,7 +12,7 @@ from ipaddress import IPv6Interface
 import structlog
 
 from agent import conntrack, links, names, nft
-from agent.diff import Changes, Seen, diff, peer_changes, reasons_of, rules_around
+from agent.diff import Changes, Observed, diff, peer_changes, reasons_of, rules_around
 from agent.memo import Memo
 from agent.netns import TaskNetns
 from agent.wireguard import Backend
@@ -160,7 +160,7 @@ def _diff(
 ) -> tuple[Changes, Interface | None]:
     table = nft.read(netns)
     interface = None if is_new else observe(backend, netns, desired.name)
-    seen = Seen(interface, table.rules if table else None, names.read(hosts))
+    seen = Observed(interface, table.rules if table else None, names.read(hosts))
     changes = diff(desired, seen, previous, time.time(), complete=complete, memo=netns.own(Memo))
     return changes, seen.interface
 
