@@ -80,13 +80,7 @@ class NodeReports:
         snapshot: Snapshot,
         is_wanted: Callable[[], bool],
     ) -> None:
-        """Report the tasks, read devices as far as there is time, and report what was read.
-
-        Args:
-            tasks: the node's.
-            desired: what it acts on.
-            snapshot: of the store.
-            is_wanted: whether there is something else to do.
+        """Report the tasks, read devices until `is_wanted` elsewhere, and report what was read.
 
         Raises:
             Terminal: somebody else has the node's report key.
