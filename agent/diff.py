@@ -60,7 +60,7 @@ class Changes:
         remove_addresses: addresses that are not ours to have.
         add_addresses: addresses that are missing.
         up: bring the device up.
-        remove_routes: routes through the device that are not meant.
+        remove_routes: routes through the device that are not desired.
         add_routes: routes that are missing, or have another MTU.
         rules: the rules as they should be, None to leave them.
         hosts: the names block as it should be, None to leave it.

@@ -101,7 +101,7 @@ class NetlinkSocket:
             flags: such as NLM_F_CREATE, to be added to NLM_F_REQUEST and NLM_F_ACK.
 
         Raises:
-            OSError: the kernel said no; the text is the kernel's own where it gives one.
+            OSError: the kernel refused; the text is the kernel's own where it gives one.
             NetnsGone: the socket was closed.
             Retryable: no answer came.
         """
@@ -112,7 +112,7 @@ class NetlinkSocket:
         """Send one message that asks for a list, and return all of the list, as it was at one moment.
 
         Raises:
-            OSError: the kernel said no.
+            OSError: the kernel refused.
             NetnsGone: the socket was closed.
             Retryable: no answer came, or the list changed each time while it was read.
         """

@@ -34,7 +34,7 @@ class NodeReports:
     """Reports of one node, its tasks and its devices. Only the loop calls it.
 
     Args:
-        node: what it says of itself at first.
+        node: its record at first.
         identity: its keys, and the proof of them.
         metrics: for Prometheus.
         clock: the node's wall clock.

@@ -46,7 +46,7 @@ _EVERYWHERE = {AF[4]: bytes(4), AF[6]: bytes(16)}
 
 @dataclass(frozen=True, slots=True)
 class SeenLink:
-    """A device, as the kernel tells of it."""
+    """A device, as the kernel lists it."""
 
     index: int
     name: str

@@ -241,7 +241,7 @@ class TaskState:
         wrong = self.interface.netns
         if wrong is not None and wrong.path != path:
             # Docker names another namespace than the one that was found: no key may stay where it does not belong.
-            log.warning("task is in another namespace", task=self.local.task, namespace=path, guessed=wrong.path)
+            log.warning("task is in another namespace", task=self.local.task, namespace=path, previous=wrong.path)
             try:
                 reconcile.remove(backend, wrong, None)
             except NetnsGone:
