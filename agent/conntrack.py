@@ -11,13 +11,11 @@ import struct
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.netlink import attribute, attributes, explained
+from agent.netlink import NETLINK_NETFILTER, NLA_F_NESTED, attribute, attributes, explained
 from agent.netns import TaskNetns
 
-_NETLINK_NETFILTER = 12  # linux/netlink.h
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET and _DELETE
 _HEADER = struct.Struct("=BBH")  # struct nfgenmsg
-_NESTED = 1 << 15  # NLA_F_NESTED
 _ORIGINAL, _REPLY, _ID = 1, 2, 12  # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID
 _TUPLE_IP, _V4_SOURCE, _V6_SOURCE = 1, 1, 3  # CTA_TUPLE_IP, CTA_IP_V4_SRC, CTA_IP_V6_SRC
 
@@ -34,7 +32,7 @@ def forget(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> int:
         NetnsGone, Retryable, Terminal.
     """
     requests = list(_to_whoever_is(netns, is_gone))
-    socket = netns.socket(_NETLINK_NETFILTER)
+    socket = netns.socket(NETLINK_NETFILTER)
     with explained("forget a connection to a task that is gone"):
         for request in requests:
             try:
@@ -48,12 +46,12 @@ def forget(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> int:
 def _to_whoever_is(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> Iterator[bytes]:
     """Return the requests that delete them."""
     with explained("list the task's connections"):
-        answer = netns.socket(_NETLINK_NETFILTER).dump(_GET, _HEADER.pack(0, 0, 0))
+        answer = netns.socket(NETLINK_NETFILTER).dump(_GET, _HEADER.pack(0, 0, 0))
     for message in answer:
         entry = dict(attributes(message.payload[_HEADER.size :]))
         source = _source(entry.get(_REPLY))
         if source is not None and is_gone(source):
-            named = attribute(_ORIGINAL | _NESTED, bytes(entry[_ORIGINAL]))
+            named = attribute(_ORIGINAL | NLA_F_NESTED, bytes(entry[_ORIGINAL]))
             named += attribute(_ID, bytes(entry[_ID])) if _ID in entry else b""
             yield bytes(message.payload[: _HEADER.size]) + named
 

@@ -35,7 +35,7 @@ _NO_STOP = frozenset(
         *(signal.SIGTTIN, signal.SIGTTOU),  # gunicorn: one worker more, one less
     )
 )
-"""As an event's `signal`: what is sent to a program that is to go on. How others stop, an image says (STOPSIGNAL)."""
+"""As an event's `signal`: signals that do not stop a program. Any other may, by the image's STOPSIGNAL."""
 EXIT = "docker_gwbridge"
 _NO_ADDRESS = "com.docker.network.bridge.inhibit_ipv4"
 RUNNING = ("running", "paused", "restarting")

@@ -35,14 +35,7 @@ class DesiredState:
     """
 
     def __init__(self, node: str, key: NodeKey, trust: Trust, backend: Backend) -> None:
-        """Know nothing yet.
-
-        Args:
-            node: this node's id.
-            key: its sealing key.
-            trust: decides what is acted on.
-            backend: of the tasks' devices.
-        """
+        """Act on nothing yet. `node` is this node's id, `key` its sealing key."""
         self._node = node
         self._key = key
         self.backend = backend

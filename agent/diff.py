@@ -40,7 +40,7 @@ REJECT_AFTER_S = 180
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observed:
     """Everything of ours that is in one task's namespace and hosts file; None for what is not there at all."""
 
     interface: Interface | None
@@ -60,7 +60,7 @@ class Changes:
         remove_addresses: addresses that are not ours to have.
         add_addresses: addresses that are missing.
         up: bring the device up.
-        remove_routes: routes through the device that are not meant.
+        remove_routes: routes through the device that are not desired.
         add_routes: routes that are missing, or have another MTU.
         rules: the rules as they should be, None to leave them.
         hosts: the names block as it should be, None to leave it.
@@ -86,7 +86,7 @@ class Changes:
 
 def diff(
     desired: InterfaceConfig,
-    seen: Seen,
+    observed: Observed,
     previous: InterfaceConfig | None,
     now: float,
     *,
@@ -96,8 +96,8 @@ def diff(
     """Compute the changes that turn the observed interface into `desired`.
 
     Args:
-        desired: what is meant.
-        seen: what was read.
+        desired: what should be there.
+        observed: what was read.
         previous: what was applied last, as far as is known: it tells a roamed endpoint from a changed record.
         now: seconds since the epoch, of the clock that handshakes are dated by.
         complete: whether `desired` rests on everything; if not, nothing is removed.
@@ -105,35 +105,36 @@ def diff(
     """
     memo = memo or Memo()
     reasons: list[str] = []
-    observed, hosts = seen.interface, seen.hosts
-    device = _device(desired, observed, previous, now, reasons, memo=memo, complete=complete)
-    mtu = desired.mtu if observed is None or observed.mtu != desired.mtu else None
-    if mtu is not None and observed is not None:
-        reasons.append(f"mtu {observed.mtu} -> {mtu}")
-    seen_addresses = observed.addresses if observed else frozenset()
-    seen_routes = observed.routes if observed else frozenset()
-    add_addresses = tuple(sorted(set(desired.addresses) - seen_addresses, key=_order))
-    remove_addresses = tuple(sorted(seen_addresses - set(desired.addresses), key=_order)) if complete else ()
-    add_routes = tuple(sorted(set(desired.routes) - seen_routes, key=_route_order))
-    meant = {route.network for route in desired.routes}  # another MTU replaces a route: it is never taken away first
-    surplus = (route for route in seen_routes if route.network not in meant)
+    interface, hosts = observed.interface, observed.hosts
+    device = _device(desired, interface, previous, now, reasons, memo=memo, complete=complete)
+    mtu = desired.mtu if interface is None or interface.mtu != desired.mtu else None
+    if mtu is not None and interface is not None:
+        reasons.append(f"mtu {interface.mtu} -> {mtu}")
+    addresses = interface.addresses if interface else frozenset()
+    routes = interface.routes if interface else frozenset()
+    add_addresses = tuple(sorted(set(desired.addresses) - addresses, key=_order))
+    remove_addresses = tuple(sorted(addresses - set(desired.addresses), key=_order)) if complete else ()
+    add_routes = tuple(sorted(set(desired.routes) - routes, key=_route_order))
+    # Another MTU replaces a route: it is never taken away first.
+    desired_networks = {route.network for route in desired.routes}
+    surplus = (route for route in routes if route.network not in desired_networks)
     remove_routes = tuple(sorted(surplus, key=_route_order)) if complete else ()
-    up = observed is None or not observed.up
-    last = previous if observed is not None else None
-    first_rules, rules = rules_around(desired, seen.rules, last, memo, complete=complete)
+    up = interface is None or not interface.up
+    last = previous if interface is not None else None
+    first_rules, rules = rules_around(desired, observed.rules, last, memo, complete=complete)
     differs = resolved(hosts) != resolved(desired.hosts)
     new_hosts = desired.hosts if differs and (complete or not hosts) else None
     for what, changed in (
         ("addresses", tuple(map(str, add_addresses + remove_addresses))),
         ("routes", tuple(str(route.network) for route in add_routes + remove_routes)),
     ):
-        if changed and observed is not None:
+        if changed and interface is not None:
             reasons.append(f"{what} {', '.join(changed)}")
-    if up and observed is not None:
+    if up and interface is not None:
         reasons.append("was down")
     reasons.extend(reasons_of((), first_rules or rules, new_hosts))
     return Changes(
-        create=observed is None,
+        create=interface is None,
         first_rules=first_rules,
         device=device,
         mtu=mtu,
@@ -186,24 +187,24 @@ def _route_order(route: Route) -> tuple[int, int, int]:
 
 
 def rules_around(
-    desired: InterfaceConfig, seen: Rules | None, previous: InterfaceConfig | None, memo: Memo, *, complete: bool
+    desired: InterfaceConfig, present: Rules | None, previous: InterfaceConfig | None, memo: Memo, *, complete: bool
 ) -> tuple[Rules | None, Rules | None]:
     """Return the rules for before the peers change, and those for afterwards; None where they are so already.
 
     Args:
-        desired: what is meant.
-        seen: the rules as they are, None for none.
+        desired: what should be there.
+        present: the rules as they are, None for none.
         previous: what was applied last, None where there is no device, or that is not known.
         memo: what was worked out before of the same interface.
         complete: whether `desired` rests on everything.
     """
-    wanted = memo.render(desired.policy, desired.name)
-    if seen == wanted or (seen is not None and not complete):
+    rendered = memo.render(desired.policy, desired.name)
+    if present == rendered or (present is not None and not complete):
         return None, None
-    if seen is None or previous is None:
-        return wanted, None
+    if present is None or previous is None:
+        return rendered, None
     first = render(_between(previous.policy, desired.policy), desired.name)
-    return first if first != seen else None, wanted if wanted != first else None
+    return first if first != present else None, rendered if rendered != first else None
 
 
 def _between(old: Policy, new: Policy) -> Policy:
@@ -225,7 +226,7 @@ def _between(old: Policy, new: Policy) -> Policy:
 
 def _device(
     desired: InterfaceConfig,
-    observed: Interface | None,
+    interface: Interface | None,
     previous: InterfaceConfig | None,
     now: float,
     reasons: list[str],
@@ -233,11 +234,11 @@ def _device(
     memo: Memo,
     complete: bool,
 ) -> DeviceChange | None:
-    if observed is None:
+    if interface is None:
         peers = tuple(_upsert(peer) for peer in desired.peers if peer.preshared_key is not None)
         reasons.append(f"no device yet; {len(peers)} peers")
         return DeviceChange(desired.private_key, desired.listen_port, peers)
-    device = observed.device
+    device = interface.device
     key = desired.private_key if device.public_key != desired.private_key.public else None
     port = desired.listen_port if device.listen_port != desired.listen_port else None
     wanted = {peer.public_key: peer for peer in desired.peers}

@@ -11,11 +11,11 @@ SETTLE_S = 2.0
 """Seconds within which all are told that are told to stop at once: Swarm decides one service after another."""
 
 
-def may_leave(told_for: float, stopping: int) -> bool:
+def may_leave(seconds: float, stopping: int) -> bool:
     """Tell whether an agent leaves now.
 
     Args:
-        told_for: seconds since it was told to stop.
+        seconds: since it was told to stop.
         stopping: how many wired tasks of its node have been told to stop and have not ended.
     """
-    return stopping == 0 and told_for >= SETTLE_S
+    return stopping == 0 and seconds >= SETTLE_S

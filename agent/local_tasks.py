@@ -1,4 +1,4 @@
-"""States of this node's tasks, kept in line with the containers that Docker tells of."""
+"""States of this node's tasks, kept in line with Docker's containers."""
 
 from __future__ import annotations
 

@@ -56,16 +56,7 @@ class Agent:
         *,
         answers_dns: bool = True,
     ) -> None:
-        """Prepare; `run` does the work.
-
-        Args:
-            containers: the node's.
-            store: of the records.
-            desired: what the interfaces should be.
-            reports: what the node says.
-            table: by which the node refuses the mesh's networks.
-            answers_dns: whether the kernel can turn tasks' DNS questions to the responder.
-        """
+        """Prepare; `run` does the work. `answers_dns`: whether the kernel can turn DNS questions to the responder."""
         self._containers = containers
         self._store = store
         self._desired = desired

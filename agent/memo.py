@@ -33,7 +33,7 @@ class Memo:
         return last[2]
 
     def alike(self, wanted: PeerConfig, seen: Peer) -> bool:
-        """Tell whether a peer, which must have a preshared key, is seen to be just as it is meant."""
+        """Tell whether a peer, which must have a preshared key, is observed to be just as desired."""
         last = self._alike.get(wanted.public_key)
         if (
             last is not None

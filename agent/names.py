@@ -156,11 +156,11 @@ def write(path: str, entries: Iterable[HostEntry]) -> bool:
         HostsFileMissing: there is no such file.
         Retryable, Terminal: it cannot be read or written.
     """
-    meant = tuple(entries)
+    desired = tuple(entries)
     with _opened(path, os.O_RDWR) as descriptor:
         old = _load(descriptor, path)
         for _ in range(_ATTEMPTS):
-            made = changes(old, meant)
+            made = changes(old, desired)
             if not made:
                 return False
             # Docker may be at it too, and then our offsets are no longer right.
@@ -170,7 +170,7 @@ def write(path: str, entries: Iterable[HostEntry]) -> bool:
             old = now
         gathered = sum(len(line.text) for line in _ours(applied(old, made)) if line.is_comment)
         if gathered > _MAX_GATHERED:
-            _rewrite(descriptor, old, applied(b"", changes(b"", meant)))
+            _rewrite(descriptor, old, applied(b"", changes(b"", desired)))
             return True
         for start, data in made:
             if os.pwrite(descriptor, data, start) != len(data):

@@ -12,6 +12,7 @@ import itertools
 import os
 import socket
 import struct
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
 NETLINK_GENERIC = 16
 
 # linux/netlink.h
@@ -103,7 +105,7 @@ class NetlinkSocket:
             flags: such as NLM_F_CREATE, to be added to NLM_F_REQUEST and NLM_F_ACK.
 
         Raises:
-            OSError: the kernel said no; the text is the kernel's own where it gives one.
+            OSError: the kernel refused; the text is the kernel's own where it gives one.
             NetnsGone: the socket was closed.
             Retryable: no answer came.
         """
@@ -114,7 +116,7 @@ class NetlinkSocket:
         """Send one message that asks for a list, and return all of the list, as it was at one moment.
 
         Raises:
-            OSError: the kernel said no.
+            OSError: the kernel refused.
             NetnsGone: the socket was closed.
             Retryable: no answer came, or the list changed each time while it was read.
         """
@@ -186,6 +188,21 @@ def attributes(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         offset += (length + 3) & ~3
 
 
+def text_attribute(kind: int, text: str) -> bytes:
+    """Encode an attribute of text, which the kernel has end with a zero."""
+    return attribute(kind, text.encode() + b"\0")
+
+
+def text(value: memoryview | None) -> str:
+    """Decode an attribute of text; empty for none."""
+    return bytes(value).rstrip(b"\0").decode(errors="replace") if value is not None else ""
+
+
+def number(value: memoryview | None) -> int:
+    """Decode an attribute that is a number in the processor's order; 0 for none."""
+    return int.from_bytes(value, sys.byteorder) if value is not None else 0
+
+
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
     """Turn an OSError of the kernel into the error the caller acts on.
@@ -202,16 +219,16 @@ def explained(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        text = f"cannot {doing}: {error.strerror or error}"
+        reason = f"cannot {doing}: {error.strerror or error}"
         if error.errno == errno.ENODEV:
-            raise DeviceNotFound(text) from error
+            raise DeviceNotFound(reason) from error
         if error.errno == errno.EADDRINUSE:
-            raise PortTaken(text) from error
+            raise PortTaken(reason) from error
         if error.errno in _TRY_AGAIN:
-            raise Retryable(text) from error
+            raise Retryable(reason) from error
         if error.errno == errno.EPERM:
-            raise Terminal(f"{text} (the agent needs NET_ADMIN and SYS_ADMIN)") from error
-        raise Terminal(text) from error
+            raise Terminal(f"{reason} (the agent needs NET_ADMIN and SYS_ADMIN)") from error
+        raise Terminal(reason) from error
 
 
 def _messages(datagram: bytes) -> Iterator[tuple[Message, int]]:
@@ -237,7 +254,7 @@ def _kernels_text(message: Message) -> str:
         return ""
     # struct nlmsgerr: the errno, the header of the request and, unless capped, the request itself.
     echoed = _HEADER.size if message.flags & _NLM_F_CAPPED else _HEADER.unpack_from(message.payload, 4)[0]
-    for kind, text in attributes(message.payload[4 + ((echoed + 3) & ~3) :]):
+    for kind, value in attributes(message.payload[4 + ((echoed + 3) & ~3) :]):
         if kind == _NLMSGERR_ATTR_MSG:
-            return bytes(text).rstrip(b"\0").decode(errors="replace")
+            return text(value)
     return ""

@@ -110,7 +110,9 @@ class TaskNetns:
             kind: made without arguments at first use.
             made: used instead, where there is none yet.
         """
-        owned: T = self._owned.setdefault(kind, kind() if made is None else made)
+        owned: T | None = self._owned.get(kind)
+        if owned is None:  # of two threads that are here at once both get the same object
+            owned = self._owned.setdefault(kind, kind() if made is None else made)
         return owned
 
     def close(self) -> None:

@@ -6,11 +6,10 @@ import errno
 import socket
 import struct
 
-from agent.netlink import attribute, attributes, explained
+from agent.netlink import NETLINK_NETFILTER, attribute, attributes, explained, text, text_attribute
 from agent.netns import TaskNetns
 from mesh.errors import Terminal
 
-_NETLINK_NETFILTER = 12  # linux/netlink.h
 _NF_TABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES, linux/netfilter/nfnetlink.h
 _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_GENERATION, _GET_OBJECT = (
     _NF_TABLES | number for number in (1, 4, 7, 16, 19)
@@ -35,7 +34,7 @@ def generation(netns: TaskNetns) -> int:
         Terminal: the kernel has no nf_tables.
     """
     with explained("ask for the generation of nftables"):
-        answer = netns.socket(_NETLINK_NETFILTER).request(_GET_GENERATION, _HEADER.pack(_FAMILY["any"], 0, 0))
+        answer = netns.socket(NETLINK_NETFILTER).request(_GET_GENERATION, _HEADER.pack(_FAMILY["any"], 0, 0))
     for message in answer:
         for kind, value in attributes(message.payload[_HEADER.size :]):
             if kind == _GEN_ID:
@@ -45,10 +44,10 @@ def generation(netns: TaskNetns) -> int:
 
 def exists(netns: TaskNetns, table: str) -> bool:
     """Tell whether there is a table of that name of the family inet. Raises as `generation`."""
-    wanted = attribute(_TABLE_NAME, table.encode() + b"\0")
+    wanted = text_attribute(_TABLE_NAME, table)
     with explained("ask for a table of nftables"):
         try:
-            netns.socket(_NETLINK_NETFILTER).request(_GET_TABLE, _HEADER.pack(_FAMILY["inet"], 0, 0) + wanted)
+            netns.socket(NETLINK_NETFILTER).request(_GET_TABLE, _HEADER.pack(_FAMILY["inet"], 0, 0) + wanted)
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return False
@@ -58,16 +57,16 @@ def exists(netns: TaskNetns, table: str) -> bool:
 
 def counted(netns: TaskNetns, table: str) -> dict[str, int]:
     """Read the packets that each named counter of a table of the family inet has counted. Raises as `generation`."""
-    wanted = attribute(_OBJ_TABLE, table.encode() + b"\0") + attribute(_OBJ_TYPE, struct.pack(">I", _COUNTER))
+    wanted = text_attribute(_OBJ_TABLE, table) + attribute(_OBJ_TYPE, struct.pack(">I", _COUNTER))
     with explained("read the counters of nftables"):
-        answer = netns.socket(_NETLINK_NETFILTER).dump(_GET_OBJECT, _HEADER.pack(_FAMILY["inet"], 0, 0) + wanted)
+        answer = netns.socket(NETLINK_NETFILTER).dump(_GET_OBJECT, _HEADER.pack(_FAMILY["inet"], 0, 0) + wanted)
     counts: dict[str, int] = {}
     for message in answer:
         values = dict(attributes(message.payload[_HEADER.size :]))
         # Kernels before 4.20 have no filter for dumps: they list what others have, too.
-        if _text(values[_OBJ_TABLE]) == table and int.from_bytes(values[_OBJ_TYPE], "big") == _COUNTER:
+        if text(values[_OBJ_TABLE]) == table and int.from_bytes(values[_OBJ_TYPE], "big") == _COUNTER:
             data = dict(attributes(values[_OBJ_DATA]))
-            counts[_text(values[_OBJ_NAME])] = int.from_bytes(data[_COUNTER_PACKETS], "big")
+            counts[text(values[_OBJ_NAME])] = int.from_bytes(data[_COUNTER_PACKETS], "big")
     return counts
 
 
@@ -76,16 +75,12 @@ def listed(netns: TaskNetns, table: str) -> tuple[bytes, ...]:
 
     Raises as `generation`.
     """
-    head = _HEADER.pack(_FAMILY["inet"], 0, 0)
-    name = table.encode() + b"\0"
+    request = _HEADER.pack(_FAMILY["inet"], 0, 0) + text_attribute(_TABLE_NAME, table)
     with explained("list the rules of nftables"):
-        answers = [
-            netns.socket(_NETLINK_NETFILTER).dump(what, head + attribute(_TABLE_NAME, name))
-            for what in (_GET_CHAIN, _GET_RULE)
-        ]
+        answers = [netns.socket(NETLINK_NETFILTER).dump(kind, request) for kind in (_GET_CHAIN, _GET_RULE)]
     every = (bytes(message.payload[_HEADER.size :]) for answer in answers for message in answer)
     # NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are both 1. Not every kernel filters such a list.
-    return tuple(payload for payload in every if bytes(dict(attributes(memoryview(payload)))[_TABLE_NAME]) == name)
+    return tuple(payload for payload in every if text(dict(attributes(memoryview(payload)))[_TABLE_NAME]) == table)
 
 
 def subscribed(netns: TaskNetns) -> socket.socket:
@@ -95,7 +90,7 @@ def subscribed(netns: TaskNetns) -> socket.socket:
     """
 
     def opened() -> socket.socket:
-        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
         made.bind((0, 0))
         made.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTABLES)
         made.setblocking(False)
@@ -103,7 +98,3 @@ def subscribed(netns: TaskNetns) -> socket.socket:
 
     with explained("follow the changes of nftables"):
         return netns.run(opened)
-
-
-def _text(value: memoryview) -> str:
-    return bytes(value).rstrip(b"\0").decode(errors="replace")

@@ -129,7 +129,7 @@ def _look(netns: TaskNetns, listing: _Known) -> Rules | None:
     generation = nfnetlink.generation(netns)
     if generation != listing.generation:
         listing.generation, listing.rules = None, None  # whatever comes of it
-        # A task that is wired for the first time has none: that is told without a process.
+        # A task that is wired for the first time has none: no process is needed to find out.
         rules = _listed(netns) if nfnetlink.exists(netns, ruleset.NAME) else None
         if generation != nfnetlink.generation(netns):
             return rules

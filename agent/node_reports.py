@@ -34,7 +34,7 @@ class NodeReports:
     """Reports of one node, its tasks and its devices. Only the loop calls it.
 
     Args:
-        node: what it says of itself at first.
+        node: its record at first.
         identity: its keys, and the proof of them.
         metrics: for Prometheus.
         clock: the node's wall clock.
@@ -80,13 +80,7 @@ class NodeReports:
         snapshot: Snapshot,
         is_wanted: Callable[[], bool],
     ) -> None:
-        """Report the tasks, read devices as far as there is time, and report what was read.
-
-        Args:
-            tasks: the node's.
-            desired: what it acts on.
-            snapshot: of the store.
-            is_wanted: whether there is something else to do.
+        """Report the tasks, read devices until `is_wanted` elsewhere, and report what was read.
 
         Raises:
             Terminal: somebody else has the node's report key.

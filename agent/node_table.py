@@ -30,7 +30,7 @@ from mesh.errors import LinkwireError, Retryable
 log = structlog.get_logger(__name__)
 
 LOOK_S = 15.0
-"""A change of the node's routes, which nobody tells of here, is seen after so long."""
+"""Seconds between two looks at the node's routes, whose changes are not followed."""
 SHARE = 20
 """Looking takes at most one part in so many of a processor: a node may have very many routes."""
 NAMES_FIRST_S = 1.0

@@ -58,7 +58,7 @@ def require() -> bool:
         Whether they can also turn a task's DNS questions to the agent's responder: all else goes without that.
 
     Raises:
-        Terminal: the node lacks some of it; the text says what.
+        Terminal: the node lacks some of it; the text names it.
         Retryable: it could not be tried.
     """
     if shutil.which(nft.PROGRAM) is None:
@@ -74,13 +74,13 @@ def require() -> bool:
 
 def _try_everything(policy: Policy) -> None:
     own = f"/proc/self/task/{threading.get_native_id()}/ns/net"
-    meant = ruleset.render(policy, "lw0")
+    rendered = ruleset.render(policy, "lw0")
     with TaskNetns(own) as netns:
         try:
-            nft.apply(netns, meant)
+            nft.apply(netns, rendered)
             table = nft.read(netns)
         except LinkwireError as error:
             lacking = "; ".join(nft.lacking(netns, _NEEDED))
             raise Terminal(f"nftables of this node cannot do what links need: {lacking or error}") from error
-    if differing := sorted(set(meant).symmetric_difference(table.rules if table else ())):
+    if differing := sorted(set(rendered).symmetric_difference(table.rules if table else ())):
         raise Terminal(f"nft lists rules in an unknown form: {differing[0][:_LONGEST_RULE]}")

@@ -12,7 +12,7 @@ from ipaddress import IPv6Interface
 import structlog
 
 from agent import conntrack, links, names, nft
-from agent.diff import Changes, Seen, diff, peer_changes, reasons_of, rules_around
+from agent.diff import Changes, Observed, diff, peer_changes, reasons_of, rules_around
 from agent.memo import Memo
 from agent.netns import TaskNetns
 from agent.wireguard import Backend
@@ -44,13 +44,13 @@ def reconcile(
     complete: bool,
     is_new: bool = False,
 ) -> tuple[Changes, Interface]:
-    """Make the interface what it is meant to be, and read back that it is.
+    """Make the interface what is desired, and read back that it is.
 
     Args:
         backend: how devices are made here.
         netns: the task's.
         hosts: path of the task's hosts file.
-        desired: what is meant.
+        desired: the interface to make.
         previous: what was applied last, as far as is known.
         complete: whether `desired` rests on everything; if not, nothing is removed.
         is_new: whether Docker has only just made the namespace, so that no device of ours need be looked for: each
@@ -77,7 +77,7 @@ def reconcile(
 def advance(
     backend: Backend, netns: TaskNetns, hosts: str, desired: InterfaceConfig, before: InterfaceConfig
 ) -> Changes | None:
-    """Make an interface that was read back as `before` what is meant now, without reading its device and its peers.
+    """Make an interface that was read back as `before` what is desired, without reading device and peers.
 
     Rules and names are read and read back as ever, where they change. The caller has the device read soon: until then
     the kernel's word counts that it took the peers, and whatever somebody else did to the device stays.
@@ -86,7 +86,7 @@ def advance(
         backend: how devices are made here.
         netns: the task's.
         hosts: path of the task's hosts file.
-        desired: what is meant; it rests on everything, as `before` does.
+        desired: the interface to make; it rests on everything, as `before` does.
         before: what was applied last, and nothing was applied since.
 
     Returns:
@@ -118,7 +118,7 @@ def advance(
 
 
 def _reads_back(netns: TaskNetns, hosts: str, desired: InterfaceConfig, changes: Changes) -> bool:
-    """Tell whether rules and names that were changed are as they are meant."""
+    """Tell whether rules and names that were changed are as desired."""
     if changes.first_rules is not None or changes.rules is not None:
         table = nft.read(netns)
         if table is None or table.rules != netns.own(Memo).render(desired.policy, desired.name):
@@ -160,7 +160,7 @@ def _diff(
 ) -> tuple[Changes, Interface | None]:
     table = nft.read(netns)
     interface = None if is_new else observe(backend, netns, desired.name)
-    seen = Seen(interface, table.rules if table else None, names.read(hosts))
+    seen = Observed(interface, table.rules if table else None, names.read(hosts))
     changes = diff(desired, seen, previous, time.time(), complete=complete, memo=netns.own(Memo))
     return changes, seen.interface
 

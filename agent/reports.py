@@ -68,7 +68,7 @@ class _Views:
 
 
 class _OwnRecords:
-    """This node's records in the store, told from what others may have put there."""
+    """This node's records in the store, distinguished from those that others may have put there."""
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity

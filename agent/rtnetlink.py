@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING
 
-from agent.netlink import NLA_F_NESTED, attribute, attributes
+from agent.netlink import NLA_F_NESTED, attribute, attributes, number, text, text_attribute
 from mesh.wgtypes import Route
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _EVERYWHERE = {AF[4]: bytes(4), AF[6]: bytes(16)}
 
 @dataclass(frozen=True, slots=True)
 class SeenLink:
-    """A device, as the kernel tells of it."""
+    """A device, as the kernel lists it."""
 
     index: int
     name: str
@@ -87,18 +87,18 @@ def encode_link(name: str, *, up: bool = False, mtu: int | None = None) -> bytes
     """Encode a device's name, and how it should be. `mtu` in bytes."""
     flags = IFF_UP if up else 0
     wanted = b"" if mtu is None else attribute(_IFLA_MTU, _NUMBER.pack(mtu))
-    return _LINK.pack(_AF_UNSPEC, 0, 0, flags, flags) + _text(_IFLA_IFNAME, name) + wanted
+    return _LINK.pack(_AF_UNSPEC, 0, 0, flags, flags) + text_attribute(_IFLA_IFNAME, name) + wanted
 
 
 def encode_placed(name: str, netns: int, kind: str | None = None) -> bytes:
     """Encode a device that is to be in the namespace of an open descriptor: moved there or, with a kind, made."""
-    made = b"" if kind is None else attribute(_IFLA_LINKINFO | NLA_F_NESTED, _text(_IFLA_INFO_KIND, kind))
+    made = b"" if kind is None else attribute(_IFLA_LINKINFO | NLA_F_NESTED, text_attribute(_IFLA_INFO_KIND, kind))
     return encode_link(name) + attribute(_IFLA_NET_NS_FD, _NUMBER.pack(netns)) + made
 
 
 def encode_link_request(name: str = "", index: int = 0) -> bytes:
     """Ask for one device, by its name or its index; with neither, for a dump of all."""
-    wanted = _text(_IFLA_IFNAME, name) if name else b""
+    wanted = text_attribute(_IFLA_IFNAME, name) if name else b""
     quick = attribute(_IFLA_EXT_MASK, _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS))
     return _LINK.pack(_AF_UNSPEC, 0, index, 0, 0) + wanted + quick
 
@@ -148,10 +148,10 @@ def decode_link(payload: memoryview) -> SeenLink:
     info = dict(attributes(values.get(_IFLA_LINKINFO, memoryview(b""))))
     return SeenLink(
         index=index,
-        name=_string(values.get(_IFLA_IFNAME)),
-        kind=_string(info.get(_IFLA_INFO_KIND)),
+        name=text(values.get(_IFLA_IFNAME)),
+        kind=text(info.get(_IFLA_INFO_KIND)),
         flags=flags,
-        mtu=_number(values.get(_IFLA_MTU)),
+        mtu=number(values.get(_IFLA_MTU)),
     )
 
 
@@ -168,12 +168,12 @@ def decode_route(payload: memoryview) -> SeenRoute | None:
     """Decode a route, from what follows a message's header; None for one of another table, or that leads nowhere."""
     family, length, _, _, _, protocol, _, kind, _ = _ROUTE.unpack_from(payload)
     values = dict(attributes(payload[_ROUTE.size :]))
-    if kind != _RTN_UNICAST or _number(values.get(_RTA_TABLE)) != _RT_TABLE_MAIN or family not in _EVERYWHERE:
+    if kind != _RTN_UNICAST or number(values.get(_RTA_TABLE)) != _RT_TABLE_MAIN or family not in _EVERYWHERE:
         return None
     network = _destination(family, length, values.get(_RTA_DST))
     metrics = dict(attributes(values.get(_RTA_METRICS, memoryview(b""))))
-    mtu = _number(metrics.get(_RTAX_MTU)) or None
-    return SeenRoute(Route(network, mtu), _number(values.get(_RTA_OIF)), protocol == _RTPROT_KERNEL)
+    mtu = number(metrics.get(_RTAX_MTU)) or None
+    return SeenRoute(Route(network, mtu), number(values.get(_RTA_OIF)), protocol == _RTPROT_KERNEL)
 
 
 def decode_reached(payload: memoryview) -> tuple[IPNetwork, int] | None:
@@ -182,21 +182,9 @@ def decode_reached(payload: memoryview) -> tuple[IPNetwork, int] | None:
     values = dict(attributes(payload[_ROUTE.size :]))
     if kind not in (_RTN_UNICAST, _RTN_LOCAL) or family not in _EVERYWHERE:
         return None
-    return _destination(family, length, values.get(_RTA_DST)), _number(values.get(_RTA_OIF))
+    return _destination(family, length, values.get(_RTA_DST)), number(values.get(_RTA_OIF))
 
 
 def _destination(family: int, length: int, address: memoryview | None) -> IPNetwork:
     packed = bytes(address) if address is not None else _EVERYWHERE[family]
     return IPv4Network((packed, length)) if family == AF[4] else IPv6Network((packed, length))
-
-
-def _text(kind: int, text: str) -> bytes:
-    return attribute(kind, text.encode() + b"\0")
-
-
-def _string(value: memoryview | None) -> str:
-    return bytes(value).rstrip(b"\0").decode(errors="replace") if value is not None else ""
-
-
-def _number(value: memoryview | None) -> int:
-    return int(_NUMBER.unpack(value)[0]) if value is not None else 0

@@ -169,20 +169,24 @@ def transaction(rules: Rules, present: Rules | None) -> str:
         rules: as of `render`.
         present: as of `parse`; None when there is no table.
     """
-    meant = [json.loads(text) for text in rules]
+    desired = [json.loads(text) for text in rules]
     if present is None:
-        return _commands(("add", item) for item in meant)
+        return _commands(("add", item) for item in desired)
     stale = [json.loads(text) for text in sorted(frozenset(present) - frozenset(rules))]
     if any(_is_foreign(item) for item in stale):
         # Added first, since somebody may have taken it away meanwhile.
-        return _commands([("add", _TABLE), ("delete", _TABLE), *(("add", item) for item in meant)])
+        return _commands([("add", _TABLE), ("delete", _TABLE), *(("add", item) for item in desired)])
     there = frozenset(present)
     return _commands(
         [
             *(("flush", _named(item)) for item in map(json.loads, present) if "chain" in item),
             *(("delete", _named(item)) for item in stale if "chain" in item),
             *(("delete", _named(item)) for item in stale if "counter" in item),
-            *(("add", item) for item, text in zip(meant, rules, strict=True) if "rule" in item or text not in there),
+            *(
+                ("add", item)
+                for item, text in zip(desired, rules, strict=True)
+                if "rule" in item or text not in there
+            ),
         ]
     )
 

@@ -140,9 +140,7 @@ class TaskState:
             is_new = self.interface.netns is None and self.local.state == "created" and self.local.ways is not None
             netns = self._open(backend, self.local.netns)
             self.dns.serve(self.local.container, netns, desired)
-            changes = self._advance(backend, netns, desired) if complete and not self.schedule.dirty else None
-            if changes is None:
-                changes = self._reconcile(backend, netns, desired, complete=complete, is_new=is_new)
+            changes = self._apply(backend, netns, desired, complete=complete, is_new=is_new)
         except NetnsGone:
             self.close()
         except PortTaken as error:
@@ -191,16 +189,16 @@ class TaskState:
         """Try again after an error that has no name here: say its kind, not its text, which may hold anything."""
         self._retry(Terminal(f"an error of Linkwire's own, {type(error).__name__}: see the agent's log"))
 
-    def _advance(self, backend: Backend, netns: TaskNetns, desired: InterfaceConfig) -> Changes | None:
-        changes = self.interface.advance(backend, netns, self.local.hosts, self.local.task, desired)
-        if changes is not None:
-            self.schedule.confirm_soon()
-        return changes
-
-    def _reconcile(
+    def _apply(
         self, backend: Backend, netns: TaskNetns, desired: InterfaceConfig, *, complete: bool, is_new: bool
     ) -> Changes:
+        """Go on from what was read back last, or read, apply and read back. Raises as `reconcile.reconcile`."""
         hosts = self.local.hosts
+        if complete and not self.schedule.dirty:
+            changes = self.interface.advance(backend, netns, hosts, self.local.task, desired)
+            if changes is not None:
+                self.schedule.confirm_soon()
+                return changes
         changes = self.interface.reconcile(backend, netns, hosts, desired, complete=complete, is_new=is_new)
         self.schedule.confirm_at = None
         return changes
@@ -243,7 +241,7 @@ class TaskState:
         wrong = self.interface.netns
         if wrong is not None and wrong.path != path:
             # Docker names another namespace than the one that was found: no key may stay where it does not belong.
-            log.warning("task is in another namespace", task=self.local.task, namespace=path, guessed=wrong.path)
+            log.warning("task is in another namespace", task=self.local.task, namespace=path, previous=wrong.path)
             try:
                 reconcile.remove(backend, wrong, None)
             except NetnsGone:

@@ -19,7 +19,7 @@ _LONGEST_DOMAIN = 253
 class ResolvConf:
     """Union of everything that one container's file has said.
 
-    Docker writes it twice while it starts a container, and a program may rewrite it: nothing that it said is
+    Docker writes it twice while it starts a container, and a program may rewrite it: nothing that it named is
     forgotten, so that the rules change with it as rarely as can be. A server too many costs nothing.
 
     Attributes:
@@ -32,7 +32,7 @@ class ResolvConf:
         self.search: tuple[str, ...] = ()
 
     def look(self, path: str) -> None:
-        """Read the file; what cannot be read says nothing new."""
+        """Read the file; what cannot be read adds nothing."""
         servers, search = parse(_load(path))
         self.servers = tuple(dict.fromkeys((*self.servers, *servers)))[:MOST_SERVERS]
         self.search = tuple(dict.fromkeys((*self.search, *search)))[:_MOST_DOMAINS]

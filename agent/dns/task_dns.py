@@ -18,7 +18,7 @@ class TaskDns:
 
     Attributes:
         responder: of the node; None where nothing can answer.
-        resolv_conf: what the container's file has said so far.
+        resolv_conf: name servers and search domains that the container's file has named.
     """
 
     responder: Responder | None = None

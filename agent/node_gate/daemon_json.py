@@ -37,7 +37,7 @@ class Wrapped:
 
 
 def parse(text: str, file: str) -> dict[str, Any]:
-    """Read a configuration file; an empty one says nothing.
+    """Read a configuration file; an empty one is no configuration.
 
     Raises:
         Refused: dockerd would not take it either.
@@ -109,7 +109,7 @@ def with_gate(config: Mapping[str, Any], script: str, behind: Wrapped | None) ->
 
 
 def without_default(config: Mapping[str, Any], default: str) -> dict[str, Any]:
-    """Return the configuration with another default runtime, said outright, and the gate still known.
+    """Return the configuration with another default runtime, named outright, and the gate still a runtime.
 
     A dockerd that reads a file without `default-runtime` keeps the one that it has (Docker 20.10,
     daemon/reload_unix.go): only a name makes it take another.

@@ -67,7 +67,7 @@ def find(path: str) -> Dockerd:
     """Find the dockerd that answers on a socket.
 
     Raises:
-        Refused: it is not to be told.
+        Refused: there is none, or more than one may be it.
     """
     running = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal() and _is_dockerd(entry)]
     if not running:

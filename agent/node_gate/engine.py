@@ -56,7 +56,7 @@ class Engine:
             What it wrote to its standard output.
 
         Raises:
-            Refused: Docker could not run it, or it failed; with the end of what it said.
+            Refused: Docker could not run it, or it failed; with the end of its error output.
         """
         with self._docker.asked_to("run a container") as client:
             own = client.containers(filters={"label": f"{_TASK}={task}"})

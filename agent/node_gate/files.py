@@ -1,6 +1,6 @@
 """Gate's files on a node: its script, its settings, dockerd's configuration file and the copy kept beside it.
 
-Everything here runs where dockerd sees its files (`gate.dockerd.Dockerd.work`), and is told and answers in JSON.
+Everything here runs where dockerd sees its files (`gate.dockerd.Dockerd.work`), and takes and returns JSON.
 """
 
 from __future__ import annotations

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import socket
 import struct
-import sys
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
-from agent.netlink import NLA_F_NESTED, attribute, attributes
+from agent.netlink import NLA_F_NESTED, attribute, attributes, number, text_attribute
 from agent.wireguard.peer_decoder import PeerDecoder, Split
 from mesh.errors import Terminal
 from mesh.keys import PublicKey
@@ -73,7 +72,7 @@ def message(command: int, payload: bytes = b"") -> bytes:
 
 def encode_family_request() -> bytes:
     """Ask the controller family (GENL_ID_CTRL) which number WireGuard's family has."""
-    return message(CTRL_CMD_GETFAMILY, attribute(_CTRL_ATTR_FAMILY_NAME, FAMILY_NAME.encode() + b"\0"))
+    return message(CTRL_CMD_GETFAMILY, text_attribute(_CTRL_ATTR_FAMILY_NAME, FAMILY_NAME))
 
 
 def decode_family(payload: memoryview) -> int:
@@ -86,7 +85,7 @@ def decode_family(payload: memoryview) -> int:
 
 def encode_get(name: str) -> bytes:
     """Ask for a device, as a dump."""
-    return message(WG_CMD_GET_DEVICE, _ifname(name))
+    return message(WG_CMD_GET_DEVICE, text_attribute(_DEVICE_IFNAME, name))
 
 
 def encode_set(name: str, change: DeviceChange, limit: int = MESSAGE_BYTES) -> list[bytes]:
@@ -104,11 +103,11 @@ def encode_set(name: str, change: DeviceChange, limit: int = MESSAGE_BYTES) -> l
         device += attribute(_DEVICE_LISTEN_PORT, struct.pack("=H", change.listen_port))
     batches = list(_batched((piece for peer in change.peers for piece in _peer_pieces(peer, limit)), limit))
     if device and not batches:
-        return [message(WG_CMD_SET_DEVICE, _ifname(name) + device)]
+        return [message(WG_CMD_SET_DEVICE, text_attribute(_DEVICE_IFNAME, name) + device)]
     messages = []
     for batch in batches:
         peers = attribute(_DEVICE_PEERS | NLA_F_NESTED, batch)
-        messages.append(message(WG_CMD_SET_DEVICE, _ifname(name) + device + peers))
+        messages.append(message(WG_CMD_SET_DEVICE, text_attribute(_DEVICE_IFNAME, name) + device + peers))
         device = b""  # in the first message only
     return messages
 
@@ -159,10 +158,6 @@ def _split(raw: bytes) -> Split[bytes] | None:
         return None
     lasting = raw[:_KEYS_END] + raw[_KEEPALIVE:_COUNTERS] + raw[_VERSION_AT:]
     return Split(lasting, _seconds(head[6], head[7]), rx_bytes=head[16], tx_bytes=head[13])
-
-
-def _ifname(name: str) -> bytes:
-    return attribute(_DEVICE_IFNAME, name.encode() + b"\0")
 
 
 def _batched(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
@@ -237,20 +232,16 @@ def _decode_peer(raw: bytes) -> Peer:
         endpoint=_endpoint(bytes(values[_PEER_ENDPOINT])) if _PEER_ENDPOINT in values else None,
         allowed_ips=frozenset(map(_network, _nests(values.get(_PEER_ALLOWED_IPS)))),
         preshared_key=PresharedKey(shared) if any(shared) else None,  # zeros for none
-        keepalive=_number(values.get(_PEER_KEEPALIVE)),
+        keepalive=number(values.get(_PEER_KEEPALIVE)),
         # struct __kernel_timespec
         last_handshake=_seconds(*struct.unpack("=qq", handshake)) if handshake is not None else None,
-        rx_bytes=_number(values.get(_PEER_RX_BYTES)),
-        tx_bytes=_number(values.get(_PEER_TX_BYTES)),
+        rx_bytes=number(values.get(_PEER_RX_BYTES)),
+        tx_bytes=number(values.get(_PEER_TX_BYTES)),
     )
 
 
 def _nests(of: memoryview | None) -> Iterator[memoryview]:
     return (nested for _, nested in attributes(of)) if of is not None else iter(())
-
-
-def _number(value: memoryview | None) -> int:
-    return int.from_bytes(value, sys.byteorder) if value is not None else 0
 
 
 def _seconds(seconds: int, nanoseconds: int) -> float | None:

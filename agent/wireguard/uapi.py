@@ -114,11 +114,7 @@ class Decoder:
         self._peers: PeerDecoder[str] = PeerDecoder(lambda lines: lines[:_KEY_DIGITS], _split, _decode_peer)
 
     def decode(self, name: str, text: str) -> Device:
-        """Read an answer.
-
-        Args:
-            name: the device.
-            text: the answer's lines, without the closing errno.
+        """Decode an answer without its errno.
 
         Raises:
             Terminal: a line that is not of the protocol. Its value is not quoted: it may be a key.

@@ -328,7 +328,7 @@ def test_the_agent_forgets_containers_that_are_gone(machine: Machine) -> None:
     machine.write("/run/docker/linkwire/waiting/new", "1\n")
     machine.write("/run/docker/linkwire/waiting/old", "1\n")
     machine.sh("touch -d '2 days ago' /run/docker/linkwire/waiting/old")
-    machine.agent(f"keep([{container.id!r}])")
+    machine.agent(f"drop_stale_files([{container.id!r}])")
     assert machine.sh("cd /run/docker/linkwire; ls gate waiting").split() == [
         "gate:",
         container.id,

@@ -81,7 +81,7 @@ def test_it_takes_nothing_back() -> None:
             os.chroot("/")
         rights.give_up(rights.NET_ADMIN)
 
-    with pytest.raises(Terminal, match=r"rights: Operation not permitted \(the agent needs SYS_ADMIN, SETUID"):
+    with pytest.raises(Terminal, match=r"privileges: Operation not permitted \(the agent needs SYS_ADMIN, SETUID"):
         in_scratch_netns(tried)
 
 
@@ -94,5 +94,5 @@ def test_the_first_thread_keeps_its_rights() -> None:
 
 def test_a_processor_whose_calls_are_not_known_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "m68k")
-    with pytest.raises(Terminal, match="not known for this processor: m68k"):
+    with pytest.raises(Terminal, match="cannot set a thread.s user on this processor: m68k"):
         in_scratch_netns(lambda: rights.give_up(rights.NET_ADMIN))

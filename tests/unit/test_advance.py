@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
-from agent.diff import Changes, Seen, diff, peer_changes
+from agent.diff import Changes, Observed, diff, peer_changes
 from agent.nft_json import Rules
 from agent.rules import render
 from mesh.wgtypes import DeviceChange, Interface, InterfaceConfig, PeerChange, Route
@@ -68,9 +68,9 @@ def test_on_a_device_that_is_as_it_was_meant_it_does_what_a_look_finds_to_do(
 ) -> None:
     before, after = pair
     settled = Model(found, hosts, table)
-    settled.apply(diff(before, Seen(found, table, hosts), None, NOW))
+    settled.apply(diff(before, Observed(found, table, hosts), None, NOW))
     plain, other = (Model(settled.interface, settled.hosts, settled.table) for _ in range(2))
-    changes = diff(after, Seen(plain.interface, plain.table, plain.hosts), before, NOW)
+    changes = diff(after, Observed(plain.interface, plain.table, plain.hosts), before, NOW)
     peers = peer_changes(before, after)
     event(f"it tells: {peers is not None}, something changes: {bool(peers)}")
     if peers is None:
@@ -78,7 +78,7 @@ def test_on_a_device_that_is_as_it_was_meant_it_does_what_a_look_finds_to_do(
     plain.apply(changes)
     other.apply(done(peers))
     assert other.interface == plain.interface
-    left = diff(after, Seen(other.interface, plain.table, plain.hosts), after, NOW)
+    left = diff(after, Observed(other.interface, plain.table, plain.hosts), after, NOW)
     assert left == Changes(), left.reasons
 
 
@@ -111,9 +111,9 @@ def test_on_any_device_it_leaves_alone_what_the_records_do_not_change(
     for key in there.keys() - now.keys():
         assert key not in {peer.public_key for peer in after.peers}
         assert key in {peer.public_key for peer in before.peers}, "only who was meant to be there is taken away"
-    left = diff(after, Seen(model.interface, render(after.policy, after.name), after.hosts), after, NOW)
+    left = diff(after, Observed(model.interface, render(after.policy, after.name), after.hosts), after, NOW)
     model.apply(left)
-    again = diff(after, Seen(model.interface, render(after.policy, after.name), after.hosts), after, NOW)
+    again = diff(after, Observed(model.interface, render(after.policy, after.name), after.hosts), after, NOW)
     assert again == Changes(), "the next look puts right whatever it was"
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.diff import REJECT_AFTER_S, Changes, Seen, diff
+from agent.diff import REJECT_AFTER_S, Changes, Observed, diff
 from agent.nft_json import Rules
 from agent.rules import render
 from mesh.addresses import twin, ula
@@ -90,7 +90,7 @@ def diff_of(
 ) -> Changes:
     """The diff where the rules are as meant, unless the test is about them."""
     found = render(config.policy, config.name) if table == AS_MEANT else table
-    return diff(config, Seen(before, found, hosts), previous, now, complete=complete)
+    return diff(config, Observed(before, found, hosts), previous, now, complete=complete)
 
 
 def seen(config: InterfaceConfig, handshake: float | None = NOW - 10) -> Interface:
@@ -240,7 +240,7 @@ def test_what_is_applied_reads_back_as_it_was_meant(
     previous: InterfaceConfig | None,
 ) -> None:
     model = Model(before, hosts, table)
-    model.apply(diff(config, Seen(before, table, hosts), previous, NOW))
+    model.apply(diff(config, Observed(before, table, hosts), previous, NOW))
     after = model.interface
     assert after is not None
     assert (after.up, after.mtu, model.hosts or ()) == (True, config.mtu, config.hosts)
@@ -254,7 +254,7 @@ def test_what_is_applied_reads_back_as_it_was_meant(
     for peer in peers:
         is_at = after.device.peers[peer.public_key].endpoint
         assert is_at == peer.endpoint or is_at == _roamed_to(before, peer.public_key)
-    left = diff(config, Seen(after, model.table, model.hosts), config, NOW)
+    left = diff(config, Observed(after, model.table, model.hosts), config, NOW)
     assert not left, left.reasons
     assert left == Changes()
 
@@ -289,7 +289,7 @@ def test_on_partial_knowledge_nothing_is_taken_away(
     hosts: Hosts,
     previous: InterfaceConfig | None,
 ) -> None:
-    changes = diff(config, Seen(before, table, hosts), previous, NOW, complete=False)
+    changes = diff(config, Observed(before, table, hosts), previous, NOW, complete=False)
     assert (changes.first_rules, changes.rules) == (None if table else render(config.policy, config.name), None)
     assert not changes.remove_addresses
     assert not changes.remove_routes
@@ -312,7 +312,7 @@ def test_on_partial_knowledge_nothing_is_taken_away(
             assert after.device.peers[wanted_peer.public_key].preshared_key is not None
         elif before is None or wanted_peer.public_key not in before.device.peers:
             assert wanted_peer.public_key not in after.device.peers, "a peer without a key"
-    left = diff(config, Seen(after, model.table, model.hosts), config, NOW, complete=False)
+    left = diff(config, Observed(after, model.table, model.hosts), config, NOW, complete=False)
     assert not left, left.reasons
 
 

@@ -100,3 +100,15 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write(tmp_path / "none" / "value", b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "value"
+    write(path, b"first", mode=0o640)
+    write(path, b"second", replace=False)
+    assert path.read_bytes() == b"first"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    write(path, b"third")
+    assert path.read_bytes() == b"third"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [p.name for p in tmp_path.iterdir()] == ["value"]

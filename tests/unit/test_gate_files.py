@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -159,6 +160,22 @@ def test_a_symbolic_link_stays_one(place: Place) -> None:
 def test_the_second_folder_is_taken_where_the_first_cannot_be_written_to(place: Place) -> None:
     place.bin.write_text("no folder")
     assert place.put_in()["script"] == str(place.other / "linkwire-runc")
+
+
+def test_a_file_that_is_a_mount_is_written_in_place(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.config.write_text(TEXT)
+    number = place.config.stat().st_ino
+    plain = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if target == place.config:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return plain(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    place.put_in()
+    assert json.loads(place.config.read_text())["default-runtime"] == "linkwire"
+    assert place.config.stat().st_ino == number
 
 
 @pytest.mark.parametrize(

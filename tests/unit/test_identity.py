@@ -172,7 +172,7 @@ def test_a_counter_that_is_none_is_an_error_in_words(files: Files, content: str)
 def test_the_counter_has_an_end_that_is_said(files: Files) -> None:
     files.identity()
     (files.state / COUNTER_FILE).write_text(str(MAX_COUNTER))
-    with pytest.raises(Terminal, match="come to its end"):
+    with pytest.raises(Terminal, match="exhausted"):
         files.identity()
 
 
