@@ -1,14 +1,15 @@
-"""What of a plan a change concerns. Pure.
+"""Impact of a change: the parts of a plan that it can concern. Pure.
 
-A plan is made of parts: a service, a task, a node's report, a link key. Each rests on what has its own id, and on:
+A plan is made of parts: services, tasks, nodes' reports and link keys. Each depends on the records with its own id.
+Beside those
 
-- a task: its node, in the store and in Swarm; whether its service is linked and exists; of which networks Swarm gives
-  the addresses;
-- an address, port, sealed key or report: what has an id that it names;
-- a link key: what services say of it, on which nodes their tasks and endpoints are, what is believed of these nodes,
-  what is sealed to them, and the time.
+- a task depends on its node, in the store and in Swarm, on whether its service is linked and exists, and on the
+  networks of which Swarm gives the addresses;
+- an address, port, sealed key or report depends on everything whose id it names;
+- a link key depends on the labels of its services, the nodes of their tasks and endpoints, the sealing keys of these
+  nodes, the boxes sealed to them, and the time.
 
-Whatever is not understood here concerns everything.
+Any other change concerns everything.
 """
 
 from __future__ import annotations
@@ -33,29 +34,29 @@ _OF_NO_PLAN = (
     keyspace.MANIFEST,
     keyspace.ACCESS,
 )
-"""No plan reads what lies under these keys. That it cannot be read counts, as under every key."""
+"""No plan reads these records. Unreadable ones count, as under every key."""
 
 _Seat = tuple[tuple[str, str] | None, tuple[str, str] | None]
 """The service and the node of a live task, and those of its endpoint."""
 
 
 def ends_unknown(stored: Snapshot) -> bool:
-    """Whether it is not known who needs which link key: some service or endpoint cannot be read."""
+    """Tell whether it is unknown which nodes need which link keys: a service or endpoint cannot be read."""
     return any(key.startswith((keyspace.SERVICES, keyspace.ENDPOINTS)) for key in stored.invalid)
 
 
 def renew(known: Lookup, swarm: Swarm, stored: Snapshot, delta: Delta, members: Iterable[str]) -> Focus:
-    """Have the indexes take the next lists and the next snapshot.
+    """Move the indexes on to the next lists and the next snapshot.
 
     Args:
-        known: of the last ones.
+        known: the indexes.
         swarm: complete lists.
-        stored: everything under the root, complete.
-        delta: what may differ.
-        members: the nodes of which other sealing keys may be believed.
+        stored: the whole store, complete.
+        delta: everything that may differ.
+        members: the nodes whose believed sealing keys may differ.
 
     Returns:
-        What may come out otherwise; all else comes out as it did.
+        The parts of the plan that may differ; the others do not.
     """
     named = _named(known.stored, stored, delta)
     named.nodes.update(delta.swarm.nodes, members)
@@ -77,7 +78,7 @@ def renew(known: Lookup, swarm: Swarm, stored: Snapshot, delta: Delta, members: 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What the changes themselves name."""
+    """Ids and link keys that the changes themselves name."""
 
     ids: set[str]
     nodes: set[str]
@@ -100,7 +101,7 @@ def _named(before: Snapshot, stored: Snapshot, delta: Delta) -> _Named:
             case "linkkeys":
                 named.link_keys.add(rest.partition("/")[2])
             case "addresses" | "ports":
-                named.ids.update(_held_by(stored, key))  # who held it before needs nothing for that
+                named.ids.update(_held_by(stored, key))  # its holder before needs nothing for that
             case _:
                 named.ids.add(key.rpartition("/")[2])
     return named
@@ -115,7 +116,7 @@ def _held_by(stored: Snapshot, key: str) -> Iterator[str]:
 
 
 class _Before:
-    """What has to be known of before, to see what has become of it."""
+    """State before a change, to be compared with the indexes after it."""
 
     def __init__(self, known: Lookup, swarm: Swarm, delta: Delta, named: _Named) -> None:
         self._seats = {name: _seat(known, name) for name in named.ids}
@@ -131,21 +132,21 @@ class _Before:
         self._networks = {network: network in known.networks for network in networks}
 
     def relinks(self, known: Lookup) -> bool:
-        """Whether links may be others: by what services say, or by one that ends with its last task."""
+        """Tell whether links may differ: by labels, or since a service ended with its last task."""
         moved = (where for name in self._seats for seat in (self._seats[name], _seat(known, name)) for where in seat)
         return self._relinks or any(where is not None and where[0] not in known.swarm.services for where in moved)
 
     def other_networks(self, known: Lookup) -> bool:
-        """Whether Swarm gives the addresses of other networks."""
+        """Tell whether Swarm gives the addresses of other networks than before."""
         return any((network in known.networks) != was for network, was in self._networks.items())
 
     def relinked(self, known: Lookup) -> set[str]:
-        """Ids of the services whose tasks are to be looked at, all of them."""
+        """Return the ids of the services whose tasks all have to be looked at."""
         there = {name for name, was in self._there.items() if _is_there(known, name) != was}
         return there.union(self._links.linked ^ known.links.linked) if known.links is not self._links else there
 
     def link_keys(self, known: Lookup) -> Iterator[str]:
-        """The link keys that are on other nodes, or of other nodes or services, or that are asked for otherwise."""
+        """Yield the link keys whose nodes, services or settings may differ."""
         services: set[str] = set()
         for name, was in self._seats.items():
             now = _seat(known, name)
@@ -175,7 +176,7 @@ def _seat(known: Lookup, name: str) -> _Seat:
 
 
 def _says(service: SwarmService | None) -> tuple[object, ...]:
-    """What links follow from."""
+    """Return the part of a service that links depend on."""
     return () if service is None else (service.name, service.labels, service.label_errors)
 
 

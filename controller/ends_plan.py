@@ -1,6 +1,6 @@
-"""What a plan says of ends: places of what is over are let go, and what nobody else would take back is taken. Pure.
+"""Release half of a plan: frees addresses, ports and keys of ended tasks and services, and orphans. Pure.
 
-What it promises stands in controller.plan.
+The safety rules stand in controller.plan.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mesh.snapshot import Delete
 
 
 class EndsPlan:
-    """This part of one run."""
+    """Release steps of one run."""
 
     def __init__(self, run: Run) -> None:
         """Prepare."""
@@ -25,7 +25,7 @@ class EndsPlan:
         self._stored = run.known.stored
 
     def release_steps(self) -> Iterator[Step]:
-        """The endpoints of tasks, and then the records of services, that are over or no longer linked."""
+        """Release the endpoints of tasks, then the records of services, that ended or are no longer linked."""
         focus = self._run.focus
         yield from self._run.each(focus.among(self._known.endpoints), self._endpoint)
         yield from self._run.each(focus.among(self._known.services), self._service)
@@ -53,7 +53,7 @@ class EndsPlan:
         yield Release(end, rest, f"service {service.name}: no longer linked")
 
     def _rest(self, address: IPv4Address, holder: str) -> tuple[tuple[IPv4Address, int], ...]:
-        """The address, if it is its holder's to let go; also one that lost its record."""
+        """Return the address if it is this holder's to release, also one that lost its record."""
         key = keyspace.address(address)
         held = self._stored.get(key, Address)
         if key in self._stored.invalid or (held is not None and held.holder != holder):
@@ -61,9 +61,9 @@ class EndsPlan:
         return ((address, self._stored.revision_of(key)),)
 
     def orphan_steps(self) -> Iterator[Step]:
-        """What nobody else will take back: left when a task or service ended whose record could not be read then.
+        """Release orphans: leftovers of tasks and services whose records could not be read when they ended.
 
-        And reports of tasks that are over, on nodes without an agent.
+        Reports of ended tasks on nodes without an agent are orphans, too.
         """
         unreadable = {key.rpartition("/")[2] for key in self._stored.invalid}
         addresses: set[tuple[IPv4Address, str]] = set()
@@ -78,9 +78,9 @@ class EndsPlan:
                 else:
                     keys.add(key)
         for address, holder in sorted(addresses):
-            yield Release((), self._rest(address, holder), f"address {address}: {holder} holds it no longer")
+            yield Release((), self._rest(address, holder), f"address {address}: no longer held by {holder}")
         for key in sorted(keys):
-            yield Change((Delete(key, self._stored.revision_of(key)),), f"{key}: its task is over")
+            yield Change((Delete(key, self._stored.revision_of(key)),), f"{key}: its task ended")
 
     def _is_orphan(self, record: Record, unreadable: set[str]) -> bool:
         known = self._known
@@ -106,7 +106,7 @@ class EndsPlan:
                 return False
 
     def _address_of(self, kind: str, holder_id: str) -> IPv4Address | None:
-        """What the record of a task or service says that it has, or will as soon as this plan is carried out."""
+        """Return the address of a task or service by its record, or by this plan."""
         if kind == "task":
             endpoint = self._known.endpoints.get(holder_id)
             return endpoint.address if endpoint is not None else None

@@ -1,12 +1,12 @@
-"""Which node needs the secret of which link key, and of which epoch: what a plan says of link keys. Pure.
+"""Link key part of a plan: which nodes get the secret of which link key, and of which epoch. Pure.
 
-What it promises, beside what every plan does (controller.plan):
+Its rules, beside those of every plan (controller.plan):
 
-- a node is given a link key no later than the endpoint, or the link, that makes it need it: no handshake waits;
-- it is taken from a node only when neither Swarm nor the store has a link left for which that node needs it;
-- an epoch only grows, also where its record was lost: it is then counted on from the boxes and the clock;
-- a new epoch is not begun while a node that holds the key is silent: its kernel would go on with the old secret, and
-  its links would end when the running sessions do, with nobody there to mend them.
+- a node is given a link key no later than the endpoint, or the link, that needs it: no handshake waits;
+- a node loses a link key only when neither Swarm nor the store has a link for which the node needs it;
+- an epoch only grows, even if its record was lost: it then follows from the boxes and the clock;
+- no new epoch begins while a node that holds the key is silent: its kernel would go on with the old secret, and its
+  links would end with the running sessions.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mesh.records import LinkKeyEpoch
 from mesh.snapshot import Delete, Put
 
 MAX_BOXES = 60
-"""In one step, which is one transaction: etcd takes 128 operations, and a box is 1.6 kB."""
+"""Boxes in one step, which is one transaction: etcd takes 128 operations, and a box is 1.6 kB."""
 
 
 class LinkKeyPlan:
-    """This part of one run, and what it has given already."""
+    """Link key steps of one run, and the boxes that it has given."""
 
     def __init__(self, run: Run) -> None:
         """Prepare."""
@@ -41,10 +41,10 @@ class LinkKeyPlan:
         self._holding: Callable[[str], frozenset[str]] = cache(self._holding_service)
         self._needing: Callable[[str], frozenset[str]] = cache(self._needing_service)
 
-    # --- who has what
+    # --- nodes
 
     def _holding_service(self, service: str) -> frozenset[str]:
-        """The nodes with live tasks of a linked service that have an endpoint."""
+        """Return the nodes with live tasks of a linked service that have an endpoint."""
         known = self._known
         if service not in known.links.linked:
             return frozenset()
@@ -53,7 +53,7 @@ class LinkKeyPlan:
         )
 
     def _needing_service(self, service: str) -> frozenset[str]:
-        """The nodes with endpoints of a service, or with live tasks where it is linked."""
+        """Return the nodes with endpoints of a service and, if it is linked, with live tasks of it."""
         known = self._known
         live = known.tasks.of_service.get(service, ()) if service in known.links.linked else ()
         nodes = {known.endpoints[task].node for task in known.placed.get(service, ())}
@@ -65,7 +65,7 @@ class LinkKeyPlan:
     # --- epochs
 
     def _epoch(self, key: str) -> tuple[int | None, tuple[Put, ...]]:
-        """The epoch that counts for a key, and what has to be written for that; None while it is not known."""
+        """Return the epoch that counts for a key, None while it is unknown, and the records to write for it."""
         if key in self._epochs:
             return self._epochs[key], ()
         path = keyspace.epoch(key)
@@ -86,7 +86,7 @@ class LinkKeyPlan:
         use = self._known.links.uses[stored.key]
         wanted = bool(set(use.asked) - set(stored.asked))
         if use.rotate is not None and not wanted:
-            # A clock that was set back makes it due, which costs nothing, instead of putting it off by as much.
+            # A clock that was set back makes it due, rather than late by as much.
             due = stored.since + use.rotate
             wanted = not stored.since <= self._run.now < due
             if not wanted:
@@ -96,24 +96,24 @@ class LinkKeyPlan:
         silent = [self._hostname(node) for node in sorted(self._holders(stored.key)) if self._is_silent(node)]
         if silent:
             self._run.key_problems.append(
-                f"link key {stored.key}: gets no new secret before the agents of {', '.join(silent)} are there"
+                f"link key {stored.key}: no new secret while the agents of {', '.join(silent)} are silent"
             )
         return not silent
 
     def _is_silent(self, node: str) -> bool:
-        """Whether it is there, and can be given nothing: no agent, or one that has not shown its keys."""
-        found = self._swarm.nodes.get(node)
+        """Tell whether a node is up and has no agent, or one without proven keys: it can be given nothing."""
+        swarm_node = self._swarm.nodes.get(node)
         heard = node in self._known.nodes and node in self._run.members
-        return not heard and found is not None and not found.down
+        return not heard and swarm_node is not None and not swarm_node.down
 
     def _hostname(self, node: str) -> str:
-        found = self._swarm.nodes.get(node)
-        return found.hostname if found is not None else node
+        swarm_node = self._swarm.nodes.get(node)
+        return swarm_node.hostname if swarm_node is not None else node
 
     # --- steps
 
     def first_steps(self) -> Iterator[Step]:
-        """What nodes must be given that have endpoints on a key's links already: before these links are written."""
+        """Give keys to nodes that have endpoints already: before the links that need the keys are written."""
         return self._run.each_key(self._run.focus.keys_among(self._known.links.uses), self._first)
 
     def _first(self, key: str) -> Iterator[Step]:
@@ -122,7 +122,7 @@ class LinkKeyPlan:
             yield from self._share(key, sorted(holders))
 
     def for_task(self, task: SwarmTask) -> Iterator[Step]:
-        """What a task's node must be given before the task gets its endpoint."""
+        """Give a task's node its keys, before the task gets its endpoint."""
         for key in sorted(self._known.links.keys_of(task.service)):
             yield from self._share(key, [task.node])
 
@@ -133,7 +133,7 @@ class LinkKeyPlan:
         boxes = [box for node in nodes if (box := self._box(key, node, epoch)) is not None]
         for start in range(0, max(len(boxes), len(puts)), MAX_BOXES):
             part = tuple(boxes[start : start + MAX_BOXES])
-            names = ", ".join(self._hostname(box.node) for box in part) or "nobody yet"
+            names = ", ".join(self._hostname(box.node) for box in part) or "no node yet"
             yield Share(puts if start == 0 else (), part, f"link key {key}: epoch {epoch}, for {names}")
 
     def _box(self, key: str, node: str, epoch: int) -> Box | None:
@@ -148,7 +148,7 @@ class LinkKeyPlan:
         return Box(key, epoch, node, to, self._stored.revision_of(path))
 
     def last_steps(self) -> Iterator[Step]:
-        """What nobody needs any more."""
+        """Delete boxes that no node needs and epochs that no link has."""
         if ends_unknown(self._stored):
             return
         focus = self._run.focus
@@ -160,12 +160,12 @@ class LinkKeyPlan:
         for node in sorted(self._known.link_keys.boxes[key].keys() - needed):
             path = keyspace.link_key(node, key)
             end = Delete(path, self._stored.revision_of(path))
-            yield Change((end,), f"link key {key}: {self._hostname(node)} needs it no longer")
+            yield Change((end,), f"link key {key}: no longer needed by {self._hostname(node)}")
 
     def _last_epoch(self, key: str) -> Iterator[Step]:
         if key not in self._known.links.uses:
             path = keyspace.epoch(key)
-            yield Change((Delete(path, self._stored.revision_of(path)),), f"link key {key}: no link has it")
+            yield Change((Delete(path, self._stored.revision_of(path)),), f"link key {key}: no longer on any link")
 
 
 def _nodes(of: Callable[[str], frozenset[str]], services: Iterable[str]) -> frozenset[str]:

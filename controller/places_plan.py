@@ -1,6 +1,6 @@
-"""What a plan says of places: services get their VIPs, tasks their endpoints, with what is true of them now. Pure.
+"""Placement half of a plan: gives services their VIPs and tasks their endpoints, and updates both. Pure.
 
-What it promises stands in controller.plan.
+The safety rules stand in controller.plan.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mesh.wgtypes import IPAddress, UdpEndpoint
 
 
 class PlacesPlan:
-    """This part of one run."""
+    """Placement steps of one run."""
 
     def __init__(self, run: Run, link_keys: LinkKeyPlan) -> None:
         """Prepare.
 
         Args:
-            run: what there is, and what to look at.
+            run: the shared state of the run.
             link_keys: of the same run.
         """
         self._run = run
@@ -40,7 +40,7 @@ class PlacesPlan:
     # --- services
 
     def service_steps(self) -> Iterator[Step]:
-        """Every linked service gets a record, and one that says what Swarm says."""
+        """Give every linked service a record, and update it."""
         return self._run.each(self._run.focus.among(self._swarm.services), self._service)
 
     def _service(self, service_id: str) -> Iterator[Step]:
@@ -72,7 +72,7 @@ class PlacesPlan:
         yield Change(ops, f"service {service.name}: linked, VIP {vip}")
 
     def _still_held(self, service_id: str, holder: str) -> IPv4Address | None:
-        """The lowest address that a service's id holds, and that no other record has."""
+        """Return the lowest address that a service holds and no other record has."""
         records = self._known.concerning.get(service_id, {}).values()
         held = sorted(record.address for record in records if isinstance(record, Address) and record.holder == holder)
         if not held:
@@ -83,7 +83,7 @@ class PlacesPlan:
     # --- endpoints
 
     def endpoint_steps(self) -> Iterator[Step]:
-        """Every live task of a linked service has an endpoint that says what is true of it."""
+        """Give every live task of a linked service an endpoint, and update it."""
         return self._run.each(self._run.focus.among(self._known.tasks.live), self._endpoint)
 
     def _endpoint(self, task_id: str) -> Iterator[Step]:
@@ -183,10 +183,10 @@ class PlacesPlan:
         return attached
 
     def _ready(self, task: SwarmTask, endpoint: Endpoint) -> bool:
-        """Swarm says whether it is wanted, its node whether it can be used.
+        """Tell whether a task may get connections: Swarm wants it, and its node reports that it can be used.
 
         Swarm calls a task running until it has stopped it, also when its check fails: the node sees that first. An
-        agent's silence is not proof of its node's death: what the node said last counts until Swarm calls it down.
+        silent agent does not prove that its node is dead: its last report counts until Swarm calls the node down.
         """
         if not task.wanted or (self._is_silent(task.node) and self._swarm.nodes[task.node].down):
             return False
@@ -198,7 +198,7 @@ class PlacesPlan:
         return report.state == "running"
 
     def _is_silent(self, node: str) -> bool:
-        """Whether a node's agent has let its lease run out. What cannot be read is no silence."""
+        """Tell whether the lease of a node's agent has ended. An unreadable record is not silence."""
         return node not in self._known.nodes and keyspace.node(node) not in self._stored.invalid
 
 
