@@ -26,9 +26,9 @@ def clear(line: Line, keyring: Keyring) -> int:
         LinkwireError: etcd does not answer or refuses; some keys may be deleted.
     """
     with line.use() as link:
-        for found in link.page(_MANIFEST, _MANIFEST + b"\0", 0).kvs:
+        for entry in link.page(_MANIFEST, _MANIFEST + b"\0", 0).kvs:
             try:
-                signer = peek(keyspace.MANIFEST, found.value).signer_id
+                signer = peek(keyspace.MANIFEST, entry.value).signer_id
             except InvalidRecord:  # forged: no installation's
                 continue
             if keyring.find(signer) is None:
@@ -36,7 +36,7 @@ def clear(line: Line, keyring: Keyring) -> int:
     deleted = 0
     while True:
         with line.use() as link:
-            keys = [found.key for found in link.page(_ROOT, _END, 0).kvs]
+            keys = [entry.key for entry in link.page(_ROOT, _END, 0).kvs]
             if not keys:
                 return deleted
             for start in range(0, len(keys), BATCH):

@@ -47,7 +47,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    log.info("controller started", etcd=",".join(options.etcd), subnet=str(options.subnet), name=options.name)
+    log.info("controller started", controller=options.name, address=options.etcd, network=str(options.subnet))
     try:
         link_seed = read_link_seed(options.link_seed)
         keyring = read_verify_keys(options.verify_keys)

@@ -56,9 +56,9 @@ class Accounts:
 
 def _read(link: Link) -> Access | None:
     """Read the access record; None where there is none that this version understands."""
-    for found in link.page(_KEY, _KEY + b"\0", 0).kvs:
+    for entry in link.page(_KEY, _KEY + b"\0", 0).kvs:
         try:
-            record: Record = codec.decode(keyspace.ACCESS, peek(keyspace.ACCESS, found.value).body)
+            record: Record = codec.decode(keyspace.ACCESS, peek(keyspace.ACCESS, entry.value).body)
         except InvalidRecord as error:
             log.warning("access record rejected", error=str(error))
         else:

@@ -66,7 +66,7 @@ def set_aside(data: Path, owner: str) -> None:
     if aside.exists():
         shutil.rmtree(aside)
     (data / MEMBER).replace(aside)
-    log.warning("data of another installation set aside, etcd starts empty", owner=owner, path=str(aside))
+    log.warning("data of another installation set aside, etcd starts empty", installation=owner, path=str(aside))
 
 
 def _value(link: Link, key: bytes) -> bytes:

@@ -72,7 +72,7 @@ class Upkeep:
         try:
             start_http_server(port, host, registry)
         except OSError as error:
-            log.warning("metrics not served", address=f"{host}:{port}", error=str(error))
+            log.warning("metrics not served", address=host, port=port, error=str(error))
 
     def mend(self, line: Line) -> None:
         """Make room in an etcd that refuses all writes for want of space.
@@ -84,9 +84,9 @@ class Upkeep:
             LinkwireError: etcd does not answer, or has nothing to free.
         """
         with line.use() as link:
-            found = etcd_space.space(link)
-        if found.alarm:
-            self._make_room(line, found)
+            space = etcd_space.space(link)
+        if space.alarm:
+            self._make_room(line, space)
 
     def look(self, line: Line, now: float) -> None:
         """Ask for etcd's space and do what is due; a failure is logged, and retried at the next look.
@@ -100,18 +100,18 @@ class Upkeep:
         self._asked_at = now
         try:
             with line.use() as link:
-                found = etcd_space.space(link)
+                space = etcd_space.space(link)
             rested = now - self._defragmented_at >= DEFRAGMENT_EVERY
             # Where everything is in use it frees nothing and blocks requests: so not at each look.
-            if found.alarm and (rested or found.in_use < SHORT * self.quota):
+            if space.alarm and (rested or space.in_use < SHORT * self.quota):
                 self._defragmented_at = now
-                self._make_room(line, found)
-            elif not found.alarm and rested and is_worth(found, self.quota):
+                self._make_room(line, space)
+            elif not space.alarm and rested and is_worth(space, self.quota):
                 self._defragmented_at = now
-                self._defragment(line, found)
+                self._defragment(line, space)
             with line.use() as link:
-                found = etcd_space.space(link)
-            self._publish(line, found)
+                space = etcd_space.space(link)
+            self._publish(line, space)
         except LinkwireError as error:
             log.warning("etcd upkeep failed, retrying", error=str(error))
 
@@ -125,7 +125,7 @@ class Upkeep:
             if left.size < self.quota:
                 etcd_space.disarm(link)
         if left.size < self.quota:
-            log.info("etcd has room again", size=left.size, before=full.size)
+            log.info("etcd has room again", size=left.size, quota=self.quota)
         else:
             log.error("etcd still full", in_use=left.in_use, quota=self.quota)
 
@@ -133,18 +133,18 @@ class Upkeep:
         with line.use() as link:
             etcd_space.defragment(link)
             after = etcd_space.space(link)
-        log.info("etcd defragmented", before=before.size, size=after.size)
+        log.info("etcd defragmented", size=after.size, freed=before.size - after.size)
 
-    def _publish(self, line: Line, found: Space) -> None:
+    def _publish(self, line: Line, space: Space) -> None:
         """Publish the space as metrics, and as a record for `ps` and `check`, which is written when it differs."""
-        values = (found.size, found.in_use, self.quota, int(found.alarm))
+        values = (space.size, space.in_use, self.quota, int(space.alarm))
         for gauge, value in zip(self._gauges.values(), values, strict=False):
             gauge.set(value)
-        short = found.alarm or found.in_use > SHORT * self.quota
+        short = space.alarm or space.in_use > SHORT * self.quota
         written = self._written
         # Or each look would add to the history that this module keeps short.
-        if written is None or written.short != short or abs(written.size - found.size) > self.quota // 20:
-            record = StoreSpace(found.size, found.in_use, self.quota, short)
+        if written is None or written.short != short or abs(written.size - space.size) > self.quota // 20:
+            record = StoreSpace(space.size, space.in_use, self.quota, short)
             with line.use() as link:
                 link.commit([], [(_KEY, codec.encode(record), 0)], [])
             self._written = record

@@ -24,7 +24,7 @@ class Focus:
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is left out."""
+        """True if nothing is left out."""
         return self.ids is None and self.link_keys is None
 
     def among(self, names: Collection[str]) -> Iterable[str]:

@@ -76,8 +76,8 @@ class Beliefs:
             return _UNPROVEN[node.unproven]
         inputs = node.statement(swarm.cluster), node.proof, swarm.roots
         proven = self._proven.get(node.id)
-        failed_before = proven is not None and proven.identity is None and not now - AGAIN < proven.at <= now
-        if proven is None or proven.inputs != inputs or failed_before:
+        outdated = proven is not None and proven.identity is None and not now - AGAIN < proven.at <= now
+        if proven is None or proven.inputs != inputs or outdated:
             proven = self._proven[node.id] = _verified(inputs, now)
         if proven.identity is not None and now > proven.identity.expires + TOLERANCE:
             return f"its certificate ended at {proven.identity.expires:%Y-%m-%d %H:%M} UTC"

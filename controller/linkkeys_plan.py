@@ -32,9 +32,9 @@ class LinkKeyPlan:
     def __init__(self, run: Run) -> None:
         """Prepare."""
         self._run = run
-        self._known = run.known
-        self._swarm = run.known.swarm
-        self._stored = run.known.stored
+        self._index = run.index
+        self._swarm = run.index.swarm
+        self._stored = run.index.stored
         self._epochs: dict[str, int | None] = {}
         self._given: set[tuple[str, str]] = set()
         # By service first: a key is asked for each of its services, and not for each of their tasks.
@@ -45,22 +45,22 @@ class LinkKeyPlan:
 
     def _holding_service(self, service: str) -> frozenset[str]:
         """Return the nodes with live tasks of a linked service that have an endpoint."""
-        known = self._known
-        if service not in known.links.linked:
+        index = self._index
+        if service not in index.links.linked:
             return frozenset()
         return frozenset(
-            known.tasks.live[task].node for task in known.tasks.of_service.get(service, ()) if task in known.endpoints
+            index.tasks.live[task].node for task in index.tasks.of_service.get(service, ()) if task in index.endpoints
         )
 
     def _needing_service(self, service: str) -> frozenset[str]:
         """Return the nodes with endpoints of a service and, if it is linked, with live tasks of it."""
-        known = self._known
-        live = known.tasks.of_service.get(service, ()) if service in known.links.linked else ()
-        nodes = {known.endpoints[task].node for task in known.placed.get(service, ())}
-        return frozenset(nodes.union(known.tasks.live[task].node for task in live))
+        index = self._index
+        live = index.tasks.of_service.get(service, ()) if service in index.links.linked else ()
+        nodes = {index.endpoints[task].node for task in index.placed.get(service, ())}
+        return frozenset(nodes.union(index.tasks.live[task].node for task in live))
 
     def _holders(self, key: str) -> frozenset[str]:
-        return _nodes(self._holding, self._known.links.ends.get(key, ()))
+        return _nodes(self._holding, self._index.links.ends.get(key, ()))
 
     # --- epochs
 
@@ -73,17 +73,17 @@ class LinkKeyPlan:
             self._epochs[key] = None
             return None, ()
         stored = self._stored.get(path, LinkKeyEpoch)
-        highest = max((box.epoch for box in self._known.link_keys.boxes.get(key, {}).values()), default=-1)
+        highest = max((box.epoch for box in self._index.link_keys.boxes.get(key, {}).values()), default=-1)
         if stored is not None and highest <= stored.epoch and not self._new_epoch_is_due(stored):
             self._epochs[key] = stored.epoch
             return stored.epoch, ()
         epoch = max(self._run.now, highest + 1, stored.epoch + 1 if stored is not None else 0)
         self._epochs[key] = epoch
-        record = LinkKeyEpoch(key, epoch, self._run.now, self._known.links.uses[key].asked)
+        record = LinkKeyEpoch(key, epoch, self._run.now, self._index.links.uses[key].asked)
         return epoch, (Put(record, self._stored.revision_of(path)),)
 
     def _new_epoch_is_due(self, stored: LinkKeyEpoch) -> bool:
-        use = self._known.links.uses[stored.key]
+        use = self._index.links.uses[stored.key]
         wanted = bool(set(use.asked) - set(stored.asked))
         if use.rotate is not None and not wanted:
             # A clock that was set back makes it due, rather than late by as much.
@@ -103,7 +103,7 @@ class LinkKeyPlan:
     def _is_silent(self, node: str) -> bool:
         """Tell whether a node is up and has no agent, or one without proven keys: it can be given nothing."""
         swarm_node = self._swarm.nodes.get(node)
-        heard = node in self._known.nodes and node in self._run.members
+        heard = node in self._index.nodes and node in self._run.members
         return not heard and swarm_node is not None and not swarm_node.down
 
     def _hostname(self, node: str) -> str:
@@ -114,7 +114,7 @@ class LinkKeyPlan:
 
     def first_steps(self) -> Iterator[Step]:
         """Give keys to nodes that have endpoints already: before the links that need the keys are written."""
-        return self._run.each_key(self._run.focus.keys_among(self._known.links.uses), self._first)
+        return self._run.each_key(self._run.focus.keys_among(self._index.links.uses), self._first)
 
     def _first(self, key: str) -> Iterator[Step]:
         holders = self._holders(key)
@@ -123,7 +123,7 @@ class LinkKeyPlan:
 
     def for_task(self, task: SwarmTask) -> Iterator[Step]:
         """Give a task's node its keys, before the task gets its endpoint."""
-        for key in sorted(self._known.links.keys_of(task.service)):
+        for key in sorted(self._index.links.keys_of(task.service)):
             yield from self._share(key, [task.node])
 
     def _share(self, key: str, nodes: Iterable[str]) -> Iterator[Share]:
@@ -141,7 +141,7 @@ class LinkKeyPlan:
         to = self._run.members.get(node)
         if to is None or path in self._stored.invalid or (key, node) in self._given:
             return None
-        stored = self._known.link_keys.boxes.get(key, {}).get(node)
+        stored = self._index.link_keys.boxes.get(key, {}).get(node)
         if stored and (stored.epoch, stored.sealed_to) == (epoch, to.fingerprint):
             return None
         self._given.add((key, node))
@@ -152,18 +152,18 @@ class LinkKeyPlan:
         if ends_unknown(self._stored):
             return
         focus = self._run.focus
-        yield from self._run.each_key(focus.keys_among(self._known.link_keys.boxes), self._last_boxes)
-        yield from self._run.each_key(focus.keys_among(self._known.link_keys.epochs), self._last_epoch)
+        yield from self._run.each_key(focus.keys_among(self._index.link_keys.boxes), self._last_boxes)
+        yield from self._run.each_key(focus.keys_among(self._index.link_keys.epochs), self._last_epoch)
 
     def _last_boxes(self, key: str) -> Iterator[Step]:
-        needed = _nodes(self._needing, self._known.links.ends.get(key, ()))
-        for node in sorted(self._known.link_keys.boxes[key].keys() - needed):
+        needed = _nodes(self._needing, self._index.links.ends.get(key, ()))
+        for node in sorted(self._index.link_keys.boxes[key].keys() - needed):
             path = keyspace.link_key(node, key)
             end = Delete(path, self._stored.revision_of(path))
             yield Change((end,), f"link key {key}: no longer needed by {self._hostname(node)}")
 
     def _last_epoch(self, key: str) -> Iterator[Step]:
-        if key not in self._known.links.uses:
+        if key not in self._index.links.uses:
             path = keyspace.epoch(key)
             yield Change((Delete(path, self._stored.revision_of(path)),), f"link key {key}: no longer on any link")
 

@@ -103,7 +103,7 @@ class Lookup:
 
     @property
     def ambiguous(self) -> bool:
-        """Whether a task has endpoints of two services: then these indexes cannot be renewed."""
+        """True if a task has endpoints of two services: then these indexes cannot be renewed."""
         return sum(map(len, self.placed.values())) != len(self.endpoints)
 
     def renew(self, swarm: Swarm, stored: Snapshot, delta: Delta, tasks: Iterable[str]) -> None:
@@ -224,8 +224,8 @@ def _names(record: Record) -> tuple[str, ...]:
             return ()
 
 
-def _record(found: Versioned[Record] | None) -> Record | None:
-    return found.record if found is not None else None
+def _record(versioned: Versioned[Record] | None) -> Record | None:
+    return versioned.record if versioned is not None else None
 
 
 def _pop(groups: dict[str, dict[str, V]], group: str, key: str) -> None:

@@ -140,7 +140,7 @@ class Controller:
         return self._decider.due
 
     def _manifest_is_due(self, stored: Snapshot) -> bool:
-        """Whether the manifest has to be signed although nothing else is written."""
+        """Tell whether the manifest has to be signed although nothing else is written."""
         manifest = stored.records.get(keyspace.MANIFEST)
         ours = manifest is not None and manifest.signer == self._signer.key.verify_key.id
         return stored.get(keyspace.CLUSTER, Cluster) is not None and (self._writer.ledger.stale or not ours)

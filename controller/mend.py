@@ -21,24 +21,24 @@ BATCH = 1000
 """Records that are signed again in one pass."""
 
 
-def mend(stored: Snapshot, known: Snapshot | None, *, verified: bool) -> list[Step]:
+def mend(stored: Snapshot, reference: Snapshot | None, *, verified: bool) -> list[Step]:
     """Restore what was tampered with; no steps where everything is as it was signed.
 
     Args:
         stored: the whole store, complete.
-        known: the last snapshot that this leader saw verified; None if it has seen none.
+        reference: the last snapshot that this leader saw verified; None if it has seen none.
         verified: whether `stored` holds exactly the set of records that was signed.
     """
     steps: list[Step] = []
-    if known is not None and not verified:
-        steps += _as_it_was(stored, known)
-    if known is not None:
-        steps += _replayed(stored, known)
-        steps += _lost_keys(stored, known)
+    if reference is not None and not verified:
+        steps += _as_it_was(stored, reference)
+    if reference is not None:
+        steps += _replayed(stored, reference)
+        steps += _lost_keys(stored, reference)
     done = {op.key for step in steps if isinstance(step, Change) for op in step.ops}
     for key, reason in sorted(stored.invalid.items()):
         if key not in done and key in stored.unread and keyspace.writer(key) == "controller":
-            steps += _unreadable(stored, known, key, reason)
+            steps += _unreadable(stored, reference, key, reason)
     return steps
 
 
@@ -78,23 +78,23 @@ def resign(stored: Snapshot, signer: bytes, done: Snapshot | None = None) -> lis
     steps: list[Step] = []
     changed = stored.changed_since(done) if done is not None else None
     for key in stored.records if changed is None else sorted(changed):
-        found = stored.records.get(key)
-        if found is None:
+        versioned = stored.records.get(key)
+        if versioned is None:
             continue
-        resting = isinstance(found.record, Address) and found.record.holder is None
-        if found.signer in ("", b"", signer) or keyspace.writer(key) != "controller" or resting:
+        resting = isinstance(versioned.record, Address) and versioned.record.holder is None
+        if versioned.signer in ("", b"", signer) or keyspace.writer(key) != "controller" or resting:
             continue
         if key != keyspace.MANIFEST:  # which is written with each of them
-            steps.append(Change((Put(found.record, found.revision),), f"{key}: signed with the new key"))
+            steps.append(Change((Put(versioned.record, versioned.revision),), f"{key}: signed with the new key"))
         if len(steps) == BATCH:
             break
     return steps
 
 
-def _as_it_was(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
+def _as_it_was(stored: Snapshot, reference: Snapshot) -> Iterator[Step]:
     """Restore the signed set by content: a record that was rewritten has another generation and signature."""
-    for key in sorted({*known.contents.entries, *stored.contents.entries}):
-        now, before = stored.records.get(key), known.records.get(key)
+    for key in sorted({*reference.contents.entries, *stored.contents.entries}):
+        now, before = stored.records.get(key), reference.records.get(key)
         revision = stored.revision_of(key)
         if before is None:
             yield Change((Delete(key, revision),), f"{key}: not signed, deleted")
@@ -102,20 +102,20 @@ def _as_it_was(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
             yield Change((Put(before.record, revision),), f"{key}: not as it was signed, restored")
 
 
-def _before(stored: Snapshot, known: Snapshot) -> Iterator[tuple[str, Versioned[Record]]]:
-    """Yield the known record of each key that may have changed since."""
-    changed = stored.changed_since(known)
+def _before(stored: Snapshot, reference: Snapshot) -> Iterator[tuple[str, Versioned[Record]]]:
+    """Yield the record in the reference of each key that may have changed since."""
+    changed = stored.changed_since(reference)
     if changed is None:
-        yield from known.records.items()
+        yield from reference.records.items()
         return
     for key in sorted(changed):
-        if (versioned := known.records.get(key)) is not None:
+        if (versioned := reference.records.get(key)) is not None:
             yield key, versioned
 
 
-def _replayed(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
+def _replayed(stored: Snapshot, reference: Snapshot) -> Iterator[Step]:
     """Restore records outside the signed set that are older than before: only their own generation tells."""
-    for key, before in _before(stored, known):
+    for key, before in _before(stored, reference):
         now = stored.records.get(key)
         if now is None or now.generation >= before.generation or keyspace.covered(key) or key == keyspace.MANIFEST:
             continue
@@ -125,9 +125,9 @@ def _replayed(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
             yield Change((Put(before.record, now.revision),), change)
 
 
-def _lost_keys(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
+def _lost_keys(stored: Snapshot, reference: Snapshot) -> Iterator[Step]:
     """Restore deleted private keys: the controller itself deletes them only with their endpoints."""
-    sealed = (found.record for key, found in _before(stored, known) if not stored.revision_of(key))
+    sealed = (versioned.record for key, versioned in _before(stored, reference) if not stored.revision_of(key))
     lost = {record.task: record for record in sealed if isinstance(record, SealedKey)}
     for endpoint in stored.all(Endpoint) if lost else ():
         record = lost.get(endpoint.task)
@@ -135,13 +135,13 @@ def _lost_keys(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
             yield Change((Put(record, 0),), f"{keyspace.key_of(record)}: deleted while its task lives, restored")
 
 
-def _unreadable(stored: Snapshot, known: Snapshot | None, key: str, reason: str) -> Iterator[Step]:
+def _unreadable(stored: Snapshot, reference: Snapshot | None, key: str, reason: str) -> Iterator[Step]:
     revision = stored.revision_of(key)
-    before = known.records.get(key) if known is not None else None
+    before = reference.records.get(key) if reference is not None else None
     kind, _, rest = key.partition("/")
     again: Record | None = before.record if before is not None else None
     if again is None and kind in {"addresses", "ports"}:
-        again = _held(stored, key)
+        again = _holding(stored, key)
     if isinstance(again, Address) and again.holder is None:
         again = None  # it has to get a lease
     if again is not None:
@@ -155,7 +155,7 @@ def _unreadable(stored: Snapshot, known: Snapshot | None, key: str, reason: str)
         yield Change((Delete(key, revision),), f"{reason}: deleted, to be made again where it is needed")
 
 
-def _held(stored: Snapshot, key: str) -> Record | None:
+def _holding(stored: Snapshot, key: str) -> Record | None:
     """Make the record of an address or port from the record of its holder."""
     for endpoint in stored.all(Endpoint):
         if keyspace.address(endpoint.address) == key:

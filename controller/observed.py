@@ -64,22 +64,22 @@ class SwarmTask:
 
     @property
     def wanted(self) -> bool:
-        """Whether Swarm wants it to run (or, for a job, to run to its end)."""
+        """True if Swarm wants it to run (or, for a job, to run to its end)."""
         return _ORDER.get(self.desired, 0) <= _COMPLETE
 
     @property
     def ended(self) -> bool:
-        """Whether its process will never run again."""
+        """True if its process will never run again."""
         return _ORDER.get(self.state, 0) >= _COMPLETE
 
     @property
     def running(self) -> bool:
-        """Whether its process runs (and is healthy where it has a check)."""
+        """True if its process runs (and is healthy where it has a check)."""
         return self.state == "running"
 
     @property
     def settled(self) -> bool:
-        """Whether its state is the one that Swarm wants."""
+        """True if its state is the one that Swarm wants."""
         return self.ended or (self.wanted and _ORDER.get(self.state, 0) == _RUNNING)
 
 

@@ -56,14 +56,14 @@ class _Last:
     """Inputs and outcome of the last plan.
 
     Attributes:
-        known: the indexes.
+        index: of what Swarm and the store hold.
         members: the nodes' sealing keys.
         to_do: ids that gave steps or problems.
         keys_to_do: link keys that gave steps or problems.
         timed: as in Run, of all link keys.
     """
 
-    known: Lookup
+    index: Lookup
     members: Mapping[str, NodePublicKey]
     to_do: frozenset[str]
     keys_to_do: frozenset[str]
@@ -102,12 +102,12 @@ class Planner:
             whose = f"the store belongs to the Swarm {cluster.id}, and this is {swarm.cluster}"
             return Plan((), (f"{whose}: give each an etcd of its own",))
         delta = self._baseline.delta(swarm, stored, now) if last is not None else None
-        known, focus = _looked_up(last, delta, swarm, stored, now, members)
-        run = Run(known, focus, cluster.subnet if cluster else subnet, now, members)
+        index, focus = _looked_up(last, delta, swarm, stored, now, members)
+        run = Run(index, focus, cluster.subnet if cluster else subnet, now, members)
         if run.subnet != subnet:
             run.problems.append(f"the mesh's subnet is {run.subnet} since its first use; {subnet} is ignored")
         run.problems += [f"store: {stored.invalid[key]}" for key in sorted(stored.invalid)]
-        run.problems += known.links.problems
+        run.problems += index.links.problems
         steps = tuple(_steps(run, cluster))
         self.looked_at, self._last = focus, _remembered(last, run)
         self._baseline.move(swarm, stored, now, whole=focus.everything)
@@ -125,10 +125,10 @@ def _looked_up(  # noqa: PLR0917 - the parts of one call
 ) -> tuple[Lookup, Focus]:
     """Return the indexes of now, and the scope."""
     if last is not None and delta is not None:
-        focus = renew(last.known, swarm, stored, delta, _differing(last.members, members))
-        if not last.known.ambiguous:
+        focus = renew(last.index, swarm, stored, delta, _differing(last.members, members))
+        if not last.index.ambiguous:
             due = [key for key, (since, until) in last.timed.items() if not since <= now < until]
-            return last.known, focus.widened(last.to_do, last.keys_to_do.union(due))
+            return last.index, focus.widened(last.to_do, last.keys_to_do.union(due))
     with held_off():
         return Lookup(swarm, stored), EVERYTHING
 
@@ -144,14 +144,14 @@ def _remembered(last: _Last | None, run: Run) -> _Last:
     timed = run.timed
     if last is not None and run.focus.link_keys is not None:
         timed = {key: its for key, its in last.timed.items() if key not in run.focus.link_keys} | run.timed
-    return _Last(run.known, run.members, frozenset(run.to_do), frozenset(run.keys_to_do), timed)
+    return _Last(run.index, run.members, frozenset(run.to_do), frozenset(run.keys_to_do), timed)
 
 
 def _steps(run: Run, cluster: Cluster | None) -> Iterator[Step]:
     """Yield all steps, in an order that is safe and quick."""
-    if keyspace.CLUSTER in run.known.stored.invalid:
+    if keyspace.CLUSTER in run.index.stored.invalid:
         return  # the subnet is unknown
-    swarm = run.known.swarm
+    swarm = run.index.swarm
     if cluster is None:
         record = Cluster(swarm.cluster, run.subnet, ula(swarm.cluster))
         yield Change((Put(record, 0),), f"take the store into use with subnet {run.subnet}")

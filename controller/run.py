@@ -30,7 +30,7 @@ class Run:
     """State that the parts of a plan share.
 
     Attributes:
-        known: the indexes.
+        index: of what Swarm and the store hold.
         focus: the scope.
         subnet: of the mesh.
         now: seconds since the epoch by the controller's clock.
@@ -41,10 +41,10 @@ class Run:
         keys_to_do: link keys that did so.
         timed: link key -> from when and until when time alone changes nothing, in seconds since the epoch; of
             link keys in scope that are renewed by time.
-        kept: service whose own record was lost -> the VIP that it still holds.
+        vips: service whose own record was lost -> the VIP that it still holds.
     """
 
-    known: Lookup
+    index: Lookup
     focus: Focus
     subnet: IPv4Network
     now: int
@@ -54,7 +54,7 @@ class Run:
     to_do: set[str] = field(default_factory=set)
     keys_to_do: set[str] = field(default_factory=set)
     timed: dict[str, tuple[int, int]] = field(default_factory=dict)
-    kept: dict[str, IPv4Address] = field(default_factory=dict)
+    vips: dict[str, IPv4Address] = field(default_factory=dict)
     _given: _Given = field(default_factory=_Given)
 
     def each(self, ids: Iterable[str], make: Callable[[str], Iterable[Step]]) -> Iterator[Step]:
@@ -79,7 +79,7 @@ class Run:
         Raises:
             Terminal: none is free.
         """
-        return pick_address(self.subnet, ChainMap(self._given.addresses, self.known.taken.addresses), holder)
+        return pick_address(self.subnet, ChainMap(self._given.addresses, self.index.taken.addresses), holder)
 
     def give_address(self, address: IPv4Address) -> None:
         """Count an address as allocated for the rest of this run."""
@@ -92,11 +92,11 @@ class Run:
             Terminal: none is free.
         """
         given = self._given.ports.setdefault(node.id, {})
-        taken = self.known.taken.ports[node.id]
+        taken = self.index.taken.ports[node.id]
         number = pick_port(node.first_port, node.last_port, ChainMap(given, taken), hint)
         given[number] = 1
         return number
 
     def report(self, task: SwarmTask) -> TaskReport | None:
         """Return the report of a task by its own node; reports of other nodes do not count."""
-        return self.known.stored.get(keyspace.report(task.node, task.id), TaskReport)
+        return self.index.stored.get(keyspace.report(task.node, task.id), TaskReport)
