@@ -63,7 +63,7 @@ class Beliefs:
         self._proven: dict[str, _Proven] = {}
 
     def start_over(self, swarm: Swarm, stored: Snapshot) -> None:
-        """Drop what the next judgement of everything finds again, and what is over."""
+        """Drop everything that the next full judgement finds again, and everything about ended tasks."""
         living = {keyspace.report(task.node, task.id) for task in swarm.tasks.values()}
         self.signatures.keep(stored.records, living | {keyspace.node(node) for node in swarm.nodes})
         self.sound = {key: sound for key, sound in self.sound.items() if key in stored.records}

@@ -99,8 +99,8 @@ class Planner:
         cluster = stored.get(keyspace.CLUSTER, Cluster)
         if cluster is not None and cluster.id != swarm.cluster:
             # This Swarm has none of the tasks in its records: all of them would be deleted.
-            whose = f"the store belongs to the Swarm {cluster.id}, and this is {swarm.cluster}"
-            return Plan((), (f"{whose}: give each an etcd of its own",))
+            owner = f"the store belongs to the Swarm {cluster.id}, and this is {swarm.cluster}"
+            return Plan((), (f"{owner}: give each an etcd of its own",))
         delta = self._baseline.delta(swarm, stored, now) if last is not None else None
         index, focus = _looked_up(last, delta, swarm, stored, now, members)
         run = Run(index, focus, cluster.subnet if cluster else subnet, now, members)
