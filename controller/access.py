@@ -1,9 +1,9 @@
-"""Who is a user of etcd besides ours, as the controller says it and `linkwire-etcd` reads it. Pure.
+"""Access record: the nodes that are users of etcd, written by the controller and read by `linkwire-etcd`. Pure.
 
-Every node of the Swarm is one, by its Swarm certificate, and writes what is its own. The agents' shared user writes
-for those alone whose agent does not show that certificate: a manager of a locked Swarm cannot, since its key is
-encrypted, and an agent of before does not know how. So that nobody is cut off whatever is replaced first, an agent
-says which of the two it is, and one that has not spoken is of the latter while Swarm says that its node is up.
+Every node of the Swarm is a user of etcd, by its Swarm certificate, and writes its own records. The agents' shared
+user writes only for nodes whose agents do not show that certificate: a manager of a locked Swarm cannot, since its
+key is encrypted, and an older agent does not know how. An agent reports which user it is. Until it reports, it counts
+as the shared user while Swarm calls its node up, so that no agent is cut off, whatever is upgraded first.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from mesh.records import Access, Node
 from mesh.snapshot import Put, Snapshot
 
 SWARM_CA = "swarm-ca"
-"""The name of a root that Swarm has made (swarmkit, ca/certificates.go)."""
+"""Common name of a root certificate made by Swarm (swarmkit, ca/certificates.go)."""
 
 
 def access(swarm: Swarm, stored: Snapshot) -> Access:
-    """What the record should say.
+    """Make the access record for these nodes.
 
     Args:
         swarm: complete lists.
-        stored: as `members` judged it: what a node has not signed itself is in `invalid`.
+        stored: as judged by `controller.members`: records that a node has not signed are in `invalid`.
     """
     own = {node.id for node in stored.all(Node) if node.own_user}
     heard = {node for node in swarm.nodes if not _absent(stored, keyspace.node(node))}
@@ -42,7 +42,7 @@ def _absent(stored: Snapshot, key: str) -> bool:
 
 
 def steps(swarm: Swarm, stored: Snapshot) -> Iterator[Change]:
-    """What makes the record say it."""
+    """Write the access record where it differs."""
     wanted = access(swarm, stored)
     if stored.get(keyspace.ACCESS, Access) != wanted:
         reason = f"{len(wanted.nodes)} nodes are users of etcd; the shared one writes for {len(wanted.shared)}"
@@ -50,27 +50,27 @@ def steps(swarm: Swarm, stored: Snapshot) -> Iterator[Change]:
 
 
 def problems(swarm: Swarm) -> Iterator[str]:
-    """Why no node is a user of its own, in words."""
+    """Explain why no node is a user of its own."""
     if swarm.roots and not list(made_by_swarm(swarm.roots)):
         yield (
-            "this Swarm's root certificate is one of your own, which may have signed names that are users of etcd: "
-            "etcd does not trust it, and agents share one user"
+            "this Swarm's root certificate was not made by Swarm and may have signed names that are users of etcd: "
+            "etcd does not trust it, and all agents share one user"
         )
 
 
 def made_by_swarm(roots: Sequence[bytes]) -> Iterator[str]:
-    """Those of some roots that Swarm has made itself, in PEM.
+    """Return the roots that Swarm has made itself, in PEM.
 
-    etcd takes any common name that a trusted authority has signed for a user: `root` too. Who has the key of a root
-    that Swarm made is a manager, and owns all of it anyway; and Swarm gives nodes no names but ids. A company's root
-    (`docker swarm ca --rotate --ca-cert`) has perhaps signed other names, for others.
+    etcd takes any common name that a trusted authority has signed for a user, even `root`. The key of a root that
+    Swarm made is on managers only, which own the Swarm anyway, and Swarm signs no names but node ids. A company's
+    root (`docker swarm ca --rotate --ca-cert`) may have signed other names for other uses.
     """
     for pem in roots:
         try:
-            found = x509.load_pem_x509_certificates(pem)
+            certificates = x509.load_pem_x509_certificates(pem)
         except ValueError:
             continue
-        for root in found:
-            names = [(each.oid, each.value) for each in root.subject]
+        for root in certificates:
+            names = [(name.oid, name.value) for name in root.subject]
             if names == [(NameOID.COMMON_NAME, SWARM_CA)] and root.issuer == root.subject:
                 yield root.public_bytes(Encoding.PEM).decode()

@@ -2,7 +2,7 @@
 
 An address stays for as long as the task lives. Swarm never moves a task to other networks, it makes a new task, so an
 address that is missing now is only unreported now. A report that is missing, that cannot be read or that was made
-before Docker had an answer must not open for a moment what `strict` has shut.
+before Docker had an answer must not open for a moment a path that `strict` has shut.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mesh.apart import in_order
 from mesh.records import Attachment, TaskReport
 
 MAX_ATTACHMENTS = 64
-"""Of one task. A node may report anything; what it reports must fit into a record that others read."""
+"""Addresses of one task. A node may report any number, and they must fit into a record that others read."""
 
 _NETWORK = re.compile(r"[0-9a-z]{1,64}")  # Docker's ids: 64 hexadecimal digits on a node, 25 of base 36 in Swarm
 

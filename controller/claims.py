@@ -1,4 +1,4 @@
-"""Index of what nodes report, by the reporting node and the task. Pure."""
+"""Index of nodes' reports and answers, by the node and the task. Pure."""
 
 from __future__ import annotations
 

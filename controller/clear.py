@@ -1,4 +1,4 @@
-"""`linkwire-controller clear`: deletes all records in an etcd of the user's own, for `docker linkwire uninstall`."""
+"""Command `linkwire-controller clear`: deletes all records in an external etcd, for `docker linkwire uninstall`."""
 
 from __future__ import annotations
 
@@ -15,30 +15,28 @@ _MANIFEST = (keyspace.ROOT + keyspace.MANIFEST).encode()
 
 
 def clear(line: Line, keyring: Keyring) -> int:
-    """Delete every key below Linkwire's root; returns how many.
+    """Delete every key below Linkwire's root; return their number.
 
     Args:
-        line: as a user who may write all of it.
-        keyring: whose records may be deleted.
+        line: as a user who may write all keys.
+        keyring: the keys that signed the records.
 
     Raises:
-        Terminal: the records are another installation's, and nothing was deleted.
-        LinkwireError: etcd does not answer, or does not do it; some may be deleted.
+        Terminal: another installation signed the records; nothing was deleted.
+        LinkwireError: etcd does not answer or refuses; some keys may be deleted.
     """
     with line.use() as link:
-        for found in link.page(_MANIFEST, _MANIFEST + b"\0", 0).kvs:
+        for entry in link.page(_MANIFEST, _MANIFEST + b"\0", 0).kvs:
             try:
-                signer = peek(keyspace.MANIFEST, found.value).signer_id
-            except InvalidRecord:  # meddled with, and so nobody's
+                signer = peek(keyspace.MANIFEST, entry.value).signer_id
+            except InvalidRecord:  # forged: no installation's
                 continue
             if keyring.find(signer) is None:
-                raise Terminal(
-                    "the records in this etcd are of another installation, whose key signed them: left there"
-                )
+                raise Terminal("another installation's key signed the records in this etcd: nothing was deleted")
     deleted = 0
     while True:
         with line.use() as link:
-            keys = [found.key for found in link.page(_ROOT, _END, 0).kvs]
+            keys = [entry.key for entry in link.page(_ROOT, _END, 0).kvs]
             if not keys:
                 return deleted
             for start in range(0, len(keys), BATCH):

@@ -1,4 +1,4 @@
-"""`linkwire-controller`: wires the parts together and stops them on a signal."""
+"""Command `linkwire-controller`: makes the parts, runs them and stops them on a signal."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from mesh.wake import Wake
 log = structlog.get_logger(__name__)
 
 CLEAR_S = 10.0
-"""Seconds for one request to an etcd that is to be cleared."""
+"""Seconds for one request of `clear`."""
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT; exit 1 on what no retry can mend."""
+    """Run until SIGTERM or SIGINT; exit with 1 on an error that no retry can mend."""
     memory.protect()
-    told = settings.parse(sys.argv[1:])
-    logging.configure(told.log_level)
-    if told.command == "clear":
-        sys.exit(_clear(told))
+    options = settings.parse(sys.argv[1:])
+    logging.configure(options.log_level)
+    if options.command == "clear":
+        sys.exit(_clear(options))
     stopped = threading.Event()
     wake = Wake()
 
@@ -47,37 +47,37 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    log.info("controller starts", etcd=",".join(told.etcd), subnet=str(told.subnet), name=told.name)
+    log.info("controller started", controller=options.name, address=options.etcd, network=str(options.subnet))
     try:
-        link_seed = read_link_seed(told.link_seed)
-        keyring = read_verify_keys(told.verify_keys)
-        signer = Signer(keyring.cluster, read_signing_key(told.signing_seed))
-        store = Store(told.etcd, Sealer.controller(keyring, signer.key), tls=told.tls)
+        link_seed = read_link_seed(options.link_seed)
+        keyring = read_verify_keys(options.verify_keys)
+        signer = Signer(keyring.cluster, read_signing_key(options.signing_seed))
+        store = Store(options.etcd, Sealer.controller(keyring, signer.key), tls=options.tls)
     except Terminal as error:
-        log.error("controller stops", error=str(error))  # noqa: TRY400 - the message says it all
+        log.error("controller stopped", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
     except ValueError as error:
-        log.error("controller stops", error=f"--etcd: {error}")  # noqa: TRY400 - the message says it all
+        log.error("controller stopped", error=f"--etcd: {error}")  # noqa: TRY400 - the message says it all
         sys.exit(2)
-    swarm = SwarmManager(told.docker)
+    swarm = SwarmManager(options.docker)
     swarm.follow(wake)
     try:
         watch = SwarmWatch(swarm)
-        Controller(watch, store, signer, wake, told.subnet, told.rest_s, told.name, link_seed).run(stopped)
+        Controller(watch, store, signer, wake, options.subnet, options.rest_s, options.name, link_seed).run(stopped)
     except Terminal as error:
-        log.error("controller stops", error=str(error))  # noqa: TRY400 - the message says it all
+        log.error("controller stopped", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
     finally:
         store.close()
 
 
-def _clear(told: settings.Settings) -> int:
-    """Delete all records and print, as `linkwire-agent` does for install, one line of JSON; the exit code."""
+def _clear(options: settings.Settings) -> int:
+    """Delete all records, print one line of JSON as the agent's node jobs do, and return the exit code."""
     problems: list[str] = []
-    targets = [endpoint.partition("://")[2] or endpoint for endpoint in told.etcd]
-    line = Line(targets, CLEAR_S, told.tls, (keyspace.ROOT + keyspace.CLUSTER).encode())
+    targets = [endpoint.partition("://")[2] or endpoint for endpoint in options.etcd]
+    line = Line(targets, CLEAR_S, options.tls, (keyspace.ROOT + keyspace.CLUSTER).encode())
     try:
-        log.info("records deleted", count=clear(line, read_verify_keys(told.verify_keys)))
+        log.info("records deleted", count=clear(line, read_verify_keys(options.verify_keys)))
     except LinkwireError as error:
         problems.append(str(error))
     finally:

@@ -1,14 +1,15 @@
-"""What of a plan a change concerns. Pure.
+"""Impact of a change: the parts of a plan that it can concern. Pure.
 
-A plan is made of parts: a service, a task, a node's report, a link key. Each rests on what has its own id, and on:
+A plan is made of parts: services, tasks, nodes' reports and link keys. Each depends on the records with its own id.
+Beside those
 
-- a task: its node, in the store and in Swarm; whether its service is linked and exists; of which networks Swarm gives
-  the addresses;
-- an address, port, sealed key or report: what has an id that it names;
-- a link key: what services say of it, on which nodes their tasks and endpoints are, what is believed of these nodes,
-  what is sealed to them, and the time.
+- a task depends on its node, in the store and in Swarm, on whether its service is linked and exists, and on the
+  networks of which Swarm gives the addresses;
+- an address, port, sealed key or report depends on everything whose id it names;
+- a link key depends on the labels of its services, the nodes of their tasks and endpoints, the sealing keys of these
+  nodes, the boxes sealed to them, and the time.
 
-Whatever is not understood here concerns everything.
+Any other change concerns everything.
 """
 
 from __future__ import annotations
@@ -33,51 +34,51 @@ _OF_NO_PLAN = (
     keyspace.MANIFEST,
     keyspace.ACCESS,
 )
-"""No plan reads what lies under these keys. That it cannot be read counts, as under every key."""
+"""No plan reads these records. Unreadable ones count, as under every key."""
 
 _Seat = tuple[tuple[str, str] | None, tuple[str, str] | None]
 """The service and the node of a live task, and those of its endpoint."""
 
 
 def ends_unknown(stored: Snapshot) -> bool:
-    """Whether it is not known who needs which link key: some service or endpoint cannot be read."""
+    """Tell whether it is unknown which nodes need which link keys: a service or endpoint cannot be read."""
     return any(key.startswith((keyspace.SERVICES, keyspace.ENDPOINTS)) for key in stored.invalid)
 
 
-def renew(known: Lookup, swarm: Swarm, stored: Snapshot, delta: Delta, members: Iterable[str]) -> Focus:
-    """Have the indexes take the next lists and the next snapshot.
+def renew(index: Lookup, swarm: Swarm, stored: Snapshot, delta: Delta, members: Iterable[str]) -> Focus:
+    """Move the indexes on to the next lists and the next snapshot.
 
     Args:
-        known: of the last ones.
+        index: of what Swarm and the store hold.
         swarm: complete lists.
-        stored: everything under the root, complete.
-        delta: what may differ.
-        members: the nodes of which other sealing keys may be believed.
+        stored: the whole store, complete.
+        delta: everything that may differ.
+        members: the nodes whose believed sealing keys may differ.
 
     Returns:
-        What may come out otherwise; all else comes out as it did.
+        The parts of the plan that may differ; the others do not.
     """
-    named = _named(known.stored, stored, delta)
+    named = _named(index.stored, stored, delta)
     named.nodes.update(delta.swarm.nodes, members)
     for node in named.nodes:
         named.ids.add(node)
-        named.ids.update(known.tasks.on_node.get(node, ()))
-    was_unknown = ends_unknown(known.stored)
-    before = _Before(known, swarm, delta, named)
-    known.renew(swarm, stored, delta, named.ids)
-    if before.relinks(known):
-        known.relink()
-    if keyspace.CLUSTER in delta.keys or keyspace.CLUSTER in stored.invalid or before.other_networks(known):
+        named.ids.update(index.tasks.on_node.get(node, ()))
+    was_unknown = ends_unknown(index.stored)
+    before = _Before(index, swarm, delta, named)
+    index.renew(swarm, stored, delta, named.ids)
+    if before.relinks(index):
+        index.relink()
+    if keyspace.CLUSTER in delta.keys or keyspace.CLUSTER in stored.invalid or before.other_networks(index):
         return EVERYTHING
-    for service in before.relinked(known):
-        named.ids.update(known.tasks.of_service.get(service, ()), known.placed.get(service, ()), (service,))
-    named.link_keys.update(before.link_keys(known))
+    for service in before.relinked(index):
+        named.ids.update(index.tasks.of_service.get(service, ()), index.placed.get(service, ()), (service,))
+    named.link_keys.update(before.link_keys(index))
     return Focus(frozenset(named.ids), None if was_unknown else frozenset(named.link_keys))
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What the changes themselves name."""
+    """Ids and link keys that the changes themselves name."""
 
     ids: set[str]
     nodes: set[str]
@@ -100,64 +101,65 @@ def _named(before: Snapshot, stored: Snapshot, delta: Delta) -> _Named:
             case "linkkeys":
                 named.link_keys.add(rest.partition("/")[2])
             case "addresses" | "ports":
-                named.ids.update(_held_by(stored, key))  # who held it before needs nothing for that
+                named.ids.update(_holder_ids(stored, key))  # its holder before needs nothing for that
             case _:
                 named.ids.add(key.rpartition("/")[2])
     return named
 
 
-def _held_by(stored: Snapshot, key: str) -> Iterator[str]:
-    found = stored.records.get(key)
-    if found is not None and isinstance(found.record, Port):
-        yield found.record.task
-    elif found is not None and isinstance(found.record, Address) and found.record.holder is not None:
-        yield holder_id(found.record.holder)
+def _holder_ids(stored: Snapshot, key: str) -> Iterator[str]:
+    versioned = stored.records.get(key)
+    record = versioned.record if versioned is not None else None
+    if isinstance(record, Port):
+        yield record.task
+    elif isinstance(record, Address) and record.holder is not None:
+        yield holder_id(record.holder)
 
 
 class _Before:
-    """What has to be known of before, to see what has become of it."""
+    """State before a change, to be compared with the indexes after it."""
 
-    def __init__(self, known: Lookup, swarm: Swarm, delta: Delta, named: _Named) -> None:
-        self._seats = {name: _seat(known, name) for name in named.ids}
-        self._links = known.links
+    def __init__(self, index: Lookup, swarm: Swarm, delta: Delta, named: _Named) -> None:
+        self._seats = {name: _seat(index, name) for name in named.ids}
+        self._links = index.links
         self._nodes = named.nodes
         stored = {key.partition("/")[2] for key in delta.keys if key.startswith(keyspace.SERVICES)}
         self._relinks = bool(stored) or any(
-            _says(known.swarm.services.get(name)) != _says(swarm.services.get(name)) for name in delta.swarm.services
+            _says(index.swarm.services.get(name)) != _says(swarm.services.get(name)) for name in delta.swarm.services
         )
-        self._there = {name: _is_there(known, name) for name in stored.union(delta.swarm.services)}
-        moved = [found for lists in (known.swarm, swarm) for found in _listed(lists, delta)]
-        networks = {(a.network, a.address.version) for found in moved for a in found}
-        self._networks = {network: network in known.networks for network in networks}
+        self._there = {name: _is_there(index, name) for name in stored.union(delta.swarm.services)}
+        moved = [attachments for lists in (index.swarm, swarm) for attachments in _listed(lists, delta)]
+        networks = {(a.network, a.address.version) for attachments in moved for a in attachments}
+        self._networks = {network: network in index.networks for network in networks}
 
-    def relinks(self, known: Lookup) -> bool:
-        """Whether links may be others: by what services say, or by one that ends with its last task."""
-        moved = (where for name in self._seats for seat in (self._seats[name], _seat(known, name)) for where in seat)
-        return self._relinks or any(where is not None and where[0] not in known.swarm.services for where in moved)
+    def relinks(self, index: Lookup) -> bool:
+        """Tell whether links may differ: by labels, or since a service ended with its last task."""
+        moved = (where for name in self._seats for seat in (self._seats[name], _seat(index, name)) for where in seat)
+        return self._relinks or any(where is not None and where[0] not in index.swarm.services for where in moved)
 
-    def other_networks(self, known: Lookup) -> bool:
-        """Whether Swarm gives the addresses of other networks."""
-        return any((network in known.networks) != was for network, was in self._networks.items())
+    def other_networks(self, index: Lookup) -> bool:
+        """Tell whether Swarm gives the addresses of other networks than before."""
+        return any((network in index.networks) != was for network, was in self._networks.items())
 
-    def relinked(self, known: Lookup) -> set[str]:
-        """Ids of the services whose tasks are to be looked at, all of them."""
-        there = {name for name, was in self._there.items() if _is_there(known, name) != was}
-        return there.union(self._links.linked ^ known.links.linked) if known.links is not self._links else there
+    def relinked(self, index: Lookup) -> set[str]:
+        """Return the ids of the services whose tasks all have to be looked at."""
+        there = {name for name, was in self._there.items() if _is_there(index, name) != was}
+        return there.union(self._links.linked ^ index.links.linked) if index.links is not self._links else there
 
-    def link_keys(self, known: Lookup) -> Iterator[str]:
-        """The link keys that are on other nodes, or of other nodes or services, or that are asked for otherwise."""
+    def link_keys(self, index: Lookup) -> Iterator[str]:
+        """Yield the link keys whose nodes, services or settings may differ."""
         services: set[str] = set()
         for name, was in self._seats.items():
-            now = _seat(known, name)
+            now = _seat(index, name)
             if now != was:
                 services.update(where[0] for where in (*was, *now) if where is not None)
         for node in self._nodes:
             services.update(
-                known.tasks.live[name].service
-                for name in known.tasks.on_node.get(node, ())
-                if name in known.tasks.live
+                index.tasks.live[name].service
+                for name in index.tasks.on_node.get(node, ())
+                if name in index.tasks.live
             )
-        old, new = self._links, known.links
+        old, new = self._links, index.links
         if old is not new:
             services |= old.linked ^ new.linked
             yield from (key for key in old.uses.keys() | new.uses.keys() if old.uses.get(key) != new.uses.get(key))
@@ -166,8 +168,8 @@ class _Before:
             yield from new.keys_of(service)  # of a key that it had before, the ends are others
 
 
-def _seat(known: Lookup, name: str) -> _Seat:
-    task, endpoint = known.tasks.live.get(name), known.endpoints.get(name)
+def _seat(index: Lookup, name: str) -> _Seat:
+    task, endpoint = index.tasks.live.get(name), index.endpoints.get(name)
     return (
         (task.service, task.node) if task is not None else None,
         (endpoint.service, endpoint.node) if endpoint is not None else None,
@@ -175,12 +177,12 @@ def _seat(known: Lookup, name: str) -> _Seat:
 
 
 def _says(service: SwarmService | None) -> tuple[object, ...]:
-    """What links follow from."""
+    """Return the part of a service that links depend on."""
     return () if service is None else (service.name, service.labels, service.label_errors)
 
 
-def _is_there(known: Lookup, service: str) -> bool:
-    return service in known.swarm.services or service in known.services
+def _is_there(index: Lookup, service: str) -> bool:
+    return service in index.swarm.services or service in index.services
 
 
 def _listed(lists: Swarm, delta: Delta) -> Iterator[tuple[Attachment, ...]]:

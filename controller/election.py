@@ -76,7 +76,7 @@ class Election:
             except LinkwireError as error:
                 self._lease = None
                 self._set(None)
-                log.warning("leadership lost", error=str(error))
+                log.warning("election failed, retrying", error=str(error))
             self._stopped.wait(TTL_S / 3)
 
     def _campaign(self) -> None:
@@ -91,7 +91,10 @@ class Election:
     def _set(self, revision: int | None) -> None:
         if revision != self._revision:
             self._revision = revision
-            log.info("leadership won" if revision is not None else "leadership ended", controller=self._name)
+            if revision is not None:
+                log.info("leadership won", controller=self._name)
+            else:
+                log.info("leadership lost", controller=self._name)
             self._changed()
 
 

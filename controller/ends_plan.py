@@ -1,6 +1,6 @@
-"""What a plan says of ends: places of what is over are let go, and what nobody else would take back is taken. Pure.
+"""Release half of a plan: frees addresses, ports and keys of ended tasks and services, and orphans. Pure.
 
-What it promises stands in controller.plan.
+The safety rules stand in controller.plan.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from mesh.snapshot import Delete
 
 
 class EndsPlan:
-    """This part of one run."""
+    """Release steps of one run."""
 
     def __init__(self, run: Run) -> None:
         """Prepare."""
         self._run = run
-        self._known = run.known
-        self._stored = run.known.stored
+        self._index = run.index
+        self._stored = run.index.stored
 
     def release_steps(self) -> Iterator[Step]:
-        """The endpoints of tasks, and then the records of services, that are over or no longer linked."""
+        """Release the endpoints of tasks, then the records of services, that ended or are no longer linked."""
         focus = self._run.focus
-        yield from self._run.each(focus.among(self._known.endpoints), self._endpoint)
-        yield from self._run.each(focus.among(self._known.services), self._service)
+        yield from self._run.each(focus.among(self._index.endpoints), self._endpoint)
+        yield from self._run.each(focus.among(self._index.services), self._service)
 
     def _endpoint(self, task_id: str) -> Iterator[Step]:
-        endpoint = self._known.endpoints[task_id]
-        live = task_id in self._known.tasks.live
-        if live and endpoint.service in self._known.links.linked:
+        endpoint = self._index.endpoints[task_id]
+        live = task_id in self._index.tasks.live
+        if live and endpoint.service in self._index.links.linked:
             return
         key = keyspace.endpoint(endpoint.service, task_id)
         deletes = (
@@ -45,72 +45,67 @@ class EndsPlan:
         yield Release(deletes, self._rest(endpoint.address, f"task/{task_id}"), f"task {task_id}: {why}")
 
     def _service(self, service_id: str) -> Iterator[Step]:
-        if service_id in self._known.links.linked:
+        if service_id in self._index.links.linked:
             return
-        service, key = self._known.services[service_id], keyspace.service(service_id)
+        service, key = self._index.services[service_id], keyspace.service(service_id)
         rest = self._rest(service.vip, f"service/{service_id}")
         end = (Delete(key, self._stored.revision_of(key)),)
         yield Release(end, rest, f"service {service.name}: no longer linked")
 
     def _rest(self, address: IPv4Address, holder: str) -> tuple[tuple[IPv4Address, int], ...]:
-        """The address, if it is its holder's to let go; also one that lost its record."""
+        """Return the address if it is this holder's to release, also one that lost its record."""
         key = keyspace.address(address)
-        held = self._stored.get(key, Address)
-        if key in self._stored.invalid or (held is not None and held.holder != holder):
+        record = self._stored.get(key, Address)
+        if key in self._stored.invalid or (record is not None and record.holder != holder):
             return ()
         return ((address, self._stored.revision_of(key)),)
 
     def orphan_steps(self) -> Iterator[Step]:
-        """What nobody else will take back: left when a task or service ended whose record could not be read then.
+        """Release orphans: leftovers of tasks and services whose records could not be read when they ended.
 
-        And reports of tasks that are over, on nodes without an agent.
+        Reports of ended tasks on nodes without an agent are orphans, too.
         """
         unreadable = {key.rpartition("/")[2] for key in self._stored.invalid}
         addresses: set[tuple[IPv4Address, str]] = set()
         keys: set[str] = set()
-        for found in self._run.focus.among(self._known.concerning):
-            for key, record in self._known.concerning[found].items():
+        for name in self._run.focus.among(self._index.concerning):
+            for key, record in self._index.concerning[name].items():
                 if not self._is_orphan(record, unreadable):
                     continue
-                self._run.to_do.add(found)
+                self._run.to_do.add(name)
                 if isinstance(record, Address) and record.holder is not None:
                     addresses.add((record.address, record.holder))
                 else:
                     keys.add(key)
         for address, holder in sorted(addresses):
-            yield Release((), self._rest(address, holder), f"address {address}: {holder} holds it no longer")
+            yield Release((), self._rest(address, holder), f"address {address}: no longer held by {holder}")
         for key in sorted(keys):
-            yield Change((Delete(key, self._stored.revision_of(key)),), f"{key}: its task is over")
+            yield Change((Delete(key, self._stored.revision_of(key)),), f"{key}: its task ended")
 
     def _is_orphan(self, record: Record, unreadable: set[str]) -> bool:
-        known = self._known
+        index = self._index
         match record:
             case Address(holder=str(holder)):
                 kind, _, holder_id = holder.partition("/")
                 return holder_id not in unreadable and self._address_of(kind, holder_id) != record.address
             case Port():
-                endpoint = known.endpoints.get(record.task)
-                held = endpoint is not None and (endpoint.node, endpoint.underlay.port) == (record.node, record.port)
-                return not held and record.task not in unreadable
+                endpoint = index.endpoints.get(record.task)
+                holds = endpoint is not None and (endpoint.node, endpoint.underlay.port) == (record.node, record.port)
+                return not holds and record.task not in unreadable
             case SealedKey(task=task):
-                return not (task in known.endpoints or task in known.tasks.live or task in unreadable)
+                return not (task in index.endpoints or task in index.tasks.live or task in unreadable)
             case TaskReport():
-                return not any(
-                    found in known.endpoints
-                    or found in known.tasks.live
-                    or found in known.nodes
-                    or found in unreadable
-                    for found in (record.task, record.node)
-                )
+                owners = (index.endpoints, index.tasks.live, index.nodes, unreadable)
+                return not any(name in owner for name in (record.task, record.node) for owner in owners)
             case _:
                 return False
 
     def _address_of(self, kind: str, holder_id: str) -> IPv4Address | None:
-        """What the record of a task or service says that it has, or will as soon as this plan is carried out."""
+        """Return the address of a task or service by its record, or by this plan."""
         if kind == "task":
-            endpoint = self._known.endpoints.get(holder_id)
+            endpoint = self._index.endpoints.get(holder_id)
             return endpoint.address if endpoint is not None else None
         if kind == "service":
-            service = self._known.services.get(holder_id)
-            return service.vip if service is not None else self._run.kept.get(holder_id)
+            service = self._index.services.get(holder_id)
+            return service.vip if service is not None else self._run.vips.get(holder_id)
         return None

@@ -1,8 +1,7 @@
-"""etcd's users and roles, kept as the controller says in the store, over a connection of etcd's root.
+"""Users and roles of etcd, set from the controller's access record over a connection as etcd's root.
 
-What it says is read as it lies there, and its signature is not checked: etcd lets nobody but the controller write
-it, and who writes it in etcd's data owns etcd, users and all. Names are held to what a node's can be, roots to what
-Swarm makes, and nothing else is taken from it.
+The record's signature is not checked: etcd lets only the controller write it, and an attacker who writes it into
+etcd's data owns etcd, its users included. Only names that a node can have, and roots that Swarm can make, are used.
 """
 
 from __future__ import annotations
@@ -25,42 +24,43 @@ _KEY = (keyspace.ROOT + keyspace.ACCESS).encode()
 
 
 class Accounts:
-    """Remembers what it has set, so that looking again costs one read."""
+    """Users and roles that were set last, so that a check costs one read."""
 
     def __init__(self) -> None:
-        self._known: Mapping[str, tuple[Grant, ...]] = {}
+        """Start without users."""
+        self._grants: Mapping[str, tuple[Grant, ...]] = {}
 
-    def keep(self, line: Line) -> tuple[str, ...] | None:
-        """Make users and roles what they should be now.
+    def update(self, line: Line) -> tuple[str, ...] | None:
+        """Set users and roles as the access record says now.
 
         Args:
             line: as root.
 
         Returns:
-            The roots of Swarm's that etcd should trust, in PEM; None while no controller has said.
+            Swarm's roots that etcd should trust, in PEM; None without an access record.
 
         Raises:
-            LinkwireError: etcd does not answer, or does not do it.
+            LinkwireError: etcd does not answer or refuses.
         """
         with line.use() as link:
             access = _read(link)
             wanted = grants(access)
-            if wanted != self._known:
-                before, self._known = self._known, {}  # not known, if it is broken off
+            if wanted != self._grants:
+                before, self._grants = self._grants, {}  # unknown if this is interrupted
                 establish(link, wanted, before)
-                self._known = wanted
+                self._grants = wanted
                 shared = "all" if access is None else len(access.shared)
-                log.info("etcd's users and roles are set", nodes=len(access.nodes) if access else 0, shared=shared)
+                log.info("etcd users and roles set", count=len(access.nodes) if access else 0, shared=shared)
         return tuple(made_by_swarm([root.encode() for root in access.roots])) if access else None
 
 
 def _read(link: Link) -> Access | None:
-    """What the controller says, None where it has said nothing that this version reads."""
-    for found in link.page(_KEY, _KEY + b"\0", 0).kvs:
+    """Read the access record; None where there is none that this version understands."""
+    for entry in link.page(_KEY, _KEY + b"\0", 0).kvs:
         try:
-            record: Record = codec.decode(keyspace.ACCESS, peek(keyspace.ACCESS, found.value).body)
+            record: Record = codec.decode(keyspace.ACCESS, peek(keyspace.ACCESS, entry.value).body)
         except InvalidRecord as error:
-            log.warning("what the controller says of etcd's users is not understood", error=str(error))
+            log.warning("access record rejected", error=str(error))
         else:
             return record if isinstance(record, Access) else None
     return None

@@ -1,8 +1,8 @@
-"""The binding of etcd's data to one installation of Linkwire: data of another one is set aside, never served.
+"""Owner of etcd's data: one installation of Linkwire; data of another one is set aside, never served.
 
-A volume that an uninstall could not reach holds records that nobody may sign any more, and a controller rightly
-touches none of them. Whose data it is stands in etcd itself, in a key that root alone may write, so that a restored
-backup brings its owner with it. Data from before there was such a key belongs to whose signing key signed it.
+A volume that an uninstall could not reach holds records of a signing key that is gone, and a controller touches none
+of them. The owner's id is a key in etcd itself that only root may write, so a restored backup has its owner with it.
+Older data has no such key and belongs to the installation whose key signed its manifest.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from mesh.etcd import Line, Link
 log = structlog.get_logger(__name__)
 
 KEY = b"/linkwire/installation"
-"""Outside of what controllers and agents may read or write."""
+"""Controllers and agents may neither read nor write it."""
 ASIDE = "earlier-installation"
 MEMBER = "member"
-"""etcd's own name for all that it writes below its data folder."""
+"""Folder that etcd writes to, below its data folder."""
 _MANIFEST = (keyspace.ROOT + keyspace.MANIFEST).encode()
 
 
 def claim(line: Line, installation: str) -> str:
-    """Make data that belongs to nobody this installation's.
+    """Claim data without an owner for this installation.
 
     Args:
         line: as root.
-        installation: the id; empty where nobody says, then nothing is done.
+        installation: its id; if it is empty, nothing is done.
 
     Returns:
-        The owner where that is another installation; else nothing.
+        The owner if that is another installation; else an empty text.
 
     Raises:
         LinkwireError: etcd does not answer.
@@ -53,29 +53,29 @@ def claim(line: Line, installation: str) -> str:
 
 
 def set_aside(data: Path, owner: str) -> None:
-    """Move another installation's data out of the way, which is kept until there is other data to set aside.
+    """Move another installation's data to a folder of its own; data that was set aside before is deleted.
 
     Args:
         data: etcd's folder, with no etcd running on it.
-        owner: id of the installation that the data is of.
+        owner: id of the installation that owns the data.
 
     Raises:
-        OSError: it cannot be moved.
+        OSError: the data cannot be moved.
     """
     aside = data / ASIDE
     if aside.exists():
         shutil.rmtree(aside)
     (data / MEMBER).replace(aside)
-    log.warning("data of another installation set aside, etcd starts empty", owner=owner, folder=str(aside))
+    log.warning("data of another installation set aside, etcd starts empty", installation=owner, path=str(aside))
 
 
 def _value(link: Link, key: bytes) -> bytes:
-    return next((found.value for found in link.page(key, key + b"\0", 0).kvs), b"")
+    return next((entry.value for entry in link.page(key, key + b"\0", 0).kvs), b"")
 
 
 def _signer(link: Link) -> str:
     value = _value(link, _MANIFEST)
     try:
         return peek(keyspace.MANIFEST, value).signer_id.hex() if value else ""
-    except InvalidRecord:  # meddled with: that is the controller's to mend
+    except InvalidRecord:  # forged: the controller mends it
         return ""

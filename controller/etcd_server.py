@@ -1,12 +1,12 @@
-"""`linkwire-etcd`: runs the stack's etcd, lets nobody in before its users and roles are set, and keeps them so.
+"""Command `linkwire-etcd`: runs the stack's etcd, and opens it only after its users and roles are set.
 
-Each start, on old data or none, has two parts. In the first etcd answers on loopback alone, and only to a certificate
-whose authority was made for this start: ours, as the user root. When authentication is on, etcd is started once more,
-for everybody. So a wiped etcd is at no moment one without roles. The authority's key is gone when the first part
-begins, and root's certificate stays in a folder of this container's memory.
+Each start has two parts. In the first, etcd answers on loopback alone, and only to a certificate whose authority was
+made for this start: ours, as the user root. When authentication is on, etcd is started again for everybody. So a
+wiped etcd is at no moment open without roles. The authority's key is gone when the first part begins, and root's
+certificate stays in a folder of this container's memory.
 
-While etcd runs, its users follow the nodes of the Swarm (controller.etcd_accounts). etcd reads whom it trusts at its
-start alone, so when Swarm has another root it is started again.
+While etcd runs, its users follow the nodes of the Swarm (controller.etcd_accounts). etcd reads its trusted roots only
+at its start, so it is started again when Swarm has another root.
 """
 
 from __future__ import annotations
@@ -40,35 +40,41 @@ from mesh.tls import Tls
 log = structlog.get_logger(__name__)
 
 STARTING = 60.0
-"""Seconds for etcd to answer on its data; a large store takes some to be read."""
+"""Seconds for etcd to answer: it reads a large store first."""
 LOOK_EVERY = 1.0
-"""Seconds between two looks at which nodes are users."""
+"""Seconds between two checks of etcd's users."""
 DAYS = 3650
-"""For which root's certificate is good: longer than any start lasts."""
+"""Validity of root's certificate: longer than any start lasts."""
 LEAST_QUOTA, MOST_QUOTA = 4 * 1024**2, 8 * 1024**3
-"""Bytes; etcd warns of more than the second at its start (etcdserver/backend.go)."""
+"""Bytes; etcd warns of a quota above the second (etcdserver/backend.go)."""
 _LOOPBACK = "127.0.0.1"
 _STOPPING = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Certificates made for one start, in a folder that ends with the container."""
+    """Certificates of one start, in a folder that ends with the container."""
 
     own: Tls
-    """To ask as root, over loopback."""
+    """For requests as root, over loopback."""
     server: Path
-    """Key and certificate for loopback, for clients in the first part and members in both."""
+    """Key and certificate for loopback: for clients in the first part, for members in both."""
 
 
 def main() -> None:
-    """Run etcd until it ends or we are told to."""
+    """Run etcd until it ends or a signal comes."""
     memory.protect()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     flags = Flags("linkwire-etcd", "Starts etcd with Linkwire's users and roles.", os.environ)
     flags.add_common()
-    flags.add("--data", "LINKWIRE_ETCD_DATA", "/var/lib/etcd", Path, "folder for etcd's data")
-    flags.add("--peer", "LINKWIRE_ETCD_PEER", f"https://{_LOOPBACK}:2380", endpoints, "where its one member listens")
+    flags.add("--data", "LINKWIRE_ETCD_DATA", "/var/lib/etcd", Path, "folder of etcd's data")
+    flags.add(
+        "--peer",
+        "LINKWIRE_ETCD_PEER",
+        f"https://{_LOOPBACK}:2380",
+        endpoints,
+        "URL that etcd's only member listens on",
+    )
     quota, text = number(LEAST_QUOTA, MOST_QUOTA, "bytes"), "bytes at which etcd refuses all writes"
     flags.add("--quota", "LINKWIRE_ETCD_QUOTA", str(etcd_upkeep.QUOTA), quota, text)
     flags.add(
@@ -76,14 +82,14 @@ def main() -> None:
         "LINKWIRE_ETCD_METRICS",
         "127.0.0.1:9588",
         listen,
-        "where Prometheus may scrape, HOST:PORT, or off",
+        "HOST:PORT for Prometheus to scrape, or off",
     )
-    flags.add("--installation", "LINKWIRE_INSTALLATION", "", str, "id of the installation that the data belongs to")
+    flags.add("--installation", "LINKWIRE_INSTALLATION", "", str, "id of the installation that owns the data")
     read = flags.parser.parse_args()
     tls = flags.tls(read)
     logging.configure(read.log_level)
     if tls is None:
-        flags.parser.error("linkwire-etcd answers on https:// only: say so in --etcd")
+        flags.parser.error("--etcd: linkwire-etcd answers on https:// only: name an https:// URL")
     try:
         with tempfile.TemporaryDirectory(prefix="linkwire-etcd-") as folder:
             files = prepare(Path(folder))
@@ -97,7 +103,7 @@ def main() -> None:
                     continue
                 serve(common, files, read.etcd, tls, roots, upkeep)
     except (LinkwireError, OSError) as error:
-        log.error("etcd does not run", error=str(error))  # noqa: TRY400 - the message says it all
+        log.error("etcd stopped", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
 
 
@@ -115,20 +121,20 @@ def prepare(folder: Path) -> Files:
 def authenticate(
     common: Sequence[str], files: Files, upkeep: Upkeep, installation: str = ""
 ) -> tuple[tuple[str, ...], str]:
-    """Start etcd where only we reach it, see whose data it has, set users and roles, stop it.
+    """Start etcd on loopback, check the owner of its data, set users and roles, and stop it.
 
     Args:
         common: arguments of both parts.
         files: of this start.
-        upkeep: makes room where etcd refuses all writes.
-        installation: id of the one that the data has to be of; empty for any.
+        upkeep: makes room if etcd refuses all writes.
+        installation: id of the data's owner; empty for any.
 
     Returns:
-        The roots of Swarm's that are to be trusted, in PEM; and the installation that the data is of, where that is
-        another one, and then nothing was set.
+        Swarm's roots to be trusted, in PEM; and the data's owner if that is another installation: then nothing was
+        set.
 
     Raises:
-        LinkwireError: etcd does not start or does not do it.
+        LinkwireError: etcd does not start or refuses.
     """
     port = _free_port()
     listen = _listening([f"https://{_LOOPBACK}:{port}"], [], Tls(files.own.ca, files.server, files.server))
@@ -136,10 +142,10 @@ def authenticate(
         line = Line([f"{_LOOPBACK}:{port}"], 5.0, files.own)
         try:
             _wait(line, process)
-            upkeep.mend(line)  # else nothing can be set
+            upkeep.mend(line)  # or nothing can be set
             if other := etcd_owner.claim(line, installation):
                 return (), other
-            return Accounts().keep(line) or (), ""
+            return Accounts().update(line) or (), ""
         finally:
             line.close()
 
@@ -147,15 +153,15 @@ def authenticate(
 def serve(  # noqa: PLR0917 - called once, from main
     common: Sequence[str], files: Files, urls: Sequence[str], tls: Tls, roots: tuple[str, ...], upkeep: Upkeep
 ) -> None:
-    """Run etcd for everybody who has a certificate, and keep its users; until it should trust other roots.
+    """Run etcd for all clients with a certificate and update its users, until it should trust other roots.
 
     Args:
         common: arguments of both parts.
         files: of this start.
-        urls: where everybody reaches it.
-        tls: what it shows, and whom it trusts besides us and Swarm.
-        roots: of Swarm's, in PEM.
-        upkeep: of its space.
+        urls: for all clients.
+        tls: its certificate, and the authority that it trusts besides ours and Swarm's.
+        roots: Swarm's, in PEM.
+        upkeep: keeps it within its quota.
 
     Raises:
         Terminal: etcd ended.
@@ -165,20 +171,20 @@ def serve(  # noqa: PLR0917 - called once, from main
     port = _free_port()
     listen = _listening([f"https://{_LOOPBACK}:{port}"], urls, Tls(trusted, tls.cert, tls.key))
     accounts = Accounts()
-    # We trust the one certificate that we have it show.
+    # Its own certificate is the only one that we trust.
     line = Line([f"{_LOOPBACK}:{port}"], 5.0, Tls(tls.cert, files.own.cert, files.own.key))
     with _running([*common, *listen]) as process, closing(line):
         _wait(line, process)
         while process.poll() is None:
             try:
-                if accounts.keep(line) not in {None, roots}:
-                    log.info("Swarm's root has changed: etcd is started again, to trust it")
+                if accounts.update(line) not in {None, roots}:
+                    log.info("Swarm root changed, restarting etcd")
                     return
             except LinkwireError as error:
-                log.warning("etcd's users are looked at again", error=str(error))
+                log.warning("etcd users not updated, retrying", error=str(error))
             upkeep.look(line, time.monotonic())
             time.sleep(LOOK_EVERY)
-        raise Terminal(f"etcd ended with {process.returncode}; it said why above")
+        raise Terminal(f"etcd ended with {process.returncode}: see its own log lines above")
 
 
 def _listening(own: Sequence[str], urls: Sequence[str], tls: Tls) -> list[str]:
@@ -202,7 +208,7 @@ def _member(data: Path, peer: str, quota: int) -> list[str]:
         f"--initial-cluster=linkwire={peer}",
         f"--auto-compaction-retention={etcd_upkeep.HISTORY}",
         f"--quota-backend-bytes={quota}",
-        # It would ask in the server's name (CVE-2018-16886), and nobody here speaks JSON.
+        # It would act in the server's name (CVE-2018-16886), and no client of ours speaks JSON.
         "--enable-grpc-gateway=false",
         "--logger=zap",
     ]
@@ -216,7 +222,7 @@ def _peers(files: Files) -> list[str]:
 
 @contextmanager
 def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """An etcd that ends with us, however we end."""
+    """Run an etcd that ends with this process, however it ends."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         yield process
@@ -235,11 +241,11 @@ def _wait(line: Line, process: subprocess.Popen[bytes]) -> None:
     while True:
         try:
             with line.use() as link:
-                # A second time: `root` may read nothing on an etcd that lost its role, and answers even then.
+                # `root` may have lost its role and read nothing, but etcd answers even then.
                 link.ask(b"\0")
         except Retryable as error:
             if process.poll() is not None:
-                raise Terminal(f"etcd ended with {process.returncode}; it said why above") from None
+                raise Terminal(f"etcd ended with {process.returncode}: see its own log lines above") from None
             if time.monotonic() > deadline:
                 raise Terminal(f"etcd does not answer: {error}") from None
             time.sleep(0.05)

@@ -1,7 +1,7 @@
-"""Keeps the stack's etcd within its quota: compaction, defragmentation, and the alarm that stops all writes.
+"""Upkeep of the stack's etcd within its quota: compaction, defragmentation, and the alarm that stops all writes.
 
-History is of no use here: whoever follows the store reads it as a whole again when what he missed is gone. etcd's
-own compaction keeps HISTORY of it; this module does what etcd leaves to an operator.
+History is of no use here: a follower that missed compacted changes reads the whole store again. etcd's own compaction
+keeps HISTORY of it; this module does what etcd leaves to an operator.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from mesh.records import StoreSpace
 log = structlog.get_logger(__name__)
 
 HISTORY = "1m"
-"""For which etcd keeps every version of a key; it compacts as often (--auto-compaction-retention)."""
+"""Period for which etcd keeps old versions of keys, and of its compaction (--auto-compaction-retention)."""
 QUOTA = 2 * 1024**3
-"""Bytes: etcd's own default (server/storage/quota.go), said aloud."""
+"""Bytes: etcd's own default (server/storage/quota.go)."""
 WORTH = 64 * 1024**2
-"""Bytes that a defragmentation has to give back; less is not worth the moment in which etcd answers nobody."""
+"""Bytes that a defragmentation has to give back: etcd answers no request meanwhile."""
 ASK_EVERY = 15.0
 DEFRAGMENT_EVERY = 600.0
 """Seconds between two defragmentations that no alarm asks for."""
 SHORT = 0.8
-"""Part of the quota from which on the store counts as short of space: what is in use, not the file."""
+"""Part of the quota in use above which the store counts as short of space; free space in the file does not count."""
 
 _KEY = (keyspace.ROOT + keyspace.SPACE).encode()
 
 
 def is_worth(space: Space, quota: int) -> bool:
-    """Whether a defragmentation gives back enough: half of the file, and at least WORTH or a quarter of the quota."""
+    """Tell whether a defragmentation gives back half of the file, and at least WORTH or a quarter of the quota."""
     free = space.size - space.in_use
     return free * 2 > space.size and free > min(WORTH, quota // 4)
 
 
 @dataclass(slots=True)
 class Upkeep:
-    """One etcd's upkeep. Not safe for several threads.
+    """Upkeep of one etcd. Not safe for several threads.
 
     Attributes:
         quota: bytes that its file may have.
-        metrics: where Prometheus is answered, host and port; None for nowhere.
+        metrics: host and port for Prometheus to scrape; None for no metrics.
     """
 
     quota: int
@@ -57,7 +57,7 @@ class Upkeep:
     _gauges: dict[str, Gauge] = field(default_factory=dict)
 
     def answer_metrics(self) -> None:
-        """Answer Prometheus from now on. A port that is taken is no reason to run no etcd."""
+        """Serve metrics from now on. A port that is taken does not stop etcd."""
         if self.metrics is None:
             return
         registry = CollectorRegistry()
@@ -72,51 +72,51 @@ class Upkeep:
         try:
             start_http_server(port, host, registry)
         except OSError as error:
-            log.warning("metrics of etcd not served", address=f"{host}:{port}", error=str(error))
+            log.warning("metrics not served", address=host, port=port, error=str(error))
 
     def mend(self, line: Line) -> None:
-        """Make an etcd that refuses all writes for want of space take them again, before anybody needs it.
+        """Make room in an etcd that refuses all writes for want of space.
 
         Args:
             line: as root.
 
         Raises:
-            LinkwireError: etcd does not answer, or there is nothing to give free.
+            LinkwireError: etcd does not answer, or has nothing to free.
         """
         with line.use() as link:
-            found = etcd_space.space(link)
-        if found.alarm:
-            self._make_room(line, found)
+            space = etcd_space.space(link)
+        if space.alarm:
+            self._make_room(line, space)
 
     def look(self, line: Line, now: float) -> None:
-        """Ask for the space and do what is due; what fails is logged, and done at the next look.
+        """Ask for etcd's space and do what is due; a failure is logged, and retried at the next look.
 
         Args:
             line: as root.
-            now: seconds of a clock that only grows.
+            now: seconds of a monotonic clock.
         """
         if now - self._asked_at < ASK_EVERY:
             return
         self._asked_at = now
         try:
             with line.use() as link:
-                found = etcd_space.space(link)
+                space = etcd_space.space(link)
             rested = now - self._defragmented_at >= DEFRAGMENT_EVERY
-            # It frees nothing where all is in use, and nobody is answered meanwhile: then it is not for each look.
-            if found.alarm and (rested or found.in_use < SHORT * self.quota):
+            # Where everything is in use it frees nothing and blocks requests: so not at each look.
+            if space.alarm and (rested or space.in_use < SHORT * self.quota):
                 self._defragmented_at = now
-                self._make_room(line, found)
-            elif not found.alarm and rested and is_worth(found, self.quota):
+                self._make_room(line, space)
+            elif not space.alarm and rested and is_worth(space, self.quota):
                 self._defragmented_at = now
-                self._defragment(line, found)
+                self._defragment(line, space)
             with line.use() as link:
-                found = etcd_space.space(link)
-            self._tell(line, found)
+                space = etcd_space.space(link)
+            self._publish(line, space)
         except LinkwireError as error:
-            log.warning("upkeep of etcd failed, retrying", error=str(error))
+            log.warning("etcd upkeep failed, retrying", error=str(error))
 
     def _make_room(self, line: Line, full: Space) -> None:
-        """Compact, defragment, disarm; in this order, since an alarm that is disarmed first comes back at once."""
+        """Compact, defragment, disarm: an alarm that is disarmed first comes back at once."""
         log.warning("etcd full, making room", size=full.size, in_use=full.in_use, quota=self.quota)
         with line.use() as link:
             etcd_space.compact(link, full.revision)
@@ -125,26 +125,26 @@ class Upkeep:
             if left.size < self.quota:
                 etcd_space.disarm(link)
         if left.size < self.quota:
-            log.info("etcd has room again", size=left.size, before=full.size)
+            log.info("etcd has room again", size=left.size, quota=self.quota)
         else:
-            log.error("etcd stays full: what is in use is more than its quota", in_use=left.in_use, quota=self.quota)
+            log.error("etcd still full", in_use=left.in_use, quota=self.quota)
 
     def _defragment(self, line: Line, before: Space) -> None:
         with line.use() as link:
             etcd_space.defragment(link)
             after = etcd_space.space(link)
-        log.info("etcd defragmented", before=before.size, size=after.size)
+        log.info("etcd defragmented", size=after.size, freed=before.size - after.size)
 
-    def _tell(self, line: Line, found: Space) -> None:
-        """Say how it stands: as a metric, and as a record for `ps` and `check`, which is written when it differs."""
-        values = (found.size, found.in_use, self.quota, int(found.alarm))
+    def _publish(self, line: Line, space: Space) -> None:
+        """Publish the space as metrics, and as a record for `ps` and `check`, which is written when it differs."""
+        values = (space.size, space.in_use, self.quota, int(space.alarm))
         for gauge, value in zip(self._gauges.values(), values, strict=False):
             gauge.set(value)
-        short = found.alarm or found.in_use > SHORT * self.quota
-        told = self._written
-        # Else each look would make the history longer that it is here to keep short.
-        if told is None or told.short != short or abs(told.size - found.size) > self.quota // 20:
-            record = StoreSpace(found.size, found.in_use, self.quota, short)
+        short = space.alarm or space.in_use > SHORT * self.quota
+        written = self._written
+        # Or each look would add to the history that this module keeps short.
+        if written is None or written.short != short or abs(written.size - space.size) > self.quota // 20:
+            record = StoreSpace(space.size, space.in_use, self.quota, short)
             with line.use() as link:
                 link.commit([], [(_KEY, codec.encode(record), 0)], [])
             self._written = record

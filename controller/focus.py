@@ -1,7 +1,7 @@
-"""What one run of a plan looks at: everything, or what a change can concern. Pure.
+"""Scope of one run of a plan: everything, or the parts that a change can concern. Pure.
 
-More than has changed may be looked at, never less: whatever is not looked at gave nothing to do when it was looked at
-last, and nothing that this rests on has changed since (controller.lookup says what rests on what).
+The scope may be too large, never too small: whatever is outside of it gave no step when it was looked at last, and
+nothing that it depends on has changed since (controller.concerns).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """What to look at.
+    """Parts of a plan to look at.
 
     Attributes:
-        ids: of services, tasks and nodes, whichever each is the id of; None for all.
+        ids: of services, tasks and nodes; None for all.
         link_keys: their names; None for all.
     """
 
@@ -24,19 +24,19 @@ class Focus:
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is passed over."""
+        """True if nothing is left out."""
         return self.ids is None and self.link_keys is None
 
-    def among(self, known: Collection[str]) -> Iterable[str]:
-        """Those of some ids that are to be looked at."""
-        return _chosen(self.ids, known)
+    def among(self, names: Collection[str]) -> Iterable[str]:
+        """Choose the ids that are in scope."""
+        return _chosen(self.ids, names)
 
-    def keys_among(self, known: Collection[str]) -> Iterable[str]:
-        """Those of some link keys that are to be looked at."""
-        return _chosen(self.link_keys, known)
+    def keys_among(self, names: Collection[str]) -> Iterable[str]:
+        """Choose the link keys that are in scope."""
+        return _chosen(self.link_keys, names)
 
     def widened(self, ids: Iterable[str], link_keys: Iterable[str]) -> Focus:
-        """With some more."""
+        """Return a scope with more ids and link keys."""
         return Focus(
             None if self.ids is None else self.ids.union(ids),
             None if self.link_keys is None else self.link_keys.union(link_keys),
@@ -46,5 +46,5 @@ class Focus:
 EVERYTHING = Focus()
 
 
-def _chosen(wanted: frozenset[str] | None, known: Collection[str]) -> Iterable[str]:
-    return known if wanted is None else [one for one in wanted if one in known]
+def _chosen(wanted: frozenset[str] | None, names: Collection[str]) -> Iterable[str]:
+    return names if wanted is None else [name for name in wanted if name in names]

@@ -63,7 +63,7 @@ class Beliefs:
         self._proven: dict[str, _Proven] = {}
 
     def start_over(self, swarm: Swarm, stored: Snapshot) -> None:
-        """Drop what the next judgement of everything finds again, and what is over."""
+        """Drop everything that the next full judgement finds again, and everything about ended tasks."""
         living = {keyspace.report(task.node, task.id) for task in swarm.tasks.values()}
         self.signatures.drop_stale(stored.records, living | {keyspace.node(node) for node in swarm.nodes})
         self.sound = {key: sound for key, sound in self.sound.items() if key in stored.records}
@@ -76,8 +76,8 @@ class Beliefs:
             return _UNPROVEN[node.unproven]
         inputs = node.statement(swarm.cluster), node.proof, swarm.roots
         proven = self._proven.get(node.id)
-        failed_before = proven is not None and proven.identity is None and not now - AGAIN < proven.at <= now
-        if proven is None or proven.inputs != inputs or failed_before:
+        outdated = proven is not None and proven.identity is None and not now - AGAIN < proven.at <= now
+        if proven is None or proven.inputs != inputs or outdated:
             proven = self._proven[node.id] = _verified(inputs, now)
         if proven.identity is not None and now > proven.identity.expires + TOLERANCE:
             return f"its certificate ended at {proven.identity.expires:%Y-%m-%d %H:%M} UTC"

@@ -61,15 +61,15 @@ class Ledger:
 
     def observe(self, stored: Snapshot) -> None:
         """Look at the whole store, also while another controller leads."""
-        found = stored.records.get(keyspace.MANIFEST)
-        rests_on = found, stored.contents.total, self._highest
+        manifest = stored.records.get(keyspace.MANIFEST)
+        rests_on = manifest, stored.contents.total, self._highest
         if any(now is not then for now, then in zip(rests_on, self._judged, strict=True)):
             self._verdict = verify_snapshot(stored, self._highest)
             self._highest = max(self._highest, self._verdict.generation)
-            self._judged = found, stored.contents.total, self._highest
+            self._judged = manifest, stored.contents.total, self._highest
         self.verified = self._verdict.verified
         self._contents = stored.contents
-        raw = found.raw if found is not None else None
+        raw = manifest.raw if manifest is not None else None
         self._manifest = _Manifest(stored.revision_of(keyspace.MANIFEST), self._verdict.generation, raw)
         self._top = max(self._top, self._manifest.generation)
         changed = self._seen.changed(stored)
@@ -95,7 +95,7 @@ class Ledger:
 
     @property
     def stale(self) -> bool:
-        """Whether the manifest has to be written though no record has to: agents hold on until it is."""
+        """True if the manifest has to be written although no record has to: agents wait for it."""
         return not self.verified or self._manifest.generation < self._highest
 
     def commit(self, ops: Sequence[Op], *, sign: bool = True) -> int | None:
@@ -137,12 +137,8 @@ class Ledger:
         stored = self._manifest
         other = witness.generation == stored.generation and witness.manifest != stored.raw
         if witness.generation > self._highest or other:
-            log.warning(
-                "node ahead of store",
-                node=witness.node,
-                generation=witness.generation,
-                stored=stored.generation,
-            )
+            reason = f"the store holds generation {stored.generation}"
+            log.warning("node ahead of store", node=witness.node, generation=witness.generation, reason=reason)
             self._highest = witness.generation + 1
 
 

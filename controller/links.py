@@ -1,6 +1,6 @@
-"""Who links to whom, and with which link keys, by what Swarm says now and what the store still says. Pure.
+"""Index of links and link keys, by Swarm's labels and by the records in the store. Pure.
 
-Made anew as a whole when anything of it changes: it is as large as there are services, however many tasks they have.
+It is computed as a whole when anything in it changes: its size is that of the services, however many tasks they have.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 
+from controller.multimap import MultiMap
 from controller.observed import SwarmService
 from mesh import keyspace
 from mesh.labels import LinkLabel, key_name
@@ -17,23 +18,23 @@ from mesh.records import Service
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What the links of one link key say together."""
+    """Settings of one link key, from all its links."""
 
     rotate: int | None
-    """Seconds; the shortest that any of them asks for."""
+    """Seconds; the shortest that any of the links asks for."""
     asked: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What follows from services alone.
+    """Links, as they follow from services alone.
 
     Attributes:
         linked: ids of the services that link or are linked to, among those that exist or still have live tasks.
-        problems: in words, by the names of the services.
+        problems: texts, by the names of the services.
         keys: service id -> the link keys of its links, at either end.
         ends: link key -> the ids of the services at either end of its links.
-        uses: link key -> what its links say.
+        uses: link key -> its settings.
     """
 
     linked: frozenset[str] = frozenset()
@@ -43,19 +44,19 @@ class Links:
     uses: Mapping[str, Use] = field(default_factory=dict)
 
     def keys_of(self, service: str) -> frozenset[str]:
-        """The link keys of a service's links."""
+        """Return the link keys of a service's links."""
         return self.keys.get(service, frozenset())
 
 
 def links_of(
     now: Mapping[str, SwarmService], stored: Mapping[str, Service], ending: Collection[str], invalid: Container[str]
 ) -> Links:
-    """Read them.
+    """Compute the links.
 
     Args:
         now: every service, as Swarm has it.
         stored: every service, as the store has it.
-        ending: ids of the services that Swarm has no more, and that have live tasks.
+        ending: ids of removed services that still have live tasks.
         invalid: keys of the store that cannot be read.
     """
     linked, problems = _linked(now, stored, ending, invalid)
@@ -66,12 +67,11 @@ def _linked(
     now: Mapping[str, SwarmService], stored: Mapping[str, Service], ending: Collection[str], invalid: Container[str]
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     links = {service.id: service.labels.links for service in now.values()}
-    links |= {found: stored[found].links for found in ending if found in stored}
-    by_name: dict[str, set[str]] = {}  # two of a name while one ends and is made again
-    for found in links:
-        name = now[found].name if found in now else stored[found].name
-        by_name.setdefault(name, set()).add(found)
-    linked = {found for found in ending if found in links or keyspace.service(found) in invalid}
+    links |= {service: stored[service].links for service in ending if service in stored}
+    by_name: MultiMap[str, str] = MultiMap()  # two services of one name while one ends and is created again
+    for service_id in links:
+        by_name.add(now[service_id].name if service_id in now else stored[service_id].name, service_id)
+    linked = {service for service in ending if service in links or keyspace.service(service) in invalid}
     problems: list[str] = []
     for service in sorted(now.values(), key=lambda s: (s.name, s.id)):
         problems += [f"service {service.name}: {error}" for error in service.label_errors]
@@ -80,9 +80,9 @@ def _linked(
             for link in service.labels.links
             if link.provider not in by_name
         ]
-    for found, its in links.items():
+    for service_id, its in links.items():
         if its:
-            linked.add(found)
+            linked.add(service_id)
         linked.update(*(by_name.get(link.provider, ()) for link in its))
     return frozenset(linked), tuple(problems)
 
@@ -90,40 +90,40 @@ def _linked(
 def _keys(
     now: Mapping[str, SwarmService], stored: Mapping[str, Service]
 ) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]], dict[str, Use]]:
-    ids: defaultdict[str, set[str]] = defaultdict(set)
+    ids: MultiMap[str, str] = MultiMap()
     named = [(service.name, service.id) for service in now.values()]
     named += [(service.name, service.id) for service in stored.values()]
     for name, service_id in named:
-        ids[name].add(service_id)
+        ids.add(name, service_id)
     ends: dict[str, set[str]] = {}
     rotate: defaultdict[str, set[int]] = defaultdict(set)
     asked: defaultdict[str, set[str]] = defaultdict(set)
     for service_id, name, link in _all_links(now, stored):
         key, swarms = key_name(name, link), now.get(service_id)
         its = ends.setdefault(key, set())
-        if link.rotate and (swarms is None or link in swarms.labels.links):  # what Swarm says now counts
+        if link.rotate and (swarms is None or link in swarms.labels.links):
             rotate[key].add(link.rotate)
         if swarms is not None and swarms.labels.renew:
             asked[key].add(swarms.labels.renew)
         if link.provider in ids:
             its |= {service_id, *ids[link.provider]}
-    keys: defaultdict[str, set[str]] = defaultdict(set)
-    for key, found in ends.items():
-        for service_id in found:
-            keys[service_id].add(key)
+    keys: MultiMap[str, str] = MultiMap()
+    for key, members in ends.items():
+        for service_id in members:
+            keys.add(service_id, key)
     uses = {key: Use(min(rotate[key], default=None), tuple(sorted(asked[key]))) for key in ends}
     return _frozen(keys), _frozen(ends), uses
 
 
-def _frozen(found: Mapping[str, set[str]]) -> dict[str, frozenset[str]]:
-    return {name: frozenset(its) for name, its in found.items()}
+def _frozen(groups: Mapping[str, set[str]]) -> dict[str, frozenset[str]]:
+    return {name: frozenset(members) for name, members in groups.items()}
 
 
 def _all_links(now: Mapping[str, SwarmService], stored: Mapping[str, Service]) -> list[tuple[str, str, LinkLabel]]:
-    """(service id, its name, link), of what Swarm says now and of what the store still says."""
-    found = [(service.id, service.name, link) for service in now.values() for link in service.labels.links]
+    """Return (service id, its name, link) of all links that Swarm or the store has."""
+    links = [(service.id, service.name, link) for service in now.values() for link in service.labels.links]
     for service in stored.values():
         swarms = now.get(service.id)
-        known = swarms.labels.links if swarms is not None else ()
-        found += [(service.id, service.name, link) for link in service.links if link not in known]
-    return found
+        current = swarms.labels.links if swarms is not None else ()
+        links += [(service.id, service.name, link) for link in service.links if link not in current]
+    return links

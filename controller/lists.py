@@ -30,7 +30,7 @@ class Lists:
         """Ids of the nodes that Swarm calls up."""
         self._tasks_of: MultiMap[str, str] = MultiMap()
         self._unsettled: set[str] = set()
-        self._look_at: set[str] = set()  # services whose place in _unsettled is not known
+        self._look_at: set[str] = set()  # services to be checked again for _unsettled
         self._log = Changes[Named]()
 
     def swarm(self, cluster: str, roots: tuple[bytes, ...]) -> Swarm:
@@ -67,7 +67,7 @@ class Lists:
         if differ:
             self.nodes = _with(self.nodes, listed)
             self.nodes_up = tuple(sorted(node.id for node in listed.values() if not node.down))
-            self._look_at |= self.named()  # a node that is down ends what its tasks are waited for
+            self._look_at |= self.named()  # no task of a node that is down is waited for
             self._note("node", differ)
 
     def update_tasks(self, listed: Mapping[str, SwarmTask], of: Collection[str] | None = None) -> set[str]:

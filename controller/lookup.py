@@ -1,4 +1,4 @@
-"""Indexes over Swarm's lists and the store, for what a plan asks for. Pure."""
+"""Indexes over Swarm's lists and the store, as a plan needs them. Pure."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Lookup:
         concerning: id -> key -> an address, port, sealed key or report that names the id.
         networks: (network, IP version) of which Swarm gives addresses -> how many.
         taken: addresses and ports that are held or rest.
-        links: what follows from services alone.
+        links: links and link keys, as they follow from services alone.
     """
 
     def __init__(self, swarm: Swarm, stored: Snapshot) -> None:
@@ -103,7 +103,7 @@ class Lookup:
 
     @property
     def ambiguous(self) -> bool:
-        """Whether a task has endpoints of two services: then these indexes cannot be renewed."""
+        """True if a task has endpoints of two services: then these indexes cannot be renewed."""
         return sum(map(len, self.placed.values())) != len(self.endpoints)
 
     def renew(self, swarm: Swarm, stored: Snapshot, delta: Delta, tasks: Iterable[str]) -> None:
@@ -112,7 +112,7 @@ class Lookup:
         Args:
             swarm: complete lists.
             stored: everything under the root, complete.
-            delta: what may differ.
+            delta: everything that may differ.
             tasks: ids of tasks that may begin or cease to be live; others among them do no harm.
         """
         old, self.swarm = self.swarm, swarm
@@ -145,7 +145,7 @@ class Lookup:
             for key in keys
             if (was := _record(before.records.get(key))) is not (now := _record(self.stored.records.get(key)))
         ]
-        for key, was, _ in changed:  # all of them first, so that what one has let go is free for the next
+        for key, was, _ in changed:  # all old records first: a key or address may have moved between records
             if was is not None:
                 self._leave(key, was)
         for key, _, now in changed:
@@ -212,7 +212,7 @@ def holder_id(holder: str) -> str:
 
 
 def _names(record: Record) -> tuple[str, ...]:
-    """The ids that a record names that ends with what has them."""
+    """Return the ids of the tasks, services and nodes that a record belongs to."""
     match record:
         case Address():
             return (holder_id(record.holder),) if record.holder is not None else ()
@@ -224,8 +224,8 @@ def _names(record: Record) -> tuple[str, ...]:
             return ()
 
 
-def _record(found: Versioned[Record] | None) -> Record | None:
-    return found.record if found is not None else None
+def _record(versioned: Versioned[Record] | None) -> Record | None:
+    return versioned.record if versioned is not None else None
 
 
 def _pop(groups: dict[str, dict[str, V]], group: str, key: str) -> None:

@@ -52,7 +52,7 @@ class Controller:
         """Prepare; `run` does the work.
 
         Args:
-            watch: lists what Swarm has.
+            watch: lists the services, tasks and nodes of the Swarm.
             store: holds the records.
             signer: signs the records, for one Swarm.
             wake: called by Swarm events and by the store's watch.
@@ -101,7 +101,7 @@ class Controller:
         return seconds if due is None else max(0.0, min(seconds, due - time.time()))
 
     def _pass(self, hints: set[tuple[str, str]], follower: Follower, election: Election) -> int | None:
-        """Look once and do what is to be done; return when time alone gives something to do, in seconds."""
+        """Make one pass; return when time alone gives something to do, in seconds since the epoch; None for never."""
         stored = follower.snapshot
         swarm = self._watch.refresh(hints | self._news(stored))
         token = election.token
@@ -140,7 +140,7 @@ class Controller:
         return self._decider.due
 
     def _manifest_is_due(self, stored: Snapshot) -> bool:
-        """Whether the manifest has to be signed although nothing else is written."""
+        """Tell whether the manifest has to be signed although nothing else is written."""
         manifest = stored.records.get(keyspace.MANIFEST)
         ours = manifest is not None and manifest.signer == self._signer.key.verify_key.id
         return stored.get(keyspace.CLUSTER, Cluster) is not None and (self._writer.ledger.stale or not ours)

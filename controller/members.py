@@ -1,7 +1,7 @@
 """Judgement of nodes: which keys the controller believes to be theirs, and which records. Pure.
 
-Everybody who can write to etcd can write what an agent writes. So of `nodes/`, `tasks/` and `recalled/` only records
-that are signed by the report key of a member count, and a member is a node
+Every process that can write to etcd can write the records of an agent. So of `nodes/`, `tasks/` and `recalled/` only
+records that are signed by the report key of a member count, and a member is a node
 
 - that is in Swarm's list: Swarm revokes no certificate, so only its managers know;
 - whose statement about its keys is proven by its Swarm certificate, or approved by hand (the node label
@@ -39,9 +39,9 @@ class Judged:
     """Believed part of a snapshot.
 
     Attributes:
-        stored: the snapshot without what is not a member's own; that is in its `invalid`.
+        stored: the snapshot without records that no member has signed; those are in its `invalid`.
         members: the nodes that secrets may be sealed to now, with their sealing keys.
-        steps: store the statements that were accepted.
+        steps: write the accepted statements to the store.
         problems: texts.
     """
 

@@ -1,9 +1,9 @@
-"""From what the store should hold to the changes that put right what somebody else changed there. Pure.
+"""Repair of records that another writer has changed, deleted or added. Pure.
 
-Nobody but the leader writes the controller's records, and a leader has seen each state that it signed. So what does
-not open, and what is not as it was signed, is written anew from memory; a leader that is new to a store that was
-tampered with takes away what does not open, and the plan makes it again. What addresses and ports such records held
-stays taken: by the records of the addresses and ports themselves, and where those do not open, by their keys.
+Only the leader writes the controller's records, and a leader has seen each state that it signed. So it restores from
+memory every record that cannot be read or that is not as it was signed. A leader that is new to such a store deletes
+records that cannot be read, and the plan makes them again. The addresses and ports that they held stay allocated: by
+the records of the addresses and ports, and if those cannot be read, by their keys.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from mesh.records import Address, Cluster, Endpoint, Port, Record, SealedKey, Se
 from mesh.snapshot import Delete, Put, Snapshot
 
 BATCH = 1000
-"""Records that are signed anew in one pass."""
+"""Records that are signed again in one pass."""
 
 
-def mend(stored: Snapshot, known: Snapshot | None, *, verified: bool) -> list[Step]:
-    """What puts right what was tampered with, nothing where all is as it was signed.
+def mend(stored: Snapshot, reference: Snapshot | None, *, verified: bool) -> list[Step]:
+    """Restore what was tampered with; no steps where everything is as it was signed.
 
     Args:
-        stored: complete; what the store holds now.
-        known: complete; what it held when this leader last saw it verified. None for one that never did.
-        verified: whether `stored` holds the records that were signed as a set.
+        stored: the whole store, complete.
+        reference: the last snapshot that this leader saw verified; None if it has seen none.
+        verified: whether `stored` holds exactly the set of records that was signed.
     """
     steps: list[Step] = []
-    if known is not None and not verified:
-        steps += _as_it_was(stored, known)
-    if known is not None:
-        steps += _replayed(stored, known)
-        steps += _lost_keys(stored, known)
+    if reference is not None and not verified:
+        steps += _as_it_was(stored, reference)
+    if reference is not None:
+        steps += _replayed(stored, reference)
+        steps += _lost_keys(stored, reference)
     done = {op.key for step in steps if isinstance(step, Change) for op in step.ops}
     for key, reason in sorted(stored.invalid.items()):
         if key not in done and key in stored.unread and keyspace.writer(key) == "controller":
-            steps += _unreadable(stored, known, key, reason)
+            steps += _unreadable(stored, reference, key, reason)
     return steps
 
 
 def unknown(stored: Snapshot) -> str | None:
-    """The problem of a store that was signed by somebody else, in words: nothing may be done to it."""
+    """Explain that an unknown key signed the store, which may not be written then; None where that is not so."""
     unreadable = [key for key in stored.invalid if keyspace.covered(key)]
     if not unreadable or stored.contents.entries:
         return None
@@ -54,7 +54,7 @@ def unknown(stored: Snapshot) -> str | None:
 
 
 def cluster_again(stored: Snapshot, cluster: str, subnet: IPv4Network) -> list[Step]:
-    """The cluster's own record, written anew when it does not open and the subnet is the one that is in use."""
+    """Rewrite the cluster's record if it cannot be read and its subnet is in use."""
     if keyspace.CLUSTER not in stored.invalid:
         return []
     used = [endpoint.address for endpoint in stored.all(Endpoint)] + [s.vip for s in stored.all(Service)]
@@ -62,98 +62,101 @@ def cluster_again(stored: Snapshot, cluster: str, subnet: IPv4Network) -> list[S
         return []
     record = Cluster(cluster, subnet, ula(cluster))
     revision = stored.revision_of(keyspace.CLUSTER)
-    return [Change((Put(record, revision),), f"{stored.invalid[keyspace.CLUSTER]}: written anew")]
+    return [Change((Put(record, revision),), f"{stored.invalid[keyspace.CLUSTER]}: restored")]
 
 
 def resign(stored: Snapshot, signer: bytes, done: Snapshot | None = None) -> list[Step]:
-    """Writes anew what another key than the controller's own has signed, some of it at a time.
+    """Sign records again that another key than the controller's own has signed, up to BATCH at a time.
 
-    A resting address is left: it ends by its lease, sooner than the old key. `done`: of which nothing had to be.
+    A resting address is left: its lease ends sooner than the old key.
+
+    Args:
+        stored: the whole store, complete.
+        signer: id of the controller's own key.
+        done: an earlier snapshot in which no record was left to sign.
     """
     steps: list[Step] = []
     changed = stored.changed_since(done) if done is not None else None
     for key in stored.records if changed is None else sorted(changed):
-        found = stored.records.get(key)
-        if found is None:
+        versioned = stored.records.get(key)
+        if versioned is None:
             continue
-        resting = isinstance(found.record, Address) and found.record.holder is None
-        if found.signer in ("", b"", signer) or keyspace.writer(key) != "controller" or resting:
+        resting = isinstance(versioned.record, Address) and versioned.record.holder is None
+        if versioned.signer in ("", b"", signer) or keyspace.writer(key) != "controller" or resting:
             continue
         if key != keyspace.MANIFEST:  # which is written with each of them
-            steps.append(Change((Put(found.record, found.revision),), f"{key}: signed with the new key"))
+            steps.append(Change((Put(versioned.record, versioned.revision),), f"{key}: signed with the new key"))
         if len(steps) == BATCH:
             break
     return steps
 
 
-def _as_it_was(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
-    """By what the records say: one that was written anew has another generation and signature than before."""
-    for key in sorted({*known.contents.entries, *stored.contents.entries}):
-        now, before = stored.records.get(key), known.records.get(key)
+def _as_it_was(stored: Snapshot, reference: Snapshot) -> Iterator[Step]:
+    """Restore the signed set by content: a record that was rewritten has another generation and signature."""
+    for key in sorted({*reference.contents.entries, *stored.contents.entries}):
+        now, before = stored.records.get(key), reference.records.get(key)
         revision = stored.revision_of(key)
         if before is None:
-            yield Change((Delete(key, revision),), f"{key}: nobody signed that it is there, taken away")
+            yield Change((Delete(key, revision),), f"{key}: not signed, deleted")
         elif now is None or now.record != before.record:
-            yield Change((Put(before.record, revision),), f"{key}: not as it was signed, written anew")
+            yield Change((Put(before.record, revision),), f"{key}: not as it was signed, restored")
 
 
-def _before(stored: Snapshot, known: Snapshot) -> Iterator[tuple[str, Versioned[Record]]]:
-    """What was known under each key that may have changed since."""
-    changed = stored.changed_since(known)
+def _before(stored: Snapshot, reference: Snapshot) -> Iterator[tuple[str, Versioned[Record]]]:
+    """Yield the record in the reference of each key that may have changed since."""
+    changed = stored.changed_since(reference)
     if changed is None:
-        yield from known.records.items()
+        yield from reference.records.items()
         return
     for key in sorted(changed):
-        if (found := known.records.get(key)) is not None:
-            yield key, found
+        if (versioned := reference.records.get(key)) is not None:
+            yield key, versioned
 
 
-def _replayed(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
-    """What is not signed as a set, and is older than what was there: only its own generation tells."""
-    for key, before in _before(stored, known):
+def _replayed(stored: Snapshot, reference: Snapshot) -> Iterator[Step]:
+    """Restore records outside the signed set that are older than before: only their own generation tells."""
+    for key, before in _before(stored, reference):
         now = stored.records.get(key)
         if now is None or now.generation >= before.generation or keyspace.covered(key) or key == keyspace.MANIFEST:
             continue
         resting = isinstance(before.record, Address) and before.record.holder is None
         if keyspace.writer(key) == "controller" and not resting:
-            change = f"{key}: an old record in its place, written anew"
+            change = f"{key}: replaced by an older record, restored"
             yield Change((Put(before.record, now.revision),), change)
 
 
-def _lost_keys(stored: Snapshot, known: Snapshot) -> Iterator[Step]:
-    """Private keys that somebody has deleted: the controller itself ends them only with their endpoints."""
-    sealed = (found.record for key, found in _before(stored, known) if not stored.revision_of(key))
+def _lost_keys(stored: Snapshot, reference: Snapshot) -> Iterator[Step]:
+    """Restore deleted private keys: the controller itself deletes them only with their endpoints."""
+    sealed = (versioned.record for key, versioned in _before(stored, reference) if not stored.revision_of(key))
     lost = {record.task: record for record in sealed if isinstance(record, SealedKey)}
     for endpoint in stored.all(Endpoint) if lost else ():
         record = lost.get(endpoint.task)
         if record is not None and (record.node, record.epoch) == (endpoint.node, endpoint.epoch):
-            yield Change(
-                (Put(record, 0),), f"{keyspace.key_of(record)}: deleted, and its task is there: written anew"
-            )
+            yield Change((Put(record, 0),), f"{keyspace.key_of(record)}: deleted while its task lives, restored")
 
 
-def _unreadable(stored: Snapshot, known: Snapshot | None, key: str, reason: str) -> Iterator[Step]:
+def _unreadable(stored: Snapshot, reference: Snapshot | None, key: str, reason: str) -> Iterator[Step]:
     revision = stored.revision_of(key)
-    before = known.records.get(key) if known is not None else None
+    before = reference.records.get(key) if reference is not None else None
     kind, _, rest = key.partition("/")
     again: Record | None = before.record if before is not None else None
     if again is None and kind in {"addresses", "ports"}:
-        again = _held(stored, key)
+        again = _holding(stored, key)
     if isinstance(again, Address) and again.holder is None:
         again = None  # it has to get a lease
     if again is not None:
-        yield Change((Put(again, revision),), f"{reason}: written anew")
+        yield Change((Put(again, revision),), f"{reason}: restored")
     elif kind == "addresses":
         try:
-            yield Release((), ((IPv4Address(rest), revision),), f"{reason}: nobody holds it, so it rests")
+            yield Release((), ((IPv4Address(rest), revision),), f"{reason}: without a holder, so it rests")
         except ValueError:
-            yield Change((Delete(key, revision),), f"{reason}: taken away")
+            yield Change((Delete(key, revision),), f"{reason}: deleted")
     elif key not in (keyspace.CLUSTER, keyspace.MANIFEST):
-        yield Change((Delete(key, revision),), f"{reason}: taken away, and made again where it is needed")
+        yield Change((Delete(key, revision),), f"{reason}: deleted, to be made again where it is needed")
 
 
-def _held(stored: Snapshot, key: str) -> Record | None:
-    """The record of an address or port, made from what holds it."""
+def _holding(stored: Snapshot, key: str) -> Record | None:
+    """Make the record of an address or port from the record of its holder."""
     for endpoint in stored.all(Endpoint):
         if keyspace.address(endpoint.address) == key:
             return Address(endpoint.address, f"task/{endpoint.task}")

@@ -1,4 +1,4 @@
-"""What Swarm's managers say, as frozen data, with the few judgements that rest on it alone. Pure."""
+"""Model of a Swarm: its services, tasks and nodes as frozen data. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COMPLETE = _ORDER["complete"]
 
 @dataclass(frozen=True, slots=True)
 class SwarmService:
-    """A service as Swarm has it, its labels read."""
+    """A service of the Swarm, with decoded labels."""
 
     id: str
     name: str
@@ -50,7 +50,7 @@ class SwarmService:
 
 @dataclass(frozen=True, slots=True)
 class SwarmTask:
-    """A task as Swarm has it."""
+    """A task of the Swarm."""
 
     id: str
     service: str
@@ -60,38 +60,38 @@ class SwarmTask:
     desired: str
     state: str
     attachments: tuple[Attachment, ...] = ()
-    """Its addresses on Swarm's own networks, from when it is assigned; node-local networks are the node's to tell."""
+    """Its addresses on Swarm's own networks, from its assignment on; its node reports those on node-local ones."""
 
     @property
     def wanted(self) -> bool:
-        """Whether Swarm means it to run (or, for a job, to run to its end)."""
+        """True if Swarm wants it to run (or, for a job, to run to its end)."""
         return _ORDER.get(self.desired, 0) <= _COMPLETE
 
     @property
     def ended(self) -> bool:
-        """Whether its process will never run again."""
+        """True if its process will never run again."""
         return _ORDER.get(self.state, 0) >= _COMPLETE
 
     @property
     def running(self) -> bool:
-        """Whether its process runs (and is healthy where it has a check)."""
+        """True if its process runs (and is healthy where it has a check)."""
         return self.state == "running"
 
     @property
     def settled(self) -> bool:
-        """Whether Swarm has brought it where it wants it."""
+        """True if its state is the one that Swarm wants."""
         return self.ended or (self.wanted and _ORDER.get(self.state, 0) == _RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
 class SwarmNode:
-    """A node as Swarm has it."""
+    """A node of the Swarm."""
 
     id: str
     hostname: str
     down: bool
     address: IPAddress | None
-    """The node label `linkwire.address`, which overrides what the node says of itself."""
+    """The node label `linkwire.address`, which overrides the address that the node reports."""
     label_error: str | None = None
     approved: str | None = None
     """The node label `linkwire.key`: the fingerprint of the keys that an operator has approved as the node's."""
@@ -103,7 +103,7 @@ Named = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Ids of what may differ between two pictures of a Swarm: come, gone, or said anew."""
+    """Ids of services, tasks and nodes that may differ between two pictures of a Swarm."""
 
     services: frozenset[str] = frozenset()
     tasks: frozenset[str] = frozenset()
@@ -112,13 +112,13 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """What somebody who keeps a picture of a Swarm up to date knows of it.
+    """Origin of a picture of a Swarm, in a series of them.
 
     Attributes:
         services: the picture's.
         tasks: the picture's.
         nodes: the picture's.
-        mark: where the log of what changed was.
+        mark: position in the log of changes.
     """
 
     services: Mapping[str, SwarmService]
@@ -129,18 +129,18 @@ class Trail:
 
 @dataclass(frozen=True, slots=True)
 class Swarm:
-    """Everything at one moment: complete lists, or there would be no value of this type."""
+    """Picture of a Swarm at one moment; its lists are always complete."""
 
     cluster: str
     services: Mapping[str, SwarmService]
     tasks: Mapping[str, SwarmTask]
     nodes: Mapping[str, SwarmNode]
     roots: tuple[bytes, ...] = ()
-    """In PEM, what the nodes' certificates are checked with."""
+    """Roots of the nodes' certificates, in PEM."""
     trail: Trail | None = field(default=None, compare=False, repr=False)
 
     def changed_since(self, before: Swarm) -> Changed | None:
-        """What may differ from an earlier picture; None: anything."""
+        """Return what may differ from an earlier picture; None for anything."""
         now, then = self._trail(), before._trail()
         changed = now.mark.since(then.mark) if now is not None and then is not None else None
         if changed is None or (self.cluster, self.roots) != (before.cluster, before.roots):
@@ -151,14 +151,14 @@ class Swarm:
         return Changed(frozenset(named["service"]), frozenset(named["task"]), frozenset(named["node"]))
 
     def _trail(self) -> Trail | None:
-        """None for a picture that was made of another with other lists."""
+        """Return the trail; None if the picture was copied with other lists."""
         trail = self.trail
         if trail is None or trail.services is not self.services or trail.tasks is not self.tasks:
             return None
         return trail if trail.nodes is self.nodes else None
 
     def live(self, task: SwarmTask) -> bool:
-        """Whether a task holds, or may still hold, a place on a node that anybody can reach.
+        """Tell whether a task holds, or may still hold, a place on a reachable node.
 
         A task of a dead node reads `running` for up to a day, so where Swarm wants it gone its node's state
         decides; and a task whose node has left the Swarm is over.
@@ -169,12 +169,12 @@ class Swarm:
         return node is not None and (task.wanted or not node.down)
 
     def moves(self, service: str, tasks: Iterable[SwarmTask]) -> bool:
-        """Whether Swarm is still moving the tasks of a service, which are these."""
+        """Tell whether Swarm is still moving the tasks of a service, which are these."""
         running = 0
         for task in tasks:
             if task.settled:
                 running += task.running and task.wanted
             elif task.wanted or self.live(task):
                 return True
-        found = self.services.get(service)
-        return found is not None and found.replicas not in {None, running}
+        replicas = self.services[service].replicas if service in self.services else None
+        return replicas not in {None, running}

@@ -1,6 +1,6 @@
-"""What a plan says of places: services get their VIPs, tasks their endpoints, with what is true of them now. Pure.
+"""Placement half of a plan: gives services their VIPs and tasks their endpoints, and updates both. Pure.
 
-What it promises stands in controller.plan.
+The safety rules stand in controller.plan.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from mesh.snapshot import Delete, Holds, Op, Put
 
 
 class PlacesPlan:
-    """This part of one run."""
+    """Placement steps of one run."""
 
     def __init__(self, run: Run, link_keys: LinkKeyPlan) -> None:
         """Prepare.
 
         Args:
-            run: what there is, and what to look at.
+            run: the shared state of the run.
             link_keys: of the same run.
         """
         self._run = run
-        self._known = run.known
-        self._swarm = run.known.swarm
-        self._stored = run.known.stored
+        self._index = run.index
+        self._swarm = run.index.swarm
+        self._stored = run.index.stored
         self._link_keys = link_keys
 
     # --- services
 
     def service_steps(self) -> Iterator[Step]:
-        """Every linked service gets a record, and one that says what Swarm says."""
+        """Give every linked service a record, and update it."""
         return self._run.each(self._run.focus.among(self._swarm.services), self._service)
 
     def _service(self, service_id: str) -> Iterator[Step]:
-        if service_id not in self._known.links.linked or keyspace.service(service_id) in self._stored.invalid:
+        if service_id not in self._index.links.linked or keyspace.service(service_id) in self._stored.invalid:
             return
-        service, stored = self._swarm.services[service_id], self._known.services.get(service_id)
+        service, stored = self._swarm.services[service_id], self._index.services.get(service_id)
         if stored is None:
             yield from self._new_service(service)
         elif (wanted := _service_record(service, stored.vip)) != stored:
@@ -59,7 +59,7 @@ class PlacesPlan:
         if vip is not None:  # only its own record was lost, and the VIP stays for the service's life
             still = Holds(keyspace.address(vip), self._stored.revision_of(keyspace.address(vip)))
             ops: tuple[Op, ...] = (Put(_service_record(service, vip), 0), still)
-            self._run.kept[service.id] = vip
+            self._run.vips[service.id] = vip
             yield Change(ops, f"service {service.name}: linked, and holds VIP {vip} already")
             return
         try:
@@ -72,26 +72,28 @@ class PlacesPlan:
         yield Change(ops, f"service {service.name}: linked, VIP {vip}")
 
     def _still_held(self, service_id: str, holder: str) -> IPv4Address | None:
-        """The lowest address that a service's id holds, and that no other record has."""
-        records = self._known.concerning.get(service_id, {}).values()
-        held = sorted(record.address for record in records if isinstance(record, Address) and record.holder == holder)
-        if not held:
+        """Return the lowest address that a service holds and no other record has."""
+        records = self._index.concerning.get(service_id, {}).values()
+        addresses = sorted(
+            record.address for record in records if isinstance(record, Address) and record.holder == holder
+        )
+        if not addresses:
             return None
-        others = {e.address for e in self._known.endpoints.values()} | {s.vip for s in self._known.services.values()}
-        return next((address for address in held if address not in others), None)
+        others = {e.address for e in self._index.endpoints.values()} | {s.vip for s in self._index.services.values()}
+        return next((address for address in addresses if address not in others), None)
 
     # --- endpoints
 
     def endpoint_steps(self) -> Iterator[Step]:
-        """Every live task of a linked service has an endpoint that says what is true of it."""
-        return self._run.each(self._run.focus.among(self._known.tasks.live), self._endpoint)
+        """Give every live task of a linked service an endpoint, and update it."""
+        return self._run.each(self._run.focus.among(self._index.tasks.live), self._endpoint)
 
     def _endpoint(self, task_id: str) -> Iterator[Step]:
-        task = self._known.tasks.live[task_id]
-        if task.service not in self._known.links.linked:
+        task = self._index.tasks.live[task_id]
+        if task.service not in self._index.links.linked:
             return
-        endpoint = self._known.endpoints.get(task.id)
-        node = self._known.nodes.get(task.node)
+        endpoint = self._index.endpoints.get(task.id)
+        node = self._index.nodes.get(task.node)
         if endpoint is None:
             yield from self._new_endpoint(task, node)
         elif node is not None and (rekey := self._rekey(task, endpoint)):
@@ -103,7 +105,7 @@ class PlacesPlan:
         keys = (keyspace.endpoint(task.service, task.id), keyspace.sealed_key(task.node, task.id))
         if not task.wanted or any(key in self._stored.invalid for key in keys):
             return
-        if task.service not in self._swarm.services and task.service not in self._known.services:
+        if task.service not in self._swarm.services and task.service not in self._index.services:
             return
         to = self._run.members.get(task.node)
         if node is None or to is None:
@@ -177,16 +179,16 @@ class PlacesPlan:
         return observed.address if observed and observed.address else node.address
 
     def _attachments(self, task: SwarmTask, before: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
-        attached, problem = attachments(task, before, self._run.report(task), self._known.networks)
+        attached, problem = attachments(task, before, self._run.report(task), self._index.networks)
         if problem:
             self._run.problems.append(problem)
         return attached
 
     def _ready(self, task: SwarmTask, endpoint: Endpoint) -> bool:
-        """Swarm says whether it is wanted, its node whether it can be used.
+        """Tell whether a task may get connections: Swarm wants it, and its node reports that it can be used.
 
         Swarm calls a task running until it has stopped it, also when its check fails: the node sees that first. An
-        agent's silence is not proof of its node's death: what the node said last counts until Swarm calls it down.
+        silent agent does not prove that its node is dead: its last report counts until Swarm calls the node down.
         """
         if not task.wanted or (self._is_silent(task.node) and self._swarm.nodes[task.node].down):
             return False
@@ -198,8 +200,8 @@ class PlacesPlan:
         return report.state == "running"
 
     def _is_silent(self, node: str) -> bool:
-        """Whether a node's agent has let its lease run out. What cannot be read is no silence."""
-        return node not in self._known.nodes and keyspace.node(node) not in self._stored.invalid
+        """Tell whether the lease of a node's agent has ended. An unreadable record is not silence."""
+        return node not in self._index.nodes and keyspace.node(node) not in self._stored.invalid
 
 
 def _port_ops(endpoint: Endpoint, number: int) -> tuple[Op, ...]:

@@ -1,4 +1,4 @@
-"""From what Swarm says and what the store holds to the changes that make the store say the same. Pure.
+"""Plan of the changes that bring the store in line with Swarm. Pure.
 
 The safety rules, which hold after every prefix of a plan, whichever transaction is the last to succeed:
 
@@ -9,8 +9,8 @@ The safety rules, which hold after every prefix of a plan, whichever transaction
 - each change names the revision of the record that it replaces: a plan made from an old picture does nothing;
 - a record that cannot be read counts as unknown: it holds what its key names, and nothing is concluded from it.
 
-`plan` is the definition. A `Planner` gives the same plan, and remembers what it was made from: of the next one it
-looks at what a change can concern (controller.concerns), at what gave something to do, and at what is due.
+`plan` is the definition. A `Planner` gives the same plans, but looks only at the parts that a change can concern
+(controller.concerns), that gave steps or problems in the last plan, or that are due.
 """
 
 from __future__ import annotations
@@ -38,32 +38,32 @@ from mesh.snapshot import Put, Snapshot
 
 
 def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int, members: Mapping[str, NodePublicKey]) -> Plan:
-    """What has to change in the store.
+    """Plan the changes of the store.
 
     Args:
         swarm: complete lists.
-        stored: everything under the root. If it is not complete, nothing is planned.
-        subnet: for a store that no controller has used yet; afterwards the store's own record counts.
-        now: seconds since the epoch of the controller's clock: link keys are renewed by it, and nothing else.
-        members: the nodes that have shown a sealing key to be theirs (controller.members), with it. Nothing new is
-            sealed to another node, and nothing that is there already is taken from it.
+        stored: the whole store. If it is not complete, nothing is planned.
+        subnet: for a store that is not in use yet; afterwards the store's own record counts.
+        now: seconds since the epoch by the controller's clock: it decides when link keys are renewed, nothing else.
+        members: node -> its proven sealing key (controller.members). Nothing new is sealed to another node, and
+            nothing that it has is taken from it.
     """
     return Planner().plan(swarm, stored, subnet, now, members)
 
 
 @dataclass(frozen=True, slots=True)
 class _Last:
-    """What the last plan was made from, and what was to do.
+    """Inputs and outcome of the last plan.
 
     Attributes:
-        known: what there was.
+        index: of what Swarm and the store hold.
         members: the nodes' sealing keys.
         to_do: ids that gave steps or problems.
-        keys_to_do: link keys that did.
+        keys_to_do: link keys that gave steps or problems.
         timed: as in Run, of all link keys.
     """
 
-    known: Lookup
+    index: Lookup
     members: Mapping[str, NodePublicKey]
     to_do: frozenset[str]
     keys_to_do: frozenset[str]
@@ -71,14 +71,14 @@ class _Last:
 
 
 class Planner:
-    """Makes one plan after the other, each as `plan` would. Not safe for several threads.
+    """Makes a series of plans, each as `plan` would. Not safe for several threads.
 
     Attributes:
-        looked_at: what the last plan has looked at.
+        looked_at: the scope of the last plan.
     """
 
     def __init__(self) -> None:
-        """Nothing is remembered yet."""
+        """Start without a last plan."""
         self.looked_at = EVERYTHING
         self._last: _Last | None = None
         self._baseline = Baseline()
@@ -91,23 +91,23 @@ class Planner:
         now: int,
         members: Mapping[str, NodePublicKey],
     ) -> Plan:
-        """As `plan`. What these say of what has changed in them since the last call (`changed_since`) is believed."""
+        """Plan as `plan` does, from what has changed in the arguments since the last call (`changed_since`)."""
         # After a failure below nothing is remembered.
         last, self._last, self.looked_at = self._last, None, EVERYTHING
         if not stored.complete:
             return Plan((), ())
         cluster = stored.get(keyspace.CLUSTER, Cluster)
         if cluster is not None and cluster.id != swarm.cluster:
-            # Its records are of tasks that this Swarm does not know: they would all be taken away.
-            whose = f"the store belongs to the Swarm {cluster.id}, and this is {swarm.cluster}"
-            return Plan((), (f"{whose}: give each an etcd of its own",))
+            # This Swarm has none of the tasks in its records: all of them would be deleted.
+            owner = f"the store belongs to the Swarm {cluster.id}, and this is {swarm.cluster}"
+            return Plan((), (f"{owner}: give each an etcd of its own",))
         delta = self._baseline.delta(swarm, stored, now) if last is not None else None
-        known, focus = _looked_up(last, delta, swarm, stored, now, members)
-        run = Run(known, focus, cluster.subnet if cluster else subnet, now, members)
+        index, focus = _looked_up(last, delta, swarm, stored, now, members)
+        run = Run(index, focus, cluster.subnet if cluster else subnet, now, members)
         if run.subnet != subnet:
             run.problems.append(f"the mesh's subnet is {run.subnet} since its first use; {subnet} is ignored")
         run.problems += [f"store: {stored.invalid[key]}" for key in sorted(stored.invalid)]
-        run.problems += known.links.problems
+        run.problems += index.links.problems
         steps = tuple(_steps(run, cluster))
         self.looked_at, self._last = focus, _remembered(last, run)
         self._baseline.move(swarm, stored, now, whole=focus.everything)
@@ -123,12 +123,12 @@ def _looked_up(  # noqa: PLR0917 - the parts of one call
     now: int,
     members: Mapping[str, NodePublicKey],
 ) -> tuple[Lookup, Focus]:
-    """What there is now, and what of it is to be looked at."""
+    """Return the indexes of now, and the scope."""
     if last is not None and delta is not None:
-        focus = renew(last.known, swarm, stored, delta, _differing(last.members, members))
-        if not last.known.ambiguous:
+        focus = renew(last.index, swarm, stored, delta, _differing(last.members, members))
+        if not last.index.ambiguous:
             due = [key for key, (since, until) in last.timed.items() if not since <= now < until]
-            return last.known, focus.widened(last.to_do, last.keys_to_do.union(due))
+            return last.index, focus.widened(last.to_do, last.keys_to_do.union(due))
     with gc_paused():
         return Lookup(swarm, stored), EVERYTHING
 
@@ -144,14 +144,14 @@ def _remembered(last: _Last | None, run: Run) -> _Last:
     timed = run.timed
     if last is not None and run.focus.link_keys is not None:
         timed = {key: its for key, its in last.timed.items() if key not in run.focus.link_keys} | run.timed
-    return _Last(run.known, run.members, frozenset(run.to_do), frozenset(run.keys_to_do), timed)
+    return _Last(run.index, run.members, frozenset(run.to_do), frozenset(run.keys_to_do), timed)
 
 
 def _steps(run: Run, cluster: Cluster | None) -> Iterator[Step]:
-    """Every change, in the order in which it is safe and quick."""
-    if keyspace.CLUSTER in run.known.stored.invalid:
-        return  # which subnet is not known
-    swarm = run.known.swarm
+    """Yield all steps, in an order that is safe and quick."""
+    if keyspace.CLUSTER in run.index.stored.invalid:
+        return  # the subnet is unknown
+    swarm = run.index.swarm
     if cluster is None:
         record = Cluster(swarm.cluster, run.subnet, ula(swarm.cluster))
         yield Change((Put(record, 0),), f"take the store into use with subnet {run.subnet}")

@@ -1,9 +1,9 @@
-"""After the store was emptied, or set back: what nodes hold of what was signed, put back as it was. Pure.
+"""Restore of a store that was wiped or reverted, from the signed records that nodes hold. Pure.
 
-The controller forgets the keys that it makes, and nobody else knows a service's VIP; but every agent holds the last
-state that it verified. So the one that has seen the newest brings that state back, each brings back its own keys, and
-what is signed as a set counts only if it is the whole set. Then no address and no key has changed, and no packet is
-lost. Only how long freed addresses have rested already is not known any more.
+The controller forgets the keys that it makes, and a service's VIP is in the store alone; but every agent holds the
+last state that it verified. So the node that has seen the newest state brings it back, each node brings back its own
+keys, and the signed set counts only as a whole. Then no address and no key changes, and no packet is lost. Only the
+time that released addresses have rested is lost.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mesh.verdict import verify_snapshot
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the nodes have brought so far.
+    """Answers of the nodes so far.
 
     Attributes:
-        missing: ids of the nodes that have not, or not all of it.
-        values: by key; of the shared ones those of the node that was asked for them.
+        missing: ids of the nodes that have not answered, or not completely.
+        values: signed values by key; shared ones from the node that was asked for them.
     """
 
     missing: tuple[str, ...]
@@ -33,32 +33,32 @@ class Answers:
 
 
 def needed(stored: Snapshot, witness: Witness) -> bool:
-    """Whether a node has seen something newer than the store holds, which was emptied, set back, or is half filled.
+    """Tell whether a node has seen a newer state than the store holds: it was wiped or reverted, or is half restored.
 
     Args:
-        stored: all of the store.
-        witness: of the newest.
+        stored: the whole store.
+        witness: of the newest state.
     """
     manifest = stored.records.get(keyspace.MANIFEST)
     if keyspace.MANIFEST in stored.invalid or not witness.node:
         return False
-    # Of one generation there are two where a controller has signed on from an old state that it was shown.
-    held = (manifest.generation, manifest.raw) if manifest else (0, None)
-    return held[0] < witness.generation or (held[0] == witness.generation and held[1] != witness.manifest)
+    # A generation exists twice where a controller has signed on from an old state that it was shown.
+    generation, raw = (manifest.generation, manifest.raw) if manifest else (0, None)
+    return generation < witness.generation or (generation == witness.generation and raw != witness.manifest)
 
 
 def answers(stored: Snapshot, asked: str, up: Iterable[str]) -> Answers:
-    """Put the parts together.
+    """Assemble the answers from their parts.
 
     Args:
-        stored: all of the store.
+        stored: the whole store.
         asked: id of the node that is asked for the state.
         up: ids of the nodes that are up.
     """
     parts: dict[str, dict[int, Recalled]] = {}
-    for found in stored.all(Recalled):
-        if found.asked == asked:
-            parts.setdefault(found.node, {})[found.part] = found
+    for recalled in stored.all(Recalled):
+        if recalled.asked == asked:
+            parts.setdefault(recalled.node, {})[recalled.part] = recalled
     whole = {node for node, its in parts.items() if set(its) == set(range(next(iter(its.values())).parts))}
     values: dict[str, bytes] = {}
     for node in sorted(whole):
@@ -68,58 +68,60 @@ def answers(stored: Snapshot, asked: str, up: Iterable[str]) -> Answers:
     return Answers(tuple(sorted({asked, *up} - whole)), values)
 
 
-def put_back(stored: Snapshot, found: Snapshot, witness: Witness) -> tuple[list[Change], str]:
-    """What makes the store hold again what was signed.
+def put_back(stored: Snapshot, brought: Snapshot, witness: Witness) -> tuple[list[Change], str]:
+    """Plan the changes that restore the signed state.
 
     Args:
-        stored: all of the store.
-        found: what the values hold that were brought, opened; those that do not open are not in it.
-        witness: of the newest state, which it has to be.
+        stored: the whole store.
+        brought: the records that nodes brought back, without those that cannot be verified.
+        witness: of the newest state, which `brought` has to be.
 
     Returns:
-        The changes; and why there are none, in words.
+        The changes; and the reason where there are none.
     """
-    verdict = verify_snapshot(found, witness.generation, witness.manifest)
+    verdict = verify_snapshot(brought, witness.generation, witness.manifest)
     if not verdict.verified:
         return [], verdict.problem
     changes = [
-        Change((_as_it_was(stored, found, key),), f"{key}: brought back by a node")
-        for key in found.records
+        Change((_as_it_was(stored, brought, key),), f"{key}: brought back by a node")
+        for key in brought.records
         if key != keyspace.MANIFEST
     ]
-    changes += [Change((op,), f"{op.key}: held by what was brought back") for op in _held(stored, found)]
     changes += [
-        Change((Delete(key, stored.revision_of(key)),), f"{key}: not of what was brought back")
+        Change((op,), f"{op.key}: held by a record that was brought back") for op in _holdings(stored, brought)
+    ]
+    changes += [
+        Change((Delete(key, stored.revision_of(key)),), f"{key}: not in the restored state")
         for key in sorted(stored.contents.entries)
-        if key not in found.contents.entries
+        if key not in brought.contents.entries
     ]
     return changes, ""
 
 
 def ask(stored: Snapshot, node: str) -> Change:
-    """Ask for what was signed, of this node above all."""
+    """Ask nodes for the signed state, this node for the shared records."""
     op = Put(Recall(node), stored.revision_of(keyspace.RECALL))
-    return Change((op,), f"the store was emptied: node {node} has seen the newest state of it")
+    return Change((op,), f"the store was wiped or reverted: node {node} has seen its newest state")
 
 
 def end(stored: Snapshot) -> list[Change]:
-    """Take back what was asked, if it was; the nodes then take back their answers."""
+    """Withdraw the request, if there is one; nodes then withdraw their answers."""
     revision = stored.revision_of(keyspace.RECALL)
-    return [Change((Delete(keyspace.RECALL, revision),), "what was signed is back")] if revision else []
+    return [Change((Delete(keyspace.RECALL, revision),), "the signed state is restored")] if revision else []
 
 
-def _as_it_was(stored: Snapshot, found: Snapshot, key: str) -> Op:
-    versioned = found.records[key]
+def _as_it_was(stored: Snapshot, brought: Snapshot, key: str) -> Op:
+    versioned = brought.records[key]
     return Write(key, versioned.generation, versioned.raw or b"", stored.revision_of(key))
 
 
-def _held(stored: Snapshot, found: Snapshot) -> Iterator[Put]:
-    held: list[Address | Port] = []
-    for endpoint in found.all(Endpoint):
-        held.append(Address(endpoint.address, f"task/{endpoint.task}"))
-        held.append(Port(endpoint.node, endpoint.underlay.port, endpoint.task))
-    held += [Address(service.vip, f"service/{service.id}") for service in found.all(Service)]
-    for record in held:
+def _holdings(stored: Snapshot, brought: Snapshot) -> Iterator[Put]:
+    records: list[Address | Port] = []
+    for endpoint in brought.all(Endpoint):
+        records.append(Address(endpoint.address, f"task/{endpoint.task}"))
+        records.append(Port(endpoint.node, endpoint.underlay.port, endpoint.task))
+    records += [Address(service.vip, f"service/{service.id}") for service in brought.all(Service)]
+    for record in records:
         put = Put(record, stored.revision_of(keyspace.key_of(record)))
         if put.revision == 0:
             yield put

@@ -82,7 +82,7 @@ class RestoreProcedure:
             log.warning("node passed over in restore", node=witness.node, reason=problem or "no answer")
             self.passed_over.add(witness.node)
             return True
-        log.warning("wiped or reverted store restored", count=len(steps), silent=answers.missing)
+        log.warning("wiped or reverted store restored", steps=len(steps), nodes=answers.missing)
         return self._write(steps, lead, sign=True)
 
     def _write(self, steps: Sequence[Change], lead: Lead, *, sign: bool) -> bool:

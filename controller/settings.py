@@ -1,4 +1,4 @@
-"""The controller's settings: flags, or LINKWIRE_* in the environment, checked as a whole."""
+"""Settings of the controller: flags, or LINKWIRE_* in the environment."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ MAX_REST_S = 7 * 86400
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a controller is told.
+    """Settings of one controller.
 
     Attributes:
         etcd: endpoints, `https://host:port`.
-        tls: how they are spoken to; None for in clear.
-        docker: URL of a manager's Docker.
+        tls: certificates for etcd; None for plaintext.
+        docker: URL of Docker on a manager.
         subnet: of the mesh; counts only for a store that is not in use yet.
-        rest_s: seconds for which a freed address is given to nobody.
+        rest_s: seconds before a released address may be reused.
         name: of this controller, for people.
         log_level: debug, info, warning or error.
         link_seed: file with the seed of all link keys.
-        signing_seed: file with the seed of the key that signs what the controller writes.
-        verify_keys: file with the public keys that may sign, and the cluster's id.
-        command: `run`, or `clear`, which takes all records out of etcd and ends.
+        signing_seed: file with the seed of the controller's signing key.
+        verify_keys: file with the public keys of signers, and the cluster's id.
+        command: `run`, or `clear`, which deletes all records in etcd and ends.
     """
 
     etcd: tuple[str, ...]
@@ -48,14 +48,14 @@ class Settings:
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings; on bad ones print them and exit with 2, as argparse does."""
+    """Read the settings; on an error print it and exit with 2, as argparse does."""
     flags = Flags("linkwire-controller", "Plans the mesh from Swarm's services.", environ)
     flags.add_common()
-    flags.add("--docker", "LINKWIRE_DOCKER_URL", "unix:///var/run/docker.sock", str, "a manager's Docker")
-    flags.add("--subnet", "LINKWIRE_SUBNET", "100.96.0.0/16", subnet, "the mesh's addresses; fixed at first use")
+    flags.add("--docker", "LINKWIRE_DOCKER_URL", "unix:///var/run/docker.sock", str, "URL of Docker on a manager")
+    flags.add("--subnet", "LINKWIRE_SUBNET", "100.96.0.0/16", subnet, "IPv4 subnet of the mesh; fixed at first use")
     text = "seconds before a released address may be reused"
     flags.add("--address-rest", "LINKWIRE_ADDRESS_REST", "600", number(1, MAX_REST_S, "seconds"), text)
-    flags.add("--name", "LINKWIRE_NAME", socket.gethostname(), str, "of this controller, for people")
+    flags.add("--name", "LINKWIRE_NAME", socket.gethostname(), str, "name of this controller in logs")
     flags.add("--signing-seed", "LINKWIRE_SIGNING_SEED_FILE", SEED_FILE, Path, "file with the signing seed")
     flags.add("--link-seed", "LINKWIRE_LINK_SEED_FILE", LINK_SEED_FILE, Path, "file with the seed of all link keys")
     text = "run: plan until stopped (default); clear: for docker linkwire uninstall, delete all records"

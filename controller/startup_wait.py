@@ -52,6 +52,6 @@ class StartupWait:
         missing = missing or self._hearing.silent(stored, up, time.monotonic() - hearing.HEAR_S)
         self.waiting = bool(missing) and time.monotonic() < self._led_since + hearing.HEAR_S
         if missing and not self.waiting and self._silent != missing:
-            log.warning("startup wait ended without reports of all nodes", silent=missing)
+            log.warning("startup wait ended without reports of all nodes", nodes=missing)
             self._silent = missing
         return self.waiting

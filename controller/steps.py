@@ -1,7 +1,7 @@
-"""What a plan is made of, and the transactions that its steps become. Pure.
+"""Steps of a plan, and their transactions. Pure.
 
-Keypairs, secrets and leases come from outside: `Allocate`, `Share` and `Release` become transactions by `allocation`,
-`sharing` and `release`.
+Keypairs, secrets and leases come from outside: `allocation`, `sharing` and `release` make the transactions of
+`Allocate`, `Share` and `Release`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mesh.snapshot import Delete, Op, Put
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A transaction that needs nothing from outside."""
+    """Write records that need nothing from outside."""
 
     ops: tuple[Op, ...]
     reason: str
@@ -30,10 +30,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Allocate:
-    """Give a task its place: it needs a new keypair.
+    """Give a task its place; this needs a new keypair.
 
-    `to` is the sealing key that the task's node has shown to be its own. `revision` and `key_revision` are 0 for a
-    new one.
+    `to` is the proven sealing key of the task's node. `revision` and `key_revision` are those of the records that are
+    replaced, 0 for none.
     """
 
     task: SwarmTask
@@ -49,19 +49,19 @@ class Allocate:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One link key that a node is to be given."""
+    """A link key to be sealed to a node."""
 
     key: str
     epoch: int
     node: str
     to: NodePublicKey
     revision: int
-    """Of the record that this one replaces, 0 for none."""
+    """Revision of the record that is replaced, 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Give nodes the secret of a link key: it needs the seed of all link keys."""
+    """Give nodes the secret of a link key; this needs the seed of all link keys."""
 
     epochs: tuple[Put, ...]
     boxes: tuple[Box, ...]
@@ -70,7 +70,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """End what held addresses: it needs a lease that is as long as an address rests."""
+    """Delete the holders of addresses; this needs a lease for as long as an address rests."""
 
     deletes: tuple[Delete, ...]
     addresses: tuple[tuple[IPv4Address, int], ...]
@@ -83,16 +83,16 @@ Step = Change | Allocate | Share | Release
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, in order; and what stands in the way, in words."""
+    """Steps in order, and the problems in their way."""
 
     steps: tuple[Step, ...]
     problems: tuple[str, ...]
     due: int | None = None
-    """When there will be something to do by time alone, in seconds since the epoch; None for never."""
+    """Time at which the plan changes without any input, in seconds since the epoch; None for never."""
 
 
 def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
-    """The transaction of an Allocate: all of it or nothing."""
+    """Make the transaction of an Allocate."""
     task = step.task
     endpoint = Endpoint(
         service=task.service,
@@ -117,11 +117,11 @@ def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
 
 
 def sharing(step: Share, secret: Callable[[str, int], LinkKey]) -> tuple[Op, ...]:
-    """The transaction of a Share.
+    """Make the transaction of a Share.
 
     Args:
-        step: what is to be given to whom.
-        secret: a link key's by its name and epoch.
+        step: the boxes and their nodes.
+        secret: gives a link key's secret by name and epoch.
     """
     boxes = (
         Put(sealed_link_key(secret(box.key, box.epoch), box.to, box.node, box.key, box.epoch), box.revision)
@@ -131,6 +131,6 @@ def sharing(step: Share, secret: Callable[[str, int], LinkKey]) -> tuple[Op, ...
 
 
 def release(step: Release, lease: int) -> tuple[Op, ...]:
-    """The transaction of a Release: what held the addresses ends, and they rest until the lease does."""
+    """Make the transaction of a Release: the addresses rest until the lease ends."""
     rests = tuple(Put(Address(address, None), revision, lease) for address, revision in step.addresses)
     return (*step.deletes, *rests)

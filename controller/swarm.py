@@ -1,4 +1,4 @@
-"""Docker's API on a manager, as far as the controller needs it: the only module here that imports docker."""
+"""Client of Docker's API on a manager; the only module of the controller that imports docker."""
 
 from __future__ import annotations
 
@@ -33,16 +33,24 @@ def _wrapped(what: str) -> Iterator[None]:
         yield
     except docker.errors.APIError as error:
         if error.status_code == requests.codes.service_unavailable:
-            raise Terminal(f"{what}: this Docker is not a Swarm manager: {error.explanation}") from error
+            raise Terminal(
+                f"{what}: this Docker is not a Swarm manager: {error.explanation}; run the controller on a manager"
+            ) from error
         raise Retryable(f"{what}: {error.explanation or error}") from error
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         raise Retryable(f"{what}: {error}") from error
 
 
 def connect(url: str, timeout: float | None) -> docker.APIClient:
-    """A client of the version that `mesh.docker_api` chooses; `timeout` in seconds, None for none.
+    """Connect with the API version that `mesh.docker_api` chooses.
 
-    Raises what docker and requests raise.
+    Args:
+        url: of a manager's Docker.
+        timeout: seconds for one request, None for no limit.
+
+    Raises:
+        docker.errors.DockerException: Docker refuses.
+        requests.RequestException: Docker does not answer.
     """
     arguments: dict[str, Any] = {"timeout": None if timeout is None else int(timeout)}
     with contextlib.closing(docker.APIClient(url, version=docker_api.TRIED, **arguments)) as first:
@@ -55,7 +63,7 @@ class SwarmManager:
     """Lists services, tasks and nodes; every list is complete or raises Retryable."""
 
     def __init__(self, url: str, timeout: float = 20.0) -> None:
-        """Connect when first asked.
+        """Prepare; the first request connects.
 
         Args:
             url: of a manager's Docker, `unix:///var/run/docker.sock`.
@@ -71,10 +79,10 @@ class SwarmManager:
         return self._client
 
     def cluster(self) -> tuple[str, tuple[bytes, ...]]:
-        """Swarm's own id, and its root certificates in PEM. Raises Retryable; Terminal where Docker is no manager.
+        """Return Swarm's id and its root certificates in PEM. Raises Retryable; Terminal if Docker is no manager.
 
-        While the root is rotated this is the old one, and certificates of the new one come with one that the old one
-        has signed for it (mesh.proof).
+        While the root is rotated this is the old one, and certificates of the new root come with a cross-signed one
+        (mesh.proof).
         """
         with _wrapped("read the Swarm's id"):
             raw = self._api().inspect_swarm()
@@ -82,18 +90,18 @@ class SwarmManager:
         return str(raw["ID"]), (str(root).encode(),) if root else ()
 
     def services(self) -> dict[str, SwarmService]:
-        """Every service, by id. Raises Retryable."""
+        """List every service, by id. Raises Retryable."""
         with _wrapped("list services"):
             return {raw["ID"]: _service(raw) for raw in self._api().services()}  # type: ignore[no-untyped-call]
 
     def tasks(self, services: frozenset[str] | None = None) -> dict[str, SwarmTask]:
-        """Every task, or every task of some services, by id. Raises Retryable."""
+        """List every task, or every task of some services, by id. Raises Retryable."""
         with _wrapped("list tasks"):
             filters = {"service": sorted(services)} if services is not None else None
             return {raw["ID"]: _task(raw) for raw in self._api().tasks(filters=filters)}  # type: ignore[no-untyped-call]
 
     def nodes(self) -> dict[str, SwarmNode]:
-        """Every node, by id. Raises Retryable."""
+        """List every node, by id. Raises Retryable."""
         with _wrapped("list nodes"):
             return {raw["ID"]: _node(raw) for raw in self._api().nodes()}
 
@@ -108,15 +116,15 @@ class SwarmManager:
         while True:
             try:
                 with _wrapped("follow events"):
-                    # no read timeout: a quiet Swarm is not a broken one; what is lost the resync finds
+                    # no read timeout: a quiet Swarm is not a broken one, and a resync finds lost events
                     client = connect(self._url, None)
-                    self._client = None  # a daemon that was upgraded may not take the old version any more
+                    self._client = None  # an upgraded daemon may refuse the old API version
                     stream = client.events(decode=True, filters={"type": ["service", "node"]})
                     changed("resync", "")
                     for event in stream:  # docker-py turns a broken stream into its normal end
                         changed(str(event.get("Type")), str(event.get("Actor", {}).get("ID", "")))
             except LinkwireError as error:
-                log.warning("swarm events broke off", error=str(error))
+                log.warning("swarm events interrupted, reconnecting", error=str(error))
             time.sleep(RECONNECT_S)
 
 
@@ -149,7 +157,7 @@ def _task(raw: Mapping[str, Any]) -> SwarmTask:
 
 
 def _attachments(task: Mapping[str, Any]) -> Iterator[Attachment]:
-    """A network without addresses is a node's own: `host`, or one whose addresses each node gives itself."""
+    """Yield a task's addresses; a network without any is a node's own, which gives addresses itself."""
     for attached in task.get("NetworksAttachments") or []:
         network = attached.get("Network") or {}
         for address in attached.get("Addresses") or []:
@@ -157,15 +165,15 @@ def _attachments(task: Mapping[str, Any]) -> Iterator[Attachment]:
 
 
 def _virtual_ips(service: Mapping[str, Any]) -> Iterator[Attachment]:
-    """None with `dnsrr`, and until Swarm has given them."""
+    """Yield a service's virtual IPs: none with `dnsrr`, and none before Swarm has given them."""
     for vip in (service.get("Endpoint") or {}).get("VirtualIPs") or []:
         yield from _attachment(vip.get("NetworkID"), vip.get("Addr"))
 
 
 def _attachment(network: str | None, address: str | None) -> Iterator[Attachment]:
-    """Swarm writes an address with its network's prefix length, `10.0.1.5/24`."""
+    """Yield an address that Swarm writes with its network's prefix length, `10.0.1.5/24`."""
     if network and address:
-        with contextlib.suppress(ValueError):  # to what is no address nothing can be sent
+        with contextlib.suppress(ValueError):  # nothing can be sent to it
             yield Attachment(network, ipaddress.ip_interface(address).ip)
 
 
@@ -177,7 +185,9 @@ def _node(raw: Mapping[str, Any]) -> SwarmNode:
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
-            problem = f"node label {ADDRESS_LABEL}={text!r} is not an IP address; the node's own word is used"
+            problem = (
+                f"node label {ADDRESS_LABEL}={text!r} is not an IP address: the address that the node reports is used"
+            )
     return SwarmNode(
         id=raw["ID"],
         hostname=(raw.get("Description") or {}).get("Hostname", raw["ID"]),

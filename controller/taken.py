@@ -1,4 +1,4 @@
-"""Which addresses and ports nobody may be given: held or resting, by what the store says or by a key alone. Pure."""
+"""Allocated addresses and ports: those that are held or rest, by a record or by its key alone. Pure."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ T = TypeVar("T")
 
 
 class Taken:
-    """What is not free, and by how many records each is held: it is free when the last of them is gone."""
+    """Addresses and ports with the number of records that hold each; it is free when the last one is gone."""
 
     def __init__(self, stored: Snapshot) -> None:
-        """Look through everything."""
+        """Count those of the whole store."""
         self.addresses: Counter[IPv4Address] = Counter()
-        """Of the whole mesh; what is in it is taken."""
+        """Every allocated address of the mesh."""
         self.ports: defaultdict[str, Counter[int]] = defaultdict(Counter)
-        """Node id -> its UDP ports."""
-        for found in stored.records.values():
-            self._count(found.record, 1)
+        """Node id -> its allocated UDP ports."""
+        for versioned in stored.records.values():
+            self._count(versioned.record, 1)
         for key in stored.invalid:
             self._count_unreadable(key, 1)
 
     def renew(self, before: Snapshot, stored: Snapshot, keys: Iterable[str]) -> None:
-        """Take the next snapshot.
+        """Move on to the next snapshot.
 
         Args:
             before: the last one.
             stored: the next one.
-            keys: in which they may differ.
+            keys: every key in which they may differ.
         """
         for key in keys:
             for snapshot, by in ((before, -1), (stored, 1)):
-                found = snapshot.records.get(key)
-                if found is not None:
-                    self._count(found.record, by)
+                versioned = snapshot.records.get(key)
+                if versioned is not None:
+                    self._count(versioned.record, by)
                 elif key in snapshot.invalid:
                     self._count_unreadable(key, by)
 
     def _count(self, record: Record, by: int) -> None:
-        """A record is there (1), or no longer (-1)."""
+        """Count a record that has come (1) or gone (-1)."""
         if isinstance(record, Address):
             _count(self.addresses, record.address, by)
         elif isinstance(record, Port):
@@ -58,7 +58,7 @@ class Taken:
             _count(self.ports[record.node], record.port_taken, by)
 
     def _count_unreadable(self, key: str, by: int) -> None:
-        """What a key names is taken, whatever lies under it: an unreadable record holds its address and port."""
+        """Count an unreadable record: it holds the address or port that its key names."""
         kind, _, rest = key.partition("/")
         try:
             if kind == "addresses":
@@ -67,7 +67,7 @@ class Taken:
                 node, _, number = rest.partition("/")
                 _count(self.ports[node], int(number), by)
         except ValueError:
-            pass  # not even the key is one of ours: it holds nothing
+            pass  # the key is none of ours: it holds nothing
 
 
 def _count(counted: Counter[T], what: T, by: int) -> None:

@@ -1,6 +1,6 @@
-"""Transactions of a plan's steps, and the problems of the steps that cannot be written. No I/O.
+"""Transactions of a plan's steps, and problems of the steps that cannot be written. No I/O.
 
-A step that cannot be written is one problem of its service; all other steps go on.
+A step that cannot be written is one problem of its service; all other steps are written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Secrets = Callable[[str, int], LinkKey]
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Transactions of several steps each, and the problems of the steps that are in none, in words."""
+    """Transactions of several steps each, and problems of the steps that are in none."""
 
     batches: Sequence[Sequence[Part[Step]]] = ()
     problems: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ def packed(steps: Sequence[Step], secret: Secrets, lease: int | None) -> Packed:
     Args:
         steps: in order.
         secret: gives the secrets of link keys.
-        lease: of the addresses that rest; required if a step is a Release.
+        lease: of resting addresses; required if a step is a Release.
     """
     problems: list[str] = []
     unlinked: set[str] = set()  # ids of services whose first record is left out
@@ -50,10 +50,10 @@ def packed(steps: Sequence[Step], secret: Secrets, lease: int | None) -> Packed:
     def parts() -> Iterator[Part[Step]]:
         for step in steps:
             if isinstance(step, Allocate) and step.task.service in unlinked:
-                continue  # a task without its service's record would count as wired, and reach nobody
+                continue  # a task without its service's record would count as wired, and reach no peer
             try:
                 yield step, transaction(step, secret, lease)
-            except Terminal as error:  # a node whose sealing key is none: its tasks wait, all others do not
+            except Terminal as error:  # the node's sealing key is not valid: its tasks wait, all others do not
                 problems.append(f"{step.reason}: not written: {error}")
 
     return Packed(list(pack(parts(), leave_out)), tuple(problems))

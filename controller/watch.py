@@ -1,8 +1,8 @@
-"""Decides what to ask Swarm for and when: all of it now and then, what moves closely.
+"""Poller of Swarm: lists everything now and then, and the tasks of moving services often.
 
-Swarm has no task events (moby#37403), so the tasks of a service that is being moved are listed again and again,
-often at first and less so the longer nothing changes. Everything is listed whole after a break and every few
-seconds, since the store watch behind Swarm's events is not started again after an error.
+Swarm has no task events (moby#37403), so the tasks of a service that Swarm is moving are listed repeatedly, often at
+first and less so the longer nothing changes. Everything is listed after a break and every few seconds, since Swarm
+does not restart the store watch behind its events after an error.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
 
 RESYNC_S = 5.0
 CLOSE_S = 0.1
-"""Between two lists of a service that moves."""
+"""Seconds between two lists of a moving service."""
 CLOSE_MAX_S = 2.0
 HEARD_S = 0.005
-"""Between two lists of a service of which an event, or a node's report, told in between."""
+"""Seconds between two lists of a service that an event or a node's report has named in between."""
 HEARD_COST = 4
-"""Such lists, too, take at most a fifth of the time."""
+"""Such lists take at most a fifth of the time."""
 HINT_S = 2.0
-"""For how long an event keeps a service under close watch although it looks settled."""
+"""Seconds for which an event keeps a settled service under close watch."""
 BACK_OFF = 10
 """A service unchanged for n seconds is listed every n / BACK_OFF seconds."""
 COST = 20
-"""A full list is made at most a twentieth of the time."""
+"""Full lists take at most a twentieth of the time."""
 
 
 class SwarmLists(Protocol):
-    """What a Swarm can be asked for; every list is complete or raises Retryable."""
+    """Lists of a Swarm; each is complete or raises Retryable."""
 
     def cluster(self) -> tuple[str, tuple[bytes, ...]]:
-        """Swarm's own id, and its root certificates in PEM."""
+        """Return Swarm's id, and its root certificates in PEM."""
 
     def services(self) -> dict[str, SwarmService]:
-        """Every service."""
+        """List every service."""
 
     def tasks(self, services: frozenset[str] | None = None) -> dict[str, SwarmTask]:
-        """Every task; or those of some services, all of which exist."""
+        """List every task; or those of some services, all of which exist."""
 
     def nodes(self) -> dict[str, SwarmNode]:
-        """Every node."""
+        """List every node."""
 
 
 class SwarmWatch:
-    """Keeps the last lists and renews of them what is due."""
+    """Polls a Swarm and caches its lists."""
 
     def __init__(self, swarm: SwarmLists, clock: Callable[[], float] = time.monotonic) -> None:
-        """Nothing is asked before the first `refresh`."""
+        """Prepare; the first `refresh` lists everything."""
         self._swarm = swarm
         self._clock = clock
         self._cluster = ""
@@ -63,13 +63,13 @@ class SwarmWatch:
         self._took = 0.0
 
     def refresh(self, hints: Collection[tuple[str, str]]) -> Swarm:
-        """Renew what is due and return the whole picture.
+        """Renew the lists that are due and return the whole picture.
 
         Args:
-            hints: (type, id) of what may have changed: `service`, `node`, or `resync` for anything.
+            hints: (type, id) of everything that may have changed: `service`, `node`, or `resync` for anything.
 
         Raises:
-            Retryable: Swarm did not answer; the next call asks again for all of it.
+            Retryable: Swarm did not answer; the next call lists everything.
         """
         now = self._clock()
         kinds = {kind for kind, _ in hints}
@@ -97,7 +97,7 @@ class SwarmWatch:
         return self._lists.nodes_up
 
     def due_in(self) -> float:
-        """Seconds until `refresh` has something to do without any hint."""
+        """Return the seconds until `refresh` has something to do without a hint."""
         now = self._clock()
         close = self._close(now)
         at = min((self._due_at(name) for name in close), default=self._resync_at)
@@ -109,7 +109,7 @@ class SwarmWatch:
     def _resync(self, now: float) -> None:
         self._resync_at = 0.0
         self._cluster, self._roots = self._swarm.cluster()
-        # Nodes last: a task on a node that is not in the list would otherwise look like one whose node has left.
+        # Nodes last: or a task on a node that has just joined would look like one whose node has left.
         services = self._swarm.services()
         tasks = self._swarm.tasks()
         nodes = self._swarm.nodes()
@@ -122,12 +122,12 @@ class SwarmWatch:
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        known = self._lists.named()
+        names = self._lists.named()
         self._hinted = {name: at for name, at in self._hinted.items() if now - at < HINT_S}
-        self._moved = {name: at for name, at in self._moved.items() if name in known}
+        self._moved = {name: at for name, at in self._moved.items() if name in names}
 
     def _note_listed(self, now: float) -> None:
-        """All tasks were listed. A service that never moves ages from when it was first seen."""
+        """Note that all tasks were listed. A service that never moves ages from its first list."""
         self._listed = dict.fromkeys(self._lists.named(), now)
         for name in self._listed:
             self._moved.setdefault(name, now)
@@ -137,10 +137,10 @@ class SwarmWatch:
         return self._lists.unsettled(self._picture()) | hinted
 
     def _due_at(self, name: str) -> float:
-        """When a service under close watch is to be listed again: without a hint the same while nothing is listed."""
+        """Return the time to list a service under close watch again; without a hint it changes only by a list."""
         listed = self._listed.get(name, 0.0)
         wait = min(max((listed - self._moved.get(name, listed)) / BACK_OFF, CLOSE_S), CLOSE_MAX_S)
-        if self._hinted.get(name, listed) > listed:  # something has been heard since: no need to wait for our turn
+        if self._hinted.get(name, listed) > listed:  # a hint has come since: list it soon
             wait = min(wait, max(HEARD_S, HEARD_COST * self._took))
         return listed + wait
 
@@ -148,7 +148,7 @@ class SwarmWatch:
         due = frozenset(name for name in self._close(now) if now >= self._due_at(name))
         if not due:
             return
-        # Asked for the tasks of a service that is gone, Swarm answers with an error: then all are listed.
+        # Swarm answers with an error for a service that is gone: then all tasks are listed.
         of = due if due <= self._lists.services.keys() else None
         fresh = self._swarm.tasks(of)
         self._took = self._clock() - now

@@ -226,7 +226,7 @@ def test_a_nodes_certificate_writes_what_is_its_own_and_the_shared_one_nothing(i
 
 def restarts(deployment: Deployment) -> int:
     """How often etcd was started again for another root."""
-    return deployment.logged("linkwire_etcd").count("Swarm's root has changed")
+    return deployment.logged("linkwire_etcd").count("Swarm root changed")
 
 
 def test_etcd_follows_a_rotation_of_swarms_ca(installed: Deployment) -> None:

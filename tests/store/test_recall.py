@@ -314,6 +314,7 @@ def test_a_restore_goes_on_after_the_leaders_record_was_deleted(
         assert isinstance(one, Moody)
         assert isinstance(two, Moody)
         settled(one, two)
+        until(lambda: sum(key.startswith("keys/") for key in signed(one, two)) == 6)
         before = signed(one, two)
         one.willing = two.willing = False
         etcd.wipe()

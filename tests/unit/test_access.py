@@ -65,7 +65,7 @@ def test_only_a_root_that_swarm_made_is_told_of_and_another_is_a_problem() -> No
     assert access(swarm("n1", roots=(COMPANY.pem,)), holding()).roots == ()
     assert list(problems(swarm("n1"))) == []
     (told,) = problems(swarm("n1", roots=(COMPANY.pem,)))
-    assert "one of your own" in told
+    assert "was not made by Swarm" in told
     assert list(made_by_swarm([ROOT.pem + COMPANY.pem, b"junk"])) == [ROOT.pem.decode()]
 
 

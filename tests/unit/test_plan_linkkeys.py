@@ -166,7 +166,7 @@ def test_a_key_is_not_rotated_while_a_node_that_has_it_is_silent() -> None:
     store.commit([Delete(keyspace.node("n2"), None)])
     made = made_of(store, world)
     assert made.steps == ()
-    assert any("shop_shop: gets no new secret before the agents of host-n2 are there" in p for p in made.problems)
+    assert any("shop_shop: no new secret while the agents of host-n2 are silent" in p for p in made.problems)
     world.register("n2")
     settled(store, world)
     check_link_keys(store, world)
