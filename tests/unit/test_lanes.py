@@ -27,6 +27,10 @@ class Worker:
     ran: list[int] = field(default_factory=list)
     shutting_down: bool = False
 
+    @property
+    def gateway(self) -> SimpleNamespace:
+        return SimpleNamespace(id=self.name)
+
     def send_runtest_some(self, indices: list[int]) -> None:
         self.queue += indices
 
@@ -42,7 +46,7 @@ def scheduled(count: int, monkeypatch: pytest.MonkeyPatch, collected: list[str] 
     config = SimpleNamespace(option=SimpleNamespace(dist="load", loadscopereorder=True))
     made = lanes.pytest_xdist_make_scheduler(config, None)
     workers = [Worker(f"gw{number}") for number in range(count)]
-    for worker in workers:
+    for worker in reversed(workers):  # whoever is ready first
         made.add_node(worker)
     for worker in workers:
         made.add_node_collection(worker, EVERY if collected is None else collected)
