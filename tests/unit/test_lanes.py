@@ -74,7 +74,8 @@ def test_every_test_is_run_once_and_the_last_ones_alone(monkeypatch: pytest.Monk
     assert swarms[0] >= {LAB[0]}
     assert swarms[1] >= set(OWN)
     assert swarms[2] == swarms[3] == set()
-    assert workers[2].ran[0] == EVERY.index("tests/kernel/test_kernel.py::test_0"), "the longest first"
+    longest = EVERY.index("tests/kernel/test_kernel.py::test_0")
+    assert longest in (workers[2].ran[0], workers[3].ran[0]), "it comes first"
 
 
 def test_none_is_alone_while_another_worker_has_something_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
