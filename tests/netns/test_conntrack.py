@@ -21,7 +21,8 @@ def tracked(world: World) -> TaskNetns:
     netns = world.netns()
     for argv in (
         ["nft", TRACK],
-        *(["ip", "address", "add", f"{one}", "dev", "lo"] for one in ("10.99.0.1/32", "10.99.0.2/32", "fd99::1/128")),
+        *(["ip", "address", "add", one, "dev", "lo"] for one in ("10.99.0.1/32", "10.99.0.2/32")),
+        ["ip", "address", "add", "fd99::1/128", "dev", "lo", "nodad"],  # of use at once
     ):
         netns.run(lambda argv=argv: subprocess.run(argv, check=True))  # type: ignore[misc]
     return netns

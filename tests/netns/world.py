@@ -56,6 +56,11 @@ def device_name() -> str:
     return f"lw{os.getpid():07d}{next(_numbers):05d}"
 
 
+def is_own(device: str) -> bool:
+    """Whether this process has named it."""
+    return device.startswith(f"lw{os.getpid():07d}")
+
+
 @dataclass
 class Node:
     netns: TaskNetns

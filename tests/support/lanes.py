@@ -61,6 +61,10 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         return ALONE if nodeid.startswith(MUST_BE_ALONE) else nodeid.split("::", 1)[0]
 
+    def _rank(self, node: Any) -> int:  # noqa: ANN401 - xdist's controller of a worker
+        """Its place among those that are there, by name: which of them is ready first is chance."""
+        return sorted(self.nodes, key=lambda one: int(one.gateway.id.removeprefix("gw"))).index(node)
+
     def _next_for(self, node: Any) -> str | None:  # noqa: ANN401 - xdist's controller of a worker
         for sort in self._sorts(node):
             mine: list[str] = [scope for scope in self.workqueue if sort_of(scope) == sort]
@@ -69,7 +73,7 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]
         return None
 
     def _sorts(self, node: Any) -> Iterator[str]:  # noqa: ANN401
-        rank = self.nodes.index(node)
+        rank = self._rank(node)
         if rank < SWARMS:
             yield from (SWARM, OWN) if rank == 0 else (OWN, SWARM)
         yield QUICK
@@ -87,7 +91,7 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]
         if node.shutting_down or self._pending_of(self.assigned_work[node]) > 1:
             return
         self._assign_work_unit(node)
-        waits_for_others = self.nodes.index(node) == 0 and bool(self.workqueue)
+        waits_for_others = self._rank(node) == 0 and bool(self.workqueue)
         if self._next_for(node) is None and not waits_for_others:
             node.shutdown()
 

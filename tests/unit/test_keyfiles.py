@@ -1,5 +1,6 @@
 """The files with the signing seed and the verify keys: read, or refused in words that quote nothing secret."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def test_a_seed_that_is_none_is_refused_unquoted(tmp_path: Path, text: str, read
         (f"cluster c1\n{KEYS[0]} {KEYS[1]}\n", "line 2"),
         ("cluster c1\nAAAA\n", "line 2"),
     ],
+    ids=itertools.count(),  # the keys are others in every process
 )
 def test_verify_keys_that_are_none(text: str, reason: str) -> None:
     with pytest.raises(Terminal, match=reason):
