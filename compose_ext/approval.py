@@ -6,9 +6,12 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from compose_ext import ps
+import click
+
+from compose_ext import completion, ps
 from compose_ext.engine import Docker, printable
 from compose_ext.errors import DockerError, UsageError
+from compose_ext.pflag import Group, pass_docker
 
 LABEL = "linkwire.key"
 """The node label with the fingerprint of what was approved."""
@@ -137,3 +140,50 @@ def _inspected(docker: Docker, names: list[str]) -> list[SwarmMember]:
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"docker's answer is not understood ({type(error).__name__}: {error})") from None
+
+
+@click.group(
+    "node",
+    cls=Group,
+    usage="docker linkwire node ls | approve [--fingerprint TEXT] NODE",
+    examples="""
+        docker linkwire node ls
+        docker linkwire node approve n1
+    """,
+)
+def node_command() -> None:
+    """List nodes and whether their keys are proven, and approve keys by hand.
+
+    A node proves its keys by its Swarm certificate. Where it cannot, as a manager of a locked Swarm (autolock), an
+    operator approves them: `approve` sets the node label linkwire.key to their fingerprint. Both need a manager.
+    """
+
+
+@node_command.command("ls", usage="docker linkwire node ls", examples="docker linkwire node ls")
+@pass_docker
+def _ls(docker: Docker) -> None:
+    """List nodes and whether their keys are proven."""
+    sys.stdout.write(ls(docker))
+
+
+@node_command.command(
+    "approve",
+    usage="docker linkwire node approve [--fingerprint TEXT] NODE",
+    examples="""
+        docker linkwire node approve n1
+        docker linkwire node approve --fingerprint 3f0c...e1 n1
+    """,
+)
+@click.option(
+    "--fingerprint",
+    metavar="TEXT",
+    help="Fingerprint of the keys, as the agent on that node logs it; nothing is asked then",
+)
+@click.argument("node", shell_complete=completion.nodes)
+@pass_docker
+def _approve(docker: Docker, fingerprint: str | None, node: str) -> None:
+    """Approve a node's keys.
+
+    Without --fingerprint it shows what etcd holds, and asks; compare it with what the agent on that node logs.
+    """
+    approve(docker, node, fingerprint or None)

@@ -1,4 +1,4 @@
-"""What `check` does with compose files: everything that is wrong with them, by our own word and by Docker's."""
+"""`docker linkwire check`: everything that is wrong with compose files, or in the Swarm."""
 
 import json
 import re
@@ -6,15 +6,21 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+import click
+
 from compose_ext import deploy, gate, swarm
+from compose_ext.completion import stacks
 from compose_ext.cursor import Context, Cursor
 from compose_ext.engine import Docker
-from compose_ext.errors import DockerError, Problem, Report
+from compose_ext.errors import DockerError, Problem, Report, UsageError
 from compose_ext.files import Files, Named, open_all
 from compose_ext.handover import handed
+from compose_ext.inputs import compose_files, named_files
 from compose_ext.links import Links
 from compose_ext.loader import Document
 from compose_ext.override import check_labels, compile_override
+from compose_ext.pflag import Command, form, pass_docker
+from compose_ext.stack_name import stack_name
 from compose_ext.unsupported import report_ignored
 
 OK = 0
@@ -47,7 +53,7 @@ def check(docker: Docker, named: Named, stack: str | None, *, as_json: bool) -> 
         BadFilesError: there are errors, which the user has been told.
         UsageError: no file is named, or no good stack.
     """
-    stack = deploy.stack_name(stack) if stack is not None else None
+    stack = stack_name(stack) if stack is not None else None
     report = Report()
     files = open_all(named, report)
     if files.links and not report.errors:
@@ -146,7 +152,7 @@ def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
         DockerError: neither the Swarm's services nor an agent can be asked.
         UsageError: the stack has no good name.
     """
-    stack = deploy.stack_name(stack) if stack else None
+    stack = stack_name(stack) if stack else None
     notes: list[str] = []
     with suppress(DockerError):  # a worker's Docker does not know
         notes = gate.notes(docker, stack)
@@ -166,3 +172,41 @@ def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
     if not problems:
         print("ok: nothing is wrong in this Swarm")
     return 1 if problems else OK
+
+
+@click.command(
+    "check",
+    cls=Command,
+    usage="docker linkwire check [-c FILE] [OPTIONS]",
+    examples="""
+        docker linkwire check -c shop.yml
+        docker linkwire check -c shop.yml --stack shop --format json
+        docker linkwire check
+    """,
+)
+@compose_files
+@click.option(
+    "--stack",
+    metavar="STACK",
+    help="Check the names that the services get in this stack as well; without a file, report only this stack",
+    shell_complete=stacks,
+)
+@form("text", "json")
+@pass_docker
+def check_command(
+    docker: Docker, compose_file: Sequence[str], env_file: Sequence[str], stack: str | None, form: str
+) -> int:
+    """Check compose files, and report everything that is wrong with them.
+
+    Exits with 0 if nothing is wrong, else with 2. Names in external_links are looked up if a Docker endpoint
+    answers; one that is absent is a warning. Docker CLI 25 and later also report what `docker stack deploy` would
+    refuse.
+
+    Without a file it checks the Swarm: labels that cannot be read, links to services that do not exist, tasks that
+    are not wired, stacks whose links `docker stack deploy` dropped. Exits with 1 if anything is wrong there.
+    """
+    if compose_file:
+        return check(docker, named_files(compose_file, env_file), stack or None, as_json=form == "json")
+    if env_file:
+        raise UsageError("--env-file is for compose files: name them with -c FILE")
+    return check_swarm(docker, stack or None, as_json=form == "json")

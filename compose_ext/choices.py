@@ -3,11 +3,10 @@
 import ipaddress
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 from compose_ext.errors import UsageError
-from compose_ext.flags import Flag, Parsed
 
 MAX_PORT = 65535
 _ENDPOINT = re.compile(r"(https?)://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
@@ -59,23 +58,23 @@ class Choices:
         return self.etcd.startswith("http://")
 
 
-_SWITCHES = ("etcd_insecure",)
-FLAGS = tuple(
-    Flag(field.name.replace("_", "-"), takes_value=field.name not in _SWITCHES) for field in fields(Choices)
-)
-
-ETCD_FILES = tuple(Flag(name) for name in ("etcd-ca", "etcd-cert", "etcd-key", "etcd-agent-cert", "etcd-agent-key"))
+NAMES = frozenset(field.name for field in fields(Choices))
+ETCD_FILES = ("etcd_ca", "etcd_cert", "etcd_key", "etcd_agent_cert", "etcd_agent_key")
 """Files for etcds of the user's own, whose content becomes Docker secrets: no later install needs to find them."""
 
 
-def choose(parsed: Parsed, earlier: str | None) -> Choices:
-    """Take the flags that were given, and for the others what an earlier install was told, else the defaults.
+def choose(given: Mapping[str, str], earlier: str | None) -> Choices:
+    """Take the flags that were given, and for the others what an earlier install was given, else the defaults.
+
+    Args:
+        given: fields of `Choices` with their values; other names are ignored.
+        earlier: what `Choices.label` wrote.
 
     Raises:
         UsageError: a flag has a value that will not do.
     """
-    given = {flag.name.replace("-", "_"): value for flag, value in parsed.given if flag in FLAGS}
-    choices = replace(read_label(earlier) if earlier else Choices(), **given)
+    chosen = {name: value for name, value in given.items() if name in NAMES}
+    choices = replace(read_label(earlier) if earlier else Choices(), **chosen)
     for problem in _problems(choices):
         raise UsageError(problem)
     return choices
@@ -85,8 +84,7 @@ def read_label(text: str) -> Choices:
     """Read what `Choices.label` wrote, perhaps in another version: what is unknown is left out."""
     try:
         raw = json.loads(text)
-        known = {field.name for field in fields(Choices)}
-        return Choices(**{name: str(value) for name, value in raw.items() if name in known})
+        return Choices(**{name: str(value) for name, value in raw.items() if name in NAMES})
     except (ValueError, AttributeError, RecursionError):
         return Choices()
 

@@ -1,18 +1,21 @@
-"""What `render` and `deploy` do with compose files."""
+"""`docker linkwire render` and `deploy`: compose files with the labels that their links need."""
 
 import sys
 from collections.abc import Sequence
 
-from compose_ext import deployed
+import click
+
+from compose_ext import deployed, swarm
+from compose_ext.completion import stacks
 from compose_ext.engine import Docker
-from compose_ext.errors import Report, UsageError
+from compose_ext.errors import BadFilesError, Report
 from compose_ext.files import Files, Named, open_all
 from compose_ext.handover import handed
+from compose_ext.inputs import compose_files, named_files
 from compose_ext.override import compile_override, dump
-from mesh.labels import check_service_name
+from compose_ext.pflag import Command, pass_docker, switch
+from compose_ext.stack_name import stack_name
 
-PASSED_ON = ("with-registry-auth", "prune", "resolve-image", "detach", "quiet")
-"""Flags of `docker stack deploy` that are none of our business."""
 MAX_TOLD = 100
 """Problems that are printed one by one."""
 
@@ -21,10 +24,6 @@ _FIRST = (
     "# Give this to `docker stack deploy` before your own files: -c THIS -c YOURS. Behind them Docker would drop\n"
     "# some of the ports, configs and secrets of services that stand in both (docker/cli#2407).\n"
 )
-
-
-class BadFilesError(Exception):
-    """The files have errors, which the user has been told."""
 
 
 def render(named: Named, stack: str) -> None:
@@ -69,19 +68,6 @@ def deploy(docker: Docker, named: Named, stack: str, flags: Sequence[str], *, al
     return code
 
 
-def stack_name(name: str) -> str:
-    """Check a stack's name: it begins the names of its services.
-
-    Raises:
-        UsageError: Swarm would refuse it.
-    """
-    try:
-        check_service_name(name)
-    except ValueError as error:
-        raise UsageError(f"{name!r} cannot name a stack: {error}") from None
-    return name
-
-
 def tell(report: Report, consequence: str = "") -> None:
     """Print every problem; raises BadFilesError if there are errors."""
     errors, warnings = report.errors, report.warnings
@@ -115,3 +101,76 @@ def _empty(files: Files) -> str:
     if version is None:
         return _NOTHING
     return dump({"version": getattr(version.value, "text", "")}) + _NOTHING
+
+
+@click.command(
+    "render",
+    cls=Command,
+    usage="docker linkwire render -c FILE STACK",
+    examples="""
+        docker linkwire render -c shop.yml shop
+        docker linkwire render -c shop.yml shop > links.yml
+        docker stack deploy -c links.yml -c shop.yml shop
+    """,
+)
+@compose_files
+@click.argument("stack", shell_complete=stacks)
+def render_command(compose_file: Sequence[str], env_file: Sequence[str], stack: str) -> None:
+    """Print what deploy adds to the compose files: one more, with labels.
+
+    It has to stand before yours: docker stack deploy -c THIS -c FILE STACK. Behind them Docker would drop some of the
+    ports, configs and secrets of services that stand in both.
+    """
+    render(named_files(compose_file, env_file), stack)
+
+
+@click.command(
+    "deploy",
+    cls=Command,
+    usage="docker linkwire deploy -c FILE [OPTIONS] STACK",
+    examples="""
+        docker linkwire deploy -c shop.yml shop
+        docker linkwire deploy -c shop.yml -c production.yml --env-file .env --prune shop
+        docker -H ssh://manager linkwire deploy -c shop.yml shop
+    """,
+)
+@compose_files
+@switch("-d", "--detach", help="Do not wait for the services to converge (passed to docker stack deploy)")
+@switch("--prune", help="Remove services that the files no longer have (passed on)")
+@switch("-q", "--quiet", help="Suppress progress output (passed on)")
+@click.option(
+    "--resolve-image",
+    metavar="WHEN",
+    help="Resolve image digests: always, changed or never (passed on)",
+    shell_complete=lambda _ctx, _option, word: [
+        one for one in ("always", "changed", "never") if one.startswith(word)
+    ],
+)
+@switch("--with-registry-auth", help="Send registry authentication to the nodes (passed on)")
+@switch(f"--{deployed.WITHOUT}", help="Deploy also where the Swarm has no Linkwire that would wire the links")
+@click.argument("stack", shell_complete=stacks)
+@pass_docker
+def deploy_command(
+    docker: Docker,
+    compose_file: Sequence[str],
+    env_file: Sequence[str],
+    stack: str,
+    *,
+    without_linkwire: bool | None,
+    **passed_on: str | bool | None,
+) -> int:
+    """Deploy a stack, or update it, with its links.
+
+    Hands a file of its own, and then yours, to `docker stack deploy`; only yours if none of them has x-wireguard.
+    Without -c it reads the files in COMPOSE_FILE. Exits with 0 if all went well, with 1 if Docker failed or the Swarm
+    has no Linkwire, with 2 if the files or the command line are wrong; nothing is deployed then.
+    """
+    flags = [
+        f"--{name.replace('_', '-')}={value if isinstance(value, str) else str(value).lower()}"
+        for name in ("prune", "with_registry_auth", "resolve_image", "detach", "quiet")
+        if (value := passed_on[name]) is not None
+    ]
+    if deploy(docker, named_files(compose_file, env_file), stack, flags, alone=bool(without_linkwire)):
+        swarm.need_manager(docker)  # Docker has said why; where this is no manager, say which one there is
+        return 1
+    return 0

@@ -17,6 +17,10 @@ class DockerError(Exception):
     """Docker, or the agent asked through it, gave no good answer; the text is for the user."""
 
 
+class BadFilesError(Exception):
+    """The files have errors, which the user has been told."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
     """A spot in a file; line and column count from 1."""

@@ -10,18 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compose_ext import rollout
+import click
+
+from compose_ext import completion, rollout
 from compose_ext.engine import Docker, printable
 from compose_ext.errors import DockerError, UsageError
-from compose_ext.flags import Flag, Parsed
+from compose_ext.pflag import Group, pass_docker
+from compose_ext.progress import say
 from compose_ext.stackfile import STACK
 from compose_ext.vault import TIMEOUT
 from mesh.labels import GATE, suggestion
 
 LABEL = "linkwire.gate"
 """The node label by which services with `gate: true` are placed."""
-ACTIONS = ("install", "remove", "status")
-FLAGS = (Flag("wait"), Flag("ready-wait"))
 _SERVICE = "linkwire_gate"
 _MARK = "linkwire.role=gate"
 _WAIT = 300.0
@@ -47,25 +48,6 @@ class Node:
     labelled: bool
 
 
-def command(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> bool:
-    """Run `docker linkwire gate ACTION [NODE...]`; returns whether every node did what was asked.
-
-    Raises:
-        UsageError: the command line is wrong.
-        DockerError: nothing could be asked of any node.
-    """
-    action, *names = parsed.rest
-    if action not in ACTIONS:
-        raise UsageError(f"gate {action!r}: it goes gate install, gate remove or gate status, then nodes")
-    options = []
-    for flag in FLAGS:
-        if given := parsed.last(flag.name):
-            if action != "install" or not given.isdecimal() or not 1 <= int(given) <= _MAX_WAIT:
-                raise UsageError(f"--{flag.name} takes seconds from 1 to {_MAX_WAIT}, and goes with gate install")
-            options.append(f"--{flag.name}={given}")
-    return run(docker, action, names, say, options)
-
-
 def run(
     docker: Docker, action: str, names: Sequence[str], say: Callable[[str], None], options: Sequence[str] = ()
 ) -> bool:
@@ -73,7 +55,7 @@ def run(
 
     Args:
         docker: a manager's.
-        action: of ACTIONS.
+        action: `install`, `remove` or `status`.
         names: of nodes, as for `docker node`; none: all.
         say: is told what was done on each.
         options: of linkwire-gate.
@@ -336,3 +318,83 @@ def _read(text: str) -> list[dict[str, Any]]:
     except ValueError:
         raise DockerError("docker's answer is not JSON") from None
     return found
+
+
+class _Seconds(click.ParamType[str]):
+    name = "seconds"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
+        if not value.isdecimal() or not 1 <= int(value) <= _MAX_WAIT:
+            raise UsageError(f"{param.opts[0] if param else ''} takes seconds from 1 to {_MAX_WAIT}")
+        return value
+
+
+_nodes_argument = click.argument("nodes", nargs=-1, shell_complete=completion.nodes)
+
+
+@click.group(
+    "gate",
+    cls=Group,
+    usage="docker linkwire gate install | remove | status [OPTIONS] [NODE...]",
+    examples="""
+        docker linkwire gate install
+        docker linkwire gate install --wait 60 n1 n2
+        docker linkwire gate status
+    """,
+)
+def gate_command() -> None:
+    """Put the start gate into nodes' Docker, take it out, or show its state.
+
+    With the gate as a node's default runtime, a linked task starts when it is wired, or not at all. `install` places
+    its script on each node, merges it into dockerd's own configuration file, keeps the file as it was beside it,
+    reloads dockerd (nothing is restarted), reads back, and sets the node label linkwire.gate=true. `remove` undoes
+    all of it. Without NODE it is done on all nodes. Exits with 1 if a node could not; the others have it then, and it
+    may be run again.
+    """
+
+
+@gate_command.command(
+    "install",
+    usage="docker linkwire gate install [OPTIONS] [NODE...]",
+    examples="""
+        docker linkwire gate install
+        docker linkwire gate install --wait 60 n1 n2
+    """,
+)
+@click.option("--wait", type=_Seconds(), metavar="SECONDS", help="How long a start waits to be wired (default 30)")
+@click.option(
+    "--ready-wait",
+    type=_Seconds(),
+    metavar="SECONDS",
+    help="How long a start with `gate: ready` waits for its providers (default 120)",
+)
+@_nodes_argument
+@pass_docker
+def _install(docker: Docker, wait: str | None, ready_wait: str | None, nodes: Sequence[str]) -> int:
+    """Put the start gate into nodes' Docker."""
+    options = [f"--{name}={value}" for name, value in (("wait", wait), ("ready-wait", ready_wait)) if value]
+    return 0 if run(docker, "install", nodes, say, options) else 1
+
+
+@gate_command.command(
+    "remove",
+    usage="docker linkwire gate remove [NODE...]",
+    examples="docker linkwire gate remove n1",
+)
+@_nodes_argument
+@pass_docker
+def _remove_command(docker: Docker, nodes: Sequence[str]) -> int:
+    """Take the start gate out of nodes' Docker."""
+    return 0 if run(docker, "remove", nodes, say) else 1
+
+
+@gate_command.command(
+    "status",
+    usage="docker linkwire gate status [NODE...]",
+    examples="docker linkwire gate status",
+)
+@_nodes_argument
+@pass_docker
+def _status(docker: Docker, nodes: Sequence[str]) -> int:
+    """Show which nodes have the start gate."""
+    return 0 if run(docker, "status", nodes, say) else 1

@@ -5,13 +5,12 @@ is known by Docker's own list of secrets, configs and services; nothing is kept 
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from compose_ext import deployed, gate, node_jobs, own_etcd, proof_link, rollout
 from compose_ext.choices import choose, read_label
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError, UsageError
-from compose_ext.flags import Parsed
 from compose_ext.stackfile import STACK
 from compose_ext.target import ETCD_LABEL, KEY_LABEL, ensure_etcd_node, labelled, work_out
 from compose_ext.vault import TIMEOUT, Vault
@@ -21,12 +20,16 @@ WAIT = 300.0
 _REMOVAL = 60.0
 
 
-def install(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
+def install(
+    docker: Docker, given: Mapping[str, str], *, with_gate: bool, detach: bool, say: Callable[[str], None]
+) -> None:
     """Install Linkwire, or bring what is installed to what the flags say.
 
     Args:
         docker: a manager's.
-        parsed: the flags of `choices.FLAGS` and `choices.ETCD_FILES`, and `detach`.
+        given: fields of `choices.Choices`, and `choices.ETCD_FILES`, as far as the user gives them.
+        with_gate: put the start gate into every node's Docker.
+        detach: do not wait until everything runs.
         say: is told what is done.
 
     Raises:
@@ -35,8 +38,8 @@ def install(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
     """
     swarm = rollout.swarm(docker)
     before = rollout.deployed(docker)
-    choices = choose(parsed, before.choices)
-    if own_etcd.given(parsed) and not choices.etcd.startswith("https://"):
+    choices = choose(given, before.choices)
+    if own_etcd.are_given(given) and not choices.etcd.startswith("https://"):
         raise UsageError(
             "--etcd-ca, --etcd-cert and the like are for etcds of your own: name them, --etcd https://..."
         )
@@ -45,17 +48,16 @@ def install(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
     _try_image(docker, choices.image, say)
     if not choices.etcd:
         ensure_etcd_node(docker, swarm, say)
-    release = work_out(docker, vault, swarm, before, choices, parsed=parsed, say=say).release(vault)
+    release = work_out(docker, vault, swarm, before, choices, given=given, say=say).release(vault)
     made = len(vault.everything()) - known
     say(f"{made} secrets and configs made" if made else "all secrets and configs are there")
     rollout.deploy(docker, release)
     say(f"the stack {STACK} is {'updated' if before.services else 'deployed'}")
-    gated = parsed.is_on("gate")
-    if gated or not parsed.is_on("detach"):
+    if with_gate or not detach:
         rollout.wait(docker, WAIT, say, settle=True)
         _prove(docker, choices.image, say)
         say("everything runs, and a link has carried traffic between all nodes")
-    if gated and not gate.run(docker, "install", (), say):
+    if with_gate and not gate.run(docker, "install", (), say):
         raise DockerError("Linkwire is installed, and not every node has the gate: see above, and run this again")
 
 
@@ -81,13 +83,14 @@ def _prove(docker: Docker, image: str, say: Callable[[str], None]) -> None:
         )
 
 
-def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
+def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callable[[str], None]) -> None:
     """Remove the stack and all that Linkwire has made: secrets, configs, labels; volumes and links on the nodes.
 
     Args:
         docker: a manager's.
-        parsed: `yes` not to be asked, `keep-secrets` to leave all but the stack for another install, `image` of the
-            containers that clean up, for where the stack is gone already.
+        yes: do not ask.
+        keep: leave all but the stack for another install.
+        image: of the containers that clean up, for where the stack is gone already.
         say: is told what is done.
 
     Raises:
@@ -95,14 +98,13 @@ def uninstall(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> Non
         DockerError: Docker failed; run again.
     """
     swarm = rollout.swarm(docker)
-    keep = parsed.is_on("keep-secrets")
     before = rollout.deployed(docker)
     vault = Vault(docker)
-    image = parsed.last("image") or before.image or ""
+    image = image or before.image or ""
     if not before.services and (keep or not (vault.everything() or image)):
         say("Linkwire is not installed in this Swarm")
         return
-    _agree(parsed, keep=keep)
+    _agree(yes=yes, keep=keep)
     if image and not keep:
         # While the stack names the image: a run that is broken off later can be gone on with.
         gate.take_out(docker, image, say)
@@ -157,8 +159,8 @@ def _clean(docker: Docker, image: str, say: Callable[[str], None]) -> None:
         say(f"kept: the volumes on {nodes}. A later install copes with them; to remove them, there: {by_hand}")
 
 
-def _agree(parsed: Parsed, *, keep: bool) -> None:
-    if parsed.is_on("yes"):
+def _agree(*, yes: bool, keep: bool) -> None:
+    if yes:
         return
     what = "Linkwire's stack" if keep else "Linkwire's stack, keys and data, and the links of all tasks that run"
     if not sys.stdin.isatty():

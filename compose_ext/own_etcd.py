@@ -5,7 +5,7 @@ certificate's fingerprint, a label, whether they are what is there already.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from compose_ext.choices import ETCD_FILES
 from compose_ext.errors import UsageError
 from compose_ext.etcd_tls import EXPIRES
-from compose_ext.flags import Parsed
 from compose_ext.vault import CONFIG, SECRET, Held, Vault
 from mesh.errors import Terminal
 from mesh.tls import blocks, pair_problem, plain_key
@@ -57,17 +56,17 @@ class Own:
         }
 
 
-def given(parsed: Parsed) -> bool:
-    """Whether any of the flags is."""
-    return any(parsed.last(flag.name) for flag in ETCD_FILES)
+def are_given(given: Mapping[str, str]) -> bool:
+    """Whether the user names any file."""
+    return any(given.get(name) for name in ETCD_FILES)
 
 
-def ensure(vault: Vault, parsed: Parsed, in_use: frozenset[str], say: Callable[[str], None]) -> Own:
+def ensure(vault: Vault, given: Mapping[str, str], in_use: frozenset[str], say: Callable[[str], None]) -> Own:
     """Take the files that are given, and for others what the services mount or an earlier install has made.
 
     Args:
         vault: of the Swarm.
-        parsed: with the flags `choices.ETCD_FILES`.
+        given: `choices.ETCD_FILES` with their paths, as far as the user names them.
         in_use: names that the services mount.
         say: told what the user should know.
 
@@ -75,8 +74,8 @@ def ensure(vault: Vault, parsed: Parsed, in_use: frozenset[str], say: Callable[[
         UsageError: a file will not do, or is missing.
         DockerError: Docker failed.
     """
-    ca, controller = _authorities(parsed), _pair(parsed, "etcd-cert", "etcd-key")
-    agent = _pair(parsed, "etcd-agent-cert", "etcd-agent-key")
+    ca, controller = _authorities(given), _pair(given, "etcd_cert", "etcd_key")
+    agent = _pair(given, "etcd_agent_cert", "etcd_agent_key")
     if not ((ca or vault.all(CA)) and (controller or vault.all(CONTROLLER_KEY))):
         raise UsageError(
             "an etcd of your own over https:// needs --etcd-ca, --etcd-cert and --etcd-key: files in PEM with whose "
@@ -96,8 +95,8 @@ def ensure(vault: Vault, parsed: Parsed, in_use: frozenset[str], say: Callable[[
     return Own(_held_config(vault, ca) if ca else _current(vault, CA, in_use), shown, agents)
 
 
-def _authorities(parsed: Parsed) -> bytes:
-    path = parsed.last("etcd-ca")
+def _authorities(given: Mapping[str, str]) -> bytes:
+    path = given.get("etcd_ca")
     if not path:
         return b""
     found = _blocks(path, "--etcd-ca", b"CERTIFICATE")
@@ -108,19 +107,20 @@ def _authorities(parsed: Parsed) -> bytes:
     return found
 
 
-def _pair(parsed: Parsed, cert_flag: str, key_flag: str) -> Pair | None:
-    cert_path, key_path = parsed.last(cert_flag), parsed.last(key_flag)
+def _pair(given: Mapping[str, str], cert_name: str, key_name: str) -> Pair | None:
+    cert_path, key_path = given.get(cert_name), given.get(key_name)
+    cert_flag, key_flag = (f"--{name.replace('_', '-')}" for name in (cert_name, key_name))
     if not cert_path and not key_path:
         return None
     if not (cert_path and key_path):
-        raise UsageError(f"--{cert_flag} and --{key_flag} go together; they may name one file")
-    cert = _blocks(cert_path, f"--{cert_flag}", b"CERTIFICATE")
+        raise UsageError(f"{cert_flag} and {key_flag} go together; they may name one file")
+    cert = _blocks(cert_path, cert_flag, b"CERTIFICATE")
     try:
-        key = plain_key(_blocks(key_path, f"--{key_flag}", b"PRIVATE KEY"), f"--{key_flag}: {key_path}")
+        key = plain_key(_blocks(key_path, key_flag, b"PRIVATE KEY"), f"{key_flag}: {key_path}")
     except Terminal as error:
         raise UsageError(str(error)) from None
-    name = f"--{cert_flag}: {cert_path}"
-    if problem := pair_problem(cert, key, name, f"--{key_flag}: {key_path}") or _no_client(cert, name):
+    name = f"{cert_flag}: {cert_path}"
+    if problem := pair_problem(cert, key, name, f"{key_flag}: {key_path}") or _no_client(cert, name):
         raise UsageError(problem)
     return Pair(x509.load_pem_x509_certificate(cert), key + cert)
 

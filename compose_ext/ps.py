@@ -1,11 +1,17 @@
 """`docker linkwire ps`: asks the agent on a Docker endpoint for every link's state, and shows it."""
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
+import click
+
+from compose_ext.completion import stacks
 from compose_ext.engine import Docker, printable
 from compose_ext.errors import DockerError
+from compose_ext.pflag import Command, form, pass_docker
+from compose_ext.stack_name import stack_name
 
 CONTRACT = 1
 """The version of the agent's answer that is understood here."""
@@ -233,3 +239,25 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{str(value)[:40]!r} is not a text")
     return printable(value).replace("\n", " ")
+
+
+@click.command(
+    "ps",
+    cls=Command,
+    usage="docker linkwire ps [OPTIONS] [STACK]",
+    examples="""
+        docker linkwire ps
+        docker linkwire ps shop
+        docker linkwire ps --format json shop
+    """,
+)
+@form("table", "json")
+@click.argument("stack", required=False, shell_complete=stacks)
+@pass_docker
+def ps_command(docker: Docker, stack: str | None, form: str) -> None:
+    """List links with their tasks, and whether they are connected.
+
+    Asks the Linkwire agent on the Docker endpoint. Exits with 1 if there is none.
+    """
+    answer = ask(docker, stack_name(stack) if stack is not None else None)
+    sys.stdout.write(json.dumps(answer.raw, indent=2) + "\n" if form == "json" else table(answer))

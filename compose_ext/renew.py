@@ -13,7 +13,6 @@ from compose_ext import etcd_tls, keys, own_etcd, ps, rollout
 from compose_ext.choices import choose
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError
-from compose_ext.flags import Parsed
 from compose_ext.install import WAIT
 from compose_ext.target import Target, work_out
 from compose_ext.vault import Held, Vault
@@ -38,7 +37,7 @@ class _Renewal:
             raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
         self.vault = Vault(docker)
         self.target: Target = work_out(
-            docker, self.vault, swarm, before, choose(Parsed(), before.choices), parsed=Parsed(), say=say
+            docker, self.vault, swarm, before, choose({}, before.choices), given={}, say=say
         )
         self.in_use = before.mounts("controller") | before.mounts("agent") | before.mounts("etcd")
 
@@ -60,22 +59,23 @@ class _Renewal:
                 self.vault.remove(held)
 
 
-def renew(docker: Docker, parsed: Parsed, say: Callable[[str], None]) -> None:
+def renew(docker: Docker, *, signing_key: bool, drop_old: bool, say: Callable[[str], None]) -> None:
     """Renew the certificates between Linkwire and etcd, or the signing key.
 
     Args:
         docker: a manager's.
-        parsed: `signing-key` for that; `drop-old` to end trust in the old authority at once.
+        signing_key: renew that instead of the certificates.
+        drop_old: end trust in the old authority at once.
         say: is told what is done.
 
     Raises:
         DockerError: Docker failed or a step did not come to its end; run again, it goes on there.
     """
     renewal = _Renewal(docker, say)
-    if parsed.is_on("signing-key"):
+    if signing_key:
         _signing_key(renewal)
     else:
-        _certificates(renewal, drop=parsed.is_on("drop-old"))
+        _certificates(renewal, drop=drop_old)
     renewal.clean()
 
 

@@ -2,10 +2,16 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
+import click
+
+from compose_ext import completion
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError, UsageError
+from compose_ext.pflag import Command, pass_docker, switch
+from compose_ext.progress import say
 from compose_ext.ps import TIMEOUT
 from mesh.labels import LINKS, PREFIX, RENEW, decode, key_name, suggestion
 
@@ -61,3 +67,34 @@ def _keys(docker: Docker) -> dict[str, set[str]]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"docker's answer is not understood ({type(error).__name__}: {error})") from None
     return found
+
+
+def _candidates(ctx: click.Context, _parameter: click.Parameter, word: str) -> list[str]:
+    with suppress(DockerError):
+        return completion.beginning(_keys(completion.docker(ctx)), word)
+    return []
+
+
+@click.command(
+    "rotate",
+    cls=Command,
+    usage="docker linkwire rotate KEY...",
+    examples="""
+        docker linkwire rotate shop_web:shop_db
+        docker linkwire rotate --all
+    """,
+)
+@switch("-a", "--all", help="All keys of all links")
+@click.argument("keys", metavar="KEY", nargs=-1, shell_complete=_candidates)
+@pass_docker
+def rotate_command(docker: Docker, keys: Sequence[str], **given: bool | None) -> None:
+    """Give link keys new secrets, now.
+
+    For a key that somebody may know: a node was removed, or broken into. What runs is not interrupted, and nothing is
+    restarted; from the next handshake of each pair of tasks on, some two minutes later, the old secret is of no use.
+    KEY is its full name as `docker linkwire ps` shows it; the own key of a link is CONSUMER:PROVIDER.
+    """
+    every = bool(given["all"])
+    if every and keys:
+        raise UsageError("name link keys, or say --all")
+    rotate(docker, keys, every=every, say=say)

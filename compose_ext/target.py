@@ -1,14 +1,13 @@
 """What is to be deployed, worked out from what a Swarm has; what is missing is made."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from compose_ext import etcd_tls, keys, own_etcd, rollout
 from compose_ext.choices import Choices
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError
-from compose_ext.flags import Parsed
 from compose_ext.stackfile import Release
 from compose_ext.vault import TIMEOUT, Vault
 
@@ -50,7 +49,7 @@ def work_out(
     before: rollout.Deployed,
     choices: Choices,
     *,
-    parsed: Parsed,
+    given: Mapping[str, str],
     say: Callable[[str], None],
 ) -> Target:
     """Keep what is deployed, and make what is missing for what the user chose.
@@ -62,7 +61,7 @@ def work_out(
     in_use = before.mounts("controller")
     if choices.etcd:
         over_tls = not choices.in_clear
-        own = own_etcd.ensure(vault, parsed, in_use | before.mounts("agent"), say) if over_tls else None
+        own = own_etcd.ensure(vault, given, in_use | before.mounts("agent"), say) if over_tls else None
         return Target(choices, choices.etcd, keys.ensure(vault, swarm.cluster, in_use, say), None, own)
     seeds = keys.ensure(vault, swarm.cluster, in_use, say)
     address = choices.etcd_address or _advertised(docker, _etcd_node(docker))

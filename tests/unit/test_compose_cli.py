@@ -206,7 +206,11 @@ def test_the_module_is_the_same_program(run: Run, files: Path) -> None:
     [
         (
             ["chekc"],
-            "there is no command 'chekc'; there are: check, render, deploy, ps, install, uninstall, gate, node",
+            "there is no command 'chekc'; did you mean 'check'?",
+        ),
+        (
+            ["up"],
+            "there is no command 'up'; there are: check, render, deploy, ps, install, renew, uninstall, gate, node, ",
         ),
         (["render", "shop"], "which compose files? name them with -c FILE, or -c - for standard input"),
         (["check", "-c", ""], "which compose files? name them with -c FILE, or -c - for standard input"),
@@ -226,9 +230,9 @@ def test_the_module_is_the_same_program(run: Run, files: Path) -> None:
             "'a stack' cannot name a stack: a name is made of letters, digits, ",
         ),
         (["render", "-c", "good.yml", ""], "'' cannot name a stack: a name is missing"),
-        (["gate", "instal"], "gate 'instal': it goes gate install, gate remove or gate status, then nodes"),
-        (["gate", "install", "--wait", "1h"], "--wait takes seconds from 1 to 86400, and goes with gate install"),
-        (["gate", "remove", "--ready-wait", "5"], "--ready-wait takes seconds from 1 to 86400, and goes with gate"),
+        (["gate", "instal"], "there is no command 'instal'; did you mean 'install'?"),
+        (["gate", "install", "--wait", "1h"], "--wait takes seconds from 1 to 86400"),
+        (["gate", "remove", "--ready-wait", "5"], "unknown flag: --ready-wait"),
         (["ps", "--format", "yaml"], "--format is table or json, not 'yaml'"),
         (["ps", "a/b"], "'a/b' cannot name a stack: a name is made of letters, digits, "),
         (["-c", "good.yml", "check"], "unknown flag: -c"),

@@ -10,9 +10,8 @@ import yaml
 
 from agent.volumes import BOUND, DEFAULT_ROOT
 from compose_ext import node_jobs
-from compose_ext.choices import FLAGS, Choices, choose, read_label
+from compose_ext.choices import Choices, choose, read_label
 from compose_ext.errors import UsageError
-from compose_ext.flags import parse
 from compose_ext.stackfile import CHOICES_LABEL, Release, template
 
 
@@ -22,8 +21,8 @@ def stack(choices: Choices) -> dict[str, Any]:
 
 
 def test_a_flag_counts_before_what_was_chosen_earlier_and_that_before_the_default() -> None:
-    first = choose(parse(["--image=a/b:1", "--subnet", "10.1.0.0/16"], FLAGS), None)
-    second = choose(parse(["--image=a/b:2"], FLAGS), first.label())
+    first = choose({"image": "a/b:1", "subnet": "10.1.0.0/16"}, None)
+    second = choose({"image": "a/b:2"}, first.label())
     assert (second.image, second.subnet, second.controllers) == ("a/b:2", "10.1.0.0/16", "2")
     assert read_label('{"image": "x", "of a later version": 1}') == Choices(image="x")
     assert read_label("[]") == read_label("{") == Choices()
@@ -53,8 +52,9 @@ def test_a_flag_counts_before_what_was_chosen_earlier_and_that_before_the_defaul
     ],
 )
 def test_what_will_not_do_is_said_in_the_users_words(flag: str, message: str) -> None:
+    name, _, value = flag.removeprefix("--").partition("=")
     with pytest.raises(UsageError, match=message):
-        choose(parse([flag], FLAGS), None)
+        choose({name.replace("-", "_"): value}, None)
 
 
 def test_everything_a_service_mounts_is_there_and_nothing_there_is_mounted_by_nobody() -> None:

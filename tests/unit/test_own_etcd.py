@@ -18,10 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from compose_ext import own_etcd
-from compose_ext.choices import ETCD_FILES, FLAGS, Choices
+from compose_ext.choices import Choices
 from compose_ext.engine import Docker
 from compose_ext.errors import UsageError
-from compose_ext.flags import parse
 from compose_ext.stackfile import Release
 from compose_ext.vault import Vault
 from mesh.certificates import Authority
@@ -69,9 +68,8 @@ class World:
         return self.folder / name
 
     def install(self, files: Mapping[str, str], in_use: frozenset[str] = frozenset()) -> own_etcd.Own:
-        flags = [f"--{name.replace('_', '-')}={self.folder / file}" for name, file in files.items()]
-        parsed = parse(flags, (*FLAGS, *ETCD_FILES))
-        return own_etcd.ensure(Vault(self.docker), parsed, in_use, self.said.append)
+        given = {name: str(self.folder / file) for name, file in files.items()}
+        return own_etcd.ensure(Vault(self.docker), given, in_use, self.said.append)
 
 
 GOOD = {"etcd_ca": "ca", "etcd_cert": "controller", "etcd_key": "controller"}
