@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from compose_ext import __version__
+from compose_ext.completion import REQUESTS, complete
 from compose_ext.engine import choose
 from compose_ext.errors import BadFilesError, DockerError, UsageError
 from compose_ext.pflag import CONTEXT, GLOBAL, Command, Group, docker_flags
@@ -116,6 +117,9 @@ _docker = _Docker("docker")
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line; returns the exit code."""
+    if arguments and arguments[0] in REQUESTS:
+        sys.stdout.write(complete(linkwire, arguments[0], arguments[1:]))
+        return 0
     context = None
     try:
         context = _docker.make_context("docker", list(arguments))

@@ -63,7 +63,7 @@ def complete(command: click.Command, request: str, words: Sequence[str]) -> str:
 
 
 def _line(item: CompletionItem, *, described: bool) -> str:
-    text = (item.help or "").partition("\n")[0]
+    text = (item.help or "").partition("\n")[0].removesuffix(".")
     return f"{item.value}\t{text}\n" if described and text else f"{item.value}\n"
 
 
