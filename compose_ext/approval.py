@@ -3,7 +3,8 @@
 import json
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
@@ -11,7 +12,8 @@ import click
 from compose_ext import completion, ps
 from compose_ext.engine import Docker, printable
 from compose_ext.errors import DockerError, UsageError
-from compose_ext.pflag import Group, pass_docker
+from compose_ext.pflag import Group, form, pass_docker
+from compose_ext.terminal import Table, show, show_json
 
 LABEL = "linkwire.key"
 """The node label with the fingerprint of what was approved."""
@@ -39,23 +41,39 @@ class Statement:
     accepted: bool
 
 
-def ls(docker: Docker) -> str:
-    """A table of all nodes, with everything that is wrong under it.
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """A node and the state of its keys."""
+
+    id: str
+    hostname: str
+    keys: str
+    """`proven`, `approved`, `unproven`, or `-` where no agent speaks for it."""
+    fingerprint: str | None
+    problem: str | None
+
+
+def key_states(docker: Docker) -> list[KeyState]:
+    """List all nodes, by name.
 
     Raises:
         DockerError: the endpoint is no manager, or there is no agent to ask.
     """
-    said = _statements(docker)
-    rows, notes = [_HEADER], []
+    statements = _statements(docker)
+    found = []
     for node in _swarm(docker):
-        statement = said.get(node.id)
-        state, why = _state(node, statement)
-        rows.append((node.id, node.hostname, state, statement.fingerprint if statement else "-"))
-        if why:
-            notes.append(f"{node.hostname}: {why}")
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *(["", "PROBLEMS", *(f"  {note}" for note in notes)] if notes else [])]) + "\n"
+        statement = statements.get(node.id)
+        state, problem = _state(node, statement)
+        found.append(
+            KeyState(node.id, node.hostname, state, statement.fingerprint if statement else None, problem or None)
+        )
+    return found
+
+
+def table(nodes: Sequence[KeyState]) -> Table:
+    """Return the nodes as a table, with everything that is wrong under it."""
+    rows = tuple((node.id, node.hostname, node.keys, node.fingerprint or "-") for node in nodes)
+    return Table(_HEADER, rows, tuple(f"{node.hostname}: {node.problem}" for node in nodes if node.problem))
 
 
 def approve(docker: Docker, name: str, fingerprint: str | None) -> None:
@@ -159,11 +177,23 @@ def node_command() -> None:
     """
 
 
-@node_command.command("ls", usage="docker linkwire node ls", examples="docker linkwire node ls")
+@node_command.command(
+    "ls",
+    usage="docker linkwire node ls [OPTIONS]",
+    examples="""
+        docker linkwire node ls
+        docker linkwire node ls --format json
+    """,
+)
+@form("table", "json")
 @pass_docker
-def _ls(docker: Docker) -> None:
+def _ls(docker: Docker, form: str) -> None:
     """List nodes and whether their keys are proven."""
-    sys.stdout.write(ls(docker))
+    nodes = key_states(docker)
+    if form == "json":
+        show_json({"nodes": [asdict(node) for node in nodes]})
+    else:
+        show(table(nodes))
 
 
 @node_command.command(

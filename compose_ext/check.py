@@ -1,8 +1,6 @@
 """`docker linkwire check`: everything that is wrong with compose files, or in the Swarm."""
 
-import json
 import re
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -21,6 +19,7 @@ from compose_ext.loader import Document
 from compose_ext.override import check_labels, compile_override
 from compose_ext.pflag import Command, form, pass_docker
 from compose_ext.stack_name import stack_name
+from compose_ext.terminal import complain, show_json
 from compose_ext.unsupported import report_ignored
 
 OK = 0
@@ -69,7 +68,7 @@ def check(docker: Docker, named: Named, stack: str | None, *, as_json: bool) -> 
         _report_absent(docker, files.links, report)
     summary = _summary(files, asked=asked)
     if as_json:
-        print(json.dumps(_answer(report, summary), indent=2))
+        show_json(_answer(report, summary))
         return BAD if report.errors else OK
     deploy.tell(report)
     print(f"ok{summary}")
@@ -163,12 +162,12 @@ def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
             report.add(Problem(problem))
         for note in notes:
             report.add(Problem(note, warning=True))
-        print(json.dumps(_answer(report, ": nothing is wrong in this Swarm"), indent=2))
+        show_json(_answer(report, ": nothing is wrong in this Swarm"))
         return 1 if problems else OK
     for note in notes:
-        print(f"warning: {note}", file=sys.stderr)
+        complain(f"warning: {note}", "yellow")
     for problem in problems:
-        print(problem, file=sys.stderr)
+        complain(problem)
     if not problems:
         print("ok: nothing is wrong in this Swarm")
     return 1 if problems else OK

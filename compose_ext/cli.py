@@ -14,7 +14,8 @@ from compose_ext import __version__
 from compose_ext.completion import REQUESTS, complete
 from compose_ext.engine import choose
 from compose_ext.errors import BadFilesError, DockerError, UsageError
-from compose_ext.pflag import CONTEXT, GLOBAL, Command, Group, docker_flags
+from compose_ext.pflag import CONTEXT, GLOBAL, Command, Group, docker_flags, form
+from compose_ext.terminal import complain, say, show_json
 
 DOCKER_FAILED = 1
 """The input was good; Docker, the Swarm, or the agent asked through it, was not."""
@@ -117,6 +118,13 @@ _docker = _Docker("docker")
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line; returns the exit code."""
+    try:
+        return _run(arguments)
+    finally:
+        say.end()
+
+
+def _run(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in REQUESTS:
         sys.stdout.write(complete(linkwire, arguments[0], arguments[1:]))
         return 0
@@ -129,12 +137,12 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     except (UsageError, click.UsageError) as error:
         text = error.format_message() if isinstance(error, click.UsageError) else str(error)
-        print(f"docker linkwire: {text}\nSee 'docker linkwire --help'.", file=sys.stderr)
+        complain(f"docker linkwire: {text}\nSee 'docker linkwire --help'.")
         return BAD_INPUT
     except BadFilesError:
         return BAD_INPUT
     except DockerError as error:
-        print(f"docker linkwire: {_explained(error, context)}", file=sys.stderr)
+        complain(f"docker linkwire: {_explained(error, context)}")
         return DOCKER_FAILED
 
 
@@ -144,7 +152,19 @@ def _explained(error: DockerError, context: click.Context | None) -> DockerError
     return swarm.explained(choose(docker_flags(context)), error) if context else error
 
 
-@click.command("version", cls=Command, usage="docker linkwire version", examples="docker linkwire version")
-def version_command() -> None:
+@click.command(
+    "version",
+    cls=Command,
+    usage="docker linkwire version [OPTIONS]",
+    examples="""
+        docker linkwire version
+        docker linkwire version --format json
+    """,
+)
+@form("text", "json")
+def version_command(form: str) -> None:
     """Print the version."""
-    print(f"Linkwire {__version__}")
+    if form == "json":
+        show_json({"version": __version__})
+    else:
+        print(f"Linkwire {__version__}")

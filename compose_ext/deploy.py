@@ -15,6 +15,7 @@ from compose_ext.inputs import compose_files, named_files
 from compose_ext.override import compile_override, dump
 from compose_ext.pflag import Command, pass_docker, switch
 from compose_ext.stack_name import stack_name
+from compose_ext.terminal import complain
 
 MAX_TOLD = 100
 """Problems that are printed one by one."""
@@ -71,13 +72,13 @@ def deploy(docker: Docker, named: Named, stack: str, flags: Sequence[str], *, al
 def tell(report: Report, consequence: str = "") -> None:
     """Print every problem; raises BadFilesError if there are errors."""
     errors, warnings = report.errors, report.warnings
-    for problems in (warnings, errors):
+    for problems, style in ((warnings, "yellow"), (errors, "red")):
         for problem in problems[:MAX_TOLD]:
-            print(problem, file=sys.stderr)
+            complain(str(problem), style)
         if len(problems) > MAX_TOLD:
-            print(f"... and {len(problems) - MAX_TOLD} more", file=sys.stderr)
+            complain(f"... and {len(problems) - MAX_TOLD} more", style)
     if errors:
-        print(f"{len(errors)} error{'s' if len(errors) > 1 else ''}{consequence}", file=sys.stderr)
+        complain(f"{len(errors)} error{'s' if len(errors) > 1 else ''}{consequence}")
         raise BadFilesError
 
 

@@ -6,19 +6,19 @@ a Swarm can do so already, and nothing that listens on a node has to have such r
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from compose_ext import completion, rollout
+from compose_ext import completion, node_jobs, rollout, swarm_queries
 from compose_ext.engine import Docker, printable
 from compose_ext.errors import DockerError, UsageError
-from compose_ext.pflag import Group, pass_docker
-from compose_ext.progress import say
+from compose_ext.pflag import Group, form, pass_docker
 from compose_ext.stackfile import STACK
-from compose_ext.vault import TIMEOUT
+from compose_ext.swarm_queries import TIMEOUT
+from compose_ext.terminal import say, show_json
 from mesh.labels import GATE, suggestion
 
 LABEL = "linkwire.gate"
@@ -29,8 +29,7 @@ _WAIT = 300.0
 """Seconds until every node must have answered: it may have to pull the image."""
 _LOG_TRIES, _LOG_TIMEOUT = 5, 10.0
 _LOOK_EVERY = 0.3
-_ENDED = ("complete", "failed", "rejected", "shutdown", "orphaned", "remove")
-_SOCKET = "/var/run/docker.sock"
+__SOCKET = "/var/run/docker.sock"
 _MAX_WAIT = 86400
 NOT_THERE = "the gate was not there"
 """As `linkwire-gate remove` says it."""
@@ -46,6 +45,27 @@ class Node:
     obstacle: str | None
     """Why nothing can be run there now, with what to do."""
     labelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The gate on one node, after what was done there."""
+
+    node: Node
+    gate: str | None = None
+    """`in`, `in part`, `leaving` or `out`; None where nothing was done."""
+    notes: tuple[str, ...] = ()
+    problem: str | None = None
+    """Why nothing was done, with what to do."""
+
+    def __str__(self) -> str:
+        done = f"gate {self.gate}: {'; '.join(self.notes)}"
+        return printable(f"{self.node.name}: {done if self.problem is None else f'nothing done: {self.problem}'}")
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it for machines."""
+        node = {"id": self.node.id, "hostname": self.node.name, "labelled": self.node.labelled}
+        return {**node, "gate": self.gate, "notes": list(self.notes), "problem": self.problem}
 
 
 def run(
@@ -64,6 +84,11 @@ def run(
         UsageError: there is no such node.
         DockerError: nothing could be asked of any node.
     """
+    return _told(results(docker, action, names, options), say)
+
+
+def results(docker: Docker, action: str, names: Sequence[str], options: Sequence[str] = ()) -> Iterator[Result]:
+    """Do something about the gate on nodes, as `run` does; yield one result a node."""
     rollout.swarm(docker)
     agent = rollout.deployed(docker).services.get("agent")
     if agent is None:
@@ -73,65 +98,61 @@ def run(
         )
     nodes = _nodes(docker, str(agent["ID"]))
     image = str(agent["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"])
-    return _Run(docker, nodes, image, say).on(_chosen(nodes, names), action, options)
+    yield from _on(_Swarm(docker, nodes, image), _chosen(nodes, names), action, options)
+
+
+def _told(results: Iterable[Result], say: Callable[[str], None]) -> bool:
+    done = True
+    for result in results:
+        say(str(result))
+        done = done and result.problem is None
+    return done
 
 
 def take_out(docker: Docker, image: str, say: Callable[[str], None]) -> None:
     """Take the gate out of every node, for `docker linkwire uninstall`. Raises DockerError."""
     nodes = _nodes(docker, None)
-    left = False
-
-    def say_if_there(text: str) -> None:
-        nonlocal left
-        left = left or ": gate leaving: " in text
-        if NOT_THERE not in text:
-            say(text)
-
     # Of a node that is away the label is all that is known.
     asked = [node for node in nodes if node.labelled or not node.obstacle]
-    if not _Run(docker, nodes, image, say_if_there).on(asked, "remove") or left:
+    found = list(_on(_Swarm(docker, nodes, image), asked, "remove"))
+    _told((result for result in found if NOT_THERE not in result.notes), say)
+    if any(result.problem is not None or result.gate == "leaving" for result in found):
         say(f"the gate is not out of every node: later run `docker linkwire uninstall --image={image}` again")
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """One run, over some of a Swarm's nodes."""
+class _Swarm:
+    """All of a Swarm's nodes, and the image that is run on them."""
 
     docker: Docker
     nodes: Sequence[Node]
-    """All of them."""
     image: str
-    say: Callable[[str], None]
 
-    def on(self, asked: Sequence[Node], action: str, options: Sequence[str] = ()) -> bool:
-        """Do it on nodes; returns whether all did it. Raises DockerError."""
-        for node in asked:
-            if node.obstacle:
-                self.say(f"{node.name}: nothing done: {node.obstacle}")
-        able = [node for node in asked if not node.obstacle]
-        if not able:
-            return not asked
-        if action == "remove":  # nothing new is placed there meanwhile
-            _label(self.docker, [node for node in able if node.labelled], here=False)
-        done = [self._finish(node, action, answer) for node, answer in self._answers(able, [action, *options])]
-        return all(done) and len(able) == len(asked)
 
-    def _answers(self, able: Sequence[Node], argv: Sequence[str]) -> list[tuple[Node, Mapping[str, Any]]]:
-        answers = _ask(self.docker, self.nodes, able, self.image, argv)
-        again = [node for node, answer in answers if answer.get("again")]
-        if not again:
-            return answers
-        # The tasks that took the gate out as the default were made with it themselves.
-        more = dict(_ask(self.docker, self.nodes, again, self.image, argv))
-        return [(node, _both(answer, more[node]) if node in more else answer) for node, answer in answers]
+def _on(swarm: _Swarm, asked: Sequence[Node], action: str, options: Sequence[str] = ()) -> Iterator[Result]:
+    """Run an action on some of a Swarm's nodes; what cannot be reached comes first."""
+    yield from (Result(node, problem=node.obstacle) for node in asked if node.obstacle)
+    able = [node for node in asked if not node.obstacle]
+    if not able:
+        return
+    if action == "remove":  # nothing new is placed there meanwhile
+        _label(swarm.docker, [node for node in able if node.labelled], here=False)
+    for node, answer in _answers(swarm, able, [action, *options]):
+        result = _result(node, answer, action)
+        newly_in = action == "install" and result.gate == "in" and not node.labelled
+        if newly_in or (action == "remove" and result.problem is not None and node.labelled):
+            _label(swarm.docker, [node], here=True)
+        yield result
 
-    def _finish(self, node: Node, action: str, answer: Mapping[str, Any]) -> bool:
-        refused = answer.get("refused") is not None
-        newly_in = action == "install" and answer.get("gate") == "in" and not node.labelled
-        if newly_in or (action == "remove" and refused and node.labelled):
-            _label(self.docker, [node], here=True)
-        self.say(printable(f"{node.name}: {_told(answer, action, labelled=node.labelled)}"))
-        return not refused
+
+def _answers(swarm: _Swarm, able: Sequence[Node], argv: Sequence[str]) -> list[tuple[Node, Mapping[str, Any]]]:
+    answers = _ask(swarm, able, argv)
+    again = [node for node, answer in answers if answer.get("again")]
+    if not again:
+        return answers
+    # The tasks that took the gate out as the default were made with it themselves.
+    more = dict(_ask(swarm, again, argv))
+    return [(node, _both(answer, more[node]) if node in more else answer) for node, answer in answers]
 
 
 def notes(docker: Docker, stack: str | None) -> list[str]:
@@ -141,18 +162,18 @@ def notes(docker: Docker, stack: str | None) -> list[str]:
         DockerError: this is no manager, or it does not answer.
     """
     ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
-    services = _read(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else []
+    services = swarm_queries.read(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else []
     held = {str(one["ID"]): str(one["Spec"]["Name"]) for one in services if _waits(one, stack)}
     if not held:
         return []
-    raw = _read(docker.ask(["node", "inspect", *docker.ask(["node", "ls", "--quiet"], TIMEOUT).split()], TIMEOUT))
+    raw = swarm_queries.nodes(docker)
     open_nodes = {
         str(one["ID"]): printable(str(one["Description"]["Hostname"]))
         for one in raw
         if (one["Spec"].get("Labels") or {}).get(LABEL) != "true"
     }
     found: dict[str, set[str]] = {}
-    for task in _tasks(docker, *held):
+    for task in swarm_queries.tasks(docker, *held):
         if str(task.get("NodeID")) in open_nodes and task["Status"]["State"] == "running":
             found.setdefault(str(task["NodeID"]), set()).add(held[str(task["ServiceID"])])
     if not found:
@@ -181,61 +202,38 @@ def _both(first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, A
     return {**second, "said": [*first.get("said", ()), *list(second.get("said", ()))[1:]]}
 
 
-def _told(answer: Mapping[str, Any], action: str, *, labelled: bool) -> str:
+def _result(node: Node, answer: Mapping[str, Any], action: str) -> Result:
     if (refused := answer.get("refused")) is not None:
-        return f"nothing done: {refused}"
-    said = [str(text) for text in answer.get("said", ())]
+        return Result(node, problem=str(refused))
+    notes = [str(text) for text in answer.get("said", ())]
     if action == "status":
-        said.append(f"label {LABEL}: {'yes' if labelled else 'no'}")
-    return f"gate {answer.get('gate')}: {'; '.join(said)}"
+        notes.append(f"label {LABEL}: {'yes' if node.labelled else 'no'}")
+    return Result(node, str(answer.get("gate")), tuple(notes))
 
 
-def _ask(
-    docker: Docker, nodes: Sequence[Node], able: Sequence[Node], image: str, argv: Sequence[str]
-) -> list[tuple[Node, Mapping[str, Any]]]:
-    """Run linkwire-gate on nodes at once; what each said, by its name."""
-    _remove(docker)  # what a run that was broken off has left
+def _ask(swarm: _Swarm, able: Sequence[Node], argv: Sequence[str]) -> list[tuple[Node, Mapping[str, Any]]]:
+    """Run linkwire-gate on nodes at once; return each one's answer."""
     # There is no "one of": every other node is excluded.
-    spared = [f"--constraint=node.id!={node.id}" for node in nodes if node not in able]
-    try:
-        docker.ask(
-            [
-                *("service", "create", "--quiet", "--detach", f"--name={_SERVICE}", f"--label={_MARK}"),
-                *("--container-label", _MARK, "--mode=global", "--restart-condition=none", "--network=host"),
-                *("--cap-drop=ALL", "--read-only", "--log-driver=json-file", "--with-registry-auth"),
-                *("--no-resolve-image", "--entrypoint=linkwire-gate", "--env=LINKWIRE_TASK={{.Task.ID}}"),
-                f"--mount=type=bind,source={_SOCKET},target={_SOCKET}",
-                *spared,
-                image,
-                *argv,
-            ],
-            TIMEOUT,
+    spared = [f"--constraint=node.id!={node.id}" for node in swarm.nodes if node not in able]
+    options = [
+        *(f"--label={_MARK}", f"--container-label={_MARK}", "--network=host", "--no-resolve-image"),
+        *("--entrypoint=linkwire-gate", "--env=LINKWIRE_TASK={{.Task.ID}}"),
+        f"--mount={node_jobs.SOCKET}",
+    ]
+    with node_jobs.service(swarm.docker, _SERVICE, [*options, *spared, swarm.image, *argv]):
+        tasks = node_jobs.wait(
+            swarm.docker, _SERVICE, {node.id: node.name for node in able}, _WAIT, lambda _text: None
         )
-        ended = _wait(docker, {node.id for node in able})
-        return [(node, _answer(docker, ended.get(node.id))) for node in able]
-    finally:
-        _remove(docker)
-
-
-def _wait(docker: Docker, ids: set[str]) -> Mapping[str, Mapping[str, Any]]:
-    """The tasks that have ended, by node; what has not after a while is left out."""
-    deadline = time.monotonic() + _WAIT
-    while True:
-        ended: dict[str, Mapping[str, Any]] = {
-            str(task["NodeID"]): task for task in _tasks(docker, _SERVICE) if task["Status"]["State"] in _ENDED
-        }
-        if ids <= ended.keys() or time.monotonic() > deadline:
-            return ended
-        time.sleep(_LOOK_EVERY)
+        return [(node, _answer(swarm.docker, tasks.get(node.id))) for node in able]
 
 
 def _answer(docker: Docker, task: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if task is None:
+    if task is None or task["Status"]["State"] not in node_jobs.ENDED:
         return {"refused": f"it did not answer in {_WAIT:g} s: see `docker node ps` there, and run this again"}
     status = task["Status"]
     if status["State"] != "complete":
         return {"refused": f"Swarm could not run it there: {status.get('Err') or status['State']}"}
-    # Whatever a manager says of a task's log, it says it only after the node has: now and then not at once.
+    # A manager has a task's log only after the node has sent it: now and then not at once.
     for attempt in range(_LOG_TRIES):
         try:
             lines = docker.ask(["service", "logs", "--raw", str(task["ID"])], _LOG_TIMEOUT).splitlines()
@@ -251,8 +249,8 @@ def _answer(docker: Docker, task: Mapping[str, Any] | None) -> Mapping[str, Any]
 
 def _nodes(docker: Docker, agent: str | None) -> list[Node]:
     """Every node, by name; `agent`: the service of which a task must run there."""
-    raw = _read(docker.ask(["node", "inspect", *docker.ask(["node", "ls", "--quiet"], TIMEOUT).split()], TIMEOUT))
-    tasks = _tasks(docker, agent) if agent is not None else []
+    raw = swarm_queries.nodes(docker)
+    tasks = swarm_queries.tasks(docker, agent) if agent is not None else []
     running = {str(task["NodeID"]) for task in tasks if task["Status"]["State"] == "running"}
     found = []
     for one in raw:
@@ -293,31 +291,6 @@ def _label(docker: Docker, nodes: Sequence[Node], *, here: bool) -> None:
     for node in nodes:
         change = f"--label-add={LABEL}=true" if here else f"--label-rm={LABEL}"
         docker.ask(["node", "update", change, node.id], TIMEOUT)
-
-
-def _remove(docker: Docker) -> None:
-    """Remove our service, if there is one, and wait until its tasks are gone."""
-    for service in docker.ask(["service", "ls", "--quiet", "--filter", f"label={_MARK}"], TIMEOUT).split():
-        docker.ask(["service", "rm", service], TIMEOUT)
-
-
-def _tasks(docker: Docker, *services: str) -> list[dict[str, Any]]:
-    ids = docker.ask(["service", "ps", "--quiet", "--no-trunc", *services], TIMEOUT).split()
-    if not ids:
-        return []
-    try:
-        found: list[dict[str, Any]] = _read(docker.ask(["inspect", "--type", "task", *ids], TIMEOUT))
-    except DockerError:  # one of them went meanwhile
-        return []
-    return found
-
-
-def _read(text: str) -> list[dict[str, Any]]:
-    try:
-        found: list[dict[str, Any]] = json.loads(text)
-    except ValueError:
-        raise DockerError("docker's answer is not JSON") from None
-    return found
 
 
 class _Seconds(click.ParamType[str]):
@@ -390,11 +363,20 @@ def _remove_command(docker: Docker, nodes: Sequence[str]) -> int:
 
 @gate_command.command(
     "status",
-    usage="docker linkwire gate status [NODE...]",
-    examples="docker linkwire gate status",
+    usage="docker linkwire gate status [OPTIONS] [NODE...]",
+    examples="""
+        docker linkwire gate status
+        docker linkwire gate status --format json n1
+    """,
 )
+@form("text", "json")
 @_nodes_argument
 @pass_docker
-def _status(docker: Docker, nodes: Sequence[str]) -> int:
+def _status(docker: Docker, form: str, nodes: Sequence[str]) -> int:
     """Show which nodes have the start gate."""
-    return 0 if run(docker, "status", nodes, say) else 1
+    if form != "json":
+        return 0 if run(docker, "status", nodes, say) else 1
+    found = list(results(docker, "status", nodes))
+    ok = all(result.problem is None for result in found)
+    show_json({"ok": ok, "nodes": [result.as_record() for result in found]})
+    return 0 if ok else 1

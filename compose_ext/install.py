@@ -12,8 +12,9 @@ from compose_ext.choices import choose, read_label
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError, UsageError
 from compose_ext.stackfile import STACK
+from compose_ext.swarm_queries import TIMEOUT
 from compose_ext.target import ETCD_LABEL, KEY_LABEL, ensure_etcd_node, labelled, work_out
-from compose_ext.vault import TIMEOUT, Vault
+from compose_ext.vault import Vault
 
 WAIT = 300.0
 """Seconds until everything must run; an image has to be pulled by every node."""

@@ -7,15 +7,16 @@ service is a global one whose tasks are not restarted: of Swarm's own jobs the e
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from compose_ext import swarm_queries
 from compose_ext.engine import Docker, printable
 from compose_ext.errors import DockerError
 from compose_ext.stackfile import STACK
-from compose_ext.vault import TIMEOUT
+from compose_ext.swarm_queries import TIMEOUT
 
 CREATE_TIMEOUT = 120.0
 """Seconds; Docker asks the registry about the image."""
@@ -27,11 +28,15 @@ _SHOWN = 5
 _CLEARED = 120.0
 _SILENT = 3.0
 """Seconds that a job may take without a word."""
-_ENDED = {"complete", "failed", "rejected", "shutdown", "remove", "orphaned"}
-_SOCKET = "type=bind,source=/var/run/docker.sock,target=/var/run/docker.sock"
+ENDED = {"complete", "failed", "rejected", "shutdown", "remove", "orphaned"}
+SOCKET = "type=bind,source=/var/run/docker.sock,target=/var/run/docker.sock"
 _CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN", "MKNOD", "SETUID", "SETGID", "SETPCAP")
 """The agent's."""
 
+_ONCE = (
+    *("--mode=global", "--restart-condition=none", "--detach", "--quiet", "--with-registry-auth"),
+    *("--log-driver=json-file", "--read-only", "--cap-drop=ALL"),
+)
 _BIND_OPTIONS = (
     "volume-driver=local,volume-opt=type=none,volume-opt=o=bind,volume-opt=device=/var/lib/docker/containers"
 )
@@ -99,12 +104,28 @@ def run(docker: Docker, job: Job, image: str, seconds: float, say: Callable[[str
         DockerError: Docker could not make the service.
     """
     name = f"{STACK}_{job.command}"
-    with suppress(DockerError):  # from a run that was broken off
-        docker.ask(["service", "rm", name], TIMEOUT)
     nodes = active(docker)
-    try:
-        docker.ask(_creation(name, job, image), CREATE_TIMEOUT)
+    with service(docker, name, [*_options(job), image, job.command]):
         return outcomes(docker, name, nodes, seconds, say)
+
+
+@contextmanager
+def service(docker: Docker, name: str, argv: Sequence[str]) -> Iterator[None]:
+    """Have a global service whose tasks run once and have no rights but those that are added.
+
+    Args:
+        docker: a manager's.
+        name: of the service; one that an interrupted run left behind is removed first.
+        argv: more options of `docker service create`, the image, and its arguments.
+
+    Raises:
+        DockerError: Docker could not make the service.
+    """
+    with suppress(DockerError):
+        docker.ask(["service", "rm", name], TIMEOUT)
+    try:
+        docker.ask(["service", "create", f"--name={name}", *_ONCE, *argv], CREATE_TIMEOUT)
+        yield
     finally:
         with suppress(DockerError):
             docker.ask(["service", "rm", name], TIMEOUT)
@@ -128,30 +149,22 @@ def clear_etcd(
         DockerError: Docker could not make the service.
     """
     name, spec = f"{STACK}_clear", controller["Spec"]["TaskTemplate"]["ContainerSpec"]
-    with suppress(DockerError):
-        docker.ask(["service", "rm", name], TIMEOUT)
-    argv = ["service", "create", f"--name={name}", "--mode=global", "--detach", "--quiet", "--with-registry-auth"]
-    argv += ["--restart-condition=none", "--log-driver=json-file", "--read-only", "--cap-drop=ALL", "--network=host"]
-    argv += [f"--constraint=node.id=={node[0]}", "--entrypoint=linkwire-controller"]
+    argv = ["--network=host", f"--constraint=node.id=={node[0]}", "--entrypoint=linkwire-controller"]
     argv += [f"--env={variable}" for variable in (*(spec.get("Env") or ()), "LINKWIRE_NODE_ID={{.Node.ID}}")]
     for sort in ("Secret", "Config"):
         for one in spec.get(f"{sort}s") or ():
             file = one["File"]
             mode = f"mode=0{int(file.get('Mode', 0o444)):o}"
             argv += [f"--{sort.lower()}=source={one[f'{sort}Name']},target={file['Name']},{mode}"]
-    try:
-        docker.ask([*argv, str(spec["Image"]), "clear"], CREATE_TIMEOUT)
+    with service(docker, name, [*argv, str(spec["Image"]), "clear"]):
         return table(outcomes(docker, name, dict([node]), _CLEARED, say))
-    finally:
-        with suppress(DockerError):
-            docker.ask(["service", "rm", name], TIMEOUT)
 
 
 def outcomes(
     docker: Docker, name: str, nodes: Mapping[str, str], seconds: float, say: Callable[[str], None]
 ) -> list[Outcome]:
     """Wait until a service's task has ended on each of some nodes (id to name); how, by name. Raises DockerError."""
-    tasks = _wait(docker, name, nodes, seconds, say)
+    tasks = wait(docker, name, nodes, seconds, say)
     said = _said(docker, name, tasks)
     return [_outcome(node, nodes[node], tasks.get(node), said) for node in sorted(nodes, key=lambda one: nodes[one])]
 
@@ -165,7 +178,7 @@ def active(docker: Docker) -> dict[str, str]:
 
 def places(docker: Docker, name: str) -> set[str]:
     """The ids of the nodes that a service has tasks on. Raises DockerError."""
-    return {str(task["NodeID"]) for task in _tasks(docker, name) if task.get("NodeID")}
+    return {str(task["NodeID"]) for task in swarm_queries.tasks(docker, name) if task.get("NodeID")}
 
 
 def others(docker: Docker) -> list[str]:
@@ -175,28 +188,37 @@ def others(docker: Docker) -> list[str]:
     return [f"{one[0]} ({one[-2].lower()}, {one[-1].lower()})" for one in words if one[-2:] != ["Ready", "Active"]]
 
 
-def _creation(name: str, job: Job, image: str) -> list[str]:
-    argv = ["service", "create", f"--name={name}", "--mode=global", "--detach", "--quiet", "--with-registry-auth"]
-    argv += ["--restart-condition=none", "--log-driver=json-file", "--read-only", "--cap-drop=ALL"]
-    argv += [f"--cap-add={capability}" for capability in _CAPABILITIES]
-    argv += [f"--mount={mount}" for mount in (_SOCKET, "type=tmpfs,target=/tmp", *job.mounts)]
+def _options(job: Job) -> list[str]:
+    argv = [f"--cap-add={capability}" for capability in _CAPABILITIES]
+    argv += [f"--mount={mount}" for mount in (SOCKET, "type=tmpfs,target=/tmp", *job.mounts)]
     argv += ["--mount=type=tmpfs,target=/run/wireguard", "--entrypoint=linkwire-agent"]
     argv += ["--network=host", "--env=LINKWIRE_CONTAINERS=/run/linkwire/containers"] if job.host else []
-    return [*argv, image, job.command]
+    return argv
 
 
-def _wait(
+def wait(
     docker: Docker, name: str, nodes: Mapping[str, str], seconds: float, say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """The job's tasks by node, when all have ended or it has taken too long."""
+    """Return a service's tasks by node, when all have ended or it has taken too long.
+
+    Args:
+        docker: a manager's.
+        name: of the service.
+        nodes: id to name, of those that must have a task.
+        seconds: until then.
+        say: is told what is waited for.
+
+    Raises:
+        DockerError: Docker does not answer.
+    """
     deadline = time.monotonic() + seconds
     told = ""
     while True:
-        tasks = {str(task.get("NodeID")): task for task in _tasks(docker, name)}
+        tasks = {str(task.get("NodeID")): task for task in swarm_queries.tasks(docker, name)}
         waiting = [
             f"{nodes[node]} ({tasks[node]['Status']['State']})" if node in tasks else nodes[node]
             for node in nodes
-            if node not in tasks or tasks[node]["Status"]["State"] not in _ENDED
+            if node not in tasks or tasks[node]["Status"]["State"] not in ENDED
         ]
         if not waiting or time.monotonic() > deadline:
             return tasks
@@ -205,12 +227,6 @@ def _wait(
             say(text)
             told = text
         time.sleep(_LOOK_EVERY)
-
-
-def _tasks(docker: Docker, name: str) -> list[dict[str, Any]]:
-    ids = docker.ask(["service", "ps", "--quiet", "--no-trunc", name], TIMEOUT).split()
-    found: list[dict[str, Any]] = json.loads(docker.ask(["inspect", "--type", "task", *ids], TIMEOUT)) if ids else []
-    return found
 
 
 def _said(docker: Docker, name: str, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

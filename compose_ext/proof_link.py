@@ -15,7 +15,7 @@ from compose_ext import deploy, node_jobs
 from compose_ext.engine import Docker, private_files
 from compose_ext.errors import DockerError
 from compose_ext.files import Named
-from compose_ext.vault import TIMEOUT
+from compose_ext.swarm_queries import TIMEOUT
 
 STACK = "linkwire-proof"
 SECONDS = 90.0

@@ -1,7 +1,6 @@
 """`docker linkwire ps`: asks the agent on a Docker endpoint for every link's state, and shows it."""
 
 import json
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from compose_ext.engine import Docker, printable
 from compose_ext.errors import DockerError
 from compose_ext.pflag import Command, form, pass_docker
 from compose_ext.stack_name import stack_name
+from compose_ext.terminal import Table, show, show_json
 
 CONTRACT = 1
 """The version of the agent's answer that is understood here."""
@@ -124,9 +124,9 @@ def read(text: str) -> Answer:
     return Answer(links, problems, raw)
 
 
-def table(answer: Answer) -> str:
-    """Write the answer as a table, with everything that went wrong under it."""
-    rows: list[tuple[str, ...]] = [_HEADER]
+def table(answer: Answer) -> Table:
+    """Return the answer as a table, with everything that went wrong under it."""
+    rows: list[tuple[str, ...]] = []
     notes: list[str] = []
     for link in answer.links:
         name = f"{link.consumer} -> {link.provider}"
@@ -141,12 +141,7 @@ def table(answer: Answer) -> str:
                 notes.append(f"{_task(pair.consumer_task)} -> {_task(pair.provider_task)}: {pair.error}")
         if not link.pairs:
             rows.append((name, *("-",) * (len(_HEADER) - 3), refused, _key(link)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    problems = [*answer.problems, *notes]
-    if problems:
-        lines += ["", "PROBLEMS", *(f"  {problem}" for problem in problems)]
-    return "\n".join(lines) + "\n"
+    return Table(_HEADER, tuple(rows), (*answer.problems, *notes))
 
 
 def age(seconds: float | None) -> str:
@@ -260,4 +255,7 @@ def ps_command(docker: Docker, stack: str | None, form: str) -> None:
     Asks the Linkwire agent on the Docker endpoint. Exits with 1 if there is none.
     """
     answer = ask(docker, stack_name(stack) if stack is not None else None)
-    sys.stdout.write(json.dumps(answer.raw, indent=2) + "\n" if form == "json" else table(answer))
+    if form == "json":
+        show_json(answer.raw)
+    else:
+        show(table(answer))

@@ -6,8 +6,8 @@ again. Each step is deployed, and waited for until every task runs with it, befo
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from compose_ext import etcd_tls, keys, own_etcd, ps, rollout
 from compose_ext.choices import choose
@@ -153,8 +153,33 @@ def _wait_signed(renewal: _Renewal, newest: Held) -> None:
         time.sleep(rollout.LOOK_EVERY)
 
 
-def check(docker: Docker, say: Callable[[str], None]) -> bool:
-    """Say what there is and how long it is good; returns whether nothing ends soon or is unfinished.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A secret or config of Linkwire's, and how long it is good."""
+
+    name: str
+    sort: str
+    in_use: bool
+    verify_key: str | None
+    """Of a signing key."""
+    expires: str | None
+    """As ISO 8601 has it; None: never."""
+    days: int | None
+    """Until then."""
+    remedy: str | None
+    """The command to run now; None: it is good."""
+
+    def __str__(self) -> str:
+        words = [self.sort, "in use" if self.in_use else "not in use"]
+        words += [f"verify key {self.verify_key}"] if self.verify_key else []
+        if self.expires:
+            end = f": {self.remedy}" if self.remedy else ""
+            words.append(f"good until {self.expires[:10]} ({self.days} days){end}")
+        return f"{self.name}: {', '.join(words)}"
+
+
+def check(docker: Docker) -> tuple[list[Stored], list[str]]:
+    """Return what there is and how long it is good, and what else is wrong.
 
     Raises:
         DockerError: Docker failed, or Linkwire is not installed.
@@ -164,11 +189,13 @@ def check(docker: Docker, say: Callable[[str], None]) -> bool:
         raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
     vault = Vault(docker)
     used = {name for service in found.services for name in found.mounts(service)}
-    good = True
-    for line, fine in _lines(vault, used, dt.datetime.now(dt.UTC)):
-        say(line)
-        good = good and fine
-    return good
+    now = dt.datetime.now(dt.UTC)
+    stored = [
+        _stored(held, held.name in used, now) for held in sorted(vault.everything(), key=lambda held: held.name)
+    ]
+    shown = [held for held in vault.everything() if held.kind in etcd_tls.SECRETS and held.name in used]
+    broken_off = len({held.number for held in shown}) > 1
+    return stored, ["a renewal was broken off: docker linkwire renew"] if broken_off else []
 
 
 def _remedy(held: Held) -> str:
@@ -176,16 +203,10 @@ def _remedy(held: Held) -> str:
     return "docker linkwire install with new files" if own else "docker linkwire renew"
 
 
-def _lines(vault: Vault, used: set[str], now: dt.datetime) -> Iterator[tuple[str, bool]]:
-    for held in sorted(vault.everything(), key=lambda held: held.name):
-        words, fine = [held.sort, "in use" if held.name in used else "not in use"], True
-        if held.kind == keys.SIGNING:
-            words.append(f"verify key {held.labels.get(keys.VERIFY_LABEL, 'unknown')}")
-        if text := held.labels.get(etcd_tls.EXPIRES):
-            left = dt.datetime.fromisoformat(text) - now
-            fine = held.name not in used or left > SOON
-            words.append(f"good until {text[:10]} ({left.days} days)" + ("" if fine else f": {_remedy(held)}"))
-        yield f"{held.name}: {', '.join(words)}", fine
-    shown = [held for held in vault.everything() if held.kind in etcd_tls.SECRETS and held.name in used]
-    if len({held.number for held in shown}) > 1:
-        yield "a renewal was broken off: docker linkwire renew", False
+def _stored(held: Held, in_use: bool, now: dt.datetime) -> Stored:
+    expires = held.labels.get(etcd_tls.EXPIRES)
+    left = dt.datetime.fromisoformat(expires) - now if expires else None
+    ends = in_use and left is not None and left <= SOON
+    key = held.labels.get(keys.VERIFY_LABEL, "unknown") if held.kind == keys.SIGNING else None
+    remedy = _remedy(held) if ends else None
+    return Stored(held.name, held.sort, in_use, key, expires, left.days if left else None, remedy)

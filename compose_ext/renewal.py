@@ -11,8 +11,8 @@ from compose_ext import completion
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError, UsageError
 from compose_ext.pflag import Command, pass_docker, switch
-from compose_ext.progress import say
 from compose_ext.ps import TIMEOUT
+from compose_ext.terminal import say
 from mesh.labels import LINKS, PREFIX, RENEW, decode, key_name, suggestion
 
 _MILLISECONDS = 1000

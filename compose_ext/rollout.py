@@ -1,15 +1,15 @@
 """Has Swarm deploy Linkwire's stack, and waits until what runs is what was deployed."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compose_ext import swarm_queries
 from compose_ext.engine import Docker, printable
 from compose_ext.errors import DockerError
 from compose_ext.stackfile import CHOICES_LABEL, STACK, Release
-from compose_ext.vault import TIMEOUT
+from compose_ext.swarm_queries import TIMEOUT
 
 DEPLOY_TIMEOUT = 120.0
 """Seconds; Docker asks the registry about every image."""
@@ -62,7 +62,7 @@ def swarm(docker: Docker) -> Swarm:
     Raises:
         DockerError: it is no manager of a Swarm, or does not answer.
     """
-    info = _read(docker.ask(["info", "--format", "{{json .}}"], TIMEOUT))
+    info = swarm_queries.read(docker.ask(["info", "--format", "{{json .}}"], TIMEOUT))
     said = info.get("Swarm") or {}
     if not said and info.get("ServerErrors"):
         raise DockerError("; ".join(map(str, info["ServerErrors"])))
@@ -87,7 +87,7 @@ def deployed(docker: Docker) -> Deployed:
     ids = docker.ask(["service", "ls", "--quiet", "--filter", label], TIMEOUT).split()
     if not ids:
         return Deployed({})
-    found = _read(docker.ask(["service", "inspect", *ids], TIMEOUT))
+    found = swarm_queries.read(docker.ask(["service", "inspect", *ids], TIMEOUT))
     return Deployed({str(one["Spec"]["Name"]).removeprefix(f"{STACK}_"): one for one in found})
 
 
@@ -187,7 +187,7 @@ def _failures(docker: Docker) -> list[str]:
     nodes = {words[0]: words[-1] for words in map(str.split, listed)}
     lines: list[str] = []
     for service in docker.ask(["service", "ls", "--quiet", "--filter", label], TIMEOUT).split():
-        failed = [task for task in _tasks(docker, service, wanted="") if task["Status"].get("Err")]
+        failed = [task for task in swarm_queries.tasks(docker, service) if task["Status"].get("Err")]
         failed.sort(key=lambda task: str(task["Status"].get("Timestamp", "")))
         lines += [
             printable(
@@ -202,7 +202,7 @@ def _failures(docker: Docker) -> list[str]:
 def _unsettled(docker: Docker, name: str, service: Mapping[str, Any], active: int) -> str:
     replicated = service["Spec"]["Mode"].get("Replicated")
     wanted = int(replicated["Replicas"]) if replicated is not None else active
-    tasks = _tasks(docker, str(service["ID"]))
+    tasks = swarm_queries.tasks(docker, str(service["ID"]), wanted="desired-state=running")
     newest = _telling(service["Spec"]["TaskTemplate"])
     old = [task for task in tasks if _telling(task["Spec"]) != newest]
     running = [task for task in tasks if task["Status"]["State"] == "running"]
@@ -214,18 +214,6 @@ def _unsettled(docker: Docker, name: str, service: Mapping[str, Any], active: in
     return printable(": ".join([text, *errors]))
 
 
-def _tasks(docker: Docker, service: str, wanted: str = "desired-state=running") -> list[dict[str, Any]]:
-    filters = ["--filter", wanted] if wanted else []
-    ids = docker.ask(["service", "ps", "--quiet", "--no-trunc", *filters, service], TIMEOUT).split()
-    if not ids:
-        return []
-    try:
-        found: list[dict[str, Any]] = _read(docker.ask(["inspect", "--type", "task", *ids], TIMEOUT))
-    except DockerError:  # one of them ended meanwhile
-        return []
-    return found
-
-
 def _telling(task: Mapping[str, Any]) -> list[Any]:
     """What tells an old task from a new one. Not all: Docker shows a service with defaults that its tasks lack."""
     return [task["ContainerSpec"].get(field) for field in _TELLING]
@@ -235,10 +223,3 @@ def _mounts(task: Mapping[str, Any]) -> frozenset[str]:
     spec = task.get("ContainerSpec", {})
     secrets = {str(one["SecretName"]) for one in spec.get("Secrets") or []}
     return frozenset(secrets | {str(one["ConfigName"]) for one in spec.get("Configs") or []})
-
-
-def _read(text: str) -> Any:  # noqa: ANN401 - Docker's own documents
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise DockerError("docker's answer is not JSON") from None

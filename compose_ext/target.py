@@ -9,7 +9,8 @@ from compose_ext.choices import Choices
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError
 from compose_ext.stackfile import Release
-from compose_ext.vault import TIMEOUT, Vault
+from compose_ext.swarm_queries import TIMEOUT
+from compose_ext.vault import Vault
 
 ETCD_LABEL = "linkwire.etcd"
 """Label of the node that etcd runs on."""

@@ -14,9 +14,8 @@ from typing import Any
 
 from compose_ext.engine import Docker
 from compose_ext.errors import DockerError
+from compose_ext.swarm_queries import TIMEOUT
 
-TIMEOUT = 30.0
-"""Seconds for one question to Docker."""
 OWNER = "org.linkwire.owner"
 """The label of what `docker linkwire install` made, and nobody else's."""
 SECRET, CONFIG = "secret", "config"

@@ -4,14 +4,15 @@ That is imported when one of them runs: its cryptography is slow to import.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from compose_ext.completion import ANY_FILE
 from compose_ext.engine import Docker
-from compose_ext.pflag import Command, pass_docker, switch
-from compose_ext.progress import say
+from compose_ext.pflag import Command, form, pass_docker, switch
+from compose_ext.terminal import say, show_json
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -98,6 +99,7 @@ def install_command(docker: Docker, **given: str | bool | None) -> None:
     usage="docker linkwire renew [OPTIONS]",
     examples="""
         docker linkwire renew --check
+        docker linkwire renew --check --format json
         docker linkwire renew
         docker linkwire renew --signing-key
     """,
@@ -109,8 +111,11 @@ def install_command(docker: Docker, **given: str | bool | None) -> None:
     "otherwise that ends with the old certificates' time",
 )
 @switch("--signing-key", help="Renew the signing key instead")
+@form("text", "json")
 @pass_docker
-def renew_command(docker: Docker, *, check: bool | None, drop_old: bool | None, signing_key: bool | None) -> int:
+def renew_command(
+    docker: Docker, *, check: bool | None, drop_old: bool | None, signing_key: bool | None, form: str
+) -> int:
     """Renew Linkwire's certificates or its signing key, or show when they expire.
 
     Without a flag: new certificates for etcd, controllers and agents, of a new authority, in steps in which nobody
@@ -120,7 +125,14 @@ def renew_command(docker: Docker, *, check: bool | None, drop_old: bool | None, 
     from compose_ext import renew  # noqa: PLC0415 - see the module's docstring
 
     if check:
-        return 0 if renew.check(docker, print) else 1
+        stored, problems = renew.check(docker)
+        ok = not problems and not any(one.remedy for one in stored)
+        if form == "json":
+            show_json({"ok": ok, "stored": [asdict(one) for one in stored], "problems": problems})
+        else:
+            for line in (*stored, *problems):
+                print(line)
+        return 0 if ok else 1
     renew.renew(docker, signing_key=bool(signing_key), drop_old=bool(drop_old), say=say)
     return 0
 

@@ -94,7 +94,7 @@ def test_what_is_shown_of_a_node(
 ) -> None:
     world.swarm({"n1": label})
     world.said(said)
-    shown = approval.ls(world.docker).splitlines()
+    shown = str(approval.table(approval.key_states(world.docker))).splitlines()
     assert shown[1].split()[:3] == ["id-n1", "n1", state]
     assert ("PROBLEMS" in shown) == (note is not None)
     assert note is None or note in shown[-1]
@@ -103,16 +103,16 @@ def test_what_is_shown_of_a_node(
 def test_an_answer_that_is_none_is_an_error_in_words(world: World) -> None:
     world.said({**node("n1"), "fingerprint": "x\x1b[2J"})
     with pytest.raises(DockerError, match="the agent's answer lacks something"):
-        approval.ls(world.docker)
+        approval.key_states(world.docker)
     world.said()
     (world.folder / "inspected").write_text("[{}]")
     with pytest.raises(DockerError, match="docker's answer is not understood"):
-        approval.ls(world.docker)
+        approval.key_states(world.docker)
 
 
 def test_what_an_agent_says_cannot_steer_a_terminal(world: World) -> None:
     world.said(node("n1", "\x1b[2J"))
-    assert "\x1b" not in approval.ls(world.docker)
+    assert "\x1b" not in str(approval.table(approval.key_states(world.docker)))
 
 
 def test_a_fingerprint_is_set_as_a_label_and_nobody_else_is_asked(world: World) -> None:

@@ -65,7 +65,7 @@ def test_the_table() -> None:
             "key": "shop_web:gone",
         },
     ]
-    assert table(read(json.dumps(answer(links=links, problems=["node n4 does not answer"])))) == (
+    assert str(table(read(json.dumps(answer(links=links, problems=["node n4 does not answer"]))))) == (
         "LINK                       CONSUMER TASK             NODE   PROVIDER TASK            NODE   STATE       HANDSHAKE   RECEIVED   SENT     REFUSED   KEY\n"  # noqa: E501 - a table
         "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n2     connected   12s ago     123B       4.56kB   4321      shop_shop/1800000000\n"  # noqa: E501 - a table
         "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.2.x              n2     connected   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
@@ -79,7 +79,7 @@ def test_the_table() -> None:
 
 
 def test_no_links_is_a_header() -> None:
-    assert table(read('{"version": 1, "links": [], "problems": []}')).splitlines() == [
+    assert str(table(read('{"version": 1, "links": [], "problems": []}'))).splitlines() == [
         "LINK   CONSUMER TASK   NODE   PROVIDER TASK   NODE   STATE   HANDSHAKE   RECEIVED   SENT   REFUSED   KEY"
     ]
 
@@ -174,7 +174,7 @@ def test_no_answer_makes_a_traceback(key: str, value: object) -> None:
         if key in place:
             place[key] = value
     with contextlib.suppress(DockerError):
-        assert table(read(json.dumps(wrong)))
+        assert str(table(read(json.dumps(wrong))))
 
 
 def test_an_answer_too_deep() -> None:
