@@ -12,8 +12,8 @@ from click.shell_completion import CompletionItem
 
 from compose_ext import __version__
 from compose_ext.completion import REQUESTS, complete
-from compose_ext.engine import choose
-from compose_ext.errors import BadFilesError, DockerError, UsageError
+from compose_ext.diagnostics import BadFilesError, DockerError, UsageError
+from compose_ext.docker_cli import choose
 from compose_ext.pflag import CONTEXT, GLOBAL, Command, Group, docker_flags, form
 from compose_ext.terminal import complain, say, show_json
 
@@ -24,16 +24,16 @@ BAD_INPUT = 2
 
 _NAME = "linkwire"
 _MODULES = {
-    "check": "compose_ext.check",
-    "render": "compose_ext.deploy",
-    "deploy": "compose_ext.deploy",
-    "ps": "compose_ext.ps",
+    "check": "compose_ext.commands.check",
+    "render": "compose_ext.commands.deploy",
+    "deploy": "compose_ext.commands.deploy",
+    "ps": "compose_ext.commands.ps",
     "install": "compose_ext.commands.install",
     "renew": "compose_ext.commands.install",
     "uninstall": "compose_ext.commands.install",
-    "gate": "compose_ext.gate",
-    "node": "compose_ext.approval",
-    "rotate": "compose_ext.renewal",
+    "gate": "compose_ext.commands.gate",
+    "node": "compose_ext.commands.node",
+    "rotate": "compose_ext.commands.rotate",
     "version": "compose_ext.cli",
 }
 """Where each command is: `NAME_command` in that module."""
@@ -147,9 +147,9 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _explained(error: DockerError, context: click.Context | None) -> DockerError:
-    from compose_ext import swarm  # noqa: PLC0415 - where all is well it is not needed
+    from compose_ext.swarm import queries  # noqa: PLC0415 - where all is well it is not needed
 
-    return swarm.explained(choose(docker_flags(context)), error) if context else error
+    return queries.explained(choose(docker_flags(context)), error) if context else error
 
 
 @click.command(

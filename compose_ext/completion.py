@@ -10,8 +10,8 @@ from contextlib import suppress
 import click
 from click.shell_completion import CompletionItem, ShellComplete
 
-from compose_ext.engine import Docker, choose
-from compose_ext.errors import DockerError, UsageError
+from compose_ext.diagnostics import DockerError, UsageError
+from compose_ext.docker_cli import Docker, choose
 from compose_ext.pflag import docker_flags
 
 REQUESTS = ("__complete", "__completeNoDesc")

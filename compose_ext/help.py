@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compose_ext.errors import UsageError
+from compose_ext.diagnostics import UsageError
 
 if TYPE_CHECKING:
     from compose_ext.pflag import Command

@@ -8,8 +8,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from compose_ext import help as help_text
-from compose_ext.engine import choose
-from compose_ext.errors import UsageError
+from compose_ext.diagnostics import UsageError
+from compose_ext.docker_cli import choose
 
 # Go's strconv.ParseBool
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from compose_ext.completion import ANY_FILE
-from compose_ext.engine import Docker
+from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, form, pass_docker, switch
 from compose_ext.terminal import say, show_json
 
@@ -82,7 +82,7 @@ def install_command(docker: Docker, **given: str | bool | None) -> None:
     the value that it had. The image is tried on every node before anything is changed, and a link of its own at the
     end. etcd runs on the node with the label linkwire.etcd=true, which this manager gets if no node has it.
     """
-    from compose_ext.install import install  # noqa: PLC0415 - see the module's docstring
+    from compose_ext.install.install import install  # noqa: PLC0415 - see the module's docstring
 
     with_gate, detach = bool(given.pop("gate")), bool(given.pop("detach"))
     texts = {
@@ -122,7 +122,7 @@ def renew_command(
     is refused. Broken off, it goes on when it is run again. Links carry traffic meanwhile; where wireguard-go does
     their work they pause for seconds while a node's agent is replaced.
     """
-    from compose_ext import renew  # noqa: PLC0415 - see the module's docstring
+    from compose_ext.install import renew  # noqa: PLC0415 - see the module's docstring
 
     if check:
         stored, problems = renew.check(docker)
@@ -158,6 +158,6 @@ def uninstall_command(docker: Docker, *, keep_secrets: bool | None, image: str |
     Removes the stack `linkwire`, its secrets and configs; and on every node that is up its volumes, and the links of
     tasks that run. Names the nodes that it did not reach.
     """
-    from compose_ext.install import uninstall  # noqa: PLC0415 - see the module's docstring
+    from compose_ext.install.install import uninstall  # noqa: PLC0415 - see the module's docstring
 
     uninstall(docker, yes=bool(yes), keep=bool(keep_secrets), image=image or "", say=say)

@@ -508,7 +508,7 @@ def test_a_signal_leaves_nothing_behind(
 
 INTERRUPTED = """
 import os, signal, subprocess, sys
-from compose_ext import engine
+from compose_ext import docker_cli
 
 class Interrupted(subprocess.Popen):
     def __init__(self, *words, **more):
@@ -517,7 +517,7 @@ class Interrupted(subprocess.Popen):
         os.kill(os.getpid(), signal.SIGINT)
 
 subprocess.Popen = Interrupted
-engine.Docker("sleep").run(["600"])
+docker_cli.Docker("sleep").run(["600"])
 """
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compose_ext.errors import UsageError
+from compose_ext.diagnostics import UsageError
 from compose_ext.pflag import Command, Switch, docker_flags, read
 
 FLAGS = (

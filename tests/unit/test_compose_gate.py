@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from compose_ext import gate
-from compose_ext.errors import UsageError
+from compose_ext.diagnostics import UsageError
+from compose_ext.swarm import gate
 
 NODES = [
     gate.Node("abc1", "n1", None, labelled=False),

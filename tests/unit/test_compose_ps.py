@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from compose_ext.errors import DockerError
-from compose_ext.ps import age, amount, read, table
+from compose_ext.commands.ps import age, amount, table
+from compose_ext.diagnostics import DockerError
+from compose_ext.swarm.agent_answer import read
 
 ENDS = ("consumer", "provider")
 

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from agent.volumes import BOUND, DEFAULT_ROOT
-from compose_ext import node_jobs
-from compose_ext.choices import Choices, choose, read_label
-from compose_ext.errors import UsageError
-from compose_ext.stackfile import CHOICES_LABEL, Release, template
+from compose_ext.diagnostics import UsageError
+from compose_ext.install.options import Choices, choose, read_label
+from compose_ext.install.stack_template import Release, template
+from compose_ext.swarm import node_jobs
+from compose_ext.swarm.installation import CHOICES_LABEL
 
 
 def stack(choices: Choices) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from compose_ext import own_etcd
-from compose_ext.choices import Choices
-from compose_ext.engine import Docker
-from compose_ext.errors import UsageError
-from compose_ext.stackfile import Release
-from compose_ext.vault import Vault
+from compose_ext.diagnostics import UsageError
+from compose_ext.docker_cli import Docker
+from compose_ext.install.options import Choices
+from compose_ext.install.stack_template import Release
+from compose_ext.secrets import external_etcd
+from compose_ext.secrets.docker_secrets import Vault
 from mesh.certificates import Authority
 
 AUTHORITY = Authority("theirs")
@@ -67,9 +67,9 @@ class World:
         (self.folder / name).write_bytes(content)
         return self.folder / name
 
-    def install(self, files: Mapping[str, str], in_use: frozenset[str] = frozenset()) -> own_etcd.Own:
+    def install(self, files: Mapping[str, str], in_use: frozenset[str] = frozenset()) -> external_etcd.Own:
         given = {name: str(self.folder / file) for name, file in files.items()}
-        return own_etcd.ensure(Vault(self.docker), given, in_use, self.said.append)
+        return external_etcd.ensure(Vault(self.docker), given, in_use, self.said.append)
 
 
 GOOD = {"etcd_ca": "ca", "etcd_cert": "controller", "etcd_key": "controller"}
