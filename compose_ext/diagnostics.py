@@ -1,4 +1,4 @@
-"""What is wrong with a user's files, and where: one record, one way to write it down."""
+"""Diagnostics: problems in a user's files, each with its place, and the errors of a run."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class DockerError(Exception):
 
 
 class BadFilesError(Exception):
-    """The files have errors, which the user has been told."""
+    """The files have errors, which have been printed."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to say about the files, as `file:line:column: service 'web': links: message`."""
+    """One problem in the files, printed as `file:line:column: service 'web': links: message`."""
 
     message: str
     """A sentence in the user's words, with the value and, where there is one, a suggestion."""
@@ -67,32 +67,32 @@ class Problem:
 
 @dataclass(slots=True)
 class Report:
-    """Everything found wrong so far; reading goes on after each, so that all of it is told at once."""
+    """All problems of a run; reading continues after each, so that the user gets all of them at once."""
 
     files: list[str] = field(default_factory=list)
     """The files in the order of the command line, which is that of the problems."""
     _problems: dict[Problem, None] = field(default_factory=dict)
 
     def add(self, problem: Problem) -> None:
-        """Take down one problem; the same is told once, however many aliases lead to it."""
+        """Add a problem; the same problem is reported once, however many aliases lead to it."""
         self._problems[problem] = None
 
     def drop(self, problem: Problem) -> None:
-        """Forget a problem, for another that says more."""
+        """Remove a problem, for another that says more."""
         self._problems.pop(problem, None)
 
     def suggestion(self, word: str, known: Collection[str]) -> str:
-        """Return `; did you mean 'db'?` if something is like it. Looking takes long: among many problems it ends."""
+        """Return `; did you mean 'db'?` if something is like it. After many problems it searches no more."""
         return suggestion(word, known) if len(self) < _SUGGESTED and len(known) < _CANDIDATES else ""
 
     @property
     def errors(self) -> list[Problem]:
-        """What forbids to go on."""
+        """Return the problems that stop a run."""
         return self._ordered(warning=False)
 
     @property
     def warnings(self) -> list[Problem]:
-        """What the user should know, and may leave as it is."""
+        """Return the problems that stop nothing."""
         return self._ordered(warning=True)
 
     def __len__(self) -> int:

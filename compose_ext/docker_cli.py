@@ -1,4 +1,4 @@
-"""Runs the `docker` program with the user's own flags: contexts, ssh and TLS come with it for nothing."""
+"""The `docker` program, run with the user's own flags: contexts, ssh and TLS work as in Docker."""
 
 import os
 import shutil
@@ -94,7 +94,7 @@ class Docker:
         stdin: bytes | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> str:
-        """Run a command whose output is for us.
+        """Run a command and return its output.
 
         Args:
             arguments: of docker.
@@ -129,7 +129,7 @@ def choose(flags: Sequence[str]) -> Docker:
 
 @contextmanager
 def private_files(contents: dict[str, bytes]) -> Iterator[dict[str, str]]:
-    """Write files that only this user can read, and remove them afterwards; gives their paths by name."""
+    """Write files that only this user can read, and remove them afterwards; yields their paths by name."""
     with tempfile.TemporaryDirectory(prefix="linkwire-") as folder:
         paths = {}
         for name, data in contents.items():
@@ -141,7 +141,7 @@ def private_files(contents: dict[str, bytes]) -> Iterator[dict[str, str]]:
 
 
 def printable(text: str) -> str:
-    """Replace what could steer a terminal."""
+    """Replace characters that could control a terminal."""
     return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
 
 
@@ -200,7 +200,7 @@ def _spawn(
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Put off what would end us while a process is begun: it would be there already, and nobody would end it."""
+    """Hold signals back while a process starts: one that ended us then would leave the process behind."""
     caught: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     held = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}

@@ -42,7 +42,7 @@ _ADDITIONAL = re.compile(r"Additional property (\S+) is not allowed")
 
 
 def check(docker: Docker, named: Named, stack: str | None, *, as_json: bool) -> int:
-    """Check files and say what they come to; returns the exit code.
+    """Check files and print the result; returns the exit code.
 
     Args:
         docker: asked what it thinks of the files, and for the services that `external_links` name; no answer is none.
@@ -113,7 +113,7 @@ def _ask_docker(docker: Docker, files: Files, report: Report) -> bool:
 
 
 def _located(said: str, documents: Sequence[Document]) -> Problem:
-    """Say a refusal of Docker's with the place of what it names, if that is found: the last file counts."""
+    """Return Docker's refusal with the place of the key that it names, if there is one; the last file wins."""
     report = Report()
     path = _PATH.search(said)
     additional = _ADDITIONAL.search(said)
@@ -147,7 +147,7 @@ def _report_absent(docker: Docker, links: Links, report: Report) -> None:
 
 
 def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
-    """Check the Swarm and say what is wrong there; returns the exit code.
+    """Check the Swarm and print its problems; returns the exit code.
 
     Raises:
         DockerError: neither the Swarm's services nor an agent can be asked.
@@ -176,7 +176,7 @@ def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
 
 
 def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
-    """Return all that is wrong, of one stack or of all.
+    """Return all problems, of one stack or of all.
 
     Raises:
         DockerError: neither the Swarm's services nor an agent can be asked.
@@ -211,7 +211,7 @@ def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
             if stack is None or name.startswith(f"{stack}_"):
                 yield from (printable(f"service {name}: {error}") for error in errors)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DockerError(f"docker's answer is not understood ({type(error).__name__}: {error})") from None
+        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
     yield from linked_stacks.dropped(docker, linked, stack)
 
 

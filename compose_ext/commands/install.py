@@ -72,7 +72,7 @@ def _values(rows: Mapping[str, tuple[str, str]]) -> Callable[[Callable[..., Any]
     shell_complete=lambda _ctx, _option, word: [level for level in _LEVELS if level.startswith(word)],
 )
 @switch("--gate", help="Put the start gate into every node's Docker as well: see docker linkwire gate")
-@switch("-d", "--detach", help="Do not wait until everything runs, and try no link")
+@switch("-d", "--detach", help="Do not wait until everything runs, and test no link")
 @pass_docker
 def install_command(docker: Docker, **given: str | bool | None) -> None:
     """Install Linkwire on a Swarm, or update it, with its keys.

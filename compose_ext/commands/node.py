@@ -1,4 +1,4 @@
-"""`docker linkwire node`: whose keys are proven, and approving by hand those that cannot be."""
+"""`docker linkwire node`: the nodes with their keys, and approving keys by hand."""
 
 import json
 import re
@@ -34,7 +34,7 @@ class SwarmMember:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What a node's agent has said of its keys, as the agent that was asked found it."""
+    """The keys of a node as its own agent reported them, judged by the agent that was asked."""
 
     fingerprint: str
     unproven: str | None
@@ -49,7 +49,7 @@ class KeyState:
     id: str
     hostname: str
     keys: str
-    """`proven`, `approved`, `unproven`, or `-` where no agent speaks for it."""
+    """`proven`, `approved`, `unproven`, or `-` where no agent has reported them."""
     fingerprint: str | None
     problem: str | None
 
@@ -78,7 +78,7 @@ def table(nodes: Sequence[KeyState]) -> Table:
 
 
 def approve(docker: Docker, name: str, fingerprint: str | None) -> None:
-    """Take a node's keys for its own from now on.
+    """Approve a node's keys.
 
     Args:
         docker: a manager.
@@ -101,24 +101,27 @@ def approve(docker: Docker, name: str, fingerprint: str | None) -> None:
 def _asked(docker: Docker, node: SwarmMember) -> str:
     statement = _statements(docker).get(node.id)
     if statement is None:
-        raise DockerError(f"no agent speaks for {node.hostname}: nothing is known of its keys (yet)")
+        raise DockerError(f"no agent has reported the keys of {node.hostname} (yet)")
     print(f"{node.hostname} says that its keys are {statement.fingerprint}")
     if statement.unproven is None:
         print("Its Swarm certificate proves them: there is no need to approve them.")
     if not sys.stdin.isatty():
         raise UsageError(
-            "approving needs a yes: compare the fingerprint with the one that the agent on that node logs, "
+            "standard input is no terminal: compare the fingerprint with the log of the agent on that node, "
             "and give it as --fingerprint"
         )
-    print("Whoever can write to etcd could have put this here: compare it with what the agent on that node logs.")
-    if input("Is it the same, and are these keys to be approved? [y/N] ").strip().lower() not in ("y", "yes"):
+    print(
+        "Anyone who can write to etcd could have placed this fingerprint: "
+        "compare it with the log of the agent on that node."
+    )
+    if input("Do they match? Approve these keys? [y/N] ").strip().lower() not in ("y", "yes"):
         raise DockerError("nothing was approved")
     return statement.fingerprint
 
 
 def _state(node: SwarmMember, said: Statement | None) -> tuple[str, str]:
     if said is None:
-        return "-", "no agent speaks for it (yet)"
+        return "-", "no agent has reported its keys (yet)"
     approved = node.approved == said.fingerprint
     if said.unproven is None or approved:
         waits = "" if said.accepted else "the controller has not accepted its keys (yet): see the controller's log"
@@ -132,7 +135,7 @@ def _statements(docker: Docker) -> dict[str, Statement]:
     try:
         return {str(raw["id"]): _statement(raw) for raw in agent_answer.ask(docker, None).raw.get("nodes", ())}
     except (AttributeError, KeyError, TypeError) as error:
-        raise DockerError(f"the agent's answer lacks something ({type(error).__name__}: {error})") from None
+        raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
 
 
 def _statement(raw: dict[str, Any]) -> Statement:
@@ -158,7 +161,7 @@ def _inspected(docker: Docker, names: list[str]) -> list[SwarmMember]:
             for raw in json.loads(docker.ask(["node", "inspect", *names], agent_answer.TIMEOUT))
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DockerError(f"docker's answer is not understood ({type(error).__name__}: {error})") from None
+        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
 
 
 @click.group(

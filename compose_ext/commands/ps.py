@@ -1,4 +1,4 @@
-"""`docker linkwire ps`: every link with its tasks, and whether they are connected."""
+"""`docker linkwire ps`: every link with its tasks and their connections."""
 
 import click
 
@@ -83,7 +83,7 @@ def _cells(pair: Pair) -> tuple[str, ...]:
 
 
 def _key(link: Link) -> str:
-    """The key's name, `own` for a link's own, and its epoch; never the key."""
+    """Return the key's name, `own` for a link's own, and its epoch; never the key."""
     name = "own" if link.key == f"{link.consumer}:{link.provider}" else link.key or "-"
     return name if link.epoch is None else f"{name}/{link.epoch}"
 

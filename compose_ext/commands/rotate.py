@@ -1,4 +1,4 @@
-"""`docker linkwire rotate`: asks for new secrets of link keys, by a label of the services whose links have them."""
+"""`docker linkwire rotate`: new secrets of link keys, requested by a label of the services whose links have them."""
 
 import json
 import time
@@ -19,7 +19,7 @@ _MILLISECONDS = 1000
 
 
 def rotate(docker: Docker, keys: Iterable[str], *, every: bool, say: Callable[[str], None]) -> None:
-    """Ask for a new secret of some keys. The controller does it when the nodes that have them are there.
+    """Request new secrets for some keys. The controller makes them when the nodes that have the keys are up.
 
     Tasks are not restarted by it: the label is the service's and not its containers'. It asks for all keys of that
     service's links, which may be more than were named; what is said tells.
@@ -37,7 +37,7 @@ def rotate(docker: Docker, keys: Iterable[str], *, every: bool, say: Callable[[s
     found = _keys(docker)
     wanted = sorted(found) if every else sorted(set(keys))
     if not wanted:
-        raise UsageError("no link has a key yet" if every else "name the link keys to rotate, or say --all")
+        raise UsageError("no link has a key yet" if every else "name the link keys to rotate, or give --all")
     for key in wanted:
         if key not in found:
             raise UsageError(f"no link has the key {key!r}{suggestion(key, found)}")
@@ -50,11 +50,11 @@ def rotate(docker: Docker, keys: Iterable[str], *, every: bool, say: Callable[[s
     for service in asked:
         docker.ask(["service", "update", "--detach", "--label-add", f"{RENEW}={token}", service], TIMEOUT)
     for key in sorted(set().union(*asked.values())):
-        say(f"a new secret of {key} is asked for" + ("" if key in wanted else " too"))
+        say(f"requested a new secret for {key}" + ("" if key in wanted else " too"))
 
 
 def _keys(docker: Docker) -> dict[str, set[str]]:
-    """Link key -> the services whose links have it."""
+    """Return link key -> the services whose links have it."""
     ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
     found: dict[str, set[str]] = {}
     try:
@@ -65,7 +65,7 @@ def _keys(docker: Docker) -> dict[str, set[str]]:
                 for link in decode(ours)[0].links:
                     found.setdefault(key_name(name, link), set()).add(name)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DockerError(f"docker's answer is not understood ({type(error).__name__}: {error})") from None
+        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
     return found
 
 
@@ -96,5 +96,5 @@ def rotate_command(docker: Docker, keys: Sequence[str], **given: bool | None) ->
     """
     every = bool(given["all"])
     if every and keys:
-        raise UsageError("name link keys, or say --all")
+        raise UsageError("name link keys, or give --all")
     rotate(docker, keys, every=every, say=say)

@@ -1,4 +1,4 @@
-"""One value of a compose file together with where it stands, so that reading it wrong cannot go without a word."""
+"""A value of a compose file with its place and path, so that every misreading is reported. No I/O here."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from compose_ext.document.interpolate import interpolate, unset
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What reading needs besides the values."""
+    """The report and the variables that reading needs besides the values."""
 
     report: Report
     environment: Mapping[str, str]
     unset_hint: str = ""
-    """What to say after that a variable is not set."""
+    """Hint to append where a variable is not set."""
 
 
 @dataclass(frozen=True, slots=True)

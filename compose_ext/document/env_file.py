@@ -1,6 +1,6 @@
-"""Reads `--env-file` files as `docker compose` does: variables for `$V` in compose files.
+"""Files of `--env-file`, read as `docker compose` does: variables for `$V` in compose files.
 
-Our own, since every mistake is to be told with its line, and nothing may slow the start of the plugin down.
+Our own reader: every mistake is reported with its line, and the plugin starts without another library.
 """
 
 import os

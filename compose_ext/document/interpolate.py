@@ -1,4 +1,4 @@
-"""Replaces variables in compose values exactly as `docker stack deploy` does. No I/O here."""
+"""Variables in compose values, replaced exactly as `docker stack deploy` does. No I/O here."""
 
 import re
 from collections.abc import Mapping

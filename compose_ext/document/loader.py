@@ -1,7 +1,7 @@
-"""Reads compose files into trees of nodes.
+"""The loader: compose files, read into trees.
 
-Whatever the bytes are, the answer is a tree or a problem with its place: never a traceback, and never more time or
-memory than the size of the file explains.
+Any bytes give a tree or a problem with its place: never a traceback, and never more time or memory than the size
+of the file explains.
 """
 
 import os

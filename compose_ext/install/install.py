@@ -1,7 +1,7 @@
-"""`docker linkwire install` and `uninstall`: Linkwire on a Swarm with all its secrets, and off it again.
+"""`docker linkwire install` and `uninstall`: the stack, its secrets, and their removal.
 
-Every step can be broken off and the command run again: what is there is used, what is missing is made. What was made
-is known by Docker's own list of secrets, configs and services; nothing is kept on this machine.
+Every step may be interrupted and the command run again: existing parts are used, missing ones are made. Docker's own
+lists of secrets, configs and services are the only record; nothing is kept on this machine.
 """
 
 import sys
@@ -13,7 +13,7 @@ from compose_ext.install import proof_link, rollout
 from compose_ext.install.options import choose, read_label
 from compose_ext.install.target import ETCD_LABEL, KEY_LABEL, ensure_etcd_node, labelled, work_out
 from compose_ext.secrets import external_etcd
-from compose_ext.secrets.docker_secrets import Vault
+from compose_ext.secrets.docker_secrets import DockerSecrets
 from compose_ext.swarm import gate, installation, linked_stacks, node_jobs, queries
 from compose_ext.swarm.installation import STACK
 from compose_ext.swarm.queries import TIMEOUT
@@ -26,11 +26,11 @@ _REMOVAL = 60.0
 def install(
     docker: Docker, given: Mapping[str, str], *, with_gate: bool, detach: bool, say: Callable[[str], None]
 ) -> None:
-    """Install Linkwire, or bring what is installed to what the flags say.
+    """Install Linkwire, or update the installation to the flags.
 
     Args:
         docker: a manager's.
-        given: fields of `choices.Choices`, and `external_etcd.ETCD_FILES`, as far as the user gives them.
+        given: fields of `options.Options`, and `external_etcd.ETCD_FILES`, as far as the user gives them.
         with_gate: put the start gate into every node's Docker.
         detach: do not wait until everything runs.
         say: is told what is done.
@@ -41,32 +41,32 @@ def install(
     """
     swarm = queries.manager(docker)
     before = installation.deployed(docker)
-    choices = choose(given, before.choices)
-    if external_etcd.are_given(given) and not choices.etcd.startswith("https://"):
+    options = choose(given, before.options)
+    if external_etcd.are_given(given) and not options.etcd.startswith("https://"):
         raise UsageError(
             "--etcd-ca, --etcd-cert and the like are for etcds of your own: name them, --etcd https://..."
         )
-    vault = Vault(docker)
-    known = len(vault.everything())
-    _try_image(docker, choices.image, say)
-    if not choices.etcd:
+    secrets = DockerSecrets(docker)
+    known = len(secrets.everything())
+    _try_image(docker, options.image, say)
+    if not options.etcd:
         ensure_etcd_node(docker, swarm, say)
-    release = work_out(docker, vault, swarm, before, choices, given=given, say=say).release(vault)
-    made = len(vault.everything()) - known
+    release = work_out(docker, secrets, swarm, before, options, given=given, say=say).release(secrets)
+    made = len(secrets.everything()) - known
     say(f"{made} secrets and configs made" if made else "all secrets and configs are there")
     rollout.deploy(docker, release)
     say(f"the stack {STACK} is {'updated' if before.services else 'deployed'}")
     if with_gate or not detach:
         rollout.wait(docker, WAIT, say, settle=True)
-        _prove(docker, choices.image, say)
+        _prove(docker, options.image, say)
         say("everything runs, and a link has carried traffic between all nodes")
     if with_gate and not gate.run(docker, "install", (), say):
         raise DockerError("Linkwire is installed, and not every node has the gate: see above, and run this again")
 
 
 def _try_image(docker: Docker, image: str, say: Callable[[str], None]) -> None:
-    """See that every node can run the image, before anything is changed; and make volumes where Docker's data is."""
-    say(f"trying the image {image} on every node")
+    """Run the image on every node before anything is changed; make volumes where Docker's data is elsewhere."""
+    say(f"testing the image {image} on every node")
     outcomes = node_jobs.run(docker, node_jobs.LOOK, image, WAIT, say)
     if wrong := node_jobs.table(outcomes):
         raise DockerError(f"the image {image} cannot run on every node, so nothing was changed:\n  {wrong}")
@@ -77,17 +77,17 @@ def _try_image(docker: Docker, image: str, say: Callable[[str], None]) -> None:
 
 
 def _prove(docker: Docker, image: str, say: Callable[[str], None]) -> None:
-    say("trying a link of its own between all nodes")
+    say("testing a link between all nodes")
     if wrong := node_jobs.table(proof_link.prove(docker, image, say)):
         raise DockerError(
-            f"everything was started, but links carry nothing:\n  {wrong}\n"
+            f"all services run, but links carry no traffic:\n  {wrong}\n"
             "Are the UDP ports open between the nodes (--ports)? See `docker linkwire check`, "
             "`docker service logs linkwire_agent` and `docker service logs linkwire_controller`"
         )
 
 
 def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callable[[str], None]) -> None:
-    """Remove the stack and all that Linkwire has made: secrets, configs, labels; volumes and links on the nodes.
+    """Remove the stack and everything that Linkwire made: secrets, configs, labels, volumes, and links on nodes.
 
     Args:
         docker: a manager's.
@@ -102,9 +102,9 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
     """
     swarm = queries.manager(docker)
     before = installation.deployed(docker)
-    vault = Vault(docker)
+    secrets = DockerSecrets(docker)
     image = image or before.image or ""
-    if not before.services and (keep or not (vault.everything() or image)):
+    if not before.services and (keep or not (secrets.everything() or image)):
         say("Linkwire is not installed in this Swarm")
         return
     _agree(yes=yes, keep=keep)
@@ -121,10 +121,10 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
             "`docker linkwire install` takes all of it up again. Tasks that run keep their links until they end"
         )
         return
-    if before.services and read_label(before.choices or "").etcd:
+    if before.services and read_label(before.options or "").etcd:
         _clear_own_etcd(docker, before, swarm.node, say)
-    for held in vault.everything():
-        vault.remove(held)
+    for secret in secrets.everything():
+        secrets.remove(secret)
     linked_stacks.forget_all(docker)
     say("its secrets and configs are removed")
     for label in (ETCD_LABEL, KEY_LABEL):
@@ -167,6 +167,6 @@ def _agree(*, yes: bool, keep: bool) -> None:
         return
     what = "Linkwire's stack" if keep else "Linkwire's stack, keys and data, and the links of all tasks that run"
     if not sys.stdin.isatty():
-        raise UsageError(f"this removes {what}; say --yes if that is meant")
-    if input(f"This removes {what}. Go on? [y/N] ").strip().lower() != "y":
+        raise UsageError(f"this removes {what}; confirm with --yes")
+    if input(f"This removes {what}. Continue? [y/N] ").strip().lower() != "y":
         raise UsageError("nothing was removed")

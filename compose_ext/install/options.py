@@ -1,4 +1,4 @@
-"""What the user chose when installing: flags over what an earlier install was told, checked whole. No I/O here."""
+"""Options of an install: flags over the options of an earlier install, validated together. No I/O here."""
 
 import ipaddress
 import json
@@ -19,8 +19,8 @@ _MAX_REST = 7 * 86400
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
-    """How Linkwire is installed; every field is a flag of that name. Swarm keeps them, as a label of the controller.
+class Options:
+    """Options of an install; every field is a flag of that name. Swarm keeps them, as a label of the controller.
 
     Attributes:
         image: of controller, agent and etcd.
@@ -32,7 +32,7 @@ class Choices:
         controllers: how many.
         ports: UDP ports of a node for its tasks, `FIRST-LAST`.
         metrics: where an agent answers Prometheus, or `off`.
-        address_rest: seconds for which a freed address rests.
+        address_rest: seconds before a released address may be reused.
         log_level: of controller and agent.
     """
 
@@ -49,95 +49,95 @@ class Choices:
     log_level: str = "info"
 
     def label(self) -> str:
-        """Write them down for the next install."""
+        """Encode the options for the next install."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @property
     def in_clear(self) -> bool:
-        """Whether etcd is spoken to without TLS: only the user's own, and only if the user says so."""
+        """Whether connections to etcd are plaintext: only to the user's own etcd, and only on request."""
         return self.etcd.startswith("http://")
 
 
-NAMES = frozenset(field.name for field in fields(Choices))
+NAMES = frozenset(field.name for field in fields(Options))
 
 
-def choose(given: Mapping[str, str], earlier: str | None) -> Choices:
+def choose(given: Mapping[str, str], earlier: str | None) -> Options:
     """Take the flags that were given, and for the others what an earlier install was given, else the defaults.
 
     Args:
-        given: fields of `Choices` with their values; other names are ignored.
-        earlier: what `Choices.label` wrote.
+        given: fields of `Options` with their values; other names are ignored.
+        earlier: what `Options.label` wrote.
 
     Raises:
         UsageError: a flag has a value that will not do.
     """
     chosen = {name: value for name, value in given.items() if name in NAMES}
-    choices = replace(read_label(earlier) if earlier else Choices(), **chosen)
-    for problem in _problems(choices):
+    options = replace(read_label(earlier) if earlier else Options(), **chosen)
+    for problem in _problems(options):
         raise UsageError(problem)
-    return choices
+    return options
 
 
-def read_label(text: str) -> Choices:
-    """Read what `Choices.label` wrote, perhaps in another version: what is unknown is left out."""
+def read_label(text: str) -> Options:
+    """Read what `Options.label` wrote, perhaps in another version: what is unknown is left out."""
     try:
         raw = json.loads(text)
-        return Choices(**{name: str(value) for name, value in raw.items() if name in NAMES})
+        return Options(**{name: str(value) for name, value in raw.items() if name in NAMES})
     except (ValueError, AttributeError, RecursionError):
-        return Choices()
+        return Options()
 
 
-def _problems(choices: Choices) -> Iterable[str]:
-    if not choices.image or choices.image != "".join(choices.image.split()):
-        yield f"--image {choices.image!r} is no image's name"
-    yield from _etcd_problems(choices)
-    yield from _address_problems(choices)
-    if not 1 <= _number(choices.controllers) <= _MOST_CONTROLLERS:
-        yield f"--controllers {choices.controllers!r} is not a number from 1 to {_MOST_CONTROLLERS}"
-    ports = _PORTS.fullmatch(choices.ports)
+def _problems(options: Options) -> Iterable[str]:
+    if not options.image or options.image != "".join(options.image.split()):
+        yield f"--image {options.image!r} is no image's name"
+    yield from _etcd_problems(options)
+    yield from _address_problems(options)
+    if not 1 <= _number(options.controllers) <= _MOST_CONTROLLERS:
+        yield f"--controllers {options.controllers!r} is not a number from 1 to {_MOST_CONTROLLERS}"
+    ports = _PORTS.fullmatch(options.ports)
     if not ports or not 0 < _number(ports[1]) <= _number(ports[2]) <= MAX_PORT:
-        yield f"--ports {choices.ports!r} is not a range of UDP ports such as 51820-53819"
-    if choices.metrics != "off" and not _is_port((_LISTEN.fullmatch(choices.metrics) or ("", ""))[1]):
-        yield f"--metrics {choices.metrics!r} is neither an address and port such as 127.0.0.1:9586 nor off"
-    if not 1 <= _number(choices.address_rest) <= _MAX_REST:
-        yield f"--address-rest {choices.address_rest!r} is not a number of seconds from 1 to {_MAX_REST}"
-    if choices.log_level not in _LEVELS:
-        yield f"--log-level {choices.log_level!r} is none of {', '.join(_LEVELS)}"
+        yield f"--ports {options.ports!r} is not a range of UDP ports such as 51820-53819"
+    if options.metrics != "off" and not _is_port((_LISTEN.fullmatch(options.metrics) or ("", ""))[1]):
+        yield f"--metrics {options.metrics!r} is neither an address and port such as 127.0.0.1:9586 nor off"
+    if not 1 <= _number(options.address_rest) <= _MAX_REST:
+        yield f"--address-rest {options.address_rest!r} is not a number of seconds from 1 to {_MAX_REST}"
+    if options.log_level not in _LEVELS:
+        yield f"--log-level {options.log_level!r} is none of {', '.join(_LEVELS)}"
 
 
-def _etcd_problems(choices: Choices) -> Iterable[str]:
-    for endpoint in choices.etcd.split(",") if choices.etcd else ():
+def _etcd_problems(options: Options) -> Iterable[str]:
+    for endpoint in options.etcd.split(",") if options.etcd else ():
         if not _is_port((_ENDPOINT.fullmatch(endpoint.strip()) or (0, 0, 0, ""))[3]):
             yield f"--etcd {endpoint!r} is no etcd endpoint such as https://10.0.0.1:2379; several take commas"
-    if len({endpoint.strip().partition(":")[0] for endpoint in choices.etcd.split(",")}) > 1:
-        yield f"--etcd {choices.etcd!r}: some are https:// and some are not: all of them, or none"
-    if choices.in_clear and choices.etcd_insecure != "true":
+    if len({endpoint.strip().partition(":")[0] for endpoint in options.etcd.split(",")}) > 1:
+        yield f"--etcd {options.etcd!r}: some are https:// and some are not: all of them, or none"
+    if options.in_clear and options.etcd_insecure != "true":
         yield (
-            f"--etcd {choices.etcd} would be spoken to in clear, and whoever is on the way reads and writes along: "
-            "give https:// endpoints, or say --etcd-insecure"
+            f"--etcd {options.etcd} is plaintext http:// to another host: anyone on the path can read and modify it. "
+            "Use https:// endpoints, or add --etcd-insecure"
         )
 
 
-def _address_problems(choices: Choices) -> Iterable[str]:
-    if choices.etcd_address:
+def _address_problems(options: Options) -> Iterable[str]:
+    if options.etcd_address:
         try:
-            address = ipaddress.ip_address(choices.etcd_address)
+            address = ipaddress.ip_address(options.etcd_address)
         except ValueError:
-            yield f"--etcd-address {choices.etcd_address!r} is not an IP address"
+            yield f"--etcd-address {options.etcd_address!r} is not an IP address"
         else:
             if address.is_unspecified or address.is_loopback:
-                yield f"--etcd-address {address}: the other nodes do not reach the manager by that"
-    if choices.etcd and choices.etcd_address:
+                yield f"--etcd-address {address}: other nodes cannot reach the manager there"
+    if options.etcd and options.etcd_address:
         yield "--etcd names etcds of your own, --etcd-address a place for the one that Linkwire brings: give one"
-    if not _is_port(choices.etcd_port):
-        yield f"--etcd-port {choices.etcd_port!r} is not a TCP port"
+    if not _is_port(options.etcd_port):
+        yield f"--etcd-port {options.etcd_port!r} is not a TCP port"
     try:
-        subnet = ipaddress.IPv4Network(choices.subnet)
+        subnet = ipaddress.IPv4Network(options.subnet)
     except ValueError as error:
-        yield f"--subnet {choices.subnet!r} is not an IPv4 subnet such as 100.96.0.0/16: {error}"
+        yield f"--subnet {options.subnet!r} is not an IPv4 subnet such as 100.96.0.0/16: {error}"
     else:
         if subnet.prefixlen > _LARGEST_NET:
-            yield f"--subnet {choices.subnet!r} has too few addresses: at most /{_LARGEST_NET}"
+            yield f"--subnet {options.subnet!r} has too few addresses: at most /{_LARGEST_NET}"
 
 
 def _is_port(text: str | int) -> bool:

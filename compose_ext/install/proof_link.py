@@ -1,4 +1,4 @@
-"""Proves that links carry traffic, with a link of Linkwire's own: a stack for as long as it takes.
+"""Proof that links carry traffic: a short-lived stack with a link of its own.
 
 On every node one task asks, over the link, the tasks that answer on all nodes. So each node is proven as a consumer
 and as a provider, by the image, compose language, controller, agents and nodes that the user's links have.
@@ -53,7 +53,7 @@ def prove(docker: Docker, image: str, say: Callable[[str], None]) -> list[node_j
         return node_jobs.outcomes(docker, f"{STACK}_ask", nodes, SECONDS + _STARTING, say)
     finally:
         remove(docker)
-        say(f"its own link was tried for {time.monotonic() - began:.0f} s and is removed")
+        say(f"the test link ran for {time.monotonic() - began:.0f} s and is removed")
 
 
 def _deploy(docker: Docker, text: str) -> None:
@@ -70,7 +70,7 @@ def _deploy(docker: Docker, text: str) -> None:
 
 
 def _of_some(docker: Docker, nodes: dict[str, str], say: Callable[[str], None]) -> list[node_jobs.Outcome]:
-    """The outcomes of the nodes that Swarm chose."""
+    """Return the outcomes of the nodes that Swarm chose."""
     deadline = time.monotonic() + _STARTING
     chosen: set[str] = set()
     while len(chosen) < MOST and time.monotonic() < deadline:
@@ -81,7 +81,7 @@ def _of_some(docker: Docker, nodes: dict[str, str], say: Callable[[str], None]) 
 
 
 def remove(docker: Docker) -> None:
-    """Remove the stack, if it is there, and wait until Swarm has forgotten it. Raises DockerError."""
+    """Remove the stack, if there is one, and wait until Swarm no longer lists it. Raises DockerError."""
     wanted = f"label=com.docker.stack.namespace={STACK}"
     deadline = time.monotonic() + _GONE
     while (

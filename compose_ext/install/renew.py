@@ -1,7 +1,7 @@
 """`docker linkwire renew`: new certificates, or a new signing key, in small steps while everything runs.
 
-Where it stands is read from what the services mount, so that a renewal which was broken off goes on when it is run
-again. Each step is deployed, and waited for until every task runs with it, before the next.
+The services' mounts tell how far a renewal has come, so an interrupted one continues when it is run again. Each step
+is deployed, and every task runs with it, before the next begins.
 """
 
 import datetime as dt
@@ -16,7 +16,7 @@ from compose_ext.install.install import WAIT
 from compose_ext.install.options import choose
 from compose_ext.install.target import Target, work_out
 from compose_ext.secrets import etcd_certificates, external_etcd, seeds
-from compose_ext.secrets.docker_secrets import Held, Vault
+from compose_ext.secrets.docker_secrets import DockerSecret, DockerSecrets
 from compose_ext.swarm import agent_answer, installation, queries
 from mesh.envelope import VerifyKey
 
@@ -37,9 +37,9 @@ class _Renewal:
         before = installation.deployed(docker)
         if not before.services:
             raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
-        self.vault = Vault(docker)
+        self.secrets = DockerSecrets(docker)
         self.target: Target = work_out(
-            docker, self.vault, swarm, before, choose({}, before.choices), given={}, say=say
+            docker, self.secrets, swarm, before, choose({}, before.options), given={}, say=say
         )
         self.in_use = before.mounts("controller") | before.mounts("agent") | before.mounts("etcd")
 
@@ -47,18 +47,18 @@ class _Renewal:
         """Deploy, and wait until every task runs with it."""
         self.say(what)
         self.target = target
-        rollout.deploy(self.docker, target.release(self.vault), resolve="changed")
+        rollout.deploy(self.docker, target.release(self.secrets), resolve="changed")
         rollout.wait(self.docker, WAIT, self.say)
 
     def clean(self) -> None:
-        """Remove what no service mounts any more."""
+        """Remove secrets and configs that no service mounts any more."""
         found = installation.deployed(self.docker)
         used = {name for service in found.services for name in found.mounts(service)}
         tls = self.target.tls
         kept = {*tls.server_trusts, *tls.clients_trust} if tls else set()
-        for held in self.vault.everything():
-            if held.name not in used and not (held.kind == etcd_certificates.CA and held.number in kept):
-                self.vault.remove(held)
+        for secret in self.secrets.everything():
+            if secret.name not in used and not (secret.kind == etcd_certificates.CA and secret.number in kept):
+                self.secrets.remove(secret)
 
 
 def renew(docker: Docker, *, signing_key: bool, drop_old: bool, say: Callable[[str], None]) -> None:
@@ -88,12 +88,12 @@ def _certificates(renewal: _Renewal, *, drop: bool) -> None:
             "etcd is your own here, and so are its certificates: `docker linkwire install` takes new ones, with "
             "--etcd-ca, --etcd-cert and --etcd-key"
         )
-    newest = etcd_certificates.generations(renewal.vault)[-1]
+    newest = etcd_certificates.generations(renewal.secrets)[-1]
     if etcd_certificates.following(state, newest.number):
-        renewal.say(f"going on with the certificates of number {newest.number}")
+        renewal.say(f"continuing with certificates number {newest.number}")
     else:
-        newest = etcd_certificates.make(renewal.vault, newest.address)
-        renewal.say(f"made the certificates of number {newest.number}")
+        newest = etcd_certificates.make(renewal.secrets, newest.address)
+        renewal.say(f"made certificates number {newest.number}")
     while step := etcd_certificates.following(state, newest.number, drop=drop):
         what = _described(state, step)
         state = step
@@ -103,40 +103,41 @@ def _certificates(renewal: _Renewal, *, drop: bool) -> None:
 
 def _described(before: etcd_certificates.State, after: etcd_certificates.State) -> str:
     if before.clients != after.clients:
-        return "controllers and agents show the new certificate"
+        return "controllers and agents present the new certificate"
     if before.server != after.server:
-        return "etcd shows the new certificate, and accepts no old one"
+        return "etcd presents the new certificate, and accepts no old one"
     if before.clients_trust != after.clients_trust:
         return "controllers and agents accept no old certificate"
     return "etcd accepts the new certificates too"
 
 
 def _signing_key(renewal: _Renewal) -> None:
-    vault, current = renewal.vault, renewal.target.seeds
-    newest = vault.all(seeds.SIGNING)[-1]
-    both = seeds.verify_keys(vault, renewal.cluster, [current.signing, newest])
+    secrets, current = renewal.secrets, renewal.target.seeds
+    newest = secrets.all(seeds.SIGNING)[-1]
+    both = seeds.verify_keys(secrets, renewal.cluster, [current.signing, newest])
     if newest == current.signing and current.verify_keys.name in renewal.in_use:
-        newest = seeds.new_signing(vault, current.installation)
-        both = seeds.verify_keys(vault, renewal.cluster, [current.signing, newest])
+        newest = seeds.new_signing(secrets, current.installation)
+        both = seeds.verify_keys(secrets, renewal.cluster, [current.signing, newest])
     if newest != current.signing:
         renewal.step(
-            replace(renewal.target, seeds=replace(current, verify_keys=both)), "everybody knows the new key too"
+            replace(renewal.target, seeds=replace(current, verify_keys=both)),
+            "controllers and agents accept the new key too",
         )
         current = replace(current, signing=newest, verify_keys=both)
         renewal.step(replace(renewal.target, seeds=current), "the controllers sign with the new key")
         _wait_signed(renewal, newest)
-    last = seeds.verify_keys(vault, renewal.cluster, [newest])
+    last = seeds.verify_keys(secrets, renewal.cluster, [newest])
     renewal.step(
-        replace(renewal.target, seeds=replace(current, verify_keys=last)), "nobody believes the old key any more"
+        replace(renewal.target, seeds=replace(current, verify_keys=last)), "controllers and agents accept no old key"
     )
     renewal.say("the signing key is renewed")
 
 
-def _wait_signed(renewal: _Renewal, newest: Held) -> None:
-    """Wait until no record is signed with another key: whoever believes the new one alone then lacks nothing."""
+def _wait_signed(renewal: _Renewal, newest: DockerSecret) -> None:
+    """Wait until every record is signed with the new key, so that a reader who trusts only that one misses none."""
     wanted = VerifyKey.parse(newest.labels.get(seeds.VERIFY_LABEL, "")).id.hex()
     # A resting address is not written anew: its lease would be lost. Its signature goes when its rest ends.
-    within = SIGNED_WITHIN + int(renewal.target.choices.address_rest)
+    within = SIGNED_WITHIN + int(renewal.target.options.address_rest)
     deadline = time.monotonic() + within
     renewal.say(f"waiting until every record is signed with it: as long as freed addresses rest, at most {within} s")
     while True:
@@ -157,7 +158,7 @@ def _wait_signed(renewal: _Renewal, newest: Held) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A secret or config of Linkwire's, and how long it is good."""
+    """A secret or config of Linkwire, with its expiry."""
 
     name: str
     sort: str
@@ -181,7 +182,7 @@ class Stored:
 
 
 def check(docker: Docker) -> tuple[list[Stored], list[str]]:
-    """Return what there is and how long it is good, and what else is wrong.
+    """Return all secrets and configs with their expiry, and other problems.
 
     Raises:
         DockerError: Docker failed, or Linkwire is not installed.
@@ -189,26 +190,29 @@ def check(docker: Docker) -> tuple[list[Stored], list[str]]:
     found = installation.deployed(docker)
     if not found.services:
         raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
-    vault = Vault(docker)
+    secrets = DockerSecrets(docker)
     used = {name for service in found.services for name in found.mounts(service)}
     now = dt.datetime.now(dt.UTC)
     stored = [
-        _stored(held, held.name in used, now) for held in sorted(vault.everything(), key=lambda held: held.name)
+        _stored(secret, secret.name in used, now)
+        for secret in sorted(secrets.everything(), key=lambda secret: secret.name)
     ]
-    shown = [held for held in vault.everything() if held.kind in etcd_certificates.SECRETS and held.name in used]
-    broken_off = len({held.number for held in shown}) > 1
+    shown = [
+        secret for secret in secrets.everything() if secret.kind in etcd_certificates.SECRETS and secret.name in used
+    ]
+    broken_off = len({secret.number for secret in shown}) > 1
     return stored, ["a renewal was broken off: docker linkwire renew"] if broken_off else []
 
 
-def _remedy(held: Held) -> str:
-    own = held.kind in external_etcd.KINDS
+def _remedy(secret: DockerSecret) -> str:
+    own = secret.kind in external_etcd.KINDS
     return "docker linkwire install with new files" if own else "docker linkwire renew"
 
 
-def _stored(held: Held, in_use: bool, now: dt.datetime) -> Stored:
-    expires = held.labels.get(etcd_certificates.EXPIRES)
+def _stored(secret: DockerSecret, in_use: bool, now: dt.datetime) -> Stored:
+    expires = secret.labels.get(etcd_certificates.EXPIRES)
     left = dt.datetime.fromisoformat(expires) - now if expires else None
     ends = in_use and left is not None and left <= SOON
-    key = held.labels.get(seeds.VERIFY_LABEL, "unknown") if held.kind == seeds.SIGNING else None
-    remedy = _remedy(held) if ends else None
-    return Stored(held.name, held.sort, in_use, key, expires, left.days if left else None, remedy)
+    key = secret.labels.get(seeds.VERIFY_LABEL, "unknown") if secret.kind == seeds.SIGNING else None
+    remedy = _remedy(secret) if ends else None
+    return Stored(secret.name, secret.sort, in_use, key, expires, left.days if left else None, remedy)

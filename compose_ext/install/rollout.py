@@ -1,4 +1,4 @@
-"""Has Swarm deploy Linkwire's stack, and waits until what runs is what was deployed."""
+"""Rollout of Linkwire's stack: deploy it, and wait until Swarm runs the new tasks."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ def deploy(docker: Docker, release: Release, resolve: str = "always") -> None:
 
 
 def wait(docker: Docker, seconds: float, say: Callable[[str], None], *, settle: bool = False) -> None:
-    """Wait until every service runs the tasks that it should, all of the newest kind.
+    """Wait until every service runs all of its tasks, in the newest version.
 
     Args:
         docker: a manager's.
@@ -60,7 +60,7 @@ def wait(docker: Docker, seconds: float, say: Callable[[str], None], *, settle: 
     while waiting := unsettled(docker, settle=settle):
         if time.monotonic() > deadline:
             raise DockerError(
-                f"the stack is deployed, but after {seconds:g} s it does not run as it should:\n  "
+                f"the stack is deployed, but not all of its tasks run after {seconds:g} s:\n  "
                 + "\n  ".join([*waiting, *_failures(docker)])
                 + "\nSee `docker service ps --no-trunc linkwire_agent` , `docker service logs linkwire_controller`; "
                 "`docker linkwire install` may be run again"
@@ -71,7 +71,7 @@ def wait(docker: Docker, seconds: float, say: Callable[[str], None], *, settle: 
 
 
 def wait_gone(docker: Docker, seconds: float) -> None:
-    """Wait until Swarm has forgotten the stack's services, which is when it lets their secrets go.
+    """Wait until Swarm no longer lists the stack's services: only then can their secrets be removed.
 
     Raises:
         DockerError: it took longer.
@@ -84,12 +84,12 @@ def wait_gone(docker: Docker, seconds: float) -> None:
 
 
 def unsettled(docker: Docker, *, settle: bool = False) -> list[str]:
-    """Say of each service what is not as it should be yet. Raises DockerError, also where Swarm took it back."""
+    """Return the services that are not settled yet, with why. Raises DockerError, also where Swarm rolled back."""
     found = installation.deployed(docker)
     states = {name: (service.get("UpdateStatus") or {}) for name, service in sorted(found.services.items())}
     if back := [f"{name}: {status.get('Message', '')}" for name, status in states.items() if _is_back(status)]:
         why = "\n  ".join([*back, *_failures(docker)])
-        raise DockerError(f"Swarm has put back what ran before, since new tasks failed:\n  {why}")
+        raise DockerError(f"Swarm rolled the services back, since new tasks failed:\n  {why}")
     active = sum(
         line.split() == ["Ready", "Active"]
         for line in docker.ask(["node", "ls", "--format", "{{.Status}} {{.Availability}}"], TIMEOUT).splitlines()
@@ -111,7 +111,7 @@ def _is_back(status: Mapping[str, Any]) -> bool:
 
 
 def _failures(docker: Docker) -> list[str]:
-    """The newest tasks of each service that failed: task, node, and what Docker says."""
+    """Return the newest failed tasks of each service: task, node, and Docker's error."""
     label = f"label=com.docker.stack.namespace={STACK}"
     listed = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}}"], TIMEOUT).splitlines()
     nodes = {words[0]: words[-1] for words in map(str.split, listed)}
@@ -145,5 +145,5 @@ def _unsettled(docker: Docker, name: str, service: Mapping[str, Any], active: in
 
 
 def _telling(task: Mapping[str, Any]) -> list[Any]:
-    """What tells an old task from a new one. Not all: Docker shows a service with defaults that its tasks lack."""
+    """Return the fields that differ between an old task and a new one, without those that only a service has."""
     return [task["ContainerSpec"].get(field) for field in _TELLING]

@@ -1,4 +1,4 @@
-"""Linkwire's own stack, as Docker is to deploy it: stack.yml without what is not wanted, and its variables."""
+"""The stack file of an install: stack.yml without unused parts, and its variables."""
 
 import json
 from collections.abc import Mapping
@@ -8,31 +8,31 @@ from typing import Any
 
 import yaml
 
-from compose_ext.install.options import Choices
-from compose_ext.swarm.installation import CHOICES_LABEL
+from compose_ext.install.options import Options
+from compose_ext.swarm.installation import OPTIONS_LABEL
 
 SERVICES = ("etcd", "controller", "agent")
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What is deployed: the user's choices, and which secret or config each variable of the stack file names.
+    """One release of the stack: the options, and the secret or config behind each variable of the stack file.
 
     Attributes:
-        choices: the user's.
+        options: the user's.
         endpoints: of etcd, as controller and agent are told.
         mounted: variable, such as LINKWIRE_LINK_SEED_NAME, to Docker's name.
         installation: id of it.
     """
 
-    choices: Choices
+    options: Options
     endpoints: str
     mounted: Mapping[str, str]
     installation: str = ""
 
     def variables(self) -> dict[str, str]:
-        """What Docker fills into the stack file. No secret is in it."""
-        chosen = self.choices
+        """Return the variables of the stack file; none is secret."""
+        chosen = self.options
         return {
             "LINKWIRE_IMAGE": chosen.image,
             "LINKWIRE_ETCD": self.endpoints,
@@ -48,16 +48,16 @@ class Release:
         }
 
     def text(self) -> str:
-        """The stack file; JSON is YAML."""
+        """Return the stack file; JSON is YAML."""
         document: dict[str, Any] = yaml.safe_load(template())
         services = document["services"]
-        if self.choices.etcd:
+        if self.options.etcd:
             _remove_etcd(document)
-        if self.choices.in_clear:
+        if self.options.in_clear:
             _remove_certificates(document)
         # `$` begins a variable for Docker.
-        label = self.choices.label().replace("$", "$$")
-        services["controller"]["deploy"]["labels"] = {CHOICES_LABEL: label}
+        label = self.options.label().replace("$", "$$")
+        services["controller"]["deploy"]["labels"] = {OPTIONS_LABEL: label}
         return json.dumps(document)
 
 
@@ -77,5 +77,5 @@ def _remove_certificates(document: dict[str, Any]) -> None:
 
 
 def template() -> str:
-    """The stack file as it is packaged."""
+    """Return the stack file as it is packaged."""
     return resources.files("compose_ext.install").joinpath("stack.yml").read_text("utf-8")

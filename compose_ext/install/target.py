@@ -1,4 +1,4 @@
-"""What is to be deployed, worked out from what a Swarm has; what is missing is made."""
+"""The target of an install: options, seeds and certificates, taken from the Swarm or made."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.install.options import Choices
+from compose_ext.install.options import Options
 from compose_ext.install.stack_template import Release
 from compose_ext.secrets import etcd_certificates, external_etcd, seeds
-from compose_ext.secrets.docker_secrets import Vault
+from compose_ext.secrets.docker_secrets import DockerSecrets
 from compose_ext.swarm import installation, queries
 from compose_ext.swarm.queries import TIMEOUT
 
@@ -21,71 +21,71 @@ KEY_LABEL = "linkwire.key"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Everything that a deployment is made of.
+    """Options, seeds and certificates of one deployment.
 
     Attributes:
-        choices: the user's.
+        options: the user's.
         endpoints: of etcd, as controller and agent are told.
         seeds: signing and link seed, verify keys.
         tls: certificates of the etcd that we bring.
         own: those of the user's own etcd. Neither where that is spoken to in clear.
     """
 
-    choices: Choices
+    options: Options
     endpoints: str
     seeds: seeds.Seeds
     tls: etcd_certificates.State | None
-    own: external_etcd.Own | None = None
+    own: external_etcd.ExternalEtcd | None = None
 
-    def release(self, vault: Vault) -> Release:
-        """What Docker is given; makes the configs that only name together what there is. Raises DockerError."""
+    def release(self, secrets: DockerSecrets) -> Release:
+        """Return what to hand to Docker; makes the configs that list trusted authorities. Raises DockerError."""
         certificates = (
-            etcd_certificates.mounted(vault, self.tls) if self.tls else self.own.mounted() if self.own else {}
+            etcd_certificates.mounted(secrets, self.tls) if self.tls else self.own.mounted() if self.own else {}
         )
         mounted = {**self.seeds.mounted(), **certificates}
-        return Release(self.choices, self.endpoints, mounted, self.seeds.installation)
+        return Release(self.options, self.endpoints, mounted, self.seeds.installation)
 
 
 def work_out(
     docker: Docker,
-    vault: Vault,
+    secrets: DockerSecrets,
     swarm: queries.Manager,
     before: installation.Deployed,
-    choices: Choices,
+    options: Options,
     *,
     given: Mapping[str, str],
     say: Callable[[str], None],
 ) -> Target:
-    """Keep what is deployed, and make what is missing for what the user chose.
+    """Keep what is deployed, and make what is missing for the options.
 
     Raises:
         UsageError: a file of the user's will not do.
         DockerError: Docker failed, or Swarm does not know where etcd is to be reached.
     """
     in_use = before.mounts("controller")
-    if choices.etcd:
-        over_tls = not choices.in_clear
-        own = external_etcd.ensure(vault, given, in_use | before.mounts("agent"), say) if over_tls else None
-        return Target(choices, choices.etcd, seeds.ensure(vault, swarm.cluster, in_use, say), None, own)
-    installed = seeds.ensure(vault, swarm.cluster, in_use, say)
-    address = choices.etcd_address or _advertised(docker, _etcd_node(docker))
-    endpoints = f"https://{f'[{address}]' if ':' in address else address}:{choices.etcd_port}"
-    tls = etcd_certificates.state_of(vault, before.mounts("etcd"), before.mounts("agent"))
-    if tls is None or not any(one.address == address for one in etcd_certificates.generations(vault)):
-        good = [one for one in etcd_certificates.generations(vault) if one.address == address]
-        tls = etcd_certificates.settled((good[-1] if good else etcd_certificates.make(vault, address)).number)
-    return Target(choices, endpoints, installed, tls)
+    if options.etcd:
+        over_tls = not options.in_clear
+        own = external_etcd.ensure(secrets, given, in_use | before.mounts("agent"), say) if over_tls else None
+        return Target(options, options.etcd, seeds.ensure(secrets, swarm.cluster, in_use, say), None, own)
+    installed = seeds.ensure(secrets, swarm.cluster, in_use, say)
+    address = options.etcd_address or _advertised(docker, _etcd_node(docker))
+    endpoints = f"https://{f'[{address}]' if ':' in address else address}:{options.etcd_port}"
+    tls = etcd_certificates.state_of(secrets, before.mounts("etcd"), before.mounts("agent"))
+    if tls is None or not any(one.address == address for one in etcd_certificates.generations(secrets)):
+        good = [one for one in etcd_certificates.generations(secrets) if one.address == address]
+        tls = etcd_certificates.settled((good[-1] if good else etcd_certificates.make(secrets, address)).number)
+    return Target(options, endpoints, installed, tls)
 
 
 def ensure_etcd_node(docker: Docker, swarm: queries.Manager, say: Callable[[str], None]) -> None:
     """Let etcd run on this manager if no node has its label. Raises DockerError."""
     if not labelled(docker):
         docker.ask(["node", "update", "--label-add", f"{ETCD_LABEL}=true", swarm.node], TIMEOUT)
-        say("etcd runs on this manager: it has the label linkwire.etcd=true now")
+        say("etcd runs on this manager, which now has the label linkwire.etcd=true")
 
 
 def labelled(docker: Docker, label: str = f"{ETCD_LABEL}=true") -> list[str]:
-    """The ids of nodes with a label, etcd's if none is named. Raises DockerError."""
+    """Return the ids of nodes with a label, by default etcd's. Raises DockerError."""
     return docker.ask(["node", "ls", "--quiet", "--filter", f"node.label={label}"], TIMEOUT).split()
 
 
@@ -104,5 +104,5 @@ def _advertised(docker: Docker, node: str) -> str:
     manager = str((found.get("ManagerStatus") or {}).get("Addr", "")).rpartition(":")[0].strip("[]")
     address = manager or str((found.get("Status") or {}).get("Addr", ""))
     if address in ("", "0.0.0.0", "127.0.0.1", "::1"):  # noqa: S104 - what Swarm writes when it does not know
-        raise DockerError(f"Swarm does not know how other nodes reach {node}: say it with --etcd-address")
+        raise DockerError(f"Swarm does not know how other nodes reach {node}: give --etcd-address")
     return address

@@ -1,4 +1,4 @@
-"""From the `-c` arguments to checked links: reads all files, and collects everything that is wrong with them."""
+"""Compose files of a command line: read, parsed and checked together."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What the user's files came to."""
+    """The user's files, read and checked."""
 
     sources: tuple[Source, ...]
     links: Links | None
@@ -36,7 +36,7 @@ class Files:
     documents: tuple[Document, ...] = ()
     """All files, if all could be read."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    """What Docker has to have in its environment besides ours."""
+    """Variables that Docker needs in its environment besides ours."""
 
 
 def split(values: Sequence[str]) -> list[str]:
@@ -63,7 +63,7 @@ def from_environment() -> list[str]:
 
 
 def open_all(named: Named, report: Report) -> Files:
-    """Read and check the files; what is wrong goes into the report."""
+    """Read and check the files; problems go into the report."""
     variables = env_file.read_all(named.env_files, os.environ, report)
     added = {name: value for name, value in variables.items() if name not in os.environ}
     sources = tuple(source for path in named.paths if (source := read(path, report)))

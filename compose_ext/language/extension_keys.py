@@ -1,4 +1,4 @@
-"""Finds `x-wireguard` where it means nothing, and keys that resemble it, which mean nothing either. No I/O here."""
+"""Misplaced `x-wireguard` keys, and misspelt ones. No I/O here."""
 
 from collections.abc import Iterator
 from difflib import SequenceMatcher
@@ -8,7 +8,7 @@ from compose_ext.document.cursor import Cursor
 from compose_ext.language.project import EXTENSION
 
 SETTINGS = ("keys", "links", "expose", "strict", "gate")
-"""What `x-wireguard` holds, at the top or in a service."""
+"""Keys of `x-wireguard`, at the top or in a service."""
 
 _ALIKE = 0.85
 _OURS = ("wireguard", "linkwire")

@@ -1,4 +1,4 @@
-"""Compiles checked links into the one more compose file that `docker stack deploy` is given. No I/O here."""
+"""The override: checked links, compiled into one more compose file for `docker stack deploy`. No I/O here."""
 
 import re
 from collections.abc import Iterable
@@ -103,7 +103,7 @@ def _labels(links: Links, service: Service, stack: str, report: Report) -> dict[
 
 
 def _gate_labels(links: Links, service: Service, stack: str, *, linked: bool) -> dict[str, str]:
-    """What a service's containers say of when they start."""
+    """Return the labels by which a service's containers wait for their start."""
     if service.gate == "false" or not (linked or service.gate == "true"):
         return {}
     found = waiting.awaited(service, links.entries.get(service.name, ()))

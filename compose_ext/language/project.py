@@ -1,4 +1,4 @@
-"""What a set of compose files says about links: the records that reading makes and compiling takes. No I/O here."""
+"""Records of the links in a set of compose files: made by reading, compiled into labels. No I/O here."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,7 +27,7 @@ class LinkEntry:
 
 @dataclass(slots=True)
 class LinkOptions:
-    """What `x-wireguard.links.PROVIDER` says, all files together."""
+    """The options under `x-wireguard.links.PROVIDER`, merged over all files."""
 
     place: Place
     ports: list[PortRange] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Network:
 
 @dataclass(slots=True)
 class Project:
-    """Everything that the files say about links."""
+    """All services, networks and link keys of the files, as far as links go."""
 
     version: str | None = None
     """As the files have it; None: they have none."""

@@ -1,4 +1,4 @@
-"""The language: which keys `x-wireguard`, `links` and `external_links` have, read from all files into one project.
+"""Schema of `x-wireguard`, `links` and `external_links`: read from all files into one project.
 
 Files add up as in `docker stack deploy`: lists append, single values of later files win. Unlike there, the top-level
 `x-wireguard` of every file counts.
@@ -42,7 +42,7 @@ _BOOLEANS = {"true": True, "false": False}
 _GATES: dict[str, Gate] = {"auto": "auto", "true": "true", "false": "false", "ready": "ready"}
 _HEALTHY = "service_healthy"
 _DOCKERS_TRUE = ("true", "y", "yes", "on")
-"""What Docker casts to true, in any case (docker/cli cli/compose/loader/interpolate.go, toBoolean)."""
+"""Words that Docker casts to true, in any case (docker/cli cli/compose/loader/interpolate.go, toBoolean)."""
 
 
 def read(

@@ -1,4 +1,4 @@
-"""Compose keys that `docker stack deploy` takes and ignores, named with their places. No I/O here."""
+"""Compose keys that `docker stack deploy` accepts and ignores, with their places. No I/O here."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Checks what the entries of a project say of each other: services, aliases, keys, networks. No I/O here."""
+"""Validation of a project: its links against its services, aliases, keys and networks. No I/O here."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -35,7 +35,7 @@ class Links:
 
 
 def check(project: Project, report: Report) -> Links:
-    """Check every link against the rest of the project; what is wrong goes into the report."""
+    """Check every link against the rest of the project; problems go into the report."""
     checker = _Checker(project, report)
     entries = {name: checker.entries(service) for name, service in project.services.items()}
     ends = {name for name, found in entries.items() if found}

@@ -1,4 +1,4 @@
-"""The `version` of compose files: whether Docker takes them together, and whether it allows x-* keys in them."""
+"""The `version` of compose files: the same in all files, and one that allows x-* keys. No I/O here."""
 
 import re
 from collections.abc import Iterable, Sequence

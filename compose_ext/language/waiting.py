@@ -1,4 +1,4 @@
-"""Services that are held until their providers are ready (`gate: ready`), and circles of them. No I/O here."""
+"""Services that wait until their providers are ready (`gate: ready`), and circles of them. No I/O here."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -7,7 +7,7 @@ from compose_ext.language.project import EXTENSION, LinkEntry, Project, Service
 
 
 def awaited(service: Service, entries: Sequence[LinkEntry]) -> list[LinkEntry]:
-    """The links whose providers must be ready before a service's tasks start.
+    """Return the links whose providers must be ready before a service's tasks start.
 
     Those of a service with `gate: ready`, those that say so themselves, and those for which `depends_on` says
     `condition: service_healthy`.

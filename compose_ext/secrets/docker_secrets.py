@@ -1,4 +1,4 @@
-"""The secrets and configs that Linkwire has in a Swarm: listed, made, removed. Swarm is the only place they are kept.
+"""Docker secrets and configs of Linkwire: listed, made and removed. Swarm is the only place they are kept.
 
 Docker never gives a secret back and never changes one. So each has a number at the end of its name, and what must be
 known of it later (the verify key of a signing key's seed) stands in a label, made in the same step as the secret.
@@ -24,8 +24,8 @@ _NUMBERED = re.compile(r"linkwire_([a-z_]+)_([1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A secret or config that the Swarm has; a secret's content nobody can ask for."""
+class DockerSecret:
+    """A secret or config in the Swarm; nobody can read a secret's content back."""
 
     sort: str
     """`secret` or `config`."""
@@ -38,7 +38,7 @@ class Held:
 
     @property
     def name(self) -> str:
-        """What Docker calls it."""
+        """Return its name in Docker."""
         return name_of(self.kind, self.number)
 
 
@@ -47,8 +47,8 @@ def name_of(kind: str, number: int) -> str:
     return f"linkwire_{kind}_{number}"
 
 
-class Vault:
-    """What there is, read once and kept up to date with what is made and removed through it."""
+class DockerSecrets:
+    """All secrets and configs of Linkwire, read once and updated with each one made or removed here."""
 
     def __init__(self, docker: Docker) -> None:
         """Read everything.
@@ -57,25 +57,25 @@ class Vault:
             DockerError: Docker does not answer, or there are names of ours that we did not make.
         """
         self._docker = docker
-        self._held = [*_listed(docker, SECRET), *_listed(docker, CONFIG)]
+        self._all = [*_listed(docker, SECRET), *_listed(docker, CONFIG)]
 
-    def all(self, kind: str) -> list[Held]:
-        """Everything of a kind, the oldest first."""
-        return sorted((held for held in self._held if held.kind == kind), key=lambda held: held.number)
+    def all(self, kind: str) -> list[DockerSecret]:
+        """Return all of a kind, the oldest first."""
+        return sorted((secret for secret in self._all if secret.kind == kind), key=lambda secret: secret.number)
 
-    def everything(self) -> list[Held]:
-        """All there is."""
-        return list(self._held)
+    def everything(self) -> list[DockerSecret]:
+        """Return all of them."""
+        return list(self._all)
 
-    def find(self, kind: str, number: int) -> Held | None:
-        """One of them."""
-        return next((held for held in self.all(kind) if held.number == number), None)
+    def find(self, kind: str, number: int) -> DockerSecret | None:
+        """Return one by kind and number; None where there is none."""
+        return next((secret for secret in self.all(kind) if secret.number == number), None)
 
     def next_number(self, *kinds: str) -> int:
-        """A number that none of these kinds has had, as far as the Swarm remembers."""
-        return max((held.number for kind in kinds for held in self.all(kind)), default=0) + 1
+        """Return a number that none of these kinds has in the Swarm."""
+        return max((secret.number for kind in kinds for secret in self.all(kind)), default=0) + 1
 
-    def make(self, sort: str, kind: str, number: int, content: bytes, labels: Mapping[str, str] = {}) -> Held:
+    def make(self, sort: str, kind: str, number: int, content: bytes, labels: Mapping[str, str] = {}) -> DockerSecret:
         """Make a secret or config; its content goes through a pipe to Docker, and is nowhere else.
 
         Raises:
@@ -83,21 +83,21 @@ class Vault:
         """
         written = [f"--label={name}={value}" for name, value in {OWNER: "install", **labels}.items()]
         self._docker.ask([sort, "create", *written, name_of(kind, number), "-"], TIMEOUT, content)
-        held = Held(sort, kind, number, dict(labels), content if sort == CONFIG else b"")
-        self._held.append(held)
-        return held
+        secret = DockerSecret(sort, kind, number, dict(labels), content if sort == CONFIG else b"")
+        self._all.append(secret)
+        return secret
 
-    def remove(self, held: Held) -> None:
+    def remove(self, secret: DockerSecret) -> None:
         """Remove one that no service mounts.
 
         Raises:
             DockerError: a service mounts it.
         """
-        self._docker.ask([held.sort, "rm", held.name], TIMEOUT)
-        self._held.remove(held)
+        self._docker.ask([secret.sort, "rm", secret.name], TIMEOUT)
+        self._all.remove(secret)
 
 
-def _listed(docker: Docker, sort: str) -> list[Held]:
+def _listed(docker: Docker, sort: str) -> list[DockerSecret]:
     names = [name for name in docker.ask([sort, "ls", "--format", "{{.Name}}"], TIMEOUT).split() if is_ours(name)]
     if not names:
         return []
@@ -109,7 +109,7 @@ def _listed(docker: Docker, sort: str) -> list[Held]:
             foreign.append(str(spec["Name"]))
             continue
         content = b"" if sort == SECRET else _content(spec)
-        found.append(Held(sort, match[1], int(match[2]), labels, content))
+        found.append(DockerSecret(sort, match[1], int(match[2]), labels, content))
     if foreign:
         raise DockerError(
             f"the Swarm has the {sort} {foreign[0]}, which `docker linkwire install` did not make: what is in it "
@@ -122,7 +122,7 @@ def _specs(docker: Docker, sort: str, names: Sequence[str]) -> list[dict[str, An
     try:
         return [one["Spec"] for one in json.loads(docker.ask([sort, "inspect", *names], TIMEOUT))]
     except (ValueError, KeyError, TypeError) as error:
-        raise DockerError(f"docker's answer is not understood ({type(error).__name__}: {error})") from None
+        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
 
 
 def _content(spec: Mapping[str, Any]) -> bytes:
@@ -133,5 +133,5 @@ def _content(spec: Mapping[str, Any]) -> bytes:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a name is such as we give."""
+    """Whether a name has our form."""
     return _NUMBERED.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""The certificates between Linkwire and its etcd, in generations: which there are, which are in use, what comes next.
+"""Certificates between Linkwire and its etcd, in generations: list, current state, next step.
 
 A generation is an authority's certificate with one certificate each for etcd, the controllers and the agents. The
 authority's own key is in this process's memory while it makes them, and then nowhere: a new generation has a new one.
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from compose_ext.diagnostics import DockerError
-from compose_ext.secrets.docker_secrets import CONFIG, SECRET, Held, Vault, name_of
+from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecret, DockerSecrets, name_of
 from mesh.certificates import Authority
 from mesh.etcd_users import AGENT, CONTROLLER
 
@@ -26,7 +26,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Who shows the certificate of which generation, and trusts the authorities of which."""
+    """The generation whose certificate each side presents, and the generations that it trusts."""
 
     server: int
     clients: int
@@ -36,7 +36,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A whole one."""
+    """A complete generation."""
 
     number: int
     expires: dt.datetime
@@ -44,7 +44,7 @@ class Generation:
 
 
 def settled(number: int) -> State:
-    """All of one generation."""
+    """Return the state in which one generation is used throughout."""
     return State(number, number, frozenset({number}), frozenset({number}))
 
 
@@ -69,11 +69,11 @@ def following(state: State, wanted: int, *, drop: bool = False) -> State | None:
     return None
 
 
-def generations(vault: Vault) -> list[Generation]:
-    """Those that are whole, the oldest first."""
+def generations(secrets: DockerSecrets) -> list[Generation]:
+    """Return the complete generations, the oldest first."""
     found = []
-    for ca in vault.all(CA):
-        if all(vault.find(kind, ca.number) for kind in SECRETS):
+    for ca in secrets.all(CA):
+        if all(secrets.find(kind, ca.number) for kind in SECRETS):
             try:
                 expires = dt.datetime.fromisoformat(ca.labels[EXPIRES])
             except (KeyError, ValueError):
@@ -82,46 +82,48 @@ def generations(vault: Vault) -> list[Generation]:
     return found
 
 
-def make(vault: Vault, address: str, authority: Authority | None = None) -> Generation:
-    """Make a generation. What a broken-off one has left stays aside: its authority's key is gone.
+def make(secrets: DockerSecrets, address: str, authority: Authority | None = None) -> Generation:
+    """Make a generation. Leftovers of an interrupted one stay unused: its authority's key is gone.
 
     Args:
-        vault: of the Swarm.
+        secrets: of the Swarm.
         address: at which etcd is reached.
         authority: for tests; None: a new one.
 
     Raises:
         DockerError: Docker failed.
     """
-    number = vault.next_number(CA, *SECRETS)
+    number = secrets.next_number(CA, *SECRETS)
     authority = authority or Authority(f"Linkwire etcd {number}")
     labels = {EXPIRES: authority.expires.isoformat(), ADDRESS: address}
-    vault.make(SECRET, SERVER, number, authority.server([address, LOOPBACK]), labels)
-    vault.make(SECRET, CONTROLLER_KEY, number, authority.client(CONTROLLER), labels)
-    vault.make(SECRET, AGENT_KEY, number, authority.client(AGENT), labels)
-    vault.make(CONFIG, CA, number, authority.pem, labels)
+    secrets.make(SECRET, SERVER, number, authority.server([address, LOOPBACK]), labels)
+    secrets.make(SECRET, CONTROLLER_KEY, number, authority.client(CONTROLLER), labels)
+    secrets.make(SECRET, AGENT_KEY, number, authority.client(AGENT), labels)
+    secrets.make(CONFIG, CA, number, authority.pem, labels)
     return Generation(number, authority.expires, address)
 
 
-def state_of(vault: Vault, server: frozenset[str], clients: frozenset[str]) -> State | None:
-    """What services mount, in generations.
+def state_of(secrets: DockerSecrets, server: frozenset[str], clients: frozenset[str]) -> State | None:
+    """Return the generations that the services mount.
 
     Args:
-        vault: of the Swarm.
+        secrets: of the Swarm.
         server: names that etcd's service mounts.
         clients: names that the agents' service mounts.
 
     Returns:
         None where they mount no certificates.
     """
-    shown = _mounted(vault.all(SERVER), server), _mounted(vault.all(AGENT_KEY), clients)
-    trusted = _mounted(vault.all(TRUST), server), _mounted(vault.all(TRUST), clients)
+    shown = _mounted(secrets.all(SERVER), server), _mounted(secrets.all(AGENT_KEY), clients)
+    trusted = _mounted(secrets.all(TRUST), server), _mounted(secrets.all(TRUST), clients)
     if not (shown[0] and shown[1] and trusted[0] and trusted[1]):
         return None
-    return State(shown[0].number, shown[1].number, _authorities(vault, trusted[0]), _authorities(vault, trusted[1]))
+    return State(
+        shown[0].number, shown[1].number, _authorities(secrets, trusted[0]), _authorities(secrets, trusted[1])
+    )
 
 
-def mounted(vault: Vault, state: State) -> dict[str, str]:
+def mounted(secrets: DockerSecrets, state: State) -> dict[str, str]:
     """Variables of the stack file for a state; makes the configs of trusted authorities that it needs.
 
     Raises:
@@ -131,25 +133,25 @@ def mounted(vault: Vault, state: State) -> dict[str, str]:
         "LINKWIRE_ETCD_SERVER_NAME": name_of(SERVER, state.server),
         "LINKWIRE_ETCD_CONTROLLER_NAME": name_of(CONTROLLER_KEY, state.clients),
         "LINKWIRE_ETCD_AGENT_NAME": name_of(AGENT_KEY, state.clients),
-        "LINKWIRE_ETCD_SERVER_TRUST_NAME": _trust(vault, state.server_trusts).name,
-        "LINKWIRE_ETCD_CLIENT_TRUST_NAME": _trust(vault, state.clients_trust).name,
+        "LINKWIRE_ETCD_SERVER_TRUST_NAME": _trust(secrets, state.server_trusts).name,
+        "LINKWIRE_ETCD_CLIENT_TRUST_NAME": _trust(secrets, state.clients_trust).name,
     }
 
 
-def _trust(vault: Vault, numbers: Iterable[int]) -> Held:
-    found = [vault.find(CA, number) for number in sorted(numbers)]
+def _trust(secrets: DockerSecrets, numbers: Iterable[int]) -> DockerSecret:
+    found = [secrets.find(CA, number) for number in sorted(numbers)]
     if None in found:
         raise DockerError(f"a config {name_of(CA, 0)[:-1]}N that is in use is gone: run `docker linkwire renew`")
     content = b"".join(ca.content for ca in found if ca)
-    for held in vault.all(TRUST):
-        if held.content == content:
-            return held
-    return vault.make(CONFIG, TRUST, vault.next_number(TRUST), content)
+    for secret in secrets.all(TRUST):
+        if secret.content == content:
+            return secret
+    return secrets.make(CONFIG, TRUST, secrets.next_number(TRUST), content)
 
 
-def _mounted(held: Iterable[Held], names: frozenset[str]) -> Held | None:
-    return next((one for one in held if one.name in names), None)
+def _mounted(secret: Iterable[DockerSecret], names: frozenset[str]) -> DockerSecret | None:
+    return next((one for one in secret if one.name in names), None)
 
 
-def _authorities(vault: Vault, trust: Held) -> frozenset[int]:
-    return frozenset(ca.number for ca in vault.all(CA) if ca.content in trust.content)
+def _authorities(secrets: DockerSecrets, trust: DockerSecret) -> frozenset[int]:
+    return frozenset(ca.number for ca in secrets.all(CA) if ca.content in trust.content)

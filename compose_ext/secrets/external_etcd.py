@@ -1,7 +1,7 @@
-"""The user's certificates for an etcd of his own: read from files, checked, and kept as Docker secrets and configs.
+"""Certificates for an external etcd: read from the user's files, validated, kept as Docker secrets and configs.
 
-Docker never gives a secret back. So a later install without the files takes what is there, and with them tells by the
-certificate's fingerprint, a label, whether they are what is there already.
+Docker never gives a secret back. So a later install without the files takes the stored ones; with the files it
+compares fingerprints, kept as a label, to see whether they are stored already.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from compose_ext.diagnostics import UsageError
-from compose_ext.secrets.docker_secrets import CONFIG, SECRET, Held, Vault
+from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecret, DockerSecrets
 from compose_ext.secrets.etcd_certificates import EXPIRES
 from mesh.errors import Terminal
 from mesh.tls import blocks, pair_problem, plain_key
@@ -35,18 +35,18 @@ class Pair:
     pem: bytes
 
     def labels(self) -> dict[str, str]:
-        """What must be known of it later."""
+        """Return the labels to keep with the secret."""
         digest = hashlib.sha256(self.certificate.public_bytes(Encoding.DER)).hexdigest()
         return {EXPIRES: self.certificate.not_valid_after_utc.isoformat(), FINGERPRINT: digest}
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """What controllers and agents mount."""
+class ExternalEtcd:
+    """The secrets and configs of an external etcd that controllers and agents mount."""
 
-    ca: Held
-    controller: Held
-    agent: Held
+    ca: DockerSecret
+    controller: DockerSecret
+    agent: DockerSecret
 
     def mounted(self) -> dict[str, str]:
         """Variable of the stack file to Docker's name."""
@@ -62,11 +62,13 @@ def are_given(given: Mapping[str, str]) -> bool:
     return any(given.get(name) for name in ETCD_FILES)
 
 
-def ensure(vault: Vault, given: Mapping[str, str], in_use: frozenset[str], say: Callable[[str], None]) -> Own:
-    """Take the files that are given, and for others what the services mount or an earlier install has made.
+def ensure(
+    secrets: DockerSecrets, given: Mapping[str, str], in_use: frozenset[str], say: Callable[[str], None]
+) -> ExternalEtcd:
+    """Take the given files, and for the others the stored ones: mounted, or made by an earlier install.
 
     Args:
-        vault: of the Swarm.
+        secrets: of the Swarm.
         given: `ETCD_FILES` with their paths, as far as the user names them.
         in_use: names that the services mount.
         say: told what the user should know.
@@ -77,23 +79,25 @@ def ensure(vault: Vault, given: Mapping[str, str], in_use: frozenset[str], say: 
     """
     ca, controller = _authorities(given), _pair(given, "etcd_cert", "etcd_key")
     agent = _pair(given, "etcd_agent_cert", "etcd_agent_key")
-    if not ((ca or vault.all(CA)) and (controller or vault.all(CONTROLLER_KEY))):
+    if not ((ca or secrets.all(CA)) and (controller or secrets.all(CONTROLLER_KEY))):
         raise UsageError(
             "an etcd of your own over https:// needs --etcd-ca, --etcd-cert and --etcd-key: files in PEM with whose "
             "certificates etcd may show, and what controllers show to it"
         )
-    shown = _held_secret(vault, CONTROLLER_KEY, controller) if controller else _current(vault, CONTROLLER_KEY, in_use)
+    shown = (
+        _held_secret(secrets, CONTROLLER_KEY, controller) if controller else _current(secrets, CONTROLLER_KEY, in_use)
+    )
     agents = shown
     if agent:
-        agents = _held_secret(vault, AGENT_KEY, agent)
-    elif vault.all(AGENT_KEY):
-        agents = _current(vault, AGENT_KEY, in_use)
+        agents = _held_secret(secrets, AGENT_KEY, agent)
+    elif secrets.all(AGENT_KEY):
+        agents = _current(secrets, AGENT_KEY, in_use)
     else:
         say(
             "agents show the controllers' certificate: root on any node can write to etcd what controllers write. "
             "Nobody believes it, but give --etcd-agent-cert and --etcd-agent-key, of a user who may do less"
         )
-    return Own(_held_config(vault, ca) if ca else _current(vault, CA, in_use), shown, agents)
+    return ExternalEtcd(_held_config(secrets, ca) if ca else _current(secrets, CA, in_use), shown, agents)
 
 
 def _authorities(given: Mapping[str, str]) -> bytes:
@@ -144,18 +148,18 @@ def _blocks(path: str, flag: str, kind: bytes) -> bytes:
         raise UsageError(str(error)) from None
 
 
-def _held_config(vault: Vault, content: bytes) -> Held:
-    same = (held for held in vault.all(CA) if held.content == content)
-    return next(same, None) or vault.make(CONFIG, CA, vault.next_number(CA), content)
+def _held_config(secrets: DockerSecrets, content: bytes) -> DockerSecret:
+    same = (secret for secret in secrets.all(CA) if secret.content == content)
+    return next(same, None) or secrets.make(CONFIG, CA, secrets.next_number(CA), content)
 
 
-def _held_secret(vault: Vault, kind: str, pair: Pair) -> Held:
+def _held_secret(secrets: DockerSecrets, kind: str, pair: Pair) -> DockerSecret:
     labels = pair.labels()
-    same = (held for held in vault.all(kind) if held.labels.get(FINGERPRINT) == labels[FINGERPRINT])
-    return next(same, None) or vault.make(SECRET, kind, vault.next_number(kind), pair.pem, labels)
+    same = (secret for secret in secrets.all(kind) if secret.labels.get(FINGERPRINT) == labels[FINGERPRINT])
+    return next(same, None) or secrets.make(SECRET, kind, secrets.next_number(kind), pair.pem, labels)
 
 
-def _current(vault: Vault, kind: str, in_use: frozenset[str]) -> Held:
-    """What is mounted; else the newest, which an install that was broken off has made."""
-    held = vault.all(kind)
-    return next((one for one in held if one.name in in_use), held[-1])
+def _current(secrets: DockerSecrets, kind: str, in_use: frozenset[str]) -> DockerSecret:
+    """Return the mounted one; else the newest, made by an interrupted install."""
+    secret = secrets.all(kind)
+    return next((one for one in secret if one.name in in_use), secret[-1])

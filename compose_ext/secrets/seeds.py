@@ -1,4 +1,4 @@
-"""The seeds that a Swarm's Linkwire signs and derives with: which there are, which are in use, new ones.
+"""Seeds for signing records and deriving link keys: list, current ones, new ones.
 
 A seed is made in memory, goes to Docker through a pipe, and can never be read back but by the controllers.
 """
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from compose_ext.diagnostics import DockerError
-from compose_ext.secrets.docker_secrets import CONFIG, SECRET, Held, Vault
+from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecret, DockerSecrets
 from mesh.envelope import SigningKey, VerifyKey
 from mesh.errors import Terminal
 from mesh.keyfiles import verify_keys_text
@@ -21,15 +21,15 @@ INSTALLATION_LABEL = "org.linkwire.installation"
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """What controllers and agents are given, by the stack file's variables."""
+    """The secrets and configs with the seeds that controllers and agents mount."""
 
-    signing: Held
-    link: Held
-    verify_keys: Held
+    signing: DockerSecret
+    link: DockerSecret
+    verify_keys: DockerSecret
 
     @property
     def installation(self) -> str:
-        """The id of this installation: agents and etcd hold to no state of another one. Raises DockerError."""
+        """Return the id of this installation: agents and etcd reject state of another one. Raises DockerError."""
         return installation_of(self.signing)
 
     def mounted(self) -> dict[str, str]:
@@ -41,14 +41,14 @@ class Seeds:
         }
 
 
-def ensure(vault: Vault, cluster: str, in_use: frozenset[str], say: Callable[[str], None]) -> Seeds:
-    """Take what the controllers use, else what an install that was broken off has made, and make what is missing.
+def ensure(secrets: DockerSecrets, cluster: str, in_use: frozenset[str], say: Callable[[str], None]) -> Seeds:
+    """Take the seeds in use, else those of an interrupted install, and make missing ones.
 
-    The two seeds belong together: what one has signed was sealed with keys of the other. Where one is gone, both are
-    made anew, and with them a new installation.
+    The two seeds belong together: records signed with one hold boxes sealed with keys of the other. Where one is
+    gone, both are replaced, and with them the installation.
 
     Args:
-        vault: of the Swarm.
+        secrets: of the Swarm.
         cluster: Swarm's id: a signature holds in one cluster.
         in_use: names that the running controllers mount.
         say: told what the user should know.
@@ -56,36 +56,38 @@ def ensure(vault: Vault, cluster: str, in_use: frozenset[str], say: Callable[[st
     Raises:
         DockerError: Docker failed.
     """
-    signing = _current(vault, SIGNING, in_use)
-    link = _current(vault, LINK, in_use, installation_of(signing)) if signing else None
+    signing = _current(secrets, SIGNING, in_use)
+    link = _current(secrets, LINK, in_use, installation_of(signing)) if signing else None
     if signing and link:
-        return Seeds(signing, link, verify_keys(vault, cluster, [signing]))
-    useless = [held for kind in (SIGNING, LINK, VERIFY) for held in vault.all(kind) if held.name not in in_use]
-    if any(held.kind in {SIGNING, LINK} for held in useless):
+        return Seeds(signing, link, verify_keys(secrets, cluster, [signing]))
+    useless = [
+        secret for kind in (SIGNING, LINK, VERIFY) for secret in secrets.all(kind) if secret.name not in in_use
+    ]
+    if any(secret.kind in {SIGNING, LINK} for secret in useless):
         gone = "seed of the link keys" if signing else "signing seed"
         say(f"the {gone} is gone, and Docker gives none back: all keys are made anew, and every link gets new ones")
-    signing = new_signing(vault)
+    signing = new_signing(secrets)
     labels = {INSTALLATION_LABEL: installation_of(signing)}
     seeds = Seeds(
         signing,
-        _make(vault, LINK, Secret.generate(), labels),
-        verify_keys(vault, cluster, [signing]),
+        _make(secrets, LINK, Secret.generate(), labels),
+        verify_keys(secrets, cluster, [signing]),
     )
-    for held in useless:
-        vault.remove(held)
+    for secret in useless:
+        secrets.remove(secret)
     return seeds
 
 
-def installation_of(signing: Held) -> str:
-    """The id of the installation that a signing seed is of. Raises DockerError."""
+def installation_of(signing: DockerSecret) -> str:
+    """Return the id of the installation that a signing seed belongs to. Raises DockerError."""
     return signing.labels.get(INSTALLATION_LABEL) or _public(signing).id.hex()
 
 
-def new_signing(vault: Vault, installation: str = "") -> Held:
+def new_signing(secrets: DockerSecrets, installation: str = "") -> DockerSecret:
     """Make a signing key that nobody knows yet.
 
     Args:
-        vault: of the Swarm.
+        secrets: of the Swarm.
         installation: id of the one that it is another key of; empty for the first key of a new one.
 
     Raises:
@@ -96,43 +98,45 @@ def new_signing(vault: Vault, installation: str = "") -> Held:
         VERIFY_LABEL: str(key.verify_key),
         INSTALLATION_LABEL: installation or key.verify_key.id.hex(),
     }
-    return _make(vault, SIGNING, key, labels)
+    return _make(secrets, SIGNING, key, labels)
 
 
-def verify_keys(vault: Vault, cluster: str, signing: Sequence[Held]) -> Held:
+def verify_keys(secrets: DockerSecrets, cluster: str, signing: Sequence[DockerSecret]) -> DockerSecret:
     """The config with the public keys of some seeds; made if there is none with these and no other.
 
     Raises:
         DockerError: Docker failed, or a seed does not say what its public key is.
     """
-    content = verify_keys_text(cluster, [_public(held) for held in signing]).encode()
-    for held in vault.all(VERIFY):
-        if held.content == content:
-            return held
-    return vault.make(CONFIG, VERIFY, vault.next_number(VERIFY), content)
+    content = verify_keys_text(cluster, [_public(secret) for secret in signing]).encode()
+    for secret in secrets.all(VERIFY):
+        if secret.content == content:
+            return secret
+    return secrets.make(CONFIG, VERIFY, secrets.next_number(VERIFY), content)
 
 
-def _current(vault: Vault, kind: str, in_use: frozenset[str], installation: str = "") -> Held | None:
-    """What is in use; else the oldest, which is what others may have been told of already.
+def _current(
+    secrets: DockerSecrets, kind: str, in_use: frozenset[str], installation: str = ""
+) -> DockerSecret | None:
+    """Return the seed in use; else the oldest, which others may know already.
 
     With `installation` only of that one; a seed from before they had ids is of any.
     """
-    held = vault.all(kind)
+    secret = secrets.all(kind)
     if installation:
-        held = [one for one in held if one.labels.get(INSTALLATION_LABEL, installation) == installation]
-    return next((one for one in held if one.name in in_use), held[0] if held else None)
+        secret = [one for one in secret if one.labels.get(INSTALLATION_LABEL, installation) == installation]
+    return next((one for one in secret if one.name in in_use), secret[0] if secret else None)
 
 
-def _make(vault: Vault, kind: str, secret: Secret, labels: dict[str, str]) -> Held:
+def _make(secrets: DockerSecrets, kind: str, secret: Secret, labels: dict[str, str]) -> DockerSecret:
     text = secret.raw.hex().encode() + b"\n"
-    return vault.make(SECRET, kind, vault.next_number(kind), text, labels)
+    return secrets.make(SECRET, kind, secrets.next_number(kind), text, labels)
 
 
-def _public(held: Held) -> VerifyKey:
+def _public(secret: DockerSecret) -> VerifyKey:
     try:
-        return VerifyKey.parse(held.labels.get(VERIFY_LABEL, ""))
+        return VerifyKey.parse(secret.labels.get(VERIFY_LABEL, ""))
     except Terminal:
         raise DockerError(
-            f"the secret {held.name} has no label {VERIFY_LABEL} with its public key: remove it, and everything is "
+            f"the secret {secret.name} has no label {VERIFY_LABEL} with its public key: remove it, and everything is "
             "signed with a new one"
         ) from None

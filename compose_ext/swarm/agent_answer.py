@@ -45,12 +45,12 @@ class Link:
     key: str
     """The name of its link key; empty: the agent does not say."""
     epoch: int | None
-    """Which of the key's secrets counts; None: none yet."""
+    """Number of the key's current secret; None: none yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the agent answered."""
+    """The agent's answer."""
 
     links: tuple[Link, ...]
     problems: tuple[str, ...]
@@ -76,7 +76,7 @@ def ask(docker: Docker, stack: str | None) -> Answer:
 
 
 def read(text: str) -> Answer:
-    """Understand the agent's answer.
+    """Decode the agent's answer.
 
     Raises:
         DockerError: it is of another version, or not of the agreed form.
@@ -96,7 +96,7 @@ def read(text: str) -> Answer:
         links = tuple(_link(link) for link in raw.get("links", ()))
         problems = tuple(printable(str(problem)) for problem in raw.get("problems", ()))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DockerError(f"the agent's answer lacks something ({type(error).__name__}: {error})") from None
+        raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
     return Answer(links, problems, raw)
 
 

@@ -1,4 +1,4 @@
-"""`docker linkwire gate`: the start gate on nodes, put in, taken out or looked at from a manager.
+"""The start gate of nodes: installed, removed or queried from a manager.
 
 A short Swarm service runs the image's `linkwire-gate` once on each of the nodes and is removed again: whoever manages
 a Swarm can do so already, and nothing that listens on a node has to have such rights (decision 34).
@@ -192,7 +192,7 @@ def _waits(service: Mapping[str, Any], stack: str | None) -> bool:
 
 
 def _both(first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What two runs on one node come to."""
+    """Merge the answers of two runs on one node."""
     if "refused" in second:
         return second
     return {**second, "said": [*first.get("said", ()), *list(second.get("said", ()))[1:]]}

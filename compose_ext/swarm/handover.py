@@ -24,7 +24,7 @@ _PWD = re.compile(rb"(?<!\$)((?:\$\$)*\$\{?)PWD(?![A-Za-z0-9_])")
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What the docker program is run with."""
+    """The docker program, its arguments and its standard input for one run."""
 
     arguments: tuple[str, ...]
     """One `--compose-file=...` for each file."""

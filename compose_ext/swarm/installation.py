@@ -9,7 +9,7 @@ from compose_ext.swarm import queries
 from compose_ext.swarm.queries import TIMEOUT
 
 STACK = "linkwire"
-CHOICES_LABEL = "org.linkwire.choices"
+OPTIONS_LABEL = "org.linkwire.choices"
 """Service label of the controller: the options of the last install."""
 
 
@@ -21,20 +21,20 @@ class Deployed:
     """Name within the stack to what Docker says of the service."""
 
     @property
-    def choices(self) -> str | None:
-        """What the last install was told, as it wrote it down."""
+    def options(self) -> str | None:
+        """Return the options of the last install, as it encoded them."""
         labels = self.services.get("controller", {}).get("Spec", {}).get("Labels") or {}
-        return labels.get(CHOICES_LABEL)
+        return labels.get(OPTIONS_LABEL)
 
     @property
     def image(self) -> str | None:
-        """What the agents run."""
+        """Return the image of the agents."""
         task = self.services.get("agent", {}).get("Spec", {}).get("TaskTemplate", {})
         image = task.get("ContainerSpec", {}).get("Image")
         return str(image) if image else None
 
     def mounts(self, service: str) -> frozenset[str]:
-        """The names of the secrets and configs that a service mounts."""
+        """Return the names of the secrets and configs that a service mounts."""
         return _mounts(self.services.get(service, {}).get("Spec", {}).get("TaskTemplate", {}))
 
 

@@ -1,7 +1,7 @@
-"""What a Swarm knows of deployments with links: whether it has a Linkwire, and which stacks have been given links.
+"""Stacks deployed with links, noted in Docker configs; and whether the Swarm has a Linkwire.
 
-`docker stack deploy` on files that were deployed with links takes their labels away, and so their links, without a
-word. So `deploy` notes each stack's linked services in a Docker config, which `docker stack rm` removes with the
+`docker stack deploy` on files that were deployed with links silently removes their labels, and so their links.
+So `deploy` notes each stack's linked services in a Docker config, which `docker stack rm` removes with the
 stack, and `check` compares.
 """
 
@@ -29,7 +29,7 @@ _NOTE = b"docker linkwire deploy notes here which services of a stack have links
 
 
 def require_linkwire(docker: Docker) -> None:
-    """See to it that the Swarm has somebody who wires links.
+    """Require that the Swarm has a Linkwire agent and controller.
 
     Where it cannot be asked, nothing is said: the deployment then fails as well, and Docker says why.
 
@@ -59,11 +59,11 @@ def _roles(docker: Docker, services: Iterable[str]) -> set[str]:
     try:
         return {str(((json.loads(line) or {}).get("Labels") or {}).get(ROLE)) for line in said.splitlines() if line}
     except (AttributeError, ValueError) as error:
-        raise DockerError(f"docker's answer is not understood ({type(error).__name__}: {error})") from None
+        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
 
 
 def remember(docker: Docker, stack: str, links: Links | None, say: Callable[[str], None]) -> None:
-    """Note which services of a stack have been deployed with links; none: forget the stack.
+    """Record which services of a stack are deployed with links; without any, remove the record.
 
     The deployment is done: what fails here is said and no more.
     """
@@ -83,7 +83,7 @@ def remember(docker: Docker, stack: str, links: Links | None, say: Callable[[str
             flags = [f"--label={label}={value}" for label, value in labels.items()]
             docker.ask(["config", "create", *flags, name, "-"], _TIMEOUT, stdin=_NOTE)
     except DockerError as error:
-        say(f"that {stack} has links could not be noted, so `check` will not miss them if they are dropped: {error}")
+        say(f"could not record that {stack} has links, so `check` cannot report it if they are dropped: {error}")
 
 
 def forget_all(docker: Docker) -> None:

@@ -1,8 +1,8 @@
-"""A command of the agent's image, run once on every node, which prints one line of JSON.
+"""Jobs on nodes: a command of the image, run once on every node, which prints one line of JSON.
 
-It is a service of its own for as long as it takes, and no other service is touched by it. What a task says comes
-by Docker's log of it; that it could not even start, which is what a wrong image comes to, is Swarm's word. The
-service is a global one whose tasks are not restarted: of Swarm's own jobs the ended containers stay (seen in 20.10).
+Each job is a short global service of its own, whose tasks are not restarted; Swarm's own jobs leave their ended
+containers behind (seen in 20.10). The report comes from Docker's log of the task. Where the task could not start,
+as with a wrong image, Swarm's error is the report.
 """
 
 import json
@@ -45,7 +45,7 @@ _BIND_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is run on every node.
+    """A command to run on every node.
 
     Attributes:
         command: of `linkwire-agent`.
@@ -74,7 +74,7 @@ REMOVE = Job("remove")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it went on one node.
+    """The outcome of a job on one node.
 
     Attributes:
         node: its name.
@@ -111,7 +111,7 @@ def run(docker: Docker, job: Job, image: str, seconds: float, say: Callable[[str
 
 @contextmanager
 def service(docker: Docker, name: str, argv: Sequence[str]) -> Iterator[None]:
-    """Have a global service whose tasks run once and have no rights but those that are added.
+    """Run a global service for the time of a block; its tasks run once, without capabilities but those added.
 
     Args:
         docker: a manager's.
@@ -163,26 +163,26 @@ def clear_etcd(
 def outcomes(
     docker: Docker, name: str, nodes: Mapping[str, str], seconds: float, say: Callable[[str], None]
 ) -> list[Outcome]:
-    """Wait until a service's task has ended on each of some nodes (id to name); how, by name. Raises DockerError."""
+    """Wait until a service's tasks on some nodes (id to name) have ended; return outcomes. Raises DockerError."""
     tasks = wait(docker, name, nodes, seconds, say)
     said = _said(docker, name, tasks)
     return [_outcome(node, nodes[node], tasks.get(node), said) for node in sorted(nodes, key=lambda one: nodes[one])]
 
 
 def active(docker: Docker) -> dict[str, str]:
-    """The nodes that are up and take tasks: id to name. Raises DockerError."""
+    """Return the nodes that are up and accept tasks: id to name. Raises DockerError."""
     lines = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}} {{.Status}} {{.Availability}}"], TIMEOUT)
     words = [line.split() for line in lines.splitlines()]
     return {found[0]: found[1] for found in words if found[-2:] == ["Ready", "Active"]}
 
 
 def places(docker: Docker, name: str) -> set[str]:
-    """The ids of the nodes that a service has tasks on. Raises DockerError."""
+    """Return the ids of the nodes that run a service's tasks. Raises DockerError."""
     return {str(task["NodeID"]) for task in queries.tasks(docker, name) if task.get("NodeID")}
 
 
 def others(docker: Docker) -> list[str]:
-    """The nodes that a job does not reach, each with why. Raises DockerError."""
+    """Return the nodes that a job does not reach, each with why. Raises DockerError."""
     lines = docker.ask(["node", "ls", "--format", "{{.Hostname}} {{.Status}} {{.Availability}}"], TIMEOUT)
     words = [line.split() for line in lines.splitlines()]
     return [f"{one[0]} ({one[-2].lower()}, {one[-1].lower()})" for one in words if one[-2:] != ["Ready", "Active"]]
@@ -230,7 +230,7 @@ def wait(
 
 
 def _said(docker: Docker, name: str, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """What the tasks printed, by node, as far as Docker's logs tell it."""
+    """Return the reports that the tasks printed, by node, as far as Docker's logs have them."""
     ran = {node: task for node, task in tasks.items() if task["Status"]["State"] in {"complete", "failed"}}
     said: dict[str, Mapping[str, Any]] = {}
     if len(ran) == len(tasks):
@@ -271,5 +271,5 @@ def _outcome(node: str, name: str, task: Mapping[str, Any] | None, said: Mapping
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The problems, a line each, with the node's name."""
+    """Return the problems, a line each, with the node's name."""
     return "\n  ".join(f"{outcome.node}: {problem}" for outcome in outcomes for problem in outcome.problems)

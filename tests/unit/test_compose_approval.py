@@ -86,7 +86,7 @@ def world(tmp_path: Path) -> World:
         (None, node("n1", "its key is locked", accepted=False), "unproven", "n1: its key is locked"),
         (None, node("n1", "its key is locked"), "unproven", "What it has stays, and nothing new is sealed to it"),
         (OTHER, node("n1", "its key is locked"), "unproven", "the label linkwire.key approves other keys"),
-        (None, node("n2"), "-", "n1: no agent speaks for it (yet)"),
+        (None, node("n2"), "-", "n1: no agent has reported its keys (yet)"),
     ],
 )
 def test_what_is_shown_of_a_node(
@@ -102,11 +102,11 @@ def test_what_is_shown_of_a_node(
 
 def test_an_answer_that_is_none_is_an_error_in_words(world: World) -> None:
     world.said({**node("n1"), "fingerprint": "x\x1b[2J"})
-    with pytest.raises(DockerError, match="the agent's answer lacks something"):
+    with pytest.raises(DockerError, match="the agent's answer is incomplete"):
         node_command.key_states(world.docker)
     world.said()
     (world.folder / "inspected").write_text("[{}]")
-    with pytest.raises(DockerError, match="docker's answer is not understood"):
+    with pytest.raises(DockerError, match="unexpected answer of docker"):
         node_command.key_states(world.docker)
 
 
@@ -143,7 +143,7 @@ def test_without_one_it_shows_what_there_is_and_asks(
             node_command.approve(world.docker, "n1", None)
     shown = capsys.readouterr().out
     assert OWN in shown
-    assert "compare it with what the agent on that node logs" in shown
+    assert "compare it with the log of the agent on that node" in shown
     assert any("--label-add" in line for line in world.asked) == approved
 
 
@@ -153,5 +153,5 @@ def test_nobody_is_asked_where_nobody_is(world: World, monkeypatch: pytest.Monke
     with pytest.raises(UsageError, match="--fingerprint"):
         node_command.approve(world.docker, "n1", None)
     world.said()
-    with pytest.raises(DockerError, match="no agent speaks for n1"):
+    with pytest.raises(DockerError, match="no agent has reported the keys of n1"):
         node_command.approve(world.docker, "n1", None)

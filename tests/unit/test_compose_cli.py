@@ -675,9 +675,9 @@ KEYED = json.dumps([with_key("web", "shop"), with_key("app", "", "shop"), {"Spec
 @pytest.mark.parametrize(
     ("words", "services", "keys"),
     [
-        ("app:p0", ["app"], ["app:p0 is asked for", "shop is asked for too"]),
-        ("shop", ["app"], ["app:p0 is asked for too", "shop is asked for"]),
-        ("--all", ["app"], ["app:p0 is asked for", "shop is asked for"]),
+        ("app:p0", ["app"], ["app:p0", "shop too"]),
+        ("shop", ["app"], ["app:p0 too", "shop"]),
+        ("--all", ["app"], ["app:p0", "shop"]),
     ],
 )
 def test_rotate(agent: dict[str, str], run: Run, words: str, services: list[str], keys: list[str]) -> None:
@@ -686,7 +686,7 @@ def test_rotate(agent: dict[str, str], run: Run, words: str, services: list[str]
     updates = [line for line in Path(agent["RECORD"]).read_text().splitlines() if "service update" in line]
     assert [line.split()[-1] for line in updates] == services
     assert all("--detach --label-add linkwire.renew=" in line for line in updates)
-    assert shown.stdout.splitlines() == [f"linkwire: a new secret of {key}" for key in keys]
+    assert shown.stdout.splitlines() == [f"linkwire: requested a new secret for {key}" for key in keys]
 
 
 def test_rotate_what_there_is_not(run: Run, agent: dict[str, str]) -> None:

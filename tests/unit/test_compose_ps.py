@@ -125,22 +125,22 @@ def test_amounts(count: int, text: str) -> None:
         ("", "the agent's answer is not JSON"),
         ("[]", "the agent speaks version None, this program version 1: upgrade the older of the two"),
         ('{"version": 2}', "the agent speaks version 2, this program version 1: upgrade the older of the two"),
-        ('{"version": 1, "links": [{}]}', "the agent's answer lacks something (KeyError: 'consumer')"),
+        ('{"version": 1, "links": [{}]}', "the agent's answer is incomplete (KeyError: 'consumer')"),
         (
             '{"version": 1, "links": 7}',
-            "the agent's answer lacks something (TypeError: 'int' object is not iterable)",
+            "the agent's answer is incomplete (TypeError: 'int' object is not iterable)",
         ),
         (
             json.dumps(answer(links=[answer()["links"][0] | {"consumer": 3}])),
-            "lacks something (TypeError: '3' is not a text)",
+            "is incomplete (TypeError: '3' is not a text)",
         ),
         (
             json.dumps(answer(links=[answer()["links"][0] | {"refused": {end: {"in": -1} for end in ENDS}}])),
-            "lacks something (TypeError: '-1' is not a number that fits)",
+            "is incomplete (TypeError: '-1' is not a number that fits)",
         ),
         (
             json.dumps(answer(links=[answer()["links"][0] | {"refused": {"consumer": {"in": 1, "out": 0}}}])),
-            "lacks something (KeyError: 'provider')",
+            "is incomplete (KeyError: 'provider')",
         ),
     ],
 )
