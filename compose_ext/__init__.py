@@ -1,3 +1,3 @@
-"""The language: `x-wireguard` and `links` in compose files become service labels."""
+"""`docker linkwire`: the CLI plugin, and the language of `x-wireguard` and `links` in compose files."""
 
 __version__ = "0.1.0"

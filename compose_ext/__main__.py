@@ -1,4 +1,4 @@
-"""Lets `python -m compose_ext` do what `docker linkwire` does."""
+"""`python -m compose_ext`: the same program as `docker linkwire`."""
 
 import sys
 

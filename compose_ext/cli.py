@@ -1,270 +1,170 @@
-"""Takes a command line apart, as Docker hands it to a plugin or as a user writes it, and runs the command in it."""
+"""The command line of `docker linkwire`: its commands, and Docker's words around them.
 
-import json
+A command's module is imported when the command is run: Docker and a shell's completion wait for no other.
+"""
+
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from importlib import import_module
 
-from compose_ext import __version__, approval, check, choices, deploy, gate, ps, renewal, swarm, usage
-from compose_ext.deployed import WITHOUT
-from compose_ext.engine import Docker, choose
-from compose_ext.errors import DockerError, UsageError
-from compose_ext.files import Named, from_environment, split
-from compose_ext.flags import Flag, Parsed, parse
+import click
+from click.shell_completion import CompletionItem
 
-OK = 0
+from compose_ext import __version__
+from compose_ext.completion import REQUESTS, complete
+from compose_ext.diagnostics import BadFilesError, DockerError, UsageError
+from compose_ext.docker_cli import choose
+from compose_ext.pflag import CONTEXT, GLOBAL, Command, Group, docker_flags, form
+from compose_ext.terminal import complain, say, show_json
+
 DOCKER_FAILED = 1
 """The input was good; Docker, the Swarm, or the agent asked through it, was not."""
 BAD_INPUT = 2
 """The command line or the files are wrong; Docker was not asked for anything."""
 
-_DOCKER_FLAGS = (
-    Flag("config"),
-    Flag("context", "c"),
-    Flag("debug", "D", takes_value=False),
-    Flag("host", "H"),
-    Flag("log-level", "l"),
-    Flag("tls", takes_value=False),
-    Flag("tlscacert"),
-    Flag("tlscert"),
-    Flag("tlskey"),
-    Flag("tlsverify", takes_value=False),
-)
-"""Docker's global flags."""
-# Behind our name -c is a compose file; the other flags are taken everywhere.
-_OUR_FLAGS = tuple(Flag(flag.name, flag.short.replace("c", ""), flag.takes_value) for flag in _DOCKER_FLAGS)
-_GLOBAL = tuple(flag.name for flag in _DOCKER_FLAGS)
-_HELP = Flag("help", "h", takes_value=False)
 _NAME = "linkwire"
-_HELP_WORD = "help"
-_FILES = Flag("compose-file", "c")
-_ENV_FILE = Flag("env-file")
-_FORMATS = ("table", "json")
-_TEXT_OR_JSON = ("text", "json")
+_MODULES = {
+    "check": "compose_ext.commands.check",
+    "render": "compose_ext.commands.deploy",
+    "deploy": "compose_ext.commands.deploy",
+    "ps": "compose_ext.commands.ps",
+    "install": "compose_ext.commands.install",
+    "renew": "compose_ext.commands.install",
+    "uninstall": "compose_ext.commands.install",
+    "gate": "compose_ext.commands.gate",
+    "node": "compose_ext.commands.node",
+    "rotate": "compose_ext.commands.rotate",
+    "version": "compose_ext.cli",
+}
+"""Where each command is: `NAME_command` in that module."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command: what runs it, which flags it has, how many arguments."""
+class _Linkwire(Group):
+    """The commands, each imported when it is needed."""
 
-    run: Callable[[Docker, Parsed], int]
-    flags: tuple[Flag, ...] = ()
-    arguments: tuple[int, int] = (0, 0)
-    """Fewest and most."""
+    summaries = {  # noqa: RUF012 - click's classes are not dataclasses
+        "check": "Report everything that is wrong with compose files, or in the Swarm",
+        "render": "Print what deploy adds to the compose files",
+        "deploy": "Deploy a stack, or update it, with its links",
+        "ps": "List links with their tasks, and whether they are connected",
+        "install": "Install Linkwire on a Swarm, or update it, with its keys",
+        "renew": "Renew Linkwire's certificates or its signing key, or show when they expire",
+        "uninstall": "Remove Linkwire from a Swarm",
+        "gate": "Put the start gate into nodes' Docker, take it out, or show its state",
+        "node": "List nodes and whether their keys are proven, and approve keys by hand",
+        "rotate": "Give link keys new secrets, now",
+        "version": "Print the version",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        """Return the names, in the order of the help text."""
+        return list(self.summaries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+        """Import a command; None where there is none of that name."""
+        if cmd_name not in self.summaries:
+            return None
+        command: click.Command = getattr(import_module(_MODULES[cmd_name]), f"{cmd_name}_command")
+        return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin with a word, without importing them; else the flags."""
+        named = [(name, text) for name, text in self.summaries.items() if name.startswith(incomplete)]
+        return [CompletionItem(name, help=text) for name, text in named] or Command.shell_complete(
+            self, ctx, incomplete
+        )
+
+
+linkwire = _Linkwire(
+    _NAME,
+    usage="docker linkwire COMMAND",
+    help="WireGuard between the services that a compose file links",
+    examples="""
+        docker linkwire install --image registry.example/linkwire:1
+        docker linkwire check -c shop.yml
+        docker linkwire deploy -c shop.yml shop
+        docker linkwire ps shop
+    """,
+    epilog="""
+        Docker's own flags (-H, --context, --tls..., --config) stand before or after the command.
+        LINKWIRE_DOCKER in the environment names the docker program to use.
+        Run 'docker linkwire COMMAND --help' for more about a command.
+    """,
+)
+
+
+class _Docker(Group):
+    """Docker's command line around ours: a plugin is given all of it, `-H HOST linkwire ps` or `help linkwire`."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return Docker's global flags; `-c` is a context here."""
+        return [*click.Command.get_params(self, ctx), *(CONTEXT if one.name == "context" else one for one in GLOBAL)]
+
+    def resolve_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's
+        args: list[str],
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Take our own name off, where it stands."""
+        return _NAME, linkwire, args[args[:1] == [_NAME] :]
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return our help text: Docker's is Docker's."""
+        return linkwire.get_help(click.Context(linkwire, parent=ctx, info_name=_NAME))
+
+
+_docker = _Docker("docker")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line; returns the exit code."""
     try:
-        return _run(_split(arguments))
-    except UsageError as error:
-        print(f"docker linkwire: {error}\nSee 'docker linkwire --help'.", file=sys.stderr)
-        return BAD_INPUT
-    except deploy.BadFilesError:
-        return BAD_INPUT
-    except DockerError as error:
-        print(f"docker linkwire: {error}", file=sys.stderr)
-        return DOCKER_FAILED
+        return _run(arguments)
+    finally:
+        say.end()
 
 
-@dataclass(slots=True)
-class _Line:
-    """A command line, taken apart."""
-
-    flags: list[str]
-    """Docker's global flags."""
-    command: str = ""
-    rest: tuple[str, ...] = ()
-    help: bool = False
-
-
-def _run(line: _Line) -> int:
-    command = COMMANDS.get(line.command)
-    if command is None and line.command:
-        raise UsageError(f"there is no command {line.command!r}; there are: {', '.join(COMMANDS)}")
-    if command is None or line.help:
-        sys.stdout.write(usage.text(line.command))
-        return OK if line.help else BAD_INPUT
-    parsed = parse(line.rest, (*command.flags, *_OUR_FLAGS, _HELP))
-    if parsed.is_on(_HELP.name):
-        sys.stdout.write(usage.text(line.command))
-        return OK
-    fewest, most = command.arguments
-    if not fewest <= len(parsed.rest) <= most:
-        _suggest_file(line.command, command, parsed.rest)
-        raise UsageError(f"wrong number of arguments; it goes: {usage.line(line.command)}")
-    docker = choose([*line.flags, *parsed.written(_GLOBAL)])
+def _run(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] in REQUESTS:
+        sys.stdout.write(complete(linkwire, arguments[0], arguments[1:]))
+        return 0
+    context = None
     try:
-        return command.run(docker, parsed)
+        context = _docker.make_context("docker", list(arguments))
+        with context:
+            return int(_docker.invoke(context) or 0)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (UsageError, click.UsageError) as error:
+        text = error.format_message() if isinstance(error, click.UsageError) else str(error)
+        complain(f"docker linkwire: {text}\nSee 'docker linkwire --help'.")
+        return BAD_INPUT
+    except BadFilesError:
+        return BAD_INPUT
     except DockerError as error:
-        raise swarm.explained(docker, error) from None
-
-
-def _split(arguments: Sequence[str]) -> _Line:
-    """Find the command: Docker gives a plugin its own line, `-H HOST linkwire deploy` or `help linkwire deploy`."""
-    line = _Line([], rest=tuple(arguments))
-    for word, flags in ((_HELP_WORD, _DOCKER_FLAGS), (_NAME, _DOCKER_FLAGS), (_HELP_WORD, _OUR_FLAGS)):
-        _take_flags(line, flags)
-        if line.rest[:1] == (word,):
-            line.rest = line.rest[1:]
-            line.help = line.help or word == _HELP_WORD
-    _take_flags(line, _OUR_FLAGS)
-    if line.rest:
-        line.command, line.rest = line.rest[0], line.rest[1:]
-    return line
-
-
-def _take_flags(line: _Line, flags: tuple[Flag, ...]) -> None:
-    parsed = parse(line.rest, (*flags, _HELP), stop_at_word=True)
-    line.flags += parsed.written(_GLOBAL)
-    line.help = line.help or parsed.is_on(_HELP.name)
-    line.rest = parsed.rest
-
-
-def _deploy(docker: Docker, parsed: Parsed) -> int:
-    flags = parsed.written(deploy.PASSED_ON)
-    code = deploy.deploy(docker, _files(parsed), parsed.rest[0], flags, alone=parsed.is_on(WITHOUT))
-    if code != 0:
-        swarm.need_manager(docker)  # Docker has said why; where this is no manager, say which one there is
+        complain(f"docker linkwire: {_explained(error, context)}")
         return DOCKER_FAILED
-    return OK
 
 
-def _check(docker: Docker, parsed: Parsed) -> int:
-    stack, as_json = parsed.last("stack") or None, _format(parsed, _TEXT_OR_JSON) == "json"
-    if parsed.all(_FILES.name):
-        return check.check(docker, _files(parsed), stack, as_json=as_json)
-    if parsed.all(_ENV_FILE.name):
-        raise UsageError("--env-file is for compose files: name them with -c FILE")
-    return check.check_swarm(docker, stack, as_json=as_json)
+def _explained(error: DockerError, context: click.Context | None) -> DockerError:
+    from compose_ext.swarm import queries  # noqa: PLC0415 - where all is well it is not needed
+
+    return queries.explained(choose(docker_flags(context)), error) if context else error
 
 
-def _render(_docker: Docker, parsed: Parsed) -> int:
-    deploy.render(_files(parsed), parsed.rest[0])
-    return OK
-
-
-def _files(parsed: Parsed) -> Named:
-    """Return the files of a command line; where it names none those of COMPOSE_FILE, as docker compose does."""
-    values = parsed.all(_FILES.name)
-    found = [] if values else from_environment()
-    if found:
-        print(f"linkwire: no -c: taking COMPOSE_FILE, {' '.join(found)}", file=sys.stderr)
-    return Named(tuple(found or split(values)), tuple(parsed.all(_ENV_FILE.name)))
-
-
-def _format(parsed: Parsed, formats: tuple[str, ...]) -> str:
-    form = parsed.last("format", formats[0])
-    if form not in formats:
-        raise UsageError(f"--format is {' or '.join(formats)}, not {form!r}")
-    return form
-
-
-def _suggest_file(name: str, command: Command, words: Sequence[str]) -> None:
-    """Say how files are named, to who names one without -c. Raises UsageError."""
-    file = next((word for word in words if word.endswith((".yml", ".yaml", ".json")) or Path(word).is_file()), None)
-    if file and _FILES in command.flags:
-        stack = " STACK" if command.arguments[0] else ""
-        raise UsageError(f"a compose file is named with -c: docker linkwire {name} -c {file}{stack}")
-
-
-def _ps(docker: Docker, parsed: Parsed) -> int:
-    form = _format(parsed, _FORMATS)
-    stack = deploy.stack_name(parsed.rest[0]) if parsed.rest else None
-    answer = ps.ask(docker, stack)
-    sys.stdout.write(json.dumps(answer.raw, indent=2) + "\n" if form == "json" else ps.table(answer))
-    return OK
-
-
-def _install(docker: Docker, parsed: Parsed) -> int:
-    from compose_ext import install  # noqa: PLC0415 - its cryptography is slow to import, and seldom needed
-
-    install.install(docker, parsed, _say)
-    return OK
-
-
-def _uninstall(docker: Docker, parsed: Parsed) -> int:
-    from compose_ext import install  # noqa: PLC0415 - likewise
-
-    install.uninstall(docker, parsed, _say)
-    return OK
-
-
-def _rotate(docker: Docker, parsed: Parsed) -> int:
-    every = parsed.is_on("all")
-    if every and parsed.rest:
-        raise UsageError("name link keys, or say --all")
-    renewal.rotate(docker, parsed.rest, every=every, say=_say)
-    return OK
-
-
-def _renew(docker: Docker, parsed: Parsed) -> int:
-    from compose_ext import renew  # noqa: PLC0415 - likewise
-
-    if parsed.is_on("check"):
-        return OK if renew.check(docker, print) else DOCKER_FAILED
-    renew.renew(docker, parsed, _say)
-    return OK
-
-
-def _say(text: str) -> None:
-    print(f"linkwire: {text}", flush=True)
-
-
-def _node(docker: Docker, parsed: Parsed) -> int:
-    match parsed.rest:
-        case ("ls",):
-            sys.stdout.write(approval.ls(docker))
-        case ("approve", name):
-            approval.approve(docker, name, parsed.last("fingerprint") or None)
-        case _:
-            raise UsageError(f"it goes: {usage.line('node')}")
-    return OK
-
-
-def _gate(docker: Docker, parsed: Parsed) -> int:
-    return OK if gate.command(docker, parsed, _say) else DOCKER_FAILED
-
-
-def _version(_docker: Docker, _parsed: Parsed) -> int:
-    print(f"Linkwire {__version__}")
-    return OK
-
-
-COMMANDS = {
-    "check": Command(_check, (_FILES, _ENV_FILE, Flag("stack"), Flag("format"))),
-    "render": Command(_render, (_FILES, _ENV_FILE), (1, 1)),
-    "deploy": Command(
-        _deploy,
-        (
-            _FILES,
-            _ENV_FILE,
-            Flag(WITHOUT, takes_value=False),
-            Flag("with-registry-auth", takes_value=False),
-            Flag("prune", takes_value=False),
-            Flag("resolve-image"),
-            Flag("detach", "d", takes_value=False),
-            Flag("quiet", "q", takes_value=False),
-        ),
-        (1, 1),
-    ),
-    "ps": Command(_ps, (Flag("format"),), (0, 1)),
-    "install": Command(
-        _install,
-        (
-            *choices.FLAGS,
-            *choices.ETCD_FILES,
-            Flag("gate", takes_value=False),
-            Flag("detach", "d", takes_value=False),
-        ),
-    ),
-    "uninstall": Command(
-        _uninstall, (Flag("yes", "y", takes_value=False), Flag("keep-secrets", takes_value=False), Flag("image"))
-    ),
-    "gate": Command(_gate, gate.FLAGS, (1, 10_000)),
-    "node": Command(_node, (Flag("fingerprint"),), (1, 2)),
-    "rotate": Command(_rotate, (Flag("all", "a", takes_value=False),), (0, 1000)),
-    "renew": Command(_renew, tuple(Flag(name, takes_value=False) for name in ("check", "signing-key", "drop-old"))),
-    "version": Command(_version),
-}
+@click.command(
+    "version",
+    cls=Command,
+    usage="docker linkwire version [OPTIONS]",
+    examples="""
+        docker linkwire version
+        docker linkwire version --format json
+    """,
+)
+@form("text", "json")
+def version_command(form: str) -> None:
+    """Print the version."""
+    if form == "json":
+        show_json({"version": __version__})
+    else:
+        print(f"Linkwire {__version__}")

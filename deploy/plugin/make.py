@@ -26,6 +26,8 @@ GLIBCS = ("2014", "_2_17", "_2_28", "_2_34")
 """The manylinux names of what Debian 12's glibc (2.36) and older ones run."""
 # -I: neither the folder nor the environment of the caller gives us modules. -S: nor does site-packages.
 SHEBANG = b"#!/usr/bin/env -S python3 -IS\n"
+UNUSED = ("pycparser", "pygments", "markdown_it", "mdurl")
+"""What cffi compiles C headers with, and rich shows source code and Markdown with: nothing that runs needs them."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -81,8 +83,7 @@ def _wheels(folder: Path, python: tuple[int, int]) -> list[Path]:
 
 def _unzipped(wheel: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(wheel) as archive:
-        # pycparser is what cffi compiles C headers with: nothing that runs needs it.
-        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("pycparser")]
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith(UNUSED)]
         return {name: archive.read(name) for name in names}
 
 

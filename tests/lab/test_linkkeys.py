@@ -91,7 +91,7 @@ def test_a_key_is_told_by_name_and_epoch_and_renewed_by_hand(stacks: Deployment)
     assert re.search(rf"keys_client -> keys_web.*keys_shop/{ours['epoch']}\n", table)
     assert re.search(rf"keys_other -> keys_web.*own/{own['epoch']}\n", table)
     tasks = {container for _, container in stacks.tasks("keys_other")}
-    assert "a new secret of keys_other:keys_web is asked for" in stacks.linkwire("rotate", "keys_other:keys_web")
+    assert "requested a new secret for keys_other:keys_web" in stacks.linkwire("rotate", "keys_other:keys_web")
 
     def renewed() -> bool:
         return bool(link(stacks.ps("keys"), "keys_other")["epoch"] > own["epoch"])

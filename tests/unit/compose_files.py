@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from compose_ext.errors import Report
-from compose_ext.links import Links, check
-from compose_ext.loader import Document, Source, load
-from compose_ext.schema import read
+from compose_ext.diagnostics import Report
+from compose_ext.document.loader import Document, Source, load
+from compose_ext.language.schema import read
+from compose_ext.language.validation import Links, check
 
 STACK_CONFIG = 23
 """The first docker CLI with `docker stack config`."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from compose_ext import approval
-from compose_ext.engine import Docker
-from compose_ext.errors import DockerError, UsageError
+from compose_ext.commands import node as node_command
+from compose_ext.diagnostics import DockerError, UsageError
+from compose_ext.docker_cli import Docker
 
 OWN, OTHER = "a" * 64, "b" * 64
 # What docker would answer, and a note of what it was asked: the real one is asked in tests/lab/test_attacks_nodes.py.
@@ -86,7 +86,7 @@ def world(tmp_path: Path) -> World:
         (None, node("n1", "its key is locked", accepted=False), "unproven", "n1: its key is locked"),
         (None, node("n1", "its key is locked"), "unproven", "What it has stays, and nothing new is sealed to it"),
         (OTHER, node("n1", "its key is locked"), "unproven", "the label linkwire.key approves other keys"),
-        (None, node("n2"), "-", "n1: no agent speaks for it (yet)"),
+        (None, node("n2"), "-", "n1: no agent has reported its keys (yet)"),
     ],
 )
 def test_what_is_shown_of_a_node(
@@ -94,7 +94,7 @@ def test_what_is_shown_of_a_node(
 ) -> None:
     world.swarm({"n1": label})
     world.said(said)
-    shown = approval.ls(world.docker).splitlines()
+    shown = str(node_command.table(node_command.key_states(world.docker))).splitlines()
     assert shown[1].split()[:3] == ["id-n1", "n1", state]
     assert ("PROBLEMS" in shown) == (note is not None)
     assert note is None or note in shown[-1]
@@ -102,28 +102,28 @@ def test_what_is_shown_of_a_node(
 
 def test_an_answer_that_is_none_is_an_error_in_words(world: World) -> None:
     world.said({**node("n1"), "fingerprint": "x\x1b[2J"})
-    with pytest.raises(DockerError, match="the agent's answer lacks something"):
-        approval.ls(world.docker)
+    with pytest.raises(DockerError, match="the agent's answer is incomplete"):
+        node_command.key_states(world.docker)
     world.said()
     (world.folder / "inspected").write_text("[{}]")
-    with pytest.raises(DockerError, match="docker's answer is not understood"):
-        approval.ls(world.docker)
+    with pytest.raises(DockerError, match="unexpected answer of docker"):
+        node_command.key_states(world.docker)
 
 
 def test_what_an_agent_says_cannot_steer_a_terminal(world: World) -> None:
     world.said(node("n1", "\x1b[2J"))
-    assert "\x1b" not in approval.ls(world.docker)
+    assert "\x1b" not in str(node_command.table(node_command.key_states(world.docker)))
 
 
 def test_a_fingerprint_is_set_as_a_label_and_nobody_else_is_asked(world: World) -> None:
-    approval.approve(world.docker, "n1", OTHER)
+    node_command.approve(world.docker, "n1", OTHER)
     assert world.asked == ["node inspect n1", f"node update --label-add linkwire.key={OTHER} id-n1"]
 
 
 @pytest.mark.parametrize("text", ["abc", OWN.upper(), OWN + "a", f"{OWN} --role=manager"])
 def test_what_is_no_fingerprint_is_refused_before_docker_is_asked(world: World, text: str) -> None:
     with pytest.raises(UsageError, match="64 hexadecimal digits"):
-        approval.approve(world.docker, "n1", text)
+        node_command.approve(world.docker, "n1", text)
     assert not (world.folder / "asked").exists()
 
 
@@ -137,13 +137,13 @@ def test_without_one_it_shows_what_there_is_and_asks(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda _text: answer)
     if approved:
-        approval.approve(world.docker, "n1", None)
+        node_command.approve(world.docker, "n1", None)
     else:
         with pytest.raises(DockerError, match="nothing was approved"):
-            approval.approve(world.docker, "n1", None)
+            node_command.approve(world.docker, "n1", None)
     shown = capsys.readouterr().out
     assert OWN in shown
-    assert "compare it with what the agent on that node logs" in shown
+    assert "compare it with the log of the agent on that node" in shown
     assert any("--label-add" in line for line in world.asked) == approved
 
 
@@ -151,7 +151,7 @@ def test_nobody_is_asked_where_nobody_is(world: World, monkeypatch: pytest.Monke
     world.said(node("n1", "its key is locked"))
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     with pytest.raises(UsageError, match="--fingerprint"):
-        approval.approve(world.docker, "n1", None)
+        node_command.approve(world.docker, "n1", None)
     world.said()
-    with pytest.raises(DockerError, match="no agent speaks for n1"):
-        approval.approve(world.docker, "n1", None)
+    with pytest.raises(DockerError, match="no agent has reported the keys of n1"):
+        node_command.approve(world.docker, "n1", None)

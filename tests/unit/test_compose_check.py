@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from compose_ext import deployed
 from compose_ext.cli import main
-from compose_ext.engine import Docker
+from compose_ext.docker_cli import Docker
+from compose_ext.swarm import linked_stacks
 from tests.unit.compose_files import docker_programs
 from tests.unit.docker_api import Api, serving
 
@@ -179,9 +179,9 @@ def test_a_stack_that_lost_its_links_is_noticed(folder: Path, api: Api) -> None:
         "stack st: web had links and have none now: `docker stack deploy` drops them. "
         "Deploy it by `docker linkwire deploy -c FILE st`"
     )
-    assert deployed.dropped(docker, {"st_web": False, "st_db": False}, None) == [lost]
-    assert deployed.dropped(docker, {"st_web": False}, "other") == []
-    assert deployed.dropped(docker, {"st_web": True, "st_db": False}, None) == []
-    assert deployed.dropped(docker, {}, None) == [], "the service is gone"
+    assert linked_stacks.dropped(docker, {"st_web": False, "st_db": False}, None) == [lost]
+    assert linked_stacks.dropped(docker, {"st_web": False}, "other") == []
+    assert linked_stacks.dropped(docker, {"st_web": True, "st_db": False}, None) == []
+    assert linked_stacks.dropped(docker, {}, None) == [], "the service is gone"
     assert main(["deploy", "-c", "plain.yml", "--resolve-image=never", "st"]) == 0
     assert api.recorded.configs == {}, "links that were taken away by the plugin are meant"

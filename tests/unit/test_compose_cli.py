@@ -206,7 +206,11 @@ def test_the_module_is_the_same_program(run: Run, files: Path) -> None:
     [
         (
             ["chekc"],
-            "there is no command 'chekc'; there are: check, render, deploy, ps, install, uninstall, gate, node",
+            "there is no command 'chekc'; did you mean 'check'?",
+        ),
+        (
+            ["up"],
+            "there is no command 'up'; there are: check, render, deploy, ps, install, renew, uninstall, gate, node, ",
         ),
         (["render", "shop"], "which compose files? name them with -c FILE, or -c - for standard input"),
         (["check", "-c", ""], "which compose files? name them with -c FILE, or -c - for standard input"),
@@ -226,9 +230,9 @@ def test_the_module_is_the_same_program(run: Run, files: Path) -> None:
             "'a stack' cannot name a stack: a name is made of letters, digits, ",
         ),
         (["render", "-c", "good.yml", ""], "'' cannot name a stack: a name is missing"),
-        (["gate", "instal"], "gate 'instal': it goes gate install, gate remove or gate status, then nodes"),
-        (["gate", "install", "--wait", "1h"], "--wait takes seconds from 1 to 86400, and goes with gate install"),
-        (["gate", "remove", "--ready-wait", "5"], "--ready-wait takes seconds from 1 to 86400, and goes with gate"),
+        (["gate", "instal"], "there is no command 'instal'; did you mean 'install'?"),
+        (["gate", "install", "--wait", "1h"], "--wait takes seconds from 1 to 86400"),
+        (["gate", "remove", "--ready-wait", "5"], "unknown flag: --ready-wait"),
         (["ps", "--format", "yaml"], "--format is table or json, not 'yaml'"),
         (["ps", "a/b"], "'a/b' cannot name a stack: a name is made of letters, digits, "),
         (["-c", "good.yml", "check"], "unknown flag: -c"),
@@ -504,7 +508,7 @@ def test_a_signal_leaves_nothing_behind(
 
 INTERRUPTED = """
 import os, signal, subprocess, sys
-from compose_ext import engine
+from compose_ext import docker_cli
 
 class Interrupted(subprocess.Popen):
     def __init__(self, *words, **more):
@@ -513,7 +517,7 @@ class Interrupted(subprocess.Popen):
         os.kill(os.getpid(), signal.SIGINT)
 
 subprocess.Popen = Interrupted
-engine.Docker("sleep").run(["600"])
+docker_cli.Docker("sleep").run(["600"])
 """
 
 
@@ -671,9 +675,9 @@ KEYED = json.dumps([with_key("web", "shop"), with_key("app", "", "shop"), {"Spec
 @pytest.mark.parametrize(
     ("words", "services", "keys"),
     [
-        ("app:p0", ["app"], ["app:p0 is asked for", "shop is asked for too"]),
-        ("shop", ["app"], ["app:p0 is asked for too", "shop is asked for"]),
-        ("--all", ["app"], ["app:p0 is asked for", "shop is asked for"]),
+        ("app:p0", ["app"], ["app:p0", "shop too"]),
+        ("shop", ["app"], ["app:p0 too", "shop"]),
+        ("--all", ["app"], ["app:p0", "shop"]),
     ],
 )
 def test_rotate(agent: dict[str, str], run: Run, words: str, services: list[str], keys: list[str]) -> None:
@@ -682,7 +686,7 @@ def test_rotate(agent: dict[str, str], run: Run, words: str, services: list[str]
     updates = [line for line in Path(agent["RECORD"]).read_text().splitlines() if "service update" in line]
     assert [line.split()[-1] for line in updates] == services
     assert all("--detach --label-add linkwire.renew=" in line for line in updates)
-    assert shown.stdout.splitlines() == [f"linkwire: a new secret of {key}" for key in keys]
+    assert shown.stdout.splitlines() == [f"linkwire: requested a new secret for {key}" for key in keys]
 
 
 def test_rotate_what_there_is_not(run: Run, agent: dict[str, str]) -> None:

@@ -1,18 +1,25 @@
 """Command lines are read as Docker reads its own."""
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compose_ext.errors import UsageError
-from compose_ext.flags import Flag, parse
+from compose_ext.diagnostics import UsageError
+from compose_ext.pflag import Command, Switch, docker_flags, read
 
 FLAGS = (
-    Flag("file", "c"),
-    Flag("debug", "D", takes_value=False),
-    Flag("prune", takes_value=False),
-    Flag("host", "H"),
+    click.Option(["-c", "--file"], multiple=True),
+    Switch(["-D", "--debug"]),
+    Switch(["--prune"]),
+    click.Option(["-H", "--host"]),
 )
+WORDS = click.Argument(["words"], nargs=-1)
+
+
+def seen(words: list[str], *, stop_at_word: bool = False) -> tuple[list[str], list[str]]:
+    found, rest = read(words, FLAGS, stop_at_word=stop_at_word)
+    return [f"{option.name}={value}" for option, value in found], rest
 
 
 @pytest.mark.parametrize(
@@ -33,28 +40,36 @@ FLAGS = (
     ],
 )
 def test_words_become_flags(words: str, given_flags: list[str], rest: list[str]) -> None:
-    parsed = parse(words.split(), FLAGS)
-    assert [f"{flag.name}={value}" for flag, value in parsed.given] == given_flags
-    assert list(parsed.rest) == rest
-    assert parsed.written() == [f"--{flag}" for flag in given_flags]
+    assert seen(words.split()) == (given_flags, rest)
+    last = dict(flag.split("=", 1) for flag in given_flags)
+    params = Command("try", params=[*FLAGS, WORDS]).make_context("try", words.split()).params
+    assert params["file"] == tuple(flag[5:] for flag in given_flags if flag.startswith("file="))
+    assert params["words"] == tuple(rest)
+    for switch in ("debug", "prune"):
+        assert params[switch] == {"true": True, "false": False, None: None}[last.get(switch)]
 
 
 def test_what_counts() -> None:
-    parsed = parse(["-c", "a", "-D", "-c", "b", "--debug=false"], FLAGS)
-    assert (parsed.all("file"), parsed.last("file"), parsed.last("host", "none")) == (["a", "b"], "b", "none")
-    assert (parsed.is_on("debug"), parsed.is_on("prune")) == (False, False)
-    assert parsed.written(["debug"]) == ["--debug=true", "--debug=false"]
+    command = Command("try", params=[FLAGS[0], FLAGS[2]])
+    words = ["-c", "a", "--prune", "-c", "b", "--prune=false", "-H", "tcp://a", "--tls=0", "--host=tcp://b"]
+    context = command.make_context("try", words)
+    assert context.params == {"file": ("a", "b"), "prune": False}
+    assert docker_flags(context) == ["--host=tcp://a", "--host=tcp://b", "--tls=false"]
+    assert docker_flags(command.make_context("try", [])) == []
 
 
 def test_what_follows_a_command_is_left_to_it() -> None:
-    parsed = parse(["-D", "deploy", "-x", "--", "-D"], FLAGS, stop_at_word=True)
-    assert (parsed.written(), parsed.rest) == (["--debug=true"], ("deploy", "-x", "--", "-D"))
+    assert seen(["-D", "deploy", "-x", "--", "-D"], stop_at_word=True) == (
+        ["debug=true"],
+        ["deploy", "-x", "--", "-D"],
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("--pruen", "unknown flag: --pruen; did you mean --prune?"),
+        ("--no-prune", "unknown flag: --no-prune; did you mean --prune?"),
         ("--zzzzzz=1", "unknown flag: --zzzzzz"),
         ("-x", "unknown flag: -x"),
         ("-Dx", "unknown flag: -x"),
@@ -65,14 +80,19 @@ def test_what_follows_a_command_is_left_to_it() -> None:
 )
 def test_what_is_no_flag(words: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse(words.split(), FLAGS)
+        read(words.split(), FLAGS)
     assert str(caught.value) == message
 
 
 @given(st.lists(st.text(max_size=6) | st.sampled_from(["-c", "--file", "-D", "--", "-", "--debug=", "-=", "--="])))
 def test_nothing_makes_a_traceback(words: list[str]) -> None:
+    command = Command("try", params=[*FLAGS, WORDS])
     try:
-        parsed = parse(words, FLAGS)
+        found, rest = read(words, command.get_params(click.Context(command)))
     except UsageError:
         return
-    assert parse([*parsed.written(), "--", *parsed.rest], FLAGS) == parsed
+    if any(option.name == "help" for option, _ in found):
+        return
+    written = [f"{option.opts[-1]}={value}" for option, value in found]
+    assert read([*written, "--", *rest], command.get_params(click.Context(command))) == (found, rest)
+    assert command.make_context("try", words).params["words"] == tuple(rest)

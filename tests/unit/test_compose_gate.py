@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from compose_ext import gate
-from compose_ext.errors import UsageError
+from compose_ext.diagnostics import UsageError
+from compose_ext.swarm import gate
 
 NODES = [
     gate.Node("abc1", "n1", None, labelled=False),
@@ -68,7 +68,7 @@ def test_what_is_in_the_way_is_said_with_what_to_do(
 def test_two_runs_on_one_node_are_told_as_one() -> None:
     first = {"gate": "leaving", "said": ["default runtime linkwire -> runc"], "again": True}
     second = {"gate": "out", "said": ["default runtime runc", "script removed"]}
-    assert gate._told(gate._both(first, second), "remove", labelled=True) == (
-        "gate out: default runtime linkwire -> runc; script removed"
+    assert str(gate._result(NODES[1], gate._both(first, second), "remove")) == (
+        "n2: gate out: default runtime linkwire -> runc; script removed"
     )
     assert gate._both(first, {"refused": "no"}) == {"refused": "no"}

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compose_ext.interpolate import escape, interpolate, unset
+from compose_ext.document.interpolate import escape, interpolate, unset
 from tests.unit.compose_files import newest_docker
 
 FORMS = "${SET}, ${SET:-default}, ${SET-default}, ${SET:?message} and ${SET?message}"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compose_ext.errors import Report
-from compose_ext.loader import Source, load
-from compose_ext.override import compile_override, dump
+from compose_ext.diagnostics import Report
+from compose_ext.document.loader import Source, load
+from compose_ext.language.override import compile_override, dump
 from mesh.ports import PortRange
 from tests.unit.compose_files import links, told
 

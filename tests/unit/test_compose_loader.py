@@ -11,10 +11,10 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from compose_ext import composer
-from compose_ext.errors import Report
-from compose_ext.loader import MAX_BYTES, Source, load, read
-from compose_ext.nodes import Mapping, Node, Scalar, Sequence
+from compose_ext.diagnostics import Report
+from compose_ext.document import composer
+from compose_ext.document.loader import MAX_BYTES, Source, load, read
+from compose_ext.document.tree import Mapping, Node, Scalar, Sequence
 from tests.unit.compose_files import document, told
 
 NOBODY = 65534

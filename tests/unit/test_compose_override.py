@@ -10,9 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compose_ext.errors import Report
-from compose_ext.interpolate import escape
-from compose_ext.override import check_labels, compile_override, dump
+from compose_ext.diagnostics import Report
+from compose_ext.document.interpolate import escape
+from compose_ext.language.override import check_labels, compile_override, dump
 from mesh.labels import LinkLabel, ServiceLabels, decode
 from mesh.ports import PortRange
 from tests.unit.compose_files import docker_programs, links, newest_docker, told

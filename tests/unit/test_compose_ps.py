@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from compose_ext.errors import DockerError
-from compose_ext.ps import age, amount, read, table
+from compose_ext.commands.ps import age, amount, table
+from compose_ext.diagnostics import DockerError
+from compose_ext.swarm.agent_answer import read
 
 ENDS = ("consumer", "provider")
 
@@ -65,7 +66,7 @@ def test_the_table() -> None:
             "key": "shop_web:gone",
         },
     ]
-    assert table(read(json.dumps(answer(links=links, problems=["node n4 does not answer"])))) == (
+    assert str(table(read(json.dumps(answer(links=links, problems=["node n4 does not answer"]))))) == (
         "LINK                       CONSUMER TASK             NODE   PROVIDER TASK            NODE   STATE       HANDSHAKE   RECEIVED   SENT     REFUSED   KEY\n"  # noqa: E501 - a table
         "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n2     connected   12s ago     123B       4.56kB   4321      shop_shop/1800000000\n"  # noqa: E501 - a table
         "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.2.x              n2     connected   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
@@ -79,7 +80,7 @@ def test_the_table() -> None:
 
 
 def test_no_links_is_a_header() -> None:
-    assert table(read('{"version": 1, "links": [], "problems": []}')).splitlines() == [
+    assert str(table(read('{"version": 1, "links": [], "problems": []}'))).splitlines() == [
         "LINK   CONSUMER TASK   NODE   PROVIDER TASK   NODE   STATE   HANDSHAKE   RECEIVED   SENT   REFUSED   KEY"
     ]
 
@@ -124,22 +125,22 @@ def test_amounts(count: int, text: str) -> None:
         ("", "the agent's answer is not JSON"),
         ("[]", "the agent speaks version None, this program version 1: upgrade the older of the two"),
         ('{"version": 2}', "the agent speaks version 2, this program version 1: upgrade the older of the two"),
-        ('{"version": 1, "links": [{}]}', "the agent's answer lacks something (KeyError: 'consumer')"),
+        ('{"version": 1, "links": [{}]}', "the agent's answer is incomplete (KeyError: 'consumer')"),
         (
             '{"version": 1, "links": 7}',
-            "the agent's answer lacks something (TypeError: 'int' object is not iterable)",
+            "the agent's answer is incomplete (TypeError: 'int' object is not iterable)",
         ),
         (
             json.dumps(answer(links=[answer()["links"][0] | {"consumer": 3}])),
-            "lacks something (TypeError: '3' is not a text)",
+            "is incomplete (TypeError: '3' is not a text)",
         ),
         (
             json.dumps(answer(links=[answer()["links"][0] | {"refused": {end: {"in": -1} for end in ENDS}}])),
-            "lacks something (TypeError: '-1' is not a number that fits)",
+            "is incomplete (TypeError: '-1' is not a number that fits)",
         ),
         (
             json.dumps(answer(links=[answer()["links"][0] | {"refused": {"consumer": {"in": 1, "out": 0}}}])),
-            "lacks something (KeyError: 'provider')",
+            "is incomplete (KeyError: 'provider')",
         ),
     ],
 )
@@ -174,7 +175,7 @@ def test_no_answer_makes_a_traceback(key: str, value: object) -> None:
         if key in place:
             place[key] = value
     with contextlib.suppress(DockerError):
-        assert table(read(json.dumps(wrong)))
+        assert str(table(read(json.dumps(wrong))))
 
 
 def test_an_answer_too_deep() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from compose_ext.depends_on import Spot, shortened
+from compose_ext.document.depends_on import Spot, shortened
 
 BLOCK = """\
 services:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from compose_ext.etcd_tls import State, following, settled
+from compose_ext.secrets.etcd_certificates import State, following, settled
 
 
 def steps(state: State, wanted: int, *, drop: bool = False) -> list[State]:

@@ -20,12 +20,12 @@ import pytest
 
 from agent import statefile
 from agent.recall import recalled
-from compose_ext.errors import Report
-from compose_ext.links import check
-from compose_ext.loader import Source, load
-from compose_ext.override import compile_override
-from compose_ext.override import dump as dump_override
-from compose_ext.schema import read as read_schema
+from compose_ext.diagnostics import Report
+from compose_ext.document.loader import Source, load
+from compose_ext.language.override import compile_override
+from compose_ext.language.override import dump as dump_override
+from compose_ext.language.schema import read as read_schema
+from compose_ext.language.validation import check
 from controller import recall
 from controller.witnesses import Witness
 from mesh import codec, keyspace, labels

@@ -9,24 +9,24 @@ import pytest
 import yaml
 
 from agent.volumes import BOUND, DEFAULT_ROOT
-from compose_ext import node_jobs
-from compose_ext.choices import FLAGS, Choices, choose, read_label
-from compose_ext.errors import UsageError
-from compose_ext.flags import parse
-from compose_ext.stackfile import CHOICES_LABEL, Release, template
+from compose_ext.diagnostics import UsageError
+from compose_ext.install.options import Options, choose, read_label
+from compose_ext.install.stack_template import Release, template
+from compose_ext.swarm import node_jobs
+from compose_ext.swarm.installation import OPTIONS_LABEL
 
 
-def stack(choices: Choices) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(Release(choices, "https://10.0.0.1:2379", {}).text())
+def stack(options: Options) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(Release(options, "https://10.0.0.1:2379", {}).text())
     return document
 
 
 def test_a_flag_counts_before_what_was_chosen_earlier_and_that_before_the_default() -> None:
-    first = choose(parse(["--image=a/b:1", "--subnet", "10.1.0.0/16"], FLAGS), None)
-    second = choose(parse(["--image=a/b:2"], FLAGS), first.label())
+    first = choose({"image": "a/b:1", "subnet": "10.1.0.0/16"}, None)
+    second = choose({"image": "a/b:2"}, first.label())
     assert (second.image, second.subnet, second.controllers) == ("a/b:2", "10.1.0.0/16", "2")
-    assert read_label('{"image": "x", "of a later version": 1}') == Choices(image="x")
-    assert read_label("[]") == read_label("{") == Choices()
+    assert read_label('{"image": "x", "of a later version": 1}') == Options(image="x")
+    assert read_label("[]") == read_label("{") == Options()
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_a_flag_counts_before_what_was_chosen_earlier_and_that_before_the_defaul
         ("--etcd=10.0.0.1:2379", "no etcd endpoint such as https://10.0.0.1:2379"),
         ("--etcd=https://10.0.0.1:99999", "no etcd endpoint"),
         ("--etcd=https://a:1,http://b:1", "all of them, or none"),
-        ("--etcd=http://10.0.0.1:2379", "in clear"),
-        ("--etcd-address=127.0.0.1", "other nodes do not reach"),
+        ("--etcd=http://10.0.0.1:2379", "plaintext http://"),
+        ("--etcd-address=127.0.0.1", "other nodes cannot reach"),
         ("--etcd-address=etcd", "not an IP address"),
         ("--etcd-port=0", "not a TCP port"),
         ("--subnet=10.0.0.0/30", "too few addresses"),
@@ -53,23 +53,24 @@ def test_a_flag_counts_before_what_was_chosen_earlier_and_that_before_the_defaul
     ],
 )
 def test_what_will_not_do_is_said_in_the_users_words(flag: str, message: str) -> None:
+    name, _, value = flag.removeprefix("--").partition("=")
     with pytest.raises(UsageError, match=message):
-        choose(parse([flag], FLAGS), None)
+        choose({name.replace("-", "_"): value}, None)
 
 
 def test_everything_a_service_mounts_is_there_and_nothing_there_is_mounted_by_nobody() -> None:
-    for choices in (Choices(), Choices(etcd="http://10.0.0.1:2379", etcd_insecure="true")):
-        document = stack(choices)
+    for options in (Options(), Options(etcd="http://10.0.0.1:2379", etcd_insecure="true")):
+        document = stack(options)
         for sort in ("secrets", "configs"):
             services = document["services"].values()
             assert {one["source"] for service in services for one in service.get(sort, [])} == set(document[sort])
-        assert read_label(document["services"]["controller"]["deploy"]["labels"][CHOICES_LABEL]) == choices
+        assert read_label(document["services"]["controller"]["deploy"]["labels"][OPTIONS_LABEL]) == options
     assert "etcd" not in document["services"]
     assert not [name for name in document["secrets"] if "etcd" in name]
 
 
 def test_no_service_has_more_than_it_needs() -> None:
-    services = stack(Choices())["services"]
+    services = stack(Options())["services"]
     assert all(service["cap_drop"] == ["ALL"] and service["read_only"] for service in services.values())
     assert {name for name, service in services.items() if service.get("cap_add")} == {"agent"}
     mounted = {name: {one["source"] for one in service["secrets"]} for name, service in services.items()}
@@ -79,20 +80,20 @@ def test_no_service_has_more_than_it_needs() -> None:
 
 
 def test_a_dollar_in_a_choice_is_no_variable_to_docker() -> None:
-    text = Release(Choices(image="$HOME"), "x", {}).text()
+    text = Release(Options(image="$HOME"), "x", {}).text()
     assert "$$HOME" in text
     assert "services" in yaml.safe_load(template())
 
 
 def test_swarm_puts_back_what_ran_where_new_tasks_fail() -> None:
-    for name, service in stack(Choices())["services"].items():
+    for name, service in stack(Options())["services"].items():
         update = service["deploy"]["update_config"]
         assert update["failure_action"] == "rollback", name
         assert update["order"] == ("start-first" if name == "controller" else "stop-first"), name
 
 
 def test_docker_folders_are_volumes_and_no_fixed_path() -> None:
-    document = stack(Choices())
+    document = stack(Options())
     sources = [
         one if isinstance(one, str) else one.get("source", "") for one in document["services"]["agent"]["volumes"]
     ]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from agent import node_jobs as inside
-from compose_ext import node_jobs, rollout
-from compose_ext.engine import Docker
-from compose_ext.errors import DockerError
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker
+from compose_ext.install import rollout
+from compose_ext.swarm import node_jobs
 
 # Answers as Docker does, from files; writes down what it was asked.
 DOCKER = """#!{python}

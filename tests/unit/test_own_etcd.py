@@ -17,13 +17,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from compose_ext import own_etcd
-from compose_ext.choices import ETCD_FILES, FLAGS, Choices
-from compose_ext.engine import Docker
-from compose_ext.errors import UsageError
-from compose_ext.flags import parse
-from compose_ext.stackfile import Release
-from compose_ext.vault import Vault
+from compose_ext.diagnostics import UsageError
+from compose_ext.docker_cli import Docker
+from compose_ext.install.options import Options
+from compose_ext.install.stack_template import Release
+from compose_ext.secrets import external_etcd
+from compose_ext.secrets.docker_secrets import DockerSecrets
 from mesh.certificates import Authority
 
 AUTHORITY = Authority("theirs")
@@ -68,10 +67,9 @@ class World:
         (self.folder / name).write_bytes(content)
         return self.folder / name
 
-    def install(self, files: Mapping[str, str], in_use: frozenset[str] = frozenset()) -> own_etcd.Own:
-        flags = [f"--{name.replace('_', '-')}={self.folder / file}" for name, file in files.items()]
-        parsed = parse(flags, (*FLAGS, *ETCD_FILES))
-        return own_etcd.ensure(Vault(self.docker), parsed, in_use, self.said.append)
+    def install(self, files: Mapping[str, str], in_use: frozenset[str] = frozenset()) -> external_etcd.ExternalEtcd:
+        given = {name: str(self.folder / file) for name, file in files.items()}
+        return external_etcd.ensure(DockerSecrets(self.docker), given, in_use, self.said.append)
 
 
 GOOD = {"etcd_ca": "ca", "etcd_cert": "controller", "etcd_key": "controller"}
@@ -104,8 +102,8 @@ def test_agents_show_the_controllers_certificate_where_they_have_none_and_it_is_
 
 
 def test_what_is_mounted_is_what_the_stack_names(world: World) -> None:
-    choices = Choices(etcd="https://10.0.0.9:2379")
-    release = Release(choices, choices.etcd, world.install(GOOD | AGENTS).mounted())
+    options = Options(etcd="https://10.0.0.9:2379")
+    release = Release(options, options.etcd, world.install(GOOD | AGENTS).mounted())
     document = json.loads(release.text())
     assert "etcd" not in document["services"]
     named = {one["name"] for sort in ("secrets", "configs") for one in document[sort].values()}

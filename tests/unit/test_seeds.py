@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from compose_ext import keys
-from compose_ext.vault import Vault
+from compose_ext.secrets import seeds
+from compose_ext.secrets.docker_secrets import DockerSecrets
 from tests.unit.test_own_etcd import World
 
 
@@ -14,25 +14,25 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def ensure(world: World, *in_use: str) -> keys.Seeds:
-    return keys.ensure(Vault(world.docker), "cluster", frozenset(in_use), world.said.append)
+def ensure(world: World, *in_use: str) -> seeds.Seeds:
+    return seeds.ensure(DockerSecrets(world.docker), "cluster", frozenset(in_use), world.said.append)
 
 
 def names(world: World) -> set[str]:
-    return {held.name for held in Vault(world.docker).everything()}
+    return {secret.name for secret in DockerSecrets(world.docker).everything()}
 
 
 def test_an_installation_keeps_its_id(world: World) -> None:
     first = ensure(world)
     assert (ensure(world).mounted(), ensure(world).installation) == (first.mounted(), first.installation)
     assert world.said == []
-    renewed = keys.new_signing(Vault(world.docker), first.installation)
-    assert keys.installation_of(renewed) == first.installation
-    assert renewed.labels[keys.VERIFY_LABEL] != first.signing.labels[keys.VERIFY_LABEL]
+    renewed = seeds.new_signing(DockerSecrets(world.docker), first.installation)
+    assert seeds.installation_of(renewed) == first.installation
+    assert renewed.labels[seeds.VERIFY_LABEL] != first.signing.labels[seeds.VERIFY_LABEL]
 
 
 @pytest.mark.parametrize(
-    ("gone", "said"), [(keys.SIGNING, "the signing seed is gone"), (keys.LINK, "the seed of the link keys is gone")]
+    ("gone", "said"), [(seeds.SIGNING, "the signing seed is gone"), (seeds.LINK, "the seed of the link keys is gone")]
 )
 def test_where_a_seed_is_gone_both_are_made_anew(world: World, gone: str, said: str) -> None:
     first = ensure(world)
@@ -45,12 +45,12 @@ def test_where_a_seed_is_gone_both_are_made_anew(world: World, gone: str, said: 
 
 
 def test_seeds_from_before_ids_are_one_installation(world: World) -> None:
-    vault = Vault(world.docker)
-    signing = keys.new_signing(vault)
-    public = {keys.VERIFY_LABEL: signing.labels[keys.VERIFY_LABEL]}
-    old = vault.make("secret", keys.SIGNING, 1 + signing.number, b"x", public)
-    vault.remove(signing)
-    link = vault.make("secret", keys.LINK, 1, b"x")
-    seeds = ensure(world)
-    assert (seeds.signing.name, seeds.link.name) == (old.name, link.name)
-    assert seeds.installation == signing.labels[keys.INSTALLATION_LABEL]
+    secrets = DockerSecrets(world.docker)
+    signing = seeds.new_signing(secrets)
+    public = {seeds.VERIFY_LABEL: signing.labels[seeds.VERIFY_LABEL]}
+    old = secrets.make("secret", seeds.SIGNING, 1 + signing.number, b"x", public)
+    secrets.remove(signing)
+    link = secrets.make("secret", seeds.LINK, 1, b"x")
+    one = ensure(world)
+    assert (one.signing.name, one.link.name) == (old.name, link.name)
+    assert one.installation == signing.labels[seeds.INSTALLATION_LABEL]

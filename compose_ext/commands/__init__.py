@@ -1,0 +1,1 @@
+"""The commands of `docker linkwire`, a module each."""

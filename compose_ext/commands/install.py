@@ -1,0 +1,163 @@
+"""`docker linkwire install`, `renew` and `uninstall`: the flags of what `compose_ext.install` does.
+
+That is imported when one of them runs: its cryptography is slow to import.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from compose_ext.completion import ANY_FILE
+from compose_ext.docker_cli import Docker
+from compose_ext.pflag import Command, form, pass_docker, switch
+from compose_ext.terminal import say, show_json
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def _values(rows: Mapping[str, tuple[str, str]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add flags with a value: name to the value's name and the text."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name, (metavar, text) in reversed(list(rows.items())):
+            kind = ANY_FILE if metavar == "FILE" else str
+            function = click.option(f"--{name}", metavar=metavar, help=text, type=kind)(function)
+        return function
+
+    return add
+
+
+@click.command(
+    "install",
+    cls=Command,
+    usage="docker linkwire install [OPTIONS]",
+    examples="""
+        docker linkwire install --image registry.example/linkwire:1
+        docker linkwire install --image registry.example/linkwire:1 --gate
+        docker linkwire install --etcd https://10.0.0.1:2379 --etcd-ca ca.pem --etcd-cert c.pem --etcd-key c.key
+    """,
+)
+@_values(
+    {
+        "image": ("IMAGE", "Image of controller, agent and etcd (default linkwire:latest)"),
+        "etcd-address": (
+            "IP",
+            "Address at which nodes reach etcd (default: the one its node advertises)",
+        ),
+        "etcd-port": ("PORT", "TCP port of etcd (default 2379)"),
+        "etcd": ("URL[,URL]", "etcds of your own, instead: https://HOST:PORT"),
+        "etcd-ca": ("FILE", "CA bundle that etcd's certificate must chain to"),
+        "etcd-cert": ("FILE", "Client certificate of the controllers"),
+        "etcd-key": ("FILE", "Private key of --etcd-cert"),
+        "etcd-agent-cert": ("FILE", "Client certificate of the agents (default: the controllers')"),
+        "etcd-agent-key": ("FILE", "Private key of --etcd-agent-cert"),
+    }
+)
+@switch("--etcd-insecure", help="Allow http:// endpoints: anyone on the path can read and modify the traffic")
+@_values(
+    {
+        "subnet": ("SUBNET", "Addresses of the mesh, fixed at first use (default 100.96.0.0/16)"),
+        "controllers": ("NUMBER", "Number of controllers, on managers (default 2)"),
+        "ports": ("FIRST-LAST", "UDP ports of each node for its tasks (default 51820-53819)"),
+        "metrics": ("HOST:PORT", "Address at which each agent answers Prometheus, or off (default 127.0.0.1:9586)"),
+        "address-rest": ("SECONDS", "Seconds before a released address may be reused (default 600)"),
+    }
+)
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    help="debug, info, warning or error (default info)",
+    shell_complete=lambda _ctx, _option, word: [level for level in _LEVELS if level.startswith(word)],
+)
+@switch("--gate", help="Put the start gate into every node's Docker as well: see docker linkwire gate")
+@switch("-d", "--detach", help="Do not wait until everything runs, and test no link")
+@pass_docker
+def install_command(docker: Docker, **given: str | bool | None) -> None:
+    """Install Linkwire on a Swarm, or update it, with its keys.
+
+    Makes the secrets that Linkwire needs, as Docker secrets, and deploys the stack `linkwire`: etcd, controllers, and
+    an agent on every node. Run again, it makes what is missing and updates the stack; a flag that is not given keeps
+    the value that it had. The image is tried on every node before anything is changed, and a link of its own at the
+    end. etcd runs on the node with the label linkwire.etcd=true, which this manager gets if no node has it.
+    """
+    from compose_ext.install.install import install  # noqa: PLC0415 - see the module's docstring
+
+    with_gate, detach = bool(given.pop("gate")), bool(given.pop("detach"))
+    texts = {
+        name: value if isinstance(value, str) else str(value).lower()
+        for name, value in given.items()
+        if value is not None
+    }
+    install(docker, texts, with_gate=with_gate, detach=detach, say=say)
+
+
+@click.command(
+    "renew",
+    cls=Command,
+    usage="docker linkwire renew [OPTIONS]",
+    examples="""
+        docker linkwire renew --check
+        docker linkwire renew --check --format json
+        docker linkwire renew
+        docker linkwire renew --signing-key
+    """,
+)
+@switch("--check", help="Show keys and certificates; exits with 1 if one expires within 30 days")
+@switch(
+    "--drop-old",
+    help="At the end restart controllers and agents once more, to accept no certificate of the old authority; "
+    "otherwise that ends with the old certificates' time",
+)
+@switch("--signing-key", help="Renew the signing key instead")
+@form("text", "json")
+@pass_docker
+def renew_command(
+    docker: Docker, *, check: bool | None, drop_old: bool | None, signing_key: bool | None, form: str
+) -> int:
+    """Renew Linkwire's certificates or its signing key, or show when they expire.
+
+    Without a flag: new certificates for etcd, controllers and agents, of a new authority, in steps in which nobody
+    is refused. Broken off, it goes on when it is run again. Links carry traffic meanwhile; where wireguard-go does
+    their work they pause for seconds while a node's agent is replaced.
+    """
+    from compose_ext.install import renew  # noqa: PLC0415 - see the module's docstring
+
+    if check:
+        stored, problems = renew.check(docker)
+        ok = not problems and not any(one.remedy for one in stored)
+        if form == "json":
+            show_json({"ok": ok, "stored": [asdict(one) for one in stored], "problems": problems})
+        else:
+            for line in (*stored, *problems):
+                print(line)
+        return 0 if ok else 1
+    renew.renew(docker, signing_key=bool(signing_key), drop_old=bool(drop_old), say=say)
+    return 0
+
+
+@click.command(
+    "uninstall",
+    cls=Command,
+    usage="docker linkwire uninstall [OPTIONS]",
+    examples="""
+        docker linkwire uninstall
+        docker linkwire uninstall --keep-secrets --yes
+    """,
+)
+@switch("--keep-secrets", help="Remove the stack alone: `install` takes up all the rest again")
+@click.option(
+    "--image", metavar="IMAGE", help="Of the containers that clean up the nodes, where the stack is gone already"
+)
+@switch("-y", "--yes", help="Do not ask")
+@pass_docker
+def uninstall_command(docker: Docker, *, keep_secrets: bool | None, image: str | None, yes: bool | None) -> None:
+    """Remove Linkwire from a Swarm.
+
+    Removes the stack `linkwire`, its secrets and configs; and on every node that is up its volumes, and the links of
+    tasks that run. Names the nodes that it did not reach.
+    """
+    from compose_ext.install.install import uninstall  # noqa: PLC0415 - see the module's docstring
+
+    uninstall(docker, yes=bool(yes), keep=bool(keep_secrets), image=image or "", say=say)

@@ -1,0 +1,223 @@
+"""`docker linkwire node`: the nodes with their keys, and approving keys by hand."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+
+from compose_ext import completion
+from compose_ext.diagnostics import DockerError, UsageError
+from compose_ext.docker_cli import Docker, printable
+from compose_ext.pflag import Group, form, pass_docker
+from compose_ext.swarm import agent_answer
+from compose_ext.terminal import Table, show, show_json
+
+LABEL = "linkwire.key"
+"""The node label with the fingerprint of what was approved."""
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_HEADER = ("ID", "HOSTNAME", "KEYS", "FINGERPRINT")
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmMember:
+    """A node as Swarm's managers have it."""
+
+    id: str
+    hostname: str
+    approved: str | None
+    """The label's value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """The keys of a node as its own agent reported them, judged by the agent that was asked."""
+
+    fingerprint: str
+    unproven: str | None
+    """Why there is no proof, or it does not hold; None where it does."""
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """A node and the state of its keys."""
+
+    id: str
+    hostname: str
+    keys: str
+    """`proven`, `approved`, `unproven`, or `-` where no agent has reported them."""
+    fingerprint: str | None
+    problem: str | None
+
+
+def key_states(docker: Docker) -> list[KeyState]:
+    """List all nodes, by name.
+
+    Raises:
+        DockerError: the endpoint is no manager, or there is no agent to ask.
+    """
+    statements = _statements(docker)
+    found = []
+    for node in _swarm(docker):
+        statement = statements.get(node.id)
+        state, problem = _state(node, statement)
+        found.append(
+            KeyState(node.id, node.hostname, state, statement.fingerprint if statement else None, problem or None)
+        )
+    return found
+
+
+def table(nodes: Sequence[KeyState]) -> Table:
+    """Return the nodes as a table, with everything that is wrong under it."""
+    rows = tuple((node.id, node.hostname, node.keys, node.fingerprint or "-") for node in nodes)
+    return Table(_HEADER, rows, tuple(f"{node.hostname}: {node.problem}" for node in nodes if node.problem))
+
+
+def approve(docker: Docker, name: str, fingerprint: str | None) -> None:
+    """Approve a node's keys.
+
+    Args:
+        docker: a manager.
+        name: the node's name or id, as for `docker node`.
+        fingerprint: of the keys, as the agent on that node logs it; None: the operator is shown what the store holds
+            and asked.
+
+    Raises:
+        UsageError: the fingerprint is none; or there is nobody to ask.
+        DockerError: the endpoint is no manager, there is no such node, or no agent speaks for it.
+    """
+    if fingerprint is not None and not _FINGERPRINT.fullmatch(fingerprint):
+        raise UsageError(f"--fingerprint is 64 hexadecimal digits, as the agent there logs it, not {fingerprint!r}")
+    (node,) = _inspected(docker, [name])
+    chosen = fingerprint or _asked(docker, node)
+    docker.ask(["node", "update", "--label-add", f"{LABEL}={chosen}", node.id], agent_answer.TIMEOUT)
+    print(f"{node.hostname}: keys {chosen} are approved")
+
+
+def _asked(docker: Docker, node: SwarmMember) -> str:
+    statement = _statements(docker).get(node.id)
+    if statement is None:
+        raise DockerError(f"no agent has reported the keys of {node.hostname} (yet)")
+    print(f"{node.hostname} says that its keys are {statement.fingerprint}")
+    if statement.unproven is None:
+        print("Its Swarm certificate proves them: there is no need to approve them.")
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "standard input is no terminal: compare the fingerprint with the log of the agent on that node, "
+            "and give it as --fingerprint"
+        )
+    print(
+        "Anyone who can write to etcd could have placed this fingerprint: "
+        "compare it with the log of the agent on that node."
+    )
+    if input("Do they match? Approve these keys? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise DockerError("nothing was approved")
+    return statement.fingerprint
+
+
+def _state(node: SwarmMember, said: Statement | None) -> tuple[str, str]:
+    if said is None:
+        return "-", "no agent has reported its keys (yet)"
+    approved = node.approved == said.fingerprint
+    if said.unproven is None or approved:
+        waits = "" if said.accepted else "the controller has not accepted its keys (yet): see the controller's log"
+        return ("approved" if said.unproven else "proven"), waits
+    other = f"; the label {LABEL} approves other keys" if node.approved else ""
+    kept = ". What it has stays, and nothing new is sealed to it" if said.accepted else ""
+    return "unproven", f"{said.unproven}{other}{kept}"
+
+
+def _statements(docker: Docker) -> dict[str, Statement]:
+    try:
+        return {str(raw["id"]): _statement(raw) for raw in agent_answer.ask(docker, None).raw.get("nodes", ())}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
+
+
+def _statement(raw: dict[str, Any]) -> Statement:
+    fingerprint, unproven = str(raw["fingerprint"]), raw["unproven"]
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise TypeError("a fingerprint")
+    return Statement(fingerprint, None if unproven is None else printable(str(unproven)), raw["accepted"] is True)
+
+
+def _swarm(docker: Docker) -> list[SwarmMember]:
+    found = _inspected(docker, docker.ask(["node", "ls", "--quiet"], agent_answer.TIMEOUT).split())
+    return sorted(found, key=lambda node: node.hostname)
+
+
+def _inspected(docker: Docker, names: list[str]) -> list[SwarmMember]:
+    try:
+        return [
+            SwarmMember(
+                str(raw["ID"]),
+                printable(str(raw["Description"]["Hostname"])),
+                (raw["Spec"].get("Labels") or {}).get(LABEL),
+            )
+            for raw in json.loads(docker.ask(["node", "inspect", *names], agent_answer.TIMEOUT))
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
+
+
+@click.group(
+    "node",
+    cls=Group,
+    usage="docker linkwire node ls | approve [--fingerprint TEXT] NODE",
+    examples="""
+        docker linkwire node ls
+        docker linkwire node approve n1
+    """,
+)
+def node_command() -> None:
+    """List nodes and whether their keys are proven, and approve keys by hand.
+
+    A node proves its keys by its Swarm certificate. Where it cannot, as a manager of a locked Swarm (autolock), an
+    operator approves them: `approve` sets the node label linkwire.key to their fingerprint. Both need a manager.
+    """
+
+
+@node_command.command(
+    "ls",
+    usage="docker linkwire node ls [OPTIONS]",
+    examples="""
+        docker linkwire node ls
+        docker linkwire node ls --format json
+    """,
+)
+@form("table", "json")
+@pass_docker
+def _ls(docker: Docker, form: str) -> None:
+    """List nodes and whether their keys are proven."""
+    nodes = key_states(docker)
+    if form == "json":
+        show_json({"nodes": [asdict(node) for node in nodes]})
+    else:
+        show(table(nodes))
+
+
+@node_command.command(
+    "approve",
+    usage="docker linkwire node approve [--fingerprint TEXT] NODE",
+    examples="""
+        docker linkwire node approve n1
+        docker linkwire node approve --fingerprint 3f0c...e1 n1
+    """,
+)
+@click.option(
+    "--fingerprint",
+    metavar="TEXT",
+    help="Fingerprint of the keys, as the agent on that node logs it; nothing is asked then",
+)
+@click.argument("node", shell_complete=completion.nodes)
+@pass_docker
+def _approve(docker: Docker, fingerprint: str | None, node: str) -> None:
+    """Approve a node's keys.
+
+    Without --fingerprint it shows what etcd holds, and asks; compare it with what the agent on that node logs.
+    """
+    approve(docker, node, fingerprint or None)

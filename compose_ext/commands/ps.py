@@ -1,0 +1,119 @@
+"""`docker linkwire ps`: every link with its tasks and their connections."""
+
+import click
+
+from compose_ext.commands.arguments import stack_name
+from compose_ext.completion import stacks
+from compose_ext.docker_cli import Docker
+from compose_ext.pflag import Command, form, pass_docker
+from compose_ext.swarm import agent_answer
+from compose_ext.swarm.agent_answer import Answer, Link, Pair
+from compose_ext.terminal import Table, show, show_json
+
+_HEADER = (
+    "LINK",
+    "CONSUMER TASK",
+    "NODE",
+    "PROVIDER TASK",
+    "NODE",
+    "STATE",
+    "HANDSHAKE",
+    "RECEIVED",
+    "SENT",
+    "REFUSED",
+    "KEY",
+)
+_TASK_ID = 12
+"""Characters of a task's id that are shown, as Docker shows container ids."""
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+_THOUSAND = 1000.0
+
+
+def table(answer: Answer) -> Table:
+    """Return the answer as a table, with everything that went wrong under it."""
+    rows: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    for link in answer.links:
+        name = f"{link.consumer} -> {link.provider}"
+        shown = [alias for alias in link.aliases if alias != link.provider]
+        name += f" ({', '.join(shown)})" if shown else ""
+        refused = "-" if link.refused is None else str(link.refused)
+        for pair in link.pairs:
+            # It is counted for the link as a whole, and so is shown once.
+            once = (refused, _key(link)) if pair is link.pairs[0] else ("", "")
+            rows.append((name, *_cells(pair), *once))
+            if pair.error:
+                notes.append(f"{_task(pair.consumer_task)} -> {_task(pair.provider_task)}: {pair.error}")
+        if not link.pairs:
+            rows.append((name, *("-",) * (len(_HEADER) - 3), refused, _key(link)))
+    return Table(_HEADER, tuple(rows), (*answer.problems, *notes))
+
+
+def age(seconds: float | None) -> str:
+    """Write how long ago something was, in the largest unit that gives a whole number."""
+    if seconds is None:
+        return "never"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit} ago"
+    return f"{int(max(seconds, 0))}s ago"
+
+
+def amount(count: int) -> str:
+    """Write a number of bytes with a decimal unit, as Docker does: 1234567 is `1.23MB`."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < _THOUSAND or unit == _UNITS[-1]:
+            break
+        value /= _THOUSAND
+    return f"{count}B" if unit == "B" else f"{value:.3g}{unit}"
+
+
+def _cells(pair: Pair) -> tuple[str, ...]:
+    return (
+        _task(pair.consumer_task),
+        pair.consumer_node,
+        _task(pair.provider_task),
+        pair.provider_node,
+        pair.state,
+        age(pair.handshake_age),
+        amount(pair.received),
+        amount(pair.sent),
+    )
+
+
+def _key(link: Link) -> str:
+    """Return the key's name, `own` for a link's own, and its epoch; never the key."""
+    name = "own" if link.key == f"{link.consumer}:{link.provider}" else link.key or "-"
+    return name if link.epoch is None else f"{name}/{link.epoch}"
+
+
+def _task(name: str) -> str:
+    """Shorten the id in `shop_web.1.<id>`."""
+    service, dot, task = name.rpartition(".")
+    return f"{service}{dot}{task[:_TASK_ID]}"
+
+
+@click.command(
+    "ps",
+    cls=Command,
+    usage="docker linkwire ps [OPTIONS] [STACK]",
+    examples="""
+        docker linkwire ps
+        docker linkwire ps shop
+        docker linkwire ps --format json shop
+    """,
+)
+@form("table", "json")
+@click.argument("stack", required=False, shell_complete=stacks)
+@pass_docker
+def ps_command(docker: Docker, stack: str | None, form: str) -> None:
+    """List links with their tasks, and whether they are connected.
+
+    Asks the Linkwire agent on the Docker endpoint. Exits with 1 if there is none.
+    """
+    answer = agent_answer.ask(docker, stack_name(stack) if stack is not None else None)
+    if form == "json":
+        show_json(answer.raw)
+    else:
+        show(table(answer))

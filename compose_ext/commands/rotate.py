@@ -1,0 +1,100 @@
+"""`docker linkwire rotate`: new secrets of link keys, requested by a label of the services whose links have them."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+import click
+
+from compose_ext import completion
+from compose_ext.diagnostics import DockerError, UsageError
+from compose_ext.docker_cli import Docker
+from compose_ext.pflag import Command, pass_docker, switch
+from compose_ext.swarm.agent_answer import TIMEOUT
+from compose_ext.terminal import say
+from mesh.labels import LINKS, PREFIX, RENEW, decode, key_name, suggestion
+
+_MILLISECONDS = 1000
+
+
+def rotate(docker: Docker, keys: Iterable[str], *, every: bool, say: Callable[[str], None]) -> None:
+    """Request new secrets for some keys. The controller makes them when the nodes that have the keys are up.
+
+    Tasks are not restarted by it: the label is the service's and not its containers'. It asks for all keys of that
+    service's links, which may be more than were named; what is said tells.
+
+    Args:
+        docker: of a manager.
+        keys: full names, as `docker linkwire ps` shows them; a link's own is CONSUMER:PROVIDER.
+        every: all keys of all links.
+        say: told what was asked for.
+
+    Raises:
+        UsageError: no key is named, or one that no link has.
+        DockerError: Docker did not do it.
+    """
+    found = _keys(docker)
+    wanted = sorted(found) if every else sorted(set(keys))
+    if not wanted:
+        raise UsageError("no link has a key yet" if every else "name the link keys to rotate, or give --all")
+    for key in wanted:
+        if key not in found:
+            raise UsageError(f"no link has the key {key!r}{suggestion(key, found)}")
+    asked: dict[str, set[str]] = {}
+    for key in wanted:
+        if not any(key in others for others in asked.values()):
+            service = min(found[key])  # one is enough
+            asked[service] = {other for other, services in found.items() if service in services}
+    token = f"{int(time.time() * _MILLISECONDS):x}"
+    for service in asked:
+        docker.ask(["service", "update", "--detach", "--label-add", f"{RENEW}={token}", service], TIMEOUT)
+    for key in sorted(set().union(*asked.values())):
+        say(f"requested a new secret for {key}" + ("" if key in wanted else " too"))
+
+
+def _keys(docker: Docker) -> dict[str, set[str]]:
+    """Return link key -> the services whose links have it."""
+    ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
+    found: dict[str, set[str]] = {}
+    try:
+        for service in json.loads(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else ():
+            name, labels = str(service["Spec"]["Name"]), service["Spec"].get("Labels") or {}
+            if LINKS in labels:
+                ours = {label: str(text) for label, text in labels.items() if label.lower().startswith(PREFIX)}
+                for link in decode(ours)[0].links:
+                    found.setdefault(key_name(name, link), set()).add(name)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
+    return found
+
+
+def _candidates(ctx: click.Context, _parameter: click.Parameter, word: str) -> list[str]:
+    with suppress(DockerError):
+        return completion.beginning(_keys(completion.docker(ctx)), word)
+    return []
+
+
+@click.command(
+    "rotate",
+    cls=Command,
+    usage="docker linkwire rotate KEY...",
+    examples="""
+        docker linkwire rotate shop_web:shop_db
+        docker linkwire rotate --all
+    """,
+)
+@switch("-a", "--all", help="All keys of all links")
+@click.argument("keys", metavar="KEY", nargs=-1, shell_complete=_candidates)
+@pass_docker
+def rotate_command(docker: Docker, keys: Sequence[str], **given: bool | None) -> None:
+    """Give link keys new secrets, now.
+
+    For a key that somebody may know: a node was removed, or broken into. What runs is not interrupted, and nothing is
+    restarted; from the next handshake of each pair of tasks on, some two minutes later, the old secret is of no use.
+    KEY is its full name as `docker linkwire ps` shows it; the own key of a link is CONSUMER:PROVIDER.
+    """
+    every = bool(given["all"])
+    if every and keys:
+        raise UsageError("name link keys, or give --all")
+    rotate(docker, keys, every=every, say=say)

@@ -1,0 +1,215 @@
+"""The `docker` program, run with the user's own flags: contexts, ssh and TLS work as in Docker."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+from compose_ext.diagnostics import DockerError
+
+CHOICE = "LINKWIRE_DOCKER"
+"""Environment variable that names the program."""
+# Set by docker when it runs a plugin, so that the plugin can run the same docker (cli-plugins/metadata/metadata.go).
+_ORIGINAL = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"
+_PLUGIN_ONLY = (_ORIGINAL, "DOCKER_CLI_PLUGIN_SOCKET")
+_LONGEST_ERROR = 2000
+PWD = "PWD"  # noqa: S105 - no password: the variable with the folder's name
+_SOCKET = "unix://"
+# Flags and variables that hold a path: it counts from the folder in which docker runs. In what stands before it.
+_PATHS = {
+    **dict.fromkeys(("--config", "--tlscacert", "--tlscert", "--tlskey", "DOCKER_CONFIG", "DOCKER_CERT_PATH"), ""),
+    **dict.fromkeys(("--host", "DOCKER_HOST"), _SOCKET),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Docker:
+    """The docker program, aimed at one endpoint."""
+
+    program: str
+    flags: tuple[str, ...] = ()
+    """Docker's global flags, as the user gave them."""
+    folder: str | None = None
+    """Where it runs; None: where we do."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables besides our own, or instead of ours."""
+
+    def within(self, folder: str) -> Self:
+        """Return the same program, run in a folder, where each relative path of its own leads where it led before.
+
+        Go takes its folder's name from the variable PWD, which is changed where the folder would lose its symbolic
+        links otherwise.
+
+        Args:
+            folder: an absolute path.
+        """
+        if folder == named_folder("."):
+            return self
+        renamed = {} if named_folder(folder) == folder else {PWD: folder}
+        moved = {
+            name: _absolute(name, value)
+            for name in _PATHS
+            if (value := self.environment.get(name) or os.environ.get(name))
+        }
+        flags = []
+        for flag in self.flags:
+            name, equals, value = flag.partition("=")
+            flags.append(f"{name}={_absolute(name, value)}" if equals and name in _PATHS else flag)
+        program = shutil.which(self.program) or self.program
+        program = os.path.abspath(program) if os.path.dirname(program) else program  # noqa: PTH100, PTH120 - texts
+        environment = {**self.environment, **renamed, **moved}
+        return replace(self, program=program, flags=tuple(flags), folder=folder, environment=environment)
+
+    def with_variables(self, environment: Mapping[str, str]) -> Self:
+        """Return the same program with more variables."""
+        return replace(self, environment={**self.environment, **environment})
+
+    def run(self, arguments: Sequence[str], stdin: bytes | None = None) -> int:
+        """Run a command whose output is for the user; returns its exit code.
+
+        Raises:
+            DockerError: the program cannot be run.
+        """
+        command = [self.program, *self.flags, *arguments]
+        streams = {"stdin": None if stdin is None else subprocess.PIPE}
+        with _started(command, self.environment, self.folder, **streams) as process:
+            if stdin is not None and process.stdin:
+                try:
+                    process.stdin.write(stdin)
+                    process.stdin.close()
+                except BrokenPipeError:
+                    pass  # docker ended without reading it all; its exit code says why
+            return process.wait()
+
+    def ask(
+        self,
+        arguments: Sequence[str],
+        timeout: float,
+        stdin: bytes | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> str:
+        """Run a command and return its output.
+
+        Args:
+            arguments: of docker.
+            timeout: in seconds.
+            stdin: what it reads there, the way for secrets: arguments and environment are for everybody to see.
+            environment: variables besides our own.
+
+        Raises:
+            DockerError: the program cannot be run, fails, or takes longer; the text says what docker said.
+        """
+        command = [self.program, *self.flags, *arguments]
+        source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+        streams = {"stdin": source, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with _started(command, {**self.environment, **(environment or {})}, self.folder, **streams) as process:
+            try:
+                out, error = process.communicate(stdin, timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                raise DockerError(f"docker did not answer within {timeout:g} s") from None
+        if process.returncode:
+            said = printable(error.decode("utf-8", "replace").strip()[:_LONGEST_ERROR])
+            raise DockerError(said or f"docker failed with exit code {process.returncode}")
+        return out.decode("utf-8", "replace")
+
+
+def choose(flags: Sequence[str]) -> Docker:
+    """Choose the program: what LINKWIRE_DOCKER names, else the docker that called us, else the one on PATH."""
+    program = os.environ.get(CHOICE) or os.environ.get(_ORIGINAL) or "docker"
+    return Docker(program, tuple(flags))
+
+
+@contextmanager
+def private_files(contents: dict[str, bytes]) -> Iterator[dict[str, str]]:
+    """Write files that only this user can read, and remove them afterwards; yields their paths by name."""
+    with tempfile.TemporaryDirectory(prefix="linkwire-") as folder:
+        paths = {}
+        for name, data in contents.items():
+            path = Path(folder) / name
+            path.touch(mode=0o600)
+            path.write_bytes(data)
+            paths[name] = str(path)
+        yield paths
+
+
+def printable(text: str) -> str:
+    """Replace characters that could control a terminal."""
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+
+
+def named_folder(folder: str) -> str:
+    """Return the name that a program of Go's has for the folder in which it runs (os.Getwd).
+
+    $PWD if that is the folder, so with symbolic links in it, else its real path.
+    """
+    named = os.environ.get(PWD, "")
+    try:
+        if os.path.isabs(named) and os.path.samefile(named, folder):  # noqa: PTH117, PTH121 - texts
+            return named
+    except OSError:
+        pass
+    return os.path.realpath(folder)
+
+
+def _absolute(name: str, value: str) -> str:
+    """Return the value of one of _PATHS that means the same in every folder; an address that is no path as it is."""
+    before = _PATHS[name]
+    path = value.removeprefix(before)
+    if not path or not value.startswith(before):
+        return value
+    return before + os.path.abspath(path)  # noqa: PTH100 - a text
+
+
+@contextmanager
+def _started(
+    command: Sequence[str], more: Mapping[str, str], folder: str | None, **streams: int | None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    environment = {name: value for name, value in os.environ.items() if name not in _PLUGIN_ONLY} | dict(more)
+    process = None
+    try:
+        with _signals_held():
+            process = _spawn(command, environment, folder, streams)
+        yield process
+    except BaseException:
+        # Ctrl-C reaches docker as well, and it ends by itself; after any other way out it must not stay behind.
+        if process:
+            process.terminate()
+            process.wait()
+        raise
+
+
+def _spawn(
+    command: Sequence[str], environment: dict[str, str], folder: str | None, streams: dict[str, int | None]
+) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(command, env=environment, cwd=folder, **streams)  # type: ignore[call-overload, no-any-return]
+    except OSError as error:
+        message = (
+            f"cannot run {command[0]!r} ({error.strerror}); {CHOICE} in the environment names the docker program"
+        )
+        raise DockerError(message) from None
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold signals back while a process starts: one that ended us then would leave the process behind."""
+    caught: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    held = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    for held_back in held:
+        signal.signal(held_back, lambda arrived, _frame: caught.append(arrived))
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for arrived in caught:
+            signal.raise_signal(arrived)

@@ -1,0 +1,66 @@
+"""Help texts in Docker's layout: usage, description, examples, commands, options."""
+
+from collections.abc import Mapping, Sequence
+from inspect import cleandoc
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from compose_ext.diagnostics import UsageError
+
+if TYPE_CHECKING:
+    from compose_ext.pflag import Command
+
+_SHORT = len("-c, ")
+
+
+def write(formatter: click.HelpFormatter, command: "Command", ctx: click.Context) -> None:
+    """Write a command's help text."""
+    title, line, rest = cleandoc(command.help or "").partition("\n")
+    formatter.write(f"Usage:  {command.usage}\n\n{title.rstrip('.')}{line}{rest}\n")
+    if isinstance(command, click.Group):
+        commands = [(name, summary(command, name, ctx)) for name in command.list_commands(ctx)]
+        _section(formatter, "Commands", commands)
+    if command.examples:
+        formatter.write(f"\nExamples:\n{_indented(cleandoc(command.examples))}\n")
+    records = [
+        record for one in command.params if isinstance(one, click.Option) and (record := one.get_help_record(ctx))
+    ]
+    _section(formatter, "Options", [(_aligned(names), text) for names, text in records])
+    if command.epilog:
+        formatter.write(f"\n{cleandoc(command.epilog)}\n")
+
+
+def summary(group: click.Group, name: str, ctx: click.Context) -> str:
+    """Return a command in one line."""
+    summaries: Mapping[str, str] | None = getattr(group, "summaries", None)
+    if summaries is not None:
+        return summaries[name]
+    command = group.get_command(ctx, name)
+    return cleandoc((command and command.help) or "").partition("\n")[0].rstrip(".")
+
+
+def name_the_file(command: str, words: Sequence[str], *, stack: bool) -> None:
+    """Explain `-c` to a user who names a compose file without it. Raises UsageError."""
+    file = next((word for word in words if word.endswith((".yml", ".yaml", ".json")) or Path(word).is_file()), None)
+    if file:
+        end = " STACK" if stack else ""
+        raise UsageError(f"a compose file is named with -c: docker linkwire {command} -c {file}{end}")
+
+
+def _section(formatter: click.HelpFormatter, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    if rows:
+        formatter.write(f"\n{title}:\n")
+        formatter.indent()
+        formatter.write_dl(rows, col_max=26)
+        formatter.dedent()
+
+
+def _aligned(names: str) -> str:
+    """Put a long name under the long names of flags that have a short one, as Docker does."""
+    return names if names[1] != "-" else " " * _SHORT + names
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())

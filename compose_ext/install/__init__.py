@@ -1,0 +1,1 @@
+"""Linkwire's own stack: installed, renewed and removed."""

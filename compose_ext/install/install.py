@@ -1,0 +1,172 @@
+"""`docker linkwire install` and `uninstall`: the stack, its secrets, and their removal.
+
+Every step may be interrupted and the command run again: existing parts are used, missing ones are made. Docker's own
+lists of secrets, configs and services are the only record; nothing is kept on this machine.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+
+from compose_ext.diagnostics import DockerError, UsageError
+from compose_ext.docker_cli import Docker
+from compose_ext.install import proof_link, rollout
+from compose_ext.install.options import choose, read_label
+from compose_ext.install.target import ETCD_LABEL, KEY_LABEL, ensure_etcd_node, labelled, work_out
+from compose_ext.secrets import external_etcd
+from compose_ext.secrets.docker_secrets import DockerSecrets
+from compose_ext.swarm import gate, installation, linked_stacks, node_jobs, queries
+from compose_ext.swarm.installation import STACK
+from compose_ext.swarm.queries import TIMEOUT
+
+WAIT = 300.0
+"""Seconds until everything must run; an image has to be pulled by every node."""
+_REMOVAL = 60.0
+
+
+def install(
+    docker: Docker, given: Mapping[str, str], *, with_gate: bool, detach: bool, say: Callable[[str], None]
+) -> None:
+    """Install Linkwire, or update the installation to the flags.
+
+    Args:
+        docker: a manager's.
+        given: fields of `options.Options`, and `external_etcd.ETCD_FILES`, as far as the user gives them.
+        with_gate: put the start gate into every node's Docker.
+        detach: do not wait until everything runs.
+        say: is told what is done.
+
+    Raises:
+        UsageError: a flag is wrong.
+        DockerError: Docker cannot do it; run again, it goes on where it stopped.
+    """
+    swarm = queries.manager(docker)
+    before = installation.deployed(docker)
+    options = choose(given, before.options)
+    if external_etcd.are_given(given) and not options.etcd.startswith("https://"):
+        raise UsageError(
+            "--etcd-ca, --etcd-cert and the like are for etcds of your own: name them, --etcd https://..."
+        )
+    secrets = DockerSecrets(docker)
+    known = len(secrets.everything())
+    _try_image(docker, options.image, say)
+    if not options.etcd:
+        ensure_etcd_node(docker, swarm, say)
+    release = work_out(docker, secrets, swarm, before, options, given=given, say=say).release(secrets)
+    made = len(secrets.everything()) - known
+    say(f"{made} secrets and configs made" if made else "all secrets and configs are there")
+    rollout.deploy(docker, release)
+    say(f"the stack {STACK} is {'updated' if before.services else 'deployed'}")
+    if with_gate or not detach:
+        rollout.wait(docker, WAIT, say, settle=True)
+        _prove(docker, options.image, say)
+        say("everything runs, and a link has carried traffic between all nodes")
+    if with_gate and not gate.run(docker, "install", (), say):
+        raise DockerError("Linkwire is installed, and not every node has the gate: see above, and run this again")
+
+
+def _try_image(docker: Docker, image: str, say: Callable[[str], None]) -> None:
+    """Run the image on every node before anything is changed; make volumes where Docker's data is elsewhere."""
+    say(f"testing the image {image} on every node")
+    outcomes = node_jobs.run(docker, node_jobs.LOOK, image, WAIT, say)
+    if wrong := node_jobs.table(outcomes):
+        raise DockerError(f"the image {image} cannot run on every node, so nothing was changed:\n  {wrong}")
+    if any(outcome.report.get("misplaced") for outcome in outcomes):
+        say("on some nodes Docker keeps its data elsewhere: they get volumes of their own")
+        if wrong := node_jobs.table(node_jobs.run(docker, node_jobs.PLACE, image, WAIT, say)):
+            raise DockerError(f"the agent's volumes could not be made, so nothing was installed:\n  {wrong}")
+
+
+def _prove(docker: Docker, image: str, say: Callable[[str], None]) -> None:
+    say("testing a link between all nodes")
+    if wrong := node_jobs.table(proof_link.prove(docker, image, say)):
+        raise DockerError(
+            f"all services run, but links carry no traffic:\n  {wrong}\n"
+            "Are the UDP ports open between the nodes (--ports)? See `docker linkwire check`, "
+            "`docker service logs linkwire_agent` and `docker service logs linkwire_controller`"
+        )
+
+
+def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callable[[str], None]) -> None:
+    """Remove the stack and everything that Linkwire made: secrets, configs, labels, volumes, and links on nodes.
+
+    Args:
+        docker: a manager's.
+        yes: do not ask.
+        keep: leave all but the stack for another install.
+        image: of the containers that clean up, for where the stack is gone already.
+        say: is told what is done.
+
+    Raises:
+        UsageError: nobody said yes.
+        DockerError: Docker failed; run again.
+    """
+    swarm = queries.manager(docker)
+    before = installation.deployed(docker)
+    secrets = DockerSecrets(docker)
+    image = image or before.image or ""
+    if not before.services and (keep or not (secrets.everything() or image)):
+        say("Linkwire is not installed in this Swarm")
+        return
+    _agree(yes=yes, keep=keep)
+    if image and not keep:
+        # While the stack names the image: a run that is broken off later can be gone on with.
+        gate.take_out(docker, image, say)
+    if before.services:
+        docker.ask(["stack", "rm", STACK], rollout.DEPLOY_TIMEOUT)
+        rollout.wait_gone(docker, _REMOVAL)
+        say(f"the stack {STACK} is removed")
+    if keep:
+        say(
+            "kept: secrets and configs, the label of etcd's node, and on every node the volumes; "
+            "`docker linkwire install` takes all of it up again. Tasks that run keep their links until they end"
+        )
+        return
+    if before.services and read_label(before.options or "").etcd:
+        _clear_own_etcd(docker, before, swarm.node, say)
+    for secret in secrets.everything():
+        secrets.remove(secret)
+    linked_stacks.forget_all(docker)
+    say("its secrets and configs are removed")
+    for label in (ETCD_LABEL, KEY_LABEL):
+        for node in labelled(docker, label):
+            docker.ask(["node", "update", "--label-rm", label, node], TIMEOUT)
+    _clean(docker, image, say)
+
+
+def _clear_own_etcd(docker: Docker, before: installation.Deployed, node: str, say: Callable[[str], None]) -> None:
+    name = node_jobs.active(docker).get(node, "this manager")
+    if wrong := node_jobs.clear_etcd(docker, before.services["controller"], (node, name), say):
+        remedy = "remove them with `etcdctl del --prefix /linkwire/v1/`"
+        say(f"kept: the records in your own etcd, since {wrong}: {remedy}")
+    else:
+        say("its records in your own etcd are removed")
+
+
+def _clean(docker: Docker, image: str, say: Callable[[str], None]) -> None:
+    """Take links and volumes off every node. Raises DockerError, with what is left."""
+    missed = node_jobs.others(docker)
+    by_hand = f"docker volume rm {STACK}_agent {STACK}_store {STACK}_containers {STACK}_certificates"
+    if not image:
+        say(f"kept: volumes on the nodes, since the stack and with it the image's name was gone; there: {by_hand}")
+        return
+    jobs = node_jobs.UNWIRE, node_jobs.REMOVE
+    wrong = [node_jobs.table(node_jobs.run(docker, job, image, WAIT, say)) for job in jobs]
+    if any(wrong):
+        raise DockerError(
+            "not all of it could be removed:\n  " + "\n  ".join(filter(None, wrong)) + "\nRun this again: "
+            f"docker linkwire uninstall --image={image}"
+        )
+    say("links of running tasks and the volumes are removed, on every node that is up")
+    if missed:
+        nodes = ", ".join(missed)
+        say(f"kept: the volumes on {nodes}. A later install copes with them; to remove them, there: {by_hand}")
+
+
+def _agree(*, yes: bool, keep: bool) -> None:
+    if yes:
+        return
+    what = "Linkwire's stack" if keep else "Linkwire's stack, keys and data, and the links of all tasks that run"
+    if not sys.stdin.isatty():
+        raise UsageError(f"this removes {what}; confirm with --yes")
+    if input(f"This removes {what}. Continue? [y/N] ").strip().lower() != "y":
+        raise UsageError("nothing was removed")

@@ -1,0 +1,218 @@
+"""`docker linkwire renew`: new certificates, or a new signing key, in small steps while everything runs.
+
+The services' mounts tell how far a renewal has come, so an interrupted one continues when it is run again. Each step
+is deployed, and every task runs with it, before the next begins.
+"""
+
+import datetime as dt
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker
+from compose_ext.install import rollout
+from compose_ext.install.install import WAIT
+from compose_ext.install.options import choose
+from compose_ext.install.target import Target, work_out
+from compose_ext.secrets import etcd_certificates, external_etcd, seeds
+from compose_ext.secrets.docker_secrets import DockerSecret, DockerSecrets
+from compose_ext.swarm import agent_answer, installation, queries
+from mesh.envelope import VerifyKey
+
+SIGNED_WITHIN = 60
+"""Seconds for the controller to sign everything anew that it can."""
+SOON = dt.timedelta(days=30)
+"""Before the end, `--check` and `install` say so."""
+
+
+class _Renewal:
+    """One run of the command."""
+
+    def __init__(self, docker: Docker, say: Callable[[str], None]) -> None:
+        self.docker = docker
+        self.say = say
+        swarm = queries.manager(docker)
+        self.cluster = swarm.cluster
+        before = installation.deployed(docker)
+        if not before.services:
+            raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
+        self.secrets = DockerSecrets(docker)
+        self.target: Target = work_out(
+            docker, self.secrets, swarm, before, choose({}, before.options), given={}, say=say
+        )
+        self.in_use = before.mounts("controller") | before.mounts("agent") | before.mounts("etcd")
+
+    def step(self, target: Target, what: str) -> None:
+        """Deploy, and wait until every task runs with it."""
+        self.say(what)
+        self.target = target
+        rollout.deploy(self.docker, target.release(self.secrets), resolve="changed")
+        rollout.wait(self.docker, WAIT, self.say)
+
+    def clean(self) -> None:
+        """Remove secrets and configs that no service mounts any more."""
+        found = installation.deployed(self.docker)
+        used = {name for service in found.services for name in found.mounts(service)}
+        tls = self.target.tls
+        kept = {*tls.server_trusts, *tls.clients_trust} if tls else set()
+        for secret in self.secrets.everything():
+            if secret.name not in used and not (secret.kind == etcd_certificates.CA and secret.number in kept):
+                self.secrets.remove(secret)
+
+
+def renew(docker: Docker, *, signing_key: bool, drop_old: bool, say: Callable[[str], None]) -> None:
+    """Renew the certificates between Linkwire and etcd, or the signing key.
+
+    Args:
+        docker: a manager's.
+        signing_key: renew that instead of the certificates.
+        drop_old: end trust in the old authority at once.
+        say: is told what is done.
+
+    Raises:
+        DockerError: Docker failed or a step did not come to its end; run again, it goes on there.
+    """
+    renewal = _Renewal(docker, say)
+    if signing_key:
+        _signing_key(renewal)
+    else:
+        _certificates(renewal, drop=drop_old)
+    renewal.clean()
+
+
+def _certificates(renewal: _Renewal, *, drop: bool) -> None:
+    state = renewal.target.tls
+    if state is None:
+        raise DockerError(
+            "etcd is your own here, and so are its certificates: `docker linkwire install` takes new ones, with "
+            "--etcd-ca, --etcd-cert and --etcd-key"
+        )
+    newest = etcd_certificates.generations(renewal.secrets)[-1]
+    if etcd_certificates.following(state, newest.number):
+        renewal.say(f"continuing with certificates number {newest.number}")
+    else:
+        newest = etcd_certificates.make(renewal.secrets, newest.address)
+        renewal.say(f"made certificates number {newest.number}")
+    while step := etcd_certificates.following(state, newest.number, drop=drop):
+        what = _described(state, step)
+        state = step
+        renewal.step(replace(renewal.target, tls=step), what)
+    renewal.say(f"renewed: good until {newest.expires:%Y-%m-%d}")
+
+
+def _described(before: etcd_certificates.State, after: etcd_certificates.State) -> str:
+    if before.clients != after.clients:
+        return "controllers and agents present the new certificate"
+    if before.server != after.server:
+        return "etcd presents the new certificate, and accepts no old one"
+    if before.clients_trust != after.clients_trust:
+        return "controllers and agents accept no old certificate"
+    return "etcd accepts the new certificates too"
+
+
+def _signing_key(renewal: _Renewal) -> None:
+    secrets, current = renewal.secrets, renewal.target.seeds
+    newest = secrets.all(seeds.SIGNING)[-1]
+    both = seeds.verify_keys(secrets, renewal.cluster, [current.signing, newest])
+    if newest == current.signing and current.verify_keys.name in renewal.in_use:
+        newest = seeds.new_signing(secrets, current.installation)
+        both = seeds.verify_keys(secrets, renewal.cluster, [current.signing, newest])
+    if newest != current.signing:
+        renewal.step(
+            replace(renewal.target, seeds=replace(current, verify_keys=both)),
+            "controllers and agents accept the new key too",
+        )
+        current = replace(current, signing=newest, verify_keys=both)
+        renewal.step(replace(renewal.target, seeds=current), "the controllers sign with the new key")
+        _wait_signed(renewal, newest)
+    last = seeds.verify_keys(secrets, renewal.cluster, [newest])
+    renewal.step(
+        replace(renewal.target, seeds=replace(current, verify_keys=last)), "controllers and agents accept no old key"
+    )
+    renewal.say("the signing key is renewed")
+
+
+def _wait_signed(renewal: _Renewal, newest: DockerSecret) -> None:
+    """Wait until every record is signed with the new key, so that a reader who trusts only that one misses none."""
+    wanted = VerifyKey.parse(newest.labels.get(seeds.VERIFY_LABEL, "")).id.hex()
+    # A resting address is not written anew: its lease would be lost. Its signature goes when its rest ends.
+    within = SIGNED_WITHIN + int(renewal.target.options.address_rest)
+    deadline = time.monotonic() + within
+    renewal.say(f"waiting until every record is signed with it: as long as freed addresses rest, at most {within} s")
+    while True:
+        try:
+            signers = agent_answer.ask(renewal.docker, None).raw.get("signed_by")
+        except DockerError:  # this node's agent is being replaced
+            signers = None
+        if signers == [wanted]:
+            renewal.say("every record is signed with the new key")
+            return
+        if time.monotonic() > deadline:
+            raise DockerError(
+                f"after {within} s there are records that are not signed with the new key, so the old one "
+                "still counts; see `docker service logs linkwire_controller`, and run this again"
+            )
+        time.sleep(rollout.LOOK_EVERY)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A secret or config of Linkwire, with its expiry."""
+
+    name: str
+    sort: str
+    in_use: bool
+    verify_key: str | None
+    """Of a signing key."""
+    expires: str | None
+    """As ISO 8601 has it; None: never."""
+    days: int | None
+    """Until then."""
+    remedy: str | None
+    """The command to run now; None: it is good."""
+
+    def __str__(self) -> str:
+        words = [self.sort, "in use" if self.in_use else "not in use"]
+        words += [f"verify key {self.verify_key}"] if self.verify_key else []
+        if self.expires:
+            end = f": {self.remedy}" if self.remedy else ""
+            words.append(f"good until {self.expires[:10]} ({self.days} days){end}")
+        return f"{self.name}: {', '.join(words)}"
+
+
+def check(docker: Docker) -> tuple[list[Stored], list[str]]:
+    """Return all secrets and configs with their expiry, and other problems.
+
+    Raises:
+        DockerError: Docker failed, or Linkwire is not installed.
+    """
+    found = installation.deployed(docker)
+    if not found.services:
+        raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
+    secrets = DockerSecrets(docker)
+    used = {name for service in found.services for name in found.mounts(service)}
+    now = dt.datetime.now(dt.UTC)
+    stored = [
+        _stored(secret, secret.name in used, now)
+        for secret in sorted(secrets.everything(), key=lambda secret: secret.name)
+    ]
+    shown = [
+        secret for secret in secrets.everything() if secret.kind in etcd_certificates.SECRETS and secret.name in used
+    ]
+    broken_off = len({secret.number for secret in shown}) > 1
+    return stored, ["a renewal was broken off: docker linkwire renew"] if broken_off else []
+
+
+def _remedy(secret: DockerSecret) -> str:
+    own = secret.kind in external_etcd.KINDS
+    return "docker linkwire install with new files" if own else "docker linkwire renew"
+
+
+def _stored(secret: DockerSecret, in_use: bool, now: dt.datetime) -> Stored:
+    expires = secret.labels.get(etcd_certificates.EXPIRES)
+    left = dt.datetime.fromisoformat(expires) - now if expires else None
+    ends = in_use and left is not None and left <= SOON
+    key = secret.labels.get(seeds.VERIFY_LABEL, "unknown") if secret.kind == seeds.SIGNING else None
+    remedy = _remedy(secret) if ends else None
+    return Stored(secret.name, secret.sort, in_use, key, expires, left.days if left else None, remedy)

@@ -1,0 +1,149 @@
+"""Rollout of Linkwire's stack: deploy it, and wait until Swarm runs the new tasks."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker, printable
+from compose_ext.install.stack_template import Release
+from compose_ext.swarm import installation, queries
+from compose_ext.swarm.installation import STACK
+from compose_ext.swarm.queries import TIMEOUT
+
+DEPLOY_TIMEOUT = 120.0
+"""Seconds; Docker asks the registry about every image."""
+LOOK_EVERY = 0.5
+_SHOWN = 3
+_TELLING = (
+    *("Image", "Command", "Args", "Env", "Labels", "Mounts", "Secrets", "Configs"),
+    *("CapabilityAdd", "CapabilityDrop", "ReadOnly"),
+)
+
+
+def deploy(docker: Docker, release: Release, resolve: str = "always") -> None:
+    """Hand the stack to Docker.
+
+    Args:
+        docker: a manager's.
+        release: what to deploy.
+        resolve: `always` to take what the image's tag now stands for, `changed` to leave an unchanged tag's alone.
+
+    Raises:
+        DockerError: Docker refused it.
+    """
+    arguments = [
+        "stack",
+        "deploy",
+        "--compose-file=-",
+        "--prune",
+        "--with-registry-auth",
+        f"--resolve-image={resolve}",
+    ]
+    docker.ask([*arguments, STACK], DEPLOY_TIMEOUT, release.text().encode(), release.variables())
+
+
+def wait(docker: Docker, seconds: float, say: Callable[[str], None], *, settle: bool = False) -> None:
+    """Wait until every service runs all of its tasks, in the newest version.
+
+    Args:
+        docker: a manager's.
+        seconds: it may take.
+        say: is told what is waited for.
+        settle: also until Swarm has watched the new tasks for as long as it may still take them back.
+
+    Raises:
+        DockerError: it took longer, or Swarm took it back; with what the tasks say.
+    """
+    deadline = time.monotonic() + seconds
+    told = ""
+    while waiting := unsettled(docker, settle=settle):
+        if time.monotonic() > deadline:
+            raise DockerError(
+                f"the stack is deployed, but not all of its tasks run after {seconds:g} s:\n  "
+                + "\n  ".join([*waiting, *_failures(docker)])
+                + "\nSee `docker service ps --no-trunc linkwire_agent` , `docker service logs linkwire_controller`; "
+                "`docker linkwire install` may be run again"
+            )
+        if told != (told := waiting[0]):
+            say(f"waiting: {told}")
+        time.sleep(LOOK_EVERY)
+
+
+def wait_gone(docker: Docker, seconds: float) -> None:
+    """Wait until Swarm no longer lists the stack's services: only then can their secrets be removed.
+
+    Raises:
+        DockerError: it took longer.
+    """
+    deadline = time.monotonic() + seconds
+    while installation.deployed(docker).services:
+        if time.monotonic() > deadline:
+            raise DockerError(f"the stack {STACK} is still there after {seconds:g} s; run this again")
+        time.sleep(LOOK_EVERY)
+
+
+def unsettled(docker: Docker, *, settle: bool = False) -> list[str]:
+    """Return the services that are not settled yet, with why. Raises DockerError, also where Swarm rolled back."""
+    found = installation.deployed(docker)
+    states = {name: (service.get("UpdateStatus") or {}) for name, service in sorted(found.services.items())}
+    if back := [f"{name}: {status.get('Message', '')}" for name, status in states.items() if _is_back(status)]:
+        why = "\n  ".join([*back, *_failures(docker)])
+        raise DockerError(f"Swarm rolled the services back, since new tasks failed:\n  {why}")
+    active = sum(
+        line.split() == ["Ready", "Active"]
+        for line in docker.ask(["node", "ls", "--format", "{{.Status}} {{.Availability}}"], TIMEOUT).splitlines()
+    )
+    return [
+        text
+        for name, service in sorted(found.services.items())
+        if (text := _unsettled(docker, name, service, active) or (_watched(service) if settle else ""))
+    ]
+
+
+def _watched(service: Mapping[str, Any]) -> str:
+    updating = (service.get("UpdateStatus") or {}).get("State") == "updating"
+    return f"{service['Spec']['Name']}: Swarm watches its new tasks" if updating else ""
+
+
+def _is_back(status: Mapping[str, Any]) -> bool:
+    return str(status.get("State", "")).startswith("rollback") or status.get("State") == "paused"
+
+
+def _failures(docker: Docker) -> list[str]:
+    """Return the newest failed tasks of each service: task, node, and Docker's error."""
+    label = f"label=com.docker.stack.namespace={STACK}"
+    listed = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}}"], TIMEOUT).splitlines()
+    nodes = {words[0]: words[-1] for words in map(str.split, listed)}
+    lines: list[str] = []
+    for service in docker.ask(["service", "ls", "--quiet", "--filter", label], TIMEOUT).split():
+        failed = [task for task in queries.tasks(docker, service) if task["Status"].get("Err")]
+        failed.sort(key=lambda task: str(task["Status"].get("Timestamp", "")))
+        lines += [
+            printable(
+                f"task {task['ID']} on {nodes.get(str(task.get('NodeID')), 'no node')} "
+                f"({task['Spec']['ContainerSpec'].get('Image', '')}): {task['Status']['Err']}"
+            )
+            for task in failed[-_SHOWN:]
+        ]
+    return lines
+
+
+def _unsettled(docker: Docker, name: str, service: Mapping[str, Any], active: int) -> str:
+    replicated = service["Spec"]["Mode"].get("Replicated")
+    wanted = int(replicated["Replicas"]) if replicated is not None else active
+    tasks = queries.tasks(docker, str(service["ID"]), wanted="desired-state=running")
+    newest = _telling(service["Spec"]["TaskTemplate"])
+    old = [task for task in tasks if _telling(task["Spec"]) != newest]
+    running = [task for task in tasks if task["Status"]["State"] == "running"]
+    if not old and len(running) == len(tasks) >= wanted:
+        return ""
+    errors = sorted({str(task["Status"]["Err"]) for task in tasks if task["Status"].get("Err")})[:_SHOWN]
+    text = f"{name}: {len(running)} of {max(wanted, len(tasks))} tasks run"
+    text += f", {len(old)} to be replaced" if old else ""
+    return printable(": ".join([text, *errors]))
+
+
+def _telling(task: Mapping[str, Any]) -> list[Any]:
+    """Return the fields that differ between an old task and a new one, without those that only a service has."""
+    return [task["ContainerSpec"].get(field) for field in _TELLING]

@@ -1,0 +1,81 @@
+"""The stack file of an install: stack.yml without unused parts, and its variables."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from compose_ext.install.options import Options
+from compose_ext.swarm.installation import OPTIONS_LABEL
+
+SERVICES = ("etcd", "controller", "agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One release of the stack: the options, and the secret or config behind each variable of the stack file.
+
+    Attributes:
+        options: the user's.
+        endpoints: of etcd, as controller and agent are told.
+        mounted: variable, such as LINKWIRE_LINK_SEED_NAME, to Docker's name.
+        installation: id of it.
+    """
+
+    options: Options
+    endpoints: str
+    mounted: Mapping[str, str]
+    installation: str = ""
+
+    def variables(self) -> dict[str, str]:
+        """Return the variables of the stack file; none is secret."""
+        chosen = self.options
+        return {
+            "LINKWIRE_IMAGE": chosen.image,
+            "LINKWIRE_ETCD": self.endpoints,
+            "LINKWIRE_ETCD_INSECURE": "1" if chosen.in_clear else "0",
+            "LINKWIRE_INSTALLATION": self.installation,
+            "LINKWIRE_SUBNET": chosen.subnet,
+            "LINKWIRE_CONTROLLERS": chosen.controllers,
+            "LINKWIRE_PORTS": chosen.ports,
+            "LINKWIRE_METRICS": chosen.metrics,
+            "LINKWIRE_ADDRESS_REST": chosen.address_rest,
+            "LINKWIRE_LOG_LEVEL": chosen.log_level,
+            **self.mounted,
+        }
+
+    def text(self) -> str:
+        """Return the stack file; JSON is YAML."""
+        document: dict[str, Any] = yaml.safe_load(template())
+        services = document["services"]
+        if self.options.etcd:
+            _remove_etcd(document)
+        if self.options.in_clear:
+            _remove_certificates(document)
+        # `$` begins a variable for Docker.
+        label = self.options.label().replace("$", "$$")
+        services["controller"]["deploy"]["labels"] = {OPTIONS_LABEL: label}
+        return json.dumps(document)
+
+
+def _remove_etcd(document: dict[str, Any]) -> None:
+    del document["services"]["etcd"], document["volumes"]["store"]
+    del document["secrets"]["etcd_server"], document["configs"]["etcd_server_trust"]
+
+
+def _remove_certificates(document: dict[str, Any]) -> None:
+    for sort in ("secrets", "configs"):
+        document[sort] = {name: one for name, one in document[sort].items() if not name.startswith("etcd_")}
+        for service in document["services"].values():
+            service[sort] = [one for one in service.get(sort, []) if one["source"] in document[sort]]
+    for service in document["services"].values():
+        for variable in ("LINKWIRE_ETCD_CA", "LINKWIRE_ETCD_CERT", "LINKWIRE_ETCD_KEY"):
+            del service["environment"][variable]
+
+
+def template() -> str:
+    """Return the stack file as it is packaged."""
+    return resources.files("compose_ext.install").joinpath("stack.yml").read_text("utf-8")

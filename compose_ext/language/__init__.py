@@ -1,0 +1,1 @@
+"""The compose language: `x-wireguard` and `links` become service labels."""

@@ -1,0 +1,268 @@
+"""pflag's dialect on top of click: `-Dc file`, `-c=file`, `--tls=false`, as Docker's own command line reads them."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from compose_ext import help as help_text
+from compose_ext.diagnostics import UsageError
+from compose_ext.docker_cli import choose
+
+# Go's strconv.ParseBool
+_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+_HELP_WORD = "help"
+_DOCKER_FLAGS = "compose_ext.docker_flags"
+"""Key of a context's shared memory."""
+_OFF = "--no-"
+"""How click is told that a switch is off; users write `--name=false`."""
+
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""A decorator that gives a command one more flag or argument."""
+
+
+class Switch(click.Option):
+    """A flag without a value, or with `=true` or `=false`; None where it is not given."""
+
+    def __init__(self, names: Sequence[str], **more: Any) -> None:  # noqa: ANN401 - click's own
+        *short, name = names
+        super().__init__([*short, f"{name}/{_OFF}{name.removeprefix('--')}"], default=None, **more)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:  # noqa: ARG002 - click's
+        """Return the row of the help text, without the name that only click knows."""
+        return None if self.hidden else (", ".join(self.opts), self.help or "")
+
+
+class OneOf(click.Choice[str]):
+    """One of some words."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Return the word. Raises UsageError."""
+        if value not in self.choices:
+            name = param.opts[-1] if param else ""
+            raise UsageError(f"{name} is {' or '.join(self.choices)}, not {value!r}")
+        return value
+
+
+def switch(*names: str, help: str, hidden: bool = False) -> Option:  # noqa: A002 - click's word
+    """Add a flag without a value; the long name is the last one."""
+    return click.option(*names, cls=Switch, help=help, hidden=hidden)
+
+
+def form(*forms: str) -> Option:
+    """Add `--format`; the first form is the default."""
+    text = f"{' or '.join(forms)} (default {forms[0]})"
+    return click.option("--format", "form", type=OneOf(forms), default=forms[0], metavar="FORMAT", help=text)
+
+
+Given = list[tuple[click.Option, str]]
+"""Flags in their order with their values; a switch's is `true` or `false`."""
+
+
+def read(
+    words: Iterable[str], parameters: Iterable[click.Parameter], *, stop_at_word: bool = False, lenient: bool = False
+) -> tuple[Given, list[str]]:
+    """Take words apart into flags and arguments.
+
+    Args:
+        words: of a command line.
+        parameters: of the command.
+        stop_at_word: leave everything from the first argument on as it is, as Docker does before a command's name.
+        lenient: skip what cannot be understood, for completion.
+
+    Raises:
+        UsageError: a flag is unknown, lacks its value or has a bad one.
+    """
+    options = {name: option for option in parameters if isinstance(option, click.Option) for name in option.opts}
+    given: Given = []
+    rest: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        try:
+            if word == "--":
+                rest += remaining
+            elif word.startswith("--"):
+                name, equals, value = word.partition("=")
+                given.append(_flag(options, name, value if equals else None, remaining))
+            elif word.startswith("-") and word != "-":
+                given += _cluster(options, word[1:], remaining)
+            else:
+                rest += [word, *(remaining if stop_at_word else ())]
+        except UsageError:
+            if not lenient:
+                raise
+    return given, rest
+
+
+def _cluster(
+    options: dict[str, click.Option], letters: str, words: Iterator[str]
+) -> Iterator[tuple[click.Option, str]]:
+    """Read `-Dc file`, `-cfile`, `-c=file`."""
+    while letters:
+        name, letters = f"-{letters[0]}", letters[1:]
+        option = options.get(name)
+        if letters.startswith("=") or (option and not option.is_flag and letters):
+            value, letters = letters.removeprefix("="), ""
+            yield _flag(options, name, value, words)
+        else:
+            yield _flag(options, name, None, words)
+
+
+def _flag(
+    options: dict[str, click.Option], name: str, value: str | None, words: Iterator[str]
+) -> tuple[click.Option, str]:
+    option = options.get(name)
+    if option is None:
+        raise UsageError(f"unknown flag: {name}{did_you_mean(name, options)}")
+    if not option.is_flag:
+        value = next(words, None) if value is None else value
+        if value is None:
+            raise UsageError(f"the flag {name} needs a value")
+        return option, value
+    if value is None or value in _TRUE:
+        return option, "true"
+    if value in _FALSE:
+        return option, "false"
+    raise UsageError(f"the flag {name} is a switch: true or false, not {value!r}")
+
+
+def did_you_mean(word: str, words: Iterable[str], quote: str = "") -> str:
+    """Return `; did you mean WORD?` if one of some words is near."""
+    import difflib  # noqa: PLC0415 - rarely needed, and slow to import
+
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {quote}{near[0]}{quote}?" if near else ""
+
+
+def _for_click(given: Given, rest: Sequence[str]) -> list[str]:
+    """Write flags and arguments in the one way that click reads as we do."""
+    words = []
+    for option, value in given:
+        name = max(option.opts, key=len)
+        off = option.secondary_opts and value == "false"
+        words.append(option.secondary_opts[0] if off else name if option.is_flag else f"{name}={value}")
+    return [*words, *(["--", *rest] if rest else [])]
+
+
+class Command(click.Command):
+    """A command that reads its words as Docker does, takes Docker's global flags, and shows its help as Docker does.
+
+    Attributes:
+        usage: how it is called, in one line.
+        examples: command lines, for the help text.
+    """
+
+    def __init__(self, *words: Any, usage: str = "", examples: str = "", **more: Any) -> None:  # noqa: ANN401 - click's own
+        super().__init__(*words, **{"context_settings": {"help_option_names": ["-h", "--help"]}, **more})
+        self.no_args_is_help = False  # it would fail without our words
+        self.usage = usage
+        self.examples = examples
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's own parameters, `--help`, and Docker's global flags."""
+        return [*super().get_params(ctx), *GLOBAL]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line. Raises UsageError."""
+        grouped = isinstance(self, click.Group)
+        given, rest = read(args, self.get_params(ctx), stop_at_word=grouped, lenient=ctx.resilient_parsing)
+        if grouped and rest[:1] == [_HELP_WORD]:
+            rest = [*rest[1:], "--help"]
+            if rest == ["--help"]:
+                given, rest = [*given, *read(rest, self.get_params(ctx))[0]], []
+        try:
+            found = super().parse_args(ctx, _for_click(given, rest))
+        except click.UsageError as error:
+            if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
+                raise
+            self.explain_arguments(rest)
+            raise UsageError(f"wrong number of arguments; it goes: {self.usage}") from None
+        if grouped and not rest and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit(2)
+        return found
+
+    def explain_arguments(self, words: Sequence[str]) -> None:
+        """Explain a wrong number of arguments. Raises UsageError where a compose file stands among them."""
+        if any(parameter.name == "compose_file" for parameter in self.params):
+            help_text.name_the_file(
+                self.name or "", words, stack=any(isinstance(one, click.Argument) for one in self.params)
+            )
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help text."""
+        help_text.write(formatter, self, ctx)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the flags, and a group's commands, that begin with a word."""
+        return [item for item in super().shell_complete(ctx, incomplete) if not item.value.startswith(_OFF)]
+
+
+class Group(Command, click.Group):
+    """A command that has commands."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        """Return the commands in the order in which they were declared."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command. Raises UsageError, with what may have been meant."""
+        command = self.get_command(ctx, args[0])
+        if command is None and not ctx.resilient_parsing:
+            commands = self.list_commands(ctx)
+            near = did_you_mean(args[0], commands, "'")
+            raise UsageError(f"there is no command {args[0]!r}{near or '; there are: ' + ', '.join(commands)}")
+        return args[0], command, args[1:]
+
+
+def _remember(ctx: click.Context, option: click.Parameter, value: tuple[str, ...] | bool | None) -> None:
+    values = value if isinstance(value, tuple) else () if value is None else (str(value).lower(),)
+    name = next(name for name in option.opts if name.startswith("--"))
+    ctx.meta.setdefault(_DOCKER_FLAGS, []).extend(f"{name}={each}" for each in values)
+
+
+def docker_flags(ctx: click.Context) -> list[str]:
+    """Return Docker's global flags as the user gave them, before or after the command."""
+    flags: list[str] = ctx.meta.get(_DOCKER_FLAGS, [])
+    return flags
+
+
+def pass_docker(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command's function the docker program, aimed as Docker's global flags say."""
+
+    @click.pass_context
+    @wraps(function)
+    def run(ctx: click.Context, /, **values: Any) -> Any:  # noqa: ANN401 - the command's own
+        return function(choose(docker_flags(ctx)), **values)
+
+    return run
+
+
+def _global(name: str, short: str = "", *, value: bool = True) -> click.Option:
+    names = [*([f"-{short}"] if short else []), f"--{name}"]
+    more: dict[str, Any] = {"expose_value": False, "callback": _remember, "hidden": True}
+    return click.Option(names, multiple=True, **more) if value else Switch(names, **more)
+
+
+CONTEXT = _global("context", "c")
+"""`-c` before our name; behind it `-c` is a compose file."""
+GLOBAL = (
+    _global("config"),
+    _global("context"),
+    _global("debug", "D", value=False),
+    _global("host", "H"),
+    _global("log-level", "l"),
+    _global("tls", value=False),
+    _global("tlscacert"),
+    _global("tlscert"),
+    _global("tlskey"),
+    _global("tlsverify", value=False),
+)
+"""Docker's global flags: a plugin takes them anywhere."""

@@ -1,0 +1,1 @@
+"""Secrets and configs that Linkwire keeps in a Swarm."""

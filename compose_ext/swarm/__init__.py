@@ -1,0 +1,1 @@
+"""A Swarm, asked and changed through the docker program."""

@@ -1,0 +1,147 @@
+"""The state of all links, as the agent on a Docker endpoint answers it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker, printable
+
+CONTRACT = 1
+"""The version of the agent's answer that is understood here."""
+AGENT = "label=linkwire.role=agent"
+TIMEOUT = 20.0
+"""Seconds; an endpoint over ssh takes some to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two tasks of a link, as measured at the consumer's device."""
+
+    consumer_task: str
+    consumer_node: str
+    provider_task: str
+    provider_node: str
+    state: str
+    handshake_age: float | None
+    """Seconds since the last handshake; None: there was none."""
+    received: int
+    """Bytes."""
+    sent: int
+    """Bytes."""
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link with all its pairs."""
+
+    consumer: str
+    provider: str
+    aliases: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    refused: int | None
+    """Packets that neither end's tasks let pass, in both directions; None: the agent does not say."""
+    key: str
+    """The name of its link key; empty: the agent does not say."""
+    epoch: int | None
+    """Number of the key's current secret; None: none yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The agent's answer."""
+
+    links: tuple[Link, ...]
+    problems: tuple[str, ...]
+    raw: dict[str, Any]
+
+
+def ask(docker: Docker, stack: str | None) -> Answer:
+    """Ask the agent on the endpoint.
+
+    Raises:
+        DockerError: there is no agent, or no answer that can be understood.
+    """
+    running = docker.ask(["ps", "--filter", AGENT, "--filter", "status=running", "--format", "{{.ID}}"], TIMEOUT)
+    containers = running.split()
+    if not containers:
+        raise DockerError(
+            "no Linkwire agent runs on this Docker endpoint. If Linkwire is deployed, its agent should run on every "
+            "node (see `docker service ls`); choose another node with -H or --context"
+        )
+    # While an agent is being replaced there may be two; the newest is listed first.
+    inspect = ["exec", containers[0], "linkwire-agent", "inspect"]
+    return read(docker.ask([*inspect, "--stack", stack] if stack else inspect, TIMEOUT))
+
+
+def read(text: str) -> Answer:
+    """Decode the agent's answer.
+
+    Raises:
+        DockerError: it is of another version, or not of the agreed form.
+    """
+    try:
+        raw = json.loads(text)
+    except ValueError:
+        raise DockerError("the agent's answer is not JSON") from None
+    except RecursionError:
+        raise DockerError("the agent's answer nests too deep") from None
+    version = raw.get("version") if isinstance(raw, dict) else None
+    if version != CONTRACT:
+        raise DockerError(
+            f"the agent speaks version {version!r}, this program version {CONTRACT}: upgrade the older of the two"
+        )
+    try:
+        links = tuple(_link(link) for link in raw.get("links", ()))
+        problems = tuple(printable(str(problem)) for problem in raw.get("problems", ()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
+    return Answer(links, problems, raw)
+
+
+def _link(raw: dict[str, Any]) -> Link:
+    return Link(
+        _text(raw["consumer"]),
+        _text(raw["provider"]),
+        tuple(_text(alias) for alias in raw["aliases"]),
+        tuple(_pair(pair) for pair in raw["pairs"]),
+        _refused(raw.get("refused")),
+        _text(raw.get("key", "")),
+        None if raw.get("epoch") is None else int(_number(raw["epoch"])),
+    )
+
+
+def _refused(raw: dict[str, dict[str, Any]] | None) -> int | None:
+    """Sum up what both ends refused in both directions; an older agent does not say."""
+    if raw is None:
+        return None
+    return sum(int(_number(end[way])) for end in (raw["consumer"], raw["provider"]) for way in ("in", "out"))
+
+
+def _pair(raw: dict[str, Any]) -> Pair:
+    handshake, error = raw["handshake_age"], raw.get("error")
+    return Pair(
+        _text(raw["consumer_task"]),
+        _text(raw["consumer_node"]),
+        _text(raw["provider_task"]),
+        _text(raw["provider_node"]),
+        _text(raw["state"]),
+        None if handshake is None else float(_number(handshake)),
+        int(_number(raw["rx"])),
+        int(_number(raw["tx"])),
+        None if error is None else _text(error),
+    )
+
+
+def _number(value: object) -> int | float:
+    # What a counter of 64 bits can hold; it also keeps out NaN, which compares with nothing.
+    if not isinstance(value, int | float) or not 0 <= value < 2**64:
+        raise TypeError(f"{str(value)[:40]!r} is not a number that fits")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:40]!r} is not a text")
+    return printable(value).replace("\n", " ")

@@ -1,0 +1,122 @@
+"""Stacks deployed with links, noted in Docker configs; and whether the Swarm has a Linkwire.
+
+`docker stack deploy` on files that were deployed with links silently removes their labels, and so their links.
+So `deploy` notes each stack's linked services in a Docker config, which `docker stack rm` removes with the
+stack, and `check` compares.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker, printable
+from compose_ext.language.validation import Links
+from mesh.labels import ROLE
+
+WITHOUT = "without-linkwire"
+"""The flag of `deploy` for a Swarm that has no Linkwire (yet)."""
+
+_TIMEOUT = 20.0
+"""Seconds; an endpoint over ssh takes some to answer."""
+_NEEDED = ("agent", "controller")
+_INSTALLED = {f"linkwire_{role}" for role in _NEEDED}
+_NAMESPACE = "com.docker.stack.namespace"
+"""Docker's own label: `docker stack rm` removes what has it."""
+_STACK = "linkwire.stack"
+_CONSUMERS = "linkwire.consumers"
+_NOTE = b"docker linkwire deploy notes here which services of a stack have links; see docker linkwire check\n"
+
+
+def require_linkwire(docker: Docker) -> None:
+    """Require that the Swarm has a Linkwire agent and controller.
+
+    Where it cannot be asked, nothing is said: the deployment then fails as well, and Docker says why.
+
+    Raises:
+        DockerError: it has not.
+    """
+    try:
+        services = docker.ask(["service", "ls", "--format", "{{.Name}}"], _TIMEOUT).split()
+        roles = set(_NEEDED) if set(services) >= _INSTALLED else _roles(docker, services)
+    except DockerError:
+        return
+    missing = [role for role in _NEEDED if role not in roles]
+    if missing:
+        raise DockerError(
+            f"nothing was deployed: this Swarm has no Linkwire {' and no '.join(missing)}, so nobody would wire these"
+            f" links.\nInstall it first: docker linkwire install --image IMAGE\nTo deploy all the same: --{WITHOUT}"
+        )
+
+
+def _roles(docker: Docker, services: Iterable[str]) -> set[str]:
+    """Return the roles of a Linkwire that was not installed under its usual name."""
+    names = list(services)
+    if not names:
+        return set()
+    form = "{{json .Spec.TaskTemplate.ContainerSpec}}"
+    said = docker.ask(["service", "inspect", "--format", form, *names], _TIMEOUT)
+    try:
+        return {str(((json.loads(line) or {}).get("Labels") or {}).get(ROLE)) for line in said.splitlines() if line}
+    except (AttributeError, ValueError) as error:
+        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
+
+
+def remember(docker: Docker, stack: str, links: Links | None, say: Callable[[str], None]) -> None:
+    """Record which services of a stack are deployed with links; without any, remove the record.
+
+    The deployment is done: what fails here is said and no more.
+    """
+    consumers = ",".join(sorted(links.entries)) if links else ""
+    try:
+        form = f'{{{{.ID}}}} {{{{.Label "{_CONSUMERS}"}}}}'
+        listed = docker.ask(["config", "ls", "--filter", f"label={_STACK}={stack}", "--format", form], _TIMEOUT)
+        noted = [line.partition(" ") for line in listed.splitlines()]
+        if [consumers for _, _, consumers in noted] == ([consumers] if consumers else []):
+            return
+        if noted:
+            docker.ask(["config", "rm", *(identity for identity, _, _ in noted)], _TIMEOUT)
+        if consumers:
+            # Its own name may be too long: a config's has at most 64 characters.
+            name = f"linkwire-{hashlib.sha256(stack.encode()).hexdigest()[:24]}"
+            labels = {_NAMESPACE: stack, _STACK: stack, _CONSUMERS: consumers}
+            flags = [f"--label={label}={value}" for label, value in labels.items()]
+            docker.ask(["config", "create", *flags, name, "-"], _TIMEOUT, stdin=_NOTE)
+    except DockerError as error:
+        say(f"could not record that {stack} has links, so `check` cannot report it if they are dropped: {error}")
+
+
+def forget_all(docker: Docker) -> None:
+    """Remove the notes about all stacks, for when there is no Linkwire any more. Raises DockerError."""
+    listed = docker.ask(["config", "ls", "--quiet", "--filter", f"label={_STACK}"], _TIMEOUT).split()
+    if listed:
+        docker.ask(["config", "rm", *listed], _TIMEOUT)
+
+
+def dropped(docker: Docker, linked: Mapping[str, bool], stack: str | None) -> list[str]:
+    """Return a problem for each stack whose services have lost the links that they were deployed with.
+
+    Args:
+        docker: asked for what `remember` noted.
+        linked: full name of a service -> whether its labels have links now.
+        stack: of this stack alone; None: of all.
+
+    Raises:
+        DockerError: it cannot be asked.
+    """
+    form = f'{{{{.Label "{_STACK}"}}}} {{{{.Label "{_CONSUMERS}"}}}}'
+    listed = docker.ask(["config", "ls", "--filter", f"label={_STACK}", "--format", form], _TIMEOUT)
+    found = []
+    for line in sorted(listed.splitlines()):
+        name, _, consumers = line.partition(" ")
+        if stack is not None and name != stack:
+            continue
+        lost = [service for service in consumers.split(",") if linked.get(f"{name}_{service}") is False]
+        if lost:
+            found.append(
+                printable(
+                    f"stack {name}: {', '.join(lost)} had links and have none now: `docker stack deploy` drops them. "
+                    f"Deploy it by `docker linkwire deploy -c FILE {name}`"
+                )
+            )
+    return found

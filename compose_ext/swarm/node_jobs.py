@@ -1,0 +1,275 @@
+"""Jobs on nodes: a command of the image, run once on every node, which prints one line of JSON.
+
+Each job is a short global service of its own, whose tasks are not restarted; Swarm's own jobs leave their ended
+containers behind (seen in 20.10). The report comes from Docker's log of the task. Where the task could not start,
+as with a wrong image, Swarm's error is the report.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker, printable
+from compose_ext.swarm import queries
+from compose_ext.swarm.installation import STACK
+from compose_ext.swarm.queries import TIMEOUT
+
+CREATE_TIMEOUT = 120.0
+"""Seconds; Docker asks the registry about the image."""
+_LOOK_EVERY = 0.3
+_LOGS_TIMEOUT = 20.0
+_LOG_TRIES = 3
+"""A task's last words may come to Docker's log after its end."""
+_SHOWN = 5
+_CLEARED = 120.0
+_SILENT = 3.0
+"""Seconds that a job may take without a word."""
+ENDED = {"complete", "failed", "rejected", "shutdown", "remove", "orphaned"}
+SOCKET = "type=bind,source=/var/run/docker.sock,target=/var/run/docker.sock"
+_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN", "MKNOD", "SETUID", "SETGID", "SETPCAP")
+"""The agent's."""
+
+_ONCE = (
+    *("--mode=global", "--restart-condition=none", "--detach", "--quiet", "--with-registry-auth"),
+    *("--log-driver=json-file", "--read-only", "--cap-drop=ALL"),
+)
+_BIND_OPTIONS = (
+    "volume-driver=local,volume-opt=type=none,volume-opt=o=bind,volume-opt=device=/var/lib/docker/containers"
+)
+"""As stack.yml has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command to run on every node.
+
+    Attributes:
+        command: of `linkwire-agent`.
+        mounts: besides Docker's socket, as `docker service create --mount` takes them.
+        host: whether it is on the node's own network.
+    """
+
+    command: str
+    mounts: tuple[str, ...] = ()
+    host: bool = False
+
+
+LOOK = Job("look")
+PLACE = Job("place")
+UNWIRE = Job(
+    "unwire",
+    (
+        f"type=volume,source={STACK}_containers,target=/run/linkwire/containers,volume-nocopy,{_BIND_OPTIONS}",
+        "type=bind,source=/run/docker,target=/run/docker,bind-propagation=rslave",
+        "type=bind,source=/proc/sys/net,target=/run/linkwire/sysctl",
+    ),
+    host=True,
+)
+REMOVE = Job("remove")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The outcome of a job on one node.
+
+    Attributes:
+        node: its name.
+        problems: in words; none where all went well.
+        report: what the task said; empty where that is not known.
+    """
+
+    node: str
+    problems: tuple[str, ...]
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run(docker: Docker, job: Job, image: str, seconds: float, say: Callable[[str], None]) -> list[Outcome]:
+    """Run a job on every node that is up and active.
+
+    Args:
+        docker: a manager's.
+        job: what to run.
+        image: of the agent.
+        seconds: until it has to have ended everywhere; an image has to be pulled by every node.
+        say: is told what is waited for.
+
+    Returns:
+        One outcome a node, by name.
+
+    Raises:
+        DockerError: Docker could not make the service.
+    """
+    name = f"{STACK}_{job.command}"
+    nodes = active(docker)
+    with service(docker, name, [*_options(job), image, job.command]):
+        return outcomes(docker, name, nodes, seconds, say)
+
+
+@contextmanager
+def service(docker: Docker, name: str, argv: Sequence[str]) -> Iterator[None]:
+    """Run a global service for the time of a block; its tasks run once, without capabilities but those added.
+
+    Args:
+        docker: a manager's.
+        name: of the service; one that an interrupted run left behind is removed first.
+        argv: more options of `docker service create`, the image, and its arguments.
+
+    Raises:
+        DockerError: Docker could not make the service.
+    """
+    with suppress(DockerError):
+        docker.ask(["service", "rm", name], TIMEOUT)
+    try:
+        docker.ask(["service", "create", f"--name={name}", *_ONCE, *argv], CREATE_TIMEOUT)
+        yield
+    finally:
+        with suppress(DockerError):
+            docker.ask(["service", "rm", name], TIMEOUT)
+
+
+def clear_etcd(
+    docker: Docker, controller: Mapping[str, Any], node: tuple[str, str], say: Callable[[str], None]
+) -> str:
+    """Delete all records in an etcd of the user's own, by a container with what the controllers had.
+
+    Args:
+        docker: a manager's.
+        controller: the controllers' service, as Docker showed it.
+        node: id and name of a manager.
+        say: is told what is waited for.
+
+    Returns:
+        What went wrong, in words; empty where nothing did.
+
+    Raises:
+        DockerError: Docker could not make the service.
+    """
+    name, spec = f"{STACK}_clear", controller["Spec"]["TaskTemplate"]["ContainerSpec"]
+    argv = ["--network=host", f"--constraint=node.id=={node[0]}", "--entrypoint=linkwire-controller"]
+    argv += [f"--env={variable}" for variable in (*(spec.get("Env") or ()), "LINKWIRE_NODE_ID={{.Node.ID}}")]
+    for sort in ("Secret", "Config"):
+        for one in spec.get(f"{sort}s") or ():
+            file = one["File"]
+            mode = f"mode=0{int(file.get('Mode', 0o444)):o}"
+            argv += [f"--{sort.lower()}=source={one[f'{sort}Name']},target={file['Name']},{mode}"]
+    with service(docker, name, [*argv, str(spec["Image"]), "clear"]):
+        return table(outcomes(docker, name, dict([node]), _CLEARED, say))
+
+
+def outcomes(
+    docker: Docker, name: str, nodes: Mapping[str, str], seconds: float, say: Callable[[str], None]
+) -> list[Outcome]:
+    """Wait until a service's tasks on some nodes (id to name) have ended; return outcomes. Raises DockerError."""
+    tasks = wait(docker, name, nodes, seconds, say)
+    said = _said(docker, name, tasks)
+    return [_outcome(node, nodes[node], tasks.get(node), said) for node in sorted(nodes, key=lambda one: nodes[one])]
+
+
+def active(docker: Docker) -> dict[str, str]:
+    """Return the nodes that are up and accept tasks: id to name. Raises DockerError."""
+    lines = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}} {{.Status}} {{.Availability}}"], TIMEOUT)
+    words = [line.split() for line in lines.splitlines()]
+    return {found[0]: found[1] for found in words if found[-2:] == ["Ready", "Active"]}
+
+
+def places(docker: Docker, name: str) -> set[str]:
+    """Return the ids of the nodes that run a service's tasks. Raises DockerError."""
+    return {str(task["NodeID"]) for task in queries.tasks(docker, name) if task.get("NodeID")}
+
+
+def others(docker: Docker) -> list[str]:
+    """Return the nodes that a job does not reach, each with why. Raises DockerError."""
+    lines = docker.ask(["node", "ls", "--format", "{{.Hostname}} {{.Status}} {{.Availability}}"], TIMEOUT)
+    words = [line.split() for line in lines.splitlines()]
+    return [f"{one[0]} ({one[-2].lower()}, {one[-1].lower()})" for one in words if one[-2:] != ["Ready", "Active"]]
+
+
+def _options(job: Job) -> list[str]:
+    argv = [f"--cap-add={capability}" for capability in _CAPABILITIES]
+    argv += [f"--mount={mount}" for mount in (SOCKET, "type=tmpfs,target=/tmp", *job.mounts)]
+    argv += ["--mount=type=tmpfs,target=/run/wireguard", "--entrypoint=linkwire-agent"]
+    argv += ["--network=host", "--env=LINKWIRE_CONTAINERS=/run/linkwire/containers"] if job.host else []
+    return argv
+
+
+def wait(
+    docker: Docker, name: str, nodes: Mapping[str, str], seconds: float, say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Return a service's tasks by node, when all have ended or it has taken too long.
+
+    Args:
+        docker: a manager's.
+        name: of the service.
+        nodes: id to name, of those that must have a task.
+        seconds: until then.
+        say: is told what is waited for.
+
+    Raises:
+        DockerError: Docker does not answer.
+    """
+    deadline = time.monotonic() + seconds
+    told = ""
+    while True:
+        tasks = {str(task.get("NodeID")): task for task in queries.tasks(docker, name)}
+        waiting = [
+            f"{nodes[node]} ({tasks[node]['Status']['State']})" if node in tasks else nodes[node]
+            for node in nodes
+            if node not in tasks or tasks[node]["Status"]["State"] not in ENDED
+        ]
+        if not waiting or time.monotonic() > deadline:
+            return tasks
+        text = f"waiting for {', '.join(sorted(waiting)[:_SHOWN])}" + ("..." if len(waiting) > _SHOWN else "")
+        if text != told and time.monotonic() > deadline - seconds + _SILENT:
+            say(text)
+            told = text
+        time.sleep(_LOOK_EVERY)
+
+
+def _said(docker: Docker, name: str, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the reports that the tasks printed, by node, as far as Docker's logs have them."""
+    ran = {node: task for node, task in tasks.items() if task["Status"]["State"] in {"complete", "failed"}}
+    said: dict[str, Mapping[str, Any]] = {}
+    if len(ran) == len(tasks):
+        said = _lines(docker, name)
+    # Logs of a whole service wait for each node that it ran on; those of one task for that node alone.
+    for node, task in ran.items():
+        for _ in range(_LOG_TRIES if task["Status"]["State"] == "failed" else 0):
+            if node not in said:
+                said |= _lines(docker, str(task["ID"]))
+    return said
+
+
+def _lines(docker: Docker, what: str) -> dict[str, Mapping[str, Any]]:
+    found: dict[str, Mapping[str, Any]] = {}
+    try:
+        text = docker.ask(["service", "logs", "--raw", what], _LOGS_TIMEOUT)
+    except DockerError:
+        return found
+    for line in text.splitlines():
+        with suppress(ValueError):
+            report = json.loads(line)
+            if isinstance(report, dict) and "problems" in report:
+                found[str(report.get("node", ""))] = report
+    return found
+
+
+def _outcome(node: str, name: str, task: Mapping[str, Any] | None, said: Mapping[str, Mapping[str, Any]]) -> Outcome:
+    report = said.get(node, {})
+    if task is None:
+        return Outcome(name, ("Swarm has started no task there",))
+    state, problems = str(task["Status"]["State"]), [str(problem) for problem in report.get("problems", ())]
+    if state == "complete":
+        return Outcome(name, tuple(map(printable, problems)), report)
+    if not problems:
+        error = str(task["Status"].get("Err") or task["Status"].get("Message") or "")
+        problems = [f"{error} (the task is {state})" if error else f"the task is still {state}"]
+    return Outcome(name, tuple(map(printable, problems)), report)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Return the problems, a line each, with the node's name."""
+    return "\n  ".join(f"{outcome.node}: {problem}" for outcome in outcomes for problem in outcome.problems)

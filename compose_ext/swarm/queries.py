@@ -1,0 +1,91 @@
+"""Questions to the Swarm: its services, tasks and nodes, as Docker shows them."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker
+
+TIMEOUT = 30.0
+"""Seconds for one question to Docker."""
+_NO_MANAGER = "not a swarm manager"
+"""In what every version of Docker says of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """A manager of a Swarm, as Docker shows it."""
+
+    node: str
+    """The id of the manager that answers."""
+    cluster: str
+    """Swarm's own id."""
+
+
+def read(text: str) -> Any:  # noqa: ANN401 - Docker's own documents
+    """Decode an answer. Raises DockerError."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise DockerError("docker's answer is not JSON") from None
+
+
+def tasks(docker: Docker, *services: str, wanted: str = "") -> list[dict[str, Any]]:
+    """Return the tasks of services, `wanted` by one of Docker's filters.
+
+    Raises:
+        DockerError: Docker does not answer, or there is no such service.
+    """
+    filters = ["--filter", wanted] if wanted else []
+    ids = docker.ask(["service", "ps", "--quiet", "--no-trunc", *filters, *services], TIMEOUT).split()
+    if not ids:
+        return []
+    try:
+        found: list[dict[str, Any]] = read(docker.ask(["inspect", "--type", "task", *ids], TIMEOUT))
+    except DockerError:  # one of them ended meanwhile
+        return []
+    return found
+
+
+def nodes(docker: Docker) -> list[dict[str, Any]]:
+    """Return all nodes. Raises DockerError."""
+    ids = docker.ask(["node", "ls", "--quiet"], TIMEOUT).split()
+    found: list[dict[str, Any]] = read(docker.ask(["node", "inspect", *ids], TIMEOUT))
+    return found
+
+
+def manager(docker: Docker) -> Manager:
+    """Require that the endpoint is a manager of a Swarm.
+
+    Raises:
+        DockerError: it is no manager, or does not answer; the text names the managers.
+    """
+    info = read(docker.ask(["info", "--format", "{{json .}}"], TIMEOUT))
+    said = info.get("Swarm") or {}
+    if not said and info.get("ServerErrors"):
+        raise DockerError("; ".join(map(str, info["ServerErrors"])))
+    match said.get("LocalNodeState"):
+        case "active":
+            pass
+        case "locked":
+            raise DockerError("this node's Swarm is locked: unlock it first, with `docker swarm unlock`")
+        case _:
+            raise DockerError("this Docker is in no Swarm: make one with `docker swarm init`, or join one")
+    if not said.get("ControlAvailable"):
+        managers = ", ".join(
+            str(peer.get("Addr", "")).rpartition(":")[0] for peer in said.get("RemoteManagers") or []
+        )
+        raise DockerError(f"this node is a worker of its Swarm: ask a manager (at {managers}), with -H or --context")
+    return Manager(str(said["NodeID"]), str((said.get("Cluster") or {}).get("ID", "")))
+
+
+def explained(docker: Docker, error: DockerError) -> DockerError:
+    """Return the same error; where a worker was asked what a manager answers, one that names the managers."""
+    if _NO_MANAGER not in str(error):
+        return error
+    try:
+        manager(docker)
+    except DockerError as better:
+        return better
+    return error
