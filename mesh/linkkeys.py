@@ -70,6 +70,21 @@ def link_key(seed: LinkSeed, cluster: str, name: str, epoch: int) -> LinkKey:
     return LinkKey(HKDF(SHA256(), LinkKey.SIZE, _SEED_SALT, info).derive(seed.raw))
 
 
+def preshared_key(secret: LinkKey, one: PublicKey, other: PublicKey, link: str) -> PresharedKey:
+    """The key of a pair of tasks on one link; the same on both sides.
+
+    Args:
+        secret: the link key's.
+        one: one task's public key.
+        other: the other's.
+        link: the link key's name.
+
+    Raises:
+        Terminal: both public keys are the same.
+    """
+    return combined_key([(link, secret)], one, other)
+
+
 def combined_key(keys: Iterable[tuple[str, LinkKey]], one: PublicKey, other: PublicKey) -> PresharedKey:
     """The key of a pair of tasks whose services share one or more link keys, whoever links to whom.
 

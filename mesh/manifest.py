@@ -1,12 +1,12 @@
-"""The digest of a set of records, by which a reader knows that it has all of them and no other. No I/O here.
+"""Multiset hash of a set of signed records: a reader that knows it misses none and believes no other. No I/O here.
 
-Whoever owns the store can delete a signed record, or not deliver it, and no signature tells. So the writer keeps a
-digest over all (key, generation, value) of a set and signs it with every change; a reader computes it anew.
+The owner of the store can delete a signed record or withhold it, and no signature shows that. So the writer keeps a
+digest over all (key, generation, value) of a set and signs it with every change; a reader computes it itself.
 
 The digest is a multiset hash, MuHash: every entry is hashed to a number modulo a prime and the numbers are multiplied
 (Bellare and Micciancio, "A New Paradigm for Collision-free Hashing: Incrementality at Reduced Cost", EUROCRYPT 1997,
-section 5.2). So an entry is added, or taken out, with one multiplication and whatever the order. As in Bitcoin Core's
-MuHash3072 (crypto/muhash.h) the prime is 2^3072 - 1103717, a safe one, and what is taken out is gathered in a
+section 5.2). So an entry is added, or removed, with one multiplication, in any order. As in Bitcoin Core's
+MuHash3072 (crypto/muhash.h) the prime is 2^3072 - 1103717, a safe one, and what is removed is gathered in a
 denominator, so that the one inversion waits until the digest is asked for. To find two sets of one digest is as hard
 as the discrete logarithm in that group: about 110 bits, since the special number field sieve applies to a prime of
 that form; and, like Ed25519, nothing against a quantum computer, which could forge the signature then.
@@ -31,12 +31,12 @@ _MAX_COUNT = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record in a set. Kept by a reader for each, since taking it out takes all three.
+    """One record in a set. A reader keeps one for each record, since removing it takes all three fields.
 
     Attributes:
         key: relative to the root.
         generation: the one its envelope states.
-        digest: 32 bytes, SHA-256 of the whole value as it lies in the store, signature and all.
+        digest: 32 bytes, SHA-256 of the whole value as it is in the store, signature included.
     """
 
     key: str
@@ -45,11 +45,11 @@ class Entry:
 
     @classmethod
     def of(cls, key: str, generation: int, value: bytes) -> Self:
-        """The entry of a value as it lies in the store."""
+        """Return the entry of a value as it is in the store."""
         return cls(key, generation, hashlib.sha256(value).digest())
 
     def number(self) -> int:
-        """The entry as an element of the group: SHAKE256 (FIPS 202) read as a number.
+        """Return the entry as an element of the group: SHAKE256 (FIPS 202) read as a number.
 
         Raises:
             OverflowError: the generation is negative or has more than 64 bits.
@@ -61,12 +61,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Manifest:
-    """A set of entries, of which only the product is kept. Immutable: every change gives another one.
+    """Product of a multiset of entries, without the entries. Immutable: every change gives another one.
 
-    The same entry added twice is in it twice. Two are equal when their digests are.
+    Two are equal when their digests are.
 
     Attributes:
-        count: how many entries are in it; negative while more were taken out than put in.
+        count: number of entries; negative while more were removed than added.
     """
 
     count: int = 0
@@ -75,33 +75,33 @@ class Manifest:
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Self:
-        """A set of entries."""
+        """Return the product of a set of entries."""
         count, product = 0, 1
         for entry in entries:
             count, product = count + 1, _times(product, entry.number())
         return cls(count, product)
 
     def add(self, entry: Entry) -> Manifest:
-        """With one entry more."""
+        """Return the product with one entry more."""
         return Manifest(self.count + 1, _times(self._numerator, entry.number()), self._denominator)
 
     def remove(self, entry: Entry) -> Manifest:
-        """Without one entry. It is not known whether it was there: if not, nothing will ever match again."""
+        """Return the product without one entry. It is not checked to be there: if not, no digest matches again."""
         return Manifest(self.count - 1, self._numerator, _times(self._denominator, entry.number()))
 
     def digest(self) -> bytes:
-        """32 bytes that stand for the whole set: SHA-256 over the state.
+        """Return 32 bytes that stand for the whole set: SHA-256 over the state.
 
         Raises:
-            ValueError: more entries were taken out than put in.
+            ValueError: more entries were removed than added.
         """
         return hashlib.sha256(framed("linkwire manifest 1", self.state())).digest()
 
     def state(self) -> bytes:
-        """Return the count and the product in 392 bytes, in the one way to write them.
+        """Return the count and the product in 392 bytes, the only encoding.
 
         Raises:
-            ValueError: more entries were taken out than put in.
+            ValueError: more entries were removed than added.
         """
         if not 0 <= self.count <= _MAX_COUNT:
             raise ValueError(f"a set of {self.count} records")

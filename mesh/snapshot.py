@@ -85,8 +85,8 @@ class Snapshot:
         records: key (relative to the root) -> record with the revision of its last change.
         invalid: key -> why the value there is not a record of ours. The key counts as unknown, not as absent.
         unread: key -> the store's revision of its last change, for those.
-        contents: the records that are signed as a set. `verdict.judge` compares them with the manifest.
-        trail: an index of these very records, by the picture that this was taken from.
+        contents: the records that are signed as a set. `verdict.judge` says whether they are what was signed.
+        trail: what the picture that this was made of knows besides; of these very records and none else.
     """
 
     revision: int = 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mesh.errors import Terminal
 from mesh.keys import PublicKey
 from mesh.labels import LinkLabel, check_service_name, key_name
-from mesh.linkkeys import LinkKey, LinkKeys, LinkSeed, PresharedKey, combined_key, link_key
+from mesh.linkkeys import LinkKey, LinkKeys, LinkSeed, PresharedKey, combined_key, link_key, preshared_key
 
 SECRET = LinkKey(bytes(range(32)))
 ONE, TWO, THREE = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))
@@ -81,7 +81,7 @@ def test_it_is_hkdf_over_all_secrets_in_the_order_of_their_names(
 
 def test_the_key_does_not_change_with_a_version() -> None:
     """Two versions of the agent at the two ends of a link must agree."""
-    assert combined_key([("shop_db", SECRET)], ONE, TWO).raw.hex() == KNOWN
+    assert preshared_key(SECRET, ONE, TWO, "shop_db").raw.hex() == KNOWN
     assert combined_key([("shop_db", SECRET)], TWO, ONE).raw.hex() == KNOWN
 
 
@@ -97,7 +97,7 @@ def test_both_ends_derive_the_same(ring: dict[str, LinkKey], one: PublicKey, oth
     assert combined_key(reversed(list(ring.items())), one, other) == key
     assert combined_key([*ring.items(), *ring.items()], one, other) == key, "the same link key, met on both links"
     name, secret = next(iter(ring.items()))
-    assert (combined_key([(name, secret)], one, other) == key) == (len(ring) == 1)
+    assert (preshared_key(secret, one, other, name) == key) == (len(ring) == 1)
 
 
 def test_whoever_links_to_whom() -> None:
@@ -135,14 +135,14 @@ def test_names_that_run_into_each_other_are_told_apart() -> None:
 
 def test_every_pair_has_its_own() -> None:
     tasks = [PublicKey(bytes([number]) * 32) for number in range(20)]
-    keys = {combined_key([("k", SECRET)], one, other) for one in tasks for other in tasks if one < other}
+    keys = {preshared_key(SECRET, one, other, "k") for one in tasks for other in tasks if one < other}
     assert len(keys) == 190
     assert SECRET.raw not in {key.raw for key in keys}
 
 
 def test_what_cannot_be_is_refused_and_no_secret_quoted() -> None:
     with pytest.raises(Terminal, match="these are the same"):
-        combined_key([("k", SECRET)], ONE, ONE)
+        preshared_key(SECRET, ONE, ONE, "k")
     with pytest.raises(Terminal, match="no link key to derive"):
         combined_key([], ONE, TWO)
     with pytest.raises(Terminal, match=r"^the link key 'k' has two secrets$"):
@@ -164,7 +164,7 @@ def test_neither_prints(raw: bytes) -> None:
 
 @pytest.mark.parametrize("give", [pickle.dumps, copy.deepcopy, copy.copy])
 def test_neither_is_pickled(give: Callable[[object], object]) -> None:
-    for secret in (SECRET, combined_key([("k", SECRET)], ONE, TWO)):
+    for secret in (SECRET, preshared_key(SECRET, ONE, TWO, "k")):
         with pytest.raises(TypeError, match="is not pickled"):
             give({"key": secret} if give is not copy.copy else secret)
 

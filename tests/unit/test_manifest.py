@@ -69,6 +69,7 @@ def test_the_prime_is_a_safe_one() -> None:
 def test_it_is_the_product_of_its_entries(records: list[Entry]) -> None:
     state = of(records).state()
     assert state == len(records).to_bytes(8, "big") + by_definition(records).to_bytes(384, "big")
+    assert len(state) == 392
     digest = hashlib.sha256((19).to_bytes(8, "big") + b"linkwire manifest 1" + (392).to_bytes(8, "big") + state)
     assert of(records).digest() == digest.digest()
 
