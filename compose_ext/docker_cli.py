@@ -103,7 +103,7 @@ class Docker:
             environment: variables besides our own.
 
         Raises:
-            DockerError: the program cannot be run, fails, or takes longer; the text says what docker said.
+            DockerError: the program cannot be run, fails, or takes longer; the text is docker's own.
         """
         command = [self.program, *self.flags, *arguments]
         source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
@@ -116,8 +116,8 @@ class Docker:
                 process.communicate()
                 raise DockerError(f"docker did not answer within {timeout:g} s") from None
         if process.returncode:
-            said = printable(error.decode("utf-8", "replace").strip()[:_LONGEST_ERROR])
-            raise DockerError(said or f"docker failed with exit code {process.returncode}")
+            reason = printable(error.decode("utf-8", "replace").strip()[:_LONGEST_ERROR])
+            raise DockerError(reason or f"docker failed with exit code {process.returncode}")
         return out.decode("utf-8", "replace")
 
 
@@ -203,13 +203,13 @@ def _signals_held() -> Iterator[None]:
     """Hold signals back while a process starts: one that ended us then would leave the process behind."""
     caught: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    held = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
-    for held_back in held:
-        signal.signal(held_back, lambda arrived, _frame: caught.append(arrived))
+    handlers = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    for held in handlers:
+        signal.signal(held, lambda arrived, _frame: caught.append(arrived))
     try:
         yield
     finally:
-        for number, handler in held.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
         for arrived in caught:
             signal.raise_signal(arrived)

@@ -18,7 +18,7 @@ _HELP_WORD = "help"
 _DOCKER_FLAGS = "compose_ext.docker_flags"
 """Key of a context's shared memory."""
 _OFF = "--no-"
-"""How click is told that a switch is off; users write `--name=false`."""
+"""Prefix by which click knows that a switch is off; users write `--name=false`."""
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 """A decorator that gives a command one more flag or argument."""

@@ -51,7 +51,7 @@ def check(docker: Docker, named: Named, stack: str | None, *, as_json: bool) -> 
         as_json: say it for machines.
 
     Raises:
-        BadFilesError: there are errors, which the user has been told.
+        BadFilesError: there are errors, which have been printed.
         UsageError: no file is named, or no good stack.
     """
     stack = stack_name(stack) if stack is not None else None
@@ -112,15 +112,15 @@ def _ask_docker(docker: Docker, files: Files, report: Report) -> bool:
     return True
 
 
-def _located(said: str, documents: Sequence[Document]) -> Problem:
+def _located(refusal: str, documents: Sequence[Document]) -> Problem:
     """Return Docker's refusal with the place of the key that it names, if there is one; the last file wins."""
     report = Report()
-    path = _PATH.search(said)
-    additional = _ADDITIONAL.search(said)
+    path = _PATH.search(refusal)
+    additional = _ADDITIONAL.search(refusal)
     keys = [key for key in path.groups() if key] if path else []
-    if additional and (keys or said.startswith(_ROOT)):
+    if additional and (keys or refusal.startswith(_ROOT)):
         keys.append(additional[1])
-    message = f"Docker refuses this: {said}"
+    message = f"Docker refuses this: {refusal}"
     for document in reversed(documents):
         cursor, depth = Cursor(Context(report, {}), document.file, document.root), 0
         while depth < len(keys) and (inner := cursor.get(keys[depth])):

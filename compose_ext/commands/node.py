@@ -119,16 +119,18 @@ def _asked(docker: Docker, node: SwarmMember) -> str:
     return statement.fingerprint
 
 
-def _state(node: SwarmMember, said: Statement | None) -> tuple[str, str]:
-    if said is None:
+def _state(node: SwarmMember, statement: Statement | None) -> tuple[str, str]:
+    if statement is None:
         return "-", "no agent has reported its keys (yet)"
-    approved = node.approved == said.fingerprint
-    if said.unproven is None or approved:
-        waits = "" if said.accepted else "the controller has not accepted its keys (yet): see the controller's log"
-        return ("approved" if said.unproven else "proven"), waits
+    approved = node.approved == statement.fingerprint
+    if statement.unproven is None or approved:
+        waits = (
+            "" if statement.accepted else "the controller has not accepted its keys (yet): see the controller's log"
+        )
+        return ("approved" if statement.unproven else "proven"), waits
     other = f"; the label {LABEL} approves other keys" if node.approved else ""
-    kept = ". What it has stays, and nothing new is sealed to it" if said.accepted else ""
-    return "unproven", f"{said.unproven}{other}{kept}"
+    kept = ". What it has stays, and nothing new is sealed to it" if statement.accepted else ""
+    return "unproven", f"{statement.unproven}{other}{kept}"
 
 
 def _statements(docker: Docker) -> dict[str, Statement]:

@@ -22,13 +22,13 @@ def rotate(docker: Docker, keys: Iterable[str], *, every: bool, say: Callable[[s
     """Request new secrets for some keys. The controller makes them when the nodes that have the keys are up.
 
     Tasks are not restarted by it: the label is the service's and not its containers'. It asks for all keys of that
-    service's links, which may be more than were named; what is said tells.
+    service's links, which may be more than were named; the progress names them.
 
     Args:
         docker: of a manager.
         keys: full names, as `docker linkwire ps` shows them; a link's own is CONSUMER:PROVIDER.
         every: all keys of all links.
-        say: told what was asked for.
+        say: prints a line of progress.
 
     Raises:
         UsageError: no key is named, or one that no link has.

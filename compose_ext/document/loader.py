@@ -178,8 +178,8 @@ def _syntax(error: yaml.MarkedYAMLError, text: str, line: int, column: int) -> s
     lines = text.splitlines()
     if line <= len(lines) and lines[line - 1][column - 1 : column] == "\t":
         return "a tab stands where YAML wants spaces"
-    said = ", ".join(part for part in (error.context, error.problem) if part)
-    return f"this is not YAML: {said}"
+    reason = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"this is not YAML: {reason}"
 
 
 def _end(file: str, before: str) -> Place:

@@ -33,7 +33,7 @@ def install(
         given: fields of `options.Options`, and `external_etcd.ETCD_FILES`, as far as the user gives them.
         with_gate: put the start gate into every node's Docker.
         detach: do not wait until everything runs.
-        say: is told what is done.
+        say: prints a line of progress.
 
     Raises:
         UsageError: a flag is wrong.
@@ -94,10 +94,10 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
         yes: do not ask.
         keep: leave all but the stack for another install.
         image: of the containers that clean up, for where the stack is gone already.
-        say: is told what is done.
+        say: prints a line of progress.
 
     Raises:
-        UsageError: nobody said yes.
+        UsageError: not confirmed.
         DockerError: Docker failed; run again.
     """
     swarm = queries.manager(docker)

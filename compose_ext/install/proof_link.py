@@ -35,7 +35,7 @@ def prove(docker: Docker, image: str, say: Callable[[str], None]) -> list[node_j
     Args:
         docker: a manager's.
         image: of the agent.
-        say: is told what is waited for.
+        say: prints a line of progress.
 
     Returns:
         An outcome a node, by name. Nothing of the stack is left.
@@ -101,7 +101,7 @@ def _compose(image: str, nodes: Sequence[str]) -> str:
     if len(nodes) > MOST:
         spread, expected = {"replicas": MOST, "placement": {"max_replicas_per_node": 1}}, MOST
     where = {"LINKWIRE_NODE": "{{.Node.Hostname}}", "LINKWIRE_NODE_ID": "{{.Node.ID}}"}
-    told = {"LINKWIRE_NODES": json.dumps(expected), "LINKWIRE_SECONDS": f"{SECONDS:g}"}
+    settings = {"LINKWIRE_NODES": json.dumps(expected), "LINKWIRE_SECONDS": f"{SECONDS:g}"}
     common: dict[str, Any] = {"image": image.replace("$", "$$"), "read_only": True, "cap_drop": ["ALL"]}
     common["networks"] = [_BRIDGE]  # nothing but the link is to be proven
     answering = common | {
@@ -112,7 +112,7 @@ def _compose(image: str, nodes: Sequence[str]) -> str:
     }
     asking = common | {
         "entrypoint": ["linkwire-agent", "ask"],
-        "environment": where | told,
+        "environment": where | settings,
         "links": ["answer"],
         "deploy": spread | {"restart_policy": {"condition": "none"}},
     }

@@ -21,7 +21,7 @@ from compose_ext.swarm import agent_answer, installation, queries
 from mesh.envelope import VerifyKey
 
 SIGNED_WITHIN = 60
-"""Seconds for the controller to sign everything anew that it can."""
+"""Seconds for the controller to re-sign all records that it can."""
 SOON = dt.timedelta(days=30)
 """Before the end, `--check` and `install` say so."""
 
@@ -68,7 +68,7 @@ def renew(docker: Docker, *, signing_key: bool, drop_old: bool, say: Callable[[s
         docker: a manager's.
         signing_key: renew that instead of the certificates.
         drop_old: end trust in the old authority at once.
-        say: is told what is done.
+        say: prints a line of progress.
 
     Raises:
         DockerError: Docker failed or a step did not come to its end; run again, it goes on there.
@@ -136,7 +136,7 @@ def _signing_key(renewal: _Renewal) -> None:
 def _wait_signed(renewal: _Renewal, newest: DockerSecret) -> None:
     """Wait until every record is signed with the new key, so that a reader who trusts only that one misses none."""
     wanted = VerifyKey.parse(newest.labels.get(seeds.VERIFY_LABEL, "")).id.hex()
-    # A resting address is not written anew: its lease would be lost. Its signature goes when its rest ends.
+    # A resting address is not rewritten: its lease would be lost. Its signature goes when its rest ends.
     within = SIGNED_WITHIN + int(renewal.target.options.address_rest)
     deadline = time.monotonic() + within
     renewal.say(f"waiting until every record is signed with it: as long as freed addresses rest, at most {within} s")

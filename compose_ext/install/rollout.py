@@ -49,14 +49,14 @@ def wait(docker: Docker, seconds: float, say: Callable[[str], None], *, settle: 
     Args:
         docker: a manager's.
         seconds: it may take.
-        say: is told what is waited for.
+        say: prints a line of progress.
         settle: also until Swarm has watched the new tasks for as long as it may still take them back.
 
     Raises:
         DockerError: it took longer, or Swarm took it back; with what the tasks say.
     """
     deadline = time.monotonic() + seconds
-    told = ""
+    last = ""
     while waiting := unsettled(docker, settle=settle):
         if time.monotonic() > deadline:
             raise DockerError(
@@ -65,8 +65,8 @@ def wait(docker: Docker, seconds: float, say: Callable[[str], None], *, settle: 
                 + "\nSee `docker service ps --no-trunc linkwire_agent` , `docker service logs linkwire_controller`; "
                 "`docker linkwire install` may be run again"
             )
-        if told != (told := waiting[0]):
-            say(f"waiting: {told}")
+        if last != (last := waiting[0]):
+            say(f"waiting: {last}")
         time.sleep(LOOK_EVERY)
 
 

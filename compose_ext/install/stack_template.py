@@ -20,7 +20,7 @@ class Release:
 
     Attributes:
         options: the user's.
-        endpoints: of etcd, as controller and agent are told.
+        endpoints: of etcd, for controller and agent.
         mounted: variable, such as LINKWIRE_LINK_SEED_NAME, to Docker's name.
         installation: id of it.
     """

@@ -25,10 +25,10 @@ class Target:
 
     Attributes:
         options: the user's.
-        endpoints: of etcd, as controller and agent are told.
+        endpoints: of etcd, for controller and agent.
         seeds: signing and link seed, verify keys.
         tls: certificates of the etcd that we bring.
-        own: those of the user's own etcd. Neither where that is spoken to in clear.
+        own: those of the user's own etcd. Neither for plaintext http://.
     """
 
     options: Options

@@ -8,7 +8,7 @@ from mesh.ports import PortRange
 
 EXTENSION = "x-wireguard"
 Gate = Literal["auto", "true", "false", "ready"]
-"""When a linked service's tasks start: `auto`, held until wired where the node has the gate; `true`, likewise,
+"""When a linked service's tasks start: `auto`, held until wired where the node has the gate; `true`, the same,
 and only placed there; `false`, at once; `ready`, held until each of its providers is ready as well."""
 DEFAULT = "default"
 """The network of services that name none."""
@@ -56,9 +56,9 @@ class Service:
     options: dict[str, LinkOptions] = field(default_factory=dict)
     expose: list[PortRange] = field(default_factory=list)
     strict: bool | None = None
-    """None: not said."""
+    """None: not given."""
     gate: Gate | None = None
-    """None: not said, which is `auto`."""
+    """None: not given, which is `auto`."""
     gate_place: Place | None = None
     healthy: dict[str, Place] = field(default_factory=dict)
     """Services that `depends_on` wants healthy before this one starts."""

@@ -25,7 +25,7 @@ _IGNORED = {
     "userns_mode": "",
 }
 """Key of a service -> what to do instead (docker/cli cli/compose/types/types.go, UnsupportedProperties, and
-depends_on, which no word is said of). `network_mode` and links have warnings of their own."""
+depends_on, which it passes over). `network_mode` and links have warnings of their own."""
 
 
 def report_ignored(documents: Sequence[Document], report: Report, *, linkwires: bool) -> None:

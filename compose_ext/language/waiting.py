@@ -49,7 +49,7 @@ def _contradictions(service: Service) -> Iterator[Problem]:
 
 
 def _place(service: Service, entry: LinkEntry) -> Place | None:
-    """Where it is said of one link that its provider must be ready; None: nowhere."""
+    """Return where one link requires a ready provider; None: nowhere."""
     options = service.options.get(entry.provider)
     if options is not None and options.ready is not None:
         return options.ready
@@ -57,7 +57,7 @@ def _place(service: Service, entry: LinkEntry) -> Place | None:
 
 
 def _circles(waits: Mapping[str, Mapping[str, Place]]) -> Iterator[list[str]]:
-    """One circle of each set of services that wait for each other; each begins where the files have it first."""
+    """Yield one circle of each set of services that wait for each other; it begins at the first in the files."""
     done: set[str] = set()
     for start in waits:
         path: list[str] = []

@@ -71,7 +71,7 @@ def ensure(
         secrets: of the Swarm.
         given: `ETCD_FILES` with their paths, as far as the user names them.
         in_use: names that the services mount.
-        say: told what the user should know.
+        say: prints a line of progress.
 
     Raises:
         UsageError: a file will not do, or is missing.
@@ -85,11 +85,13 @@ def ensure(
             "certificates etcd may show, and what controllers show to it"
         )
     shown = (
-        _held_secret(secrets, CONTROLLER_KEY, controller) if controller else _current(secrets, CONTROLLER_KEY, in_use)
+        _stored_secret(secrets, CONTROLLER_KEY, controller)
+        if controller
+        else _current(secrets, CONTROLLER_KEY, in_use)
     )
     agents = shown
     if agent:
-        agents = _held_secret(secrets, AGENT_KEY, agent)
+        agents = _stored_secret(secrets, AGENT_KEY, agent)
     elif secrets.all(AGENT_KEY):
         agents = _current(secrets, AGENT_KEY, in_use)
     else:
@@ -97,7 +99,7 @@ def ensure(
             "agents show the controllers' certificate: root on any node can write to etcd what controllers write. "
             "Nobody believes it, but give --etcd-agent-cert and --etcd-agent-key, of a user who may do less"
         )
-    return ExternalEtcd(_held_config(secrets, ca) if ca else _current(secrets, CA, in_use), shown, agents)
+    return ExternalEtcd(_stored_config(secrets, ca) if ca else _current(secrets, CA, in_use), shown, agents)
 
 
 def _authorities(given: Mapping[str, str]) -> bytes:
@@ -148,12 +150,12 @@ def _blocks(path: str, flag: str, kind: bytes) -> bytes:
         raise UsageError(str(error)) from None
 
 
-def _held_config(secrets: DockerSecrets, content: bytes) -> DockerSecret:
+def _stored_config(secrets: DockerSecrets, content: bytes) -> DockerSecret:
     same = (secret for secret in secrets.all(CA) if secret.content == content)
     return next(same, None) or secrets.make(CONFIG, CA, secrets.next_number(CA), content)
 
 
-def _held_secret(secrets: DockerSecrets, kind: str, pair: Pair) -> DockerSecret:
+def _stored_secret(secrets: DockerSecrets, kind: str, pair: Pair) -> DockerSecret:
     labels = pair.labels()
     same = (secret for secret in secrets.all(kind) if secret.labels.get(FINGERPRINT) == labels[FINGERPRINT])
     return next(same, None) or secrets.make(SECRET, kind, secrets.next_number(kind), pair.pem, labels)

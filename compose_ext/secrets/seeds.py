@@ -51,7 +51,7 @@ def ensure(secrets: DockerSecrets, cluster: str, in_use: frozenset[str], say: Ca
         secrets: of the Swarm.
         cluster: Swarm's id: a signature holds in one cluster.
         in_use: names that the running controllers mount.
-        say: told what the user should know.
+        say: prints a line of progress.
 
     Raises:
         DockerError: Docker failed.
@@ -65,7 +65,7 @@ def ensure(secrets: DockerSecrets, cluster: str, in_use: frozenset[str], say: Ca
     ]
     if any(secret.kind in {SIGNING, LINK} for secret in useless):
         gone = "seed of the link keys" if signing else "signing seed"
-        say(f"the {gone} is gone, and Docker gives none back: all keys are made anew, and every link gets new ones")
+        say(f"the {gone} is gone, and cannot be read back: all keys are replaced, and every link gets new ones")
     signing = new_signing(secrets)
     labels = {INSTALLATION_LABEL: installation_of(signing)}
     seeds = Seeds(

@@ -73,7 +73,7 @@ def run(
         docker: a manager's.
         action: `install`, `remove` or `status`.
         names: of nodes, as for `docker node`; none: all.
-        say: is told what was done on each.
+        say: prints a line of progress.
         options: of linkwire-gate.
 
     Raises:
@@ -159,8 +159,8 @@ def notes(docker: Docker, stack: str | None) -> list[str]:
     """
     ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
     services = queries.read(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else []
-    held = {str(one["ID"]): str(one["Spec"]["Name"]) for one in services if _waits(one, stack)}
-    if not held:
+    gated = {str(one["ID"]): str(one["Spec"]["Name"]) for one in services if _waits(one, stack)}
+    if not gated:
         return []
     raw = queries.nodes(docker)
     open_nodes = {
@@ -169,9 +169,9 @@ def notes(docker: Docker, stack: str | None) -> list[str]:
         if (one["Spec"].get("Labels") or {}).get(LABEL) != "true"
     }
     found: dict[str, set[str]] = {}
-    for task in queries.tasks(docker, *held):
+    for task in queries.tasks(docker, *gated):
         if str(task.get("NodeID")) in open_nodes and task["Status"]["State"] == "running":
-            found.setdefault(str(task["NodeID"]), set()).add(held[str(task["ServiceID"])])
+            found.setdefault(str(task["NodeID"]), set()).add(gated[str(task["ServiceID"])])
     if not found:
         return []
     nodes = sorted(open_nodes[node] for node in found)

@@ -31,7 +31,7 @@ _NOTE = b"docker linkwire deploy notes here which services of a stack have links
 def require_linkwire(docker: Docker) -> None:
     """Require that the Swarm has a Linkwire agent and controller.
 
-    Where it cannot be asked, nothing is said: the deployment then fails as well, and Docker says why.
+    Where it cannot be asked, it passes: the deployment then fails as well, with Docker's error.
 
     Raises:
         DockerError: it has not.
@@ -55,9 +55,9 @@ def _roles(docker: Docker, services: Iterable[str]) -> set[str]:
     if not names:
         return set()
     form = "{{json .Spec.TaskTemplate.ContainerSpec}}"
-    said = docker.ask(["service", "inspect", "--format", form, *names], _TIMEOUT)
+    specs = docker.ask(["service", "inspect", "--format", form, *names], _TIMEOUT)
     try:
-        return {str(((json.loads(line) or {}).get("Labels") or {}).get(ROLE)) for line in said.splitlines() if line}
+        return {str(((json.loads(line) or {}).get("Labels") or {}).get(ROLE)) for line in specs.splitlines() if line}
     except (AttributeError, ValueError) as error:
         raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
 
@@ -65,7 +65,7 @@ def _roles(docker: Docker, services: Iterable[str]) -> set[str]:
 def remember(docker: Docker, stack: str, links: Links | None, say: Callable[[str], None]) -> None:
     """Record which services of a stack are deployed with links; without any, remove the record.
 
-    The deployment is done: what fails here is said and no more.
+    The deployment is done: a failure here is only reported.
     """
     consumers = ",".join(sorted(links.entries)) if links else ""
     try:

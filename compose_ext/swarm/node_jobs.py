@@ -79,7 +79,7 @@ class Outcome:
     Attributes:
         node: its name.
         problems: in words; none where all went well.
-        report: what the task said; empty where that is not known.
+        report: printed by the task; empty where there is none.
     """
 
     node: str
@@ -95,7 +95,7 @@ def run(docker: Docker, job: Job, image: str, seconds: float, say: Callable[[str
         job: what to run.
         image: of the agent.
         seconds: until it has to have ended everywhere; an image has to be pulled by every node.
-        say: is told what is waited for.
+        say: prints a line of progress.
 
     Returns:
         One outcome a node, by name.
@@ -140,7 +140,7 @@ def clear_etcd(
         docker: a manager's.
         controller: the controllers' service, as Docker showed it.
         node: id and name of a manager.
-        say: is told what is waited for.
+        say: prints a line of progress.
 
     Returns:
         What went wrong, in words; empty where nothing did.
@@ -165,8 +165,10 @@ def outcomes(
 ) -> list[Outcome]:
     """Wait until a service's tasks on some nodes (id to name) have ended; return outcomes. Raises DockerError."""
     tasks = wait(docker, name, nodes, seconds, say)
-    said = _said(docker, name, tasks)
-    return [_outcome(node, nodes[node], tasks.get(node), said) for node in sorted(nodes, key=lambda one: nodes[one])]
+    reports = _reports(docker, name, tasks)
+    return [
+        _outcome(node, nodes[node], tasks.get(node), reports) for node in sorted(nodes, key=lambda one: nodes[one])
+    ]
 
 
 def active(docker: Docker) -> dict[str, str]:
@@ -206,13 +208,13 @@ def wait(
         name: of the service.
         nodes: id to name, of those that must have a task.
         seconds: until then.
-        say: is told what is waited for.
+        say: prints a line of progress.
 
     Raises:
         DockerError: Docker does not answer.
     """
     deadline = time.monotonic() + seconds
-    told = ""
+    last = ""
     while True:
         tasks = {str(task.get("NodeID")): task for task in queries.tasks(docker, name)}
         waiting = [
@@ -223,24 +225,24 @@ def wait(
         if not waiting or time.monotonic() > deadline:
             return tasks
         text = f"waiting for {', '.join(sorted(waiting)[:_SHOWN])}" + ("..." if len(waiting) > _SHOWN else "")
-        if text != told and time.monotonic() > deadline - seconds + _SILENT:
+        if text != last and time.monotonic() > deadline - seconds + _SILENT:
             say(text)
-            told = text
+            last = text
         time.sleep(_LOOK_EVERY)
 
 
-def _said(docker: Docker, name: str, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def _reports(docker: Docker, name: str, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Return the reports that the tasks printed, by node, as far as Docker's logs have them."""
     ran = {node: task for node, task in tasks.items() if task["Status"]["State"] in {"complete", "failed"}}
-    said: dict[str, Mapping[str, Any]] = {}
+    reports: dict[str, Mapping[str, Any]] = {}
     if len(ran) == len(tasks):
-        said = _lines(docker, name)
+        reports = _lines(docker, name)
     # Logs of a whole service wait for each node that it ran on; those of one task for that node alone.
     for node, task in ran.items():
         for _ in range(_LOG_TRIES if task["Status"]["State"] == "failed" else 0):
-            if node not in said:
-                said |= _lines(docker, str(task["ID"]))
-    return said
+            if node not in reports:
+                reports |= _lines(docker, str(task["ID"]))
+    return reports
 
 
 def _lines(docker: Docker, what: str) -> dict[str, Mapping[str, Any]]:
@@ -257,8 +259,10 @@ def _lines(docker: Docker, what: str) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _outcome(node: str, name: str, task: Mapping[str, Any] | None, said: Mapping[str, Mapping[str, Any]]) -> Outcome:
-    report = said.get(node, {})
+def _outcome(
+    node: str, name: str, task: Mapping[str, Any] | None, reports: Mapping[str, Mapping[str, Any]]
+) -> Outcome:
+    report = reports.get(node, {})
     if task is None:
         return Outcome(name, ("Swarm has started no task there",))
     state, problems = str(task["Status"]["State"]), [str(problem) for problem in report.get("problems", ())]

@@ -62,22 +62,22 @@ def manager(docker: Docker) -> Manager:
         DockerError: it is no manager, or does not answer; the text names the managers.
     """
     info = read(docker.ask(["info", "--format", "{{json .}}"], TIMEOUT))
-    said = info.get("Swarm") or {}
-    if not said and info.get("ServerErrors"):
+    state = info.get("Swarm") or {}
+    if not state and info.get("ServerErrors"):
         raise DockerError("; ".join(map(str, info["ServerErrors"])))
-    match said.get("LocalNodeState"):
+    match state.get("LocalNodeState"):
         case "active":
             pass
         case "locked":
             raise DockerError("this node's Swarm is locked: unlock it first, with `docker swarm unlock`")
         case _:
             raise DockerError("this Docker is in no Swarm: make one with `docker swarm init`, or join one")
-    if not said.get("ControlAvailable"):
+    if not state.get("ControlAvailable"):
         managers = ", ".join(
-            str(peer.get("Addr", "")).rpartition(":")[0] for peer in said.get("RemoteManagers") or []
+            str(peer.get("Addr", "")).rpartition(":")[0] for peer in state.get("RemoteManagers") or []
         )
         raise DockerError(f"this node is a worker of its Swarm: ask a manager (at {managers}), with -H or --context")
-    return Manager(str(said["NodeID"]), str((said.get("Cluster") or {}).get("ID", "")))
+    return Manager(str(state["NodeID"]), str((state.get("Cluster") or {}).get("ID", "")))
 
 
 def explained(docker: Docker, error: DockerError) -> DockerError:
