@@ -94,5 +94,5 @@ def test_the_first_thread_keeps_its_rights() -> None:
 
 def test_a_processor_whose_calls_are_not_known_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "m68k")
-    with pytest.raises(Terminal, match=r"cannot set a thread.s user on this processor: m68k"):
+    with pytest.raises(Terminal, match="cannot set a thread's user on this processor: m68k"):
         in_scratch_netns(lambda: rights.give_up(rights.NET_ADMIN))
