@@ -14,29 +14,33 @@ from importlib import metadata
 
 import structlog
 
-from agent import installation, node_jobs, preflight, proof_link, settings, wireguard
-from agent.clock import WatchedClock
-from agent.containers import Containers
+from agent import settings
+from agent.containers.docker_client import Containers
 from agent.desired_state import DesiredState
-from agent.identity import Identity
-from agent.inspect import inspect, signers
-from agent.keyfile import load_or_make_node_key
+from agent.firewall import preflight
+from agent.firewall.node_table import NodeTable
+from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.loop import Agent
-from agent.metrics import Metrics, serve
-from agent.netns import OWN_NETNS, TaskNetns
-from agent.node_record import node_record
-from agent.node_reports import NodeReports
-from agent.node_table import NodeTable
-from agent.nodes import believed, nodes
-from agent.supervise import supervise
-from agent.trust import Trust, remembered
-from mesh import log as logging
-from mesh import memory
+from agent.node_gate import node_jobs, proof_link
+from agent.reporting.link_status import inspect, signers
+from agent.reporting.metrics import Metrics, serve
+from agent.reporting.node_record import node_record
+from agent.reporting.node_reports import NodeReports
+from agent.reporting.node_status import believed, nodes
+from agent.state import installation
+from agent.state.clock import WatchedClock
+from agent.state.key_file import load_or_make_node_key
+from agent.state.node_identity import Identity
+from agent.state.verified_state import VerifiedState, remembered
+from agent.supervisor import supervise
+from agent.wireguard.backend import probe
 from mesh.errors import LinkwireError, Retryable
-from mesh.keyfiles import read_verify_keys
-from mesh.node_view import with_devices
-from mesh.seal import Sealer
-from mesh.store import Store
+from mesh.identity.key_files import read_verify_keys
+from mesh.integrity.record_signing import RecordSigner
+from mesh.model.device_readings import with_devices
+from mesh.process import hardening
+from mesh.process import log_setup as logging
+from mesh.store.client import Store
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +50,7 @@ OPEN_FILES = 65_536
 
 def main() -> None:
     """Run the command; exit 1 on an error that no retry can mend."""
-    memory.protect()
+    hardening.protect()
     options = settings.parse(sys.argv[1:])
     _allow_open_files()
     logging.configure(options.log_level)
@@ -75,7 +79,7 @@ def _allow_open_files() -> None:
 
 def _inspect(options: settings.Settings) -> None:
     keyring = read_verify_keys(options.verify_keys)
-    store = Store(options.etcd, Sealer.reader(keyring), tls=options.tls)
+    store = Store(options.etcd, RecordSigner.reader(keyring), tls=options.tls)
     root = options.certificates / "swarm-root-ca.crt"
     try:
         snapshot = store.load(("",))
@@ -93,7 +97,7 @@ def _run(options: settings.Settings) -> None:
     stopped = threading.Event()
     keyring = read_verify_keys(options.verify_keys)
     key = load_or_make_node_key(options.state)
-    backend = wireguard.probe()
+    backend = probe()
     answers_dns = preflight.require()
     node_jobs.require_places(options.docker, options.containers)
     containers = Containers(options.docker, folder=options.containers)
@@ -108,12 +112,12 @@ def _run(options: settings.Settings) -> None:
             time.sleep(RETRY_S)
     identity = Identity(options.state, options.certificates, keyring.cluster, here.id, key.public)
     node = node_record(here, identity, backend, (options.first_port, options.last_port), options.address, version)
-    store = Store(options.etcd, Sealer.agent(keyring, identity.key), tls=options.tls)
+    store = Store(options.etcd, RecordSigner.agent(keyring, identity.key), tls=options.tls)
     metrics = Metrics(version, backend.name)
     if options.metrics is not None:
         serve(metrics, options.metrics)
     installation.bind(options.state, options.installation, keyring)
-    trust = Trust(options.state)
+    trust = VerifiedState(options.state)
     trust.recover(store.opened)
     desired = DesiredState(node.id, key, trust, backend)
     reports = NodeReports(node, identity, metrics, WatchedClock(options.state))

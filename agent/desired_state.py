@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from agent import sysctl
-from agent.linkkeys import HeldLinkKeys
-from agent.path_mtu import PathMtu
-from agent.tasks import TaskState
-from agent.trust import Trust
-from agent.wireguard import Backend
-from mesh import keyspace
-from mesh.apart import Here
-from mesh.desired import desired
+from agent.interface.path_mtu import PathMtu
+from agent.interface.task import TaskState
+from agent.linux import sysctl
+from agent.state.link_keys import HeldLinkKeys
+from agent.state.verified_state import VerifiedState
+from agent.wireguard.backend import Backend
+from mesh.crypto.hpke import NodeKey
+from mesh.crypto.keys import PrivateKey
 from mesh.errors import Terminal
-from mesh.graph import Graph, index, reindex
-from mesh.hybrid import NodeKey
-from mesh.keys import PrivateKey
-from mesh.records import Endpoint, SealedKey
-from mesh.sealing import open_key
-from mesh.snapshot import Snapshot
-from mesh.wgtypes import InterfaceConfig
+from mesh.integrity.sealed_keys import open_key
+from mesh.model import keyspace
+from mesh.model.records import Endpoint, SealedKey
+from mesh.model.snapshot import Snapshot
+from mesh.topology.desired import desired
+from mesh.topology.isolation import LocalNetworks
+from mesh.topology.link_graph import LinkGraph, index, reindex
+from mesh.topology.wgtypes import InterfaceConfig
 
 
 class DesiredState:
@@ -34,7 +34,7 @@ class DesiredState:
         graph: their index.
     """
 
-    def __init__(self, node: str, key: NodeKey, trust: Trust, backend: Backend) -> None:
+    def __init__(self, node: str, key: NodeKey, trust: VerifiedState, backend: Backend) -> None:
         """Act on nothing yet. `node` is this node's id, `key` its sealing key."""
         self._node = node
         self._key = key
@@ -46,7 +46,7 @@ class DesiredState:
         self._shown = Snapshot()
         self.trust = trust
         self.verified = Snapshot()
-        self.graph: Graph = index(self.verified)
+        self.graph: LinkGraph = index(self.verified)
 
     @property
     def is_whole(self) -> bool:
@@ -70,7 +70,7 @@ class DesiredState:
         for key in [key for key in self._task_keys if key[0] == task]:
             self._link_keys.held.drop_stale(self._task_keys.pop(key).public, ())
 
-    def interface(self, state: TaskState, endpoint: Endpoint, here: Here) -> InterfaceConfig | None:
+    def interface(self, state: TaskState, endpoint: Endpoint, here: LocalNetworks) -> InterfaceConfig | None:
         """Derive a task's interface; None while something that it rests on is missing.
 
         Raises:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from mesh.errors import Retryable, Terminal
 
 
-class PortTaken(Terminal):
+class PortTakenError(Terminal):
     """The UDP port is in use on the node: the device needs another one."""
 
 
-class RouteClash(Terminal):
+class RouteClashError(Terminal):
     """A network of the mesh overlaps a route that the task already has; the text names the route."""
 
 
-class HostsFileMissing(Retryable):
+class HostsFileMissingError(Retryable):
     """The container's hosts file is not there: not made yet, or gone with the container."""

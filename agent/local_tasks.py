@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from agent import gate
+from agent.containers import start_gate
+from agent.containers.watcher import LocalContainers
 from agent.dns.responder import Responder
 from agent.dns.task_dns import TaskDns
-from agent.tasks import TaskState
-from agent.watch import Local
-from mesh.apart import Here
+from agent.interface.task import TaskState
+from mesh.topology.isolation import LocalNetworks
 
 
 class LocalTasks:
@@ -26,13 +26,13 @@ class LocalTasks:
         self._responder = responder
         self._ended: list[TaskState] = []
         self.by_container: dict[str, TaskState] = {}
-        self.here = Here({}, ())
+        self.here = LocalNetworks({}, ())
         self.lists = 0
 
     def __iter__(self) -> Iterator[TaskState]:
         return iter(self.by_container.values())
 
-    def update(self, local: Local) -> Mapping[str, TaskState]:
+    def update(self, local: LocalContainers) -> Mapping[str, TaskState]:
         """Take over what is known of the containers; return the states that ended.
 
         After each whole list everything is to be read again.
@@ -50,7 +50,7 @@ class LocalTasks:
         self._update_here(local)
         if local.lists != self.lists:
             self.lists = local.lists
-            gate.drop_stale_files(self.by_container.keys())
+            start_gate.drop_stale_files(self.by_container.keys())
             for state in self:
                 state.schedule.listed = True
         for state in self:
@@ -58,7 +58,7 @@ class LocalTasks:
                 state.schedule.listed, state.schedule.dirty = False, True
         return ended
 
-    def count_stopping(self, local: Local) -> int:
+    def count_stopping(self, local: LocalContainers) -> int:
         """Count the wired tasks that are being stopped; by their namespaces, since Docker may be stopping as well."""
         stopping = local.stopping & self.by_container.keys()
         return sum(1 for container in stopping if self.by_container[container].is_wired_still())
@@ -70,13 +70,13 @@ class LocalTasks:
                 state.close()
         self._ended = [state for state in self._ended if state.busy]
 
-    def _update_here(self, local: Local) -> None:
+    def _update_here(self, local: LocalContainers) -> None:
         """Note the tasks' neighbours on networks that are not the mesh.
 
         A new neighbour on a network that is not the mesh concerns all: `strict` keeps them apart there.
         """
         addresses = {state.local.task: state.local.elsewhere for state in self if state.local.state != "gone"}
-        here = Here(addresses, local.exits)
+        here = LocalNetworks(addresses, local.exits)
         if here != self.here:
             self.here = here
             for state in self:

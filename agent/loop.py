@@ -12,28 +12,28 @@ from functools import partial
 
 import structlog
 
-from agent import gate
-from agent.containers import Containers
+from agent.containers import start_gate
+from agent.containers.docker_client import Containers
+from agent.containers.watcher import ContainerWatcher, LocalContainers
 from agent.desired_state import DesiredState
 from agent.dns.responder import Responder
-from agent.early_names import EarlyNames
-from agent.leaving import may_leave
-from agent.liveness import Prober
+from agent.firewall.node_table import NodeTable
+from agent.interface.early_names import EarlyNames
+from agent.interface.task import TaskState
+from agent.interface.workers import Workers
 from agent.local_tasks import LocalTasks
-from agent.looks import to_confirm
-from agent.node_reports import NodeReports
-from agent.node_table import NodeTable
-from agent.tasks import TaskState
-from agent.trust import followed
-from agent.watch import ContainerWatch, Local
-from agent.workers import Workers
-from mesh.desired import device_name
+from agent.reporting.liveness import Prober
+from agent.reporting.node_reports import NodeReports
+from agent.reporting.status_poller import to_confirm
+from agent.shutdown import may_leave
+from agent.state.verified_state import followed
 from mesh.errors import LinkwireError
-from mesh.garbage import Upkeep
-from mesh.snapshot import Snapshot
-from mesh.store import Store
-from mesh.wake import Wake
-from mesh.wgtypes import InterfaceConfig
+from mesh.model.snapshot import Snapshot
+from mesh.process.gc_tuning import IdleCollector
+from mesh.process.wakeup import Wake
+from mesh.store.client import Store
+from mesh.topology.desired import device_name
+from mesh.topology.wgtypes import InterfaceConfig
 
 log = structlog.get_logger(__name__)
 
@@ -67,12 +67,12 @@ class Agent:
         self._early_names = EarlyNames(table)
         self._prober = Prober(self._wake)
         self._workers = Workers(self._wake)
-        self._upkeep = Upkeep()
+        self._upkeep = IdleCollector()
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped and free to leave; the devices stay."""
         self._early_names.start(self._wake)
-        watch = ContainerWatch(self._containers, self._wake)
+        watch = ContainerWatcher(self._containers, self._wake)
 
         def changed() -> None:
             self._wake()
@@ -98,7 +98,7 @@ class Agent:
         """Wake the loop, so that it sees that it is to stop."""
         self._wake()
 
-    def _may_leave(self, local: Local, seconds: float) -> bool:
+    def _may_leave(self, local: LocalContainers, seconds: float) -> bool:
         """Tell whether no wired task is being stopped, so many seconds after the agent was told to stop."""
         return may_leave(seconds, self._tasks.count_stopping(local))
 
@@ -108,7 +108,7 @@ class Agent:
         due = (at - now for state in self._tasks if self._may_work_on(state) for at in state.schedule.times)
         return max(0.0, min([self._reports.due_in(), *due]))
 
-    def _pass(self, local: Local, snapshot: Snapshot) -> None:
+    def _pass(self, local: LocalContainers, snapshot: Snapshot) -> None:
         desired, tasks = self._desired, self._tasks
         self._update_tasks(local)
         desired.update(snapshot, self._prober.unreachable)
@@ -128,7 +128,7 @@ class Agent:
 
     # --- containers
 
-    def _update_tasks(self, local: Local) -> None:
+    def _update_tasks(self, local: LocalContainers) -> None:
         lists = self._tasks.lists
         for state in self._tasks.update(local).values():
             self._desired.drop_keys(state.local.task)
@@ -197,7 +197,7 @@ class Agent:
         except LinkwireError as error:
             state.error = str(error)
             if state.interface.applied is None:
-                gate.shut(state.local.container, state.error)
+                start_gate.shut(state.local.container, state.error)
             return
         waits = schedule.retry_at is not None and config == schedule.tried
         waits = waits or (config is not None and not is_late and self._is_put_off(state, config, now))

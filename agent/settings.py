@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesh.flags import Flags, address, listen, udp_ports
-from mesh.net import IPAddress
-from mesh.tls import Tls, with_node
+from mesh.identity.tls import Tls, with_node
+from mesh.model.net import IPAddress
+from mesh.process.options import Options, address, listen, udp_ports
 
 SWARM_CERTIFICATES = "/run/linkwire/certificates"
 NODE_JOBS = ("look", "place", "unwire", "remove")
-"""See `agent.node_jobs`."""
+"""See `agent.node_gate.node_jobs`."""
 PROOF = ("answer", "ask")
-"""See `agent.proof_link`."""
+"""See `agent.node_gate.proof_link`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Settings:
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; on bad ones print them and exit with 2, as argparse does."""
-    flags = Flags("linkwire-agent", "Wires this node's tasks.", environ)
+    flags = Options("linkwire-agent", "Wires this node's tasks.", environ)
     flags.parser.add_argument(
         "command",
         nargs="?",

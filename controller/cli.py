@@ -11,19 +11,20 @@ import threading
 import structlog
 
 from controller import settings
-from controller.clear import clear
+from controller.etcd.clear import clear
 from controller.loop import Controller
-from controller.swarm import SwarmManager
-from controller.watch import SwarmWatch
-from mesh import keyspace, memory
-from mesh import log as logging
-from mesh.envelope import Signer
+from controller.swarm.docker_client import SwarmManager
+from controller.swarm.poller import SwarmPoller
+from mesh.crypto.envelope import Signer
 from mesh.errors import LinkwireError, Terminal
-from mesh.etcd import Line
-from mesh.keyfiles import read_link_seed, read_signing_key, read_verify_keys
-from mesh.seal import Sealer
-from mesh.store import Store
-from mesh.wake import Wake
+from mesh.identity.key_files import read_link_seed, read_signing_key, read_verify_keys
+from mesh.integrity.record_signing import RecordSigner
+from mesh.model import keyspace
+from mesh.process import hardening
+from mesh.process import log_setup as logging
+from mesh.process.wakeup import Wake
+from mesh.store.client import Store
+from mesh.store.etcd_channel import ChannelPool
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +34,7 @@ CLEAR_S = 10.0
 
 def main() -> None:
     """Run until SIGTERM or SIGINT; exit with 1 on an error that no retry can mend."""
-    memory.protect()
+    hardening.protect()
     options = settings.parse(sys.argv[1:])
     logging.configure(options.log_level)
     if options.command == "clear":
@@ -52,7 +53,7 @@ def main() -> None:
         link_seed = read_link_seed(options.link_seed)
         keyring = read_verify_keys(options.verify_keys)
         signer = Signer(keyring.cluster, read_signing_key(options.signing_seed))
-        store = Store(options.etcd, Sealer.controller(keyring, signer.key), tls=options.tls)
+        store = Store(options.etcd, RecordSigner.controller(keyring, signer.key), tls=options.tls)
     except Terminal as error:
         log.error("controller stopped", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
@@ -62,7 +63,7 @@ def main() -> None:
     swarm = SwarmManager(options.docker)
     swarm.follow(wake)
     try:
-        watch = SwarmWatch(swarm)
+        watch = SwarmPoller(swarm)
         Controller(watch, store, signer, wake, options.subnet, options.rest_s, options.name, link_seed).run(stopped)
     except Terminal as error:
         log.error("controller stopped", error=str(error))  # noqa: TRY400 - the message says it all
@@ -75,7 +76,7 @@ def _clear(options: settings.Settings) -> int:
     """Delete all records, print one line of JSON as the agent's node jobs do, and return the exit code."""
     problems: list[str] = []
     targets = [endpoint.partition("://")[2] or endpoint for endpoint in options.etcd]
-    line = Line(targets, CLEAR_S, options.tls, (keyspace.ROOT + keyspace.CLUSTER).encode())
+    line = ChannelPool(targets, CLEAR_S, options.tls, (keyspace.ROOT + keyspace.CLUSTER).encode())
     try:
         log.info("records deleted", count=clear(line, read_verify_keys(options.verify_keys)))
     except LinkwireError as error:

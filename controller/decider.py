@@ -7,20 +7,20 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
-from controller import access
-from controller.baseline import Baseline
-from controller.members import Judged, Members
-from controller.mend import cluster_again, mend, resign, unknown
-from controller.observed import Swarm
-from controller.plan import Planner
+from controller.etcd import access
+from controller.index.baseline import Baseline
 from controller.plan_writer import PlanWriter
+from controller.planning.planner import Planner
 from controller.problem_log import ProblemLog
-from controller.rests import Rests
+from controller.recovery.address_quarantine import AddressQuarantine
+from controller.recovery.repair import cluster_again, mend, resign, unknown
 from controller.steps import Plan
+from controller.swarm.model import Swarm
 from controller.transactions import Packed
-from mesh import keyspace
-from mesh.envelope import Signer
-from mesh.snapshot import Holds, Snapshot
+from controller.trust.members import Judged, Members
+from mesh.crypto.envelope import Signer
+from mesh.model import keyspace
+from mesh.model.snapshot import Holds, Snapshot
 
 
 class Decider:
@@ -46,7 +46,7 @@ class Decider:
         self._subnet = subnet
         self.members = Members()
         self._planner = Planner()
-        self._rests = Rests()
+        self._rests = AddressQuarantine()
         self._idle = Baseline()  # of the last decision that found nothing to do
         self.verified: Snapshot | None = None
         self._resigned: Snapshot | None = None  # where no signature was old

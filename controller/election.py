@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from mesh import keyspace
 from mesh.errors import LinkwireError, Retryable
-from mesh.records import Leader
-from mesh.snapshot import Holds, Put
-from mesh.store import Follower, Store
+from mesh.model import keyspace
+from mesh.model.records import Leader
+from mesh.model.snapshot import Holds, Put
+from mesh.store.client import Follower, Store
 
 log = structlog.get_logger(__name__)
 

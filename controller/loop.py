@@ -12,23 +12,23 @@ from ipaddress import IPv4Network
 
 import structlog
 
-from controller.baseline import LastSeen
 from controller.decider import Decider
 from controller.election import Election, Lead
-from controller.observed import Swarm
+from controller.index.baseline import LastSeen
 from controller.plan_writer import PlanWriter
-from controller.restore_procedure import RestoreProcedure
-from controller.startup_wait import StartupWait
-from controller.watch import SwarmWatch
-from mesh import keyspace
-from mesh.envelope import Signer
+from controller.recovery.restore_procedure import RestoreProcedure
+from controller.recovery.startup_wait import StartupWait
+from controller.swarm.model import Swarm
+from controller.swarm.poller import SwarmPoller
+from mesh.crypto.envelope import Signer
+from mesh.crypto.preshared_keys import LinkSeed, link_key
 from mesh.errors import LinkwireError
-from mesh.garbage import Upkeep
-from mesh.linkkeys import LinkSeed, link_key
-from mesh.records import Cluster, Node, TaskReport
-from mesh.snapshot import Snapshot
-from mesh.store import Follower, Store
-from mesh.wake import Wake
+from mesh.model import keyspace
+from mesh.model.records import Cluster, Node, TaskReport
+from mesh.model.snapshot import Snapshot
+from mesh.process.gc_tuning import IdleCollector
+from mesh.process.wakeup import Wake
+from mesh.store.client import Follower, Store
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class Controller:
 
     def __init__(  # noqa: PLR0917 - wired once, in cli
         self,
-        watch: SwarmWatch,
+        watch: SwarmPoller,
         store: Store,
         signer: Signer,
         wake: Wake,
@@ -71,7 +71,7 @@ class Controller:
         self._decider = Decider(self._writer, signer, subnet)
         self._restore = RestoreProcedure(self._writer, self._decider.members)
         self._reported = LastSeen()
-        self._upkeep = Upkeep()
+        self._upkeep = IdleCollector()
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped."""

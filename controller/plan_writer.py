@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import structlog
 
-from controller.ledger import Ledger
 from controller.steps import Release, Step
 from controller.transactions import Packed, Secrets, packed
-from mesh.packing import Part
-from mesh.snapshot import Holds
-from mesh.store import Store
+from controller.trust.signed_writer import SignedWriter
+from mesh.model.snapshot import Holds
+from mesh.store.client import Store
+from mesh.store.packing import Part
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ class PlanWriter:
             secret: gives the secrets of link keys.
             rest_s: seconds before a released address may be reused.
         """
-        self.ledger = Ledger(store)
+        self.ledger = SignedWriter(store)
         self.store = store
         self._secret = secret
         self._rest_s = rest_s

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from mesh.flags import Flags, number, subnet
-from mesh.keyfiles import LINK_SEED_FILE, SEED_FILE
-from mesh.tls import Tls
+from mesh.identity.key_files import LINK_SEED_FILE, SEED_FILE
+from mesh.identity.tls import Tls
+from mesh.process.options import Options, number, subnet
 
 MAX_REST_S = 7 * 86400
 
@@ -49,7 +49,7 @@ class Settings:
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; on an error print it and exit with 2, as argparse does."""
-    flags = Flags("linkwire-controller", "Plans the mesh from Swarm's services.", environ)
+    flags = Options("linkwire-controller", "Plans the mesh from Swarm's services.", environ)
     flags.add_common()
     flags.add("--docker", "LINKWIRE_DOCKER_URL", "unix:///var/run/docker.sock", str, "URL of Docker on a manager")
     flags.add("--subnet", "LINKWIRE_SUBNET", "100.96.0.0/16", subnet, "IPv4 subnet of the mesh; fixed at first use")

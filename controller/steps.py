@@ -10,18 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from controller.observed import SwarmTask
-from mesh.hybrid import NodePublicKey
-from mesh.keys import PrivateKey
-from mesh.linkkeys import LinkKey
-from mesh.net import UdpEndpoint
-from mesh.records import Address, Attachment, Endpoint, Port
-from mesh.sealing import sealed_key, sealed_link_key
-from mesh.snapshot import Delete, Op, Put
+from controller.swarm.model import SwarmTask
+from mesh.crypto.hpke import NodePublicKey
+from mesh.crypto.keys import PrivateKey
+from mesh.crypto.preshared_keys import LinkKey
+from mesh.integrity.sealed_keys import sealed_key, sealed_link_key
+from mesh.model.net import UdpEndpoint
+from mesh.model.records import Address, Attachment, Endpoint, Port
+from mesh.model.snapshot import Delete, Op, Put
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PlanStep:
     """Write records that need nothing from outside."""
 
     ops: tuple[Op, ...]
@@ -78,7 +78,7 @@ class Release:
     reason: str
 
 
-Step = Change | Allocate | Share | Release
+Step = PlanStep | Allocate | Share | Release
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from controller.steps import Allocate, Change, Release, Share, Step, allocation, release, sharing
+from controller.steps import Allocate, PlanStep, Release, Share, Step, allocation, release, sharing
+from mesh.crypto.keys import PrivateKey
+from mesh.crypto.preshared_keys import LinkKey
 from mesh.errors import Terminal
-from mesh.keys import PrivateKey
-from mesh.linkkeys import LinkKey
-from mesh.packing import Part, pack
-from mesh.records import Service
-from mesh.snapshot import Op, Put
+from mesh.model.records import Service
+from mesh.model.snapshot import Op, Put
+from mesh.store.packing import Part, pack
 
 Secrets = Callable[[str, int], LinkKey]
 """A link key's name and epoch -> its secret."""
@@ -62,7 +62,7 @@ def packed(steps: Sequence[Step], secret: Secrets, lease: int | None) -> Packed:
 def transaction(step: Step, secret: Secrets, lease: int | None) -> tuple[Op, ...]:
     """Make the transaction of one step, with a new keypair if it allocates; the arguments are those of `packed`."""
     match step:
-        case Change():
+        case PlanStep():
             return step.ops
         case Allocate():
             return allocation(step, PrivateKey.generate())

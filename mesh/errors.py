@@ -13,13 +13,13 @@ class Terminal(LinkwireError):  # noqa: N818 - as above
     """A permanent failure: the same call fails again until somebody changes something."""
 
 
-class InvalidRecord(LinkwireError):  # noqa: N818 - as above
+class InvalidRecordError(LinkwireError):
     """A value in the store that is not a valid record; the text names the key and the reason."""
 
 
-class NetnsGone(LinkwireError):  # noqa: N818 - as above
+class NetnsGoneError(LinkwireError):
     """The task's network namespace is gone: the task has ended, and there is nothing to configure."""
 
 
-class DeviceNotFound(LinkwireError):  # noqa: N818 - as above
+class DeviceNotFoundError(LinkwireError):
     """The network namespace has no WireGuard device of that name."""

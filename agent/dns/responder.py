@@ -19,10 +19,10 @@ import structlog
 
 from agent.dns import ruleset
 from agent.dns.server import ORDER
-from agent.netns import TaskNetns
+from agent.linux.netns import TaskNetns
 from mesh.errors import LinkwireError
-from mesh.policy import Resolving
-from mesh.wgtypes import Answer
+from mesh.topology.policy import Resolving
+from mesh.topology.wgtypes import Answer
 
 log = structlog.get_logger(__name__)
 

@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from agent.dns import wire
-from agent.nft_json import FAMILY, Body, Json, compared, field_is, goto
-from mesh.policy import Resolving
+from agent.linux.nft_json import FAMILY, Body, Json, compared, field_is, goto
+from mesh.topology.policy import Resolving
 
 FIRST_PORT = 61953
 """Of the responder's sockets, one for each name server, on the task's loopback device. Beyond the ports that Linux

@@ -20,8 +20,8 @@ import sys
 import time
 
 from agent.dns.table import Table
-from agent.rights import USER
-from mesh import memory
+from agent.linux.privileges import USER
+from mesh.process import hardening
 
 ORDER = struct.Struct("=c96s")
 """An order of the agent for a task: `+` with a file in memory that holds its table, and further sockets; or `-`."""
@@ -111,7 +111,7 @@ def _drop_rights() -> None:
         os.setresgid(USER, USER, USER)
         os.setresuid(USER, USER, USER)
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    memory.protect()
+    hardening.protect()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from agent.dns.resolv_conf import ResolvConf
 from agent.dns.responder import Responder
-from agent.netns import TaskNetns
-from mesh.policy import Resolving
-from mesh.wgtypes import InterfaceConfig
+from agent.linux.netns import TaskNetns
+from mesh.topology.policy import Resolving
+from mesh.topology.wgtypes import InterfaceConfig
 
 
 @dataclass(slots=True)

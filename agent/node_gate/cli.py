@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.node_gate import node
 from agent.node_gate.engine import Engine, is_rootless
-from agent.node_gate.errors import Refused
+from agent.node_gate.errors import GateError
 
 SCRIPT = Path("/opt/linkwire/share/linkwire-runc")
 """The gate's script, in the image."""
@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         answer = _here(options) if options.on_node else _helped()
-    except Refused as error:
+    except GateError as error:
         answer = json.dumps({"refused": str(error)})
     print(answer)
 
@@ -36,7 +36,7 @@ def main() -> None:
 def _helped() -> str:
     docker = Engine()
     if is_rootless(docker.info()):
-        raise Refused(
+        raise GateError(
             "its Docker is rootless, and has no root on the node: Linkwire's agent cannot work there either. Use a "
             "Docker that root runs"
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.node_gate.errors import Refused
+from agent.node_gate.errors import GateError
 
 RUNTIME = "linkwire"
 STOCK = "runc"
@@ -47,15 +47,15 @@ def parse(text: str, file: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except RecursionError:
-        raise Refused(f"{file} does not parse: it nests too deep") from None
+        raise GateError(f"{file} does not parse: it nests too deep") from None
     except ValueError as error:
-        raise Refused(f"{file} does not parse: {error}. Correct it, and run this again") from None
+        raise GateError(f"{file} does not parse: {error}. Correct it, and run this again") from None
     if not isinstance(config, dict):
-        raise Refused(f"{file} is not a JSON object; dockerd would refuse it. Correct it, and run this again")
+        raise GateError(f"{file} is not a JSON object; dockerd would refuse it. Correct it, and run this again")
     if not isinstance(config.get(_RUNTIMES, {}), dict):
-        raise Refused(f"{file}: {_RUNTIMES!r} is not a JSON object; dockerd would refuse it")
+        raise GateError(f"{file}: {_RUNTIMES!r} is not a JSON object; dockerd would refuse it")
     if not isinstance(config.get(_DEFAULT, ""), str):
-        raise Refused(f"{file}: {_DEFAULT!r} is not a string; dockerd would refuse it")
+        raise GateError(f"{file}: {_DEFAULT!r} is not a string; dockerd would refuse it")
     return config
 
 
@@ -68,7 +68,7 @@ def refuse_flags(command: tuple[str, ...], file: str) -> None:
     for word in command[1:]:
         flag = word.partition("=")[0]
         if flag in _FLAGS:
-            raise Refused(
+            raise GateError(
                 f"its dockerd is started with {flag}, and takes nothing about runtimes from a file then: take the "
                 f"flag off the command line (`systemctl edit docker`), say it in {file}, restart Docker, and run "
                 "this again"
@@ -89,7 +89,7 @@ def wrapped(config: Mapping[str, Any], file: str) -> Wrapped | None:
     entry = config.get(_RUNTIMES, {}).get(name)
     program = entry.get("path") if isinstance(entry, dict) else None
     if not isinstance(program, str) or not program:
-        raise Refused(
+        raise GateError(
             f"{file}: the default runtime {name!r} is a shim of containerd's and no program with a `path`: the gate "
             "cannot stand in front of it. Make another one the default"
         )

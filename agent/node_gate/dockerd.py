@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from agent.node_gate.errors import Refused
+from agent.node_gate.errors import GateError
 
 DEFAULT_CONFIG = "/etc/docker/daemon.json"
 _CLONE_NEWNS = 0x00020000
@@ -56,10 +56,10 @@ class Dockerd:
             text = pipe.read()
         os.waitpid(child, 0)
         if not text:
-            raise Refused("the work in dockerd's mount namespace ended without an answer")
+            raise GateError("the work in dockerd's mount namespace ended without an answer")
         answer: dict[str, Any] = json.loads(text)
         if "refused" in answer:
-            raise Refused(str(answer["refused"]))
+            raise GateError(str(answer["refused"]))
         return answer
 
 
@@ -71,12 +71,12 @@ def find(path: str) -> Dockerd:
     """
     running = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal() and _is_dockerd(entry)]
     if not running:
-        raise Refused("no process dockerd on this node: does it have another name, or run in a virtual machine?")
+        raise GateError("no process dockerd on this node: does it have another name, or run in a virtual machine?")
     listener = _listener(path)
     # Where systemd listens for dockerd, the socket is systemd's. It then is the one of the node's own network.
     own = [pid for pid in running if pid == listener] or [pid for pid in running if _shares_network(pid)]
     if len(own) != 1:
-        raise Refused(f"{len(own)} of the {len(running)} dockerd processes may be this node's; cannot choose one")
+        raise GateError(f"{len(own)} of the {len(running)} dockerd processes may be this node's; cannot choose one")
     return _read(own[0])
 
 
@@ -97,7 +97,7 @@ def _read(pid: int) -> Dockerd:
         path = next((variable[5:] for variable in _words(pid, "environ") if variable.startswith("PATH=")), os.defpath)
         folder = str(Path(f"/proc/{pid}/cwd").readlink())
     except OSError as error:
-        raise Refused(f"dockerd's process cannot be read: {error.strerror}") from None
+        raise GateError(f"dockerd's process cannot be read: {error.strerror}") from None
     return Dockerd(pid, command, path, config_file(command, folder))
 
 
@@ -124,7 +124,7 @@ def _listener(path: str) -> int:
         try:
             connection.connect(path)
         except OSError as error:
-            raise Refused(f"Docker does not answer on {path}: {error.strerror}") from None
+            raise GateError(f"Docker does not answer on {path}: {error.strerror}") from None
         pid: int = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0]
     return pid
 
@@ -142,7 +142,7 @@ def _answer(pid: int, function: Callable[[], Mapping[str, Any]], writing: int) -
             with Path(f"/proc/{pid}/ns/mnt").open("rb") as namespace:
                 _enter(namespace.fileno())
             answer = function()
-        except Refused as error:
+        except GateError as error:
             answer = {"refused": str(error)}
         except OSError as error:
             answer = {"refused": f"{error.filename or 'its files'}: {error.strerror or error}"}

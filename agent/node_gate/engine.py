@@ -10,8 +10,8 @@ from docker import APIClient
 from docker.errors import NotFound
 from docker.types import LogConfig
 
-from agent.docker_api import Docker
-from agent.node_gate.errors import Refused
+from agent.containers.docker_api import Docker
+from agent.node_gate.errors import GateError
 
 SOCKET = "/var/run/docker.sock"
 HELPER = "linkwire-gate"
@@ -34,7 +34,7 @@ class Engine:
 
     def __init__(self, path: str = SOCKET) -> None:
         """Connect when first asked; `path` of Docker's socket."""
-        self._docker = Docker(f"unix://{path}", _TIMEOUT_S, Refused)
+        self._docker = Docker(f"unix://{path}", _TIMEOUT_S, GateError)
 
     def info(self) -> Mapping[str, Any]:
         """Return the answer of `docker info`. Raises Refused."""
@@ -61,7 +61,7 @@ class Engine:
         with self._docker.asked_to("run a container") as client:
             own = client.containers(filters={"label": f"{_TASK}={task}"})
             if not own:
-                raise Refused("this task's own container was not found")
+                raise GateError("this task's own container was not found")
             _remove(client)
             settings = client.create_host_config(
                 runtime="runc",
@@ -86,7 +86,7 @@ class Engine:
             finally:
                 _remove(client)
         if code != 0:
-            raise Refused(f"the container {HELPER} ended with exit code {code}: {error.strip()[-500:]}")
+            raise GateError(f"the container {HELPER} ended with exit code {code}: {error.strip()[-500:]}")
         return out
 
 

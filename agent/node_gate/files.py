@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent import durable
 from agent.node_gate import daemon_json
-from agent.node_gate.errors import Refused
+from agent.node_gate.errors import GateError
+from agent.state import atomic_file
 
 SCRIPT = "linkwire-runc"
 FOLDERS = ("/usr/local/bin", "/opt/bin")
@@ -118,7 +118,7 @@ def place(config: str, command: tuple[str, ...], path: str, script: str, waits: 
         changed = daemon_json.with_gate(parsed, str(where), behind)
         if changed != parsed:
             journal.write(file, daemon_json.dump(changed, text))
-    except (Refused, OSError):
+    except (GateError, OSError):
         journal.roll_back()
         raise
     return {
@@ -252,7 +252,7 @@ def _place_script(journal: Journal, text: str, before: str | None) -> Path:
             reasons.append(f"{path}: {error.strerror}")
             continue
         return path
-    raise Refused(f"its script cannot be placed: {'; '.join(reasons)}")
+    raise GateError(f"its script cannot be placed: {'; '.join(reasons)}")
 
 
 def _try(script: Path, path: str) -> None:
@@ -272,10 +272,10 @@ def _try(script: Path, path: str) -> None:
         try:
             done = subprocess.run(argv, capture_output=True, text=True, timeout=_TRY_S, env=environment, check=False)
         except (OSError, subprocess.SubprocessError) as error:
-            raise Refused(f"{script} does not run on this node: {error}") from None
+            raise GateError(f"{script} does not run on this node: {error}") from None
         if done.returncode != 0:
             output = (done.stdout + done.stderr).strip()[-300:]
-            raise Refused(f"{script} does not run on this node: {output or f'exit code {done.returncode}'}")
+            raise GateError(f"{script} does not run on this node: {output or f'exit code {done.returncode}'}")
 
 
 def _without(text: str, parsed: Mapping[str, Any]) -> str:
@@ -312,7 +312,7 @@ def _put(path: Path, text: str | None, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = text.encode("utf-8", "surrogateescape")
     try:
-        durable.write(path, data, mode=mode)
+        atomic_file.write(path, data, mode=mode)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise

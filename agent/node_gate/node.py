@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.node_gate import daemon_json, dockerd, engine, files
 from agent.node_gate.engine import Engine
-from agent.node_gate.errors import Refused
+from agent.node_gate.errors import GateError
 
 RELOAD_S = 15.0
 """Seconds until dockerd must have taken over what its file says."""
@@ -136,7 +136,7 @@ def _reload(
         if time.monotonic() > deadline:
             daemon.work(lambda: files.restore(made["undo"]))
             os.kill(daemon.pid, signal.SIGHUP)
-            raise Refused(
+            raise GateError(
                 f"its dockerd did not apply {daemon.config} within {RELOAD_S:g} s: its log says what else is wrong "
                 "in that file (`journalctl -u docker`). Every file was restored"
             )

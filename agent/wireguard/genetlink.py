@@ -11,19 +11,19 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
-from agent.netlink import NLA_F_NESTED, attribute, attributes, number, text_attribute
+from agent.linux.netlink import NLA_F_NESTED, attribute, attributes, number, text_attribute
 from agent.wireguard.peer_decoder import PeerDecoder, Split
+from mesh.crypto.keys import PublicKey
+from mesh.crypto.preshared_keys import PresharedKey
 from mesh.errors import Terminal
-from mesh.keys import PublicKey
-from mesh.linkkeys import PresharedKey
-from mesh.net import UdpEndpoint
-from mesh.wgtypes import Device, Peer
+from mesh.model.net import UdpEndpoint
+from mesh.topology.wgtypes import Device, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mesh.net import IPNetwork
-    from mesh.wgtypes import DeviceChange, PeerChange
+    from mesh.model.net import IPNetwork
+    from mesh.topology.wgtypes import DeviceChange, PeerChange
 
 FAMILY_NAME = "wireguard"
 GENL_ID_CTRL = 16  # linux/genetlink.h

@@ -6,17 +6,17 @@ import errno
 import threading
 from typing import TYPE_CHECKING
 
-from agent import links
-from agent.netlink import NETLINK_GENERIC, explained
-from agent.netns import OWN_NETNS, TaskNetns, in_scratch_netns
+from agent.linux import interfaces
+from agent.linux.netlink import NETLINK_GENERIC, explained
+from agent.linux.netns import OWN_NETNS, TaskNetns, in_scratch_netns
 from agent.wireguard import genetlink
-from mesh.errors import DeviceNotFound, Terminal
+from mesh.errors import DeviceNotFoundError, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.netlink import NetlinkSocket
-    from mesh.wgtypes import Device, DeviceChange
+    from agent.linux.netlink import NetlinkSocket
+    from mesh.topology.wgtypes import Device, DeviceChange
 
 _KIND = "wireguard"
 
@@ -50,9 +50,9 @@ class KernelBackend:
 
     def create(self, netns: TaskNetns, name: str) -> None:
         """See Backend."""
-        if links.kind(netns, name) == _KIND or links.create_wireguard(self._home, netns, name):
+        if interfaces.kind(netns, name) == _KIND or interfaces.create_wireguard(self._home, netns, name):
             return
-        there = links.kind(netns, name)
+        there = interfaces.kind(netns, name)
         if there is None:
             raise Terminal(f"cannot create {name}: the node itself has a device of that name")
         if there != _KIND:
@@ -80,7 +80,7 @@ class KernelBackend:
                 answer = _socket(netns).dump(self._family_number(netns), request)
             except OSError as error:
                 if error.errno == errno.EOPNOTSUPP:
-                    raise DeviceNotFound(f"{name} is not a WireGuard device") from error
+                    raise DeviceNotFoundError(f"{name} is not a WireGuard device") from error
                 raise
         decoder = netns.own(genetlink.Decoders)[name]
         return decoder.decode(name, (message.payload for message in answer))
@@ -94,12 +94,12 @@ class KernelBackend:
     def delete(self, netns: TaskNetns, name: str) -> None:
         """See Backend."""
         netns.own(genetlink.Decoders).pop(name, None)
-        if links.kind(netns, name) == _KIND:
-            links.delete(netns, name)
+        if interfaces.kind(netns, name) == _KIND:
+            interfaces.delete(netns, name)
 
     def found(self, netns: TaskNetns) -> tuple[str, ...]:
         """See Backend."""
-        return links.found(netns, _KIND)
+        return interfaces.found(netns, _KIND)
 
     def close(self) -> None:
         """See Backend."""
@@ -126,7 +126,7 @@ def _make_one() -> bool:
     # /proc/self would be the main thread's namespace, /proc/thread-self another one in each thread.
     with TaskNetns(f"/proc/self/task/{threading.get_native_id()}/ns/net") as scratch:
         try:
-            return links.create_wireguard(scratch, scratch, "lwprobe")
+            return interfaces.create_wireguard(scratch, scratch, "lwprobe")
         except Terminal as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EOPNOTSUPP:
                 return False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mesh.wgtypes import Peer
+from mesh.topology.wgtypes import Peer
 
 Raw = TypeVar("Raw", bound=bytes | str)
 """A peer as the kernel (bytes) or wireguard-go (text) sends it."""

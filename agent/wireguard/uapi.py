@@ -14,20 +14,20 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.links import DEVICE_PREFIX
-from agent.netlink import explained
+from agent.linux.interfaces import DEVICE_PREFIX
+from agent.linux.netlink import explained
 from agent.wireguard.peer_decoder import PeerDecoder, Split
-from mesh.errors import DeviceNotFound, Retryable, Terminal
-from mesh.keys import PrivateKey, PublicKey
-from mesh.linkkeys import PresharedKey
-from mesh.net import UdpEndpoint
-from mesh.wgtypes import Device, Peer
+from mesh.crypto.keys import PrivateKey, PublicKey
+from mesh.crypto.preshared_keys import PresharedKey
+from mesh.errors import DeviceNotFoundError, Retryable, Terminal
+from mesh.model.net import UdpEndpoint
+from mesh.topology.wgtypes import Device, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mesh.net import IPNetwork
-    from mesh.wgtypes import DeviceChange, PeerChange
+    from mesh.model.net import IPNetwork
+    from mesh.topology.wgtypes import DeviceChange, PeerChange
 
 SOCKETS = Path("/var/run/wireguard")
 """Compiled into wireguard-go (ipc/uapi_unix.go)."""
@@ -53,7 +53,7 @@ def process(name: str) -> int | None:
     try:
         with _connect(name) as connection:
             pid, _, _ = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
-    except DeviceNotFound:
+    except DeviceNotFoundError:
         return None
     return int(pid)
 
@@ -65,13 +65,13 @@ def served() -> tuple[str, ...]:
 
 
 def get(name: str, decoder: Decoder | None = None) -> Device:
-    """Read a device, with what its decoder knows from before. Raises DeviceNotFound, Retryable, Terminal."""
+    """Read a device, with what its decoder knows from before. Raises DeviceNotFoundError, Retryable, Terminal."""
     with explained(f"read {name}"):
         return (decoder or Decoder()).decode(name, _exchange(name, b"get=1\n\n"))
 
 
 def set_device(name: str, change: DeviceChange) -> None:
-    """Change a device. Raises PortTaken, DeviceNotFound, Retryable, Terminal."""
+    """Change a device. Raises PortTakenError, DeviceNotFoundError, Retryable, Terminal."""
     with explained(f"set {name}"):
         _exchange(name, encode_set(change))
 
@@ -249,7 +249,7 @@ def _connect(name: str) -> socket.socket:
         connection.connect(str(socket_path(name)))
     except (FileNotFoundError, ConnectionRefusedError) as error:
         connection.close()
-        raise DeviceNotFound(f"no wireguard-go serves {name}") from error
+        raise DeviceNotFoundError(f"no wireguard-go serves {name}") from error
     except BaseException:
         connection.close()
         raise
@@ -257,7 +257,7 @@ def _connect(name: str) -> socket.socket:
 
 
 def _exchange(name: str, request: bytes) -> str:
-    """Return the answer's lines before the errno. Raises OSError with that errno, DeviceNotFound, Retryable."""
+    """Return the answer's lines before the errno. Raises OSError with that errno, DeviceNotFoundError, Retryable."""
     answer = bytearray()
     with _connect(name) as connection:
         try:
@@ -265,10 +265,10 @@ def _exchange(name: str, request: bytes) -> str:
             while not answer.endswith(b"\n\n"):
                 part = connection.recv(1 << 18)
                 if not part:
-                    raise DeviceNotFound(f"the wireguard-go of {name} ended while it was asked")
+                    raise DeviceNotFoundError(f"the wireguard-go of {name} ended while it was asked")
                 answer += part
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise DeviceNotFound(f"the wireguard-go of {name} ended while it was asked") from error
+            raise DeviceNotFoundError(f"the wireguard-go of {name} ended while it was asked") from error
         except TimeoutError as error:
             raise Retryable(f"no answer from the wireguard-go of {name} within {_ANSWER_SECONDS:.0f} s") from error
     text, separator, code = answer[:-2].decode("ascii", errors="replace").rpartition("errno=")

@@ -23,16 +23,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent import links
-from agent.errors import PortTaken
-from agent.netns import OWN_NETNS, TaskNetns
+from agent.errors import PortTakenError
+from agent.linux import interfaces
+from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.wireguard import uapi
-from mesh.errors import DeviceNotFound, LinkwireError, NetnsGone, Retryable, Terminal
+from mesh.errors import DeviceNotFoundError, LinkwireError, NetnsGoneError, Retryable, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mesh.wgtypes import Device, DeviceChange
+    from mesh.topology.wgtypes import Device, DeviceChange
 
 PROGRAM = "wireguard-go"
 _KIND = "tun"
@@ -88,7 +88,7 @@ class UserspaceBackend:
 
     def create(self, netns: TaskNetns, name: str) -> None:
         """See Backend."""
-        there = links.kind(netns, name)
+        there = interfaces.kind(netns, name)
         served = uapi.process(name) is not None
         if there == _KIND and served:
             return
@@ -97,8 +97,8 @@ class UserspaceBackend:
         if not served:
             self._start(name)
         try:
-            links.move(self._home, netns, name)
-        except DeviceNotFound as error:
+            interfaces.move(self._home, netns, name)
+        except DeviceNotFoundError as error:
             raise Retryable(
                 f"cannot create {name}: its wireguard-go has its device elsewhere, or is ending"
             ) from error
@@ -129,8 +129,8 @@ class UserspaceBackend:
         with ThreadPoolExecutor(1) as beside:
             told = beside.submit(tell)
             try:
-                links.move(self._home, netns, name)
-            except NetnsGone:
+                interfaces.move(self._home, netns, name)
+            except NetnsGoneError:
                 raise
             except LinkwireError:
                 self.create(netns, name)  # it is there already; or this says what is in the way
@@ -140,17 +140,17 @@ class UserspaceBackend:
     def read(self, netns: TaskNetns, name: str) -> Device:
         """See Backend."""
         self._reap()
-        up = links.is_up(netns, name)
+        up = interfaces.is_up(netns, name)
         if up is None:
-            raise DeviceNotFound(f"there is no device {name} in {netns.path}")
+            raise DeviceNotFoundError(f"there is no device {name} in {netns.path}")
         device = uapi.get(name, netns.own(uapi.Decoders)[name])
         self._check_hearing(name, device.listen_port, up=up)
         return device
 
     def apply(self, netns: TaskNetns, name: str, change: DeviceChange) -> None:
         """See Backend."""
-        if links.kind(netns, name) != _KIND:
-            raise DeviceNotFound(f"there is no device {name} in {netns.path}")
+        if interfaces.kind(netns, name) != _KIND:
+            raise DeviceNotFoundError(f"there is no device {name} in {netns.path}")
         self._set(name, change)
 
     def _set(self, name: str, change: DeviceChange) -> None:
@@ -168,15 +168,15 @@ class UserspaceBackend:
         netns.check()
         netns.own(uapi.Decoders).pop(name, None)
         for place in (netns, self._home):  # at home when the agent died between start and move
-            if links.kind(place, name) == _KIND:
+            if interfaces.kind(place, name) == _KIND:
                 self._end(name)
-                links.delete(place, name)
+                interfaces.delete(place, name)
         self._reap()
 
     def found(self, netns: TaskNetns) -> tuple[str, ...]:
         """See Backend."""
         self._reap()
-        return tuple(name for name in links.found(netns, _KIND) if uapi.process(name) is not None)
+        return tuple(name for name in interfaces.found(netns, _KIND) if uapi.process(name) is not None)
 
     def close(self) -> None:
         """See Backend."""
@@ -219,12 +219,12 @@ class UserspaceBackend:
             self._children = [child for child in self._children if child.poll() is None]
 
     def _check_port(self, name: str, port: int) -> None:
-        """Raise PortTaken before wireguard-go hears of a port it cannot have: it would close the one it has first."""
+        """Raise PortTakenError before wireguard-go hears of a taken port: it would first close the port it has."""
         try:
             self._home.run(lambda: _bind_once(port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise PortTaken(f"cannot set {name}: UDP port {port} is in use on the node") from error
+                raise PortTakenError(f"cannot set {name}: UDP port {port} is in use on the node") from error
             raise Terminal(f"cannot open UDP port {port} on the node: {error.strerror}") from error
 
     def _check_hearing(self, name: str, port: int, *, up: bool) -> None:
@@ -239,7 +239,7 @@ class UserspaceBackend:
         if time.monotonic() - self._deaf_since.setdefault(name, time.monotonic()) > _DEAF_SECONDS:
             del self._deaf_since[name]
             self._end(name)
-            raise DeviceNotFound(f"the wireguard-go of {name} could not open UDP port {port} and was ended")
+            raise DeviceNotFoundError(f"the wireguard-go of {name} could not open UDP port {port} and was ended")
 
 
 def require() -> None:

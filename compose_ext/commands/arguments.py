@@ -9,7 +9,7 @@ import click
 from compose_ext.completion import ANY_FILE, COMPOSE_FILE
 from compose_ext.diagnostics import UsageError
 from compose_ext.language.compose_files import Named, from_environment, split
-from mesh.labels import check_service_name
+from mesh.model.labels import check_service_name
 
 
 def compose_files(function: Callable[..., Any]) -> Callable[..., Any]:

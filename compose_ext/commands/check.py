@@ -22,7 +22,7 @@ from compose_ext.pflag import Command, form, pass_docker
 from compose_ext.swarm import agent_answer, gate, linked_stacks, queries
 from compose_ext.swarm.handover import handed
 from compose_ext.terminal import complain, show_json
-from mesh.labels import PREFIX, decode
+from mesh.model.labels import PREFIX, decode
 
 OK = 0
 BAD = 2

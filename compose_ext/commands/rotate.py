@@ -13,7 +13,7 @@ from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, pass_docker, switch
 from compose_ext.swarm.agent_answer import TIMEOUT
 from compose_ext.terminal import say
-from mesh.labels import LINKS, PREFIX, RENEW, decode, key_name, suggestion
+from mesh.model.labels import LINKS, PREFIX, RENEW, decode, key_name, suggestion
 
 _MILLISECONDS = 1000
 

@@ -18,7 +18,7 @@ from compose_ext.install.target import Target, work_out
 from compose_ext.secrets import etcd_certificates, external_etcd, seeds
 from compose_ext.secrets.docker_secrets import DockerSecret, DockerSecrets
 from compose_ext.swarm import agent_answer, installation, queries
-from mesh.envelope import VerifyKey
+from mesh.crypto.envelope import VerifyKey
 
 SIGNED_WITHIN = 60
 """Seconds for the controller to re-sign all records that it can."""

@@ -10,8 +10,8 @@ from compose_ext.document.interpolate import escape
 from compose_ext.language import waiting
 from compose_ext.language.project import EXTENSION, LinkEntry, LinkOptions, Service
 from compose_ext.language.validation import Links
-from mesh.labels import GATE, GATE_READY, MAX_NAME, LinkLabel, ServiceLabels, encode
-from mesh.ports import merge
+from mesh.model.labels import GATE, GATE_READY, MAX_NAME, LinkLabel, ServiceLabels, encode
+from mesh.model.ports import merge
 
 Override = dict[str, Any]
 """A compose file as plain dicts: `version` and `services`."""

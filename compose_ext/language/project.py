@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from compose_ext.diagnostics import Place
-from mesh.ports import PortRange
+from mesh.model.ports import PortRange
 
 EXTENSION = "x-wireguard"
 Gate = Literal["auto", "true", "false", "ready"]

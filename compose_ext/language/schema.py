@@ -23,8 +23,8 @@ from compose_ext.language.project import (
     Service,
 )
 from compose_ext.language.version import read_version
-from mesh.labels import GATE, GATE_READY, PREFIX, ROLE, check_service_name, format_duration, parse_duration
-from mesh.ports import PortRange
+from mesh.model.labels import GATE, GATE_READY, PREFIX, ROLE, check_service_name, format_duration, parse_duration
+from mesh.model.ports import PortRange
 
 _Value = TypeVar("_Value")
 

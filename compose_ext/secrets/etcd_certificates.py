@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecret, DockerSecrets, name_of
-from mesh.certificates import Authority
-from mesh.etcd_users import AGENT, CONTROLLER
+from mesh.identity.ca import CertificateAuthority
+from mesh.identity.etcd_users import AGENT, CONTROLLER
 
 CA, SERVER, TRUST = "etcd_ca", "etcd_server", "etcd_trust"
 CONTROLLER_KEY, AGENT_KEY = "etcd_controller", "etcd_agent"
@@ -82,7 +82,7 @@ def generations(secrets: DockerSecrets) -> list[Generation]:
     return found
 
 
-def make(secrets: DockerSecrets, address: str, authority: Authority | None = None) -> Generation:
+def make(secrets: DockerSecrets, address: str, authority: CertificateAuthority | None = None) -> Generation:
     """Make a generation. Leftovers of an interrupted one stay unused: its authority's key is gone.
 
     Args:
@@ -94,7 +94,7 @@ def make(secrets: DockerSecrets, address: str, authority: Authority | None = Non
         DockerError: Docker failed.
     """
     number = secrets.next_number(CA, *SECRETS)
-    authority = authority or Authority(f"Linkwire etcd {number}")
+    authority = authority or CertificateAuthority(f"Linkwire etcd {number}")
     labels = {EXPIRES: authority.expires.isoformat(), ADDRESS: address}
     secrets.make(SECRET, SERVER, number, authority.server([address, LOOPBACK]), labels)
     secrets.make(SECRET, CONTROLLER_KEY, number, authority.client(CONTROLLER), labels)

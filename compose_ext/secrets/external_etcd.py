@@ -17,7 +17,7 @@ from compose_ext.diagnostics import UsageError
 from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecret, DockerSecrets
 from compose_ext.secrets.etcd_certificates import EXPIRES
 from mesh.errors import Terminal
-from mesh.tls import blocks, pair_problem, plain_key
+from mesh.identity.tls import blocks, pair_problem, plain_key
 
 CA, CONTROLLER_KEY, AGENT_KEY = "own_etcd_ca", "own_etcd_controller", "own_etcd_agent"
 FINGERPRINT = "org.linkwire.certificate"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecret, DockerSecrets
-from mesh.envelope import SigningKey, VerifyKey
+from mesh.crypto.envelope import SigningKey, VerifyKey
+from mesh.crypto.secret import Secret
 from mesh.errors import Terminal
-from mesh.keyfiles import verify_keys_text
-from mesh.secret import Secret
+from mesh.identity.key_files import verify_keys_text
 
 SIGNING, LINK, VERIFY = "signing_seed", "link_seed", "verify_keys"
 VERIFY_LABEL = "org.linkwire.verify-key"

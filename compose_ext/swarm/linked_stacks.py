@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.language.validation import Links
-from mesh.labels import ROLE
+from mesh.model.labels import ROLE
 
 WITHOUT = "without-linkwire"
 """The flag of `deploy` for a Swarm that has no Linkwire (yet)."""

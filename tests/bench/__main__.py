@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mesh.log import configure
+from mesh.process.log_setup import configure
 from tests.bench import (
     device,
     docker,

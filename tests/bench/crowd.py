@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import agent.cli  # noqa: F401 - all that an agent has in memory
-from agent import reconcile
-from agent.containers import LocalTask
-from agent.looks import Looks
-from agent.schedule import Schedule
-from agent.task_interface import TaskInterface
-from agent.tasks import TaskState
-from mesh.log import configure
+from agent.containers.docker_client import LocalTask
+from agent.interface import reconcile
+from agent.interface.schedule import Schedule
+from agent.interface.task import TaskState
+from agent.interface.task_interface import TaskInterface
+from agent.reporting.status_poller import StatusPoller
+from mesh.process.log_setup import configure
 from tests.kernel.guest import GUEST_VARIABLE
 from tests.netns.world import World, device_name
 from tests.support import stage
@@ -72,10 +72,10 @@ def _measure(world: World, folder: Path, count: int) -> Figures:
             used = _used()
     more = _used() - used
     for _ in range(2):  # what the first round reads is decoded and kept for the next
-        Looks().read(wired, node.backend, lambda: False)
+        StatusPoller().read(wired, node.backend, lambda: False)
     began = time.process_time()
     for _ in range(_LOOKS):
-        found = Looks().read(wired, node.backend, lambda: False)
+        found = StatusPoller().read(wired, node.backend, lambda: False)
         assert found is not None
         assert len(found) == len(tasks)
     look = (time.process_time() - began) * 1000 / _LOOKS / len(tasks)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
-from agent import nft, reconcile
-from agent.netns import TaskNetns
-from mesh.wgtypes import InterfaceConfig
+from agent.firewall import nft
+from agent.interface import reconcile
+from agent.linux.netns import TaskNetns
+from mesh.topology.wgtypes import InterfaceConfig
 from tests.bench.measure import Effort, Row, alternate, timed
 from tests.netns.world import Task, device_name
 from tests.support import stage

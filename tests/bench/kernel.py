@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mesh.log import configure
+from mesh.process.log_setup import configure
 from tests.bench import device, link, many, overlay, peers, report, wire
 from tests.bench.measure import QUICK, Effort, NotHere, Row
 from tests.bench.run import Run, run_groups

@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from agent import nft, reconcile
+from agent.firewall import nft
+from agent.interface import reconcile
 from tests.bench.measure import Effort, Row, crosswise
 from tests.netns.world import Node, Task, World
 from tests.support import stage

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agent import gate
-from agent.containers import LocalTask
-from agent.tasks import TaskState
-from mesh.net import UdpEndpoint
-from mesh.wgtypes import DeviceChange, InterfaceConfig, PeerChange
+from agent.containers import start_gate
+from agent.containers.docker_client import LocalTask
+from agent.interface.task import TaskState
+from mesh.model.net import UdpEndpoint
+from mesh.topology.wgtypes import DeviceChange, InterfaceConfig, PeerChange
 from tests.bench.measure import Effort, Row, alternate, timed
 from tests.netns.world import Task, device_name
 from tests.support import stage
@@ -67,7 +67,7 @@ class _Bench:
         setting = alternate(rounds, lambda: self._set(self._set_ours), lambda: self._set(self._set_theirs))
         reading = alternate(rounds, lambda: timed(self._read_ours), lambda: timed(self._read_theirs))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gate, "FOLDER", self._gate)
+            patch.setattr(start_gate, "FOLDER", self._gate)
             self._wire(self._before)
             confirming = alternate(rounds, self._confirm, self._sync)
             changing = alternate(rounds, self._change, self._sync)

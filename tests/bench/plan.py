@@ -8,15 +8,15 @@ from functools import partial
 
 from immutables import Map
 
-from controller import observed
-from controller.observed import Swarm
-from controller.plan import Planner, plan
+from controller.planning.planner import Planner, plan
 from controller.steps import Plan
-from mesh import snapshot
-from mesh.changes import Changes, Mark
-from mesh.graph import index
-from mesh.records import Record, Versioned
-from mesh.snapshot import Snapshot
+from controller.swarm import model
+from controller.swarm.model import Swarm
+from mesh.model import snapshot
+from mesh.model.changelog import ChangeLog, Cursor
+from mesh.model.records import Record, Versioned
+from mesh.model.snapshot import Snapshot
+from mesh.topology.link_graph import index
 from tests.bench.measure import Effort, Row, alternate, cpu
 from tests.support import cluster
 
@@ -54,7 +54,7 @@ def _plan(tasks: int) -> Callable[[], object]:
 
 def _followed(swarm: Swarm) -> Swarm:
     """As somebody gives it who follows it, and has seen no change."""
-    return replace(swarm, trail=observed.Trail(swarm.services, swarm.tasks, swarm.nodes, Mark((), 0)))
+    return replace(swarm, trail=model.Lineage(swarm.services, swarm.tasks, swarm.nodes, Cursor((), 0)))
 
 
 class _Picture:
@@ -63,7 +63,7 @@ class _Picture:
     def __init__(self, tasks: int) -> None:
         before, after = cluster.stored(tasks), cluster.stored(tasks, not_ready=tasks // 2)
         (self._key,) = (key for key, found in after.records.items() if before.records[key] != found)
-        self._log = Changes[str]()
+        self._log = ChangeLog[str]()
         self._both = _with_trail(before, self._log.mark()), _with_trail(after, self._log.mark())
         self.now = self._both[0]
 
@@ -76,13 +76,13 @@ class _Picture:
         return self.now
 
 
-def _with_trail(stored: Snapshot, mark: Mark[str]) -> Snapshot:
+def _with_trail(stored: Snapshot, mark: Cursor[str]) -> Snapshot:
     kinds: dict[type, dict[str, Versioned[Record]]] = {}
     for key, found in stored.records.items():
         kinds.setdefault(type(found.record), {})[key] = found
     by_kind = {kind: Map(its) for kind, its in kinds.items()}
     records = Map(dict(stored.records))
-    return replace(stored, records=records, trail=snapshot.Trail(records, stored.invalid, by_kind, mark))
+    return replace(stored, records=records, trail=snapshot.Lineage(records, stored.invalid, by_kind, mark))
 
 
 def _index(tasks: int) -> Callable[[], object]:

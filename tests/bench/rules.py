@@ -14,11 +14,12 @@ import time
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
-from agent import links, nft
-from agent.rules import render
-from mesh.policy import Allow, Balance, Policy
-from mesh.ports import PortRange
-from mesh.wgtypes import Route
+from agent.firewall import nft
+from agent.firewall.ruleset import render
+from agent.linux import interfaces
+from mesh.model.ports import PortRange
+from mesh.topology.policy import Allow, Balance, Policy
+from mesh.topology.wgtypes import Route
 from tests.bench.link import connection, throughput
 from tests.bench.measure import Effort, Row, crosswise
 from tests.netns.world import MESH, MESH6, Node, Task, World, ip
@@ -79,9 +80,9 @@ def _joined_by_veth(world: World, node: Node) -> tuple[Task, Task]:
     pair = [("name", task.name, "netns", name) for task, name in zip(ends, names, strict=True)]
     ip("link", "add", *pair[0], "type", "veth", "peer", *pair[1])
     for task in ends:
-        links.add_address(task.netns, task.name, task.address)
-        links.set_up(task.netns, task.name)
-        links.add_route(task.netns, task.name, Route(MESH))
+        interfaces.add_address(task.netns, task.name, task.address)
+        interfaces.set_up(task.netns, task.name)
+        interfaces.add_route(task.netns, task.name, Route(MESH))
     return ends[0], ends[1]
 
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import grpc
 
-from mesh import codec, keyspace
-from mesh.records import Endpoint
-from mesh.snapshot import Put
-from mesh.store import MAX_OPS, Store
+from mesh.model import codec, keyspace
+from mesh.model.records import Endpoint
+from mesh.model.snapshot import Put
+from mesh.store.client import MAX_OPS, Store
 from tests.bench.measure import Effort, Row, alternate, timed
 from tests.store.etcd_server import EtcdServer
 from tests.support import cluster
-from tests.support.signing import SEAL
+from tests.support.signing import RECORD_SIGNER
 
 _WAIT = 10.0  # seconds for a change to be seen
 _RAW_KEY = b"/raw"
@@ -33,7 +33,7 @@ _RAW_KEY = b"/raw"
 def measure(effort: Effort) -> list[Row]:
     """List and follow."""
     with tempfile.TemporaryDirectory(prefix="linkwire-bench-") as folder, EtcdServer(Path(folder)) as etcd:
-        with closing(Store([etcd.endpoint], SEAL)) as store:
+        with closing(Store([etcd.endpoint], RECORD_SIGNER)) as store:
             records = list(cluster.stored(effort.endpoints).all(Endpoint))
             for first in range(0, len(records), MAX_OPS):
                 store.commit([Put(record, 0) for record in records[first : first + MAX_OPS]])
@@ -93,7 +93,7 @@ def raw(etcd: EtcdServer, value: bytes) -> Iterator[Callable[[], float]]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        from etcd3 import etcdrpc  # noqa: PLC0415 - only after mesh.etcd can it be imported
+        from etcd3 import etcdrpc  # noqa: PLC0415 - only after mesh.store.etcd_channel can it be imported
 
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
     requests.put(etcdrpc.WatchRequest(create_request=etcdrpc.WatchCreateRequest(key=_RAW_KEY)))

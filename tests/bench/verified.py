@@ -6,19 +6,19 @@ import tracemalloc
 from collections.abc import Callable
 from itertools import count
 
-from mesh import codec, keyspace
-from mesh.envelope import Keyring, SigningKey
-from mesh.follow import Batch, Change, Picture
-from mesh.manifest import Entry
-from mesh.records import Endpoint, ManifestRecord, Record, Versioned
-from mesh.seal import Sealer
-from mesh.snapshot import Contents, Snapshot
-from mesh.verdict import verify_snapshot
+from mesh.crypto.envelope import Keyring, SigningKey
+from mesh.crypto.multiset_hash import Entry
+from mesh.integrity.record_signing import RecordSigner
+from mesh.integrity.verification import verify_snapshot
+from mesh.model import codec, keyspace
+from mesh.model.records import Endpoint, ManifestRecord, Record, Versioned
+from mesh.model.snapshot import SignedSet, Snapshot
+from mesh.store.follower import Batch, MaterializedView, RecordChange
 from tests.bench.measure import Effort, Row, alternate, cpu
 from tests.support import cluster
 
 _KEY = SigningKey(bytes(32))
-_SEAL = Sealer.controller(Keyring("cluster", (_KEY.verify_key,)), _KEY)
+_SEAL = RecordSigner.controller(Keyring("cluster", (_KEY.verify_key,)), _KEY)
 _MIB = 2**20
 
 
@@ -27,12 +27,12 @@ def measure(effort: Effort) -> list[Row]:
     records = [v.record for key, v in cluster.stored(effort.endpoints).records.items() if keyspace.covered(key)]
     plain = [(keyspace.key_of(record), codec.encode(record)) for record in records]
     sealed = {key: _SEAL.sign(key, 1, body) for key, body in plain}
-    contents = Contents().after((Entry.of(key, 1, value) for key, value in sealed.items()), ())
+    contents = SignedSet().after((Entry.of(key, 1, value) for key, value in sealed.items()), ())
     sealed[keyspace.MANIFEST] = _sealed(contents.record(), 1)
-    changes = [Change(key.encode(), value, 1) for key, value in sealed.items()]
+    changes = [RecordChange(key.encode(), value, 1) for key, value in sealed.items()]
 
     def ours() -> Snapshot:
-        picture = Picture(_SEAL)
+        picture = MaterializedView(_SEAL)
         picture.replace(Batch(1, whole=True, changes=changes))
         snapshot = picture.snapshot(complete=True)
         assert verify_snapshot(snapshot).verified
@@ -63,7 +63,7 @@ def _sealed(record: Record, generation: int) -> bytes:
     return _SEAL.sign(keyspace.key_of(record), generation, codec.encode(record))
 
 
-def _with_manifest(endpoint: Endpoint, generation: int, contents: Contents) -> bytes:
+def _with_manifest(endpoint: Endpoint, generation: int, contents: SignedSet) -> bytes:
     """What the controller does more for each commit."""
     entry = Entry.of(keyspace.key_of(endpoint), generation, _sealed(endpoint, generation))
     record: ManifestRecord = contents.after((entry,), ()).record()

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-from agent import nft, reconcile
-from agent.netns import TaskNetns
-from mesh.wgtypes import PeerConfig
+from agent.firewall import nft
+from agent.interface import reconcile
+from agent.linux.netns import TaskNetns
+from mesh.topology.wgtypes import PeerConfig
 from tests.bench.measure import Effort, Row, alternate, timed
 from tests.netns.world import Task, device_name
 from tests.support import stage

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mesh.envelope import peek
-from mesh.keyspace import ROOT
+from mesh.crypto.envelope import peek
+from mesh.model.keyspace import ROOT
 
 PREFIX = f"{ROOT}addresses/"
 

@@ -35,7 +35,7 @@ BACKEND_VARIABLE = "LINKWIRE_TEST_BACKEND"  # kernel or userspace; tests/netns r
 # Also by hand, --timeout 600: tests/netns/test_takeover.py, for a figure; and test_confirmed.py, which has an etcd of
 # its own and is about the agent's loop, whatever the backend.
 # And there one in some thousand packets looks a route up while it is being replaced, and finds the old one dead:
-# agent/links.py, add_route.
+# agent/linux/interfaces.py, add_route.
 BY_HAND = (
     "test_rules or test_nft or test_gate or test_conntrack or test_takeover or test_confirmed or without_a_way"
     " or test_liveness or test_datagrams"

@@ -7,11 +7,11 @@ import json
 import os
 import subprocess
 
-from mesh import codec, keyspace
-from mesh.envelope import Signer, peek, wrap
-from mesh.manifest import Entry
-from mesh.records import Record
-from mesh.snapshot import Contents
+from mesh.crypto.envelope import Signer, peek, wrap
+from mesh.crypto.multiset_hash import Entry
+from mesh.model import codec, keyspace
+from mesh.model.records import Record
+from mesh.model.snapshot import SignedSet
 from tests.lab.lab import Lab
 
 Dump = dict[str, bytes]
@@ -56,7 +56,7 @@ class EtcdOwner:
         values = {key: value for key, value in self.dump().items() if keyspace.covered(key)}
         entries = [Entry.of(key, peek(key, value).generation, value) for key, value in values.items()]
         generation = peek(keyspace.MANIFEST, self.dump()[keyspace.MANIFEST]).generation + 1
-        body = codec.encode(Contents().after(entries, ()).record())
+        body = codec.encode(SignedSet().after(entries, ()).record())
         self.put(keyspace.MANIFEST, wrap(signer, keyspace.MANIFEST, generation, body))
 
     def _etcdctl(self, *words: str, value: bytes = b"") -> str:

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from agent.identity import REPORT_KEY_FILE
-from mesh import keyspace
-from mesh.envelope import Signer, SigningKey
-from mesh.hybrid import NodeKey
-from mesh.keyfiles import parse_verify_keys
-from mesh.proof import verify
-from mesh.records import Endpoint, Member, Node, SealedKey, TaskReport
-from mesh.seal import Sealer
-from mesh.snapshot import Op, Put, Snapshot
-from mesh.store import Store
+from agent.state.node_identity import REPORT_KEY_FILE
+from mesh.crypto.envelope import Signer, SigningKey
+from mesh.crypto.hpke import NodeKey
+from mesh.identity.attestation import verify
+from mesh.identity.key_files import parse_verify_keys
+from mesh.integrity.record_signing import RecordSigner
+from mesh.model import keyspace
+from mesh.model.records import Endpoint, Member, Node, SealedKey, TaskReport
+from mesh.model.snapshot import Op, Put, Snapshot
+from mesh.store.client import Store
 from tests.lab import process
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node as LabNode
@@ -50,7 +50,7 @@ PRESS_S = 5.0
 
 
 @dataclass(frozen=True)
-class Replayer(Sealer):
+class Replayer(RecordSigner):
     """Writes `old` values as they were, by key, instead of signing."""
 
     old: dict[str, bytes] = field(default_factory=dict)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from agent import watch
-from agent.containers import Containers, LocalTask
-from agent.sandboxes import Sandboxes
-from agent.watch import ContainerWatch
-from mesh.apart import in_order
-from mesh.records import Attachment
+from agent.containers import watcher
+from agent.containers.docker_client import Containers, LocalTask
+from agent.containers.netns_discovery import NetnsDiscovery
+from agent.containers.watcher import ContainerWatcher
+from mesh.model.records import Attachment
+from mesh.topology.isolation import in_order
 from tests.lab import Lab, images
 from tests.lab.node import Node
 from tests.lab.process import wait_for
@@ -50,7 +50,7 @@ class Seen:
         self.tasks: list[LocalTask] = []
         self.afresh: list[LocalTask] = []
         self._url = url
-        self._watch = ContainerWatch(Containers(url), self._look)
+        self._watch = ContainerWatcher(Containers(url), self._look)
 
     def _look(self) -> None:
         for local in self._watch.local.tasks.values() if hasattr(self, "_watch") else ():
@@ -77,7 +77,7 @@ def inside(node: Node, container: str, *networks: str) -> tuple[Attachment, ...]
 def test_a_tasks_addresses_are_known_before_it_starts_and_for_as_long_as_it_lives(
     lab: Lab, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "Sandboxes", lambda found: Sandboxes(found, tmp_path))
+    monkeypatch.setattr(watcher, "Sandboxes", lambda found: NetnsDiscovery(found, tmp_path))
     image = images.push_busybox(lab)
     seen = Seen(f"unix://{node.socket}")
     networks = ("--network", OVERLAY, "--network", BRIDGE, "--constraint", f"node.hostname=={node.name}")

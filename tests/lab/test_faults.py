@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.looks import STATUS_S
-from agent.trust import SAVE_S
+from agent.reporting.status_poller import STATUS_S
+from agent.state.verified_state import SAVE_S
 from tests.chaos.killer import processes
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment

@@ -16,10 +16,10 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from mesh.envelope import Signer, SigningKey, peek
-from mesh.keys import PrivateKey
-from mesh.net import UdpEndpoint
-from mesh.records import Endpoint
+from mesh.crypto.envelope import Signer, SigningKey, peek
+from mesh.crypto.keys import PrivateKey
+from mesh.model.net import UdpEndpoint
+from mesh.model.records import Endpoint
 from tests.chaos.killer import processes
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment

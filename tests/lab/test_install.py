@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.certificates import Authority
+from mesh.identity.ca import CertificateAuthority
 from tests.lab import Lab, images, process, programs
 from tests.lab.deployment import Deployment
 from tests.lab.fixtures import lab_name
@@ -29,8 +29,8 @@ SET = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 TRY = """
 import sys
 from pathlib import Path
-from mesh.etcd import Line
-from mesh.tls import Tls, with_node
+from mesh.store.etcd_channel import Line
+from mesh.identity.tls import Tls, with_node
 import os
 tls = Tls(*(Path(os.environ["LINKWIRE_ETCD_" + name]) for name in ("CA", "CERT", "KEY")))
 target = os.environ["LINKWIRE_ETCD"].removeprefix("https://")
@@ -400,7 +400,7 @@ def test_uninstalling_leaves_nothing(installed: Deployment) -> None:
 def own_etcd(lab: Lab, folder: Path) -> Iterator[list[str]]:
     """An etcd of the user's own on the lab's bridge, over TLS; the flags of `install` for it."""
     host, _, port = lab.etcd_endpoint.rpartition(":")
-    url, authority = f"https://{host}:{int(port) + 10}", Authority("theirs")
+    url, authority = f"https://{host}:{int(port) + 10}", CertificateAuthority("theirs")
     files = {"ca": authority.pem, "server": authority.server([host]), "client": authority.client("anybody")}
     for name, content in files.items():
         (folder / name).write_bytes(content)

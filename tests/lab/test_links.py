@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mesh.envelope import peek
-from mesh.keyspace import ROOT
+from mesh.crypto.envelope import peek
+from mesh.model.keyspace import ROOT
 from tests.lab import checker, process
 from tests.lab.capture import Capture
 from tests.lab.deployment import EXAMPLES, Deployment

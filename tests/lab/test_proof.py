@@ -16,10 +16,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from mesh.envelope import SigningKey
+from mesh.crypto.envelope import SigningKey
+from mesh.crypto.hpke import NodeKey
 from mesh.errors import Retryable
-from mesh.hybrid import NodeKey
-from mesh.proof import Identity, InvalidProof, KeyLocked, NodeProof, NodeStatement, make_proof, verify
+from mesh.identity.attestation import (
+    Identity,
+    InvalidProofError,
+    KeyLockedError,
+    NodeProof,
+    NodeStatement,
+    make_proof,
+    verify,
+)
 from tests.lab import Lab
 from tests.lab.fixtures import lab_name
 from tests.lab.node import Node
@@ -126,7 +134,7 @@ def test_every_node_proves_itself_with_what_swarm_gave_it(own: Lab) -> None:
         assert (certificates(node) / "swarm-root-ca.crt").read_bytes() == trusted
         # One that another node signed in this one's name is that other node's.
         other = own.nodes[1 if node is own.nodes[0] else 0]
-        with pytest.raises(InvalidProof):
+        with pytest.raises(InvalidProofError):
             check((prove(own, other)[0], proof[1]), trusted)
 
 
@@ -164,7 +172,7 @@ def test_a_node_that_is_promoted_and_demoted_stays_the_same_node(own: Lab) -> No
 def locked(own: Lab, node: Node) -> bool:
     try:
         prove(own, node)
-    except KeyLocked:
+    except KeyLockedError:
         return True
     return False
 
@@ -213,7 +221,7 @@ def test_while_the_root_is_rotated_and_afterwards(own: Lab) -> None:
         check(proof, new)
         check(proof, old)  # a controller that has not heard of it yet
     for proof in before.values():
-        with pytest.raises(InvalidProof):
+        with pytest.raises(InvalidProofError):
             check(proof, new)
 
 
@@ -229,7 +237,7 @@ def test_a_removed_node_s_proof_still_holds_and_only_swarm_knows(own: Lab) -> No
     own.up()  # it joins again, as a new node
     fresh = prove(own, node)
     assert check(fresh, trusted).node == fresh[1].node != proof[1].node
-    with pytest.raises(InvalidProof, match="another node's"):
+    with pytest.raises(InvalidProofError, match="another node's"):
         check((make_proof(*files(node), proof[1]), proof[1]), trusted)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.keys import PrivateKey
+from mesh.crypto.keys import PrivateKey
 from tests.lab import checker, emissions, process
 from tests.lab.deployment import Deployment
 

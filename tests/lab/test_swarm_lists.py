@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from controller.observed import SwarmService, SwarmTask
-from controller.swarm import SwarmManager
-from mesh.apart import in_order
-from mesh.records import Attachment
+from controller.swarm.docker_client import SwarmManager
+from controller.swarm.model import SwarmService, SwarmTask
+from mesh.model.records import Attachment
+from mesh.topology.isolation import in_order
 from tests.lab import Lab, images
 from tests.lab.node import Node
 from tests.lab.process import wait_for

@@ -15,8 +15,8 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Self
 
-from agent.netns import TaskNetns
-from mesh.ports import Protocol
+from agent.linux.netns import TaskNetns
+from mesh.model.ports import Protocol
 
 REFUSED, SILENCE = "refused", "silence"
 """What comes of asking, where it is no server's name."""

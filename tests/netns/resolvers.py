@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Self
 
-from agent.netns import TaskNetns
+from agent.linux.netns import TaskNetns
 from tests.netns.world import World, ip
 
 Address = IPv4Address | IPv6Address

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
-from agent import nft
-from agent.rules import render
-from mesh.addresses import twin
-from mesh.policy import Allow, Balance, Exit, Policy
-from mesh.ports import PortRange
-from mesh.records import Refused
+from agent.firewall import nft
+from agent.firewall.ruleset import render
+from mesh.model.ports import PortRange
+from mesh.model.records import Refused
+from mesh.topology.ipam import twin
+from mesh.topology.policy import Allow, Balance, Exit, Policy
 from tests.netns.world import MESH, MESH6, Task, World
 
 FIRST_VIP = 1 << 15

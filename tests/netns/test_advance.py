@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent import gate, names, nft
-from agent.containers import LocalTask
-from agent.rules import render
-from agent.schedule import CONFIRM_S
-from agent.tasks import TaskState
+from agent.containers import start_gate
+from agent.containers.docker_client import LocalTask
+from agent.firewall import nft
+from agent.firewall.ruleset import render
+from agent.interface.schedule import CONFIRM_S
+from agent.interface.task import TaskState
+from agent.linux import hosts_file
 from mesh.errors import Retryable
-from mesh.net import IPNetwork, UdpEndpoint
-from mesh.wgtypes import DeviceChange, PeerChange, PeerConfig, resolved
+from mesh.model.net import IPNetwork, UdpEndpoint
+from mesh.topology.wgtypes import DeviceChange, PeerChange, PeerConfig, resolved
 from tests.netns.world import MESH, MESH6, Task, World
 from tests.support import stage
 
 if TYPE_CHECKING:
-    from agent.netns import TaskNetns
-    from agent.wireguard import Backend
-    from mesh.wgtypes import Device, InterfaceConfig
+    from agent.linux.netns import TaskNetns
+    from agent.wireguard.backend import Backend
+    from mesh.topology.wgtypes import Device, InterfaceConfig
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Wired:
         table = nft.read(self.task.netns)
         assert table is not None
         assert table.rules == render(config.policy, config.name)
-        assert resolved(names.read(self.state.local.hosts)) == resolved(config.hosts)
+        assert resolved(hosts_file.read(self.state.local.hosts)) == resolved(config.hosts)
         return self.there() == {str(peer.public_key): (peer.endpoint, peer.allowed_ips) for peer in config.peers}
 
     def by_another(self, *peers: PeerChange) -> None:
@@ -77,7 +79,7 @@ class Wired:
 
 @pytest.fixture
 def wired(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wired:
-    monkeypatch.setattr(gate, "FOLDER", tmp_path / "gate")
+    monkeypatch.setattr(start_gate, "FOLDER", tmp_path / "gate")
     node, _ = world.nodes()
     task, backend = world.task(node), node.backend
     hosts = stage.hosts_file(tmp_path, "hosts")
@@ -131,7 +133,7 @@ def test_peers_come_and_go_with_their_rules_and_names(wired: Wired) -> None:
         if peers:
             assert wired.is_as(config)
     assert wired.there() == {}
-    assert not names.read(wired.state.local.hosts)
+    assert not hosts_file.read(wired.state.local.hosts)
 
 
 def break_peers(wired: Wired) -> None:
@@ -167,7 +169,7 @@ def lose_rules(wired: Wired) -> None:
 
 
 def lose_names(wired: Wired) -> None:
-    names.write(wired.state.local.hosts, ())
+    hosts_file.write(wired.state.local.hosts, ())
 
 
 @pytest.mark.parametrize("lose", [lose_rules, lose_names])

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from agent import links
-from agent.errors import PortTaken
-from agent.wireguard import Backend, probe, uapi
-from mesh.errors import DeviceNotFound, NetnsGone, Terminal
-from mesh.keys import PrivateKey, PublicKey
-from mesh.net import IPNetwork
-from mesh.wgtypes import Device, DeviceChange, PeerChange
+from agent.errors import PortTakenError
+from agent.linux import interfaces
+from agent.wireguard import uapi
+from agent.wireguard.backend import Backend, probe
+from mesh.crypto.keys import PrivateKey, PublicKey
+from mesh.errors import DeviceNotFoundError, NetnsGoneError, Terminal
+from mesh.model.net import IPNetwork
+from mesh.topology.wgtypes import Device, DeviceChange, PeerChange
 from tests.netns.world import (
     Task,
     World,
@@ -77,29 +78,29 @@ def test_a_backend_says_which_it_is(task: Task) -> None:
 def test_a_new_device_is_in_the_task_only_and_has_nothing(made: Task) -> None:
     device = made.node.backend.read(made.netns, made.name)
     assert (device.name, device.public_key, device.peers) == (made.name, None, {})
-    seen = links.observe(made.netns, made.name)
+    seen = interfaces.observe(made.netns, made.name)
     assert seen is not None
     assert (seen.up, seen.addresses, seen.routes) == (False, frozenset(), frozenset())
-    assert links.observe(made.node.netns, made.name) is None
+    assert interfaces.observe(made.node.netns, made.name) is None
     assert made.node.backend.found(made.netns) == (made.name,)
     assert made.node.backend.found(made.node.netns) == ()
 
 
 def test_creating_it_again_keeps_it_as_it_is(made: Task) -> None:
     made.wire()
-    before = (made.node.backend.read(made.netns, made.name), links.observe(made.netns, made.name))
+    before = (made.node.backend.read(made.netns, made.name), interfaces.observe(made.netns, made.name))
     made.node.backend.create(made.netns, made.name)
-    assert (made.node.backend.read(made.netns, made.name), links.observe(made.netns, made.name)) == before
+    assert (made.node.backend.read(made.netns, made.name), interfaces.observe(made.netns, made.name)) == before
 
 
 def test_a_device_of_the_name_that_is_somebody_elses_is_left_alone(task: Task) -> None:
     ip("-n", Path(task.netns.path).name, "link", "add", task.name, "type", "veth", "peer", "name", "other")
     with pytest.raises(Terminal, match="the task has a device of that name"):
         task.node.backend.create(task.netns, task.name)
-    with pytest.raises(DeviceNotFound):
+    with pytest.raises(DeviceNotFoundError):
         task.node.backend.read(task.netns, task.name)
     task.node.backend.delete(task.netns, task.name)
-    assert links.kind(task.netns, task.name) == "veth"
+    assert interfaces.kind(task.netns, task.name) == "veth"
     assert task.node.backend.found(task.netns) == ()
 
 
@@ -120,17 +121,19 @@ def test_what_is_made_at_once_has_no_peers_before_it_may(task: Task, *, prepared
     def ready() -> None:
         try:
             before.append(backend.read(task.netns, task.name))
-        except DeviceNotFound:  # on its way
+        except DeviceNotFoundError:  # on its way
             before.append(Device(task.name, None, 0, {}))
 
     there: list[bool | None] = []
-    backend.make(task.netns, task.name, whole(task), ready, lambda: there.append(links.is_up(task.netns, task.name)))
+    backend.make(
+        task.netns, task.name, whole(task), ready, lambda: there.append(interfaces.is_up(task.netns, task.name))
+    )
     assert there == [False], "it is told that it is placed once, and it is down then"
     assert [(device.public_key, device.peers) for device in before] == [(None, {})]
     device = backend.read(task.netns, task.name)
     assert (device.public_key, device.listen_port) == (task.key.public, task.port)
     assert device.peers.keys() == {KEYS[0], KEYS[1]}
-    assert links.is_up(task.netns, task.name) is False
+    assert interfaces.is_up(task.netns, task.name) is False
 
 
 def test_where_the_rules_fail_what_is_made_has_no_peers(task: Task) -> None:
@@ -147,9 +150,9 @@ def test_where_the_rules_fail_what_is_made_has_no_peers(task: Task) -> None:
 
 def test_making_it_again_keeps_it_and_what_is_somebody_elses_is_told(made: Task, world: World) -> None:
     made.wire()
-    before = links.observe(made.netns, made.name)
+    before = interfaces.observe(made.netns, made.name)
     made.node.backend.make(made.netns, made.name, whole(made), nothing, nothing)
-    assert links.observe(made.netns, made.name) == before
+    assert interfaces.observe(made.netns, made.name) == before
     assert len(made.node.backend.read(made.netns, made.name).peers) == 2
     other = world.task(made.node)
     ip("-n", Path(other.netns.path).name, "link", "add", other.name, "type", "veth", "peer", "name", "other")
@@ -161,11 +164,11 @@ def test_making_it_again_keeps_it_and_what_is_somebody_elses_is_told(made: Task,
 
 def test_deleting_leaves_nothing_and_may_be_done_twice(made: Task) -> None:
     made.node.backend.delete(made.netns, made.name)
-    assert links.observe(made.netns, made.name) is None
+    assert interfaces.observe(made.netns, made.name) is None
     assert uapi.process(made.name) is None
-    with pytest.raises(DeviceNotFound):
+    with pytest.raises(DeviceNotFoundError):
         made.node.backend.read(made.netns, made.name)
-    with pytest.raises(DeviceNotFound):
+    with pytest.raises(DeviceNotFoundError):
         made.node.backend.apply(made.netns, made.name, DeviceChange(listen_port=made.port))
     made.node.backend.delete(made.netns, made.name)
 
@@ -178,7 +181,7 @@ def test_a_device_that_died_is_not_found_and_is_made_anew(made: Task) -> None:
         ip("-n", Path(made.netns.path).name, "link", "delete", made.name)
     backend = made.node.backend
     wait_for(lambda: backend.found(made.netns) == ())
-    with pytest.raises(DeviceNotFound):
+    with pytest.raises(DeviceNotFoundError):
         backend.read(made.netns, made.name)
     made.wire()
     assert backend.read(made.netns, made.name).public_key == made.key.public
@@ -261,8 +264,8 @@ def test_another_backend_finds_and_reads_what_one_made(made: Task) -> None:
 
 KILLED = """
 import os, signal, sys
-from agent.netns import TaskNetns
-from mesh.wgtypes import DeviceChange
+from agent.linux.netns import TaskNetns
+from mesh.topology.wgtypes import DeviceChange
 from tests.netns.world import make_backend
 home, path, name, port = sys.argv[1:]
 backend, netns = make_backend(home), TaskNetns(path)
@@ -282,12 +285,12 @@ def test_a_device_outlives_the_process_that_made_it(task: Task) -> None:
     task.wire()
     assert backend.read(task.netns, task.name).public_key == task.key.public
     backend.delete(task.netns, task.name)
-    assert links.observe(task.netns, task.name) is None
+    assert interfaces.observe(task.netns, task.name) is None
 
 
 def test_a_port_that_is_taken_is_refused_and_the_device_keeps_its_own(made: Task) -> None:
     made.wire()
-    with occupied(made.node.netns, made.port + 1), pytest.raises(PortTaken):
+    with occupied(made.node.netns, made.port + 1), pytest.raises(PortTakenError):
         made.node.backend.apply(made.netns, made.name, DeviceChange(listen_port=made.port + 1))
     assert made.node.backend.read(made.netns, made.name).listen_port == made.port
     made.node.backend.apply(made.netns, made.name, DeviceChange(listen_port=made.port + 1))
@@ -295,7 +298,7 @@ def test_a_port_that_is_taken_is_refused_and_the_device_keeps_its_own(made: Task
 
 
 def test_a_port_that_is_taken_before_the_device_comes_up(task: Task) -> None:
-    with occupied(task.node.netns, task.port), pytest.raises(PortTaken):
+    with occupied(task.node.netns, task.port), pytest.raises(PortTakenError):
         task.wire()
     task.wire()
     wait_for(lambda: not is_free(task.node.netns, task.port))
@@ -306,7 +309,7 @@ def test_two_tasks_of_a_node_cannot_have_one_port(world: World) -> None:
     first, second = world.task(node), world.task(node)
     first.wire()
     wait_for(lambda: not is_free(node.netns, first.port))
-    with pytest.raises(PortTaken):
+    with pytest.raises(PortTakenError):
         second.wire(port=first.port)
     first.wire()  # its own port is not taken for it
 
@@ -323,7 +326,7 @@ def test_a_namespace_that_ends_is_told_by_every_call(made: Task) -> None:
         lambda: backend.found(netns),
     ]
     for call in calls:
-        with pytest.raises(NetnsGone):
+        with pytest.raises(NetnsGoneError):
             call()
     netns.close()
     wait_for(lambda: is_free(made.node.netns, made.port))  # the device has gone with it
@@ -345,7 +348,7 @@ def test_fifty_tasks_leave_no_file_open(world: World) -> None:
         task = world.task(node)
         node.backend.create(task.netns, task.name)
         node.backend.apply(task.netns, task.name, DeviceChange(PrivateKey.generate(), task.port, (peer(0),)))
-        links.set_up(task.netns, task.name)
+        interfaces.set_up(task.netns, task.name)
         node.backend.read(task.netns, task.name)
         node.backend.delete(task.netns, task.name)
         task.netns.close()

@@ -14,34 +14,36 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent import gate, looks, reconcile, watch
-from agent.clock import WatchedClock
-from agent.containers import LocalTask, NodeIdentity
+from agent.containers import start_gate, watcher
+from agent.containers.docker_client import LocalTask, NodeIdentity
 from agent.desired_state import DesiredState
-from agent.identity import Identity
-from agent.keyfile import load_or_make_node_key
+from agent.firewall.node_table import NodeTable
+from agent.interface import reconcile
 from agent.loop import Agent
-from agent.metrics import Metrics
-from agent.node_record import node_record
-from agent.node_reports import NodeReports
-from agent.node_table import NodeTable
-from agent.trust import Trust
+from agent.reporting import status_poller
+from agent.reporting.metrics import Metrics
+from agent.reporting.node_record import node_record
+from agent.reporting.node_reports import NodeReports
+from agent.state.clock import WatchedClock
+from agent.state.key_file import load_or_make_node_key
+from agent.state.node_identity import Identity
+from agent.state.verified_state import VerifiedState
 from agent.wireguard import uapi
-from controller.observed import SwarmTask
-from mesh.seal import Sealer
-from mesh.store import Store
-from mesh.wgtypes import DeviceChange, PeerChange
+from controller.swarm.model import SwarmTask
+from mesh.integrity.record_signing import RecordSigner
+from mesh.store.client import Store
+from mesh.topology.wgtypes import DeviceChange, PeerChange
 from tests.netns.world import Task, World, device_name, is_own
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh
 from tests.store.waiting import until
 from tests.support import stage
 from tests.support.signing import CLUSTER, KEYRING
-from tests.support.told import Told
+from tests.support.told import FakeContainers
 
 if TYPE_CHECKING:
-    from agent.diff import Changes
-    from mesh.keys import PublicKey
+    from agent.interface.diff import InterfaceDiff
+    from mesh.crypto.keys import PublicKey
 
 NEVER_S = 86_400.0
 SECONDS = 60.0  # for what takes one, or two where nobody else is busy
@@ -54,14 +56,14 @@ def running(task: Task, mesh: SmallMesh, folder: Path) -> Iterator[Agent]:
     key = load_or_make_node_key(folder)
     identity = Identity(folder, folder / "none", CLUSTER, "n1", key.public)
     mesh.swarm.approved["n1"] = identity.statement.fingerprint
-    store = Store([mesh.endpoint], Sealer.agent(KEYRING, identity.key), root=mesh.root)
+    store = Store([mesh.endpoint], RecordSigner.agent(KEYRING, identity.key), root=mesh.root)
     hosts = stage.hosts_file(folder, "hosts")
     local = LocalTask("c", swarm_id(task.name), "#db", "db", "running", task.netns.path, hosts, None, (), gated=False)
-    told: Any = Told([local])
+    told: Any = FakeContainers([local])
     backend, address = task.node.backend, task.node.address.ip
     assert isinstance(address, IPv4Address)
     node = node_record(NodeIdentity("n1", "n1", address), identity, backend, (task.port, task.port + 9), None, "0")
-    desired = DesiredState("n1", key, Trust(folder), backend)
+    desired = DesiredState("n1", key, VerifiedState(folder), backend)
     reports = NodeReports(node, identity, Metrics("0", backend.name), WatchedClock(folder))
     agent = Agent(told, store, desired, reports, NodeTable(task.node.netns))
     stopped = threading.Event()
@@ -102,7 +104,7 @@ def advanced(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     found: list[bool] = []
     plain = reconcile.advance
 
-    def advance(*arguments: Any) -> Changes | None:  # noqa: ANN401 - as they are
+    def advance(*arguments: Any) -> InterfaceDiff | None:  # noqa: ANN401 - as they are
         changes = plain(*arguments)
         found.append(changes is not None)
         return changes
@@ -122,10 +124,10 @@ def is_settled(agent: Agent) -> bool:
 def test_what_was_changed_without_a_reading_is_read_by_the_loop_itself(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advanced: list[bool]
 ) -> None:
-    monkeypatch.setattr(gate, "FOLDER", tmp_path / "gate")
+    monkeypatch.setattr(start_gate, "FOLDER", tmp_path / "gate")
     # Neither a list of containers nor a round of readings comes to its aid.
-    monkeypatch.setattr(watch, "RESYNC_S", NEVER_S)
-    monkeypatch.setattr(looks, "STATUS_S", NEVER_S)
+    monkeypatch.setattr(watcher, "RESYNC_S", NEVER_S)
+    monkeypatch.setattr(status_poller, "STATUS_S", NEVER_S)
     # Other tests that run now have devices too, of which it would end those that it does not know.
     served = uapi.served
     monkeypatch.setattr(uapi, "served", lambda: tuple(filter(is_own, served())))

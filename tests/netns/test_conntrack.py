@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent import conntrack
-from agent.netns import TaskNetns
+from agent.linux import conntrack
+from agent.linux.netns import TaskNetns
 from tests.netns.world import World
 
 TRACK = "add table inet t; add chain inet t o { type filter hook output priority 0; }; add rule inet t o ct state new"

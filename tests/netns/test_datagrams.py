@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent import conntrack, gate
-from agent.containers import LocalTask
-from agent.tasks import TaskState
-from mesh.addresses import twin
-from mesh.policy import Balance
+from agent.containers import start_gate
+from agent.containers.docker_client import LocalTask
+from agent.interface.task import TaskState
+from agent.linux import conntrack
+from mesh.topology.ipam import twin
+from mesh.topology.policy import Balance
 from tests.netns.programs import Servers
 from tests.netns.world import MESH6, Task, World
 from tests.support import stage
 
 if TYPE_CHECKING:
-    from mesh.wgtypes import InterfaceConfig
+    from mesh.topology.wgtypes import InterfaceConfig
 
 PORT = 53
 EVERY_S = 0.02
@@ -98,7 +99,7 @@ def nobody(config: InterfaceConfig) -> Balance:
 @pytest.fixture
 def made(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Consumer, Task, Task]]:
     """A consumer, and two tasks of its provider that answer with their names."""
-    monkeypatch.setattr(gate, "FOLDER", tmp_path / "gate")
+    monkeypatch.setattr(start_gate, "FOLDER", tmp_path / "gate")
     left, right = world.nodes()
     web, one, two = world.task(left), world.task(right), world.task(right)
     with Servers() as servers:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from agent import nft
 from agent.dns import ruleset
 from agent.dns.responder import Responder
-from agent.rules import render
-from mesh.policy import Policy, Resolving
-from mesh.wgtypes import Answer
+from agent.firewall import nft
+from agent.firewall.ruleset import render
+from mesh.topology.policy import Policy, Resolving
+from mesh.topology.wgtypes import Answer
 from tests.netns.programs import EMULATED
 from tests.netns.resolvers import (
     DOCKERS,

@@ -16,14 +16,14 @@ from urllib.request import urlopen
 
 import pytest
 
-from agent import nft
 from agent.dns import wire
 from agent.dns.responder import Responder
 from agent.dns.wire import Rcode
-from agent.netns import TaskNetns
-from agent.rules import render
-from mesh.policy import Policy, Resolving
-from mesh.wgtypes import Answer
+from agent.firewall import nft
+from agent.firewall.ruleset import render
+from agent.linux.netns import TaskNetns
+from mesh.topology.policy import Policy, Resolving
+from mesh.topology.wgtypes import Answer
 from tests.netns.resolvers import DOCKERS, OUTSIDE, SERVERS, Upstream
 from tests.netns.world import MESH, MESH6, World, wait_for
 

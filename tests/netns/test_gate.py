@@ -63,7 +63,7 @@ class Machine:
         subprocess.run(feed, input=text, text=True, check=True, timeout=60)
 
     def agent(self, call: str) -> Any:  # noqa: ANN401 - whatever the call gives
-        """What a call of agent.gate gives, made in this namespace."""
+        """What a call of agent.containers.start_gate gives, made in this namespace."""
         script = f"import json; from agent import gate; print(json.dumps(gate.{call}))"
         done = self.run(sys.executable, "-c", script, PYTHONPATH=str(PROJECT))
         assert done.returncode == 0, done.stderr

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.linkkeys import LinkKey, LinkSeed, PresharedKey, link_key, preshared_key
-from mesh.wgtypes import DeviceChange, Peer
+from mesh.crypto.preshared_keys import LinkKey, LinkSeed, PresharedKey, link_key, preshared_key
+from mesh.topology.wgtypes import DeviceChange, Peer
 from tests.netns.test_traffic import Flood, await_first_packet
 from tests.netns.world import Task, World, wait_for
 from tests.support.attacks import Attempts

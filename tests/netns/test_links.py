@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from agent import links, sysctl
-from agent.errors import RouteClash
-from agent.netns import TaskNetns
-from agent.sandboxes import Devices
-from mesh.errors import DeviceNotFound, Terminal
-from mesh.wgtypes import Route
+from agent.containers.netns_discovery import NetnsDevices
+from agent.errors import RouteClashError
+from agent.linux import interfaces, sysctl
+from agent.linux.netns import TaskNetns
+from mesh.errors import DeviceNotFoundError, Terminal
+from mesh.topology.wgtypes import Route
 from tests.netns.world import World, ip
 
 V4, V6 = ip_interface("10.99.0.1/32"), ip_interface("fd00:99::1/128")
@@ -38,26 +38,26 @@ def netns(world: World) -> TaskNetns:
 
 
 def test_a_device_that_is_not_there(netns: TaskNetns) -> None:
-    assert links.observe(netns, "lw1") is None
-    assert links.kind(netns, "lw1") is None
-    links.delete(netns, "lw1")
+    assert interfaces.observe(netns, "lw1") is None
+    assert interfaces.kind(netns, "lw1") is None
+    interfaces.delete(netns, "lw1")
     changes: list[Callable[[], object]] = [
-        lambda: links.set_up(netns, "lw1"),
-        lambda: links.set_mtu(netns, "lw1", 1400),
-        lambda: links.enable_ipv6(netns, "lw1"),
-        lambda: links.add_address(netns, "lw1", V4),
-        lambda: links.remove_address(netns, "lw1", V4),
-        lambda: links.add_route(netns, "lw1", MESH4),
-        lambda: links.remove_route(netns, "lw1", MESH4),
+        lambda: interfaces.set_up(netns, "lw1"),
+        lambda: interfaces.set_mtu(netns, "lw1", 1400),
+        lambda: interfaces.enable_ipv6(netns, "lw1"),
+        lambda: interfaces.add_address(netns, "lw1", V4),
+        lambda: interfaces.remove_address(netns, "lw1", V4),
+        lambda: interfaces.add_route(netns, "lw1", MESH4),
+        lambda: interfaces.remove_route(netns, "lw1", MESH4),
     ]
     for change in changes:
-        with pytest.raises(DeviceNotFound):
+        with pytest.raises(DeviceNotFoundError):
             change()
 
 
 def test_the_addresses_of_a_namespaces_devices_are_seen_as_they_change(netns: TaskNetns) -> None:
     ip("-n", short(netns), "link", "set", "lw0", "address", "02:42:0a:00:01:07")
-    devices = Devices(netns.path)
+    devices = NetnsDevices(netns.path)
     try:
         first = devices.addresses()
         assert "02:42:0a:00:01:07" in first
@@ -70,41 +70,45 @@ def test_the_addresses_of_a_namespaces_devices_are_seen_as_they_change(netns: Ta
 
 
 def test_what_is_set_is_read_back_and_setting_it_again_changes_nothing(netns: TaskNetns) -> None:
-    assert links.observe(netns, "lw0") == links.Link(False, 1500, frozenset(), frozenset())
+    assert interfaces.observe(netns, "lw0") == interfaces.InterfaceState(False, 1500, frozenset(), frozenset())
     for _ in range(2):
-        links.set_mtu(netns, "lw0", 1400)
-        links.add_address(netns, "lw0", V4)
-        links.add_address(netns, "lw0", V6)
-        links.set_up(netns, "lw0")
-        links.add_route(netns, "lw0", MESH4)
-        links.add_route(netns, "lw0", MESH6)
-        assert links.observe(netns, "lw0") == links.Link(True, 1400, frozenset({V4, V6}), frozenset({MESH4, MESH6}))
+        interfaces.set_mtu(netns, "lw0", 1400)
+        interfaces.add_address(netns, "lw0", V4)
+        interfaces.add_address(netns, "lw0", V6)
+        interfaces.set_up(netns, "lw0")
+        interfaces.add_route(netns, "lw0", MESH4)
+        interfaces.add_route(netns, "lw0", MESH6)
+        assert interfaces.observe(netns, "lw0") == interfaces.InterfaceState(
+            True, 1400, frozenset({V4, V6}), frozenset({MESH4, MESH6})
+        )
     for _ in range(2):
-        links.remove_route(netns, "lw0", MESH4)
-        links.remove_address(netns, "lw0", V6)
-    assert links.observe(netns, "lw0") == links.Link(True, 1400, frozenset({V4}), frozenset({MESH6}))
+        interfaces.remove_route(netns, "lw0", MESH4)
+        interfaces.remove_address(netns, "lw0", V6)
+    assert interfaces.observe(netns, "lw0") == interfaces.InterfaceState(
+        True, 1400, frozenset({V4}), frozenset({MESH6})
+    )
     for _ in range(2):
-        links.delete(netns, "lw0")
-    assert links.observe(netns, "lw0") is None
+        interfaces.delete(netns, "lw0")
+    assert interfaces.observe(netns, "lw0") is None
 
 
-def seen(netns: TaskNetns) -> links.Link:
-    found = links.observe(netns, "lw0")
+def seen(netns: TaskNetns) -> interfaces.InterfaceState:
+    found = interfaces.observe(netns, "lw0")
     assert found is not None
     return found
 
 
 def test_the_address_that_the_kernel_gives_itself_is_not_shown(netns: TaskNetns) -> None:
-    links.set_up(netns, "lw0")
+    interfaces.set_up(netns, "lw0")
     assert "inet6 fe80::" in shown(netns, "address", "show", "lw0")
-    links.add_address(netns, "lw0", V6)
+    interfaces.add_address(netns, "lw0", V6)
     assert seen(netns).addresses == frozenset({V6})
 
 
 def test_an_ipv6_address_is_there_at_once(netns: TaskNetns) -> None:
     """Duplicate address detection would keep it from use for a second or two."""
-    links.set_up(netns, "lw0")
-    links.add_address(netns, "lw0", V6)
+    interfaces.set_up(netns, "lw0")
+    interfaces.add_address(netns, "lw0", V6)
     assert " nodad" in (line := shown(netns, "-6", "address", "show", "lw0", "to", str(V6.ip)))
     assert "tentative" not in line
 
@@ -116,9 +120,9 @@ def shown(netns: TaskNetns, *arguments: str) -> str:
 @pytest.mark.parametrize("network", ["10.99.0.0/16", "fd00:99::/96"])
 def test_the_mtu_of_a_route_is_changed_in_place(netns: TaskNetns, network: str) -> None:
     plain, small, smaller = (Route(ip_network(network), mtu) for mtu in (None, 1400, 1300))
-    links.set_up(netns, "lw0")
+    interfaces.set_up(netns, "lw0")
     for wanted in (plain, small, smaller, smaller, plain):
-        links.add_route(netns, "lw0", wanted)
+        interfaces.add_route(netns, "lw0", wanted)
         assert seen(netns).routes == frozenset({wanted})
         found = shown(netns, "route", "show", network, "table", "all") or shown(netns, "-6", "route", "show", network)
         assert found.count("lw0") == 1, found
@@ -128,12 +132,12 @@ def test_the_mtu_of_a_route_is_changed_in_place(netns: TaskNetns, network: str) 
 @pytest.mark.parametrize("network", ["10.99.0.0/16", "fd00:99::/96"])
 def test_only_the_very_route_is_removed(netns: TaskNetns, network: str) -> None:
     plain, small = (Route(ip_network(network), mtu) for mtu in (None, 1400))
-    links.set_up(netns, "lw0")
+    interfaces.set_up(netns, "lw0")
     for kept, other in ((plain, small), (small, plain)):
-        links.add_route(netns, "lw0", kept)
-        links.remove_route(netns, "lw0", other)
+        interfaces.add_route(netns, "lw0", kept)
+        interfaces.remove_route(netns, "lw0", other)
         assert seen(netns).routes == frozenset({kept})
-        links.remove_route(netns, "lw0", kept)
+        interfaces.remove_route(netns, "lw0", kept)
         assert seen(netns).routes == frozenset()
 
 
@@ -157,24 +161,24 @@ def test_no_packet_is_without_a_way_while_the_mtu_of_a_route_changes(
     netns: TaskNetns, address: str, network: str, peer: str
 ) -> None:
     ip("-n", short(netns), "link", "set", "lw0", "arp", "off")  # or what is sent waits for an answer
-    links.set_up(netns, "lw0")
-    links.add_address(netns, "lw0", ip_interface(address))
-    links.add_route(netns, "lw0", Route(ip_network(network)))
+    interfaces.set_up(netns, "lw0")
+    interfaces.add_address(netns, "lw0", ip_interface(address))
+    interfaces.add_route(netns, "lw0", Route(ip_network(network)))
     arguments, pipe = [sys.executable, "-c", FLOOD, peer], subprocess.PIPE
     with netns.run(lambda: subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, text=True)) as flood:
         assert flood.stdout is not None
         flood.stdout.readline()
         for number in range(300):
-            links.add_route(netns, "lw0", Route(ip_network(network), (None, 1400, 1300)[number % 3]))
+            interfaces.add_route(netns, "lw0", Route(ip_network(network), (None, 1400, 1300)[number % 3]))
         sent, error = flood.communicate("enough")
     assert error == ""  # "Network is unreachable" where there is no route
     assert int(sent) > 3000
 
 
 def test_the_mtu_of_a_route_holds_for_what_is_sent(netns: TaskNetns) -> None:
-    links.set_up(netns, "lw0")
-    links.add_address(netns, "lw0", V4)
-    links.add_route(netns, "lw0", Route(MESH4.network, 1000))
+    interfaces.set_up(netns, "lw0")
+    interfaces.add_address(netns, "lw0", V4)
+    interfaces.add_route(netns, "lw0", Route(MESH4.network, 1000))
     with netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sending:
         sending.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO: linux/in.h
         sending.sendto(bytes(1000 - 28), ("10.99.7.7", 9))
@@ -198,25 +202,25 @@ def ipv6_off(netns: TaskNetns) -> dict[str, bool]:
 
 
 def test_ipv6_is_turned_on_for_one_device_of_the_namespace_alone(without_ipv6: TaskNetns) -> None:
-    links.set_up(without_ipv6, "lw0")
+    interfaces.set_up(without_ipv6, "lw0")
     with pytest.raises(Terminal, match="cannot add the address fd00:99::1/128 to lw0"):
-        links.add_address(without_ipv6, "lw0", V6)
+        interfaces.add_address(without_ipv6, "lw0", V6)
     before = sysctl_file("all").read_text()
     for _ in range(2):
-        assert links.enable_ipv6(without_ipv6, "lw0")
+        assert interfaces.enable_ipv6(without_ipv6, "lw0")
         assert ipv6_off(without_ipv6) == {"lo": True, "lw0": False, "other": True}
-    links.add_address(without_ipv6, "lw0", V6)
+    interfaces.add_address(without_ipv6, "lw0", V6)
     assert seen(without_ipv6).addresses == frozenset({V6})
     assert sysctl_file("all").read_text() == before
     assert not sysctl_file("lw0").exists()
 
 
 def test_a_device_too_small_for_ipv6_is_said(netns: TaskNetns) -> None:
-    links.set_mtu(netns, "lw0", 1279)
+    interfaces.set_mtu(netns, "lw0", 1279)
     with pytest.raises(Terminal, match="lw0 can have no IPv6: its MTU is below the 1280 bytes that IPv6 needs"):
-        links.enable_ipv6(netns, "lw0")
-    links.set_mtu(netns, "lw0", 1280)
-    assert links.enable_ipv6(netns, "lw0")
+        interfaces.enable_ipv6(netns, "lw0")
+    interfaces.set_mtu(netns, "lw0", 1280)
+    assert interfaces.enable_ipv6(netns, "lw0")
 
 
 def in_a_container(function: Callable[[], None], *mounts: str) -> None:
@@ -249,8 +253,8 @@ def bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_where_proc_sys_is_read_only_the_words_say_what_to_do(without_ipv6: TaskNetns, bound: Path) -> None:
     def ask() -> None:
         with pytest.raises(Terminal, match=f"Read-only file system .*; bind the host's /proc/sys/net to {bound}"):
-            links.enable_ipv6(without_ipv6, "lw0")
-        assert links.enable_ipv6(without_ipv6, "other")
+            interfaces.enable_ipv6(without_ipv6, "lw0")
+        assert interfaces.enable_ipv6(without_ipv6, "other")
 
     without_ipv6.run(lambda: sysctl_file("other").write_text("0"))
     in_a_container(ask)
@@ -260,7 +264,7 @@ def test_where_proc_sys_is_read_only_the_words_say_what_to_do(without_ipv6: Task
 def test_the_hosts_proc_sys_net_is_used_where_it_is_bound_to(without_ipv6: TaskNetns, bound: Path) -> None:
     def ask() -> None:
         assert not (bound / "ipv6/conf/lw0").exists()  # it shows the namespace of whoever looks
-        assert links.enable_ipv6(without_ipv6, "lw0")
+        assert interfaces.enable_ipv6(without_ipv6, "lw0")
 
     in_a_container(ask, f"--bind /proc/sys/net {bound}")
     assert ipv6_off(without_ipv6) == {"lo": True, "lw0": False, "other": True}
@@ -268,12 +272,12 @@ def test_the_hosts_proc_sys_net_is_used_where_it_is_bound_to(without_ipv6: TaskN
 
 def test_a_kernel_without_ipv6_is_no_error(netns: TaskNetns, bound: Path) -> None:
     (bound / "core").mkdir()  # as /proc/sys/net is then: there, with no ipv6 in it
-    assert not links.enable_ipv6(netns, "lw0")
+    assert not interfaces.enable_ipv6(netns, "lw0")
 
 
 def test_a_route_that_the_kernel_made_for_an_address_is_not_ours(netns: TaskNetns) -> None:
-    links.set_up(netns, "lw0")
-    links.add_address(netns, "lw0", ip_interface("10.99.0.1/24"))
+    interfaces.set_up(netns, "lw0")
+    interfaces.add_address(netns, "lw0", ip_interface("10.99.0.1/24"))
     assert seen(netns).routes == frozenset()
 
 
@@ -292,28 +296,28 @@ def test_a_route_that_the_kernel_made_for_an_address_is_not_ours(netns: TaskNetn
 def test_a_route_that_the_task_has_already_is_named_and_kept(
     netns: TaskNetns, theirs: str, ours: str, *, clash: bool
 ) -> None:
-    links.set_up(netns, "lw0")
+    interfaces.set_up(netns, "lw0")
     ip("-n", short(netns), "route", "add", theirs, "dev", "other")
     if clash:
-        with pytest.raises(RouteClash, match=f"{ours} cannot be routed .*{theirs} through other"):
-            links.add_route(netns, "lw0", Route(ip_network(ours)))
+        with pytest.raises(RouteClashError, match=f"{ours} cannot be routed .*{theirs} through other"):
+            interfaces.add_route(netns, "lw0", Route(ip_network(ours)))
     else:
-        links.add_route(netns, "lw0", Route(ip_network(ours)))
-    other = links.observe(netns, "other")
+        interfaces.add_route(netns, "lw0", Route(ip_network(ours)))
+    other = interfaces.observe(netns, "other")
     assert other is not None
     assert Route(ip_network(theirs)) in other.routes
 
 
 def test_the_subnet_of_an_address_of_the_task_clashes_too(netns: TaskNetns) -> None:
-    links.set_up(netns, "lw0")
-    links.add_address(netns, "other", ip_interface("10.99.3.4/24"))
-    with pytest.raises(RouteClash, match=r"10\.99\.3\.0/24 through other"):
-        links.add_route(netns, "lw0", MESH4)
+    interfaces.set_up(netns, "lw0")
+    interfaces.add_address(netns, "other", ip_interface("10.99.3.4/24"))
+    with pytest.raises(RouteClashError, match=r"10\.99\.3\.0/24 through other"):
+        interfaces.add_route(netns, "lw0", MESH4)
 
 
 def test_the_kernels_own_words_are_in_the_error(netns: TaskNetns) -> None:
     with pytest.raises(Terminal, match=r"cannot set the MTU of lw0 to 9: .*mtu less than device minimum"):
-        links.set_mtu(netns, "lw0", 9)
+        interfaces.set_mtu(netns, "lw0", 9)
 
 
 @pytest.mark.parametrize(
@@ -325,12 +329,12 @@ def test_the_kernels_own_words_are_in_the_error(netns: TaskNetns) -> None:
         (["2001:db8::2"], 1380),
         (["2001:db8:1::7"], 1300),
         (["192.0.2.2", "2001:db8:1::7"], 1300),
-        (["192.0.2.1"], links.ETHERNET_MTU),  # the node's own
-        (["2001:db8::1", "::1"], links.ETHERNET_MTU),
+        (["192.0.2.1"], interfaces.ETHERNET_MTU),  # the node's own
+        (["2001:db8::1", "::1"], interfaces.ETHERNET_MTU),
         (["127.0.0.1", "192.0.2.2"], 1380),
-        (["203.0.113.1"], links.ETHERNET_MTU),  # no route
-        (["2001:db8:2::1"], links.ETHERNET_MTU),
-        ([], links.ETHERNET_MTU),
+        (["203.0.113.1"], interfaces.ETHERNET_MTU),  # no route
+        (["2001:db8:2::1"], interfaces.ETHERNET_MTU),
+        ([], interfaces.ETHERNET_MTU),
     ],
 )
 def test_the_mtu_of_the_way_to_a_node(netns: TaskNetns, destinations: list[str], mtu: int) -> None:
@@ -345,7 +349,7 @@ def test_the_mtu_of_the_way_to_a_node(netns: TaskNetns, destinations: list[str],
         "route add 2001:db8:1::/64 dev other mtu 1300",
     ):
         ip("-n", name, *command.split())
-    assert links.route_mtu(netns, [ip_address(text) for text in destinations]) == mtu
+    assert interfaces.route_mtu(netns, [ip_address(text) for text in destinations]) == mtu
 
 
 @pytest.mark.parametrize(("version", "far"), [("-4", "198.51.100.7"), ("-6", "2001:db8:1::7")])
@@ -373,7 +377,7 @@ def test_what_a_router_said_of_the_way_to_a_node_counts(world: World, version: s
         ip("-n", short(name), *command.split())
     router.run(lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
     router.run(lambda: Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1"))
-    assert links.route_mtu(node, [ip_address(far)]) == 1500
+    assert interfaces.route_mtu(node, [ip_address(far)]) == 1500
     ping = ["ping", version, "-c", "2", "-i", "0.2", "-W", "1", "-M", "do", "-s", "1400", far]
     assert node.run(lambda: subprocess.run(ping, capture_output=True, check=False)).returncode == 1
-    assert links.route_mtu(node, [ip_address(far)]) == 1320
+    assert interfaces.route_mtu(node, [ip_address(far)]) == 1320

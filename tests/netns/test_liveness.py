@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.liveness import MISSES, ROUND_S, Prober
-from agent.sysctl import OWN
+from agent.linux.sysctl import OWN
+from agent.reporting.liveness import MISSES, ROUND_S, Prober
 from tests.netns.programs import echo
 from tests.netns.services import Link, Services, address
 from tests.netns.world import Task, World, ip, wait_for

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.netlink import NETLINK_GENERIC, NETLINK_ROUTE
-from agent.netns import OWN_NETNS, TaskNetns, in_scratch_netns
-from mesh.errors import NetnsGone, Retryable
+from agent.linux.netlink import NETLINK_GENERIC, NETLINK_ROUTE
+from agent.linux.netns import OWN_NETNS, TaskNetns, in_scratch_netns
+from mesh.errors import NetnsGoneError, Retryable
 from tests.netns.world import World, delete_netns, ip
 
 
@@ -59,7 +59,7 @@ def test_sockets_are_kept_and_shared_by_threads_and_closed_with_the_namespace(wo
 
 
 def test_no_such_file_is_a_namespace_that_is_gone() -> None:
-    with pytest.raises(NetnsGone, match="/nowhere/netns"):
+    with pytest.raises(NetnsGoneError, match="/nowhere/netns"):
         TaskNetns("/nowhere/netns")
 
 
@@ -82,7 +82,7 @@ def test_every_use_notices_that_the_namespace_has_ended(world: World) -> None:
     netns.socket(NETLINK_ROUTE)
     delete_netns(netns)
     for use in (netns.check, netns.fileno, lambda: netns.socket(NETLINK_ROUTE), lambda: netns.run(own_inode)):
-        with pytest.raises(NetnsGone, match="has ended"):
+        with pytest.raises(NetnsGoneError, match="has ended"):
             use()
 
 
@@ -90,14 +90,14 @@ def test_another_namespace_under_the_same_name_is_not_taken_for_it(world: World)
     netns = world.netns()
     delete_netns(netns)
     ip("netns", "add", Path(netns.path).name)
-    with pytest.raises(NetnsGone, match="another's"):
+    with pytest.raises(NetnsGoneError, match="another's"):
         netns.check()
 
 
 def test_a_closed_namespace_is_gone(world: World) -> None:
     netns = world.netns()
     netns.close()
-    with pytest.raises(NetnsGone, match="closed"):
+    with pytest.raises(NetnsGoneError, match="closed"):
         netns.socket(NETLINK_ROUTE)
 
 
@@ -105,7 +105,7 @@ def test_a_socket_that_another_thread_closed_meanwhile_is_of_a_namespace_that_is
     netns = world.netns()
     kept = netns.socket(NETLINK_ROUTE)
     netns.close()
-    with pytest.raises(NetnsGone):
+    with pytest.raises(NetnsGoneError):
         kept.dump(18, bytes(16))
 
 

@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from agent import nft, preflight, rights
-from agent import rules as ruleset
-from agent.netns import TaskNetns
-from agent.nft_json import Rules
-from agent.rules import Table, render
-from mesh.errors import NetnsGone, Retryable, Terminal
-from mesh.policy import Allow, Balance, Policy
-from mesh.ports import PortRange
-from mesh.records import Refused
+from agent.firewall import nft, preflight, ruleset
+from agent.firewall.ruleset import Table, render
+from agent.linux import privileges
+from agent.linux.netns import TaskNetns
+from agent.linux.nft_json import Rules
+from mesh.errors import NetnsGoneError, Retryable, Terminal
+from mesh.model.ports import PortRange
+from mesh.model.records import Refused
+from mesh.topology.policy import Allow, Balance, Policy
 from tests.netns.programs import capture
 from tests.netns.world import World, delete_netns, ip, wait_for
-from tests.unit.policies import SUBNET, SUBNET6, address, policies
+from tests.support.policies import SUBNET, SUBNET6, address, policies
 
 DEVICE = "lw0"
 NOTHING = Policy(SUBNET, SUBNET6)
@@ -231,7 +231,7 @@ def test_a_namespace_that_has_ended(netns: TaskNetns) -> None:
     nft.apply(netns, rendered(SOMETHING))
     delete_netns(netns)
     for call in (nft.read, nft.remove, lambda gone: nft.apply(gone, rendered(NOTHING))):
-        with pytest.raises(NetnsGone, match="has ended"):
+        with pytest.raises(NetnsGoneError, match="has ended"):
             call(netns)
 
 
@@ -278,7 +278,7 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 def test_nft_runs_with_no_more_than_it_needs(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
     run_instead(monkeypatch, "cat /proc/self/status")
     status = dict(line.split(":", 1) for line in nft._nft(netns, "").splitlines())
-    assert status["Uid"].split() == status["Gid"].split() == [str(rights.USER)] * 4
+    assert status["Uid"].split() == status["Gid"].split() == [str(privileges.USER)] * 4
     assert status["Groups"].split() == []
     assert status["NoNewPrivs"].strip() == "1"
     net_admin = f"{1 << 12:016x}"  # linux/capability.h

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from agent import nft, node_table
-from agent.netns import TaskNetns
-from agent.node_rules import render
-from agent.node_table import NodeTable
-from mesh.ports import Protocol
+from agent.firewall import nft, node_table
+from agent.firewall.node_ruleset import render
+from agent.firewall.node_table import NodeTable
+from agent.linux.netns import TaskNetns
+from mesh.model.ports import Protocol
 from tests.netns.programs import REFUSED, SILENCE, Address, Servers, ask
 from tests.netns.world import MESH, MESH6, World, ip, wait_for
 

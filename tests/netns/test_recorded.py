@@ -11,7 +11,7 @@ import time
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from mesh.linkkeys import PresharedKey
+from mesh.crypto.preshared_keys import PresharedKey
 from tests.netns.noise import RESPONSE, Secrets, initiation, opened, udp_packet
 from tests.netns.test_linkkeys import between, secret, set_key
 from tests.netns.test_traffic import PORT, receiver, udp

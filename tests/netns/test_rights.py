@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import rights
-from agent.netns import in_scratch_netns
+from agent.linux import privileges
+from agent.linux.netns import in_scratch_netns
 from mesh.errors import Terminal
 
 
@@ -35,7 +35,7 @@ def test_the_thread_alone_has_less_and_all_others_what_they_had() -> None:
     before = credentials()
 
     def give_up() -> tuple[int, dict[int, list[str]]]:
-        rights.give_up(rights.NET_ADMIN)
+        privileges.give_up(privileges.NET_ADMIN)
         return threading.get_native_id(), credentials()
 
     try:
@@ -48,17 +48,17 @@ def test_the_thread_alone_has_less_and_all_others_what_they_had() -> None:
     both = during.keys() & before.keys()
     assert {thread: during[thread] for thread in both} == {thread: before[thread] for thread in both}
     capabilities = [line.split()[1] for line in left if line.startswith("Cap")]
-    assert capabilities == [f"{1 << rights.NET_ADMIN:016x}"] * 5
-    assert left[0].split()[1:] == left[1].split()[1:] == [str(rights.USER)] * 4
+    assert capabilities == [f"{1 << privileges.NET_ADMIN:016x}"] * 5
+    assert left[0].split()[1:] == left[1].split()[1:] == [str(privileges.USER)] * 4
 
 
 def test_it_leaves_its_groups() -> None:
     def left() -> list[int]:
-        set_groups, _, _ = rights._numbers()
+        set_groups, _, _ = privileges._numbers()
         groups = (ctypes.c_uint32 * 1)(4)
-        assert rights._libc.syscall(set_groups, 1, ctypes.addressof(groups), 0) == 0
+        assert privileges._libc.syscall(set_groups, 1, ctypes.addressof(groups), 0) == 0
         assert os.getgroups() == [4]
-        rights.give_up(rights.NET_ADMIN)
+        privileges.give_up(privileges.NET_ADMIN)
         return os.getgroups()
 
     assert in_scratch_netns(left) == []
@@ -66,7 +66,7 @@ def test_it_leaves_its_groups() -> None:
 
 def test_what_it_starts_can_signal_nobody() -> None:
     def reached() -> int:
-        rights.give_up(rights.NET_ADMIN)
+        privileges.give_up(privileges.NET_ADMIN)
         thread, process = threading.get_native_id(), os.getpid()
         script = f"kill -0 {thread} || kill -0 {process}"
         return subprocess.run(["sh", "-c", script], check=False, capture_output=True).returncode
@@ -76,10 +76,10 @@ def test_what_it_starts_can_signal_nobody() -> None:
 
 def test_it_takes_nothing_back() -> None:
     def tried() -> None:
-        rights.give_up(rights.NET_ADMIN)
+        privileges.give_up(privileges.NET_ADMIN)
         with pytest.raises(PermissionError):
             os.chroot("/")
-        rights.give_up(rights.NET_ADMIN)
+        privileges.give_up(privileges.NET_ADMIN)
 
     with pytest.raises(Terminal, match=r"privileges: Operation not permitted \(the agent needs SYS_ADMIN, SETUID"):
         in_scratch_netns(tried)
@@ -88,11 +88,11 @@ def test_it_takes_nothing_back() -> None:
 def test_the_first_thread_keeps_its_rights() -> None:
     before = credentials()[os.getpid()]
     with pytest.raises(Terminal, match="first thread"):
-        rights.give_up(rights.NET_ADMIN)
+        privileges.give_up(privileges.NET_ADMIN)
     assert credentials()[os.getpid()] == before
 
 
 def test_a_processor_whose_calls_are_not_known_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "m68k")
     with pytest.raises(Terminal, match="cannot set a thread's user on this processor: m68k"):
-        in_scratch_netns(lambda: rights.give_up(rights.NET_ADMIN))
+        in_scratch_netns(lambda: privileges.give_up(privileges.NET_ADMIN))

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent import nft
-from agent.netns import TaskNetns
-from mesh.ports import Protocol
+from agent.firewall import nft
+from agent.linux.netns import TaskNetns
+from mesh.model.ports import Protocol
 from tests.netns.programs import AT_ONCE, PATIENCE, REFUSED, SILENCE, Address, Servers, ask, connect, echo, say
 from tests.netns.services import Link, Services, address, refused
 from tests.netns.world import Task, World, ip, wait_for, wait_until_nothing_is_left

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from agent import links, nft
-from agent.rules import render
-from mesh.policy import Exit
+from agent.firewall import nft
+from agent.firewall.ruleset import render
+from agent.linux import interfaces
+from mesh.topology.policy import Exit
 from tests.netns.programs import PATIENCE, REFUSED, SILENCE, Address, Servers, ask, capture, connect, echo, say
 from tests.netns.services import Link, Services, address, refused
 from tests.netns.world import MESH, MESH6, Task, World, ip, wait_for
@@ -156,7 +157,7 @@ def test_who_comes_by_another_device_is_not_of_the_mesh_whatever_it_says(
     web, db = joined.web, joined.db
     joined.mesh.link(WEB_TO_DB)
     nft.remove(web.netns)
-    links.delete(web.netns, web.name)  # or its own kernel would not send that way
+    interfaces.delete(web.netns, web.name)  # or its own kernel would not send that way
     ip("-n", short(web), f"-{version}", "route", "add", str(MESH if version == 4 else MESH6), "dev", BESIDE)
     if version == 4:
         db.command("sysctl", "-qw", f"net.ipv4.conf.{BESIDE}.rp_filter=0", "net.ipv4.conf.all.rp_filter=0")
@@ -188,7 +189,7 @@ def test_the_mesh_never_leaves_by_another_device(joined: Joined, version: int) -
     web, db = joined.web, joined.db
     joined.mesh.link(WEB_TO_DB)
     assert ask(web.netns, address(db, version), 80) == "db"
-    links.delete(web.netns, web.name)
+    interfaces.delete(web.netns, web.name)
     gateway = joined.beside(db, version)
     ip("-n", short(web), f"-{version}", "route", "add", "default", "via", str(gateway))
     there = (address(db, version), joined.mesh.vip("db", version))

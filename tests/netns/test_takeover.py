@@ -2,7 +2,7 @@
 
 With the kernel's WireGuard this is also what becomes of links when the agent's container is replaced: its sockets are
 on the node's own network, and nothing of a device is a process. With wireguard-go it is so only as long as the
-container stays (agent/supervise.py).
+container stays (agent/supervisor.py).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from agent import reconcile
-from agent.netns import TaskNetns
-from mesh.wgtypes import InterfaceConfig
+from agent.interface import reconcile
+from agent.linux.netns import TaskNetns
+from mesh.topology.wgtypes import InterfaceConfig
 from tests.netns.test_traffic import Flood, await_first_packet
 from tests.netns.world import Task, World, make_backend
 from tests.support import stage

@@ -16,9 +16,9 @@ from typing import Self
 
 import pytest
 
-from agent.netns import TaskNetns
-from mesh.keys import PrivateKey
-from mesh.wgtypes import DeviceChange, PeerChange
+from agent.linux.netns import TaskNetns
+from mesh.crypto.keys import PrivateKey
+from mesh.topology.wgtypes import DeviceChange, PeerChange
 from tests.netns.world import MESH, Task, World, host, wait_for
 from tests.support.attacks import Attempts
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from agent import links
-from agent.errors import PortTaken
-from agent.netns import OWN_NETNS
+from agent.errors import PortTakenError
+from agent.linux import interfaces
+from agent.linux.netns import OWN_NETNS
 from agent.wireguard import uapi, userspace
-from mesh.errors import DeviceNotFound, Retryable, Terminal
-from mesh.wgtypes import DeviceChange
+from mesh.errors import DeviceNotFoundError, Retryable, Terminal
+from mesh.topology.wgtypes import DeviceChange
 from tests.netns.world import Node, Task, World, occupied, wait_for
 
 
@@ -78,7 +78,7 @@ def test_a_process_that_does_not_want_to_end_is_made_to(task: Task) -> None:
     os.kill(pid, signal.SIGSTOP)
     task.node.backend.delete(task.netns, task.name)
     assert not is_running(pid)
-    assert links.observe(task.netns, task.name) is None
+    assert interfaces.observe(task.netns, task.name) is None
     assert not uapi.socket_path(task.name).exists()
 
 
@@ -94,12 +94,12 @@ def test_a_socket_that_a_dead_process_left_is_no_device_and_not_in_the_way(task:
 def test_started_and_not_yet_moved_when_the_agent_died(task: Task) -> None:
     start_only(task.node, task.name)
     backend = task.node.backend
-    assert links.kind(task.node.netns, task.name) == "tun"
-    with pytest.raises(DeviceNotFound):
+    assert interfaces.kind(task.node.netns, task.name) == "tun"
+    with pytest.raises(DeviceNotFoundError):
         backend.read(task.netns, task.name)
     backend.create(task.netns, task.name)
     assert backend.found(task.netns) == (task.name,)
-    assert links.kind(task.node.netns, task.name) is None
+    assert interfaces.kind(task.node.netns, task.name) is None
     backend.delete(task.netns, task.name)
 
     start_only(task.node, task.name)
@@ -119,7 +119,7 @@ def test_what_serves_a_device_is_found_and_ended_wherever_the_device_is(world: W
     assert not {task.name, other.name} & set(task.node.backend.served())
     assert not any(map(is_running, pids))
     assert task.node.backend.found(task.netns) == ()
-    assert links.kind(task.node.netns, other.name) is None
+    assert interfaces.kind(task.node.netns, other.name) is None
 
 
 def start_only(node: Node, name: str) -> None:
@@ -151,10 +151,10 @@ def test_one_that_lost_its_socket_is_ended_and_made_anew(task: Task, monkeypatch
     monkeypatch.setattr(userspace, "_DEAF_SECONDS", 1.5)
     backend = task.node.backend
     backend.create(task.netns, task.name)
-    links.set_up(task.netns, task.name)
+    interfaces.set_up(task.netns, task.name)
     wait_for(lambda: userspace._hears(served(task), uapi.get(task.name).listen_port))  # it is up when it knows it is
     with occupied(task.node.netns, task.port):
-        with pytest.raises(PortTaken):  # taken after the backend has looked and before wireguard-go opens it
+        with pytest.raises(PortTakenError):  # taken after the backend has looked and before wireguard-go opens it
             uapi.set_device(task.name, DeviceChange(listen_port=task.port))
         wait_for(lambda: not is_found(task))
     task.wire()
@@ -165,7 +165,7 @@ def test_one_that_lost_its_socket_is_ended_and_made_anew(task: Task, monkeypatch
 def is_found(task: Task) -> bool:
     try:
         return bool(task.node.backend.read(task.netns, task.name))
-    except DeviceNotFound:
+    except DeviceNotFoundError:
         return False
 
 

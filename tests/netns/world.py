@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from pathlib import Path
 
-from agent import links
-from agent.netns import TaskNetns
-from agent.wireguard import Backend, kernel, probe, uapi, userspace
-from mesh.addresses import twin
-from mesh.keys import PrivateKey
-from mesh.net import IPNetwork, UdpEndpoint
-from mesh.wgtypes import DeviceChange, PeerChange, Route
+from agent.linux import interfaces
+from agent.linux.netns import TaskNetns
+from agent.wireguard import kernel, uapi, userspace
+from agent.wireguard.backend import Backend, probe
+from mesh.crypto.keys import PrivateKey
+from mesh.model.net import IPNetwork, UdpEndpoint
+from mesh.topology.ipam import twin
+from mesh.topology.wgtypes import DeviceChange, PeerChange, Route
 
 NETNS_FOLDER = Path("/run/netns")
 MESH = IPv4Network("10.99.0.0/16")
@@ -89,13 +90,13 @@ class Task:
         backend.create(self.netns, self.name)
         listen_port = self.port if port is None else port
         backend.apply(self.netns, self.name, DeviceChange(self.key, listen_port, tuple(p.as_peer() for p in peers)))
-        links.enable_ipv6(self.netns, self.name)
-        links.add_address(self.netns, self.name, self.address)
-        links.add_address(self.netns, self.name, IPv6Interface(self.address6))
-        links.set_mtu(self.netns, self.name, 1420)
-        links.set_up(self.netns, self.name)
+        interfaces.enable_ipv6(self.netns, self.name)
+        interfaces.add_address(self.netns, self.name, self.address)
+        interfaces.add_address(self.netns, self.name, IPv6Interface(self.address6))
+        interfaces.set_mtu(self.netns, self.name, 1420)
+        interfaces.set_up(self.netns, self.name)
         for network in (MESH, MESH6):
-            links.add_route(self.netns, self.name, Route(network))
+            interfaces.add_route(self.netns, self.name, Route(network))
 
     def as_peer(self) -> PeerChange:
         host = UdpEndpoint(self.node.address.ip, self.port)
@@ -121,7 +122,7 @@ class World:
         name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
         ip("netns", "add", name)
         opened = TaskNetns(str(NETNS_FOLDER / name))
-        links.set_up(opened, "lo")
+        interfaces.set_up(opened, "lo")
         self._opened.append(opened)
         return opened
 

@@ -6,32 +6,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from mesh import codec, keyspace
-from mesh.envelope import Signer, peek, wrap
-from mesh.errors import InvalidRecord
-from mesh.keys import PrivateKey
-from mesh.labels import LinkLabel
-from mesh.net import UdpEndpoint
-from mesh.records import Endpoint, LinkKeyEpoch, ManifestRecord, Record, Service
-from mesh.seal import OpenedValue, Sealer
-from mesh.vouching import NOTHING, Vouched
+from mesh.crypto.envelope import Signer, peek, wrap
+from mesh.crypto.keys import PrivateKey
+from mesh.errors import InvalidRecordError
+from mesh.integrity.bulk_verification import NOTHING, Vouched
+from mesh.integrity.record_signing import OpenedValue, RecordSigner
+from mesh.model import codec, keyspace
+from mesh.model.labels import LinkLabel
+from mesh.model.net import UdpEndpoint
+from mesh.model.records import Endpoint, LinkKeyEpoch, ManifestRecord, Record, Service
 from tests.store.etcd_server import EtcdServer
-from tests.support.signing import CLUSTER, SEAL, STRANGER
+from tests.support.signing import CLUSTER, RECORD_SIGNER, STRANGER
 
 MALLORY = UdpEndpoint(IPv4Address("203.0.113.66"), 6666)
 
 
-class Gullible(Sealer):
+class Gullible(RecordSigner):
     """Checks nothing: the defence off."""
 
     def __init__(self) -> None:
-        super().__init__(SEAL.keyring, SEAL.signers)
+        super().__init__(RECORD_SIGNER.keyring, RECORD_SIGNER.signers)
 
     def open(self, key: str, value: bytes, vouched: Vouched = NOTHING) -> OpenedValue:
         del vouched
         try:
             claim = peek(key, value)
-        except InvalidRecord:
+        except InvalidRecordError:
             return OpenedValue(value, 0, b"", checked=False)
         return OpenedValue(claim.body, claim.generation, claim.signer_id, checked=True)
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from mesh.store import Store
+from mesh.store.client import Store
 from tests.store.etcd_server import EtcdServer
 from tests.store.proxy import Proxy
-from tests.support.signing import SEAL
+from tests.support.signing import RECORD_SIGNER
 
 CONTRACT = ("test_commit", "test_follow")
 """What every store promises, whatever is between it and etcd."""
@@ -48,7 +48,7 @@ def root() -> str:
 
 @pytest.fixture
 def store(etcd: EtcdServer, root: str) -> Iterator[Store]:
-    store = Store([etcd.endpoint], SEAL, root=root, tls=etcd.tls)
+    store = Store([etcd.endpoint], RECORD_SIGNER, root=root, tls=etcd.tls)
     yield store
     store.close()
 

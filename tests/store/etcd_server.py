@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mesh.certificates import Authority
-from mesh.etcd import Line
-from mesh.tls import Tls
+from mesh.identity.ca import CertificateAuthority
+from mesh.identity.tls import Tls
+from mesh.store.etcd_channel import ChannelPool
 
 STARTS_WITHIN = 20.0  # seconds
 
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def _issued(folder: Path) -> Tls:
-    authority = Authority("test")
+    authority = CertificateAuthority("test")
     (folder / "server").write_bytes(authority.server(["127.0.0.1"]))
     for name, content in (("ca", authority.pem), ("client", authority.client("test"))):
         (folder / name).write_bytes(content)
@@ -142,7 +142,7 @@ class EtcdServer:
     def put_bytes(self, key: bytes, value: bytes) -> None:
         """Write what need not be text, key or value."""
         if self.tls is not None:  # etcd's gateway has no certificate of a client
-            line = Line([self.target], 5.0, self.tls, key)
+            line = ChannelPool([self.target], 5.0, self.tls, key)
             with contextlib.closing(line), line.use() as link:
                 assert link.commit([], [(key, value, 0)], [])
             return

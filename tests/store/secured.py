@@ -11,11 +11,11 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mesh import keyspace
-from mesh.certificates import Authority
 from mesh.errors import LinkwireError, Retryable
-from mesh.etcd import Line
-from mesh.tls import Tls
+from mesh.identity.ca import CertificateAuthority
+from mesh.identity.tls import Tls
+from mesh.model import keyspace
+from mesh.store.etcd_channel import ChannelPool
 from tests.store.etcd_server import free_port
 
 ROOT = keyspace.ROOT.encode()
@@ -28,7 +28,7 @@ class Secured:
 
     folder: Path
     port: int
-    authority: Authority
+    authority: CertificateAuthority
     process: subprocess.Popen[bytes] | None = None
     installation: str = ""
     settings: dict[str, str] = field(default_factory=dict)
@@ -45,13 +45,13 @@ class Secured:
             self.issue(user, self.authority.client(user))
         return Tls(self.folder / "ca", own, own)
 
-    def line(self, tls: Tls | None) -> Line:
-        return Line([f"127.0.0.1:{self.port}"], 3.0, tls, CLUSTER)
+    def line(self, tls: Tls | None) -> ChannelPool:
+        return ChannelPool([f"127.0.0.1:{self.port}"], 3.0, tls, CLUSTER)
 
     @classmethod
     def made(cls, folder: Path) -> Secured:
         """With everything that it needs, and not started."""
-        one = cls(folder, free_port(), Authority("test"))
+        one = cls(folder, free_port(), CertificateAuthority("test"))
         (folder / "tmp").mkdir()
         one.issue("ca", one.authority.pem)
         one.issue("server", one.authority.server(["127.0.0.1"]))
@@ -71,7 +71,7 @@ class Secured:
             "LINKWIRE_ETCD_PEER": f"https://127.0.0.1:{free_port()}",
         }
         with (self.folder / "log").open("ab") as log:
-            command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "controller.etcd_server"]
+            command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "controller.etcd.server"]
             environment = {**os.environ, **settings, **self.settings}
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 60
@@ -98,7 +98,7 @@ class Secured:
         return (self.folder / "log").read_text()
 
 
-def write(line: Line, key: bytes, value: bytes = b"x") -> str:
+def write(line: ChannelPool, key: bytes, value: bytes = b"x") -> str:
     """Put something under a key: `written`, or what etcd says."""
     try:
         with line.use() as link:

@@ -8,24 +8,24 @@ from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from agent.recall import recalled
-from agent.trust import Trust, followed
+from agent.state.recovery import recalled
+from agent.state.verified_state import VerifiedState, followed
 from controller.loop import Controller
-from controller.observed import SwarmNode, SwarmService, SwarmTask
-from controller.watch import SwarmWatch
-from mesh import keyspace
-from mesh.envelope import Keyring, Signer, SigningKey
+from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
+from controller.swarm.poller import SwarmPoller
+from mesh.crypto.envelope import Keyring, Signer, SigningKey
+from mesh.crypto.hpke import NodeKey
+from mesh.crypto.preshared_keys import LinkSeed
 from mesh.errors import Retryable
-from mesh.follow import Follower
-from mesh.hybrid import NodeKey
-from mesh.labels import LinkLabel, ServiceLabels
-from mesh.linkkeys import LinkSeed
-from mesh.packing import pack
-from mesh.records import Node, Recall, Recalled, Status
-from mesh.seal import Sealer
-from mesh.snapshot import Delete, Op, Put, Snapshot
-from mesh.store import Store
-from mesh.wake import Wake
+from mesh.integrity.record_signing import RecordSigner
+from mesh.model import keyspace
+from mesh.model.labels import LinkLabel, ServiceLabels
+from mesh.model.records import Node, Recall, Recalled, Status
+from mesh.model.snapshot import Delete, Op, Put, Snapshot
+from mesh.process.wakeup import Wake
+from mesh.store.client import Store
+from mesh.store.follower import Follower
+from mesh.store.packing import pack
 from tests.store.waiting import until
 from tests.support.signing import CLUSTER, KEYRING, SIGNING_KEY
 
@@ -93,9 +93,9 @@ class Reader:
 
     def __init__(self, endpoint: str, root: str, node: str, folder: Path, keyring: Keyring) -> None:
         self.node = node
-        self.store = Store([endpoint], Sealer.agent(keyring, keys(node)[1]), root=root)
+        self.store = Store([endpoint], RecordSigner.agent(keyring, keys(node)[1]), root=root)
         folder.mkdir(exist_ok=True)
-        self.trust = Trust(folder)
+        self.trust = VerifiedState(folder)
         self.believed = Snapshot()
         self.everything: list[Snapshot] = []
         """All that was ever acted on."""
@@ -182,9 +182,9 @@ class SmallMesh:
 
     @contextmanager
     def controller(self, key: SigningKey = SIGNING_KEY, keyring: Keyring = KEYRING) -> Iterator[Controller]:
-        store = Store([self.endpoint], Sealer.controller(keyring, key), root=self.root)
+        store = Store([self.endpoint], RecordSigner.controller(keyring, key), root=self.root)
         wake, stopped = Wake(), threading.Event()
-        watch, signer = SwarmWatch(self.swarm), Signer(CLUSTER, key)
+        watch, signer = SwarmPoller(self.swarm), Signer(CLUSTER, key)
         controller = Controller(watch, store, signer, wake, IPv4Network("10.1.0.0/16"), 60, "test", LINK_SEED)
         thread = threading.Thread(target=controller.run, args=(stopped,), daemon=True)
         thread.start()

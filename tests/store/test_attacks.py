@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from controller.members import Judged, Members
-from controller.observed import Swarm, SwarmNode, SwarmTask
-from mesh import keyspace
-from mesh.envelope import SigningKey
+from controller.swarm.model import Swarm, SwarmNode, SwarmTask
+from controller.trust.members import Judged, Members
+from mesh.crypto.envelope import SigningKey
+from mesh.crypto.hpke import NodeKey
 from mesh.errors import LinkwireError
-from mesh.hybrid import NodeKey
-from mesh.proof import TOLERANCE
-from mesh.records import Node, SealedKey, SealedLinkKey, TaskReport
-from mesh.seal import Sealer
-from mesh.sealing import open_key, open_link_key
-from mesh.snapshot import Delete, Put, Snapshot
-from mesh.store import Store
+from mesh.identity.attestation import TOLERANCE
+from mesh.integrity.record_signing import RecordSigner
+from mesh.integrity.sealed_keys import open_key, open_link_key
+from mesh.model import keyspace
+from mesh.model.records import Node, SealedKey, SealedLinkKey, TaskReport
+from mesh.model.snapshot import Delete, Put, Snapshot
+from mesh.store.client import Store
 from tests.store import small_mesh
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh, settled
@@ -33,7 +33,7 @@ from tests.store.waiting import until
 from tests.support.attacks import Attempts
 from tests.support.signing import CLUSTER as SMALL
 from tests.support.signing import KEYRING as SMALL_KEYRING
-from tests.unit.swarm_ca import CLUSTER, Authority, Leaf
+from tests.support.swarm_ca import CLUSTER, Authority, Leaf
 
 OTHER = "n2"
 NODES = {name: SwarmNode(name, f"host-{name}", down=False, address=None) for name in (NODE, OTHER)}
@@ -88,7 +88,7 @@ def test_a_report_is_forged_with_a_key_of_his_own(
 ) -> None:
     tried = attempt(f"etcd's owner: a node's keys and report are forged with keys of his own, {when} a wipe")
     sealing, key = NodeKey.generate().public, SigningKey.generate()
-    mallory = Store([etcd.endpoint], Sealer.agent(KEYRING, key), root=root)
+    mallory = Store([etcd.endpoint], RecordSigner.agent(KEYRING, key), root=root)
     forged = replace(REPORT, wired=False, error="forged")
     posing = replace(party.record, sealing_key=sealing, report_key=key.verify_key, counter=2**31 - 1)
     members, shown, believed = party.members, [], []
@@ -215,7 +215,7 @@ def test_a_sealing_key_of_his_own_in_a_nodes_place(mesh: SmallMesh, attempt: Att
     tried = attempt("etcd's owner: his own sealing key in a node's place, to be given its tasks' private keys")
     his, key = NodeKey.generate(), SigningKey.generate()
     posing = replace(small_mesh.record("n2"), sealing_key=his.public, report_key=key.verify_key, counter=99)
-    mallory = Store([mesh.endpoint], Sealer.agent(SMALL_KEYRING, key), root=mesh.root)
+    mallory = Store([mesh.endpoint], RecordSigner.agent(SMALL_KEYRING, key), root=mesh.root)
 
     def sealed() -> list[SealedKey]:
         found = mallory.load([""]).all(SealedKey)

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 import structlog
 
-from mesh import codec, etcd_feed
-from mesh import etcd as adapter
 from mesh.errors import Retryable
-from mesh.etcd_feed import Ranges
-from mesh.follow import Batch
-from mesh.records import Leader, Port
-from mesh.snapshot import Delete, Put, Snapshot
-from mesh.store import Follower, Store
+from mesh.model import codec
+from mesh.model.records import Leader, Port
+from mesh.model.snapshot import Delete, Put, Snapshot
+from mesh.store import etcd_channel as adapter
+from mesh.store import watch_stream
+from mesh.store.client import Follower, Store
+from mesh.store.follower import Batch
+from mesh.store.watch_stream import Ranges
 from tests.store.etcd_server import EtcdServer, free_port
 from tests.store.proxy import Proxy
 from tests.store.waiting import until
-from tests.support.signing import SEAL
+from tests.support.signing import RECORD_SIGNER
 
 
 class Witness:
@@ -47,7 +48,7 @@ class Witness:
 def truth(etcd: EtcdServer, root: str) -> dict[str, object]:
     """What etcdctl says lies under the root."""
     found = {key.removeprefix(root): value for key, value in etcd.keys(root).items()}
-    return {key: codec.decode(key, SEAL.open(key, value).body) for key, value in found.items()}
+    return {key: codec.decode(key, RECORD_SIGNER.open(key, value).body) for key, value in found.items()}
 
 
 def records(snapshot: Snapshot) -> dict[str, object]:
@@ -117,7 +118,7 @@ def test_a_stop_in_good_order_is_an_end_like_any_other(store: Store, etcd: EtcdS
 
 
 def test_history_is_compacted_while_cut_off(store: Store, etcd: EtcdServer, proxy: Proxy, root: str) -> None:
-    far = Store([proxy.endpoint], SEAL, root=root)
+    far = Store([proxy.endpoint], RECORD_SIGNER, root=root)
     store.commit([Put(Port("n", n, "t"), 0) for n in range(5)])
     follower = Witness().follow(far, ["ports/"])
     proxy.cut()
@@ -137,14 +138,14 @@ def test_history_is_compacted_between_list_and_watch(
 ) -> None:
     store.commit([Put(Port("n", n, "t"), 0) for n in range(5)])
 
-    def read_then_compact(link: adapter.Link, ranges: Ranges) -> Batch:
+    def read_then_compact(link: adapter.Channel, ranges: Ranges) -> Batch:
         batch = read(link, ranges)
         store.commit([Delete("ports/n/1", None), Put(Port("n", 2, "u"), None), Put(Port("n", 7, "t"), None)])
         etcd.compact()
         return batch
 
-    read = etcd_feed.read
-    monkeypatch.setattr(etcd_feed, "read", read_then_compact)
+    read = watch_stream.read
+    monkeypatch.setattr(watch_stream, "read", read_then_compact)
     follower = Witness().follow(store, ["ports/"])
     assert follower.snapshot.complete
     assert records(follower.snapshot) == truth(etcd, root)
@@ -153,14 +154,14 @@ def test_history_is_compacted_between_list_and_watch(
 def test_changes_between_list_and_watch_are_not_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.commit([Put(Port("n", 1, "t"), 0)])
 
-    def read_between_writes(link: adapter.Link, ranges: Ranges) -> Batch:
+    def read_between_writes(link: adapter.Channel, ranges: Ranges) -> Batch:
         store.commit([Put(Port("n", 2, "before"), None)])
         batch = read(link, ranges)
         store.commit([Put(Port("n", 2, "after"), None), Delete("ports/n/1", None)])
         return batch
 
-    read = etcd_feed.read
-    monkeypatch.setattr(etcd_feed, "read", read_between_writes)
+    read = watch_stream.read
+    monkeypatch.setattr(watch_stream, "read", read_between_writes)
     follower = Witness().follow(store, ["ports/"])
     until(lambda: records(follower.snapshot) == {"ports/n/2": Port("n", 2, "after")})
     monkeypatch.undo()
@@ -191,14 +192,14 @@ def test_a_wipe_between_list_and_watch_leaves_no_phantom(
     store.commit([Put(Port("n", 1, "phantom"), 0)])
     listed, wiped = threading.Event(), threading.Event()
 
-    def read_then_wait(link: adapter.Link, ranges: Ranges) -> Batch:
+    def read_then_wait(link: adapter.Channel, ranges: Ranges) -> Batch:
         batch = read(link, ranges)
         listed.set()
         wiped.wait()
         return batch
 
-    read = etcd_feed.read
-    monkeypatch.setattr(etcd_feed, "read", read_then_wait)
+    read = watch_stream.read
+    monkeypatch.setattr(watch_stream, "read", read_then_wait)
     seen: list[Snapshot] = []
     ready = threading.Event()
 
@@ -226,7 +227,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("how", ["freeze_old", "freeze"])
 def test_a_way_that_goes_silent_is_noticed(store: Store, proxy: Proxy, root: str, how: str) -> None:
-    far = Store([proxy.endpoint], SEAL, root=root)
+    far = Store([proxy.endpoint], RECORD_SIGNER, root=root)
     far.load(["cluster"])  # and keeps a connection that a new one must not end up sharing
     witness = Witness()
     follower = witness.follow(far, ["leader"])
@@ -244,7 +245,7 @@ def test_a_way_that_goes_silent_is_noticed(store: Store, proxy: Proxy, root: str
 
 @pytest.mark.usefixtures("impatient")
 def test_a_quiet_way_is_not_taken_for_a_dead_one(store: Store, proxy: Proxy, root: str) -> None:
-    far = Store([proxy.endpoint], SEAL, root=root)
+    far = Store([proxy.endpoint], RECORD_SIGNER, root=root)
     witness = Witness()
     follower = witness.follow(far, ["leader"])
     time.sleep(adapter.SILENCE + adapter.PROBE + 1)
@@ -278,7 +279,7 @@ def test_a_slow_callback_is_not_taken_for_a_silent_etcd(store: Store) -> None:
 
 def test_a_follower_finds_the_next_endpoint(etcd: EtcdServer, proxy: Proxy, root: str) -> None:
     dead = f"127.0.0.1:{free_port()}"
-    store = Store([dead, proxy.endpoint, etcd.endpoint], SEAL, root=root)
+    store = Store([dead, proxy.endpoint, etcd.endpoint], RECORD_SIGNER, root=root)
     witness = Witness()
     follower = witness.follow(store, ["leader"])
     assert proxy.accepted == 1
@@ -292,7 +293,7 @@ def test_a_follower_finds_the_next_endpoint(etcd: EtcdServer, proxy: Proxy, root
 def test_an_etcd_that_is_not_there_yet(tmp_path_factory: pytest.TempPathFactory, root: str) -> None:
     server = EtcdServer(tmp_path_factory.mktemp("late"))
     with structlog.testing.capture_logs() as logs:
-        store = Store([server.endpoint], SEAL, root=root)
+        store = Store([server.endpoint], RECORD_SIGNER, root=root)
         follower = store.follow(["leader"], lambda: None)
         time.sleep(1)
         assert follower.snapshot == Snapshot()
@@ -307,14 +308,14 @@ def test_an_etcd_that_is_not_there_yet(tmp_path_factory: pytest.TempPathFactory,
 def test_our_own_mistakes_do_not_end_the_thread(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [True, True]
 
-    def batches(feed: etcd_feed.EtcdFeed) -> Generator[Batch]:
+    def batches(feed: watch_stream.WatchStream) -> Generator[Batch]:
         if broken:
             broken.pop()
             raise ZeroDivisionError
         return original(feed)
 
-    original = etcd_feed.EtcdFeed.batches
-    monkeypatch.setattr(etcd_feed.EtcdFeed, "batches", batches)
+    original = watch_stream.WatchStream.batches
+    monkeypatch.setattr(watch_stream.WatchStream, "batches", batches)
     follower = store.follow(["leader"], lambda: None)
     until(lambda: follower.snapshot.complete)
     assert not broken
@@ -324,7 +325,7 @@ def test_nothing_is_left_open(etcd: EtcdServer, root: str, monkeypatch: pytest.M
     monkeypatch.setattr(adapter, "PROBE", 60)  # nothing may hang on until the next probe
 
     def use() -> None:
-        store = Store([etcd.endpoint], SEAL, root=root)
+        store = Store([etcd.endpoint], RECORD_SIGNER, root=root)
         followers = [store.follow(["leader"], lambda: None) for _ in range(3)]
         until(lambda: all(f.snapshot.complete for f in followers))
         store.renew_lease(store.grant(5))

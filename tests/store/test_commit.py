@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from mesh import etcd as adapter
 from mesh.errors import Retryable, Terminal
-from mesh.records import Leader, Port, Record, TaskReport
-from mesh.snapshot import Delete, Holds, Op, Put
-from mesh.store import MAX_OPS, LeaseLost, Store
+from mesh.model.records import Leader, Port, Record, TaskReport
+from mesh.model.snapshot import Delete, Holds, Op, Put
+from mesh.store import etcd_channel as adapter
+from mesh.store.client import MAX_OPS, LeaseLostError, Store
 from tests.store.etcd_server import EtcdServer, free_port
 from tests.store.proxy import Proxy
 from tests.store.waiting import until
-from tests.support.signing import SEAL
+from tests.support.signing import RECORD_SIGNER
 
 
 def port(number: int, task: str = "t") -> Port:
@@ -136,16 +136,16 @@ def test_load_is_of_one_revision_though_others_write(
     store.commit([Put(port(n), 0) for n in range(10)])
     store.commit([Put(Leader("old"), 0)])
     monkeypatch.setattr(adapter, "PAGE", 3)
-    page = adapter.Link.page
+    page = adapter.Channel.page
 
-    def page_then_write(link: adapter.Link, first: bytes, end: bytes, revision: int) -> object:
+    def page_then_write(link: adapter.Channel, first: bytes, end: bytes, revision: int) -> object:
         answer = page(link, first, end, revision)
         etcd.put(f"{root}leader", '{"v":1,"holder":"new"}')
         etcd.delete(f"{root}ports/n/9")
         return answer
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapter.Link, "page", page_then_write)
+        patch.setattr(adapter.Channel, "page", page_then_write)
         snapshot = store.load(["ports/", "leader"])
     assert snapshot.get("leader", Leader) == Leader("old")
     assert len(list(snapshot.all(Port))) == 10
@@ -157,10 +157,10 @@ def test_load_begins_again_when_its_revision_is_compacted(
 ) -> None:
     store.commit([Put(port(n), 0) for n in range(10)])
     monkeypatch.setattr(adapter, "PAGE", 3)
-    page = adapter.Link.page
+    page = adapter.Channel.page
     left = [1]
 
-    def page_then_compact(link: adapter.Link, first: bytes, end: bytes, revision: int) -> object:
+    def page_then_compact(link: adapter.Channel, first: bytes, end: bytes, revision: int) -> object:
         answer = page(link, first, end, revision)
         if left:
             left.pop()
@@ -168,7 +168,7 @@ def test_load_begins_again_when_its_revision_is_compacted(
             etcd.compact()
         return answer
 
-    monkeypatch.setattr(adapter.Link, "page", page_then_compact)
+    monkeypatch.setattr(adapter.Channel, "page", page_then_compact)
     assert {r.port for r in store.load(["ports/"]).all(Port)} == set(range(1, 10))
 
 
@@ -182,7 +182,7 @@ def test_a_lease_that_is_kept_lives_and_one_that_is_not_ends(store: Store) -> No
 
     until(only_the_kept_is_left)
     assert read(store, "ports/n/1") == port(1)
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         store.renew_lease(forgotten)
 
 
@@ -192,9 +192,9 @@ def test_revoke_takes_the_keys_along(store: Store) -> None:
     store.revoke(lease)
     assert read(store, "ports/n/1") is None
     store.revoke(lease)
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         store.renew_lease(lease)
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         store.commit([Put(port(2), 0), Put(port(1), 0, lease=lease)])
     assert read(store, "ports/n/2") is None
 
@@ -222,24 +222,24 @@ def test_a_put_without_lease_frees_the_key_of_it(store: Store) -> None:
 )
 def test_endpoints_that_are_none(endpoints: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        Store(endpoints, SEAL)
+        Store(endpoints, RECORD_SIGNER)
 
 
 def test_a_root_ends_with_a_slash() -> None:
     with pytest.raises(ValueError, match="must end with a slash"):
-        Store(["etcd:2379"], SEAL, root="/x")
+        Store(["etcd:2379"], RECORD_SIGNER, root="/x")
 
 
 @pytest.mark.parametrize("form", ["http://127.0.0.1:{}", "http://127.0.0.1:{}/", "127.0.0.1:{}", "localhost:{}"])
 def test_forms_of_an_endpoint(etcd: EtcdServer, form: str) -> None:
-    store = Store([form.format(etcd.port)], SEAL)
+    store = Store([form.format(etcd.port)], RECORD_SIGNER)
     store.load(["cluster"])
     store.close()
 
 
 def test_nobody_answers(root: str) -> None:
     first, second = free_port(), free_port()
-    store = Store([f"127.0.0.1:{first}", f"127.0.0.1:{second}"], SEAL, root=root)
+    store = Store([f"127.0.0.1:{first}", f"127.0.0.1:{second}"], RECORD_SIGNER, root=root)
     for call in (lambda: store.load([""]), lambda: store.commit([]), lambda: store.grant(5)):
         with pytest.raises(Retryable, match=rf"127.0.0.1:{first}.*; etcd at 127.0.0.1:{second}"):
             call()
@@ -247,14 +247,14 @@ def test_nobody_answers(root: str) -> None:
 
 
 def test_a_dead_endpoint_is_passed_over(etcd: EtcdServer, root: str) -> None:
-    store = Store([f"127.0.0.1:{free_port()}", etcd.endpoint], SEAL, root=root)
+    store = Store([f"127.0.0.1:{free_port()}", etcd.endpoint], RECORD_SIGNER, root=root)
     assert store.commit([Put(port(1), 0)]) is not None
     store.close()
 
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
 def test_an_endpoint_that_dies_is_left(etcd: EtcdServer, proxy: Proxy, root: str, how: str) -> None:
-    store = Store([proxy.endpoint, etcd.endpoint], SEAL, root=root, timeout=1.0)
+    store = Store([proxy.endpoint, etcd.endpoint], RECORD_SIGNER, root=root, timeout=1.0)
     assert store.commit([Put(port(1), 0)]) is not None
     getattr(proxy, how)()
     with pytest.raises(Retryable):
@@ -268,7 +268,7 @@ def test_an_endpoint_that_dies_is_left(etcd: EtcdServer, proxy: Proxy, root: str
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
 def test_reads_find_the_next_endpoint_by_themselves(etcd: EtcdServer, proxy: Proxy, root: str, how: str) -> None:
-    store = Store([proxy.endpoint, etcd.endpoint], SEAL, root=root, timeout=1.0)
+    store = Store([proxy.endpoint, etcd.endpoint], RECORD_SIGNER, root=root, timeout=1.0)
     lease = store.grant(30)
     getattr(proxy, how)()
     assert store.renew_lease(lease) == 30
@@ -285,7 +285,7 @@ def test_the_store_comes_back_with_etcd(store: Store, etcd: EtcdServer) -> None:
 
 
 def test_a_closed_store_says_so(etcd: EtcdServer, root: str) -> None:
-    store = Store([etcd.endpoint], SEAL, root=root)
+    store = Store([etcd.endpoint], RECORD_SIGNER, root=root)
     store.load(["cluster"])
     store.close()
     store.close()
@@ -296,7 +296,7 @@ def test_a_closed_store_says_so(etcd: EtcdServer, root: str) -> None:
 
 def test_who_waits_for_a_silent_etcd_waits_once(proxy: Proxy, root: str) -> None:
     proxy.freeze()
-    store = Store([proxy.endpoint], SEAL, root=root, timeout=1.0)
+    store = Store([proxy.endpoint], RECORD_SIGNER, root=root, timeout=1.0)
     told: list[str] = []
 
     def ask() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mesh import keyspace
-from mesh.envelope import Signer, SigningKey, wrap
+from mesh.crypto.envelope import Signer, SigningKey, wrap
+from mesh.model import keyspace
 from tests.store.secured import ROOT, Secured, write
 from tests.support.signing import CLUSTER, SIGNING_KEY
 

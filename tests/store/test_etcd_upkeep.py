@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from controller.etcd_upkeep import Upkeep, is_worth
-from mesh import etcd_space, keyspace
-from mesh.etcd import Line
-from mesh.etcd_space import Space
+from controller.etcd import space
+from controller.etcd.space import Space
+from controller.etcd.upkeep import Upkeep, is_worth
+from mesh.model import keyspace
+from mesh.store.etcd_channel import ChannelPool
 from tests.store.etcd_server import EtcdServer
 from tests.store.secured import ROOT, Secured, write
 from tests.store.waiting import until
@@ -26,17 +27,17 @@ VALUE = b"x" * 200_000
 def full(tmp_path: Path) -> Iterator[EtcdServer]:
     """An etcd whose quota is used up by the history of one key."""
     with EtcdServer(tmp_path, arguments=(f"--quota-backend-bytes={QUOTA}",)) as server:
-        with closing(Line([server.target], 5.0)) as line:
+        with closing(ChannelPool([server.target], 5.0)) as line:
             assert "database space exceeded" in fill(line)
         yield server
 
 
-def asked(line: Line) -> Space:
+def asked(line: ChannelPool) -> Space:
     with line.use() as link:
-        return etcd_space.space(link)
+        return space.space(link)
 
 
-def fill(line: Line, key: bytes = b"one") -> str:
+def fill(line: ChannelPool, key: bytes = b"one") -> str:
     """Write versions of one key until etcd takes no more, or enough are written; what etcd said last."""
     for _ in range(200):
         if (said := write(line, key, VALUE)) != "written":
@@ -45,7 +46,7 @@ def fill(line: Line, key: bytes = b"one") -> str:
 
 
 def test_an_etcd_that_is_full_takes_writes_again(full: EtcdServer, figure: Callable[[str], None]) -> None:
-    with closing(Line([full.target], 5.0)) as line:
+    with closing(ChannelPool([full.target], 5.0)) as line:
         before = asked(line)
         assert before.alarm
         assert "database space exceeded" in write(line, b"two"), "else there is nothing to mend"
@@ -58,28 +59,28 @@ def test_an_etcd_that_is_full_takes_writes_again(full: EtcdServer, figure: Calla
 
 
 def test_the_alarm_alone_is_no_mending(full: EtcdServer) -> None:
-    with closing(Line([full.target], 5.0)) as line:
+    with closing(ChannelPool([full.target], 5.0)) as line:
         with line.use() as link:
-            etcd_space.disarm(link)
+            space.disarm(link)
         assert "database space exceeded" in write(line, b"two")
 
 
 def test_a_mending_that_was_broken_off_is_done_again(full: EtcdServer) -> None:
     """Compacted, and not disarmed: nothing is written meanwhile, so the same revision would be compacted again."""
-    with closing(Line([full.target], 5.0)) as line:
+    with closing(ChannelPool([full.target], 5.0)) as line:
         with line.use() as link:
-            etcd_space.compact(link, etcd_space.space(link).revision)
+            space.compact(link, space.space(link).revision)
         Upkeep(QUOTA).mend(line)
         assert not asked(line).alarm
         assert write(line, b"two") == "written"
 
 
 def test_a_file_that_is_mostly_free_is_given_back(tmp_path: Path) -> None:
-    with EtcdServer(tmp_path) as server, closing(Line([server.target], 5.0)) as line:
+    with EtcdServer(tmp_path) as server, closing(ChannelPool([server.target], 5.0)) as line:
         for _ in range(60):
             assert write(line, b"one", VALUE) == "written"
         with line.use() as link:
-            etcd_space.compact(link, etcd_space.space(link).revision)
+            space.compact(link, space.space(link).revision)
         # Pages become free when the next batch is written.
         until(lambda: write(line, b"two") == "written" and is_worth(asked(line), QUOTA))
         grown = asked(line)

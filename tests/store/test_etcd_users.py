@@ -13,23 +13,23 @@ from pathlib import Path
 import pytest
 from etcd3 import etcdrpc
 
-from agent import reports
-from agent.identity import Identity
-from controller.access import access
-from controller.observed import Swarm, SwarmNode
-from mesh import codec, keyspace
-from mesh.envelope import Signer, wrap
+from agent.reporting import reporter as reporting_reporter
+from agent.state.node_identity import Identity
+from controller.etcd.access import access
+from controller.swarm.model import Swarm, SwarmNode
+from mesh.crypto.envelope import Signer, wrap
+from mesh.crypto.hpke import NodeKey
 from mesh.errors import LinkwireError, Retryable
-from mesh.etcd import Line
-from mesh.hybrid import NodeKey
-from mesh.records import Access, Node
-from mesh.seal import Sealer
-from mesh.store import Store
-from mesh.tls import Tls, with_node
+from mesh.identity.tls import Tls, with_node
+from mesh.integrity.record_signing import RecordSigner
+from mesh.model import codec, keyspace
+from mesh.model.records import Access, Node
+from mesh.store.client import Store
+from mesh.store.etcd_channel import ChannelPool
 from tests.store.secured import ROOT, Secured, write
 from tests.support.attacks import Attempts
 from tests.support.signing import CLUSTER, KEYRING, SIGNING_KEY
-from tests.unit.swarm_ca import Authority, Leaf, key_file, pem
+from tests.support.swarm_ca import Authority, Leaf, key_file, pem
 
 NOW = datetime.now(UTC)
 A, B = "a" * 25, "b" * 25
@@ -55,7 +55,7 @@ def said(secured: Secured, nodes: Sequence[str], shared: Sequence[str] = (), roo
         until(lambda: put(line, ROOT + b"access", value))
 
 
-def put(line: Line, key: bytes, value: bytes) -> bool:
+def put(line: ChannelPool, key: bytes, value: bytes) -> bool:
     try:
         with line.use() as link:
             return link.commit([], [(key, value, 0)], []) is not None
@@ -276,8 +276,8 @@ def test_an_agent_shows_its_nodes_certificate_where_it_can_and_else_the_shared_o
 def test_an_agent_becomes_its_nodes_user_and_the_shared_one_writes_for_it_no_more(
     swarmed: Swarmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports, "OWN_S", 0.2)
-    monkeypatch.setattr(reports, "KEEP_S", 0.5)
+    monkeypatch.setattr(reporting_reporter, "OWN_S", 0.2)
+    monkeypatch.setattr(reporting_reporter, "KEEP_S", 0.5)
     trusted(swarmed.secured)  # so that etcd is not started again, which would have the agent look again
     shared, controller = swarmed.secured.tls("agent"), swarmed.secured.tls("controller")
     with closing(swarmed.secured.line(controller)) as line, line.use() as link:
@@ -289,12 +289,12 @@ def test_an_agent_becomes_its_nodes_user_and_the_shared_one_writes_for_it_no_mor
     url = [f"https://127.0.0.1:{swarmed.secured.port}"]
     swarm = Swarm(CLUSTER, {}, {}, {A: SwarmNode(A, "a", down=False, address=None)}, (SWARM.pem,))
     with (
-        closing(Store(url, Sealer.agent(KEYRING, identity.key), tls=swarmed.tls)) as store,
-        closing(Store(url, Sealer.reader(KEYRING), tls=controller)) as reader,
+        closing(Store(url, RecordSigner.agent(KEYRING, identity.key), tls=swarmed.tls)) as store,
+        closing(Store(url, RecordSigner.reader(KEYRING), tls=controller)) as reader,
     ):
         seen = reader.follow((keyspace.NODES,), lambda: None)
         follower = store.follow((keyspace.CLUSTER, keyspace.node(A)), lambda: None, with_raw=True)
-        reporter = reports.Reporter(store, follower, node, identity)
+        reporter = reporting_reporter.Reporter(store, follower, node, identity)
         try:
             told = [False]
 

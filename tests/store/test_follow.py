@@ -8,16 +8,16 @@ from collections.abc import Callable
 import pytest
 import structlog
 
-from mesh import codec
-from mesh.envelope import peek
-from mesh.etcd_feed import EtcdFeed, Ranges
-from mesh.follow import Change
-from mesh.records import Leader, Port, Record, TaskReport
-from mesh.snapshot import Delete, Op, Put, Snapshot
-from mesh.store import Follower, Store
+from mesh.crypto.envelope import peek
+from mesh.model import codec
+from mesh.model.records import Leader, Port, Record, TaskReport
+from mesh.model.snapshot import Delete, Op, Put, Snapshot
+from mesh.store.client import Follower, Store
+from mesh.store.follower import RecordChange
+from mesh.store.watch_stream import Ranges, WatchStream
 from tests.store.etcd_server import EtcdServer
 from tests.store.waiting import until
-from tests.support.signing import SEAL
+from tests.support.signing import RECORD_SIGNER
 
 
 def nothing() -> None:
@@ -53,7 +53,7 @@ def test_what_was_read_is_not_kept_beside_its_records(store: Store) -> None:
 
     def is_kept() -> bool:
         gc.collect()  # what nobody refers to any more is not kept, whoever last held the search for it off
-        return any(type(one) is Change and one.key == b"ports/n/4711" for one in gc.get_objects())
+        return any(type(one) is RecordChange and one.key == b"ports/n/4711" for one in gc.get_objects())
 
     until(lambda: not is_kept(), 30)
 
@@ -97,10 +97,10 @@ def test_every_change_comes_once_and_in_order(store: Store, etcd: EtcdServer, ro
             writer.join()
         store.commit([Put(Leader("the end"), None)])
 
-    feed = EtcdFeed([etcd.target], 5.0, Ranges.of(root.encode(), [b"ports/", b"leader"]), etcd.tls)
+    feed = WatchStream([etcd.target], 5.0, Ranges.of(root.encode(), [b"ports/", b"leader"]), etcd.tls)
     writing = threading.Thread(target=write_all)
     writing.start()  # while the list and the beginning of the watch are under way
-    seen: list[Change] = []
+    seen: list[RecordChange] = []
     last = 0
     for batch in feed.batches():
         assert batch.whole is not bool(last)
@@ -118,7 +118,9 @@ def test_every_change_comes_once_and_in_order(store: Store, etcd: EtcdServer, ro
     assert len({(change.key, change.revision) for change in seen}) == len(seen), "a change came twice"
     for node in nodes:
         values = [c.value for c in seen if c.key == f"ports/{node}/1".encode()]
-        numbers = [int(json.loads(SEAL.open(f"ports/{node}/1", value or b"").body)["task"]) for value in values]
+        numbers = [
+            int(json.loads(RECORD_SIGNER.open(f"ports/{node}/1", value or b"").body)["task"]) for value in values
+        ]
         # What was overwritten before the list is not in it; from there on none is left out.
         assert numbers == list(range(numbers[0], 200))
 
@@ -174,7 +176,9 @@ def test_values_that_are_not_ours_are_named_and_all_else_goes_on(store: Store, e
         assert snapshot == store.load([""])
         assert set(snapshot.invalid) == {"ports/n/1", "nodes/x\ny", "whatever/" + "k" * 1000}
         assert all(len(reason) < 210 and reason.isprintable() for reason in snapshot.invalid.values())
-        etcd.put_bytes(f"{root}ports/n/1".encode(), SEAL.sign("ports/n/1", 1, codec.encode(Port("n", 1, "t"))))
+        etcd.put_bytes(
+            f"{root}ports/n/1".encode(), RECORD_SIGNER.sign("ports/n/1", 1, codec.encode(Port("n", 1, "t")))
+        )
         etcd.delete(f"{root}whatever/" + "k" * 1000)
         until(lambda: follower.snapshot.get("ports/n/1", Port))
         until(lambda: set(follower.snapshot.invalid) == {"nodes/x\ny"})
@@ -274,7 +278,7 @@ def test_a_burst_is_followed_to_its_end(store: Store) -> None:
 
 
 def test_who_reads_too_slowly_catches_up_in_whole_revisions(store: Store, etcd: EtcdServer, root: str) -> None:
-    feed = EtcdFeed([etcd.target], 5.0, Ranges.of(root.encode(), [b"tasks/"]), etcd.tls)
+    feed = WatchStream([etcd.target], 5.0, Ranges.of(root.encode(), [b"tasks/"]), etcd.tls)
     batches = feed.batches()
     last = next(batches).revision
     numbers: list[int] = []

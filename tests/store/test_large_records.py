@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from agent.inspect import signers
-from controller.ledger import Ledger
-from controller.observed import SwarmService
-from mesh import keyspace
-from mesh.envelope import Keyring, SigningKey
-from mesh.etcd import Line
-from mesh.labels import LinkLabel, ServiceLabels
-from mesh.ports import PortRange
-from mesh.records import Recall, Service
-from mesh.snapshot import Op
+from agent.reporting.link_status import signers
+from controller.swarm.model import SwarmService
+from controller.trust.signed_writer import SignedWriter
+from mesh.crypto.envelope import Keyring, SigningKey
+from mesh.model import keyspace
+from mesh.model.labels import LinkLabel, ServiceLabels
+from mesh.model.ports import PortRange
+from mesh.model.records import Recall, Service
+from mesh.model.snapshot import Op
+from mesh.store.etcd_channel import ChannelPool
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh, settled, swarm_service
 from tests.store.waiting import until
@@ -48,13 +48,13 @@ def problems(logs: Sequence[Any], event: str = "problem found") -> list[str]:
 
 def test_a_service_too_large_is_one_problem(mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     commits: list[Sequence[Op]] = []
-    commit = Ledger.commit
+    commit = SignedWriter.commit
 
-    def counted(ledger: Ledger, ops: Sequence[Op], *, sign: bool = True) -> int | None:
+    def counted(ledger: SignedWriter, ops: Sequence[Op], *, sign: bool = True) -> int | None:
         commits.append(ops)
         return commit(ledger, ops, sign=sign)
 
-    monkeypatch.setattr(Ledger, "commit", counted)
+    monkeypatch.setattr(SignedWriter, "commit", counted)
     parts = [with_ports("bad", 22_000)]
     mesh.swarm.services_now |= {service.id: service for service in parts}
     with capture_logs() as logs, mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller():
@@ -110,7 +110,7 @@ def test_large_records_come_back_after_a_wipe(mesh: SmallMesh, etcd: EtcdServer)
         settled(one, two)
         before = {key: one.believed.records[key].record for key in one.believed.contents.entries}
         generation = one.believed.records["manifest"].generation
-        with closing(Line([etcd.target], 5.0)) as line, line.use() as link:
+        with closing(ChannelPool([etcd.target], 5.0)) as line, line.use() as link:
             link.commit([], [], [key.encode() for key in etcd.keys(mesh.root) if not key.endswith(keyspace.LEADER)])
         mesh.wake()
         until(lambda: one.verified() and one.believed.records["manifest"].generation > generation)

@@ -10,23 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from agent.identity import Identity
-from agent.reports import Reporter
-from agent.trust import followed
-from controller.members import Judged, Members
-from controller.observed import Swarm, SwarmNode, SwarmTask
-from mesh import keyspace, node_view
-from mesh.envelope import Keyring, SigningKey
-from mesh.hybrid import NodeKey
-from mesh.keys import PublicKey
-from mesh.records import DeviceStatus, Node, PeerStatus, Status, TaskReport, View
-from mesh.seal import Sealer
-from mesh.snapshot import Delete, Put, Snapshot
-from mesh.store import Follower, Store
+from agent.reporting.reporter import Reporter
+from agent.state.node_identity import Identity
+from agent.state.verified_state import followed
+from controller.swarm.model import Swarm, SwarmNode, SwarmTask
+from controller.trust.members import Judged, Members
+from mesh.crypto.envelope import Keyring, SigningKey
+from mesh.crypto.hpke import NodeKey
+from mesh.crypto.keys import PublicKey
+from mesh.integrity.record_signing import RecordSigner
+from mesh.model import device_readings, keyspace
+from mesh.model.records import DeviceStatus, Node, PeerStatus, Status, TaskReport, View
+from mesh.model.snapshot import Delete, Put, Snapshot
+from mesh.store.client import Follower, Store
 from tests.store.etcd_server import EtcdServer
 from tests.store.waiting import until
 from tests.support.attacks import Attempts
-from tests.unit.swarm_ca import CLUSTER, MADE, Authority, Leaf, key_file, pem
+from tests.support.swarm_ca import CLUSTER, MADE, Authority, Leaf, key_file, pem
 
 ROOT = Authority.root()
 NODE = "n1"
@@ -97,7 +97,7 @@ def started(etcd: EtcdServer, root: str, folder: Path, members: Members, node: s
         backend="kernel",
         version="0.1.0",
     )
-    store = Store([etcd.endpoint], Sealer.agent(KEYRING, identity.key), root=root)
+    store = Store([etcd.endpoint], RecordSigner.agent(KEYRING, identity.key), root=root)
     reporters: list[Reporter] = []
 
     def changed() -> None:
@@ -107,7 +107,7 @@ def started(etcd: EtcdServer, root: str, folder: Path, members: Members, node: s
     follower = store.follow(followed(node), changed)
     reporters.append(Reporter(store, follower, record, identity))
     reporters[0].tasks({"t1": replace(REPORT, node=node)})
-    controller = Store([etcd.endpoint], Sealer.controller(KEYRING, SIGNING_KEY), root=root)
+    controller = Store([etcd.endpoint], RecordSigner.controller(KEYRING, SIGNING_KEY), root=root)
     return Party(store, follower, identity, reporters[0], record, controller, members, folder)
 
 
@@ -127,7 +127,7 @@ def party(etcd: EtcdServer, root: str, tmp_path: Path) -> Iterator[Party]:
 @pytest.fixture
 def stranger(etcd: EtcdServer, root: str) -> Iterator[Store]:
     """Who can write all of etcd, and has no key but his own."""
-    own = Store([etcd.endpoint], Sealer.agent(KEYRING, SigningKey.generate()), root=root)
+    own = Store([etcd.endpoint], RecordSigner.agent(KEYRING, SigningKey.generate()), root=root)
     yield own
     own.close()
 
@@ -189,7 +189,7 @@ def test_a_stolen_report_key_that_is_pushed_ahead_is_given_up(
     until(party.accepted)
     until(lambda: party.believed() == REPORT)
     assert not party.reporter.key_is_stolen
-    thief = Store([etcd.endpoint], Sealer.agent(KEYRING, party.identity.key), root=root)
+    thief = Store([etcd.endpoint], RecordSigner.agent(KEYRING, party.identity.key), root=root)
     forged = replace(REPORT, wired=False, error="forged")
     believed: list[TaskReport | None] = []
 
@@ -245,14 +245,14 @@ def test_a_record_that_is_too_large_is_named_and_holds_up_nothing(party: Party) 
     huge = TaskReport("t0", "s", node, "running", wired=False, error="x" * 1_100_000, port_taken=None, elsewhere=())
     others = [replace(REPORT, node=node, task=f"t{n}") for n in range(1, 4)]
     peers = tuple(
-        PeerStatus(PublicKey(n.to_bytes(32, "little")), 1.0, 1, 1, None) for n in range(2 * node_view.PEERS)
+        PeerStatus(PublicKey(n.to_bytes(32, "little")), 1.0, 1, 1, None) for n in range(2 * device_readings.PEERS)
     )
     devices = (DeviceStatus("t1", None, peers, ()),)
     party.reporter.tasks({report.task: report for report in [huge, *others]})
     party.reporter.status(Status(node, 5.0, devices))
 
     def held() -> Snapshot:
-        return node_view.with_devices(party.controller.load(("",)))
+        return device_readings.with_devices(party.controller.load(("",)))
 
     until(lambda: len(list(held().all(TaskReport))) == len(others))
     until(lambda: held().get(keyspace.view(node, 1), View) is not None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mesh import keyspace
-from mesh.etcd_roles import WRITE, grants
-from mesh.etcd_users import AGENT, CONTROLLER
+from controller.etcd.roles import WRITE, grants
+from mesh.identity.etcd_users import AGENT, CONTROLLER
+from mesh.model import keyspace
 
 PAGE = Path(__file__).parents[2] / "docs/operations.md"
 

@@ -10,16 +10,16 @@ from typing import ClassVar
 
 import pytest
 
-from agent.recall import recalled
-from controller.observed import Swarm
-from controller.plan import Planner
+from agent.state.recovery import recalled
+from controller.planning.planner import Planner
 from controller.steps import Allocate, Plan
-from mesh import keyspace
-from mesh.hybrid import NodePublicKey
-from mesh.records import Address, Endpoint, Kept, Port, Recall, Recalled, Service, Status
-from mesh.snapshot import Put, Snapshot
-from mesh.store import Store
-from mesh.verdict import verify_snapshot
+from controller.swarm.model import Swarm
+from mesh.crypto.hpke import NodePublicKey
+from mesh.integrity.verification import verify_snapshot
+from mesh.model import keyspace
+from mesh.model.records import Address, Endpoint, Kept, Port, Recall, Recalled, Service, Status
+from mesh.model.snapshot import Put, Snapshot
+from mesh.store.client import Store
 from tests.store.attacks import Attack, Gullible, what
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import Reader, SmallMesh, endpoints, settled
@@ -142,7 +142,7 @@ def test_who_brings_back_something_else_is_passed_over(
     mesh: SmallMesh, etcd: EtcdServer, kind: type[Reader], monkeypatch: pytest.MonkeyPatch, attempt: Attempts
 ) -> None:
     """Both have seen the newest; of two the one whose name comes last is asked first."""
-    monkeypatch.setattr("controller.hearing.HEAR_S", 3.0)
+    monkeypatch.setattr("controller.recovery.startup_barrier.HEAR_S", 3.0)
     with mesh.reader("n1") as one, mesh.reader("n2", kind=kind) as two, mesh.controller():
         settled(one, two)
         before = signed(one)
@@ -166,7 +166,7 @@ def test_a_state_of_before_is_not_put_back(
 ) -> None:
     """Its own signature holds, and it is whole: but a newer one has been seen."""
     tried = attempt("a node's root: it brings back an old state after a wipe")
-    monkeypatch.setattr("controller.hearing.HEAR_S", 3.0)
+    monkeypatch.setattr("controller.recovery.startup_barrier.HEAR_S", 3.0)
     with mesh.reader("n1") as one, mesh.reader("n2", kind=Mute) as two, mesh.controller():
         settled(one, two)
         old, ended = one.believed, next(iter(mesh.swarm.tasks_now))
@@ -234,7 +234,7 @@ class Shown(Planner):
 def test_what_is_to_be_done_is_planned_while_nodes_are_awaited_and_done_when_they_are_heard(
     mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.hearing.HEAR_S", 600.0)
+    monkeypatch.setattr("controller.recovery.startup_barrier.HEAR_S", 600.0)
     with mesh.reader("n1") as one, mesh.reader("n2") as two:
         with mesh.controller():
             settled(one, two)
@@ -286,7 +286,7 @@ class Moody(Reader):
 def test_who_brought_nothing_back_once_is_asked_again_the_next_time(
     mesh: SmallMesh, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.hearing.HEAR_S", 3.0)
+    monkeypatch.setattr("controller.recovery.startup_barrier.HEAR_S", 3.0)
     with mesh.reader("n1", kind=Moody) as one, mesh.reader("n2", kind=Moody) as two, mesh.controller() as controller:
         assert isinstance(one, Moody)
         assert isinstance(two, Moody)
@@ -309,7 +309,7 @@ def test_a_restore_goes_on_after_the_leaders_record_was_deleted(
     mesh: SmallMesh, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lease lives on, so that only the failed commits of the restore itself can tell the leader."""
-    monkeypatch.setattr("controller.hearing.HEAR_S", 600.0)
+    monkeypatch.setattr("controller.recovery.startup_barrier.HEAR_S", 600.0)
     with mesh.reader("n1", kind=Moody) as one, mesh.reader("n2", kind=Moody) as two, mesh.controller():
         assert isinstance(one, Moody)
         assert isinstance(two, Moody)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mesh.records import SealedKey
-from mesh.snapshot import Snapshot
+from mesh.model.records import SealedKey
+from mesh.model.snapshot import Snapshot
 from tests.store.attacks import Attack, what
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh, endpoints, settled

@@ -13,25 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from controller import hearing
-from controller.ledger import Ledger
-from mesh import codec, keyspace
-from mesh.envelope import Keyring, Signer, SigningKey, peek, wrap
-from mesh.etcd_feed import EtcdFeed
-from mesh.follow import Batch
-from mesh.records import (
-    Address,
-    Endpoint,
-    ManifestRecord,
-    Port,
-    Record,
-    Service,
-    Status,
-    TaskReport,
-    Versioned,
-)
-from mesh.snapshot import Put, Snapshot
-from mesh.store import Store
+from controller.recovery import startup_barrier
+from controller.trust.signed_writer import SignedWriter
+from mesh.crypto.envelope import Keyring, Signer, SigningKey, peek, wrap
+from mesh.model import codec, keyspace
+from mesh.model.records import Address, Endpoint, ManifestRecord, Port, Record, Service, Status, TaskReport, Versioned
+from mesh.model.snapshot import Put, Snapshot
+from mesh.store.client import Store
+from mesh.store.follower import Batch
+from mesh.store.watch_stream import WatchStream
 from tests.store.attacks import (
     ATTACKS,
     MALLORY,
@@ -46,12 +36,12 @@ from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import Reader, SmallMesh, endpoints, settled
 from tests.store.waiting import until
 from tests.support.attacks import Attempts
-from tests.support.signing import CLUSTER, KEYRING, SEAL, SIGNING_KEY, STRANGER
+from tests.support.signing import CLUSTER, KEYRING, RECORD_SIGNER, SIGNING_KEY, STRANGER
 
 
 @pytest.fixture
 def mesh(etcd: EtcdServer, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallMesh:
-    monkeypatch.setattr(hearing, "HEAR_S", 3.0)
+    monkeypatch.setattr(startup_barrier, "HEAR_S", 3.0)
     return SmallMesh(etcd.endpoint, root, tmp_path)
 
 
@@ -200,15 +190,15 @@ def test_a_record_that_is_withheld_stops_changes_and_removes_nothing(
     """Whoever owns etcd answers what he likes: here every list and watch of one reader passes through his hands."""
     tried = attempt("etcd's owner: a record is withheld from one reader")
     hidden: set[bytes] = set()
-    batches = EtcdFeed.batches
+    batches = WatchStream.batches
 
-    def kept_back(feed: EtcdFeed) -> Generator[Batch]:
+    def kept_back(feed: WatchStream) -> Generator[Batch]:
         for batch in batches(feed):
             yield replace(batch, changes=[c for c in batch.changes if c.key not in hidden])
 
     with mesh.controller(), mesh.reader("n2") as two:
         with monkeypatch.context() as patch:
-            patch.setattr(EtcdFeed, "batches", kept_back)
+            patch.setattr(WatchStream, "batches", kept_back)
             reader = mesh.reader("n1")
             one = reader.__enter__()
             until(lambda: one.follower.snapshot.complete)
@@ -296,15 +286,15 @@ def test_what_a_node_says_it_has_seen_counts_only_as_it_was_signed(
     store: Store, mesh: SmallMesh, attempt: Attempts
 ) -> None:
     tried = attempt("a node's root: a generation that never was is reported, to end the mesh")
-    ledger = Ledger(store)
+    ledger = SignedWriter(store)
     forged = wrap(Signer(CLUSTER, STRANGER), "manifest", 10**9, codec.encode(ManifestRecord(0, bytes(32))))
-    true = SEAL.sign("manifest", 41, codec.encode(ManifestRecord(0, bytes(32))))
+    true = RECORD_SIGNER.sign("manifest", 41, codec.encode(ManifestRecord(0, bytes(32))))
     store.commit([Put(Status("n1", 0.0, (), forged), None), Put(Status("n2", 0.0, (), true), None)])
     ledger.observe(store.load([""]))
     assert ledger.commit([Put(Port("n", 1, "t"), 0)])
     tried.stopped(41 < store.load([""]).records["manifest"].generation < 50)
     gullible = Store([mesh.endpoint], Gullible(), root=mesh.root)
-    believes = Ledger(gullible)
+    believes = SignedWriter(gullible)
     believes.observe(gullible.load([""]))
     assert believes.commit([Put(Port("n", 2, "t"), 0)])
     tried.works(store.load([""]).records["manifest"].generation > 10**9)
@@ -312,7 +302,7 @@ def test_what_a_node_says_it_has_seen_counts_only_as_it_was_signed(
 
 
 def test_of_two_that_lead_one_writes(store: Store) -> None:
-    one, two = Ledger(store), Ledger(store)
+    one, two = SignedWriter(store), SignedWriter(store)
     service = Service("a", "a", IPv4Address("10.1.0.1"), (), None, strict=True, dnsrr=False, elsewhere=())
     for ledger in (one, two):
         ledger.observe(store.load([""]))

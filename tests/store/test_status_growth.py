@@ -16,15 +16,15 @@ from random import Random
 
 import pytest
 
-from mesh import codec, keyspace, node_view
-from mesh.envelope import Signer, SigningKey, wrap
+from mesh.crypto.envelope import Signer, SigningKey, wrap
+from mesh.crypto.keys import PublicKey
 from mesh.errors import LinkwireError
-from mesh.etcd import Line
-from mesh.keys import PublicKey
-from mesh.records import DeviceStatus, PeerStatus, Record, Status
+from mesh.model import codec, device_readings, keyspace
+from mesh.model.records import DeviceStatus, PeerStatus, Record, Status
+from mesh.store.etcd_channel import ChannelPool
 from tests.store.etcd_server import EtcdServer
 
-from mesh import etcd_space  # isort: skip  # after mesh.etcd, which sets up protobuf
+from controller.etcd import space  # isort: skip  # after mesh.store.etcd_channel, which sets up protobuf
 
 NODES, TASKS, PEERS = 300, 33, 10
 QUOTA = 256 * 1024**2
@@ -77,9 +77,9 @@ def as_before(whole: Status) -> list[Said]:
 
 
 def as_now(whole: Status) -> list[Said]:
-    views = node_view.pack(whole.node, whole.written, whole.devices)
+    views = device_readings.pack(whole.node, whole.written, whole.devices)
     vitals = Said((put(replace(whole, devices=())),), STATUS_S)
-    return [vitals, Said(tuple(put(view) for view in views), node_view.pause(views))]
+    return [vitals, Said(tuple(put(view) for view in views), device_readings.pause(views))]
 
 
 def batches(puts: Iterator[Put]) -> Iterator[list[Put]]:
@@ -93,7 +93,7 @@ def batches(puts: Iterator[Put]) -> Iterator[list[Put]]:
     yield list(batch.values())
 
 
-def minutes(line: Line, nodes: list[list[Said]]) -> Iterator[int]:
+def minutes(line: ChannelPool, nodes: list[list[Said]]) -> Iterator[int]:
     """The size of etcd's file after each simulated minute. Raises LinkwireError when etcd takes no more."""
     due = {
         (n, s): _RANDOM.random() * said.every for n, all_said in enumerate(nodes) for s, said in enumerate(all_said)
@@ -107,19 +107,19 @@ def minutes(line: Line, nodes: list[list[Said]]) -> Iterator[int]:
                 with line.use() as link:
                     link.commit([], batch, [])
         with line.use() as link:
-            found = etcd_space.space(link)
+            found = space.space(link)
             if before:
-                etcd_space.compact(link, before)
+                space.compact(link, before)
         before = found.revision
         yield found.size
 
 
 @pytest.fixture
-def line() -> Iterator[Line]:
+def line() -> Iterator[ChannelPool]:
     with (
         tempfile.TemporaryDirectory(prefix="linkwire-growth-", dir="/dev/shm") as folder,
         EtcdServer(Path(folder), arguments=(f"--quota-backend-bytes={QUOTA}", "--snapshot-count=2000")) as server,
-        closing(Line([server.target], 30.0)) as to,
+        closing(ChannelPool([server.target], 30.0)) as to,
     ):
         yield to
 
@@ -129,7 +129,7 @@ def everybody(said: Callable[[Status], list[Said]]) -> list[list[Said]]:
     return [said(replace(models[n % len(models)], node=node(n))) for n in range(NODES)]
 
 
-def test_what_nodes_tell_does_not_fill_etcd(line: Line, figure: Callable[[str], None]) -> None:
+def test_what_nodes_tell_does_not_fill_etcd(line: ChannelPool, figure: Callable[[str], None]) -> None:
     sizes = list(minutes(line, everybody(as_now)))
     mib = [size // 1024**2 for size in sizes]
     figure(f"etcd with {NODES} nodes of {TASKS} x {PEERS} peers, MiB after each simulated minute: {mib}")
@@ -137,6 +137,6 @@ def test_what_nodes_tell_does_not_fill_etcd(line: Line, figure: Callable[[str], 
     assert max(sizes[FILLED_BY:]) <= max(sizes[:FILLED_BY]) * 1.1, "it goes on growing"
 
 
-def test_as_it_was_before_it_is_full_within_minutes(line: Line) -> None:
+def test_as_it_was_before_it_is_full_within_minutes(line: ChannelPool) -> None:
     with pytest.raises(LinkwireError, match="database space exceeded"):
         list(minutes(line, everybody(as_before)))

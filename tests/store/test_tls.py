@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from mesh.certificates import Authority
 from mesh.errors import LinkwireError, Retryable, Terminal
-from mesh.etcd import Line
-from mesh.tls import Tls, choose
+from mesh.identity.ca import CertificateAuthority
+from mesh.identity.tls import Tls, choose
+from mesh.store.etcd_channel import ChannelPool
 from tests.store.etcd_server import EtcdServer
 from tests.store.secured import CLUSTER, ROOT, Secured, write
 from tests.support.attacks import Attempts
@@ -48,7 +48,7 @@ def test_agents_read_all_of_ours_and_write_what_is_theirs(
     secured: Secured, etcd: EtcdServer, root: str, attempt: Attempts
 ) -> None:
     tried = attempt("a node's root: the agent's etcd certificate writes the controller's records")
-    with closing(Line([f"127.0.0.1:{etcd.port}"], 3.0, None, CLUSTER)) as line:
+    with closing(ChannelPool([f"127.0.0.1:{etcd.port}"], 3.0, None, CLUSTER)) as line:
         tried.works(write(line, root.encode() + b"services/x") == "written", "where etcd has no users")
     with closing(secured.line(secured.tls("agent"))) as line:
         for theirs in (b"nodes/x", b"tasks/x/y", b"vitals/x"):
@@ -66,10 +66,10 @@ def test_agents_read_all_of_ours_and_write_what_is_theirs(
 
 def test_nobody_else_is_let_in(secured: Secured, attempt: Attempts) -> None:
     tried = attempt("on the way to etcd: a stale certificate, of the authority itself")
-    stranger = Authority("stranger")
+    stranger = CertificateAuthority("stranger")
     forged = secured.issue("forged", stranger.client("controller"))
     assert "does not accept our certificate" in refused(secured, Tls(secured.folder / "ca", forged, forged))
-    old = Authority("test", days=1, now=dt.datetime.now(dt.UTC) - dt.timedelta(days=3))
+    old = CertificateAuthority("test", days=1, now=dt.datetime.now(dt.UTC) - dt.timedelta(days=3))
     old._key = secured.authority._key  # so that it is its age and nothing else
     stale = secured.issue("stale", old.client("controller"))
     with closing(secured.line(secured.tls("controller"))) as line:
@@ -100,7 +100,7 @@ def test_roots_certificate_is_for_one_start_and_nobody_elses_eyes(secured: Secur
 
 def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_nothing(secured: Secured, attempt: Attempts) -> None:
     tried = attempt("on the way to etcd: a man in the middle")
-    authority = Authority("middle")
+    authority = CertificateAuthority("middle")
     mine = secured.issue("middle", authority.server(["127.0.0.1"]))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(mine)
@@ -122,7 +122,7 @@ def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_nothing(secured
 
         threading.Thread(target=listen, daemon=True).start()
         message = r"its certificate is not for this address, or not from .*ca"
-        line = Line([f"127.0.0.1:{port}"], 3.0, secured.tls("controller"), CLUSTER)
+        line = ChannelPool([f"127.0.0.1:{port}"], 3.0, secured.tls("controller"), CLUSTER)
         with closing(line), pytest.raises(Retryable, match=message) as caught, line.use():
             pass
         assert "CERTIFICATE_VERIFY_FAILED" in str(caught.value)
@@ -130,7 +130,7 @@ def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_nothing(secured
         own = secured.folder / "controller"
         trusting = Tls(secured.issue("middle-ca", authority.pem), own, own)
         with (
-            closing(Line([f"127.0.0.1:{port}"], 3.0, trusting, CLUSTER)) as line,
+            closing(ChannelPool([f"127.0.0.1:{port}"], 3.0, trusting, CLUSTER)) as line,
             suppress(LinkwireError),
             line.use(),
         ):
@@ -139,7 +139,7 @@ def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_nothing(secured
 
 
 def test_a_server_at_another_address_is_none_of_ours(secured: Secured) -> None:
-    line = Line([f"localhost:{secured.port}"], 3.0, secured.tls("agent"), CLUSTER)
+    line = ChannelPool([f"localhost:{secured.port}"], 3.0, secured.tls("agent"), CLUSTER)
     with closing(line), pytest.raises(Retryable, match="its certificate is not for this address"), line.use():
         pass
 

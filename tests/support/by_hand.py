@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from mesh.wgtypes import InterfaceConfig, PeerConfig
+from mesh.topology.wgtypes import InterfaceConfig, PeerConfig
 
 _TABLE = "byhand"
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 from types import MappingProxyType
 
-from controller.observed import Swarm, SwarmNode, SwarmService, SwarmTask
-from mesh import keyspace
-from mesh.addresses import ula
-from mesh.apart import in_order
-from mesh.envelope import SigningKey
-from mesh.hybrid import NodeKey, NodePublicKey
-from mesh.keys import KEY_BYTES, PublicKey
-from mesh.labels import LinkLabel, ServiceLabels, key_name
-from mesh.net import UdpEndpoint
-from mesh.records import (
+from controller.swarm.model import Swarm, SwarmNode, SwarmService, SwarmTask
+from mesh.crypto.envelope import SigningKey
+from mesh.crypto.hpke import NodeKey, NodePublicKey
+from mesh.crypto.keys import KEY_BYTES, PublicKey
+from mesh.model import keyspace
+from mesh.model.labels import LinkLabel, ServiceLabels, key_name
+from mesh.model.net import UdpEndpoint
+from mesh.model.records import (
     Address,
     Attachment,
     Cluster,
@@ -29,7 +27,9 @@ from mesh.records import (
     TaskReport,
     Versioned,
 )
-from mesh.snapshot import Snapshot
+from mesh.model.snapshot import Snapshot
+from mesh.topology.ipam import ula
+from mesh.topology.isolation import in_order
 
 SUBNET = IPv4Network("100.96.0.0/16")
 _TASKS_OF_A_SERVICE = 10

@@ -10,15 +10,15 @@ from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
-from agent.netns import TaskNetns
+from agent.linux.netns import TaskNetns
 from agent.wireguard import uapi
-from mesh.addresses import twin
-from mesh.keys import PrivateKey
-from mesh.linkkeys import PresharedKey
-from mesh.net import UdpEndpoint
-from mesh.peerconfigs import KEEPALIVE
-from mesh.policy import Allow, Balance, Policy
-from mesh.wgtypes import HostEntry, InterfaceConfig, PeerConfig, Route
+from mesh.crypto.keys import PrivateKey
+from mesh.crypto.preshared_keys import PresharedKey
+from mesh.model.net import UdpEndpoint
+from mesh.topology.ipam import twin
+from mesh.topology.peer_cache import KEEPALIVE
+from mesh.topology.policy import Allow, Balance, Policy
+from mesh.topology.wgtypes import HostEntry, InterfaceConfig, PeerConfig, Route
 from tests.netns.world import MESH, MESH6, NETNS_FOLDER, Task, World, ip, own_leftovers, wait_until_nothing_is_left
 from tests.support.by_hand import Wiring
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from agent.containers import Joined, LocalTask
+from agent.containers.docker_client import Joined, LocalTask
 
 
-class Told:
-    """Stands where `agent.containers.Containers` stands."""
+class FakeContainers:
+    """Stands where `agent.containers.docker_client.Containers` stands."""
 
     def __init__(self, tasks: Iterable[LocalTask]) -> None:
         self._tasks = {task.container: task for task in tasks}

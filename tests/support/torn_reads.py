@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
-from agent import names
-from mesh.wgtypes import HostEntry
+from agent.linux import hosts_file
+from mesh.topology.wgtypes import HostEntry
 
 COMPILERS = {"glibc": "cc", "musl": "musl-gcc"}
 _DOCKERS = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n"
@@ -66,7 +66,7 @@ Writer = Callable[[str, tuple[HostEntry, ...]], object]
 
 def ours(path: str, entries: tuple[HostEntry, ...]) -> None:
     """As the agent writes."""
-    names.write(path, entries)
+    hosts_file.write(path, entries)
 
 
 def anew(path: str, entries: tuple[HostEntry, ...]) -> None:

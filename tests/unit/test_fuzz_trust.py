@@ -18,32 +18,43 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent import statefile
-from agent.recall import recalled
+from agent.state import state_file
+from agent.state.recovery import recalled
 from compose_ext.diagnostics import Report
 from compose_ext.document.loader import Source, load
 from compose_ext.language.override import compile_override
 from compose_ext.language.override import dump as dump_override
 from compose_ext.language.schema import read as read_schema
 from compose_ext.language.validation import check
-from controller import recall
-from controller.witnesses import Witness
-from mesh import codec, keyspace, labels
-from mesh.envelope import Forged, Keyring, Malformed, Signer, SigningKey, UnknownSigner, Unsigned, peek, unwrap, wrap
-from mesh.errors import InvalidRecord
-from mesh.follow import Batch, Change, Picture
-from mesh.framing import framed
-from mesh.hybrid import NodeKey, NotABox, NotOpened, seal, unseal
-from mesh.manifest import Entry
-from mesh.ports import PortRange
-from mesh.proof import InvalidProof, NodeProof, NodeStatement, make_proof, verify
-from mesh.records import Address, Endpoint, Kept, Recall, Recalled, Record, Versioned
-from mesh.seal import Sealer
-from mesh.snapshot import Contents, Snapshot, Write
-from mesh.verdict import verify_snapshot
-from tests.unit.swarm_ca import CLUSTER, MADE, NODE, Authority, Leaf, key_file, pem
-from tests.unit.test_codec import ONE_OF_EACH
-from tests.unit.test_compose_language import SHOP
+from controller.recovery import restore
+from controller.trust.witnesses import Witness
+from mesh.crypto.envelope import (
+    InvalidSignatureError,
+    Keyring,
+    MalformedEnvelopeError,
+    Signer,
+    SigningKey,
+    UnknownSignerError,
+    UnsignedError,
+    peek,
+    unwrap,
+    wrap,
+)
+from mesh.crypto.framing import framed
+from mesh.crypto.hpke import DecryptionError, MalformedCiphertextError, NodeKey, seal, unseal
+from mesh.crypto.multiset_hash import Entry
+from mesh.errors import InvalidRecordError
+from mesh.identity.attestation import InvalidProofError, NodeProof, NodeStatement, make_proof, verify
+from mesh.integrity.record_signing import RecordSigner
+from mesh.integrity.verification import verify_snapshot
+from mesh.model import codec, keyspace, labels
+from mesh.model.ports import PortRange
+from mesh.model.records import Address, Endpoint, Kept, Recall, Recalled, Record, Versioned
+from mesh.model.snapshot import SignedSet, Snapshot, Write
+from mesh.store.follower import Batch, MaterializedView, RecordChange
+from tests.support.swarm_ca import CLUSTER, MADE, NODE, Authority, Leaf, key_file, pem
+from tests.unit.compose_ext.test_compose_language import SHOP
+from tests.unit.mesh.test_codec import ONE_OF_EACH
 
 COUNT = int(os.environ.get("LINKWIRE_FUZZ", "5000"))
 SEED = os.environ.get("LINKWIRE_FUZZ_SEED", "1")
@@ -131,7 +142,7 @@ def an_envelope(chance: random.Random) -> Outcome:
             )
     try:
         unwrap(RING, key, value)
-    except (Unsigned, Malformed, UnknownSigner, Forged) as error:
+    except (UnsignedError, MalformedEnvelopeError, UnknownSignerError, InvalidSignatureError) as error:
         if not str(error).startswith(f"{key}: "):
             raise AcceptedError(f"the error names another key: {error}") from error
         return "refused"
@@ -146,7 +157,7 @@ def a_record(chance: random.Random) -> Outcome:
     body = mutated(chance, value[32:-64], [v[32:-64] for v in VALUES], WORDS)
     try:
         record = codec.decode(key, peek(key, wrap(SIGNER, key, 1, body)).body)
-    except InvalidRecord:
+    except InvalidRecordError:
         return "refused"
     if keyspace.key_of(record) != key:
         raise AcceptedError(f"{key!r}: {body!r}")
@@ -163,21 +174,21 @@ def a_set(generation: int, *changed: Record) -> dict[str, bytes]:
     kept |= {keyspace.key_of(record): record for record in changed}
     values = {key: wrap(SIGNER, key, generation, codec.encode(record)) for key, record in kept.items()}
     entries = [Entry.of(key, generation, value) for key, value in values.items()]
-    manifest = codec.encode(Contents().after(entries, ()).record())
+    manifest = codec.encode(SignedSet().after(entries, ()).record())
     return values | {"manifest": wrap(SIGNER, "manifest", generation, manifest)}
 
 
 ENDPOINT = next(record for _, record in ONE_OF_EACH if isinstance(record, Endpoint))
 OLD = a_set(7, replace(ENDPOINT, epoch=3))
 NEW = a_set(9)
-READER = Sealer.reader(RING)
+READER = RecordSigner.reader(RING)
 PIECES = [*OLD.values(), *NEW.values()]
 
 
 def opened(values: Iterable[tuple[str, bytes]]) -> Snapshot:
     """As `Store.opened`."""
-    picture = Picture(READER, with_raw=True)
-    changes = [Change(key.encode(errors="replace"), value, 0) for key, value in values]
+    picture = MaterializedView(READER, with_raw=True)
+    changes = [RecordChange(key.encode(errors="replace"), value, 0) for key, value in values]
     picture.replace(Batch(0, whole=True, changes=changes))
     return picture.snapshot(complete=True)
 
@@ -236,14 +247,14 @@ def an_answer(chance: random.Random) -> Outcome:
     ]
     try:
         read = [codec.decode(f"recalled/n/{number}", body) for number, body in enumerate(bodies)]
-    except InvalidRecord:
+    except InvalidRecordError:
         return "refused"
     told = {keyspace.key_of(part): Versioned(part, 1) for part in read}
-    answer = recall.answers(Snapshot(1, True, told), "n", ["n"])
+    answer = restore.answers(Snapshot(1, True, told), "n", ["n"])
     if answer.missing:
         return "refused"
     found = opened(answer.values.items())
-    changes, problem = recall.put_back(Snapshot(), found, Witness("n", 9, NEW["manifest"]))
+    changes, problem = restore.put_back(Snapshot(), found, Witness("n", 9, NEW["manifest"]))
     if problem:
         return "refused"
     written = {op.key: op.value for change in changes for op in change.ops if isinstance(op, Write)}
@@ -254,14 +265,14 @@ def an_answer(chance: random.Random) -> Outcome:
     return "the same"
 
 
-KEPT_FILE = statefile.pack(NEW.items())
+KEPT_FILE = state_file.pack(NEW.items())
 
 
 def a_state_file(chance: random.Random) -> Outcome:
     """What an agent has kept on its disk."""
-    content = mutated(chance, KEPT_FILE, [statefile.pack(OLD.items())], WORDS)
+    content = mutated(chance, KEPT_FILE, [state_file.pack(OLD.items())], WORDS)
     try:
-        found = opened(statefile.unpack(content))
+        found = opened(state_file.unpack(content))
     except ValueError:
         return "refused"
     if not verify_snapshot(found).verified:
@@ -276,7 +287,7 @@ def an_agents_answer(chance: random.Random) -> Outcome:
     body = mutated(chance, codec.encode(Recall("n")), PIECES, WORDS)
     try:
         asked = codec.decode("recall", body)
-    except InvalidRecord:
+    except InvalidRecordError:
         return "refused"
     if not isinstance(asked, Recall):
         raise AcceptedError(repr(asked))
@@ -309,7 +320,7 @@ def a_box(chance: random.Random) -> Outcome:
             box = mutated(chance, box, [each for each, _ in BOXES])
     try:
         unseal(box, NODE_KEY, context)
-    except (NotABox, NotOpened):
+    except (MalformedCiphertextError, DecryptionError):
         return "refused"
     if (box, context) not in BOXES:
         raise AcceptedError(box.hex())
@@ -355,7 +366,7 @@ def a_proof(chance: random.Random) -> Outcome:
     tried = (NodeProof(certificates, signature), statement)
     try:
         verify(*tried, [ROOT.pem], MADE + timedelta(days=1))
-    except InvalidProof:
+    except InvalidProofError:
         return "refused"
     genuine = any(
         said == statement and (each.certificates[0], each.signature) == (certificates[0], signature)

@@ -13,16 +13,16 @@ from collections.abc import Iterable
 from contextlib import closing
 from ipaddress import IPv4Address
 
-from mesh import codec, keyspace, node_view
-from mesh.envelope import Signer, SigningKey, peek, wrap
+from mesh.crypto.envelope import Signer, SigningKey, peek, wrap
+from mesh.crypto.hpke import NodeKey
+from mesh.crypto.keys import PublicKey
 from mesh.errors import LinkwireError
-from mesh.etcd_feed import EtcdFeed, Ranges
-from mesh.hybrid import NodeKey
-from mesh.keys import PublicKey
-from mesh.records import Node, Record, Status, TaskReport
-from mesh.seal import Sealer
-from mesh.snapshot import Delete, Op, Write
-from mesh.store import Store
+from mesh.integrity.record_signing import RecordSigner
+from mesh.model import codec, device_readings, keyspace
+from mesh.model.records import Node, Record, Status, TaskReport
+from mesh.model.snapshot import Delete, Op, Write
+from mesh.store.client import Store
+from mesh.store.watch_stream import Ranges, WatchStream
 from tests.bench.scale.node import KEYRING, PORTS, device
 from tests.bench.scale.world import CLUSTER, hostname
 
@@ -39,14 +39,14 @@ class Crowd:
     def __init__(self, nodes: Iterable[str], endpoint: str) -> None:
         """Make their keys."""
         self._endpoint = endpoint
-        self._store = Store([endpoint], Sealer.reader(KEYRING))
+        self._store = Store([endpoint], RecordSigner.reader(KEYRING))
         self._keys = {node: (NodeKey.generate().public, SigningKey.generate()) for node in nodes}
         self._generation = 0
         self._devices: dict[str, dict[str, PublicKey]] = {node: {} for node in self._keys}
         self._views_due = dict.fromkeys(self._keys, 0.0)
         self._statuses = threading.Event()
         self._stopped = threading.Event()
-        self._feed: EtcdFeed | None = None
+        self._feed: WatchStream | None = None
         self._threads: list[threading.Thread] = []
 
     def fingerprints(self) -> dict[str, str]:
@@ -82,7 +82,7 @@ class Crowd:
     def _follow(self) -> None:
         ranges = Ranges.of(keyspace.ROOT.encode(), [keyspace.ENDPOINTS.encode()])
         while not self._stopped.is_set():
-            self._feed = EtcdFeed((self._endpoint.removeprefix("http://"),), 5.0, ranges, None)
+            self._feed = WatchStream((self._endpoint.removeprefix("http://"),), 5.0, ranges, None)
             said: dict[str, str] = {}
             try:
                 with closing(self._feed.batches()) as batches:
@@ -123,8 +123,8 @@ class Crowd:
             return vitals
         known = list(self._devices[node].items())
         peers = [key for _, key in known][:PEERS]
-        views = node_view.pack(node, now, [device(task, key, peers) for task, key in known])
-        self._views_due[node] = now + node_view.pause(views)
+        views = device_readings.pack(node, now, [device(task, key, peers) for task, key in known])
+        self._views_due[node] = now + device_readings.pause(views)
         return [*vitals, *(self._write_of(node, view) for view in views)]
 
     def _vitals(self, node: str, now: float) -> Write:

@@ -16,27 +16,29 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agent import gate, links, local_tasks
-from agent.clock import WatchedClock
-from agent.containers import LocalTask, NodeIdentity
+from agent import local_tasks
+from agent.containers import start_gate
+from agent.containers.docker_client import LocalTask, NodeIdentity
 from agent.desired_state import DesiredState
-from agent.identity import Identity
-from agent.keyfile import load_or_make_node_key
+from agent.interface.task import TaskState
+from agent.linux import interfaces
 from agent.loop import Agent
-from agent.metrics import Metrics
-from agent.node_record import node_record
-from agent.node_reports import NodeReports
-from agent.tasks import TaskState
-from agent.trust import Trust
-from agent.wireguard import Backend
-from mesh.envelope import Keyring, SigningKey
-from mesh.keys import PublicKey
-from mesh.records import DeviceStatus, PeerStatus
-from mesh.seal import Sealer
-from mesh.store import Store
-from mesh.wgtypes import InterfaceConfig
+from agent.reporting.metrics import Metrics
+from agent.reporting.node_record import node_record
+from agent.reporting.node_reports import NodeReports
+from agent.state.clock import WatchedClock
+from agent.state.key_file import load_or_make_node_key
+from agent.state.node_identity import Identity
+from agent.state.verified_state import VerifiedState
+from agent.wireguard.backend import Backend
+from mesh.crypto.envelope import Keyring, SigningKey
+from mesh.crypto.keys import PublicKey
+from mesh.integrity.record_signing import RecordSigner
+from mesh.model.records import DeviceStatus, PeerStatus
+from mesh.store.client import Store
+from mesh.topology.wgtypes import InterfaceConfig
 from tests.bench.scale.world import CLUSTER, World, hostname
-from tests.support.told import Told
+from tests.support.told import FakeContainers
 
 SIGNING_KEY = SigningKey(bytes(32))
 KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))
@@ -46,7 +48,7 @@ _RANDOM = Random()  # noqa: S311 - numbers of packets, no secrets
 
 
 class _NoTable:
-    """Stands where `agent.node_table.NodeTable` stands: this machine is no node."""
+    """Stands where `agent.firewall.node_table.NodeTable` stands: this machine is no node."""
 
     is_given_up = False
 
@@ -144,15 +146,15 @@ class SimulatedNode:
         """Prepare; `start` starts the agent."""
         for module, name, stand_in in (
             (local_tasks, "TaskState", _InMemory),
-            (links, "route_mtu", lambda _home, _hosts: 1500),
-            (gate, "FOLDER", folder / "gate"),
+            (interfaces, "route_mtu", lambda _home, _hosts: 1500),
+            (start_gate, "FOLDER", folder / "gate"),
         ):
             setattr(module, name, stand_in)  # the last adapters
         key = load_or_make_node_key(folder)
         self._identity = Identity(folder, folder / "none", CLUSTER, node, key.public)
         self.fingerprint = self._identity.statement.fingerprint
-        self.containers = Told(local(one.id, one.service, "running") for one in world.on(node))
-        self._store = Store([endpoint], Sealer.agent(KEYRING, self._identity.key))
+        self.containers = FakeContainers(local(one.id, one.service, "running") for one in world.on(node))
+        self._store = Store([endpoint], RecordSigner.agent(KEYRING, self._identity.key))
         address = IPv4Address("10.128.0.1") + int(node[4:])
         backend: Any = _Backend()
         record = node_record(
@@ -160,7 +162,7 @@ class SimulatedNode:
         )
         told: Any = self.containers
         self._stopped = threading.Event()
-        metrics, trust, clock = Metrics("0", backend.name), Trust(folder), WatchedClock(folder)
+        metrics, trust, clock = Metrics("0", backend.name), VerifiedState(folder), WatchedClock(folder)
         trust.recover(self._store.opened)
         table: Any = _NoTable()
         desired = DesiredState(node, key, trust, backend)

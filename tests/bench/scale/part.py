@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from controller.loop import Controller
-from controller.observed import Swarm
+from controller.swarm.model import Swarm
+from controller.swarm.poller import SwarmPoller
 from controller.transactions import Packed
-from controller.watch import SwarmWatch
-from mesh.envelope import Signer
-from mesh.linkkeys import LinkSeed
-from mesh.log import configure
-from mesh.seal import Sealer
-from mesh.snapshot import Holds, Snapshot
-from mesh.store import Store
-from mesh.wake import Wake
+from mesh.crypto.envelope import Signer
+from mesh.crypto.preshared_keys import LinkSeed
+from mesh.integrity.record_signing import RecordSigner
+from mesh.model.snapshot import Holds, Snapshot
+from mesh.process.log_setup import configure
+from mesh.process.wakeup import Wake
+from mesh.store.client import Store
 from tests.bench.scale import world as worlds
 from tests.bench.scale.crowd import Crowd
 from tests.bench.scale.node import KEYRING, SEEN, SIGNING_KEY, SimulatedNode, local
@@ -96,9 +96,9 @@ class _ControllerPart:
     def __init__(self, told: Answer) -> None:
         self._swarm = worlds.SyntheticSwarm(_world(told), told["approved"])
         self._wake = Wake()
-        self._store = Store([told["etcd"]], Sealer.controller(KEYRING, SIGNING_KEY))
+        self._store = Store([told["etcd"]], RecordSigner.controller(KEYRING, SIGNING_KEY))
         signer = Signer(worlds.CLUSTER, SIGNING_KEY)
-        watch = SwarmWatch(self._swarm)
+        watch = SwarmPoller(self._swarm)
         seed = LinkSeed(bytes(LinkSeed.SIZE))
         self._controller = _Watched(watch, self._store, signer, self._wake, SUBNET, 60, "simulated", seed)
         self._controller.watch()

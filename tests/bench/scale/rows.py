@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from mesh import keyspace
+from mesh.model import keyspace
 from tests.bench.measure import FULL, QUICK, Effort, Row, timed
 from tests.bench.scale import world as worlds
 from tests.bench.scale.stage import Part, Stage, staged, wait_for

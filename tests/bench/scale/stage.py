@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mesh import keyspace
-from mesh.envelope import peek
+from mesh.crypto.envelope import peek
 from mesh.errors import LinkwireError
-from mesh.etcd_feed import EtcdFeed, Ranges
-from mesh.follow import Batch
+from mesh.model import keyspace
+from mesh.store.follower import Batch
+from mesh.store.watch_stream import Ranges, WatchStream
 from tests.bench.scale.world import World
 from tests.store.etcd_server import EtcdServer
 
@@ -90,7 +90,7 @@ class Ear:
     ended: dict[str, float] = field(default_factory=dict)
     reports: set[str] = field(default_factory=set)
 
-    def follow(self, feed: EtcdFeed) -> None:
+    def follow(self, feed: WatchStream) -> None:
         """Until the feed is closed."""
         with suppress(LinkwireError), closing(feed.batches()) as batches:
             for batch in batches:
@@ -150,7 +150,7 @@ class Stage:
             self.nodes[node] = self._part(role="node", node=node, folder=str(folder / node))
             approved[node] = self.nodes[node]("fingerprints")["approved"]
         self._approved = approved
-        feed = EtcdFeed((f"127.0.0.1:{etcd.port}",), 5.0, Ranges.of(keyspace.ROOT.encode(), [b""]), None)
+        feed = WatchStream((f"127.0.0.1:{etcd.port}",), 5.0, Ranges.of(keyspace.ROOT.encode(), [b""]), None)
         thread = threading.Thread(target=self.ear.follow, args=(feed,), daemon=True)
         thread.start()
         self._ends.callback(feed.close)

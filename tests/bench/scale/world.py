@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from controller.observed import SwarmNode, SwarmService, SwarmTask
-from mesh.labels import LinkLabel, ServiceLabels
-from mesh.records import Attachment
+from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
+from mesh.model.labels import LinkLabel, ServiceLabels
+from mesh.model.records import Attachment
 
 CLUSTER = "cluster"
 TASKS_OF_A_SERVICE = 10
@@ -101,7 +101,7 @@ def _service(service: str, name: str, links: tuple[LinkLabel, ...], replicas: in
 
 
 class SyntheticSwarm:
-    """Stands where `controller.swarm.SwarmManager` stands: its lists are those of a Swarm that a program moves."""
+    """Stand-in for `SwarmManager`: its lists are those of a Swarm that a program moves."""
 
     def __init__(self, world: World, approved: Mapping[str, str]) -> None:
         """Begin with a world. `approved`: node -> fingerprint of its keys, as an operator would label it."""

@@ -1,0 +1,1 @@
+"""This node's Docker: containers, their network namespaces, and the start gate."""

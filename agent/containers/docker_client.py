@@ -1,0 +1,348 @@
+"""This node's task containers, listed and followed by Docker's API."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from agent.containers.docker_api import Docker
+from mesh.errors import LinkwireError, Retryable, Terminal
+from mesh.model.labels import GATE, GATE_READY
+from mesh.model.net import IPAddress, IPNetwork
+from mesh.model.records import Attachment, TaskState
+from mesh.topology.isolation import in_order
+from mesh.topology.policy import Exit
+
+log = structlog.get_logger(__name__)
+
+TASK_LABEL = "com.docker.swarm.task.id"
+SERVICE_LABEL = "com.docker.swarm.service.id"
+NAME_LABEL = "com.docker.swarm.task.name"
+RECONNECT_S = 0.5
+EVENTS = ("create", "start", "kill", "die", "destroy", "connect", "disconnect", "health_status")
+_NO_STOP = frozenset(
+    str(int(one))
+    for one in (
+        *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT, signal.SIGURG),
+        *(signal.SIGTTIN, signal.SIGTTOU),  # gunicorn: one worker more, one less
+    )
+)
+"""As an event's `signal`: signals that do not stop a program. Any other may, by the image's STOPSIGNAL."""
+EXIT = "docker_gwbridge"
+_NO_ADDRESS = "com.docker.network.bridge.inhibit_ipv4"
+RUNNING = ("running", "paused", "restarting")
+CREATED = "created"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTask:
+    """A task's container on this node.
+
+    Attributes:
+        container: its id.
+        task: Swarm task id.
+        service: Swarm service id.
+        name: `stack_service.slot.task`.
+        state: made, up (and healthy where it has a check), or ended.
+        netns: path of its network namespace, None before it has one of its own.
+        hosts: path of its hosts file.
+        problem: why it can never be wired, in words, or None.
+        elsewhere: its addresses on Docker's networks, as far as they are known, in the order of
+            mesh.topology.isolation; none when it has ended. Before it is started these are the ones Swarm chose
+            (overlays, ingress); those on networks of this node are known from the moment it is connected to them on.
+        gated: whether it is not to start before it is wired, wherever it runs.
+        ways: the subnets of its networks, where all of them send what is for elsewhere through this node; else None,
+            or where that is not known.
+        joins: how often Docker is known to have connected it to a network: it writes into its hosts file then.
+        awaits: names of services of each of which a task is to be ready before it starts.
+    """
+
+    container: str
+    task: str
+    service: str
+    name: str
+    state: TaskState
+    netns: str | None
+    hosts: str
+    problem: str | None
+    elsewhere: tuple[Attachment, ...]
+    gated: bool
+    awaits: tuple[str, ...] = ()
+    ways: tuple[IPNetwork, ...] | None = None
+    joins: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A container's end on a network that it was just connected to.
+
+    Attributes:
+        container: its id.
+        mac: MAC address of its end, "" where the network gives none.
+        attachments: its addresses there.
+    """
+
+    container: str
+    mac: str
+    attachments: tuple[Attachment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """Identity of the Swarm node that this Docker is."""
+
+    id: str
+    hostname: str
+    address: IPAddress | None
+    """The address that it advertises to the Swarm, None if that is no address."""
+
+
+class Containers:
+    """Lists and follows this node's task containers.
+
+    While Docker starts a container, or does anything with it, it holds that container's lock, and an inspect waits
+    for it; a list does not. So what is merely created is read from the list alone.
+
+    What a list shows of a container's networks (tried with 20.10): from `create` on each of them with its id, and the
+    IPv4 address if Swarm chose one (`IPAMConfig`), but no other; from `start` on all addresses of both families, also
+    of networks joined later; when it has ended, no address any more. Between `create` and `start`, from the `connect`
+    event on, the network itself tells the container's addresses, and waits for nobody's lock. A task on an overlay
+    may have an end on docker_gwbridge too; that is in no list, and the bridge is an exit to us.
+    """
+
+    def __init__(self, url: str, timeout: float = 20.0, folder: str = "") -> None:
+        """Connect when first asked.
+
+        Args:
+            url: of this node's Docker.
+            timeout: in seconds, for one request.
+            folder: where Docker's folder `containers` is to be seen; empty for where Docker has it.
+        """
+        self._folder = folder
+        self._url = url
+        self._docker = Docker(url, timeout)
+        self._networks: dict[str, tuple[IPNetwork, ...] | None] = {}
+
+    def identity(self) -> NodeIdentity:
+        """Read this node's identity. Raises Retryable; Terminal where Docker is in no Swarm."""
+        with self._docker.asked_to("read this node's identity") as client:
+            info = client.info()
+        self._folder = self._folder or f"{info['DockerRootDir']}/containers"
+        swarm = info.get("Swarm") or {}
+        if not swarm.get("NodeID"):
+            raise Terminal("this Docker is not in a Swarm: run `docker swarm init` or `docker swarm join` first")
+        try:
+            address = ipaddress.ip_address(swarm.get("NodeAddr", ""))
+        except ValueError:
+            address = None
+        if address is not None and (address.is_loopback or address.is_unspecified):
+            address = None
+        return NodeIdentity(swarm["NodeID"], info.get("Name", ""), address)
+
+    def all(self) -> dict[str, LocalTask]:
+        """List every task container of this node, by container id. Raises Retryable."""
+        listed = self._list({"label": TASK_LABEL})
+        joined = self._joined_unheard(listed)
+        tasks = {raw["Id"]: self._task(raw, joined.get(raw["Id"], ())) for raw in listed}
+        return {container: task for container, task in tasks.items() if task is not None}
+
+    def one(self, container: str) -> LocalTask | None:
+        """Read a task's container; None if it is gone or no task's. Raises Retryable."""
+        listed = self._list({"label": TASK_LABEL, "id": container})
+        return self._task(listed[0]) if listed else None
+
+    def exits(self) -> tuple[Exit, ...]:
+        """Read the bridge by which tasks on overlays leave this node: one end an IP version. Raises Retryable."""
+        bridge = self._docker.inspect("network", EXIT) or {}
+        return tuple(_exits((bridge.get("IPAM") or {}).get("Config") or ()))
+
+    def follow(
+        self, changed: Callable[[str], None], connected: Callable[[Joined], None], stopping: Callable[[str], None]
+    ) -> None:
+        """Follow events from a thread.
+
+        Args:
+            changed: called with a container's id for every event, with "" after each break.
+            connected: called for every container, also one of no task, that is connected to a network.
+            stopping: called with the id of every task's container that is told to stop.
+        """
+        arguments = (changed, connected, stopping)
+        threading.Thread(target=self._follow, args=arguments, name="container-events", daemon=True).start()
+
+    def _list(self, filters: dict[str, str]) -> list[dict[str, Any]]:
+        with self._docker.asked_to("list containers") as client:
+            listed: list[dict[str, Any]] = client.containers(all=True, filters=filters)
+        return listed
+
+    def _joined_unheard(self, listed: list[dict[str, Any]]) -> dict[str, list[Attachment]]:
+        """Read, by container, what the `connect` events of starting containers told, should none have listened."""
+        starting = [raw for raw in listed if raw.get("State") == CREATED]
+        attachments: dict[str, list[Attachment]] = {raw["Id"]: [] for raw in starting}
+        for network in {end.get("NetworkID") or "" for raw in starting for end in _ends(raw)} - {""}:
+            ends = _ends_on(self._docker, network)
+            for container in ends.keys() & attachments.keys():
+                attachments[container] += ends[container].attachments
+        return attachments
+
+    def _task(self, raw: Mapping[str, Any], joined: Iterable[Attachment] = ()) -> LocalTask | None:
+        state = raw.get("State")
+        labels = raw.get("Labels") or {}
+        local = LocalTask(
+            container=raw["Id"],
+            task=labels[TASK_LABEL],
+            service=labels.get(SERVICE_LABEL, ""),
+            name=labels.get(NAME_LABEL, raw["Id"][:12]),
+            state="created" if state == CREATED else "gone",
+            netns=None,
+            hosts=f"{self._folder}/{raw['Id']}/hosts",
+            problem=_problem(raw),
+            elsewhere=in_order((*_attachments(raw), *joined)) if state == CREATED else (),
+            gated=labels.get(GATE, "false") not in {"false", "auto"},
+            awaits=tuple(name for name in labels.get(GATE_READY, "").split(",") if name),
+            ways=self._ways(raw) if state == CREATED else None,
+        )
+        return local if state not in RUNNING else self._running(local)
+
+    def _running(self, local: LocalTask) -> LocalTask | None:
+        """Inspect a running container for its namespace, its health and all its addresses."""
+        raw = self._docker.inspect("container", local.container)
+        if raw is None:
+            return None
+        state = raw.get("State") or {}
+        sandbox = (raw.get("NetworkSettings") or {}).get("SandboxKey") or ""
+        if state.get("Status") not in RUNNING:
+            return replace(local, state="gone")
+        health = (state.get("Health") or {}).get("Status", "none")
+        return replace(
+            local,
+            state="running" if health in ("none", "healthy", "") else "created",
+            netns=_run(sandbox) if sandbox and local.problem is None else None,
+            elsewhere=in_order(_attachments(raw)),
+        )
+
+    def _ways(self, raw: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
+        """Return `LocalTask.ways`; a network that cannot be inspected now is asked for again with the next list."""
+        networks = {end.get("NetworkID") or "" for end in _ends(raw)}
+        for network in networks - self._networks.keys() - {""}:
+            # What a network is never changes; one that was removed is asked for by nobody.
+            with contextlib.suppress(Retryable):
+                if (seen := self._docker.inspect("network", network)) is not None:
+                    self._networks[network] = _through_node(seen)
+        found = [self._networks.get(network) for network in networks]
+        return None if None in found else tuple(subnet for subnets in found for subnet in subnets or ())
+
+    def _follow(
+        self, changed: Callable[[str], None], connected: Callable[[Joined], None], stopping: Callable[[str], None]
+    ) -> None:
+        while True:
+            try:
+                # no read timeout: a quiet node is not a broken one; what is lost the resync finds
+                docker = Docker(self._url, None)
+                with docker.asked_to("follow events") as client:
+                    self._docker.disconnect()
+                    filters = {"type": ["container", "network"], "event": list(EVENTS)}
+                    stream = client.events(decode=True, filters=filters)
+                    changed("")
+                    for event in stream:  # docker-py turns a broken stream into its normal end
+                        actor = event.get("Actor") or {}
+                        attributes = actor.get("Attributes") or {}
+                        if event.get("Type") != "network":
+                            if TASK_LABEL not in attributes:
+                                continue
+                            if event.get("Action") != "kill":
+                                changed(actor.get("ID", ""))
+                            elif attributes.get("signal") not in _NO_STOP:
+                                stopping(actor.get("ID", ""))
+                        elif event.get("Action") == "disconnect":
+                            changed(attributes.get("container", ""))
+                        elif joined := _ends_on(docker, actor.get("ID", "")).get(attributes.get("container", "")):
+                            connected(joined)
+            except LinkwireError as error:
+                log.warning("container events interrupted, following again", error=str(error))
+            time.sleep(RECONNECT_S)
+
+
+def _ends_on(docker: Docker, network: str) -> dict[str, Joined]:
+    """Return the containers of this node that are on a network, by id; none where it went as quickly as it came."""
+    seen = docker.inspect("network", network, lenient=True) or {}
+    return {
+        container: Joined(
+            container,
+            mac=end.get("MacAddress") or "",
+            attachments=in_order(_addresses(network, end.get("IPv4Address"), end.get("IPv6Address"))),
+        )
+        for container, end in (seen.get("Containers") or {}).items()
+    }
+
+
+def _through_node(network: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
+    """Return a network's subnets, if it leads elsewhere by this node; None if it may lead past it, as macvlan does.
+
+    From an overlay tasks leave by docker_gwbridge, a bridge. A bridge without an address of its own has its gateway
+    somewhere else.
+    """
+    options = network.get("Options") or {}
+    if network.get("Driver") not in ("bridge", "overlay", "null") or options.get(_NO_ADDRESS) == "true":
+        return None
+    subnets: list[IPNetwork] = []
+    for config in (network.get("IPAM") or {}).get("Config") or ():
+        if any(name.startswith("DefaultGateway") for name in config.get("AuxiliaryAddresses") or ()):
+            return None  # libnetwork's DefaultGatewayIPv4 and DefaultGatewayIPv6: another router than this node
+        try:
+            subnets.append(ipaddress.ip_network(config.get("Subnet") or "", strict=False))
+        except ValueError:
+            return None
+    return tuple(subnets)
+
+
+def _ends(raw: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """Return a container's ends on networks, as a list or an inspect shows them."""
+    networks: dict[str, dict[str, Any]] = (raw.get("NetworkSettings") or {}).get("Networks") or {}
+    return networks.values()
+
+
+def _attachments(raw: Mapping[str, Any]) -> Iterator[Attachment]:
+    """Return the addresses that it has, or before it is started those that it will have."""
+    for end in _ends(raw):
+        chosen = end.get("IPAMConfig") or {}
+        yield from _addresses(
+            end.get("NetworkID") or "",
+            end.get("IPAddress") or chosen.get("IPv4Address"),
+            end.get("GlobalIPv6Address") or chosen.get("IPv6Address"),
+        )
+
+
+def _addresses(network: str, *texts: str | None) -> Iterator[Attachment]:
+    """Return those of the texts that are addresses, with or without a prefix length."""
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            if network and text:
+                yield Attachment(network, ipaddress.ip_interface(text).ip)
+
+
+def _exits(configs: Iterable[Mapping[str, Any]]) -> Iterator[Exit]:
+    for config in configs:
+        with contextlib.suppress(ValueError):
+            subnet = ipaddress.ip_network(config.get("Subnet") or "")
+            # Where none was asked for, libnetwork takes the first address.
+            yield Exit(subnet, ipaddress.ip_address(config.get("Gateway") or subnet[1]))
+
+
+def _problem(raw: Mapping[str, Any]) -> str | None:
+    networks = (raw.get("NetworkSettings") or {}).get("Networks") or {}
+    if (raw.get("HostConfig") or {}).get("NetworkMode") == "host" or "host" in networks:
+        return "it uses the node's own network (`network: host`), where a link cannot be kept to one task"
+    return None
+
+
+def _run(path: str) -> str:
+    """Return a namespace's path under /run: Docker names /var/run, which is not mounted into the agent."""
+    return path.removeprefix("/var") if path.startswith("/var/run/") else path

@@ -1,0 +1,353 @@
+"""Ruleset of a task: its policy as nftables rules, and their listing, in libnftables' JSON. No I/O here.
+
+The rules of one task are the table `inet linkwire` of its network namespace. Rendered and listed rules are brought
+to one form, so that equal means equal: no handles, elements of sets without an order, a set of one is that
+one, and counters without what they count. Whatever else anybody put into the table is in the form too, and so is a
+difference.
+
+Where a packet goes (the first four hook into the kernel; before them DNS questions do, see agent.dns.ruleset):
+
+    vip      what the task sends to a provider's VIP is given one of its ready tasks, once for a connection
+    out      what it sends by the device: out_link; to the mesh by any other way, to an address apart, or to
+             another than the gateway on an exit: refused
+    in       what comes by the device: in_link; from the mesh by any other way, from an address apart, or from
+             another than the gateway on an exit: dropped
+    forward  by the device, either way: dropped
+    in_link, out_link          who is at the other end? from_ROLE_SERVICE, to_ROLE_SERVICE; nobody known: refused
+    from_ROLE_SERVICE, to_...  what the link allows passes, and replies to that; else counted for the link and refused
+    in_odd                     before that is refused: what fits no connection is dropped, errors about one pass
+    refuse                     answers, so that whoever asked knows at once
+
+Every packet is judged, not only a connection's first: what is taken from a link ends the connections on it. Replies
+are judged by the port they come from, so that this is so at both ends, and for a flow of replies to nothing. What
+fits no connection has no direction either, so no link allows it, and in_odd can wait until none does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Literal
+
+from agent.dns import ruleset as dns
+from agent.linux.nft_json import (
+    FAMILY,
+    REFUSAL,
+    Body,
+    Json,
+    Rules,
+    canonical,
+    compared,
+    field_is,
+    goto,
+    is_in,
+    table_of,
+    text_of,
+)
+from mesh.errors import Terminal
+from mesh.model.ports import PortRange, Protocol, merge
+from mesh.model.records import Refused
+from mesh.topology.ipam import twin
+from mesh.topology.policy import Allow, Balance, Exit, Policy
+
+Direction = Literal["in", "out"]
+Families = tuple[tuple[Literal["ip", "ip6"], Callable[[IPv4Address], str]], ...]
+"""Each as nft calls it, and how it writes an address of the mesh."""
+
+NAME = "linkwire"
+"""The table's; its family is inet."""
+_TABLE: Json = {"table": {"family": "inet", "name": NAME}}
+_HERE: Json = {"family": "inet", "table": NAME}
+_ACCEPT: Json = {"accept": None}
+_DROP: Json = {"drop": None}
+_APART = "apart"
+# At the usual priority for its work (nft(8), "priority"): dstnat in output is -100, filter 0.
+_HOOKS: Mapping[str, Json] = {
+    "vip": {"type": "nat", "hook": "output", "prio": -100, "policy": "accept"},
+    "out": {"type": "filter", "hook": "output", "prio": 0, "policy": "accept"},
+    "in": {"type": "filter", "hook": "input", "prio": 0, "policy": "accept"},
+    "forward": {"type": "filter", "hook": "forward", "prio": 0, "policy": "accept"},
+    "dns": dns.HOOK,
+}
+# As numbers: libnftables looks names up in /etc/protocols, which a small image lacks (IANA, protocol numbers).
+_ICMP, _ICMPV6 = 1, 58
+_OTHER_END: Mapping[Direction, str] = {"in": "saddr", "out": "daddr"}
+# What the kernel sends by itself (IGMP, MLD, router solicitations), to nobody on a link.
+_MULTICAST = (IPv4Network("224.0.0.0/4"), IPv6Network("ff00::/8"))
+_PREFIX: Mapping[Direction, str] = {"in": "from", "out": "to"}
+_RELATED: Json = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "related"}}
+_ODD: Mapping[Direction, list[Json]] = {
+    "in": [{"jump": {"target": "in_odd"}}],
+    "out": [_RELATED, _ACCEPT],  # also our own answers to what in_link refused
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The table as it is listed."""
+
+    rules: Rules
+    refused: tuple[Refused, ...]
+    """Those that are not 0, sorted by direction and service."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The other end of a link: a consumer of the task (`inbound`), a provider (`outbound`), or both."""
+
+    service: str
+    inbound: Allow | None
+    outbound: Allow | None
+
+    @property
+    def name(self) -> str:
+        role = "both" if self.inbound and self.outbound else "consumer" if self.inbound else "provider"
+        return f"{role}_{self.service}"
+
+
+def render(policy: Policy, device: str) -> Rules:
+    """Render a policy as rules for a task whose WireGuard device has this name."""
+    ends, addresses = _ends(policy)
+    families = _families(policy.subnet6)
+    chains: dict[str, Body] = {
+        **dns.chains(policy.resolving),
+        "vip": [rule for balance in policy.balance for rule in _spread(balance, families)],
+        "out": [
+            [_device("oifname", device), goto("out_link")],
+            [_device("oifname", "lo"), _ACCEPT],
+            *([is_in("daddr", network), *_refused("out_")] for network in (policy.subnet, policy.subnet6)),
+            *([match, *_refused(_APART)] for match in _any_of("daddr", policy.isolated)),
+            *([*_beside_gateway("daddr", exit_), *_refused(_APART)] for exit_ in policy.exits),
+        ],
+        "in": [
+            [_device("iifname", device), goto("in_link")],
+            [_device("iifname", "lo"), _ACCEPT],
+            *(
+                [is_in(field, network), _counted(_APART), _DROP]
+                for network in (policy.subnet, policy.subnet6)
+                for field in ("saddr", "daddr")
+            ),
+            *([match, _counted(_APART), _DROP] for match in _any_of("saddr", policy.isolated)),
+            *([*_beside_gateway("saddr", exit_), _counted(_APART), _DROP] for exit_ in policy.exits),
+        ],
+        "forward": [[_device("iifname", device), _DROP], [_device("oifname", device), _DROP]],
+        "in_link": [*_by_address("in", addresses, families), _ODD["in"], [*_refused("in_")]],
+        "out_link": [
+            *_by_address("out", addresses, families),
+            _ODD["out"],
+            *(rule for balance in policy.balance if not balance.backends for rule in _nobody(balance, families)),
+            # A VIP that led to the task itself: the packet goes to itself, but this hook still sees the first way.
+            [compared({"fib": {"result": "type", "flags": ["daddr"]}}, "local"), _ACCEPT],
+            *([is_in("daddr", network), _DROP] for network in _MULTICAST),
+            [*_refused("out_")],
+        ],
+        "in_odd": [
+            [compared({"ct": {"key": "state"}}, "invalid", "in"), _DROP],
+            [compared({"meta": {"key": "l4proto"}}, {"set": [_ICMP, _ICMPV6]}), _RELATED, _ACCEPT],
+        ],
+        "refuse": REFUSAL,
+    }
+    for end in ends:
+        chains[f"from_{end.name}"] = _judged("in", end.service, replies=end.outbound, opened=end.inbound)
+        chains[f"to_{end.name}"] = _judged("out", end.service, replies=end.inbound, opened=end.outbound)
+    links = (*policy.inbound, *policy.outbound)
+    services = {"", *(balance.service for balance in policy.balance), *(allow.service for allow in links)}
+    counters = {_APART, *(f"{direction}_{service}" for direction in _PREFIX for service in services)}
+    return table_of(NAME, counters, chains, _HOOKS)
+
+
+def transaction(rules: Rules, present: Rules | None) -> str:
+    """Write the command that makes the table be `rules`: all of it comes to be, or nothing does.
+
+    Connections stay what they are, and counters that were there keep their values. Only a table that somebody else
+    has put more than rules, chains and counters into is made anew, and its counters with it.
+
+    Args:
+        rules: as of `render`.
+        present: as of `parse`; None when there is no table.
+    """
+    desired = [json.loads(text) for text in rules]
+    if present is None:
+        return _commands(("add", item) for item in desired)
+    stale = [json.loads(text) for text in sorted(frozenset(present) - frozenset(rules))]
+    if any(_is_foreign(item) for item in stale):
+        # Added first, since somebody may have taken it away meanwhile.
+        return _commands([("add", _TABLE), ("delete", _TABLE), *(("add", item) for item in desired)])
+    there = frozenset(present)
+    return _commands(
+        [
+            *(("flush", _named(item)) for item in map(json.loads, present) if "chain" in item),
+            *(("delete", _named(item)) for item in stale if "chain" in item),
+            *(("delete", _named(item)) for item in stale if "counter" in item),
+            *(
+                ("add", item)
+                for item, text in zip(desired, rules, strict=True)
+                if "rule" in item or text not in there
+            ),
+        ]
+    )
+
+
+def removal() -> str:
+    """Write the command that removes the table."""
+    return _commands([("delete", _TABLE)])
+
+
+def request() -> str:
+    """Write the command whose output `parse` reads."""
+    return _commands([("list", _TABLE)])
+
+
+def parse(listing: str) -> Table:
+    """Read libnftables' listing of the table.
+
+    Raises:
+        Terminal: it is no such listing.
+    """
+    try:
+        items = [item for item in json.loads(listing)["nftables"] if "metainfo" not in item]
+        counts = {item["counter"]["name"]: item["counter"]["packets"] for item in items if "counter" in item}
+        return Table(canonical(items), refused(counts))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise Terminal(f"libnftables lists the table of rules in an unknown form: {error!r}") from error
+
+
+def refused(counts: Mapping[str, int]) -> tuple[Refused, ...]:
+    """Interpret the table's counters, by their names and the packets they counted."""
+    refusals: list[Refused] = []
+    for name, packets in sorted(counts.items()):
+        match name.partition("_"):
+            case _ if not packets:
+                pass
+            case ("apart", "", ""):
+                refusals.append(Refused("apart", "", packets))
+            case ("in" | "out" as direction, "_", service):
+                refusals.append(Refused(direction, service, packets))
+    return tuple(refusals)
+
+
+def _ends(policy: Policy) -> tuple[list[_End], dict[IPv4Address, str]]:
+    """Return all other ends of links, and the name of the end by address.
+
+    An address that more than one service claims is none's, and refused.
+    """
+    inbound = {allow.service: allow for allow in policy.inbound}
+    outbound = {allow.service: allow for allow in policy.outbound}
+    ends: dict[str, _End] = {}
+    claims: dict[IPv4Address, set[str]] = {}
+    for service in sorted(inbound.keys() | outbound.keys()):
+        consumer, provider = inbound.get(service), outbound.get(service)
+        consuming = frozenset(consumer.peers if consumer else ())
+        providing = frozenset(provider.peers if provider else ())
+        for addresses, end in (
+            (consuming & providing, _End(service, consumer, provider)),
+            (consuming - providing, _End(service, consumer, None)),
+            (providing - consuming, _End(service, None, provider)),
+        ):
+            if addresses:
+                ends[end.name] = end
+            for address in addresses:
+                claims.setdefault(address, set()).add(end.name)
+    return list(ends.values()), {address: names.pop() for address, names in claims.items() if len(names) == 1}
+
+
+def _families(subnet6: IPv6Network) -> Families:
+    # Each address is in several rules, and writing an IPv6 address is slow.
+    return (("ip", cache(str)), ("ip6", cache(lambda address: str(twin(subnet6, address)))))
+
+
+def _spread(balance: Balance, families: Families) -> Iterable[list[Json]]:
+    """Choose a backend at random: turns would begin again with every change of a rule, at all consumers at once."""
+    for family, written in families:
+        backends = [written(backend) for backend in balance.backends]
+        if not backends:
+            continue
+        chosen: object = backends[0]
+        if len(backends) > 1:
+            key = {"numgen": {"mode": "random", "mod": len(backends), "offset": 0}}
+            chosen = {"map": {"key": key, "data": {"set": [list(pair) for pair in enumerate(backends)]}}}
+        yield [field_is(family, "daddr", written(balance.vip)), {"dnat": {"family": family, "addr": chosen}}]
+
+
+def _nobody(balance: Balance, families: Families) -> Iterable[list[Json]]:
+    """Refuse a VIP without backends, counted for its link; it would be refused anyway, but for no link."""
+    return ([field_is(f, "daddr", at(balance.vip)), *_refused(f"out_{balance.service}")] for f, at in families)
+
+
+def _by_address(direction: Direction, addresses: Mapping[IPv4Address, str], families: Families) -> Body:
+    """Go to the chain of the other end: one look-up, however many there are."""
+    rules: Body = []
+    for family, written in families:
+        elements = [[written(peer), goto(f"{_PREFIX[direction]}_{name}")] for peer, name in addresses.items()]
+        if elements:
+            key = {"payload": {"protocol": family, "field": _OTHER_END[direction]}}
+            rules.append([{"vmap": {"key": key, "data": {"set": elements}}}])
+    return rules
+
+
+def _judged(direction: Direction, service: str, *, replies: Allow | None, opened: Allow | None) -> Body:
+    allowed = (*_passing(replies, "reply", "sport"), *_passing(opened, "original", "dport"))
+    return [*allowed, _ODD[direction], [*_refused(f"{direction}_{service}")]]
+
+
+def _passing(allow: Allow | None, direction: Literal["original", "reply"], field: Literal["sport", "dport"]) -> Body:
+    """Accept what a link allows in one direction of its connections; `field` is where the provider's port stands."""
+    if allow is None:
+        return []
+    is_direction = compared({"ct": {"key": "direction"}}, direction)
+    if allow.ports is None:
+        return [[is_direction, _ACCEPT]]
+    rules: Body = []
+    protocols: tuple[Protocol, ...] = ("tcp", "udp")
+    for protocol in protocols:
+        ports = [_port(port) for port in merge(allow.ports) if port.protocol == protocol]
+        if ports:
+            rules.append([is_direction, field_is(protocol, field, {"set": ports}), _ACCEPT])
+    echo = "echo-request" if direction == "original" else "echo-reply"
+    return [*rules, *([is_direction, field_is(icmp, "type", echo), _ACCEPT] for icmp in ("icmp", "icmpv6"))]
+
+
+def _beside_gateway(field: str, exit_: Exit) -> tuple[Json, Json]:
+    family = FAMILY[exit_.subnet.version]
+    return is_in(field, exit_.subnet), field_is(family, field, str(exit_.gateway), "!=")
+
+
+def _any_of(field: str, addresses: Iterable[IPv4Address | IPv6Address]) -> Iterable[Json]:
+    every = tuple(addresses)
+    for version, family in FAMILY.items():
+        if chosen := [str(address) for address in every if address.version == version]:
+            yield field_is(family, field, {"set": chosen})
+
+
+def _device(key: Literal["iifname", "oifname"], name: str) -> Json:
+    return compared({"meta": {"key": key}}, name)
+
+
+def _counted(counter: str) -> Json:
+    return {"counter": counter}
+
+
+def _refused(counter: str) -> tuple[Json, Json]:
+    return _counted(counter), goto("refuse")
+
+
+def _port(port: PortRange) -> object:
+    return port.first if port.first == port.last else {"range": [port.first, port.last]}
+
+
+def _is_foreign(item: Json) -> bool:
+    """Tell whether the object is of a kind that the table, as we make it, never has too much of."""
+    return not ("rule" in item or "counter" in item or ("chain" in item and "hook" not in item["chain"]))
+
+
+def _named(item: Json) -> Json:
+    """Return an object as a command names it."""
+    ((kind, body),) = item.items()
+    return {kind: {**_HERE, "name": body["name"]}}
+
+
+def _commands(commands: Iterable[tuple[str, Json]]) -> str:
+    return text_of({"nftables": [{verb: item} for verb, item in commands]})

@@ -1,0 +1,1 @@
+"""One task's interface: desired against observed, and the changes that close the gap."""

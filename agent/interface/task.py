@@ -1,0 +1,279 @@
+"""State of one local task, and the work on it: wire it, unwire it, read its device, report it.
+
+A state can be lost at any moment. All of it is found again: the container from Docker, the interface from its
+namespace, the rest from the store.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+
+import structlog
+
+from agent.containers import start_gate
+from agent.containers.docker_client import LocalTask
+from agent.dns.task_dns import TaskDns
+from agent.errors import HostsFileMissingError, PortTakenError
+from agent.interface import reconcile
+from agent.interface.diff import InterfaceDiff
+from agent.interface.schedule import Schedule
+from agent.interface.task_interface import TaskInterface, status_of
+from agent.linux import hosts_file
+from agent.linux.netns import TaskNetns
+from agent.wireguard.backend import Backend
+from mesh.errors import LinkwireError, NetnsGoneError, Retryable, Terminal
+from mesh.model.records import DeviceStatus, TaskReport
+from mesh.topology.peer_cache import PeerCache
+from mesh.topology.wgtypes import HostEntry, InterfaceConfig
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class TaskState:
+    """One local task.
+
+    Attributes:
+        local: its container as last seen.
+        interface: what it has in its namespace.
+        schedule: when it is worked on again.
+        dns: what answers its DNS questions.
+        error: why it is not wired, in words.
+        port_taken: the UDP port that another program holds.
+        peers: those that were last desired.
+        unready: services that it waits for, and none of whose tasks is ready.
+        suspects: the suspect endpoints that it may open connections to.
+        named_for: the graph, and how often Docker had connected it, for which its links' names were written before it
+            has a device; None where they were not.
+        busy: whether a thread is at work on it: until that has ended nobody else changes anything here but
+            `schedule.listed`.
+    """
+
+    local: LocalTask
+    interface: TaskInterface = field(default_factory=TaskInterface)
+    schedule: Schedule = field(default_factory=Schedule)
+    dns: TaskDns = field(default_factory=TaskDns)
+    error: str | None = None
+    port_taken: int | None = None
+    peers: PeerCache = field(default_factory=PeerCache)
+    unready: tuple[str, ...] = ()
+    suspects: frozenset[IPv4Address] = frozenset()
+    named_for: tuple[object, int] | None = None
+    busy: bool = False
+    _last: tuple[DeviceStatus | None, TaskReport | None] = (None, None)
+    """Its last status and report, valid while a thread is at work on it."""
+
+    # --- for the loop
+
+    def write_names(self, entries: tuple[HostEntry, ...]) -> bool:
+        """Write its links' names before it has a device; return whether they are there now."""
+        try:
+            if hosts_file.write(self.local.hosts, entries):
+                log.info("early names written", task=self.local.task, name=self.local.name)
+        except HostsFileMissingError:
+            return False  # Docker makes it when it connects the container
+        except LinkwireError as error:
+            log.warning("early names not written", task=self.local.task, name=self.local.name, error=str(error))
+            return False
+        return True
+
+    def is_in_no_hurry(self, desired: InterfaceConfig) -> bool:
+        """Tell whether all that changes is which addresses outside the mesh it is kept apart from.
+
+        Of two tasks that are kept apart, each refuses what the other sends: one that is being started does so from
+        when it is wired on, and those that are wired already need not be changed before it.
+        """
+        applied = self.interface.applied
+        if applied is None or self.schedule.dirty:
+            return False
+        return replace(desired, policy=replace(desired.policy, isolated=applied.policy.isolated)) == applied
+
+    def is_wired_still(self) -> bool:
+        """Tell whether it is wired and its namespace is there; one that a thread is at work on counts as such."""
+        return self.busy or self.interface.is_wired_still()
+
+    def status(self, backend: Backend) -> DeviceStatus | None:
+        """Read its device; what it read last while a thread is at work on it; None for none.
+
+        What should be there and is not is made again.
+        """
+        if not self.busy:
+            self._last = self._read_status(backend), self._last[1]
+        return self._last[0]
+
+    def report(self) -> TaskReport:
+        """Build its report for the controller; while a thread is at work on it, return the last one."""
+        status, last = self._last
+        if last is not None and self.busy:
+            return last
+        applied = self.interface.applied
+        report = TaskReport(
+            task=self.local.task,
+            service=self.local.service,
+            state=self.local.state,
+            wired=applied is not None,
+            error=self.error or self.dns.problem(self.local.container, applied),
+            port_taken=self.port_taken,
+            elsewhere=self.local.elsewhere,
+            node="",
+        )
+        self._last = status, report
+        return report
+
+    def close(self) -> None:
+        """Let go of its namespace: a socket kept in it would keep it, and its device, for ever."""
+        self.dns.stop(self.local.container)
+        self.interface.close()
+        self.schedule.confirm_at = None
+
+    # --- for the thread that is at work on it
+
+    def wire(self, backend: Backend, desired: InterfaceConfig, *, complete: bool) -> None:
+        """Make its interface what is desired; never raises, `error` tells."""
+        self.schedule.tried = desired
+        began = time.monotonic()
+        if self.local.netns is None:
+            self._prepare(backend, desired)
+            return
+        try:
+            # An unhealthy task counts as created too, but what has begun may have had a device for long.
+            is_new = self.interface.netns is None and self.local.state == "created" and self.local.ways is not None
+            netns = self._open(backend, self.local.netns)
+            self.dns.serve(self.local.container, netns, desired)
+            changes = self._apply(backend, netns, desired, complete=complete, is_new=is_new)
+        except NetnsGoneError:
+            self.close()
+        except PortTakenError as error:
+            self.port_taken = desired.listen_port
+            self._fail(backend, error)
+        except LinkwireError as error:
+            self._fail(backend, error)
+        else:
+            self._log_wired(changes, time.monotonic() - began)
+            self.interface.applied, self.error, self.port_taken = desired, None, None
+            self.open_gate()
+            self.schedule.succeed()
+
+    def open_gate(self) -> None:
+        """Let its process begin, now that it is wired; or say whom it still waits for."""
+        if self.unready:
+            start_gate.hold(self.local.container, self.unready)
+        elif self.local.netns is not None:
+            start_gate.open_for(self.local.container, self.local.netns)
+
+    def unwire(self, backend: Backend, *, is_linked: bool = False) -> None:
+        """Leave nothing of ours in its namespace; never raises, `error` tells.
+
+        Args:
+            backend: of its device.
+            is_linked: whether its service has links: names that its node refuses stay then, for its address to come.
+        """
+        start_gate.shut(
+            self.local.container, "its service has no link, or the controller has given it no address yet"
+        )
+        if self.local.netns is None:
+            self.schedule.succeed()
+            return
+        try:
+            hosts = None if is_linked and self.named_for is not None else self.local.hosts
+            if removed := reconcile.remove(backend, self._open(backend, self.local.netns), hosts):
+                log.info("task unwired", task=self.local.task, name=self.local.name, device=", ".join(removed))
+        except NetnsGoneError:
+            pass
+        except LinkwireError as error:
+            self._retry(error)
+            return
+        self.close()
+        self.error, self.port_taken = None, None
+        self.schedule.succeed()
+
+    def fail_unexpectedly(self, error: Exception) -> None:
+        """Try again after an error that has no name here: say its kind, not its text, which may hold anything."""
+        self._retry(Terminal(f"an error of Linkwire's own, {type(error).__name__}: see the agent's log"))
+
+    def _apply(
+        self, backend: Backend, netns: TaskNetns, desired: InterfaceConfig, *, complete: bool, is_new: bool
+    ) -> InterfaceDiff:
+        """Go on from what was read back last, or read, apply and read back. Raises as `reconcile.reconcile`."""
+        hosts = self.local.hosts
+        if complete and not self.schedule.dirty:
+            changes = self.interface.advance(backend, netns, hosts, self.local.task, desired)
+            if changes is not None:
+                self.schedule.confirm_soon()
+                return changes
+        changes = self.interface.reconcile(backend, netns, hosts, desired, complete=complete, is_new=is_new)
+        self.schedule.confirm_at = None
+        return changes
+
+    def _log_wired(self, changes: InterfaceDiff, seconds: float) -> None:
+        task, name = self.local.task, self.local.name
+        if changes.create and self.local.gated and self.local.state == "running":
+            why = "is the gate this node's default runtime?"
+            log.warning("task began before it was wired", task=task, name=name, reasons=why)
+        if changes:
+            log.info(
+                "task wired", task=task, name=name, reasons="; ".join(changes.reasons), seconds=round(seconds, 3)
+            )
+
+    def _prepare(self, backend: Backend, desired: InterfaceConfig) -> None:
+        """Do what can be done while it has no namespace: it will have one any moment, or it never can be wired."""
+        self.error = self.local.problem
+        if self.error is not None:
+            start_gate.shut(self.local.container, self.error)
+        elif self.local.state == "created":
+            try:
+                backend.prepare(desired.name)
+            except LinkwireError as error:
+                self._retry(error)
+                return
+            self.interface.prerender(desired)
+        self.schedule.succeed()
+
+    def _read_status(self, backend: Backend) -> DeviceStatus | None:
+        is_wired = self.interface.netns is not None and self.interface.applied is not None
+        read = self.interface.observe(backend)
+        if read is None:
+            self.schedule.dirty = self.schedule.dirty or is_wired
+            return None
+        observed, table = read
+        self.schedule.dirty = self.schedule.dirty or not self.interface.has_its_rules(table)
+        return status_of(self.local.task, observed, table)
+
+    def _open(self, backend: Backend, path: str) -> TaskNetns:
+        wrong = self.interface.netns
+        if wrong is not None and wrong.path != path:
+            # Docker names another namespace than the one that was found: no key may stay where it does not belong.
+            log.warning("task is in another namespace", task=self.local.task, namespace=path, previous=wrong.path)
+            try:
+                reconcile.remove(backend, wrong, None)
+            except NetnsGoneError:
+                pass
+            except LinkwireError as error:
+                log.warning("device not removed", task=self.local.task, namespace=wrong.path, error=str(error))
+            self.close()
+        return self.interface.open(path)
+
+    def _fail(self, backend: Backend, error: LinkwireError) -> None:
+        """Leave nothing half-wired: a task that cannot be wired has no device, and only names that its node refuses.
+
+        A passing error changes nothing.
+        """
+        netns = self.interface.netns
+        if not isinstance(error, Retryable) and netns is not None:
+            start_gate.shut(self.local.container, str(error))
+            try:
+                reconcile.remove(backend, netns, None if self.named_for else self.local.hosts)
+            except LinkwireError as again:
+                log.warning("device not removed", task=self.local.task, namespace=netns.path, error=str(again))
+            self.interface.applied = None
+        self._retry(error)
+
+    def _retry(self, error: LinkwireError) -> None:
+        if str(error) != self.error:
+            log.warning("task not wired", task=self.local.task, name=self.local.name, error=str(error))
+        self.error = str(error)
+        if self.interface.applied is None:
+            start_gate.shut(self.local.container, self.error)
+        self.schedule.fail()

@@ -1,0 +1,1 @@
+"""The kernel's interfaces that the agent uses: netlink, namespaces, sysctl, hosts files."""

@@ -1,0 +1,146 @@
+"""Reporting side of the agent: what the loop has seen, for the store, for Prometheus and for the next start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from agent.desired_state import DesiredState
+from agent.local_tasks import LocalTasks
+from agent.reporting.metrics import Metrics
+from agent.reporting.node_record import stated
+from agent.reporting.reporter import Reporter
+from agent.reporting.status_poller import StatusPoller
+from agent.state.clock import WatchedClock
+from agent.state.node_identity import Identity
+from agent.state.recovery import recalled
+from mesh.errors import LinkwireError, Terminal
+from mesh.model import keyspace
+from mesh.model.records import Member, Node, Recall, Status, TaskReport
+from mesh.model.snapshot import Snapshot
+from mesh.store.client import Follower, Store
+from mesh.topology.link_graph import LinkGraph
+
+log = structlog.get_logger(__name__)
+
+FIRST_REPORT_S = 20.0
+"""Seconds from when all is known until an agent says which tasks are wired, though it has not looked at each."""
+
+
+class NodeReports:
+    """Reports of one node, its tasks and its devices. Only the loop calls it.
+
+    Args:
+        node: its record at first.
+        identity: its keys, and the proof of them.
+        metrics: for Prometheus.
+        clock: the node's wall clock.
+    """
+
+    def __init__(self, node: Node, identity: Identity, metrics: Metrics, clock: WatchedClock) -> None:
+        self.node = node
+        self._identity = identity
+        self._metrics = metrics
+        self._clock = clock
+        self._looks = StatusPoller()
+        self._reporter: Reporter | None = None
+        self._report_by: float | None = None
+
+    def start(self, store: Store, follower: Follower) -> None:
+        """Begin to write into the store."""
+        self._reporter = Reporter(store, follower, self.node, self._identity)
+
+    def wake(self) -> None:
+        """Check the store, which changed, for lost reports."""
+        if self._reporter is not None:
+            self._reporter.wake()
+
+    def stop(self) -> None:
+        """Write no more."""
+        if self._reporter is not None:
+            self._reporter.stop()
+
+    def due_in(self) -> float:
+        """Return the seconds until devices are to be read again."""
+        return self._looks.due_in()
+
+    def answer_recall(self, snapshot: Snapshot, verified: Snapshot) -> None:
+        """Bring back what was signed, where the controller asks for it."""
+        if self._reporter is not None:
+            asked = snapshot.get(keyspace.RECALL, Recall)
+            self._reporter.recalled(recalled(asked, self.node.id, verified))
+
+    def report(
+        self,
+        tasks: LocalTasks,
+        desired: DesiredState,
+        snapshot: Snapshot,
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        """Report the tasks, read devices until `is_wanted` elsewhere, and report what was read.
+
+        Raises:
+            Terminal: somebody else has the node's report key.
+        """
+        reporter = self._reporter
+        if reporter is None:
+            return
+        graph = desired.graph
+        if self._may_report(tasks, desired, time.monotonic()):
+            # Keys of tasks that are not wired yet count too: a new agent makes the devices of wireguard-go again.
+            endpoints = (graph.by_task.get(state.local.task) for state in tasks)
+            self._clock.look({endpoint.task: endpoint.epoch for endpoint in endpoints if endpoint is not None})
+            reporter.tasks(self._task_reports(tasks, graph))
+        if reporter.key_is_stolen:
+            self._identity.disown()
+            raise Terminal(
+                "another program signs with this node's report key: it was removed, the next start makes a new one"
+            )
+        devices = self._looks.read(tasks.by_container, desired.backend, is_wanted)
+        if devices is None:
+            return
+        trust = desired.trust
+        self._clock.save()
+        trust.save(self.node.id)
+        self._renew_proof(snapshot, reporter)
+        status = Status(self.node.id, round(time.time(), 1), devices, trust.manifest, trust.held)
+        reporter.status(status)
+        self._metrics.update(graph, status, self._task_reports(tasks, graph))
+
+    def _may_report(self, tasks: LocalTasks, desired: DesiredState, now: float) -> bool:
+        """Tell whether to report which tasks are wired: one that is not reported so is taken for unwired.
+
+        So an agent that starts has looked at each task first. One that takes very long over it is not waited for.
+        """
+        if not tasks.lists or not desired.is_whole:
+            return False
+        if self._report_by is None:
+            self._report_by = now + FIRST_REPORT_S
+        if now < self._report_by and any(state.busy or state.schedule.graph is None for state in tasks):
+            return False
+        self._report_by = now
+        return True
+
+    def _task_reports(self, tasks: LocalTasks, graph: LinkGraph) -> dict[str, TaskReport]:
+        """Report all tasks that take part in the mesh, or whose service does: the controller asks Swarm of them."""
+        reports: dict[str, TaskReport] = {}
+        for state in tasks:
+            task, is_gone = state.local.task, state.local.state == "gone"
+            takes_part = task in graph.by_task or (state.local.service in graph.services and not is_gone)
+            if takes_part and not (is_gone and task in reports):
+                spent = self._clock.spent.get(task)
+                reports[task] = replace(state.report(), node=self.node.id, spent=spent)
+        return reports
+
+    def _renew_proof(self, snapshot: Snapshot, reporter: Reporter) -> None:
+        """Prove this node's keys again when Swarm renewed its certificate or the controller knows a later proof."""
+        accepted = snapshot.get(keyspace.member(self.node.id), Member)
+        try:
+            if (accepted is not None and self._identity.catch_up(accepted)) or self._identity.look():
+                self.node = stated(self.node, self._identity)
+                reporter.node(self.node)
+        except LinkwireError as error:
+            log.warning("proof of node keys not renewed", error=str(error))

@@ -1,0 +1,1 @@
+"""Files by which a node remembers: verified state, keys, identity, recovery."""

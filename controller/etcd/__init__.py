@@ -1,0 +1,1 @@
+"""The stack's etcd: its server, accounts, roles, space and upkeep."""

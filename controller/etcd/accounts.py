@@ -1,0 +1,66 @@
+"""Users and roles of etcd, set from the controller's access record over a connection as etcd's root.
+
+The record's signature is not checked: etcd lets only the controller write it, and an attacker who writes it into
+etcd's data owns etcd, its users included. Only names that a node can have, and roots that Swarm can make, are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+
+from controller.etcd.access import made_by_swarm
+from controller.etcd.roles import Grant, establish, grants
+from mesh.crypto.envelope import peek
+from mesh.errors import InvalidRecordError
+from mesh.model import codec, keyspace
+from mesh.model.records import Access, Record
+from mesh.store.etcd_channel import Channel, ChannelPool
+
+log = structlog.get_logger(__name__)
+
+_KEY = (keyspace.ROOT + keyspace.ACCESS).encode()
+
+
+class Accounts:
+    """Users and roles that were set last, so that a check costs one read."""
+
+    def __init__(self) -> None:
+        """Start without users."""
+        self._grants: Mapping[str, tuple[Grant, ...]] = {}
+
+    def update(self, line: ChannelPool) -> tuple[str, ...] | None:
+        """Set users and roles as the access record says now.
+
+        Args:
+            line: as root.
+
+        Returns:
+            Swarm's roots that etcd should trust, in PEM; None without an access record.
+
+        Raises:
+            LinkwireError: etcd does not answer or refuses.
+        """
+        with line.use() as link:
+            access = _read(link)
+            wanted = grants(access)
+            if wanted != self._grants:
+                before, self._grants = self._grants, {}  # unknown if this is interrupted
+                establish(link, wanted, before)
+                self._grants = wanted
+                shared = "all" if access is None else len(access.shared)
+                log.info("etcd users and roles set", count=len(access.nodes) if access else 0, shared=shared)
+        return tuple(made_by_swarm([root.encode() for root in access.roots])) if access else None
+
+
+def _read(link: Channel) -> Access | None:
+    """Read the access record; None where there is none that this version understands."""
+    for entry in link.page(_KEY, _KEY + b"\0", 0).kvs:
+        try:
+            record: Record = codec.decode(keyspace.ACCESS, peek(keyspace.ACCESS, entry.value).body)
+        except InvalidRecordError as error:
+            log.warning("access record rejected", error=str(error))
+        else:
+            return record if isinstance(record, Access) else None
+    return None

@@ -1,0 +1,151 @@
+"""Upkeep of the stack's etcd within its quota: compaction, defragmentation, and the alarm that stops all writes.
+
+History is of no use here: a follower that missed compacted changes reads the whole store again. etcd's own compaction
+keeps HISTORY of it; this module does what etcd leaves to an operator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import structlog
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
+
+from controller.etcd import space as etcd_space
+from controller.etcd.space import Space
+from mesh.errors import LinkwireError
+from mesh.model import codec, keyspace
+from mesh.model.records import StoreSpace
+from mesh.store.etcd_channel import ChannelPool
+
+log = structlog.get_logger(__name__)
+
+HISTORY = "1m"
+"""Period for which etcd keeps old versions of keys, and of its compaction (--auto-compaction-retention)."""
+QUOTA = 2 * 1024**3
+"""Bytes: etcd's own default (server/storage/quota.go)."""
+WORTH = 64 * 1024**2
+"""Bytes that a defragmentation has to give back: etcd answers no request meanwhile."""
+ASK_EVERY = 15.0
+DEFRAGMENT_EVERY = 600.0
+"""Seconds between two defragmentations that no alarm asks for."""
+SHORT = 0.8
+"""Part of the quota in use above which the store counts as short of space; free space in the file does not count."""
+
+_KEY = (keyspace.ROOT + keyspace.SPACE).encode()
+
+
+def is_worth(space: Space, quota: int) -> bool:
+    """Tell whether a defragmentation gives back half of the file, and at least WORTH or a quarter of the quota."""
+    free = space.size - space.in_use
+    return free * 2 > space.size and free > min(WORTH, quota // 4)
+
+
+@dataclass(slots=True)
+class Upkeep:
+    """Upkeep of one etcd. Not safe for several threads.
+
+    Attributes:
+        quota: bytes that its file may have.
+        metrics: host and port for Prometheus to scrape; None for no metrics.
+    """
+
+    quota: int
+    metrics: tuple[str, int] | None = None
+    _asked_at: float = float("-inf")
+    _defragmented_at: float = float("-inf")
+    _written: StoreSpace | None = None
+    _gauges: dict[str, Gauge] = field(default_factory=dict)
+
+    def answer_metrics(self) -> None:
+        """Serve metrics from now on. A port that is taken does not stop etcd."""
+        if self.metrics is None:
+            return
+        registry = CollectorRegistry()
+        texts = {
+            "linkwire_etcd_size_bytes": "Size of etcd's file.",
+            "linkwire_etcd_in_use_bytes": "Part of etcd's file that holds data.",
+            "linkwire_etcd_quota_bytes": "Size at which etcd refuses all writes.",
+            "linkwire_etcd_nospace": "1 while etcd refuses all writes for want of space.",
+        }
+        self._gauges = {name: Gauge(name, text, registry=registry) for name, text in texts.items()}
+        host, port = self.metrics
+        try:
+            start_http_server(port, host, registry)
+        except OSError as error:
+            log.warning("metrics not served", address=host, port=port, error=str(error))
+
+    def mend(self, line: ChannelPool) -> None:
+        """Make room in an etcd that refuses all writes for want of space.
+
+        Args:
+            line: as root.
+
+        Raises:
+            LinkwireError: etcd does not answer, or has nothing to free.
+        """
+        with line.use() as link:
+            space = etcd_space.space(link)
+        if space.alarm:
+            self._make_room(line, space)
+
+    def look(self, line: ChannelPool, now: float) -> None:
+        """Ask for etcd's space and do what is due; a failure is logged, and retried at the next look.
+
+        Args:
+            line: as root.
+            now: seconds of a monotonic clock.
+        """
+        if now - self._asked_at < ASK_EVERY:
+            return
+        self._asked_at = now
+        try:
+            with line.use() as link:
+                space = etcd_space.space(link)
+            rested = now - self._defragmented_at >= DEFRAGMENT_EVERY
+            # Where everything is in use it frees nothing and blocks requests: so not at each look.
+            if space.alarm and (rested or space.in_use < SHORT * self.quota):
+                self._defragmented_at = now
+                self._make_room(line, space)
+            elif not space.alarm and rested and is_worth(space, self.quota):
+                self._defragmented_at = now
+                self._defragment(line, space)
+            with line.use() as link:
+                space = etcd_space.space(link)
+            self._publish(line, space)
+        except LinkwireError as error:
+            log.warning("etcd upkeep failed, retrying", error=str(error))
+
+    def _make_room(self, line: ChannelPool, full: Space) -> None:
+        """Compact, defragment, disarm: an alarm that is disarmed first comes back at once."""
+        log.warning("etcd full, making room", size=full.size, in_use=full.in_use, quota=self.quota)
+        with line.use() as link:
+            etcd_space.compact(link, full.revision)
+            etcd_space.defragment(link)
+            left = etcd_space.space(link)
+            if left.size < self.quota:
+                etcd_space.disarm(link)
+        if left.size < self.quota:
+            log.info("etcd has room again", size=left.size, quota=self.quota)
+        else:
+            log.error("etcd still full", in_use=left.in_use, quota=self.quota)
+
+    def _defragment(self, line: ChannelPool, before: Space) -> None:
+        with line.use() as link:
+            etcd_space.defragment(link)
+            after = etcd_space.space(link)
+        log.info("etcd defragmented", size=after.size, freed=before.size - after.size)
+
+    def _publish(self, line: ChannelPool, space: Space) -> None:
+        """Publish the space as metrics, and as a record for `ps` and `check`, which is written when it differs."""
+        values = (space.size, space.in_use, self.quota, int(space.alarm))
+        for gauge, value in zip(self._gauges.values(), values, strict=False):
+            gauge.set(value)
+        short = space.alarm or space.in_use > SHORT * self.quota
+        written = self._written
+        # Or each look would add to the history that this module keeps short.
+        if written is None or written.short != short or abs(written.size - space.size) > self.quota // 20:
+            record = StoreSpace(space.size, space.in_use, self.quota, short)
+            with line.use() as link:
+                link.commit([], [(_KEY, codec.encode(record), 0)], [])
+            self._written = record

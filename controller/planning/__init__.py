@@ -1,0 +1,1 @@
+"""The plan: steps that make the store say what Swarm says. No I/O."""

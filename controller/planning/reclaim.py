@@ -1,0 +1,111 @@
+"""Release half of a plan: frees addresses, ports and keys of ended tasks and services, and orphans. Pure.
+
+The safety rules stand in controller.planning.planner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+from controller.planning.context import PlanContext
+from controller.steps import PlanStep, Release, Step
+from mesh.model import keyspace
+from mesh.model.records import Address, Port, Record, SealedKey, TaskReport
+from mesh.model.snapshot import Delete
+
+
+class Reclaim:
+    """Release steps of one run."""
+
+    def __init__(self, run: PlanContext) -> None:
+        """Prepare."""
+        self._run = run
+        self._index = run.index
+        self._stored = run.index.stored
+
+    def release_steps(self) -> Iterator[Step]:
+        """Release the endpoints of tasks, then the records of services, that ended or are no longer linked."""
+        focus = self._run.focus
+        yield from self._run.each(focus.among(self._index.endpoints), self._endpoint)
+        yield from self._run.each(focus.among(self._index.services), self._service)
+
+    def _endpoint(self, task_id: str) -> Iterator[Step]:
+        endpoint = self._index.endpoints[task_id]
+        live = task_id in self._index.tasks.live
+        if live and endpoint.service in self._index.links.linked:
+            return
+        key = keyspace.endpoint(endpoint.service, task_id)
+        deletes = (
+            Delete(key, self._stored.revision_of(key)),
+            Delete(keyspace.sealed_key(endpoint.node, task_id), None),
+            Delete(keyspace.port(endpoint.node, endpoint.underlay.port), None),
+        )
+        why = "it is no longer linked" if live else "it ended"
+        yield Release(deletes, self._rest(endpoint.address, f"task/{task_id}"), f"task {task_id}: {why}")
+
+    def _service(self, service_id: str) -> Iterator[Step]:
+        if service_id in self._index.links.linked:
+            return
+        service, key = self._index.services[service_id], keyspace.service(service_id)
+        rest = self._rest(service.vip, f"service/{service_id}")
+        end = (Delete(key, self._stored.revision_of(key)),)
+        yield Release(end, rest, f"service {service.name}: no longer linked")
+
+    def _rest(self, address: IPv4Address, holder: str) -> tuple[tuple[IPv4Address, int], ...]:
+        """Return the address if it is this holder's to release, also one that lost its record."""
+        key = keyspace.address(address)
+        record = self._stored.get(key, Address)
+        if key in self._stored.invalid or (record is not None and record.holder != holder):
+            return ()
+        return ((address, self._stored.revision_of(key)),)
+
+    def orphan_steps(self) -> Iterator[Step]:
+        """Release orphans: leftovers of tasks and services whose records could not be read when they ended.
+
+        Reports of ended tasks on nodes without an agent are orphans, too.
+        """
+        unreadable = {key.rpartition("/")[2] for key in self._stored.invalid}
+        addresses: set[tuple[IPv4Address, str]] = set()
+        keys: set[str] = set()
+        for name in self._run.focus.among(self._index.concerning):
+            for key, record in self._index.concerning[name].items():
+                if not self._is_orphan(record, unreadable):
+                    continue
+                self._run.to_do.add(name)
+                if isinstance(record, Address) and record.holder is not None:
+                    addresses.add((record.address, record.holder))
+                else:
+                    keys.add(key)
+        for address, holder in sorted(addresses):
+            yield Release((), self._rest(address, holder), f"address {address}: no longer held by {holder}")
+        for key in sorted(keys):
+            yield PlanStep((Delete(key, self._stored.revision_of(key)),), f"{key}: its task ended")
+
+    def _is_orphan(self, record: Record, unreadable: set[str]) -> bool:
+        index = self._index
+        match record:
+            case Address(holder=str(holder)):
+                kind, _, holder_id = holder.partition("/")
+                return holder_id not in unreadable and self._address_of(kind, holder_id) != record.address
+            case Port():
+                endpoint = index.endpoints.get(record.task)
+                holds = endpoint is not None and (endpoint.node, endpoint.underlay.port) == (record.node, record.port)
+                return not holds and record.task not in unreadable
+            case SealedKey(task=task):
+                return not (task in index.endpoints or task in index.tasks.live or task in unreadable)
+            case TaskReport():
+                owners = (index.endpoints, index.tasks.live, index.nodes, unreadable)
+                return not any(name in owner for name in (record.task, record.node) for owner in owners)
+            case _:
+                return False
+
+    def _address_of(self, kind: str, holder_id: str) -> IPv4Address | None:
+        """Return the address of a task or service by its record, or by this plan."""
+        if kind == "task":
+            endpoint = self._index.endpoints.get(holder_id)
+            return endpoint.address if endpoint is not None else None
+        if kind == "service":
+            service = self._index.services.get(holder_id)
+            return service.vip if service is not None else self._run.vips.get(holder_id)
+        return None

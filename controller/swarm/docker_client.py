@@ -1,0 +1,199 @@
+"""Client of Docker's API on a manager; the only module of the controller that imports docker."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+import structlog
+
+from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
+from mesh.errors import LinkwireError, Retryable, Terminal
+from mesh.model import labels
+from mesh.model.records import Attachment
+from mesh.process import docker_api
+from mesh.topology.isolation import in_order
+
+log = structlog.get_logger(__name__)
+
+ADDRESS_LABEL = "linkwire.address"
+KEY_LABEL = "linkwire.key"
+RECONNECT_S = 0.5
+
+
+@contextlib.contextmanager
+def _wrapped(what: str) -> Iterator[None]:
+    try:
+        yield
+    except docker.errors.APIError as error:
+        if error.status_code == requests.codes.service_unavailable:
+            raise Terminal(
+                f"{what}: this Docker is not a Swarm manager: {error.explanation}; run the controller on a manager"
+            ) from error
+        raise Retryable(f"{what}: {error.explanation or error}") from error
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise Retryable(f"{what}: {error}") from error
+
+
+def connect(url: str, timeout: float | None) -> docker.APIClient:
+    """Connect with the API version that `mesh.process.docker_api` chooses.
+
+    Args:
+        url: of a manager's Docker.
+        timeout: seconds for one request, None for no limit.
+
+    Raises:
+        docker.errors.DockerException: Docker refuses.
+        requests.RequestException: Docker does not answer.
+    """
+    arguments: dict[str, Any] = {"timeout": None if timeout is None else int(timeout)}
+    with contextlib.closing(docker.APIClient(url, version=docker_api.TRIED, **arguments)) as first:
+        daemon = first.version(api_version=False)
+    version = docker_api.choose(daemon["ApiVersion"], daemon.get("MinAPIVersion") or "")
+    return docker.APIClient(url, version=version, **arguments)
+
+
+class SwarmManager:
+    """Lists services, tasks and nodes; every list is complete or raises Retryable."""
+
+    def __init__(self, url: str, timeout: float = 20.0) -> None:
+        """Prepare; the first request connects.
+
+        Args:
+            url: of a manager's Docker, `unix:///var/run/docker.sock`.
+            timeout: seconds for one request.
+        """
+        self._url = url
+        self._timeout = timeout
+        self._client: docker.APIClient | None = None
+
+    def _api(self) -> docker.APIClient:
+        if self._client is None:
+            self._client = connect(self._url, self._timeout)
+        return self._client
+
+    def cluster(self) -> tuple[str, tuple[bytes, ...]]:
+        """Return Swarm's id and its root certificates in PEM. Raises Retryable; Terminal if Docker is no manager.
+
+        While the root is rotated this is the old one, and certificates of the new root come with a cross-signed one
+        (mesh.identity.attestation).
+        """
+        with _wrapped("read the Swarm's id"):
+            raw = self._api().inspect_swarm()
+        root = (raw.get("TLSInfo") or {}).get("TrustRoot") or ""
+        return str(raw["ID"]), (str(root).encode(),) if root else ()
+
+    def services(self) -> dict[str, SwarmService]:
+        """List every service, by id. Raises Retryable."""
+        with _wrapped("list services"):
+            return {raw["ID"]: _service(raw) for raw in self._api().services()}  # type: ignore[no-untyped-call]
+
+    def tasks(self, services: frozenset[str] | None = None) -> dict[str, SwarmTask]:
+        """List every task, or every task of some services, by id. Raises Retryable."""
+        with _wrapped("list tasks"):
+            filters = {"service": sorted(services)} if services is not None else None
+            return {raw["ID"]: _task(raw) for raw in self._api().tasks(filters=filters)}  # type: ignore[no-untyped-call]
+
+    def nodes(self) -> dict[str, SwarmNode]:
+        """List every node, by id. Raises Retryable."""
+        with _wrapped("list nodes"):
+            return {raw["ID"]: _node(raw) for raw in self._api().nodes()}
+
+    def follow(self, changed: Callable[[str, str], None]) -> None:
+        """Call `changed(type, id)` from a thread for every service and node event, for as long as the process lives.
+
+        After each break `changed("resync", "")` is called: an unknown number of events may be missing.
+        """
+        threading.Thread(target=self._follow, args=(changed,), name="swarm-events", daemon=True).start()
+
+    def _follow(self, changed: Callable[[str, str], None]) -> None:
+        while True:
+            try:
+                with _wrapped("follow events"):
+                    # no read timeout: a quiet Swarm is not a broken one, and a resync finds lost events
+                    client = connect(self._url, None)
+                    self._client = None  # an upgraded daemon may refuse the old API version
+                    stream = client.events(decode=True, filters={"type": ["service", "node"]})
+                    changed("resync", "")
+                    for event in stream:  # docker-py turns a broken stream into its normal end
+                        changed(str(event.get("Type")), str(event.get("Actor", {}).get("ID", "")))
+            except LinkwireError as error:
+                log.warning("swarm events interrupted, reconnecting", error=str(error))
+            time.sleep(RECONNECT_S)
+
+
+def _service(raw: Mapping[str, Any]) -> SwarmService:
+    spec = raw["Spec"]
+    read, errors = labels.decode(spec.get("Labels") or {})
+    mode = spec.get("Mode") or {}
+    replicated = mode.get("Replicated")
+    return SwarmService(
+        id=raw["ID"],
+        name=spec["Name"],
+        labels=read,
+        label_errors=errors,
+        dnsrr=(spec.get("EndpointSpec") or {}).get("Mode") == "dnsrr",
+        replicas=int(replicated.get("Replicas", 0)) if replicated is not None else None,
+        attachments=in_order(_virtual_ips(raw)),
+    )
+
+
+def _task(raw: Mapping[str, Any]) -> SwarmTask:
+    return SwarmTask(
+        id=raw["ID"],
+        service=raw.get("ServiceID", ""),
+        slot=int(raw.get("Slot", 0)),
+        node=raw.get("NodeID", ""),
+        desired=raw.get("DesiredState", "new"),
+        state=(raw.get("Status") or {}).get("State", "new"),
+        attachments=in_order(_attachments(raw)),
+    )
+
+
+def _attachments(task: Mapping[str, Any]) -> Iterator[Attachment]:
+    """Yield a task's addresses; a network without any is a node's own, which gives addresses itself."""
+    for attached in task.get("NetworksAttachments") or []:
+        network = attached.get("Network") or {}
+        for address in attached.get("Addresses") or []:
+            yield from _attachment(network.get("ID"), address)
+
+
+def _virtual_ips(service: Mapping[str, Any]) -> Iterator[Attachment]:
+    """Yield a service's virtual IPs: none with `dnsrr`, and none before Swarm has given them."""
+    for vip in (service.get("Endpoint") or {}).get("VirtualIPs") or []:
+        yield from _attachment(vip.get("NetworkID"), vip.get("Addr"))
+
+
+def _attachment(network: str | None, address: str | None) -> Iterator[Attachment]:
+    """Yield an address that Swarm writes with its network's prefix length, `10.0.1.5/24`."""
+    if network and address:
+        with contextlib.suppress(ValueError):  # nothing can be sent to it
+            yield Attachment(network, ipaddress.ip_interface(address).ip)
+
+
+def _node(raw: Mapping[str, Any]) -> SwarmNode:
+    node_labels = (raw.get("Spec") or {}).get("Labels") or {}
+    text = node_labels.get(ADDRESS_LABEL)
+    address, problem = None, None
+    if text is not None:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            problem = (
+                f"node label {ADDRESS_LABEL}={text!r} is not an IP address: the address that the node reports is used"
+            )
+    return SwarmNode(
+        id=raw["ID"],
+        hostname=(raw.get("Description") or {}).get("Hostname", raw["ID"]),
+        down=(raw.get("Status") or {}).get("State") in ("down", "disconnected"),
+        address=address,
+        label_error=problem,
+        approved=node_labels.get(KEY_LABEL),
+    )

@@ -1,0 +1,161 @@
+"""Poller of Swarm: lists everything now and then, and the tasks of moving services often.
+
+Swarm has no task events (moby#37403), so the tasks of a service that Swarm is moving are listed repeatedly, often at
+first and less so the longer nothing changes. Everything is listed after a break and every few seconds, since Swarm
+does not restart the store watch behind its events after an error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Protocol
+
+from controller.swarm.list_cache import ListCache
+from controller.swarm.model import Swarm, SwarmNode, SwarmService, SwarmTask
+
+RESYNC_S = 5.0
+CLOSE_S = 0.1
+"""Seconds between two lists of a moving service."""
+CLOSE_MAX_S = 2.0
+HEARD_S = 0.005
+"""Seconds between two lists of a service that an event or a node's report has named in between."""
+HEARD_COST = 4
+"""Such lists take at most a fifth of the time."""
+HINT_S = 2.0
+"""Seconds for which an event keeps a settled service under close watch."""
+BACK_OFF = 10
+"""A service unchanged for n seconds is listed every n / BACK_OFF seconds."""
+COST = 20
+"""Full lists take at most a twentieth of the time."""
+
+
+class SwarmLists(Protocol):
+    """Lists of a Swarm; each is complete or raises Retryable."""
+
+    def cluster(self) -> tuple[str, tuple[bytes, ...]]:
+        """Return Swarm's id, and its root certificates in PEM."""
+
+    def services(self) -> dict[str, SwarmService]:
+        """List every service."""
+
+    def tasks(self, services: frozenset[str] | None = None) -> dict[str, SwarmTask]:
+        """List every task; or those of some services, all of which exist."""
+
+    def nodes(self) -> dict[str, SwarmNode]:
+        """List every node."""
+
+
+class SwarmPoller:
+    """Polls a Swarm and caches its lists."""
+
+    def __init__(self, swarm: SwarmLists, clock: Callable[[], float] = time.monotonic) -> None:
+        """Prepare; the first `refresh` lists everything."""
+        self._swarm = swarm
+        self._clock = clock
+        self._cluster = ""
+        self._roots: tuple[bytes, ...] = ()
+        self._lists = ListCache()
+        self._resync_at = 0.0
+        self._hinted: dict[str, float] = {}
+        self._moved: dict[str, float] = {}
+        self._listed: dict[str, float] = {}
+        self._took = 0.0
+
+    def refresh(self, hints: Collection[tuple[str, str]]) -> Swarm:
+        """Renew the lists that are due and return the whole picture.
+
+        Args:
+            hints: (type, id) of everything that may have changed: `service`, `node`, or `resync` for anything.
+
+        Raises:
+            Retryable: Swarm did not answer; the next call lists everything.
+        """
+        now = self._clock()
+        kinds = {kind for kind, _ in hints}
+        for kind, name in hints:
+            if kind in ("service", "task"):
+                self._hinted[name] = now
+                self._moved[name] = now
+        if "resync" in kinds or now >= self._resync_at:
+            self._resync(now)
+        else:
+            try:
+                if "service" in kinds:
+                    self._lists.update_services(self._swarm.services())
+                if "node" in kinds:
+                    self._lists.update_nodes(self._swarm.nodes())
+                self._list_close(now)
+            except Exception:
+                self._resync_at = 0.0
+                raise
+        return self._picture()
+
+    @property
+    def nodes_up(self) -> tuple[str, ...]:
+        """Ids of the nodes that Swarm called up at the last `refresh`."""
+        return self._lists.nodes_up
+
+    def due_in(self) -> float:
+        """Return the seconds until `refresh` has something to do without a hint."""
+        now = self._clock()
+        close = self._close(now)
+        at = min((self._due_at(name) for name in close), default=self._resync_at)
+        return max(0.0, min(at, self._resync_at) - now)
+
+    def _picture(self) -> Swarm:
+        return self._lists.swarm(self._cluster, self._roots)
+
+    def _resync(self, now: float) -> None:
+        self._resync_at = 0.0
+        self._cluster, self._roots = self._swarm.cluster()
+        # Nodes last: or a task on a node that has just joined would look like one whose node has left.
+        services = self._swarm.services()
+        tasks = self._swarm.tasks()
+        nodes = self._swarm.nodes()
+        self._lists.update_services(services)
+        self._lists.update_nodes(nodes)
+        self._note_moves(self._lists.update_tasks(tasks), now)
+        self._note_listed(now)
+        done = self._clock()
+        self._resync_at = done + max(RESYNC_S, COST * (done - now))
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        names = self._lists.named()
+        self._hinted = {name: at for name, at in self._hinted.items() if now - at < HINT_S}
+        self._moved = {name: at for name, at in self._moved.items() if name in names}
+
+    def _note_listed(self, now: float) -> None:
+        """Note that all tasks were listed. A service that never moves ages from its first list."""
+        self._listed = dict.fromkeys(self._lists.named(), now)
+        for name in self._listed:
+            self._moved.setdefault(name, now)
+
+    def _close(self, now: float) -> frozenset[str]:
+        hinted = {name for name, at in self._hinted.items() if now - at < HINT_S}
+        return self._lists.unsettled(self._picture()) | hinted
+
+    def _due_at(self, name: str) -> float:
+        """Return the time to list a service under close watch again; without a hint it changes only by a list."""
+        listed = self._listed.get(name, 0.0)
+        wait = min(max((listed - self._moved.get(name, listed)) / BACK_OFF, CLOSE_S), CLOSE_MAX_S)
+        if self._hinted.get(name, listed) > listed:  # a hint has come since: list it soon
+            wait = min(wait, max(HEARD_S, HEARD_COST * self._took))
+        return listed + wait
+
+    def _list_close(self, now: float) -> None:
+        due = frozenset(name for name in self._close(now) if now >= self._due_at(name))
+        if not due:
+            return
+        # Swarm answers with an error for a service that is gone: then all tasks are listed.
+        of = due if due <= self._lists.services.keys() else None
+        fresh = self._swarm.tasks(of)
+        self._took = self._clock() - now
+        if {task.node for task in fresh.values() if task.node} - self._lists.nodes.keys():
+            self._lists.update_nodes(self._swarm.nodes())
+        self._note_moves(self._lists.update_tasks(fresh, of), now)
+        self._listed.update(dict.fromkeys(due, now))
+
+    def _note_moves(self, services: Iterable[str], now: float) -> None:
+        self._moved.update(dict.fromkeys(services, now))

@@ -1,0 +1,1 @@
+"""The stored model: records, their keys, labels, codec and snapshots. No I/O."""

@@ -1,0 +1,144 @@
+"""The keys of records in the store, and their writers and coverage.
+
+Keys are relative to the root (`/linkwire/v1/`), which only the store adds. No I/O here.
+"""
+
+from __future__ import annotations
+
+from mesh.model import records
+from mesh.model.records import Record, Writer
+
+ROOT = "/linkwire/v1/"
+
+
+def _prefix(kind: type[Record]) -> str:
+    """Return `nodes/` for a kind with a record for each node, and `cluster` for one of which there is one record."""
+    first, slash, _ = kind.KEY.partition("/")
+    return first + slash
+
+
+ACCESS = _prefix(records.Access)
+CLUSTER = _prefix(records.Cluster)
+LEADER = _prefix(records.Leader)
+MANIFEST = _prefix(records.ManifestRecord)
+SERVICES = _prefix(records.Service)
+ENDPOINTS = _prefix(records.Endpoint)
+KEYS = _prefix(records.SealedKey)
+EPOCHS = _prefix(records.LinkKeyEpoch)
+LINK_KEYS = _prefix(records.SealedLinkKey)
+ADDRESSES = _prefix(records.Address)
+PORTS = _prefix(records.Port)
+RECALL = _prefix(records.Recall)
+RECALLED = _prefix(records.Recalled)
+NODES = _prefix(records.Node)
+MEMBERS = _prefix(records.Member)
+TASKS = _prefix(records.TaskReport)
+SPACE = _prefix(records.StoreSpace)
+STATUS = _prefix(records.Status)
+"""Sorts after all keys that agents follow, whose one watch spans from the first key to the last (Store.follow): every
+node writes its status every few seconds, which would wake all others."""
+VIEWS = _prefix(records.View)
+"""Sorts after all keys that controllers follow, for the same reason."""
+
+_KINDS = tuple(
+    kind
+    for kind in vars(records).values()
+    if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
+)
+KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
+"""First part of a key -> the kind of record under it."""
+FOLLOWED = tuple(_prefix(kind) for kind in _KINDS if kind is not records.View)
+"""All that controllers read: every kind but the views, which are only shown."""
+_COVERED = frozenset(_prefix(kind) for kind in _KINDS if kind.COVERED)
+_COVERED_BELOW = tuple(prefix for prefix in _COVERED if prefix.endswith("/"))
+
+
+def service(service_id: str) -> str:
+    """Return the key of a Service."""
+    return f"{SERVICES}{service_id}"
+
+
+def endpoint(service_id: str, task: str) -> str:
+    """Return the key of an Endpoint."""
+    return f"{ENDPOINTS}{service_id}/{task}"
+
+
+def sealed_key(node: str, task: str) -> str:
+    """Return the key of a SealedKey."""
+    return f"{KEYS}{node}/{task}"
+
+
+def epoch(key: str) -> str:
+    """Return the key of a LinkKeyEpoch."""
+    return f"{EPOCHS}{key}"
+
+
+def link_key(node: str, key: str) -> str:
+    """Return the key of a SealedLinkKey. The node comes first, so that an agent reads its own range only."""
+    return f"{LINK_KEYS}{node}/{key}"
+
+
+def address(addr: object) -> str:
+    """Return the key of an Address."""
+    return f"{ADDRESSES}{addr}"
+
+
+def port(node: str, number: int) -> str:
+    """Return the key of a Port."""
+    return f"{PORTS}{node}/{number}"
+
+
+def node(node_id: str) -> str:
+    """Return the key of a Node."""
+    return f"{NODES}{node_id}"
+
+
+def member(node_id: str) -> str:
+    """Return the key of a Member."""
+    return f"{MEMBERS}{node_id}"
+
+
+def report(node_id: str, task: str) -> str:
+    """Return the key of a TaskReport."""
+    return f"{TASKS}{node_id}/{task}"
+
+
+def recalled(node_id: str, part: object) -> str:
+    """Return the key of a Recalled."""
+    return f"{RECALLED}{node_id}/{part}"
+
+
+def status(node_id: str) -> str:
+    """Return the key of a Status."""
+    return f"{STATUS}{node_id}"
+
+
+def view(node_id: str, part: object) -> str:
+    """Return the key of a View."""
+    return f"{VIEWS}{node_id}/{part}"
+
+
+def key_of(record: Record) -> str:
+    """Return the key of a record; a record under another key is not valid."""
+    return record.KEY.format(record)
+
+
+def writer(key: str) -> Writer:
+    """Return the writer of a key. A key that is none of ours counts as the controller's, the strictest."""
+    kind = KINDS.get(key.partition("/")[0])
+    return "controller" if kind is None else kind.WRITER
+
+
+def covered(key: str) -> bool:
+    """Return whether the manifest covers the record under a key."""
+    return key in _COVERED or key.startswith(_COVERED_BELOW)
+
+
+def private(key: str, node_id: str) -> bool:
+    """Return whether the controller writes the record under a key for this node alone."""
+    return key == member(node_id) or key.startswith((sealed_key(node_id, ""), link_key(node_id, "")))
+
+
+def read_by(key: str, node_id: str) -> bool:
+    """Return whether a node acts on the record under a key: one of its own, or one of the signed set."""
+    return key == MANIFEST or covered(key) or private(key, node_id)

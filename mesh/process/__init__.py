@@ -1,0 +1,1 @@
+"""Daemon plumbing that controller and agent share: options, logs, hardening, wake-ups."""

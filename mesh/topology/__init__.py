@@ -1,0 +1,1 @@
+"""From records to each task's desired interface: links, peers, isolation, addresses. No I/O."""

@@ -1,0 +1,95 @@
+"""What the agent makes of a container as Docker lists it. When Docker lists what is tested on a real one."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from agent.containers.docker_client import NAME_LABEL, SERVICE_LABEL, TASK_LABEL, Containers, LocalTask
+from mesh.model.records import Attachment
+
+NOTHING: dict[str, Any] = {"NetworkID": "", "IPAddress": "", "GlobalIPv6Address": "", "IPAMConfig": None}
+
+
+def listed(state: str, **networks: dict[str, Any]) -> dict[str, Any]:
+    labels = {TASK_LABEL: "t1", SERVICE_LABEL: "s1", NAME_LABEL: "shop_web.1.t1"}
+    return {
+        "Id": "c1",
+        "State": state,
+        "Labels": labels,
+        "NetworkSettings": {"Networks": {name: NOTHING | told for name, told in networks.items()}},
+    }
+
+
+def task(raw: dict[str, Any]) -> LocalTask:
+    found = Containers("unix:///nowhere")._task(raw)
+    assert found is not None
+    return found
+
+
+def at(network: str, address: str) -> Attachment:
+    return Attachment(network, ip_address(address))
+
+
+@pytest.mark.parametrize(
+    ("networks", "elsewhere"),
+    [
+        ({}, ()),
+        ({"bridge": {"NetworkID": "b"}}, ()),
+        ({"none": {"NetworkID": ""}}, ()),
+        ({"shop": {"NetworkID": "o", "IPAMConfig": {"IPv4Address": "10.0.1.5"}}}, (at("o", "10.0.1.5"),)),
+        ({"shop": {"NetworkID": "o", "IPAMConfig": {"IPv6Address": "fd01::5"}}}, (at("o", "fd01::5"),)),
+        ({"shop": {"NetworkID": "o", "IPAMConfig": {}}}, ()),
+        (
+            {"shop": {"NetworkID": "o", "IPAddress": "10.0.1.6", "IPAMConfig": {"IPv4Address": "10.0.1.5"}}},
+            (at("o", "10.0.1.6"),),
+        ),
+        (
+            {
+                "z": {"NetworkID": "o", "IPAddress": "10.0.1.10"},
+                "a": {"NetworkID": "b", "IPAddress": "172.17.0.2", "GlobalIPv6Address": "fd00::2"},
+            },
+            (at("b", "172.17.0.2"), at("b", "fd00::2"), at("o", "10.0.1.10")),
+        ),
+        ({"odd": {"NetworkID": "x", "IPAddress": "soon", "GlobalIPv6Address": None}}, ()),
+        ({"odd": {"NetworkID": "", "IPAddress": "10.0.1.5"}}, ()),
+    ],
+)
+def test_the_addresses_of_a_container_that_is_to_start(
+    networks: dict[str, dict[str, Any]], elsewhere: tuple[Attachment, ...]
+) -> None:
+    local = task(listed("created", **networks))
+    assert (local.state, local.elsewhere) == ("created", elsewhere)
+
+
+@pytest.mark.parametrize("state", ["exited", "dead", "removing"])
+def test_a_container_that_has_ended_has_no_address(state: str) -> None:
+    """Docker lists the one that Swarm chose for it until it is removed; another task may have it by then."""
+    local = task(listed(state, shop={"NetworkID": "o", "IPAMConfig": {"IPv4Address": "10.0.1.5"}}))
+    assert (local.state, local.elsewhere) == ("gone", ())
+
+
+def test_a_container_on_the_nodes_own_network_can_never_be_wired() -> None:
+    local = task(listed("created", host={"NetworkID": "h"}))
+    assert local.problem is not None
+    assert local.elsewhere == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "gated", "awaits"),
+    [
+        ({}, False, ()),
+        ({"linkwire.gate": "false"}, False, ()),
+        ({"linkwire.gate": "auto"}, False, ()),
+        ({"linkwire.gate": "true", "linkwire.gate.ready": "shop_db"}, True, ("shop_db",)),
+        ({"linkwire.gate": "auto", "linkwire.gate.ready": "shop_db,,shop_cache"}, False, ("shop_db", "shop_cache")),
+    ],
+)
+def test_what_a_containers_labels_say_of_its_start(
+    labels: dict[str, str], gated: bool, awaits: tuple[str, ...]
+) -> None:
+    raw = listed("created")
+    local = task({**raw, "Labels": raw["Labels"] | labels})
+    assert (local.gated, local.awaits) == (gated, awaits)

@@ -1,0 +1,347 @@
+"""What `docker linkwire ps` is told: measured, or said to be unknown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from random import Random
+from typing import Any
+
+import pytest
+
+from agent.interface.diff import REJECT_AFTER_S
+from agent.reporting.link_status import inspect
+from mesh.crypto.envelope import SigningKey
+from mesh.crypto.hpke import NodeKey
+from mesh.crypto.keys import PublicKey
+from mesh.model import keyspace
+from mesh.model.labels import LinkLabel
+from mesh.model.net import UdpEndpoint
+from mesh.model.ports import PortRange
+from mesh.model.records import (
+    Cluster,
+    DeviceStatus,
+    Endpoint,
+    LinkKeyEpoch,
+    Node,
+    PeerStatus,
+    Record,
+    Refused,
+    Service,
+    Status,
+    StoreSpace,
+    TaskReport,
+    Versioned,
+)
+from mesh.model.snapshot import Snapshot
+from mesh.topology.ipam import ula
+from tests.support.signing import holding
+
+NOW = 1_000_000.0
+VIPS = (
+    "shop_web",
+    "shop_db",
+    "shop_cache",
+    "shop_ring",
+    "shop",
+    "blog_web",
+    "blog_db",
+    "workshop_web",
+    "workshop_db",
+)
+"""Services in the order of their VIPs."""
+
+
+def key(number: int) -> PublicKey:
+    return PublicKey(number.to_bytes(32, "little"))
+
+
+def service(name: str, *providers: str) -> Service:
+    links = tuple(LinkLabel(provider, (f"to-{provider}",)) for provider in providers)
+    vip = IPv4Address("10.1.9.0") + VIPS.index(name)
+    return Service(f"#{name}", name, vip, links, None, strict=True, dnsrr=False, elsewhere=())
+
+
+def endpoint(name: str, number: int, *, slot: int = 1) -> Endpoint:
+    return Endpoint(
+        service=f"#{name}",
+        task=f"t{number}",
+        slot=slot,
+        node=f"n{number}",
+        address=IPv4Address("10.1.0.0") + number,
+        public_key=key(number),
+        epoch=0,
+        underlay=UdpEndpoint(IPv4Address("192.0.2.1"), 51820),
+        ready=True,
+        elsewhere=(),
+    )
+
+
+def node(number: int) -> Node:
+    key_of_node = NodeKey(b"n" * 32).public
+    return Node(
+        id=f"n{number}",
+        hostname=f"host{number}",
+        sealing_key=key_of_node,
+        report_key=SigningKey(bytes(32)).verify_key,
+        counter=1,
+        proof=None,
+        unproven=None,
+        address=IPv4Address("192.0.2.1"),
+        first_port=1,
+        last_port=9,
+        backend="kernel",
+        version="0.1.0",
+    )
+
+
+def report(name: str, number: int, *, wired: bool = True, error: str | None = None) -> TaskReport:
+    return TaskReport(f"t{number}", f"#{name}", f"n{number}", "running", wired, error, None, ())
+
+
+def status(number: int, *peers: tuple[int, float | None]) -> Status:
+    found = tuple(PeerStatus(key(peer), age, 10 * peer, 20 * peer, "192.0.2.1:51820") for peer, age in peers)
+    devices = (DeviceStatus("another", key(50), (), ()), DeviceStatus(f"t{number}", None, found, ()))
+    return Status(f"n{number}", NOW - 2.04, devices)
+
+
+def snapshot(*records: Record, invalid: dict[str, str] | None = None) -> Snapshot:
+    found = {keyspace.key_of(record): Versioned(record, n) for n, record in enumerate(records, 1)}
+    contents = holding(*records)
+    found["manifest"] = Versioned(contents.record(), 1, 1)
+    return Snapshot(len(found), True, found, invalid or {}, contents=contents)
+
+
+SHOP: tuple[Record, ...] = (
+    Cluster("cluster", IPv4Network("10.1.0.0/16"), ula("cluster")),
+    service("shop_web", "shop_db"),
+    service("shop_db"),
+    endpoint("shop_web", 1),
+    endpoint("shop_db", 2, slot=0),
+    node(1),
+    report("shop_web", 1),
+    report("shop_db", 2),
+)
+
+
+def test_a_link_is_told_with_its_pairs_as_measured() -> None:
+    assert inspect(snapshot(*SHOP, status(1, (2, 12.5))), NOW) == {
+        "version": 1,
+        "links": [
+            {
+                "consumer": "shop_web",
+                "provider": "shop_db",
+                "aliases": ["to-shop_db"],
+                "vip": "10.1.9.1",
+                "vip6": "fd4b:4670:6393::a01:901",
+                "ports": "all",
+                "refused": {"consumer": {"in": 0, "out": 0}, "provider": {"in": 0, "out": 0}},
+                "key": "shop_web:shop_db",
+                "epoch": None,
+                "pairs": [
+                    {
+                        "consumer_task": "shop_web.1.t1",
+                        "consumer_node": "host1",
+                        "provider_task": "shop_db.n2.t2",
+                        "provider_node": "n2",
+                        "state": "connected",
+                        "handshake_age": 12.5,
+                        "rx": 20,
+                        "tx": 40,
+                        "error": None,
+                        "as_of": 2.0,
+                    }
+                ],
+            }
+        ],
+        "apart": {},
+        "problems": [],
+    }
+
+
+def test_a_links_key_is_told_by_name_and_epoch() -> None:
+    own = LinkKeyEpoch("shop_web:shop_db", 1_800_000_000, 1_800_000_000, ())
+    (link,) = inspect(snapshot(*SHOP, own), NOW)["links"]
+    assert (link["key"], link["epoch"]) == ("shop_web:shop_db", 1_800_000_000)
+    keyed = replace(service("shop_web"), links=(LinkLabel("shop_db", ("db",), key="shop_shop"),))
+    (link,) = inspect(snapshot(*SHOP, own, keyed), NOW)["links"]
+    assert (link["key"], link["epoch"]) == ("shop_shop", None)
+
+
+HTTP, DNS = PortRange("tcp", 80, 80), PortRange("udp", 53, 54)
+
+
+@pytest.mark.parametrize(
+    ("link", "expose", "dnsrr", "told"),
+    [
+        ((), None, False, {"vip": "10.1.9.1", "ports": "all"}),
+        ((HTTP,), None, False, {"vip": "10.1.9.1", "ports": "80/tcp"}),
+        ((HTTP,), (DNS,), False, {"vip": "10.1.9.1", "ports": "80/tcp"}),
+        ((), (DNS, HTTP), True, {"vip": "10.1.9.1", "vip6": None, "ports": "80/tcp, 53-54/udp"}),
+        ((), (), False, {"vip": "10.1.9.1", "ports": "none"}),
+    ],
+)
+def test_what_a_link_leads_to(
+    link: tuple[PortRange, ...], expose: tuple[PortRange, ...] | None, told: dict[str, Any], *, dnsrr: bool
+) -> None:
+    web = replace(service("shop_web"), links=(LinkLabel("shop_db", ("db",), link),))
+    db = replace(service("shop_db"), expose=expose, dnsrr=dnsrr)
+    (made,) = inspect(snapshot(*SHOP, web, db), NOW)["links"]
+    assert {key: made[key] for key in told} == told
+
+
+@pytest.mark.parametrize(("link", "ports"), [((), None), ((HTTP,), "80/tcp")])
+def test_what_a_link_to_nobody_leads_to(link: tuple[PortRange, ...], ports: str | None) -> None:
+    web = replace(service("shop_web"), links=(LinkLabel("shop_db", ("db",), link),))
+    (made,) = inspect(snapshot(SHOP[0], web), NOW)["links"]
+    assert (made["vip"], made["vip6"], made["ports"]) == (None, None, ports)
+
+
+def refusing(number: int, *refused: Refused, node: int | None = None) -> Status:
+    return Status(f"n{node or number}", NOW, (DeviceStatus(f"t{number}", None, (), refused),))
+
+
+def test_what_was_refused_is_told_by_link_and_end() -> None:
+    web, db = "#shop_web", "#shop_db"
+    records = (
+        *SHOP,
+        service("blog_web", "shop_db"),
+        endpoint("shop_web", 3),
+        endpoint("blog_web", 4),
+        refusing(1, Refused("in", db, 1), Refused("out", db, 20), Refused("out", "", 7), Refused("apart", "", 9)),
+        refusing(3, Refused("out", db, 300), Refused("apart", "", 1), Refused("apart", db, 90)),
+        refusing(2, Refused("in", web, 4000), Refused("out", web, 50000), Refused("in", "#blog_web", 600000)),
+        refusing(4, Refused("apart", "", 8)),
+    )
+    made = inspect(snapshot(*records), NOW)
+    assert {link["consumer"]: link["refused"] for link in made["links"]} == {
+        "shop_web": {"consumer": {"in": 1, "out": 320}, "provider": {"in": 4000, "out": 50000}},
+        "blog_web": {"consumer": {"in": 0, "out": 0}, "provider": {"in": 600000, "out": 0}},
+    }
+    assert made["apart"] == {"shop_web": 100, "blog_web": 8}
+    assert inspect(snapshot(*records), NOW, "blog")["apart"] == {"blog_web": 8}
+
+
+def test_what_a_service_linked_to_itself_refused_is_told_once() -> None:
+    ring = (service("shop_ring", "shop_ring"), endpoint("shop_ring", 1), refusing(1, Refused("in", "#shop_ring", 3)))
+    (made,) = inspect(snapshot(*ring), NOW)["links"]
+    assert made["refused"] == {"consumer": {"in": 3, "out": 0}, "provider": {"in": 0, "out": 0}}
+
+
+def test_another_nodes_word_on_what_a_task_refused_counts_for_nothing() -> None:
+    (made,) = inspect(snapshot(*SHOP, refusing(1, Refused("in", "#shop_db", 3), node=2)), NOW)["links"]
+    assert made["refused"]["consumer"] == {"in": 0, "out": 0}
+
+
+@pytest.mark.parametrize(
+    ("measured", "state"),
+    [
+        (status(1, (2, 0.0)), "connected"),
+        (status(1, (2, REJECT_AFTER_S - 0.1)), "connected"),
+        (status(1, (2, REJECT_AFTER_S)), "stale"),
+        (status(1, (2, None)), "no-handshake"),
+        (status(1, (3, 1.0)), "no-handshake"),
+        (status(1), "no-handshake"),
+        (Status("n1", NOW, ()), "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_connected_means_a_recent_handshake_that_was_seen(measured: Status | None, state: str) -> None:
+    made = inspect(snapshot(*SHOP, *((measured,) if measured else ())), NOW)
+    (pair,) = made["links"][0]["pairs"]
+    assert pair["state"] == state
+    assert (pair["as_of"] is None) == (measured is None)
+    json.dumps(made)
+
+
+def test_a_task_that_is_not_wired_is_told_with_its_error_whatever_was_measured_before() -> None:
+    error = "the subnet clashes with a route"
+    made = inspect(snapshot(*SHOP, report("shop_web", 1, wired=False, error=error), status(1, (2, 1.0))), NOW)
+    (pair,) = made["links"][0]["pairs"]
+    assert (pair["state"], pair["error"]) == ("unwired", error)
+    assert made["problems"] == [f"shop_web task t1 on host1: {error}"]
+
+
+def test_a_clock_that_is_behind_gives_no_negative_age() -> None:
+    made = inspect(snapshot(*SHOP, status(1, (2, 1.0))), NOW - 50)
+    assert made["links"][0]["pairs"][0]["as_of"] == 0.0
+
+
+def test_every_pair_of_tasks_is_told_once_and_nobody_is_its_own() -> None:
+    tasks = [endpoint("shop_ring", n) for n in (1, 2, 3)]
+    made = inspect(snapshot(service("shop_ring", "shop_ring"), *tasks), NOW)
+    pairs = [(pair["consumer_task"], pair["provider_task"]) for pair in made["links"][0]["pairs"]]
+    names = [f"shop_ring.1.t{n}" for n in (1, 2, 3)]
+    assert sorted(pairs) == [(one, other) for one in names for other in names if one != other]
+
+
+def test_problems_are_told_in_words() -> None:
+    same = endpoint("shop_db", 1)
+    unknown = TaskReport(
+        "t9", "#gone", "n9", "created", wired=False, error="no namespace", port_taken=None, elsewhere=()
+    )
+    over = TaskReport("t8", "#shop_db", "n9", "gone", wired=False, error="old", port_taken=None, elsewhere=())
+    records = (
+        *SHOP,
+        service("blog_web", "blog_db"),
+        unknown,
+        over,
+        replace(same, task="t7", node="n7", public_key=key(70)),
+    )
+    made = inspect(snapshot(*records, invalid={"nodes/x": "nodes/x: not JSON"}), NOW)
+    assert made["problems"] == [
+        "store: nodes/x: not JSON",
+        "task t1: address 10.1.0.1 or public key assigned twice: neither is wired",
+        "task t7: address 10.1.0.1 or public key assigned twice: neither is wired",
+        "service blog_web: links to blog_db, which does not exist (yet)",
+        "task t9 on n9: no namespace",
+    ]
+
+
+def test_a_node_whose_agent_is_silent_is_named_with_the_services_that_it_has() -> None:
+    silent = replace(endpoint("shop_db", 2), suspect=True)
+    stray = replace(endpoint("nowhere", 5), suspect=True)
+    records = (service("shop_web", "shop_db"), service("shop_db"), endpoint("shop_web", 1), silent, stray)
+    text = "node n2: its agent is silent; its tasks of shop_db are used where they answer"
+    for stack, expected in ((None, [text]), ("shop", [text]), ("blog", [])):
+        assert inspect(snapshot(*records), NOW, stack)["problems"] == expected
+
+
+def test_a_stack_is_told_alone() -> None:
+    records = (
+        *SHOP,
+        service("blog_web", "shop_db"),
+        service("workshop_web", "workshop_db"),
+        service("shop", "other"),
+        report("shop_db", 2, wired=False, error="bad"),
+    )
+    made = inspect(snapshot(*records), NOW, "shop")
+    assert [(link["consumer"], link["provider"]) for link in made["links"]] == [
+        ("blog_web", "shop_db"),
+        ("shop_web", "shop_db"),
+    ]
+    assert made["problems"] == ["shop_db task t2 on n2: bad"], "and nothing of workshop_web"
+    nothing: dict[str, Any] = {"version": 1, "links": [], "apart": {}, "problems": []}
+    assert inspect(snapshot(*records), NOW, "none") == nothing
+    assert inspect(snapshot(*records), NOW, "(") == nothing
+
+
+def test_the_order_of_the_records_does_not_show() -> None:
+    errors = [report("shop_db", n, wired=False, error=f"error {n}") for n in range(3, 9)]
+    records = [*SHOP, *(endpoint("shop_db", n) for n in range(3, 9)), *errors, status(1, (2, 1.0))]
+    invalid = {f"tasks/{n}": f"tasks/{n}: not JSON" for n in range(5)}
+    made = inspect(snapshot(*records, invalid=invalid), NOW)
+    for seed in range(5):
+        Random(seed).shuffle(records)  # noqa: S311 - an order is no secret
+        again = dict(sorted(invalid.items(), reverse=bool(seed % 2)))
+        assert inspect(snapshot(*records, invalid=again), NOW) == made
+
+
+def test_a_store_that_is_short_of_space_is_a_problem() -> None:
+    def told(short: bool) -> str:
+        space = StoreSpace(size=1900 * 1024**2, in_use=1800 * 1024**2, quota=2 * 1024**3, short=short)
+        return " ".join(inspect(snapshot(space), NOW)["problems"])
+
+    assert "1800 MiB of 2048 MiB" in told(short=True)
+    assert "short of space" not in told(short=False)

@@ -1,0 +1,262 @@
+"""What Prometheus is told: sums by service that never go back, whatever happens to the tasks that were counted."""
+
+from __future__ import annotations
+
+import socket
+import time
+import urllib.request
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from agent.reporting import metrics
+from agent.reporting.metrics import KEEP_UPDATES, Metrics, serve
+from mesh.crypto.keys import PublicKey
+from mesh.model import keyspace
+from mesh.model.labels import LinkLabel
+from mesh.model.net import UdpEndpoint
+from mesh.model.records import (
+    Cluster,
+    DeviceStatus,
+    Endpoint,
+    PeerStatus,
+    Record,
+    Refused,
+    Service,
+    Status,
+    TaskReport,
+    Versioned,
+)
+from mesh.model.snapshot import Snapshot
+from mesh.topology.ipam import ula
+from mesh.topology.link_graph import LinkGraph, index
+
+NAMES = ("web", "db")
+
+
+def key(number: int) -> PublicKey:
+    return PublicKey(number.to_bytes(32, "little"))
+
+
+def graph(*tasks: tuple[str, int], services: Sequence[str] = NAMES, complete: bool = True) -> LinkGraph:
+    """Web, linked to db, and (service, number) for each task."""
+    records: list[Record] = [Cluster("c", IPv4Network("10.1.0.0/16"), ula("c"))]
+    for name in services:
+        links = (LinkLabel("db", ("db",)),) if name == "web" else ()
+        vip = IPv4Address("10.1.9.0") + NAMES.index(name)
+        records.append(Service(f"#{name}", name, vip, links, None, strict=True, dnsrr=False, elsewhere=()))
+    for name, number in tasks:
+        underlay = UdpEndpoint(IPv4Address("192.0.2.1"), 50000 + number)
+        address = IPv4Address("10.1.0.0") + number
+        records.append(
+            Endpoint(f"#{name}", f"t{number}", 1, "n1", address, key(number), 0, underlay, ready=True, elsewhere=())
+        )
+    found = {keyspace.key_of(record): Versioned(record, n) for n, record in enumerate(records, 1)}
+    return index(Snapshot(1, complete, found))
+
+
+def peer(number: int, rx: int = 0, tx: int = 0, age: float | None = 1.0) -> PeerStatus:
+    return PeerStatus(key(number), age, rx, tx, "192.0.2.1:51820")
+
+
+def device(number: int, *peers: PeerStatus, refused: Iterable[Refused] = ()) -> DeviceStatus:
+    return DeviceStatus(f"t{number}", key(number), peers, tuple(refused))
+
+
+def status(*devices: DeviceStatus) -> Status:
+    return Status("n1", 1.0, devices)
+
+
+def report(number: int, *, wired: bool = True, error: str | None = None, gone: bool = False) -> TaskReport:
+    return TaskReport(f"t{number}", "#web", "n1", "gone" if gone else "running", wired, error, None, ())
+
+
+def values(measured: Metrics) -> dict[str, float]:
+    lines = [line for line in measured.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def value(measured: Metrics, name: str) -> float | None:
+    return values(measured).get(f"linkwire_{name}")
+
+
+RECEIVED = 'link_receive_bytes_total{peer_service="db",service="web"}'
+SENT = 'link_transmit_bytes_total{peer_service="db",service="web"}'
+
+
+def refused(direction: str, service: str = "db") -> str:
+    return f'refused_packets_total{{direction="{direction}",peer_service="{service}",service="web"}}'
+
+
+SHOP = graph(("web", 1), ("web", 2), ("db", 3), ("db", 4))
+
+
+def test_all_of_it() -> None:
+    measured = Metrics("0.1.0", "kernel")
+    one = device(1, peer(3, 10, 20, 190.0), peer(4, 1, 2, None), refused=[Refused("out", "#db", 7)])
+    other = device(2, peer(3, 100, 200, 5.0), refused=[Refused("in", "", 3), Refused("apart", "", 2)])
+    reports = [report(1), report(2, error="odd"), report(5, wired=False), report(6, gone=True)]
+    measured.update(SHOP, status(one, other), {r.task: r for r in reports})
+    assert values(measured) == {
+        'linkwire_agent_info{backend="kernel",version="0.1.0"}': 1,
+        "linkwire_store_complete": 1,
+        "linkwire_store_unverified": 0,
+        'linkwire_tasks{state="wired"}': 1,
+        'linkwire_tasks{state="unwired"}': 1,
+        'linkwire_tasks{state="error"}': 1,
+        'linkwire_peers{state="connected"}': 1,
+        'linkwire_peers{state="stale"}': 1,
+        'linkwire_peers{state="no-handshake"}': 1,
+        'linkwire_peer_last_handshake_seconds{peer_service="db",service="web"}': 190,
+        f"linkwire_{refused('out')}": 7,
+        f"linkwire_{refused('in')}": 0,
+        f"linkwire_{refused('in', '')}": 3,
+        f"linkwire_{refused('apart', '')}": 2,
+        f"linkwire_{RECEIVED}": 111,
+        f"linkwire_{SENT}": 222,
+    }
+
+
+def test_before_the_first_update_there_is_nothing_wrong_to_read() -> None:
+    measured = Metrics("0.1.0", "userspace")
+    assert value(measured, "store_complete") == 0
+    assert value(measured, 'tasks{state="wired"}') == 0
+    assert value(measured, RECEIVED) is None
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_whether_the_store_is_known(*, complete: bool) -> None:
+    measured = Metrics("0.1.0", "kernel")
+    measured.update(graph(complete=complete), status(), {})
+    assert value(measured, "store_complete") == complete
+    measured.update(index(Snapshot(1, complete=True)), status(), {})
+    assert value(measured, "store_complete") == 0, "no controller has taken it into use"
+
+
+def test_what_a_task_counted_stays_when_it_has_ended() -> None:
+    measured = Metrics("0.1.0", "kernel")
+    for now in (
+        status(
+            device(1, peer(3, 10, 1), refused=[Refused("in", "#db", 2)]),
+            device(2, peer(3, 100, 10), refused=[Refused("in", "#db", 5)]),
+        ),
+        status(device(2, peer(3, 150, 10), refused=[Refused("in", "#db", 6)])),
+        status(),
+    ):
+        measured.update(SHOP, now, {})
+    assert value(measured, RECEIVED) == 160
+    assert value(measured, SENT) == 11
+    assert value(measured, refused("in")) == 8
+    assert value(measured, 'peers{state="connected"}') == 0
+
+
+def test_a_task_that_could_not_be_read_for_a_while_is_not_counted_twice() -> None:
+    measured = Metrics("0.1.0", "kernel")
+    seen = status(device(1, peer(3, 10, 1)))
+    measured.update(SHOP, seen, {})
+    for _ in range(KEEP_UPDATES):
+        measured.update(SHOP, status(), {})
+    measured.update(SHOP, seen, {})
+    assert value(measured, RECEIVED) == 10
+
+
+def test_what_ended_is_not_remembered_for_ever() -> None:
+    measured = Metrics("0.1.0", "kernel")
+    measured.update(SHOP, status(device(1, peer(3, 10, 1), refused=[Refused("in", "", 1)])), {})
+    for _ in range(KEEP_UPDATES + 1):
+        measured.update(SHOP, status(), {})
+    assert [totals._last for totals in (measured._received, measured._sent, measured._refused)] == [{}, {}, {}]
+
+
+def test_a_device_that_was_made_again_counts_from_the_start() -> None:
+    measured = Metrics("0.1.0", "kernel")
+    for rx in (1000, 30, 50):
+        measured.update(SHOP, status(device(1, peer(3, rx))), {})
+    assert value(measured, RECEIVED) == 1050
+
+
+def test_what_is_not_known_to_be_whose_is_counted_when_it_is() -> None:
+    measured = Metrics("0.1.0", "kernel")
+    seen = status(device(1, peer(3, 10), refused=[Refused("out", "#db", 4)]))
+    for known in (graph(("db", 3)), graph(("web", 1)), graph(("web", 1), ("db", 3), services=["web"])):
+        measured.update(known, seen, {})
+        assert value(measured, RECEIVED) is None
+    measured.update(SHOP, seen, {})
+    assert value(measured, RECEIVED) == 10
+    assert value(measured, refused("out")) == 4
+    measured.update(graph(), status(device(1, peer(3, 15), refused=[Refused("out", "#db", 9)])), {})
+    assert value(measured, RECEIVED) == 15, "what has been known stays so"
+    assert value(measured, refused("out")) == 9
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from([1, 2]), st.integers(0, 9)), max_size=3), max_size=12))
+def test_no_counter_ever_goes_back(history: list[list[tuple[int, int]]]) -> None:
+    measured = Metrics("0.1.0", "kernel")
+    before: dict[str, float] = {}
+    for step in history:
+        devices = [device(n, peer(3, rx, rx), refused=[Refused("in", "#db", rx)]) for n, rx in dict(step).items()]
+        measured.update(SHOP, status(*devices), {})
+        now = {name: v for name, v in values(measured).items() if "_total{" in name}
+        assert all(now[name] >= v for name, v in before.items())
+        before = now
+
+
+def test_no_label_holds_a_key_or_an_address() -> None:
+    measured = Metrics("0.1.0", "kernel")
+    measured.update(SHOP, status(device(1, peer(3, 10, 20))), {})
+    assert str(key(3)) not in measured.text
+    assert "10.1." not in measured.text
+    assert "192.0.2" not in measured.text
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def scraped(port: int, seconds: float = 10.0) -> str:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=seconds) as answer:
+                assert answer.headers.get_content_type() == "text/plain"
+                return str(answer.read().decode())
+        except OSError:
+            assert time.monotonic() < deadline, "not served"
+            time.sleep(0.02)
+
+
+def test_it_is_served_over_http_as_it_is_at_the_moment() -> None:
+    measured, port = Metrics("0.1.0", "kernel"), free_port()
+    serve(measured, ("127.0.0.1", port))
+    assert scraped(port) == measured.text
+    measured.update(SHOP, status(), {})
+    assert "linkwire_store_complete 1.0\n" in scraped(port)
+
+
+def test_a_port_that_is_taken_is_said_once_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "RETRY_S", 0.05)
+    measured = Metrics("0.1.0", "kernel")
+
+    def said(at_least: int) -> list[tuple[str, str]]:
+        """Of this port alone: the thread of another test may be saying something still."""
+        deadline = time.monotonic() + 10
+        while True:
+            lines = [(line["log_level"], line["event"]) for line in logs if line.get("port") == port]
+            if len(lines) >= at_least or time.monotonic() > deadline:
+                return lines
+            time.sleep(0.01)
+
+    warning = ("warning", "metrics not served, retrying")
+    with capture_logs() as logs:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = int(taken.getsockname()[1])
+            serve(measured, ("127.0.0.1", port))
+            assert said(1) == [warning]
+            time.sleep(0.3)
+        assert scraped(port) == measured.text
+        assert said(2) == [warning, ("info", "metrics served")]

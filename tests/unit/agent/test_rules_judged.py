@@ -1,0 +1,155 @@
+"""Every packet meets the fate that its policy means, in whatever order the rules ask."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.firewall import ruleset
+from mesh.model.ports import PortRange
+from mesh.topology.ipam import twin
+from mesh.topology.policy import Allow, Policy
+from tests.support.policies import SUBNET, SUBNET6, address, policies
+from tests.unit.agent.ruled_packets import Address, Fate, Packet, Ruled
+
+DEVICE = "lwabcdefghijkl"
+ICMP = ("icmp", "icmpv6")
+Way = Literal["in", "out"]
+_WAYS: tuple[Way, ...] = ("in", "out")
+_TRACKED: tuple[tuple[str, Literal["original", "reply"] | None], ...] = (
+    *(("established", "original"), ("established", "reply")),
+    *(("new", "original"), ("related", "original"), ("related", "reply")),
+    # What has no connection has no direction (net/netfilter/nft_ct.c, nft_ct_get_eval), and nothing else has none.
+    *(("invalid", None), ("untracked", None)),
+)
+
+
+def meant(policy: Policy, packet: Packet) -> Fate:
+    """In the order in which one would say it."""
+    if packet.device == "lo":
+        return Fate("accept")
+    if packet.device != DEVICE:
+        return _beside(policy, packet)
+    if packet.way == "in" and packet.state == "invalid":
+        return Fate("drop")
+    if packet.state == "related" and (packet.way == "out" or packet.protocol in ICMP):
+        return Fate("accept")
+    return _of_a_link(policy, packet) or _of_none(policy, packet)
+
+
+def _beside(policy: Policy, packet: Packet) -> Fate:
+    is_in = packet.way == "in"
+    ends = {packet.source, packet.target} if is_in else {packet.target}
+    if any(_is_of_mesh(end) for end in ends):
+        return Fate("drop", "apart") if is_in else Fate("refuse", "out_")
+    other = packet.source if is_in else packet.target
+    if other in policy.isolated or any(other in exit_.subnet and other != exit_.gateway for exit_ in policy.exits):
+        return Fate("drop" if is_in else "refuse", "apart")
+    return Fate("accept")
+
+
+def _is_of_mesh(one: Address) -> bool:
+    return one in (SUBNET if one.version == 4 else SUBNET6)
+
+
+def _of_a_link(policy: Policy, packet: Packet) -> Fate | None:
+    other = packet.source if packet.way == "in" else packet.target
+
+    if other.version == 6 and _is_of_mesh(other):
+        other = IPv4Address(int(other) & 0xFFFFFFFF)
+
+    def is_there(allow: Allow) -> bool:
+        return other in allow.peers
+
+    consumers, providers = filter(is_there, policy.inbound), filter(is_there, policy.outbound)
+    opens = {allow.service: allow for allow in (consumers if packet.way == "in" else providers)}
+    replies = {allow.service: allow for allow in (providers if packet.way == "in" else consumers)}
+    services = opens.keys() | replies.keys()
+    if len(services) != 1:
+        return None  # nobody's, or that of more than one
+    (service,) = services
+    if packet.direction is None:
+        return Fate("refuse", f"{packet.way}_{service}")
+    allow = (opens if packet.direction == "original" else replies).get(service)
+    passes = allow is not None and _passes(allow.ports, packet)
+    return Fate("accept") if passes else Fate("refuse", f"{packet.way}_{service}")
+
+
+def _passes(ports: Iterable[PortRange] | None, packet: Packet) -> bool:
+    if ports is None:
+        return True
+    is_first = packet.direction == "original"
+    if packet.protocol in ICMP:
+        return packet.what == ("echo-request" if is_first else "echo-reply")
+    port = packet.dport if is_first else packet.sport
+    return any(one.protocol == packet.protocol and one.first <= port <= one.last for one in ports)
+
+
+def _of_none(policy: Policy, packet: Packet) -> Fate:
+    if packet.way == "in":
+        return Fate("refuse", "in_")
+    for balance in policy.balance:
+        if not balance.backends and packet.target in {balance.vip, twin(SUBNET6, balance.vip)}:
+            return Fate("refuse", f"out_{balance.service}")
+    if packet.is_local:
+        return Fate("accept")
+    return Fate("drop") if packet.target.is_multicast else Fate("refuse", "out_")
+
+
+def packets(policy: Policy, chance: random.Random) -> Iterator[Packet]:
+    """Most of them nearly right: a peer's address, a link's port or the one beside it."""
+    addresses = _addresses(policy)
+    edges = [1, 80, 65535]
+    for allow in (*policy.inbound, *policy.outbound):
+        for port in allow.ports or ():
+            edges += [port.first - 1, port.first, port.last, port.last + 1]
+    while True:
+        version = chance.choice((4, 6))
+        state, direction = chance.choice(_TRACKED)
+        yield Packet(
+            way=chance.choice(_WAYS),
+            device=chance.choice((DEVICE, DEVICE, DEVICE, DEVICE, "lo", "eth0")),
+            source=chance.choice(addresses[version]),
+            target=chance.choice(addresses[version]),
+            is_local=chance.random() < 0.1,
+            protocol=chance.choice(("tcp", "tcp", "udp", "icmp" if version == 4 else "icmpv6", "other")),
+            sport=chance.choice(edges),
+            dport=chance.choice(edges),
+            what=chance.choice(("echo-request", "echo-reply", "destination-unreachable")),
+            state=state,
+            direction=direction,
+        )
+
+
+def _addresses(policy: Policy) -> dict[int, list[Address]]:
+    peers = [peer for allow in (*policy.inbound, *policy.outbound) for peer in allow.peers[:4]]
+    mesh = [address(1), address(999), *peers, *(balance.vip for balance in policy.balance)]
+    beside: list[Address] = [IPv4Address("192.0.2.1"), IPv6Address("2001:db8:9::1"), *policy.isolated]
+    beside += [IPv4Address("224.0.0.22"), IPv6Address("ff02::16")]
+    beside += [one for exit_ in policy.exits for one in (exit_.gateway, exit_.gateway + 1)]
+    every = [*mesh, *(twin(SUBNET6, one) for one in mesh), *beside]
+    return {version: [one for one in every if one.version == version] for version in (4, 6)}
+
+
+@given(policies(), st.integers(0, 1 << 32))
+def test_every_packet_meets_the_fate_that_the_policy_means(policy: Policy, seed: int) -> None:
+    ruled = Ruled(ruleset.render(policy, DEVICE))
+    for packet in itertools.islice(packets(policy, random.Random(seed)), 100):  # noqa: S311 - packets
+        assert ruled.fate(packet) == meant(policy, packet), packet
+
+
+@pytest.mark.parametrize("way", _WAYS)
+@pytest.mark.parametrize("state", ["invalid", "untracked"])
+def test_what_is_of_no_connection_passes_no_link_not_even_one_without_a_limit(way: Way, state: str) -> None:
+    allow = (Allow("both", (address(1),), None),)
+    ruled = Ruled(ruleset.render(Policy(SUBNET, SUBNET6, inbound=allow, outbound=allow), DEVICE))
+    packet = Packet(way, DEVICE, address(1), address(1), False, "tcp", 80, 80, "", state, None)
+    is_dropped = (way, state) == ("in", "invalid")
+    assert ruled.fate(packet) == (Fate("drop") if is_dropped else Fate("refuse", f"{way}_both"))

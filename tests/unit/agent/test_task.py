@@ -1,0 +1,48 @@
+"""What an agent may do later with a task, and what it says of one that a thread is at work on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from hypothesis import given
+
+from agent.containers.docker_client import LocalTask
+from agent.interface.task import TaskState
+from mesh.topology.wgtypes import InterfaceConfig
+from tests.unit.agent.test_diff import ANY, configs
+
+APART = (IPv4Address("198.51.100.7"),)
+
+
+def task() -> TaskState:
+    return TaskState(LocalTask("c", "t", "s", "n", "running", None, "", None, (), gated=False))
+
+
+def apart(config: InterfaceConfig) -> InterfaceConfig:
+    return replace(config, policy=replace(config.policy, isolated=(*config.policy.isolated, *APART)))
+
+
+@ANY
+@given(configs(), configs())
+def test_only_whom_a_wired_task_is_kept_apart_from_can_wait(before: InterfaceConfig, other: InterfaceConfig) -> None:
+    state = task()
+    assert not state.is_in_no_hurry(apart(before)), "it is not wired"
+    state.interface.applied = before
+    assert not state.is_in_no_hurry(apart(before)), "it is to be read"
+    state.schedule.dirty = False
+    assert state.is_in_no_hurry(apart(before))
+    for after in (replace(before, peers=other.peers), replace(before, policy=other.policy, hosts=other.hosts)):
+        same = replace(after, policy=replace(after.policy, isolated=before.policy.isolated)) == before
+        assert state.is_in_no_hurry(apart(after)) == same
+
+
+def test_while_a_thread_is_at_work_on_a_task_what_was_said_of_it_before_holds() -> None:
+    state = task()
+    assert not state.report().wired
+    state.busy, state.error = True, "half done"
+    assert state.report().error is None
+    assert state.is_wired_still(), "an agent that is to stop waits for it"
+    state.busy = False
+    assert state.report().error == "half done"
+    assert not state.is_wired_still()

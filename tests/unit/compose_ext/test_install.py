@@ -1,0 +1,103 @@
+"""What `docker linkwire install` is told, and the stack file that comes of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.containers.volumes import BOUND, DEFAULT_ROOT
+from compose_ext.diagnostics import UsageError
+from compose_ext.install.options import Options, choose, read_label
+from compose_ext.install.stack_template import Release, template
+from compose_ext.swarm import node_jobs
+from compose_ext.swarm.installation import OPTIONS_LABEL
+
+
+def stack(options: Options) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(Release(options, "https://10.0.0.1:2379", {}).text())
+    return document
+
+
+def test_a_flag_counts_before_what_was_chosen_earlier_and_that_before_the_default() -> None:
+    first = choose({"image": "a/b:1", "subnet": "10.1.0.0/16"}, None)
+    second = choose({"image": "a/b:2"}, first.label())
+    assert (second.image, second.subnet, second.controllers) == ("a/b:2", "10.1.0.0/16", "2")
+    assert read_label('{"image": "x", "of a later version": 1}') == Options(image="x")
+    assert read_label("[]") == read_label("{") == Options()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--image=", "no image's name"),
+        ("--etcd=10.0.0.1:2379", "no etcd endpoint such as https://10.0.0.1:2379"),
+        ("--etcd=https://10.0.0.1:99999", "no etcd endpoint"),
+        ("--etcd=https://a:1,http://b:1", "all of them, or none"),
+        ("--etcd=http://10.0.0.1:2379", "plaintext http://"),
+        ("--etcd-address=127.0.0.1", "other nodes cannot reach"),
+        ("--etcd-address=etcd", "not an IP address"),
+        ("--etcd-port=0", "not a TCP port"),
+        ("--subnet=10.0.0.0/30", "too few addresses"),
+        ("--subnet=10.0.0.1/16", "not an IPv4 subnet"),
+        ("--controllers=0", "number from 1 to 9"),
+        ("--controllers=" + "9" * 5000, "number from 1 to 9"),
+        ("--address-rest=" + "9" * 5000, "number of seconds"),
+        ("--etcd-port=" + "9" * 5000, "not a TCP port"),
+        ("--ports=5-4", "range of UDP ports"),
+        ("--metrics=9586", "neither an address and port"),
+        ("--address-rest=-1", "number of seconds"),
+        ("--log-level=loud", "none of debug"),
+    ],
+)
+def test_what_will_not_do_is_said_in_the_users_words(flag: str, message: str) -> None:
+    name, _, value = flag.removeprefix("--").partition("=")
+    with pytest.raises(UsageError, match=message):
+        choose({name.replace("-", "_"): value}, None)
+
+
+def test_everything_a_service_mounts_is_there_and_nothing_there_is_mounted_by_nobody() -> None:
+    for options in (Options(), Options(etcd="http://10.0.0.1:2379", etcd_insecure="true")):
+        document = stack(options)
+        for sort in ("secrets", "configs"):
+            services = document["services"].values()
+            assert {one["source"] for service in services for one in service.get(sort, [])} == set(document[sort])
+        assert read_label(document["services"]["controller"]["deploy"]["labels"][OPTIONS_LABEL]) == options
+    assert "etcd" not in document["services"]
+    assert not [name for name in document["secrets"] if "etcd" in name]
+
+
+def test_no_service_has_more_than_it_needs() -> None:
+    services = stack(Options())["services"]
+    assert all(service["cap_drop"] == ["ALL"] and service["read_only"] for service in services.values())
+    assert {name for name, service in services.items() if service.get("cap_add")} == {"agent"}
+    mounted = {name: {one["source"] for one in service["secrets"]} for name, service in services.items()}
+    assert mounted["agent"] == {"etcd_agent"}
+    assert mounted["etcd"] == {"etcd_server"}
+    assert mounted["controller"] == {"etcd_controller", "signing_seed", "link_seed"}
+
+
+def test_a_dollar_in_a_choice_is_no_variable_to_docker() -> None:
+    text = Release(Options(image="$HOME"), "x", {}).text()
+    assert "$$HOME" in text
+    assert "services" in yaml.safe_load(template())
+
+
+def test_swarm_puts_back_what_ran_where_new_tasks_fail() -> None:
+    for name, service in stack(Options())["services"].items():
+        update = service["deploy"]["update_config"]
+        assert update["failure_action"] == "rollback", name
+        assert update["order"] == ("start-first" if name == "controller" else "stop-first"), name
+
+
+def test_docker_folders_are_volumes_and_no_fixed_path() -> None:
+    document = stack(Options())
+    sources = [
+        one if isinstance(one, str) else one.get("source", "") for one in document["services"]["agent"]["volumes"]
+    ]
+    assert not [source for source in sources if source.startswith("/var/lib/docker")]
+    devices = {f"linkwire_{name}": one["driver_opts"]["device"] for name, one in document["volumes"].items() if one}
+    assert devices == {name: f"{DEFAULT_ROOT}/{below}" for name, below in BOUND.items()}
+    assert f"volume-opt=device={devices['linkwire_containers']}" in node_jobs.UNWIRE.mounts[0]

@@ -1,0 +1,55 @@
+"""A decision that found nothing to do is not made again before time or a change gives a reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+
+import pytest
+
+from controller.decider import Decider
+from controller.plan_writer import PlanWriter
+from controller.swarm.list_cache import ListCache
+from controller.transactions import Packed
+from mesh.crypto.envelope import Signer
+from mesh.model.snapshot import Snapshot
+from mesh.store.client import Store
+from tests.support.signing import CLUSTER, RECORD_SIGNER, SIGNING_KEY
+from tests.support.swarm_world import secret
+from tests.unit.controller.test_baseline import Stored
+
+SWARM = ListCache().swarm(CLUSTER, ())
+
+
+@pytest.fixture
+def decider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decider]:
+    """It found nothing to do just now, and says so when it plans again; its store is never connected."""
+    store = Store(["http://127.0.0.1:1"], RECORD_SIGNER)
+    made = Decider(PlanWriter(store, secret, 60), Signer(CLUSTER, SIGNING_KEY), IPv4Network("10.1.0.0/16"))
+    monkeypatch.setattr(made, "_act_on", lambda *_: (Packed(problems=("planned",)), True))
+    yield made
+    store.close()
+
+
+def planned(decider: Decider, stored: Snapshot) -> bool:
+    plan, _ = decider.decide(stored, SWARM)
+    return plan.problems == ("planned",)
+
+
+def test_nothing_is_planned_before_a_link_key_is_due(decider: Decider) -> None:
+    stored = Stored().snapshot()
+    decider._idle.move(SWARM, stored, time.time())
+    assert not planned(decider, stored)
+    decider.due = int(time.time()) + 60
+    assert not planned(decider, stored)
+    assert decider.due is not None, "the loop wakes by it"
+    decider.due = int(time.time()) - 1
+    assert planned(decider, stored)
+
+
+def test_a_new_term_plans_again(decider: Decider) -> None:
+    stored = Stored().snapshot()
+    decider._idle.move(SWARM, stored, time.time())
+    decider.start_term()
+    assert planned(decider, stored)

@@ -1,0 +1,191 @@
+"""Plans made from an old picture, by another planner, or after records were lost: none breaks what is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from random import Random
+
+from controller.planning.planner import plan
+from mesh.model import keyspace
+from mesh.model.records import Address, Cluster, Endpoint, Port, Service, TaskReport
+from mesh.model.snapshot import Delete, Put
+from mesh.topology.ipam import ula
+from tests.support.swarm_world import DB, SUBNET, WEB, service
+from tests.unit.controller.plan_safety import check_moment
+from tests.unit.controller.transactions import carry_out, endpoint_of, fresh, made_of, set_ports, settled
+
+# --- two planners
+
+
+def test_the_last_address_goes_to_one_of_two_tasks_that_two_planners_saw() -> None:
+    store, world = fresh()
+    subnet = IPv4Network("10.1.0.0/30")
+    store.write(Cluster("cluster", subnet, ula("cluster")))
+    loop = service("shop_web", "shop_web")
+    world.add(loop)
+    settled(store, world, subnet)
+    one, two = world.add(loop, "n1", "n2")
+    both = world.swarm()
+    stored = store.snapshot()
+    for seen in (one, two):
+        carry_out(store, plan(replace(both, tasks={seen.id: seen}), stored, subnet, world.now, world.members).steps)
+        check_moment(store, world)
+    assert [e.task for e in store.all(Endpoint)] == [one.id]
+
+
+def test_the_last_address_goes_to_one_of_two_services_that_two_planners_saw() -> None:
+    store, world = fresh()
+    subnet = IPv4Network("10.1.0.0/30")
+    store.write(Cluster("cluster", subnet, ula("cluster")))
+    store.commit([Put(Address(IPv4Address("10.1.0.1"), None), 0, store.grant())])
+    one, two = service("shop_web", "shop_web"), service("shop_db", "shop_db")
+    stored = store.snapshot()
+    for seen in (one, two):
+        carry_out(
+            store,
+            plan(replace(world.swarm(), services={seen.id: seen}), stored, subnet, world.now, world.members).steps,
+        )
+    assert [s.id for s in store.all(Service)] == [one.id]
+    assert [a.holder for a in store.all(Address)] == [None, f"service/{one.id}"]
+
+
+def test_the_last_port_goes_to_one_of_two_tasks_that_two_planners_saw() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    world.add(DB)
+    set_ports(store, "n1", 1000, 1000)
+    settled(store, world)
+    one, two = world.add(DB, "n1", "n1")
+    both = world.swarm()
+    stored = store.snapshot()
+    for seen in (one, two):
+        carry_out(store, plan(replace(both, tasks={seen.id: seen}), stored, SUBNET, world.now, world.members).steps)
+        check_moment(store, world)
+    assert [e.task for e in store.all(Endpoint)] == [one.id]
+
+
+def test_a_late_release_frees_nothing_of_an_endpoint_that_changed() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    (db,) = world.add(DB, "n2")
+    settled(store, world)
+    late = plan(replace(world.swarm(), tasks={}), store.snapshot(), SUBNET, world.now, world.members)
+    world.report(db.id, "created", wired=False, port_taken=endpoint_of(store, db).underlay.port)
+    settled(store, world)
+    assert late.steps
+    assert carry_out(store, late.steps) == 0
+    check_moment(store, world)
+    assert endpoint_of(store, db)
+
+
+def test_a_late_release_of_a_service_that_links_again_does_nothing() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    world.add(DB)
+    settled(store, world)
+    late = plan(replace(world.swarm(), services={}), store.snapshot(), SUBNET, world.now, world.members)
+    world.services[WEB.id] = replace(WEB, dnsrr=True)
+    settled(store, world)
+    assert carry_out(store, late.steps) == 1, "that of the one that did not change"
+    check_moment(store, world)
+    assert {s.name for s in store.all(Service)} == {"shop_web"}
+
+
+def test_a_late_change_brings_nothing_back_that_ended() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    (db,) = world.add(DB, "n2")
+    settled(store, world)
+    world.report(db.id)
+    changed = {WEB.id: replace(WEB, dnsrr=True), DB.id: DB}
+    late = plan(replace(world.swarm(), services=changed), store.snapshot(), SUBNET, world.now, world.members)
+    assert len(late.steps) == 2, "a service's options and an endpoint's readiness"
+    world.services.clear()
+    world.tasks.clear()
+    settled(store, world)
+    assert carry_out(store, late.steps) == 0
+    check_moment(store, world)
+    assert not store.all(Endpoint)
+    assert not store.all(Service)
+
+
+# --- records that were lost
+
+
+def test_an_address_or_port_that_lost_its_record_is_given_to_nobody_else() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    (db,) = world.add(DB, "n2")
+    settled(store, world)
+    place = endpoint_of(store, db)
+    store._watch = None  # what follows no planner would do
+    store.commit([Delete(keyspace.address(place.address), None)])
+    store.commit([Delete(keyspace.port("n2", place.underlay.port), None)])
+    new = [world.start(DB.id, "n2") for _ in range(4)]
+    carry_out(store, made_of(store, world).steps)
+    places = [endpoint_of(store, task) for task in new]
+    assert place.address not in {e.address for e in places}
+    assert place.underlay not in {e.underlay for e in places}
+    world.change(db.id, state="failed")
+    carry_out(store, made_of(store, world).steps)
+    rests = store.entries[keyspace.address(place.address)]
+    assert isinstance(rests.record, Address)
+    assert rests.record.holder is None
+    assert rests.lease in store.leases
+
+
+def test_what_an_unreadable_endpoint_held_is_freed_once_it_is_away() -> None:
+    store, world = fresh()
+    world.add(WEB)
+    (db,) = world.add(DB, "n2")
+    settled(store, world)
+    key = keyspace.endpoint(DB.id, db.id)
+    place = endpoint_of(store, db)
+    store.damage(key)
+    del world.tasks[db.id]
+    assert not made_of(store, world).steps
+    store.commit([Delete(key, None)])
+    world_steps = made_of(store, world).steps
+    assert carry_out(store, world_steps) == 4, "address, port, sealed key, and the node's link key"
+    assert not store.all(Port)
+    assert store.entries[keyspace.address(place.address)].record == Address(place.address, None)
+    assert not made_of(store, world).steps
+
+
+def test_an_unreadable_address_or_port_is_given_to_nobody() -> None:
+    store, world = fresh()
+    subnet = IPv4Network("10.1.0.0/29")  # six addresses
+    world.add(WEB)
+    (db,) = world.add(DB, "n2")
+    set_ports(store, "n2", 1000, 1000)
+    settled(store, world, subnet)
+    place = endpoint_of(store, db)
+    for key in (keyspace.endpoint(DB.id, db.id), keyspace.port("n2", 1000), keyspace.address(place.address)):
+        store.damage(key)
+    (late,) = world.add(DB, "n2")
+    full = f"task {late.id}: all 1 UDP ports 1000-1000 of the node are taken: widen its agent's --ports"
+    assert full in settled(store, world, subnet).problems
+    world.add(DB, "n1", "n1", "n1", "n1")
+    problems = settled(store, world, subnet).problems
+    assert any(" all 6 addresses of 10.1.0.0/29 are taken: " in problem for problem in problems)
+    assert sorted(e.node for e in store.all(Endpoint)) == ["n1", "n1", "n1", "n2"], "two VIPs and one place were held"
+
+
+def test_the_order_of_the_stores_records_is_not_that_of_the_steps() -> None:
+    store, world = fresh()
+    settled(store, world)
+    gone = [f"gone{n}" for n in range(8)]
+    store.write(*(Port("n1", 1000 + n, task) for n, task in enumerate(gone)))
+    store.write(
+        *(
+            TaskReport(task, "s", "n9", "gone", wired=False, error=None, port_taken=None, elsewhere=())
+            for task in gone
+        )
+    )
+    for n in range(8):
+        store.write(Address(IPv4Address("10.1.0.1") + n, f"task/gone{n}"))
+    made = made_of(store, world)
+    assert len(made.steps) == 24
+    for seed in range(5):
+        assert plan(world.swarm(), store.snapshot(Random(seed)), SUBNET, world.now, world.members) == made  # noqa: S311 - an order is no secret

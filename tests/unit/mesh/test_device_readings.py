@@ -1,0 +1,96 @@
+"""What a node has read of its devices, in parts: the same when put together, and of a bounded size."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.crypto.envelope import MAX_BODY
+from mesh.crypto.keys import PublicKey
+from mesh.errors import InvalidRecordError
+from mesh.model import codec, device_readings, keyspace
+from mesh.model.records import DeviceStatus, PeerStatus, Record, Refused, Status, Versioned, View
+from mesh.model.snapshot import Snapshot
+
+NODE = "n"
+
+
+def device(task: int, peers: int) -> DeviceStatus:
+    told = tuple(
+        PeerStatus(
+            PublicKey((task * 100_003 + n).to_bytes(32, "little")), n % 120 + 0.5, n * 977, n * 1013, "10.0.0.1:51820"
+        )
+        for n in range(peers)
+    )
+    return DeviceStatus(f"task{task}", PublicKey(task.to_bytes(32, "big")), told, (Refused("in", "s", 3),))
+
+
+def shown(views: Sequence[View], status: Status | None = None) -> Snapshot:
+    records: list[Record] = [status or Status(NODE, 7.0, ()), *views]
+    found = {keyspace.key_of(record): Versioned(record, 1) for record in records}
+    return device_readings.with_devices(Snapshot(1, True, MappingProxyType(found), MappingProxyType({})))
+
+
+def devices_in(snapshot: Snapshot) -> tuple[DeviceStatus, ...]:
+    status = snapshot.get(keyspace.status(NODE), Status)
+    assert status is not None
+    return status.devices
+
+
+@given(st.lists(st.integers(0, 5 * device_readings.PEERS // 2), max_size=4))
+def test_what_is_packed_is_shown(sizes: list[int]) -> None:
+    devices = tuple(device(task, peers) for task, peers in enumerate(sizes))
+    views = device_readings.pack(NODE, 5.0, devices)
+    snapshot = shown(views)
+    assert devices_in(snapshot) == devices
+    assert not snapshot.invalid
+    assert all(len(codec.encode(view)) < MAX_BODY / 2 for view in views)
+
+
+def test_a_node_with_20_tasks_of_1000_peers_fits() -> None:
+    devices = tuple(device(task, 1000) for task in range(20))
+    with pytest.raises(ValueError, match="bytes"):
+        one_record(devices)
+    views = device_readings.pack(NODE, 5.0, devices)
+    assert devices_in(shown(views)) == devices
+    # So long a pause that the node writes no more than its share.
+    written = sum(len(codec.encode(view)) for view in views)
+    assert written / device_readings.pause(views) == pytest.approx(device_readings.BYTES_PER_S, rel=0.02)
+
+
+def one_record(devices: tuple[DeviceStatus, ...]) -> None:
+    """As it was before."""
+    size = len(codec.encode(Status(NODE, 5.0, devices)))
+    if size > MAX_BODY:
+        raise ValueError(f"{size} bytes")
+
+
+def test_parts_of_another_reading_count_for_nothing() -> None:
+    devices = tuple(device(task, device_readings.PEERS) for task in range(3))
+    before, after = device_readings.pack(NODE, 5.0, devices), device_readings.pack(NODE, 8.0, devices[:2])
+    mixed = [after[0], before[1], before[2]]
+    assert devices_in(shown(mixed)) == devices[:1]
+
+
+def test_what_cannot_be_unpacked_is_named_and_costs_nothing() -> None:
+    good, bad = device_readings.pack(NODE, 5.0, [device(0, device_readings.PEERS), device(1, 1)])[:2]
+    bomb = zlib.compress(b" " * (64 * device_readings.MAX_UNPACKED))
+    for packed in (b"", b"no zlib", bad.packed[:-5], bomb, zlib.compress(b"{}")):
+        snapshot = shown([good, replace(bad, packed=packed)])
+        assert devices_in(snapshot) == (device(0, device_readings.PEERS),)
+        assert "views/n/1" in snapshot.invalid
+    with pytest.raises(InvalidRecordError, match="cannot be unpacked"):
+        device_readings.unpack(replace(bad, packed=bomb))
+
+
+def test_no_more_parts_are_read_than_an_honest_node_has() -> None:
+    (view,) = device_readings.pack(NODE, 5.0, [device(0, 1)])
+    views = [replace(view, part=n, parts=10**9) for n in range(device_readings.MOST_PARTS + 50)]
+    (shown_once,) = devices_in(shown(views))
+    assert len(shown_once.peers) == device_readings.MOST_PARTS
