@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from compose_ext.document.tree import Entry, Mapping, Node, Scalar, Sequence
+from compose_ext.document.tree import Entry, Mapping, Scalar, Sequence, Tree
 
 MAX_DEPTH = 200
 MAX_EXPANDED = 1_000_000
@@ -38,12 +38,12 @@ class TooDeepError(DocumentError):
 class _Open:
     """A list or mapping whose end has not been seen."""
 
-    node: Sequence | Mapping
+    tree: Sequence | Mapping
     anchor: str | None
     size: int = 1
     """Values in it, with what its aliases stand for."""
     key: Scalar | None = None
-    merged: list[Node] = field(default_factory=list)
+    merged: list[Tree] = field(default_factory=list)
     before_merge: frozenset[str] = frozenset()
     """The keys that stand before `<<`."""
 
@@ -57,11 +57,11 @@ class Composer:
         self.warnings: list[tuple[str, int, int]] = []
         """The same, for what is as it should be in some docker programs only."""
         self._open: list[_Open] = []
-        self._anchors: dict[str, tuple[Node, int] | _Open] = {}
-        self._root: Node | None = None
+        self._anchors: dict[str, tuple[Tree, int] | _Open] = {}
+        self._root: Tree | None = None
         self._expanded = 0
 
-    def compose(self, events: Iterable[yaml.Event]) -> Node:
+    def compose(self, events: Iterable[yaml.Event]) -> Tree:
         """Return the document's root.
 
         Raises:
@@ -89,31 +89,31 @@ class Composer:
         return self._root
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
-        node = Scalar(*_place(event), event.value, not event.style)
+        tree = Scalar(*_place(event), event.value, not event.style)
         if event.anchor:
-            self._anchors[event.anchor] = (node, 1)
-        self._put(node, 1)
+            self._anchors[event.anchor] = (tree, 1)
+        self._put(tree, 1)
 
     def _begin(self, event: yaml.CollectionStartEvent) -> None:
         line, column = _place(event)
         if len(self._open) >= MAX_DEPTH:
             raise TooDeepError(f"nested more than {MAX_DEPTH} deep", line, column)
-        node: Sequence | Mapping
-        node = Mapping(line, column, {}) if isinstance(event, yaml.MappingStartEvent) else Sequence(line, column, [])
-        begun = _Open(node, event.anchor)
+        tree: Sequence | Mapping
+        tree = Mapping(line, column, {}) if isinstance(event, yaml.MappingStartEvent) else Sequence(line, column, [])
+        begun = _Open(tree, event.anchor)
         if event.anchor:
             self._anchors[event.anchor] = begun
         self._open.append(begun)
 
     def _end(self) -> None:
         done = self._open.pop()
-        if isinstance(done.node, Mapping):
+        if isinstance(done.tree, Mapping):
             for source in done.merged:
                 self._warn_of_order(done, source)
-                self._merge(done.node, source)
+                self._merge(done.tree, source)
         if done.anchor and self._anchors[done.anchor] is done:  # else a value within it took the name over
-            self._anchors[done.anchor] = (done.node, done.size)
-        self._put(done.node, done.size)
+            self._anchors[done.anchor] = (done.tree, done.size)
+        self._put(done.tree, done.size)
 
     def _alias(self, event: yaml.AliasEvent) -> None:
         line, column = _place(event)
@@ -122,31 +122,31 @@ class Composer:
             raise DocumentError(f"no anchor &{event.anchor} stands before this alias", line, column)
         if isinstance(anchored, _Open):
             raise DocumentError(f"the alias *{event.anchor} stands within what it stands for", line, column)
-        node, size = anchored
+        tree, size = anchored
         self._expand(size, line, column)
-        self._put(node, size)
+        self._put(tree, size)
 
-    def _put(self, node: Node, size: int) -> None:
+    def _put(self, tree: Tree, size: int) -> None:
         """Give a finished value to what it stands in."""
         if not self._open:
-            self._root = node
+            self._root = tree
             return
         above = self._open[-1]
         above.size += size
-        if isinstance(above.node, Sequence):
-            above.node.items.append(node)
+        if isinstance(above.tree, Sequence):
+            above.tree.items.append(tree)
         elif above.key is None:
-            if not isinstance(node, Scalar):
-                raise DocumentError("a key must be a single value, not a list or a mapping", node.line, node.column)
-            above.key = node
+            if not isinstance(tree, Scalar):
+                raise DocumentError("a key must be a single value, not a list or a mapping", tree.line, tree.column)
+            above.key = tree
         else:
-            self._enter(above, above.key, node)
+            self._enter(above, above.key, tree)
             above.key = None
 
-    def _enter(self, above: _Open, key: Scalar, value: Node) -> None:
+    def _enter(self, above: _Open, key: Scalar, value: Tree) -> None:
         """Add a key to a mapping that is not finished."""
-        assert isinstance(above.node, Mapping)  # noqa: S101 - only mappings have keys
-        entries = above.node.entries
+        assert isinstance(above.tree, Mapping)  # noqa: S101 - only mappings have keys
+        entries = above.tree.entries
         if key.text == _MERGE and key.plain:
             if above.merged:
                 self._problem("'<<' stands twice in this mapping: merge several as <<: [*a, *b]", key)
@@ -158,7 +158,7 @@ class Composer:
         else:
             entries[key.text] = Entry(key, value)
 
-    def _merge(self, into: Mapping, source: Node) -> None:
+    def _merge(self, into: Mapping, source: Tree) -> None:
         """Apply `<<`: what is written out wins, and what was merged first."""
         if not isinstance(source, Mapping):
             self._problem("'<<' takes a mapping, or a list of mappings", source)
@@ -168,13 +168,13 @@ class Composer:
         for name, entry in source.entries.items():
             into.entries.setdefault(name, entry)
 
-    def _warn_of_order(self, into: _Open, source: Node) -> None:
+    def _warn_of_order(self, into: _Open, source: Tree) -> None:
         """Warn of keys that Docker CLI 20.10 (yaml.v2) takes from a `<<` that stands after them."""
         both = into.before_merge & source.entries.keys() if isinstance(source, Mapping) else ()
-        if both and isinstance(into.node, Mapping) and len(self.warnings) < MAX_PROBLEMS:
+        if both and isinstance(into.tree, Mapping) and len(self.warnings) < MAX_PROBLEMS:
             names = ", ".join(repr(name) for name in sorted(both))
             message = f"Docker CLI 20.10 takes {names} from '<<', newer ones what is written here: write '<<' first"
-            first = min((into.node.entries[name].key for name in both), key=lambda key: (key.line, key.column))
+            first = min((into.tree.entries[name].key for name in both), key=lambda key: (key.line, key.column))
             self.warnings.append((message, first.line, first.column))
 
     def _expand(self, size: int, line: int, column: int) -> None:
@@ -183,9 +183,9 @@ class Composer:
             message = f"the aliases up to here stand for more than {MAX_EXPANDED:,} values"
             raise DocumentError(message, line, column)
 
-    def _problem(self, message: str, node: Node) -> None:
+    def _problem(self, message: str, tree: Tree) -> None:
         if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append((message, node.line, node.column))
+            self.problems.append((message, tree.line, tree.column))
 
 
 def _check_version(event: yaml.DocumentStartEvent) -> None:

@@ -7,6 +7,7 @@ from typing import Self
 from compose_ext.diagnostics import Place, Problem, Report
 from compose_ext.document import tree
 from compose_ext.document.interpolate import interpolate, unset
+from compose_ext.document.tree import Entry, Scalar, Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +26,16 @@ class Cursor:
 
     context: Context
     file: str
-    node: tree.Node
+    tree: Tree
     service: str | None = None
     path: tuple[str, ...] = ()
-    key: tree.Scalar | None = None
+    key: Scalar | None = None
     """The key it stands behind; None in a list and at the top."""
 
     @property
     def place(self) -> Place:
         """Where the value stands."""
-        return Place(self.file, self.node.line, self.node.column)
+        return Place(self.file, self.tree.line, self.tree.column)
 
     @property
     def key_place(self) -> Place:
@@ -44,7 +45,7 @@ class Cursor:
     @property
     def is_null(self) -> bool:
         """Whether nothing is written behind the key."""
-        return isinstance(self.node, tree.Scalar) and self.node.is_null
+        return isinstance(self.tree, tree.Scalar) and self.tree.is_null
 
     def of_service(self, name: str) -> Self:
         """Return the same value as that of a service: the way begins there."""
@@ -64,13 +65,13 @@ class Cursor:
 
     def children(self) -> Iterator[tuple[str, Self]]:
         """Go through a mapping's entries; anything else has none."""
-        if isinstance(self.node, tree.Mapping):
-            for name, entry in self.node.entries.items():
+        if isinstance(self.tree, tree.Mapping):
+            for name, entry in self.tree.entries.items():
                 yield name, self._behind(name, entry)
 
     def get(self, key: str) -> Self | None:
         """Return the value behind a key; None if there is no such key or this is no mapping."""
-        entry = self.node.entries.get(key) if isinstance(self.node, tree.Mapping) else None
+        entry = self.tree.entries.get(key) if isinstance(self.tree, tree.Mapping) else None
         return self._behind(key, entry) if entry else None
 
     def entries(
@@ -82,10 +83,10 @@ class Cursor:
             known: the keys there may be; None: any.
             hints: what to say of certain unknown keys instead of a suggestion.
         """
-        if not isinstance(self.node, tree.Mapping):
-            self.error(f"must be a mapping, not {tree.kind(self.node)}")
+        if not isinstance(self.tree, tree.Mapping):
+            self.error(f"must be a mapping, not {tree.kind(self.tree)}")
             return
-        for name, entry in self.node.entries.items():
+        for name, entry in self.tree.entries.items():
             if known is None or name in known:
                 yield name, self._behind(name, entry)
             else:
@@ -94,35 +95,35 @@ class Cursor:
 
     def items(self) -> Iterator[Self]:
         """Go through a list; report another kind of value."""
-        if not isinstance(self.node, tree.Sequence):
-            self.error(f"must be a list, not {tree.kind(self.node)}")
+        if not isinstance(self.tree, tree.Sequence):
+            self.error(f"must be a list, not {tree.kind(self.tree)}")
             return
-        for item in self.node.items:
-            yield replace(self, node=item, key=None)
+        for item in self.tree.items:
+            yield replace(self, tree=item, key=None)
 
     def text(self) -> str | None:
         """Return a single value with its variables replaced; report anything else."""
-        if not isinstance(self.node, tree.Scalar) or self.node.is_null:
-            self.error(f"must be a single value, not {tree.kind(self.node)}")
+        if not isinstance(self.tree, tree.Scalar) or self.tree.is_null:
+            self.error(f"must be a single value, not {tree.kind(self.tree)}")
             return None
         try:
-            text = interpolate(self.node.text, self.context.environment)
+            text = interpolate(self.tree.text, self.context.environment)
         except ValueError as error:
-            self.error(f"{self.node.text!r}: {error}")
+            self.error(f"{self.tree.text!r}: {error}")
             return None
         unset_variables = self._unset()
         if unset_variables:
             self.warn(unset_variables)
         return text
 
-    def _behind(self, name: str, entry: tree.Entry) -> Self:
-        return replace(self, node=entry.value, path=(*self.path, name), key=entry.key)
+    def _behind(self, name: str, entry: Entry) -> Self:
+        return replace(self, tree=entry.value, path=(*self.path, name), key=entry.key)
 
     def _unset(self) -> str:
         """Say which variables of a single value are not set, if there are any."""
-        if not isinstance(self.node, tree.Scalar):
+        if not isinstance(self.tree, tree.Scalar):
             return ""
-        names = unset(self.node.text, self.context.environment)
+        names = unset(self.tree.text, self.context.environment)
         if not names:
             return ""
         are = "is" if len(names) == 1 else "are"

@@ -16,7 +16,7 @@ import yaml
 
 from compose_ext.diagnostics import Place, Problem, Report
 from compose_ext.document.composer import Composer, DocumentError, TooDeepError
-from compose_ext.document.tree import Mapping, Node, kind
+from compose_ext.document.tree import Mapping, Tree, kind
 
 STDIN = "-"
 STDIN_NAME = "<stdin>"
@@ -127,7 +127,7 @@ def _decode(source: Source, report: Report) -> str | None:
     return text
 
 
-def _compose(text: str, file: str, report: Report) -> Node | None:
+def _compose(text: str, file: str, report: Report) -> Tree | None:
     composer = Composer()
     try:
         root = composer.compose(_events(text))

@@ -28,7 +28,7 @@ class Sequence(NamedTuple):
 
     line: int
     column: int
-    items: "list[Node]"
+    items: "list[Tree]"
 
 
 class Mapping(NamedTuple):
@@ -39,18 +39,18 @@ class Mapping(NamedTuple):
     entries: "dict[str, Entry]"
 
 
-Node = Scalar | Sequence | Mapping
+Tree = Scalar | Sequence | Mapping
 
 
 class Entry(NamedTuple):
     """One key of a mapping with its value."""
 
     key: Scalar
-    value: Node
+    value: Tree
 
 
-def kind(node: Node) -> str:
+def kind(tree: Tree) -> str:
     """Name the kind of a value in the user's words."""
-    if isinstance(node, Scalar):
-        return "nothing" if node.is_null else "a single value"
-    return "a list" if isinstance(node, Sequence) else "a mapping"
+    if isinstance(tree, Scalar):
+        return "nothing" if tree.is_null else "a single value"
+    return "a list" if isinstance(tree, Sequence) else "a mapping"

@@ -32,23 +32,23 @@ _FREE = frozenset(
 def report_misplaced(root: Cursor) -> None:
     """Report every `x-wireguard` that is neither at the top nor in a service, and every near miss anywhere."""
     services = root.get("services")
-    inside = {id(service.node) for _, service in services.children()} if services else set()
+    inside = {id(service.tree) for _, service in services.children()} if services else set()
     seen: set[int] = set()
     waiting = [root]
     while waiting:
         cursor = waiting.pop()
-        if id(cursor.node) in seen:  # an alias leads here again
+        if id(cursor.tree) in seen:  # an alias leads here again
             continue
-        seen.add(id(cursor.node))
-        if isinstance(cursor.node, tree.Sequence):
-            waiting += [item for item in cursor.items() if not isinstance(item.node, tree.Scalar)]
+        seen.add(id(cursor.tree))
+        if isinstance(cursor.tree, tree.Sequence):
+            waiting += [item for item in cursor.items() if not isinstance(item.tree, tree.Scalar)]
             continue
-        is_service = id(cursor.node) in inside
+        is_service = id(cursor.tree) in inside
         for key, value in cursor.children():
             if key[:1] in ("x", "X"):
                 _judge(cursor, key, value, allowed=is_service or cursor is root)
-            elif key not in _FREE and not isinstance(value.node, tree.Scalar):
-                waiting.append(value.of_service(key) if services and cursor.node is services.node else value)
+            elif key not in _FREE and not isinstance(value.tree, tree.Scalar):
+                waiting.append(value.of_service(key) if services and cursor.tree is services.tree else value)
 
 
 def _judge(cursor: Cursor, key: str, value: Cursor, *, allowed: bool) -> None:
@@ -83,5 +83,5 @@ def plain_links(roots: list[Cursor]) -> Iterator[tuple[Cursor, str]]:
         for name, service in services.children() if services else ():
             for key in ("links", "external_links"):
                 value = service.of_service(name).get(key)
-                if value and isinstance(value.node, tree.Sequence) and value.node.items:
+                if value and isinstance(value.tree, tree.Sequence) and value.tree.items:
                     yield value, name

@@ -114,8 +114,8 @@ def _read_service(name: str, found: Cursor, project: Project) -> None:
         "deploy": _check_deploy,
         "labels": _check_labels,
     }
-    if not isinstance(found.node, tree.Mapping):
-        found.error(f"must be a mapping, not {tree.kind(found.node)}")
+    if not isinstance(found.tree, tree.Mapping):
+        found.error(f"must be a mapping, not {tree.kind(found.tree)}")
         return
     for key, reader in readers.items():
         value = found.get(key)
@@ -127,8 +127,8 @@ def _read_links(links: Cursor, service: Service, *, external: bool) -> None:
     seen: dict[str, int] = {}
     for item in links.items():
         pair = list(item.children())
-        if len(pair) == 1 and isinstance(pair[0][1].node, tree.Scalar):
-            written = f"{pair[0][0]}:{pair[0][1].node.text}"
+        if len(pair) == 1 and isinstance(pair[0][1].tree, tree.Scalar):
+            written = f"{pair[0][0]}:{pair[0][1].tree.text}"
             item.error(f'YAML reads a mapping here: write "{written}", without the space after the colon')
             continue
         text = item.text()
@@ -195,7 +195,7 @@ def _read_options(options: Cursor, known: LinkOptions) -> None:
 
 def _read_ports(ports: Cursor) -> list[PortRange]:
     read = [_parsed(PortRange.parse, item) for item in ports.items()]
-    if isinstance(ports.node, tree.Sequence) and not ports.node.items:
+    if isinstance(ports.tree, tree.Sequence) and not ports.tree.items:
         ports.error("names no port; leave the key out where every port is meant")
     return [port for port in read if port]
 
@@ -203,18 +203,18 @@ def _read_ports(ports: Cursor) -> list[PortRange]:
 def _read_service_networks(networks: Cursor, service: Service) -> None:
     if networks.is_null:
         return
-    if isinstance(networks.node, tree.Sequence):
+    if isinstance(networks.tree, tree.Sequence):
         for item in networks.items():
             text = item.text()
             if text is not None:
                 service.networks[text] = item.place
-    elif isinstance(networks.node, tree.Scalar):
+    elif isinstance(networks.tree, tree.Scalar):
         networks.error("must be a list or a mapping of networks, not a single value")
     else:
         for name, network in networks.entries():
             service.networks[name] = network.key_place
             aliases = network.get("aliases")
-            if aliases and isinstance(aliases.node, tree.Sequence):
+            if aliases and isinstance(aliases.tree, tree.Sequence):
                 names = (alias.text() for alias in aliases.items())
                 service.network_aliases.setdefault(name, set()).update(text.lower() for text in names if text)
 
@@ -225,10 +225,10 @@ def _read_network_mode(mode: Cursor, service: Service) -> None:
 
 def _read_depends_on(depends: Cursor, service: Service) -> None:
     """Take the long form's wish that a service be healthy; everything else about it is Docker's."""
-    if isinstance(depends.node, tree.Mapping):
+    if isinstance(depends.tree, tree.Mapping):
         service.long_depends.append(depends.place)
         for name, options in depends.children():
-            condition = options.get("condition") if isinstance(options.node, tree.Mapping) else None
+            condition = options.get("condition") if isinstance(options.tree, tree.Mapping) else None
             if condition is not None and condition.text() == _HEALTHY:
                 service.healthy[name] = options.key_place
 
@@ -252,7 +252,7 @@ def _check_labels(labels: Cursor, _service: Service) -> None:
 
 def _read_label_names(labels: Cursor) -> list[tuple[str, Place]]:
     written = [(label, value.key_place) for label, value in labels.children()]
-    for item in labels.items() if isinstance(labels.node, tree.Sequence) else ():
+    for item in labels.items() if isinstance(labels.tree, tree.Sequence) else ():
         text = item.text() or ""
         written.append((text.partition("=")[0], item.place))
     return written
@@ -263,7 +263,7 @@ def _read_networks(root: Cursor, project: Project) -> None:
     for name, network in networks.entries() if networks and not networks.is_null else ():
         known = project.networks.setdefault(name, Network(network.key_place))
         external, real_name = network.get("external"), network.get("name")
-        if external is not None and isinstance(external.node, tree.Mapping):  # the way before version 3.5
+        if external is not None and isinstance(external.tree, tree.Mapping):  # the way before version 3.5
             known.external, real_name = True, external.get("name")
         elif external is not None:
             known.external = (external.text() or "").lower() in _DOCKERS_TRUE

@@ -41,7 +41,7 @@ def report_ignored(documents: Sequence[Document], report: Report, *, linkwires: 
         for name, service in services.children() if services else ():
             for key, value in service.of_service(name).children():
                 if key not in _IGNORED or (
-                    linkwires and key == "depends_on" and isinstance(value.node, tree.Mapping)
+                    linkwires and key == "depends_on" and isinstance(value.tree, tree.Mapping)
                 ):
                     continue
                 instead = _IGNORED[key]

@@ -45,20 +45,20 @@ def read_version(roots: Sequence[Cursor], marks: Iterable[Cursor]) -> str | None
                 f'version "3.{minor}" has no x-* keys {where}: write version: "3.{_SERVICE_EXTENSIONS}" or later'
             )
             mark.error(message, mark.key_place)
-    if first and isinstance(first.node, tree.Scalar) and first.node.text == "3":
+    if first and isinstance(first.tree, tree.Scalar) and first.tree.text == "3":
         first.warn(f'Docker CLI 20.10 reads this as "3.0" and refuses {EXTENSION}: "3.8" goes everywhere')
-    return first.node.text if first and isinstance(first.node, tree.Scalar) else None
+    return first.tree.text if first and isinstance(first.tree, tree.Scalar) else None
 
 
 def _is_text(version: Cursor) -> bool:
     """Whether a version is the text that every Docker wants; report it if not."""
-    node = version.node
-    if not isinstance(node, tree.Scalar):
-        version.error(f'must be a text, not {tree.kind(node)}: write version: "3.8"')
-    elif node.is_null:
+    value = version.tree
+    if not isinstance(value, tree.Scalar):
+        version.error(f'must be a text, not {tree.kind(value)}: write version: "3.8"')
+    elif value.is_null:
         version.error('docker stack deploy takes no empty version: write "3.8"')
-    elif node.plain and _NUMBER.fullmatch(node.text):
-        known = node.text if _VERSION.fullmatch(node.text) else _EVERYWHERE
+    elif value.plain and _NUMBER.fullmatch(value.text):
+        known = value.text if _VERSION.fullmatch(value.text) else _EVERYWHERE
         version.error(f'YAML reads a number here, and Docker wants a text: write version: "{known}"')
     else:
         return True
@@ -71,6 +71,6 @@ def _minor(version: Cursor | None) -> int:
 
 
 def _text(version: Cursor | None) -> str:
-    if version is None or not isinstance(version.node, tree.Scalar) or version.node.text in ("", "3"):
+    if version is None or not isinstance(version.tree, tree.Scalar) or version.tree.text in ("", "3"):
         return _NEWEST
-    return version.node.text
+    return version.tree.text

@@ -60,7 +60,7 @@ def test_an_old_state_is_refused_after_a_restart_too(tmp_path: Path) -> None:
     VerifiedState(tmp_path).update(shown(NEW))
     again = VerifiedState(tmp_path)
     assert again.update(old) == Snapshot()
-    assert "generation 3, and 7 has been seen" in again.held
+    assert "generation 3 after 7 was seen" in again.held
     assert again.update(shown(NEW)).records
 
 

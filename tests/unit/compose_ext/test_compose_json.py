@@ -14,7 +14,7 @@ import pytest
 from compose_ext.cli import main
 
 PLUGIN = Path(sys.executable).parent / "docker-linkwire"
-DOCUMENTS = Path(__file__).resolve().parents[2] / "docs/compose.md"
+DOCUMENTS = Path(__file__).resolve().parents[3] / "docs/compose.md"
 
 LINK = {
     "consumer": "shop_web",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from compose_ext.diagnostics import Report
 from compose_ext.document import composer
 from compose_ext.document.loader import MAX_BYTES, Source, load, read
-from compose_ext.document.tree import Mapping, Node, Scalar, Sequence
+from compose_ext.document.tree import Mapping, Scalar, Sequence, Tree
 from tests.unit.compose_ext.compose_files import document, told
 
 NOBODY = 65534
@@ -28,7 +28,7 @@ MERGED_LAUGHS = "\n".join(
 )
 
 
-def plain(node: Node) -> object:
+def plain(node: Tree) -> object:
     """Turn nodes into lists, dicts and texts."""
     if isinstance(node, Scalar):
         return node.text

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 ASKED = """
 import sys
 before = frozenset(sys.modules)
@@ -24,3 +26,24 @@ def test_the_metadata_waits_for_two_modules() -> None:
     metadata, _, imported = said.rpartition("}\n")
     assert json.loads(metadata + "}")["SchemaVersion"] == "0.1.0"
     assert imported.split() == ["compose_ext", "compose_ext.plugin"]
+
+
+IMPORTED = """
+import importlib, pkgutil, sys
+import compose_ext
+for module in pkgutil.walk_packages(compose_ext.__path__, "compose_ext."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_the_plugins_lock_has_all_that_its_commands_import() -> None:
+    """The one file of `make plugin` has what requirements/plugin.txt names, and nothing else."""
+    said = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True).stdout
+    lock = (PROJECT / "requirements/plugin.txt").read_text()
+    locked = {name.lower() for name in re.findall(r"(?m)^([A-Za-z0-9._-]+)==", lock)}
+    installed = packages_distributions()
+    needed = {name.lower() for module in said.split() for name in installed.get(module, ())} - {"linkwire"}
+    assert {"click", "cryptography", "pyyaml"} <= needed
+    assert needed - locked - {"setuptools"} == set()

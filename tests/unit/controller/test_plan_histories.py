@@ -283,4 +283,4 @@ def test_a_planner_that_remembers_plans_what_one_does_that_looks_at_everything()
 
     histories()
     assert min(looked["everything"], looked["less"]) > 100, f"only one way was tried: {looked}"
-    assert {"Allocate", "Share", "Release", "Change"} <= steps.keys()
+    assert {"Allocate", "Share", "Release", "PlanStep"} <= steps.keys()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROTECTED = "from mesh import memory; memory.protect(); "
+PROTECTED = "from mesh.process import hardening; hardening.protect(); "
 # Root that may not trace whom it likes: what an ordinary user is among his own processes.
 PLAIN = ("setpriv", "--bounding-set=-sys_ptrace", "--")
 
@@ -39,7 +39,7 @@ def test_there_are_no_core_dumps_of_it_and_of_what_it_starts(script: str, limits
 
 
 def test_those_who_hold_secrets_call_it_first() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     for main in ("agent/cli.py", "controller/cli.py"):
         body = (root / main).read_text().partition("def main() -> None:")[2]
-        assert body.splitlines()[2].strip() == "memory.protect()", main
+        assert body.splitlines()[2].strip() == "hardening.protect()", main
