@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
+import structlog
+
 from controller.etcd import access
 from controller.index.baseline import Baseline
 from controller.plan_writer import PlanWriter
 from controller.planning.planner import Planner
-from controller.problem_log import ProblemLog
 from controller.recovery.address_quarantine import AddressQuarantine
 from controller.recovery.repair import cluster_again, mend, resign, unknown
 from controller.steps import Plan
@@ -21,6 +22,8 @@ from controller.trust.members import Judged, Members
 from mesh.crypto.envelope import Signer
 from mesh.model import keyspace
 from mesh.model.snapshot import Holds, Snapshot
+
+log = structlog.get_logger(__name__)
 
 
 class Decider:
@@ -118,3 +121,25 @@ class Decider:
     def _planned(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Judged, Plan]:
         judged = self.members.judge(swarm, stored, now)
         return judged, self._planner.plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
+
+
+class ProblemLog:
+    """Problems that are open now.
+
+    Attributes:
+        open: the problems' texts, in their order.
+    """
+
+    def __init__(self) -> None:
+        """Start without problems."""
+        self.open: dict[str, None] = {}
+
+    def update(self, problems: Iterable[str]) -> None:
+        """Replace the open problems, and log those that are new and those that are gone."""
+        before, self.open = self.open, dict.fromkeys(problems)
+        for problem in self.open:
+            if problem not in before:
+                log.warning("problem found", reason=problem)
+        for problem in before:
+            if problem not in self.open:
+                log.info("problem solved", reason=problem)

@@ -169,7 +169,7 @@ def _explained(doing: str, error: _Refused) -> LinkwireError:
 
 
 def _nft(netns: TaskNetns, text: str, *, json: bool = True) -> str:
-    """Run an nft command in the namespace, return its output. Raises _Refused, NetnsGoneError, Retryable, Terminal."""
+    """Run an nft command in the namespace; return its output. Raises as `read`, and _Refused."""
     # Which language it is must be said: for its own one, nft opens again what was no JSON, and a pipe has ended then.
     command = (*_COMMAND, "--json") if json else _COMMAND
     with _memory() as output, _memory() as errors:

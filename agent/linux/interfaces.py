@@ -88,7 +88,7 @@ def move(home: TaskNetns, netns: TaskNetns, name: str) -> None:
 
 
 def kind(netns: TaskNetns, name: str) -> str | None:
-    """What a device is ("wireguard", "tun", "" for a physical one), or None when it is not there."""
+    """Return the kind of a device ("wireguard", "tun", "" for a physical one); None when it is not there."""
     link = _link(netns, name)
     return None if link is None else link.kind
 

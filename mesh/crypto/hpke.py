@@ -66,7 +66,7 @@ def _fingerprint(raw: bytes) -> str:
 
 
 class NodePublicKey(EncodedKey):
-    """What is sealed to: an ML-KEM-768 public key, then an X25519 one. Written in base64."""
+    """A node's public sealing key: an ML-KEM-768 public key, then an X25519 one. Written in base64."""
 
     __slots__ = ()
 

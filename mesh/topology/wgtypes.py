@@ -1,4 +1,4 @@
-"""What a WireGuard device is seen to be, and what it is meant to be: two families of types, no I/O.
+"""Types of WireGuard devices: observed ones, and desired ones. No I/O.
 
 Observed: `Device`, `Peer`. Desired: `DeviceConfig`, `PeerConfig`, and `InterfaceConfig` for all that one
 task's network namespace holds of ours. Both sides are normal forms (networks masked, tuples sorted), so
@@ -124,7 +124,7 @@ def resolved(entries: Iterable[HostEntry] | None) -> frozenset[tuple[str, IPAddr
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the node answers to a program that asks DNS itself for a name of a link.
+    """Answer of the node to a program that asks DNS itself for a link's name.
 
     Attributes:
         name: in lower case.

@@ -68,7 +68,7 @@ def drawn() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["ratios", "scale", "devices"])
-def test_a_plot_is_small_valid_and_has_colours_for_light_and_dark(name: str) -> None:
+def test_plots_are_small_valid_and_suit_both_themes(name: str) -> None:
     text = drawn()[name]
     root = ET.fromstring(text)  # noqa: S314 - our own
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -82,7 +82,7 @@ def test_a_plot_is_small_valid_and_has_colours_for_light_and_dark(name: str) -> 
                 assert 0 <= float(shape.attrib[down]) <= height, shape.attrib
 
 
-def test_each_aimed_ratio_is_a_disc_where_met_and_a_ring_where_not() -> None:
+def test_aimed_ratio_is_disc_if_met_else_ring() -> None:
     two = plots.ratios(
         [row("a.met", [1.0], [1.0], "<= 1.2"), row("a.not", [2.0], [1.0], "<= 1.2"), ROWS[-1], ROWS[-2]]
     )
@@ -93,7 +93,7 @@ def test_each_aimed_ratio_is_a_disc_where_met_and_a_ring_where_not() -> None:
     assert plots.ratios([ROWS[-1], ROWS[-2]]) is None
 
 
-def test_a_curve_begins_at_the_size_of_its_reference_and_needs_two_sizes() -> None:
+def test_curve_starts_at_reference_size_and_needs_two() -> None:
     scale = plots.growth(SCALE)["scale"]
     assert scale.count("<circle") == 5 * len(TASKS)
     assert all(f">{size:,}</text>" in scale for size in TASKS)
@@ -105,7 +105,7 @@ def test_a_curve_begins_at_the_size_of_its_reference_and_needs_two_sizes() -> No
     assert all(f"memory.{who}" in alone["scale"] for who in ("agent", "controller"))
 
 
-def test_the_same_run_gives_the_same_files_and_old_plots_go(tmp_path: Path) -> None:
+def test_same_run_writes_same_files_without_old_plots(tmp_path: Path) -> None:
     (tmp_path / "growth-gone.svg").write_text("of an earlier run")
     names = docs.write(result(ROWS), tmp_path)
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -118,7 +118,7 @@ def test_the_same_run_gives_the_same_files_and_old_plots_go(tmp_path: Path) -> N
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
 
 
-def test_the_page_has_every_row_its_aim_the_notes_once_and_what_went_wrong(tmp_path: Path) -> None:
+def test_page_shows_rows_aims_notes_and_failures(tmp_path: Path) -> None:
     docs.write(result(ROWS), tmp_path)
     page = (tmp_path / "results.md").read_text()
     assert all(f"| `{one.key}`" in page for one in ROWS)

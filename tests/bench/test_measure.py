@@ -24,7 +24,7 @@ def row(ours: list[float], theirs: list[float], aim: str) -> Row:
         ("<= 19.9 MiB", False),
     ],
 )
-def test_an_aim_is_about_the_ratios_median_or_with_the_unit_about_ours(aim: str, met: bool | None) -> None:
+def test_aim_is_on_median_ratio_or_own_unit(aim: str, met: bool | None) -> None:
     assert row([10, 20, 90], [20, 40, 30], aim).met is met
 
 
@@ -34,7 +34,7 @@ def test_an_aim_that_cannot_be_checked_is_refused(aim: str) -> None:
         row([1], [1], aim)
 
 
-def test_crosswise_each_begins_as_often_and_the_first_pair_is_not_counted() -> None:
+def test_crosswise_alternates_and_drops_the_first_pair() -> None:
     called: list[str] = []
 
     def way(name: str) -> float:

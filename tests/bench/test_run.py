@@ -17,7 +17,7 @@ def fails(error: Exception) -> list[Row]:
     raise error
 
 
-def test_a_group_that_fails_is_reported_and_the_others_keep_their_rows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_group_is_reported_and_others_keep_rows(capsys: pytest.CaptureFixture[str]) -> None:
     def elsewhere(_: Effort) -> list[Row]:
         raise NotHere("no such kernel")
 
@@ -36,7 +36,7 @@ def test_a_group_that_fails_is_reported_and_the_others_keep_their_rows(capsys: p
     assert capsys.readouterr().err.count("Traceback") == 1
 
 
-def test_what_is_not_here_or_fails_within_a_group_is_the_runs_and_what_was_measured_stays() -> None:
+def test_missing_or_failed_subgroups_join_the_run() -> None:
     inner = Run([FIRST], {"in.a": 1.0, "in.b": 2.0}, {"in.c": "no such kernel"}, {"in.b": "AssertionError: odd"})
     after: list[tuple[int, list[str]]] = []
     run = run_groups(

@@ -51,7 +51,7 @@ def test_a_start_is_what_each_said_first() -> None:
     assert start.dockers == 500
 
 
-def test_a_start_that_the_agent_has_not_wired_is_none_yet() -> None:
+def test_start_without_wired_event_is_skipped() -> None:
     assert starts.read(EVENTS, LOGGED[:1], PLACED) == {}
 
 
@@ -66,11 +66,11 @@ def test_where_the_time_goes() -> None:
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (50, 50), (100, 99), (200, 198)])
-def test_the_99th_percentile_is_what_99_of_100_do_not_exceed(count: int, expected: int) -> None:
+def test_percentile_99_bounds_99_of_100(count: int, expected: int) -> None:
     assert starts.percentile([float(n) for n in range(count, 0, -1)], 99) == expected
 
 
-def test_the_rows_are_the_median_the_99th_percentile_and_what_is_the_agents() -> None:
+def test_rows_are_median_p99_and_own_share() -> None:
     late = [Start("c", 0, 0, None, None, 10 + n, 5, 100) for n in range(100)]
     p50, p99 = starts.rows("docker.one", "wire", late)
     assert (p50.met, p99.met) == (False, False)

@@ -96,7 +96,7 @@ def test_no_output_is_lost_at_the_end() -> None:
     assert stream.getvalue() == result.output
 
 
-def test_a_panic_is_reported_with_what_the_console_said() -> None:
+def test_panic_is_reported_with_the_console_output() -> None:
     script = "echo before the panic; sleep 1; echo c > /proc/sysrq-trigger; sleep 60"
     with pytest.raises(GuestPanicError) as caught:
         guest.run(["sh", "-c", script], timeout=180)
@@ -104,7 +104,7 @@ def test_a_panic_is_reported_with_what_the_console_said() -> None:
     assert "before the panic" in str(caught.value)
 
 
-def test_a_guest_that_ends_without_a_code_is_reported() -> None:
+def test_guest_ending_without_exit_code_is_reported() -> None:
     with pytest.raises(GuestLostError, match="without an exit code"):
         guest.run(["sh", "-c", "echo o > /proc/sysrq-trigger; sleep 60"], timeout=180)
 
@@ -123,7 +123,7 @@ def test_a_hang_is_reported_and_stopped() -> None:
     assert guest_processes() <= before
 
 
-def test_a_guest_that_does_not_boot_in_time_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guest_that_boots_too_slowly_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guest, "BOOT_TIMEOUT", 1.0)
     with pytest.raises(GuestTimeoutError, match="did not boot in 1 s"):
         guest.run(["true"], timeout=180)
@@ -175,7 +175,7 @@ def test_missing_commands_say_what_to_run(monkeypatch: pytest.MonkeyPatch) -> No
         ("import no_such_module", "tests failed in the guest", "no_such_module"),
     ],
 )
-def test_an_inner_run_that_proves_nothing_is_a_problem(tmp_path: Path, body: str, problem: str, shown: str) -> None:
+def test_inner_run_that_proves_nothing_is_a_problem(tmp_path: Path, body: str, problem: str, shown: str) -> None:
     (tmp_path / "test_inner.py").write_text(body)
     report = tmp_path / "junit.xml"
     command = inner.pytest_command(["-c", os.devnull, str(tmp_path), f"--junitxml={report}"])

@@ -176,7 +176,7 @@ def test_every_node_of_a_swarm_is_proven(stacks: Deployment) -> None:
     assert {row[1]: row[2] for row in rows} == {"n1": "proven", "n2": "proven", "n3": "proven"}, shown
 
 
-def test_a_forged_report_is_refused_before_and_after_a_wipe(
+def test_forged_report_is_refused_before_and_after_wipe(
     stacks: Deployment, etcd: Callable[..., Etcd], attempt: Attempts
 ) -> None:
     tried = attempt("etcd's owner, on a running mesh: a forged report takes a task out of service")
@@ -313,7 +313,7 @@ def key_of_manager(deployment: Deployment) -> str:
     return (deployment.lab.manager.folder / "data/swarm/certificates/swarm-node.key").read_text()
 
 
-def test_a_manager_of_a_locked_swarm_is_approved_by_hand(stacks: Deployment, etcd: Callable[..., Etcd]) -> None:
+def test_locked_swarm_manager_is_approved_by_hand(stacks: Deployment, etcd: Callable[..., Etcd]) -> None:
     deploy(stacks, on="n1")
     lab, reader = stacks.lab, etcd()
     before = reader.endpoint("shop_client")
@@ -356,7 +356,7 @@ def test_a_manager_of_a_locked_swarm_is_approved_by_hand(stacks: Deployment, etc
     )
 
 
-def test_a_removed_node_is_no_member_whatever_it_proves(stacks: Deployment, etcd: Callable[..., Etcd]) -> None:
+def test_removed_node_stays_out_whatever_it_proves(stacks: Deployment, etcd: Callable[..., Etcd]) -> None:
     """The last of these: n3 joins again, as a new node."""
     lab, n3 = stacks.lab, stacks.lab.node("n3")
     gone = node_id(n3)

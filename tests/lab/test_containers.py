@@ -74,7 +74,7 @@ def inside(node: Node, container: str, *networks: str) -> tuple[Attachment, ...]
     return in_order(Attachment(network, ip_interface(text).ip) for network, text in texts if text)
 
 
-def test_a_tasks_addresses_are_known_before_it_starts_and_for_as_long_as_it_lives(
+def test_task_addresses_are_known_before_start_until_end(
     lab: Lab, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watcher, "Sandboxes", lambda found: NetnsDiscovery(found, tmp_path))

@@ -24,7 +24,7 @@ def mine(found: object) -> list[str]:
     return [line for line in str(found).split() if f"{NAME}-" in line]
 
 
-def test_the_demo_shows_what_it_promises_and_leaves_nothing() -> None:
+def test_demo_shows_its_promises_and_leaves_nothing() -> None:
     try:
         said = demo("up")
         assert "Welcome to nginx!" in said

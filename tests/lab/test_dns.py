@@ -22,7 +22,7 @@ def ask(task: Task, *names: str) -> dict[str, Any]:
     return found
 
 
-def test_a_programs_own_resolver_finds_links_and_dnsrr_spreads(stacks: Deployment, figure: Figure) -> None:
+def test_programs_own_resolver_finds_links_and_dnsrr_spreads(stacks: Deployment, figure: Figure) -> None:
     image = stacks.images.demo
     listen = programs.service(image, "listen", "web", "--tcp", "80")
     rotating = {**listen, "links": ["web:peers"], "deploy": {"endpoint_mode": "dnsrr", "replicas": 3}}

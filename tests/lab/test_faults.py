@@ -62,9 +62,7 @@ def counted(linked: Deployment, fault: Callable[[], object]) -> Counted:
     return requests.counted
 
 
-def test_no_request_is_lost_when_etcd_dies_and_new_tasks_are_wired_when_it_is_back(
-    linked: Deployment, figure: Figure
-) -> None:
+def test_etcd_outage_loses_no_request_and_wires_later(linked: Deployment, figure: Figure) -> None:
     def fault() -> None:
         linked.lab.kill_etcd()
         linked.lab.manager.docker("service", "scale", "--detach", "faults_spare=2")
@@ -78,7 +76,7 @@ def test_no_request_is_lost_when_etcd_dies_and_new_tasks_are_wired_when_it_is_ba
     assert lost.ok > 50
 
 
-def test_no_request_is_lost_and_nothing_changes_when_etcd_is_emptied(linked: Deployment, figure: Figure) -> None:
+def test_emptied_etcd_loses_no_request_and_changes_nothing(linked: Deployment, figure: Figure) -> None:
     """The nodes bring back what was signed: the same addresses, the same keys."""
 
     def fault() -> None:
@@ -99,7 +97,7 @@ def test_no_request_is_lost_and_nothing_changes_when_etcd_is_emptied(linked: Dep
     checker.settle(linked.lab)
 
 
-def test_an_agent_that_starts_without_etcd_wires_what_its_node_knew(linked: Deployment, figure: Figure) -> None:
+def test_agent_starting_without_etcd_wires_known_tasks(linked: Deployment, figure: Figure) -> None:
     n2 = linked.lab.node("n2")
 
     def fault() -> None:
@@ -135,7 +133,7 @@ def wired(linked: Deployment, *nodes: str) -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.parametrize("victim", ["worker", "controller"])
-def test_no_request_is_lost_when_a_process_of_ours_dies(linked: Deployment, victim: str, figure: Figure) -> None:
+def test_killed_worker_or_controller_loses_no_request(linked: Deployment, victim: str, figure: Figure) -> None:
     def fault() -> None:
         for pid in processes(linked.lab, victim):
             os.kill(pid, signal.SIGKILL)
@@ -147,7 +145,7 @@ def test_no_request_is_lost_when_a_process_of_ours_dies(linked: Deployment, vict
     checker.settle(linked.lab)
 
 
-def test_the_links_of_a_node_come_back_when_its_agents_container_dies(linked: Deployment, figure: Figure) -> None:
+def test_links_return_after_agent_container_dies(linked: Deployment, figure: Figure) -> None:
     """With wireguard-go the devices die with it; the next agent makes them again with the keys they had."""
 
     def fault() -> None:
@@ -165,7 +163,7 @@ def test_the_links_of_a_node_come_back_when_its_agents_container_dies(linked: De
     assert counted(linked, lambda: None).lost == 0
 
 
-def test_a_device_ends_with_its_task_also_where_its_namespace_does_not(linked: Deployment) -> None:
+def test_device_ends_with_task_though_namespace_stays(linked: Deployment) -> None:
     node, client = linked.wait_running("faults_client", 1)[0]
     netns = Path(f"/proc/{node.get(f'/containers/{client}/json')['State']['Pid']}/ns/net")
     inside = netns.readlink()
@@ -180,7 +178,7 @@ def test_a_device_ends_with_its_task_also_where_its_namespace_does_not(linked: D
             keeper.kill()
 
 
-def test_a_node_that_loses_power_leaves_the_mesh_and_comes_back(linked: Deployment, figure: Figure) -> None:
+def test_powerless_node_leaves_the_mesh_and_returns(linked: Deployment, figure: Figure) -> None:
     linked.lab.manager.docker("service", "scale", "--detach", "faults_spare=3")
     linked.wait_running("faults_spare", 3)
     checker.settle(linked.lab)
@@ -196,7 +194,7 @@ def test_a_node_that_loses_power_leaves_the_mesh_and_comes_back(linked: Deployme
     figure(f"the node back: devices exact {late:.2f} s after Swarm")
 
 
-def test_a_node_that_is_cut_off_and_healed_is_part_of_the_mesh_again(linked: Deployment, figure: Figure) -> None:
+def test_cut_off_node_rejoins_the_mesh_when_healed(linked: Deployment, figure: Figure) -> None:
     linked.lab.cut("n2")
     time.sleep(25)  # longer than Swarm takes to give the node up, and than the agent's lease
     linked.lab.heal("n2")

@@ -77,7 +77,7 @@ class Start:
     start: float
 
 
-def test_how_many_fresh_tasks_get_through_at_the_first_try(stacks: Deployment, figure: Callable[[str], None]) -> None:
+def test_fresh_tasks_get_through_at_first_try(stacks: Deployment, figure: Callable[[str], None]) -> None:
     count = int(os.environ.get("LINKWIRE_FIRST_CONNECTIONS") or 15)
     script = "\n".join(f"        {line}" for line in SCRIPT.strip().splitlines())
     stacks.deploy("first", STACK.format(image=stacks.images.demo, script=script))

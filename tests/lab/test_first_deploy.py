@@ -40,7 +40,7 @@ def bank(image: str) -> str:
     return programs.stack(services)
 
 
-def test_an_nginx_never_ends_for_want_of_a_links_name(stacks: Deployment, figure: Callable[[str], None]) -> None:
+def test_nginx_never_ends_for_missing_link_name(stacks: Deployment, figure: Callable[[str], None]) -> None:
     took: list[float] = []
     ended: list[str] = []
     for _ in range(DEPLOYS):

@@ -148,7 +148,7 @@ def test_a_record_held_back_removes_no_peer(
     assert defended.ok > 50
 
 
-def test_an_old_state_is_refused_across_restarts_and_generations_go_on_after_it(
+def test_old_state_is_refused_across_restarts_generations_continue(
     linked: Deployment, figure: Callable[[str], None]
 ) -> None:
     owner = EtcdOwner(linked.lab)

@@ -99,7 +99,7 @@ def scale(deployment: Deployment, service: str, count: int) -> None:
     deployment.lab.manager.docker("service", "scale", "--detach", f"{service}={count}")
 
 
-def test_without_an_agent_a_gated_task_waits_and_starts_when_it_is_back(gated: Deployment, figure: Figure) -> None:
+def test_gated_task_waits_for_agent_and_starts_after(gated: Deployment, figure: Figure) -> None:
     n1 = gated.lab.node("n1")
     agent_away(gated)
     scale(gated, "gate_open", 1)
@@ -150,7 +150,7 @@ def test_a_start_that_waits_ends_with_its_service(gated: Deployment) -> None:
     assert gated.tasks("gate_gated") == []
 
 
-def test_the_label_stands_beside_those_of_the_user_and_starts_go_by_the_gate(gated: Deployment) -> None:
+def test_gate_label_joins_user_labels_starts_use_gate(gated: Deployment) -> None:
     for service, mine in (
         ("open", {"mine": "2"}),
         ("gated", {"mine": "1", "other": "", "linkwire.gate": "true"}),
@@ -163,7 +163,7 @@ def test_the_label_stands_beside_those_of_the_user_and_starts_go_by_the_gate(gat
         assert raw["HostConfig"]["Runtime"] == "linkwire"
 
 
-def test_a_job_that_waits_for_ready_providers_gets_through_at_its_first_try(gated: Deployment) -> None:
+def test_job_waiting_for_providers_passes_first_try(gated: Deployment) -> None:
     """Its provider does not run when it is begun, and is healthy some seconds after it does."""
     manager = gated.lab.manager
     scale(gated, "gate_patient", 1)
@@ -183,7 +183,7 @@ def test_a_job_that_waits_for_ready_providers_gets_through_at_its_first_try(gate
     assert len(manager.docker(*shown).stdout.splitlines()) == 1, "at the first try"
 
 
-def test_every_node_says_that_it_has_the_gate_and_which_label(gated: Deployment) -> None:
+def test_every_node_reports_its_gate_and_label(gated: Deployment) -> None:
     said = gated.linkwire("gate", "status").splitlines()
     assert said == [
         f"linkwire: {node.name}: gate in: default runtime linkwire; label linkwire.gate: yes"
@@ -193,7 +193,7 @@ def test_every_node_says_that_it_has_the_gate_and_which_label(gated: Deployment)
     assert again.splitlines() == [f"linkwire: {name}: gate in: the gate was in already" for name in ("n2", "n3")]
 
 
-def test_what_was_made_with_the_gate_ends_by_its_script(gated: Deployment) -> None:
+def test_containers_made_with_gate_end_by_its_script(gated: Deployment) -> None:
     """It stays, open, while something needs it; another node keeps the gate, and `check` names this one."""
     n2 = gated.lab.node("n2")
     assert "no gate" not in gated.try_linkwire("check").stderr
@@ -223,7 +223,7 @@ def test_nothing_is_left_of_containers_that_are_gone(gated: Deployment) -> None:
     process.wait_for("the files to go", lambda: not tasks & set(n1.run(listed).stdout.split()), seconds=90, every=0.5)
 
 
-def test_an_agent_says_so_when_a_gated_task_began_before_it_was_wired(gated: Deployment) -> None:
+def test_agent_reports_gated_task_that_began_unwired(gated: Deployment) -> None:
     """As on a node without the gate; here somebody opens it by hand, while there is no agent."""
     n1 = gated.lab.node("n1")
     agent_away(gated)

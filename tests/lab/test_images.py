@@ -16,7 +16,7 @@ def built(lab: Lab) -> images.Images:
     return images.build_all(lab, say=print)
 
 
-def test_the_image_of_controller_and_agent_has_all_they_need(lab: Lab, built: images.Images) -> None:
+def test_controller_and_agent_image_has_all_it_needs(lab: Lab, built: images.Images) -> None:
     imports = "import mesh, controller, agent, docker, nacl.public, pyroute2, structlog, yaml"
     programs = "linkwire-controller --help && linkwire-agent --help && wg --version && nft -v"
     script = f"python3 -c '{imports}' && {programs}"
@@ -33,7 +33,7 @@ def test_the_image_is_what_the_tree_has(lab: Lab, built: images.Images) -> None:
     assert inside == source.read_text()
 
 
-def test_the_demo_image_has_the_programs_of_the_examples(lab: Lab, built: images.Images) -> None:
+def test_demo_image_has_the_example_programs(lab: Lab, built: images.Images) -> None:
     script = "nginx -v; redis-server --version; python3 -c 'import redis'; which curl busybox ip ping iperf3"
     said = lab.node("n3").docker("run", "--rm", "--network", "none", built.demo, "sh", "-ec", script)
     assert "nginx" in said.stderr
@@ -47,7 +47,7 @@ def test_the_registry_has_them_by_name(lab: Lab, built: images.Images) -> None:
     assert built.busybox.startswith(f"{lab.registry}/")
 
 
-def test_building_again_is_quick_and_gives_the_same_image(lab: Lab, built: images.Images) -> None:
+def test_rebuilding_is_quick_and_gives_same_image(lab: Lab, built: images.Images) -> None:
     def build() -> tuple[str, float]:
         began = time.monotonic()
         images.build_image(lab)

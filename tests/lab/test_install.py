@@ -118,7 +118,7 @@ def node_state(deployment: Deployment) -> list[tuple[str, str, object, bool]]:
     ]
 
 
-def test_the_gate_is_put_in_and_taken_out_without_a_trace(installed: Deployment) -> None:
+def test_gate_installs_and_uninstalls_without_trace(installed: Deployment) -> None:
     before = node_state(installed)
     running = containers(installed)
     said = installed.linkwire("gate", "install")
@@ -138,7 +138,7 @@ def test_the_gate_is_put_in_and_taken_out_without_a_trace(installed: Deployment)
     assert all("linkwire" not in node.get("/info")["Runtimes"] for node in installed.lab.nodes)
 
 
-def test_nodes_that_cannot_have_the_gate_are_named_and_left_as_they_are(installed: Deployment) -> None:
+def test_nodes_unfit_for_gate_are_named_and_untouched(installed: Deployment) -> None:
     n1, n2 = installed.lab.nodes
     good = n2.config.read_text()
     try:
@@ -177,7 +177,7 @@ def test_installing_again_makes_nothing_and_replaces_nothing(installed: Deployme
     assert containers(installed) == running
 
 
-def test_what_a_broken_off_install_lacks_is_made_and_the_rest_is_kept(installed: Deployment) -> None:
+def test_broken_install_is_completed_and_rest_kept(installed: Deployment) -> None:
     before = held(installed)
     installed.lab.manager.docker("stack", "rm", "linkwire")
     process.wait_for("the stack to go", lambda: not containers(installed), seconds=60)
@@ -213,7 +213,7 @@ def is_own(deployment: Deployment, me: str) -> bool:
     )
 
 
-def test_a_nodes_certificate_writes_what_is_its_own_and_the_shared_one_nothing(installed: Deployment) -> None:
+def test_node_certificate_writes_own_keys_shared_one_nothing(installed: Deployment) -> None:
     nodes = {one["ID"] for one in installed.lab.manager.get("/nodes")}
     me = str(installed.lab.manager.get("/info")["Swarm"]["NodeID"])
     process.wait_for("agents to be their nodes' users", lambda: is_own(installed, me), seconds=60, every=0.5)
@@ -298,7 +298,7 @@ def test_a_new_signing_key(installed: Deployment) -> None:
     process.wait_for("an agent on every node", installed.agents_ready, seconds=90, every=0.5)
 
 
-def test_a_worker_that_is_asked_what_a_manager_answers_says_which(installed: Deployment) -> None:
+def test_worker_asked_for_manager_command_says_which(installed: Deployment) -> None:
     worker, manager = installed.lab.nodes[1], installed.lab.manager
     for line in ("node ls", "rotate --all", "check", "renew", "uninstall --yes", "install"):
         done = installed.try_linkwire(*line.split(), node=worker)

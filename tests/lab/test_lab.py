@@ -83,7 +83,7 @@ def running(node: Node, service: str) -> str:
     return found
 
 
-def test_down_leaves_nothing_of_a_lab_that_has_run_containers(tmp_path: Path) -> None:
+def test_down_leaves_nothing_after_running_containers(tmp_path: Path) -> None:
     Lab(NAME).down()
     # iproute2 makes /run/netns a mount with the first namespace, and leaves it so.
     subprocess.run(["sh", "-c", "ip netns add lwfirst && ip netns del lwfirst"], check=True)
@@ -180,7 +180,7 @@ def test_up_with_fewer_or_more_nodes(own: Lab) -> None:
     assert node_states(larger) == {"n1": "Ready", "n2": "Ready", "n3": "Ready"}
 
 
-def test_an_agent_reaches_into_the_namespace_of_a_task_made_after_it(own: Lab) -> None:
+def test_agent_enters_namespace_of_later_task(own: Lab) -> None:
     image = images.push_busybox(own)
     manager, node = own.manager, own.node("n2")
     mounts = (
@@ -211,7 +211,7 @@ def test_an_agent_reaches_into_the_namespace_of_a_task_made_after_it(own: Lab) -
         manager.docker("service", "rm", "agent", "task", check=False)
 
 
-def test_a_node_that_is_cut_off_is_down_for_swarm_until_healed(own: Lab) -> None:
+def test_cut_off_node_is_down_until_healed(own: Lab) -> None:
     own.cut("n2")
     assert own.node("n2").run(["ping", "-c1", "-W1", own.manager.address], check=False).returncode != 0
     wait_for_state(own, "n2", "Down")
@@ -220,7 +220,7 @@ def test_a_node_that_is_cut_off_is_down_for_swarm_until_healed(own: Lab) -> None
     wait_for_state(own, "n2", "Ready")
 
 
-def test_a_stopped_node_loses_every_process_and_namespace_and_comes_back_as_itself(own: Lab) -> None:
+def test_stopped_node_loses_everything_and_returns_as_itself(own: Lab) -> None:
     node = own.node("n3")
     image = images.push_busybox(own)
     own.manager.docker("service", "create", "--detach", "--name", "s", "--mode", "global", image, "sleep", "9999")
@@ -246,7 +246,7 @@ def test_a_stopped_node_loses_every_process_and_namespace_and_comes_back_as_itse
     own.manager.docker("service", "rm", "s")
 
 
-def test_a_manager_that_is_stopped_comes_back_to_its_swarm(own: Lab) -> None:
+def test_stopped_manager_returns_to_its_swarm(own: Lab) -> None:
     before = own.manager.get("/info")["Swarm"]["Cluster"]["ID"]
     own.stop_node("n1")
     own.start_node("n1")
@@ -255,7 +255,7 @@ def test_a_manager_that_is_stopped_comes_back_to_its_swarm(own: Lab) -> None:
     assert set(node_states(own).values()) == {"Ready"}
 
 
-def test_etcd_keeps_its_data_over_a_kill_and_loses_it_by_a_wipe(own: Lab) -> None:
+def test_etcd_survives_kill_and_loses_data_on_wipe(own: Lab) -> None:
     etcdctl(own, "put", "canary", "sings")
     own.kill_etcd()
     with pytest.raises(subprocess.SubprocessError):
@@ -288,7 +288,7 @@ def test_up_after_the_bridge_is_gone(own: Lab) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.15, 0.25, 0.4, 0.8, 1.2, 1.6, 2.0])
-def test_up_works_after_an_up_that_was_killed_half_way(seconds: float) -> None:
+def test_up_works_after_a_killed_up(seconds: float) -> None:
     Lab(NAME).down()
     half = subprocess.Popen(command_line("up", "--nodes", "3"), cwd=PROJECT, stdout=subprocess.DEVNULL)
     time.sleep(seconds)
@@ -300,7 +300,7 @@ def test_up_works_after_an_up_that_was_killed_half_way(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.12, 0.2, 0.3])
-def test_up_works_after_a_down_that_was_killed_half_way(own: Lab, seconds: float) -> None:
+def test_up_works_after_a_killed_down(own: Lab, seconds: float) -> None:
     half = subprocess.Popen(command_line("down"), cwd=PROJECT, stdout=subprocess.DEVNULL)
     time.sleep(seconds)
     half.kill()

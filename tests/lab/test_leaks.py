@@ -122,7 +122,7 @@ def agents_back(stacks: Deployment) -> None:
     checker.settle(stacks.lab, 120)
 
 
-def test_no_canary_is_seen_outside_through_a_stacks_whole_life(stacks: Deployment, figure: Figure) -> None:
+def test_no_canary_leaks_through_a_stacks_life(stacks: Deployment, figure: Figure) -> None:
     """From each task's first instruction on: with the gate, since a busy node may start a task before it is wired."""
     lab, manager = stacks.lab, stacks.lab.manager
     watch = Watch(lab)

@@ -82,7 +82,7 @@ def test_rotation_under_load_costs_no_request(stacks: Deployment, figure: Callab
     assert not LONG or any(age < 60 for age in ages), "no handshake was made with a rotated key"
 
 
-def test_a_key_is_told_by_name_and_epoch_and_renewed_by_hand(stacks: Deployment) -> None:
+def test_key_shows_its_epoch_and_rotates_by_hand(stacks: Deployment) -> None:
     stacks.deploy("keys", STACK.format(image=stacks.images.demo))
     answer = stacks.wait_connected("keys")
     ours, own = link(answer, "keys_client"), link(answer, "keys_other")

@@ -71,7 +71,7 @@ def test_linuxkits_demonstration_by_name_and_nobody_else(stacks: Deployment) -> 
     assert curl(*clients[0], f"http://{address}/")[0] == 0  # so that the refusals above mean something
 
 
-def test_nothing_of_a_request_can_be_read_on_the_wire(stacks: Deployment) -> None:
+def test_no_request_is_readable_on_the_wire(stacks: Deployment) -> None:
     stacks.deploy("demo", EXAMPLES / "linuxkit/docker-compose.yml")
     web_node, _ = stacks.wait_running("demo_web", 1)[0]
     stacks.wait_connected("demo")
@@ -103,7 +103,7 @@ def test_the_shop_works_over_two_links(stacks: Deployment) -> None:
     assert curl(node, front, f"http://{mesh_address(redis_node, redis)}:6379/", 3)[0] != 0
 
 
-def test_ps_shows_every_pair_as_measured_from_any_node(stacks: Deployment) -> None:
+def test_ps_shows_every_measured_pair_from_any_node(stacks: Deployment) -> None:
     stacks.deploy("demo", EXAMPLES / "linuxkit/docker-compose.yml")
     answer = stacks.wait_connected("demo")
     (link,) = answer["links"]
@@ -128,7 +128,7 @@ def test_a_file_without_x_wireguard_deploys_unchanged(stacks: Deployment, tmp_pa
     assert not any(label.startswith("linkwire") for label in spec["Labels"])
 
 
-def test_what_is_wrong_in_the_swarm_is_one_clear_line_and_the_rest_goes_on(stacks: Deployment) -> None:
+def test_swarm_errors_are_one_line_and_rest_continues(stacks: Deployment) -> None:
     image, manager = stacks.images.demo, stacks.lab.manager
     etcdctl = ["etcdctl", "--endpoints", stacks.lab.etcd_endpoint]
     os.environ["ETCDCTL_API"] = "3"
@@ -156,7 +156,7 @@ def test_what_is_wrong_in_the_swarm_is_one_clear_line_and_the_rest_goes_on(stack
         manager.docker("service", "rm", "lost", "odd")
 
 
-def test_services_made_by_hand_are_linked_by_their_label(stacks: Deployment) -> None:
+def test_hand_made_services_are_linked_by_label(stacks: Deployment) -> None:
     image, manager = stacks.images.demo, stacks.lab.manager
     create = ("service", "create", "--quiet", "--detach", "--no-resolve-image", "--stop-grace-period", "1s")
     common = (*create, "--network", "bridge")

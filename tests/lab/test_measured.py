@@ -46,7 +46,7 @@ def summed(stacks: Deployment) -> dict[str, float]:
     return sums
 
 
-def test_what_is_refused_is_counted_at_its_end_and_seen_by_people_and_prometheus(stacks: Deployment) -> None:
+def test_refusals_are_counted_for_people_and_prometheus(stacks: Deployment) -> None:
     stacks.deploy("seen", STACK.format(image=stacks.images.demo))
     (web_node, web), *_ = stacks.wait_running("seen_web", 1)
     clients = stacks.wait_running("seen_client", 3)

@@ -124,7 +124,7 @@ def change_role(own: Lab, node: Node, verb: str, to: str) -> None:
     renewed(own, node, lambda: own.manager.docker("node", verb, node.name), to)
 
 
-def test_every_node_proves_itself_with_what_swarm_gave_it(own: Lab) -> None:
+def test_every_node_proves_itself_with_swarms_certificate(own: Lab) -> None:
     trusted = root(own)
     for node in own.nodes:
         proof = prove(own, node)
@@ -153,7 +153,7 @@ def test_the_files_are_what_the_module_says(own: Lab) -> None:
         assert ("raft-dek: " in key) == (node is own.manager)
 
 
-def test_a_node_that_is_promoted_and_demoted_stays_the_same_node(own: Lab) -> None:
+def test_promoted_and_demoted_node_keeps_its_identity(own: Lab) -> None:
     node, trusted = own.node("n2"), root(own)
     first = prove(own, node)
     key = chain(node)[0].public_key()
@@ -177,7 +177,7 @@ def locked(own: Lab, node: Node) -> bool:
     return False
 
 
-def test_managers_of_a_locked_swarm_cannot_and_workers_can(own: Lab) -> None:
+def test_locked_managers_cannot_prove_and_workers_can(own: Lab) -> None:
     node = own.node("n2")
     own.manager.docker("swarm", "update", "--autolock=true")
     try:
@@ -225,7 +225,7 @@ def test_while_the_root_is_rotated_and_afterwards(own: Lab) -> None:
             check(proof, new)
 
 
-def test_a_removed_node_s_proof_still_holds_and_only_swarm_knows(own: Lab) -> None:
+def test_removed_nodes_proof_holds_and_only_swarm_knows(own: Lab) -> None:
     node = own.node("n3")
     proof = prove(own, node)
     trusted = root(own)

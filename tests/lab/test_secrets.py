@@ -49,7 +49,7 @@ def log(stacks: Deployment, level: str) -> None:
     process.wait_for("an agent on every node", stacks.agents_ready, seconds=90, every=0.5)
 
 
-def test_nothing_that_is_emitted_has_a_secret_in_it(talkative: Deployment, figure: Callable[[str], None]) -> None:
+def test_nothing_emitted_contains_a_secret(talkative: Deployment, figure: Callable[[str], None]) -> None:
     """Through deploying, scaling, an agent's and etcd's death, and an etcd that has everything to write anew."""
     lab, manager = talkative.lab, talkative.lab.manager
     talkative.deploy("secrets", STACK.format(image=talkative.images.demo))

@@ -122,7 +122,7 @@ def test_a_node_without_power_is_tried_no_longer(stacks: Deployment, client: Tas
     checker.settle(stacks.lab, 120)
 
 
-def test_a_drained_nodes_task_keeps_its_links_to_its_end(stacks: Deployment, figure: Figure) -> None:
+def test_drained_task_keeps_its_links_until_end(stacks: Deployment, figure: Figure) -> None:
     image = stacks.images.demo
     here = {"placement": {"constraints": ["node.hostname == n1"]}}
     # It lives on for as long as it may, and leaves the time of each request and its outcome in its log.

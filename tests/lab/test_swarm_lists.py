@@ -61,7 +61,7 @@ def assigned(swarm: SwarmManager, name: str) -> SwarmTask:
     return next(task for task in of(swarm, name)[1] if task.node)
 
 
-def test_a_tasks_addresses_are_those_that_docker_gives_it_and_there_once_it_is_assigned(lab: Lab, node: Node) -> None:
+def test_task_addresses_match_docker_once_assigned(lab: Lab, node: Node) -> None:
     image = images.push_busybox(lab)
     swarm = SwarmManager(f"unix://{node.socket}")
     create(node, "words-dnsrr", image, "--endpoint-mode", "dnsrr", *(f"--network={name}" for name in NETWORKS))
@@ -76,7 +76,7 @@ def test_a_tasks_addresses_are_those_that_docker_gives_it_and_there_once_it_is_a
     assert first.attachments == in_order(told)
 
 
-def test_a_services_virtual_ips_are_those_that_swarm_gives_it(node: Node) -> None:
+def test_service_virtual_ips_match_swarm(node: Node) -> None:
     swarm = SwarmManager(f"unix://{node.socket}")
     create(node, "words-vip", "no.such.image/at:all", *(f"--network={name}" for name in NETWORKS))
     task = assigned(swarm, "words-vip")

@@ -60,7 +60,7 @@ def inside(task: Task, *argv: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_applications_of_one_family_only_both_reach_a_provider(pair: tuple[Task, Task]) -> None:
+def test_single_family_applications_both_reach_the_provider(pair: tuple[Task, Task]) -> None:
     client, web = pair
     for family in ("-4", "-6"):
         answer = inside(client, "curl", family, "-s", "-m", "5", "http://web/")

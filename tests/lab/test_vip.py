@@ -90,7 +90,7 @@ def test_connections_spread_evenly_and_scaling_loses_none(stacks: Deployment, fi
     assert max(late) <= WITHIN_S, late
 
 
-def test_what_has_no_ready_task_is_refused_at_once(stacks: Deployment, figure: Figure) -> None:
+def test_service_without_ready_task_refuses_at_once(stacks: Deployment, figure: Figure) -> None:
     client = deploy(stacks, 1)
     names = programs.resolved(client, "web")
     targets = [
@@ -109,7 +109,7 @@ def test_what_has_no_ready_task_is_refused_at_once(stacks: Deployment, figure: F
 
 
 @pytest.mark.parametrize("end", ["sick", "killed"])
-def test_a_backend_that_is_lost_gets_no_new_connection(stacks: Deployment, end: str, figure: Figure) -> None:
+def test_lost_backend_gets_no_new_connection(stacks: Deployment, end: str, figure: Figure) -> None:
     client = deploy(stacks, 3)
     victim = stacks.tasks("vip_web")[0]
     node, container = victim
@@ -140,7 +140,7 @@ def test_a_backend_that_is_lost_gets_no_new_connection(stacks: Deployment, end: 
     assert end == "killed" or calls.failed() == []
 
 
-def test_a_flow_of_datagrams_leaves_a_backend_that_is_gone(stacks: Deployment, figure: Figure) -> None:
+def test_datagram_flow_leaves_a_dead_backend(stacks: Deployment, figure: Figure) -> None:
     """It has no end by which the kernel would forget where it went, as long as anything is sent."""
     client = deploy(stacks, 2)
     victim = stacks.tasks("vip_web")[0]

@@ -101,7 +101,7 @@ def moved(peer: PeerConfig, port: int = 9) -> PeerConfig:
     return replace(peer, endpoint=replace(peer.endpoint, port=port))
 
 
-def test_a_changed_peer_is_set_without_a_reading_and_read_soon(wired: Wired) -> None:
+def test_changed_peer_is_set_without_reading_then_read(wired: Wired) -> None:
     first, second, *others = wired.peers
     roamed = PeerChange(second.public_key, moved(second).endpoint, update_only=True)
     wired.by_another(roamed)  # as a packet from there would
@@ -124,7 +124,7 @@ def test_a_changed_peer_is_set_without_a_reading_and_read_soon(wired: Wired) -> 
     assert wired.is_as(config)
 
 
-def test_peers_come_and_go_with_their_rules_and_names(wired: Wired) -> None:
+def test_peers_come_and_go_with_rules_and_names(wired: Wired) -> None:
     for peers in (wired.peers[:-1], wired.peers, wired.peers[1:], ()):
         config = wired.config(*peers)
         config = replace(config, hosts=config.hosts if peers else ())
@@ -146,7 +146,7 @@ def break_peers(wired: Wired) -> None:
     )
 
 
-def test_what_somebody_did_to_the_device_meanwhile_is_put_right_by_that_reading(wired: Wired) -> None:
+def test_next_reading_repairs_outside_device_changes(wired: Wired) -> None:
     break_peers(wired)
     config = wired.config(moved(wired.peers[0]), *wired.peers[1:])
     assert wired.wire(config) == 0
@@ -155,7 +155,7 @@ def test_what_somebody_did_to_the_device_meanwhile_is_put_right_by_that_reading(
     assert wired.is_as(config)
 
 
-def test_a_device_that_has_gone_is_made_again_at_once(wired: Wired) -> None:
+def test_vanished_device_is_remade_at_once(wired: Wired) -> None:
     assert wired.state.interface.netns is not None
     wired.backend.delete(wired.state.interface.netns, wired.task.name)
     config = wired.config(moved(wired.peers[0]), *wired.peers[1:])
@@ -173,16 +173,14 @@ def lose_names(wired: Wired) -> None:
 
 
 @pytest.mark.parametrize("lose", [lose_rules, lose_names])
-def test_rules_and_names_that_have_gone_are_made_again_with_the_next_change(
-    wired: Wired, lose: Callable[[Wired], None]
-) -> None:
+def test_rules_and_names_that_vanished_return(wired: Wired, lose: Callable[[Wired], None]) -> None:
     lose(wired)
     config = wired.config(*wired.peers[1:])
     wired.wire(replace(config, hosts=config.hosts[:1]))
     assert wired.is_as(replace(config, hosts=config.hosts[:1]))
 
 
-def test_it_is_read_where_something_else_may_have_changed(wired: Wired) -> None:
+def test_device_others_may_have_changed_is_read(wired: Wired) -> None:
     one, other = (wired.config(moved(wired.peers[0], port), *wired.peers[1:]) for port in (9, 10))
     wired.state.schedule.dirty = True
     assert wired.wire(one) == 2

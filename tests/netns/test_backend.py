@@ -75,7 +75,7 @@ def test_a_backend_says_which_it_is(task: Task) -> None:
     assert task.node.backend.name == (wanted or probe(task.node.netns.path).name)
 
 
-def test_a_new_device_is_in_the_task_only_and_has_nothing(made: Task) -> None:
+def test_new_device_is_only_in_task_and_empty(made: Task) -> None:
     device = made.node.backend.read(made.netns, made.name)
     assert (device.name, device.public_key, device.peers) == (made.name, None, {})
     seen = interfaces.observe(made.netns, made.name)
@@ -93,7 +93,7 @@ def test_creating_it_again_keeps_it_as_it_is(made: Task) -> None:
     assert (made.node.backend.read(made.netns, made.name), interfaces.observe(made.netns, made.name)) == before
 
 
-def test_a_device_of_the_name_that_is_somebody_elses_is_left_alone(task: Task) -> None:
+def test_foreign_device_of_same_name_is_left_alone(task: Task) -> None:
     ip("-n", Path(task.netns.path).name, "link", "add", task.name, "type", "veth", "peer", "name", "other")
     with pytest.raises(Terminal, match="the task has a device of that name"):
         task.node.backend.create(task.netns, task.name)
@@ -113,7 +113,7 @@ def whole(task: Task) -> DeviceChange:
 
 
 @pytest.mark.parametrize("prepared", [True, False])
-def test_what_is_made_at_once_has_no_peers_before_it_may(task: Task, *, prepared: bool) -> None:
+def test_device_made_early_has_no_peers_until_allowed(task: Task, *, prepared: bool) -> None:
     backend, before = task.node.backend, []
     if prepared:
         backend.prepare(task.name)
@@ -136,7 +136,7 @@ def test_what_is_made_at_once_has_no_peers_before_it_may(task: Task, *, prepared
     assert interfaces.is_up(task.netns, task.name) is False
 
 
-def test_where_the_rules_fail_what_is_made_has_no_peers(task: Task) -> None:
+def test_failed_rules_leave_new_device_without_peers(task: Task) -> None:
     backend = task.node.backend
     backend.prepare(task.name)
 
@@ -148,7 +148,7 @@ def test_where_the_rules_fail_what_is_made_has_no_peers(task: Task) -> None:
     assert backend.read(task.netns, task.name).peers == {}
 
 
-def test_making_it_again_keeps_it_and_what_is_somebody_elses_is_told(made: Task, world: World) -> None:
+def test_remaking_keeps_own_device_and_reports_foreign_one(made: Task, world: World) -> None:
     made.wire()
     before = interfaces.observe(made.netns, made.name)
     made.node.backend.make(made.netns, made.name, whole(made), nothing, nothing)
@@ -173,7 +173,7 @@ def test_deleting_leaves_nothing_and_may_be_done_twice(made: Task) -> None:
     made.node.backend.delete(made.netns, made.name)
 
 
-def test_a_device_that_died_is_not_found_and_is_made_anew(made: Task) -> None:
+def test_dead_device_is_not_found_and_is_remade(made: Task) -> None:
     made.wire()
     if pid := uapi.process(made.name):
         os.kill(pid, signal.SIGKILL)
@@ -195,7 +195,7 @@ def test_the_device_itself(made: Task) -> None:
     assert (device.public_key, device.listen_port) == (made.key.public, made.port)
 
 
-def test_a_thousand_peers_are_read_back_as_they_were_set(made: Task) -> None:
+def test_thousand_peers_read_back_as_set(made: Task) -> None:
     wanted = {KEYS[number]: peer(number) for number in range(1000)}
     change = DeviceChange(made.key, made.port, tuple(wanted.values()))
     for _ in range(2):  # an upsert of what is there changes nothing
@@ -212,7 +212,7 @@ def test_a_thousand_peers_are_read_back_as_they_were_set(made: Task) -> None:
     }
 
 
-def test_a_peer_with_more_networks_than_one_message_holds(made: Task) -> None:
+def test_peer_with_more_networks_than_one_message(made: Task) -> None:
     many = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(5000)]
     changes = (peer(0, *many), peer(1, "fd00:99::1/128"))
     made.node.backend.apply(made.netns, made.name, DeviceChange(peers=changes))
@@ -288,7 +288,7 @@ def test_a_device_outlives_the_process_that_made_it(task: Task) -> None:
     assert interfaces.observe(task.netns, task.name) is None
 
 
-def test_a_port_that_is_taken_is_refused_and_the_device_keeps_its_own(made: Task) -> None:
+def test_taken_port_is_refused_device_keeps_its_own(made: Task) -> None:
     made.wire()
     with occupied(made.node.netns, made.port + 1), pytest.raises(PortTakenError):
         made.node.backend.apply(made.netns, made.name, DeviceChange(listen_port=made.port + 1))
@@ -297,14 +297,14 @@ def test_a_port_that_is_taken_is_refused_and_the_device_keeps_its_own(made: Task
     assert made.node.backend.read(made.netns, made.name).listen_port == made.port + 1
 
 
-def test_a_port_that_is_taken_before_the_device_comes_up(task: Task) -> None:
+def test_port_taken_before_device_comes_up(task: Task) -> None:
     with occupied(task.node.netns, task.port), pytest.raises(PortTakenError):
         task.wire()
     task.wire()
     wait_for(lambda: not is_free(task.node.netns, task.port))
 
 
-def test_two_tasks_of_a_node_cannot_have_one_port(world: World) -> None:
+def test_tasks_of_one_node_cannot_share_a_port(world: World) -> None:
     node = world.node()
     first, second = world.task(node), world.task(node)
     first.wire()
@@ -314,7 +314,7 @@ def test_two_tasks_of_a_node_cannot_have_one_port(world: World) -> None:
     first.wire()  # its own port is not taken for it
 
 
-def test_a_namespace_that_ends_is_told_by_every_call(made: Task) -> None:
+def test_every_call_reports_a_vanished_namespace(made: Task) -> None:
     backend, netns, name = made.node.backend, made.netns, made.name
     made.wire()
     delete_netns(netns)

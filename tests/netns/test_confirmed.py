@@ -121,7 +121,7 @@ def is_settled(agent: Agent) -> bool:
     return not state.schedule.dirty and state.schedule.confirm_at is None
 
 
-def test_what_was_changed_without_a_reading_is_read_by_the_loop_itself(
+def test_loop_reads_back_changes_made_without_reading(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advanced: list[bool]
 ) -> None:
     monkeypatch.setattr(start_gate, "FOLDER", tmp_path / "gate")

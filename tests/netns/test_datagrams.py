@@ -137,7 +137,7 @@ def tracked(task: Task) -> list[str]:
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("ends_slowly", [False, True])
-def test_a_flow_goes_on_with_the_next_task_after_there_was_none(
+def test_flow_resumes_with_next_task_after_none(
     made: tuple[Consumer, Task, Task], flows: Callable[[int], Flow], version: int, *, ends_slowly: bool
 ) -> None:
     consumer, one, two = made
@@ -155,7 +155,7 @@ def test_a_flow_goes_on_with_the_next_task_after_there_was_none(
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_flow_leaves_a_task_that_is_replaced_at_once(
+def test_flow_leaves_a_replaced_task_at_once(
     made: tuple[Consumer, Task, Task], flows: Callable[[int], Flow], version: int
 ) -> None:
     consumer, one, two = made

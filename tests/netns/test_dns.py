@@ -79,7 +79,7 @@ def resolved(world: World) -> Iterator[Resolved]:
         made.upstream.close()
 
 
-def test_a_links_name_is_answered_whichever_server_is_asked(resolved: Resolved) -> None:
+def test_link_name_is_answered_whichever_server_is_asked(resolved: Resolved) -> None:
     resolved.serve()
     for server in SERVERS:
         for name in NAMES:
@@ -94,7 +94,7 @@ def test_a_links_name_is_answered_whichever_server_is_asked(resolved: Resolved) 
     assert resolved.upstream.asked == [], "nothing of it left the task"
 
 
-def test_a_links_name_with_a_search_domain_is_no_name_and_does_not_leave(resolved: Resolved) -> None:
+def test_link_name_with_search_domain_stays_and_fails(resolved: Resolved) -> None:
     resolved.serve()
     for server in SERVERS:
         for name in ("db.corp.example", "DB.Corp.Example", "cache.internal", f"{LONG}.corp.example"):
@@ -104,7 +104,7 @@ def test_a_links_name_with_a_search_domain_is_no_name_and_does_not_leave(resolve
 
 
 @pytest.mark.parametrize("sockets", ["one for each", "one for all"])
-def test_all_other_questions_go_as_before_with_an_agent_and_without(resolved: Resolved, sockets: str) -> None:
+def test_other_questions_pass_unchanged_with_or_without_agent(resolved: Resolved, sockets: str) -> None:
     questions = other_questions(NAMES, 200, seed=len(sockets))
 
     def outcomes(*, links: bool) -> list[list[bytes | None]]:
@@ -146,7 +146,7 @@ def test_with_dnsrr_each_answer_begins_with_another_task(resolved: Resolved) -> 
     assert min(first.values()) > 60, first
 
 
-def test_new_answers_count_at_once_and_a_name_that_leads_nowhere_is_still_one(resolved: Resolved) -> None:
+def test_new_answers_count_at_once_dead_names_stay(resolved: Resolved) -> None:
     resolved.serve()
     assert addresses(resolved.ask("cache")) != []
     resolved.serve(tuple(replace(answer, addresses=()) for answer in ANSWERS))
@@ -164,7 +164,7 @@ def test_a_responder_that_is_killed_is_replaced(resolved: Resolved) -> None:
     assert addresses(resolved.ask("db")) == [VIP]
 
 
-def test_the_responder_has_no_rights_and_keeps_no_namespace(resolved: Resolved) -> None:
+def test_responder_has_no_privileges_and_keeps_no_namespace(resolved: Resolved) -> None:
     resolved.serve()
     resolved.ask("db")
     process = resolved.responder._process
@@ -201,7 +201,7 @@ def test_each_task_gets_its_own_answers(world: World, resolved: Resolved) -> Non
     assert rcode(unknown) == 5, "turned by its rules, and no name of its table"
 
 
-def test_a_flood_of_one_task_leaves_the_others_their_answers(world: World, resolved: Resolved) -> None:
+def test_flood_from_one_task_leaves_others_answered(world: World, resolved: Resolved) -> None:
     """And garbage ends nothing: each is a task's, and read as such."""
     resolved.serve()
     other = world.netns()
@@ -222,7 +222,7 @@ def test_a_flood_of_one_task_leaves_the_others_their_answers(world: World, resol
     assert answered > 3
 
 
-def test_a_port_that_is_taken_is_no_reason_for_anything_else_to_fail(resolved: Resolved) -> None:
+def test_taken_port_breaks_nothing_else(resolved: Resolved) -> None:
     with occupied(resolved.upstream.task, ruleset.FIRST_PORT):
         resolved.serve()
         assert addresses(resolved.ask("db", server=OUTSIDE)) == [VIP], "another server's socket"

@@ -161,7 +161,7 @@ def through(upstream: Upstream, port: int, *command: str) -> None:
             proxy.wait()
 
 
-def test_nginx_with_a_resolver_proxies_to_a_links_name(upstream: Upstream, tmp_path: Path) -> None:
+def test_nginx_with_resolver_proxies_to_link_name(upstream: Upstream, tmp_path: Path) -> None:
     """It asks everything by one socket: the first question decides nothing about the next."""
     (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path))
     through(upstream, 8080, "nginx", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"))
@@ -186,7 +186,7 @@ def test_dig_and_node_find_a_links_name(upstream: Upstream) -> None:
         assert json.loads(run(upstream.task, "node", "-e", script, str(server))) == [[LINKED], [OTHER]]
 
 
-def test_libraries_find_a_links_name_that_no_hosts_file_has(upstream: Upstream, tmp_path: Path) -> None:
+def test_libraries_find_link_name_absent_from_hosts_files(upstream: Upstream, tmp_path: Path) -> None:
     """With `ndots:1`, as on the bridge, they ask for the name with its search domain first."""
     source, program = tmp_path / "find.c", tmp_path / "find"
     source.write_text(BY_MUSL)

@@ -223,7 +223,7 @@ def test_what_is_not_gated_starts_at_once(machine: Machine, labels: dict[str, st
 
 @pytest.mark.parametrize("value", ["true", "auto", "True", "1", "", "no"])
 @pytest.mark.parametrize("root", [DOCKER, "/var/lib/a b/docker"])
-def test_what_is_gated_is_refused_when_nobody_has_wired_it(machine: Machine, value: str, root: str) -> None:
+def test_gated_start_is_refused_when_nobody_wired_it(machine: Machine, value: str, root: str) -> None:
     container = machine.make({"linkwire.gate": value}, root=root)
     done = container.start()
     said = "linkwire: the task was not wired in 1 s: no agent says why: see docker service ps linkwire_agent"
@@ -267,7 +267,7 @@ def test_another_namespace_that_was_wired_opens_nothing(machine: Machine) -> Non
     assert not container.has_begun
 
 
-def test_the_agents_reason_is_told_whatever_stands_in_it(machine: Machine) -> None:
+def test_agents_reason_is_reported_whatever_it_contains(machine: Machine) -> None:
     container = machine.make(GATED)
     why = 'the "subnet"\nclashes \\ with 10% of $(id) `id`'
     machine.agent(f"shut({container.id!r}, {why!r})")
@@ -277,7 +277,7 @@ def test_the_agents_reason_is_told_whatever_stands_in_it(machine: Machine) -> No
     assert json.loads(machine.sh(f"tail -n 1 {container.log}"))["msg"] == said
 
 
-def test_one_that_waits_for_a_provider_has_longer_and_its_own_reason(machine: Machine) -> None:
+def test_waiting_for_provider_has_own_limit_and_reason(machine: Machine) -> None:
     """From when it is wired on; if that does not last, the shorter limit counts again."""
     container = machine.make(GATED)
     machine.write("/etc/linkwire/gate", "LINKWIRE_READY_SECONDS=3\n")
@@ -293,14 +293,14 @@ def test_one_that_waits_for_a_provider_has_longer_and_its_own_reason(machine: Ma
     assert container.start().returncode == 0
 
 
-def test_a_gate_that_is_being_taken_out_is_open(machine: Machine) -> None:
+def test_gate_being_removed_is_open(machine: Machine) -> None:
     machine.write("/etc/linkwire/gate", "LINKWIRE_GATE=off\n")
     container = machine.make(GATED)
     assert container.start(seconds=60).returncode == 0
     assert container.begins()
 
 
-def test_it_is_shut_again_when_it_is_no_longer_wired(machine: Machine) -> None:
+def test_gate_closes_again_when_task_is_unwired(machine: Machine) -> None:
     container = machine.make(GATED)
     machine.agent(f"open_for({container.id!r}, {container.netns!r})")
     machine.agent(f"shut({container.id!r}, 'it lost its device')")
@@ -338,7 +338,7 @@ def test_the_agent_forgets_containers_that_are_gone(machine: Machine) -> None:
     assert container.start().returncode == 0
 
 
-def test_without_dockers_file_only_what_is_on_the_nodes_own_network_starts(machine: Machine) -> None:
+def test_without_dockers_file_only_host_network_starts(machine: Machine) -> None:
     """Whether it is gated nobody can tell; the agent, without which nothing gated starts at all, is there."""
     agent, task = machine.make(None, host_network=True), machine.make(None)
     assert agent.start(seconds=60).returncode == 0
@@ -351,7 +351,7 @@ def test_without_dockers_file_only_what_is_on_the_nodes_own_network_starts(machi
     assert not task.has_begun
 
 
-def test_what_is_no_container_of_dockers_starts_at_once(machine: Machine) -> None:
+def test_containers_not_from_docker_start_at_once(machine: Machine) -> None:
     container = machine.make(None, docker=False)
     assert container.start(seconds=60).returncode == 0
     assert container.begins()

@@ -124,7 +124,7 @@ def test_a_stolen_private_key_alone_completes_no_handshake(world: World, attempt
     tried.works(peer_of(thief, other).last_handshake, "with the link key too")
 
 
-def test_a_key_changed_in_place_costs_no_packet_even_if_a_handshake_falls_between(
+def test_key_change_loses_no_packet_even_mid_handshake(
     ends: tuple[Task, Task],
 ) -> None:
     left, right = ends

@@ -54,7 +54,7 @@ def asked() -> Iterator[Asked]:
     made.becomes()
 
 
-def test_who_is_gone_is_found_out_soon_and_who_is_back_too(mesh: Services, asked: Asked) -> None:
+def test_gone_and_returned_peers_are_noticed_soon(mesh: Services, asked: Asked) -> None:
     (web,), (left, right) = mesh.tasks["web"], mesh.tasks["db"]
     targets = frozenset[IPv4Address](task.address.ip for task in (left, right))
     asked.prober.ask({web.netns.path: targets})
@@ -67,9 +67,7 @@ def test_who_is_gone_is_found_out_soon_and_who_is_back_too(mesh: Services, asked
     asked.becomes()
 
 
-def test_one_task_that_is_answered_is_enough_and_one_that_is_gone_does_no_harm(
-    mesh: Services, world: World, asked: Asked
-) -> None:
+def test_one_answering_task_suffices_gone_one_is_harmless(mesh: Services, world: World, asked: Asked) -> None:
     (web,), (db, _) = mesh.tasks["web"], mesh.tasks["db"]
     strangers = world.netns()  # a task with no way to anybody
     strangers.run(lambda: (OWN / "ipv4/ping_group_range").write_text("0 2147483647"))

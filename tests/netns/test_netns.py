@@ -20,7 +20,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_a_function_runs_in_the_namespace_and_the_caller_stays_where_it_was(world: World) -> None:
+def test_function_runs_in_namespace_and_caller_stays(world: World) -> None:
     before = own_inode()
     netns = world.netns()
     assert netns.run(own_inode) == os.fstat(netns.fileno()).st_ino != before
@@ -39,7 +39,7 @@ def test_a_scratch_namespace_is_new() -> None:
     assert in_scratch_netns(own_inode) != own_inode()
 
 
-def test_sockets_are_kept_and_shared_by_threads_and_closed_with_the_namespace(world: World) -> None:
+def test_sockets_are_shared_by_threads_and_closed_together(world: World) -> None:
     path = world.netns().path
     held = open_files()
     netns = TaskNetns(path)
@@ -58,12 +58,12 @@ def test_sockets_are_kept_and_shared_by_threads_and_closed_with_the_namespace(wo
     assert open_files() == held
 
 
-def test_no_such_file_is_a_namespace_that_is_gone() -> None:
+def test_missing_file_is_a_vanished_namespace() -> None:
     with pytest.raises(NetnsGoneError, match="/nowhere/netns"):
         TaskNetns("/nowhere/netns")
 
 
-def test_a_file_that_is_not_mounted_yet_is_tried_again(tmp_path: Path) -> None:
+def test_file_not_yet_mounted_is_retried(tmp_path: Path) -> None:
     file = tmp_path / "netns"
     file.touch()
     before = open_files()
@@ -86,7 +86,7 @@ def test_every_use_notices_that_the_namespace_has_ended(world: World) -> None:
             use()
 
 
-def test_another_namespace_under_the_same_name_is_not_taken_for_it(world: World) -> None:
+def test_other_namespace_of_same_name_is_rejected(world: World) -> None:
     netns = world.netns()
     delete_netns(netns)
     ip("netns", "add", Path(netns.path).name)
@@ -101,7 +101,7 @@ def test_a_closed_namespace_is_gone(world: World) -> None:
         netns.socket(NETLINK_ROUTE)
 
 
-def test_a_socket_that_another_thread_closed_meanwhile_is_of_a_namespace_that_is_gone(world: World) -> None:
+def test_socket_closed_by_other_thread_means_vanished_namespace(world: World) -> None:
     netns = world.netns()
     kept = netns.socket(NETLINK_ROUTE)
     netns.close()

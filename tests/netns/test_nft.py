@@ -71,7 +71,7 @@ def wire(world: World, netns: TaskNetns) -> tuple[TaskNetns, TaskNetns]:
     return netns, other
 
 
-def test_what_is_put_in_place_is_read_back_and_taken_away(netns: TaskNetns) -> None:
+def test_applied_table_reads_back_and_is_removed(netns: TaskNetns) -> None:
     assert nft.read(netns) is None
     nft.remove(netns)
     nft.apply(netns, rendered(SOMETHING))
@@ -153,7 +153,7 @@ def test_other_peoples_tables_stay_as_they_are(netns: TaskNetns) -> None:
         "add table inet linkwire { flags dormant; }",
     ],
 )
-def test_an_edit_by_somebody_in_the_task_is_seen_and_undone(netns: TaskNetns, edit: str) -> None:
+def test_edit_from_inside_the_task_is_undone(netns: TaskNetns, edit: str) -> None:
     meant = rendered(SOMETHING)
     nft.apply(netns, meant)
     said(netns, "nft", edit)
@@ -162,7 +162,7 @@ def test_an_edit_by_somebody_in_the_task_is_seen_and_undone(netns: TaskNetns, ed
     assert present(netns) == meant
 
 
-def test_no_packet_slips_through_and_none_goes_uncounted_while_rules_are_replaced(
+def test_replacing_rules_leaks_and_miscounts_no_packet(
     wire: tuple[TaskNetns, TaskNetns],
 ) -> None:
     netns, _ = wire
@@ -248,7 +248,7 @@ def owned(netns: TaskNetns) -> Iterator[None]:
         program.stdin.close()
 
 
-def test_a_table_that_another_program_owns_is_not_ours_to_change(netns: TaskNetns) -> None:
+def test_table_owned_by_another_program_is_not_changed(netns: TaskNetns) -> None:
     with owned(netns):
         assert present(netns) not in {None, rendered(SOMETHING)}
         with pytest.raises(Terminal, match=r"nftables says: .*Operation not permitted.*owns"):
@@ -286,7 +286,7 @@ def test_nft_runs_with_no_more_than_it_needs(netns: TaskNetns, monkeypatch: pyte
     assert status["NSpid"].split()[1:] == ["2"], "it is the second process of a namespace of its own"
 
 
-def test_nft_has_its_limits_before_it_is_told_anything(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nft_gets_its_limits_before_any_input(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
     run_instead(monkeypatch, "read told; cat /proc/self/limits; cat")
     limits = nft._nft(netns, "told\nand more").splitlines()
     assert limits.pop() == "and more"
@@ -313,7 +313,7 @@ def test_a_command_that_nobody_reads_stops_nothing(netns: TaskNetns, monkeypatch
         nft._nft(netns, "x" * (1 << 20))
 
 
-def test_what_the_kernel_does_not_take_is_told_in_its_words_and_not_at_length(netns: TaskNetns) -> None:
+def test_kernel_refusal_is_quoted_in_short(netns: TaskNetns) -> None:
     policy = replace(NOTHING, outbound=tuple(Allow(f"{n}" + "x" * 300, (address(n),), None) for n in range(1, 50)))
     with pytest.raises(Terminal, match="cannot set the rules of the task: nftables says: ") as caught:
         nft.apply(netns, rendered(policy))
@@ -321,9 +321,7 @@ def test_what_the_kernel_does_not_take_is_told_in_its_words_and_not_at_length(ne
     assert nft.read(netns) is None, "all or nothing"
 
 
-def test_something_that_is_gone_meanwhile_may_be_tried_again(
-    netns: TaskNetns, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vanished_object_may_be_retried(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
     nft.apply(netns, rendered(SOMETHING))
     transaction = ruleset.transaction
 
@@ -339,7 +337,7 @@ def test_something_that_is_gone_meanwhile_may_be_tried_again(
     assert present(netns) == rendered(NOTHING)
 
 
-def test_without_a_descriptor_left_it_may_be_tried_again(netns: TaskNetns) -> None:
+def test_lack_of_descriptors_may_be_retried(netns: TaskNetns) -> None:
     nft.apply(netns, rendered(SOMETHING))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
@@ -355,7 +353,7 @@ def test_without_a_descriptor_left_it_may_be_tried_again(netns: TaskNetns) -> No
     assert present(netns) == rendered(SOMETHING)
 
 
-def test_what_is_known_is_not_listed_again_and_counters_are_read(
+def test_known_table_is_not_listed_but_counters_read(
     wire: tuple[TaskNetns, TaskNetns], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netns, _ = wire
@@ -372,7 +370,7 @@ def test_what_is_known_is_not_listed_again_and_counters_are_read(
         nft.read(netns)
 
 
-def test_that_there_is_no_table_is_told_without_a_process(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_table_is_reported_without_a_process(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
     said(netns, "nft", "add table ip linkwire; add table inet mine")
     monkeypatch.setattr(nft, "_COMMAND", ("false",))
     assert nft.read(netns) is None
@@ -399,7 +397,7 @@ def test_what_the_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         preflight.require()
 
 
-def test_what_it_does_not_do_and_lacks_nothing_for_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_nft_is_reported_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ruleset, "_ACCEPT", {"wish": None})
     with pytest.raises(
         Terminal, match="cannot do what links need: cannot set the rules of the task: nftables says: "
@@ -407,7 +405,7 @@ def test_what_it_does_not_do_and_lacks_nothing_for_is_told_in_its_words(monkeypa
         preflight.require()
 
 
-def test_a_library_that_lists_otherwise_is_found_out_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_with_other_listing_is_detected_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     parse = ruleset.parse
     monkeypatch.setattr(ruleset, "parse", lambda listing: parse(listing.replace("echo-request", "echo?")))
     with pytest.raises(Terminal, match=r"nft lists rules in an unknown form: \{.*echo"):
@@ -420,7 +418,7 @@ def test_without_the_program_its_package_is_named(monkeypatch: pytest.MonkeyPatc
         preflight.require()
 
 
-def test_each_thing_that_rules_are_made_of_can_be_named(netns: TaskNetns) -> None:
+def test_every_element_of_rules_can_be_named(netns: TaskNetns) -> None:
     """The texts of `_NEEDED` hold what `render` makes, so that whatever is lacking can be named."""
     assert nft.lacking(netns, preflight._NEEDED) == []
     tried = said(netns, "nft", "--json", "list", "table", "inet", "linkwire")

@@ -99,7 +99,7 @@ def refuse(way: Way) -> None:
 
 
 @both_families
-def test_what_goes_out_without_it_is_refused_with_it(way: Way, version: int) -> None:
+def test_traffic_leaving_without_table_is_refused_with_it(way: Way, version: int) -> None:
     for netns in (way.task, way.node):
         assert ask(netns, VIP[version], 80) == "thief", "that is the danger"
         ask(netns, VIP[version], 53, "udp")
@@ -132,7 +132,7 @@ def test_it_refuses_before_any_other_firewall_decides(way: Way, firewall: str, v
 @pytest.mark.parametrize(
     "harm", ["nft flush ruleset", "nft delete table inet linkwire", "nft flush chain inet linkwire forward"]
 )
-def test_it_is_put_back_when_somebody_takes_it_away(way: Way, harm: str) -> None:
+def test_removed_table_is_put_back(way: Way, harm: str) -> None:
     refuse(way)
     for _ in range(3):
         way.do(harm)
@@ -143,7 +143,7 @@ def test_it_is_put_back_when_somebody_takes_it_away(way: Way, harm: str) -> None
         assert ask(way.task, VIP[4], 80) == REFUSED
 
 
-def test_others_tables_come_and_go_and_it_holds_all_the_while(way: Way) -> None:
+def test_table_survives_changes_of_other_tables(way: Way) -> None:
     refuse(way)
     for number in range(20):
         way.do(f"nft add table inet other{number}")
@@ -152,7 +152,7 @@ def test_others_tables_come_and_go_and_it_holds_all_the_while(way: Way) -> None:
     assert way.table.holds()
 
 
-def test_a_node_that_reaches_a_part_of_the_mesh_itself_is_left_alone(way: Way) -> None:
+def test_node_reaching_mesh_itself_is_left_alone(way: Way) -> None:
     refuse(way)
     way.do("ip route add 10.99.7.0/24 via 203.0.113.2")
     way.do("nft add table inet something")  # it looks
@@ -172,7 +172,7 @@ def test_a_node_that_reaches_a_part_of_the_mesh_itself_is_left_alone(way: Way) -
         "local 10.99.1.1/32 dev lo",
     ],
 )
-def test_a_way_of_any_table_counts_and_what_leads_everywhere_does_not(way: Way, route: str) -> None:
+def test_routes_of_any_table_count_but_not_defaults(way: Way, route: str) -> None:
     way.do(f"ip route add {route}")
     way.do("ip route add 0.0.0.0/1 via 203.0.113.2; ip -6 route add fd00::/8 via 2001:db8:0::2")
     way.table.refuse((MESH, MESH6))
@@ -183,7 +183,7 @@ def test_a_way_of_any_table_counts_and_what_leads_everywhere_does_not(way: Way, 
     wait_for(way.table.holds, 3.0)
 
 
-def test_it_stays_when_its_keeper_ends_and_goes_when_it_is_removed(way: Way) -> None:
+def test_table_outlives_its_keeper_until_removed(way: Way) -> None:
     refuse(way)
     way.table.stop()
     table = nft.read(way.node)

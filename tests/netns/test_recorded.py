@@ -33,9 +33,7 @@ def answer(inbound: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("defended", [False, True], ids=["without a link key", "with one"])
-def test_all_private_keys_of_a_recorded_session_open_nothing_without_the_link_key(
-    world: World, defended: bool, attempt: Attempts
-) -> None:
+def test_private_keys_open_no_recording_without_link_key(world: World, defended: bool, attempt: Attempts) -> None:
     here, there = world.nodes()
     ours, theirs = world.task(here), world.task(there)
     theirs.wire()

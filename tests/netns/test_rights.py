@@ -28,7 +28,7 @@ def credentials() -> dict[int, list[str]]:
     return found
 
 
-def test_the_thread_alone_has_less_and_all_others_what_they_had() -> None:
+def test_only_this_thread_drops_its_capabilities() -> None:
     enough = threading.Event()
     beside = threading.Thread(target=enough.wait)
     beside.start()
@@ -92,7 +92,7 @@ def test_the_first_thread_keeps_its_rights() -> None:
     assert credentials()[os.getpid()] == before
 
 
-def test_a_processor_whose_calls_are_not_known_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_with_unknown_system_calls_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "m68k")
     with pytest.raises(Terminal, match="cannot set a thread's user on this processor: m68k"):
         in_scratch_netns(lambda: privileges.give_up(privileges.NET_ADMIN))

@@ -87,9 +87,7 @@ def test_without_rules_everybody_reaches_everybody(mesh: Services, web: Task, ve
 
 
 @both_families
-def test_a_consumer_opens_the_links_ports_and_no_others(
-    mesh: Services, web: Task, db: tuple[Task, ...], version: int
-) -> None:
+def test_consumer_opens_only_the_links_ports(mesh: Services, web: Task, db: tuple[Task, ...], version: int) -> None:
     mesh.link(Link.of("web", "db", "80/tcp", "8000-8001/tcp", "81/tcp", "53/udp", "55/udp"))
     for number, task in enumerate(db):
         there, name = address(task, version), f"db{number}"
@@ -102,7 +100,7 @@ def test_a_consumer_opens_the_links_ports_and_no_others(
 
 
 @both_families
-def test_a_provider_opens_nothing_at_its_consumer_and_replicas_nothing_at_each_other(
+def test_provider_opens_nothing_nor_do_replicas_mutually(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int
 ) -> None:
     mesh.link(Link("web", "db"))
@@ -114,7 +112,7 @@ def test_a_provider_opens_nothing_at_its_consumer_and_replicas_nothing_at_each_o
 
 
 @both_families
-def test_who_has_no_link_reaches_and_is_reached_by_nobody(mesh: Services, version: int) -> None:
+def test_unlinked_task_reaches_and_is_reached_by_nobody(mesh: Services, version: int) -> None:
     mesh.link(Link("web", "db"))
     alone = mesh.tasks["alone"][0]
     for other in mesh.every():
@@ -126,7 +124,7 @@ def test_who_has_no_link_reaches_and_is_reached_by_nobody(mesh: Services, versio
 
 
 @both_families
-def test_a_link_without_a_limit_and_one_with_no_port_at_all(
+def test_links_without_limit_and_without_any_port(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int
 ) -> None:
     mesh.link(Link("web", "db"), Link.of("both", "db"))
@@ -150,7 +148,7 @@ def test_links_both_ways_have_each_their_own_ports(mesh: Services, web: Task, ve
 
 
 @both_families
-def test_a_service_that_links_to_itself_joins_its_tasks(mesh: Services, db: tuple[Task, ...], version: int) -> None:
+def test_self_linked_service_joins_its_tasks(mesh: Services, db: tuple[Task, ...], version: int) -> None:
     mesh.clear()
     mesh.link(Link.of("db", "db", "80/tcp"))
     assert outcomes(db[0], address(db[1], version), "tcp", 80, 90) == {80: "db1", 90: REFUSED}
@@ -176,7 +174,7 @@ def test_datagrams_in_fragments_are_judged_as_a_whole(
 
 
 @both_families
-def test_a_vip_spreads_new_connections_over_the_ready_tasks(mesh: Services, web: Task, version: int) -> None:
+def test_vip_spreads_new_connections_over_ready_tasks(mesh: Services, web: Task, version: int) -> None:
     mesh.link(WEB_TO_DB)
     vip = mesh.vip("db", version)
     count = 300
@@ -190,7 +188,7 @@ def test_a_vip_spreads_new_connections_over_the_ready_tasks(mesh: Services, web:
 
 
 @both_families
-def test_a_task_that_is_not_ready_gets_no_new_connection_and_keeps_its_old_ones(
+def test_unready_task_keeps_old_connections_gets_no_new(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int
 ) -> None:
     mesh.link(WEB_TO_DB)
@@ -221,9 +219,7 @@ def test_a_task_that_is_not_ready_gets_no_new_connection_and_keeps_its_old_ones(
 
 
 @both_families
-def test_no_connection_is_lost_while_rules_come_and_go(
-    mesh: Services, web: Task, db: tuple[Task, ...], version: int
-) -> None:
+def test_rule_changes_lose_no_connection(mesh: Services, web: Task, db: tuple[Task, ...], version: int) -> None:
     mesh.link(WEB_TO_DB)
     with (
         connect(web.netns, address(db[0], version), 80) as direct,
@@ -279,7 +275,7 @@ def only_at(service: str) -> Callable[[Services], None]:
 @both_families
 @pytest.mark.parametrize("where", ["web", "db", "both ends"])
 @pytest.mark.parametrize("who", ["consumer", "provider"])
-def test_a_port_that_is_taken_away_ends_what_is_open_on_it_at_whoever_speaks_next(
+def test_removed_port_closes_connections_at_next_packet(
     mesh: Services, web: Task, version: int, where: str, who: str
 ) -> None:
     mesh.link(Link.of("web", "db", "70/tcp", "80/tcp"))
@@ -297,9 +293,7 @@ def test_a_port_that_is_taken_away_ends_what_is_open_on_it_at_whoever_speaks_nex
 
 
 @both_families
-def test_a_peer_that_has_left_is_known_to_be_gone_at_the_next_packet(
-    mesh: Services, web: Task, db: tuple[Task, ...], version: int
-) -> None:
+def test_departed_peer_is_gone_at_next_packet(mesh: Services, web: Task, db: tuple[Task, ...], version: int) -> None:
     mesh.link(WEB_TO_DB)
     with (
         connect(web.netns, address(db[0], version), 80) as one,
@@ -362,7 +356,7 @@ def lawless(request: pytest.FixtureRequest) -> Callable[[Task], None]:
 
 
 @both_families
-def test_a_lawless_consumer_gets_no_more_than_its_ports_and_is_counted(
+def test_lawless_consumer_gets_only_its_ports_and_counts(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int, lawless: Callable[[Task], None]
 ) -> None:
     mesh.clear()
@@ -377,7 +371,7 @@ def test_a_lawless_consumer_gets_no_more_than_its_ports_and_is_counted(
 
 
 @both_families
-def test_a_lawless_stranger_and_a_lawless_provider_get_nothing(
+def test_lawless_stranger_and_lawless_provider_get_nothing(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int, lawless: Callable[[Task], None]
 ) -> None:
     mesh.clear()
@@ -416,7 +410,7 @@ ACK = struct.pack("!HHIIBBHHH8s", 80, 4444, 1, 1, 8 << 4, 0x10, 1000, 0, 0, b"pr
 
 
 @both_families
-def test_what_is_no_port_passes_only_a_link_without_a_limit(
+def test_portless_protocols_pass_only_unlimited_links(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int
 ) -> None:
     mesh.clear()
@@ -448,7 +442,7 @@ def test_what_pretends_to_be_a_reply_is_none(mesh: Services, web: Task, db: tupl
 
 
 @both_families
-def test_what_is_refused_is_counted_by_service_and_direction(
+def test_refusals_are_counted_by_service_and_direction(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int
 ) -> None:
     mesh.clear()

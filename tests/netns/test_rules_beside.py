@@ -72,7 +72,7 @@ def _no_dad(where: Address) -> list[str]:
 
 
 @both_families
-def test_those_who_are_apart_meet_on_no_network_but_the_mesh(joined: Joined, version: int) -> None:
+def test_isolated_tasks_meet_only_on_the_mesh(joined: Joined, version: int) -> None:
     web, db = joined.web, joined.db
     there, back = joined.beside(db, version), joined.beside(web, version)
     joined.mesh.link(WEB_TO_DB)
@@ -105,7 +105,7 @@ def test_one_side_that_keeps_apart_is_enough(joined: Joined, version: int) -> No
 
 
 @both_families
-def test_on_an_exit_there_is_the_gateway_and_nobody_else(joined: Joined, version: int) -> None:
+def test_exit_network_reaches_only_its_gateway(joined: Joined, version: int) -> None:
     """One of the two is the node's end of docker_gwbridge here; then the other end is, and that it is not."""
     web, db = joined.web, joined.db
     subnet = ip_network("198.51.100.0/24" if version == 4 else "2001:db8::/64")
@@ -121,7 +121,7 @@ def test_on_an_exit_there_is_the_gateway_and_nobody_else(joined: Joined, version
 
 
 @both_families
-def test_what_is_neither_the_mesh_nor_apart_is_not_touched(joined: Joined, version: int) -> None:
+def test_other_traffic_is_untouched(joined: Joined, version: int) -> None:
     """A published port, a service that is not wired, the world."""
     web, db = joined.web, joined.db
     joined.mesh.link()
@@ -151,9 +151,7 @@ def _spoof(source: Task, target: Address, version: int, claims: Address) -> None
 @both_families
 @pytest.mark.parametrize("claimed", ["a peer of the mesh", "itself"])
 @pytest.mark.parametrize("asked", ["in the mesh", "beside it"])
-def test_who_comes_by_another_device_is_not_of_the_mesh_whatever_it_says(
-    joined: Joined, version: int, claimed: str, asked: str
-) -> None:
+def test_other_devices_traffic_never_counts_as_mesh(joined: Joined, version: int, claimed: str, asked: str) -> None:
     web, db = joined.web, joined.db
     joined.mesh.link(WEB_TO_DB)
     nft.remove(web.netns)
@@ -208,7 +206,7 @@ def test_the_mesh_never_leaves_by_another_device(joined: Joined, version: int) -
 
 
 @both_families
-def test_rules_come_before_the_device_and_stay_after_it(world: World, version: int) -> None:
+def test_rules_precede_the_device_and_outlive_it(world: World, version: int) -> None:
     """From a task's first moment: nothing passes that is not meant, whatever is there of the device."""
     with Servers() as servers:
         nodes = world.nodes()

@@ -69,7 +69,7 @@ def agents(task: Task, other: Task, folder: Path, count: int) -> Iterator[list[A
             one.kill()
 
 
-def test_no_packet_is_lost_when_the_agent_is_killed_and_another_takes_over(
+def test_agent_takeover_after_kill_loses_no_packet(
     world: World, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     left, right = (world.task(node) for node in world.nodes())

@@ -12,7 +12,7 @@ READS = 4000
 
 
 @pytest.mark.parametrize("libc", sorted(torn_reads.COMPILERS))
-def test_no_look_up_misses_a_name_while_the_file_is_written(libc: str, figure: Callable[[str], None]) -> None:
+def test_no_lookup_misses_a_name_during_writes(libc: str, figure: Callable[[str], None]) -> None:
     if libc not in torn_reads.here():
         pytest.fail(f"{torn_reads.COMPILERS[libc]} is not installed: run deploy/bootstrap.sh")
     wrong, written = torn_reads.wrong_reads(libc, torn_reads.ours, READS)

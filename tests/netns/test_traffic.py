@@ -130,7 +130,7 @@ def test_tcp_carries_a_megabyte(pair: tuple[Task, Task]) -> None:
     assert bytes(received) == sent
 
 
-def test_the_encrypted_packets_leave_from_the_node_and_the_task_has_no_other_way(pair: tuple[Task, Task]) -> None:
+def test_encrypted_packets_leave_from_node_task_has_none(pair: tuple[Task, Task]) -> None:
     left, right = pair
     seen = right.node.backend.read(right.netns, right.name).peers[left.key.public]
     assert seen.endpoint == host(str(left.node.address.ip), left.port)
@@ -163,7 +163,7 @@ def repeated(action: Iterator[object]) -> Iterator[None]:
     assert failed == []
 
 
-def test_no_packet_is_lost_by_upserts_of_the_peer_and_of_others(pair: tuple[Task, Task]) -> None:
+def test_peer_upserts_lose_no_packet(pair: tuple[Task, Task]) -> None:
     left, right = pair
     strangers = [PeerChange(PrivateKey.generate().public, host("192.0.2.2", 1 + n)) for n in range(50)]
     enough = threading.Event()
@@ -187,7 +187,7 @@ def test_no_packet_is_lost_by_upserts_of_the_peer_and_of_others(pair: tuple[Task
     assert min(there.sent, back.sent) > 50
 
 
-def test_an_allowed_ip_moves_from_a_peer_to_another_and_the_traffic_with_it(world: World) -> None:
+def test_moved_allowed_ip_takes_its_traffic_along(world: World) -> None:
     here, there = world.nodes()
     source, old, new = world.task(here), world.task(there), world.task(there)
     new.address = old.address  # the same address, once with each
@@ -201,7 +201,7 @@ def test_an_allowed_ip_moves_from_a_peer_to_another_and_the_traffic_with_it(worl
     assert peers[old.key.public].allowed_ips == frozenset()
 
 
-def test_tasks_of_one_node_reach_each_other_through_its_own_address(world: World) -> None:
+def test_tasks_of_one_node_connect_by_its_address(world: World) -> None:
     node, _ = world.nodes()
     one, other = world.task(node), world.task(node)
     one.wire(other)
@@ -210,7 +210,7 @@ def test_tasks_of_one_node_reach_each_other_through_its_own_address(world: World
     await_first_packet(other, one)
 
 
-def test_nothing_comes_from_an_address_that_is_not_the_peers_own(pair: tuple[Task, Task], attempt: Attempts) -> None:
+def test_packets_from_foreign_source_addresses_are_dropped(pair: tuple[Task, Task], attempt: Attempts) -> None:
     """Whatever its node's root does to it: the other end lets in what is from that peer's allowed IPs."""
     tried = attempt("a node's root: another task's address is taken")
     left, right = pair
@@ -233,7 +233,7 @@ def test_nothing_comes_from_an_address_that_is_not_the_peers_own(pair: tuple[Tas
     tried.works(True, "with wider allowed IPs")
 
 
-def test_a_task_does_not_read_the_key_of_its_own_device(pair: tuple[Task, Task]) -> None:
+def test_task_cannot_read_its_devices_key(pair: tuple[Task, Task]) -> None:
     """The kernel tells it to who has NET_ADMIN, which Swarm gives on request only; wireguard-go not even there."""
     task, _ = pair
     key = base64.b64encode(task.key.raw).decode()

@@ -43,13 +43,13 @@ def test_this_machine_can_run_it() -> None:
     userspace.require()
 
 
-def test_without_the_program_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_program_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(Terminal, match="apt-get install wireguard-go"):
         userspace.require()
 
 
-def test_one_process_a_device_in_a_session_of_its_own_and_no_key_in_sight(task: Task) -> None:
+def test_each_device_has_own_session_process_without_keys(task: Task) -> None:
     task.wire()
     pid = served(task)
     assert os.getsid(pid) == pid
@@ -72,7 +72,7 @@ def test_ended_processes_are_reaped(task: Task) -> None:
     assert not is_running(pid)
 
 
-def test_a_process_that_does_not_want_to_end_is_made_to(task: Task) -> None:
+def test_stubborn_process_is_killed(task: Task) -> None:
     task.node.backend.create(task.netns, task.name)
     pid = served(task)
     os.kill(pid, signal.SIGSTOP)
@@ -82,7 +82,7 @@ def test_a_process_that_does_not_want_to_end_is_made_to(task: Task) -> None:
     assert not uapi.socket_path(task.name).exists()
 
 
-def test_a_socket_that_a_dead_process_left_is_no_device_and_not_in_the_way(task: Task) -> None:
+def test_dead_processs_socket_is_no_device_nor_obstacle(task: Task) -> None:
     uapi.SOCKETS.mkdir(exist_ok=True)
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(uapi.socket_path(task.name)))
@@ -91,7 +91,7 @@ def test_a_socket_that_a_dead_process_left_is_no_device_and_not_in_the_way(task:
     assert task.node.backend.read(task.netns, task.name).public_key == task.key.public
 
 
-def test_started_and_not_yet_moved_when_the_agent_died(task: Task) -> None:
+def test_process_started_but_not_moved_when_agent_died(task: Task) -> None:
     start_only(task.node, task.name)
     backend = task.node.backend
     assert interfaces.kind(task.node.netns, task.name) == "tun"
@@ -108,7 +108,7 @@ def test_started_and_not_yet_moved_when_the_agent_died(task: Task) -> None:
     assert not is_running(pid)
 
 
-def test_what_serves_a_device_is_found_and_ended_wherever_the_device_is(world: World, task: Task) -> None:
+def test_serving_process_is_found_and_ended_anywhere(world: World, task: Task) -> None:
     other = world.task(task.node)
     task.wire()
     start_only(other.node, other.name)
@@ -127,7 +127,7 @@ def start_only(node: Node, name: str) -> None:
     node.backend._start(name)
 
 
-def test_a_name_that_is_used_in_another_namespace_is_not_taken_from_it(world: World, task: Task) -> None:
+def test_name_used_in_other_namespace_is_not_taken(world: World, task: Task) -> None:
     task.wire()
     other = world.task(task.node)
     with pytest.raises(Retryable, match="elsewhere"):
@@ -147,7 +147,7 @@ def test_a_program_that_does_not_start_is_reported(
         task.node.backend.create(task.netns, task.name)
 
 
-def test_one_that_lost_its_socket_is_ended_and_made_anew(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_without_socket_is_ended_and_remade(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(userspace, "_DEAF_SECONDS", 1.5)
     backend = task.node.backend
     backend.create(task.netns, task.name)
@@ -169,7 +169,7 @@ def is_found(task: Task) -> bool:
         return False
 
 
-def test_the_port_of_one_that_is_listening_is_not_closed_by_setting_it_again(task: Task) -> None:
+def test_setting_same_port_again_keeps_it_open(task: Task) -> None:
     task.wire()
     pid = served(task)
     wait_for(lambda: userspace._hears(pid, task.port))

@@ -83,7 +83,7 @@ def forgetful(stored: Snapshot) -> Snapshot:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_report_is_forged_with_a_key_of_his_own(
+def test_report_is_forged_with_attackers_key(
     party: Party, etcd: EtcdServer, root: str, when: str, attempt: Attempts
 ) -> None:
     tried = attempt(f"etcd's owner: a node's keys and report are forged with keys of his own, {when} a wipe")
@@ -211,7 +211,7 @@ def test_a_worker_reads_another_nodes_keys(mesh: SmallMesh, attempt: Attempts) -
     tried.stopped(not any(opens(box, mine) for box in theirs))
 
 
-def test_a_sealing_key_of_his_own_in_a_nodes_place(mesh: SmallMesh, attempt: Attempts) -> None:
+def test_attackers_sealing_key_replaces_a_nodes(mesh: SmallMesh, attempt: Attempts) -> None:
     tried = attempt("etcd's owner: his own sealing key in a node's place, to be given its tasks' private keys")
     his, key = NodeKey.generate(), SigningKey.generate()
     posing = replace(small_mesh.record("n2"), sealing_key=his.public, report_key=key.verify_key, counter=99)

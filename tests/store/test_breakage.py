@@ -94,7 +94,7 @@ def test_etcd_is_killed_three_times_while_four_write(store: Store, etcd: EtcdSer
     )  # the callback comes after the snapshot
 
 
-def test_records_stay_and_are_not_complete_while_etcd_is_away(store: Store, etcd: EtcdServer) -> None:
+def test_records_stay_but_incomplete_while_etcd_is_away(store: Store, etcd: EtcdServer) -> None:
     store.commit([Put(Leader("a"), 0)])
     witness = Witness()
     follower = witness.follow(store, ["leader"])
@@ -107,7 +107,7 @@ def test_records_stay_and_are_not_complete_while_etcd_is_away(store: Store, etcd
     until(lambda: witness.states == [True, False, True])  # the callback comes after the snapshot
 
 
-def test_a_stop_in_good_order_is_an_end_like_any_other(store: Store, etcd: EtcdServer) -> None:
+def test_orderly_stop_is_like_any_other_end(store: Store, etcd: EtcdServer) -> None:
     witness = Witness()
     follower = witness.follow(store, ["leader"])
     etcd.stop()
@@ -185,7 +185,7 @@ def test_a_wiped_etcd_is_seen_as_empty(store: Store, etcd: EtcdServer) -> None:
     assert [e["previous"] for e in logs if e["event"] == "store revision went back"] == [before]
 
 
-def test_a_wipe_between_list_and_watch_leaves_no_phantom(
+def test_wipe_between_list_and_watch_leaves_no_phantom(
     store: Store, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     etcd.wipe()
@@ -244,7 +244,7 @@ def test_a_way_that_goes_silent_is_noticed(store: Store, proxy: Proxy, root: str
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_quiet_way_is_not_taken_for_a_dead_one(store: Store, proxy: Proxy, root: str) -> None:
+def test_quiet_connection_is_not_taken_for_dead(store: Store, proxy: Proxy, root: str) -> None:
     far = Store([proxy.endpoint], RECORD_SIGNER, root=root)
     witness = Witness()
     follower = witness.follow(far, ["leader"])
@@ -257,7 +257,7 @@ def test_a_quiet_way_is_not_taken_for_a_dead_one(store: Store, proxy: Proxy, roo
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_slow_callback_is_not_taken_for_a_silent_etcd(store: Store) -> None:
+def test_slow_callback_is_not_taken_for_silent_etcd(store: Store) -> None:
     slow = [adapter.SILENCE + adapter.PROBE + 1]
     seen: list[bool] = []
     ready = threading.Event()

@@ -31,7 +31,7 @@ def read(store: Store, key: str) -> Record | None:
     return found.record if found else None
 
 
-def test_of_eight_that_create_a_key_at_once_one_wins(store: Store) -> None:
+def test_one_of_eight_concurrent_creators_wins(store: Store) -> None:
     keys = range(1, 101)
     won: list[tuple[int, str]] = []
     start = threading.Barrier(8)
@@ -172,7 +172,7 @@ def test_load_begins_again_when_its_revision_is_compacted(
     assert {r.port for r in store.load(["ports/"]).all(Port)} == set(range(1, 10))
 
 
-def test_a_lease_that_is_kept_lives_and_one_that_is_not_ends(store: Store) -> None:
+def test_renewed_lease_lives_and_abandoned_one_ends(store: Store) -> None:
     kept, forgotten = store.grant(2), store.grant(2)
     store.commit([Put(port(1), 0, lease=kept), Put(port(2), 0, lease=forgotten)])
 
@@ -199,7 +199,7 @@ def test_revoke_takes_the_keys_along(store: Store) -> None:
     assert read(store, "ports/n/2") is None
 
 
-def test_a_put_without_lease_frees_the_key_of_it(store: Store) -> None:
+def test_put_without_lease_detaches_the_key(store: Store) -> None:
     lease = store.grant(60)
     store.commit([Put(port(1), 0, lease=lease)])
     store.commit([Put(port(1, "u"), None)])

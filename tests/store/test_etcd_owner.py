@@ -63,7 +63,7 @@ def test_data_of_another_installation_is_set_aside(secured: Secured) -> None:
     assert not holds(secured), "and the one before is replaced"
 
 
-def test_data_from_before_ids_belongs_to_who_signed_it(secured: Secured) -> None:
+def test_data_without_id_belongs_to_its_signer(secured: Secured) -> None:
     start(secured, "")
     sign(secured, SIGNING_KEY)
     start(secured, HERE)
@@ -72,7 +72,7 @@ def test_data_from_before_ids_belongs_to_who_signed_it(secured: Secured) -> None
     assert holds(secured)
 
 
-def test_data_from_before_ids_of_another_key_is_set_aside(secured: Secured) -> None:
+def test_data_without_id_signed_otherwise_is_set_aside(secured: Secured) -> None:
     start(secured, "")
     sign(secured, SigningKey.generate())
     start(secured, HERE)

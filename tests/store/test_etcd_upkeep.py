@@ -65,7 +65,7 @@ def test_the_alarm_alone_is_no_mending(full: EtcdServer) -> None:
         assert "database space exceeded" in write(line, b"two")
 
 
-def test_a_mending_that_was_broken_off_is_done_again(full: EtcdServer) -> None:
+def test_interrupted_mending_is_repeated(full: EtcdServer) -> None:
     """Compacted, and not disarmed: nothing is written meanwhile, so the same revision would be compacted again."""
     with closing(ChannelPool([full.target], 5.0)) as line:
         with line.use() as link:
@@ -75,7 +75,7 @@ def test_a_mending_that_was_broken_off_is_done_again(full: EtcdServer) -> None:
         assert write(line, b"two") == "written"
 
 
-def test_a_file_that_is_mostly_free_is_given_back(tmp_path: Path) -> None:
+def test_mostly_free_file_is_shrunk(tmp_path: Path) -> None:
     with EtcdServer(tmp_path) as server, closing(ChannelPool([server.target], 5.0)) as line:
         for _ in range(60):
             assert write(line, b"one", VALUE) == "written"

@@ -97,7 +97,7 @@ def its_own(node: str) -> list[bytes]:
     return [key % node.encode() for key in THEIRS]
 
 
-def test_a_node_writes_what_is_its_own_and_nothing_of_anothers(secured: Secured) -> None:
+def test_node_writes_its_own_keys_and_no_others(secured: Secured) -> None:
     said(secured, [A, B])
     own = certificate(secured, A)
     until(lambda: may_write(secured, own, b"nodes/" + A.encode()))
@@ -130,9 +130,7 @@ def test_a_node_neither_sees_nor_makes_users(secured: Secured) -> None:
                 getattr(link.auth, name)(request, timeout=5.0)
 
 
-def test_the_shared_user_writes_for_those_who_need_it_and_else_not_even_reads(
-    secured: Secured, attempt: Attempts
-) -> None:
+def test_shared_user_writes_for_those_needing_it_only(secured: Secured, attempt: Attempts) -> None:
     """Any node's root has that certificate; the defence is off while it is all agents' own."""
     tried = attempt("a node's root: the certificate that all agents have writes another node's reports")
     shared = secured.tls("agent")
@@ -152,7 +150,7 @@ def test_the_shared_user_writes_for_those_who_need_it_and_else_not_even_reads(
             link.page(ROOT, ROOT[:-1] + b"0", 0)
 
 
-def test_while_the_shared_user_loses_what_it_may_write_it_goes_on_with_the_rest(secured: Secured) -> None:
+def test_shared_user_losing_some_keys_keeps_the_rest(secured: Secured) -> None:
     with closing(secured.line(secured.tls("controller"))) as line, line.use() as link:
         link.commit([], [], [ROOT + b"access"])
     shared = secured.tls("agent")
@@ -166,7 +164,7 @@ def test_while_the_shared_user_loses_what_it_may_write_it_goes_on_with_the_rest(
     assert [one for one in told if "PERMISSION_DENIED" in one] == []
 
 
-def test_a_removed_node_is_refused_at_its_next_request(secured: Secured, attempt: Attempts) -> None:
+def test_removed_node_is_refused_at_next_request(secured: Secured, attempt: Attempts) -> None:
     tried = attempt("a node's root: he goes on with his node's certificate after it was removed")
     said(secured, [A, B])
     own = certificate(secured, B)
@@ -184,14 +182,14 @@ def test_a_removed_node_is_refused_at_its_next_request(secured: Secured, attempt
         tried.stopped()
 
 
-def test_a_node_called_like_a_user_of_ours_changes_no_role(secured: Secured) -> None:
+def test_node_named_like_our_user_changes_no_role(secured: Secured) -> None:
     said(secured, [A, "root", "controller", "agent", "../x"], [A, "controller"])
     until(lambda: may_write(secured, secured.tls("agent"), b"nodes/" + A.encode()))
     assert writes(secured, secured.tls("controller"), b"services/x", b"nodes/x") == ["written"] * 2
     assert "written" not in writes(secured, secured.tls("agent"), b"nodes/controller", b"services/x")
 
 
-def test_a_root_that_swarm_has_not_made_is_not_trusted(secured: Secured) -> None:
+def test_root_not_made_by_swarm_is_distrusted(secured: Secured) -> None:
     """It may have signed any name, for anybody."""
     trusted(secured)
     company = Authority.root(made=NOW - timedelta(days=1), called="Company CA")
@@ -203,7 +201,7 @@ def test_a_root_that_swarm_has_not_made_is_not_trusted(secured: Secured) -> None
         assert "does not accept our certificate" in writes(secured, certificate(secured, user, company), b"x")[0]
 
 
-def test_another_root_of_swarms_takes_the_place_of_the_old_one(secured: Secured) -> None:
+def test_new_swarm_root_replaces_the_old_one(secured: Secured) -> None:
     said(secured, [A])
     old = certificate(secured, A)
     until(lambda: may_write(secured, old, b"nodes/" + A.encode()))
@@ -215,7 +213,7 @@ def test_another_root_of_swarms_takes_the_place_of_the_old_one(secured: Secured)
     assert "does not accept our certificate" in writes(secured, old, b"nodes/" + A.encode())[0]
 
 
-def test_after_a_crash_users_and_roots_are_there_before_anybody(secured: Secured) -> None:
+def test_after_crash_users_and_roots_exist_before_clients(secured: Secured) -> None:
     said(secured, [A])
     own = certificate(secured, A)
     until(lambda: may_write(secured, own, b"nodes/" + A.encode()))
@@ -258,7 +256,7 @@ def prefers_own(swarmed: Swarmed) -> bool:
         return line.uses_preferred
 
 
-def test_an_agent_shows_its_nodes_certificate_where_it_can_and_else_the_shared_one(swarmed: Swarmed) -> None:
+def test_agent_shows_node_certificate_else_shared_one(swarmed: Swarmed) -> None:
     said(swarmed.secured, [A, B], [B])
     until(lambda: prefers_own(swarmed))
     swarmed.gives(locked=True)
@@ -273,7 +271,7 @@ def test_an_agent_shows_its_nodes_certificate_where_it_can_and_else_the_shared_o
     assert not prefers_own(swarmed)
 
 
-def test_an_agent_becomes_its_nodes_user_and_the_shared_one_writes_for_it_no_more(
+def test_agent_becomes_node_user_and_shared_one_stops(
     swarmed: Swarmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reporting_reporter, "OWN_S", 0.2)

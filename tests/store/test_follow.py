@@ -45,7 +45,7 @@ def test_what_was_there_and_what_comes(store: Store) -> None:
     assert set(first.records) == {"ports/n/1", "leader"}, "a snapshot must not change once given"
 
 
-def test_what_was_read_is_not_kept_beside_its_records(store: Store) -> None:
+def test_read_bytes_are_not_kept_beside_records(store: Store) -> None:
     """Of 10,000 tasks that would be 45 MiB, for as long as nothing changes."""
     store.commit([Put(Port("n", 4711, "t"), 0)])  # no other test's
     follower = store.follow(["ports/"], nothing)
@@ -66,7 +66,7 @@ def test_an_empty_store_is_complete(store: Store) -> None:
     assert follower.snapshot.complete
 
 
-def test_who_waits_for_a_revision_goes_on_as_it_comes(store: Store) -> None:
+def test_waiter_for_a_revision_continues_when_it_comes(store: Store) -> None:
     follower = store.follow(["ports/"], nothing)
     until(listed(follower))
     now = follower.snapshot.revision
@@ -159,7 +159,7 @@ def test_what_lies_between_the_prefixes_is_passed_over(store: Store, etcd: EtcdS
     assert not follower.snapshot.invalid
 
 
-def test_values_that_are_not_ours_are_named_and_all_else_goes_on(store: Store, etcd: EtcdServer, root: str) -> None:
+def test_foreign_values_are_named_and_rest_continues(store: Store, etcd: EtcdServer, root: str) -> None:
     good = codec.encode(Leader("a")).decode()
     with structlog.testing.capture_logs() as logs:
         etcd.put(f"{root}ports/n/1", "s3cret \x1b[31m")
@@ -193,7 +193,7 @@ def test_values_that_are_not_ours_are_named_and_all_else_goes_on(store: Store, e
     assert "s3cret" not in repr(logs)
 
 
-def test_a_value_that_breaks_the_codec_is_one_value(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_breaking_the_codec_affects_only_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(key: str, value: bytes) -> Record:
         if key == "ports/n/1":
             raise OverflowError("s3cret")
@@ -277,7 +277,7 @@ def test_a_burst_is_followed_to_its_end(store: Store) -> None:
     assert follower.snapshot == store.load(["ports/"])
 
 
-def test_who_reads_too_slowly_catches_up_in_whole_revisions(store: Store, etcd: EtcdServer, root: str) -> None:
+def test_slow_reader_catches_up_in_whole_revisions(store: Store, etcd: EtcdServer, root: str) -> None:
     feed = WatchStream([etcd.target], 5.0, Ranges.of(root.encode(), [b"tasks/"]), etcd.tls)
     batches = feed.batches()
     last = next(batches).revision

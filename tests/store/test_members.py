@@ -132,12 +132,12 @@ def stranger(etcd: EtcdServer, root: str) -> Iterator[Store]:
     own.close()
 
 
-def test_an_agents_records_are_believed_once_its_proof_is_accepted(party: Party) -> None:
+def test_agents_records_are_believed_after_its_proof(party: Party) -> None:
     until(party.accepted)
     until(lambda: party.believed() == REPORT)
 
 
-def test_a_forged_report_is_not_believed_and_the_agent_puts_its_own_back(party: Party, stranger: Store) -> None:
+def test_forged_report_is_disbelieved_and_agent_restores_own(party: Party, stranger: Store) -> None:
     until(party.accepted)
     until(lambda: party.believed() == REPORT)
     forged = replace(REPORT, wired=False, error="forged")
@@ -148,7 +148,7 @@ def test_a_forged_report_is_not_believed_and_the_agent_puts_its_own_back(party: 
     assert set(seen) <= {None, REPORT}
 
 
-def test_the_same_words_with_anothers_signature_are_replaced_too(party: Party, stranger: Store) -> None:
+def test_same_content_with_other_signature_is_replaced(party: Party, stranger: Store) -> None:
     until(party.accepted)
     until(lambda: party.believed() == REPORT)
     revision = stranger.commit([Put(REPORT, None), Put(party.record, None)], 2**62)
@@ -164,9 +164,7 @@ def test_after_a_wipe_all_is_said_again(party: Party) -> None:
     until(lambda: party.believed() == REPORT and party.accepted())
 
 
-def test_an_agent_that_starts_again_signs_its_reports_anew(
-    party: Party, etcd: EtcdServer, root: str, tmp_path: Path
-) -> None:
+def test_restarted_agent_signs_its_reports_anew(party: Party, etcd: EtcdServer, root: str, tmp_path: Path) -> None:
     """Somebody has put its report of before back meanwhile, which the controller knows to be an earlier one."""
     until(party.accepted)
     until(lambda: party.believed() == REPORT)
@@ -181,7 +179,7 @@ def test_an_agent_that_starts_again_signs_its_reports_anew(
         stop(again)
 
 
-def test_a_stolen_report_key_that_is_pushed_ahead_is_given_up(
+def test_stolen_report_key_pushed_ahead_is_given_up(
     party: Party, etcd: EtcdServer, root: str, tmp_path: Path, attempt: Attempts
 ) -> None:
     """The controller takes what it signs for the latest, so that the node itself is not heard any more."""
@@ -215,7 +213,7 @@ def test_a_stolen_report_key_that_is_pushed_ahead_is_given_up(
         stop(again)
 
 
-def test_an_agent_whose_volume_was_lost_is_accepted_with_new_keys(
+def test_agent_with_lost_volume_gets_new_keys_accepted(
     party: Party, etcd: EtcdServer, root: str, tmp_path: Path
 ) -> None:
     for _ in range(5):  # it was started often
@@ -240,7 +238,7 @@ def test_an_agent_whose_volume_was_lost_is_accepted_with_new_keys(
         stop(again)
 
 
-def test_a_record_that_is_too_large_is_named_and_holds_up_nothing(party: Party) -> None:
+def test_oversized_record_is_named_and_blocks_nothing(party: Party) -> None:
     node = party.record.id
     huge = TaskReport("t0", "s", node, "running", wired=False, error="x" * 1_100_000, port_taken=None, elsewhere=())
     others = [replace(REPORT, node=node, task=f"t{n}") for n in range(1, 4)]

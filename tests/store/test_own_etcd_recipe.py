@@ -22,7 +22,7 @@ def test_the_recipe_grants_what_the_code_writes() -> None:
     assert f"readwrite {everything.first.decode()}" in text
 
 
-def test_each_nodes_own_keys_are_named_wherever_they_are_listed() -> None:
+def test_every_list_names_each_nodes_own_keys() -> None:
     parts = {grant.first.decode().removeprefix(keyspace.ROOT) for grant in grants()[AGENT] if grant.kind == WRITE}
     listed = [line for line in PAGE.read_text().splitlines() if "`recalled/ID/`" in line or "`nodes/ID`" in line]
     assert listed

@@ -65,7 +65,7 @@ def test_after_a_wipe_everything_is_as_it_was(mesh: SmallMesh, etcd: EtcdServer)
         assert {port.task for port in stored.all(Port)} == tasks
 
 
-def test_a_controller_that_comes_after_the_wipe_knows_it_too(mesh: SmallMesh, etcd: EtcdServer) -> None:
+def test_controller_started_after_wipe_knows_of_it(mesh: SmallMesh, etcd: EtcdServer) -> None:
     with mesh.reader("n1") as one, mesh.reader("n2") as two:
         with mesh.controller():
             settled(one, two)
@@ -77,7 +77,7 @@ def test_a_controller_that_comes_after_the_wipe_knows_it_too(mesh: SmallMesh, et
             assert signed(one, two) == before
 
 
-def test_from_an_old_backup_it_goes_on_with_the_newest_state(mesh: SmallMesh, etcd: EtcdServer) -> None:
+def test_from_old_backup_it_continues_with_newest_state(mesh: SmallMesh, etcd: EtcdServer) -> None:
     """With the tasks that came since, and without those that ended."""
     attack = Attack(etcd, mesh.root)
     with mesh.reader("n1") as one, mesh.reader("n2") as two:
@@ -184,9 +184,7 @@ def test_a_state_of_before_is_not_put_back(
         tried.stopped(not [e for seen in one.everything for e in seen.all(Endpoint) if e.task == ended])
 
 
-def test_a_controller_that_has_just_started_hears_the_nodes_before_it_signs_on_from_a_backup(
-    mesh: SmallMesh, etcd: EtcdServer
-) -> None:
+def test_new_controller_hears_nodes_before_signing_on_backup(mesh: SmallMesh, etcd: EtcdServer) -> None:
     """In the backup is what the nodes said then, too: nothing in the store says that it is old."""
     attack = Attack(etcd, mesh.root)
     with mesh.reader("n1") as one, mesh.reader("n2") as two:
@@ -231,9 +229,7 @@ class Shown(Planner):
         return plan
 
 
-def test_what_is_to_be_done_is_planned_while_nodes_are_awaited_and_done_when_they_are_heard(
-    mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_waits_for_nodes_and_runs_when_heard(mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.recovery.startup_barrier.HEAR_S", 600.0)
     with mesh.reader("n1") as one, mesh.reader("n2") as two:
         with mesh.controller():
@@ -257,7 +253,7 @@ def test_what_is_to_be_done_is_planned_while_nodes_are_awaited_and_done_when_the
             settled(one, two, tasks=7)
 
 
-def test_an_address_that_rested_rests_again_after_a_wipe(mesh: SmallMesh, etcd: EtcdServer) -> None:
+def test_resting_address_rests_again_after_wipe(mesh: SmallMesh, etcd: EtcdServer) -> None:
     with mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller():
         settled(one, two)
         ended = max(mesh.swarm.tasks_now)
@@ -283,7 +279,7 @@ class Moody(Reader):
         return (Put(part, None) for part in answer if self.willing)
 
 
-def test_who_brought_nothing_back_once_is_asked_again_the_next_time(
+def test_node_that_brought_nothing_is_asked_again(
     mesh: SmallMesh, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("controller.recovery.startup_barrier.HEAR_S", 3.0)
@@ -305,7 +301,7 @@ def test_who_brought_nothing_back_once_is_asked_again_the_next_time(
         assert {key: record for key, record in signed(one).items() if keyspace.covered(key)} == shared
 
 
-def test_a_restore_goes_on_after_the_leaders_record_was_deleted(
+def test_a_restore_survives_deletion_of_the_leaders_record(
     mesh: SmallMesh, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lease lives on, so that only the failed commits of the restore itself can tell the leader."""

@@ -50,7 +50,7 @@ def foreign(attack: Attack, key: str) -> None:
 
 
 @pytest.mark.parametrize("how", [deleted, broken, another, foreign], ids=lambda how: how.__name__)
-def test_a_sealed_key_that_somebody_has_touched_is_put_back_as_it_was(
+def test_tampered_sealed_key_is_put_back(
     mesh: SmallMesh, attack: Attack, how: Callable[[Attack, str], None], attempt: Attempts
 ) -> None:
     """No set covers it; but the controller that leads has seen it. So no task gets another key."""

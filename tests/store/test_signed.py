@@ -91,7 +91,7 @@ def records(snapshot: Snapshot) -> Iterator[tuple[str, object]]:
 
 
 @pytest.mark.parametrize("how", ATTACKS, ids=lambda how: how.__name__)
-def test_what_is_not_as_it_was_signed_is_not_acted_on(
+def test_tampered_records_are_not_acted_on(
     lived: SmallMesh, attack: Attack, how: Callable[[Attack], None], attempt: Attempts
 ) -> None:
     tried = attempt(f"etcd's owner: {what(how)}")
@@ -136,7 +136,7 @@ def test_a_peer_that_nobody_signed_is_none(lived: SmallMesh, attack: Attack, att
 
 
 @pytest.mark.parametrize("how", ATTACKS, ids=lambda how: how.__name__)
-def test_a_controller_that_was_there_puts_everything_back_and_agents_notice_nothing(
+def test_running_controller_restores_all_and_agents_notice_nothing(
     lived: SmallMesh, attack: Attack, how: Callable[[Attack], None]
 ) -> None:
     with lived.reader("n1") as one, lived.reader("n2") as two, lived.controller() as controller:
@@ -166,7 +166,7 @@ def places(found: Mapping[str, Versioned[Record]]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("how", ATTACKS, ids=lambda how: how.__name__)
-def test_a_controller_that_is_new_mends_and_gives_no_address_away(
+def test_new_controller_mends_and_gives_no_address_away(
     lived: SmallMesh, attack: Attack, how: Callable[[Attack], None]
 ) -> None:
     with lived.reader("n1") as one, lived.reader("n2") as two:
@@ -184,7 +184,7 @@ def test_a_controller_that_is_new_mends_and_gives_no_address_away(
             assert MALLORY not in {e.underlay for e in one.believed.all(Endpoint)}
 
 
-def test_a_record_that_is_withheld_stops_changes_and_removes_nothing(
+def test_withheld_record_stops_changes_and_removes_nothing(
     mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch, attempt: Attempts
 ) -> None:
     """Whoever owns etcd answers what he likes: here every list and watch of one reader passes through his hands."""
@@ -222,7 +222,7 @@ def test_a_record_that_is_withheld_stops_changes_and_removes_nothing(
             reader.__exit__(None, None, None)
 
 
-def test_a_whole_old_state_is_refused_across_restarts_and_the_controller_goes_on_above_it(
+def test_old_state_is_refused_across_restarts_and_surpassed(
     lived: SmallMesh, attack: Attack, attempt: Attempts
 ) -> None:
     tried = attempt("etcd's owner: the whole of an old state is put back")
@@ -244,7 +244,7 @@ def test_a_whole_old_state_is_refused_across_restarts_and_the_controller_goes_on
             assert one.believed.records["manifest"].generation > high
 
 
-def test_after_a_wipe_generations_go_on_from_what_the_nodes_have_seen(mesh: SmallMesh, etcd: EtcdServer) -> None:
+def test_after_wipe_generations_continue_from_nodes(mesh: SmallMesh, etcd: EtcdServer) -> None:
     with mesh.reader("n1") as one, mesh.reader("n2") as two:
         with mesh.controller():
             settled(one, two)
@@ -261,9 +261,7 @@ def test_after_a_wipe_generations_go_on_from_what_the_nodes_have_seen(mesh: Smal
             assert one.believed.records["manifest"].generation > high
 
 
-def test_after_a_wipe_with_nobody_heard_in_time_it_starts_low_is_refused_and_told(
-    mesh: SmallMesh, etcd: EtcdServer
-) -> None:
+def test_after_wipe_unheard_low_start_is_refused_loudly(mesh: SmallMesh, etcd: EtcdServer) -> None:
     with mesh.reader("n1") as one, mesh.reader("n2") as two:
         with mesh.controller():
             settled(one, two)
@@ -282,9 +280,7 @@ def test_after_a_wipe_with_nobody_heard_in_time_it_starts_low_is_refused_and_tol
             assert one.believed.records["manifest"].generation > high
 
 
-def test_what_a_node_says_it_has_seen_counts_only_as_it_was_signed(
-    store: Store, mesh: SmallMesh, attempt: Attempts
-) -> None:
+def test_nodes_seen_generation_counts_only_if_signed(store: Store, mesh: SmallMesh, attempt: Attempts) -> None:
     tried = attempt("a node's root: a generation that never was is reported, to end the mesh")
     ledger = SignedWriter(store)
     forged = wrap(Signer(CLUSTER, STRANGER), "manifest", 10**9, codec.encode(ManifestRecord(0, bytes(32))))
@@ -316,7 +312,7 @@ def test_of_two_that_lead_one_writes(store: Store) -> None:
     assert one.commit([Put(service, None)]) is None
 
 
-def test_the_signing_key_is_changed_while_agents_go_on(mesh: SmallMesh, attack: Attack) -> None:
+def test_signing_key_changes_while_agents_run(mesh: SmallMesh, attack: Attack) -> None:
     new = SigningKey.generate()
     both = Keyring(CLUSTER, (SIGNING_KEY.verify_key, new.verify_key))
     only_new = Keyring(CLUSTER, (new.verify_key,))
@@ -355,7 +351,7 @@ def test_a_controller_with_other_keys_touches_nothing(lived: SmallMesh, attack: 
     }
 
 
-def test_damage_to_what_the_manifest_does_not_cover_is_mended_too(lived: SmallMesh, attack: Attack) -> None:
+def test_damage_outside_the_manifest_is_mended_too(lived: SmallMesh, attack: Attack) -> None:
     with lived.reader("n1") as one, lived.reader("n2") as two:
         settled(one, two, tasks=5)
         address = min(k for k in attack.now() if k.startswith("addresses/"))
@@ -371,7 +367,7 @@ def test_damage_to_what_the_manifest_does_not_cover_is_mended_too(lived: SmallMe
             assert rests == Address(IPv4Address("10.1.77.77"), None)
 
 
-def test_a_controller_whose_verify_keys_are_another_swarms_writes_nothing(mesh: SmallMesh, attack: Attack) -> None:
+def test_controller_with_other_swarms_verify_keys_writes_nothing(mesh: SmallMesh, attack: Attack) -> None:
     mesh.swarm.id = "another"
     with mesh.reader("n1"), mesh.reader("n2"), mesh.controller() as controller:
         until(lambda: any("and this is another" in problem for problem in controller._decider.problems.open))

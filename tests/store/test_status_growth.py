@@ -137,6 +137,6 @@ def test_what_nodes_tell_does_not_fill_etcd(line: ChannelPool, figure: Callable[
     assert max(sizes[FILLED_BY:]) <= max(sizes[:FILLED_BY]) * 1.1, "it goes on growing"
 
 
-def test_as_it_was_before_it_is_full_within_minutes(line: ChannelPool) -> None:
+def test_formerly_it_filled_within_minutes(line: ChannelPool) -> None:
     with pytest.raises(LinkwireError, match="database space exceeded"):
         list(minutes(line, everybody(as_before)))

@@ -44,7 +44,7 @@ def test_controllers_write_all_of_ours_and_nothing_else(secured: Secured) -> Non
         assert "PERMISSION_DENIED" in write(line, b"/elsewhere")
 
 
-def test_agents_read_all_of_ours_and_write_what_is_theirs(
+def test_agents_read_all_and_write_their_own(
     secured: Secured, etcd: EtcdServer, root: str, attempt: Attempts
 ) -> None:
     tried = attempt("a node's root: the agent's etcd certificate writes the controller's records")
@@ -80,12 +80,12 @@ def test_nobody_else_is_let_in(secured: Secured, attempt: Attempts) -> None:
     assert "Socket closed" in refused(secured, None)
 
 
-def test_a_certificate_of_nobody_is_a_user_of_nothing(secured: Secured) -> None:
+def test_nobodys_certificate_is_user_of_nothing(secured: Secured) -> None:
     with closing(secured.line(secured.tls("nobody"))) as line:
         assert "written" not in write(line, ROOT + b"services/x")
 
 
-def test_roots_certificate_is_for_one_start_and_nobody_elses_eyes(secured: Secured) -> None:
+def test_roots_certificate_is_per_start_and_private(secured: Secured) -> None:
     """Even our own authority could name a root; that it does not is compose_ext's to promise."""
     (own,) = (secured.folder / "tmp").glob("linkwire-etcd-*/root")
     assert own.parent.stat().st_mode & 0o077 == own.stat().st_mode & 0o077 == 0
@@ -98,7 +98,7 @@ def test_roots_certificate_is_for_one_start_and_nobody_elses_eyes(secured: Secur
     assert "does not accept our certificate" in refused(secured, shown)
 
 
-def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_nothing(secured: Secured, attempt: Attempts) -> None:
+def test_man_in_the_middle_hears_nothing(secured: Secured, attempt: Attempts) -> None:
     tried = attempt("on the way to etcd: a man in the middle")
     authority = CertificateAuthority("middle")
     mine = secured.issue("middle", authority.server(["127.0.0.1"]))
@@ -138,13 +138,13 @@ def test_a_man_in_the_middle_with_a_certificate_of_his_own_hears_nothing(secured
         tried.works(heard, "to a client that trusts his authority")
 
 
-def test_a_server_at_another_address_is_none_of_ours(secured: Secured) -> None:
+def test_server_at_another_address_is_not_trusted(secured: Secured) -> None:
     line = ChannelPool([f"localhost:{secured.port}"], 3.0, secured.tls("agent"), CLUSTER)
     with closing(line), pytest.raises(Retryable, match="its certificate is not for this address"), line.use():
         pass
 
 
-def test_after_a_wipe_and_after_a_crash_the_roles_are_there_before_anybody(secured: Secured) -> None:
+def test_roles_exist_before_clients_after_wipe_and_crash(secured: Secured) -> None:
     secured.stop()
     subprocess.run(["rm", "-rf", str(secured.folder / "data")], check=True)
     reached: list[str] = []
@@ -193,7 +193,7 @@ def test_nothing_leaves_the_machine_in_clear_unasked(endpoints: list[str], insec
         choose(endpoints, (None, None, None), insecure=insecure)
 
 
-def test_in_clear_on_loopback_or_when_the_user_says_so() -> None:
+def test_clear_text_only_on_loopback_or_by_request() -> None:
     for endpoint in ("http://127.0.0.1:1", "localhost:1", "http://[::1]:1"):
         assert choose([endpoint], (None, None, None), insecure=False) is None
     assert choose(["http://10.0.0.1:1"], (None, None, None), insecure=True) is None

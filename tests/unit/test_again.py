@@ -66,7 +66,7 @@ def run(folder: Path, suite: str, text: str, *options: str, **environment: str) 
 @pytest.mark.parametrize(
     ("text", "when"), [(IN_THE_TEST, "call: AssertionError: not yet"), (IN_ITS_FIXTURE, "setup:")]
 )
-def test_one_that_passes_at_the_second_try_is_named(tmp_path: Path, text: str, when: str) -> None:
+def test_passing_at_second_try_is_named(tmp_path: Path, text: str, when: str) -> None:
     said = run(tmp_path, "lab", text)
     assert "1 passed" in said
     assert "failed," not in said
@@ -84,7 +84,7 @@ def test_more_than_a_few_are_no_accident(tmp_path: Path) -> None:
     assert f"1 failed, {again.AT_MOST} passed" in run(tmp_path, "lab", MANY)
 
 
-def test_all_workers_of_a_run_have_the_same_few(tmp_path: Path) -> None:
+def test_all_workers_share_the_same_few_tries(tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     said = run(tmp_path, "lab", MANY, "-n", "2")
     assert f"1 failed, {again.AT_MOST} passed" in said
@@ -92,7 +92,7 @@ def test_all_workers_of_a_run_have_the_same_few(tmp_path: Path) -> None:
     assert said.count("first failed at call:") == again.AT_MOST
 
 
-def test_what_has_nothing_that_could_be_late_has_one_try(tmp_path: Path) -> None:
+def test_unit_tests_have_one_try(tmp_path: Path) -> None:
     said = run(tmp_path, "unit", IN_THE_TEST)
     assert "1 failed" in said
     assert "tried twice" not in said

@@ -67,9 +67,7 @@ def test_a_workers_attacks_are_counted_by_who_reports(tmp_path: Path) -> None:
         ("False", "tried.stopped(True)", "it does nothing even where nothing stops it"),
     ],
 )
-def test_an_attack_that_is_not_shown_to_be_stopped_fails_the_run(
-    tmp_path: Path, works: str, stopped: str, why: str
-) -> None:
+def test_attack_not_shown_stopped_fails_the_run(tmp_path: Path, works: str, stopped: str, why: str) -> None:
     code, told = run(tmp_path, works, stopped)
     assert code == 1, told
     assert why in told

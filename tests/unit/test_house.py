@@ -13,22 +13,9 @@ PROJECT = log_events.PROJECT
 LINES = 400
 MODULES = 9
 
-CROWDED: dict[str, str] = {
-    "mesh": "its modules move into folders by subject",
-    "agent": "its modules move into folders by subject",
-    "controller": "its modules move into folders by subject",
-    "compose_ext": "its modules move into folders by subject",
-}
+CROWDED: dict[str, str] = {}
 """Folders that may have more than nine modules, and why."""
 
-RIDDLES: dict[str, int] = {"mesh": 61, "agent": 70, "controller": 61, "compose_ext": 37}
-"""How many docstrings of a package may still begin with a question word; a number only falls."""
-
-QUESTIONS = {"docs/compose.md", "docs/decisions/0001-dependencies.md", "docs/decisions/0026-an-agents-start.md"}
-"""Pages in which a sentence may still begin with a question word."""
-
-MOVING = not (PROJECT / "mesh" / "model").is_dir()
-"""Whether the docs already name modules by the folders that they have yet to move to."""
 TOUR = (PROJECT / "docs" / "tour.md").read_text()
 
 SOURCES = [(package, path.relative_to(PROJECT)) for package, path in log_events.modules()]
@@ -64,14 +51,13 @@ def anchor(title: str) -> str:
 
 
 def test_docstrings_begin_with_a_noun_or_verb() -> None:
-    found: dict[str, list[str]] = {package: [] for package in RIDDLES}
-    for package, path in SOURCES:
-        found.setdefault(package, []).extend(
-            f"{path}:{line}: {text.splitlines()[0]}"
-            for line, text in docstrings(path)
-            if begins_with_a_question_word(text)
-        )
-    assert {package: riddles for package, riddles in found.items() if len(riddles) > RIDDLES.get(package, 0)} == {}
+    riddles = [
+        f"{path}:{line}: {text.splitlines()[0]}"
+        for _, path in SOURCES
+        for line, text in docstrings(path)
+        if begins_with_a_question_word(text)
+    ]
+    assert riddles == []
 
 
 @pytest.mark.parametrize("text", ["What it is.", "Who signs.", "Whose it is.", "Which one."])
@@ -159,12 +145,11 @@ def test_the_decisions_index_lists_every_page() -> None:
     assert [path.name for path in sorted(folder.glob("0*.md")) if f"({path.name})" not in index] == []
 
 
-def test_no_sentence_of_the_docs_begins_with_a_question_word() -> None:
+def test_no_docs_sentence_begins_with_a_question_word() -> None:
     pages = [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")]
     found = [
         f"{page.relative_to(PROJECT)}: {sentence[0]}"
         for page in pages
-        if str(page.relative_to(PROJECT)) not in QUESTIONS
         for sentence in re.finditer(
             r"(?m)(?:^(?:[-*|] )?|(?<=[.:;?] ))(?:What|Who|Whose|Whom|Which)\b.{0,60}", prose(page)
         )
@@ -176,7 +161,7 @@ def test_modules_named_in_the_docs_exist() -> None:
     text = "".join(page.read_text() for page in [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
     named = set(re.findall(r"`((?:mesh|agent|controller|compose_ext)/[a-z_/]+\.py)`", text))
     assert len(named) > 30
-    assert MOVING or sorted(file for file in named if not (PROJECT / file).is_file()) == []
+    assert sorted(file for file in named if not (PROJECT / file).is_file()) == []
 
 
 def test_links_of_the_docs_lead_somewhere() -> None:
@@ -188,6 +173,6 @@ def test_links_of_the_docs_lead_somewhere() -> None:
             file, _, title = link.partition("#")
             target = (page.parent / file).resolve() if file else page
             leads = target.exists() and (not title or title in anchors.get(target, set()))
-            if not leads and "://" not in link and not (MOVING and link == "0039-command-line.md"):
+            if not leads and "://" not in link:
                 broken.append(f"{page.relative_to(PROJECT)}: {link}")
     assert broken == []

@@ -62,7 +62,7 @@ def run_one(made: Any, worker: Worker) -> str:  # noqa: ANN401
     return EVERY[index]
 
 
-def test_every_test_is_run_once_and_the_last_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_test_runs_once_and_last_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     made, workers = scheduled(4, monkeypatch)
     order: list[str] = []
     while ready := [worker for worker in workers if worker.can_run()]:
@@ -78,7 +78,7 @@ def test_every_test_is_run_once_and_the_last_ones_alone(monkeypatch: pytest.Monk
     assert longest in (workers[2].ran[0], workers[3].ran[0]), "it comes first"
 
 
-def test_none_is_alone_while_another_worker_has_something_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_alone_while_another_worker_works(monkeypatch: pytest.MonkeyPatch) -> None:
     made, workers = scheduled(2, monkeypatch)
     slow = workers[1]
     while workers[0].can_run():

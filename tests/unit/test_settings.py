@@ -59,7 +59,7 @@ CONTROLLER = {
 }
 
 
-def test_the_controller_is_told_by_flags_before_the_environment() -> None:
+def test_controller_flags_override_the_environment() -> None:
     told = controller.settings.parse([], CONTROLLER)
     assert told == controller.settings.Settings(
         etcd=("http://a:1", "b:2"),
@@ -97,7 +97,7 @@ def test_the_controller_is_told_by_flags_before_the_environment() -> None:
     assert controller.settings.parse([], dict.fromkeys(CONTROLLER, "")) == controller.settings.parse([], {})
 
 
-def test_the_agent_is_told_by_flags_before_the_environment() -> None:
+def test_agent_flags_override_the_environment() -> None:
     environ = {
         "LINKWIRE_ETCD": "a:1,b:2",
         "LINKWIRE_ETCD_INSECURE": "1",

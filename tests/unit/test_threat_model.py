@@ -21,6 +21,6 @@ def test_the_tests_that_are_named_exist() -> None:
     assert [f"{file}::{test}" for file, test in NAMED if not exists(file, test)] == []
 
 
-def test_every_line_names_its_test_or_says_why_there_is_none() -> None:
+def test_every_row_names_its_test_or_reason() -> None:
     reasons = ("design: not hidden", "limit: see below", "trusted", "WireGuard's own")
     assert [row for row in ROWS if "`tests/" not in row and not row.split(" | ")[-1].startswith(reasons)] == []

@@ -76,7 +76,7 @@ def test_it_is_the_guests_kernel() -> None:
     assert os.uname().release == os.environ[GUEST_VARIABLE]
 
 
-def test_a_mount_namespace_begins_where_a_process_does_and_shares_its_mounts() -> None:
+def test_mount_namespace_starts_in_process_and_shares_mounts() -> None:
     assert sh("nsenter", f"--target={os.getpid()}", "--mount", "ls", "-d", str(Path(__file__))) == __file__
     assert sh("findmnt", "--noheadings", "--first-only", "--output", "PROPAGATION", "/run") == "shared"
 
@@ -87,7 +87,7 @@ def test_asking_for_the_generic_netlink_family_loads_wireguard() -> None:
 
 
 @pytest.mark.usefixtures("namespaces")
-def test_two_namespaces_reach_each_other_through_the_kernels_wireguard(tmp_path: Path) -> None:
+def test_two_namespaces_connect_by_kernel_wireguard(tmp_path: Path) -> None:
     left_key, right_key = make_device(LEFT, tmp_path), make_device(RIGHT, tmp_path)
     add_peer(LEFT, RIGHT, right_key)
     add_peer(RIGHT, LEFT, left_key)
@@ -116,7 +116,7 @@ def test_nothing_passes_without_the_peer_on_both_sides(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("namespaces")
-def test_after_a_clock_went_back_a_new_key_is_heard_and_the_old_one_is_not(tmp_path: Path) -> None:
+def test_after_clock_rollback_only_new_key_is_accepted(tmp_path: Path) -> None:
     left_key, right_key = make_device(LEFT, tmp_path), make_device(RIGHT, tmp_path)
     add_peer(LEFT, RIGHT, right_key)
     add_peer(RIGHT, LEFT, left_key)
@@ -182,7 +182,7 @@ def test_nftables_has_what_a_vip_needs() -> None:
     assert "numgen inc mod 2" in inside(LEFT, "nft", "list", "table", "inet", "guest")
 
 
-def test_the_hosts_files_can_be_written_and_the_exchange_folder_too() -> None:
+def test_host_files_and_exchange_folder_are_writable() -> None:
     # What becomes of them, test_kernel.py looks at from outside.
     Path(__file__).with_name("written-in-the-guest").write_text("gone when the guest ends")
     Path(EXCHANGE, "written-in-the-guest").write_text("stays")

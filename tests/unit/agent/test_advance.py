@@ -63,7 +63,7 @@ def done(peers: tuple[PeerChange, ...]) -> InterfaceDiff:
 
 @ANY
 @given(pairs(), interfaces(), tables, hosts_read)
-def test_on_a_device_that_is_as_it_was_meant_it_does_what_a_look_finds_to_do(
+def test_on_intact_device_it_equals_a_full_reading(
     pair: tuple[InterfaceConfig, InterfaceConfig], found: Interface | None, table: Rules | None, hosts: Hosts
 ) -> None:
     before, after = pair
@@ -84,7 +84,7 @@ def test_on_a_device_that_is_as_it_was_meant_it_does_what_a_look_finds_to_do(
 
 @ANY
 @given(pairs(), interfaces())
-def test_on_any_device_it_leaves_alone_what_the_records_do_not_change(
+def test_on_any_device_it_touches_only_record_changes(
     pair: tuple[InterfaceConfig, InterfaceConfig], found: Interface | None
 ) -> None:
     before, after = pair
@@ -134,13 +134,13 @@ def test_one_of_many_is_named_alone() -> None:
     )
 
 
-def test_a_network_that_a_peer_loses_is_taken_from_it() -> None:
+def test_network_lost_by_a_peer_is_removed() -> None:
     both = replace(wanted(0), allowed_ips=frozenset(NETWORKS[:2]))
     change = PeerChange(KEYS[0], None, frozenset(NETWORKS[:1]), replace_allowed_ips=True, update_only=True)
     assert peer_changes(meant(both), meant(wanted(0))) == (change,)
 
 
-def test_what_it_cannot_tell_is_left_to_a_look() -> None:
+def test_undecidable_change_is_left_to_a_reading() -> None:
     before, unknown = meant(wanted(0), wanted(1)), replace(wanted(0), preshared_key=None)
     assert peer_changes(before, replace(before, policy=policy("0"), hosts=())) == ()
     assert peer_changes(before, replace(before, peers=(unknown, before.peers[1]))) is None

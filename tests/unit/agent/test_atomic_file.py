@@ -29,9 +29,7 @@ def value(n: int, more: bytes = b"") -> bytes:
     st.sets(st.integers(0, 2 * SLOT // SECTOR - 1)),
     st.sets(st.integers(0, SLOT // SECTOR - 1)),
 )
-def test_of_a_write_that_is_cut_off_any_part_may_be_there(
-    written: list[bytes], reached: set[int], junk: set[int]
-) -> None:
+def test_interrupted_write_may_leave_any_part(written: list[bytes], reached: set[int], junk: set[int]) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "value"
         for n, more in enumerate(written[:-1]):
@@ -102,7 +100,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
+def test_an_existing_file_stays_unless_replaced(tmp_path: Path) -> None:
     path = tmp_path / "value"
     write(path, b"first", mode=0o640)
     write(path, b"second", replace=False)

@@ -11,7 +11,7 @@ import pytest
 from agent.state.clock import BACK_S, FILE, Clock, WatchedClock
 
 
-def test_keys_are_spent_when_the_clock_goes_back_until_they_are_others() -> None:
+def test_keys_are_spent_by_clock_rollback_until_changed() -> None:
     one = Clock().at(1000, {"a": 0, "b": 3})
     assert one == Clock(1000, {})
     assert one.at(1000 - BACK_S, {"a": 0}) == one, "so little does no harm, and the latest stays"
@@ -49,7 +49,7 @@ def test_it_is_remembered_over_restarts(tmp_path: Path, now: list[float]) -> Non
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"latest": "x", "spent": {}}', '{"latest": 9e9, "spent": [1]}'])
-def test_what_cannot_be_read_is_as_if_the_node_were_new(tmp_path: Path, now: list[float], content: str) -> None:
+def test_unreadable_clock_file_means_a_new_node(tmp_path: Path, now: list[float], content: str) -> None:
     (tmp_path / FILE).write_text(content)
     watched = WatchedClock(tmp_path)
     watched.look({"a": 0})

@@ -58,13 +58,13 @@ def test_a_default_runtime_is_wrapped_with_its_arguments() -> None:
         ("[" * 100_000, "does not parse"),
     ],
 )
-def test_a_file_that_dockerd_would_not_take_is_refused(text: str, said: str) -> None:
+def test_file_dockerd_would_reject_is_refused(text: str, said: str) -> None:
     with pytest.raises(GateError, match=f"{FILE}.*{said}"):
         daemon_json.parse(text, FILE)
 
 
 @pytest.mark.parametrize("entry", [{"runtimeType": "io.containerd.kata.v2"}, None])
-def test_a_default_runtime_that_is_no_program_is_refused(entry: object) -> None:
+def test_default_runtime_without_program_is_refused(entry: object) -> None:
     config = {"default-runtime": "kata", "runtimes": {"kata": entry} if entry else {}}
     with pytest.raises(GateError, match="'kata' is a shim of containerd's"):
         daemon_json.wrapped(config, FILE)
@@ -78,7 +78,7 @@ def test_runtimes_on_the_command_line_are_refused(flag: str) -> None:
 
 
 @given(_CONFIGS, st.booleans())
-def test_what_is_put_in_and_taken_out_is_what_it_was(config: dict[str, Any], named: bool) -> None:
+def test_install_and_remove_restore_the_file(config: dict[str, Any], named: bool) -> None:
     if named and "nvidia" in config.get("runtimes", {}):
         config = {**config, "default-runtime": "nvidia"}
     merged = put_in(config)

@@ -232,7 +232,7 @@ ANY = settings(deadline=None, max_examples=150)
 
 @ANY
 @given(configs(), interfaces(), tables, hosts_read, st.none() | configs())
-def test_what_is_applied_reads_back_as_it_was_meant(
+def test_applied_diff_reads_back_as_desired(
     config: InterfaceConfig,
     before: Interface | None,
     table: Rules | None,
@@ -274,7 +274,7 @@ def _roamed_to(before: Interface | None, key: PublicKey) -> UdpEndpoint | None:
 
 @ANY
 @given(configs())
-def test_nothing_is_to_be_done_where_all_is_as_meant(config: InterfaceConfig) -> None:
+def test_diff_is_empty_where_all_is_desired(config: InterfaceConfig) -> None:
     for previous in (None, config):
         for complete in (True, False):
             assert diff_of(config, seen(config), config.hosts, previous, NOW, complete=complete) == InterfaceDiff()
@@ -354,7 +354,7 @@ def keyed(key: PresharedKey | None) -> PeerConfig:
     return replace(wanted(0), preshared_key=key)
 
 
-def test_another_preshared_key_is_set_in_place_and_nothing_else() -> None:
+def test_other_preshared_key_is_set_in_place_alone() -> None:
     before = seen(meant(keyed(KEY), wanted(1)))
     changes = diff_of(meant(keyed(OTHER_KEY), wanted(1)), before, HOSTS, None, NOW)
     change = PeerChange(KEYS[0], preshared_key=OTHER_KEY, update_only=True)
@@ -362,7 +362,7 @@ def test_another_preshared_key_is_set_in_place_and_nothing_else() -> None:
     assert KEY.raw.hex() not in repr(changes)
 
 
-def test_a_peer_whose_link_key_is_not_here_is_not_made_and_an_older_one_stays() -> None:
+def test_peer_without_link_key_waits_old_one_stays() -> None:
     new = diff_of(meant(keyed(None), wanted(1)), None, HOSTS, None, NOW)
     assert new.device is not None
     assert [peer.public_key for peer in new.device.peers] == [KEYS[1]]
@@ -383,19 +383,19 @@ LIVE = meant(wanted(0), wanted(1))
 
 
 @pytest.mark.parametrize("previous", [None, LIVE])
-def test_a_live_peer_that_roamed_stays_where_it_is(previous: InterfaceConfig | None) -> None:
+def test_live_roamed_peer_stays_where_it_is(previous: InterfaceConfig | None) -> None:
     assert not diff_of(LIVE, roamed(seen(LIVE), 0, 9), HOSTS, previous, NOW)
 
 
 @pytest.mark.parametrize("handshake", [None, NOW - REJECT_AFTER_S, NOW - 5000])
-def test_a_dead_peer_goes_back_to_where_its_record_says(handshake: float | None) -> None:
+def test_dead_peer_returns_to_its_recorded_endpoint(handshake: float | None) -> None:
     changes = diff_of(LIVE, roamed(seen(LIVE), 0, 9, handshake), HOSTS, LIVE, NOW)
     assert changes.device is not None
     assert changes.device.peers == (PeerChange(KEYS[0], endpoint=place(0), update_only=True),)
     assert changes.reasons == ("1 peers set",)
 
 
-def test_a_changed_record_moves_a_live_peer_and_no_other() -> None:
+def test_changed_record_moves_only_that_live_peer() -> None:
     config = meant(wanted(0, at=5), wanted(1))
     for before in (seen(LIVE), roamed(seen(LIVE), 0, 9), roamed(seen(LIVE), 1, 9)):
         changes = diff_of(config, before, HOSTS, LIVE, NOW)
@@ -403,7 +403,7 @@ def test_a_changed_record_moves_a_live_peer_and_no_other() -> None:
         assert changes.device.peers == (PeerChange(KEYS[0], endpoint=place(5), update_only=True),)
 
 
-def test_a_device_with_the_same_private_key_keeps_it() -> None:
+def test_device_with_same_private_key_keeps_it() -> None:
     before = replace(seen(LIVE), mtu=1280)
     changes = diff_of(LIVE, before, HOSTS, None, NOW)
     assert changes == InterfaceDiff(mtu=1420, reasons=("mtu 1280 -> 1420",))
@@ -418,13 +418,13 @@ def test_another_private_key_or_port_changes_nothing_else() -> None:
     assert str(LIVE.private_key.raw) not in repr(changes)
 
 
-def test_a_peer_that_left_is_removed_by_its_own_key() -> None:
+def test_departed_peer_is_removed_by_its_key() -> None:
     changes = diff_of(meant(wanted(1)), seen(LIVE), HOSTS, LIVE, NOW)
     assert changes.device == DeviceChange(peers=(PeerChange(KEYS[0], remove=True),))
     assert changes.reasons == ("1 peers removed",)
 
 
-def test_a_peer_with_a_new_key_takes_over_its_address() -> None:
+def test_peer_with_new_key_takes_its_address_over() -> None:
     new = replace(wanted(0), public_key=KEYS[3])
     changes = diff_of(meant(new, wanted(1)), seen(LIVE), HOSTS, LIVE, NOW)
     assert changes.device is not None
@@ -448,13 +448,13 @@ def test_names_are_written_whole_or_left(read: Hosts, complete: bool, expected: 
     assert changes.reasons == (("names of 1 addresses",) if expected else ())
 
 
-def test_names_of_nobody_need_no_block_and_take_an_old_one_away() -> None:
+def test_empty_names_need_no_block_and_remove_one() -> None:
     config = replace(LIVE, hosts=())
     assert not diff_of(config, seen(config), None, None, NOW)
     assert diff_of(config, seen(config), HOSTS, None, NOW).hosts == ()
 
 
-def test_a_device_that_is_not_there_is_made_with_all_its_peers() -> None:
+def test_missing_device_is_made_with_all_peers() -> None:
     changes = diff_of(LIVE, None, HOSTS, LIVE, NOW)
     assert changes.create
     assert changes.up
@@ -497,7 +497,7 @@ PLAIN = (wanted(0), wanted(1))
         (policy("0", "0"), policy("01", "01"), policy("0", "01"), policy("01", "01")),
     ],
 )
-def test_rules_and_peers_change_in_an_order_in_which_no_connection_is_lost(
+def test_rules_and_peers_change_without_losing_connections(
     old: Policy, new: Policy, first: Policy | None, then: Policy | None
 ) -> None:
     before, after = meant(*PLAIN, rules=old), meant(*PLAIN, rules=new)
@@ -509,7 +509,7 @@ def test_rules_and_peers_change_in_an_order_in_which_no_connection_is_lost(
 
 
 @pytest.mark.parametrize("table", [None, (), render(policy("0"), "lw0"), render(policy(), "lw1")])
-def test_rules_that_somebody_changed_or_that_are_not_known_from_before_are_made_as_meant_at_once(
+def test_edited_or_unknown_rules_are_rewritten_at_once(
     table: Rules | None,
 ) -> None:
     config = meant(*PLAIN, rules=policy("01", "0"))
@@ -524,13 +524,13 @@ def test_a_new_device_has_its_rules_first() -> None:
     assert changes.rules is None
 
 
-def test_a_route_of_another_mtu_is_replaced_and_never_missing() -> None:
+def test_route_of_other_mtu_is_replaced_without_gap() -> None:
     config = replace(LIVE, routes=(Route(SUBNET, 1220), Route(SUBNET6)))
     changes = diff_of(config, seen(LIVE), HOSTS, LIVE, NOW)
     assert changes == InterfaceDiff(add_routes=(Route(SUBNET, 1220),), reasons=(f"routes {SUBNET}",))
 
 
-def test_without_ipv6_nothing_of_it_is_asked_for_and_nothing_else_is_missing() -> None:
+def test_without_ipv6_only_ipv6_is_missing() -> None:
     hosts = (*HOSTS, HostEntry(twin(SUBNET6, IPv4Address("10.1.0.10")), ("db",)))
     config = replace(LIVE, hosts=hosts)
     assert config.without_ipv6() == replace(LIVE, addresses=(ADDRESS,), routes=(Route(SUBNET),))

@@ -41,7 +41,7 @@ def ask(name: str, kind: int = 1) -> tuple[int, list[str]]:
     return rcode(answer), addresses(answer)
 
 
-def test_a_links_name_has_its_addresses_and_no_other_name_is_answered() -> None:
+def test_link_name_has_addresses_other_names_no_answer() -> None:
     assert (ask("DB"), ask("db", 28), ask("db", 33)) == ((0, ["10.1.9.2"]), (0, ["fd12::902"]), (0, []))
     assert (ask("x"), ask("db.corp.example"), ask("dbx.corp.example"), ask("db.example")) == (
         *((0, []), (3, [])),
@@ -50,7 +50,7 @@ def test_a_links_name_has_its_addresses_and_no_other_name_is_answered() -> None:
     assert TABLE.answer(b"what") is None
 
 
-def test_a_name_with_dnsrr_begins_with_each_address_about_as_often() -> None:
+def test_dnsrr_name_rotates_its_first_address_evenly() -> None:
     first = Counter(ask("all")[1][0] for _ in range(1000))
     assert min(first.values()) > 400
     assert len(first) == 2
@@ -82,7 +82,7 @@ def test_a_resolv_conf_says_whom_to_ask(content: bytes, servers: list[str], sear
     assert ([str(one) for one in found[0]], found[1]) == (servers, search)
 
 
-def test_what_a_resolv_conf_said_is_not_forgotten_and_no_file_is_no_trouble(tmp_path: Path) -> None:
+def test_resolv_conf_is_remembered_and_may_be_missing(tmp_path: Path) -> None:
     file, link = tmp_path / "resolv.conf", tmp_path / "link"
     link.symlink_to(file)
     seen = ResolvConf()
@@ -132,7 +132,7 @@ def _payload(left: dict[str, Any]) -> dict[str, int]:
     return found
 
 
-def test_a_task_says_that_its_questions_are_not_answered_where_the_node_cannot() -> None:
+def test_task_reports_unanswered_questions_where_node_cannot() -> None:
     """`docker linkwire check` shows what a task's report says."""
     local = LocalTask("c", "a1", "A", "a.1.x", "running", None, "/nowhere/hosts", None, (), gated=False)
     records = (CLUSTER, service("A", "a", ("b", "db")), service("B", "b"), endpoint("A", "a1", 1))

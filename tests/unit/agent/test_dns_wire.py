@@ -32,7 +32,7 @@ def test_a_question_is_read_as_it_was_put(name: str, kind: int, identifier: int,
 
 
 @given(st.binary(max_size=600))
-def test_whatever_a_task_sends_is_read_or_is_none(message: bytes) -> None:
+def test_any_message_is_parsed_or_rejected(message: bytes) -> None:
     read = wire.parse(message)
     if read is not None:
         answer = wire.answer(read, Rcode.NO_ERROR, [*V4, *V6], 5)
@@ -62,7 +62,7 @@ def test_a_broken_question_is_read_or_is_none(data: st.DataObject, name: str) ->
         (65, []),
     ],
 )
-def test_an_answer_has_the_addresses_of_the_family_that_is_asked_for(kind: int, found: list[str]) -> None:
+def test_answer_has_addresses_of_the_asked_family(kind: int, found: list[str]) -> None:
     read = wire.parse(question("dB", kind, edns=0))
     assert read is not None
     answer = wire.answer(read, Rcode.NO_ERROR, [*V4, *V6], 5)
@@ -74,7 +74,7 @@ def test_an_answer_has_the_addresses_of_the_family_that_is_asked_for(kind: int, 
     assert answer[12:16] == b"\x02dB\0", "with the case of the question: some compare it (0x20)"
 
 
-def test_of_many_addresses_those_are_given_that_fit_and_no_word_of_more() -> None:
+def test_oversized_answer_is_cut_to_what_fits() -> None:
     many = [IPv4Address("10.1.0.0") + n for n in range(1000)]
     for edns, most in ((None, 512), (0, 1232)):
         read = wire.parse(question("db", edns=edns))
@@ -85,7 +85,7 @@ def test_of_many_addresses_those_are_given_that_fit_and_no_word_of_more() -> Non
         assert not answer[2] & 2, "truncated would mean: ask by TCP"
 
 
-def test_another_version_of_edns_and_another_class_are_refused() -> None:
+def test_other_edns_version_and_class_are_refused() -> None:
     read = wire.parse(question("db", edns=1))
     assert read is not None
     answer = wire.answer(read, Rcode.NO_ERROR, V4, 5)
@@ -98,11 +98,11 @@ def test_another_version_of_edns_and_another_class_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a..b", ".a", "x" * 64, ".".join(["abcdefg"] * 33), "übung"])
-def test_a_name_that_no_question_can_hold_has_no_encoding(name: str) -> None:
+def test_name_too_long_for_questions_has_no_encoding(name: str) -> None:
     assert wire.encoded(name) is None
 
 
-def test_a_dot_within_a_label_is_no_other_name() -> None:
+def test_dot_inside_a_label_is_no_separator() -> None:
     read = wire.parse(question("x")[:12] + b"\x04a.db\0\0\1\0\1")
     assert read is not None
     assert read.name == "a\\.db"

@@ -57,7 +57,7 @@ def at(network: str, address: str) -> Attachment:
         ({"odd": {"NetworkID": "", "IPAddress": "10.0.1.5"}}, ()),
     ],
 )
-def test_the_addresses_of_a_container_that_is_to_start(
+def test_addresses_of_a_container_about_to_start(
     networks: dict[str, dict[str, Any]], elsewhere: tuple[Attachment, ...]
 ) -> None:
     local = task(listed("created", **networks))
@@ -71,7 +71,7 @@ def test_a_container_that_has_ended_has_no_address(state: str) -> None:
     assert (local.state, local.elsewhere) == ("gone", ())
 
 
-def test_a_container_on_the_nodes_own_network_can_never_be_wired() -> None:
+def test_host_network_container_can_never_be_wired() -> None:
     local = task(listed("created", host={"NetworkID": "h"}))
     assert local.problem is not None
     assert local.elsewhere == ()

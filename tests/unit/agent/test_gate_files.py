@@ -49,7 +49,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 @pytest.mark.parametrize("text", [TEXT, '{"debug": true}', "\n", None])
-def test_put_in_and_taken_out_leaves_what_was_there(place: Place, text: str | None) -> None:
+def test_install_and_remove_restore_the_node(place: Place, text: str | None) -> None:
     if text is not None:
         place.config.write_text(text)
         place.config.chmod(0o600)
@@ -69,7 +69,7 @@ def test_put_in_and_taken_out_leaves_what_was_there(place: Place, text: str | No
     assert place.all() == before
 
 
-def test_a_wrapped_runtime_is_named_in_the_settings_and_default_again_afterwards(place: Place) -> None:
+def test_wrapped_runtime_is_recorded_and_restored(place: Place) -> None:
     place.config.write_text('{"default-runtime": "n v", "runtimes": {"n v": {"path": "/opt/n v"}}}')
     before = place.all()
     assert place.put_in()["behind"] == "n v"
@@ -81,7 +81,7 @@ def test_a_wrapped_runtime_is_named_in_the_settings_and_default_again_afterwards
     assert place.all() == before
 
 
-def test_put_in_again_while_it_is_leaving_and_taken_out_leaves_what_was_there(place: Place) -> None:
+def test_reinstall_while_leaving_and_removal_restore_all(place: Place) -> None:
     place.config.write_text(TEXT)
     before = place.all()
     place.put_in()
@@ -92,7 +92,7 @@ def test_put_in_again_while_it_is_leaving_and_taken_out_leaves_what_was_there(pl
     assert place.all() == before
 
 
-def test_one_that_was_put_in_by_hand_is_taken_over(place: Place) -> None:
+def test_hand_made_installation_is_taken_over(place: Place) -> None:
     by_hand = {"debug": True, "runtimes": {"linkwire": {"path": "/opt/x"}}, "default-runtime": "linkwire"}
     place.config.write_text(json.dumps(by_hand))
     place.put_in()
@@ -110,7 +110,7 @@ def test_what_others_changed_while_it_was_in_stays(place: Place) -> None:
 
 
 @pytest.mark.parametrize("script", ["#!/bin/sh\necho broken >&2\nexit 3\n", "#!/no/such/program\n"])
-def test_a_script_that_does_not_run_there_is_taken_back(place: Place, script: str) -> None:
+def test_script_failing_on_node_is_taken_back(place: Place, script: str) -> None:
     place.config.write_text(TEXT)
     before = place.all()
     with pytest.raises(GateError, match="does not run on this node"):
@@ -118,7 +118,7 @@ def test_a_script_that_does_not_run_there_is_taken_back(place: Place, script: st
     assert place.all() == before
 
 
-def test_a_file_that_does_not_parse_is_left_alone(place: Place) -> None:
+def test_unparsable_file_is_left_alone(place: Place) -> None:
     place.config.write_text("{,")
     before = place.all()
     with pytest.raises(GateError, match="does not parse"):
@@ -135,7 +135,7 @@ def test_what_dockerd_does_not_take_over_is_undone(place: Place) -> None:
     assert place.all() == before
 
 
-def test_a_step_that_was_broken_off_is_gone_on_with(place: Place) -> None:
+def test_interrupted_step_is_continued(place: Place) -> None:
     place.config.write_text(TEXT)
     before = place.all()
     place.put_in()
@@ -157,12 +157,12 @@ def test_a_symbolic_link_stays_one(place: Place) -> None:
     assert (place.config.is_symlink(), real.read_text()) == (True, TEXT)
 
 
-def test_the_second_folder_is_taken_where_the_first_cannot_be_written_to(place: Place) -> None:
+def test_second_folder_is_used_when_first_is_unwritable(place: Place) -> None:
     place.bin.write_text("no folder")
     assert place.put_in()["script"] == str(place.other / "linkwire-runc")
 
 
-def test_a_file_that_is_a_mount_is_written_in_place(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mounted_file_is_written_in_place(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.config.write_text(TEXT)
     number = place.config.stat().st_ino
     plain = Path.replace

@@ -62,7 +62,7 @@ def readings(states: Sequence[bytes], piece: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\tb", "a\n10.0.0.1 bank", "a#b", "\x00"])
-def test_a_name_that_would_break_out_of_its_line_is_refused(name: str) -> None:
+def test_name_breaking_out_of_its_line_is_refused(name: str) -> None:
     with pytest.raises(Terminal, match="cannot be a name"):
         hosts_file.changes(b"", [HostEntry(DB.address, (name,))])
 
@@ -112,7 +112,7 @@ def test_parse(content: bytes, seen: tuple[HostEntry, ...] | None) -> None:
 
 
 @given(foreign, entries, entries)
-def test_whatever_is_written_the_foreign_lines_stay_and_the_last_names_are_read_back(
+def test_foreign_lines_stay_and_last_names_read_back(
     content: bytes, first: list[HostEntry], second: list[HostEntry]
 ) -> None:
     written = after(after(content, first), second)
@@ -122,7 +122,7 @@ def test_whatever_is_written_the_foreign_lines_stay_and_the_last_names_are_read_
     assert left in (content, content + b"\n" if content[-1:] != b"\n" else content)
 
 
-def test_a_line_can_be_read_by_musl_however_many_names_there_are() -> None:
+def test_musl_reads_lines_of_however_many_names() -> None:
     many = HostEntry(DB.address, tuple(f"a-name-of-some-length-{number}" for number in range(200)))
     written = after(DOCKERS, [many])
     assert max(map(len, written.split(b"\n"))) < 512
@@ -131,7 +131,7 @@ def test_a_line_can_be_read_by_musl_however_many_names_there_are() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2500), st.lists(entries, min_size=1, max_size=3), st.sampled_from((1024, 4096)), st.booleans())
-def test_a_reader_in_pieces_misses_no_name_and_sees_none_that_never_was(
+def test_piecewise_reader_misses_and_invents_no_name(
     length: int, meant: list[list[HostEntry]], piece: int, starts_as_before: bool
 ) -> None:
     """Every order in which its reads can fall between the writes is tried."""
@@ -189,7 +189,7 @@ def test_the_comments_that_gather_are_cleared_away(tmp_path: Path) -> None:
     assert others(path.read_bytes()) == DOCKERS
 
 
-def test_docker_deleting_a_name_of_its_own_does_not_take_ours() -> None:
+def test_docker_deleting_its_name_keeps_ours() -> None:
     # libnetwork's etchosts.Delete drops each line that ends in a tab and the name.
     written = after(DOCKERS, [HostEntry(DB.address, ("db",))])
     assert not any(line.endswith(b"\tdb") for line in written.split(b"\n"))
@@ -203,7 +203,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             hosts_file.write(str(path), (DB,))
 
 
-def test_what_a_container_may_have_put_in_its_place_is_not_followed(tmp_path: Path) -> None:
+def test_file_replaced_by_container_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(b"precious\n")
     (tmp_path / "link").symlink_to(tmp_path / "target")
     os.mkfifo(tmp_path / "pipe")
@@ -214,7 +214,7 @@ def test_what_a_container_may_have_put_in_its_place_is_not_followed(tmp_path: Pa
     assert (tmp_path / "target").read_bytes() == b"precious\n"
 
 
-def test_a_file_full_of_lines_like_ours_is_cleared_in_one_go() -> None:
+def test_file_full_of_our_lines_clears_at_once() -> None:
     """Quadratic work on what a container may write would keep its node's agent from everybody else."""
     content = b":: a # linkwire\n" * (hosts_file._MAX_BYTES // 16)
     entry = HostEntry(ip_address("100.96.0.9"), ("db",))

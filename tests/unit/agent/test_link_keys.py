@@ -41,7 +41,7 @@ def expected(epoch: int, key: str = "shop") -> object:
     return preshared_key([(key, secret(key, epoch))], ONE, TWO)
 
 
-def test_it_holds_what_is_sealed_to_it_and_renews_it_and_lets_it_go() -> None:
+def test_sealed_keys_are_held_renewed_and_dropped() -> None:
     held = HeldLinkKeys("n1", KEY)
     assert derived(held) is None
     held.learn(store(sealed()))
@@ -55,7 +55,7 @@ def test_it_holds_what_is_sealed_to_it_and_renews_it_and_lets_it_go() -> None:
     assert derived(held) is None
 
 
-def test_a_box_of_another_epoch_than_the_signed_one_is_passed_over() -> None:
+def test_box_of_unsigned_epoch_is_skipped() -> None:
     held = HeldLinkKeys("n1", KEY)
     held.learn(store(sealed(epoch=1), counts(2)))
     assert derived(held) is None, "one that was put back opens nothing, also for an agent that starts"
@@ -69,7 +69,7 @@ def test_a_box_of_another_epoch_than_the_signed_one_is_passed_over() -> None:
     assert derived(held) == expected(3)
 
 
-def test_a_box_that_is_withheld_takes_nothing_away_while_its_key_is_in_use() -> None:
+def test_withheld_box_keeps_its_key_in_use() -> None:
     held = HeldLinkKeys("n1", KEY)
     held.learn(store(sealed(), counts(1)))
     held.learn(store(counts(1)))
@@ -78,7 +78,7 @@ def test_a_box_that_is_withheld_takes_nothing_away_while_its_key_is_in_use() -> 
     assert derived(held) is None
 
 
-def test_a_record_that_cannot_be_read_takes_nothing_away() -> None:
+def test_unreadable_record_takes_no_key_away() -> None:
     held = HeldLinkKeys("n1", KEY)
     held.learn(store(sealed(), sealed("b")))
     held.learn(store(sealed("b"), invalid=("linkkeys/n1/shop",)))
@@ -92,7 +92,7 @@ def with_epoch(snapshot: Snapshot, epoch: int) -> Snapshot:
     return replace(snapshot, records={**snapshot.records, keyspace.key_of(record): Versioned(record, 1)})
 
 
-def test_a_box_of_another_epoch_than_the_one_that_counts_is_not_used() -> None:
+def test_box_of_superseded_epoch_is_unused() -> None:
     held = HeldLinkKeys("n1", KEY)
     held.learn(with_epoch(store(sealed(epoch=1)), 2))
     assert derived(held) is None, "an old box, and nothing to go on with"
@@ -114,7 +114,7 @@ def test_a_box_of_another_epoch_than_the_one_that_counts_is_not_used() -> None:
         replace(sealed(), sealed=sealed().sealed[:-1] + b"x"),
     ],
 )
-def test_what_was_sealed_for_something_else_is_as_if_it_were_not_there(moved: SealedLinkKey) -> None:
+def test_box_sealed_for_another_purpose_is_ignored(moved: SealedLinkKey) -> None:
     held = HeldLinkKeys("n1", KEY)
     held.learn(store(moved, sealed("b")))
     assert (derived(held), derived(held, "b")) == (None, expected(1, "b"))

@@ -125,7 +125,7 @@ SHOP: tuple[Record, ...] = (
 )
 
 
-def test_a_link_is_told_with_its_pairs_as_measured() -> None:
+def test_link_is_shown_with_its_measured_pairs() -> None:
     assert inspect(snapshot(*SHOP, status(1, (2, 12.5))), NOW) == {
         "version": 1,
         "links": [
@@ -160,7 +160,7 @@ def test_a_link_is_told_with_its_pairs_as_measured() -> None:
     }
 
 
-def test_a_links_key_is_told_by_name_and_epoch() -> None:
+def test_links_key_is_shown_by_name_and_epoch() -> None:
     own = LinkKeyEpoch("shop_web:shop_db", 1_800_000_000, 1_800_000_000, ())
     (link,) = inspect(snapshot(*SHOP, own), NOW)["links"]
     assert (link["key"], link["epoch"]) == ("shop_web:shop_db", 1_800_000_000)
@@ -202,7 +202,7 @@ def refusing(number: int, *refused: Refused, node: int | None = None) -> Status:
     return Status(f"n{node or number}", NOW, (DeviceStatus(f"t{number}", None, (), refused),))
 
 
-def test_what_was_refused_is_told_by_link_and_end() -> None:
+def test_refusals_are_shown_by_link_and_end() -> None:
     web, db = "#shop_web", "#shop_db"
     records = (
         *SHOP,
@@ -223,13 +223,13 @@ def test_what_was_refused_is_told_by_link_and_end() -> None:
     assert inspect(snapshot(*records), NOW, "blog")["apart"] == {"blog_web": 8}
 
 
-def test_what_a_service_linked_to_itself_refused_is_told_once() -> None:
+def test_self_linked_refusals_are_shown_once() -> None:
     ring = (service("shop_ring", "shop_ring"), endpoint("shop_ring", 1), refusing(1, Refused("in", "#shop_ring", 3)))
     (made,) = inspect(snapshot(*ring), NOW)["links"]
     assert made["refused"] == {"consumer": {"in": 3, "out": 0}, "provider": {"in": 0, "out": 0}}
 
 
-def test_another_nodes_word_on_what_a_task_refused_counts_for_nothing() -> None:
+def test_other_nodes_claims_on_refusals_are_ignored() -> None:
     (made,) = inspect(snapshot(*SHOP, refusing(1, Refused("in", "#shop_db", 3), node=2)), NOW)["links"]
     assert made["refused"]["consumer"] == {"in": 0, "out": 0}
 
@@ -255,7 +255,7 @@ def test_connected_means_a_recent_handshake_that_was_seen(measured: Status | Non
     json.dumps(made)
 
 
-def test_a_task_that_is_not_wired_is_told_with_its_error_whatever_was_measured_before() -> None:
+def test_unwired_task_shows_its_error_despite_old_measurements() -> None:
     error = "the subnet clashes with a route"
     made = inspect(snapshot(*SHOP, report("shop_web", 1, wired=False, error=error), status(1, (2, 1.0))), NOW)
     (pair,) = made["links"][0]["pairs"]
@@ -263,12 +263,12 @@ def test_a_task_that_is_not_wired_is_told_with_its_error_whatever_was_measured_b
     assert made["problems"] == [f"shop_web task t1 on host1: {error}"]
 
 
-def test_a_clock_that_is_behind_gives_no_negative_age() -> None:
+def test_slow_clock_gives_no_negative_age() -> None:
     made = inspect(snapshot(*SHOP, status(1, (2, 1.0))), NOW - 50)
     assert made["links"][0]["pairs"][0]["as_of"] == 0.0
 
 
-def test_every_pair_of_tasks_is_told_once_and_nobody_is_its_own() -> None:
+def test_every_pair_is_shown_once_without_itself() -> None:
     tasks = [endpoint("shop_ring", n) for n in (1, 2, 3)]
     made = inspect(snapshot(service("shop_ring", "shop_ring"), *tasks), NOW)
     pairs = [(pair["consumer_task"], pair["provider_task"]) for pair in made["links"][0]["pairs"]]
@@ -299,7 +299,7 @@ def test_problems_are_told_in_words() -> None:
     ]
 
 
-def test_a_node_whose_agent_is_silent_is_named_with_the_services_that_it_has() -> None:
+def test_node_with_silent_agent_is_named_with_services() -> None:
     silent = replace(endpoint("shop_db", 2), suspect=True)
     stray = replace(endpoint("nowhere", 5), suspect=True)
     records = (service("shop_web", "shop_db"), service("shop_db"), endpoint("shop_web", 1), silent, stray)
@@ -338,7 +338,7 @@ def test_the_order_of_the_records_does_not_show() -> None:
         assert inspect(snapshot(*records, invalid=again), NOW) == made
 
 
-def test_a_store_that_is_short_of_space_is_a_problem() -> None:
+def test_store_short_of_space_is_a_problem() -> None:
     def told(short: bool) -> str:
         space = StoreSpace(size=1900 * 1024**2, in_use=1800 * 1024**2, quota=2 * 1024**3, short=short)
         return " ".join(inspect(snapshot(space), NOW)["problems"])

@@ -12,7 +12,7 @@ from agent.reporting.liveness import MISSES, judge
 ONE, TWO = IPv4Address("10.1.0.1"), IPv4Address("10.1.0.2")
 
 
-def test_an_answer_begins_the_count_anew_and_who_is_not_asked_is_forgotten() -> None:
+def test_answer_resets_the_count_and_unasked_are_forgotten() -> None:
     misses: dict[IPv4Address, int] = {}
     for asked, answered, expected in (
         ((ONE, TWO), (ONE,), {ONE: 0, TWO: 1}),
@@ -28,7 +28,7 @@ def test_an_answer_begins_the_count_anew_and_who_is_not_asked_is_forgotten() -> 
 
 
 @given(st.lists(st.booleans()))
-def test_unreachable_is_who_has_answered_none_of_the_last_rounds(answers: list[bool]) -> None:
+def test_unreachable_means_no_answer_in_last_rounds(answers: list[bool]) -> None:
     misses: dict[IPv4Address, int] = {}
     for answer in answers:
         misses = judge(misses, (ONE,), (ONE,) if answer else ())

@@ -121,7 +121,7 @@ def test_all_of_it() -> None:
     }
 
 
-def test_before_the_first_update_there_is_nothing_wrong_to_read() -> None:
+def test_before_first_update_metrics_show_no_error() -> None:
     measured = Metrics("0.1.0", "userspace")
     assert value(measured, "store_complete") == 0
     assert value(measured, 'tasks{state="wired"}') == 0
@@ -137,7 +137,7 @@ def test_whether_the_store_is_known(*, complete: bool) -> None:
     assert value(measured, "store_complete") == 0, "no controller has taken it into use"
 
 
-def test_what_a_task_counted_stays_when_it_has_ended() -> None:
+def test_ended_tasks_counts_remain() -> None:
     measured = Metrics("0.1.0", "kernel")
     for now in (
         status(
@@ -154,7 +154,7 @@ def test_what_a_task_counted_stays_when_it_has_ended() -> None:
     assert value(measured, 'peers{state="connected"}') == 0
 
 
-def test_a_task_that_could_not_be_read_for_a_while_is_not_counted_twice() -> None:
+def test_task_unreadable_for_a_while_counts_once() -> None:
     measured = Metrics("0.1.0", "kernel")
     seen = status(device(1, peer(3, 10, 1)))
     measured.update(SHOP, seen, {})
@@ -172,14 +172,14 @@ def test_what_ended_is_not_remembered_for_ever() -> None:
     assert [totals._last for totals in (measured._received, measured._sent, measured._refused)] == [{}, {}, {}]
 
 
-def test_a_device_that_was_made_again_counts_from_the_start() -> None:
+def test_remade_device_counts_from_zero() -> None:
     measured = Metrics("0.1.0", "kernel")
     for rx in (1000, 30, 50):
         measured.update(SHOP, status(device(1, peer(3, rx))), {})
     assert value(measured, RECEIVED) == 1050
 
 
-def test_what_is_not_known_to_be_whose_is_counted_when_it_is() -> None:
+def test_unattributed_counts_are_added_once_attributed() -> None:
     measured = Metrics("0.1.0", "kernel")
     seen = status(device(1, peer(3, 10), refused=[Refused("out", "#db", 4)]))
     for known in (graph(("db", 3)), graph(("web", 1)), graph(("web", 1), ("db", 3), services=["web"])):
@@ -230,7 +230,7 @@ def scraped(port: int, seconds: float = 10.0) -> str:
             time.sleep(0.02)
 
 
-def test_it_is_served_over_http_as_it_is_at_the_moment() -> None:
+def test_metrics_are_served_live_over_http() -> None:
     measured, port = Metrics("0.1.0", "kernel"), free_port()
     serve(measured, ("127.0.0.1", port))
     assert scraped(port) == measured.text
@@ -238,7 +238,7 @@ def test_it_is_served_over_http_as_it_is_at_the_moment() -> None:
     assert "linkwire_store_complete 1.0\n" in scraped(port)
 
 
-def test_a_port_that_is_taken_is_said_once_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taken_port_is_reported_once_and_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "RETRY_S", 0.05)
     measured = Metrics("0.1.0", "kernel")
 

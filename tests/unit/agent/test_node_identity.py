@@ -60,7 +60,7 @@ def proven(identity: Identity) -> bool:
     return verify(identity.proof, identity.statement, [ROOT.pem], NOW).node == NODE
 
 
-def test_a_node_proves_its_two_keys_at_its_first_start(files: Files) -> None:
+def test_node_proves_both_keys_at_first_start(files: Files) -> None:
     identity = files.identity()
     assert proven(identity)
     assert identity.unproven is None
@@ -68,7 +68,7 @@ def test_a_node_proves_its_two_keys_at_its_first_start(files: Files) -> None:
     assert identity.statement.verify_key == identity.key.verify_key
 
 
-def test_a_number_that_this_node_never_came_to_is_anothers(files: Files) -> None:
+def test_counter_this_node_never_reached_is_anothers(files: Files) -> None:
     identity = files.identity()
     made = identity.generation()
     assert not identity.never_made(made)
@@ -81,7 +81,7 @@ def test_a_number_that_this_node_never_came_to_is_anothers(files: Files) -> None
     assert not later.never_made(made)
 
 
-def test_a_key_that_is_given_up_is_made_anew_and_stated_later(files: Files) -> None:
+def test_abandoned_key_is_remade_and_stated_later(files: Files) -> None:
     before = files.identity()
     before.disown()
     after = files.identity()
@@ -90,7 +90,7 @@ def test_a_key_that_is_given_up_is_made_anew_and_stated_later(files: Files) -> N
     assert proven(after)
 
 
-def test_the_report_key_is_made_once_for_root_alone(files: Files) -> None:
+def test_report_key_is_made_once_for_root_only(files: Files) -> None:
     before = os.umask(0)
     try:
         key = files.identity().key
@@ -102,14 +102,14 @@ def test_the_report_key_is_made_once_for_root_alone(files: Files) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604])
-def test_a_report_key_that_others_may_read_is_not_used(files: Files, mode: int) -> None:
+def test_report_key_readable_by_others_is_unused(files: Files, mode: int) -> None:
     files.identity()
     (files.state / REPORT_KEY_FILE).chmod(mode)
     with pytest.raises(Terminal, match="may be read by others"):
         files.identity()
 
 
-def test_what_is_no_report_key_is_refused_and_not_quoted(files: Files) -> None:
+def test_malformed_report_key_is_refused_unquoted(files: Files) -> None:
     files.identity()
     (files.state / REPORT_KEY_FILE).write_bytes(b"secret")
     with pytest.raises(Terminal, match="is not a report key") as caught:
@@ -132,7 +132,7 @@ def test_counter_and_generations_grow_whatever_happens(files: Files) -> None:
     assert generations == sorted(set(generations))
 
 
-def test_a_number_is_in_the_file_before_it_is_used(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counter_is_on_disk_before_use(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     first = files.identity()
     said = int((files.state / COUNTER_FILE).read_text())
     assert said >= first.counter
@@ -145,7 +145,7 @@ def test_a_number_is_in_the_file_before_it_is_used(files: Files, monkeypatch: py
         files.identity()
 
 
-def test_agents_that_start_at_once_have_counters_of_their_own(files: Files) -> None:
+def test_concurrent_agents_get_different_counters(files: Files) -> None:
     files.identity()
     start, found = threading.Barrier(6), []
 
@@ -162,7 +162,7 @@ def test_agents_that_start_at_once_have_counters_of_their_own(files: Files) -> N
 
 
 @pytest.mark.parametrize("content", ["", "x", "1.5", "9" * 5000])
-def test_a_counter_that_is_none_is_an_error_in_words(files: Files, content: str) -> None:
+def test_malformed_counter_is_an_error_in_words(files: Files, content: str) -> None:
     files.identity()
     (files.state / COUNTER_FILE).write_text(content)
     with pytest.raises(Terminal, match="counter"):
@@ -176,7 +176,7 @@ def test_the_counter_has_an_end_that_is_said(files: Files) -> None:
         files.identity()
 
 
-def test_a_renewed_certificate_is_proven_anew_and_nothing_else_is(files: Files) -> None:
+def test_renewed_certificate_alone_is_proven_anew(files: Files) -> None:
     identity = files.identity()
     first = identity.proof, identity.counter
     assert not identity.look()
@@ -189,7 +189,7 @@ def test_a_renewed_certificate_is_proven_anew_and_nothing_else_is(files: Files) 
     assert not identity.look()
 
 
-def test_between_the_two_writes_of_a_renewal_the_earlier_proof_stays(files: Files) -> None:
+def test_between_renewal_writes_the_earlier_proof_stays(files: Files) -> None:
     identity = files.identity()
     earlier = identity.proof, identity.counter
     fresh = Leaf.of()
@@ -201,7 +201,7 @@ def test_between_the_two_writes_of_a_renewal_the_earlier_proof_stays(files: File
     assert proven(identity)
 
 
-def test_a_locked_key_gives_no_proof_and_the_log_says_what_to_do(files: Files) -> None:
+def test_locked_key_gives_no_proof_and_logs_remedy(files: Files) -> None:
     files.write(locked=True)
     with capture_logs() as logs:
         identity = files.identity()
@@ -215,7 +215,7 @@ def test_a_locked_key_gives_no_proof_and_the_log_says_what_to_do(files: Files) -
     assert identity.unproven is None
 
 
-def test_a_key_that_is_locked_later_leaves_the_proof_that_there_is(files: Files) -> None:
+def test_key_locked_later_leaves_the_proof(files: Files) -> None:
     identity = files.identity()
     files.write(locked=True)
     assert not identity.look()
@@ -223,7 +223,7 @@ def test_a_key_that_is_locked_later_leaves_the_proof_that_there_is(files: Files)
 
 
 @pytest.mark.parametrize("missing", ["swarm-node.crt", "swarm-node.key"])
-def test_without_swarms_files_there_is_no_proof_and_it_says_where_they_should_be(files: Files, missing: str) -> None:
+def test_missing_swarm_files_give_no_proof_with_path(files: Files, missing: str) -> None:
     (files.certificates / missing).unlink()
     with capture_logs() as logs:
         identity = files.identity()
@@ -246,7 +246,7 @@ def test_nothing_of_swarms_key_is_logged(files: Files, locked: bool) -> None:
         assert secret not in told
 
 
-def test_a_node_whose_volume_was_lost_goes_on_above_what_was_accepted_of_it(files: Files) -> None:
+def test_node_with_lost_volume_continues_above_accepted_counter(files: Files) -> None:
     lost = files.identity()
     accepted = Member(NODE, SEALING_KEY, lost.key.verify_key, 40)
     for name in (REPORT_KEY_FILE, COUNTER_FILE):
@@ -260,7 +260,7 @@ def test_a_node_whose_volume_was_lost_goes_on_above_what_was_accepted_of_it(file
     assert files.identity().counter > identity.counter, "also after a restart"
 
 
-def test_what_was_accepted_of_this_very_statement_changes_nothing(files: Files) -> None:
+def test_acceptance_of_this_statement_changes_nothing(files: Files) -> None:
     identity = files.identity()
     mine = Member(NODE, SEALING_KEY, identity.key.verify_key, identity.counter)
     assert not identity.catch_up(mine)
@@ -268,7 +268,7 @@ def test_what_was_accepted_of_this_very_statement_changes_nothing(files: Files) 
     assert identity.catch_up(replace(mine, report_key=SigningKey(b"x" * 32).verify_key))
 
 
-def test_what_was_signed_before_this_start_is_signed_anew(files: Files) -> None:
+def test_records_from_before_this_start_are_resigned(files: Files) -> None:
     before = files.identity().generation()
     identity = files.identity()
     assert before < identity.since < identity.generation()
@@ -278,7 +278,7 @@ def test_what_was_signed_before_this_start_is_signed_anew(files: Files) -> None:
     assert identity.since == since, "a renewed certificate alone is no reason"
 
 
-def test_the_fingerprint_covers_the_keys_and_not_the_counter(files: Files) -> None:
+def test_fingerprint_covers_keys_without_the_counter(files: Files) -> None:
     statement = files.identity().statement
     assert replace(statement, counter=99).fingerprint == statement.fingerprint
     others = (

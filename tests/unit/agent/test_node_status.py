@@ -28,7 +28,7 @@ def accepted(agent: Agent) -> Member:
     return Member(agent.node, agent.sealing_key.public, agent.key.verify_key, agent.counter)
 
 
-def test_a_proven_node_and_whether_the_controller_has_accepted_it() -> None:
+def test_proven_node_shows_whether_controller_accepted_it() -> None:
     agent = Agent(N1)
     said = agent.record()
     for member in ((), (accepted(agent),), (accepted(Agent(N1)),)):
@@ -56,7 +56,7 @@ def test_why_a_node_is_not_proven() -> None:
     assert found["n3"] == "it gives no proof of its keys"
 
 
-def test_a_proof_whose_certificate_ended_and_one_without_a_root_to_check_it_with() -> None:
+def test_expired_proof_and_proof_without_root_are_shown() -> None:
     agent = Agent(N1)
     stored = snapshot(signed=(agent.signed(agent.record()),))
     late = agent.leaf.ends + TOLERANCE + timedelta(minutes=1)

@@ -50,11 +50,11 @@ def test_whatever_changes_on_either_side_is_seen(meant: dict[str, Any], seen: di
         assert not memo.alike(replace(WANTED, **meant), SEEN)
 
 
-def test_a_peer_without_a_preshared_key_is_never_as_it_is_meant() -> None:
+def test_peer_without_preshared_key_never_matches_desired() -> None:
     assert not RenderCache().alike(replace(WANTED, preshared_key=None), replace(SEEN, preshared_key=None))
 
 
-def test_rules_are_those_of_the_policy_that_is_asked_for() -> None:
+def test_rules_belong_to_the_policy_asked_for() -> None:
     one = Policy(IPv4Network("10.0.0.0/16"), IPv6Network("fd00::/96"), (), (), ())
     other = replace(one, inbound=(Allow("web", (IPv4Address("10.0.0.1"),), None),))
     memo = RenderCache()

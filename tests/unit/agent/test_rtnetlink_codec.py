@@ -124,7 +124,7 @@ def test_a_route_is_read(index: int, route: Route, kind: int, table: int, protoc
     assert seen == (expected if kind == 1 and table == MAIN else None)
 
 
-def test_a_route_with_several_next_hops_is_of_no_device() -> None:
+def test_multipath_route_belongs_to_no_device() -> None:
     payload = by_pyroute2(rtmsg, [("RTA_TABLE", MAIN), ("RTA_DST", "10.0.0.0")], family=AF[4], dst_len=8, type=1)
     assert rtnetlink_codec.decode_route(memoryview(payload)) == rtnetlink_codec.RouteMessage(
         Route(ip_network("10.0.0.0/8")), 0, False

@@ -139,7 +139,7 @@ def _addresses(policy: Policy) -> dict[int, list[Address]]:
 
 
 @given(policies(), st.integers(0, 1 << 32))
-def test_every_packet_meets_the_fate_that_the_policy_means(policy: Policy, seed: int) -> None:
+def test_every_packet_meets_its_policys_verdict(policy: Policy, seed: int) -> None:
     ruled = Ruled(ruleset.render(policy, DEVICE))
     for packet in itertools.islice(packets(policy, random.Random(seed)), 100):  # noqa: S311 - packets
         assert ruled.fate(packet) == meant(policy, packet), packet
@@ -147,7 +147,7 @@ def test_every_packet_meets_the_fate_that_the_policy_means(policy: Policy, seed:
 
 @pytest.mark.parametrize("way", _WAYS)
 @pytest.mark.parametrize("state", ["invalid", "untracked"])
-def test_what_is_of_no_connection_passes_no_link_not_even_one_without_a_limit(way: Way, state: str) -> None:
+def test_connectionless_packets_pass_no_link_at_all(way: Way, state: str) -> None:
     allow = (Allow("both", (address(1),), None),)
     ruled = Ruled(ruleset.render(Policy(SUBNET, SUBNET6, inbound=allow, outbound=allow), DEVICE))
     packet = Packet(way, DEVICE, address(1), address(1), False, "tcp", 80, 80, "", state, None)

@@ -78,7 +78,7 @@ def commands(text: str) -> list[tuple[str, str, Any]]:
 # --- rendering
 
 
-def test_the_same_policy_gives_the_same_rules_and_another_gives_others() -> None:
+def test_equal_policies_give_equal_rules_others_differ() -> None:
     one = replace(NOTHING, outbound=(Allow("db", (address(1), address(2)), HTTP),))
     other = replace(NOTHING, outbound=(Allow("db", (address(1), address(3)), HTTP),))
     assert rendered(one) == rendered(one)
@@ -86,7 +86,7 @@ def test_the_same_policy_gives_the_same_rules_and_another_gives_others() -> None
     assert rendered(one) != ruleset.render(one, "lwother")
 
 
-def test_without_links_nothing_passes_the_device_and_the_mesh_passes_no_other() -> None:
+def test_without_links_the_mesh_device_passes_nothing() -> None:
     found = rendered(NOTHING)
     assert names("counter", found) == {"apart", "in_", "out_"}
     refuse = [{"counter": "in_"}, {"goto": {"target": "refuse"}}]
@@ -102,7 +102,7 @@ def test_without_links_nothing_passes_the_device_and_the_mesh_passes_no_other() 
     assert [rule[1:] for rule in chain("in", found)[2:]] == [[{"counter": "apart"}, {"drop": None}]] * 4
 
 
-def test_a_link_without_peers_has_a_counter_and_no_rule() -> None:
+def test_link_without_peers_has_counter_but_no_rule() -> None:
     policy = replace(NOTHING, outbound=(Allow("db", (), None),), inbound=(Allow("web", (), HTTP),))
     found = rendered(policy)
     assert items("rule", found) == items("rule", rendered(NOTHING))
@@ -110,14 +110,14 @@ def test_a_link_without_peers_has_a_counter_and_no_rule() -> None:
     assert names("counter", found) >= {"in_db", "out_db", "in_web", "out_web"}
 
 
-def test_a_link_without_ports_lets_echo_pass_and_nothing_else() -> None:
+def test_link_without_ports_passes_echo_only() -> None:
     found = rendered(replace(NOTHING, inbound=(Allow("web", (address(1),), ()),)))
     accepted = [rule for rule in chain("from_consumer_web", found) if {"accept": None} in rule]
     assert [rule[1]["match"]["right"] for rule in accepted] == ["echo-request"] * 2
     assert [rule[1]["match"]["left"]["payload"]["protocol"] for rule in accepted] == ["icmp", "icmpv6"]
 
 
-def test_ports_are_told_by_protocol_and_joined_where_they_touch() -> None:
+def test_ports_are_grouped_by_protocol_and_merged() -> None:
     ports = tuple(map(PortRange.parse, ("80", "8000-8010", "8011-8020", "53/udp", "50-60/udp")))
     found = rendered(replace(NOTHING, outbound=(Allow("db", (address(1),), ports),)))
     matched = {
@@ -135,7 +135,7 @@ def targets(name: str, found: Iterable[str]) -> dict[str, str]:
     return {key: verdict["goto"]["target"] for pairs in maps for key, verdict in pairs}
 
 
-def test_who_is_consumer_provider_or_both_is_judged_by_that_in_both_families() -> None:
+def test_consumers_and_providers_are_judged_in_both_families() -> None:
     policy = replace(
         NOTHING,
         outbound=(Allow("db", (address(1),), HTTP), Allow("peer", (address(2), address(3)), HTTP)),
@@ -155,13 +155,13 @@ def test_who_is_consumer_provider_or_both_is_judged_by_that_in_both_families() -
     }
 
 
-def test_an_address_that_two_services_claim_is_neither_ones() -> None:
+def test_address_claimed_by_two_services_is_neithers() -> None:
     policy = replace(NOTHING, inbound=(Allow("a", (address(1), address(2)), None), Allow("b", (address(2),), None)))
     assert set(targets("in_link", rendered(policy)).values()) == {"from_consumer_a"}
     assert "10.99.0.2" not in targets("in_link", rendered(policy))
 
 
-def test_a_vip_is_spread_at_random_and_one_without_backends_is_left_to_be_refused() -> None:
+def test_vip_is_spread_randomly_and_empty_one_refused() -> None:
     vips = (
         Balance(address(91), (address(1), address(2)), "a"),
         Balance(address(92), (address(3),), "b"),
@@ -182,12 +182,12 @@ def test_a_vip_is_spread_at_random_and_one_without_backends_is_left_to_be_refuse
 
 
 @given(policies(), st.integers(0, 99))
-def test_the_listing_of_what_was_rendered_reads_as_it(policy: Policy, seed: int) -> None:
+def test_rendered_ruleset_round_trips_through_a_listing(policy: Policy, seed: int) -> None:
     found = rendered(policy)
     assert ruleset.parse(listing(found, packets=seed, seed=seed)).rules == found
 
 
-def test_what_was_refused_is_told_by_direction_and_service_unless_it_is_nothing() -> None:
+def test_nonzero_refusals_are_shown_by_direction_and_service() -> None:
     policy = replace(NOTHING, outbound=(Allow("db", (), None),))
     assert ruleset.parse(listing(rendered(policy))).refused == ()
     assert ruleset.parse(listing(rendered(policy), packets=3)).refused == (
@@ -199,7 +199,7 @@ def test_what_was_refused_is_told_by_direction_and_service_unless_it_is_nothing(
     )
 
 
-def test_counters_that_are_not_ours_are_a_difference_and_no_refusal() -> None:
+def test_foreign_counters_are_a_difference_not_a_refusal() -> None:
     strange = [
         json.dumps({"counter": {"family": "inet", "table": "linkwire", "name": n}}) for n in ("in", "x_", "mine")
     ]
@@ -212,7 +212,7 @@ def test_counters_that_are_not_ours_are_a_difference_and_no_refusal() -> None:
 @pytest.mark.parametrize(
     "text", ["", "Error", "{}", "[]", '{"nftables": 1}', '{"nftables": [1]}', '{"nftables": [{"rule": {}}]}']
 )
-def test_a_listing_that_is_none_is_an_error_in_words(text: str) -> None:
+def test_malformed_listing_is_an_error_in_words(text: str) -> None:
     with pytest.raises(Terminal, match="libnftables lists the table of rules in an unknown form"):
         ruleset.parse(text)
 
@@ -253,9 +253,7 @@ def bodies(found: Iterable[str]) -> list[tuple[str, Any]]:
 
 
 @given(policies(), policies())
-def test_from_any_rules_to_any_others_without_taking_the_table_or_a_counter_of_both(
-    one: Policy, other: Policy
-) -> None:
+def test_rules_change_without_removing_table_or_shared_counters(one: Policy, other: Policy) -> None:
     before, after = rendered(one), rendered(other)
     text = ruleset.transaction(after, before)
     assert done(before, text) == after
@@ -275,7 +273,7 @@ def test_from_any_rules_to_any_others_without_taking_the_table_or_a_counter_of_b
     ],
     ids=str,
 )
-def test_a_table_that_somebody_put_more_into_is_made_anew_at_once(foreign: dict[str, Any]) -> None:
+def test_table_with_foreign_additions_is_rewritten_at_once(foreign: dict[str, Any]) -> None:
     meant = rendered(NOTHING)
     there = ruleset.parse(listing([*(text for text in meant if "table" not in foreign or '"table":{' not in text)]))
     mixed = ruleset.parse(listing([*there.rules, json.dumps(foreign)])).rules
@@ -285,7 +283,7 @@ def test_a_table_that_somebody_put_more_into_is_made_anew_at_once(foreign: dict[
     assert len(told) == 2 + len(meant)
 
 
-def test_chains_and_counters_that_are_not_meant_go_without_the_table() -> None:
+def test_undesired_chains_and_counters_go_without_the_table() -> None:
     meant = rendered(NOTHING)
     strange = [
         json.dumps({"chain": {**HERE, "name": "mine"}}),

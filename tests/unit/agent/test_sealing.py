@@ -23,7 +23,7 @@ def test_it_is_made_once_and_read_again(tmp_path: Path) -> None:
     assert load_or_make(tmp_path / "other") != key
 
 
-def test_only_its_owner_reads_it_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_key_file_is_owner_readable_and_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     before = os.umask(0)
     try:
@@ -39,7 +39,7 @@ def test_only_its_owner_reads_it_and_nothing_else_is_left(tmp_path: Path) -> Non
     "content",
     [b"", b"x" * 31, b"secret words that are no key at all", b"x" * 64, b"linkwire node key 1\n" + b"x" * 31],
 )
-def test_what_is_no_key_is_refused_named_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+def test_malformed_key_file_is_refused_named_and_kept(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).touch(0o600)
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(Terminal) as caught:
@@ -50,14 +50,14 @@ def test_what_is_no_key_is_refused_named_and_left_as_it_is(tmp_path: Path, conte
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644, 0o601])
-def test_a_key_that_others_may_read_is_not_used(tmp_path: Path, mode: int) -> None:
+def test_key_readable_by_others_is_unused(tmp_path: Path, mode: int) -> None:
     load_or_make(tmp_path)
     (tmp_path / FILE).chmod(mode)
     with pytest.raises(Terminal, match=rf"sealing key .* may be read by others \(mode {mode:04o}\): remove it"):
         load_or_make(tmp_path)
 
 
-def test_a_folder_that_cannot_be_used_is_an_error_in_words(tmp_path: Path) -> None:
+def test_unusable_folder_is_an_error_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(Terminal, match=r"the node's sealing key .*: Not a directory"):
         load_or_make(tmp_path / "file" / "state")
@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_used_is_an_error_in_words(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("call", ["fsync", "link"])
-def test_a_failure_on_the_way_leaves_no_key_and_the_next_run_makes_one(
+def test_failed_write_leaves_no_key_next_run_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def fail(*_args: object) -> None:

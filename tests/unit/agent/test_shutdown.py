@@ -17,5 +17,5 @@ from agent.shutdown import SETTLE_S, may_leave
         (0.0, 1, False),
     ],
 )
-def test_it_leaves_when_no_linked_task_stops_beside_it(told_for: float, stopping: int, leaves: bool) -> None:
+def test_it_leaves_when_no_linked_task_stops(told_for: float, stopping: int, leaves: bool) -> None:
     assert may_leave(told_for, stopping) == leaves

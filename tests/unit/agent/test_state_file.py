@@ -27,7 +27,7 @@ def test_what_is_written_is_read_again(values: dict[str, bytes], changes: list[d
 
 
 @given(VALUES, CHANGES, st.data())
-def test_a_part_that_is_cut_short_or_damaged_changes_nothing(
+def test_truncated_or_damaged_part_changes_nothing(
     values: dict[str, bytes], change: dict[str, bytes], data: st.DataObject
 ) -> None:
     with contextlib.suppress(UnicodeEncodeError):
@@ -41,15 +41,13 @@ def test_a_part_that_is_cut_short_or_damaged_changes_nothing(
 
 
 @given(VALUES, st.data())
-def test_what_is_damaged_is_an_error_or_other_values_but_never_a_crash(
-    values: dict[str, bytes], data: st.DataObject
-) -> None:
+def test_damage_is_an_error_or_values_never_crash(values: dict[str, bytes], data: st.DataObject) -> None:
     with contextlib.suppress(ValueError):  # which a UnicodeError is too
         content = bytearray(pack(values.items()))
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
         list(unpack(bytes(content[: data.draw(st.integers(0, len(content)))])))
 
 
-def test_a_length_of_thousands_of_digits_ends_the_reading() -> None:
+def test_length_of_thousands_of_digits_ends_reading() -> None:
     content = pack([("a", b"1")])
     assert dict(unpack(content + b"9" * 5000 + b" 00\n")) == {"a": b"1"}

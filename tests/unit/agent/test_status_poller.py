@@ -46,7 +46,7 @@ def read_of(states: dict[str, Read]) -> dict[str, int]:
     return {name: state.reads for name, state in states.items()}
 
 
-def test_a_round_reads_each_once_and_the_next_is_due_later() -> None:
+def test_round_reads_each_once_next_is_later() -> None:
     states, rounds = tasks(3), StatusPoller()
     assert rounds.due_in() <= 0
     found = rounds.read(states, BACKEND, lambda: False)
@@ -57,7 +57,7 @@ def test_a_round_reads_each_once_and_the_next_is_due_later() -> None:
     assert read_of(states) == dict.fromkeys(states, 1)
 
 
-def test_it_gives_way_and_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_yields_and_resumes_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_poller, "SLICE_S", 0.0)
     states, rounds = tasks(4), StatusPoller()
     for number in range(1, 4):
@@ -69,13 +69,13 @@ def test_it_gives_way_and_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) 
     assert read_of(states) == dict.fromkeys(states, 1)
 
 
-def test_a_round_gets_on_whatever_else_there_is_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_round_progresses_whatever_else_is_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_poller, "SLICE_S", 60.0)
     states, rounds = tasks(50), StatusPoller()
     assert rounds.read(states, BACKEND, lambda: True) is not None
 
 
-def test_the_more_a_round_takes_the_later_is_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longer_rounds_delay_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_poller, "STATUS_S", 0.0)
     states, rounds = tasks(2, takes=0.05), StatusPoller()
     began = time.monotonic()
@@ -83,7 +83,7 @@ def test_the_more_a_round_takes_the_later_is_the_next(monkeypatch: pytest.Monkey
     assert time.monotonic() + rounds.due_in() - began >= status_poller.SHARE * 0.1 * 0.99
 
 
-def test_what_was_changed_without_being_read_is_read_when_it_is_due_and_one_at_a_time_if_need_be() -> None:
+def test_unread_changes_are_read_singly_when_due() -> None:
     states = tasks(4)
     for name, at in (("c0", 1.0), ("c1", 3.0), ("c3", 2.0)):
         states[name].schedule.confirm_at = at

@@ -25,7 +25,7 @@ def apart(config: InterfaceConfig) -> InterfaceConfig:
 
 @ANY
 @given(configs(), configs())
-def test_only_whom_a_wired_task_is_kept_apart_from_can_wait(before: InterfaceConfig, other: InterfaceConfig) -> None:
+def test_only_those_isolated_from_wired_tasks_wait(before: InterfaceConfig, other: InterfaceConfig) -> None:
     state = task()
     assert not state.is_in_no_hurry(apart(before)), "it is not wired"
     state.interface.applied = before
@@ -37,7 +37,7 @@ def test_only_whom_a_wired_task_is_kept_apart_from_can_wait(before: InterfaceCon
         assert state.is_in_no_hurry(apart(after)) == same
 
 
-def test_while_a_thread_is_at_work_on_a_task_what_was_said_of_it_before_holds() -> None:
+def test_during_work_earlier_statements_on_task_hold() -> None:
     state = task()
     assert not state.report().wired
     state.busy, state.error = True, "half done"

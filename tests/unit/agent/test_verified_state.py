@@ -20,7 +20,7 @@ NEW = values(*RECORDS, generation=7)
 OLD = values(CLUSTER, generation=3)
 
 
-def test_it_holds_to_what_it_verified_and_goes_on_as_soon_as_it_can(tmp_path: Path) -> None:
+def test_verified_state_holds_until_a_newer_verifies(tmp_path: Path) -> None:
     trust = VerifiedState(tmp_path)
     good, broken = shown(NEW), shown({key: raw for key, raw in NEW.items() if key != "services/a"})
     with structlog.testing.capture_logs() as logs:
@@ -51,7 +51,7 @@ def test_nothing_is_believed_before_something_was_verified(tmp_path: Path) -> No
     assert trust.held
 
 
-def test_an_old_state_is_refused_after_a_restart_too(tmp_path: Path) -> None:
+def test_old_state_is_refused_after_restart_too(tmp_path: Path) -> None:
     old = shown(OLD)
     assert VerifiedState(tmp_path / "new").update(old) == Snapshot(), (
         "the folder is not there: nothing can be written down"
@@ -85,7 +85,7 @@ def test_the_file(tmp_path: Path) -> None:
         VerifiedState(tmp_path)
 
 
-def test_what_cannot_be_written_down_is_not_acted_on(tmp_path: Path) -> None:
+def test_unwritable_state_is_not_acted_on(tmp_path: Path) -> None:
     trust = VerifiedState(tmp_path / "none")
     assert trust.update(shown(NEW)) == Snapshot()
     assert "cannot be written down" in trust.held
@@ -111,7 +111,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_a_store_a_node_goes_on_with_what_it_knew_and_removes_nothing(kept: Path) -> None:
+def test_without_store_known_tasks_stay_and_nothing_goes(kept: Path) -> None:
     again = VerifiedState(kept)
     assert again.update(Snapshot()) == Snapshot(), "it has not read what was kept"
     again.recover(opened)
@@ -124,9 +124,7 @@ def test_without_a_store_a_node_goes_on_with_what_it_knew_and_removes_nothing(ke
     assert again.update(newer) is newer
 
 
-def test_what_changes_is_appended_and_now_and_then_all_of_it_is_written_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changes_are_appended_and_sometimes_rewritten_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.state.verified_state.SAVE_S", 0.0)
     trust, picture, path = VerifiedState(tmp_path), MaterializedView(RECORD_SIGNER, with_raw=True), tmp_path / "state"
     now: dict[str, bytes] = {}
@@ -160,7 +158,7 @@ def test_what_changes_is_appended_and_now_and_then_all_of_it_is_written_anew(
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("state")] == ["state"]
 
 
-def test_an_emptied_or_forged_store_does_not_take_it_away(kept: Path) -> None:
+def test_emptied_or_forged_store_takes_nothing_away(kept: Path) -> None:
     for given in ({}, broken_values()):
         again = VerifiedState(kept)
         again.recover(opened)
@@ -168,7 +166,7 @@ def test_an_emptied_or_forged_store_does_not_take_it_away(kept: Path) -> None:
         assert again.held
 
 
-def test_what_was_kept_is_read_once_and_only_where_there_is_nothing_else(kept: Path) -> None:
+def test_saved_state_is_read_once_as_last_resort(kept: Path) -> None:
     read: list[int] = []
 
     def counted(given: Iterable[tuple[str, bytes]]) -> Snapshot:
@@ -189,7 +187,7 @@ def test_what_was_kept_is_read_once_and_only_where_there_is_nothing_else(kept: P
     assert [entry["event"] for entry in logs] == ["verified state not read"]
 
 
-def test_at_first_the_store_is_given_time_to_answer(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_gets_time_to_answer_at_first(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.state.verified_state.ALONE_S", 60.0)
     again = VerifiedState(kept)
     again.recover(opened)
@@ -197,7 +195,7 @@ def test_at_first_the_store_is_given_time_to_answer(kept: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("how", [lambda raw: raw[:-1], lambda raw: raw[:-1] + b"x", lambda _: b"junk", lambda _: b""])
-def test_what_was_damaged_on_disk_is_not_acted_on(kept: Path, how: Callable[[bytes], bytes]) -> None:
+def test_state_damaged_on_disk_is_not_acted_on(kept: Path, how: Callable[[bytes], bytes]) -> None:
     path = kept / "state"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_bytes(how(path.read_bytes()))

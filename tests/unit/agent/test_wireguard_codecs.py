@@ -63,7 +63,7 @@ def expected(change: DeviceChange) -> dict[PublicKey, Peer]:
 
 
 @given(changes, st.integers(60, 2000))
-def test_what_is_packed_is_unpacked_the_same_however_it_is_split(change: DeviceChange, limit: int) -> None:
+def test_packed_messages_unpack_the_same_however_split(change: DeviceChange, limit: int) -> None:
     # A request to set and the answer to get are made of the same attributes.
     messages = genetlink.encode_set(NAME, change, limit)
     device = genetlink.Decoder().decode(NAME, map(memoryview, messages))
@@ -102,7 +102,7 @@ def check_peer(read: Any, change: DeviceChange) -> PublicKey:  # noqa: ANN401 - 
 
 
 @given(networks)
-def test_an_allowed_ip_is_packed_as_any_nest_of_attributes(network: IPNetwork) -> None:
+def test_allowed_ip_packs_like_any_nested_attribute(network: IPNetwork) -> None:
     family = attribute(1, struct.pack("=H", {4: socket.AF_INET, 6: socket.AF_INET6}[network.version]))
     address = attribute(2, network.network_address.packed)
     plain = attribute(NLA_F_NESTED, family + address + attribute(3, bytes([network.prefixlen])))
@@ -110,7 +110,7 @@ def test_an_allowed_ip_is_packed_as_any_nest_of_attributes(network: IPNetwork) -
 
 
 @given(st.builds(UdpEndpoint, st.ip_addresses(), st.integers(0, 65535)), st.integers(0, 65535))
-def test_a_peer_is_packed_as_any_nest_of_attributes(endpoint: UdpEndpoint, keepalive: int) -> None:
+def test_peer_packs_like_any_nested_attribute(endpoint: UdpEndpoint, keepalive: int) -> None:
     key, shared = PublicKey(bytes(range(32))), PresharedKey(bytes(range(1, 33)))
     change = PeerChange(key, endpoint, preshared_key=shared, keepalive=keepalive)
     port, host = struct.pack("!H", endpoint.port), endpoint.host.packed
@@ -121,7 +121,7 @@ def test_a_peer_is_packed_as_any_nest_of_attributes(endpoint: UdpEndpoint, keepa
     assert list(genetlink._peer_pieces(change, 1000)) == [attribute(NLA_F_NESTED, plain)]
 
 
-def test_key_and_port_are_in_the_first_message_only() -> None:
+def test_key_and_port_are_in_first_message() -> None:
     some = tuple(PeerChange(PublicKey(bytes([n] * 32))) for n in range(10))
     first, *rest = genetlink.encode_set(NAME, DeviceChange(KEY, 51820, some), limit=100)
     assert KEY.raw in first
@@ -131,7 +131,7 @@ def test_key_and_port_are_in_the_first_message_only() -> None:
     assert len(genetlink.encode_set(NAME, DeviceChange(listen_port=1))) == 1
 
 
-def test_no_message_is_larger_than_an_attribute_can_be() -> None:
+def test_no_message_exceeds_an_attributes_limit() -> None:
     huge = PeerChange(
         PublicKey(bytes(32)), allowed_ips=frozenset(ip_network(f"fd00::{n:x}/128") for n in range(9000))
     )
@@ -187,7 +187,7 @@ def test_the_text_that_sets() -> None:
 
 
 @given(changes)
-def test_text_that_is_written_as_wireguard_go_writes_it_is_read(change: DeviceChange) -> None:
+def test_wireguard_gos_own_text_is_parsed(change: DeviceChange) -> None:
     text = uapi.encode_set(change).decode().removeprefix("set=1\n").rstrip("\n")
     device = uapi.Decoder().decode(NAME, text)
     assert device.peers == expected(change)
@@ -234,7 +234,7 @@ def test_an_answer_of_wireguard_go() -> None:
         "listen_port=",
     ],
 )
-def test_what_is_not_of_the_protocol_is_refused_without_being_quoted(text: str) -> None:
+def test_foreign_protocol_text_is_refused_unquoted(text: str) -> None:
     with pytest.raises(Terminal, match="is not understood") as caught:
         uapi.Decoder().decode(NAME, text)
     assert KEY.raw.hex() not in str(caught.value)

@@ -140,7 +140,7 @@ def test_a_peer_of_which_one_thing_changes(field: str, peer: Peer, other: Peer) 
 
 
 @given(peers, counters)
-def test_a_peer_that_only_sent_more_keeps_all_else_as_it_was(peer: Peer, more: int) -> None:
+def test_peer_that_only_sent_keeps_everything_else(peer: Peer, more: int) -> None:
     """The same objects: what compares them need not look into them again."""
     later = replace(peer, last_handshake=1.5, tx_bytes=more)
     kernels, gos = genetlink.Decoder(), uapi.Decoder()

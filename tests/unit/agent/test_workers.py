@@ -39,7 +39,7 @@ def test_a_task_that_stalls_holds_up_no_other() -> None:
     assert all(ended.acquire(timeout=5) for _ in range(30))
 
 
-def test_some_threads_are_kept_for_tasks_that_are_not_wired_yet() -> None:
+def test_some_threads_are_reserved_for_unwired_tasks() -> None:
     workers = Workers(lambda: None)
     go = threading.Event()
 

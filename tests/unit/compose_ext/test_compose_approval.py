@@ -100,7 +100,7 @@ def test_what_is_shown_of_a_node(
     assert note is None or note in shown[-1]
 
 
-def test_an_answer_that_is_none_is_an_error_in_words(world: World) -> None:
+def test_malformed_answer_is_an_error_in_words(world: World) -> None:
     world.said({**node("n1"), "fingerprint": "x\x1b[2J"})
     with pytest.raises(DockerError, match="the agent's answer is incomplete"):
         node_command.key_states(world.docker)
@@ -115,13 +115,13 @@ def test_what_an_agent_says_cannot_steer_a_terminal(world: World) -> None:
     assert "\x1b" not in str(node_command.table(node_command.key_states(world.docker)))
 
 
-def test_a_fingerprint_is_set_as_a_label_and_nobody_else_is_asked(world: World) -> None:
+def test_fingerprint_becomes_a_label_without_asking(world: World) -> None:
     node_command.approve(world.docker, "n1", OTHER)
     assert world.asked == ["node inspect n1", f"node update --label-add linkwire.key={OTHER} id-n1"]
 
 
 @pytest.mark.parametrize("text", ["abc", OWN.upper(), OWN + "a", f"{OWN} --role=manager"])
-def test_what_is_no_fingerprint_is_refused_before_docker_is_asked(world: World, text: str) -> None:
+def test_malformed_fingerprint_is_refused_before_asking_docker(world: World, text: str) -> None:
     with pytest.raises(UsageError, match="64 hexadecimal digits"):
         node_command.approve(world.docker, "n1", text)
     assert not (world.folder / "asked").exists()
@@ -130,7 +130,7 @@ def test_what_is_no_fingerprint_is_refused_before_docker_is_asked(world: World, 
 @pytest.mark.parametrize(
     ("answer", "approved"), [("y", True), (" Yes ", True), ("", False), ("n", False), ("ja", False)]
 )
-def test_without_one_it_shows_what_there_is_and_asks(
+def test_without_fingerprint_it_shows_and_asks(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str, approved: bool
 ) -> None:
     world.said(node("n1", "its key is locked"))

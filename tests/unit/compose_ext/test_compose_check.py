@@ -150,7 +150,7 @@ def test_what_is_wrong_in_a_file_of_variables(folder: Path, capsys: pytest.Captu
     ]
 
 
-def test_a_swarm_without_linkwire_is_refused_before_anything_is_made(
+def test_swarm_without_linkwire_is_refused_beforehand(
     folder: Path, api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert folder

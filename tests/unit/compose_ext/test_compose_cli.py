@@ -383,7 +383,7 @@ def test_a_pipe_is_handed_on(run: Run, files: Path, stand_in: dict[str, str]) ->
     assert left_behind(files) == []
 
 
-def test_the_long_form_of_depends_on_is_kept_by_us_and_handed_on_short(
+def test_long_depends_on_is_kept_and_passed_short(
     docker: str, run: Run, files: Path, stand_in: dict[str, str]
 ) -> None:
     long = GOOD.replace("links: [db]", "links: [db], depends_on: {db: {condition: service_healthy}}")
@@ -395,7 +395,7 @@ def test_the_long_form_of_depends_on_is_kept_by_us_and_handed_on_short(
     assert left_behind(files) == []
 
 
-def test_file_names_with_commas_and_quotes_are_handed_on(run: Run, files: Path, stand_in: dict[str, str]) -> None:
+def test_file_names_with_commas_and_quotes_pass(run: Run, files: Path, stand_in: dict[str, str]) -> None:
     name = 'a,"b".yml'
     (files / name).write_text(GOOD)
     quoted = '"a,""b"".yml"'
@@ -521,7 +521,7 @@ docker_cli.Docker("sleep").run(["600"])
 """
 
 
-def test_a_signal_while_docker_is_begun_leaves_nothing_behind(run: Run) -> None:
+def test_signal_during_docker_start_leaves_nothing(run: Run) -> None:
     shown = run(sys.executable, "-c", INTERRUPTED)
     assert "KeyboardInterrupt" in shown.stderr
     with pytest.raises(ProcessLookupError):

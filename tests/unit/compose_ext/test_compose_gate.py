@@ -38,7 +38,7 @@ def test_nodes_are_named_as_for_docker_node(names: list[str], ids: list[str]) ->
         ("ab", "2 nodes are called 'ab'"),
     ],
 )
-def test_a_name_that_is_none_or_of_several_is_refused(name: str, said: str) -> None:
+def test_unknown_or_ambiguous_node_name_is_refused(name: str, said: str) -> None:
     with pytest.raises(UsageError) as refused:
         gate._chosen(NODES, ["n1", name])
     assert str(refused.value).startswith(said)
@@ -58,14 +58,12 @@ def test_a_name_that_is_none_or_of_several_is_refused(name: str, said: str) -> N
         ("ready", "active", False, "no Linkwire agent runs there: `docker service ps linkwire_agent` says why"),
     ],
 )
-def test_what_is_in_the_way_is_said_with_what_to_do(
-    state: str, availability: str, has_agent: bool, said: str | None
-) -> None:
+def test_obstacle_is_reported_with_a_remedy(state: str, availability: str, has_agent: bool, said: str | None) -> None:
     raw: dict[str, Any] = {"Status": {"State": state}, "Spec": {"Availability": availability}}
     assert gate._obstacle(raw, "n1", has_agent=has_agent) == said
 
 
-def test_two_runs_on_one_node_are_told_as_one() -> None:
+def test_two_runs_on_one_node_report_once() -> None:
     first = {"gate": "leaving", "said": ["default runtime linkwire -> runc"], "again": True}
     second = {"gate": "out", "said": ["default runtime runc", "script removed"]}
     assert str(gate._result(NODES[1], gate._both(first, second), "remove")) == (

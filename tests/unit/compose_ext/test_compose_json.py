@@ -245,7 +245,7 @@ def on_a_terminal(*words: str, **more: str) -> str:
 
 
 @pytest.mark.usefixtures("swarm")
-def test_a_terminal_has_colour_unless_the_user_wants_none() -> None:
+def test_a_terminal_has_colour_unless_refused() -> None:
     coloured = on_a_terminal("ps")
     assert "\x1b[32mconnected" in coloured
     plain = on_a_terminal("ps", NO_COLOR="1")

@@ -102,7 +102,7 @@ def test_any_extension_makes_every_link_ours(text: str) -> None:
         ),
     ],
 )
-def test_services_that_wait_for_each_other_are_refused_with_the_way(services: str, path: str) -> None:
+def test_circular_waiting_is_refused_with_the_path(services: str, path: str) -> None:
     _, report = links(f"x-wireguard: {{}}\nservices: {{{services}}}")
     (error,) = report.errors
     assert f"each waits until the next is ready, and so none ever starts: {path}. " in str(error)
@@ -119,7 +119,7 @@ def test_services_that_wait_for_each_other_are_refused_with_the_way(services: st
         "a: {links: [b], depends_on: {b: {condition: service_healthy}}}, b: {links: [a], depends_on: [a]}",
     ],
 )
-def test_who_waits_in_no_circle_may_be_linked_in_one(services: str) -> None:
+def test_links_without_waiting_may_be_circular(services: str) -> None:
     _, report = links(f"x-wireguard: {{}}\nservices: {{{services}}}")
     assert told(report) == []
 
@@ -511,7 +511,7 @@ def test_what_is_said_of_a_file(text: str, expected: list[str]) -> None:
     assert told(links(text)[1]) == expected
 
 
-def test_everything_is_told_at_once_in_the_order_of_the_files() -> None:
+def test_all_errors_are_reported_in_file_order() -> None:
     _, report = links(
         "x-wireguard: {zzz: 1}\nservices: {web: {links: [nope]}, db: {}}",
         "services:\n  web:\n    links: [ddb]\n    x-wireguard: {strict: 1, expose: [x]}",
@@ -784,7 +784,7 @@ def test_links_without_the_mark_are_told() -> None:
         ),
     ],
 )
-def test_near_misses_of_the_mark_are_errors_wherever_they_stand(text: str, expected: str) -> None:
+def test_near_misses_of_the_key_are_errors_anywhere(text: str, expected: str) -> None:
     _, report = links(text)
     assert [str(error) for error in report.errors] == [expected]
 

@@ -139,7 +139,7 @@ def test_the_gate_is_a_label_of_the_containers() -> None:
     assert "alone" not in override
 
 
-def test_who_waits_for_whom_is_a_label_of_the_containers() -> None:
+def test_waiting_is_stored_as_a_container_label() -> None:
     override = compiled(
         "x-wireguard: {}\n"
         "services:\n"
@@ -205,7 +205,7 @@ def test_nothing_to_say_is_nothing() -> None:
     assert compiled("x-wireguard: {}\nservices: {a: {image: x}}") == {}
 
 
-def test_an_external_link_may_lead_back_into_the_stack() -> None:
+def test_external_link_may_lead_back_into_stack() -> None:
     text = (
         "x-wireguard: {}\nservices: {a: {links: ['b:one'], external_links: ['shop_b:two', 'shop_c:c']}, b: {}, c: {}}"
     )

@@ -70,11 +70,11 @@ def test_all_but_the_form_stays(text: str) -> None:
     assert written.count("\n") == text.count("\n"), "Docker's errors name lines"
 
 
-def test_what_is_not_asked_for_stays_as_it_is() -> None:
+def test_unrequested_waiting_stays_as_it_is() -> None:
     assert shortened(BLOCK, []) == BLOCK
 
 
-def test_a_tab_that_the_files_reader_takes_is_taken_here() -> None:
+def test_tab_accepted_by_the_reader_is_accepted_here() -> None:
     text = "services:\n  web:\n    image: x\t# a tab\n    depends_on: {db: {condition: service_healthy}}\n"
     written = shortened(text, [(4, 17)])
     assert "[" in written or "- " in written

@@ -22,7 +22,7 @@ def halves(state: State) -> tuple[tuple[int, frozenset[int]], tuple[int, frozens
 
 
 @pytest.mark.parametrize("drop", [False, True])
-def test_old_and_new_ones_of_a_step_accept_each_other(drop: bool) -> None:
+def test_certificates_of_adjacent_steps_accept_each_other(drop: bool) -> None:
     for before, after in itertools.pairwise(steps(settled(1), 2, drop=drop)):
         for (server, server_trusts), (clients, clients_trust) in itertools.product(
             (halves(before)[0], halves(after)[0]), (halves(before)[1], halves(after)[1])
@@ -31,7 +31,7 @@ def test_old_and_new_ones_of_a_step_accept_each_other(drop: bool) -> None:
             assert server in clients_trust, (before, after)
 
 
-def test_each_side_is_restarted_as_seldom_as_can_be() -> None:
+def test_each_side_restarts_as_rarely_as_possible() -> None:
     found = steps(settled(1), 2)
     assert found[-1] == State(2, 2, frozenset({2}), frozenset({1, 2}))
     changes = [(halves(a)[0] != halves(b)[0], halves(a)[1] != halves(b)[1]) for a, b in itertools.pairwise(found)]
@@ -41,7 +41,7 @@ def test_each_side_is_restarted_as_seldom_as_can_be() -> None:
 
 
 @pytest.mark.parametrize("wanted", [2, 3])
-def test_from_wherever_it_was_broken_off_it_comes_to_the_end(wanted: int) -> None:
+def test_interrupted_renewal_completes_from_anywhere(wanted: int) -> None:
     for state in steps(settled(1), 2, drop=True):
         for before, after in itertools.pairwise(steps(state, wanted)):
             assert after.clients in before.server_trusts | after.server_trusts

@@ -21,7 +21,7 @@ def stack(options: Options) -> dict[str, Any]:
     return document
 
 
-def test_a_flag_counts_before_what_was_chosen_earlier_and_that_before_the_default() -> None:
+def test_flag_precedes_earlier_choice_precedes_default() -> None:
     first = choose({"image": "a/b:1", "subnet": "10.1.0.0/16"}, None)
     second = choose({"image": "a/b:2"}, first.label())
     assert (second.image, second.subnet, second.controllers) == ("a/b:2", "10.1.0.0/16", "2")
@@ -52,13 +52,13 @@ def test_a_flag_counts_before_what_was_chosen_earlier_and_that_before_the_defaul
         ("--log-level=loud", "none of debug"),
     ],
 )
-def test_what_will_not_do_is_said_in_the_users_words(flag: str, message: str) -> None:
+def test_unsuitable_choice_is_reported_in_users_words(flag: str, message: str) -> None:
     name, _, value = flag.removeprefix("--").partition("=")
     with pytest.raises(UsageError, match=message):
         choose({name.replace("-", "_"): value}, None)
 
 
-def test_everything_a_service_mounts_is_there_and_nothing_there_is_mounted_by_nobody() -> None:
+def test_every_mount_exists_and_every_file_is_mounted() -> None:
     for options in (Options(), Options(etcd="http://10.0.0.1:2379", etcd_insecure="true")):
         document = stack(options)
         for sort in ("secrets", "configs"):
@@ -79,13 +79,13 @@ def test_no_service_has_more_than_it_needs() -> None:
     assert mounted["controller"] == {"etcd_controller", "signing_seed", "link_seed"}
 
 
-def test_a_dollar_in_a_choice_is_no_variable_to_docker() -> None:
+def test_dollar_in_a_choice_is_no_variable() -> None:
     text = Release(Options(image="$HOME"), "x", {}).text()
     assert "$$HOME" in text
     assert "services" in yaml.safe_load(template())
 
 
-def test_swarm_puts_back_what_ran_where_new_tasks_fail() -> None:
+def test_swarm_rolls_back_where_new_tasks_fail() -> None:
     for name, service in stack(Options())["services"].items():
         update = service["deploy"]["update_config"]
         assert update["failure_action"] == "rollback", name

@@ -103,7 +103,7 @@ def test_what_does_not_end_is_named(world: World) -> None:
     assert node_jobs.others(world.docker) == ["n3 (down, active)"]
 
 
-def test_a_rollback_is_an_error_that_names_task_node_and_reason(world: World) -> None:
+def test_rollback_error_names_task_node_and_reason(world: World) -> None:
     service = {
         "ID": "s1",
         "Spec": {"Name": "linkwire_agent", "Mode": {"Global": {}}, "TaskTemplate": {"ContainerSpec": {}}},
@@ -121,7 +121,7 @@ def test_a_remapped_root_is_seen() -> None:
     assert inside.remapped("         0     231072      65536\n")
 
 
-def test_an_agent_sees_itself_in_the_folder_of_its_docker(tmp_path: Path) -> None:
+def test_agent_finds_itself_in_its_dockers_folder(tmp_path: Path) -> None:
     ours = "600 5 8:1 /data/docker/containers/abc/hosts /etc/hosts rw - ext4 /dev/sda rw"
     mounts = f"27 1 0:24 / /proc rw - proc proc rw\n{ours}\n"
     assert not inside._shows_us(tmp_path, mounts)

@@ -81,7 +81,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def test_files_become_secrets_once_and_later_installs_do_without(world: World) -> None:
+def test_files_become_secrets_and_later_installs_reuse_them(world: World) -> None:
     first = world.install(GOOD | AGENTS)
     names = first.ca.name, first.controller.name, first.agent.name
     assert names == ("linkwire_own_etcd_ca_1", "linkwire_own_etcd_controller_1", "linkwire_own_etcd_agent_1")
@@ -95,7 +95,7 @@ def test_files_become_secrets_once_and_later_installs_do_without(world: World) -
     assert world.install({}, in_use).controller.number == 1, "what is mounted, until new files are given"
 
 
-def test_agents_show_the_controllers_certificate_where_they_have_none_and_it_is_said(world: World) -> None:
+def test_agents_without_certificate_show_controllers_and_say_so(world: World) -> None:
     own = world.install(GOOD)
     assert own.agent == own.controller
     assert "give --etcd-agent-cert" in world.said[0]
@@ -138,9 +138,7 @@ def encrypted(pair: bytes) -> bytes:
         ({**GOOD, "etcd_agent_cert": "agent"}, "--etcd-agent-cert and --etcd-agent-key go together"),
     ],
 )
-def test_a_file_that_will_not_do_is_named_and_nothing_is_made(
-    world: World, files: dict[str, str], message: str
-) -> None:
+def test_unsuitable_file_is_named_and_nothing_made(world: World, files: dict[str, str], message: str) -> None:
     now = dt.datetime.now(dt.UTC)
     world.put("junk", b"junk")
     world.put("broken", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")

@@ -38,7 +38,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
 
-def test_the_plugins_lock_has_all_that_its_commands_import() -> None:
+def test_the_plugins_lock_has_all_imports() -> None:
     """The one file of `make plugin` has what requirements/plugin.txt names, and nothing else."""
     said = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True).stdout
     lock = (PROJECT / "requirements/plugin.txt").read_text()

@@ -34,7 +34,7 @@ def test_an_installation_keeps_its_id(world: World) -> None:
 @pytest.mark.parametrize(
     ("gone", "said"), [(seeds.SIGNING, "the signing seed is gone"), (seeds.LINK, "the seed of the link keys is gone")]
 )
-def test_where_a_seed_is_gone_both_are_made_anew(world: World, gone: str, said: str) -> None:
+def test_one_missing_seed_renews_both(world: World, gone: str, said: str) -> None:
     first = ensure(world)
     (world.folder / "secret" / f"linkwire_{gone}_1").unlink()
     second = ensure(world)

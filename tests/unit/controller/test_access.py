@@ -39,29 +39,29 @@ def holding(*records: Record, invalid: tuple[str, ...] = ()) -> Snapshot:
     )
 
 
-def test_an_agent_that_says_it_is_its_nodes_user_is_written_for_by_nobody_else() -> None:
+def test_agent_declaring_its_own_user_writes_alone() -> None:
     own = replace(SAID, own_user=True)
     assert access(swarm("n1", "n2"), holding(own)).shared == ("n2",)
     assert access(swarm("n1", "n2"), holding(own, replace(own, id="n2"))).shared == ()
 
 
-def test_who_has_not_said_so_or_not_shown_that_he_did_shares() -> None:
+def test_undeclared_or_unproven_agents_share_the_user() -> None:
     assert access(swarm("n1"), holding(SAID)).shared == ("n1",)
     assert access(swarm("n1"), holding(invalid=("nodes/n1",))).shared == ("n1",), "its signature did not hold"
     assert access(swarm("n1", "n2"), holding()).shared == ("n1", "n2")
 
 
-def test_nobody_writes_for_a_node_that_is_down_and_silent() -> None:
+def test_nobody_writes_for_a_down_silent_node() -> None:
     assert access(swarm("n1", "n2", down=("n1",)), holding()).shared == ("n2",)
     assert access(swarm("n1", down=("n1",)), holding(SAID)).shared == ("n1",), "it speaks, whatever Swarm says"
 
 
-def test_who_is_not_in_the_swarm_is_no_user() -> None:
+def test_node_outside_the_swarm_is_no_user() -> None:
     left = replace(SAID, id="n9")
     assert access(swarm("n1"), holding(left, SAID)) == Access(("n1",), ("n1",), (ROOT.pem.decode(),))
 
 
-def test_only_a_root_that_swarm_made_is_told_of_and_another_is_a_problem() -> None:
+def test_only_swarms_roots_are_passed_on_others_reported() -> None:
     assert access(swarm("n1", roots=(COMPANY.pem,)), holding()).roots == ()
     assert list(problems(swarm("n1"))) == []
     (told,) = problems(swarm("n1", roots=(COMPANY.pem,)))
@@ -69,7 +69,7 @@ def test_only_a_root_that_swarm_made_is_told_of_and_another_is_a_problem() -> No
     assert list(made_by_swarm([ROOT.pem + COMPANY.pem, b"junk"])) == [ROOT.pem.decode()]
 
 
-def test_it_is_written_when_it_is_another_and_only_then() -> None:
+def test_access_is_written_only_when_it_changes() -> None:
     (step,) = steps(swarm("n1"), holding(SAID))
     (put,) = step.ops
     assert isinstance(put, Put)

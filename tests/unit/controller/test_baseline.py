@@ -123,7 +123,7 @@ def test_what_was_done_counts(quiet: Baseline, stored: Stored) -> None:
     assert not quiet.decides_alike(SWARM, stored.snapshot(), NOW)
 
 
-def test_what_changed_is_known_between_any_two_snapshots_of_a_picture(stored: Stored) -> None:
+def test_changes_are_known_between_any_two_snapshots(stored: Stored) -> None:
     first = stored.snapshot()
     second = stored.put(replace(PORT, task="t2"))
     third = stored.change(keyspace.status("n1"), None)

@@ -37,7 +37,7 @@ def planned(decider: Decider, stored: Snapshot) -> bool:
     return plan.problems == ("planned",)
 
 
-def test_nothing_is_planned_before_a_link_key_is_due(decider: Decider) -> None:
+def test_nothing_is_planned_before_a_key_is_due(decider: Decider) -> None:
     stored = Stored().snapshot()
     decider._idle.move(SWARM, stored, time.time())
     assert not planned(decider, stored)

@@ -78,7 +78,7 @@ def endpoint_key(task: SwarmTask) -> str:
 # --- tasks
 
 
-def test_the_tasks_of_a_node_that_swarm_says_something_new_of() -> None:
+def test_tasks_of_a_node_that_changes_in_swarm() -> None:
     told = Told()
     told.world.nodes["n2"] = replace(told.world.nodes["n2"], address=IPv4Address("203.0.113.9"))
     assert put(told.plan()) == {endpoint_key(told.task_of(DB))}
@@ -87,20 +87,20 @@ def test_the_tasks_of_a_node_that_swarm_says_something_new_of() -> None:
     assert endpoint_key(told.task_of(DB)) in deleted(told.plan())
 
 
-def test_a_task_that_its_node_says_something_new_of() -> None:
+def test_task_its_node_reports_anew() -> None:
     told = Told()
     told.world.report(told.task_of(DB).id)
     assert put(told.plan()) == {endpoint_key(told.task_of(DB))}
 
 
-def test_the_tasks_of_a_service_that_is_no_longer_linked() -> None:
+def test_tasks_of_a_service_no_longer_linked() -> None:
     told = Told()
     told.world.services[WEB.id] = replace(WEB, labels=ServiceLabels())
     gone = {endpoint_key(told.task_of(DB)), endpoint_key(told.task_of(WEB))}
     assert deleted(told.plan()) >= gone | {keyspace.service(DB.id), keyspace.service(WEB.id)}
 
 
-def test_an_endpoint_of_another_service_than_its_tasks_when_that_is_no_longer_linked() -> None:
+def test_endpoint_under_other_service_than_its_unlinked_tasks() -> None:
     told = Told()
     task = told.world.start(CACHE.id, "n3")
     told.world.services[CACHE.id] = linked("shop_cache", "shop_web")
@@ -114,7 +114,7 @@ def test_an_endpoint_of_another_service_than_its_tasks_when_that_is_no_longer_li
     assert keyspace.key_of(strays) in deleted(told.plan())
 
 
-def test_the_tasks_of_a_service_that_ends_and_whose_record_can_be_read_again() -> None:
+def test_tasks_of_ended_service_with_readable_record_again() -> None:
     told = Told()
     told.store.damage(keyspace.service(DB.id))
     del told.world.services[DB.id]
@@ -124,7 +124,7 @@ def test_the_tasks_of_a_service_that_ends_and_whose_record_can_be_read_again() -
     assert any(isinstance(step, Allocate) for step in told.plan().steps)
 
 
-def test_a_service_that_swarm_has_no_more_when_its_last_task_ends() -> None:
+def test_vanished_service_whose_last_task_ends() -> None:
     told = Told()
     del told.world.services[DB.id]
     told.rest()
@@ -132,7 +132,7 @@ def test_a_service_that_swarm_has_no_more_when_its_last_task_ends() -> None:
     assert keyspace.service(DB.id) in deleted(told.plan())
 
 
-def test_a_service_whose_record_was_lost_keeps_its_address() -> None:
+def test_service_with_lost_record_keeps_its_address() -> None:
     told = Told()
     told.store.commit([Delete(keyspace.service(DB.id), None)])
     made = told.plan()
@@ -140,7 +140,7 @@ def test_a_service_whose_record_was_lost_keeps_its_address() -> None:
     assert len(made.steps) == 1, "its address is let go by nobody"
 
 
-def test_what_a_task_has_elsewhere_when_swarm_gives_the_addresses_of_a_network_no_more() -> None:
+def test_tasks_attachments_when_swarm_stops_assigning_addresses() -> None:
     for told in (Told(), Told(WEB, DB, replace(CACHE, attachments=(on(OVERLAY, 2),)))):
         task = told.task_of(DB)
         if CACHE.id not in told.world.services:
@@ -159,7 +159,7 @@ def test_what_a_task_has_elsewhere_when_swarm_gives_the_addresses_of_a_network_n
     assert endpoint_key(task) in put(told.plan())
 
 
-def test_a_task_on_a_silent_node_when_swarm_calls_the_node_down() -> None:
+def test_task_on_silent_node_that_goes_down() -> None:
     told = Told()
     silent, other = told.task_of(DB), told.world.start(DB.id, "n3")
     told.rest()
@@ -174,7 +174,7 @@ def test_a_task_on_a_silent_node_when_swarm_calls_the_node_down() -> None:
     assert put(told.plan()) == {endpoint_key(silent)}
 
 
-def test_a_silent_node_of_whose_last_task_swarm_says_nothing_any_more() -> None:
+def test_silent_node_whose_last_task_vanished() -> None:
     told = Told()
     task = told.task_of(DB)
     told.up(task)
@@ -189,7 +189,7 @@ def test_a_silent_node_of_whose_last_task_swarm_says_nothing_any_more() -> None:
 # --- what nobody else takes back
 
 
-def test_the_report_of_a_task_that_is_over_when_something_of_its_node_can_be_read_again() -> None:
+def test_ended_tasks_report_when_nodes_record_reads_again() -> None:
     told = Told()
     told.store.commit([Delete(keyspace.node("n3"), None)])
     told.store.write(Status("n3", 0, ()))
@@ -201,7 +201,7 @@ def test_the_report_of_a_task_that_is_over_when_something_of_its_node_can_be_rea
     assert deleted(told.plan()) == {keyspace.key_of(report)}
 
 
-def test_the_report_of_a_task_that_is_over_when_its_node_is_there_no_more() -> None:
+def test_ended_tasks_report_when_its_node_is_gone() -> None:
     told = Told()
     report = TaskReport("over", DB.id, "n3", "gone", wired=False, error=None, port_taken=None, elsewhere=())
     told.store.write(report)
@@ -210,7 +210,7 @@ def test_the_report_of_a_task_that_is_over_when_its_node_is_there_no_more() -> N
     assert deleted(told.plan()) == {keyspace.key_of(report)}
 
 
-def test_an_address_that_somebody_holds_who_is_not_there_until_it_is_let_go() -> None:
+def test_address_of_missing_holder_until_released() -> None:
     told = Told()
     told.store.write(Address(SUBNET[30], "task/nobody"))
     for _ in range(2):
@@ -218,7 +218,7 @@ def test_an_address_that_somebody_holds_who_is_not_there_until_it_is_let_go() ->
         assert isinstance(step, Release)
 
 
-def test_two_endpoints_of_a_task_of_which_one_goes() -> None:
+def test_two_endpoints_of_one_task_when_one_goes() -> None:
     for other in (WEB.id, "a service that sorts before all others"):
         told = Told()
         task = told.task_of(DB)
@@ -257,7 +257,7 @@ def boxes(made: Plan) -> set[tuple[str, str]]:
     return {(box.node, box.key) for step in made.steps if isinstance(step, Share) for box in step.boxes}
 
 
-def test_the_link_keys_of_a_task_that_is_over() -> None:
+def test_link_keys_of_an_ended_task() -> None:
     told = Told()
     task = told.world.start(DB.id, "n3")
     told.rest()
@@ -266,7 +266,7 @@ def test_the_link_keys_of_a_task_that_is_over() -> None:
     assert deleted(told.plan()) == {keyspace.link_key("n3", "shop_web:shop_db")}
 
 
-def test_the_link_keys_of_a_node_that_has_another_sealing_key() -> None:
+def test_link_keys_of_node_with_new_sealing_key() -> None:
     told = Told()
     believed = told.world.members["n2"]
     told.world.register("n2")
@@ -276,19 +276,19 @@ def test_the_link_keys_of_a_node_that_has_another_sealing_key() -> None:
     assert boxes(told.plan()) == {("n2", "shop_web:shop_db")}
 
 
-def test_a_link_key_that_is_asked_for_by_hand() -> None:
+def test_link_key_renewed_by_hand() -> None:
     told = Told()
     told.world.services[WEB.id] = linked("shop_web", "shop_db", renew="now")
     assert boxes(told.plan()) == {("n1", "shop_web:shop_db"), ("n2", "shop_web:shop_db")}
 
 
-def test_a_link_key_of_one_more_link_between_services_that_are_linked_already() -> None:
+def test_link_key_of_an_additional_link() -> None:
     told = Told(linked("shop_web", "shop_db", key="shop"), DB, linked("shop_cache", "shop_web"))
     told.world.services[WEB.id] = linked("shop_web", "shop_db", "shop_cache", key="shop")
     assert ("n3", "shop") in boxes(told.plan())
 
 
-def test_link_keys_that_nobody_needs_when_it_is_known_again_who_needs_what() -> None:
+def test_unneeded_link_keys_once_needs_are_known_again() -> None:
     told = Told(WEB, DB, CACHE)
     told.world.services[CACHE.id] = linked("shop_cache", "shop_web")
     told.rest()
@@ -302,7 +302,7 @@ def test_link_keys_that_nobody_needs_when_it_is_known_again_who_needs_what() -> 
     assert keyspace.link_key("n3", "shop_web:shop_db") in deleted(told.plan())
 
 
-def test_the_link_keys_of_a_task_without_its_endpoint_when_its_service_is_no_longer_linked() -> None:
+def test_link_keys_of_unplaced_task_when_service_unlinks() -> None:
     told = Told()
     told.store.commit([Delete(endpoint_key(told.task_of(DB)), None)])
     assert told.plan().steps
@@ -310,7 +310,7 @@ def test_the_link_keys_of_a_task_without_its_endpoint_when_its_service_is_no_lon
     assert keyspace.link_key("n2", "shop_web:shop_db") in deleted(told.plan())
 
 
-def test_a_link_key_that_is_due_and_one_whose_clock_was_set_back() -> None:
+def test_due_link_key_and_clock_set_back() -> None:
     told = Told(replace(WEB, labels=ServiceLabels((LinkLabel("shop_db", ("db",), rotate=20),))), DB)
     told.world.report(told.task_of(DB).id)
     told.rest()

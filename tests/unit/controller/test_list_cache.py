@@ -83,7 +83,7 @@ def differing(old: Mapping[str, object], new: Mapping[str, object]) -> frozenset
 
 @settings(max_examples=300, deadline=None)
 @given(actions)
-def test_what_is_kept_is_what_is_there_and_what_changed_is_known(
+def test_kept_list_equals_swarms_and_knows_its_changes(
     history: list[tuple[str, SwarmTask | SwarmService | SwarmNode | str]],
 ) -> None:
     truth = Truth()

@@ -172,7 +172,7 @@ def wired_with(mesh: Mesh, agent: Agent) -> Endpoint:
 # -- who is a member -------------------------------------------------------------------------------------
 
 
-def test_a_node_that_proves_its_keys_is_a_member_and_is_remembered_as_one(mesh: Mesh, agent: Agent) -> None:
+def test_node_proving_its_keys_becomes_a_remembered_member(mesh: Mesh, agent: Agent) -> None:
     mesh.say(agent.signed(agent.record()))
     judged = mesh.settle()
     assert judged.members == {N1: agent.sealing_key.public}
@@ -180,7 +180,7 @@ def test_a_node_that_proves_its_keys_is_a_member_and_is_remembered_as_one(mesh: 
     assert mesh.stored.get(keyspace.member(N1), Member) == member(agent)
 
 
-def test_a_node_without_a_proof_is_none_until_its_keys_are_approved_by_hand(mesh: Mesh, agent: Agent) -> None:
+def test_unproven_node_needs_approval_by_hand(mesh: Mesh, agent: Agent) -> None:
     said = agent.record(proven=False)
     mesh.say(agent.signed(said))
     judged = mesh.judge()
@@ -203,7 +203,7 @@ def test_an_approval_is_of_those_keys_alone(mesh: Mesh, agent: Agent) -> None:
 
 
 @pytest.mark.parametrize("change", ["sealing_key", "report_key", "counter"])
-def test_what_the_proof_does_not_cover_is_not_believed(mesh: Mesh, agent: Agent, change: str) -> None:
+def test_statement_outside_the_proof_is_disbelieved(mesh: Mesh, agent: Agent, change: str) -> None:
     """Somebody puts a key of his own beside the node's proof."""
     own = Agent(N1)
     value = {"sealing_key": own.sealing_key.public, "report_key": own.key.verify_key, "counter": 9}[change]
@@ -223,7 +223,7 @@ def test_another_nodes_certificate_proves_nothing(mesh: Mesh) -> None:
     assert "another node's" in judged.stored.invalid[keyspace.node(N1)]
 
 
-def test_a_record_that_its_own_key_did_not_sign_is_forged(mesh: Mesh, agent: Agent) -> None:
+def test_record_unsigned_by_its_key_is_forged(mesh: Mesh, agent: Agent) -> None:
     """The proof is public: anybody can copy it beside an address of his own."""
     stranger = Agent(N1)
     mesh.say(stranger.signed(replace(agent.record(), address=IPv4Address("203.0.113.9"))))
@@ -232,7 +232,7 @@ def test_a_record_that_its_own_key_did_not_sign_is_forged(mesh: Mesh, agent: Age
     assert judged.stored.get(keyspace.node(N1), Node) is None
 
 
-def test_a_node_that_is_not_in_the_swarm_is_no_member_whatever_it_proves(mesh: Mesh, agent: Agent) -> None:
+def test_node_outside_the_swarm_is_never_a_member(mesh: Mesh, agent: Agent) -> None:
     wired_with(mesh, agent)
     mesh.leave(N1)
     judged = mesh.settle()
@@ -259,7 +259,7 @@ def renewed(agent: Agent) -> Agent:
 
 
 @pytest.mark.parametrize("remembered", ["by the controller", "in the store"])
-def test_an_earlier_proof_that_is_put_back_is_refused(mesh: Mesh, agent: Agent, remembered: str) -> None:
+def test_restored_earlier_proof_is_refused(mesh: Mesh, agent: Agent, remembered: str) -> None:
     earlier = agent.signed(agent.record())
     mesh.say(earlier)
     mesh.settle()
@@ -279,7 +279,7 @@ def test_an_earlier_proof_that_is_put_back_is_refused(mesh: Mesh, agent: Agent, 
     assert mesh.stored.get(keyspace.member(N1), Member) == member(fresh), "what was accepted is put back"
 
 
-def test_of_two_statements_of_one_counter_the_first_stays(mesh: Mesh, agent: Agent) -> None:
+def test_first_of_two_statements_with_one_counter_stays(mesh: Mesh, agent: Agent) -> None:
     mesh.say(agent.signed(agent.record()))
     mesh.settle()
     twin = Agent(N1)
@@ -288,7 +288,7 @@ def test_of_two_statements_of_one_counter_the_first_stays(mesh: Mesh, agent: Age
     assert mesh.stored.get(keyspace.member(N1), Member) == member(agent)
 
 
-def test_a_controllers_earlier_member_record_does_not_undo_a_later_one(mesh: Mesh, agent: Agent) -> None:
+def test_controllers_earlier_member_record_undoes_no_later(mesh: Mesh, agent: Agent) -> None:
     statement = agent.signed(agent.record())
     mesh.say(statement)
     mesh.settle()
@@ -302,7 +302,7 @@ def test_a_controllers_earlier_member_record_does_not_undo_a_later_one(mesh: Mes
     assert mesh.stored.get(keyspace.member(N1), Member) == member(fresh)
 
 
-def test_what_the_earlier_key_has_signed_counts_no_more(mesh: Mesh, agent: Agent) -> None:
+def test_records_of_the_earlier_key_stop_counting(mesh: Mesh, agent: Agent) -> None:
     before = wired_with(mesh, agent)
     fresh = renewed(agent)
     mesh.say(fresh.signed(fresh.record()))
@@ -313,7 +313,7 @@ def test_what_the_earlier_key_has_signed_counts_no_more(mesh: Mesh, agent: Agent
     assert before.ready
 
 
-def test_a_strangers_statement_between_does_not_bring_an_earlier_one_back(mesh: Mesh, agent: Agent) -> None:
+def test_strangers_statement_does_not_revive_an_earlier_one(mesh: Mesh, agent: Agent) -> None:
     """Of the same keys, with an address that the node had before."""
     moved = agent.signed(replace(agent.record(), address=IPv4Address("203.0.113.9")))
     mesh.say(agent.signed(agent.record()))
@@ -326,7 +326,7 @@ def test_a_strangers_statement_between_does_not_bring_an_earlier_one_back(mesh: 
     assert mesh.judge().members == {}
 
 
-def test_after_a_wipe_members_are_rebuilt_from_their_proofs(mesh: Mesh, agent: Agent) -> None:
+def test_after_wipe_members_are_rebuilt_from_proofs(mesh: Mesh, agent: Agent) -> None:
     wired_with(mesh, agent)
     mesh.members = Members()
     mesh.values.clear()
@@ -350,7 +350,7 @@ def lapse(mesh: Mesh, agent: Agent, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["expired", "rotated", "locked"])
 @pytest.mark.parametrize("restarted", [False, True])
-def test_what_is_wired_stays_and_nothing_new_is_sealed(mesh: Mesh, agent: Agent, how: str, restarted: bool) -> None:
+def test_wired_tasks_stay_and_nothing_new_is_sealed(mesh: Mesh, agent: Agent, how: str, restarted: bool) -> None:
     before = wired_with(mesh, agent)
     sealed = mesh.values[keyspace.sealed_key(N1, "t1")]
     lapse(mesh, agent, how)
@@ -370,7 +370,7 @@ def test_what_is_wired_stays_and_nothing_new_is_sealed(mesh: Mesh, agent: Agent,
     assert not after.ready, "its reports are still its own"
 
 
-def test_a_node_that_proves_itself_again_gets_what_waited(mesh: Mesh, agent: Agent) -> None:
+def test_node_proving_itself_again_gets_waiting_keys(mesh: Mesh, agent: Agent) -> None:
     wired_with(mesh, agent)
     other = Authority.root()
     mesh.swarm = replace(mesh.swarm, roots=(other.pem,))
@@ -407,7 +407,7 @@ def test_an_approval_that_is_taken_back(mesh: Mesh, agent: Agent, approved: bool
     assert mesh.settle().members == ({N1: agent.sealing_key.public} if approved else {})
 
 
-def test_a_proof_that_did_not_hold_is_looked_at_again(mesh: Mesh, agent: Agent) -> None:
+def test_failed_proof_is_checked_again(mesh: Mesh, agent: Agent) -> None:
     """The controller's clock was a day behind."""
     mesh.now = MADE - timedelta(days=1)
     mesh.say(agent.signed(agent.record()))
@@ -425,7 +425,7 @@ def not_ready(mesh: Mesh) -> bool:
     return found is None or not found.ready
 
 
-def test_a_forged_report_changes_nothing_and_is_named_once(mesh: Mesh, agent: Agent) -> None:
+def test_forged_report_changes_nothing_and_is_named_once(mesh: Mesh, agent: Agent) -> None:
     before = wired_with(mesh, agent)
     mesh.say(Agent(N1).signed(agent.report("t1", wired=False)))
     judged = mesh.settle()
@@ -454,7 +454,7 @@ def test_a_member_signs_nothing_for_another(mesh: Mesh, agent: Agent) -> None:
     assert mesh.endpoint("t1") == before
 
 
-def test_a_members_report_under_another_key_is_not_believed(mesh: Mesh, agent: Agent) -> None:
+def test_members_report_under_another_key_is_disbelieved(mesh: Mesh, agent: Agent) -> None:
     before = wired_with(mesh, agent)
     mesh.run("t2", N1)
     moved = agent.signed(replace(agent.report("t2", wired=False), task="t2"))
@@ -466,7 +466,7 @@ def test_a_members_report_under_another_key_is_not_believed(mesh: Mesh, agent: A
     assert mesh.endpoint("t1") == before
 
 
-def test_a_report_on_a_task_that_swarm_runs_elsewhere_counts_for_nothing(mesh: Mesh, agent: Agent) -> None:
+def test_report_on_task_running_elsewhere_is_ignored(mesh: Mesh, agent: Agent) -> None:
     before = wired_with(mesh, agent)
     rogue = Agent(N2)
     mesh.say(rogue.signed(rogue.record()), rogue.signed(rogue.report("t1", wired=False)))
@@ -476,7 +476,7 @@ def test_a_report_on_a_task_that_swarm_runs_elsewhere_counts_for_nothing(mesh: M
     assert judged.problems == ("node host-n2: it reports on task t1, which Swarm runs on another node",)
 
 
-def test_a_report_that_was_believed_counts_for_nothing_once_swarm_runs_its_task_elsewhere(mesh: Mesh) -> None:
+def test_believed_report_lapses_once_its_task_moves(mesh: Mesh) -> None:
     first, other = Agent(N1), Agent(N2)
     mesh.say(first.signed(first.record()), other.signed(other.record()), other.signed(other.report("t1")))
     assert keyspace.report(N2, "t1") in mesh.settle().stored.records
@@ -484,7 +484,7 @@ def test_a_report_that_was_believed_counts_for_nothing_once_swarm_runs_its_task_
     assert keyspace.report(N2, "t1") not in mesh.settle().stored.records
 
 
-def test_an_earlier_report_that_is_put_back_is_unknown(mesh: Mesh, agent: Agent) -> None:
+def test_restored_earlier_report_is_unknown(mesh: Mesh, agent: Agent) -> None:
     """Also when it is of the same key, and the newer one is gone from the store."""
     first = agent.signed(agent.report("t1", wired=False))
     before = wired_with(mesh, agent)
@@ -498,7 +498,7 @@ def test_an_earlier_report_that_is_put_back_is_unknown(mesh: Mesh, agent: Agent)
     assert keyspace.report(N1, "t1") in mesh.judge().stored.invalid
 
 
-def test_reports_of_a_node_that_has_not_shown_its_keys_are_unknown(mesh: Mesh, agent: Agent) -> None:
+def test_reports_of_unproven_nodes_are_unknown(mesh: Mesh, agent: Agent) -> None:
     """The store was wiped in part, and the node's certificate has ended: nothing is concluded."""
     before = wired_with(mesh, agent)
     mesh.members = Members()
@@ -520,7 +520,7 @@ def test_a_node_that_falls_silent_is_silent(mesh: Mesh, agent: Agent) -> None:
     assert silent.suspect
 
 
-def test_unsigned_and_incomplete_and_anothers_store_are_not_believed(mesh: Mesh, agent: Agent) -> None:
+def test_unsigned_incomplete_and_foreign_stores_are_disbelieved(mesh: Mesh, agent: Agent) -> None:
     mesh.put(agent.record())  # no signature came with it
     assert mesh.judge().members == {}
     mesh.say(agent.signed(agent.record()))

@@ -183,7 +183,7 @@ class Interrupted(BelievedSnapshots):
 
 @settings(max_examples=300, deadline=None)
 @given(histories, st.sets(st.integers(0, 6)))
-def test_who_looks_only_at_what_changed_believes_the_same(
+def test_incremental_judgement_equals_a_full_one(
     history: list[list[Written | Moves | Joins | Passes | str]], dies: set[int]
 ) -> None:
     world = World()

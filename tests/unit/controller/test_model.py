@@ -14,7 +14,7 @@ from tests.unit.controller.transactions import fresh
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("desired", ["ready", "running", "complete", "shutdown", "remove"])
 @pytest.mark.parametrize("node", ["up", "down", "left", ""])
-def test_a_task_is_live_until_its_end_or_its_nodes(state: str, desired: str, node: str) -> None:
+def test_task_lives_until_its_or_its_nodes_end(state: str, desired: str, node: str) -> None:
     _, world = fresh()
     world.nodes = {
         "up": SwarmNode("up", "up", down=False, address=None),

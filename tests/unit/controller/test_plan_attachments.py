@@ -45,7 +45,7 @@ def test_swarms_word_is_there_from_the_first_moment() -> None:
     assert store.all(Cluster)[0].subnet6 == ula("cluster")
 
 
-def test_a_task_is_given_its_place_together_with_its_addresses() -> None:
+def test_task_gets_place_and_addresses_together() -> None:
     store, world, _ = a_link()
     (late,) = world.add(DB, "n3", state="assigned")
     world.tasks[late.id] = replace(late, attachments=(on(OVERLAY, 20),))
@@ -54,7 +54,7 @@ def test_a_task_is_given_its_place_together_with_its_addresses() -> None:
     assert set(endpoint_of(store, late).elsewhere) == {on(OVERLAY, 20), ON_BRIDGE}
 
 
-def test_a_services_new_virtual_ip_is_taken_over_and_one_that_went_is_let_go() -> None:
+def test_services_new_virtual_ip_replaces_the_old() -> None:
     store, world, _ = a_link()
     for new in ((on(OVERLAY, 6), on(OVERLAY, 8)), ()):
         world.services[WEB.id] = replace(WEB, attachments=new)
@@ -62,7 +62,7 @@ def test_a_services_new_virtual_ip_is_taken_over_and_one_that_went_is_let_go() -
         assert next(s.elsewhere for s in store.all(Service) if s.id == WEB.id) == new
 
 
-def test_the_tasks_own_node_adds_what_swarm_does_not_know() -> None:
+def test_own_node_adds_addresses_swarm_does_not_know() -> None:
     store, world, db = a_link()
     world.report(db.id, "created", wired=False, elsewhere=(ON_BRIDGE,))
     (step,) = made_of(store, world).steps
@@ -71,7 +71,7 @@ def test_the_tasks_own_node_adds_what_swarm_does_not_know() -> None:
 
 
 @pytest.mark.parametrize("then", ["nothing", "another", "none", "unreadable", "gone", "swarm forgets"])
-def test_what_was_known_stays_as_long_as_the_task_lives(then: str) -> None:
+def test_known_addresses_stay_for_the_tasks_life(then: str) -> None:
     store, world, db = a_link()
     world.report(db.id, elsewhere=(ON_BRIDGE,))
     settled(store, world)
@@ -92,7 +92,7 @@ def test_what_was_known_stays_as_long_as_the_task_lives(then: str) -> None:
     assert elsewhere(store, world, db) == {*ON_OVERLAY, ON_BRIDGE} | ({on(BRIDGE, 6)} if then == "another" else set())
 
 
-def test_a_new_keypair_keeps_what_is_known_and_a_new_task_begins_with_nothing() -> None:
+def test_new_keypair_keeps_addresses_new_task_starts_empty() -> None:
     store, world, db = a_link()
     world.report(db.id, elsewhere=(ON_BRIDGE,))
     settled(store, world)
@@ -111,7 +111,7 @@ def test_another_node_is_not_believed() -> None:
 
 
 @pytest.mark.parametrize("where", ["on the task", "on another task", "on a service"])
-def test_on_a_network_whose_addresses_swarm_gives_its_own_node_is_not_believed_either(where: str) -> None:
+def test_on_swarm_assigned_networks_nodes_are_disbelieved(where: str) -> None:
     store, world, db = a_link()
     if where == "on another task":
         (other,) = world.add(WEB, "n1")
@@ -126,13 +126,13 @@ def test_on_a_network_whose_addresses_swarm_gives_its_own_node_is_not_believed_e
 
 
 @pytest.mark.parametrize("network", ["", "a" * 65, "../x", "bridge ", "ABC"])
-def test_what_is_no_id_of_a_network_is_left_out(network: str) -> None:
+def test_malformed_network_id_is_left_out(network: str) -> None:
     store, world, db = a_link()
     world.report(db.id, elsewhere=(on(network, 4), ON_BRIDGE))
     assert elsewhere(store, world, db) == {*ON_OVERLAY, ON_BRIDGE}
 
 
-def test_a_node_that_reports_without_end_fills_no_more_than_its_tasks_record() -> None:
+def test_endless_reports_fill_only_their_tasks_record() -> None:
     store, world, db = a_link()
     assert MAX_ATTACHMENTS == 64
     for first in (100, 1000):

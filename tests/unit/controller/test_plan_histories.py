@@ -187,7 +187,7 @@ def check_settled(store: MemoryStore, world: World) -> None:
 
 @QUICK
 @given(st.data())
-def test_endpoints_are_those_of_live_wired_tasks_and_every_moment_is_safe(data: st.DataObject) -> None:
+def test_endpoints_follow_live_wired_tasks_safely_throughout(data: st.DataObject) -> None:
     history = History(data)
     history.run((*SWARM_ACTIONS, "start", "report", "deploy", "relink", *CONTROLLER_ACTIONS))
     settle(history.store, history.world)
@@ -195,7 +195,7 @@ def test_endpoints_are_those_of_live_wired_tasks_and_every_moment_is_safe(data: 
 
 @QUICK
 @given(st.data())
-def test_unreadable_records_hold_what_they_held_and_are_left_alone(data: st.DataObject) -> None:
+def test_unreadable_records_keep_their_claims_and_stay(data: st.DataObject) -> None:
     history = History(data)
     history.run((*SWARM_ACTIONS, "start", "report", "deploy", *CONTROLLER_ACTIONS, "damage", "damage", "heal"))
     settle(history.store, history.world)
@@ -220,7 +220,7 @@ def test_nothing_is_left_when_everything_has_ended(data: st.DataObject) -> None:
 
 @settings(QUICK, max_examples=60)
 @given(st.data())
-def test_a_plan_that_is_cut_off_anywhere_and_made_again_ends_where_the_whole_one_does(data: st.DataObject) -> None:
+def test_interrupted_plan_resumed_ends_like_a_whole_one(data: st.DataObject) -> None:
     history = History(data)
     calm = [action for action in SWARM_ACTIONS if action not in ("port taken", "agent")]
     history.run((*calm, "start", "start", "deploy", "relink", "report", "settle"))
@@ -254,7 +254,7 @@ def _up_to_keys(store: MemoryStore) -> list[Record]:
     return found
 
 
-def test_a_planner_that_remembers_plans_what_one_does_that_looks_at_everything() -> None:
+def test_incremental_planner_equals_one_that_reads_everything() -> None:
     """After every action, and after several; also where nobody changes a store like that."""
     looked: Counter[str] = Counter()
     steps: Counter[str] = Counter()

@@ -53,7 +53,7 @@ def linked(web: SwarmService = WEB) -> tuple[MemoryStore, World]:
     return store, world
 
 
-def test_a_link_without_a_key_has_one_of_its_own() -> None:
+def test_link_without_named_key_has_its_own() -> None:
     store, world = linked()
     assert boxes(store) == {("n1", OWN), ("n2", OWN)}
     world.add(service("blog_web", "shop_db"), "n3")
@@ -63,7 +63,7 @@ def test_a_link_without_a_key_has_one_of_its_own() -> None:
     assert secret(OWN, epoch_of(store, OWN)) != secret(blog, epoch_of(store, blog))
 
 
-def test_a_named_key_of_several_links_is_one_key() -> None:
+def test_named_key_shared_by_links_is_one_key() -> None:
     store, world = linked(keyed(WEB))
     world.add(keyed(service("shop_cache", "shop_db")), "n3")
     at_rest(store, world)
@@ -71,7 +71,7 @@ def test_a_named_key_of_several_links_is_one_key() -> None:
     assert len(store.all(LinkKeyEpoch)) == 1
 
 
-def test_a_task_finds_its_nodes_key_there_when_it_gets_its_endpoint() -> None:
+def test_tasks_endpoint_comes_after_its_nodes_key() -> None:
     store, world = linked()
     world.start(DB.id, "n3", "assigned")
     first, second = made_of(store, world).steps
@@ -82,7 +82,7 @@ def test_a_task_finds_its_nodes_key_there_when_it_gets_its_endpoint() -> None:
     assert put.index(SealedLinkKey) < put.index(Endpoint), "in one transaction, so in one revision"
 
 
-def test_a_new_link_between_tasks_that_run_comes_after_its_keys() -> None:
+def test_new_link_of_running_tasks_follows_its_keys() -> None:
     store, world = fresh()
     world.add(WEB, "n1")
     world.add(service("shop_db", "shop_cache"), "n2")
@@ -96,7 +96,7 @@ def test_a_new_link_between_tasks_that_run_comes_after_its_keys() -> None:
     at_rest(store, world)
 
 
-def test_a_node_loses_a_key_after_its_last_task_and_not_before() -> None:
+def test_node_loses_key_only_after_last_task() -> None:
     store, world = linked()
     (late,) = world.add(DB, "n3")
     at_rest(store, world)
@@ -111,7 +111,7 @@ def ops_of(store: MemoryStore, step: object) -> tuple[object, ...]:
     return transaction(store, step)  # type: ignore[arg-type]
 
 
-def test_a_key_that_no_link_has_is_forgotten_and_comes_back_with_another_secret() -> None:
+def test_unlinked_key_is_forgotten_and_returns_renewed() -> None:
     store, world = linked()
     before = epoch_of(store, OWN)
     world.services[WEB.id] = keyed(WEB)
@@ -124,7 +124,7 @@ def test_a_key_that_no_link_has_is_forgotten_and_comes_back_with_another_secret(
     assert epoch_of(store, OWN) > before
 
 
-def test_a_node_with_a_new_sealing_key_is_given_the_same_secret_again() -> None:
+def test_node_with_new_sealing_key_keeps_the_secret() -> None:
     store, world = linked()
     before = epoch_of(store, OWN)
     world.register("n1")
@@ -132,7 +132,7 @@ def test_a_node_with_a_new_sealing_key_is_given_the_same_secret_again() -> None:
     assert epoch_of(store, OWN) == before
 
 
-def test_a_key_is_rotated_when_its_time_has_come() -> None:
+def test_key_is_rotated_when_due() -> None:
     store, world = linked(keyed(WEB, rotate=DAY))
     before = epoch_of(store, "shop_shop")
     world.now += DAY - 1
@@ -147,7 +147,7 @@ def test_a_key_is_rotated_when_its_time_has_come() -> None:
     assert made_of(store, world).due == before + 2 * DAY
 
 
-def test_of_several_wishes_the_shortest_counts_and_without_one_a_key_stays() -> None:
+def test_shortest_rotation_wins_and_none_means_never() -> None:
     store, world = linked(keyed(WEB, rotate=DAY))
     world.add(keyed(service("shop_cache", "shop_db"), rotate=60), "n1")
     world.add(keyed(service("shop_app", "shop_db")), "n1")
@@ -159,7 +159,7 @@ def test_of_several_wishes_the_shortest_counts_and_without_one_a_key_stays() -> 
     assert (made.steps, made.due) == ((), None)
 
 
-def test_a_key_is_not_rotated_while_a_node_that_has_it_is_silent() -> None:
+def test_silent_node_holds_rotation_up() -> None:
     store, world = linked(keyed(WEB, rotate=DAY))
     before = epoch_of(store, "shop_shop")
     world.now += DAY
@@ -173,7 +173,7 @@ def test_a_key_is_not_rotated_while_a_node_that_has_it_is_silent() -> None:
     assert epoch_of(store, "shop_shop") > before
 
 
-def test_a_key_is_not_rotated_while_a_node_that_has_it_has_not_shown_its_keys() -> None:
+def test_unproven_node_holds_rotation_up() -> None:
     """It could not be given the new secret, and its links would end with their sessions."""
     store, world = linked(keyed(WEB, rotate=DAY))
     before = epoch_of(store, "shop_shop")
@@ -185,7 +185,7 @@ def test_a_key_is_not_rotated_while_a_node_that_has_it_has_not_shown_its_keys() 
     assert epoch_of(store, "shop_shop") > before
 
 
-def test_a_node_that_is_down_does_not_hold_it_up() -> None:
+def test_down_node_does_not_hold_rotation_up() -> None:
     store, world = linked(keyed(WEB, rotate=DAY))
     before = epoch_of(store, "shop_shop")
     world.now += DAY
@@ -196,7 +196,7 @@ def test_a_node_that_is_down_does_not_hold_it_up() -> None:
 
 
 @pytest.mark.parametrize("lost", ["record", "all"])
-def test_an_epoch_grows_also_where_its_record_was_lost(lost: str) -> None:
+def test_epoch_grows_even_after_lost_record(lost: str) -> None:
     store, world = linked()
     before = epoch_of(store, OWN)
     store._watch = None  # what follows no planner would do
@@ -222,7 +222,7 @@ def test_an_old_record_brings_no_old_secret_back() -> None:
     assert epoch_of(store, "shop_shop") > before
 
 
-def test_a_clock_that_was_set_back_puts_no_rotation_off() -> None:
+def test_clock_set_back_delays_no_rotation() -> None:
     store, world = linked(keyed(WEB, rotate=DAY))
     before = epoch_of(store, "shop_shop")
     world.now -= 100 * DAY
@@ -242,7 +242,7 @@ def test_an_unreadable_epoch_is_left_alone() -> None:
     at_rest(store, world)
 
 
-def test_what_does_not_fit_into_one_transaction_is_several() -> None:
+def test_oversized_transaction_is_split() -> None:
     store, world = fresh()
     subnet = IPv4Network("10.1.0.0/20")
     nodes = [f"n{number}" for number in range(1, 151)]
@@ -265,7 +265,7 @@ def renewing(found: SwarmService, token: str | None) -> SwarmService:
     return replace(found, labels=replace(found.labels, renew=token))
 
 
-def test_a_key_is_rotated_when_somebody_asks_and_once_for_each_time_it_is_asked() -> None:
+def test_requested_rotation_happens_once_per_request() -> None:
     store, world = linked(keyed(WEB))
     other = keyed(service("shop_cache", "shop_db"))
     world.add(other, "n3")

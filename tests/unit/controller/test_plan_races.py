@@ -18,7 +18,7 @@ from tests.unit.controller.transactions import carry_out, endpoint_of, fresh, ma
 # --- two planners
 
 
-def test_the_last_address_goes_to_one_of_two_tasks_that_two_planners_saw() -> None:
+def test_two_planners_give_last_address_to_one_task() -> None:
     store, world = fresh()
     subnet = IPv4Network("10.1.0.0/30")
     store.write(Cluster("cluster", subnet, ula("cluster")))
@@ -34,7 +34,7 @@ def test_the_last_address_goes_to_one_of_two_tasks_that_two_planners_saw() -> No
     assert [e.task for e in store.all(Endpoint)] == [one.id]
 
 
-def test_the_last_address_goes_to_one_of_two_services_that_two_planners_saw() -> None:
+def test_two_planners_give_last_address_to_one_service() -> None:
     store, world = fresh()
     subnet = IPv4Network("10.1.0.0/30")
     store.write(Cluster("cluster", subnet, ula("cluster")))
@@ -50,7 +50,7 @@ def test_the_last_address_goes_to_one_of_two_services_that_two_planners_saw() ->
     assert [a.holder for a in store.all(Address)] == [None, f"service/{one.id}"]
 
 
-def test_the_last_port_goes_to_one_of_two_tasks_that_two_planners_saw() -> None:
+def test_two_planners_give_last_port_to_one_task() -> None:
     store, world = fresh()
     world.add(WEB)
     world.add(DB)
@@ -65,7 +65,7 @@ def test_the_last_port_goes_to_one_of_two_tasks_that_two_planners_saw() -> None:
     assert [e.task for e in store.all(Endpoint)] == [one.id]
 
 
-def test_a_late_release_frees_nothing_of_an_endpoint_that_changed() -> None:
+def test_late_release_frees_nothing_of_changed_endpoint() -> None:
     store, world = fresh()
     world.add(WEB)
     (db,) = world.add(DB, "n2")
@@ -79,7 +79,7 @@ def test_a_late_release_frees_nothing_of_an_endpoint_that_changed() -> None:
     assert endpoint_of(store, db)
 
 
-def test_a_late_release_of_a_service_that_links_again_does_nothing() -> None:
+def test_late_release_of_relinked_service_does_nothing() -> None:
     store, world = fresh()
     world.add(WEB)
     world.add(DB)
@@ -113,7 +113,7 @@ def test_a_late_change_brings_nothing_back_that_ended() -> None:
 # --- records that were lost
 
 
-def test_an_address_or_port_that_lost_its_record_is_given_to_nobody_else() -> None:
+def test_address_or_port_without_record_is_not_reused() -> None:
     store, world = fresh()
     world.add(WEB)
     (db,) = world.add(DB, "n2")
@@ -135,7 +135,7 @@ def test_an_address_or_port_that_lost_its_record_is_given_to_nobody_else() -> No
     assert rests.lease in store.leases
 
 
-def test_what_an_unreadable_endpoint_held_is_freed_once_it_is_away() -> None:
+def test_unreadable_endpoints_claims_are_freed_after_it() -> None:
     store, world = fresh()
     world.add(WEB)
     (db,) = world.add(DB, "n2")
@@ -153,7 +153,7 @@ def test_what_an_unreadable_endpoint_held_is_freed_once_it_is_away() -> None:
     assert not made_of(store, world).steps
 
 
-def test_an_unreadable_address_or_port_is_given_to_nobody() -> None:
+def test_unreadable_address_or_port_is_not_given() -> None:
     store, world = fresh()
     subnet = IPv4Network("10.1.0.0/29")  # six addresses
     world.add(WEB)
@@ -172,7 +172,7 @@ def test_an_unreadable_address_or_port_is_given_to_nobody() -> None:
     assert sorted(e.node for e in store.all(Endpoint)) == ["n1", "n1", "n1", "n2"], "two VIPs and one place were held"
 
 
-def test_the_order_of_the_stores_records_is_not_that_of_the_steps() -> None:
+def test_order_of_records_is_not_order_of_steps() -> None:
     store, world = fresh()
     settled(store, world)
     gone = [f"gone{n}" for n in range(8)]

@@ -125,7 +125,7 @@ def _one_more(found: Cluster) -> None:
 
 
 @pytest.mark.parametrize("change", [_no_longer_ready, _reported, _stopped, _ended, _exposed, _one_more])
-def test_one_change_costs_in_a_large_swarm_what_it_costs_in_a_small_one(change: Callable[[Cluster], None]) -> None:
+def test_change_costs_the_same_in_a_large_swarm(change: Callable[[Cluster], None]) -> None:
     reads = []
     for size in (SMALL, LARGE):
         found = Cluster(size)

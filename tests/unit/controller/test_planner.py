@@ -22,7 +22,7 @@ from tests.unit.controller.transactions import endpoint_of, fresh, made_of, set_
 # --- what is planned
 
 
-def test_a_link_gives_both_sides_a_vip_and_every_task_a_place() -> None:
+def test_link_gives_vips_and_every_task_a_place() -> None:
     store, world = fresh()
     (web,) = world.add(WEB, "n1", state="assigned")
     (db,) = world.add(DB, "n2", state="assigned")
@@ -48,7 +48,7 @@ def test_nothing_is_planned_from_an_incomplete_snapshot() -> None:
     assert made_of(store, world).steps
 
 
-def test_the_stores_own_subnet_counts_once_it_is_in_use() -> None:
+def test_stores_subnet_counts_once_in_use() -> None:
     store, world = fresh()
     store.write(Cluster("cluster", IPv4Network("10.7.0.0/24"), ula("cluster")))
     world.add(WEB, "n1")
@@ -57,7 +57,7 @@ def test_the_stores_own_subnet_counts_once_it_is_in_use() -> None:
     assert all(record.address in IPv4Network("10.7.0.0/24") for record in store.all(Address))
 
 
-def test_without_its_cluster_record_a_store_is_left_alone() -> None:
+def test_store_without_cluster_record_is_left_alone() -> None:
     store, world = fresh()
     settled(store, world)
     world.add(WEB, "n1")
@@ -83,7 +83,7 @@ def test_another_subnet_than_the_stores_is_said() -> None:
     assert made.problems == ("the mesh's subnet is 10.1.0.0/27 since its first use; 10.2.0.0/16 is ignored",)
 
 
-def test_a_link_to_nobody_is_a_problem_and_wires_the_consumer_alone() -> None:
+def test_dangling_link_is_reported_and_wires_consumer_alone() -> None:
     store, world = fresh()
     (web,) = world.add(WEB, "n1")
     bad = LabelError("linkwire.expose", "x", "not a port")
@@ -96,7 +96,7 @@ def test_a_link_to_nobody_is_a_problem_and_wires_the_consumer_alone() -> None:
     assert {e.task for e in store.all(Endpoint)} == {web.id}
 
 
-def test_a_provider_that_was_removed_ends_although_somebody_links_to_it() -> None:
+def test_removed_provider_ends_though_still_linked() -> None:
     store, world = fresh()
     world.add(WEB, "n1")
     (db,) = world.add(DB, "n2")
@@ -111,7 +111,7 @@ def test_a_provider_that_was_removed_ends_although_somebody_links_to_it() -> Non
     assert made.problems == ("service shop_web: links to shop_db, which does not exist (yet)",)
 
 
-def test_a_service_made_again_under_its_name_is_wired_beside_the_one_that_ends() -> None:
+def test_remade_service_is_wired_beside_its_ending_predecessor() -> None:
     store, world = fresh()
     world.add(WEB, "n1")
     (old,) = world.add(DB, "n2")
@@ -124,7 +124,7 @@ def test_a_service_made_again_under_its_name_is_wired_beside_the_one_that_ends()
     assert len({s.vip for s in store.all(Service)}) == 3
 
 
-def test_a_node_without_an_agent_is_a_problem_in_the_users_words() -> None:
+def test_node_without_agent_is_reported_in_users_words() -> None:
     store, world = fresh()
     world.add(WEB)
     (db,) = world.add(DB, "n2")
@@ -134,7 +134,7 @@ def test_a_node_without_an_agent_is_a_problem_in_the_users_words() -> None:
     assert not store.all(Endpoint)
 
 
-def test_a_node_label_overrides_where_the_node_says_it_is() -> None:
+def test_node_label_overrides_the_nodes_own_address() -> None:
     store, world = fresh()
     world.add(WEB)
     (db,) = world.add(DB, "n2")
@@ -147,7 +147,7 @@ def test_a_node_label_overrides_where_the_node_says_it_is() -> None:
 # --- pools
 
 
-def test_a_full_subnet_is_a_problem_and_serves_again_after_the_rest() -> None:
+def test_full_subnet_is_reported_and_recovers_after_quarantine() -> None:
     store, world = fresh()
     subnet = IPv4Network("10.1.0.0/29")  # six addresses, two of them VIPs
     world.add(WEB, "n1", "n1")
@@ -163,7 +163,7 @@ def test_a_full_subnet_is_a_problem_and_serves_again_after_the_rest() -> None:
     assert endpoint_of(store, late)
 
 
-def test_a_taken_port_is_changed_in_one_transaction_and_the_full_range_said() -> None:
+def test_taken_port_changes_atomically_full_range_reports() -> None:
     store, world = fresh()
     world.add(WEB)
     (db,) = world.add(DB, "n2", state="starting")
@@ -184,7 +184,7 @@ def test_a_taken_port_is_changed_in_one_transaction_and_the_full_range_said() ->
 
 
 @pytest.mark.parametrize(("first", "last"), [(10, 9), (0, 0), (-5, 5), (65536, 65536), (1, 70000)])
-def test_a_node_with_a_range_of_ports_that_is_none_is_a_problem_and_stops_nobody_else(first: int, last: int) -> None:
+def test_invalid_port_range_of_node_stops_nobody_else(first: int, last: int) -> None:
     store, world = fresh()
     (web,) = world.add(WEB, "n1")
     (db,) = world.add(DB, "n2")
@@ -215,7 +215,7 @@ def ready(store: MemoryStore, world: World) -> set[str]:
         ("complete", "running", "running", True, True),
     ],
 )
-def test_ready_is_what_swarm_wants_and_its_node_sees_running(
+def test_ready_needs_swarms_wish_and_nodes_word(
     desired: str, state: str, seen: str, wired: bool, expected: bool
 ) -> None:
     store, world = fresh()
@@ -232,7 +232,7 @@ def suspects(store: MemoryStore) -> set[str]:
     return {endpoint.task for endpoint in store.all(Endpoint) if endpoint.suspect}
 
 
-def test_a_silent_nodes_tasks_stay_ready_as_suspects_until_swarm_calls_it_down() -> None:
+def test_silent_nodes_tasks_are_suspects_until_swarm_decides() -> None:
     store, world = fresh()
     world.add(WEB)
     one, two, sick = world.add(DB, "n1", "n2", "n2")
@@ -309,7 +309,7 @@ def test_a_word_that_cannot_be_read_changes_nothing(damaged: str) -> None:
 # --- keys
 
 
-def test_a_new_sealing_key_gives_a_new_keypair_in_the_same_place() -> None:
+def test_new_sealing_key_gives_keypair_in_same_place() -> None:
     store, world = fresh()
     world.add(WEB)
     (db,) = world.add(DB, "n2")
@@ -323,7 +323,7 @@ def test_a_new_sealing_key_gives_a_new_keypair_in_the_same_place() -> None:
     assert after.epoch == 1
 
 
-def test_a_sealed_key_that_cannot_be_read_holds_its_place_and_stops_nobody() -> None:
+def test_unreadable_sealed_key_keeps_its_place() -> None:
     store, world = fresh()
     (web,) = world.add(WEB, "n1")
     (db,) = world.add(DB, "n2")

@@ -105,7 +105,7 @@ def again(ledger: SignedWriter, store: Store) -> SignedWriter:
     return fresh
 
 
-def test_nodes_that_say_what_the_store_holds_agree_with_it(store: Store) -> None:
+def test_nodes_words_agree_with_store_contents(store: Store) -> None:
     one = (keyspace.MANIFEST, MANIFESTS[2])
     said = [(keyspace.status(node), value(Status(node, 1.0, (), MANIFESTS[n]))) for n, node in enumerate(NODES)]
     newer = (keyspace.status("n1"), value(Status("n1", 2.0, (), MANIFESTS[4])))

@@ -111,13 +111,13 @@ class Watched:
         return asked
 
 
-def test_the_first_look_is_whole_and_asks_for_nodes_last() -> None:
+def test_first_listing_is_whole_with_nodes_last() -> None:
     watched = Watched(WEB, DB)
     assert watched.asked_first == ["cluster", "services", "tasks", "nodes"]
     assert plain(watched.first) == watched.world.swarm()
 
 
-def test_a_quiet_swarm_is_listed_whole_every_few_seconds_and_not_between() -> None:
+def test_quiet_swarm_is_fully_listed_only_periodically() -> None:
     watched = Watched(WEB, DB)
     assert watched.watch.due_in() == RESYNC_S
     whole = ["cluster", "services", "tasks", "nodes"]
@@ -125,14 +125,14 @@ def test_a_quiet_swarm_is_listed_whole_every_few_seconds_and_not_between() -> No
     assert watched.idle(2 * RESYNC_S + 1) == [(at, what) for at in times for what in whole]
 
 
-def test_a_dear_list_is_made_a_twentieth_of_the_time_at_most() -> None:
+def test_expensive_listing_takes_at_most_a_twentieth() -> None:
     watched = Watched(WEB)
     watched.lists.price = 1.0
     watched.refresh(("resync", ""))
     assert watched.watch.due_in() == COST * 4.0
 
 
-def test_a_service_that_moves_is_listed_closely_and_less_so_the_longer_nothing_changes() -> None:
+def test_moving_service_is_watched_closely_then_less() -> None:
     watched = Watched(WEB, DB)
     (task,) = (task.id for task in watched.world.tasks.values() if task.service == DB.id)
     watched.world.change(task, state="starting")
@@ -149,14 +149,14 @@ def test_a_service_that_moves_is_listed_closely_and_less_so_the_longer_nothing_c
     assert {what for _, what in watched.idle(RESYNC_S + 0.1)} == {"cluster", "services", "tasks", "nodes"}, "settled"
 
 
-def test_a_service_that_never_moves_is_not_listed_closely_for_ever() -> None:
+def test_service_that_never_moves_is_not_watched_forever() -> None:
     watched = Watched(replace(WEB, replicas=3))
     watched.idle(60)
     closely = [at for at, what in watched.idle(20) if what == f"tasks of {WEB.id}"]
     assert len(closely) <= 20 / CLOSE_MAX_S
 
 
-def test_a_service_without_a_single_task_is_not_listed_closely_for_ever() -> None:
+def test_service_without_tasks_is_not_watched_forever() -> None:
     watched = Watched()
     watched.world.add(replace(WEB, replicas=1))
     watched.refresh(("resync", ""))
@@ -165,12 +165,12 @@ def test_a_service_without_a_single_task_is_not_listed_closely_for_ever() -> Non
     assert len(closely) <= 20 / CLOSE_MAX_S
 
 
-def test_after_a_whole_list_nothing_is_asked_for_again_at_once() -> None:
+def test_whole_listing_is_not_repeated_at_once() -> None:
     watched = Watched(replace(WEB, replicas=2))
     assert watched.watch.due_in() == pytest.approx(CLOSE_S)
 
 
-def test_a_hint_keeps_a_settled_service_under_watch_for_a_moment() -> None:
+def test_hint_keeps_settled_service_watched_briefly() -> None:
     watched = Watched(WEB, DB)
     assert watched.refresh(("task", DB.id), after=1.0) == [f"tasks of {DB.id}"]
     asked = watched.idle(HINT_S + 1)
@@ -179,7 +179,7 @@ def test_a_hint_keeps_a_settled_service_under_watch_for_a_moment() -> None:
     assert watched.watch.due_in() > 0.9
 
 
-def test_what_is_told_of_just_after_a_list_is_listed_again_sooner_than_what_only_moves() -> None:
+def test_reported_change_is_listed_sooner_than_mere_movement() -> None:
     watched = Watched(WEB, DB)
     assert watched.refresh(("service", WEB.id), after=1.0) == ["services", f"tasks of {WEB.id}"]
     assert watched.watch.due_in() == pytest.approx(CLOSE_S)
@@ -189,7 +189,7 @@ def test_what_is_told_of_just_after_a_list_is_listed_again_sooner_than_what_only
     assert watched.watch.due_in() == pytest.approx(CLOSE_S)
 
 
-def test_dear_lists_are_not_made_for_every_word_of_a_service() -> None:
+def test_expensive_listings_ignore_single_service_events() -> None:
     watched = Watched(replace(WEB, replicas=2))
     watched.lists.price = (CLOSE_S - 0.02) / HEARD_COST
     watched.refresh(after=CLOSE_S)
@@ -202,7 +202,7 @@ def test_dear_lists_are_not_made_for_every_word_of_a_service() -> None:
     assert 0 < spent / began <= 1 / HEARD_COST
 
 
-def test_each_kind_of_event_asks_for_its_own_list() -> None:
+def test_each_event_kind_requests_its_own_list() -> None:
     watched = Watched(WEB, DB)
     assert watched.refresh(("node", "n1"), after=1.0) == ["nodes"]
     assert watched.refresh(("service", WEB.id), after=1.0) == ["services", f"tasks of {WEB.id}"]
@@ -216,7 +216,7 @@ def test_several_services_that_move_are_one_question() -> None:
     assert asked == [f"tasks of {DB.id} {WEB.id}"]
 
 
-def test_the_tasks_of_a_service_that_was_removed_are_followed_to_their_end() -> None:
+def test_removed_services_tasks_are_followed_to_end() -> None:
     watched = Watched(WEB, DB)
     del watched.world.services[DB.id]
     (task,) = (task.id for task in watched.world.tasks.values() if task.service == DB.id)
@@ -231,7 +231,7 @@ def test_the_tasks_of_a_service_that_was_removed_are_followed_to_their_end() -> 
     assert {what for _, what in watched.idle(RESYNC_S + 0.1)} == {"cluster", "services", "tasks", "nodes"}
 
 
-def test_a_task_on_an_unknown_node_asks_for_the_nodes() -> None:
+def test_task_on_unknown_node_requests_the_nodes() -> None:
     watched = Watched(WEB)
     watched.world.nodes["n9"] = SwarmNode("n9", "host-n9", down=False, address=None)
     task = watched.world.start(WEB.id, "n9")
@@ -256,7 +256,7 @@ def test_after_a_failure_all_is_asked_for_again(broken: str, hint: tuple[str, st
     assert plain(watched.seen) == watched.world.swarm()
 
 
-def test_a_picture_that_was_handed_out_does_not_change() -> None:
+def test_handed_out_picture_does_not_change() -> None:
     watched = Watched(WEB)
     before = Swarm(
         "cluster",
@@ -273,7 +273,7 @@ def test_a_picture_that_was_handed_out_does_not_change() -> None:
 
 @settings(deadline=None)
 @given(st.data())
-def test_whatever_happens_the_picture_is_the_worlds_within_one_resync(data: st.DataObject) -> None:
+def test_picture_equals_the_world_within_one_resync(data: st.DataObject) -> None:
     watched = Watched(WEB, DB, service("shop_cache", "shop_db"))
     watched.world._choose = lambda options: options[data.draw(st.integers(0, len(options) - 1))]
     for _ in range(data.draw(st.integers(0, 12))):

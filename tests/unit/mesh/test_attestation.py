@@ -90,7 +90,7 @@ def test_every_part_of_the_statement_is_signed(other: NodeStatement) -> None:
     assert re.match("the signature does not hold|the counter is no number", refusal(PROOF, other))
 
 
-def test_nothing_that_is_signed_in_tls_is_a_statement() -> None:
+def test_nothing_signed_in_tls_is_a_statement() -> None:
     """64 bytes of our own, where a TLS 1.2 signature begins with what two sides chose and one of 1.3 with spaces."""
     message = STATEMENT.message()
     fixed = dataclasses.replace(OTHERS[3], cluster="x", node="y", counter=9).message()
@@ -99,7 +99,7 @@ def test_nothing_that_is_signed_in_tls_is_a_statement() -> None:
     assert message[0] not in b" \x00\x01\x30"
 
 
-def test_a_statement_of_another_node_that_this_node_signed() -> None:
+def test_statement_of_another_node_signed_by_this_one() -> None:
     """A node that owns only itself says: this key is the other node's."""
     other = dataclasses.replace(STATEMENT, node="another")
     assert refusal(proof_of(LEAF, ROOT, statement=other), other) == "the certificate is another node's"
@@ -270,7 +270,7 @@ def said(error: Exception) -> str:
 
 
 @pytest.mark.parametrize("traditional", [True, False])
-def test_the_key_of_a_manager_of_a_locked_swarm(traditional: bool) -> None:
+def test_key_of_a_locked_swarms_manager(traditional: bool) -> None:
     content = key_file(LEAF.key, locked=True, traditional=traditional)
     assert b"ENCRYPTED" in content
     with pytest.raises(KeyLockedError, match="docker linkwire node approve") as caught:
@@ -279,7 +279,7 @@ def test_the_key_of_a_manager_of_a_locked_swarm(traditional: bool) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, 120, 200])
-def test_a_key_file_that_cannot_be_read_is_not_quoted(cut: int) -> None:
+def test_unreadable_key_file_is_not_quoted(cut: int) -> None:
     content = key_file(LEAF.key)
     with pytest.raises(Terminal, match=r"^the node's Swarm key cannot be read$") as caught:
         make_proof(pem(LEAF.signed_by(ROOT)), content[:cut], STATEMENT)
@@ -343,7 +343,7 @@ def test_a_mutated_intermediate_leads_nowhere(data: st.DataObject) -> None:
         refusal(NodeProof((leaf, bytes(changed)), signature))
 
 
-def test_more_or_larger_certificates_than_swarm_s_are_not_even_read() -> None:
+def test_oversized_certificate_chains_are_not_read() -> None:
     many = NodeProof(PROOF.certificates * (MAX_CERTIFICATES + 1), PROOF.signature)
     assert refusal(many) == "6 certificates, where there are 1 to 5"
     large = NodeProof((*PROOF.certificates, bytes(MAX_CERTIFICATE + 1)), PROOF.signature)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mesh.process.backoff import Backoff
 
 
-def test_delays_double_up_to_the_limit_and_begin_again() -> None:
+def test_delays_double_to_the_limit_and_restart() -> None:
     backoff = Backoff(0.5, 3.0)
     assert [backoff.after_failure() for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
     backoff.reset()

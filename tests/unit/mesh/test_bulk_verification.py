@@ -166,7 +166,7 @@ def over_all(values: Mapping[str, bytes]) -> bytes:
 
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
-def test_whoever_did_what_it_is_read_as_with_every_signature_checked(data: st.DataObject) -> None:
+def test_bulk_verification_equals_checking_every_signature(data: st.DataObject) -> None:
     values = dict(data.draw(st.sampled_from([PLAIN, PLAIN, MIXED, EARLIER])))
     for _ in range(data.draw(st.integers(0, 4))):
         meddled(data, values)
@@ -195,14 +195,14 @@ def test_one_forged_among_all_others(key: str, how: int) -> None:
         assert not verify_snapshot(found).verified
 
 
-def test_a_signer_who_may_not_sign_any_more_is_none_whatever_a_manifest_says() -> None:
+def test_revoked_signer_counts_for_nothing_despite_manifest() -> None:
     found = same((NEW,), MIXED.items())
     assert "signed by a key that may not sign this" in found.invalid["services/s"]
     assert not verify_snapshot(found).verified
     assert verify_snapshot(same((OLD, NEW), MIXED.items())).verified
 
 
-def test_what_is_vouched_for_and_not_read_does_not_count() -> None:
+def test_vouched_but_unread_records_do_not_count() -> None:
     values = dict(PLAIN)
     values["services/s"] = wrap(NEW, "services/s", 9, b'{"v":2}')
     values["manifest"] = wrap(NEW, "manifest", 9, over_all({key: v for key, v in values.items() if key in COVERED}))
@@ -212,14 +212,14 @@ def test_what_is_vouched_for_and_not_read_does_not_count() -> None:
     assert not verify_snapshot(found).verified
 
 
-def test_what_was_there_while_it_was_listed_does_not_count() -> None:
+def test_records_gone_during_listing_do_not_count() -> None:
     junk = wrap(STRANGER, "services/s", 9, b"{}")
     assert not same((NEW,), [("services/s", junk), *PLAIN.items()]).invalid
     assert "services/s" in same((NEW,), [*PLAIN.items(), ("services/s", junk)]).invalid
     assert not same((NEW,), [*PLAIN.items(), ("services/more", junk), ("services/more", None)]).invalid
 
 
-def test_who_has_the_key_could_as_well_have_signed_the_record() -> None:
+def test_holder_of_the_key_could_sign_anyway() -> None:
     """The one difference, and it takes the signing key: his manifest is over a record that he has not signed."""
     broken = forged(PLAIN, "services/s", 1)
     values = PLAIN | {"services/s": broken}
@@ -232,7 +232,7 @@ def test_who_has_the_key_could_as_well_have_signed_the_record() -> None:
         assert "services/s" in changed.invalid
 
 
-def test_what_came_as_a_whole_is_gone_on_from() -> None:
+def test_whole_snapshot_is_the_base_for_changes() -> None:
     picture = MaterializedView(RecordSigner.reader(ring(NEW)))
     picture.replace(batch(PLAIN.items()))
     picture.apply(Batch(100, whole=False, changes=[RecordChange(b"services/s0", None, 100)]))

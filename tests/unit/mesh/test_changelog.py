@@ -12,7 +12,7 @@ _STEPS = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 2)), max_s
 
 
 @given(_STEPS)
-def test_of_any_two_states_it_names_all_that_differs_or_says_that_anything_may(steps: list[_Step]) -> None:
+def test_changes_between_states_are_all_named_or_unknown(steps: list[_Step]) -> None:
     changes = ChangeLog[str]()
     thing: dict[str, int] = {}
     states: list[tuple[dict[str, int], Cursor[str]]] = [({}, changes.mark())]
@@ -32,7 +32,7 @@ def test_of_any_two_states_it_names_all_that_differs_or_says_that_anything_may(s
             assert list(named) == [name for name, _ in steps[then:now]]
 
 
-def test_it_is_not_kept_for_ever_and_then_says_so() -> None:
+def test_history_is_limited_and_says_so() -> None:
     changes = ChangeLog[int]()
     first = changes.mark()
     for n in range(LOGGED * 3 + 1):

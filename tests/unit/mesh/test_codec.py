@@ -352,7 +352,7 @@ def test_what_is_not_ours_is_named(key: str, value: bytes, reason: str) -> None:
     assert str(caught.value).startswith(f"{key}: ")
 
 
-def test_whole_numbers_are_good_where_a_fraction_may_be() -> None:
+def test_integers_are_accepted_for_floats() -> None:
     status = decode("vitals/n", changed(of("vitals/n"), written=7))
     assert isinstance(status, Status)
     assert repr(status.written) == "7.0"
@@ -383,14 +383,14 @@ def test_any_json_is_a_record_or_invalid(key: str, value: object) -> None:
 
 
 @given(data=st.data())
-def test_a_record_with_any_one_field_replaced_is_a_record_or_invalid(data: st.DataObject) -> None:
+def test_record_with_replaced_field_is_valid_or_refused(data: st.DataObject) -> None:
     key, record = data.draw(st.sampled_from(ONE_OF_EACH))
     name = data.draw(st.sampled_from([field.name for field in dataclasses.fields(record)]))
     only_invalid(key, changed(record, **{name: data.draw(json_values)}))
 
 
 @given(data=st.data())
-def test_a_record_with_a_byte_changed_is_a_record_or_invalid(data: st.DataObject) -> None:
+def test_record_with_changed_byte_is_valid_or_refused(data: st.DataObject) -> None:
     key, record = data.draw(st.sampled_from(ONE_OF_EACH))
     value = bytearray(encode(record))
     value[data.draw(st.integers(0, len(value) - 1))] = data.draw(st.integers(0, 255))
@@ -398,7 +398,7 @@ def test_a_record_with_a_byte_changed_is_a_record_or_invalid(data: st.DataObject
 
 
 @pytest.mark.parametrize("sealed", [1, None, ["c2VjcmV0"], "c2VjcmV0!", {"c2VjcmV0": "c2VjcmV0"}])
-def test_a_sealed_key_that_is_not_valid_is_not_quoted(sealed: object) -> None:
+def test_invalid_sealed_key_is_not_quoted(sealed: object) -> None:
     with pytest.raises(InvalidRecordError) as caught:
         decode("keys/n/t", changed(of("keys/n/t"), sealed=sealed))
     assert "c2VjcmV0" not in str(caught.value)
@@ -515,7 +515,7 @@ def test_any_odd_value_anywhere_is_read_as_plainly(key: str, record: Record) -> 
 
 @settings(max_examples=1000)
 @given(data=st.data())
-def test_a_record_with_something_odd_is_read_as_plainly(data: st.DataObject) -> None:
+def test_an_odd_record_is_read_as_plainly(data: st.DataObject) -> None:
     key, record = data.draw(st.sampled_from(ONE_OF_EACH))
     plain = json.loads(encode(record))
     for _ in range(data.draw(st.integers(1, 2))):
@@ -548,7 +548,7 @@ PIECES = [
 
 @settings(max_examples=1000)
 @given(data=st.data())
-def test_a_record_with_some_bytes_changed_is_read_as_plainly(data: st.DataObject) -> None:
+def test_a_damaged_record_is_read_as_plainly(data: st.DataObject) -> None:
     key, record = data.draw(st.sampled_from(ONE_OF_EACH))
     value = encode(record)
     start = data.draw(st.integers(0, len(value)))

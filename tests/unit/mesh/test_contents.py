@@ -35,7 +35,7 @@ def shown(store: dict[str, bytes]) -> Snapshot:
     return picture.snapshot(complete=True)
 
 
-def test_what_was_signed_is_verified_and_what_is_not_covered_does_not_count() -> None:
+def test_signed_records_verify_uncovered_ones_do_not_count() -> None:
     store = values(*RECORDS, generation=7)
     assert verify_snapshot(shown(store)).verified
     assert verify_snapshot(shown(store)).generation == 7
@@ -78,7 +78,7 @@ def test_what_differs_is_named(change: dict[str, bytes | None], said: str) -> No
     assert said in verdict.problem
 
 
-def test_a_whole_old_state_verifies_by_itself_and_only_its_generation_tells() -> None:
+def test_old_state_verifies_and_only_its_generation_differs() -> None:
     old = shown(values(CLUSTER, generation=3))
     assert verify_snapshot(old).verified
     assert verify_snapshot(old, 3).verified
@@ -92,7 +92,7 @@ def test_many_differences_are_counted_and_not_all_named() -> None:
     assert verdict.problem.endswith("and 15 more")
 
 
-def test_changes_one_by_one_come_to_what_a_list_gives() -> None:
+def test_single_changes_add_up_to_a_list() -> None:
     picture = MaterializedView(RECORD_SIGNER)
     store = values(*RECORDS)
     picture.replace(Batch(1, whole=True, changes=[RecordChange(b"services/x", value(service("x")), 1)]))

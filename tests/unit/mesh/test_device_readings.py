@@ -53,7 +53,7 @@ def test_what_is_packed_is_shown(sizes: list[int]) -> None:
     assert all(len(codec.encode(view)) < MAX_BODY / 2 for view in views)
 
 
-def test_a_node_with_20_tasks_of_1000_peers_fits() -> None:
+def test_twenty_tasks_of_thousand_peers_fit() -> None:
     devices = tuple(device(task, 1000) for task in range(20))
     with pytest.raises(ValueError, match="bytes"):
         one_record(devices)
@@ -78,7 +78,7 @@ def test_parts_of_another_reading_count_for_nothing() -> None:
     assert devices_in(shown(mixed)) == devices[:1]
 
 
-def test_what_cannot_be_unpacked_is_named_and_costs_nothing() -> None:
+def test_undecodable_part_is_named_and_costs_nothing() -> None:
     good, bad = device_readings.pack(NODE, 5.0, [device(0, device_readings.PEERS), device(1, 1)])[:2]
     bomb = zlib.compress(b" " * (64 * device_readings.MAX_UNPACKED))
     for packed in (b"", b"no zlib", bad.packed[:-5], bomb, zlib.compress(b"{}")):
@@ -89,7 +89,7 @@ def test_what_cannot_be_unpacked_is_named_and_costs_nothing() -> None:
         device_readings.unpack(replace(bad, packed=bomb))
 
 
-def test_no_more_parts_are_read_than_an_honest_node_has() -> None:
+def test_parts_beyond_an_honest_nodes_are_unread() -> None:
     (view,) = device_readings.pack(NODE, 5.0, [device(0, 1)])
     views = [replace(view, part=n, parts=10**9) for n in range(device_readings.MOST_PARTS + 50)]
     (shown_once,) = devices_in(shown(views))

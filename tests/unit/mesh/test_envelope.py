@@ -80,7 +80,7 @@ def test_signatures_are_those_of_rfc_8032() -> None:
 
 
 @given(st.lists(st.binary(max_size=5), max_size=5), st.lists(st.binary(max_size=5), max_size=5))
-def test_parts_in_frames_are_read_in_one_way_only(one: list[bytes], other: list[bytes]) -> None:
+def test_framed_parts_parse_in_one_way_only(one: list[bytes], other: list[bytes]) -> None:
     assert (framed(*one) == framed(*other)) == (one == other)
 
 
@@ -142,7 +142,7 @@ def test_under_another_key_it_is_forged(key: str) -> None:
         assert refused(VALUE, key) is InvalidSignatureError
 
 
-def test_a_key_with_half_a_character_is_refused_like_another() -> None:
+def test_half_a_character_in_key_is_refused_alike() -> None:
     with pytest.raises(InvalidSignatureError):
         unwrap(RING, "endpoints/\ud800", VALUE)
 
@@ -161,13 +161,13 @@ def test_a_generation_of_ones_own_choice_is_forged() -> None:
         assert refused(VALUE[:20] + generation.to_bytes(8, "big") + VALUE[28:]) is MalformedEnvelopeError
 
 
-def test_the_signature_of_one_generation_does_not_hold_for_the_next() -> None:
+def test_signature_of_one_generation_fails_for_next() -> None:
     later = wrap(SIGNER, KEY, 8, b"the body")
     assert refused(later[:-64] + VALUE[-64:]) is InvalidSignatureError
     assert refused(wrap(SIGNER, KEY, 7, b"the BODY")[:-64] + VALUE[-64:]) is InvalidSignatureError
 
 
-def test_a_stranger_is_unknown_and_a_stranger_in_anothers_name_forges() -> None:
+def test_stranger_is_unknown_and_under_another_name_forges() -> None:
     strange = wrap(OTHER, KEY, 7, b"the body")
     assert refused(strange) is UnknownSignerError
     assert refused(strange[:4] + SIGNER.key.verify_key.id + strange[20:]) is InvalidSignatureError
@@ -201,7 +201,7 @@ def with_another_nonce(key: SigningKey, message: bytes, nonce: bytes) -> bytes:
 
 
 @given(body=bodies, nonce=st.binary(max_size=8))
-def test_who_signs_alike_takes_another_signature_of_its_key_for_what_it_is(body: bytes, nonce: bytes) -> None:
+def test_same_signer_recognises_its_keys_other_signatures(body: bytes, nonce: bytes) -> None:
     """Nothing but time may follow from how one who has the key checks."""
     plain = wrap(SIGNER, KEY, 7, body)
     header = plain[:32]
@@ -239,7 +239,7 @@ def test_what_verifies_too_much_is_no_verify_key(raw: bytes) -> None:
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_a_verify_key_or_not_one(raw: bytes) -> None:
+def test_any_bytes_are_a_verify_key_or_refused(raw: bytes) -> None:
     try:
         key = VerifyKey(raw)
     except Terminal:
@@ -257,7 +257,7 @@ def test_a_signature_of_another_length_does_not_hold(length: int) -> None:
     assert not SIGNER.key.verify_key.verifies((signature * 2)[:length], b"")
 
 
-def test_what_is_signed_does_not_begin_within_the_signature() -> None:
+def test_signed_content_starts_after_the_signature() -> None:
     signature = SIGNER.key.sign(b"ab")
     assert SIGNER.key.verify_key.verifies(signature, b"ab")
     assert not SIGNER.key.verify_key.verifies(signature + b"a", b"b")
@@ -303,7 +303,7 @@ def test_a_signing_key_is_not_pickled(give: Callable[[object], object]) -> None:
         give(SIGNER.key)
 
 
-def test_signing_keys_are_equal_by_value_and_never_across_kinds() -> None:
+def test_signing_keys_compare_by_value_within_a_kind() -> None:
     assert SigningKey(SEED) == SIGNER.key
     assert hash(SigningKey(SEED)) == hash(SIGNER.key)
     assert SigningKey.generate() != SigningKey.generate()
@@ -313,7 +313,7 @@ def test_signing_keys_are_equal_by_value_and_never_across_kinds() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 31, 33, 64])
-def test_a_seed_has_32_bytes_and_is_not_quoted(length: int) -> None:
+def test_seed_has_32_bytes_and_is_not_quoted(length: int) -> None:
     with pytest.raises(Terminal, match=r"^a signing key's seed is 32 bytes$"):
         SigningKey(b"k" * length)
 

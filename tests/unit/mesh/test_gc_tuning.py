@@ -28,7 +28,7 @@ def as_before() -> Iterator[None]:
     gc.unfreeze()
 
 
-def test_nothing_is_searched_within_and_all_as_before_after() -> None:
+def test_collection_pauses_within_and_resumes_after() -> None:
     with gc_paused():
         assert not gc.isenabled()
         with gc_paused():
@@ -86,7 +86,7 @@ def test_without_lasting_all_is_searched_as_ever() -> None:
     assert not gc.get_freeze_count()
 
 
-def test_what_became_garbage_meanwhile_is_found_by_the_next_that_lasts() -> None:
+def test_garbage_made_meanwhile_is_found_by_next_collection() -> None:
     with gc_paused(lasting=True):
         kept = Ring()
         gone = weakref.ref(kept)
@@ -133,7 +133,7 @@ def test_what_stays_is_left_out_of_later_searches() -> None:
 
 
 @pytest.mark.usefixtures("no_search")
-def test_what_became_garbage_after_it_was_left_out_is_found_within_an_hour() -> None:
+def test_skipped_garbage_is_found_within_an_hour() -> None:
     upkeep, ring = IdleCollector(), Ring()
     upkeep.collect(0.0)
     garbage = weakref.ref(ring)

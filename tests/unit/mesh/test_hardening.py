@@ -26,13 +26,13 @@ def is_read(script: str) -> bool:
             one.kill()
 
 
-def test_no_other_process_reads_it_and_without_protection_one_does() -> None:
+def test_protection_keeps_other_processes_from_reading_memory() -> None:
     assert is_read("")
     assert not is_read(PROTECTED)
 
 
 @pytest.mark.parametrize(("script", "limits"), [("", "7 7"), (PROTECTED, "0 0")])
-def test_there_are_no_core_dumps_of_it_and_of_what_it_starts(script: str, limits: str) -> None:
+def test_it_and_its_children_dump_no_core(script: str, limits: str) -> None:
     code = f"{script}import os; os.execvp('sh', ['sh', '-c', 'echo $(ulimit -S -c) $(ulimit -H -c)'])"
     shell = ["sh", "-c", 'ulimit -c 7 && exec "$@"', "sh", sys.executable, "-c", code]
     assert subprocess.run(shell, stdout=subprocess.PIPE, text=True, check=True).stdout.strip() == limits

@@ -106,7 +106,7 @@ def test_the_draft_s_vector() -> None:
 
 @settings(max_examples=20)
 @given(seed=seeds, secret=st.binary(max_size=100), context=st.binary(max_size=50))
-def test_a_box_is_what_rfc_9180_and_x_wing_say(seed: bytes, secret: bytes, context: bytes) -> None:
+def test_box_matches_rfc_9180_and_x_wing(seed: bytes, secret: bytes, context: bytes) -> None:
     key = NodeKey(seed)
     box = seal(secret, key.public, context)
     assert len(box) == 1 + 1088 + 32 + len(secret) + 16
@@ -122,7 +122,7 @@ def test_a_box_made_by_hand_is_opened() -> None:
     assert unseal(box, KEY, CONTEXT) == SECRET
 
 
-def test_who_has_one_half_of_the_private_key_opens_nothing() -> None:
+def test_half_of_a_private_key_opens_nothing() -> None:
     mlkem, x25519 = halves(KEY.raw)
     other_mlkem, other_x25519 = halves(bytes(32))
     assert opened_by_hand(BOX, mlkem, x25519) == SECRET
@@ -147,7 +147,7 @@ def test_who_breaks_one_half_opens_nothing() -> None:
 @pytest.mark.parametrize(
     "point", ["00" * 32, "01" + "00" * 31, "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"]
 )
-def test_a_box_whose_x25519_half_is_zero_is_refused(point: str) -> None:
+def test_box_with_zero_x25519_half_is_refused(point: str) -> None:
     """Its shared secret is zero whoever opens it, and all else about this box is right."""
     box = sealed_by_hand(SECRET, KEY.public, bytes(32), bytes.fromhex(point))
     with pytest.raises(DecryptionError):
@@ -196,7 +196,7 @@ def test_the_halves_of_two_boxes_do_not_fit() -> None:
 
 @settings(max_examples=30)
 @given(seed=seeds, context=st.binary(max_size=60))
-def test_it_is_opened_by_its_node_for_its_purpose_alone(seed: bytes, context: bytes) -> None:
+def test_box_opens_for_its_node_and_purpose_only(seed: bytes, context: bytes) -> None:
     refused(BOX, NodeKey(seed))
     refused(BOX, KEY, context)
     for other in (
@@ -208,7 +208,7 @@ def test_it_is_opened_by_its_node_for_its_purpose_alone(seed: bytes, context: by
         refused(BOX, KEY, other)
 
 
-def test_what_was_sealed_before_with_x25519_alone_is_no_box() -> None:
+def test_old_x25519_box_is_no_box() -> None:
     old = nacl.public.SealedBox(nacl.public.PrivateKey(KEY.raw).public_key).encrypt(SECRET)
     for box in (old, b"\1" + old, b"\1" + old + bytes(2000)):
         refused(box)
@@ -264,13 +264,13 @@ def test_a_public_key_of_another_length(length: int) -> None:
         "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
     ],
 )
-def test_nothing_is_sealed_to_a_point_of_low_order(point: str) -> None:
+def test_nothing_is_sealed_to_low_order_points(point: str) -> None:
     """All of them, as https://cr.yp.to/ecdh.html lists them."""
     with pytest.raises(Terminal, match="a node's sealing key is not a valid public key"):
         NodePublicKey(KEY.public.raw[:1184] + bytes.fromhex(point))
 
 
-def test_nothing_is_sealed_to_numbers_above_ml_kem_s_modulus() -> None:
+def test_nothing_is_sealed_beyond_ml_kem_modulus() -> None:
     """FIPS 203, section 7.2, the modulus check."""
     with pytest.raises(Terminal, match="a node's sealing key is not a valid public key"):
         NodePublicKey(b"\xff" * 1184 + KEY.public.raw[1184:])
@@ -278,7 +278,7 @@ def test_nothing_is_sealed_to_numbers_above_ml_kem_s_modulus() -> None:
 
 @given(seeds)
 @settings(max_examples=30)
-def test_a_node_key_comes_round_and_does_not_print(seed: bytes) -> None:
+def test_node_key_round_trips_and_never_prints(seed: bytes) -> None:
     key = NodeKey(seed)
     assert NodeKey.from_file(key.to_file()) == key
     assert NodeKey.from_file(key.to_file()).public == key.public
@@ -302,7 +302,7 @@ def test_a_new_key_is_a_new_key() -> None:
         b"\n" + KEY.to_file(),
     ],
 )
-def test_what_is_no_node_key_s_file_is_refused_and_not_quoted(content: bytes) -> None:
+def test_malformed_node_key_file_is_refused_unquoted(content: bytes) -> None:
     with pytest.raises(Terminal, match=r"^not a node's sealing key in a format that this version reads$"):
         NodeKey.from_file(content)
 

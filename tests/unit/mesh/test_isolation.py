@@ -50,7 +50,7 @@ def mesh(*, a: bool, b: bool, c: bool = False) -> LinkGraph:
 # --- one rule at a time
 
 
-def test_one_strict_side_is_enough_and_none_keeps_nobody_apart() -> None:
+def test_one_strict_side_isolates_and_none_does_not() -> None:
     own, theirs, third, third_vip = ["172.20.0.2"], ["172.20.0.3", "fd00::3"], ["172.20.0.4"], ["172.20.0.100"]
     cases = {(True, True): own, (True, False): own, (False, True): []}
     for (a, b), replicas in cases.items():
@@ -62,14 +62,14 @@ def test_one_strict_side_is_enough_and_none_keeps_nobody_apart() -> None:
     assert apart(mesh(a=False, b=False, c=True), "a1") == ["172.20.0.4", "172.20.0.100"]
 
 
-def test_an_exit_leads_to_nobody_for_who_is_strict_and_is_left_alone_otherwise() -> None:
+def test_exit_isolates_strict_tasks_and_spares_others() -> None:
     exits = (Exit(IPv4Network("172.18.0.0/16"), IPv4Address("172.18.0.1")),)
     made = mesh(a=True, b=False)
     assert config(made, "a1", exits=exits).policy.exits == exits
     assert config(made, "b1", exits=exits).policy.exits == ()
 
 
-def test_another_network_is_another_one_also_with_the_same_addresses() -> None:
+def test_other_network_differs_even_with_same_addresses() -> None:
     made = graph(
         CLUSTER,
         *(service("A", "a", ("b", "db")), service("B", "b")),
@@ -82,7 +82,7 @@ def test_another_network_is_another_one_also_with_the_same_addresses() -> None:
     assert apart(made, "b2") == ["172.20.0.2"]
 
 
-def test_a_task_is_never_kept_from_its_own_addresses() -> None:
+def test_task_is_never_isolated_from_itself() -> None:
     made = graph(
         CLUSTER,
         service("A", "a", ("a", "x"), elsewhere=at("net", 1)),
@@ -94,7 +94,7 @@ def test_a_task_is_never_kept_from_its_own_addresses() -> None:
     assert apart(made, "a1", {"a1": at("net", 2)}) == []
 
 
-def test_this_nodes_tasks_are_known_before_the_store_has_them() -> None:
+def test_nodes_own_tasks_are_known_before_the_store() -> None:
     made = graph(
         CLUSTER,
         *(service("A", "a", ("b", "db"), strict=False), service("B", "b"), service("C", "c", strict=False)),
@@ -107,7 +107,7 @@ def test_this_nodes_tasks_are_known_before_the_store_has_them() -> None:
     assert apart(made, "a1", {"b1": at("bridge", 2)}) == [], "on which network the task itself is, nobody has said"
 
 
-def test_who_is_not_wired_for_a_contradiction_is_kept_apart_all_the_same() -> None:
+def test_conflicting_unwired_task_is_isolated_all_the_same() -> None:
     made = graph(
         CLUSTER,
         *(service("A", "a", ("b", "db"), strict=False), service("B", "b")),
@@ -143,7 +143,7 @@ vips = st.fixed_dictionaries({name: st.sets(st.sampled_from(["n1", "n2", "n3"]))
 
 @settings(deadline=None)
 @given(strictness, places, vips)
-def test_exactly_those_are_apart_that_share_a_network_and_of_whom_one_is_strict(
+def test_strict_pairs_sharing_a_network_are_isolated_only(
     strict: dict[str, bool], tasks: list[tuple[str, list[tuple[str, bool, bool]]]], given_vips: dict[str, set[str]]
 ) -> None:
     records: list[Record] = [CLUSTER]
@@ -207,7 +207,7 @@ class _Watched(dict[str, tuple[Neighbour, ...]]):
     items = keys = values = __iter__  # type: ignore[assignment]  # none of them is to be used
 
 
-def test_networks_that_a_task_is_not_on_are_not_looked_at() -> None:
+def test_networks_without_the_task_are_ignored() -> None:
     tasks = [endpoint("B", f"b{n}", n, elsewhere=at(f"net{n}", n)) for n in range(2, 50)]
     made = graph(
         CLUSTER, service("A", "a"), service("B", "b"), endpoint("A", "a1", 1, elsewhere=at("net7", 1)), *tasks

@@ -38,7 +38,7 @@ def spellings(raw: bytes) -> set[str]:
 
 
 @given(raws)
-def test_a_private_key_is_clamped_once_and_for_all(raw: bytes) -> None:
+def test_private_key_is_clamped_once(raw: bytes) -> None:
     key = PrivateKey(raw)
     assert key.raw[0] & 0b111 == 0
     assert key.raw[31] & 0b1100_0000 == 0b0100_0000
@@ -81,7 +81,7 @@ def test_a_secret_key_is_not_pickled(protocol: int) -> None:
         copy.deepcopy(KEY)
 
 
-def test_keys_are_equal_by_value_and_never_across_kinds() -> None:
+def test_keys_compare_by_value_within_a_kind() -> None:
     assert PrivateKey(SECRET) == KEY
     assert hash(PrivateKey(SECRET)) == hash(KEY)
     assert PrivateKey.generate() != PrivateKey.generate()
@@ -100,7 +100,7 @@ def test_a_key_has_32_bytes(length: int) -> None:
 
 
 @given(raws)
-def test_a_public_key_comes_round_as_wg_writes_it(raw: bytes) -> None:
+def test_public_key_round_trips_in_wg_format(raw: bytes) -> None:
     key = PublicKey(raw)
     assert PublicKey.parse(str(key)) == key
     assert (len(str(key)), str(key)[-1]) == (44, "=")
@@ -108,7 +108,7 @@ def test_a_public_key_comes_round_as_wg_writes_it(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "A" * 43, "A" * 44, "é" * 44, str(PublicKey(SECRET)) + "\n", "AAAA" * 12])
-def test_what_is_no_key_is_refused_and_not_quoted(text: str) -> None:
+def test_malformed_key_is_refused_unquoted(text: str) -> None:
     with pytest.raises(Terminal) as caught:
         PublicKey.parse(text)
     assert str(caught.value) == "a key is 32 bytes in base64"
@@ -120,7 +120,7 @@ PLACES = st.tuples(st.text(max_size=5), st.text(max_size=5), st.integers(0, 3))
 
 @settings(deadline=None, max_examples=60)
 @given(raws, PLACES, PLACES)
-def test_a_sealed_key_is_opened_by_its_node_for_its_own_task_alone(
+def test_sealed_key_opens_for_its_node_and_task(
     raw: bytes, place: tuple[str, str, int], other: tuple[str, str, int]
 ) -> None:
     secret = PrivateKey(raw)

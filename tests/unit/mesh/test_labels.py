@@ -206,7 +206,7 @@ def test_the_same_entry_twice_is_one() -> None:
     assert (labels.links, errors) == ((LinkLabel("db", ("db",)),), ())
 
 
-def test_a_link_to_the_service_itself_is_a_link() -> None:
+def test_self_link_is_a_link() -> None:
     assert decode({LINKS: "shop_web:peers"})[0].links == (LinkLabel("shop_web", ("peers",)),)
 
 
@@ -320,7 +320,7 @@ def test_an_expose_that_is_there_never_exposes_everything(
     assert [(error.label, error.reason) for error in errors] == [(EXPOSE, reason) for reason in reasons]
 
 
-def test_ports_that_are_too_long_to_be_read_do_not_open_the_link_to_all() -> None:
+def test_unreadably_long_ports_do_not_open_everything() -> None:
     read, errors = decode(
         {LINKS: "web,db", "linkwire.link.web.ports": "80," * MAX_VALUE, "linkwire.link.web.key": "k"}
     )
@@ -468,7 +468,7 @@ near_values = st.text(alphabet="ab:,./-_ 0185" + string.ascii_lowercase[:4], max
         max_size=8,
     )
 )
-def test_decode_never_raises_and_what_it_keeps_is_sound(labels: dict[str, str]) -> None:
+def test_decode_never_raises_and_returns_valid_links(labels: dict[str, str]) -> None:
     read, errors = decode(labels)
     assert decode(encode(read)) == (read, ())
     assert (read.expose is None) == (EXPOSE not in labels)

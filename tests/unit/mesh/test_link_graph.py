@@ -51,7 +51,7 @@ def names(made: LinkGraph, task: str) -> dict[str, tuple[str, ...]]:
 # --- examples
 
 
-def test_a_link_makes_peers_of_both_sides_and_of_nobody_else() -> None:
+def test_link_makes_peers_of_its_sides_only() -> None:
     made = graph(
         service("A", "a", ("b", "db")),
         service("B", "b"),
@@ -68,7 +68,7 @@ def test_a_link_to_itself_joins_a_services_replicas() -> None:
     assert names(made, "a1") == {"10.1.9.1": ("others",)}
 
 
-def test_without_a_cluster_or_a_service_nothing_is_meant() -> None:
+def test_without_cluster_or_service_nothing_is_desired() -> None:
     a1 = endpoint("A", "a1", 1)
     for records in ((service("A", "a"), a1), (CLUSTER, a1)):
         made = graph(*records)
@@ -107,7 +107,7 @@ def test_an_interface_is_all_that_its_task_needs() -> None:
     ("least", "device", "route"),
     [(8920, 8920, None), (1420, 1420, None), (1280, 1280, None), (1279, 1280, 1279), (1200, 1280, 1200)],
 )
-def test_ipv6_has_its_least_packet_and_ipv4_what_fits(least: int, device: int, route: int | None) -> None:
+def test_ipv6_gets_its_minimum_mtu_ipv4_fits(least: int, device: int, route: int | None) -> None:
     made = graph(CLUSTER, service("A", "a"), endpoint("A", "a1", 1))
     found = config(made, "a1", mtu=least)
     assert found.mtu == device
@@ -117,7 +117,7 @@ def test_ipv6_has_its_least_packet_and_ipv4_what_fits(least: int, device: int, r
 # --- silent agents
 
 
-def test_a_suspect_that_does_not_answer_is_left_out_while_another_is_left() -> None:
+def test_silent_suspect_is_dropped_while_another_remains() -> None:
     suspect, other = replace(endpoint("B", "b1", 2), suspect=True), endpoint("B", "b2", 3)
     silent = frozenset({suspect.address, other.address})
     for endpoints, unreachable, expected in (
@@ -139,7 +139,7 @@ def test_a_suspect_that_does_not_answer_is_left_out_while_another_is_left() -> N
                 assert {e.address for e in expected} < {entry.address for entry in found.hosts}
 
 
-def test_the_suspects_of_a_task_are_those_that_it_may_connect_to() -> None:
+def test_suspects_of_a_task_are_its_providers() -> None:
     made = graph(
         CLUSTER,
         *(service("A", "a", ("b", "db"), ("a", "self")), service("B", "b"), service("C", "c", ("a", "x"))),
@@ -154,7 +154,7 @@ def test_the_suspects_of_a_task_are_those_that_it_may_connect_to() -> None:
 # --- names
 
 
-def test_a_name_leads_to_the_vip_of_its_provider_ready_or_not() -> None:
+def test_name_leads_to_vip_of_provider_always() -> None:
     links = (("c", "cache store"), ("b", "db"), ("missing", "x"))
     records = (CLUSTER, service("A", "a", *links), service("B", "b"), service("C", "c"), endpoint("A", "a1", 1))
     expected = {"10.1.9.2": ("db",), "10.1.9.3": ("cache", "store"), NOBODY: ("x",)}
@@ -164,7 +164,7 @@ def test_a_name_leads_to_the_vip_of_its_provider_ready_or_not() -> None:
         assert list(found) == sorted(found, key=IPv4Address), "in the order of the addresses"
 
 
-def test_with_dnsrr_a_name_leads_to_the_vip_first_and_to_every_ready_task() -> None:
+def test_dnsrr_name_leads_to_vip_then_ready_tasks() -> None:
     records = (CLUSTER, service("A", "a", ("b", "db sql")), service("B", "b", dnsrr=True), endpoint("A", "a1", 1))
     tasks = (endpoint("B", "zz", 9), endpoint("B", "b2", 10, ready=False), endpoint("B", "b1", 100))
     for order in (tasks, tasks[::-1]):
@@ -177,7 +177,7 @@ def test_with_dnsrr_a_name_leads_to_the_vip_first_and_to_every_ready_task() -> N
     assert [str(entry.address) for entry in config(graph(*records), "a1").hosts] == ["10.1.9.2"], "which refuses"
 
 
-def test_with_dnsrr_and_a_link_to_itself_a_tasks_names_lead_to_it_by_the_vip_alone() -> None:
+def test_self_linked_dnsrr_names_itself_by_vip_only() -> None:
     """glibc sorts an address of its own before all others (RFC 6724, rule 9), and the task would take itself."""
     tasks = (endpoint("A", "a1", 1), endpoint("A", "a2", 2))
     made = graph(CLUSTER, service("A", "a", ("a", "peers"), dnsrr=True), *tasks)
@@ -186,7 +186,7 @@ def test_with_dnsrr_and_a_link_to_itself_a_tasks_names_lead_to_it_by_the_vip_alo
     assert config(made, "a1").answers == (Answer("peers", (tasks[0].address, tasks[1].address), rotates=True),)
 
 
-def test_by_dns_a_name_has_its_vip_in_both_families_and_with_dnsrr_the_ready_tasks() -> None:
+def test_dns_name_has_vip_in_both_families() -> None:
     services = (
         service("A", "a", ("b", "DB sql"), ("c", "cache db")),
         service("B", "b"),
@@ -205,7 +205,7 @@ def test_by_dns_a_name_has_its_vip_in_both_families_and_with_dnsrr_the_ready_tas
     assert config(nobody, "a1").answers[0] == Answer("cache", (vip("C"),), rotates=True), "which refuses"
 
 
-def test_a_name_that_two_links_claim_is_the_first_ones_alone() -> None:
+def test_name_claimed_twice_goes_to_first_link() -> None:
     made = graph(
         CLUSTER,
         service("A", "a", ("b", "db"), ("c", "DB cache"), ("d", "Db"), ("b", "more db")),
@@ -214,7 +214,7 @@ def test_a_name_that_two_links_claim_is_the_first_ones_alone() -> None:
     assert names(made, "a1") == {"10.1.9.2": ("db", "more"), "10.1.9.3": ("cache",)}
 
 
-def test_two_services_of_one_name_are_both_the_provider_for_a_moment() -> None:
+def test_two_services_of_one_name_both_provide() -> None:
     def made(*, old: bool, new: bool) -> LinkGraph:
         return graph(
             CLUSTER,
@@ -234,7 +234,7 @@ def test_two_services_of_one_name_are_both_the_provider_for_a_moment() -> None:
             assert names(found, "a1").keys() == wanted, "the name leads to those that can answer, if any can"
 
 
-def test_the_address_that_is_nobodys_is_given_to_nobody() -> None:
+def test_nobodys_address_is_given_to_nobody() -> None:
     taken = replace(endpoint("B", "b1", 2), address=nobody(CLUSTER.subnet))
     made = graph(CLUSTER, service("A", "a", ("b", "db")), service("B", "b"), endpoint("A", "a1", 1), taken)
     assert peers(made, "a1") == set()
@@ -245,7 +245,7 @@ def test_the_address_that_is_nobodys_is_given_to_nobody() -> None:
 
 
 @pytest.mark.parametrize("shared", ["address", "key", "task"])
-def test_of_two_that_claim_the_same_neither_is_wired_and_it_is_said(shared: str) -> None:
+def test_conflicting_claims_wire_neither_and_are_reported(shared: str) -> None:
     one = endpoint("B", "b1", 2)
     two = {
         "address": endpoint("B", "b2", 2, key=3),
@@ -262,7 +262,7 @@ def test_of_two_that_claim_the_same_neither_is_wired_and_it_is_said(shared: str)
 
 
 @pytest.mark.parametrize("of", ["another service", "a task", "nobody: it is outside"])
-def test_a_vip_that_is_not_a_services_own_is_given_to_nobody_and_it_is_said(of: str) -> None:
+def test_foreign_vip_goes_to_nobody_and_is_reported(of: str) -> None:
     b = service("B", "b")
     records: dict[str, tuple[Record, ...]] = {
         "another service": (b, replace(service("C", "c"), vip=b.vip)),
@@ -292,7 +292,7 @@ def test_an_address_outside_the_mesh_is_nobodys() -> None:
 
 
 @pytest.mark.parametrize("prefix", [0, 64, 95, 97, 128])
-def test_a_prefix_in_which_two_addresses_may_have_one_twin_wires_nobody(prefix: int) -> None:
+def test_prefix_with_ambiguous_twins_wires_nobody(prefix: int) -> None:
     cluster = replace(CLUSTER, subnet6=IPv6Network(("fd12::", prefix), strict=False))
     made = graph(cluster, service("A", "a", ("a", "x")), endpoint("A", "a1", 1), endpoint("A", "a2", 2))
     assert made.cluster is None
@@ -300,7 +300,7 @@ def test_a_prefix_in_which_two_addresses_may_have_one_twin_wires_nobody(prefix: 
     assert made.problems == (f"cluster: the IPv6 prefix {cluster.subnet6} is not a /96: nothing is wired",)
 
 
-def test_a_device_name_fits_and_is_a_tasks_own() -> None:
+def test_device_name_fits_and_is_unique() -> None:
     assert device_name("0snoqx7v3rxecagijj0u79rkc") == "lw0snoqx7v3rxe"
     assert len(device_name("0SNOQX7V3RXECAGIJJ0U79RKC")) <= 15
     assert device_name("0SNO") == "lw0sno"
@@ -382,7 +382,7 @@ def check_links(made: LinkGraph, found: dict[str, tuple[str, list[str]]]) -> Non
 
 
 @given(st.integers(24, 32), st.sets(st.integers(0, 255)), st.text(max_size=5))
-def test_an_address_is_free_and_never_the_first_or_last(prefix: int, taken: set[int], hint: str) -> None:
+def test_address_is_free_and_never_first_or_last(prefix: int, taken: set[int], hint: str) -> None:
     subnet = IPv4Network(("10.1.0.0", prefix))
     held = {IPv4Address("10.1.0.0") + n for n in taken}
     free = set(subnet) - held - {subnet.network_address, subnet.broadcast_address}
@@ -423,9 +423,7 @@ def test_a_range_that_is_none_is_an_error(first: int, last: int) -> None:
 
 
 @given(st.text(max_size=30), st.text(max_size=30), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
-def test_every_address_has_a_twin_of_its_own_in_a_prefix_of_the_clusters_own(
-    cluster: str, other: str, one: int, two: int
-) -> None:
+def test_each_address_has_its_own_ipv6_twin(cluster: str, other: str, one: int, two: int) -> None:
     prefix = ula(cluster)
     assert prefix.prefixlen == 96
     assert prefix.subnet_of(IPv6Network("fd00::/8"))
@@ -438,7 +436,7 @@ def test_every_address_has_a_twin_of_its_own_in_a_prefix_of_the_clusters_own(
 # --- preshared keys
 
 
-def test_each_pair_has_a_key_of_its_own_from_all_link_keys_of_its_services() -> None:
+def test_each_pair_has_its_own_preshared_key() -> None:
     made = graph(
         CLUSTER,
         keyed(service("A", "a", ("b", "db")), "one"),
@@ -475,7 +473,7 @@ def keyed(found: Service, key: str) -> Service:
     return replace(found, links=tuple(replace(link, key=key) for link in found.links))
 
 
-def test_who_waits_for_whom_waits_while_nobody_of_it_is_ready() -> None:
+def test_waiting_lasts_until_a_provider_is_ready() -> None:
     services = (service("A", "a"), service("B", "b"), service("C", "c"))
     tasks = (endpoint("B", "b1", 1, ready=False), endpoint("C", "c1", 2, ready=False), endpoint("C", "c2", 3))
     made = graph(CLUSTER, *services, *tasks)

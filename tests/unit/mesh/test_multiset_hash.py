@@ -90,7 +90,7 @@ def test_equal_digests_are_equal_multisets(one: list[Entry], other: list[Entry])
 
 
 @given(sets, sets)
-def test_what_was_added_and_taken_out_left_no_trace(stay: list[Entry], leave: list[Entry]) -> None:
+def test_added_and_removed_entry_leaves_no_trace(stay: list[Entry], leave: list[Entry]) -> None:
     changed = of(stay)
     for record in leave:
         changed = changed.add(record)
@@ -129,7 +129,7 @@ def test_every_part_of_an_entry_counts(data: st.DataObject) -> None:
         assert of(other) != whole
 
 
-def test_the_same_product_of_another_number_of_entries_is_another_digest() -> None:
+def test_same_product_with_other_count_differs() -> None:
     one = MultisetHash(1, 5)
     assert one.digest() != MultisetHash(2, 5).digest()
     assert one != MultisetHash(2, 5)
@@ -140,7 +140,7 @@ def test_the_empty_set() -> None:
     assert MultisetHash().digest() == of([]).digest()
 
 
-def test_more_taken_out_than_put_in_has_no_digest() -> None:
+def test_more_removed_than_added_has_no_digest() -> None:
     less = MultisetHash().remove(Entry.of("a", 1, b""))
     with pytest.raises(ValueError, match="a set of -1 records"):
         less.digest()

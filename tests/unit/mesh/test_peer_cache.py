@@ -24,7 +24,7 @@ CHANGES: tuple[dict[str, object], ...] = (
 )
 
 
-def test_it_says_what_would_be_worked_out_without_it() -> None:
+def test_cached_peers_equal_freshly_computed_ones() -> None:
     known = PeerCache()
     peers: list[Endpoint] = [replace(ONE, **change) for change in CHANGES]  # type: ignore[arg-type]  # a field each
     for peer in (*peers, *reversed(peers)):

@@ -60,9 +60,7 @@ def addresses(*numbers: int) -> tuple[IPv4Address, ...]:
         ("81,80,82/udp", None, "80-81,82/udp"),
     ],
 )
-def test_ports_are_the_links_else_what_is_exposed_else_all(
-    link: str, expose: str | None, expected: str | None
-) -> None:
+def test_ports_come_from_link_then_expose_then_all(link: str, expose: str | None, expected: str | None) -> None:
     made = two(("b", "db", link), expose=expose)
     found = None if expected is None else ports(expected)
     for task in ("a1", "a2"):
@@ -73,7 +71,7 @@ def test_ports_are_the_links_else_what_is_exposed_else_all(
         assert policy(made, task).outbound == ()
 
 
-def test_a_link_each_way_is_two_links_with_ports_of_their_own() -> None:
+def test_links_both_ways_have_ports_of_their_own() -> None:
     made = two(("b", "db", "80"), to_b=("a", "web", "443/udp"))
     assert policy(made, "a1").outbound == (Allow("B", addresses(3, 4), ports("80")),)
     assert policy(made, "a1").inbound == (Allow("B", addresses(3, 4), ports("443/udp")),)
@@ -81,7 +79,7 @@ def test_a_link_each_way_is_two_links_with_ports_of_their_own() -> None:
     assert policy(made, "b2").outbound == (Allow("A", addresses(1, 2), ports("443/udp")),)
 
 
-def test_a_link_to_itself_joins_replicas_both_ways_and_a_task_answers_its_own_vip() -> None:
+def test_self_link_joins_replicas_and_answers_own_vip() -> None:
     made = two(("a", "peers", "80"))
     found = policy(made, "a1")
     assert found.outbound == found.inbound == (Allow("A", addresses(2), ports("80")),), "no task is its own peer"
@@ -89,7 +87,7 @@ def test_a_link_to_itself_joins_replicas_both_ways_and_a_task_answers_its_own_vi
     assert policy(made, "b1").outbound == policy(made, "b1").inbound == ()
 
 
-def test_two_services_of_one_name_are_two_providers_each_with_what_it_exposes() -> None:
+def test_same_named_services_are_providers_with_own_expose() -> None:
     made = graph(
         CLUSTER,
         service("A", "a", ("b", "db")),
@@ -103,13 +101,13 @@ def test_two_services_of_one_name_are_two_providers_each_with_what_it_exposes() 
     assert policy(made, "a1").balance == (Balance(vip("B1"), (), "B1"), Balance(vip("B2"), addresses(3), "B2"))
 
 
-def test_two_links_to_one_provider_let_pass_what_either_does() -> None:
+def test_two_links_to_one_provider_allow_both() -> None:
     assert policy(two(("b", "x", "80"), ("b", "y", "81")), "a1").outbound[0].ports == ports("80-81")
     assert policy(two(("b", "x", "80"), ("b", "y"), expose="443"), "a1").outbound[0].ports == ports("80,443")
     assert policy(two(("b", "x", "80"), ("b", "y")), "a1").outbound == (Allow("B", addresses(3, 4), ALL),)
 
 
-def test_a_vip_spreads_over_the_ready_tasks_of_a_provider_and_stays_with_none() -> None:
+def test_vip_spreads_over_ready_tasks_and_survives_none() -> None:
     a = service("A", "a", ("c", "x"), ("b", "y"), ("d", "z"))
     records = (CLUSTER, a, service("B", "b"), service("C", "c"))
     dnsrr = service("D", "d", dnsrr=True)
@@ -196,9 +194,7 @@ def _has(ranges: tuple[PortRange, ...], protocol: str, port: int) -> bool:
 @given(meshes, tasks_of)
 @example({"A": Drawn((Link("b", ""),), None, False), "B": Drawn((), None, False)}, [("A", True), ("B", True)])
 @example({"A": Drawn((Link("a", "80"),), None, False)}, [("A", True), ("A", False)])
-def test_both_ends_let_pass_exactly_what_the_links_say(
-    found: dict[str, Drawn], tasks: list[tuple[str, bool]]
-) -> None:
+def test_both_ends_allow_exactly_the_links(found: dict[str, Drawn], tasks: list[tuple[str, bool]]) -> None:
     records: list[Record] = [CLUSTER, *(_record(one, its) for one, its in found.items())]
     made = graph(*records, *(endpoint(s, f"t{n}", n, ready=ready) for n, (s, ready) in enumerate(tasks, 1)))
     wired = [e for e in made.by_task.values() if e.service in found]

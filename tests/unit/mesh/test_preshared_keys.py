@@ -66,7 +66,7 @@ def test_the_vectors_of_rfc_5869(salt: bytes, material: bytes, info: bytes, okm:
 
 
 @given(rings, publics, publics)
-def test_it_is_hkdf_over_all_secrets_in_the_order_of_their_names(
+def test_derivation_is_hkdf_over_secrets_in_name_order(
     ring: dict[str, LinkKey], one: PublicKey, other: PublicKey
 ) -> None:
     if one == other:
@@ -130,7 +130,7 @@ def test_two_secrets_that_change_places_give_another_key() -> None:
     assert preshared_key([("a", other), ("b", SECRET)], ONE, TWO) != straight
 
 
-def test_names_that_run_into_each_other_are_told_apart() -> None:
+def test_names_that_concatenate_alike_stay_distinct() -> None:
     rings = ([("ab", SECRET), ("c", SECRET)], [("a", SECRET), ("bc", SECRET)], [("abc", SECRET)], [("", SECRET)])
     assert len({preshared_key(ring, ONE, TWO) for ring in rings}) == len(rings)
 
@@ -142,7 +142,7 @@ def test_every_pair_has_its_own() -> None:
     assert SECRET.raw not in {key.raw for key in keys}
 
 
-def test_what_cannot_be_is_refused_and_no_secret_quoted() -> None:
+def test_impossible_input_is_refused_without_quoting_secrets() -> None:
     with pytest.raises(Terminal, match="these are the same"):
         preshared_key([("k", SECRET)], ONE, ONE)
     with pytest.raises(Terminal, match="no link key to derive"):
@@ -182,7 +182,7 @@ def test_a_link_key_is_no_preshared_key() -> None:
 SEED = LinkSeed(bytes(range(32)))
 
 
-def test_a_secret_follows_from_seed_cluster_name_and_epoch_as_rfc_5869_has_it() -> None:
+def test_secret_follows_rfc_5869_from_all_inputs() -> None:
     parts = [b"linkwire link key 1", b"c1", b"shop_shop", (5).to_bytes(8, "big")]
     info = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
     assert link_key(SEED, "c1", "shop_shop", 5).raw == hkdf(b"linkwire link key 1", SEED.raw, info, 32)
@@ -202,7 +202,7 @@ def test_every_part_of_a_secret_counts(raw: bytes, cluster: str, name: str, epoc
     assert len({one, *others}) == 5
 
 
-def test_no_name_that_somebody_gives_is_a_links_own() -> None:
+def test_user_given_name_never_equals_own_links() -> None:
     link = LinkLabel("shop_db", ("db",))
     assert key_name("shop_web", link) == "shop_web:shop_db"
     assert key_name("shop_web", LinkLabel("shop_db", ("db",), key="shop_shop")) == "shop_shop"
@@ -211,7 +211,7 @@ def test_no_name_that_somebody_gives_is_a_links_own() -> None:
         check_service_name(key_name("shop_web", link))
 
 
-def test_what_a_node_holds_is_derived_once_and_renewed_with_its_secret() -> None:
+def test_held_keys_derive_once_and_renew_with_secret() -> None:
     held = LinkKeys({"a": SECRET, "b": LinkKey(bytes(32))})
     first = held.between(ONE, TWO, ("a", "b"))
     assert first == preshared_key([("a", SECRET), ("b", LinkKey(bytes(32)))], ONE, TWO)

@@ -52,7 +52,7 @@ def test_it_reads_what_etcd3_reads(data: bytes) -> None:
 
 
 @given(answers(), st.data())
-def test_what_was_cut_or_changed_is_refused_or_read_as_etcd3_reads_it(data: bytes, choose: st.DataObject) -> None:
+def test_corrupted_page_is_refused_or_read_like_etcd3(data: bytes, choose: st.DataObject) -> None:
     at = choose.draw(st.integers(0, len(data)))
     if choose.draw(st.booleans()):
         broken = data[:at]

@@ -60,9 +60,7 @@ def _change(picture: MaterializedView, action: str, record: Record) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(steps, st.booleans())
-def test_an_index_made_from_an_earlier_one_equals_one_made_anew(
-    history: list[tuple[str, Record]], whole: bool
-) -> None:
+def test_incremental_index_equals_a_fresh_one(history: list[tuple[str, Record]], whole: bool) -> None:
     picture = MaterializedView(RECORD_SIGNER)
     first: list[Record] = [CLUSTER, *SERVICES.values()] if whole else []
     changes = [RecordChange(keyspace.key_of(record).encode(), value(record), 1) for record in first]
@@ -100,7 +98,7 @@ def _of(picture: MaterializedView) -> Snapshot:
     return picture.snapshot(complete=True)
 
 
-def test_what_an_index_does_not_read_leaves_it_the_same_object() -> None:
+def test_unread_changes_leave_the_index_identical() -> None:
     picture = MaterializedView(RECORD_SIGNER)
     records: list[Record] = [CLUSTER, *SERVICES.values(), endpoint("A", "t1", 1)]
     changes = [RecordChange(keyspace.key_of(record).encode(), value(record), 1) for record in records]
@@ -123,7 +121,7 @@ def _held(one: Snapshot) -> list[Mapping[str, object]]:
 
 @settings(max_examples=200, deadline=None)
 @given(steps)
-def test_a_snapshot_stays_what_it_was_whatever_changes_after_it(history: list[tuple[str, Record]]) -> None:
+def test_snapshot_stays_unchanged_by_later_changes(history: list[tuple[str, Record]]) -> None:
     """By kind too: somebody may be looking at it while the next change comes in."""
     picture = MaterializedView(RECORD_SIGNER)
     changes = [RecordChange(keyspace.key_of(record).encode(), value(record), 1) for record in SERVICES.values()]
