@@ -90,6 +90,15 @@ class TaskState:
             return False
         return replace(desired, policy=replace(desired.policy, isolated=applied.policy.isolated)) == applied
 
+    @property
+    def is_new(self) -> bool:
+        """Whether Docker has only just made its namespace, so that no device of ours can be in it.
+
+        An unhealthy task counts as created too, but its process has begun, and an agent before this one may have
+        wired it long ago: Docker tells the ways of a container only until its process begins.
+        """
+        return self.interface.netns is None and self.local.state == "created" and self.local.ways is not None
+
     def is_wired_still(self) -> bool:
         """Tell whether it is wired and its namespace is there; one that a thread is at work on counts as such."""
         return self.busy or self.interface.is_wired_still()
@@ -138,8 +147,7 @@ class TaskState:
             self._prepare(backend, desired)
             return
         try:
-            # An unhealthy task counts as created too, but what has begun may have had a device for long.
-            is_new = self.interface.netns is None and self.local.state == "created" and self.local.ways is not None
+            is_new = self.is_new
             netns = self._open(backend, self.local.netns)
             self.dns.serve(self.local.container, netns, desired)
             changes = self._apply(backend, netns, desired, complete=complete, is_new=is_new)

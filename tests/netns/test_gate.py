@@ -64,7 +64,7 @@ class Machine:
 
     def agent(self, call: str) -> Any:  # noqa: ANN401 - whatever the call gives
         """What a call of agent.containers.start_gate gives, made in this namespace."""
-        script = f"import json; from agent import gate; print(json.dumps(gate.{call}))"
+        script = f"import json; from agent.containers import start_gate as gate; print(json.dumps(gate.{call}))"
         done = self.run(sys.executable, "-c", script, PYTHONPATH=str(PROJECT))
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])

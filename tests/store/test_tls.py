@@ -183,7 +183,7 @@ def test_files_that_will_not_do_are_named(tmp_path: Path) -> None:
     ("endpoints", "insecure", "message"),
     [
         (["https://a:1"], False, "need LINKWIRE_ETCD_CA, LINKWIRE_ETCD_CERT and LINKWIRE_ETCD_KEY"),
-        (["https://a:1", "http://b:1"], False, "all of them, or none"),
+        (["https://a:1", "http://b:1"], False, "all of them https://, or none"),
         (["http://10.0.0.1:1"], False, "plaintext.*LINKWIRE_ETCD_INSECURE"),
         (["etcd:2379"], False, "plaintext"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+import pytest
 from hypothesis import given
 
 from agent.containers.docker_client import LocalTask
@@ -46,3 +47,12 @@ def test_during_work_earlier_statements_on_task_hold() -> None:
     state.busy = False
     assert state.report().error == "half done"
     assert not state.is_wired_still()
+
+
+@pytest.mark.parametrize(
+    ("state", "ways", "is_new"),
+    [("created", (), True), ("created", None, False), ("running", None, False), ("running", (), False)],
+)
+def test_only_a_namespace_just_made_goes_unsearched(state: str, ways: tuple[()] | None, *, is_new: bool) -> None:
+    """An unhealthy task is reported as created, but an agent before this one may have wired it."""
+    assert TaskState(replace(task().local, state=state, ways=ways)).is_new == is_new
