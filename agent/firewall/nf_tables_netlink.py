@@ -6,7 +6,7 @@ import errno
 import socket
 import struct
 
-from agent.linux.netlink import NETLINK_NETFILTER, attribute, attributes, explained, text, text_attribute
+from agent.linux.netlink_socket import NETLINK_NETFILTER, attribute, attributes, explained, text, text_attribute
 from agent.linux.netns import TaskNetns
 from mesh.errors import Terminal
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.linux.netlink import NETLINK_NETFILTER, NLA_F_NESTED, attribute, attributes, explained
+from agent.linux.netlink_socket import NETLINK_NETFILTER, NLA_F_NESTED, attribute, attributes, explained
 from agent.linux.netns import TaskNetns
 
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET and _DELETE

@@ -1,8 +1,8 @@
 """Devices, addresses and routes of a network namespace, by rtnetlink.
 
-The messages go over our own sockets (agent/linux/netlink.py). pyroute2's socket objects may only be used from the
-thread that made them and hold an event loop with four descriptors each, so they cannot be kept for every task of a
-node and shared by threads (tried with 0.9.7). It encodes and decodes what is asked for rarely, the look-up of a
+The messages go over our own sockets (agent/linux/netlink_socket.py). pyroute2's socket objects may only be used from
+the thread that made them and hold an event loop with four descriptors each, so they cannot be kept for every task of
+a node and shared by threads (tried with 0.9.7). It encodes and decodes what is asked for rarely, the look-up of a
 route; what is asked for at every look at a task, agent/linux/rtnetlink_codec.py does.
 
 Every setter is idempotent: what is already so stays so, and no packet is lost by asking again.
@@ -18,14 +18,14 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from agent.errors import RouteClashError
 from agent.linux import rtnetlink_codec, sysctl
-from agent.linux.netlink import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, explained
+from agent.linux.netlink_socket import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, explained
 from mesh.errors import DeviceNotFoundError
 from mesh.model.net import overlap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from agent.linux.netlink import Message
+    from agent.linux.netlink_socket import Message
     from agent.linux.netns import TaskNetns
     from agent.linux.rtnetlink_codec import InterfaceMessage, RouteMessage
     from mesh.model.net import IPAddress, IPInterface, IPNetwork

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from agent.linux.netlink import NetlinkSocket
+from agent.linux.netlink_socket import NetlinkSocket
 from mesh.errors import NetnsGoneError, Retryable, Terminal
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING
 
-from agent.linux.netlink import NLA_F_NESTED, attribute, attributes, number, text, text_attribute
+from agent.linux.netlink_socket import NLA_F_NESTED, attribute, attributes, number, text, text_attribute
 from mesh.topology.wgtypes import Route
 
 if TYPE_CHECKING:

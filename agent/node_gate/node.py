@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.node_gate import daemon_json, dockerd, engine, files
+from agent.node_gate import daemon_json, daemon_process, engine, files
 from agent.node_gate.engine import Engine
 from agent.node_gate.errors import GateError
 
@@ -33,7 +33,7 @@ def install(docker: Engine, script: str, waits: Mapping[str, int]) -> Answer:
     Raises:
         Refused: it cannot be, and nothing is changed.
     """
-    daemon = dockerd.find(engine.SOCKET)
+    daemon = daemon_process.find(engine.SOCKET)
     was = engine.default_runtime(docker.info())
     made = daemon.work(lambda: files.place(daemon.config, daemon.command, daemon.path, script, waits))
 
@@ -69,7 +69,7 @@ def remove(docker: Engine) -> Answer:
     Raises:
         Refused: dockerd did not take it over, and everything is as it was.
     """
-    daemon = dockerd.find(engine.SOCKET)
+    daemon = daemon_process.find(engine.SOCKET)
     info = docker.info()
     aside = daemon.work(lambda: files.step_aside(daemon.config))
     was, default = engine.default_runtime(info), str(aside["default"])
@@ -98,7 +98,7 @@ def remove(docker: Engine) -> Answer:
 
 def status(docker: Engine, script: str) -> Answer:
     """Say what there is of the gate."""
-    daemon = dockerd.find(engine.SOCKET)
+    daemon = daemon_process.find(engine.SOCKET)
     info = docker.info()
     seen = _look(daemon, info, script)
     default = engine.default_runtime(info)
@@ -121,13 +121,16 @@ def status(docker: Engine, script: str) -> Answer:
     return {"gate": "out", "said": notes}
 
 
-def _look(daemon: dockerd.Dockerd, info: Mapping[str, Any], script: str) -> Answer:
+def _look(daemon: daemon_process.Dockerd, info: Mapping[str, Any], script: str) -> Answer:
     data = str(info.get("DockerRootDir", "/var/lib/docker"))
     return daemon.work(lambda: files.look(daemon.config, data, script))
 
 
 def _reload(
-    docker: Engine, daemon: dockerd.Dockerd, made: Mapping[str, Any], taken: Callable[[Mapping[str, Any]], bool]
+    docker: Engine,
+    daemon: daemon_process.Dockerd,
+    made: Mapping[str, Any],
+    taken: Callable[[Mapping[str, Any]], bool],
 ) -> None:
     """Have dockerd read its file; where it does not take it over, make all files what they were."""
     os.kill(daemon.pid, signal.SIGHUP)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from agent.state import atomic_file, state_file
+from agent.state import atomic_file, state_encoding
 from mesh.crypto.envelope import peek
 from mesh.errors import InvalidRecordError, Terminal
 from mesh.integrity.verification import verify_snapshot
@@ -121,12 +121,12 @@ class VerifiedState:
         changed = state.changed_since(before) if before is not None and self._size else None
         if changed is not None and self._size <= 2 * self._whole:
             values = ((key, record.raw if (record := state.records.get(key)) else None) for key in changed)
-            added = state_file.addition((key, raw or b"") for key, raw in values if keyspace.read_by(key, node))
+            added = state_encoding.addition((key, raw or b"") for key, raw in values if keyspace.read_by(key, node))
             if atomic_file.append(path, self._size, added):
                 self._size += len(added)
                 return
         all_of_it = ((key, record.raw) for key, record in state.records.items() if record.raw is not None)
-        content = state_file.pack((key, raw) for key, raw in all_of_it if keyspace.read_by(key, node))
+        content = state_encoding.pack((key, raw) for key, raw in all_of_it if keyspace.read_by(key, node))
         atomic_file.write(path, content)
         self._whole = self._size = len(content)
 
@@ -136,7 +136,7 @@ class VerifiedState:
             return
         path = self._path.with_name(STATE_FILE)
         try:
-            state = opened(state_file.unpack(path.read_bytes()))
+            state = opened(state_encoding.unpack(path.read_bytes()))
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:

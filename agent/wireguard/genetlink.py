@@ -11,7 +11,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
-from agent.linux.netlink import NLA_F_NESTED, attribute, attributes, number, text_attribute
+from agent.linux.netlink_socket import NLA_F_NESTED, attribute, attributes, number, text_attribute
 from agent.wireguard.peer_decoder import PeerDecoder, Split
 from mesh.crypto.keys import PublicKey
 from mesh.crypto.preshared_keys import PresharedKey

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from agent.linux import interfaces
-from agent.linux.netlink import NETLINK_GENERIC, explained
+from agent.linux.netlink_socket import NETLINK_GENERIC, explained
 from agent.linux.netns import OWN_NETNS, TaskNetns, in_scratch_netns
 from agent.wireguard import genetlink
 from mesh.errors import DeviceNotFoundError, Terminal
@@ -15,7 +15,7 @@ from mesh.errors import DeviceNotFoundError, Terminal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.linux.netlink import NetlinkSocket
+    from agent.linux.netlink_socket import NetlinkSocket
     from mesh.topology.wgtypes import Device, DeviceChange
 
 _KIND = "wireguard"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.linux.interfaces import DEVICE_PREFIX
-from agent.linux.netlink import explained
+from agent.linux.netlink_socket import explained
 from agent.wireguard.peer_decoder import PeerDecoder, Split
 from mesh.crypto.keys import PrivateKey, PublicKey
 from mesh.crypto.preshared_keys import PresharedKey

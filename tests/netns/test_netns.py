@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.linux.netlink import NETLINK_GENERIC, NETLINK_ROUTE
+from agent.linux.netlink_socket import NETLINK_GENERIC, NETLINK_ROUTE
 from agent.linux.netns import OWN_NETNS, TaskNetns, in_scratch_netns
 from mesh.errors import NetnsGoneError, Retryable
 from tests.netns.world import World, delete_netns, ip

@@ -18,7 +18,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.state import state_file
+from agent.state import state_encoding
 from agent.state.recovery import recalled
 from compose_ext.diagnostics import Report
 from compose_ext.document.loader import Source, load
@@ -265,14 +265,14 @@ def an_answer(chance: random.Random) -> Outcome:
     return "the same"
 
 
-KEPT_FILE = state_file.pack(NEW.items())
+KEPT_FILE = state_encoding.pack(NEW.items())
 
 
 def a_state_file(chance: random.Random) -> Outcome:
     """What an agent has kept on its disk."""
-    content = mutated(chance, KEPT_FILE, [state_file.pack(OLD.items())], WORDS)
+    content = mutated(chance, KEPT_FILE, [state_encoding.pack(OLD.items())], WORDS)
     try:
-        found = opened(state_file.unpack(content))
+        found = opened(state_encoding.unpack(content))
     except ValueError:
         return "refused"
     if not verify_snapshot(found).verified:

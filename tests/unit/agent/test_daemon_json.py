@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.node_gate import daemon_json, dockerd, engine
+from agent.node_gate import daemon_json, daemon_process, engine
 from agent.node_gate.errors import GateError
 
 FILE = "/etc/docker/daemon.json"
@@ -111,7 +111,7 @@ def test_what_others_changed_meanwhile_stays() -> None:
     ],
 )
 def test_the_file_that_a_command_line_names(command: tuple[str, ...], file: str) -> None:
-    assert dockerd.config_file(command, "/srv") == file
+    assert daemon_process.config_file(command, "/srv") == file
 
 
 def test_variables_are_set_beside_what_is_there() -> None:

@@ -54,6 +54,8 @@ def test_during_work_earlier_statements_on_task_hold() -> None:
     ("state", "ways", "is_new"),
     [("created", (), True), ("created", None, False), ("running", None, False), ("running", (), False)],
 )
-def test_only_a_namespace_just_made_goes_unsearched(state: records.TaskState, ways: tuple[()] | None, *, is_new: bool) -> None:
+def test_only_a_namespace_just_made_goes_unsearched(
+    state: records.TaskState, ways: tuple[()] | None, *, is_new: bool
+) -> None:
     """An unhealthy task is reported as created, but an agent before this one may have wired it."""
     assert TaskState(replace(task().local, state=state, ways=ways)).is_new == is_new

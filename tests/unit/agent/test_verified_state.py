@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from agent.state.state_file import pack, unpack
+from agent.state.state_encoding import pack, unpack
 from agent.state.verified_state import VerifiedState, generation, remembered
 from mesh.errors import Terminal
 from mesh.model.snapshot import Snapshot

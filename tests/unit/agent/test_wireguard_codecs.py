@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.generic.wireguard import wgmsg
 
-from agent.linux.netlink import NLA_F_NESTED, attribute
+from agent.linux.netlink_socket import NLA_F_NESTED, attribute
 from agent.wireguard import genetlink, uapi
 from mesh.crypto.keys import PrivateKey, PublicKey
 from mesh.crypto.preshared_keys import PresharedKey

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.linux.netlink import NLA_F_NESTED, attribute
+from agent.linux.netlink_socket import NLA_F_NESTED, attribute
 from agent.wireguard import genetlink, uapi
 from mesh.crypto.keys import PublicKey
 from mesh.crypto.preshared_keys import PresharedKey

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.state.state_file import addition, pack, unpack
+from agent.state.state_encoding import addition, pack, unpack
 
 KEYS = st.text(max_size=3)
 VALUES = st.dictionaries(KEYS, st.binary(min_size=1, max_size=50), max_size=5)
