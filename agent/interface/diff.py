@@ -1,6 +1,6 @@
 """Difference between the desired and the observed interface of one task, and the changes that remove it. Pure.
 
-The safety rules (design, section 8), which each value of `Changes` keeps:
+The safety rules (design, section 8), which each value of `InterfaceDiff` keeps:
 
 - a peer is only ever upserted or removed by its own key, never replaced with all others (rule 4);
 - an endpoint that the device learned by roaming stays unless the record changed (rule 3);

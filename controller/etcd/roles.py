@@ -67,7 +67,7 @@ def establish(
         previous: roles and users as this established them last; those that are the same are skipped.
 
     Raises:
-        grpc.RpcError: `Line.use` translates it.
+        grpc.RpcError: `ChannelPool.use` translates it.
     """
     auth = link.auth
     roles = set(auth.RoleList(rpc.AuthRoleListRequest(), timeout=_TIMEOUT).roles)

@@ -37,7 +37,7 @@ class Space:
 
 
 def space(link: Channel) -> Space:
-    """Measure a member's space as its user root. Raises grpc.RpcError, which `Line.use` translates."""
+    """Measure a member's space as its user root. Raises grpc.RpcError, which `ChannelPool.use` translates."""
     numbers = range_response.numbers(link.raw("Maintenance/Status", rpc.StatusRequest(), _ASKING))
     alarm = any(each.alarm == rpc.NOSPACE for each in _alarms(link))
     size = numbers.get(_DB_SIZE, 0)

@@ -129,7 +129,7 @@ class Snapshot:
 
         Args:
             left_out: key -> the reason in `invalid`; None for a key that becomes absent.
-            mark: as in `Trail`, in a log of every key in which such snapshots may differ.
+            mark: as in `Lineage`, in a log of every key in which such snapshots may differ.
         """
         records, invalid, trail = Map(self.records).mutate(), Map(self.invalid).mutate(), self._trail()
         kinds = {kind: found.mutate() for kind, found in trail.kinds.items()} if trail is not None else {}

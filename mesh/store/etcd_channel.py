@@ -1,8 +1,8 @@
 """Connection to etcd with failover between its endpoints; bytes in, bytes out.
 
 etcd3 0.12 is used for its messages and stubs: its client raises no error when a watch ends, and knows one endpoint.
-No grpc error leaves `Line.use`. Other modules take etcd3's messages from here (`rpc`): it has to be imported with
-the settings below.
+No grpc error leaves `ChannelPool.use`. Other modules take etcd3's messages from here (`rpc`): it has to be imported
+with the settings below.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class LeaseLostError(LinkwireError):
 
 
 class Channel:
-    """A gRPC channel to one endpoint. Its errors are gRPC's: see `Line.use`."""
+    """A gRPC channel to one endpoint. Its errors are gRPC's: see `ChannelPool.use`."""
 
     def __init__(self, target: str, timeout: float, tls: Tls | None = None) -> None:
         self.target = target

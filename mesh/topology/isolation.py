@@ -64,7 +64,7 @@ class NetworkIndex:
 
         Args:
             own: the task's own endpoint.
-            here: as `Here.tasks`.
+            here: as `LocalNetworks.tasks`.
         """
         attached = {*own.elsewhere, *here.get(own.task, ())}
         shared = {attachment.network for attachment in attached}

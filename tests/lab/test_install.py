@@ -29,19 +29,19 @@ SET = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 TRY = """
 import sys
 from pathlib import Path
-from mesh.store.etcd_channel import Line
+from mesh.store.etcd_channel import ChannelPool
 from mesh.identity.tls import Tls, with_node
 import os
 tls = Tls(*(Path(os.environ["LINKWIRE_ETCD_" + name]) for name in ("CA", "CERT", "KEY")))
 target = os.environ["LINKWIRE_ETCD"].removeprefix("https://")
 if sys.argv[1] == "own":
     tls = with_node(tls, Path("/run/linkwire/certificates")).preferred
-line = Line([target], 5.0, tls, b"/linkwire/v1/cluster")
+pool = ChannelPool([target], 5.0, tls, b"/linkwire/v1/cluster")
 for key in sys.argv[2:]:
     try:
-        with line.use() as link:
-            print(key, "written" if link.commit([], [(b"/linkwire/v1/" + key.encode(), b"x", 0)], []) else "not")
-            link.commit([], [], [b"/linkwire/v1/" + key.encode()])
+        with pool.use() as channel:
+            print(key, "written" if channel.commit([], [(b"/linkwire/v1/" + key.encode(), b"x", 0)], []) else "not")
+            channel.commit([], [], [b"/linkwire/v1/" + key.encode()])
     except Exception as error:
         print(key, error)
 """
@@ -144,7 +144,10 @@ def test_nodes_unfit_for_gate_are_named_and_untouched(installed: Deployment) -> 
     try:
         for text, reason in (
             ("{,", f"n2: nothing done: {n2.config} does not parse: "),
-            (good.replace("{", '{"max-concurrent-downloads": -3,', 1), "n2: nothing done: its dockerd did not take "),
+            (
+                good.replace("{", '{"max-concurrent-downloads": -3,', 1),
+                "n2: nothing done: its dockerd did not apply ",
+            ),
         ):
             n2.config.write_text(text)
             done = installed.try_linkwire("gate", "install")

@@ -2,8 +2,8 @@
 
 A pytest plugin for `pytest -n`. A file's tests stay together, in their order.
 
-- The first two workers have a Swarm each, made for the first file that needs it. Such tests wait most of their time.
-- The other workers take what needs no Swarm, the longest file first; and so do those two when nothing else is left.
+- The first worker has a Swarm, made for the first file that needs it. Its tests wait most of their time.
+- The others take what needs no Swarm, the longest file first; then the second takes what makes labs of its own.
 - What measures times or looks at the whole machine (ALONE) comes when all other workers have ended.
 """
 
@@ -17,8 +17,6 @@ from xdist.scheduler import LoadScopeScheduling
 
 SWARM, OWN, QUICK, ALONE = "swarm", "own", "quick", "alone"
 """Sorts of files: on the worker's lab, on labs of their own, without a Swarm; and what must be undisturbed."""
-SWARMS = 2
-"""Workers that have one. Three nodes and Linkwire on them take 3 GiB of memory, and a half of a processor."""
 MUST_BE_ALONE = (
     "tests/lab/test_first_connection.py",
     "tests/lab/test_lifecycle.py",
@@ -74,9 +72,8 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]
 
     def _sorts(self, node: Any) -> Iterator[str]:  # noqa: ANN401
         rank = self._rank(node)
-        if rank < SWARMS:
-            yield from (SWARM, OWN) if rank == 0 else (OWN, SWARM)
-        yield QUICK
+        # Three nodes and Linkwire on them take 3 GiB of memory and half of a processor.
+        yield from {0: (SWARM, OWN, QUICK), 1: (QUICK, OWN)}.get(rank, (QUICK,))
         others = (work for other, work in self.assigned_work.items() if other is not node)
         if rank == 0 and not any(map(self._pending_of, others)):
             yield ALONE

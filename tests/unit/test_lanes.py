@@ -1,4 +1,4 @@
-"""Who runs which file in a run of several workers: a Swarm each for two of them, and some alone at the end."""
+"""Lanes of a run of several workers: one has a Swarm, and some files run alone at the end."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def test_every_test_runs_once_and_last_ones_alone(monkeypatch: pytest.MonkeyPatc
     assert all(test.startswith(ALONE) for test in order[-COUNT:])
     assert all(worker.shutting_down and not worker.queue for worker in workers)
     swarms = [{EVERY[index].split("::")[0] for index in worker.ran} & {*LAB, *OWN} for worker in workers]
-    assert swarms[0] >= {LAB[0]}
-    assert swarms[1] >= set(OWN)
+    assert swarms[0] >= set(LAB)
+    assert swarms[1] <= set(OWN)
     assert swarms[2] == swarms[3] == set()
     longest = EVERY.index("tests/kernel/test_kernel.py::test_0")
-    assert longest in (workers[2].ran[0], workers[3].ran[0]), "it comes first"
+    assert longest in {worker.ran[0] for worker in workers[1:]}, "it comes first"
 
 
 def test_nothing_is_alone_while_another_worker_works(monkeypatch: pytest.MonkeyPatch) -> None:
