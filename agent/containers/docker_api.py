@@ -45,9 +45,10 @@ class Docker:
     def asked_to(self, do: str) -> Iterator[docker.APIClient]:
         """Lend the client; a failure of what is done with it becomes `error`, with `do` in front of its text."""
         try:
-            if self._client is None:
-                self._client = connect(self._url, self._timeout)
-            yield self._client
+            client = self._client  # another thread may disconnect meanwhile
+            if client is None:
+                client = self._client = connect(self._url, self._timeout)
+            yield client
         except docker.errors.APIError as error:
             raise self._error(f"cannot {do}: {error.explanation or error}") from error
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:

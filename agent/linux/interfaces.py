@@ -19,7 +19,6 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from agent.errors import RouteClashError
 from agent.linux import rtnetlink_codec, sysctl
 from agent.linux.netlink_socket import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, explained
-from mesh.errors import DeviceNotFoundError
 from mesh.model.net import overlap
 
 if TYPE_CHECKING:
@@ -296,12 +295,8 @@ def _devices(netns: TaskNetns) -> list[InterfaceMessage]:
 
 
 def _index(netns: TaskNetns, name: str) -> int:
-    try:
+    with explained(f"look up the device {name} of {netns.path}"):
         return netns.socket(NETLINK_ROUTE).device_index(name)
-    except OSError as error:
-        if error.errno == errno.ENODEV:
-            raise DeviceNotFoundError(f"there is no device {name} in {netns.path}") from error
-        raise
 
 
 def _addresses(netns: TaskNetns, index: int) -> Iterator[IPInterface]:

@@ -7,6 +7,7 @@ are overwritten in turns: only these blocks are waited for, and the other slot i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -52,6 +53,10 @@ def write(path: Path, value: bytes, *, mode: int = 0o600, replace: bool = True) 
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
+    except OSError as error:
+        # Some file systems (9p, older CIFS) have no such call for a folder, fsync(2); the file is there all the same.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
     finally:
         os.close(folder)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -110,3 +112,21 @@ def test_an_existing_file_stays_unless_replaced(tmp_path: Path) -> None:
     assert path.read_bytes() == b"third"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["value"]
+
+
+@pytest.mark.parametrize(("code", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, *, fails: bool
+) -> None:
+    """Some file systems have no such call; on any other failure it is not known what outlives a power cut."""
+    fsync = os.fsync
+
+    def refused(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(OSError, match=os.strerror(code)) if fails else contextlib.nullcontext():
+        write(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
