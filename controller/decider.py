@@ -82,7 +82,10 @@ class Decider:
         Returns:
             The transactions; and whether the store as it then is may be signed.
         """
-        if self._idle.decides_alike(swarm, stored, time.time()) and (self.due is None or time.time() < self.due):
+        now = time.time()
+        if self._idle.decides_alike(swarm, stored, now) and (self.due is None or now < self.due):
+            # Else each pass of an idle mesh looks again at every status since the last decision.
+            self._idle.move(swarm, stored, now, whole=False)
             return Packed(), True
         self._idle.clear()
         self.due = None

@@ -42,6 +42,7 @@ class Election:
         self._changed = changed
         self._lease: int | None = None
         self._revision: int | None = None
+        self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="election", daemon=True)
         self._thread.start()
@@ -56,7 +57,7 @@ class Election:
         """Check after a failed transaction whether the lead is still ours. Raises Retryable."""
         revision = self._revision
         if revision is not None and self._store.load((keyspace.LEADER,)).revision_of(keyspace.LEADER) != revision:
-            self._set(None)
+            self._lose(revision)
 
     def stop(self) -> None:
         """Give up the lead, so that another controller wins it at once."""
@@ -89,13 +90,25 @@ class Election:
         self._set(self._store.commit((Put(Leader(self._name), 0, self._lease),)))
 
     def _set(self, revision: int | None) -> None:
-        if revision != self._revision:
-            self._revision = revision
-            if revision is not None:
-                log.info("leadership won", controller=self._name)
-            else:
-                log.info("leadership lost", controller=self._name)
-            self._changed()
+        with self._lock:
+            before, self._revision = self._revision, revision
+        if revision != before:
+            self._report(won=revision is not None)
+
+    def _lose(self, revision: int) -> None:
+        """Drop this lead, unless the thread has won another one since: nobody could win that one again."""
+        with self._lock:
+            if self._revision != revision:
+                return
+            self._revision = None
+        self._report(won=False)
+
+    def _report(self, *, won: bool) -> None:
+        if won:
+            log.info("leadership won", controller=self._name)
+        else:
+            log.info("leadership lost", controller=self._name)
+        self._changed()
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ class Controller:
         token = election.token
         if self._startup.lead_changed(token):
             self._decider.start_term()
+            self._restore.start_term()
         if not stored.complete:
             return None
         up = self._watch.nodes_up

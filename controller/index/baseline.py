@@ -71,8 +71,8 @@ class Baseline:
         delta = self.delta(swarm, stored, now)
         if delta is None or self._last is None or delta.swarm != SwarmChange() or not stored.complete:
             return False
-        unreadable = self._last[1].invalid, stored.invalid
-        return all(key.startswith(_IGNORED) and not any(key in keys for keys in unreadable) for key in delta.keys)
+        before, after = self._last[1].invalid, stored.invalid
+        return all(key.startswith(_IGNORED) and before.get(key) == after.get(key) for key in delta.keys)
 
 
 class LastSeen:

@@ -104,7 +104,7 @@ class Index:
     @property
     def ambiguous(self) -> bool:
         """True if a task has endpoints of two services: then these indexes cannot be renewed."""
-        return sum(map(len, self.placed.values())) != len(self.endpoints)
+        return self.placed.count != len(self.endpoints)
 
     def renew(self, swarm: Swarm, stored: Snapshot, delta: Delta, tasks: Iterable[str]) -> None:
         """Move on to the next lists and the next snapshot, except for `links`.

@@ -124,7 +124,8 @@ def _looked_up(  # noqa: PLR0917 - the parts of one call
     members: Mapping[str, NodePublicKey],
 ) -> tuple[Index, Scope]:
     """Return the indexes of now, and the scope."""
-    if last is not None and delta is not None:
+    # Where a task had endpoints of two services, one of them alone is in the indexes: they cannot be renewed.
+    if last is not None and delta is not None and not last.index.ambiguous:
         focus = renew(last.index, swarm, stored, delta, _differing(last.members, members))
         if not last.index.ambiguous:
             due = [key for key, (since, until) in last.timed.items() if not since <= now < until]

@@ -43,6 +43,11 @@ class RestoreProcedure:
         self.waiting = False
         self.passed_over: set[str] = set()
 
+    def start_term(self) -> None:
+        """Forget whom an earlier term asked, and since when: a node has its time to answer in each term."""
+        self._asked, self.waiting = ("", 0.0), False
+        self.passed_over.clear()
+
     def run(self, stored: Snapshot, swarm: Swarm, up: Sequence[str], lead: Lead) -> bool:
         """Do the next step of a restore; return whether one is under way.
 

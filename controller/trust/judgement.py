@@ -15,7 +15,7 @@ from mesh.model import keyspace
 from mesh.model.records import Member, Node, Recalled, Record, TaskReport, Unproven, Versioned
 from mesh.model.snapshot import Snapshot
 
-AGAIN = timedelta(seconds=60)
+AGAIN = timedelta(seconds=30)
 """Time after which a failed proof is verified again: a clock may have been wrong."""
 
 _APPROVE = "approve it with `docker linkwire node approve`"

@@ -84,6 +84,12 @@ def test_garbage_counts_wherever_it_lies(quiet: Baseline, stored: Stored) -> Non
     assert not quiet.decides_alike(SWARM, stored.change(keyspace.status("n2"), b"garbage"), NOW)
 
 
+def test_the_same_garbage_written_again_is_alike(stored: Stored) -> None:
+    quiet, key = Baseline(), keyspace.status("n2")
+    quiet.move(SWARM, stored.change(key, b"garbage"), NOW)
+    assert quiet.decides_alike(SWARM, stored.change(key, b"garbage"), NOW)
+
+
 def test_swarms_lists_count(stored: Stored) -> None:
     lists = ListCache()
     lists.update_services({WEB.id: WEB})

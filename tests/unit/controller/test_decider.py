@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
 
 from controller.decider import Decider
+from controller.index.baseline import WHOLE_S, Delta
 from controller.plan_writer import PlanWriter
 from controller.swarm.list_cache import ListCache
+from controller.swarm.model import SwarmChange
 from controller.transactions import Packed
 from mesh.crypto.envelope import Signer
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Store
 from tests.support.signing import CLUSTER, RECORD_SIGNER, SIGNING_KEY
 from tests.support.swarm_world import secret
-from tests.unit.controller.test_baseline import Stored
+from tests.unit.controller.test_baseline import STATUS, Stored
 
 SWARM = ListCache().swarm(CLUSTER, ())
 
@@ -53,3 +56,17 @@ def test_a_new_term_plans_again(decider: Decider) -> None:
     decider._idle.move(SWARM, stored, time.time())
     decider.start_term()
     assert planned(decider, stored)
+
+
+def test_alike_decisions_compare_only_what_came_since(decider: Decider) -> None:
+    """Else the cost of a pass in an idle mesh grows with all statuses since the last decision."""
+    stored = Stored()
+    first, now = stored.snapshot(), time.time()
+    decider._idle.move(SWARM, first, now)
+    assert not planned(decider, stored.put(STATUS))
+    later = stored.put(replace(STATUS, written=2.0))
+    delta = decider._idle.delta(SWARM, later, now)
+    assert delta is not None
+    assert not planned(decider, later)
+    assert decider._idle.delta(SWARM, later, now) == Delta(SwarmChange(), frozenset())
+    assert decider._idle.delta(SWARM, later, now + WHOLE_S) is None, "a move of the baseline postpones no whole look"
