@@ -1,4 +1,4 @@
-"""Tables, progress and errors: by rich on a terminal, plain text anywhere else.
+"""Tables, progress, errors and questions: by rich on a terminal, plain text anywhere else.
 
 rich is imported for a terminal alone: it costs more than most commands. It obeys NO_COLOR.
 """

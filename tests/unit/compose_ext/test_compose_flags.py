@@ -1,16 +1,13 @@
 """Command lines are read as Docker reads its own."""
 
-from collections.abc import Iterator
-
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compose_ext.cli import linkwire
 from compose_ext.commands.install import install_command
 from compose_ext.diagnostics import UsageError
-from compose_ext.pflag import Command, Switch, context_of, docker_flags, read
+from compose_ext.pflag import Command, Switch, docker_flags, read
 
 FLAGS = (
     click.Option(["-c", "--file"], multiple=True),
@@ -60,21 +57,6 @@ def test_what_counts() -> None:
     assert context.params == {"file": ("a", "b"), "prune": False}
     assert docker_flags(context) == ["--host=tcp://a", "--host=tcp://b", "--tls=false"]
     assert docker_flags(command.make_context("try", [])) == []
-
-
-def every_command(command: click.Command = linkwire) -> Iterator[click.Command]:
-    yield command
-    if isinstance(command, click.Group):
-        for name in command.list_commands(context_of(command)):
-            inner = command.get_command(context_of(command), name)
-            assert inner
-            yield from every_command(inner)
-
-
-def test_no_flag_stands_in_a_command_twice() -> None:
-    for command in every_command():
-        names = [name for one in command.get_params(context_of(command)) for name in one.opts]
-        assert sorted(names) == sorted(set(names)), command.name
 
 
 def test_own_flag_precedes_dockers_of_that_name() -> None:

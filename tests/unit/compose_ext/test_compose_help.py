@@ -1,4 +1,4 @@
-"""Help texts: whose they are, how wide they are, and that their examples are taken."""
+"""Help texts, their width and their examples, for every command."""
 
 import re
 import shlex
@@ -53,6 +53,12 @@ def test_help_has_one_width(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     lines = capsys.readouterr().out.splitlines()
     assert 110 < max(map(len, lines)) <= 120
     assert any(line.endswith("every node's Docker as well: see docker linkwire gate") for line in lines)
+
+
+def test_no_flag_stands_in_a_command_twice() -> None:
+    for command in commands():
+        names = [name for one in command.get_params(context_of(command)) for name in one.opts]
+        assert sorted(names) == sorted(set(names)), command.name
 
 
 def test_every_example_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
