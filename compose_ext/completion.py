@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem, ShellComplete
 
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker, choose
-from compose_ext.pflag import docker_flags
+from compose_ext.pflag import context_of, docker_flags, named, options_of, unbundle
 
 REQUESTS = ("__complete", "__completeNoDesc")
 # github.com/spf13/cobra completions.go, ShellCompDirective
@@ -23,6 +23,8 @@ _ANY_FILE = 0
 _SECONDS = 3.0
 """A shell waits for the answer."""
 _EXTENSION = "extension"
+_MANY = -1
+"""Of click's: an argument that may be given many times."""
 
 
 class _Compose(click.ParamType[str]):
@@ -52,7 +54,8 @@ def complete(command: click.Command, request: str, words: Sequence[str]) -> str:
     """
     *before, word = words[1:] or [""]
     try:
-        items = ShellComplete(command, {}, "docker linkwire", "").get_completions(list(before), word)
+        found = named(command, before)
+        items = [] if found is None else _items(command, found, before, word)
     except (click.ClickException, UsageError):
         return f":{_ERROR}\n"
     kinds = {item.type for item in items}
@@ -62,19 +65,37 @@ def complete(command: click.Command, request: str, words: Sequence[str]) -> str:
     return "".join([*lines, f":{_FILE_EXTENSIONS if _EXTENSION in kinds else _NO_FILES}\n"])
 
 
+def _items(command: click.Command, found: click.Command, before: Sequence[str], word: str) -> list[CompletionItem]:
+    """Return the candidates for a word of the command that was found."""
+    options = options_of(found.get_params(context_of(found)))
+    name, equals, value = word.partition("=")
+    if equals and (option := options.get(name)) and option.is_flag:
+        return [CompletionItem(text) for text in ("true", "false") if text.startswith(value)]
+    # click knows a flag that waits for its value only where it stands alone.
+    cluster, value = unbundle(options, word)
+    if cluster and value:
+        return _candidates(command, [*before, *cluster], value)
+    cluster, value = unbundle(options, before[-1]) if before else ([], "")
+    return _candidates(command, [*before[:-1], *cluster] if cluster and not value else before, word)
+
+
+def _candidates(command: click.Command, before: Sequence[str], word: str) -> list[CompletionItem]:
+    return ShellComplete(command, {}, "docker linkwire", "").get_completions(list(before), word)
+
+
 def _line(item: CompletionItem, *, described: bool) -> str:
     text = (item.help or "").partition("\n")[0].removesuffix(".")
     return f"{item.value}\t{text}\n" if described and text else f"{item.value}\n"
 
 
-def stacks(ctx: click.Context, _parameter: click.Parameter, word: str) -> list[str]:
+def stacks(ctx: click.Context, parameter: click.Parameter, word: str) -> list[str]:
     """Return the names of the Swarm's stacks that begin with a word."""
-    return _asked(ctx, ["stack", "ls", "--format", "{{.Name}}"], word)
+    return _asked(ctx, parameter, ["stack", "ls", "--format", "{{.Name}}"], word)
 
 
-def nodes(ctx: click.Context, _parameter: click.Parameter, word: str) -> list[str]:
+def nodes(ctx: click.Context, parameter: click.Parameter, word: str) -> list[str]:
     """Return the names of the Swarm's nodes that begin with a word."""
-    return _asked(ctx, ["node", "ls", "--format", "{{.Hostname}}"], word)
+    return _asked(ctx, parameter, ["node", "ls", "--format", "{{.Hostname}}"], word)
 
 
 def docker(ctx: click.Context) -> Docker:
@@ -82,12 +103,13 @@ def docker(ctx: click.Context) -> Docker:
     return choose(docker_flags(ctx))
 
 
-def beginning(names: Iterable[str], word: str) -> list[str]:
-    """Return the names that begin with a word, each once."""
-    return sorted({name for name in names if name.startswith(word)})
+def beginning(ctx: click.Context, parameter: click.Parameter, names: Iterable[str], word: str) -> list[str]:
+    """Return the names that begin with a word, each once, but those that the command line has already."""
+    given = (ctx.params.get(parameter.name or "") or ()) if parameter.nargs == _MANY else ()
+    return sorted({name for name in names if name.startswith(word)}.difference(given))
 
 
-def _asked(ctx: click.Context, question: Sequence[str], word: str) -> list[str]:
+def _asked(ctx: click.Context, parameter: click.Parameter, question: Sequence[str], word: str) -> list[str]:
     with suppress(DockerError):
-        return beginning(docker(ctx).ask(question, _SECONDS).split(), word)
+        return beginning(ctx, parameter, docker(ctx).ask(question, _SECONDS).split(), word)
     return []

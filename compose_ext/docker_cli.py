@@ -17,6 +17,7 @@ CHOICE = "LINKWIRE_DOCKER"
 """Environment variable that names the program."""
 # Set by docker when it runs a plugin, so that the plugin can run the same docker (cli-plugins/metadata/metadata.go).
 _ORIGINAL = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"
+_PLUGIN = "docker-linkwire"
 _PLUGIN_ONLY = (_ORIGINAL, "DOCKER_CLI_PLUGIN_SOCKET")
 _LONGEST_ERROR = 2000
 PWD = "PWD"  # noqa: S105 - no password: the variable with the folder's name
@@ -123,8 +124,10 @@ class Docker:
 
 def choose(flags: Sequence[str]) -> Docker:
     """Choose the program: what LINKWIRE_DOCKER names, else the docker that called us, else the one on PATH."""
-    program = os.environ.get(CHOICE) or os.environ.get(_ORIGINAL) or "docker"
-    return Docker(program, tuple(flags))
+    caller = os.environ.get(_ORIGINAL, "")
+    if os.path.basename(caller).startswith(_PLUGIN):  # noqa: PTH119 - a text
+        caller = ""  # so docker calls itself when a shell's completion asks
+    return Docker(os.environ.get(CHOICE) or caller or "docker", tuple(flags))
 
 
 @contextmanager

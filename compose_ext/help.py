@@ -12,13 +12,16 @@ from compose_ext.diagnostics import UsageError
 if TYPE_CHECKING:
     from compose_ext.pflag import Command
 
+WIDTH = 120
+"""Columns of a help text at most."""
 _SHORT = len("-c, ")
 
 
 def write(formatter: click.HelpFormatter, command: "Command", ctx: click.Context) -> None:
     """Write a command's help text."""
     title, line, rest = cleandoc(command.help or "").partition("\n")
-    formatter.write(f"Usage:  {command.usage}\n\n{title.rstrip('.')}{line}{rest}\n")
+    text = click.wrap_text(f"{title.rstrip('.')}{line}{rest}", formatter.width, preserve_paragraphs=True)
+    formatter.write(f"Usage:  {command.usage}\n\n{text}\n")
     if isinstance(command, click.Group):
         commands = [(name, summary(command, name, ctx)) for name in command.list_commands(ctx)]
         _section(formatter, "Commands", commands)
@@ -29,7 +32,8 @@ def write(formatter: click.HelpFormatter, command: "Command", ctx: click.Context
     ]
     _section(formatter, "Options", [(_aligned(names), text) for names, text in records])
     if command.epilog:
-        formatter.write(f"\n{cleandoc(command.epilog)}\n")
+        lines = [click.wrap_text(line, formatter.width) for line in cleandoc(command.epilog).splitlines()]
+        formatter.write("\n" + "\n".join(lines) + "\n")
 
 
 def summary(group: click.Group, name: str, ctx: click.Context) -> str:

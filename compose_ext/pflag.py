@@ -1,7 +1,9 @@
 """pflag's dialect on top of click: `-Dc file`, `-c=file`, `--tls=false`, as Docker's own command line reads them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
+from itertools import dropwhile
 from typing import Any
 
 import click
@@ -76,7 +78,7 @@ def read(
     Raises:
         UsageError: a flag is unknown, lacks its value or has a bad one.
     """
-    options = {name: option for option in parameters if isinstance(option, click.Option) for name in option.opts}
+    options = options_of(parameters)
     given: Given = []
     rest: list[str] = []
     remaining = iter(words)
@@ -95,6 +97,24 @@ def read(
             if not lenient:
                 raise
     return given, rest
+
+
+def options_of(parameters: Iterable[click.Parameter]) -> dict[str, click.Option]:
+    """Return the flags by name."""
+    return {name: option for option in parameters if isinstance(option, click.Option) for name in option.opts}
+
+
+def unbundle(options: Mapping[str, click.Option], word: str) -> tuple[list[str], str]:
+    """Take `-Dcfile` apart into `-D -c` and `file`; nothing where none of the flags takes a value."""
+    flags: list[str] = []
+    for end, letter in enumerate(word[1:], 2):
+        option = options.get(f"-{letter}") if word.startswith("-") else None
+        if option is None:
+            break
+        flags.append(f"-{letter}")
+        if not option.is_flag:
+            return flags, word[end:].removeprefix("=")
+    return [], ""
 
 
 def _cluster(
@@ -137,14 +157,23 @@ def did_you_mean(word: str, words: Iterable[str], quote: str = "") -> str:
     return f"; did you mean {quote}{near[0]}{quote}?" if near else ""
 
 
+def _asks_for_help(option: click.Option, value: str) -> bool:
+    return "--help" in option.opts and value == "true"
+
+
 def _for_click(given: Given, rest: Sequence[str]) -> list[str]:
     """Write flags and arguments in the one way that click reads as we do."""
     words = []
     for option, value in given:
         name = max(option.opts, key=len)
-        off = option.secondary_opts and value == "false"
+        off = option.is_flag and value == "false"
+        if off and not option.secondary_opts:
+            continue  # --help=false
         words.append(option.secondary_opts[0] if off else name if option.is_flag else f"{name}={value}")
     return [*words, *(["--", *rest] if rest else [])]
+
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": help_text.WIDTH}
 
 
 class Command(click.Command):
@@ -156,23 +185,23 @@ class Command(click.Command):
     """
 
     def __init__(self, *words: Any, usage: str = "", examples: str = "", **more: Any) -> None:  # noqa: ANN401 - click's own
-        super().__init__(*words, **{"context_settings": {"help_option_names": ["-h", "--help"]}, **more})
+        super().__init__(*words, **{"context_settings": _SETTINGS, **more})
         self.no_args_is_help = False  # it would fail without our words
         self.usage = usage
         self.examples = examples
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return the command's own parameters, `--help`, and Docker's global flags."""
-        return [*super().get_params(ctx), *GLOBAL]
+        """Return the command's own parameters, `--help`, and Docker's global flags under names that are free."""
+        own = super().get_params(ctx)
+        taken = {name for one in own for name in one.opts}
+        return [*own, *(option for option in GLOBAL if not taken & set(option.opts))]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line. Raises UsageError."""
         grouped = isinstance(self, click.Group)
         given, rest = read(args, self.get_params(ctx), stop_at_word=grouped, lenient=ctx.resilient_parsing)
-        if grouped and rest[:1] == [_HELP_WORD]:
-            rest = [*rest[1:], "--help"]
-            if rest == ["--help"]:
-                given, rest = [*given, *read(rest, self.get_params(ctx))[0]], []
+        if grouped:
+            given, rest = self._help_moved(ctx, given, rest)
         try:
             found = super().parse_args(ctx, _for_click(given, rest))
         except click.UsageError as error:
@@ -185,12 +214,27 @@ class Command(click.Command):
             ctx.exit(2)
         return found
 
+    def _help_moved(self, ctx: click.Context, given: Given, rest: list[str]) -> tuple[Given, list[str]]:
+        """Move `help COMMAND` and `--help COMMAND` behind the command, whose help it is that is wanted."""
+        words = list(dropwhile(_HELP_WORD.__eq__, rest))
+        if len(words) == len(rest) and not any(_asks_for_help(*each) for each in given):
+            return given, rest
+        if not words:
+            return [*given, *read(["--help"], self.get_params(ctx))[0]], []
+        return [each for each in given if not _asks_for_help(*each)], [words[0], "--help", *words[1:]]
+
     def explain_arguments(self, words: Sequence[str]) -> None:
         """Explain a wrong number of arguments. Raises UsageError where a compose file stands among them."""
         if any(parameter.name == "compose_file" for parameter in self.params):
             help_text.name_the_file(
                 self.name or "", words, stack=any(isinstance(one, click.Argument) for one in self.params)
             )
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help text, as wide as the terminal; anywhere else of one width."""
+        if not sys.stdout.isatty():
+            ctx.terminal_width = help_text.WIDTH
+        return super().get_help(ctx)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help text."""
@@ -222,6 +266,26 @@ class Group(Command, click.Group):
         return args[0], command, args[1:]
 
 
+def context_of(command: click.Command) -> click.Context:
+    """Return a context in which a command's parameters can be read."""
+    return click.Context(command, **command.context_settings)
+
+
+def named(command: click.Command, words: Sequence[str]) -> click.Command | None:
+    """Return the command that words name, in a group or in groups of it; None where there is none of that name."""
+    while isinstance(command, click.Group):
+        context = context_of(command)
+        rest = read(words, command.get_params(context), stop_at_word=True, lenient=True)[1]
+        name, *words = [*dropwhile(_HELP_WORD.__eq__, rest), ""]
+        if not name:
+            break
+        inner = command.get_command(context, name)
+        if inner is None:
+            return None
+        command = inner
+    return command
+
+
 def _remember(ctx: click.Context, option: click.Parameter, value: tuple[str, ...] | bool | None) -> None:
     values = value if isinstance(value, tuple) else () if value is None else (str(value).lower(),)
     name = next(name for name in option.opts if name.startswith("--"))
@@ -245,9 +309,9 @@ def pass_docker(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _global(name: str, short: str = "", *, value: bool = True) -> click.Option:
+def _global(name: str, short: str = "", *, value: bool = True, **more: Any) -> click.Option:  # noqa: ANN401 - click's own
     names = [*([f"-{short}"] if short else []), f"--{name}"]
-    more: dict[str, Any] = {"expose_value": False, "callback": _remember, "hidden": True}
+    more |= {"expose_value": False, "callback": _remember, "hidden": True}
     return click.Option(names, multiple=True, **more) if value else Switch(names, **more)
 
 
@@ -260,9 +324,9 @@ GLOBAL = (
     _global("host", "H"),
     _global("log-level", "l"),
     _global("tls", value=False),
-    _global("tlscacert"),
-    _global("tlscert"),
-    _global("tlskey"),
+    _global("tlscacert", type=click.Path()),
+    _global("tlscert", type=click.Path()),
+    _global("tlskey", type=click.Path()),
     _global("tlsverify", value=False),
 )
 """Docker's global flags: a plugin takes them anywhere."""

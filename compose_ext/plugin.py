@@ -27,11 +27,24 @@ _INTERRUPTED = 128 + 2  # as a shell says SIGINT
 
 def main() -> int:
     """Run the command line of this process; returns its exit code."""
+    _open_streams()
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except OSError as error:
+        if error.filename is not None:  # no stream's
+            raise
+        return _unwritten(error)
+    return code
+
+
+def _run() -> int:
     if sys.argv[1:2] == [_METADATA_COMMAND]:
         sys.stdout.write(_METADATA.format(version=__version__))
         return 0
     import gc  # noqa: PLC0415 - the metadata must not wait for these
-    import os  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
     for stream in (sys.stdout, sys.stderr):
@@ -44,16 +57,28 @@ def main() -> int:
     gc.disable()
     from compose_ext.cli import main as run  # noqa: PLC0415
 
-    try:
-        code = run(sys.argv[1:])
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:
-        # The reader, `head` for one, has seen enough. What is left to write must not fail at exit again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return run(sys.argv[1:])
+
+
+def _open_streams() -> None:
+    """Open a stream that the caller closed: the next file would get its number, and be written to."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open("/dev/null", mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - until the process ends
+
+
+def _unwritten(error: OSError) -> int:
+    """Give up standard output, which cannot be written; returns the exit code."""
+    import os  # noqa: PLC0415 - as in _run
+    from contextlib import suppress  # noqa: PLC0415
+
+    # What is left to write must not fail at exit again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # the reader, `head` for one, has seen enough
         return 0
-    return code
+    with suppress(OSError):
+        print(f"docker linkwire: the output cannot be written: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 def _end(number: int, _frame: "FrameType | None") -> None:

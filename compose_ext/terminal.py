@@ -1,4 +1,4 @@
-"""Tables, progress and errors: by rich on a terminal, plain text anywhere else.
+"""Tables, progress, errors and questions: by rich on a terminal, plain text anywhere else.
 
 rich is imported for a terminal alone: it costs more than most commands. It obeys NO_COLOR.
 """
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 _GAP = "   "
+_PROBLEMS = "PROBLEMS"
 _COLOURS = {
     **dict.fromkeys(("connected", "proven", "approved"), "green"),
     **dict.fromkeys(("stale", "no-handshake", "unknown"), "yellow"),
@@ -33,52 +34,63 @@ class Table:
     problems: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return the plain form, for a pipe: each column as wide as its widest cell."""
+        """Return the plain form: each column as wide as its widest cell."""
+        lines = [_GAP.join(cells).rstrip() for cells in self.padded()]
+        if self.problems:
+            lines += ["", _PROBLEMS, *(f"  {problem}" for problem in self.problems)]
+        return "\n".join(lines) + "\n"
+
+    def padded(self) -> list[list[str]]:
+        """Return the header and the rows, with spaces behind each cell up to its column's width."""
         rows = [self.header, *self.rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        ]
-        if self.problems:
-            lines += ["", "PROBLEMS", *(f"  {problem}" for problem in self.problems)]
-        return "\n".join(lines) + "\n"
+        return [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
 
 
 def show(table: Table) -> None:
-    """Print a table."""
+    """Print a table; on a terminal the same lines, with colour."""
+    say.end()
     if not sys.stdout.isatty():
         sys.stdout.write(str(table))
         return
-    from rich.table import Table as RichTable  # noqa: PLC0415 - see the module's docstring
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415 - see the module's docstring
 
-    shown = RichTable(box=None, pad_edge=False, padding=(0, len(_GAP), 0, 0), header_style="bold")
-    for title in table.header:
-        shown.add_column(title, overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    console = _console(sys.stdout)
-    console.print(shown)
+    header, *rows = table.padded()
+    lines = [Text(_GAP.join(header), style="bold")]
+    lines += [Text(_GAP).join(Text(cell, style=_COLOURS.get(cell.rstrip(), "")) for cell in row) for row in rows]
     if table.problems:
-        console.print()
-        console.print(Text("PROBLEMS", style="bold red"))
-        for problem in table.problems:
-            console.print(Text(f"  {problem}"))
+        lines += [Text(), Text(_PROBLEMS, style="bold red"), *(Text(f"  {problem}") for problem in table.problems)]
+    for line in lines:
+        line.rstrip()
+    # The terminal breaks what is too long for it: rich would break or cut cells.
+    _console(sys.stdout).print(*lines, sep="\n", soft_wrap=True)
 
 
 def show_json(document: Mapping[str, Any]) -> None:
     """Print a document for programs."""
+    say.end()
     print(json.dumps(document, indent=2))
 
 
 def complain(text: str, style: str = "red") -> None:
     """Print an error, or with another style a warning, on standard error."""
+    say.end()  # rich has standard error as well while the line moves
     if not sys.stderr.isatty():
         print(text, file=sys.stderr)
         return
     from rich.text import Text  # noqa: PLC0415 - see the module's docstring
 
     _console(sys.stderr).print(Text(text, style=style), soft_wrap=True)
+
+
+def ask(question: str) -> str:
+    """Ask the user; returns the answer in small letters, "" where there is none."""
+    say.end()
+    try:
+        return input(question).strip().lower()
+    except EOFError:
+        print()
+        return ""
 
 
 class _Progress:
@@ -89,16 +101,24 @@ class _Progress:
 
     def __call__(self, text: str) -> None:
         """Print a line."""
-        if not sys.stdout.isatty():
-            print(f"linkwire: {text}", flush=True)
-        elif not text.startswith(_WAITING):
+        if not text.startswith(_WAITING) or not self._move(text):
             self.end()
             print(f"linkwire: {text}", flush=True)
-        elif self._status:
+
+    def _move(self, text: str) -> bool:
+        """Show a text in the moving line; returns whether the terminal can have one."""
+        if not sys.stdout.isatty():
+            return False
+        if self._status:
             self._status.update(_escaped(text))
-        else:
-            self._status = _console(sys.stdout).status(_escaped(text))
-            self._status.start()
+            return True
+        console = _console(sys.stdout)
+        able = console.is_terminal and not console.is_dumb_terminal and console.is_interactive
+        if not able or not console.encoding.startswith("utf"):
+            return False
+        self._status = console.status(_escaped(text))
+        self._status.start()
+        return True
 
     def end(self) -> None:
         """Take the moving line away."""

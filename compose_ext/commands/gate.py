@@ -1,5 +1,6 @@
 """`docker linkwire gate`: the start gate of nodes, put in, taken out or shown."""
 
+import re
 from collections.abc import Sequence
 
 import click
@@ -19,7 +20,7 @@ class _Seconds(click.ParamType[str]):
     name = "seconds"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
-        if not value.isdecimal() or not 1 <= int(value) <= _MAX_WAIT:
+        if not re.fullmatch(r"[0-9]{1,5}", value) or not 1 <= int(value) <= _MAX_WAIT:
             raise UsageError(f"{param.opts[0] if param else ''} takes seconds from 1 to {_MAX_WAIT}")
         return value
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from compose_ext.completion import ANY_FILE
+from compose_ext.diagnostics import UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, form, pass_docker, switch
 from compose_ext.terminal import say, show_json
@@ -133,6 +134,8 @@ def renew_command(
             for line in (*stored, *problems):
                 print(line)
         return 0 if ok else 1
+    if form == "json":
+        raise UsageError("--format json goes with --check")
     renew.renew(docker, signing_key=bool(signing_key), drop_old=bool(drop_old), say=say)
     return 0
 

@@ -14,7 +14,7 @@ from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.pflag import Group, form, pass_docker
 from compose_ext.swarm import agent_answer
-from compose_ext.terminal import Table, show, show_json
+from compose_ext.terminal import Table, ask, show, show_json
 
 LABEL = "linkwire.key"
 """The node label with the fingerprint of what was approved."""
@@ -114,7 +114,7 @@ def _asked(docker: Docker, node: SwarmMember) -> str:
         "Anyone who can write to etcd could have placed this fingerprint: "
         "compare it with the log of the agent on that node."
     )
-    if input("Do they match? Approve these keys? [y/N] ").strip().lower() not in ("y", "yes"):
+    if ask("Do they match? Approve these keys? [y/N] ") not in ("y", "yes"):
         raise DockerError("nothing was approved")
     return statement.fingerprint
 
@@ -207,7 +207,7 @@ def _ls(docker: Docker, form: str) -> None:
     usage="docker linkwire node approve [--fingerprint TEXT] NODE",
     examples="""
         docker linkwire node approve n1
-        docker linkwire node approve --fingerprint 3f0c...e1 n1
+        docker linkwire node approve --fingerprint FINGERPRINT n1
     """,
 )
 @click.option(

@@ -69,9 +69,9 @@ def _keys(docker: Docker) -> dict[str, set[str]]:
     return found
 
 
-def _candidates(ctx: click.Context, _parameter: click.Parameter, word: str) -> list[str]:
+def _candidates(ctx: click.Context, parameter: click.Parameter, word: str) -> list[str]:
     with suppress(DockerError):
-        return completion.beginning(_keys(completion.docker(ctx)), word)
+        return completion.beginning(ctx, parameter, _keys(completion.docker(ctx)), word)
     return []
 
 

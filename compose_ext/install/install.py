@@ -17,6 +17,7 @@ from compose_ext.secrets.docker_secrets import DockerSecrets
 from compose_ext.swarm import gate, installation, linked_stacks, node_jobs, queries
 from compose_ext.swarm.installation import STACK
 from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.terminal import ask
 
 WAIT = 300.0
 """Seconds until everything must run; an image has to be pulled by every node."""
@@ -168,5 +169,5 @@ def _agree(*, yes: bool, keep: bool) -> None:
     what = "Linkwire's stack" if keep else "Linkwire's stack, keys and data, and the links of all tasks that run"
     if not sys.stdin.isatty():
         raise UsageError(f"this removes {what}; confirm with --yes")
-    if input(f"This removes {what}. Continue? [y/N] ").strip().lower() != "y":
+    if ask(f"This removes {what}. Continue? [y/N] ") != "y":
         raise UsageError("nothing was removed")

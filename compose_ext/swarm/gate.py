@@ -25,8 +25,6 @@ _WAIT = 300.0
 """Seconds until every node must have answered: it may have to pull the image."""
 _LOG_TRIES, _LOG_TIMEOUT = 5, 10.0
 _LOOK_EVERY = 0.3
-__SOCKET = "/var/run/docker.sock"
-_MAX_WAIT = 86400
 NOT_THERE = "the gate was not there"
 """As `linkwire-gate remove` says it."""
 _SHOWN = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import stat
 from pathlib import Path
@@ -145,6 +146,14 @@ def test_without_fingerprint_it_shows_and_asks(
     assert OWN in shown
     assert "compare it with the log of the agent on that node" in shown
     assert any("--label-add" in line for line in world.asked) == approved
+
+
+def test_end_of_input_approves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.said(node("n1", "its key is locked"))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    with pytest.raises(DockerError, match="nothing was approved"):
+        node_command.approve(world.docker, "n1", None)
 
 
 def test_nobody_is_asked_where_nobody_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from compose_ext.cli import linkwire
 from compose_ext.completion import complete
+from compose_ext.docker_cli import choose
 from tests.unit.compose_ext.compose_files import docker_programs
 
 PROGRAMS = {program: version for program, version in docker_programs().items() if version >= (24, 0)}
@@ -59,6 +60,18 @@ def offered(*words: str) -> list[str]:
         (["ps", "--format=j"], ["json", NO_FILES]),
         (["deploy", "--resolve-image", "n"], ["never", NO_FILES]),
         (["version", ""], [NO_FILES]),
+        (["nosuch", ""], [NO_FILES]),
+        (["gate", "nosuch", ""], [NO_FILES]),
+        (["-h", "re"], ["render", "renew", NO_FILES]),
+        (["deploy", "--prune="], ["true", "false", NO_FILES]),
+        (["deploy", "-d=f"], ["false", NO_FILES]),
+        (["ps", "--tls=t"], ["true", NO_FILES]),
+        (["deploy", "-csh"], ["yml", "yaml", "json", EXTENSIONS]),
+        (["deploy", "-Dcsh"], ["yml", "yaml", "json", EXTENSIONS]),
+        (["deploy", "-Dc", ""], ["yml", "yaml", "json", EXTENSIONS]),
+        (["ps", "--tlscacert", ""], [FILES]),
+        (["--tlscert", ""], [FILES]),
+        (["ps", "--tlskey=a"], [FILES]),
     ],
 )
 def test_commands_flags_and_files(words: Sequence[str], lines: list[str]) -> None:
@@ -77,7 +90,9 @@ def test_commands_flags_and_files(words: Sequence[str], lines: list[str]) -> Non
         (["ps", "--host=tcp://far", ""], ["far", NO_FILES]),
         (["node", "approve", "n"], ["n1", "n2", NO_FILES]),
         (["gate", "install", "n1", "s"], ["store", NO_FILES]),
+        (["gate", "install", "n1", ""], ["n2", "store", NO_FILES]),
         (["rotate", ""], ["web:db", NO_FILES]),
+        (["rotate", "web:db", ""], [NO_FILES]),
     ],
 )
 def test_names_in_the_swarm(words: Sequence[str], lines: list[str]) -> None:
@@ -88,6 +103,13 @@ def test_without_a_swarm_there_are_no_names(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LINKWIRE_DOCKER", "/nonexistent/docker")
     for words in (["ps", ""], ["node", "approve", ""], ["rotate", ""]):
         assert offered(*words) == [NO_FILES]
+
+
+def test_plugin_is_not_taken_for_docker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LINKWIRE_DOCKER", raising=False)
+    for caller, program in (("/a/docker-linkwire", "docker"), ("/b/docker", "/b/docker")):
+        monkeypatch.setenv("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", caller)
+        assert choose([]).program == program
 
 
 def test_descriptions_are_one_line() -> None:
@@ -113,7 +135,11 @@ def test_docker_asks_the_plugin(program: str, tmp_path: Path) -> None:
     plugins = tmp_path / "cli-plugins"
     plugins.mkdir()
     (plugins / "docker-linkwire").symlink_to(PLUGIN)
+    on_path = tmp_path / "docker"
+    on_path.write_text(SWARM)
+    on_path.chmod(0o755)
     environment = os.environ | {"DOCKER_CONFIG": str(tmp_path), "DOCKER_HOST": "unix:///nonexistent.sock"}
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
 
     def ask(*words: str) -> list[str]:
         argv = [program, "__complete", "linkwire", *words]
@@ -123,3 +149,5 @@ def test_docker_asks_the_plugin(program: str, tmp_path: Path) -> None:
     assert ask("dep") == ["deploy\tDeploy a stack, or update it, with its links", NO_FILES]
     assert ask("ps", "--format", "") == ["table", "json", NO_FILES]
     assert ask("deploy", "-c", "") == ["yml", "yaml", "json", EXTENSIONS]
+    # docker names the plugin itself as the docker that called it.
+    assert ask("ps", "s") == ["shelf", "shop", NO_FILES]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compose_ext.commands.install import install_command
 from compose_ext.diagnostics import UsageError
 from compose_ext.pflag import Command, Switch, docker_flags, read
 
@@ -56,6 +57,15 @@ def test_what_counts() -> None:
     assert context.params == {"file": ("a", "b"), "prune": False}
     assert docker_flags(context) == ["--host=tcp://a", "--host=tcp://b", "--tls=false"]
     assert docker_flags(command.make_context("try", [])) == []
+
+
+def test_own_flag_precedes_dockers_of_that_name() -> None:
+    context = install_command.make_context("install", ["--log-level=debug"])
+    assert (context.params["log_level"], docker_flags(context)) == ("debug", [])
+
+
+def test_help_switched_off_shows_no_help() -> None:
+    assert Command("try", params=[FLAGS[2]]).make_context("try", ["--help=false"]).params == {"prune": None}
 
 
 def test_what_follows_a_command_is_left_to_it() -> None:

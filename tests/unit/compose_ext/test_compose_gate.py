@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from compose_ext.commands.gate import _Seconds
 from compose_ext.diagnostics import UsageError
 from compose_ext.swarm import gate
 
@@ -61,6 +62,12 @@ def test_unknown_or_ambiguous_node_name_is_refused(name: str, said: str) -> None
 def test_obstacle_is_reported_with_a_remedy(state: str, availability: str, has_agent: bool, said: str | None) -> None:
     raw: dict[str, Any] = {"Status": {"State": state}, "Spec": {"Availability": availability}}
     assert gate._obstacle(raw, "n1", has_agent=has_agent) == said
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "\u0663\u0660", "0", "86401", "1h", ""])
+def test_seconds_are_a_short_number(text: str) -> None:
+    with pytest.raises(UsageError, match="takes seconds from 1 to 86400"):
+        _Seconds().convert(text, None, None)
 
 
 def test_two_runs_on_one_node_report_once() -> None:

@@ -224,6 +224,12 @@ def test_each_field_is_documented(command: str) -> None:
     assert [name for name in sorted(names(SHAPES[command][1])) if f"`{name}`" not in section] == []
 
 
+@pytest.mark.usefixtures("swarm")
+def test_json_does_not_renew_certificates(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["renew", "--format", "json"]) == 2
+    assert "--format json goes with --check" in capsys.readouterr().err
+
+
 def on_a_terminal(*words: str, **more: str) -> str:
     """Run the plugin with a terminal of 200 columns as its output."""
     master, slave = pty.openpty()

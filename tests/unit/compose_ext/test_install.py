@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from agent.containers.volumes import BOUND, DEFAULT_ROOT
 from compose_ext.diagnostics import UsageError
+from compose_ext.install import install
 from compose_ext.install.options import Options, choose, read_label
 from compose_ext.install.stack_template import Release, template
 from compose_ext.swarm import node_jobs
@@ -56,6 +58,13 @@ def test_unsuitable_choice_is_reported_in_users_words(flag: str, message: str) -
     name, _, value = flag.removeprefix("--").partition("=")
     with pytest.raises(UsageError, match=message):
         choose({name.replace("-", "_"): value}, None)
+
+
+def test_end_of_input_removes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    with pytest.raises(UsageError, match="nothing was removed"):
+        install._agree(yes=False, keep=False)
 
 
 def test_every_mount_exists_and_every_file_is_mounted() -> None:

@@ -9,6 +9,9 @@ import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
+PLUGIN = Path(sys.executable).parent / "docker-linkwire"
 PROJECT = Path(__file__).resolve().parents[3]
 ASKED = """
 import sys
@@ -26,6 +29,18 @@ def test_the_metadata_waits_for_two_modules() -> None:
     metadata, _, imported = said.rpartition("}\n")
     assert json.loads(metadata + "}")["SchemaVersion"] == "0.1.0"
     assert imported.split() == ["compose_ext", "compose_ext.plugin"]
+
+
+@pytest.mark.parametrize("words", ["linkwire version", "docker-cli-plugin-metadata"])
+def test_output_that_cannot_be_written(words: str) -> None:
+    closed = subprocess.run(["sh", "-c", f"'{PLUGIN}' {words} <&- >&-"], capture_output=True, text=True, check=True)
+    assert closed.stderr == ""
+    with Path("/dev/full").open("w") as full:
+        failed = subprocess.run([PLUGIN, *words.split()], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (failed.returncode, failed.stderr) == (
+        1,
+        "docker linkwire: the output cannot be written: No space left on device\n",
+    )
 
 
 IMPORTED = """

@@ -1,0 +1,63 @@
+"""Tables, progress, errors and questions on terminals of many kinds."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from compose_ext.terminal import Table, ask
+
+TABLE = Table(
+    ("ID", "HOSTNAME", "KEYS", "FINGERPRINT"),
+    (("a1", "n1", "proven", "a" * 64), ("a2", "a-long-name", "unproven", "-")),
+    ("a problem that is longer than the terminal is wide, by some words",),
+)
+
+
+def on_a_terminal(code: str, **environment: str) -> tuple[str, str]:
+    """Run code with a terminal of 40 columns as its output; returns what it shows, and standard error."""
+    master, slave = pty.openpty()
+    variables = os.environ | {"COLUMNS": "40", "TERM": "xterm"} | environment
+    argv = [sys.executable, "-c", f"from compose_ext.terminal import *\n{code}"]
+    done = subprocess.run(argv, stdout=slave, stderr=subprocess.PIPE, check=True, env=variables, timeout=60)
+    os.close(slave)
+    shown = b""
+    with suppress(OSError):  # at the end, the other side being closed
+        while part := os.read(master, 65536):
+            shown += part
+    os.close(master)
+    return shown.decode(), done.stderr.decode()
+
+
+@pytest.mark.parametrize("call", ["complain('it failed')", "show_json({})", "show(Table(('A',), ()))"])
+def test_moving_line_ends_before_other_output(call: str) -> None:
+    shown, errors = on_a_terminal(f"say('waiting: for n1')\n{call}\nsys.stdout.write('END')")
+    assert errors == ("it failed\n" if "complain" in call else "")
+    assert "it failed" not in shown
+    assert "\x1b[?25h" in shown.partition("{}")[0].partition("A")[0]  # the cursor is back
+    assert shown.endswith("END")
+
+
+@pytest.mark.parametrize(
+    "environment", [{"TERM": "dumb"}, {"TERM": "unknown"}, {"PYTHONIOENCODING": "ascii"}, {"TTY_INTERACTIVE": "0"}]
+)
+def test_progress_is_lines_on_plain_terminals(environment: dict[str, str]) -> None:
+    shown, _ = on_a_terminal("say('waiting: for n1')\nsay('waiting: for n2')", **environment)
+    assert shown == "linkwire: waiting: for n1\r\nlinkwire: waiting: for n2\r\n"
+
+
+def test_narrow_terminal_has_the_whole_table() -> None:
+    shown, _ = on_a_terminal(f"show({TABLE!r})")
+    assert "\x1b[32mproven" in shown
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r\n", "\n") == str(TABLE)
+
+
+def test_end_of_input_is_no_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert ask("Continue? ") == ""
+    assert capsys.readouterr().out == "Continue? \n"
