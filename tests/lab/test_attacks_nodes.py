@@ -334,7 +334,7 @@ def test_locked_swarm_manager_is_approved_by_hand(stacks: Deployment, etcd: Call
         assert agent is not None
         done = lab.manager.docker("logs", agent)
         logged = done.stdout + done.stderr
-        told = next(line for line in map(json.loads, logged.splitlines()) if "approve" in line)
+        told = next(line for line in map(json.loads, logged.splitlines()) if line["event"] == "node keys not proven")
         assert "PRIVATE KEY" not in logged
         assert "raft-dek" not in logged
         wrong = stacks.try_linkwire("node", "approve", "n1")
@@ -347,7 +347,7 @@ def test_locked_swarm_manager_is_approved_by_hand(stacks: Deployment, etcd: Call
         )
         stacks.wait_running("shop_client", 2)
         stacks.wait_connected("shop")
-        assert told["approve"].startswith("docker linkwire node approve ")
+        assert told["command"].startswith("docker linkwire node approve ")
     finally:
         lab.manager.docker("swarm", "update", "--autolock=false")
         lab.manager.docker("node", "update", "--label-rm", "linkwire.key", "n1", check=False)
