@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_interface
 from pathlib import Path
@@ -50,6 +51,7 @@ class Seen:
         self.tasks: list[LocalTask] = []
         self.afresh: list[LocalTask] = []
         self._url = url
+        self._first = threading.Lock()
         self._watch = ContainerWatcher(Containers(url), self._look)
 
     def _look(self) -> None:
@@ -57,7 +59,8 @@ class Seen:
             if not local.name.startswith("where.") or (self.tasks and self.tasks[-1] == local):
                 continue
             self.tasks.append(local)
-            if len(local.elsewhere) > 1 and not self.afresh:
+            # Two threads tell of changes, and asking Docker takes a while.
+            if len(local.elsewhere) > 1 and self._first.acquire(blocking=False):
                 self.afresh.append(Containers(self._url).all()[local.container])
                 self._watch._wake("container", local.container)  # another look at one that is being started
 
