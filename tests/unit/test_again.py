@@ -85,7 +85,6 @@ def test_more_than_a_few_are_no_accident(tmp_path: Path) -> None:
 
 
 def test_all_workers_share_the_same_few_tries(tmp_path: Path) -> None:
-    pytest.importorskip("xdist")
     said = run(tmp_path, "lab", MANY, "-n", "2")
     assert f"1 failed, {again.AT_MOST} passed" in said
     assert f"tried twice: {again.AT_MOST} of at most {again.AT_MOST}" in said

@@ -49,7 +49,6 @@ def test_an_attack_that_is_stopped_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_workers_attacks_are_counted_by_who_reports(tmp_path: Path) -> None:
-    pytest.importorskip("xdist")
     workers = ("-p", "tests.support.gathered", "-n", "2")
     code, told = run(tmp_path, "True", "tried.stopped(True)", *workers)
     assert code == 0, told

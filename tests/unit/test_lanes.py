@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-lanes = pytest.importorskip("tests.support.lanes")
+from tests.support import lanes
 
 LAB = tuple(f"tests/lab/test_{letter}.py" for letter in "abcd")
 OWN = ("tests/lab/test_install.py", "tests/lab/test_demo.py")
@@ -43,8 +43,8 @@ class Worker:
 
 def scheduled(count: int, monkeypatch: pytest.MonkeyPatch, collected: list[str] | None = None) -> Any:  # noqa: ANN401
     monkeypatch.setattr("xdist.scheduler.loadscope.parse_tx_spec_config", lambda _: [""] * count)
-    config = SimpleNamespace(option=SimpleNamespace(dist="load", loadscopereorder=True))
-    made = lanes.pytest_xdist_make_scheduler(config, None)
+    config: Any = SimpleNamespace(option=SimpleNamespace(dist="load", loadscopereorder=True))
+    made: Any = lanes.pytest_xdist_make_scheduler(config, None)
     workers = [Worker(f"gw{number}") for number in range(count)]
     for worker in reversed(workers):  # whoever is ready first
         made.add_node(worker)
@@ -103,5 +103,5 @@ def test_any_number_of_workers_ends(monkeypatch: pytest.MonkeyPatch, count: int)
 
 
 def test_another_way_can_be_asked_for() -> None:
-    config = SimpleNamespace(option=SimpleNamespace(dist="loadfile"))
+    config: Any = SimpleNamespace(option=SimpleNamespace(dist="loadfile"))
     assert lanes.pytest_xdist_make_scheduler(config, None) is None
