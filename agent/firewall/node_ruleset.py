@@ -2,10 +2,11 @@
 
 It is `inet linkwire` of the node's own network namespace; a task's (agent.firewall.ruleset) has that name in its
 own. The mesh's addresses are reached by the WireGuard devices in the tasks' namespaces alone, so nothing of it has
-to pass the node: what does comes from a task that has a link's name and no device yet. It is refused at once, before
-any rule of somebody else can let it pass, or drop it so that its program waits.
+to pass the node: what does comes from a task that has a link's name and no device yet. It is refused, before any rule
+of somebody else can let it pass, or drop it so that its program waits.
 
-    forward  from a task: to the mesh refused; with an address of the mesh as its sender dropped
+    forward  from a task: to the mesh early; with an address of the mesh as its sender dropped
+    early    a connection's first packet is dropped, for its program to come again in a second; all else is refused
     output   from the node itself: to the mesh refused
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network
 
 from agent.firewall.ruleset import NAME
-from agent.linux.nft_json import REFUSAL, Body, Json, Rules, goto, is_in, table_of
+from agent.linux.nft_json import REFUSAL, Body, Json, Rules, early, goto, is_in, table_of
 
 COUNTER = "refused"
 _PRIORITY = -10
@@ -28,9 +29,10 @@ def render(subnet: IPv4Network, subnet6: IPv6Network) -> Rules:
     networks = (subnet, subnet6)
     chains: dict[str, Body] = {
         "forward": [
-            *([is_in("daddr", network), *refused] for network in networks),
+            *([is_in("daddr", network), goto("early")] for network in networks),
             *([is_in("saddr", network), *dropped] for network in networks),
         ],
+        "early": early(COUNTER),
         "output": [[is_in("daddr", network), *refused] for network in networks],
         "refuse": REFUSAL,
     }

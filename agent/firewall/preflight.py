@@ -25,6 +25,11 @@ _NEEDED: Mapping[str, str] = {
     "tables for both families (NF_TABLES_INET)": "add table inet linkwire; add chain inet linkwire c",
     "address translation (NFT_NAT)": "add chain inet linkwire n { type nat hook output priority -100; }; "
     "add rule inet linkwire n ip daddr 192.0.2.1 dnat ip to 192.0.2.2",
+    "the device's address as sender (NFT_MASQ)": "add chain inet linkwire s "
+    "{ type nat hook postrouting priority 0; }; add rule inet linkwire s oifname lw0 masquerade",
+    "sets that packets fill (NF_TABLES)": "add set inet linkwire e "
+    "{ type inet_service . inet_service; flags timeout; timeout 3s; size 8; }; "
+    "add rule inet linkwire c add @e { tcp sport . tcp dport } drop",
     "random choice (NFT_NUMGEN)": "add rule inet linkwire c ct mark set numgen random mod 2",
     "connection tracking (NFT_CT)": "add rule inet linkwire c ct state related ct direction reply accept",
     "look-up of local addresses (NFT_FIB_INET)": "add rule inet linkwire c fib daddr type local accept",

@@ -5,11 +5,13 @@ to one form, so that equal means equal: no handles, elements of sets without an 
 one, and counters without what they count. Whatever else anybody put into the table is in the form too, and so is a
 difference.
 
-Where a packet goes (the first four hook into the kernel; before them DNS questions do, see agent.dns.ruleset):
+Where a packet goes (the first five hook into the kernel; before them DNS questions do, see agent.dns.ruleset):
 
     vip      what the task sends to a provider's VIP is given one of its ready tasks, once for a connection
-    out      what it sends by the device: out_link; to the mesh by any other way, to an address apart, or to
+    out      what it sends by the device: out_link; to the mesh by any other way: early; to an address apart, or to
              another than the gateway on an exit: refused
+    source   what it sends by the device has its address there: a connection that was begun before there was one, too
+    early    a connection's first packet is dropped, for its program to come again in a second; all else is refused
     in       what comes by the device: in_link; from the mesh by any other way, from an address apart, or from
              another than the gateway on an exit: dropped
     forward  by the device, either way: dropped
@@ -41,6 +43,7 @@ from agent.linux.nft_json import (
     Rules,
     canonical,
     compared,
+    early,
     field_is,
     goto,
     is_in,
@@ -63,11 +66,13 @@ _TABLE: Json = {"table": {"family": "inet", "name": NAME}}
 _HERE: Json = {"family": "inet", "table": NAME}
 _ACCEPT: Json = {"accept": None}
 _DROP: Json = {"drop": None}
+_MASQUERADE: Json = {"masquerade": None}
 _APART = "apart"
-# At the usual priority for its work (nft(8), "priority"): dstnat in output is -100, filter 0.
+# At the usual priority for its work (nft(8), "priority"): dstnat in output is -100, filter 0, srcnat 100.
 _HOOKS: Mapping[str, Json] = {
     "vip": {"type": "nat", "hook": "output", "prio": -100, "policy": "accept"},
     "out": {"type": "filter", "hook": "output", "prio": 0, "policy": "accept"},
+    "source": {"type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
     "in": {"type": "filter", "hook": "input", "prio": 0, "policy": "accept"},
     "forward": {"type": "filter", "hook": "forward", "prio": 0, "policy": "accept"},
     "dns": dns.HOOK,
@@ -118,7 +123,7 @@ def render(policy: Policy, device: str) -> Rules:
         "out": [
             [_device("oifname", device), goto("out_link")],
             [_device("oifname", "lo"), _ACCEPT],
-            *([is_in("daddr", network), *_refused("out_")] for network in (policy.subnet, policy.subnet6)),
+            *([is_in("daddr", network), goto("early")] for network in (policy.subnet, policy.subnet6)),
             *([match, *_refused(_APART)] for match in _any_of("daddr", policy.isolated)),
             *([*_beside_gateway("daddr", exit_), *_refused(_APART)] for exit_ in policy.exits),
         ],
@@ -133,6 +138,11 @@ def render(policy: Policy, device: str) -> Rules:
             *([match, _counted(_APART), _DROP] for match in _any_of("saddr", policy.isolated)),
             *([*_beside_gateway("saddr", exit_), _counted(_APART), _DROP] for exit_ in policy.exits),
         ],
+        "source": [
+            [_device("oifname", device), is_in("saddr", network, "!="), _MASQUERADE]
+            for network in (policy.subnet, policy.subnet6)
+        ],
+        "early": early("out_"),
         "forward": [[_device("iifname", device), _DROP], [_device("oifname", device), _DROP]],
         "in_link": [*_by_address("in", addresses, families), _ODD["in"], [*_refused("in_")]],
         "out_link": [

@@ -6,6 +6,7 @@ Every function can be killed between any two lines and converges when called aga
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv6Interface
 
@@ -185,6 +186,8 @@ def _apply(backend: Backend, netns: TaskNetns, hosts: str, desired: InterfaceCon
             if changes.device is not None:
                 backend.apply(netns, desired.name, changes.device)
             _address(netns, desired.name, changes)
+        if changes.create:
+            _forget_early(netns, desired)
         _route(netns, desired.name, changes)
     if changes.rules is not None:
         nft.apply(netns, changes.rules)
@@ -202,9 +205,31 @@ def _forget_who_is_gone(netns: TaskNetns, desired: InterfaceConfig) -> None:
     """End tracked connections with addresses of the mesh that are nobody's any more."""
     living = {network.network_address for peer in desired.peers for network in peer.allowed_ips}
     living.update(address.ip for address in desired.addresses)
+    _forget(netns, desired, lambda address: address not in living)
+
+
+def _forget_early(netns: TaskNetns, desired: InterfaceConfig) -> None:
+    """End tracked connections that were begun before there was a device, so that their next packet finds its way.
+
+    The kernel chooses backend and source once for a connection, at the first packet that it tracks.
+    """
+    _forget(netns, desired, lambda _: True, unanswered=True)
+
+
+def _forget(
+    netns: TaskNetns,
+    desired: InterfaceConfig,
+    is_gone: Callable[[conntrack.Address], bool],
+    *,
+    unanswered: bool = False,
+) -> None:
     mesh = (desired.policy.subnet, desired.policy.subnet6)
+
+    def is_meant(address: conntrack.Address) -> bool:
+        return any(address in subnet for subnet in mesh) and is_gone(address)
+
     try:
-        conntrack.forget(netns, lambda address: address not in living and any(address in subnet for subnet in mesh))
+        conntrack.forget(netns, is_meant, unanswered=unanswered)
     except (Retryable, Terminal) as error:  # a kernel without ctnetlink, say: no reason to take a task's links away
         log.warning("stale connections not removed", device=desired.name, error=str(error))
 

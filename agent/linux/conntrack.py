@@ -16,14 +16,20 @@ from agent.linux.netns import TaskNetns
 
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET and _DELETE
 _HEADER = struct.Struct("=BBH")  # struct nfgenmsg
-_ORIGINAL, _REPLY, _ID = 1, 2, 12  # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID
+_ORIGINAL, _REPLY, _STATUS, _ID = 1, 2, 3, 12  # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_ID
+_SEEN_REPLY = 1 << 1  # IPS_SEEN_REPLY, linux/netfilter/nf_conntrack_common.h
 _TUPLE_IP, _V4_SOURCE, _V6_SOURCE = 1, 1, 3  # CTA_TUPLE_IP, CTA_IP_V4_SRC, CTA_IP_V6_SRC
 
 Address = IPv4Address | IPv6Address
 
 
-def forget(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> int:
+def forget(netns: TaskNetns, is_gone: Callable[[Address], bool], *, unanswered: bool = False) -> int:
     """Forget the connections whose answers would come from an address that is gone.
+
+    Args:
+        netns: the task's.
+        is_gone: asked of the address from which answers would come.
+        unanswered: only those on which nothing has come back.
 
     Returns:
         How many there were.
@@ -31,7 +37,7 @@ def forget(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> int:
     Raises:
         NetnsGoneError, Retryable, Terminal.
     """
-    requests = list(_to_whoever_is(netns, is_gone))
+    requests = list(_to_whoever_is(netns, is_gone, unanswered=unanswered))
     socket = netns.socket(NETLINK_NETFILTER)
     with explained("forget a connection to a task that is gone"):
         for request in requests:
@@ -43,12 +49,14 @@ def forget(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> int:
     return len(requests)
 
 
-def _to_whoever_is(netns: TaskNetns, is_gone: Callable[[Address], bool]) -> Iterator[bytes]:
+def _to_whoever_is(netns: TaskNetns, is_gone: Callable[[Address], bool], *, unanswered: bool) -> Iterator[bytes]:
     """Return the requests that delete them."""
     with explained("list the task's connections"):
         answer = netns.socket(NETLINK_NETFILTER).dump(_GET, _HEADER.pack(0, 0, 0))
     for message in answer:
         entry = dict(attributes(message.payload[_HEADER.size :]))
+        if unanswered and int.from_bytes(entry.get(_STATUS, b""), "big") & _SEEN_REPLY:
+            continue
         source = _source(entry.get(_REPLY))
         if source is not None and is_gone(source):
             named = attribute(_ORIGINAL | NLA_F_NESTED, bytes(entry[_ORIGINAL]))

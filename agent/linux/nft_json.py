@@ -1,6 +1,7 @@
 """libnftables' JSON: the statements that rules are made of, and the form in which rendered and listed ones compare.
 
-In that form there are no handles, sets have no order, a set of one is that one, and counters do not count.
+In that form there are no handles, sets have no order, a set of one is that one, counters do not count, and a named
+set, which packets fill, is empty.
 No I/O here.
 """
 
@@ -16,7 +17,7 @@ Json = Mapping[str, Any]
 Body = list[list[Json]]
 """A chain's rules, each a list of statements."""
 Rules = tuple[str, ...]
-"""A table's objects in libnftables' JSON: itself, then counters, then chains, then each chain's rules in order."""
+"""A table's objects in libnftables' JSON: itself, counters, sets, chains, then each chain's rules in order."""
 
 FAMILY: Mapping[int, str] = {4: "ip", 6: "ip6"}
 REFUSAL: Body = [
@@ -24,8 +25,15 @@ REFUSAL: Body = [
     [{"reject": {"type": "icmpx", "expr": "port-unreachable"}}],
 ]
 """A chain that answers, so that whoever asked knows at once; 6 is TCP (IANA, protocol numbers)."""
-_KINDS = ("table", "counter", "chain", "rule")
+_EARLY = "early"
+_SYN: Json = {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, ["fin", "syn", "rst", "ack"]]}
+_TRY: Json = {"concat": [{"payload": {"protocol": "tcp", "field": field}} for field in ("sport", "dport")]}
+_EARLY_S, _EARLY_MOST = 3, 1024
+"""TCP sends its first packet again after 1 s and then after 3 s (RFC 6298, section 2.1)."""
+_KINDS = ("table", "counter", "set", "chain", "rule")
 """Kinds of objects of a table, in an order in which they can be made."""
+_PASSING: Mapping[str, frozenset[str]] = {"counter": frozenset({"packets", "bytes"}), "set": frozenset({"elem"})}
+"""Parts of an object that packets change."""
 
 
 def canonical(items: Iterable[Json]) -> Rules:
@@ -33,8 +41,10 @@ def canonical(items: Iterable[Json]) -> Rules:
     texts: list[tuple[int, str, str]] = []
     for item in items:
         ((kind, body),) = item.items()
-        dropped = {"handle", "packets", "bytes"} if kind == "counter" else {"handle"}
-        text = text_of({kind: {key: _normal(value) for key, value in body.items() if key not in dropped}})
+        dropped = _PASSING.get(kind, frozenset())
+        text = text_of(
+            {kind: {key: _normal(value) for key, value in body.items() if key not in ("handle", *dropped)}}
+        )
         rank = _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
         texts.append((rank, body["chain"] if kind == "rule" else text, text))
     texts.sort(key=lambda ranked: ranked[:2])  # stable: the rules of one chain stay in order
@@ -63,18 +73,35 @@ def text_of(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+def early(counter: str) -> Body:
+    """Write the chain `early`: what comes before its device is refused, but a connection at its second packet only.
+
+    TCP sends the first again a second later, and mostly there is a device then. The set of the same name remembers
+    who has been put off; where it is full, nobody is.
+    """
+    first = [
+        compared(_SYN, "syn"),
+        compared(_TRY, f"@{_EARLY}", "!="),
+        {"set": {"op": "add", "elem": _TRY, "set": f"@{_EARLY}"}},
+        {"drop": None},
+    ]
+    return [first, [{"counter": counter}, goto("refuse")]]
+
+
 def table_of(name: str, counters: Iterable[str], chains: Mapping[str, Body], hooks: Mapping[str, Json]) -> Rules:
     """Put a table of the family inet together.
 
     Args:
         name: the table's.
         counters: names of its counters.
-        chains: rules by chain.
+        chains: rules by chain, among them `early`.
         hooks: of the chains that hook into the kernel, where and how.
     """
     here: Json = {"family": "inet", "table": name}
     items: list[Json] = [{"table": {"family": "inet", "name": name}}]
     items += [{"counter": {**here, "name": counter}} for counter in counters]
+    tried = {"type": ["inet_service", "inet_service"], "flags": ["timeout"], "timeout": _EARLY_S, "size": _EARLY_MOST}
+    items += [{"set": {**here, "name": _EARLY, **tried}}]
     items += [{"chain": {**here, "name": chain, **hooks.get(chain, {})}} for chain in chains]
     items += [{"rule": {**here, "chain": chain, "expr": rule}} for chain, body in chains.items() for rule in body]
     return canonical(items)
@@ -90,10 +117,10 @@ def field_is(protocol: str, field: str, right: object, op: str = "==") -> Json:
     return compared({"payload": {"protocol": protocol, "field": field}}, right, op)
 
 
-def is_in(field: str, network: IPNetwork) -> Json:
-    """Match an address that is in a network; `field` is "saddr" or "daddr"."""
+def is_in(field: str, network: IPNetwork, op: str = "==") -> Json:
+    """Match an address that is in a network, or with "!=" is not; `field` is "saddr" or "daddr"."""
     prefix = {"addr": str(network.network_address), "len": network.prefixlen}
-    return field_is(FAMILY[network.version], field, {"prefix": prefix})
+    return field_is(FAMILY[network.version], field, {"prefix": prefix}, op)
 
 
 def goto(chain: str) -> Json:

@@ -23,6 +23,8 @@ class Packet:
     Attributes:
         direction: None where there is no connection: it is invalid or untracked.
         what: the type of an ICMP message.
+        flag: of TCP: "syn" begins a connection.
+        is_put_off: whether the set `early` has it.
     """
 
     way: Literal["in", "out"]
@@ -36,6 +38,8 @@ class Packet:
     what: str
     state: str
     direction: Literal["original", "reply"] | None
+    flag: Literal["syn", "ack"] = "ack"
+    is_put_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,9 @@ class Ruled:
                 return self._verdict(kind, body, packet, counted)
             case "counter":
                 counted.append(body)
+            case "set":
+                assert body["op"] == "add"
+                assert body["set"] == "@early"
             case _:
                 assert kind == "match", kind
         return None, False
@@ -120,6 +127,10 @@ def _value(left: Any, packet: Packet) -> object:  # noqa: ANN401, PLR0911 - JSON
         case {"meta": {"key": "iifname" | "oifname" as key}}:
             assert key[0] == packet.way[0]
             return packet.device
+        case {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, ["fin", "syn", "rst", "ack"]]}:
+            return packet.flag if packet.protocol == "tcp" else None
+        case {"concat": [*_]}:
+            return "@early" if packet.is_put_off else "new"
         case {"ct": {"key": "state"}}:
             return packet.state
         case {"ct": {"key": "direction"}}:

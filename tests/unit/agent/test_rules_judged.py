@@ -48,7 +48,10 @@ def _beside(policy: Policy, packet: Packet) -> Fate:
     is_in = packet.way == "in"
     ends = {packet.source, packet.target} if is_in else {packet.target}
     if any(_is_of_mesh(end) for end in ends):
-        return Fate("drop", "apart") if is_in else Fate("refuse", "out_")
+        if is_in:
+            return Fate("drop", "apart")
+        is_early = packet.protocol == "tcp" and packet.flag == "syn" and not packet.is_put_off
+        return Fate("drop") if is_early else Fate("refuse", "out_")
     other = packet.source if is_in else packet.target
     if other in policy.isolated or any(other in exit_.subnet and other != exit_.gateway for exit_ in policy.exits):
         return Fate("drop" if is_in else "refuse", "apart")
@@ -125,6 +128,8 @@ def packets(policy: Policy, chance: random.Random) -> Iterator[Packet]:
             what=chance.choice(("echo-request", "echo-reply", "destination-unreachable")),
             state=state,
             direction=direction,
+            flag=chance.choice(("syn", "ack")),
+            is_put_off=chance.random() < 0.5,
         )
 
 

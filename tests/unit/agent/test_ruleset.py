@@ -98,7 +98,8 @@ def test_without_links_the_mesh_device_passes_nothing() -> None:
         if {"accept": None} in rule
     ]
     assert len(accepted) == 3  # related in, related out, and what goes to the task itself
-    assert [rule[1] for rule in chain("out", found)[2:]] == [{"counter": "out_"}] * 2
+    assert [rule[1] for rule in chain("out", found)[2:]] == [{"goto": {"target": "early"}}] * 2
+    assert chain("early", found)[-1] == [{"counter": "out_"}, {"goto": {"target": "refuse"}}]
     assert [rule[1:] for rule in chain("in", found)[2:]] == [[{"counter": "apart"}, {"drop": None}]] * 4
 
 
