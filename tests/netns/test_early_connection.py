@@ -23,7 +23,13 @@ from tests.support import stage
 
 both_families = pytest.mark.parametrize("version", [4, 6])
 # Docker answers DNS in a task by rules of this kind, so the kernel tracks what the task sends.
-DOCKERS = "add table inet d; add chain inet d o { type nat hook output priority -100; }"
+DOCKERS = (
+    "add table ip d; add chain ip d o { type nat hook output priority -100; }; "
+    "add chain ip d p { type nat hook postrouting priority 100; }; "
+    "add rule ip d o ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:4000; "
+    "add table ip6 d; add chain ip6 d o { type nat hook output priority -100; }; "
+    "add rule ip6 d o ip6 daddr 2001:db8::11 udp dport 53 dnat to 2001:db8::12"
+)
 PORT = 80
 SOON_S = 0.3
 """After its first packet, for a task to be wired."""

@@ -192,7 +192,7 @@ def test_the_mesh_never_leaves_by_another_device(joined: Joined, version: int) -
     ip("-n", short(web), f"-{version}", "route", "add", "default", "via", str(gateway))
     there = (address(db, version), joined.mesh.vip("db", version))
     with capture(web.netns, BESIDE) as frames:
-        assert [ask(web.netns, where, 80) for where in there] == [REFUSED] * 2
+        assert [ask(web.netns, where, 80, is_early=True) for where in there] == [REFUSED] * 2
         assert [ask(web.netns, where, 53, "udp", message=b"canary") for where in there] == [REFUSED] * 2
     assert not [frame for frame in frames if any(where.packed in frame for where in there)]
     counted = refused(web)
