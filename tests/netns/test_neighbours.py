@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.firewall import nft
-from agent.firewall.ruleset import render
+from agent.firewall import nf_tables_netlink, nft, source_guard
+from agent.firewall.ruleset import NAME, render
+from agent.firewall.source_guard import SourceGuard
 from agent.linux.netns import TaskNetns
 from mesh.model.ports import PortRange
+from mesh.model.records import Attachment
 from mesh.topology.policy import Exit, Policy
 from tests.netns.programs import PATIENCE, REFUSED, SILENCE, Address, Servers, ask, say
 from tests.netns.world import MESH, MESH6, World, ip, wait_for
@@ -171,3 +175,120 @@ def test_closed_task_opens_published_ports_only(
     put(network[DB], policy(open_ports=()))
     tried.stopped(ask(network[STRANGER], db, 80) == REFUSED)
     assert servers.heard
+
+
+NETWORK = "q7xpn5bdrf76rxieo0tn83piaq"  # an overlay's id, as Swarm has them
+FREE = 77
+"""Number of an address that nobody has."""
+
+
+def frame(network: Network, number: int, version: int) -> bytes:
+    """Return a datagram for DB as any MAC address may carry it, by the address of another than its sender."""
+    source, target, body = place(number, version).packed, place(DB, version).packed, b"lie"
+    datagram = struct.pack("!HHHH", 40000, 53, 8 + len(body), 0) + body
+    pseudo = source + target + struct.pack("!II", len(datagram), 17)
+    datagram = datagram[:6] + _checksum(pseudo + datagram) + datagram[8:]
+    if version == 4:
+        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 1, 0, 64, 17, 0)
+        packet = head[:10] + _checksum(head + source + target) + source + target + datagram
+    else:
+        packet = struct.pack("!IHBB", 6 << 28, len(datagram), 17, 64) + source + target + datagram
+    macs = bytes.fromhex((network.mac(DB) + network.mac(STRANGER)).replace(":", ""))
+    return macs + (b"\x08\x00" if version == 4 else b"\x86\xdd") + packet
+
+
+def _checksum(data: bytes) -> bytes:
+    """RFC 1071."""
+    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~total & 0xFFFF)
+
+
+def send(netns: TaskNetns, sent: bytes) -> None:
+    """Send a frame as it is, which takes NET_RAW alone."""
+    with netns.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as raw:
+        raw.bind((END, 0))
+        raw.send(sent)
+
+
+def hears(servers: Servers, sender: Address, seconds: float = 0.7) -> bool:
+    """Tell whether DB has heard a datagram by that sender, and forget it."""
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: (str(DB), str(sender)) in servers.heard, seconds=seconds)
+    found = (str(DB), str(sender)) in servers.heard
+    servers.heard.clear()
+    return found
+
+
+def guarded(network: Network, folder: Path, *numbers: int) -> list[SourceGuard]:
+    """Put the guard where these tasks are, as on an overlay: the bridge is in a namespace of Docker's naming."""
+    sandbox = folder / f"1-{NETWORK[:10]}"
+    if not sandbox.exists():
+        sandbox.symlink_to(network.node.path)
+    guards = [SourceGuard() for _ in numbers]
+    for guard, number in zip(guards, numbers, strict=True):
+        attachments = [Attachment(NETWORK, place(number, version)) for version in (4, 6)]
+        for _ in range(2):
+            guard.ensure(network[number], attachments, folder)
+    return guards
+
+
+@both_families
+def test_worn_addresses_do_not_leave_a_linked_task(
+    shared: tuple[Network, Servers], version: int, attempt: Attempts, tmp_path: Path
+) -> None:
+    """One way, by a frame that NET_RAW is enough for; both ways, by an address, which NET_ADMIN may add."""
+    network, servers = shared
+    raw = attempt(f"strict is passed by another's address on a frame, IPv{version}")
+    taken = attempt(f"strict is passed by an address of nobody's, IPv{version}")
+    put(network[DB], policy(WEB))
+    free, name = place(FREE, version), Path(network[WEB].path).name
+    source = [] if version == 4 else ["nodad"]
+    ip("-n", name, "address", "add", f"{free}/{SUBNETS[version].prefixlen}", "dev", END, *source)
+
+    def as_nobody() -> str:
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        with network[WEB].run(lambda: socket.socket(family, socket.SOCK_STREAM)) as one:
+            one.settimeout(PATIENCE)
+            one.bind((str(free), 0))
+            try:
+                one.connect((str(place(DB, version)), 90))
+            except TimeoutError:
+                return SILENCE
+            return say(one)
+
+    send(network[WEB], frame(network, STRANGER, version))
+    raw.works(hears(servers, place(STRANGER, version)))
+    taken.works(as_nobody() == str(DB))
+    guards = guarded(network, tmp_path, WEB, DB)
+    send(network[WEB], frame(network, STRANGER, version))
+    raw.stopped(not hears(servers, place(STRANGER, version)))
+    taken.stopped(as_nobody() == SILENCE)
+    ip("-n", name, "address", "delete", f"{free}/{SUBNETS[version].prefixlen}", "dev", END)
+    ip("-n", name, "neighbour", "flush", "dev", END)  # what is its own passes, from the search for a neighbour on
+    assert ask(network[WEB], place(STRANGER, version), 80) == str(STRANGER)
+    assert ask(network[STRANGER], place(WEB, version), 80) == str(WEB)
+    for guard in guards:
+        guard.remove()
+    send(network[WEB], frame(network, STRANGER, version))
+    assert hears(servers, place(STRANGER, version))
+
+
+def test_guard_comes_back_and_ends_with_its_device(shared: tuple[Network, Servers], tmp_path: Path) -> None:
+    network, _ = shared
+
+    def there() -> set[str]:
+        return {*nf_tables_netlink.netdev_chains(network.node, NAME)}
+
+    (guard,) = guarded(network, tmp_path, WEB)
+    assert there() == {f"end{WEB}"}
+    nft.enforce(network.node, "flush ruleset\n")
+    assert there() == set()
+    guard.ensure(network[WEB], [Attachment(NETWORK, place(WEB, 4))], tmp_path)
+    assert there() == {f"end{WEB}"}
+    ip("-n", Path(network.node.path).name, "link", "delete", f"end{WEB}")
+    guarded(network, tmp_path, DB)
+    assert there() == {f"end{DB}"}
+    source_guard.remove_all(tmp_path)
+    assert there() == set()
