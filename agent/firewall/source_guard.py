@@ -8,6 +8,10 @@ One chain a device, in the table `netdev linkwire`. Kernels before 6.16 drop it 
 guard of the overlay's next task does. It lets through IP by the task's addresses, ARP by those or by none, IPv6 by
 those, by none or by link-local ones, which lead to no task that is strict; and no other frames, such as those in a
 VLAN of the task's own making.
+
+On the bridges that nobody chose for a task, docker_gwbridge and docker0, one that is strict has to do with the node
+alone. Rules by address (agent.firewall.ruleset) say so, and whoever can make frames gets past those; so, in the table
+`bridge linkwire` of the node's own namespace, nothing passes between its port and another, whatever it wears.
 """
 
 from __future__ import annotations
@@ -18,13 +22,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Literal
 
 import structlog
 
 from agent.firewall import nf_tables_netlink, nft
 from agent.firewall.ruleset import NAME
 from agent.linux import interfaces
-from agent.linux.netns import TaskNetns
+from agent.linux.netns import OWN_NETNS, TaskNetns
 from mesh.errors import LinkwireError, NetnsGoneError
 from mesh.model.net import IPAddress
 from mesh.model.records import Attachment
@@ -34,34 +39,45 @@ log = structlog.get_logger(__name__)
 FOLDER = Path("/run/docker/netns")
 _ID_BYTES = 9
 """Docker names an overlay's namespace EPOCH-ID, cut to 12 bytes (libnetwork osl.GenerateKey); the epoch has few."""
+BRIDGES = ("docker_gwbridge", "docker0")
+"""The node's bridges that nobody chose for a task (agent.containers.docker_client.EXITS)."""
+_Family = Literal["netdev", "bridge"]
+_FAMILIES: tuple[_Family, ...] = ("netdev", "bridge")
 _NOBODY = str(IPv4Address(0))
 
 
 @dataclass(slots=True)
 class SourceGuard:
-    """The guard of one task, where it was put."""
+    """The guards of one task, where they were put.
 
-    _placed: dict[tuple[str, str], frozenset[IPAddress]] = field(default_factory=dict)
-    """Namespace and device -> the addresses that pass there."""
+    Attributes:
+        home: the node's own namespace.
+    """
+
+    home: str = OWN_NETNS
+    _placed: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Namespace and device -> the command that put it there."""
     _said: str = ""
 
-    def ensure(self, netns: TaskNetns, attachments: Iterable[Attachment], folder: Path = FOLDER) -> None:
-        """Put the guard at each overlay of the task that has none; one that cannot be put is logged, once.
+    def ensure(
+        self, netns: TaskNetns, attachments: Iterable[Attachment], *, is_apart: bool, folder: Path = FOLDER
+    ) -> None:
+        """Put the guards where there are none; one that cannot be put is logged, once.
 
         Args:
             netns: the task's.
             attachments: the addresses that Docker gave it, or its service.
+            is_apart: whether it has to do with the node alone on the node's bridges (`strict`).
             folder: where Docker keeps its namespaces.
         """
         try:
             for sandbox, addresses in _overlays(attachments, folder):
-                chains = nf_tables_netlink.netdev_chains(sandbox, NAME)
                 for device in interfaces.far_ends(netns, sandbox):
-                    place = (sandbox.path, device)
-                    if device not in chains or self._placed.get(place) != addresses:
-                        ended = chains - {*interfaces.names(sandbox)}
-                        nft.enforce(sandbox, command(device, addresses) + _removal(ended))
-                        self._placed[place] = addresses
+                    self._put(sandbox, "netdev", device, command(device, addresses))
+            if is_apart:
+                with TaskNetns(self.home) as home:
+                    for device in interfaces.far_ends(netns, home, BRIDGES):
+                        self._put(home, "bridge", device, port_command(device))
             self._said = ""
         except NetnsGoneError:
             pass
@@ -71,18 +87,39 @@ class SourceGuard:
             self._said = str(error)
 
     def remove(self) -> None:
-        """Take the guard away. Raises LinkwireError."""
+        """Take the guards away. Raises LinkwireError."""
         for path, device in self._placed:
-            with suppress(NetnsGoneError), TaskNetns(path) as sandbox:
-                nft.enforce(sandbox, _removal(nf_tables_netlink.netdev_chains(sandbox, NAME) & {device}))
+            with suppress(NetnsGoneError), TaskNetns(path) as netns:
+                for family in _FAMILIES:
+                    nft.enforce(netns, _removal(family, nf_tables_netlink.chains(netns, family, NAME) & {device}))
         self._placed.clear()
+
+    def _put(self, netns: TaskNetns, family: _Family, device: str, wanted: str) -> None:
+        chains = nf_tables_netlink.chains(netns, family, NAME)
+        if device not in chains or self._placed.get((netns.path, device)) != wanted:
+            nft.enforce(netns, wanted + _removal(family, chains - {*interfaces.names(netns)}))
+            self._placed[netns.path, device] = wanted
 
 
 def remove_all(folder: Path = FOLDER) -> None:
     """Take the guards of all tasks of this node away. Raises LinkwireError."""
-    for path in sorted(folder.glob("*-*")):
-        with suppress(NetnsGoneError), TaskNetns(str(path)) as sandbox:
-            nft.enforce(sandbox, f"add table netdev {NAME}\ndelete table netdev {NAME}\n")
+    for path in (OWN_NETNS, *map(str, sorted(folder.glob("*-*")))):
+        with suppress(NetnsGoneError), TaskNetns(path) as netns:
+            for family in _FAMILIES:
+                if nf_tables_netlink.chains(netns, family, NAME):
+                    nft.enforce(netns, f"delete table {family} {NAME}\n")
+
+
+def port_command(device: str) -> str:
+    """Write the command that lets nothing pass between a bridge's port and its other ports."""
+    chain = f"bridge {NAME} {device}"
+    return (
+        f"add table bridge {NAME}\n"
+        f"add chain {chain} {{ type filter hook forward priority -300; policy accept; }}\n"
+        f"flush chain {chain}\n"
+        f'add rule {chain} iifname "{device}" drop\n'
+        f'add rule {chain} oifname "{device}" drop\n'
+    )
 
 
 def command(device: str, addresses: Iterable[IPAddress]) -> str:
@@ -110,8 +147,8 @@ def command(device: str, addresses: Iterable[IPAddress]) -> str:
     )
 
 
-def _removal(chains: Iterable[str]) -> str:
-    return "".join(f"delete chain netdev {NAME} {chain}\n" for chain in sorted(chains))
+def _removal(family: _Family, chains: Iterable[str]) -> str:
+    return "".join(f"delete chain {family} {NAME} {chain}\n" for chain in sorted(chains))
 
 
 def _any_of(addresses: Iterable[str]) -> str:

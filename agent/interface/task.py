@@ -156,7 +156,8 @@ class TaskState:
             self.dns.serve(self.local.container, netns, desired)
             changes = self._apply(backend, netns, desired, complete=complete, is_new=is_new)
             if self.schedule.dirty or changes.create:
-                self._guard.ensure(netns, (*self.local.elsewhere, *self.virtual))
+                elsewhere = (*self.local.elsewhere, *self.virtual)
+                self._guard.ensure(netns, elsewhere, is_apart=bool(desired.policy.exits))
         except NetnsGoneError:
             self.close()
         except PortTakenError as error:

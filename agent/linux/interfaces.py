@@ -22,7 +22,7 @@ from agent.linux.netlink_socket import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, 
 from mesh.model.net import overlap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from agent.linux.netlink_socket import Message
     from agent.linux.netns import TaskNetns
@@ -110,10 +110,16 @@ def names(netns: TaskNetns) -> tuple[str, ...]:
     return tuple(link.name for link in _devices(netns))
 
 
-def far_ends(netns: TaskNetns, other: TaskNetns) -> tuple[str, ...]:
+def far_ends(netns: TaskNetns, other: TaskNetns, bridges: Container[str] | None = None) -> tuple[str, ...]:
     """List the other ends of a namespace's veth devices that are in another namespace, by their names there.
 
-    Raises NetnsGoneError, Retryable, Terminal.
+    Args:
+        netns: the one that has the devices.
+        other: the one that has their other ends.
+        bridges: if given, only ports of bridges of these names count.
+
+    Raises:
+        NetnsGoneError, Retryable, Terminal.
     """
     with explained(f"look up {other.path} in {netns.path}"):
         request = rtnetlink_codec.encode_netns_request(other.fileno())
@@ -122,7 +128,10 @@ def far_ends(netns: TaskNetns, other: TaskNetns) -> tuple[str, ...]:
     if number is None:
         return ()
     peers = {link.peer for link in _devices(netns) if link.kind == _VETH and link.peer_netns == number}
-    return tuple(sorted(link.name for link in _devices(other) if link.kind == _VETH and link.index in peers))
+    devices = _devices(other) if peers else []
+    masters = {link.index for link in devices if bridges is not None and link.name in bridges}
+    ends = (link for link in devices if link.kind == _VETH and link.index in peers)
+    return tuple(sorted(link.name for link in ends if bridges is None or link.master in masters))
 
 
 def observe(netns: TaskNetns, name: str) -> InterfaceState | None:

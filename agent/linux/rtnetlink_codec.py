@@ -27,7 +27,7 @@ IFF_UP, IFF_LOOPBACK = 0x1, 0x8
 AF = {4: 2, 6: 10}  # linux/socket.h
 _AF_UNSPEC = 0
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 3, 4, 18, 28, 29
-_IFLA_LINK, _IFLA_LINK_NETNSID = 5, 37
+_IFLA_LINK, _IFLA_MASTER, _IFLA_LINK_NETNSID = 5, 10, 37
 _NETNSA_NSID, _NETNSA_FD = 1, 3  # linux/net_namespace.h
 _IFLA_INFO_KIND = 1
 _RTEXT_FILTER_SKIP_STATS = 0x8
@@ -59,6 +59,8 @@ class InterfaceMessage:
     flags: int
     mtu: int
     """Bytes."""
+    master: int = 0
+    """Index of the bridge that it is a port of; 0 for none."""
     peer: int = 0
     """Index of the other end, of a veth device; 0 for none."""
     peer_netns: int | None = None
@@ -160,6 +162,7 @@ def decode_link(payload: memoryview) -> InterfaceMessage:
         kind=text(info.get(_IFLA_INFO_KIND)),
         flags=flags,
         mtu=number(values.get(_IFLA_MTU)),
+        master=number(values.get(_IFLA_MASTER)),
         peer=number(values.get(_IFLA_LINK)),
         peer_netns=number(values[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in values else None,
     )

@@ -20,12 +20,12 @@ from agent.linux.netns import TaskNetns
 from mesh.model.ports import PortRange
 from mesh.model.records import Attachment
 from mesh.topology.policy import Exit, Policy
-from tests.netns.programs import PATIENCE, REFUSED, SILENCE, Address, Servers, ask, say
+from tests.netns.programs import PATIENCE, REFUSED, SILENCE, Address, Servers, ask, echo, say
 from tests.netns.world import MESH, MESH6, World, ip, wait_for
 from tests.support.attacks import Attempts
 
 both_families = pytest.mark.parametrize("version", [4, 6])
-BRIDGE, END = "shared", "eth0"
+BRIDGE, END = "docker0", "eth0"
 SUBNETS = {4: ip_network("198.51.100.0/24"), 6: ip_network("2001:db8::/64")}
 DB, WEB, STRANGER, CLIENT = 2, 3, 4, 5
 """Tasks' numbers: the strict one, one that it is linked with, an unlinked one, one that is asked by `db`."""
@@ -182,9 +182,9 @@ FREE = 77
 """Number of an address that nobody has."""
 
 
-def frame(network: Network, number: int, version: int) -> bytes:
-    """Return a datagram for DB as any MAC address may carry it, by the address of another than its sender."""
-    source, target, body = place(number, version).packed, place(DB, version).packed, b"lie"
+def frame(network: Network, claimed: Address, version: int) -> bytes:
+    """Return a datagram for DB, by an address that is not its sender's."""
+    source, target, body = claimed.packed, place(DB, version).packed, b"lie"
     datagram = struct.pack("!HHHH", 40000, 53, 8 + len(body), 0) + body
     pseudo = source + target + struct.pack("!II", len(datagram), 17)
     datagram = datagram[:6] + _checksum(pseudo + datagram) + datagram[8:]
@@ -230,7 +230,7 @@ def guarded(network: Network, folder: Path, *numbers: int) -> list[SourceGuard]:
     for guard, number in zip(guards, numbers, strict=True):
         attachments = [Attachment(NETWORK, place(number, version)) for version in (4, 6)]
         for _ in range(2):
-            guard.ensure(network[number], attachments, folder)
+            guard.ensure(network[number], attachments, is_apart=False, folder=folder)
     return guards
 
 
@@ -258,11 +258,11 @@ def test_worn_addresses_do_not_leave_a_linked_task(
                 return SILENCE
             return say(one)
 
-    send(network[WEB], frame(network, STRANGER, version))
+    send(network[WEB], frame(network, place(STRANGER, version), version))
     raw.works(hears(servers, place(STRANGER, version)))
     taken.works(as_nobody() == str(DB))
     guards = guarded(network, tmp_path, WEB, DB)
-    send(network[WEB], frame(network, STRANGER, version))
+    send(network[WEB], frame(network, place(STRANGER, version), version))
     raw.stopped(not hears(servers, place(STRANGER, version)))
     taken.stopped(as_nobody() == SILENCE)
     ip("-n", name, "address", "delete", f"{free}/{SUBNETS[version].prefixlen}", "dev", END)
@@ -271,21 +271,50 @@ def test_worn_addresses_do_not_leave_a_linked_task(
     assert ask(network[STRANGER], place(WEB, version), 80) == str(WEB)
     for guard in guards:
         guard.remove()
-    send(network[WEB], frame(network, STRANGER, version))
+    send(network[WEB], frame(network, place(STRANGER, version), version))
     assert hears(servers, place(STRANGER, version))
+
+
+@both_families
+def test_no_frame_passes_between_ports_of_docker0(
+    shared: tuple[Network, Servers], version: int, attempt: Attempts
+) -> None:
+    """An unlinked container wears an address that is none of the bridge's, which the rules by address let in."""
+    network, servers = shared
+    tried = attempt(f"a container of the node wears a foreign address, IPv{version}")
+    exits = tuple(Exit(SUBNETS[each], place(1, each)) for each in (4, 6))
+    put(network[DB], policy(exits=exits))
+    foreign = ip_address("203.0.113.9" if version == 4 else "2001:db8:f::9")
+    sent = frame(network, foreign, version)
+    send(network[STRANGER], sent)
+    tried.works(hears(servers, foreign))
+    guard = SourceGuard(network.node.path)
+    for _ in range(2):
+        guard.ensure(network[DB], (), is_apart=True)
+    send(network[STRANGER], sent)
+    tried.stopped(not hears(servers, foreign))
+    for source, target in ((network.node, DB), (network[DB], 1)):  # published ports and the way out go on
+        if target == DB:
+            assert ask(source, place(target, version), 90) == str(DB)
+        else:
+            assert echo(source, place(target, version))
+    assert ask(network[STRANGER], place(CLIENT, version), 90) == str(CLIENT)
+    guard.remove()
+    send(network[STRANGER], sent)
+    assert hears(servers, foreign)
 
 
 def test_guard_comes_back_and_ends_with_its_device(shared: tuple[Network, Servers], tmp_path: Path) -> None:
     network, _ = shared
 
     def there() -> set[str]:
-        return {*nf_tables_netlink.netdev_chains(network.node, NAME)}
+        return {*nf_tables_netlink.chains(network.node, "netdev", NAME)}
 
     (guard,) = guarded(network, tmp_path, WEB)
     assert there() == {f"end{WEB}"}
     nft.enforce(network.node, "flush ruleset\n")
     assert there() == set()
-    guard.ensure(network[WEB], [Attachment(NETWORK, place(WEB, 4))], tmp_path)
+    guard.ensure(network[WEB], [Attachment(NETWORK, place(WEB, 4))], is_apart=False, folder=tmp_path)
     assert there() == {f"end{WEB}"}
     ip("-n", Path(network.node.path).name, "link", "delete", f"end{WEB}")
     guarded(network, tmp_path, DB)
