@@ -156,6 +156,33 @@ def _is_gone(manager: Node) -> bool:
     return manager.docker("network", "rm", NETWORK, check=False).returncode == 0
 
 
+def test_service_on_the_bridge_moves_at_its_deploy(stacks: Deployment) -> None:
+    """An earlier version put linked services that name no networks on docker0."""
+    services = {"one": programs.idle(stacks.images.demo, links=["two"]), "two": programs.idle(stacks.images.demo)}
+    before = json.loads(programs.stack(services, {"bridge": {"external": True, "name": "bridge"}}))
+    for name, service in before["services"].items():
+        labels = {"linkwire.links": "moves_two:two"} if name == "one" else {}
+        service |= {"networks": ["bridge"], "deploy": {"labels": labels}}
+    stacks.lab.manager.docker("stack", "deploy", "-c", "-", "moves", stdin=json.dumps(before))
+    for name in services:
+        assert _networks(*stacks.wait_running(f"moves_{name}", 1)[0]) == {"bridge"}
+    for service in services.values():
+        service["deploy"] = {"endpoint_mode": "dnsrr"}
+    stacks.deploy("moves", programs.stack(services))
+
+    def have_moved() -> bool:
+        tasks = [stacks.tasks(f"moves_{name}") for name in services]
+        return all(len(here) == 1 and _networks(*here[0]) == {"moves_default"} for here in tasks)
+
+    process.wait_for("both to be on the stack's network", have_moved, seconds=90, every=0.5)
+    checker.settle(stacks.lab)
+
+
+def _networks(node: Node, container: str) -> set[str]:
+    shown = node.docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", container, check=False).stdout
+    return {*json.loads(shown or "{}")}
+
+
 def measured(hood: Neighbourhood, asking: str, tried: list[tuple[str, str, int]]) -> list[str]:
     """Return what comes of all tries of one neighbour."""
     options = ["--at-once", "64", *(["--before", LAWLESS] if asking == "admin" else [])]
