@@ -191,6 +191,7 @@ class Agent:
         if endpoint is None or endpoint.service not in graph.services or graph.cluster is None:
             self._unwire(state)
             return
+        state.virtual = graph.services[endpoint.service].elsewhere
         unready, state.unready = state.unready, graph.unready(state.local.awaits)
         try:
             config = self._desired.interface(state, endpoint, self._tasks.here)

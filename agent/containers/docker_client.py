@@ -36,7 +36,9 @@ _NO_STOP = frozenset(
     )
 )
 """As an event's `signal`: signals that do not stop a program. Any other may, by the image's STOPSIGNAL."""
-EXIT = "docker_gwbridge"
+EXITS = ("docker_gwbridge", "bridge")
+"""Networks of a node that nobody chose for a task: every overlay's tasks leave by the first, and every container that
+names no network is on the second."""
 _NO_ADDRESS = "com.docker.network.bridge.inhibit_ipv4"
 RUNNING = ("running", "paused", "restarting")
 CREATED = "created"
@@ -160,9 +162,9 @@ class Containers:
         return self._task(listed[0]) if listed else None
 
     def exits(self) -> tuple[Exit, ...]:
-        """Read the bridge by which tasks on overlays leave this node: one end an IP version. Raises Retryable."""
-        bridge = self._docker.inspect("network", EXIT) or {}
-        return tuple(_exits((bridge.get("IPAM") or {}).get("Config") or ()))
+        """Read the bridges by which tasks leave this node: one end a bridge and IP version. Raises Retryable."""
+        bridges = (self._docker.inspect("network", name) or {} for name in EXITS)
+        return tuple(exit_ for bridge in bridges for exit_ in _exits((bridge.get("IPAM") or {}).get("Config") or ()))
 
     def follow(
         self, changed: Callable[[str], None], connected: Callable[[Joined], None], stopping: Callable[[str], None]

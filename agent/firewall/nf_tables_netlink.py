@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from typing import Literal
 
 from agent.linux.netlink_socket import NETLINK_NETFILTER, attribute, attributes, explained, text, text_attribute
 from agent.linux.netns import TaskNetns
@@ -17,9 +18,10 @@ _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_GENERATION, _GET_OBJECT = (
 """NFT_MSG_GET..."""
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1  # linux/socket.h, linux/netlink.h
 _GROUP_NFTABLES = 7  # NFNLGRP_NFTABLES, linux/netfilter/nfnetlink.h
-_FAMILY = {"any": 0, "inet": 1}  # linux/netfilter.h
+_FAMILY = {"any": 0, "inet": 1, "netdev": 5, "bridge": 7}  # linux/netfilter.h
 _HEADER = struct.Struct("=BBH")  # struct nfgenmsg
 _TABLE_NAME = 1
+_CHAIN_TABLE, _CHAIN_NAME = 1, 3
 _GEN_ID = 1
 _OBJ_TABLE, _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 1, 2, 3, 4
 _COUNTER = 1  # NFT_OBJECT_COUNTER
@@ -53,6 +55,15 @@ def exists(netns: TaskNetns, table: str) -> bool:
                 return False
             raise
     return True
+
+
+def chains(netns: TaskNetns, family: Literal["netdev", "bridge"], table: str) -> frozenset[str]:
+    """List the chains of a table, by name. Raises as `generation`."""
+    with explained("list the chains of nftables"):
+        request = _HEADER.pack(_FAMILY[family], 0, 0)
+        answer = netns.socket(NETLINK_NETFILTER).dump(_GET_CHAIN, request)
+    values = (dict(attributes(message.payload[_HEADER.size :])) for message in answer)
+    return frozenset(text(one[_CHAIN_NAME]) for one in values if text(one[_CHAIN_TABLE]) == table)
 
 
 def counted(netns: TaskNetns, table: str) -> dict[str, int]:

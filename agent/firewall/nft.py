@@ -98,6 +98,14 @@ def remove(netns: TaskNetns) -> None:
             _do(netns, ruleset.removal(), "remove the rules")
 
 
+def enforce(netns: TaskNetns, command: str) -> None:
+    """Run a command in nft(8)'s language, all of it or nothing. Raises NetnsGoneError, Retryable, Terminal."""
+    try:
+        _nft(netns, command, json=False)
+    except _Refused as error:
+        raise _explained("guard the addresses", error) from error
+
+
 def lacking(netns: TaskNetns, needed: Mapping[str, str]) -> list[str]:
     """Try commands, one on top of the other; return what the kernel does not take, and why.
 

@@ -9,11 +9,12 @@ Where a packet goes (the first five hook into the kernel; before them DNS questi
 
     vip      what the task sends to a provider's VIP is given one of its ready tasks, once for a connection
     out      what it sends by the device: out_link; to the mesh by any other way: early; to an address apart, or to
-             another than the gateway on an exit: refused
+             another than the gateway on an exit, or to a link-local address: refused
     source   what it sends by the device has its address there: a connection that was begun before there was one, too
     early    a connection's first packet is dropped, for its program to come again in a second; all else is refused
-    in       what comes by the device: in_link; from the mesh by any other way, from an address apart, or from
-             another than the gateway on an exit: dropped
+    in       what comes by the device: in_link; from the mesh by any other way, from an address apart, from
+             another than the gateway on an exit, or from a link-local address: dropped; of a task that is closed
+             whatever opens another port than the published ones: refused
     forward  by the device, either way: dropped
     in_link, out_link          who is at the other end? from_ROLE_SERVICE, to_ROLE_SERVICE; nobody known: refused
     from_ROLE_SERVICE, to_...  what the link allows passes, and replies to that; else counted for the link and refused
@@ -83,6 +84,14 @@ _OTHER_END: Mapping[Direction, str] = {"in": "saddr", "out": "daddr"}
 # What the kernel sends by itself (IGMP, MLD, router solicitations), to nobody on a link.
 _MULTICAST = (IPv4Network("224.0.0.0/4"), IPv6Network("ff00::/8"))
 _PREFIX: Mapping[Direction, str] = {"in": "from", "out": "to"}
+_LINK_LOCAL = IPv6Network("fe80::/10")
+# What IPv6 cannot do without: neighbour discovery (RFC 4861), and a bridge's questions for listeners (RFC 3810).
+_DISCOVERY: Json = {
+    "set": [
+        *(f"nd-{name}" for name in ("neighbor-advert", "neighbor-solicit", "router-advert", "router-solicit")),
+        "mld-listener-query",
+    ]
+}
 _RELATED: Json = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "related"}}
 _ODD: Mapping[Direction, list[Json]] = {
     "in": [{"jump": {"target": "in_odd"}}],
@@ -126,6 +135,7 @@ def render(policy: Policy, device: str) -> Rules:
             *([is_in("daddr", network), goto("early")] for network in (policy.subnet, policy.subnet6)),
             *([match, *_refused(_APART)] for match in _any_of("daddr", policy.isolated)),
             *([*_beside_gateway("daddr", exit_), *_refused(_APART)] for exit_ in policy.exits),
+            *_link_local("daddr", policy, [*_refused(_APART)]),
         ],
         "in": [
             [_device("iifname", device), goto("in_link")],
@@ -137,6 +147,8 @@ def render(policy: Policy, device: str) -> Rules:
             ),
             *([match, _counted(_APART), _DROP] for match in _any_of("saddr", policy.isolated)),
             *([*_beside_gateway("saddr", exit_), _counted(_APART), _DROP] for exit_ in policy.exits),
+            *_link_local("saddr", policy, [_counted(_APART), _DROP]),
+            *(_closed(policy.open_ports) if policy.open_ports is not None else ()),
         ],
         "source": [
             [_device("oifname", device), is_in("saddr", network, "!="), _MASQUERADE]
@@ -310,12 +322,10 @@ def _passing(allow: Allow | None, direction: Literal["original", "reply"], field
     is_direction = compared({"ct": {"key": "direction"}}, direction)
     if allow.ports is None:
         return [[is_direction, _ACCEPT]]
-    rules: Body = []
-    protocols: tuple[Protocol, ...] = ("tcp", "udp")
-    for protocol in protocols:
-        ports = [_port(port) for port in merge(allow.ports) if port.protocol == protocol]
-        if ports:
-            rules.append([is_direction, field_is(protocol, field, {"set": ports}), _ACCEPT])
+    rules = [
+        [is_direction, field_is(protocol, field, {"set": ports}), _ACCEPT]
+        for protocol, ports in _by_protocol(allow.ports)
+    ]
     echo = "echo-request" if direction == "original" else "echo-reply"
     return [*rules, *([is_direction, field_is(icmp, "type", echo), _ACCEPT] for icmp in ("icmp", "icmpv6"))]
 
@@ -323,6 +333,26 @@ def _passing(allow: Allow | None, direction: Literal["original", "reply"], field
 def _beside_gateway(field: str, exit_: Exit) -> tuple[Json, Json]:
     family = FAMILY[exit_.subnet.version]
     return is_in(field, exit_.subnet), field_is(family, field, str(exit_.gateway), "!=")
+
+
+def _link_local(field: str, policy: Policy, verdict: list[Json]) -> Body:
+    """Let nothing but neighbour discovery pass by link-local addresses, which no record has, where some are apart."""
+    if not (policy.isolated or policy.exits):
+        return []
+    is_link_local = is_in(field, _LINK_LOCAL)
+    return [[is_link_local, field_is("icmpv6", "type", _DISCOVERY), _ACCEPT], [is_link_local, *verdict]]
+
+
+def _closed(open_ports: Iterable[PortRange]) -> Body:
+    """Let nobody open anything but these ports; what answers the task's own connections comes in."""
+    opened = [[field_is(protocol, "dport", {"set": ports}), _ACCEPT] for protocol, ports in _by_protocol(open_ports)]
+    return [
+        [compared({"ct": {"key": "direction"}}, "reply"), _ACCEPT],
+        [compared({"meta": {"key": "l4proto"}}, {"set": [_ICMP, _ICMPV6]}), _RELATED, _ACCEPT],
+        [field_is("icmpv6", "type", _DISCOVERY), _ACCEPT],
+        *opened,
+        [*_refused(_APART)],
+    ]
 
 
 def _any_of(field: str, addresses: Iterable[IPv4Address | IPv6Address]) -> Iterable[Json]:
@@ -342,6 +372,14 @@ def _counted(counter: str) -> Json:
 
 def _refused(counter: str) -> tuple[Json, Json]:
     return _counted(counter), goto("refuse")
+
+
+def _by_protocol(every: Iterable[PortRange]) -> Iterable[tuple[Protocol, list[object]]]:
+    merged = merge(every)
+    protocols: tuple[Protocol, ...] = ("tcp", "udp")
+    for protocol in protocols:
+        if ports := [_port(port) for port in merged if port.protocol == protocol]:
+            yield protocol, ports
 
 
 def _port(port: PortRange) -> object:

@@ -16,6 +16,7 @@ from agent.containers import start_gate
 from agent.containers.docker_client import LocalTask
 from agent.dns.task_dns import TaskDns
 from agent.errors import HostsFileMissingError, PortTakenError
+from agent.firewall.source_guard import SourceGuard
 from agent.interface import reconcile
 from agent.interface.diff import InterfaceDiff
 from agent.interface.schedule import Schedule
@@ -24,7 +25,7 @@ from agent.linux import hosts_file
 from agent.linux.netns import TaskNetns
 from agent.wireguard.backend import Backend
 from mesh.errors import LinkwireError, NetnsGoneError, Retryable, Terminal
-from mesh.model.records import DeviceStatus, TaskReport
+from mesh.model.records import Attachment, DeviceStatus, TaskReport
 from mesh.topology.peer_cache import PeerCache
 from mesh.topology.wgtypes import HostEntry, InterfaceConfig
 
@@ -62,6 +63,9 @@ class TaskState:
     suspects: frozenset[IPv4Address] = frozenset()
     named_for: tuple[object, int] | None = None
     busy: bool = False
+    virtual: tuple[Attachment, ...] = ()
+    """Its service's own virtual IPs in Swarm, by which tasks answer on networks with direct server return."""
+    _guard: SourceGuard = field(default_factory=SourceGuard)
     _last: tuple[DeviceStatus | None, TaskReport | None] = (None, None)
     """Its last status and report, valid while a thread is at work on it."""
 
@@ -151,6 +155,9 @@ class TaskState:
             netns = self._open(backend, self.local.netns)
             self.dns.serve(self.local.container, netns, desired)
             changes = self._apply(backend, netns, desired, complete=complete, is_new=is_new)
+            if self.schedule.dirty or changes.create:
+                elsewhere = (*self.local.elsewhere, *self.virtual)
+                self._guard.ensure(netns, elsewhere, is_apart=bool(desired.policy.exits))
         except NetnsGoneError:
             self.close()
         except PortTakenError as error:
@@ -188,6 +195,7 @@ class TaskState:
             hosts = None if is_linked and self.named_for is not None else self.local.hosts
             if removed := reconcile.remove(backend, self._open(backend, self.local.netns), hosts):
                 log.info("task unwired", task=self.local.task, name=self.local.name, device=", ".join(removed))
+            self._guard.remove()
         except NetnsGoneError:
             pass
         except LinkwireError as error:

@@ -22,7 +22,7 @@ from agent.linux.netlink_socket import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, 
 from mesh.model.net import overlap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from agent.linux.netlink_socket import Message
     from agent.linux.netns import TaskNetns
@@ -35,6 +35,7 @@ _HEADER_BYTES = 16  # struct nlmsghdr
 DEVICE_PREFIX = "lw"
 """What the name of every device of ours begins with."""
 ETHERNET_MTU = 1500
+_VETH = "veth"
 _NEARLY_EVERYWHERE = {4: 7, 6: 8}
 """Bits of a route that says nothing of what is there: halves of everything, fd00::/8."""
 _NO_WAY_THERE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENODEV})
@@ -102,6 +103,35 @@ def found(netns: TaskNetns, of_kind: str) -> tuple[str, ...]:
     """List the names of our devices of one kind, sorted. Raises NetnsGoneError, Retryable."""
     names = (link.name for link in _devices(netns) if link.kind == of_kind)
     return tuple(sorted(name for name in names if name.startswith(DEVICE_PREFIX)))
+
+
+def names(netns: TaskNetns) -> tuple[str, ...]:
+    """List the names of a namespace's devices. Raises NetnsGoneError, Retryable."""
+    return tuple(link.name for link in _devices(netns))
+
+
+def far_ends(netns: TaskNetns, other: TaskNetns, bridges: Container[str] | None = None) -> tuple[str, ...]:
+    """List the other ends of a namespace's veth devices that are in another namespace, by their names there.
+
+    Args:
+        netns: the one that has the devices.
+        other: the one that has their other ends.
+        bridges: if given, only ports of bridges of these names count.
+
+    Raises:
+        NetnsGoneError, Retryable, Terminal.
+    """
+    with explained(f"look up {other.path} in {netns.path}"):
+        request = rtnetlink_codec.encode_netns_request(other.fileno())
+        answer = _request(netns, rtnetlink_codec.RTM_GETNSID, request)
+    number = rtnetlink_codec.decode_netns(answer[0].payload)
+    if number is None:
+        return ()
+    peers = {link.peer for link in _devices(netns) if link.kind == _VETH and link.peer_netns == number}
+    devices = _devices(other) if peers else []
+    masters = {link.index for link in devices if bridges is not None and link.name in bridges}
+    ends = (link for link in devices if link.kind == _VETH and link.index in peers)
+    return tuple(sorted(link.name for link in ends if bridges is None or link.master in masters))
 
 
 def observe(netns: TaskNetns, name: str) -> InterfaceState | None:

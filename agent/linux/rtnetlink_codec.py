@@ -7,6 +7,7 @@ times as long: most of the time of a look at a device, and there is one every fe
 from __future__ import annotations
 
 import struct
+import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_GETNSID = 90
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
 AF = {4: 2, 6: 10}  # linux/socket.h
 _AF_UNSPEC = 0
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 3, 4, 18, 28, 29
+_IFLA_LINK, _IFLA_MASTER, _IFLA_LINK_NETNSID = 5, 10, 37
+_NETNSA_NSID, _NETNSA_FD = 1, 3  # linux/net_namespace.h
 _IFLA_INFO_KIND = 1
 _RTEXT_FILTER_SKIP_STATS = 0x8
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
@@ -55,6 +59,12 @@ class InterfaceMessage:
     flags: int
     mtu: int
     """Bytes."""
+    master: int = 0
+    """Index of the bridge that it is a port of; 0 for none."""
+    peer: int = 0
+    """Index of the other end, of a veth device; 0 for none."""
+    peer_netns: int | None = None
+    """Number that the namespace of the other end has here; None for this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +162,22 @@ def decode_link(payload: memoryview) -> InterfaceMessage:
         kind=text(info.get(_IFLA_INFO_KIND)),
         flags=flags,
         mtu=number(values.get(_IFLA_MTU)),
+        master=number(values.get(_IFLA_MASTER)),
+        peer=number(values.get(_IFLA_LINK)),
+        peer_netns=number(values[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in values else None,
     )
+
+
+def encode_netns_request(netns: int) -> bytes:
+    """Ask for the number of another namespace, by an open descriptor of it."""
+    return bytes(_NUMBER.size) + attribute(_NETNSA_FD, _NUMBER.pack(netns))  # struct rtgenmsg, padded
+
+
+def decode_netns(payload: memoryview) -> int | None:
+    """Decode that number; None where it has none."""
+    values = dict(attributes(payload[_NUMBER.size :]))
+    found = int.from_bytes(values[_NETNSA_NSID], sys.byteorder, signed=True)
+    return found if found >= 0 else None
 
 
 def decode_address(payload: memoryview) -> AddressMessage:

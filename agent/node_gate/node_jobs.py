@@ -26,7 +26,7 @@ from agent.containers import start_gate
 from agent.containers.docker_client import Containers
 from agent.containers.volumes import BOUND, DEFAULT_ROOT, Volumes
 from agent.errors import HostsFileMissingError
-from agent.firewall import node_table, preflight
+from agent.firewall import node_table, preflight, source_guard
 from agent.interface import reconcile
 from agent.linux import hosts_file
 from agent.linux.netns import TaskNetns
@@ -179,6 +179,7 @@ def unwire(containers: Containers) -> Iterator[str]:
                 reconcile.remove(backend, netns, None)
         except LinkwireError as error:
             yield f"{task.name}: {error}"
+    source_guard.remove_all()
     node_table.remove()  # last: as long as there is a name, what goes to the mesh is refused
 
 

@@ -96,7 +96,8 @@ def _labels(links: Links, service: Service, stack: str, report: Report) -> dict[
         for provider, names in aliases.items()
     )
     try:
-        return encode(ServiceLabels(found, merge(service.expose) or None, strict=service.strict is not False))
+        strict = service.strict is not False
+        return encode(ServiceLabels(found, merge(service.expose) or None, strict, closed=service.closed))
     except ValueError as error:
         report.add(Problem(f"its labels cannot be written: {error}", place=service.place, service=service.name))
         return {}

@@ -57,6 +57,8 @@ class Service:
     expose: list[PortRange] = field(default_factory=list)
     strict: bool | None = None
     """None: not given."""
+    closed: bool = False
+    """`strict: all`."""
     gate: Gate | None = None
     """None: not given, which is `auto`."""
     gate_place: Place | None = None

@@ -23,7 +23,16 @@ from compose_ext.language.project import (
     Service,
 )
 from compose_ext.language.version import read_version
-from mesh.model.labels import GATE, GATE_READY, PREFIX, ROLE, check_service_name, format_duration, parse_duration
+from mesh.model.labels import (
+    GATE,
+    GATE_READY,
+    PREFIX,
+    ROLE,
+    STRICTNESS,
+    check_service_name,
+    format_duration,
+    parse_duration,
+)
 from mesh.model.ports import PortRange
 
 _Value = TypeVar("_Value")
@@ -38,7 +47,6 @@ _AT_KEY = {"rotate": f"a key is rotated where it is defined, under `{EXTENSION}:
 MIN_ROTATE = 600
 """Seconds. A session that cannot make a handshake ends after 180 s (WireGuard paper, section 6.2): a key that changes
 several times in that while can keep two ends, which never have it in the same moment, from ever agreeing."""
-_BOOLEANS = {"true": True, "false": False}
 _GATES: dict[str, Gate] = {"auto": "auto", "true": "true", "false": "false", "ready": "ready"}
 _HEALTHY = "service_healthy"
 _DOCKERS_TRUE = ("true", "y", "yes", "on")
@@ -157,15 +165,14 @@ def _read_extension(extension: Cursor, service: Service) -> None:
         elif key == "gate":
             service.gate, service.gate_place = _read_gate(value), value.key_place
         else:
-            service.strict = _read_boolean(value)
+            service.strict, service.closed = _read_strict(value)
 
 
-def _read_boolean(value: Cursor) -> bool | None:
+def _read_strict(value: Cursor) -> tuple[bool | None, bool]:
     text = value.text()
-    boolean = _BOOLEANS.get(text.lower()) if text is not None else None
-    if text is not None and boolean is None:
-        value.error(f"{text!r}: write true or false")
-    return boolean
+    if text is not None and text.lower() not in STRICTNESS:
+        value.error(f"{text!r}: write true, false or all")
+    return STRICTNESS.get((text or "").lower(), (None, False))
 
 
 def _read_gate(value: Cursor) -> Gate | None:

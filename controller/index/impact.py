@@ -178,7 +178,9 @@ def _seat(index: Index, name: str) -> _Seat:
 
 def _says(service: SwarmService | None) -> tuple[object, ...]:
     """Return the part of a service that links depend on."""
-    return () if service is None else (service.name, service.labels, service.label_errors)
+    if service is None:
+        return ()
+    return service.name, service.labels, service.label_errors, service.published if service.labels.closed else None
 
 
 def _is_there(index: Index, service: str) -> bool:

@@ -220,6 +220,7 @@ def _service_record(service: SwarmService, vip: IPv4Address) -> Service:
         strict=labels.strict,
         dnsrr=service.dnsrr,
         elsewhere=service.attachments,
+        open_ports=service.published if labels.closed else None,
     )
 
 

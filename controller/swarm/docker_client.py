@@ -17,6 +17,7 @@ import structlog
 from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model import labels
+from mesh.model.ports import PortRange, merge
 from mesh.model.records import Attachment
 from mesh.process import docker_api
 from mesh.topology.isolation import in_order
@@ -142,6 +143,7 @@ def _service(raw: Mapping[str, Any]) -> SwarmService:
         dnsrr=(spec.get("EndpointSpec") or {}).get("Mode") == "dnsrr",
         replicas=int(replicated.get("Replicas", 0)) if replicated is not None else None,
         attachments=in_order(_virtual_ips(raw)),
+        published=merge(_published(spec)),
     )
 
 
@@ -169,6 +171,13 @@ def _virtual_ips(service: Mapping[str, Any]) -> Iterator[Attachment]:
     """Yield a service's virtual IPs: none with `dnsrr`, and none before Swarm has given them."""
     for vip in (service.get("Endpoint") or {}).get("VirtualIPs") or []:
         yield from _attachment(vip.get("NetworkID"), vip.get("Addr"))
+
+
+def _published(spec: Mapping[str, Any]) -> Iterator[PortRange]:
+    """Yield the tasks' own ports that are published; SCTP, which has no rules here, is left out."""
+    for port in (spec.get("EndpointSpec") or {}).get("Ports") or []:
+        with contextlib.suppress(ValueError, TypeError):
+            yield PortRange(port.get("Protocol") or "tcp", int(port["TargetPort"]), int(port["TargetPort"]))
 
 
 def _attachment(network: str | None, address: str | None) -> Iterator[Attachment]:

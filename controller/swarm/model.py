@@ -9,6 +9,7 @@ from types import MappingProxyType
 from mesh.model.changelog import Cursor
 from mesh.model.labels import LabelError, ServiceLabels
 from mesh.model.net import IPAddress
+from mesh.model.ports import PortRange
 from mesh.model.records import Attachment
 
 # swarmkit api/types.proto, enum TaskState; a task's state only ever grows.
@@ -46,6 +47,8 @@ class SwarmService:
     """None for a global service or a job."""
     attachments: tuple[Attachment, ...] = ()
     """Its virtual IPs on Swarm's own networks."""
+    published: tuple[PortRange, ...] = ()
+    """Its tasks' own ports that are published, in either mode."""
 
 
 @dataclass(frozen=True, slots=True)

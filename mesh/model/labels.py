@@ -8,7 +8,7 @@ be written by hand:
     linkwire.link.shop_db.key=shop_shop
     linkwire.link.shop_db.rotate=24h
     linkwire.expose=5432/tcp
-    linkwire.strict=false
+    linkwire.strict=false                                      or true, or all
 """
 
 import difflib
@@ -61,7 +61,8 @@ _DURATION = re.compile(r"(?:[0-9]{1,9}[wdhms])+")
 _UNITS = {"w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1}
 _TOKEN = re.compile(r"[0-9A-Za-z-]{1,64}")
 _LINK_SETTINGS = ("ports", "key", "rotate")
-_YES_NO = {"true": True, "false": False}
+STRICTNESS = {"true": (True, False), "false": (False, False), "all": (True, True)}
+"""Value of `strict` -> `ServiceLabels.strict` and `closed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ class ServiceLabels:
     """Ports of a link that names none; None for all, () for none, also where the label cannot be read."""
     strict: bool = True
     """Whether nothing passes outside WireGuard between the service and others of the mesh."""
+    closed: bool = False
+    """`strict: all`: whether nothing comes in but over links and published ports, whoever sends it."""
     renew: str | None = None
     """Value of the last `docker linkwire rotate`."""
 
@@ -209,7 +212,8 @@ def encode(labels: ServiceLabels) -> dict[str, str]:
         written[LINKS] = ",".join(entries)
     if labels.expose is not None:
         written[EXPOSE] = _join(labels.expose)
-    others = ((STRICT, None if labels.strict else "false"), (RENEW, labels.renew))
+    strict = "all" if labels.closed else None if labels.strict else "false"
+    others = ((STRICT, strict), (RENEW, labels.renew))
     written |= {label: value for label, value in others if value is not None}
     read, errors = decode(written)
     if errors:
@@ -247,7 +251,7 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
         if aliases and f"{LINK}{provider}.ports" not in shut
     }
     expose = _decode_expose(ours.pop(EXPOSE, None), errors) if EXPOSE not in shut else ()
-    strict = _decode_strict(ours.pop(STRICT, "true"), errors)
+    strict, closed = _decode_strict(ours.pop(STRICT, "true"), errors)
     renew = _decode_renew(ours.pop(RENEW, None), errors)
     ours.pop(ROLE, None)
     for label, value in ours.items():
@@ -262,7 +266,7 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
                 links[provider] = changed
             else:
                 del links[provider]
-    return ServiceLabels(tuple(_bounded(links, errors)), expose, strict, renew), errors.all()
+    return ServiceLabels(tuple(_bounded(links, errors)), expose, strict, closed, renew), errors.all()
 
 
 @dataclass(slots=True)
@@ -359,12 +363,12 @@ def _decode_expose(value: str | None, errors: _Errors) -> tuple[PortRange, ...] 
     return _decode_ports(EXPOSE, value, errors) if value.strip() else ()
 
 
-def _decode_strict(value: str, errors: _Errors) -> bool:
-    strict = _YES_NO.get(value.strip().lower())
-    if strict is None:
-        errors.add(STRICT, value, "write true or false")
-        return True
-    return strict
+def _decode_strict(value: str, errors: _Errors) -> tuple[bool, bool]:
+    """Return `ServiceLabels.strict` and `closed`."""
+    text = value.strip().lower()
+    if text not in STRICTNESS:
+        errors.add(STRICT, value, "write true, false or all")
+    return STRICTNESS.get(text, (True, False))
 
 
 def _decode_renew(value: str | None, errors: _Errors) -> str | None:

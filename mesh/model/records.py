@@ -87,6 +87,8 @@ class Service(Record, key="services/{0.id}", covered=True):
     """`endpoint_mode: dnsrr`: names resolve to all addresses and not to the VIP."""
     elsewhere: tuple[Attachment, ...]
     """Its virtual IPs from Swarm, sorted."""
+    open_ports: tuple[PortRange, ...] | None = field(default=None, metadata=OPTIONAL)
+    """With `strict: all` the ports that are published: beside its links nothing else comes in. Without it None."""
 
 
 @dataclass(frozen=True, slots=True)

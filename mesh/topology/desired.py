@@ -170,6 +170,7 @@ def _policy(graph: LinkGraph, cluster: Cluster, service: Service, own: Endpoint,
         inbound=tuple(_allow(graph, other, own, graph.ports(other, service)) for other in consumers),
         isolated=graph.networks.isolated_addresses(own, here.tasks),
         exits=here.exits if service.strict else (),
+        open_ports=service.open_ports,
         resolving=Resolving(tuple(sorted({a.lower() for _, aliases in _aliases(service) for a in aliases}))),
     )
 

@@ -74,6 +74,7 @@ class Policy:
         isolated: addresses outside the mesh of other tasks and services of the mesh, on networks that this task is
             on too; nothing passes to or from them (`strict`).
         exits: bridges on which only packets to and from the gateway pass (`strict`).
+        open_ports: the only ports that anybody may open beside the links (`strict: all`); None for all.
         resolving: the DNS questions that the node answers.
     """
 
@@ -84,4 +85,5 @@ class Policy:
     inbound: tuple[Allow, ...] = ()
     isolated: tuple[IPv4Address | IPv6Address, ...] = ()
     exits: tuple[Exit, ...] = ()
+    open_ports: tuple[PortRange, ...] | None = None
     resolving: Resolving = Resolving()

@@ -15,7 +15,7 @@ from tests.lab.layout import LabError
 from tests.lab.node import Node
 
 INSIDE = Path(__file__).parent / "inside"
-NAMES = ("listen", "call", "probe", "gossip", "bulk", "ask")
+NAMES = ("listen", "call", "probe", "gossip", "bulk", "ask", "wear")
 
 Task = tuple[Node, str]
 """A running task: its node and its container's id."""

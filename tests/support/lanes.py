@@ -29,7 +29,7 @@ LONGEST = (
     # Swarms: first what waits most, last what counts lost requests or fills wires.
     *("test_install.py", "test_faults.py", "test_gate.py", "test_attacks_nodes.py", "test_links.py"),
     *("test_silent_agents.py", "test_secrets.py", "test_leaks.py", "test_kills.py", "test_demo.py", "test_lab.py"),
-    *("test_proof.py", "test_forgery.py", "test_underlay.py", "test_vip.py"),
+    *("lab/test_neighbours.py", "test_proof.py", "test_forgery.py", "test_underlay.py", "test_vip.py"),
     # All others.
     *("test_kernel.py", "test_node_table.py", "netns/test_linkkeys.py", "test_recall.py", "test_rules_beside.py"),
     *("test_etcd_users.py", "test_etcd_owner.py", "test_signed.py", "test_breakage.py", "test_bench.py"),

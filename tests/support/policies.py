@@ -68,4 +68,5 @@ def policies() -> st.SearchStrategy[Policy]:
         inbound=_allows(),
         isolated=_apart(),
         exits=_exits(),
+        open_ports=st.none() | st.none() | st.lists(_ranges(), max_size=4).map(tuple),
     )

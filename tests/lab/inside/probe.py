@@ -1,7 +1,8 @@
 """Runs in a task: tries what it is told and says what came of each, with how long that took.
 
 Stdin: a JSON list of [protocol, address, port], protocol tcp, udp or icmp. Stdout: a JSON list of [outcome, seconds]
-in the same order, outcome `open` (somebody answered), `refused` (told so at once) or `silent` (nothing came in time).
+in the same order, outcome `open` (somebody answered), `refused` (told so at once), `silent` (nothing came in time) or
+`unknown` (there is a name instead of the address, and nobody knows it).
 
     probe.py [--timeout SECONDS] [--at-once N] [--before COMMAND]
 
@@ -31,9 +32,15 @@ KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 def probe(protocol: str, address: str, port: int, seconds: float) -> tuple[str, float]:
     """Try one."""
-    version = ipaddress.ip_address(address).version
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
     began = time.monotonic()
+    try:
+        version = ipaddress.ip_address(address).version
+    except ValueError:
+        try:
+            address, version = socket.gethostbyname(address), 4
+        except OSError:
+            return "unknown", time.monotonic() - began
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
     try:
         if protocol == "icmp":
             outcome = echo(family, version, address, seconds)

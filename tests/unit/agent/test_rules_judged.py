@@ -21,6 +21,13 @@ from tests.unit.agent.ruled_packets import Address, Fate, Packet, Ruled
 
 DEVICE = "lwabcdefghijkl"
 ICMP = ("icmp", "icmpv6")
+DISCOVERY = (
+    "nd-neighbor-solicit",
+    "nd-neighbor-advert",
+    "nd-router-solicit",
+    "nd-router-advert",
+    "mld-listener-query",
+)
 Way = Literal["in", "out"]
 _WAYS: tuple[Way, ...] = ("in", "out")
 _TRACKED: tuple[tuple[str, Literal["original", "reply"] | None], ...] = (
@@ -55,7 +62,16 @@ def _beside(policy: Policy, packet: Packet) -> Fate:
     other = packet.source if is_in else packet.target
     if other in policy.isolated or any(other in exit_.subnet and other != exit_.gateway for exit_ in policy.exits):
         return Fate("drop" if is_in else "refuse", "apart")
-    return Fate("accept")
+    is_discovery = packet.protocol == "icmpv6" and packet.what in DISCOVERY
+    if other.version == 6 and other.is_link_local and (policy.isolated or policy.exits):
+        return Fate("accept") if is_discovery else Fate("drop" if is_in else "refuse", "apart")
+    if not is_in or policy.open_ports is None or is_discovery or packet.direction == "reply":
+        return Fate("accept")
+    is_error = packet.protocol in ICMP and packet.state == "related"
+    is_published = any(
+        one.protocol == packet.protocol and one.first <= packet.dport <= one.last for one in policy.open_ports
+    )
+    return Fate("accept") if is_error or is_published else Fate("refuse", "apart")
 
 
 def _is_of_mesh(one: Address) -> bool:
@@ -110,8 +126,8 @@ def packets(policy: Policy, chance: random.Random) -> Iterator[Packet]:
     """Most of them nearly right: a peer's address, a link's port or the one beside it."""
     addresses = _addresses(policy)
     edges = [1, 80, 65535]
-    for allow in (*policy.inbound, *policy.outbound):
-        for port in allow.ports or ():
+    for ports in (policy.open_ports, *(allow.ports for allow in (*policy.inbound, *policy.outbound))):
+        for port in ports or ():
             edges += [port.first - 1, port.first, port.last, port.last + 1]
     while True:
         version = chance.choice((4, 6))
@@ -125,7 +141,7 @@ def packets(policy: Policy, chance: random.Random) -> Iterator[Packet]:
             protocol=chance.choice(("tcp", "tcp", "udp", "icmp" if version == 4 else "icmpv6", "other")),
             sport=chance.choice(edges),
             dport=chance.choice(edges),
-            what=chance.choice(("echo-request", "echo-reply", "destination-unreachable")),
+            what=chance.choice(("echo-request", "echo-reply", "destination-unreachable", *DISCOVERY, "nd-redirect")),
             state=state,
             direction=direction,
             flag=chance.choice(("syn", "ack")),
@@ -137,6 +153,7 @@ def _addresses(policy: Policy) -> dict[int, list[Address]]:
     peers = [peer for allow in (*policy.inbound, *policy.outbound) for peer in allow.peers[:4]]
     mesh = [address(1), address(999), *peers, *(balance.vip for balance in policy.balance)]
     beside: list[Address] = [IPv4Address("192.0.2.1"), IPv6Address("2001:db8:9::1"), *policy.isolated]
+    beside += [IPv6Address("fe80::1")]
     beside += [IPv4Address("224.0.0.22"), IPv6Address("ff02::16")]
     beside += [one for exit_ in policy.exits for one in (exit_.gateway, exit_.gateway + 1)]
     every = [*mesh, *(twin(SUBNET6, one) for one in mesh), *beside]

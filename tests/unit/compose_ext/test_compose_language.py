@@ -279,7 +279,10 @@ NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
             'links: [db]\nx-wireguard: {links: {db: {key: "a b"}}}',
             [f"a.yml:6:32: {WEB}: x-wireguard.links.db.key: 'a b' cannot name a link key: {NOT_A_NAME}"],
         ),
-        ("x-wireguard: {strict: maybe}", [f"a.yml:5:27: {WEB}: x-wireguard.strict: 'maybe': write true or false"]),
+        (
+            "x-wireguard: {strict: maybe}",
+            [f"a.yml:5:27: {WEB}: x-wireguard.strict: 'maybe': write true, false or all"],
+        ),
         (
             "x-wireguard: {strict: [true]}",
             [f"a.yml:5:27: {WEB}: x-wireguard.strict: must be a single value, not a list"],

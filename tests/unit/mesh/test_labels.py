@@ -16,6 +16,7 @@ from mesh.model.labels import (
     MAX_RANGES,
     MAX_ROTATE,
     MAX_VALUE,
+    STRICTNESS,
     LabelError,
     LinkLabel,
     ServiceLabels,
@@ -273,7 +274,7 @@ NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
         (
             {"linkwire.strict": "maybe"},
             (),
-            [LabelError("linkwire.strict", "maybe", "write true or false")],
+            [LabelError("linkwire.strict", "maybe", "write true, false or all")],
         ),
         (
             {EXPOSE: "icmp"},
@@ -419,7 +420,8 @@ def service_labels(draw: st.DrawFn) -> ServiceLabels:
                 draw(st.none() | st.integers(1, MAX_ROTATE)),
             )
         )
-    return ServiceLabels(tuple(links), draw(st.none() | ports.map(merge)), draw(st.booleans()))
+    strict, closed = draw(st.sampled_from([*STRICTNESS.values()]))
+    return ServiceLabels(tuple(links), draw(st.none() | ports.map(merge)), strict, closed)
 
 
 @given(service_labels())
