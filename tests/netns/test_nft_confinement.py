@@ -136,9 +136,7 @@ def test_without_the_right_to_it_it_is_said(world: World) -> None:
         netns.run(entered)
 
 
-def test_thread_without_rights_starts_no_memory_reader(
-    monkeypatch: pytest.MonkeyPatch, attempt: Attempts
-) -> None:
+def test_thread_without_rights_starts_no_memory_reader(monkeypatch: pytest.MonkeyPatch, attempt: Attempts) -> None:
     """Its memory is that of the thread that started it. The kernel may give it away: fs.suid_dumpable says so."""
 
     def reads() -> bool:
