@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import queue
 import signal
 import threading
 import time
@@ -28,6 +29,7 @@ SERVICE_LABEL = "com.docker.swarm.service.id"
 NAME_LABEL = "com.docker.swarm.task.name"
 RECONNECT_S = 0.5
 EVENTS = ("create", "start", "kill", "die", "destroy", "connect", "disconnect", "health_status")
+_BEGUN = ("start", "die", "destroy")
 _NO_STOP = frozenset(
     str(int(one))
     for one in (
@@ -63,6 +65,7 @@ class LocalTask:
         gated: whether it is not to start before it is wired, wherever it runs.
         ways: the subnets of its networks, where all of them send what is for elsewhere through this node; else None,
             or where that is not known.
+        is_guess: whether `netns` is what was found, and neither Docker nor the gate has said so yet.
         joins: how often Docker is known to have connected it to a network: it writes into its hosts file then.
         awaits: names of services of each of which a task is to be ready before it starts.
     """
@@ -80,6 +83,7 @@ class LocalTask:
     awaits: tuple[str, ...] = ()
     ways: tuple[IPNetwork, ...] | None = None
     joins: int = 0
+    is_guess: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,25 @@ class Joined:
     container: str
     mac: str
     attachments: tuple[Attachment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Functions that are called with what Docker's events tell, from two threads.
+
+    Attributes:
+        changed: with a container's id for every event of a task's container, with "" after each break.
+        announced: with a container's id, also of no task, at once when it is connected to a network.
+        connected: later, with its end there.
+        begun: with the id of every container, also of no task, that has started, ended, or left a network.
+        stopping: with the id of every task's container that is told to stop.
+    """
+
+    changed: Callable[[str], None]
+    announced: Callable[[str], None]
+    connected: Callable[[Joined], None]
+    begun: Callable[[str], None]
+    stopping: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +189,11 @@ class Containers:
         bridges = (self._docker.inspect("network", name) or {} for name in EXITS)
         return tuple(exit_ for bridge in bridges for exit_ in _exits((bridge.get("IPAM") or {}).get("Config") or ()))
 
-    def follow(
-        self, changed: Callable[[str], None], connected: Callable[[Joined], None], stopping: Callable[[str], None]
-    ) -> None:
-        """Follow events from a thread.
-
-        Args:
-            changed: called with a container's id for every event, with "" after each break.
-            connected: called for every container, also one of no task, that is connected to a network.
-            stopping: called with the id of every task's container that is told to stop.
-        """
-        arguments = (changed, connected, stopping)
-        threading.Thread(target=self._follow, args=arguments, name="container-events", daemon=True).start()
+    def follow(self, heard: Heard) -> None:
+        """Follow events from threads."""
+        asked: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        threading.Thread(target=self._ask_ends, args=(asked, heard), name="container-networks", daemon=True).start()
+        threading.Thread(target=self._follow, args=(asked, heard), name="container-events", daemon=True).start()
 
     def _list(self, filters: dict[str, str]) -> list[dict[str, Any]]:
         with self._docker.asked_to("list containers") as client:
@@ -241,9 +257,7 @@ class Containers:
         found = [self._networks.get(network) for network in networks]
         return None if None in found else tuple(subnet for subnets in found for subnet in subnets or ())
 
-    def _follow(
-        self, changed: Callable[[str], None], connected: Callable[[Joined], None], stopping: Callable[[str], None]
-    ) -> None:
+    def _follow(self, asked: queue.SimpleQueue[tuple[str, str]], heard: Heard) -> None:
         while True:
             try:
                 # no read timeout: a quiet node is not a broken one; what is lost the resync finds
@@ -252,24 +266,48 @@ class Containers:
                     self._docker.disconnect()
                     filters = {"type": ["container", "network"], "event": list(EVENTS)}
                     stream = client.events(decode=True, filters=filters)
-                    changed("")
+                    heard.changed("")
                     for event in stream:  # docker-py turns a broken stream into its normal end
-                        actor = event.get("Actor") or {}
-                        attributes = actor.get("Attributes") or {}
-                        if event.get("Type") != "network":
-                            if TASK_LABEL not in attributes:
-                                continue
-                            if event.get("Action") != "kill":
-                                changed(actor.get("ID", ""))
-                            elif attributes.get("signal") not in _NO_STOP:
-                                stopping(actor.get("ID", ""))
-                        elif event.get("Action") == "disconnect":
-                            changed(attributes.get("container", ""))
-                        elif joined := _ends_on(docker, actor.get("ID", "")).get(attributes.get("container", "")):
-                            connected(joined)
+                        _tell(event, asked, heard)
             except LinkwireError as error:
                 log.warning("container events interrupted, following again", error=str(error))
             time.sleep(RECONNECT_S)
+
+    def _ask_ends(self, asked: queue.SimpleQueue[tuple[str, str]], heard: Heard) -> None:
+        """Ask for the ends of containers that were connected, beside the events: those that follow do not wait."""
+        docker = Docker(self._url, None)
+        while True:
+            network, container = asked.get()
+            joined = None
+            try:
+                joined = _ends_on(docker, network).get(container)
+            except LinkwireError as error:
+                log.warning("container events interrupted, following again", error=str(error))
+                docker.disconnect()
+            heard.connected(joined or Joined(container, mac="", attachments=()))
+
+
+def _tell(event: Mapping[str, Any], asked: queue.SimpleQueue[tuple[str, str]], heard: Heard) -> None:
+    actor, action = event.get("Actor") or {}, event.get("Action")
+    attributes = actor.get("Attributes") or {}
+    if event.get("Type") == "network":
+        container = attributes.get("container", "")
+        if action == "connect" and attributes.get("type") != "host":
+            heard.announced(container)
+            asked.put((actor.get("ID", ""), container))
+        elif action == "disconnect":
+            heard.begun(container)
+            heard.changed(container)
+        return
+    container = actor.get("ID", "")
+    if action in _BEGUN:
+        heard.begun(container)
+    if TASK_LABEL not in attributes:
+        return
+    if action != "kill":
+        heard.changed(container)
+    elif attributes.get("signal") not in _NO_STOP:
+        heard.stopping(container)
 
 
 def _ends_on(docker: Docker, network: str) -> dict[str, Joined]:

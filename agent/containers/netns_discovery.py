@@ -3,7 +3,8 @@
 Docker answers no question about a container that it is starting: an inspect waits for its lock and comes back after
 the process has begun. But it connects the container to its networks first, and says so in an event; what it connects
 has a MAC address, which the network can be asked for. The namespace, which appears some 100 ms before the process
-begins, is the one that has a device with that address. The result is a guess until Docker confirms it.
+begins, is the one that has a device with that address, if nobody else can have set it (`candidates`). The result is a
+guess until Docker confirms it. On a node with the start gate the runtime says it, and that is no guess.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
+from agent.containers.candidates import Candidates
 from agent.linux.netns import TaskNetns
-from mesh.errors import LinkwireError
+from mesh.errors import LinkwireError, Retryable
 
 log = structlog.get_logger(__name__)
 
 FOLDER = Path("/run/docker/netns")
 LOOK_S = 0.003
-GIVE_UP_S = 60.0
-YOUNG_S = 5.0
-"""A namespace that is older has its devices' addresses by now: whose it is, is known or does not matter."""
+ASK_S = 0.03
+"""Seconds between two looks at what the start gate says."""
 _SIOCGIFHWADDR = 0x8927  # linux/sockios.h
 _IFREQ = struct.Struct("16s2x22s")  # linux/if.h, struct ifreq with a struct sockaddr: its address follows 2 bytes
 _MAC_BYTES = 6
@@ -41,12 +42,11 @@ _CONTAINERS = re.compile(r"[0-9a-f]{12}")
 """Names of containers' namespaces; those of overlay networks and of their load balancers look different."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """A container that is about to start: its MAC address, and when to give up."""
+class Found(Protocol):
+    """Takes note of the namespace of a container."""
 
-    mac: str
-    until: float
+    def __call__(self, container: str, path: str, *, is_guess: bool) -> None:
+        """Note it; `is_guess` is false where the container's runtime named it."""
 
 
 class NetnsDevices:
@@ -95,29 +95,47 @@ def _opened() -> tuple[int, socket.socket]:
 class NetnsDiscovery:
     """Search for the namespaces of containers that are about to start, for as long as there are any."""
 
-    def __init__(self, found: Callable[[str, str], None], folder: Path = FOLDER) -> None:
-        """Start the thread; `found(container, path)` is called from it."""
+    def __init__(self, found: Found, folder: Path = FOLDER, said: Callable[[], Mapping[str, str]] = dict) -> None:
+        """Start the thread, which calls the functions.
+
+        Args:
+            found: called with a container, the path of its namespace, and whether that is a guess.
+            folder: Docker's, of the namespaces.
+            said: returns the namespaces of containers as their runtime names them.
+        """
         self._found = found
+        self._said = said
         self._folder = folder
         self._lock = threading.Lock()
-        self._expected: dict[str, _Expected] = {}
+        self._candidates = Candidates(self._names(), time.monotonic())
+        self._ruled_out: dict[str, str] = {}
         self._open: dict[str, NetnsDevices] = {}
-        self._first_seen = dict.fromkeys(self._names(), -YOUNG_S)
+        self._ask_at = 0.0
         self._awake = threading.Event()
         threading.Thread(target=self._run, name="sandboxes", daemon=True).start()
 
-    def expect(self, container: str, mac: str) -> None:
-        """Search for a container that was connected to a network with this MAC address."""
-        expected = _Expected(mac.lower(), time.monotonic() + GIVE_UP_S)
+    def unsettle(self) -> None:
+        """Note that containers may be starting that nobody announced."""
+        with self._lock:
+            self._candidates.unsettle(time.monotonic())
+
+    def announce(self, container: str) -> None:
+        """Search for a container that is being connected to its first network, in what appears from now on."""
         log.debug("namespace expected", container=container[:12])
         with self._lock:
-            self._expected.setdefault(container, expected)
+            self._candidates.announce(container, self._names(), time.monotonic())
         self._awake.set()
+
+    def expect(self, container: str, mac: str) -> None:
+        """Note the MAC address of a container that was announced; "" for none."""
+        with self._lock:
+            self._candidates.learn(container, mac.lower())
 
     def forget(self, container: str) -> None:
         """Search no longer for a container that has started or gone: Docker can be asked."""
         with self._lock:
-            self._expected.pop(container, None)
+            if self._candidates.awaits(container):
+                self._candidates.forget(container, self._names(), time.monotonic())
 
     def _names(self) -> list[str]:
         try:
@@ -128,7 +146,7 @@ class NetnsDiscovery:
 
     def _run(self) -> None:
         while True:
-            if not self._expected and not self._open:
+            if not self._candidates.waits and not self._open:
                 self._awake.wait()
                 self._awake.clear()
             try:
@@ -140,37 +158,59 @@ class NetnsDiscovery:
             time.sleep(LOOK_S)
 
     def _look(self) -> None:
-        now = time.monotonic()
         with self._lock:
-            self._expected = {name: one for name, one in self._expected.items() if now < one.until}
-            expected = {container: one.mac for container, one in self._expected.items()}
-        self._first_seen = {name: self._first_seen.get(name, now) for name in self._names()}
-        young = {name for name, at in self._first_seen.items() if expected and now - at < YOUNG_S}
+            now = time.monotonic()
+            self._candidates.see(self._names(), now)
+            young = self._candidates.young(now)
         for name in self._open.keys() - young:
             self._open.pop(name).close()
+        looks = []
         for name in young:
-            self._match(name, expected)
+            began = time.monotonic()
+            if (macs := self._addresses(name)) is not None:
+                looks.append((name, macs, began, time.monotonic()))
+        with self._lock:
+            for look in looks:
+                self._candidates.look(*look)
+            guessed = {container: str(self._folder / name) for container, name in self._candidates.choose(now)}
+            self._log_ruled_out()
+        told = self._told()
+        for container, path in (*guessed.items(), *told.items()):
+            log.debug("namespace found", container=container[:12], namespace=path)
+            self._found(container, path, is_guess=container not in told)
 
-    def _match(self, name: str, expected: Mapping[str, str]) -> None:
-        """Match a namespace to a container. Docker gives the device its address only some time after moving it in.
+    def _addresses(self, name: str) -> frozenset[str] | None:
+        """Read the MAC addresses in a namespace; None where it cannot be looked at.
 
-        It is kept open meanwhile: opening it takes longer than asking. It is closed as soon as nobody looks.
+        Docker gives a device its address only some time after moving it in. The namespace is kept open meanwhile:
+        opening it takes longer than asking. It is closed as soon as nobody looks.
         """
-        path = str(self._folder / name)
         try:
             devices = self._open.get(name)
             if devices is None:
-                devices = self._open[name] = NetnsDevices(path)
-            macs = devices.addresses()
+                devices = self._open[name] = NetnsDevices(str(self._folder / name))
+            return devices.addresses()
+        except Retryable:
+            return frozenset()  # made, but not yet mounted
         except (LinkwireError, OSError):
-            return  # made, but not yet mounted; or gone again
-        mine = [container for container, mac in expected.items() if mac in macs]
-        if len(mine) != 1:
-            return
+            return None
+
+    def _told(self) -> Mapping[str, str]:
+        """Return what the start gate says of containers that are looked for; they are looked for no longer."""
+        now = time.monotonic()
+        if now < self._ask_at:
+            return {}
+        self._ask_at = now + ASK_S
+        said = self._said()
         with self._lock:
-            if self._expected.pop(mine[0], None) is None:
-                return
-        log.debug("namespace found", container=mine[0][:12], namespace=path)
-        self._first_seen[name] = -YOUNG_S
-        self._open.pop(name).close()
-        self._found(mine[0], path)
+            told = {container: path for container, path in said.items() if self._candidates.found(container)}
+            for path in told.values():
+                self._candidates.take(Path(path).name)
+        return told
+
+    def _log_ruled_out(self) -> None:
+        reasons = self._candidates.reasons()
+        for name, reason in reasons.items() if self._candidates.waits else ():
+            if name not in self._ruled_out:
+                log.debug("namespace ruled out", namespace=name, reasons=reason)
+        self._ruled_out = reasons

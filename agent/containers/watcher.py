@@ -16,7 +16,7 @@ from types import MappingProxyType
 import structlog
 
 from agent.containers import start_gate
-from agent.containers.docker_client import Containers, Joined, LocalTask
+from agent.containers.docker_client import Containers, Heard, Joined, LocalTask
 from agent.containers.netns_discovery import NetnsDiscovery
 from mesh.errors import LinkwireError
 from mesh.model.records import Attachment
@@ -52,6 +52,7 @@ class _Starting:
     """Facts about a container that is being started, from others than Docker's list."""
 
     netns: str | None = None
+    is_guess: bool = True
     attachments: tuple[Attachment, ...] = ()
     joins: int = 0
 
@@ -71,11 +72,10 @@ class ContainerWatcher:
         self._lists = 0
         self._exits: tuple[Exit, ...] = ()
         self._resync_at = 0.0
-        self._sandboxes = NetnsDiscovery(self._sandbox_found)
+        self._sandboxes = NetnsDiscovery(self._sandbox_found, said=start_gate.waiting)
+        sandboxes = self._sandboxes
         containers.follow(
-            lambda container: self._wake("container" if container else "resync", container),
-            self._connected,
-            self._told_to_stop,
+            Heard(self._heard, sandboxes.announce, self._connected, sandboxes.forget, self._told_to_stop)
         )
         threading.Thread(target=self._run, name="container-watch", daemon=True).start()
 
@@ -114,12 +114,12 @@ class ContainerWatcher:
             self._exits = exits
             for container, path in asked.items():
                 # No guess; and nobody else tells it of what began to start before this agent.
-                self._starting[container].netns = path
+                self._starting[container].netns, self._starting[container].is_guess = path, False
             self._tasks = {container: self._completed(local) for container, local in seen.items()}
             # Containers that are no tasks have namespaces too, and what is found of them is nobody's; but what came
             # to be known since the list was asked for may be that of a task which is not in it yet.
             for container in before - seen.keys():
-                self._forget(container)
+                self._starting.pop(container, None)
             self._stopping &= seen.keys()
             self._lists += 1
         self._resync_at = time.monotonic() + RESYNC_S
@@ -141,13 +141,19 @@ class ContainerWatcher:
             before = self._tasks.get(local.container, local).elsewhere
             seen = self._starting.get(local.container, _Starting())
             elsewhere = in_order((*local.elsewhere, *seen.attachments, *before))
-            return replace(local, netns=seen.netns, elsewhere=elsewhere, joins=seen.joins)
+            is_guess = seen.netns is not None and seen.is_guess
+            return replace(local, netns=seen.netns, is_guess=is_guess, elsewhere=elsewhere, joins=seen.joins)
         self._forget(local.container)
         return local
 
     def _forget(self, container: str) -> None:
         self._sandboxes.forget(container)
         self._starting.pop(container, None)
+
+    def _heard(self, container: str) -> None:
+        if not container:
+            self._sandboxes.unsettle()
+        self._wake("container" if container else "resync", container)
 
     def _told_to_stop(self, container: str) -> None:
         with self._lock:
@@ -156,8 +162,7 @@ class ContainerWatcher:
 
     def _connected(self, joined: Joined) -> None:
         """Add a container's addresses on one more network: it is being started, or runs already."""
-        if joined.mac:
-            self._sandboxes.expect(joined.container, joined.mac)
+        self._sandboxes.expect(joined.container, joined.mac)
         with self._lock:
             starting = self._starting[joined.container]
             starting.attachments = in_order((*starting.attachments, *joined.attachments))
@@ -171,9 +176,11 @@ class ContainerWatcher:
             if local.state != "created" or local.netns is not None:
                 self._wake("container", joined.container)  # what Docker says of one that runs is all there is
 
-    def _sandbox_found(self, container: str, path: str) -> None:
+    def _sandbox_found(self, container: str, path: str, *, is_guess: bool) -> None:
         with self._lock:
-            self._starting[container].netns = path
-            if local := self._tasks.get(container):
-                self._tasks[container] = replace(local, netns=local.netns or path)
+            starting = self._starting[container]
+            starting.netns, starting.is_guess = path, is_guess
+            local = self._tasks.get(container)
+            if local is not None and local.netns is None:
+                self._tasks[container] = replace(local, netns=path, is_guess=is_guess)
         self._changed()

@@ -2,8 +2,9 @@
 
 A task may be given NET_ADMIN, and then what nft reads is what the task wrote. libnftables is not made for that: 1.0.6
 uses freed memory when it lists a table that has one flag, which any task can set. So it is not loaded into the agent:
-it runs in a process of its own, in the task's namespace, as no user there is, with NET_ADMIN and nothing else, and
-within limits. A table that it cannot list is foreign, and is replaced.
+it runs in a process of its own, in the task's namespace, as no user there is, with NET_ADMIN and nothing else, where
+there is no other namespace's file (`agent.firewall.confinement`), and within limits. A table that it cannot list is
+foreign, and is replaced.
 
 A process takes some milliseconds, so it is run only when something has changed: the kernel's generation of nftables
 tells that, whoever made the change (`agent.firewall.nf_tables_netlink`).
@@ -18,10 +19,12 @@ import resource
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from agent.firewall import nf_tables_netlink, ruleset
+from agent.firewall import confinement, nf_tables_netlink, ruleset
 from agent.firewall.ruleset import Table
 from agent.linux import privileges
 from agent.linux.netns import TaskNetns
@@ -30,7 +33,9 @@ from mesh.errors import LinkwireError, Retryable, Terminal
 
 # Protocols by number: their names are those of /etc/protocols, which an image may lack.
 PROGRAM = "nft"
-_COMMAND = (PROGRAM, "--numeric-protocol", "--file", "-")
+_COMMAND = (PROGRAM, "--numeric-protocol", "--json", "--file")
+_COMMAND_IN_WORDS = (PROGRAM, "--numeric-protocol", "--file")
+"""In its own language. Which one it is must be said: nft opens again what was no JSON, and a pipe has ended then."""
 # A thousand peers of a hundred services take 60 MB, 0.3 s and 1 MB. A limit of CPU time ends it at once (the first
 # process of a namespace heeds no other signal of itself than those for its own faults).
 _LIMITS = {resource.RLIMIT_AS: 512 << 20, resource.RLIMIT_CPU: 20, resource.RLIMIT_FSIZE: 16 << 20}
@@ -178,8 +183,7 @@ def _explained(doing: str, error: _Refused) -> LinkwireError:
 
 def _nft(netns: TaskNetns, text: str, *, json: bool = True) -> str:
     """Run an nft command in the namespace; return its output. Raises as `read`, and _Refused."""
-    # Which language it is must be said: for its own one, nft opens again what was no JSON, and a pipe has ended then.
-    command = (*_COMMAND, "--json") if json else _COMMAND
+    command = _COMMAND if json else _COMMAND_IN_WORDS
     with _memory() as output, _memory() as errors:
         done = netns.run(lambda: _ended(command, text.encode(), output, errors))
         problem = _in_one_line(_content(errors))
@@ -192,15 +196,20 @@ def _nft(netns: TaskNetns, text: str, *, json: bool = True) -> str:
 
 def _ended(command: Sequence[str], text: bytes, output: int, errors: int) -> int:
     """Run nft in this thread's namespace; return its exit code, or a signal's negative number."""
+    folder = confinement.enter(PROGRAM)
     privileges.give_up(keep=privileges.NET_ADMIN)
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     try:
-        # The pipe is made by this thread and so is its user's: nft opens it once more, as /dev/stdin.
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors, env=environment) as nft:
+        with (
+            confinement.pipe(folder) as path,
+            subprocess.Popen(
+                (*command, str(path)), stdin=subprocess.PIPE, stdout=output, stderr=errors, env=environment, cwd="/"
+            ) as nft,
+        ):
             try:
                 for what, limit in _LIMITS.items():  # before it is told anything
                     resource.prlimit(nft.pid, what, (limit, limit))
-                nft.communicate(text, _TIMEOUT)
+                _tell(nft, path, text)
             except BaseException:
                 nft.kill()
                 raise
@@ -209,6 +218,15 @@ def _ended(command: Sequence[str], text: bytes, output: int, errors: int) -> int
     except OSError as error:
         raise Retryable(f"cannot run nft: {error.strerror}") from error
     return nft.returncode
+
+
+def _tell(nft: subprocess.Popen[bytes], path: Path, text: bytes) -> None:
+    """Have it read a text from a pipe with a name, and wait for its end. Raises TimeoutExpired, OSError."""
+    began = time.monotonic()
+    if nft.stdin is not None:
+        nft.stdin.close()
+    nft.stdin = confinement.opened(path, nft, _TIMEOUT)
+    nft.communicate(text if nft.stdin is not None else None, max(0.0, _TIMEOUT - (time.monotonic() - began)))
 
 
 @contextlib.contextmanager

@@ -24,8 +24,10 @@ from agent.interface.task_interface import TaskInterface, status_of
 from agent.linux import hosts_file
 from agent.linux.netns import TaskNetns
 from agent.wireguard.backend import Backend
+from mesh.crypto.keys import PublicKey
 from mesh.errors import LinkwireError, NetnsGoneError, Retryable, Terminal
 from mesh.model.records import Attachment, DeviceStatus, TaskReport
+from mesh.topology.desired import device_name
 from mesh.topology.peer_cache import PeerCache
 from mesh.topology.wgtypes import HostEntry, InterfaceConfig
 
@@ -48,6 +50,7 @@ class TaskState:
         suspects: the suspect endpoints that it may open connections to.
         named_for: the graph, and how often Docker had connected it, for which its links' names were written before it
             has a device; None where they were not.
+        exposed: the public half of a private key that came into a namespace which proved to be another's.
         busy: whether a thread is at work on it: until that has ended nobody else changes anything here but
             `schedule.listed`.
     """
@@ -62,10 +65,13 @@ class TaskState:
     unready: tuple[str, ...] = ()
     suspects: frozenset[IPv4Address] = frozenset()
     named_for: tuple[object, int] | None = None
+    exposed: PublicKey | None = None
     busy: bool = False
     virtual: tuple[Attachment, ...] = ()
     """Its service's own virtual IPs in Swarm, by which tasks answer on networks with direct server return."""
     _guard: SourceGuard = field(default_factory=SourceGuard)
+    _guessed: PublicKey | None = None
+    """The key that is in a namespace of which Docker has not said that it is the task's."""
     _last: tuple[DeviceStatus | None, TaskReport | None] = (None, None)
     """Its last status and report, valid while a thread is at work on it."""
 
@@ -153,6 +159,7 @@ class TaskState:
         try:
             is_new = self.is_new
             netns = self._open(backend, self.local.netns)
+            self._guessed = desired.private_key.public if self.local.is_guess else None
             self.dns.serve(self.local.container, netns, desired)
             changes = self._apply(backend, netns, desired, complete=complete, is_new=is_new)
             if self.schedule.dirty or changes.create:
@@ -262,14 +269,24 @@ class TaskState:
         if wrong is not None and wrong.path != path:
             # Docker names another namespace than the one that was found: no key may stay where it does not belong.
             log.warning("task is in another namespace", task=self.local.task, namespace=path, previous=wrong.path)
-            try:
-                reconcile.remove(backend, wrong, None)
-            except NetnsGoneError:
-                pass
-            except LinkwireError as error:
-                log.warning("device not removed", task=self.local.task, namespace=wrong.path, error=str(error))
+            self._take_back(backend, wrong)
             self.close()
         return self.interface.open(path)
+
+    def _take_back(self, backend: Backend, wrong: TaskNetns) -> None:
+        """Remove the task's device from a namespace that is another's, where somebody may have renamed it meanwhile.
+
+        A key that was there is no longer the task's alone.
+        """
+        self.exposed = self._guessed or self.exposed
+        try:
+            if self.exposed is not None:
+                backend.take_back(wrong, device_name(self.local.task), self.exposed)
+            reconcile.remove(backend, wrong, None)
+        except NetnsGoneError:
+            pass
+        except LinkwireError as error:
+            log.warning("device not removed", task=self.local.task, namespace=wrong.path, error=str(error))
 
     def _fail(self, backend: Backend, error: LinkwireError) -> None:
         """Leave nothing half-wired: a task that cannot be wired has no device, and only names that its node refuses.

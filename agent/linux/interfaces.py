@@ -99,10 +99,14 @@ def is_up(netns: TaskNetns, name: str) -> bool | None:
     return None if link is None else bool(link.flags & rtnetlink_codec.IFF_UP)
 
 
-def found(netns: TaskNetns, of_kind: str) -> tuple[str, ...]:
+def of_kind(netns: TaskNetns, kind: str) -> tuple[str, ...]:
+    """List the names of all devices of one kind, sorted. Raises NetnsGoneError, Retryable."""
+    return tuple(sorted(link.name for link in _devices(netns) if link.kind == kind))
+
+
+def found(netns: TaskNetns, kind: str) -> tuple[str, ...]:
     """List the names of our devices of one kind, sorted. Raises NetnsGoneError, Retryable."""
-    names = (link.name for link in _devices(netns) if link.kind == of_kind)
-    return tuple(sorted(name for name in names if name.startswith(DEVICE_PREFIX)))
+    return tuple(name for name in of_kind(netns, kind) if name.startswith(DEVICE_PREFIX))
 
 
 def names(netns: TaskNetns) -> tuple[str, ...]:

@@ -131,6 +131,9 @@ class NodeReports:
             task, is_gone = state.local.task, state.local.state == "gone"
             takes_part = task in graph.by_task or (state.local.service in graph.services and not is_gone)
             if takes_part and not (is_gone and task in reports):
+                endpoint = graph.by_task.get(task)
+                if endpoint is not None and endpoint.public_key == state.exposed:
+                    self._clock.spend(task, endpoint.epoch)
                 spent = self._clock.spent.get(task)
                 reports[task] = replace(state.report(), node=self.node.id, spent=spent)
         return reports

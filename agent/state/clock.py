@@ -34,7 +34,7 @@ class Clock:
 
     Attributes:
         latest: the latest time seen since it last went back, in seconds since the epoch.
-        spent: task -> the epoch of its key that peers may take for a replay's.
+        spent: task -> the epoch of its key that peers may take for a replay's, or that somebody else may have seen.
     """
 
     latest: float = 0.0
@@ -74,6 +74,11 @@ class WatchedClock:
         if self._clock.latest < before.latest:
             back = round(before.latest - self._clock.latest)
             log.warning("wall clock went back", seconds=back, count=len(self._clock.spent))
+
+    def spend(self, task: str, epoch: int) -> None:
+        """Note that a task's key needs to be replaced for another reason."""
+        if self._clock.spent.get(task) != epoch:
+            self._clock = Clock(self._clock.latest, MappingProxyType({**self._clock.spent, task: epoch}))
 
     def save(self) -> None:
         """Save the state, unless that was done just now. Waits for the disk."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.linux.netns import TaskNetns
+    from mesh.crypto.keys import PublicKey
     from mesh.topology.wgtypes import Device, DeviceChange
 
 __all__ = ["Backend", "PortTakenError", "probe"]
@@ -80,6 +81,18 @@ class Backend(Protocol):
 
     def delete(self, netns: TaskNetns, name: str) -> None:
         """Delete a device if it is there, and whatever served it."""
+
+    def take_back(self, netns: TaskNetns, name: str, key: PublicKey) -> bool:
+        """Delete a device with its key from a namespace that proved to be another's, whatever it is called there.
+
+        Args:
+            netns: the namespace.
+            name: the name that the device was made with.
+            key: of the device, public.
+
+        Returns:
+            Whether it was there.
+        """
 
     def found(self, netns: TaskNetns) -> tuple[str, ...]:
         """List this backend's devices in a namespace, whoever made them: for adoption after a restart."""

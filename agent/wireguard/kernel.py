@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from agent.linux import interfaces
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.linux.netlink_socket import NetlinkSocket
+    from mesh.crypto.keys import PublicKey
     from mesh.topology.wgtypes import Device, DeviceChange
 
 _KIND = "wireguard"
@@ -96,6 +98,16 @@ class KernelBackend:
         netns.own(genetlink.Decoders).pop(name, None)
         if interfaces.kind(netns, name) == _KIND:
             interfaces.delete(netns, name)
+
+    def take_back(self, netns: TaskNetns, name: str, key: PublicKey) -> bool:
+        """See Backend."""
+        is_there = False
+        for there in interfaces.of_kind(netns, _KIND):
+            with suppress(DeviceNotFoundError):  # it was renamed just now
+                if there == name or self.read(netns, there).public_key == key:
+                    interfaces.delete(netns, there)
+                    is_there = True
+        return is_there
 
     def found(self, netns: TaskNetns) -> tuple[str, ...]:
         """See Backend."""

@@ -32,6 +32,7 @@ from mesh.errors import DeviceNotFoundError, LinkwireError, NetnsGoneError, Retr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mesh.crypto.keys import PublicKey
     from mesh.topology.wgtypes import Device, DeviceChange
 
 PROGRAM = "wireguard-go"
@@ -172,6 +173,13 @@ class UserspaceBackend:
                 self._end(name)
                 interfaces.delete(place, name)
         self._reap()
+
+    def take_back(self, netns: TaskNetns, name: str, key: PublicKey) -> bool:
+        """See Backend. Its process goes by the name that it was made with, and its device ends with it."""
+        del netns, key
+        is_there = uapi.process(name) is not None
+        self._end(name)
+        return is_there
 
     def found(self, netns: TaskNetns) -> tuple[str, ...]:
         """See Backend."""

@@ -30,7 +30,7 @@ _SILENT = 3.0
 """Seconds that a job may take without a word."""
 ENDED = {"complete", "failed", "rejected", "shutdown", "remove", "orphaned"}
 SOCKET = "type=bind,source=/var/run/docker.sock,target=/var/run/docker.sock"
-_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN", "MKNOD", "SETUID", "SETGID", "SETPCAP")
+_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN", "MKNOD", "SYS_CHROOT", "SETUID", "SETGID", "SETPCAP")
 """The agent's."""
 
 _ONCE = (

@@ -133,7 +133,7 @@ class Placement:
             return None
         sealed, report = self._stored.get(key, SealedKey), self._run.report(task)
         if report is not None and report.spent == endpoint.epoch:
-            why = "its node's clock went back, and peers would take its handshakes for replays"
+            why = "its node says that its key must not be used any more"
         elif sealed is None or sealed.sealed_to != to.fingerprint:
             why = "its node cannot open the old key"
         else:

@@ -229,7 +229,8 @@ class TaskReport(Record, key="tasks/{0.node}/{0.task}", writer="agent"):
     elsewhere: tuple[Attachment, ...]
     """The task's addresses on other networks as the node's Docker gave them, sorted."""
     spent: int | None = field(default=None, metadata=OPTIONAL)
-    """Epoch of a key that peers refuse because the node's clock went back: the controller assigns another keypair."""
+    """Epoch of a key that peers refuse because the node's clock went back, or that was in another task's namespace:
+    the controller assigns another keypair."""
 
 
 @dataclass(frozen=True, slots=True)

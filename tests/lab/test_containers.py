@@ -80,7 +80,7 @@ def inside(node: Node, container: str, *networks: str) -> tuple[Attachment, ...]
 def test_task_addresses_are_known_before_start_until_end(
     lab: Lab, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watcher, "NetnsDiscovery", lambda found: NetnsDiscovery(found, tmp_path))
+    monkeypatch.setattr(watcher, "NetnsDiscovery", lambda found, **_: NetnsDiscovery(found, tmp_path))
     image = images.push_busybox(lab)
     seen = Seen(f"unix://{node.socket}")
     networks = ("--network", OVERLAY, "--network", BRIDGE, "--constraint", f"node.hostname=={node.name}")

@@ -25,7 +25,7 @@ KINDS = {
 CARRIES_S = 30.0
 """Within which links must carry again after an install."""
 ROUNDS = int(os.environ.get("LINKWIRE_INSTALL_ROUNDS", "1"))
-SET = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
+SET = ("CAP_SYS_CHROOT", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 TRY = """
 import sys
 from pathlib import Path

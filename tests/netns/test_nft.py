@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from agent.firewall import nft, preflight, ruleset
+from agent.firewall import confinement, nft, preflight, ruleset
 from agent.firewall.ruleset import Table, render
 from agent.linux import privileges
 from agent.linux.netns import TaskNetns
@@ -275,7 +275,18 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setattr(nft, "_COMMAND", ("sh", "-c", script))
 
 
-def test_nft_runs_with_no_more_than_it_needs(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
+def see_files(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let what is run read /proc, which nft does not see (tests/netns/test_nft_confinement.py)."""
+    folder.chmod(0o777)
+    for above in list(folder.parents)[:-2]:
+        above.chmod(above.stat().st_mode | 0o011)
+    monkeypatch.setattr(confinement, "enter", lambda _: folder)
+
+
+def test_nft_runs_with_no_more_than_it_needs(
+    netns: TaskNetns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    see_files(monkeypatch, tmp_path)
     run_instead(monkeypatch, "cat /proc/self/status")
     status = dict(line.split(":", 1) for line in nft._nft(netns, "").splitlines())
     assert status["Uid"].split() == status["Gid"].split() == [str(privileges.USER)] * 4
@@ -286,8 +297,11 @@ def test_nft_runs_with_no_more_than_it_needs(netns: TaskNetns, monkeypatch: pyte
     assert status["NSpid"].split()[1:] == ["2"], "it is the second process of a namespace of its own"
 
 
-def test_nft_gets_its_limits_before_any_input(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_instead(monkeypatch, "read told; cat /proc/self/limits; cat")
+def test_nft_gets_its_limits_before_any_input(
+    netns: TaskNetns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    see_files(monkeypatch, tmp_path)
+    run_instead(monkeypatch, 'exec <"$0"; read told; cat /proc/self/limits; cat')
     limits = nft._nft(netns, "told\nand more").splitlines()
     assert limits.pop() == "and more"
     shown = {line[:26].strip(): line[26:].split()[:2] for line in limits}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from agent.containers.docker_client import Joined, LocalTask
+from agent.containers.docker_client import Heard, LocalTask
 
 
 class FakeContainers:
@@ -26,11 +26,9 @@ class FakeContainers:
         """As Containers: nothing leaves such a node."""
         return ()
 
-    def follow(
-        self, changed: Callable[[str], None], _connected: Callable[[Joined], None], _stopping: Callable[[str], None]
-    ) -> None:
+    def follow(self, heard: Heard) -> None:
         """As Containers."""
-        self._changed = changed
+        self._changed = heard.changed
 
     def put(self, task: LocalTask) -> None:
         """A container is there, or in another state."""
