@@ -20,6 +20,7 @@ def _prefix(kind: type[Record]) -> str:
 ACCESS = _prefix(records.Access)
 CLUSTER = _prefix(records.Cluster)
 LEADER = _prefix(records.Leader)
+TENURE = _prefix(records.Tenure)
 MANIFEST = _prefix(records.ManifestRecord)
 SERVICES = _prefix(records.Service)
 ENDPOINTS = _prefix(records.Endpoint)
@@ -47,8 +48,8 @@ _KINDS = tuple(
 )
 KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
 """First part of a key -> the kind of record under it."""
-FOLLOWED = tuple(_prefix(kind) for kind in _KINDS if kind is not records.View)
-"""All that controllers read: every kind but the views, which are only shown."""
+FOLLOWED = tuple(_prefix(kind) for kind in _KINDS if kind not in {records.View, records.Tenure})
+"""All that controllers follow: every kind but the views, which are only shown, and the leader's tenure."""
 _COVERED = frozenset(_prefix(kind) for kind in _KINDS if kind.COVERED)
 _COVERED_BELOW = tuple(prefix for prefix in _COVERED if prefix.endswith("/"))
 

@@ -307,6 +307,18 @@ class Leader(Record, key="leader", writer="anybody"):
     """The leading controller."""
 
     holder: str
+    instance: str = field(default="", metadata=OPTIONAL)
+    """Random, of one process of it; empty in a record of an older version, which a lease ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure(Record, key="tenure", writer="anybody"):
+    """The leader's sign of life: it writes it every 2 s. Its key sorts after all keys that agents follow."""
+
+    instance: str
+    """`Leader.instance`."""
+    count: int
+    """Of its signs so far."""
 
 
 @dataclass(frozen=True, slots=True)
