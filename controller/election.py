@@ -1,8 +1,8 @@
-"""Leader election: a record that one controller alone can write, that every write names, and a sign of life beside it.
+"""Leader election: a record that names the leader and that every write names, and a sign of life beside it.
 
-No lease decides: anybody who can reach etcd can keep any lease alive. The leader writes its tenure every BEAT_S; who
-sees, by its own monotonic clock, neither that nor the leader's record change for SILENCE_S takes the lead, on
-condition that both still are what was seen. Only the controllers' etcd user can write them.
+No lease decides: anybody who can reach etcd can keep any lease alive. The leader writes its tenure every BEAT_S. A
+standby that sees, by its own monotonic clock, neither that nor the leader's record change for SILENCE_S takes the
+lead, on condition that both still are what it saw. Only the controllers' user of etcd can write them.
 
 A controller that lost the lead without knowing it (a pause, a partition) cannot write: each of its transactions
 carries the revision of the leader record that it created (a fencing token).
@@ -38,7 +38,7 @@ CATCH_UP_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Sight:
-    """The revisions of the leader's record and of its tenure, and when they were first seen, by the monotonic clock."""
+    """Revisions of the leader's record and tenure, and when they were first seen, by the monotonic clock."""
 
     revisions: tuple[int, int]
     since: float

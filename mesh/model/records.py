@@ -94,12 +94,10 @@ class Endpoint(Record, key="endpoints/{0.service}/{0.task}", covered=True):
     """One task's place in the mesh."""
 
     service: str
-    """Service id."""
     task: str
     slot: int
     """0 for a task of a global service."""
     node: str
-    """Node id."""
     address: IPv4Address
     public_key: PublicKey
     epoch: int
@@ -147,7 +145,6 @@ class SealedLinkKey(Record, key="linkkeys/{0.node}/{0.key}"):
     node: str
     epoch: int
     sealed_to: str
-    """Fingerprint of the node's sealing key at that time."""
     sealed: bytes
 
 
@@ -184,7 +181,6 @@ class Node(Record, key="nodes/{0.id}", writer="agent"):
     proof: NodeProof | None
     """Proof that the keys are the node's own; None where the node has none."""
     unproven: Unproven | None
-    """Reason for a missing proof."""
     address: IPAddress
     """Address at which other nodes reach this one's WireGuard ports."""
     first_port: int
@@ -289,13 +285,11 @@ class Status(Record, key="vitals/{0.node}", writer="agent"):
 
 @dataclass(frozen=True, slots=True)
 class View(Record, key="views/{0.node}/{0.part}", writer="agent"):
-    """A part of a node's reading of its devices: see mesh.model.device_readings."""
+    """A part of a node's reading of its devices, from 0: see mesh.model.device_readings."""
 
     node: str
     part: int
-    """From 0."""
     parts: int
-    """The number of parts."""
     written: float
     """Seconds since 1970 by the node's clock, the same in all parts of one reading."""
     packed: bytes
@@ -304,21 +298,18 @@ class View(Record, key="views/{0.node}/{0.part}", writer="agent"):
 
 @dataclass(frozen=True, slots=True)
 class Leader(Record, key="leader", writer="anybody"):
-    """The leading controller."""
+    """The leading controller: its name, and a random id of its process, empty in an older version's."""
 
     holder: str
     instance: str = field(default="", metadata=OPTIONAL)
-    """Random, of one process of it; empty in a record of an older version, which a lease ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tenure(Record, key="tenure", writer="anybody"):
-    """The leader's sign of life: it writes it every 2 s. Its key sorts after all keys that agents follow."""
+    """The leader's signs of life, counted, by `Leader.instance`. The key sorts after all that agents follow."""
 
     instance: str
-    """`Leader.instance`."""
     count: int
-    """Of its signs so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,13 +368,12 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Recalled(Record, key="recalled/{0.node}/{0.part}", writer="agent"):
-    """A part of a node's answer to a Recall. The values prove themselves, whoever brings them."""
+    """A part, from 0, of a node's answer to a Recall. The values prove themselves, whoever brings them."""
 
     node: str
     asked: str
     """`Recall.node` of the request, so that an answer to another request does not count."""
     part: int
-    """From 0."""
     parts: int
     values: tuple[Kept, ...]
 

@@ -46,7 +46,7 @@ class Etcd:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Run campaigns by hand, at this time of the monotonic clock."""
     clock = [100.0]
-    monkeypatch.setattr(Election, "_run", lambda self: None)
+    monkeypatch.setattr(Election, "_run", lambda _: None)
     monkeypatch.setattr(election.time, "monotonic", lambda: clock[0])
     return clock
 
