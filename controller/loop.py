@@ -66,9 +66,9 @@ class Controller:
         self._signer = signer
         self._wake = wake
         self._name = name
-        self._writer = PlanWriter(store, partial(link_key, link_seed, signer.cluster), rest_s)
+        self._writer = PlanWriter(store, partial(link_key, link_seed, signer.cluster))
         self._startup = StartupWait(self._writer.ledger)
-        self._decider = Decider(self._writer, signer, subnet)
+        self._decider = Decider(self._writer, signer, subnet, rest_s)
         self._restore = RestoreProcedure(self._writer, self._decider.members)
         self._reported = LastSeen()
         self._upkeep = IdleCollector()
@@ -95,7 +95,7 @@ class Controller:
 
     def _due_in(self, due: int | None) -> float:
         """Seconds until there is something to do without a wake-up."""
-        seconds = self._watch.due_in()
+        seconds = min(self._watch.due_in(), self._decider.due_in(time.monotonic()))
         if self._startup.waiting or self._restore.waiting:
             seconds = min(seconds, RETRY_S)
         return seconds if due is None else max(0.0, min(seconds, due - time.time()))

@@ -150,7 +150,7 @@ class SealedLinkKey(Record, key="linkkeys/{0.node}/{0.key}"):
 
 @dataclass(frozen=True, slots=True)
 class Address(Record, key="addresses/{0.address!s}"):
-    """The holder of an address; without a holder the address rests, until its lease ends."""
+    """The holder of an address; without a holder the address rests, until the controller deletes it."""
 
     address: IPv4Address
     holder: str | None

@@ -29,7 +29,7 @@ SWARM = ListCache().swarm(CLUSTER, ())
 def decider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decider]:
     """It found nothing to do just now, and says so when it plans again; its store is never connected."""
     store = Store(["http://127.0.0.1:1"], RECORD_SIGNER)
-    made = Decider(PlanWriter(store, secret, 60), Signer(CLUSTER, SIGNING_KEY), IPv4Network("10.1.0.0/16"))
+    made = Decider(PlanWriter(store, secret), Signer(CLUSTER, SIGNING_KEY), IPv4Network("10.1.0.0/16"), 60)
     monkeypatch.setattr(made, "_act_on", lambda *_: (Packed(problems=("planned",)), True))
     yield made
     store.close()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
 
-from controller import election
 from controller.election import SILENCE_S, Election
 from mesh.errors import Retryable
 from mesh.model import keyspace
@@ -47,7 +47,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Run campaigns by hand, at this time of the monotonic clock."""
     clock = [100.0]
     monkeypatch.setattr(Election, "_run", lambda _: None)
-    monkeypatch.setattr(election.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     return clock
 
 
@@ -115,8 +115,8 @@ def test_sign_of_life_defeats_a_takeover(now: list[float]) -> None:
     now[0] += SILENCE_S
     read = etcd.load
 
-    def late(keys: Sequence[str]) -> SimpleNamespace:
-        seen = read(keys)
+    def late(_: Sequence[str]) -> SimpleNamespace:
+        seen = read(_)
         first._campaign()
         return seen
 
@@ -140,7 +140,7 @@ def test_silence_of_etcd_is_none_of_leader(now: list[float], monkeypatch: pytest
     read, etcd.load = etcd.load, fails  # type: ignore[method-assign]
     second._run()
     etcd.load = read  # type: ignore[method-assign]
-    monkeypatch.setattr(election.time, "monotonic", lambda: now[0] + 10 * SILENCE_S)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0] + 10 * SILENCE_S)
     second._campaign()
     assert second.token is None
 

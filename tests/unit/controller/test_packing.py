@@ -101,7 +101,7 @@ def large(found: SwarmService, ranges: int = 22_000) -> SwarmService:
 def test_a_service_too_large_is_one_problem() -> None:
     store, world = fresh()
     web, db = world.add(large(WEB), "n1"), world.add(DB, "n2")
-    plan = packed(made_of(store, world).steps, secret, None)
+    plan = packed(made_of(store, world).steps, secret)
     steps = [step for batch in plan.batches for step, _ in batch]
     assert [step.task for step in steps if isinstance(step, Allocate)] == list(db)
     assert web
@@ -120,7 +120,7 @@ def test_a_service_that_was_written_goes_on() -> None:
     settled(store, world)
     world.services[WEB.id] = large(WEB)
     task = world.start(WEB.id, "n3")
-    plan = packed(made_of(store, world).steps, secret, None)
+    plan = packed(made_of(store, world).steps, secret)
     assert [step.task for batch in plan.batches for step, _ in batch if isinstance(step, Allocate)] == [task]
     assert len(plan.problems) == 1
 
@@ -134,7 +134,7 @@ def test_an_impossible_step_is_a_problem() -> None:
         raise Terminal(f"nobody knows {key}")
 
     steps = made_of(store, world).steps
-    plan = packed(steps, no_secret, None)
+    plan = packed(steps, no_secret)
     assert [step for batch in plan.batches for step, _ in batch] == [s for s in steps if not isinstance(s, Share)]
     shares = [step for step in steps if isinstance(step, Share) and step.boxes]
     assert plan.problems == tuple(f"{s.reason}: not written: nobody knows shop_web:shop_db" for s in shares)
@@ -177,7 +177,7 @@ def check_record(labels: dict[str, str]) -> None:
         assert not read.links
         return
     assert isinstance(change, PlanStep)
-    plan = packed([change], secret, None)
+    plan = packed([change], secret)
     assert not plan.problems
     (put,) = (op for op in change.ops if isinstance(op, Put) and isinstance(op.record, Service))
     assert len(codec.encode(put.record)) < MOST_OF_A_RECORD

@@ -158,7 +158,7 @@ def test_full_subnet_is_reported_and_recovers_after_quarantine() -> None:
     assert settled(store, world, subnet).problems == (full,)
     world.change(first[0].id, state="failed")
     assert settled(store, world, subnet).problems == (full,), "its address rests"
-    store.expire(max(store.leases))
+    store.end_rest(store.resting()[-1])
     assert settled(store, world, subnet).problems == ()
     assert endpoint_of(store, late)
 
