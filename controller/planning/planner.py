@@ -32,7 +32,7 @@ from controller.swarm.model import Swarm
 from mesh.crypto.hpke import NodePublicKey
 from mesh.model import keyspace
 from mesh.model.records import Cluster
-from mesh.model.snapshot import Put, Snapshot
+from mesh.model.snapshot import Put, Snapshot, unreadable
 from mesh.process.gc_tuning import gc_paused
 from mesh.topology.ipam import ula
 
@@ -106,7 +106,7 @@ class Planner:
         run = PlanContext(index, focus, cluster.subnet if cluster else subnet, now, members)
         if run.subnet != subnet:
             run.problems.append(f"the mesh's subnet is {run.subnet} since its first use; {subnet} is ignored")
-        run.problems += [f"store: {stored.invalid[key]}" for key in sorted(stored.invalid)]
+        run.problems += unreadable(stored.invalid)
         run.problems += index.links.problems
         steps = tuple(_steps(run, cluster))
         self.looked_at, self._last = focus, _remembered(last, run)

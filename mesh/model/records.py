@@ -314,7 +314,7 @@ class Tenure(Record, key="tenure", writer="anybody"):
 
 @dataclass(frozen=True, slots=True)
 class StoreSpace(Record, key="space", writer="anybody"):
-    """Space that the stack's etcd takes, as last reported by `linkwire-etcd`. Nothing is decided by it."""
+    """Space that the stack's etcd takes, as last reported by `linkwire-etcd`. `barred` are nodes that filled it."""
 
     size: int
     """Bytes of its file."""
@@ -324,6 +324,7 @@ class StoreSpace(Record, key="space", writer="anybody"):
     """Bytes at which it refuses all writes."""
     short: bool
     """True when an operator should make room."""
+    barred: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
