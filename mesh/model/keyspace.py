@@ -5,6 +5,7 @@ Keys are relative to the root (`/linkwire/v1/`), which only the store adds. No I
 
 from __future__ import annotations
 
+from mesh.crypto.envelope import MAX_BODY
 from mesh.model import records
 from mesh.model.records import Record, Writer
 
@@ -50,6 +51,17 @@ KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
 """First part of a key -> the kind of record under it."""
 FOLLOWED = tuple(prefix(kind) for kind in _KINDS if kind not in {records.View, records.Tenure})
 """All that controllers follow: every kind but the views, which are only shown, and the leader's tenure."""
+_KIB = 1024
+_LIMITS = {
+    LEADER: _KIB,
+    TENURE: _KIB,
+    SPACE: 64 * _KIB,
+    NODES: 64 * _KIB,
+    TASKS: 64 * _KIB,
+    STATUS: 64 * _KIB,
+    VIEWS: 512 * _KIB,
+}
+"""Bytes of the largest record of a kind that one node or nobody signs; of all others MAX_BODY."""
 _COVERED = frozenset(prefix(kind) for kind in _KINDS if kind.COVERED)
 _COVERED_BELOW = tuple(prefix for prefix in _COVERED if prefix.endswith("/"))
 
@@ -133,6 +145,12 @@ def writer(key: str) -> Writer:
 def covered(key: str) -> bool:
     """Return whether the manifest covers the record under a key."""
     return key in _COVERED or key.startswith(_COVERED_BELOW)
+
+
+def limit(key: str) -> int:
+    """Return the bytes that a record under a key may have; nobody decodes a larger one."""
+    kind, slash, _ = key.partition("/")
+    return _LIMITS.get(kind + slash, MAX_BODY)
 
 
 def private(key: str, node_id: str) -> bool:
