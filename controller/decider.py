@@ -13,6 +13,7 @@ from controller.etcd import access
 from controller.index.baseline import Baseline
 from controller.plan_writer import PlanWriter
 from controller.planning.planner import Planner
+from controller.planning.shares import MOST
 from controller.recovery.address_quarantine import AddressQuarantine
 from controller.recovery.repair import cluster_again, mend, resign, unknown
 from controller.recovery.resting_addresses import RestingAddresses
@@ -27,6 +28,9 @@ from mesh.model.snapshot import Holds, Snapshot
 
 log = structlog.get_logger(__name__)
 
+LEAST_S = 0.5
+"""Seconds between two looks that time alone asks for: a standby changes nothing, whatever is due."""
+
 
 class Decider:
     """Mends first, then judges and plans, then renews old signatures. Not safe for several threads.
@@ -38,7 +42,9 @@ class Decider:
         problems: those that are open now.
     """
 
-    def __init__(self, writer: PlanWriter, signer: Signer, subnet: IPv4Network, rest_s: float) -> None:
+    def __init__(
+        self, writer: PlanWriter, signer: Signer, subnet: IPv4Network, rest_s: float, stack_share: float = MOST
+    ) -> None:
         """Prepare.
 
         Args:
@@ -46,12 +52,13 @@ class Decider:
             signer: of the records that this controller writes.
             subnet: of the mesh, for a store that is not in use yet.
             rest_s: seconds before a released address may be reused.
+            stack_share: part of the addresses, and of a node's ports, that no stack exceeds where they are scarce.
         """
         self._writer = writer
         self._signer = signer
         self._subnet = subnet
         self.members = Members()
-        self._planner = Planner()
+        self._planner = Planner(stack_share)
         self._presence = Presence(signer.cluster)
         self._silent: frozenset[str] = frozenset()
         self._resting = RestingAddresses(rest_s)
@@ -74,9 +81,13 @@ class Decider:
             self._idle.clear()
         self._silent = silent
 
+    def pause(self) -> None:
+        """Note that the store cannot be read."""
+        self._presence.pause()
+
     def due_in(self, now: float) -> float:
         """Return the seconds until time alone gives something to look at; `now` is of the monotonic clock."""
-        return min(self._presence.due_in(now), self._resting.due_in(now))
+        return max(LEAST_S, min(self._presence.due_in(now), self._resting.due_in(now)))
 
     def start_term(self) -> None:
         """Forget what another leader may have changed: this one has not seen it being signed."""

@@ -76,6 +76,8 @@ class Release:
     addresses: tuple[tuple[IPv4Address, int], ...]
     """Each with the revision of its record."""
     reason: str
+    stack: str = ""
+    """Of the holder."""
 
 
 Step = PlanStep | Allocate | Share | Release
@@ -132,5 +134,5 @@ def sharing(step: Share, secret: Callable[[str, int], LinkKey]) -> tuple[Op, ...
 
 def release(step: Release) -> tuple[Op, ...]:
     """Make the transaction of a Release: the addresses have no holder from then on."""
-    rests = tuple(Put(Address(address, None), revision) for address, revision in step.addresses)
+    rests = tuple(Put(Address(address, None, step.stack), revision) for address, revision in step.addresses)
     return (*step.deletes, *rests)

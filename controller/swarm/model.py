@@ -46,6 +46,8 @@ class SwarmService:
     """None for a global service or a job."""
     attachments: tuple[Attachment, ...] = ()
     """Its virtual IPs on Swarm's own networks."""
+    stack: str = ""
+    """Its stack's name; empty where `docker service create` made it."""
 
 
 @dataclass(frozen=True, slots=True)

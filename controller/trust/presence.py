@@ -7,7 +7,7 @@ lives: anybody who can reach etcd can keep a dead node's lease alive, and its re
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controller.index.baseline import LastSeen
 from mesh.crypto.envelope import VerifyKey
@@ -19,7 +19,7 @@ from mesh.model.snapshot import Snapshot
 SILENCE_S = 8.0
 """Seconds after which a node that signs nothing new is silent."""
 LOOK_S = 2.0
-"""Seconds between two looks: after twice as many, time has passed unseen, and counts for no node's silence."""
+"""Seconds between two looks: after twice as many, what is more than this has passed unseen, and counts for nobody."""
 _SIGNS = (keyspace.NODES, keyspace.STATUS)
 
 
@@ -41,6 +41,11 @@ class Presence:
         self._seen = LastSeen()
         self._signs: dict[str, _Sign] = {}  # by node, the one that has been silent longest first
         self._observed = 0.0
+        self._paused = False
+
+    def pause(self) -> None:
+        """Let no node's silence begin before the next look: etcd does not answer, so that nobody is heard."""
+        self._paused = True
 
     def observe(self, stored: Snapshot, accepted: Mapping[str, Member], now: float) -> None:
         """Look at the whole store, also while another controller leads.
@@ -50,9 +55,13 @@ class Presence:
             accepted: the statements that were accepted of nodes; of others the store's count.
             now: seconds of the monotonic clock.
         """
-        if now - self._observed > 2 * LOOK_S:  # etcd did not answer, or this process did not run
-            self._signs = {node: _Sign(sign.key, sign.generation, now) for node, sign in self._signs.items()}
-        self._observed = now
+        unseen = now - self._observed - LOOK_S
+        if self._paused or unseen > LOOK_S:  # etcd did not answer, or this process was slow
+            self._signs = {
+                node: replace(sign, seen=now if self._paused else min(now, sign.seen + unseen))
+                for node, sign in self._signs.items()
+            }
+        self._observed, self._paused = now, False
         for node, key in self._changed(stored):
             versioned = stored.records.get(key)
             if versioned is None:
@@ -88,7 +97,7 @@ class Presence:
 
     def due_in(self, now: float) -> float:
         """Return the seconds until the store has to be looked at although nothing wakes the controller."""
-        return max(0.0, self._observed + LOOK_S - now)
+        return LOOK_S if self._paused or not self._signs else max(0.0, self._observed + LOOK_S - now)
 
 
 def _all(stored: Snapshot) -> set[str]:

@@ -154,7 +154,8 @@ class Address(Record, key="addresses/{0.address!s}"):
 
     address: IPv4Address
     holder: str | None
-    """`service/<id>` for a VIP, `task/<id>` for an endpoint, None while it rests."""
+    """`service/<id>` for a VIP, `task/<id>` for an endpoint, None while it rests after one of `stack`."""
+    stack: str = field(default="", metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,6 @@ class Member(Record, key="members/{0.node}"):
     sealing_key: NodePublicKey
     report_key: VerifyKey
     counter: int
-    """Of the statement that was accepted last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,8 +162,9 @@ def test_unreadable_address_or_port_is_not_given() -> None:
     place = endpoint_of(store, db)
     for key in (keyspace.endpoint(DB.id, db.id), keyspace.port("n2", 1000), keyspace.address(place.address)):
         store.damage(key)
-    (late,) = world.add(DB, "n2")
-    full = f"task {late.id}: all 1 UDP ports 1000-1000 of the node are taken: widen its agent's --ports"
+    world.add(DB, "n2")
+    refused = f"service {DB.name}: some of its tasks are not wired: "
+    full = f"{refused}all 1 UDP ports 1000-1000 of the node are taken: widen its agent's --ports"
     assert full in settled(store, world, subnet).problems
     world.add(DB, "n1", "n1", "n1", "n1")
     problems = settled(store, world, subnet).problems

@@ -78,10 +78,23 @@ def test_time_that_nobody_looked_is_no_silence() -> None:
     world.say("n1", 1)
     world.say("n2", 1)
     world.look(SILENCE_S - 1)
+    world.presence.pause()
     world.now += 100
     assert not world.look()
     assert not world.look(SILENCE_S - 1)
     assert world.look(1) == {"n1", "n2"}
+
+
+def test_slow_passes_find_a_dead_node_later() -> None:
+    """What passes while the controller itself is busy counts little, and not nothing."""
+    world = World()
+    world.say("n1", 1)
+    world.look()
+    found = []
+    for _ in range(5):
+        world.now += 100
+        found.append(world.look() == {"n1"})
+    assert found == [False, False, False, True, True]
 
 
 def test_a_node_never_heard_is_not_silent() -> None:
@@ -120,3 +133,13 @@ def test_freed_addresses_come_in_transactions_that_fit() -> None:
     steps = resting.over(1.0)
     assert [len(step.ops) for step in steps] == [50] * 5
     assert {op.key for step in steps for op in step.ops} == set(stored)
+
+
+def test_a_standby_is_not_woken_without_pause() -> None:
+    """It frees no address, and while etcd does not answer it hears no node."""
+    world = World()
+    assert world.presence.due_in(world.now) == LOOK_S
+    world.say("n1", 1)
+    world.look()
+    world.presence.pause()
+    assert world.presence.due_in(world.now + 100) == LOOK_S
