@@ -64,7 +64,18 @@ def main() -> None:
     swarm.follow(wake)
     try:
         watch = SwarmPoller(swarm)
-        Controller(watch, store, signer, wake, options.subnet, options.rest_s, options.name, link_seed).run(stopped)
+        loop = Controller(
+            watch,
+            store,
+            signer,
+            wake,
+            options.subnet,
+            options.rest_s,
+            options.name,
+            link_seed,
+            options.stack_share,
+        )
+        loop.run(stopped)
     except Terminal as error:
         log.error("controller stopped", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)

@@ -13,17 +13,23 @@ from controller.etcd import access
 from controller.index.baseline import Baseline
 from controller.plan_writer import PlanWriter
 from controller.planning.planner import Planner
+from controller.planning.shares import MOST
 from controller.recovery.address_quarantine import AddressQuarantine
 from controller.recovery.repair import cluster_again, mend, resign, unknown
+from controller.recovery.resting_addresses import RestingAddresses
 from controller.steps import Plan
 from controller.swarm.model import Swarm
 from controller.transactions import Packed
 from controller.trust.members import Judged, Members
+from controller.trust.presence import Presence
 from mesh.crypto.envelope import Signer
 from mesh.model import keyspace
 from mesh.model.snapshot import Holds, Snapshot
 
 log = structlog.get_logger(__name__)
+
+LEAST_S = 0.5
+"""Seconds between two looks that time alone asks for: a standby changes nothing, whatever is due."""
 
 
 class Decider:
@@ -36,19 +42,26 @@ class Decider:
         problems: those that are open now.
     """
 
-    def __init__(self, writer: PlanWriter, signer: Signer, subnet: IPv4Network) -> None:
+    def __init__(
+        self, writer: PlanWriter, signer: Signer, subnet: IPv4Network, rest_s: float, stack_share: float = MOST
+    ) -> None:
         """Prepare.
 
         Args:
             writer: packs the steps.
             signer: of the records that this controller writes.
             subnet: of the mesh, for a store that is not in use yet.
+            rest_s: seconds before a released address may be reused.
+            stack_share: part of the addresses, and of a node's ports, that no stack exceeds where they are scarce.
         """
         self._writer = writer
         self._signer = signer
         self._subnet = subnet
         self.members = Members()
-        self._planner = Planner()
+        self._planner = Planner(stack_share)
+        self._presence = Presence(signer.cluster)
+        self._silent: frozenset[str] = frozenset()
+        self._resting = RestingAddresses(rest_s)
         self._rests = AddressQuarantine()
         self._idle = Baseline()  # of the last decision that found nothing to do
         self.verified: Snapshot | None = None
@@ -59,7 +72,22 @@ class Decider:
 
     def observe(self, stored: Snapshot) -> None:
         """Look at the store, also while another controller leads."""
+        now = time.monotonic()
         self._rests.observe(stored)
+        self._resting.observe(stored, now)
+        self._presence.observe(stored, self.members.accepted, now)
+        silent = self._presence.silent()
+        if silent != self._silent or not self._resting.due_in(now):
+            self._idle.clear()
+        self._silent = silent
+
+    def pause(self) -> None:
+        """Note that the store cannot be read."""
+        self._presence.pause()
+
+    def due_in(self, now: float) -> float:
+        """Return the seconds until time alone gives something to look at; `now` is of the monotonic clock."""
+        return max(LEAST_S, min(self._presence.due_in(now), self._resting.due_in(now)))
 
     def start_term(self) -> None:
         """Forget what another leader may have changed: this one has not seen it being signed."""
@@ -106,7 +134,8 @@ class Decider:
         """Plan for a store that needs no mending."""
         judged, plan = self._planned(stored, swarm, now)
         self.due = plan.due
-        made = self._writer.pack((*judged.steps, *access.steps(swarm, judged.stored), *plan.steps))
+        free = self._resting.over(time.monotonic())
+        made = self._writer.pack((*judged.steps, *access.steps(swarm, judged.stored), *free, *plan.steps))
         self.report((*judged.problems, *access.problems(swarm), *plan.problems, *made.problems), swarm)
         if not made.batches:
             old = resign(stored, self._signer.key.verify_key.id, self._resigned)
@@ -122,7 +151,7 @@ class Decider:
         self.problems.update((*problems, *(node.label_error for node in swarm.nodes.values() if node.label_error)))
 
     def _planned(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Judged, Plan]:
-        judged = self.members.judge(swarm, stored, now)
+        judged = self.members.judge(swarm, stored, now, self._silent)
         return judged, self._planner.plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
 
 

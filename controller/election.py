@@ -1,12 +1,18 @@
-"""Leader election: a leased record that only one controller can create, and that every write names.
+"""Leader election: a record that names the leader and that every write names, and a sign of life beside it.
 
-A controller that lost its lease without knowing it (a pause, a partition) cannot write: each of its transactions
+No lease decides: anybody who can reach etcd can keep any lease alive. The leader writes its tenure every BEAT_S. A
+standby that sees, by its own monotonic clock, neither that nor the leader's record change for SILENCE_S takes the
+lead, on condition that both still are what it saw. Only the controllers' user of etcd can write them.
+
+A controller that lost the lead without knowing it (a pause, a partition) cannot write: each of its transactions
 carries the revision of the leader record that it created (a fencing token).
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,16 +20,28 @@ import structlog
 
 from mesh.errors import LinkwireError, Retryable
 from mesh.model import keyspace
-from mesh.model.records import Leader
-from mesh.model.snapshot import Holds, Put
+from mesh.model.records import Leader, Tenure
+from mesh.model.snapshot import Delete, Holds, Put
 from mesh.store.client import Follower, Store
 
 log = structlog.get_logger(__name__)
 
-TTL_S = 6
-"""Seconds after which a silent leader is replaced. A standby tries three times as often."""
+SILENCE_S = 6.0
+"""Seconds after which a silent leader is replaced."""
+BEAT_S = 2.0
+"""Seconds between two signs of life of the leader."""
+LOOK_S = 1.0
+"""Seconds between two looks of a standby."""
 CATCH_UP_S = 2.0
 """Seconds for the snapshot to show the leader's own writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """Revisions of the leader's record and tenure, and when they were first seen, by the monotonic clock."""
+
+    revisions: tuple[int, int]
+    since: float
 
 
 class Election:
@@ -40,7 +58,9 @@ class Election:
         self._store = store
         self._name = name
         self._changed = changed
-        self._lease: int | None = None
+        self._instance = secrets.token_hex(8)
+        self._count = 0
+        self._sight: _Sight | None = None
         self._revision: int | None = None
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -63,31 +83,49 @@ class Election:
         """Give up the lead, so that another controller wins it at once."""
         self._stopped.set()
         self._thread.join()
-        lease, self._lease, self._revision = self._lease, None, None
-        if lease is not None:
+        revision, self._revision = self._revision, None
+        if revision is not None:
             try:
-                self._store.revoke(lease)
+                self._store.commit((Delete(keyspace.LEADER, revision),))
             except LinkwireError as error:
-                log.warning("lease not revoked, expiring by itself", error=str(error))
+                log.warning("lead not given up, ending by silence", error=str(error))
 
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
                 self._campaign()
             except LinkwireError as error:
-                self._lease = None
+                self._sight = None  # an etcd that does not answer shows no silence
                 self._set(None)
                 log.warning("election failed, retrying", error=str(error))
-            self._stopped.wait(TTL_S / 3)
+            self._stopped.wait(LOOK_S if self._revision is None else BEAT_S)
 
     def _campaign(self) -> None:
-        if self._lease is not None:
-            self._store.renew_lease(self._lease)
-        if self._revision is not None:
-            return
-        if self._lease is None:
-            self._lease = self._store.grant(TTL_S)
-        self._set(self._store.commit((Put(Leader(self._name), 0, self._lease),)))
+        revision = self._revision
+        if revision is not None:
+            self._count += 1
+            if self._store.commit((Holds(keyspace.LEADER, revision), Put(self._tenure(), None))) is not None:
+                return
+            self._sight = None
+            self._lose(revision)
+        stored = self._store.load((keyspace.LEADER, keyspace.TENURE))
+        revisions = stored.revision_of(keyspace.LEADER), stored.revision_of(keyspace.TENURE)
+        leader = stored.get(keyspace.LEADER, Leader)
+        # Ours after an answer that was lost: nobody else writes there as this instance.
+        vacant = not revisions[0] or (leader is not None and leader.instance == self._instance)
+        if vacant or self._is_silent(revisions, time.monotonic()):
+            self._sight = None
+            lead = Put(Leader(self._name, self._instance), revisions[0])
+            self._set(self._store.commit((lead, Put(self._tenure(), revisions[1]))))
+
+    def _is_silent(self, revisions: tuple[int, int], now: float) -> bool:
+        """Tell whether the leader has shown no sign of life for SILENCE_S while this controller looked."""
+        if self._sight is None or self._sight.revisions != revisions:
+            self._sight = _Sight(revisions, now)
+        return now - self._sight.since >= SILENCE_S
+
+    def _tenure(self) -> Tenure:
+        return Tenure(self._instance, self._count)
 
     def _set(self, revision: int | None) -> None:
         with self._lock:

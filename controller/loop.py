@@ -16,6 +16,7 @@ from controller.decider import Decider
 from controller.election import Election, Lead
 from controller.index.baseline import LastSeen
 from controller.plan_writer import PlanWriter
+from controller.planning.shares import MOST
 from controller.recovery.restore_procedure import RestoreProcedure
 from controller.recovery.startup_wait import StartupWait
 from controller.swarm.model import Swarm
@@ -48,6 +49,7 @@ class Controller:
         rest_s: int,
         name: str,
         link_seed: LinkSeed,
+        stack_share: float = MOST,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -60,15 +62,16 @@ class Controller:
             rest_s: seconds before a released address may be reused.
             name: of this controller, for people.
             link_seed: the secrets of all link keys are derived from it.
+            stack_share: as in `Decider`.
         """
         self._watch = watch
         self._store = store
         self._signer = signer
         self._wake = wake
         self._name = name
-        self._writer = PlanWriter(store, partial(link_key, link_seed, signer.cluster), rest_s)
+        self._writer = PlanWriter(store, partial(link_key, link_seed, signer.cluster))
         self._startup = StartupWait(self._writer.ledger)
-        self._decider = Decider(self._writer, signer, subnet)
+        self._decider = Decider(self._writer, signer, subnet, rest_s, stack_share)
         self._restore = RestoreProcedure(self._writer, self._decider.members)
         self._reported = LastSeen()
         self._upkeep = IdleCollector()
@@ -95,7 +98,7 @@ class Controller:
 
     def _due_in(self, due: int | None) -> float:
         """Seconds until there is something to do without a wake-up."""
-        seconds = self._watch.due_in()
+        seconds = min(self._watch.due_in(), self._decider.due_in(time.monotonic()))
         if self._startup.waiting or self._restore.waiting:
             seconds = min(seconds, RETRY_S)
         return seconds if due is None else max(0.0, min(seconds, due - time.time()))
@@ -109,6 +112,7 @@ class Controller:
             self._decider.start_term()
             self._restore.start_term()
         if not stored.complete:
+            self._decider.pause()
             return None
         up = self._watch.nodes_up
         # A standby observes too: it has to know this when it leads and the store was wiped or reverted.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from controller.steps import Release, Step
+from controller.steps import Step
 from controller.transactions import Packed, Secrets, packed
 from controller.trust.signed_writer import SignedWriter
 from mesh.model.snapshot import Holds
@@ -21,26 +21,23 @@ class PlanWriter:
 
     Attributes:
         ledger: signs each commit.
-        store: grants the leases of resting addresses.
+        store: to write to.
     """
 
-    def __init__(self, store: Store, secret: Secrets, rest_s: int) -> None:
+    def __init__(self, store: Store, secret: Secrets) -> None:
         """Prepare.
 
         Args:
             store: to write to.
             secret: gives the secrets of link keys.
-            rest_s: seconds before a released address may be reused.
         """
         self.ledger = SignedWriter(store)
         self.store = store
         self._secret = secret
-        self._rest_s = rest_s
 
     def pack(self, steps: Sequence[Step]) -> Packed:
-        """Make a plan's transactions, with a lease if it releases addresses."""
-        rests = any(isinstance(step, Release) for step in steps)
-        return packed(steps, self._secret, self.store.grant(self._rest_s) if rests else None)
+        """Make a plan's transactions."""
+        return packed(steps, self._secret)
 
     def write(self, plan: Packed, token: Holds, *, whole: bool) -> int | None:
         """Commit a plan; where a transaction fails, commit its steps one by one.

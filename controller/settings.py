@@ -26,6 +26,7 @@ class Settings:
         docker: URL of Docker on a manager.
         subnet: of the mesh; counts only for a store that is not in use yet.
         rest_s: seconds before a released address may be reused.
+        stack_share: part of the mesh's addresses, and of a node's ports, that no stack exceeds where they are scarce.
         name: of this controller, for people.
         log_level: debug, info, warning or error.
         link_seed: file with the seed of all link keys.
@@ -38,6 +39,7 @@ class Settings:
     docker: str
     subnet: IPv4Network
     rest_s: int
+    stack_share: float
     name: str
     log_level: str
     link_seed: Path
@@ -55,6 +57,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add("--subnet", "LINKWIRE_SUBNET", "100.96.0.0/16", subnet, "IPv4 subnet of the mesh; fixed at first use")
     text = "seconds before a released address may be reused"
     flags.add("--address-rest", "LINKWIRE_ADDRESS_REST", "600", number(1, MAX_REST_S, "seconds"), text)
+    text = "percent of the mesh's addresses and a node's UDP ports: who has as many gets none of the last ones"
+    flags.add("--stack-share", "LINKWIRE_STACK_SHARE", "25", number(1, 100, "percent"), text)
     flags.add("--name", "LINKWIRE_NAME", socket.gethostname(), str, "name of this controller in logs")
     flags.add("--signing-seed", "LINKWIRE_SIGNING_SEED_FILE", SEED_FILE, Path, "file with the signing seed")
     flags.add("--link-seed", "LINKWIRE_LINK_SEED_FILE", LINK_SEED_FILE, Path, "file with the seed of all link keys")
@@ -67,6 +71,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         docker=read.docker,
         subnet=read.subnet,
         rest_s=read.address_rest,
+        stack_share=read.stack_share / 100,
         name=read.name,
         log_level=read.log_level,
         link_seed=read.link_seed,

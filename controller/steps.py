@@ -1,7 +1,7 @@
 """Steps of a plan, and their transactions. Pure.
 
-Keypairs, secrets and leases come from outside: `allocation`, `sharing` and `release` make the transactions of
-`Allocate`, `Share` and `Release`.
+Keypairs and secrets come from outside: `allocation`, `sharing` and `release` make the transactions of `Allocate`,
+`Share` and `Release`.
 """
 
 from __future__ import annotations
@@ -70,12 +70,14 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Delete the holders of addresses; this needs a lease for as long as an address rests."""
+    """Delete the holders of addresses, which rest from then on (controller.recovery.resting_addresses)."""
 
     deletes: tuple[Delete, ...]
     addresses: tuple[tuple[IPv4Address, int], ...]
     """Each with the revision of its record."""
     reason: str
+    stack: str = ""
+    """Of the holder."""
 
 
 Step = PlanStep | Allocate | Share | Release
@@ -130,7 +132,7 @@ def sharing(step: Share, secret: Callable[[str, int], LinkKey]) -> tuple[Op, ...
     return (*step.epochs, *boxes)
 
 
-def release(step: Release, lease: int) -> tuple[Op, ...]:
-    """Make the transaction of a Release: the addresses rest until the lease ends."""
-    rests = tuple(Put(Address(address, None), revision, lease) for address, revision in step.addresses)
+def release(step: Release) -> tuple[Op, ...]:
+    """Make the transaction of a Release: the addresses have no holder from then on."""
+    rests = tuple(Put(Address(address, None, step.stack), revision) for address, revision in step.addresses)
     return (*step.deletes, *rests)

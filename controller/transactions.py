@@ -28,13 +28,12 @@ class Packed:
     problems: tuple[str, ...] = ()
 
 
-def packed(steps: Sequence[Step], secret: Secrets, lease: int | None) -> Packed:
+def packed(steps: Sequence[Step], secret: Secrets) -> Packed:
     """Make the transactions of a plan.
 
     Args:
         steps: in order.
         secret: gives the secrets of link keys.
-        lease: of resting addresses; required if a step is a Release.
     """
     problems: list[str] = []
     unlinked: set[str] = set()  # ids of services whose first record is left out
@@ -52,14 +51,14 @@ def packed(steps: Sequence[Step], secret: Secrets, lease: int | None) -> Packed:
             if isinstance(step, Allocate) and step.task.service in unlinked:
                 continue  # a task without its service's record would count as wired, and reach no peer
             try:
-                yield step, transaction(step, secret, lease)
+                yield step, transaction(step, secret)
             except Terminal as error:  # the node's sealing key is not valid: its tasks wait, all others do not
                 problems.append(f"{step.reason}: not written: {error}")
 
     return Packed(list(pack(parts(), leave_out)), tuple(problems))
 
 
-def transaction(step: Step, secret: Secrets, lease: int | None) -> tuple[Op, ...]:
+def transaction(step: Step, secret: Secrets) -> tuple[Op, ...]:
     """Make the transaction of one step, with a new keypair if it allocates; the arguments are those of `packed`."""
     match step:
         case PlanStep():
@@ -69,6 +68,4 @@ def transaction(step: Step, secret: Secrets, lease: int | None) -> tuple[Op, ...
         case Share():
             return sharing(step, secret)
         case Release():
-            if lease is None:
-                raise AssertionError("a Release was planned and no lease granted")
-            return release(step, lease)
+            return release(step)

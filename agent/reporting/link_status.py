@@ -14,7 +14,7 @@ from mesh.integrity.verification import verify_snapshot
 from mesh.model import keyspace
 from mesh.model.labels import LinkLabel, key_name
 from mesh.model.records import Endpoint, LinkKeyEpoch, Node, PeerStatus, Service, Status, StoreSpace, TaskReport
-from mesh.model.snapshot import Snapshot
+from mesh.model.snapshot import Snapshot, unreadable
 from mesh.topology.ipam import twin
 from mesh.topology.link_graph import LinkGraph, index
 
@@ -169,6 +169,11 @@ def _distrusted(snapshot: Snapshot, seen: bytes) -> Iterator[str]:
             "it is full nothing new is wired: find out who writes so much, or give it more: docker service update "
             f"--env-add LINKWIRE_ETCD_QUOTA={2 * space.quota} linkwire_etcd"
         )
+    for node in space.barred if space is not None else ():
+        yield (
+            f"node {_hostname(snapshot, node)} filled etcd and may not write to it for an hour: nothing new is wired "
+            "there. Find out what its agent's Swarm certificate is used for, or remove the node"
+        )
     for status in sorted(snapshot.all(Status), key=lambda s: s.node):
         if status.unwritten:
             yield f"node {_hostname(snapshot, status.node)} cannot write all that it has to say: {status.unwritten}"
@@ -177,7 +182,7 @@ def _distrusted(snapshot: Snapshot, seen: bytes) -> Iterator[str]:
 
 
 def _problems(snapshot: Snapshot, graph: LinkGraph) -> Iterator[str]:
-    yield from (f"store: {reason}" for reason in sorted(snapshot.invalid.values()))
+    yield from unreadable(snapshot.invalid)
     yield from graph.problems
     for service in sorted(graph.services.values(), key=lambda s: s.name):
         for link in service.links:

@@ -27,8 +27,10 @@ from mesh.store.packing import pack
 log = structlog.get_logger(__name__)
 
 LEASE_S = 8
-"""Seconds of silence after which this node counts as gone."""
+"""Seconds after which etcd drops this node's records once nobody renews their lease."""
 KEEP_S = LEASE_S / 3
+"""Between two signs of life: renewals of the lease, and vitals. By the vitals, which are signed, the controller tells
+whether the node is silent (controller.trust.presence)."""
 OWN_S = 10.0
 """Between two looks at whether etcd takes us for our node's own user by now, where it did not."""
 RETRY_S = 1.0
@@ -57,6 +59,14 @@ class _Lease:
 
     id: int | None = None
     renewed_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Vitals:
+    """The last status, and when the node last signed it or its own record anew, by the monotonic clock."""
+
+    status: Status | None = None
+    signed_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -117,6 +127,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._wanted = _Wanted(node)
         self._lease = _Lease()
+        self._vitals = _Vitals()
         self._views = _Views()
         self._too_large: dict[str, str] = {}  # key -> why it is not in the store
         self._tried_at = 0.0
@@ -253,12 +264,18 @@ class Reporter:
             wanted, self._wanted = self._wanted, replace(self._wanted, status=None)
         node, status = self._as_it_is(wanted.node), wanted.status
         ops: list[Op] = []
-        if stored.complete and not self._own.hold(stored, keyspace.node(node.id), node):
+        due = time.monotonic() - self._vitals.signed_at >= KEEP_S
+        unread = due and status is None and self._vitals.status is None  # of its devices nothing is known yet
+        if unread or (stored.complete and not self._own.hold(stored, keyspace.node(node.id), node)):
             ops.append(Put(node, None, self._lease.id))
         if status is not None:
-            unwritten = "; ".join(self._too_large.values())[:1000]
-            ops.append(Put(replace(status, devices=(), unwritten=unwritten), None, self._lease.id))
+            self._vitals.status = replace(status, devices=())
             ops += self._put_views(status)
+        if self._vitals.status is not None and (due or status is not None):  # a large node reads them seldom
+            unwritten = "; ".join(self._too_large.values())[:1000]
+            ops.append(Put(replace(self._vitals.status, unwritten=unwritten), None, self._lease.id))
+        if due or status is not None:
+            self._vitals.signed_at = time.monotonic()
         if not stored.complete:
             return ops
         report, recalled = keyspace.report(node.id, ""), keyspace.recalled(node.id, "")

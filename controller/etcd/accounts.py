@@ -6,7 +6,7 @@ etcd's data owns etcd, its users included. Only names that a node can have, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import structlog
 
@@ -30,11 +30,12 @@ class Accounts:
         """Start without users."""
         self._grants: Mapping[str, tuple[Grant, ...]] = {}
 
-    def update(self, line: ChannelPool) -> tuple[str, ...] | None:
+    def update(self, line: ChannelPool, barred: Collection[str] = ()) -> tuple[str, ...] | None:
         """Set users and roles as the access record says now.
 
         Args:
             line: as root.
+            barred: nodes that are no users for now.
 
         Returns:
             Swarm's roots that etcd should trust, in PEM; None without an access record.
@@ -44,7 +45,7 @@ class Accounts:
         """
         with line.use() as link:
             access = _read(link)
-            wanted = grants(access)
+            wanted = grants(access, barred=barred)
             if wanted != self._grants:
                 before, self._grants = self._grants, {}  # unknown if this is interrupted
                 establish(link, wanted, before)

@@ -6,7 +6,7 @@ only a single watch does, and etcd allows a watch only over a range that the rol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -33,13 +33,16 @@ class Grant:
     end: bytes = b""
 
 
-def grants(access: Access | None = None, root: str = keyspace.ROOT) -> Mapping[str, tuple[Grant, ...]]:
+def grants(
+    access: Access | None = None, root: str = keyspace.ROOT, barred: Collection[str] = ()
+) -> Mapping[str, tuple[Grant, ...]]:
     """Return the permissions of each role; the users have the same names.
 
     Args:
         access: the nodes that are users. None until a controller has written it: agents then share one user, which
             may write for all of them.
         root: prefix of all keys.
+        barred: nodes that are no users for now: they filled etcd (controller.etcd.node_quota).
     """
     everything = _below(BOTH, root), _below(READ, root)
     if access is None:
@@ -48,7 +51,9 @@ def grants(access: Access | None = None, root: str = keyspace.ROOT) -> Mapping[s
             CONTROLLER: everything[:1],
             AGENT: (everything[1], *(_below(WRITE, root + prefix) for prefix in all_nodes)),
         }
-    nodes = {node: (everything[1], *_own(node, root)) for node in access.nodes if is_node(node)}
+    nodes = {
+        node: (everything[1], *_own(node, root)) for node in access.nodes if is_node(node) and node not in barred
+    }
     shared = [grant for node in access.shared if node in nodes for grant in _own(node, root)]
     # Last, so that a node has its own user before the shared one may no longer write for it.
     return {CONTROLLER: everything[:1], **nodes, AGENT: (everything[1], *shared) if shared else ()}

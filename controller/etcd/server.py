@@ -146,7 +146,7 @@ def authenticate(
             upkeep.mend(line)  # or nothing can be set
             if other := owner.claim(line, installation):
                 return (), other
-            return Accounts().update(line) or (), ""
+            return Accounts().update(line, upkeep.barred(time.monotonic())) or (), ""
         finally:
             line.close()
 
@@ -178,7 +178,7 @@ def serve(  # noqa: PLR0917 - called once, from main
         _wait(line, process)
         while process.poll() is None:
             try:
-                if accounts.update(line) not in {None, roots}:
+                if accounts.update(line, upkeep.barred(time.monotonic())) not in {None, roots}:
                     log.info("Swarm root changed, restarting etcd")
                     return
             except LinkwireError as error:

@@ -6,12 +6,14 @@ keeps HISTORY of it; this module does what etcd leaves to an operator.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from controller.etcd import space as etcd_space
+from controller.etcd.node_quota import NodeQuota
 from controller.etcd.space import Space
 from mesh.errors import LinkwireError
 from mesh.model import codec, keyspace
@@ -31,6 +33,8 @@ DEFRAGMENT_EVERY = 600.0
 """Seconds between two defragmentations that no alarm asks for."""
 SHORT = 0.8
 """Part of the quota in use above which the store counts as short of space; free space in the file does not count."""
+GROWN = 1 / 8
+"""Part of the quota by which the file grows between two looks when nodes are listened to."""
 
 _KEY = (keyspace.ROOT + keyspace.SPACE).encode()
 
@@ -52,10 +56,20 @@ class Upkeep:
 
     quota: int
     metrics: tuple[str, int] | None = None
+    _nodes: NodeQuota = field(init=False)
+    _size: int = 0
     _asked_at: float = float("-inf")
     _defragmented_at: float = float("-inf")
     _written: StoreSpace | None = None
     _gauges: dict[str, Gauge] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Measure nodes against this quota."""
+        self._nodes = NodeQuota(self.quota)
+
+    def barred(self, now: float) -> frozenset[str]:
+        """Return the nodes that may not be users of etcd; `now` is in seconds of a monotonic clock."""
+        return self._nodes.barred(now)
 
     def answer_metrics(self) -> None:
         """Serve metrics from now on. A port that is taken does not stop etcd."""
@@ -67,6 +81,7 @@ class Upkeep:
             "linkwire_etcd_in_use_bytes": "Part of etcd's file that holds data.",
             "linkwire_etcd_quota_bytes": "Size at which etcd refuses all writes.",
             "linkwire_etcd_nospace": "1 while etcd refuses all writes for want of space.",
+            "linkwire_etcd_barred_nodes": "Nodes that filled etcd and may not write for now.",
         }
         self._gauges = {name: Gauge(name, text, registry=registry) for name, text in texts.items()}
         host, port = self.metrics
@@ -87,6 +102,8 @@ class Upkeep:
         with line.use() as link:
             space = etcd_space.space(link)
         if space.alarm:
+            self._nodes.measure(line, time.monotonic())
+            self._nodes.clear(line)
             self._make_room(line, space)
 
     def look(self, line: ChannelPool, now: float) -> None:
@@ -96,7 +113,12 @@ class Upkeep:
             line: as root.
             now: seconds of a monotonic clock.
         """
-        if now - self._asked_at < ASK_EVERY:
+        try:
+            cleared = self._nodes.clear(line)
+        except LinkwireError as error:
+            log.warning("etcd upkeep failed, retrying", error=str(error))
+            return
+        if now - self._asked_at < ASK_EVERY and not cleared:
             return
         self._asked_at = now
         try:
@@ -104,15 +126,21 @@ class Upkeep:
                 space = etcd_space.space(link)
             rested = now - self._defragmented_at >= DEFRAGMENT_EVERY
             # Where everything is in use it frees nothing and blocks requests: so not at each look.
-            if space.alarm and (rested or space.in_use < SHORT * self.quota):
+            grown, self._size = space.size - self._size > GROWN * self.quota, space.size
+            if self._nodes.is_watched(line, space.in_use) and (
+                self._nodes.measure(line, now) or (grown and not space.alarm and self._nodes.listen(line, now))
+            ):
+                return  # and make room when they are no users any more, else they go on
+            if space.alarm and (cleared or rested or space.in_use < SHORT * self.quota):
                 self._defragmented_at = now
                 self._make_room(line, space)
-            elif not space.alarm and rested and is_worth(space, self.quota):
+                self._nodes.listen(line, now)
+            elif not space.alarm and (cleared or rested) and is_worth(space, self.quota):
                 self._defragmented_at = now
                 self._defragment(line, space)
             with line.use() as link:
                 space = etcd_space.space(link)
-            self._publish(line, space)
+            self._publish(line, space, now)
         except LinkwireError as error:
             log.warning("etcd upkeep failed, retrying", error=str(error))
 
@@ -136,16 +164,18 @@ class Upkeep:
             after = etcd_space.space(link)
         log.info("etcd defragmented", size=after.size, freed=before.size - after.size)
 
-    def _publish(self, line: ChannelPool, space: Space) -> None:
+    def _publish(self, line: ChannelPool, space: Space, now: float) -> None:
         """Publish the space as metrics, and as a record for `ps` and `check`, which is written when it differs."""
-        values = (space.size, space.in_use, self.quota, int(space.alarm))
+        values = (space.size, space.in_use, self.quota, int(space.alarm), len(self.barred(now)))
         for gauge, value in zip(self._gauges.values(), values, strict=False):
             gauge.set(value)
         short = space.alarm or space.in_use > SHORT * self.quota
+        barred = tuple(sorted(self.barred(now)))
         written = self._written
+        same = written is not None and (written.short, written.barred) == (short, barred)
         # Or each look would add to the history that this module keeps short.
-        if written is None or written.short != short or abs(written.size - space.size) > self.quota // 20:
-            record = StoreSpace(space.size, space.in_use, self.quota, short)
+        if written is None or not same or abs(written.size - space.size) > self.quota // 20:
+            record = StoreSpace(space.size, space.in_use, self.quota, short, barred)
             with line.use() as link:
                 link.commit([], [(_KEY, codec.encode(record), 0)], [])
             self._written = record

@@ -9,9 +9,11 @@ from ipaddress import IPv4Address, IPv4Network
 
 from controller.index.index import Index
 from controller.index.scope import Scope
+from controller.planning.shares import Shares
 from controller.steps import Step
 from controller.swarm.model import SwarmTask
 from mesh.crypto.hpke import NodePublicKey
+from mesh.errors import Terminal
 from mesh.model import keyspace
 from mesh.model.records import Node, TaskReport
 from mesh.topology.ipam import pick_address, pick_port
@@ -35,6 +37,7 @@ class PlanContext:
         subnet: of the mesh.
         now: seconds since the epoch by the controller's clock.
         members: node -> its proven sealing key.
+        shares: of the stacks in addresses and ports.
         problems: texts.
         key_problems: texts about link keys, which come after all others.
         to_do: ids that gave steps or problems and have to be looked at again.
@@ -49,6 +52,7 @@ class PlanContext:
     subnet: IPv4Network
     now: int
     members: Mapping[str, NodePublicKey]
+    shares: Shares
     problems: list[str] = field(default_factory=list)
     key_problems: list[str] = field(default_factory=list)
     to_do: set[str] = field(default_factory=set)
@@ -73,28 +77,36 @@ class PlanContext:
                 to_do.add(name)
             yield from steps
 
-    def free_address(self, holder: str) -> IPv4Address:
-        """Pick an address that is free, and stays so until `give_address`.
+    def free_address(self, holder: str, service: str) -> IPv4Address:
+        """Pick an address for a service's task, or its own, that is free, and stays so until `give_address`.
 
         Raises:
-            Terminal: none is free.
+            Terminal: none is free, or the service's stack has its share.
         """
-        return pick_address(self.subnet, ChainMap(self._given.addresses, self.index.taken.addresses), holder)
+        self.shares.check_addresses(service)
+        try:
+            return pick_address(self.subnet, ChainMap(self._given.addresses, self.index.taken.addresses), holder)
+        except Terminal as error:
+            self.shares.use_up("", error)
+            raise
 
-    def give_address(self, address: IPv4Address) -> None:
+    def give_address(self, address: IPv4Address, service: str) -> None:
         """Count an address as allocated for the rest of this run."""
         self._given.addresses[address] = 1
+        self.shares.give("", service)
 
-    def give_port(self, node: Node, hint: str) -> int:
-        """Pick a free UDP port of a node, and count it as allocated for the rest of this run.
+    def give_port(self, node: Node, hint: str, service: str) -> int:
+        """Pick a free UDP port of a node for a service's task, and count it as allocated for the rest of this run.
 
         Raises:
-            Terminal: none is free.
+            Terminal: none is free, or the service's stack has its share.
         """
+        self.shares.check_ports(node, service)
         given = self._given.ports.setdefault(node.id, {})
         taken = self.index.taken.ports[node.id]
         number = pick_port(node.first_port, node.last_port, ChainMap(given, taken), hint)
         given[number] = 1
+        self.shares.give(node.id, service)
         return number
 
     def report(self, task: SwarmTask) -> TaskReport | None:

@@ -63,11 +63,11 @@ class Placement:
             yield PlanStep(ops, f"service {service.name}: linked, and holds VIP {vip} already")
             return
         try:
-            vip = self._run.free_address(holder)
+            vip = self._run.free_address(holder, service.id)
         except Terminal as error:
             self._run.problems.append(f"service {service.name}: {error}")
             return
-        self._run.give_address(vip)
+        self._run.give_address(vip, service.id)
         ops = (Put(_service_record(service, vip), 0), Put(Address(vip, holder), 0))
         yield PlanStep(ops, f"service {service.name}: linked, VIP {vip}")
 
@@ -115,17 +115,21 @@ class Placement:
             self._run.problems.append(f"task {task.id}: its node {name} {why}, so it is not wired")
             return
         try:
-            address = self._run.free_address(f"task/{task.id}")
-            port = self._run.give_port(node, task.id)
+            address = self._run.free_address(f"task/{task.id}", task.service)
+            port = self._run.give_port(node, task.id, task.service)
         except Terminal as error:
-            self._run.problems.append(f"task {task.id}: {error}")
+            self._run.problems.append(f"service {self._name(task.service)}: some of its tasks are not wired: {error}")
             return
-        self._run.give_address(address)
+        self._run.give_address(address, task.service)
         underlay = UdpEndpoint(self._node_address(node), port)
         key_revision = self._stored.revision_of(keys[1])
         reason = f"task {task.id}: placed on {node.hostname}, address {address}, UDP {underlay}"
         yield from self._link_keys.for_task(task)
         yield Allocate(task, to, address, underlay, self._attachments(task, ()), 0, 0, key_revision, reason)
+
+    def _name(self, service: str) -> str:
+        known = self._swarm.services.get(service) or self._index.services.get(service)
+        return known.name if known is not None else service
 
     def _rekey(self, task: SwarmTask, endpoint: Endpoint) -> Allocate | None:
         key, to = keyspace.sealed_key(task.node, task.id), self._run.members.get(task.node)
@@ -162,7 +166,7 @@ class Placement:
         ports: tuple[Op, ...] = ()
         if node and report and report.port_taken == number:
             try:
-                number = self._run.give_port(node, task.id)
+                number = self._run.give_port(node, task.id, task.service)
             except Terminal as error:
                 self._run.problems.append(f"task {task.id}: {error}")
             else:

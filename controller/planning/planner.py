@@ -27,12 +27,13 @@ from controller.planning.context import PlanContext
 from controller.planning.link_keys import LinkKeyPlan
 from controller.planning.placement import Placement
 from controller.planning.reclaim import Reclaim
+from controller.planning.shares import MOST, Shares
 from controller.steps import Plan, PlanStep, Step
 from controller.swarm.model import Swarm
 from mesh.crypto.hpke import NodePublicKey
 from mesh.model import keyspace
 from mesh.model.records import Cluster
-from mesh.model.snapshot import Put, Snapshot
+from mesh.model.snapshot import Put, Snapshot, unreadable
 from mesh.process.gc_tuning import gc_paused
 from mesh.topology.ipam import ula
 
@@ -77,8 +78,9 @@ class Planner:
         looked_at: the scope of the last plan.
     """
 
-    def __init__(self) -> None:
-        """Start without a last plan."""
+    def __init__(self, share: float = MOST) -> None:
+        """Start without a last plan; `share` is that of a stack (controller.planning.shares)."""
+        self._share = share
         self.looked_at = EVERYTHING
         self._last: _Last | None = None
         self._baseline = Baseline()
@@ -103,10 +105,11 @@ class Planner:
             return Plan((), (f"{owner}: give each an etcd of its own",))
         delta = self._baseline.delta(swarm, stored, now) if last is not None else None
         index, focus = _looked_up(last, delta, swarm, stored, now, members)
-        run = PlanContext(index, focus, cluster.subnet if cluster else subnet, now, members)
+        used = cluster.subnet if cluster else subnet
+        run = PlanContext(index, focus, used, now, members, Shares(index, used, self._share))
         if run.subnet != subnet:
             run.problems.append(f"the mesh's subnet is {run.subnet} since its first use; {subnet} is ignored")
-        run.problems += [f"store: {stored.invalid[key]}" for key in sorted(stored.invalid)]
+        run.problems += unreadable(stored.invalid)
         run.problems += index.links.problems
         steps = tuple(_steps(run, cluster))
         self.looked_at, self._last = focus, _remembered(last, run)

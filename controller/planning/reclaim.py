@@ -42,7 +42,8 @@ class Reclaim:
             Delete(keyspace.port(endpoint.node, endpoint.underlay.port), None),
         )
         why = "it is no longer linked" if live else "it ended"
-        yield Release(deletes, self._rest(endpoint.address, f"task/{task_id}"), f"task {task_id}: {why}")
+        rest, stack = self._rest(endpoint.address, f"task/{task_id}"), self._run.shares.stack(endpoint.service)
+        yield Release(deletes, rest, f"task {task_id}: {why}", stack)
 
     def _service(self, service_id: str) -> Iterator[Step]:
         if service_id in self._index.links.linked:
@@ -50,7 +51,8 @@ class Reclaim:
         service, key = self._index.services[service_id], keyspace.service(service_id)
         rest = self._rest(service.vip, f"service/{service_id}")
         end = (Delete(key, self._stored.revision_of(key)),)
-        yield Release(end, rest, f"service {service.name}: no longer linked")
+        stack = self._run.shares.stack(service_id)
+        yield Release(end, rest, f"service {service.name}: no longer linked", stack)
 
     def _rest(self, address: IPv4Address, holder: str) -> tuple[tuple[IPv4Address, int], ...]:
         """Return the address if it is this holder's to release, also one that lost its record."""

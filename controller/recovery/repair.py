@@ -68,7 +68,7 @@ def cluster_again(stored: Snapshot, cluster: str, subnet: IPv4Network) -> list[S
 def resign(stored: Snapshot, signer: bytes, done: Snapshot | None = None) -> list[Step]:
     """Sign records again that another key than the controller's own has signed, up to BATCH at a time.
 
-    A resting address is left: its lease ends sooner than the old key.
+    A resting address is left: its rest ends sooner than the old key.
 
     Args:
         stored: the whole store, complete.
@@ -143,7 +143,7 @@ def _unreadable(stored: Snapshot, reference: Snapshot | None, key: str, reason: 
     if again is None and kind in {"addresses", "ports"}:
         again = _holding(stored, key)
     if isinstance(again, Address) and again.holder is None:
-        again = None  # it has to get a lease
+        again = None  # it rests anew
     if again is not None:
         yield PlanStep((Put(again, revision),), f"{reason}: restored")
     elif kind == "addresses":

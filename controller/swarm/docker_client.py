@@ -130,6 +130,10 @@ class SwarmManager:
             time.sleep(RECONNECT_S)
 
 
+STACK_LABEL = "com.docker.stack.namespace"
+"""Of a service that `docker stack deploy` made."""
+
+
 def _service(raw: Mapping[str, Any]) -> SwarmService:
     spec = raw["Spec"]
     read, errors = labels.decode(spec.get("Labels") or {})
@@ -144,6 +148,7 @@ def _service(raw: Mapping[str, Any]) -> SwarmService:
         replicas=int(replicated.get("Replicas", 0)) if replicated is not None else None,
         attachments=in_order(_virtual_ips(raw)),
         published=merge(_published(spec)),
+        stack=str((spec.get("Labels") or {}).get(STACK_LABEL, "")),
     )
 
 

@@ -49,6 +49,8 @@ class SwarmService:
     """Its virtual IPs on Swarm's own networks."""
     published: tuple[PortRange, ...] = ()
     """Its tasks' own ports that are published, in either mode."""
+    stack: str = ""
+    """Its stack's name; empty where `docker service create` made it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,13 +91,14 @@ class Members:
         """Node -> the latest statement that was accepted of it."""
         return self._beliefs.accepted
 
-    def judge(self, swarm: Swarm, stored: Snapshot, now: datetime) -> Judged:
+    def judge(self, swarm: Swarm, stored: Snapshot, now: datetime, silent: frozenset[str] = frozenset()) -> Judged:
         """Find out what to believe.
 
         Args:
             swarm: complete lists.
             stored: the whole store. Where it is not complete, or another Swarm's, nothing is believed.
             now: the time, with its zone, to check certificates at.
+            silent: the nodes that sign nothing any more (controller.trust.presence): they count as absent.
         """
         cluster = stored.get(keyspace.CLUSTER, Cluster)
         if not stored.complete or (cluster is not None and cluster.id != swarm.cluster):
@@ -115,10 +116,11 @@ class Members:
             judgement.claim(key)
         self._unsaved |= nodes
         steps = tuple(self._steps(swarm, stored))
-        if self._members != beliefs.sealed_to:
-            self._members = MappingProxyType(dict(beliefs.sealed_to))
+        members = {node: key for node, key in beliefs.sealed_to.items() if node not in silent}
+        if self._members != members:
+            self._members = MappingProxyType(members)
         problems = dict.fromkeys(text for _, text in sorted(beliefs.problems.items()))
-        believed = self._snapshots.next(stored, beliefs.left_out)
+        believed = self._snapshots.next(stored, {**dict.fromkeys(map(keyspace.node, silent)), **beliefs.left_out})
         self._baseline.move(swarm, stored, now.timestamp(), whole=delta is None)
         return Judged(believed, self._members, steps, tuple(problems))
 

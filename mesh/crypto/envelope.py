@@ -44,6 +44,8 @@ _HEADER = struct.Struct(">4s16sQI")
 _ID_BYTES = 16
 _KEY_BYTES = 32
 _SIGNATURE_BYTES = 64
+OVERHEAD = _HEADER.size + _SIGNATURE_BYTES
+"""Bytes of an envelope beside its body."""
 
 
 class UnsignedError(InvalidRecordError):

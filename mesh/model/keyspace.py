@@ -5,39 +5,41 @@ Keys are relative to the root (`/linkwire/v1/`), which only the store adds. No I
 
 from __future__ import annotations
 
+from mesh.crypto.envelope import MAX_BODY
 from mesh.model import records
 from mesh.model.records import Record, Writer
 
 ROOT = "/linkwire/v1/"
 
 
-def _prefix(kind: type[Record]) -> str:
+def prefix(kind: type[Record]) -> str:
     """Return `nodes/` for a kind with a record for each node, and `cluster` for one of which there is one record."""
     first, slash, _ = kind.KEY.partition("/")
     return first + slash
 
 
-ACCESS = _prefix(records.Access)
-CLUSTER = _prefix(records.Cluster)
-LEADER = _prefix(records.Leader)
-MANIFEST = _prefix(records.ManifestRecord)
-SERVICES = _prefix(records.Service)
-ENDPOINTS = _prefix(records.Endpoint)
-KEYS = _prefix(records.SealedKey)
-EPOCHS = _prefix(records.LinkKeyEpoch)
-LINK_KEYS = _prefix(records.SealedLinkKey)
-ADDRESSES = _prefix(records.Address)
-PORTS = _prefix(records.Port)
-RECALL = _prefix(records.Recall)
-RECALLED = _prefix(records.Recalled)
-NODES = _prefix(records.Node)
-MEMBERS = _prefix(records.Member)
-TASKS = _prefix(records.TaskReport)
-SPACE = _prefix(records.StoreSpace)
-STATUS = _prefix(records.Status)
+ACCESS = prefix(records.Access)
+CLUSTER = prefix(records.Cluster)
+LEADER = prefix(records.Leader)
+TENURE = prefix(records.Tenure)
+MANIFEST = prefix(records.ManifestRecord)
+SERVICES = prefix(records.Service)
+ENDPOINTS = prefix(records.Endpoint)
+KEYS = prefix(records.SealedKey)
+EPOCHS = prefix(records.LinkKeyEpoch)
+LINK_KEYS = prefix(records.SealedLinkKey)
+ADDRESSES = prefix(records.Address)
+PORTS = prefix(records.Port)
+RECALL = prefix(records.Recall)
+RECALLED = prefix(records.Recalled)
+NODES = prefix(records.Node)
+MEMBERS = prefix(records.Member)
+TASKS = prefix(records.TaskReport)
+SPACE = prefix(records.StoreSpace)
+STATUS = prefix(records.Status)
 """Sorts after all keys that agents follow, whose one watch spans from the first key to the last (Store.follow): every
 node writes its status every few seconds, which would wake all others."""
-VIEWS = _prefix(records.View)
+VIEWS = prefix(records.View)
 """Sorts after all keys that controllers follow, for the same reason."""
 
 _KINDS = tuple(
@@ -47,9 +49,20 @@ _KINDS = tuple(
 )
 KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
 """First part of a key -> the kind of record under it."""
-FOLLOWED = tuple(_prefix(kind) for kind in _KINDS if kind is not records.View)
-"""All that controllers read: every kind but the views, which are only shown."""
-_COVERED = frozenset(_prefix(kind) for kind in _KINDS if kind.COVERED)
+FOLLOWED = tuple(prefix(kind) for kind in _KINDS if kind not in {records.View, records.Tenure})
+"""All that controllers follow: every kind but the views, which are only shown, and the leader's tenure."""
+_KIB = 1024
+_LIMITS = {
+    LEADER: _KIB,
+    TENURE: _KIB,
+    SPACE: 64 * _KIB,
+    NODES: 64 * _KIB,
+    TASKS: 64 * _KIB,
+    STATUS: 64 * _KIB,
+    VIEWS: 512 * _KIB,
+}
+"""Bytes of the largest record of a kind that one node or nobody signs; of all others MAX_BODY."""
+_COVERED = frozenset(prefix(kind) for kind in _KINDS if kind.COVERED)
 _COVERED_BELOW = tuple(prefix for prefix in _COVERED if prefix.endswith("/"))
 
 
@@ -132,6 +145,12 @@ def writer(key: str) -> Writer:
 def covered(key: str) -> bool:
     """Return whether the manifest covers the record under a key."""
     return key in _COVERED or key.startswith(_COVERED_BELOW)
+
+
+def limit(key: str) -> int:
+    """Return the bytes that a record under a key may have; nobody decodes a larger one."""
+    kind, slash, _ = key.partition("/")
+    return _LIMITS.get(kind + slash, MAX_BODY)
 
 
 def private(key: str, node_id: str) -> bool:

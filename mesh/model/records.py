@@ -96,12 +96,10 @@ class Endpoint(Record, key="endpoints/{0.service}/{0.task}", covered=True):
     """One task's place in the mesh."""
 
     service: str
-    """Service id."""
     task: str
     slot: int
     """0 for a task of a global service."""
     node: str
-    """Node id."""
     address: IPv4Address
     public_key: PublicKey
     epoch: int
@@ -149,17 +147,17 @@ class SealedLinkKey(Record, key="linkkeys/{0.node}/{0.key}"):
     node: str
     epoch: int
     sealed_to: str
-    """Fingerprint of the node's sealing key at that time."""
     sealed: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Address(Record, key="addresses/{0.address!s}"):
-    """The holder of an address; without a holder the address rests, until its lease ends."""
+    """The holder of an address; without a holder the address rests, until the controller deletes it."""
 
     address: IPv4Address
     holder: str | None
-    """`service/<id>` for a VIP, `task/<id>` for an endpoint, None while it rests."""
+    """`service/<id>` for a VIP, `task/<id>` for an endpoint, None while it rests after one of `stack`."""
+    stack: str = field(default="", metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +184,6 @@ class Node(Record, key="nodes/{0.id}", writer="agent"):
     proof: NodeProof | None
     """Proof that the keys are the node's own; None where the node has none."""
     unproven: Unproven | None
-    """Reason for a missing proof."""
     address: IPAddress
     """Address at which other nodes reach this one's WireGuard ports."""
     first_port: int
@@ -209,7 +206,6 @@ class Member(Record, key="members/{0.node}"):
     sealing_key: NodePublicKey
     report_key: VerifyKey
     counter: int
-    """Of the statement that was accepted last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,13 +288,11 @@ class Status(Record, key="vitals/{0.node}", writer="agent"):
 
 @dataclass(frozen=True, slots=True)
 class View(Record, key="views/{0.node}/{0.part}", writer="agent"):
-    """A part of a node's reading of its devices: see mesh.model.device_readings."""
+    """A part of a node's reading of its devices, from 0: see mesh.model.device_readings."""
 
     node: str
     part: int
-    """From 0."""
     parts: int
-    """The number of parts."""
     written: float
     """Seconds since 1970 by the node's clock, the same in all parts of one reading."""
     packed: bytes
@@ -307,14 +301,23 @@ class View(Record, key="views/{0.node}/{0.part}", writer="agent"):
 
 @dataclass(frozen=True, slots=True)
 class Leader(Record, key="leader", writer="anybody"):
-    """The leading controller."""
+    """The leading controller: its name, and a random id of its process, empty in an older version's."""
 
     holder: str
+    instance: str = field(default="", metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure(Record, key="tenure", writer="anybody"):
+    """The leader's signs of life, counted, by `Leader.instance`. The key sorts after all that agents follow."""
+
+    instance: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSpace(Record, key="space", writer="anybody"):
-    """Space that the stack's etcd takes, as last reported by `linkwire-etcd`. Nothing is decided by it."""
+    """Space that the stack's etcd takes, as last reported by `linkwire-etcd`. `barred` are nodes that filled it."""
 
     size: int
     """Bytes of its file."""
@@ -324,6 +327,7 @@ class StoreSpace(Record, key="space", writer="anybody"):
     """Bytes at which it refuses all writes."""
     short: bool
     """True when an operator should make room."""
+    barred: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,13 +372,12 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Recalled(Record, key="recalled/{0.node}/{0.part}", writer="agent"):
-    """A part of a node's answer to a Recall. The values prove themselves, whoever brings them."""
+    """A part, from 0, of a node's answer to a Recall. The values prove themselves, whoever brings them."""
 
     node: str
     asked: str
     """`Recall.node` of the request, so that an answer to another request does not count."""
     part: int
-    """From 0."""
     parts: int
     values: tuple[Kept, ...]
 

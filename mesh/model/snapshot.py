@@ -212,3 +212,16 @@ class Holds:
 
 
 Op = Put | Write | Delete | Holds
+
+
+def unreadable(invalid: Mapping[str, str]) -> Iterator[str]:
+    """Name the records that cannot be read; those that agents write in one line a node, which may make any number."""
+    of_nodes: dict[str, list[str]] = {}
+    for key in sorted(invalid):
+        if keyspace.writer(key) == "agent":
+            of_nodes.setdefault(key.partition("/")[2].partition("/")[0], []).append(key)
+        else:
+            yield f"store: {invalid[key]}"
+    for node, keys in of_nodes.items():
+        more = f" (and {len(keys) - 1} more records of node {node})" if len(keys) > 1 else ""
+        yield f"store: {invalid[keys[0]]}{more}"

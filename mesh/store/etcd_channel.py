@@ -113,11 +113,20 @@ class Channel:
         """Read a key's name with quorum: a member that is cut off from the others does not answer."""
         self._kv.Range(etcdrpc.RangeRequest(key=key, keys_only=True), timeout=timeout or self._timeout)
 
-    def page(self, first: bytes, end: bytes, revision: int) -> range_response.Page:
-        """Read up to PAGE keys of [first, end) at a revision; 0 for the current one."""
-        request = etcdrpc.RangeRequest(key=first, range_end=end, limit=PAGE, revision=revision)
+    def page(self, first: bytes, end: bytes, revision: int, limit: int = PAGE) -> range_response.Page:
+        """Read up to `limit` keys of [first, end) at a revision; 0 for the current one."""
+        request = etcdrpc.RangeRequest(key=first, range_end=end, limit=limit, revision=revision)
         page: range_response.Page = self._pages(request, timeout=self._timeout)
         return page
+
+    def count(self, first: bytes, end: bytes) -> int:
+        """Count the keys of [first, end)."""
+        request = etcdrpc.RangeRequest(key=first, range_end=end, count_only=True)
+        return int(self._kv.Range(request, timeout=self._timeout).count)
+
+    def delete_range(self, first: bytes, end: bytes) -> None:
+        """Delete the keys of [first, end), in one transaction of etcd's own."""
+        self._kv.DeleteRange(etcdrpc.DeleteRangeRequest(key=first, range_end=end), timeout=self._timeout)
 
     def raw(self, method: str, request: Any, timeout: float) -> bytes:  # noqa: ANN401 - etcd3 is not typed
         """Return the bytes of an answer that has fields which etcd3's stubs lack."""

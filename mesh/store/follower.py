@@ -17,6 +17,7 @@ from typing import Protocol
 import structlog
 from immutables import Map, MapMutation
 
+from mesh.crypto.envelope import OVERHEAD
 from mesh.crypto.multiset_hash import Entry, MultisetHash
 from mesh.errors import InvalidRecordError, LinkwireError
 from mesh.integrity.bulk_verification import NOTHING, Vouched
@@ -96,7 +97,11 @@ class MaterializedView:
         last: dict[str, RecordChange] = {}
         for change in batch.changes:
             last[_text(change.key)] = change
-        values = {key: change.value for key, change in last.items() if change.value is not None}
+        values = {
+            key: change.value
+            for key, change in last.items()
+            if change.value is not None and len(change.value) <= keyspace.limit(key) + OVERHEAD
+        }
         vouched = self._signer.vouch(values)
         for key, change in last.items():
             if change.value is not None:
@@ -169,6 +174,8 @@ class MaterializedView:
             self._total = self._total.remove(entry)
 
     def _open(self, key: str, value: bytes, revision: int, vouched: Vouched) -> None:
+        if len(value) > keyspace.limit(key) + OVERHEAD:
+            raise InvalidRecordError(f"{key}: {len(value)} bytes, the limit is {keyspace.limit(key)}")
         opened = self._signer.open(key, value, vouched)
         unchecked = bool(opened.signer) and not opened.checked
         raw = value if unchecked or self._with_raw or key == keyspace.MANIFEST else None

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from mesh.crypto.envelope import MAX_BODY
-from mesh.model import codec
+from mesh.model import codec, keyspace
 from mesh.model.snapshot import Op, Put, Write
 
 MAX_OPS = 100
@@ -36,9 +35,12 @@ def pack(parts: Iterable[Part[T]], left_out: Callable[[Op, str], None]) -> Itera
     keys: set[str] = set()
     for what, ops in parts:
         sizes = [_size(op) for op in ops]
-        too_large = next((op for op, its in zip(ops, sizes, strict=True) if its > MAX_BODY), None)
+        too_large = next(
+            ((op, its) for op, its in zip(ops, sizes, strict=True) if its > keyspace.limit(op.key)), None
+        )
         if too_large is not None:
-            left_out(too_large, f"{too_large.key}: a record of {max(sizes)} bytes, the limit is {MAX_BODY}")
+            op, its = too_large
+            left_out(op, f"{op.key}: a record of {its} bytes, the limit is {keyspace.limit(op.key)}")
             continue
         touched = {op.key for op in ops}
         more = sum(sizes) + sum(map(len, touched))

@@ -13,9 +13,14 @@ from typing import Any
 from mesh.errors import Retryable
 from mesh.identity.tls import Tls
 from mesh.process.gc_tuning import gc_paused
-from mesh.store.etcd_channel import Channel, ChannelPool
+from mesh.store.etcd_channel import PAGE, Channel, ChannelPool
 from mesh.store.follower import Batch, RecordChange
 from mesh.store.range_response import Page
+
+FIRST_PAGE = 64
+"""Keys in the first read of a range; four times as many in each next one, up to PAGE, while they are small."""
+LARGE_PAGE = 4 * 1024**2
+"""Bytes of values from which a page is large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +108,19 @@ def read(link: Channel, ranges: Ranges) -> Batch:
 
 
 def _pages(link: Channel, ranges: Ranges) -> Iterator[Page]:
+    """Read small pages first: a node may have written keys with the largest values that etcd takes."""
     revision = 0
     for first, end in ranges.bounds:
-        key = first
+        key, limit = first, FIRST_PAGE
         while True:
-            page = link.page(key, end, revision)
+            page = link.page(key, end, revision, limit)
             revision = revision or page.header.revision
             yield page
             if not page.more:
                 break
             key = page.kvs[-1].key + b"\0"
+            large = sum(len(kv.value) for kv in page.kvs) > LARGE_PAGE
+            limit = max(FIRST_PAGE, limit // 4) if large else min(PAGE, limit * 4)
 
 
 def _identity(page: Page) -> tuple[int, int, int]:

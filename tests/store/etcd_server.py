@@ -163,11 +163,6 @@ class EtcdServer:
             base64.b64decode(kv["key"]).decode(): base64.b64decode(kv.get("value", "")) for kv in found.get("kvs", ())
         }
 
-    def leased(self, key: str) -> bool:
-        """Whether a key ends with a lease."""
-        (found,) = json.loads(self._ctl("get", "-w", "json", "--", key).stdout)["kvs"]
-        return bool(found.get("lease"))
-
     def _ctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         command = ["etcdctl", "--endpoints", self.endpoint, "--command-timeout", "5s"]
         if self.tls is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
@@ -138,7 +139,7 @@ class Reader:
 
     def speak(self) -> None:
         status = Status(self.node, 0.0, (), self.trust.manifest, self.trust.held)
-        self.store.commit([Put(record(self.node), None), Put(status, None)])
+        self.store.commit([Put(record(self.node), None), Put(status, None)], time.monotonic_ns())
         asked = self.follower.snapshot.get(keyspace.RECALL, Recall)
         answer = recalled(asked, self.node, self.believed)
         said = [key for key in self.follower.snapshot.records if key.startswith(keyspace.RECALLED)]
@@ -181,11 +182,13 @@ class SmallMesh:
         settled(*readers, tasks=len(self.swarm.tasks_now))
 
     @contextmanager
-    def controller(self, key: SigningKey = SIGNING_KEY, keyring: Keyring = KEYRING) -> Iterator[Controller]:
+    def controller(
+        self, key: SigningKey = SIGNING_KEY, keyring: Keyring = KEYRING, rest_s: int = 60
+    ) -> Iterator[Controller]:
         store = Store([self.endpoint], RecordSigner.controller(keyring, key), root=self.root)
         wake, stopped = Wake(), threading.Event()
         watch, signer = SwarmPoller(self.swarm), Signer(CLUSTER, key)
-        controller = Controller(watch, store, signer, wake, IPv4Network("10.1.0.0/16"), 60, "test", LINK_SEED)
+        controller = Controller(watch, store, signer, wake, IPv4Network("10.1.0.0/16"), rest_s, "test", LINK_SEED)
         thread = threading.Thread(target=controller.run, args=(stopped,), daemon=True)
         thread.start()
         self._wakes.append(wake)

@@ -11,6 +11,7 @@ from mesh.errors import Retryable, Terminal
 from mesh.model.records import Leader, Port, Record, TaskReport
 from mesh.model.snapshot import Delete, Holds, Op, Put
 from mesh.store import etcd_channel as adapter
+from mesh.store import watch_stream
 from mesh.store.client import MAX_OPS, LeaseLostError, Store
 from tests.store.etcd_server import EtcdServer, free_port
 from tests.store.proxy import Proxy
@@ -135,11 +136,11 @@ def test_load_is_of_one_revision_though_others_write(
 ) -> None:
     store.commit([Put(port(n), 0) for n in range(10)])
     store.commit([Put(Leader("old"), 0)])
-    monkeypatch.setattr(adapter, "PAGE", 3)
+    monkeypatch.setattr(watch_stream, "FIRST_PAGE", 3)
     page = adapter.Channel.page
 
-    def page_then_write(link: adapter.Channel, first: bytes, end: bytes, revision: int) -> object:
-        answer = page(link, first, end, revision)
+    def page_then_write(link: adapter.Channel, first: bytes, end: bytes, revision: int, limit: int) -> object:
+        answer = page(link, first, end, revision, limit)
         etcd.put(f"{root}leader", '{"v":1,"holder":"new"}')
         etcd.delete(f"{root}ports/n/9")
         return answer
@@ -156,12 +157,12 @@ def test_load_begins_again_when_its_revision_is_compacted(
     store: Store, etcd: EtcdServer, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.commit([Put(port(n), 0) for n in range(10)])
-    monkeypatch.setattr(adapter, "PAGE", 3)
+    monkeypatch.setattr(watch_stream, "FIRST_PAGE", 3)
     page = adapter.Channel.page
     left = [1]
 
-    def page_then_compact(link: adapter.Channel, first: bytes, end: bytes, revision: int) -> object:
-        answer = page(link, first, end, revision)
+    def page_then_compact(link: adapter.Channel, first: bytes, end: bytes, revision: int, limit: int) -> object:
+        answer = page(link, first, end, revision, limit)
         if left:
             left.pop()
             etcd.delete(f"{root}ports/n/0")

@@ -307,8 +307,8 @@ class World:
             )
 
     def _rested(self) -> None:
-        if self._store.leases:
-            self._store.expire(self._choose(sorted(self._store.leases)))
+        if resting := self._store.resting():
+            self._store.end_rest(self._choose(resting))
 
 
 def unsettled(swarm: Swarm) -> frozenset[str]:

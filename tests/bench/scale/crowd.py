@@ -29,6 +29,8 @@ from tests.bench.scale.world import CLUSTER, hostname
 _LEASE_S = 3600
 _BATCH = 100
 STATUS_S = 3.0
+ALIVE_S = 4.0
+"""Between the signs of life of nodes that say no status: a node without them is silent after twice as long."""
 PEERS = 10
 """Of each device. Whose keys they are makes no difference to what is written."""
 
@@ -108,8 +110,12 @@ class Crowd:
                 yield self._write_of(node, report)
 
     def _say(self) -> None:
+        alive_at = 0.0
         while not self._stopped.is_set():
             if not self._statuses.wait(0.2):
+                if time.monotonic() - alive_at >= ALIVE_S:
+                    alive_at = time.monotonic()
+                    self._write([self._vitals(node, time.time()) for node in self._keys])
                 continue
             for node in self._keys:
                 self._write(self._status(node))

@@ -11,7 +11,7 @@ from random import Random
 from typing import TypeVar
 
 from mesh.model import codec
-from mesh.model.records import Record, Versioned
+from mesh.model.records import Address, Record, Versioned
 from mesh.model.snapshot import Delete, Holds, Op, Put, Snapshot
 from mesh.store.client import MAX_OPS
 
@@ -28,37 +28,35 @@ class Entry:
 
 
 class MemoryStore:
-    """Keys, revisions and leases. `watch` sees the entries before and after every change that was made."""
+    """Keys and revisions. `watch` sees the entries before and after every change that was made."""
 
     def __init__(self, watch: Callable[[dict[str, Entry], MemoryStore], None] | None = None) -> None:
         self.entries: dict[str, Entry] = {}
-        self.leases: set[int] = set()
         self.damaged: set[str] = set()
         """Keys whose value cannot be read; the entry is what it was before, which nobody is told."""
         self.ever_damaged = False
         self._revision = 0
+        self.rested: set[str] = set()
+        """Keys of addresses whose rest ends in the change that is made."""
         self._watch = watch
-        self._leases_made = 0
 
     def copy(self) -> MemoryStore:
         """Another store that holds the same."""
         other = MemoryStore(self._watch)
-        other.entries, other.leases, other.damaged = dict(self.entries), set(self.leases), set(self.damaged)
+        other.entries, other.damaged = dict(self.entries), set(self.damaged)
         other.ever_damaged, other._revision = self.ever_damaged, self._revision
-        other._leases_made = self._leases_made
         return other
 
-    def grant(self) -> int:
-        """A lease that lives until `expire`."""
-        self._leases_made += 1
-        self.leases.add(self._leases_made)
-        return self._leases_made
+    def resting(self) -> list[str]:
+        """Keys of the addresses that rest."""
+        entries = self.entries.items()
+        return [key for key, e in entries if isinstance(e.record, Address) and e.record.holder is None]
 
-    def expire(self, lease: int) -> None:
-        """End a lease and what is bound to it."""
-        self.leases.remove(lease)
-        bound = [key for key, entry in self.entries.items() if entry.lease == lease]
-        self._change({}, bound)
+    def end_rest(self, key: str) -> None:
+        """Do what a controller does when an address has rested."""
+        self.rested.add(key)
+        self._change({}, [key])
+        self.rested.clear()
 
     def commit(self, ops: Sequence[Op]) -> int | None:
         """All of it, or nothing and None."""
@@ -68,9 +66,8 @@ class MemoryStore:
         if any(op.revision is not None and self.revision_of(op.key) != op.revision for op in ops):
             return None
         puts = {op.key: (op.record, op.lease) for op in ops if isinstance(op, Put)}
-        for key, (record, lease) in puts.items():
+        for key, (record, _) in puts.items():
             assert codec.decode(key, codec.encode(record)) == record
-            assert lease is None or lease in self.leases
         self._change(puts, [op.key for op in ops if isinstance(op, Delete)])
         return self._revision
 

@@ -64,10 +64,7 @@ def _check_address_change(key: str, old: Entry | None, new: Entry | None, store:
         assert now.holder is None, f"{key} was given while it rested"
     if now is None:
         assert old is not None
-        assert old.lease not in store.leases, f"{key} did not rest to its end"
-    elif now.holder is None:
-        assert new is not None
-        assert new.lease in store.leases, f"{key} rests for ever"
+        assert key in store.rested, f"{key} did not rest to its end"
     else:
         assert new is not None
         assert new.lease is None, f"{key} is held for a while only"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from controller.decider import Decider
+from controller.decider import LEAST_S, Decider
 from controller.index.baseline import WHOLE_S, Delta
 from controller.plan_writer import PlanWriter
 from controller.swarm.list_cache import ListCache
 from controller.swarm.model import SwarmChange
 from controller.transactions import Packed
 from mesh.crypto.envelope import Signer
+from mesh.model.records import Address
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Store
 from tests.support.signing import CLUSTER, RECORD_SIGNER, SIGNING_KEY
@@ -29,7 +30,7 @@ SWARM = ListCache().swarm(CLUSTER, ())
 def decider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decider]:
     """It found nothing to do just now, and says so when it plans again; its store is never connected."""
     store = Store(["http://127.0.0.1:1"], RECORD_SIGNER)
-    made = Decider(PlanWriter(store, secret, 60), Signer(CLUSTER, SIGNING_KEY), IPv4Network("10.1.0.0/16"))
+    made = Decider(PlanWriter(store, secret), Signer(CLUSTER, SIGNING_KEY), IPv4Network("10.1.0.0/16"), 60)
     monkeypatch.setattr(made, "_act_on", lambda *_: (Packed(problems=("planned",)), True))
     yield made
     store.close()
@@ -70,3 +71,27 @@ def test_alike_decisions_compare_only_what_came_since(decider: Decider) -> None:
     assert not planned(decider, later)
     assert decider._idle.delta(SWARM, later, now) == Delta(SwarmChange(), frozenset())
     assert decider._idle.delta(SWARM, later, now + WHOLE_S) is None, "a move of the baseline postpones no whole look"
+
+
+def test_silence_and_rests_end_have_it_plan_again(decider: Decider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time alone brings both, and the store stays as it is."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    address = Address(IPv4Address("10.1.0.3"), None)
+    stored = Stored().put(address)
+    decider.observe(stored)
+    decider._idle.move(SWARM, stored, time.time())
+    decider.observe(stored)
+    assert not planned(decider, stored)
+    clock[0] += 60
+    assert decider.due_in(clock[0]) == LEAST_S, "no busy loop, whoever leads"
+    decider.observe(stored)
+    assert planned(decider, stored)
+    decider._idle.move(SWARM, stored, time.time())
+    clock[0] -= 60
+    monkeypatch.setattr(decider._resting, "due_in", lambda _: 1.0)
+    decider.observe(stored)
+    assert not planned(decider, stored)
+    monkeypatch.setattr(decider._presence, "silent", lambda: frozenset({"n1"}))
+    decider.observe(stored)
+    assert planned(decider, stored)

@@ -24,12 +24,10 @@ from mesh.model.snapshot import Delete, Put, Snapshot
 from mesh.topology.ipam import ula
 from tests.support.swarm_ca import CLUSTER, MADE, Authority, Leaf, key_file, pem
 from tests.support.swarm_world import service
-from tests.unit.controller.memory_store import MemoryStore
 from tests.unit.controller.transactions import transaction
 
 READER = RecordSigner.reader(Keyring(CLUSTER, ()))
 SUBNET = IPv4Network("10.1.0.0/24")
-LEASES = MemoryStore()
 ROOT = Authority.root()
 NOW = MADE + timedelta(days=1)
 N1, N2 = "n1", "n2"
@@ -127,7 +125,7 @@ class Mesh:
             made = plan(self.swarm, judged.stored, SUBNET, 1_800_000_000, judged.members)
             steps = (*judged.steps, *made.steps)
             for step in steps:
-                for op in transaction(LEASES, step):
+                for op in transaction(step):
                     if isinstance(op, Put):
                         self.put(op.record)
                     elif isinstance(op, Delete):

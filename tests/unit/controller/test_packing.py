@@ -17,7 +17,7 @@ from mesh.errors import Terminal
 from mesh.model import codec, keyspace
 from mesh.model.labels import LINKS, MAX_ALL_RANGES, MAX_RANGES, LinkLabel, ServiceLabels, decode
 from mesh.model.ports import PortRange
-from mesh.model.records import Port, Service, TaskReport
+from mesh.model.records import Port, Service
 from mesh.model.snapshot import Delete, Holds, Op, Put, Write
 from mesh.store.packing import MAX_BYTES, MAX_OPS, Part, pack
 from tests.support.swarm_world import DB, WEB, secret
@@ -27,10 +27,10 @@ MOST_OF_A_RECORD = MAX_BODY * 3 // 4 - 1000
 """What a node can bring back in base64, in a record of its own."""
 
 
-def report(task: str, size: int) -> Put:
+def record(node: str, size: int) -> Put:
     """A record of so many bytes."""
-    empty = TaskReport(task, "s", "n", "running", wired=False, error="", port_taken=None, elsewhere=())
-    return Put(replace(empty, error="x" * (size - len(codec.encode(empty)))), None)
+    empty = Port(node, 1, "")
+    return Put(replace(empty, task="x" * (size - len(codec.encode(empty)))), None)
 
 
 def refused(op: Op, reason: str) -> None:
@@ -42,7 +42,7 @@ def sizes(batches: Sequence[Sequence[Part[int]]]) -> list[int]:
 
 
 def test_a_transaction_is_bounded_in_bytes() -> None:
-    parts = [(n, (report(f"t{n}", 240_000),)) for n in range(10)]
+    parts = [(n, (record(f"t{n}", 240_000),)) for n in range(10)]
     assert sizes(list(pack(parts, refused))) == [4, 4, 2]
     signed = [(n, (Write(f"services/{n}", 1, bytes(240_000), None),)) for n in range(10)]
     assert sizes(list(pack(signed, refused))) == [4, 4, 2]
@@ -54,7 +54,7 @@ def test_a_transaction_is_bounded_in_operations() -> None:
 
 
 def test_the_largest_record_is_written_alone() -> None:
-    parts = [(0, (report("a", 10_000),)), (1, (report("b", MAX_BODY),)), (2, (report("c", 10_000),))]
+    parts = [(0, (record("a", 10_000),)), (1, (record("b", MAX_BODY),)), (2, (record("c", 10_000),))]
     assert sizes(list(pack(parts, refused))) == [1, 1, 1]
 
 
@@ -70,17 +70,17 @@ def test_a_record_too_large_is_left_out() -> None:
     def parts() -> Iterator[Part[int]]:
         for n, size in enumerate((1000, MAX_BODY + 1, 1000)):
             seen.append(len(told))
-            yield n, (Holds("leader", 1), report(f"t{n}", size))
+            yield n, (Holds("leader", 1), record(f"t{n}", size))
 
     batches = list(pack(parts(), lambda op, reason: told.append((op.key, reason))))
     assert [[what for what, _ in batch] for batch in batches] == [[0], [2]]
-    assert told == [("tasks/n/t1", "tasks/n/t1: a record of 1000001 bytes, the limit is 1000000")]
+    assert told == [("ports/t1/1", "ports/t1/1: a record of 1000001 bytes, the limit is 1000000")]
     assert seen == [0, 0, 1]
 
 
 @given(st.lists(st.lists(st.integers(200, 400_000), min_size=1, max_size=2), max_size=30))
 def test_everything_is_written_once_and_in_order(parts: list[list[int]]) -> None:
-    made = [(n, [report(f"{n}-{m}", size) for m, size in enumerate(part)]) for n, part in enumerate(parts)]
+    made = [(n, [record(f"{n}-{m}", size) for m, size in enumerate(part)]) for n, part in enumerate(parts)]
     batches = list(pack(made, refused))
     assert [part for batch in batches for part in batch] == made
     for batch in batches:
@@ -101,7 +101,7 @@ def large(found: SwarmService, ranges: int = 22_000) -> SwarmService:
 def test_a_service_too_large_is_one_problem() -> None:
     store, world = fresh()
     web, db = world.add(large(WEB), "n1"), world.add(DB, "n2")
-    plan = packed(made_of(store, world).steps, secret, None)
+    plan = packed(made_of(store, world).steps, secret)
     steps = [step for batch in plan.batches for step, _ in batch]
     assert [step.task for step in steps if isinstance(step, Allocate)] == list(db)
     assert web
@@ -120,7 +120,7 @@ def test_a_service_that_was_written_goes_on() -> None:
     settled(store, world)
     world.services[WEB.id] = large(WEB)
     task = world.start(WEB.id, "n3")
-    plan = packed(made_of(store, world).steps, secret, None)
+    plan = packed(made_of(store, world).steps, secret)
     assert [step.task for batch in plan.batches for step, _ in batch if isinstance(step, Allocate)] == [task]
     assert len(plan.problems) == 1
 
@@ -134,7 +134,7 @@ def test_an_impossible_step_is_a_problem() -> None:
         raise Terminal(f"nobody knows {key}")
 
     steps = made_of(store, world).steps
-    plan = packed(steps, no_secret, None)
+    plan = packed(steps, no_secret)
     assert [step for batch in plan.batches for step, _ in batch] == [s for s in steps if not isinstance(s, Share)]
     shares = [step for step in steps if isinstance(step, Share) and step.boxes]
     assert plan.problems == tuple(f"{s.reason}: not written: nobody knows shop_web:shop_db" for s in shares)
@@ -177,7 +177,7 @@ def check_record(labels: dict[str, str]) -> None:
         assert not read.links
         return
     assert isinstance(change, PlanStep)
-    plan = packed([change], secret, None)
+    plan = packed([change], secret)
     assert not plan.problems
     (put,) = (op for op in change.ops if isinstance(op, Put) and isinstance(op.record, Service))
     assert len(codec.encode(put.record)) < MOST_OF_A_RECORD

@@ -211,8 +211,8 @@ def test_nothing_is_left_when_everything_has_ended(data: st.DataObject) -> None:
     world.tasks.clear()
     world.services.clear()
     settle(store, world)
-    for lease in list(store.leases):
-        store.expire(lease)
+    for key in store.resting():
+        store.end_rest(key)
     settle(store, world)
     left = [key for key in store.entries if not key.startswith((keyspace.NODES, keyspace.TASKS))]
     assert left in ([keyspace.CLUSTER], []), left

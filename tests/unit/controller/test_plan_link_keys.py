@@ -77,7 +77,7 @@ def test_tasks_endpoint_comes_after_its_nodes_key() -> None:
     first, second = made_of(store, world).steps
     assert isinstance(first, Share)
     assert isinstance(second, Allocate)
-    (together,) = packed([first, second], secret, None).batches
+    (together,) = packed([first, second], secret).batches
     put = [type(op.record) for _, ops in together for op in ops if isinstance(op, Put)]
     assert put.index(SealedLinkKey) < put.index(Endpoint), "in one transaction, so in one revision"
 
@@ -102,13 +102,13 @@ def test_node_loses_key_only_after_last_task() -> None:
     at_rest(store, world)
     world.change(late.id, state="failed")
     steps = made_of(store, world).steps
-    assert not any(isinstance(op, Delete) and op.key.startswith(keyspace.LINK_KEYS) for op in ops_of(store, steps[0]))
+    assert not any(isinstance(op, Delete) and op.key.startswith(keyspace.LINK_KEYS) for op in ops_of(steps[0]))
     at_rest(store, world)
     assert boxes(store) == {("n1", OWN), ("n2", OWN)}
 
 
-def ops_of(store: MemoryStore, step: object) -> tuple[object, ...]:
-    return transaction(store, step)  # type: ignore[arg-type]
+def ops_of(step: object) -> tuple[object, ...]:
+    return transaction(step)  # type: ignore[arg-type]
 
 
 def test_unlinked_key_is_forgotten_and_returns_renewed() -> None:
@@ -255,7 +255,7 @@ def test_oversized_transaction_is_split() -> None:
     world.now += DAY
     steps = made_of(store, world, subnet).steps
     assert len(steps) == 3
-    assert all(len(transaction(store, step)) <= MAX_OPS for step in steps)
+    assert all(len(transaction(step)) <= MAX_OPS for step in steps)
     assert carry_out(store, steps[:1]) == 1  # the controller dies here
     settled(store, world, subnet)
     check_link_keys(store, world)

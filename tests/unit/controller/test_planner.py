@@ -154,11 +154,12 @@ def test_full_subnet_is_reported_and_recovers_after_quarantine() -> None:
     first = world.add(DB, "n2", "n2")
     settled(store, world, subnet)
     (late,) = world.add(DB, "n3")
-    full = f"task {late.id}: all 6 addresses of 10.1.0.0/29 are taken: give the controller a larger --subnet"
+    refused = f"service {DB.name}: some of its tasks are not wired: "
+    full = f"{refused}all 6 addresses of 10.1.0.0/29 are taken: give the controller a larger --subnet"
     assert settled(store, world, subnet).problems == (full,)
     world.change(first[0].id, state="failed")
     assert settled(store, world, subnet).problems == (full,), "its address rests"
-    store.expire(max(store.leases))
+    store.end_rest(store.resting()[-1])
     assert settled(store, world, subnet).problems == ()
     assert endpoint_of(store, late)
 
@@ -187,9 +188,11 @@ def test_taken_port_changes_atomically_full_range_reports() -> None:
 def test_invalid_port_range_of_node_stops_nobody_else(first: int, last: int) -> None:
     store, world = fresh()
     (web,) = world.add(WEB, "n1")
-    (db,) = world.add(DB, "n2")
+    world.add(DB, "n2")
     set_ports(store, "n2", first, last)
-    assert settled(store, world).problems == (f"task {db.id}: {first}-{last} is not a range of UDP ports",)
+    assert settled(store, world).problems == (
+        f"service {DB.name}: some of its tasks are not wired: {first}-{last} is not a range of UDP ports",
+    )
     assert [e.task for e in store.all(Endpoint)] == [web.id]
 
 

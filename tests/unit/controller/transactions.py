@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 
 from controller.planning.planner import plan
-from controller.steps import Plan, Release, Step
+from controller.steps import Plan, Step
 from controller.swarm.model import SwarmTask
 from controller.transactions import transaction as made_transaction
 from mesh.model import keyspace
@@ -18,14 +18,14 @@ from tests.unit.controller.memory_store import MemoryStore
 from tests.unit.controller.plan_safety import Auditor, check_moment
 
 
-def transaction(store: MemoryStore, step: Step) -> tuple[Op, ...]:
-    """Make a step's transaction as the controller does, with a lease of this store."""
-    return made_transaction(step, secret, store.grant() if isinstance(step, Release) else None)
+def transaction(step: Step) -> tuple[Op, ...]:
+    """Make a step's transaction as the controller does."""
+    return made_transaction(step, secret)
 
 
 def carry_out(store: MemoryStore, steps: Iterable[Step]) -> int:
     """Do what holds; return how many steps did."""
-    return sum(store.commit(transaction(store, step)) is not None for step in steps)
+    return sum(store.commit(transaction(step)) is not None for step in steps)
 
 
 def made_of(store: MemoryStore, world: World, subnet: IPv4Network = SUBNET) -> Plan:

@@ -46,6 +46,7 @@ from mesh.model.records import (
     Status,
     StoreSpace,
     TaskReport,
+    Tenure,
     View,
 )
 from tests.unit.mesh import plain_codec
@@ -72,6 +73,8 @@ KEY_TEXT = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 ONE_OF_EACH: list[tuple[str, Record]] = [
     ("cluster", Cluster("c", IPv4Network("10.80.0.0/16"), IPv6Network("fd12:3456:789a::/96"))),
     ("leader", Leader("me")),
+    ("leader", Leader("me", "ab12")),
+    ("tenure", Tenure("ab12", 7)),
     ("manifest", ManifestRecord(3, b"\x00\xff" * 16)),
     (
         "services/s",
@@ -167,7 +170,7 @@ def changed(record: Record, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON
 
 def test_there_is_one_of_each() -> None:
     assert {type(record) for _, record in ONE_OF_EACH} == set(keyspace.KINDS.values())
-    assert len(keyspace.KINDS) == 19
+    assert len(keyspace.KINDS) == 20
 
 
 @pytest.mark.parametrize(
@@ -193,7 +196,7 @@ def test_a_key_can_be_had_without_its_record(written: str, key: str) -> None:
 
 
 AGENTS = {"nodes/n", "recalled/n/2", "tasks/n/t", "vitals/n", "views/n/1"}
-NOBODYS = {"leader", "space"}
+NOBODYS = {"leader", "space", "tenure"}
 COVERED = {"cluster", "services/s", "endpoints/s/t", "epochs/shop_shop"}
 
 

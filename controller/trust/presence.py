@@ -1,0 +1,104 @@
+"""Presence of nodes: those whose agents go on to sign, by this controller's monotonic clock. No I/O.
+
+A node's agent writes its vitals every few seconds, with a generation that grows. A lease does not tell whether it
+lives: anybody who can reach etcd can keep a dead node's lease alive, and its record with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from controller.index.baseline import LastSeen
+from mesh.crypto.envelope import VerifyKey
+from mesh.integrity.signature_cache import SignatureCache
+from mesh.model import keyspace
+from mesh.model.records import Member, Node, Status
+from mesh.model.snapshot import Snapshot
+
+SILENCE_S = 8.0
+"""Seconds after which a node that signs nothing new is silent."""
+LOOK_S = 2.0
+"""Seconds between two looks: after twice as many, what is more than this has passed unseen, and counts for nobody."""
+_SIGNS = (keyspace.NODES, keyspace.STATUS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sign:
+    """The last sign of life: its key and generation, and when it was seen."""
+
+    key: VerifyKey
+    generation: int
+    seen: float
+
+
+class Presence:
+    """Times at which each node was heard last. Not safe for several threads."""
+
+    def __init__(self, cluster: str) -> None:
+        """Start without nodes; `cluster` is Swarm's id, which every signature is bound to."""
+        self._signatures = SignatureCache(cluster)
+        self._seen = LastSeen()
+        self._signs: dict[str, _Sign] = {}  # by node, the one that has been silent longest first
+        self._observed = 0.0
+        self._paused = False
+
+    def pause(self) -> None:
+        """Let no node's silence begin before the next look: etcd does not answer, so that nobody is heard."""
+        self._paused = True
+
+    def observe(self, stored: Snapshot, accepted: Mapping[str, Member], now: float) -> None:
+        """Look at the whole store, also while another controller leads.
+
+        Args:
+            stored: complete.
+            accepted: the statements that were accepted of nodes; of others the store's count.
+            now: seconds of the monotonic clock.
+        """
+        unseen = now - self._observed - LOOK_S
+        if self._paused or unseen > LOOK_S:  # etcd did not answer, or this process was slow
+            self._signs = {
+                node: replace(sign, seen=now if self._paused else min(now, sign.seen + unseen))
+                for node, sign in self._signs.items()
+            }
+        self._observed, self._paused = now, False
+        for node, key in self._changed(stored):
+            versioned = stored.records.get(key)
+            if versioned is None:
+                if key.startswith(keyspace.NODES):
+                    self._signs.pop(node, None)  # it is absent, which is as good as silent
+                continue
+            member = accepted.get(node) or stored.get(keyspace.member(node), Member)
+            if member is None:
+                continue
+            last = self._signs.get(node)
+            if last is not None and last.key == member.report_key and versioned.generation <= last.generation:
+                continue
+            if self._signatures.problem(key, versioned, member.report_key) is None:
+                self._signs.pop(node, None)
+                self._signs[node] = _Sign(member.report_key, versioned.generation, now)
+
+    def _changed(self, stored: Snapshot) -> Iterator[tuple[str, str]]:
+        changed = self._seen.changed(stored)
+        keys: Iterable[str] = changed if changed is not None else _all(stored)
+        for key in keys:
+            if key.startswith(_SIGNS):
+                yield key.partition("/")[2], key
+
+    def silent(self) -> frozenset[str]:
+        """Return the nodes that were heard once, and not for SILENCE_S when the store was last looked at."""
+        return frozenset(self._silent())
+
+    def _silent(self) -> Iterator[str]:
+        for node, sign in self._signs.items():
+            if self._observed - sign.seen < SILENCE_S:
+                return
+            yield node
+
+    def due_in(self, now: float) -> float:
+        """Return the seconds until the store has to be looked at although nothing wakes the controller."""
+        return LOOK_S if self._paused or not self._signs else max(0.0, self._observed + LOOK_S - now)
+
+
+def _all(stored: Snapshot) -> set[str]:
+    return {key for kind in (Node, Status) for key, _ in stored.keys_of(kind)}
