@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import click
 
-from compose_ext.commands import deploy
+from compose_ext.commands import deploy, node
 from compose_ext.commands.arguments import compose_files, named_files, stack_name
 from compose_ext.completion import stacks
 from compose_ext.diagnostics import DockerError, Problem, Report, UsageError
@@ -191,6 +191,9 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
         found += agent_answer.ask(docker, stack).problems
     except DockerError as error:
         unanswered.append(str(error))
+    if stack is None:
+        with suppress(DockerError):  # a worker's Docker does not know, or it has been said above
+            found += node.misplaced(docker)
     if len(unanswered) > 1:
         raise DockerError("\n".join(unanswered))
     return [*found, *unanswered]

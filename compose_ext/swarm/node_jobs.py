@@ -28,6 +28,7 @@ _SHOWN = 5
 _CLEARED = 120.0
 _SILENT = 3.0
 """Seconds that a job may take without a word."""
+_LOGGED_BY = "com.docker.swarm.node.id"
 ENDED = {"complete", "failed", "rejected", "shutdown", "remove", "orphaned"}
 SOCKET = "type=bind,source=/var/run/docker.sock,target=/var/run/docker.sock"
 _CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN", "MKNOD", "SETUID", "SETGID", "SETPCAP")
@@ -248,14 +249,16 @@ def _reports(docker: Docker, name: str, tasks: Mapping[str, Mapping[str, Any]]) 
 def _lines(docker: Docker, what: str) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
     try:
-        text = docker.ask(["service", "logs", "--raw", what], _LOGS_TIMEOUT)
+        text = docker.ask(["service", "logs", "--raw", "--details", what], _LOGS_TIMEOUT)
     except DockerError:
         return found
     for line in text.splitlines():
+        details, _, printed = line.partition(" ")
         with suppress(ValueError):
-            report = json.loads(line)
+            report = json.loads(printed)
             if isinstance(report, dict) and "problems" in report:
-                found[str(report.get("node", ""))] = report
+                # Swarm checks that a node sends only its own lines; what a line says itself, any node could write.
+                found[dict(pair.split("=", 1) for pair in details.split(",")).get(_LOGGED_BY, "")] = report
     return found
 
 

@@ -18,11 +18,10 @@ import structlog
 from controller.swarm.model import SwarmNetwork, SwarmNode, SwarmService, SwarmTask
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model import labels
-from mesh.model.net import IPAddress
 from mesh.model.records import Attachment
 from mesh.process import docker_api
 from mesh.topology.isolation import in_order
-from mesh.topology.underlay import ADDRESS_LABEL
+from mesh.topology.underlay import ADDRESS_LABEL, swarms_addresses
 
 log = structlog.get_logger(__name__)
 
@@ -202,16 +201,6 @@ def _attachment(network: str | None, address: str | None) -> Iterator[Attachment
             yield Attachment(network, ipaddress.ip_interface(address).ip)
 
 
-def _known_at(node: Mapping[str, Any]) -> Iterator[IPAddress]:
-    """Yield a node's addresses by Swarm's word; 0.0.0.0 and 127.0.0.1 stand for "here"."""
-    manager = str((node.get("ManagerStatus") or {}).get("Addr") or "").rpartition(":")[0].strip("[]")
-    for text in (manager, (node.get("Status") or {}).get("Addr") or ""):
-        with contextlib.suppress(ValueError):
-            address = ipaddress.ip_address(text)
-            if not (address.is_unspecified or address.is_loopback):
-                yield address
-
-
 def _node(raw: Mapping[str, Any]) -> SwarmNode:
     node_labels = (raw.get("Spec") or {}).get("Labels") or {}
     text = node_labels.get(ADDRESS_LABEL)
@@ -227,6 +216,6 @@ def _node(raw: Mapping[str, Any]) -> SwarmNode:
         down=(raw.get("Status") or {}).get("State") in ("down", "disconnected"),
         address=address,
         label_error=problem,
-        known_at=tuple(dict.fromkeys(_known_at(raw))),
+        known_at=swarms_addresses(raw),
         approved=node_labels.get(KEY_LABEL),
     )

@@ -7,7 +7,10 @@ the node by it, and otherwise an operator says so: the node label `linkwire.addr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Any
 
 from mesh.model.net import IPAddress, IPNetwork
 from mesh.model.ports import MAX_PORT
@@ -37,6 +40,18 @@ def unfit(address: IPAddress, mesh: Iterable[IPNetwork]) -> str | None:
         "is one of the mesh's own": any(address in network for network in mesh),
     }
     return next((kind for kind, applies in kinds.items() if applies), None)
+
+
+def swarms_addresses(node: Mapping[str, Any]) -> tuple[IPAddress, ...]:
+    """Return Swarm's addresses of a node, from Docker's JSON of it: what a manager advertises comes first."""
+    manager = str((node.get("ManagerStatus") or {}).get("Addr") or "").rpartition(":")[0].strip("[]")
+    found: dict[IPAddress, None] = {}
+    for text in (manager, str((node.get("Status") or {}).get("Addr") or "")):
+        with suppress(ValueError):
+            address = ip_address(text)
+            if not (address.is_unspecified or address.is_loopback):  # both stand for "here"
+                found[address] = None
+    return tuple(found)
 
 
 def refusal(address: IPAddress, known: Sequence[IPAddress], mesh: Iterable[IPNetwork]) -> str | None:

@@ -15,14 +15,16 @@ from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 
 OWN, OTHER = "a" * 64, "b" * 64
+AGENT = "c" * 64
 # What docker would answer, and a note of what it was asked: the real one is asked in tests/lab/test_attacks_nodes.py.
 SCRIPT = """#!/bin/sh
 echo "$*" >> {folder}/asked
 case "$1 $2" in
   "node ls") cat {folder}/ids ;;
   "node inspect") cat {folder}/inspected ;;
-  "ps --filter") echo agent ;;
-  "exec agent") cat {folder}/answer ;;
+  "service ps") echo agenttask ;;
+  "inspect --type") cat {folder}/task ;;
+  "exec {agent}") cat {folder}/answer ;;
   "node update") ;;
   *) exit 1 ;;
 esac
@@ -35,9 +37,11 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         program = folder / "docker"
-        program.write_text(SCRIPT.format(folder=folder))
+        program.write_text(SCRIPT.format(folder=folder, agent=AGENT))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         self.docker = Docker(str(program))
+        task = {"Status": {"State": "running", "ContainerStatus": {"ContainerID": AGENT}}}
+        (folder / "task").write_text(json.dumps([task]))
         self.swarm({"n1": None})
         self.said()
 

@@ -53,7 +53,7 @@ class World:
         self.docker = Docker(str(program))
 
     def set(self, tasks: list[dict[str, Any]], logs: list[object], **more: object) -> None:
-        lines = [json.dumps(line) for line in logs] + ["not JSON"]
+        lines = [f"{_details(line)} {json.dumps(line)}" for line in logs] + ["not JSON", "x=y not JSON"]
         text = json.dumps({"nodes": NODES, "tasks": tasks, "logs": lines, **more})
         (self.folder / "world").write_text(text)
 
@@ -67,6 +67,12 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+def _details(line: object) -> str:
+    """What Swarm says of a line, with the node that sent it."""
+    node = line.get("sent by", line.get("node")) if isinstance(line, dict) else "?"
+    return f"com.docker.swarm.node.id={node},com.docker.swarm.service.id=s1,com.docker.swarm.task.id=t1"
 
 
 def task(number: int, node: str, state: str, error: str = "") -> dict[str, Any]:
