@@ -168,3 +168,30 @@ def test_nobody_is_asked_where_nobody_is(world: World, monkeypatch: pytest.Monke
     world.said()
     with pytest.raises(DockerError, match="no agent has reported the keys of n1"):
         node_command.approve(world.docker, "n1", None)
+
+
+@pytest.mark.parametrize(
+    ("stated", "swarms", "label", "problem"),
+    [
+        ("192.0.2.1", "192.0.2.1", None, ""),
+        ("203.0.113.7", "192.0.2.1", None, "which is not Swarm's for it, 192.0.2.1"),
+        ("203.0.113.7", "192.0.2.1", "203.0.113.7", ""),
+        ("203.0.113.7", "0.0.0.0", None, "Swarm knows none of it"),  # noqa: S104 - what Swarm writes for "here"
+        ("127.0.0.1", "192.0.2.1", None, "which is a loopback address"),
+        ("::ffff:192.0.2.1", "192.0.2.1", None, "which is an IPv4 address in IPv6's form"),
+    ],
+)
+def test_address_that_does_not_count_is_shown(
+    world: World, stated: str, swarms: str, label: str | None, problem: str
+) -> None:
+    found = json.loads((world.folder / "inspected").read_text())
+    found[0]["Status"] = {"Addr": swarms}
+    found[0]["Spec"]["Labels"] = {"linkwire.address": label} if label else {}
+    (world.folder / "inspected").write_text(json.dumps(found))
+    world.said(node("n1") | {"address": stated, "ports": [51820, 53819]})
+    (shown,) = node_command.key_states(world.docker)
+    assert problem in (shown.problem or "")
+    assert bool(shown.problem) == bool(problem)
+    assert bool(node_command.misplaced(world.docker)) == bool(problem)
+    world.said(node("n1") | {"address": "192.0.2.1", "ports": [53, 60]})
+    assert any("the UDP ports 53-60" in text for text in node_command.misplaced(world.docker))

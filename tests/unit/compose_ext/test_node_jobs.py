@@ -134,3 +134,12 @@ def test_agent_finds_itself_in_its_dockers_folder(tmp_path: Path) -> None:
     (tmp_path / "abc").mkdir()
     assert inside._shows_us(tmp_path, mounts)
     assert not inside._shows_us(tmp_path, "")
+
+
+def test_a_node_reports_for_itself_alone(world: World) -> None:
+    world.set(
+        [task(1, "a1", "complete"), task(2, "b2", "complete")],
+        [{"node": "a1", "problems": ["no nftables"]}, {"node": "a1", "problems": [], "sent by": "b2"}],
+    )
+    one, two = world.look()
+    assert (one.problems, two.problems) == (("no nftables",), ())
