@@ -8,7 +8,7 @@ from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.install.stack_template import Release
 from compose_ext.secrets.docker_secrets import DockerSecrets
-from compose_ext.swarm import installation, queries
+from compose_ext.swarm import installation, node_jobs, queries
 from compose_ext.swarm.installation import STACK
 from compose_ext.swarm.queries import TIMEOUT
 
@@ -119,12 +119,10 @@ def _is_back(status: Mapping[str, Any]) -> bool:
 
 def _failures(docker: Docker) -> list[str]:
     """Return the newest failed tasks of each service: task, node, and Docker's error."""
-    label = f"label=com.docker.stack.namespace={STACK}"
-    listed = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}}"], TIMEOUT).splitlines()
-    nodes = {words[0]: words[-1] for words in map(str.split, listed)}
+    nodes = {node: name for node, name, *_ in node_jobs.listed(docker)}
     lines: list[str] = []
-    for service in docker.ask(["service", "ls", "--quiet", "--filter", label], TIMEOUT).split():
-        failed = [task for task in queries.tasks(docker, service) if task["Status"].get("Err")]
+    for service in installation.deployed(docker).services.values():
+        failed = [task for task in queries.tasks(docker, str(service["ID"])) if task["Status"].get("Err")]
         failed.sort(key=lambda task: str(task["Status"].get("Timestamp", "")))
         lines += [
             printable(

@@ -174,9 +174,20 @@ def outcomes(
 
 def active(docker: Docker) -> dict[str, str]:
     """Return the nodes that are up and accept tasks: id to name. Raises DockerError."""
-    lines = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}} {{.Status}} {{.Availability}}"], TIMEOUT)
-    words = [line.split() for line in lines.splitlines()]
-    return {found[0]: found[1] for found in words if found[-2:] == ["Ready", "Active"]}
+    return {node: name for node, name, *state in listed(docker) if state == ["Ready", "Active"]}
+
+
+def listed(docker: Docker) -> list[list[str]]:
+    """Return id, name, state and availability of every node. Raises DockerError.
+
+    A node says its name itself: it could be several lines, so it is written as JSON.
+    """
+    form = "{{.ID}} {{.Status}} {{.Availability}} {{json .Hostname}}"
+    lines = [line.split(" ", 3) for line in docker.ask(["node", "ls", "--format", form], TIMEOUT).splitlines()]
+    return [
+        [node, printable(str(queries.read(name))).replace("\n", " "), state, availability]
+        for node, state, availability, name in lines
+    ]
 
 
 def places(docker: Docker, name: str) -> set[str]:
@@ -186,9 +197,11 @@ def places(docker: Docker, name: str) -> set[str]:
 
 def others(docker: Docker) -> list[str]:
     """Return the nodes that a job does not reach, each with why. Raises DockerError."""
-    lines = docker.ask(["node", "ls", "--format", "{{.Hostname}} {{.Status}} {{.Availability}}"], TIMEOUT)
-    words = [line.split() for line in lines.splitlines()]
-    return [f"{one[0]} ({one[-2].lower()}, {one[-1].lower()})" for one in words if one[-2:] != ["Ready", "Active"]]
+    return [
+        f"{name} ({state.lower()}, {availability.lower()})"
+        for _, name, state, availability in listed(docker)
+        if (state, availability) != ("Ready", "Active")
+    ]
 
 
 def _options(job: Job) -> list[str]:

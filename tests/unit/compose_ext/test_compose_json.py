@@ -82,7 +82,7 @@ case "$*" in
   "exec 0123"*) echo '{answer}' ;;
   "info"*) echo '{info}' ;;
   "node ls --quiet"*) echo a1 ;;
-  "node ls --format"*) echo "a1 n1 Ready Active" ;;
+  "node ls --format"*) echo 'a1 Ready Active "n1"' ;;
   "node inspect"*) echo '[{inspected}]' ;;
   "service ls"*) echo s1 ;;
   "service inspect"*) echo '[{agent}]' ;;

@@ -26,7 +26,7 @@ world = json.loads((folder / "world").read_text())
 if words[:2] == ["node", "ls"]:
     form = words[words.index("--format") + 1]
     for node in world["nodes"]:
-        print(form.replace("{{{{.ID}}}}", node[0]).replace("{{{{.Hostname}}}}", node[1])
+        print(form.replace("{{{{.ID}}}}", node[0]).replace("{{{{json .Hostname}}}}", json.dumps(node[1]))
               .replace("{{{{.Status}}}}", node[2]).replace("{{{{.Availability}}}}", node[3]))
 elif words[:2] == ["service", "ps"]:
     print("\\n".join(task["ID"] for task in world["tasks"]))
@@ -143,3 +143,12 @@ def test_a_node_reports_for_itself_alone(world: World) -> None:
     )
     one, two = world.look()
     assert (one.problems, two.problems) == (("no nftables",), ())
+
+
+def test_nodes_name_adds_no_other_node(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    posing = ["b2", 'n2 Ready Active\na1 Down Drain "evil"\nc3', "Ready", "Active"]
+    monkeypatch.setattr(sys.modules[__name__], "NODES", [NODES[0], posing, NODES[2]])
+    world.set([], [])
+    assert list(node_jobs.active(world.docker)) == ["a1", "b2"]
+    assert node_jobs.active(world.docker)["a1"] == "n1"
+    assert node_jobs.others(world.docker) == ["n3 (down, active)"]
