@@ -26,6 +26,7 @@ class Underlay:
         self._run = run
         self._nodes = run.index.swarm.nodes
         self._mesh: tuple[IPNetwork, ...] = (run.subnet, ula(run.index.swarm.cluster))
+        self._judged: dict[str, tuple[tuple[IPAddress, ...], str | None]] = {}
 
     def host(self, node: Node, before: IPAddress | None) -> IPAddress:
         """Return the address of a node.
@@ -40,11 +41,11 @@ class Underlay:
         observed = self._nodes.get(node.id)
         if observed is not None and observed.address is not None:
             return observed.address
-        known = self._known(observed)
-        why = refusal(node.address, known, self._mesh)
-        if why is None:
+        if node.id not in self._judged:  # a node's tasks share it
+            self._judged[node.id] = self._judge(node, observed)
+        known, text = self._judged[node.id]
+        if text is None:
             return node.address
-        text = f"node {observed.hostname if observed else node.id}: {why}"
         if before is not None and unfit(before, self._mesh) is None and self._owners.get(before, node.id) == node.id:
             self._run.problems.append(text)
             return before
@@ -64,9 +65,12 @@ class Underlay:
         self._run.problems.append(text)
         return self._run.give_port(replace(node, first_port=FIRST_PORT), task)
 
-    def _known(self, node: SwarmNode | None) -> tuple[IPAddress, ...]:
-        known = node.known_at if node is not None else ()
-        return tuple(address for address in known if unfit(address, self._mesh) is None)
+    def _judge(self, node: Node, observed: SwarmNode | None) -> tuple[tuple[IPAddress, ...], str | None]:
+        """Return Swarm's addresses of a node, and why its own word does not count."""
+        known_at = observed.known_at if observed is not None else ()
+        known = tuple(address for address in known_at if unfit(address, self._mesh) is None)
+        why = refusal(node.address, known, self._mesh)
+        return known, why and f"node {observed.hostname if observed else node.id}: {why}"
 
     @cached_property
     def _owners(self) -> dict[IPAddress, str]:
