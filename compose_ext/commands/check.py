@@ -188,12 +188,12 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
     except DockerError as error:
         unanswered.append(f"the labels of services cannot be read: {queries.explained(docker, error)}")
     try:
-        found += agent_answer.ask(docker, stack).problems
+        answer = agent_answer.ask(docker, stack)
+        found += answer.problems
+        with suppress(DockerError):  # a worker's Docker does not know
+            found += node.misplaced(docker, answer) if stack is None else ()
     except DockerError as error:
         unanswered.append(str(error))
-    if stack is None:
-        with suppress(DockerError):  # a worker's Docker does not know, or it has been said above
-            found += node.misplaced(docker)
     if len(unanswered) > 1:
         raise DockerError("\n".join(unanswered))
     return [*found, *unanswered]

@@ -15,6 +15,7 @@ from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.pflag import Group, form, pass_docker
 from compose_ext.swarm import agent_answer
+from compose_ext.swarm.agent_answer import Answer
 from compose_ext.terminal import Table, ask, show, show_json
 from mesh.model.net import IPAddress
 from mesh.topology.underlay import ADDRESS_LABEL, ports_refusal, refusal, swarms_addresses
@@ -83,9 +84,13 @@ def key_states(docker: Docker) -> list[KeyState]:
     return found
 
 
-def misplaced(docker: Docker) -> list[str]:
-    """Return what nodes state about their addresses and ports and does not count. Raises DockerError, as above."""
-    statements = _statements(docker)
+def misplaced(docker: Docker, answer: Answer) -> list[str]:
+    """Return what nodes state about their addresses and ports, as the agent answered, and does not count.
+
+    Raises:
+        DockerError: the endpoint is no manager.
+    """
+    statements = _stated(answer)
     return [
         f"node {node.hostname}: {why}" for node in _swarm(docker) for why in _misplaced(node, statements.get(node.id))
     ]
@@ -163,8 +168,12 @@ def _state(node: SwarmMember, statement: Statement | None) -> tuple[str, str]:
 
 
 def _statements(docker: Docker) -> dict[str, Statement]:
+    return _stated(agent_answer.ask(docker, None))
+
+
+def _stated(answer: Answer) -> dict[str, Statement]:
     try:
-        return {str(raw["id"]): _statement(raw) for raw in agent_answer.ask(docker, None).raw.get("nodes", ())}
+        return {str(raw["id"]): _statement(raw) for raw in answer.raw.get("nodes", ())}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
 

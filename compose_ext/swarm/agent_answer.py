@@ -18,7 +18,7 @@ SWARMS_LABEL = "com.docker.swarm.service"
 """Prefix of Swarm's own labels of a container, which replace any of that name in a service's specification."""
 TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
-_NO_SERVICE = "no such service"
+_NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -85,12 +85,13 @@ def _container(docker: Docker) -> str | None:
     """Return the id of the agent's container on the endpoint; None where there is none.
 
     Anybody may label or name a container as he likes, so only Swarm says which one it is: a manager by the task that
-    it runs there. A worker's Docker is asked for Swarm's own label, which no service can set.
+    it runs there. A worker's Docker, and a manager's while there is no leader, is asked for Swarm's own label, which
+    no service can set.
     """
     try:
         tasks = queries.tasks(docker, SERVICE, wanted="node=self")
     except DockerError as error:
-        if queries.NO_MANAGER in str(error):
+        if queries.NO_MANAGER in str(error) or _NO_LEADER in str(error):
             return _on_worker(docker)
         if _NO_SERVICE in str(error):
             return None

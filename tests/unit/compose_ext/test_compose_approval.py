@@ -13,6 +13,7 @@ import pytest
 from compose_ext.commands import node as node_command
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
+from compose_ext.swarm import agent_answer
 
 OWN, OTHER = "a" * 64, "b" * 64
 AGENT = "c" * 64
@@ -170,6 +171,10 @@ def test_nobody_is_asked_where_nobody_is(world: World, monkeypatch: pytest.Monke
         node_command.approve(world.docker, "n1", None)
 
 
+def misplaced(world: World) -> list[str]:
+    return node_command.misplaced(world.docker, agent_answer.ask(world.docker, None))
+
+
 @pytest.mark.parametrize(
     ("stated", "swarms", "label", "problem"),
     [
@@ -192,6 +197,6 @@ def test_address_that_does_not_count_is_shown(
     (shown,) = node_command.key_states(world.docker)
     assert problem in (shown.problem or "")
     assert bool(shown.problem) == bool(problem)
-    assert bool(node_command.misplaced(world.docker)) == bool(problem)
+    assert bool(misplaced(world)) == bool(problem)
     world.said(node("n1") | {"address": "192.0.2.1", "ports": [53, 60]})
-    assert any("the UDP ports 53-60" in text for text in node_command.misplaced(world.docker))
+    assert any("the UDP ports 53-60" in text for text in misplaced(world))
