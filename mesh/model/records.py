@@ -67,7 +67,7 @@ class Attachment:
     """An address of a task or service on a network other than the mesh."""
 
     network: str
-    """Docker's id of the network; in an endpoint, of a node's own one `NETWORK@NODE` (controller.swarm.attachments)."""
+    """Docker's id of the network; in an endpoint a node's own is `NETWORK@NODE` (controller.swarm.attachments)."""
     address: IPAddress
 
 
