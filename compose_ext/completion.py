@@ -4,6 +4,7 @@ bash, zsh and fish ask `docker __complete linkwire WORD...`, and Docker hands th
 line a candidate, with a tab before its description, and a last line with a colon and a directive.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -22,6 +23,7 @@ _FILE_EXTENSIONS = 8
 _ANY_FILE = 0
 _SECONDS = 3.0
 """A shell waits for the answer."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXTENSION = "extension"
 _MANY = -1
 """Of click's: an argument that may be given many times."""
@@ -111,5 +113,7 @@ def beginning(ctx: click.Context, parameter: click.Parameter, names: Iterable[st
 
 def _asked(ctx: click.Context, parameter: click.Parameter, question: Sequence[str], word: str) -> list[str]:
     with suppress(DockerError):
-        return beginning(ctx, parameter, docker(ctx).ask(question, _SECONDS).split(), word)
+        names = docker(ctx).ask(question, _SECONDS).split()
+        # A node says its name itself, and what is returned here goes to the user's shell.
+        return beginning(ctx, parameter, filter(_NAME.fullmatch, names), word)
     return []

@@ -1,6 +1,8 @@
 """Tables, progress, errors and questions: by rich on a terminal, plain text anywhere else.
 
 rich is imported for a terminal alone: it costs more than most commands. It obeys NO_COLOR.
+
+Names, labels and errors come from tenants, nodes and containers. Nothing that could control a terminal passes here.
 """
 
 import json
@@ -8,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
+
+from compose_ext.docker_cli import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,12 +41,12 @@ class Table:
         """Return the plain form: each column as wide as its widest cell."""
         lines = [_GAP.join(cells).rstrip() for cells in self.padded()]
         if self.problems:
-            lines += ["", _PROBLEMS, *(f"  {problem}" for problem in self.problems)]
+            lines += ["", _PROBLEMS, *(f"  {printable(problem)}" for problem in self.problems)]
         return "\n".join(lines) + "\n"
 
     def padded(self) -> list[list[str]]:
         """Return the header and the rows, with spaces behind each cell up to its column's width."""
-        rows = [self.header, *self.rows]
+        rows = [self.header, *([line(cell) for cell in row] for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
 
@@ -59,7 +63,11 @@ def show(table: Table) -> None:
     lines = [Text(_GAP.join(header), style="bold")]
     lines += [Text(_GAP).join(Text(cell, style=_COLOURS.get(cell.rstrip(), "")) for cell in row) for row in rows]
     if table.problems:
-        lines += [Text(), Text(_PROBLEMS, style="bold red"), *(Text(f"  {problem}") for problem in table.problems)]
+        lines += [
+            Text(),
+            Text(_PROBLEMS, style="bold red"),
+            *(Text(f"  {printable(problem)}") for problem in table.problems),
+        ]
     for line in lines:
         line.rstrip()
     # The terminal breaks what is too long for it: rich would break or cut cells.
@@ -75,6 +83,8 @@ def show_json(document: Mapping[str, Any]) -> None:
 def complain(text: str, style: str = "red") -> None:
     """Print an error, or with another style a warning, on standard error."""
     say.end()  # rich has standard error as well while the line moves
+    # Standard error itself writes what it cannot encode, as of a file's name, in letters that it can.
+    text = "".join(char if "\ud800" <= char <= "\udfff" else printable(char) for char in text)
     if not sys.stderr.isatty():
         print(text, file=sys.stderr)
         return
@@ -101,6 +111,7 @@ class _Progress:
 
     def __call__(self, text: str) -> None:
         """Print a line."""
+        text = printable(text)
         if not text.startswith(_WAITING) or not self._move(text):
             self.end()
             print(f"linkwire: {text}", flush=True)
@@ -129,6 +140,11 @@ class _Progress:
 
 say = _Progress()
 """Print a line of progress."""
+
+
+def line(text: str) -> str:
+    """Return a text that may come from anybody as one line that controls no terminal."""
+    return printable(text).replace("\n", " ")
 
 
 def _escaped(text: str) -> str:

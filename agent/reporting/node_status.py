@@ -39,6 +39,8 @@ def nodes(snapshot: Snapshot, cluster: str, roots: Sequence[bytes], now: datetim
             "hostname": node.hostname,
             "fingerprint": node.statement(cluster).fingerprint,
             "unproven": _unproven(node, cluster, roots, now),
+            "address": str(node.address),
+            "ports": [node.first_port, node.last_port],
             "accepted": member is not None and (member.sealing_key, member.report_key) == keys,
         }
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import click
 
-from compose_ext.commands import deploy
+from compose_ext.commands import deploy, node
 from compose_ext.commands.arguments import compose_files, named_files, stack_name
 from compose_ext.completion import stacks
 from compose_ext.diagnostics import DockerError, Problem, Report, UsageError
@@ -188,7 +188,10 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
     except DockerError as error:
         unanswered.append(f"the labels of services cannot be read: {queries.explained(docker, error)}")
     try:
-        found += agent_answer.ask(docker, stack).problems
+        answer = agent_answer.ask(docker, stack)
+        found += answer.problems
+        with suppress(DockerError):  # a worker's Docker does not know
+            found += node.misplaced(docker, answer) if stack is None else ()
     except DockerError as error:
         unanswered.append(str(error))
     if len(unanswered) > 1:

@@ -8,7 +8,7 @@ import click
 from compose_ext.commands.arguments import compose_files, named_files, stack_name
 from compose_ext.completion import stacks
 from compose_ext.diagnostics import BadFilesError, Report
-from compose_ext.docker_cli import Docker
+from compose_ext.docker_cli import Docker, printable
 from compose_ext.language.compose_files import Files, Named, open_all
 from compose_ext.language.override import compile_override, dump
 from compose_ext.pflag import Command, pass_docker, switch
@@ -83,7 +83,7 @@ def tell(report: Report, consequence: str = "") -> None:
 
 def say(text: str) -> None:
     """Print a line of progress, beside Docker's."""
-    print(f"linkwire: {text}", file=sys.stderr)
+    print(f"linkwire: {printable(text)}", file=sys.stderr)
 
 
 def _compile(named: Named, stack: str, consequence: str) -> tuple[Files, str]:

@@ -13,7 +13,7 @@ from compose_ext.completion import ANY_FILE
 from compose_ext.diagnostics import UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, form, pass_docker, switch
-from compose_ext.terminal import say, show_json
+from compose_ext.terminal import line, say, show_json
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -131,8 +131,8 @@ def renew_command(
         if form == "json":
             show_json({"ok": ok, "stored": [asdict(one) for one in stored], "problems": problems})
         else:
-            for line in (*stored, *problems):
-                print(line)
+            for one in (*stored, *problems):
+                print(line(str(one)))
         return 0 if ok else 1
     if form == "json":
         raise UsageError("--format json goes with --check")

@@ -3,8 +3,9 @@
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from typing import Any
 
 import click
@@ -14,7 +15,10 @@ from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.pflag import Group, form, pass_docker
 from compose_ext.swarm import agent_answer
+from compose_ext.swarm.agent_answer import Answer
 from compose_ext.terminal import Table, ask, show, show_json
+from mesh.model.net import IPAddress
+from mesh.topology.underlay import ADDRESS_LABEL, ports_refusal, refusal, swarms_addresses
 
 LABEL = "linkwire.key"
 """The node label with the fingerprint of what was approved."""
@@ -30,6 +34,10 @@ class SwarmMember:
     hostname: str
     approved: str | None
     """The label's value."""
+    known_at: tuple[IPAddress, ...]
+    """Addresses that Swarm knows it by."""
+    chosen: str | None
+    """The node label `linkwire.address`: an operator's word on where other nodes reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,10 @@ class Statement:
     unproven: str | None
     """Why there is no proof, or it does not hold; None where it does."""
     accepted: bool
+    address: IPAddress | None
+    """Where other nodes reach it, by its own word; None: the agent that was asked does not say."""
+    ports: tuple[int, int] | None
+    """Its UDP ports for tasks, by its own word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +77,32 @@ def key_states(docker: Docker) -> list[KeyState]:
     for node in _swarm(docker):
         statement = statements.get(node.id)
         state, problem = _state(node, statement)
+        problem = "; ".join(filter(None, [problem, *_misplaced(node, statement)]))
         found.append(
             KeyState(node.id, node.hostname, state, statement.fingerprint if statement else None, problem or None)
         )
     return found
+
+
+def misplaced(docker: Docker, answer: Answer) -> list[str]:
+    """Return what nodes state about their addresses and ports, as the agent answered, and does not count.
+
+    Raises:
+        DockerError: the endpoint is no manager.
+    """
+    statements = _stated(answer)
+    return [
+        f"node {node.hostname}: {why}" for node in _swarm(docker) for why in _misplaced(node, statements.get(node.id))
+    ]
+
+
+def _misplaced(node: SwarmMember, statement: Statement | None) -> Iterator[str]:
+    if statement is None or statement.address is None or statement.ports is None:
+        return
+    if not node.chosen and (why := refusal(statement.address, node.known_at, ())):
+        yield why
+    if why := ports_refusal(*statement.ports):
+        yield why
 
 
 def table(nodes: Sequence[KeyState]) -> Table:
@@ -134,9 +168,13 @@ def _state(node: SwarmMember, statement: Statement | None) -> tuple[str, str]:
 
 
 def _statements(docker: Docker) -> dict[str, Statement]:
+    return _stated(agent_answer.ask(docker, None))
+
+
+def _stated(answer: Answer) -> dict[str, Statement]:
     try:
-        return {str(raw["id"]): _statement(raw) for raw in agent_answer.ask(docker, None).raw.get("nodes", ())}
-    except (AttributeError, KeyError, TypeError) as error:
+        return {str(raw["id"]): _statement(raw) for raw in answer.raw.get("nodes", ())}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
 
 
@@ -144,7 +182,10 @@ def _statement(raw: dict[str, Any]) -> Statement:
     fingerprint, unproven = str(raw["fingerprint"]), raw["unproven"]
     if not _FINGERPRINT.fullmatch(fingerprint):
         raise TypeError("a fingerprint")
-    return Statement(fingerprint, None if unproven is None else printable(str(unproven)), raw["accepted"] is True)
+    address = ip_address(str(raw["address"])) if "address" in raw else None
+    ports = (int(raw["ports"][0]), int(raw["ports"][1])) if "ports" in raw else None
+    why = None if unproven is None else printable(str(unproven))
+    return Statement(fingerprint, why, raw["accepted"] is True, address, ports)
 
 
 def _swarm(docker: Docker) -> list[SwarmMember]:
@@ -159,6 +200,8 @@ def _inspected(docker: Docker, names: list[str]) -> list[SwarmMember]:
                 str(raw["ID"]),
                 printable(str(raw["Description"]["Hostname"])),
                 (raw["Spec"].get("Labels") or {}).get(LABEL),
+                swarms_addresses(raw),
+                (raw["Spec"].get("Labels") or {}).get(ADDRESS_LABEL),
             )
             for raw in json.loads(docker.ask(["node", "inspect", *names], agent_answer.TIMEOUT))
         ]

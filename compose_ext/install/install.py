@@ -12,8 +12,8 @@ from compose_ext.docker_cli import Docker
 from compose_ext.install import proof_link, rollout
 from compose_ext.install.options import choose, read_label
 from compose_ext.install.target import ETCD_LABEL, KEY_LABEL, ensure_etcd_node, labelled, work_out
-from compose_ext.secrets import external_etcd
-from compose_ext.secrets.docker_secrets import DockerSecrets
+from compose_ext.secrets import external_etcd, made, seeds
+from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecrets
 from compose_ext.swarm import gate, installation, linked_stacks, node_jobs, queries
 from compose_ext.swarm.installation import STACK
 from compose_ext.swarm.queries import TIMEOUT
@@ -47,7 +47,8 @@ def install(
         raise UsageError(
             "--etcd-ca, --etcd-cert and the like are for etcds of your own: name them, --etcd https://..."
         )
-    secrets = DockerSecrets(docker)
+    secrets = DockerSecrets(docker, before)
+    _tell_strangers(secrets, before, say)
     known = len(secrets.everything())
     _try_image(docker, options.image, say)
     if not options.etcd:
@@ -55,7 +56,7 @@ def install(
     release = work_out(docker, secrets, swarm, before, options, given=given, say=say).release(secrets)
     made = len(secrets.everything()) - known
     say(f"{made} secrets and configs made" if made else "all secrets and configs are there")
-    rollout.deploy(docker, release)
+    rollout.deploy(docker, release, secrets)
     say(f"the stack {STACK} is {'updated' if before.services else 'deployed'}")
     if with_gate or not detach:
         rollout.wait(docker, WAIT, say, settle=True)
@@ -63,6 +64,36 @@ def install(
         say("everything runs, and a link has carried traffic between all nodes")
     if with_gate and not gate.run(docker, "install", (), say):
         raise DockerError("Linkwire is installed, and not every node has the gate: see above, and run this again")
+
+
+def _tell_strangers(secrets: DockerSecrets, before: installation.Deployed, say: Callable[[str], None]) -> None:
+    """Refuse a new installation beside secrets that may be an earlier one's; otherwise name what is passed over."""
+    strangers = secrets.strangers
+    if not strangers:
+        return
+    names = ", ".join(secret.name for secret in strangers)
+    if before.services or not any(secret.kind in {seeds.SIGNING, seeds.LINK} for secret in strangers):
+        say(f"not used, since no install has recorded them: {names}")
+        return
+    ids = ",".join(secret.id for secret in [*strangers, *secrets.everything()])
+    raise DockerError(
+        f"the Swarm has secrets and configs with Linkwire's names that no install has recorded: {names}. Anybody who "
+        "may create secrets could have made them, and would then know the keys. Remove them: "
+        + "; ".join(_removal(secrets))
+        + f". Only if an earlier version of Linkwire left them there, take them up: docker node update "
+        f"--label-add {made.LABEL}={ids} NODE, then run this again"
+    )
+
+
+def _tell_left(secrets: DockerSecrets, say: Callable[[str], None]) -> None:
+    if secrets.strangers:
+        say(f"kept: secrets and configs that no install has recorded; to remove them: {'; '.join(_removal(secrets))}")
+
+
+def _removal(secrets: DockerSecrets) -> list[str]:
+    """Return the commands that remove all that is not ours and has our names."""
+    names = {sort: [one.name for one in secrets.strangers if one.sort == sort] for sort in (SECRET, CONFIG)}
+    return [f"docker {sort} rm {' '.join(found)}" for sort, found in names.items() if found]
 
 
 def _try_image(docker: Docker, image: str, say: Callable[[str], None]) -> None:
@@ -103,7 +134,7 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
     """
     swarm = queries.manager(docker)
     before = installation.deployed(docker)
-    secrets = DockerSecrets(docker)
+    secrets = DockerSecrets(docker, before)
     image = image or before.image or ""
     if not before.services and (keep or not (secrets.everything() or image)):
         say("Linkwire is not installed in this Swarm")
@@ -112,6 +143,8 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
     if image and not keep:
         # While the stack names the image: a run that is broken off later can be gone on with.
         gate.take_out(docker, image, say)
+    if keep:
+        secrets.record()  # no service mounts them from now on
     if before.services:
         docker.ask(["stack", "rm", STACK], rollout.DEPLOY_TIMEOUT)
         rollout.wait_gone(docker, _REMOVAL)
@@ -128,7 +161,8 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
         secrets.remove(secret)
     linked_stacks.forget_all(docker)
     say("its secrets and configs are removed")
-    for label in (ETCD_LABEL, KEY_LABEL):
+    _tell_left(secrets, say)
+    for label in (ETCD_LABEL, KEY_LABEL, made.LABEL):
         for node in labelled(docker, label):
             docker.ask(["node", "update", "--label-rm", label, node], TIMEOUT)
     _clean(docker, image, say)

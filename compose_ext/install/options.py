@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 from compose_ext.diagnostics import UsageError
+from mesh.topology.underlay import FIRST_PORT
 
 MAX_PORT = 65535
 _ENDPOINT = re.compile(r"(https?)://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
@@ -95,8 +96,8 @@ def _problems(options: Options) -> Iterable[str]:
     if not 1 <= _number(options.controllers) <= _MOST_CONTROLLERS:
         yield f"--controllers {options.controllers!r} is not a number from 1 to {_MOST_CONTROLLERS}"
     ports = _PORTS.fullmatch(options.ports)
-    if not ports or not 0 < _number(ports[1]) <= _number(ports[2]) <= MAX_PORT:
-        yield f"--ports {options.ports!r} is not a range of UDP ports such as 51820-53819"
+    if not ports or not FIRST_PORT <= _number(ports[1]) <= _number(ports[2]) <= MAX_PORT:
+        yield f"--ports {options.ports!r} is not a range of UDP ports from {FIRST_PORT} on, such as 51820-53819"
     if options.metrics != "off" and not _is_port((_LISTEN.fullmatch(options.metrics) or ("", ""))[1]):
         yield f"--metrics {options.metrics!r} is neither an address and port such as 127.0.0.1:9586 nor off"
     if not 1 <= _number(options.address_rest) <= _MAX_REST:

@@ -37,7 +37,7 @@ class _Renewal:
         before = installation.deployed(docker)
         if not before.services:
             raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
-        self.secrets = DockerSecrets(docker)
+        self.secrets = DockerSecrets(docker, before)
         self.target: Target = work_out(
             docker, self.secrets, swarm, before, choose({}, before.options), given={}, say=say
         )
@@ -47,17 +47,16 @@ class _Renewal:
         """Deploy, and wait until every task runs with it."""
         self.say(what)
         self.target = target
-        rollout.deploy(self.docker, target.release(self.secrets), resolve="changed")
+        rollout.deploy(self.docker, target.release(self.secrets), self.secrets, resolve="changed")
         rollout.wait(self.docker, WAIT, self.say)
 
     def clean(self) -> None:
         """Remove secrets and configs that no service mounts any more."""
-        found = installation.deployed(self.docker)
-        used = {name for service in found.services for name in found.mounts(service)}
+        used = installation.deployed(self.docker).mounted_ids
         tls = self.target.tls
         kept = {*tls.server_trusts, *tls.clients_trust} if tls else set()
         for secret in self.secrets.everything():
-            if secret.name not in used and not (secret.kind == etcd_certificates.CA and secret.number in kept):
+            if secret.id not in used and not (secret.kind == etcd_certificates.CA and secret.number in kept):
                 self.secrets.remove(secret)
 
 
@@ -89,7 +88,8 @@ def _certificates(renewal: _Renewal, *, drop: bool) -> None:
             "--etcd-ca, --etcd-cert and --etcd-key"
         )
     newest = etcd_certificates.generations(renewal.secrets)[-1]
-    if etcd_certificates.following(state, newest.number):
+    begun = newest.number not in {state.server, state.clients} or state.server != state.clients
+    if begun and etcd_certificates.following(state, newest.number):
         renewal.say(f"continuing with certificates number {newest.number}")
     else:
         newest = etcd_certificates.make(renewal.secrets, newest.address)
@@ -190,7 +190,7 @@ def check(docker: Docker) -> tuple[list[Stored], list[str]]:
     found = installation.deployed(docker)
     if not found.services:
         raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
-    secrets = DockerSecrets(docker)
+    secrets = DockerSecrets(docker, found)
     used = {name for service in found.services for name in found.mounts(service)}
     now = dt.datetime.now(dt.UTC)
     stored = [
@@ -201,7 +201,10 @@ def check(docker: Docker) -> tuple[list[Stored], list[str]]:
         secret for secret in secrets.everything() if secret.kind in etcd_certificates.SECRETS and secret.name in used
     ]
     broken_off = len({secret.number for secret in shown}) > 1
-    return stored, ["a renewal was broken off: docker linkwire renew"] if broken_off else []
+    problems = ["a renewal was broken off: docker linkwire renew"] if broken_off else []
+    strangers = ", ".join(secret.name for secret in secrets.strangers)
+    problems += [f"no install has recorded {strangers}: nothing uses them, remove them"] if strangers else []
+    return stored, problems
 
 
 def _remedy(secret: DockerSecret) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.install.stack_template import Release
-from compose_ext.swarm import installation, queries
+from compose_ext.secrets.docker_secrets import DockerSecrets
+from compose_ext.swarm import installation, node_jobs, queries
 from compose_ext.swarm.installation import STACK
 from compose_ext.swarm.queries import TIMEOUT
 
@@ -21,16 +22,17 @@ _TELLING = (
 )
 
 
-def deploy(docker: Docker, release: Release, resolve: str = "always") -> None:
+def deploy(docker: Docker, release: Release, secrets: DockerSecrets, resolve: str = "always") -> None:
     """Hand the stack to Docker.
 
     Args:
         docker: a manager's.
         release: what to deploy.
+        secrets: of the Swarm, which Docker finds by their names.
         resolve: `always` to take what the image's tag now stands for, `changed` to leave an unchanged tag's alone.
 
     Raises:
-        DockerError: Docker refused it.
+        DockerError: Docker refused it, or found another secret under a name of ours.
     """
     arguments = [
         "stack",
@@ -41,6 +43,11 @@ def deploy(docker: Docker, release: Release, resolve: str = "always") -> None:
         f"--resolve-image={resolve}",
     ]
     docker.ask([*arguments, STACK], DEPLOY_TIMEOUT, release.text().encode(), release.variables())
+    if replaced := secrets.replaced(installation.deployed(docker)):
+        raise DockerError(
+            f"somebody has put other secrets or configs in the place of {', '.join(replaced)}, and services mount "
+            "them: find out who may remove secrets in this Swarm, `docker linkwire uninstall`, and install again"
+        )
 
 
 def wait(docker: Docker, seconds: float, say: Callable[[str], None], *, settle: bool = False) -> None:
@@ -112,12 +119,10 @@ def _is_back(status: Mapping[str, Any]) -> bool:
 
 def _failures(docker: Docker) -> list[str]:
     """Return the newest failed tasks of each service: task, node, and Docker's error."""
-    label = f"label=com.docker.stack.namespace={STACK}"
-    listed = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}}"], TIMEOUT).splitlines()
-    nodes = {words[0]: words[-1] for words in map(str.split, listed)}
+    nodes = {node: name for node, name, *_ in node_jobs.listed(docker)}
     lines: list[str] = []
-    for service in docker.ask(["service", "ls", "--quiet", "--filter", label], TIMEOUT).split():
-        failed = [task for task in queries.tasks(docker, service) if task["Status"].get("Err")]
+    for service in installation.deployed(docker).services.values():
+        failed = [task for task in queries.tasks(docker, str(service["ID"])) if task["Status"].get("Err")]
         failed.sort(key=lambda task: str(task["Status"].get("Timestamp", "")))
         lines += [
             printable(

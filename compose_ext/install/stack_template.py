@@ -11,8 +11,6 @@ import yaml
 from compose_ext.install.options import Options
 from compose_ext.swarm.installation import OPTIONS_LABEL
 
-SERVICES = ("etcd", "controller", "agent")
-
 
 @dataclass(frozen=True, slots=True)
 class Release:

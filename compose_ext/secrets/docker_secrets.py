@@ -2,23 +2,30 @@
 
 Docker never gives a secret back and never changes one. So each has a number at the end of its name, and what must be
 known of it later (the verify key of a signing key's seed) stands in a label, made in the same step as the secret.
+
+A name and a label prove nothing: anybody who may create secrets could have made them. Ours are those whose ids the
+services of our stack mount, and those that are recorded (compose_ext.secrets.made).
 """
 
 import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
+from compose_ext.secrets import made
+from compose_ext.swarm.installation import NOTHING_DEPLOYED, Deployed
 from compose_ext.swarm.queries import TIMEOUT
 
 OWNER = "org.linkwire.owner"
 """The label of what `docker linkwire install` made, and nobody else's."""
 SECRET, CONFIG = "secret", "config"
+AUTHORITY = "etcd_ca"
+"""The kind of a config with an authority's certificate."""
 
 _NUMBERED = re.compile(r"linkwire_([a-z_]+)_([1-9][0-9]{0,8})")
 
@@ -35,6 +42,8 @@ class DockerSecret:
     labels: Mapping[str, str]
     content: bytes
     """Of a config; a secret's is empty."""
+    id: str = ""
+    """Docker's own."""
 
     @property
     def name(self) -> str:
@@ -50,14 +59,28 @@ def name_of(kind: str, number: int) -> str:
 class DockerSecrets:
     """All secrets and configs of Linkwire, read once and updated with each one made or removed here."""
 
-    def __init__(self, docker: Docker) -> None:
+    def __init__(self, docker: Docker, before: Deployed = NOTHING_DEPLOYED) -> None:
         """Read everything.
 
+        Args:
+            docker: a manager's.
+            before: our stack as it is.
+
         Raises:
-            DockerError: Docker does not answer, or there are names of ours that we did not make.
+            DockerError: Docker does not answer.
         """
         self._docker = docker
-        self._all = [*_listed(docker, SECRET), *_listed(docker, CONFIG)]
+        found = [*_listed(docker, SECRET), *_listed(docker, CONFIG)]
+        ids = made.recorded(docker) | before.mounted_ids
+        numbers = {one.number for one in found if one.id in before.mounted_ids and one.sort == SECRET}
+        trusted = b"".join(one.content for one in found if one.id in before.mounted_ids)
+        self._all = [one for one in found if one.id in ids or _is_trusted(one, numbers, trusted)]
+        self._strangers = [one for one in found if one not in self._all]
+
+    @property
+    def strangers(self) -> list[DockerSecret]:
+        """Those with our names that are not ours: nothing is ever taken from them."""
+        return list(self._strangers)
 
     def all(self, kind: str) -> list[DockerSecret]:
         """Return all of a kind, the oldest first."""
@@ -73,7 +96,11 @@ class DockerSecrets:
 
     def next_number(self, *kinds: str) -> int:
         """Return a number that none of these kinds has in the Swarm."""
-        return max((secret.number for kind in kinds for secret in self.all(kind)), default=0) + 1
+        number = max((secret.number for kind in kinds for secret in self.all(kind)), default=0) + 1
+        taken = {secret.name for secret in self._strangers}
+        while any(name_of(kind, number) in taken for kind in kinds):
+            number += 1
+        return number
 
     def make(self, sort: str, kind: str, number: int, content: bytes, labels: Mapping[str, str] = {}) -> DockerSecret:
         """Make a secret or config; its content goes through a pipe to Docker, and is nowhere else.
@@ -82,10 +109,20 @@ class DockerSecrets:
             DockerError: it could not be made.
         """
         written = [f"--label={name}={value}" for name, value in {OWNER: "install", **labels}.items()]
-        self._docker.ask([sort, "create", *written, name_of(kind, number), "-"], TIMEOUT, content)
-        secret = DockerSecret(sort, kind, number, dict(labels), content if sort == CONFIG else b"")
+        found = self._docker.ask([sort, "create", *written, name_of(kind, number), "-"], TIMEOUT, content).strip()
+        secret = DockerSecret(sort, kind, number, dict(labels), content if sort == CONFIG else b"", found)
         self._all.append(secret)
+        self.record()
         return secret
+
+    def record(self) -> None:
+        """Record which are ours, for a run that goes on where this one is broken off. Raises DockerError."""
+        made.record(self._docker, [secret.id for secret in self._all])
+
+    def replaced(self, now: Deployed) -> list[str]:
+        """Return the names that our services mount with other ids than ours: somebody put another in its place."""
+        ids = {secret.id for secret in self._all}
+        return sorted(name for name, found in now.mounted_names.items() if is_ours(name) and found not in ids)
 
     def remove(self, secret: DockerSecret) -> None:
         """Remove one that no service mounts.
@@ -93,7 +130,7 @@ class DockerSecrets:
         Raises:
             DockerError: a service mounts it.
         """
-        self._docker.ask([secret.sort, "rm", secret.name], TIMEOUT)
+        self._docker.ask([secret.sort, "rm", secret.id], TIMEOUT)
         self._all.remove(secret)
 
 
@@ -101,26 +138,27 @@ def _listed(docker: Docker, sort: str) -> list[DockerSecret]:
     names = [name for name in docker.ask([sort, "ls", "--format", "{{.Name}}"], TIMEOUT).split() if is_ours(name)]
     if not names:
         return []
-    found, foreign = [], []
-    for spec in _specs(docker, sort, names):
-        labels = spec.get("Labels") or {}
+    found = []
+    for identity, spec in _specs(docker, sort, names):
         match = _NUMBERED.fullmatch(str(spec["Name"]))
-        if match is None or OWNER not in labels:
-            foreign.append(str(spec["Name"]))
-            continue
-        content = b"" if sort == SECRET else _content(spec)
-        found.append(DockerSecret(sort, match[1], int(match[2]), labels, content))
-    if foreign:
-        raise DockerError(
-            f"the Swarm has the {sort} {foreign[0]}, which `docker linkwire install` did not make: what is in it "
-            f"nobody can tell. Remove it: docker {sort} rm {' '.join(foreign)}"
-        )
+        if match is not None:
+            content = b"" if sort == SECRET else _content(spec)
+            found.append(DockerSecret(sort, match[1], int(match[2]), spec.get("Labels") or {}, content, identity))
     return found
 
 
-def _specs(docker: Docker, sort: str, names: Sequence[str]) -> list[dict[str, Any]]:
+def _is_trusted(secret: DockerSecret, numbers: Container[int], trusted: bytes) -> bool:
+    """Tell whether a config, of an install before there was a record, is the authority of certificates in use.
+
+    No service mounts it, but a config with what is in it.
+    """
+    authority = secret.sort == CONFIG and secret.kind == AUTHORITY and secret.number in numbers
+    return authority and bool(secret.content) and secret.content in trusted
+
+
+def _specs(docker: Docker, sort: str, names: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     try:
-        return [one["Spec"] for one in json.loads(docker.ask([sort, "inspect", *names], TIMEOUT))]
+        return [(str(one["ID"]), one["Spec"]) for one in json.loads(docker.ask([sort, "inspect", *names], TIMEOUT))]
     except (ValueError, KeyError, TypeError) as error:
         raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
 

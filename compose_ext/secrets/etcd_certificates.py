@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from compose_ext.diagnostics import DockerError
-from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecret, DockerSecrets, name_of
+from compose_ext.secrets.docker_secrets import AUTHORITY, CONFIG, SECRET, DockerSecret, DockerSecrets, name_of
 from mesh.identity.ca import CertificateAuthority
 from mesh.identity.etcd_users import AGENT, CONTROLLER
 
-CA, SERVER, TRUST = "etcd_ca", "etcd_server", "etcd_trust"
+CA, SERVER, TRUST = AUTHORITY, "etcd_server", "etcd_trust"
 CONTROLLER_KEY, AGENT_KEY = "etcd_controller", "etcd_agent"
 SECRETS = (SERVER, CONTROLLER_KEY, AGENT_KEY)
 EXPIRES = "org.linkwire.expires"

@@ -1,17 +1,25 @@
 """The state of all links, as the agent on a Docker endpoint answers it."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
+from compose_ext.swarm import queries
+from compose_ext.swarm.installation import STACK
 
 CONTRACT = 1
 """The version of the agent's answer that is understood here."""
-AGENT = "label=linkwire.role=agent"
+SERVICE = f"{STACK}_agent"
+"""The service that `docker linkwire install` makes; no other service of the Swarm can have its name."""
+SWARMS_LABEL = "com.docker.swarm.service"
+"""Prefix of Swarm's own labels of a container, which replace any of that name in a service's specification."""
 TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
+_NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
+_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +71,49 @@ def ask(docker: Docker, stack: str | None) -> Answer:
     Raises:
         DockerError: there is no agent, or no answer that can be understood.
     """
-    running = docker.ask(["ps", "--filter", AGENT, "--filter", "status=running", "--format", "{{.ID}}"], TIMEOUT)
-    containers = running.split()
-    if not containers:
+    container = _container(docker)
+    if container is None:
         raise DockerError(
             "no Linkwire agent runs on this Docker endpoint. If Linkwire is deployed, its agent should run on every "
             "node (see `docker service ls`); choose another node with -H or --context"
         )
-    # While an agent is being replaced there may be two; the newest is listed first.
-    inspect = ["exec", containers[0], "linkwire-agent", "inspect"]
+    inspect = ["exec", container, "linkwire-agent", "inspect"]
     return read(docker.ask([*inspect, "--stack", stack] if stack else inspect, TIMEOUT))
+
+
+def _container(docker: Docker) -> str | None:
+    """Return the id of the agent's container on the endpoint; None where there is none.
+
+    Anybody may label or name a container as he likes, so only Swarm says which one it is: a manager by the task that
+    it runs there. A worker's Docker, and a manager's while there is no leader, is asked for Swarm's own label, which
+    no service can set.
+    """
+    try:
+        tasks = queries.tasks(docker, SERVICE, wanted="node=self")
+    except DockerError as error:
+        if queries.NO_MANAGER in str(error) or _NO_LEADER in str(error):
+            return _on_worker(docker)
+        if _NO_SERVICE in str(error):
+            return None
+        raise
+    # While an agent is being replaced there may be two.
+    running = [task["Status"] for task in tasks if task["Status"]["State"] == "running"]
+    newest: dict[str, Any] = max(running, key=lambda status: str(status.get("Timestamp", "")), default={})
+    container = str((newest.get("ContainerStatus") or {}).get("ContainerID", ""))
+    return container if _ID.fullmatch(container) else None
+
+
+def _on_worker(docker: Docker) -> str | None:
+    words = ["ps", "--no-trunc", "--filter", f"label={SWARMS_LABEL}.name={SERVICE}", "--filter", "status=running"]
+    form = f'{{{{.ID}}}} {{{{.Label "{SWARMS_LABEL}.id"}}}}'
+    lines = [line.split() for line in docker.ask([*words, "--format", form], TIMEOUT).splitlines()]
+    found = [words for words in lines if len(words) == 2 and _ID.fullmatch(words[0])]  # noqa: PLR2004 - as in `form`
+    if len({service for _, service in found}) > 1:
+        raise DockerError(
+            f"containers of two services on this node are called {SERVICE}, so one is not Linkwire's: ask a manager, "
+            "with -H or --context, and remove the other container"
+        )
+    return found[0][0] if found else None  # the newest is listed first
 
 
 def read(text: str) -> Answer:

@@ -9,6 +9,7 @@ from compose_ext.swarm import queries
 from compose_ext.swarm.queries import TIMEOUT
 
 STACK = "linkwire"
+SERVICES = ("etcd", "controller", "agent")
 OPTIONS_LABEL = "org.linkwire.choices"
 """Service label of the controller: the options of the last install."""
 
@@ -35,7 +36,20 @@ class Deployed:
 
     def mounts(self, service: str) -> frozenset[str]:
         """Return the names of the secrets and configs that a service mounts."""
-        return _mounts(self.services.get(service, {}).get("Spec", {}).get("TaskTemplate", {}))
+        return frozenset(_mounts(self.services.get(service, {})))
+
+    @property
+    def mounted_names(self) -> dict[str, str]:
+        """Return the secrets and configs that its services mount: name to Docker's id."""
+        return {name: found for service in self.services.values() for name, found in _mounts(service).items()}
+
+    @property
+    def mounted_ids(self) -> frozenset[str]:
+        """Return the ids of the secrets and configs that its services mount."""
+        return frozenset(found for service in self.services.values() for found in _mounts(service).values())
+
+
+NOTHING_DEPLOYED = Deployed({})
 
 
 def deployed(docker: Docker) -> Deployed:
@@ -43,12 +57,17 @@ def deployed(docker: Docker) -> Deployed:
     label = f"label=com.docker.stack.namespace={STACK}"
     ids = docker.ask(["service", "ls", "--quiet", "--filter", label], TIMEOUT).split()
     if not ids:
-        return Deployed({})
+        return NOTHING_DEPLOYED
     found = queries.read(docker.ask(["service", "inspect", *ids], TIMEOUT))
-    return Deployed({str(one["Spec"]["Name"]).removeprefix(f"{STACK}_"): one for one in found})
+    # Anybody who may create a service may give it the stack's label; its name is the service's alone.
+    names = {f"{STACK}_{role}": role for role in SERVICES}
+    return Deployed({names[name]: one for one in found if (name := str(one["Spec"]["Name"])) in names})
 
 
-def _mounts(task: Mapping[str, Any]) -> frozenset[str]:
-    spec = task.get("ContainerSpec", {})
-    secrets = {str(one["SecretName"]) for one in spec.get("Secrets") or []}
-    return frozenset(secrets | {str(one["ConfigName"]) for one in spec.get("Configs") or []})
+def _mounts(service: Mapping[str, Any]) -> dict[str, str]:
+    spec = service.get("Spec", {}).get("TaskTemplate", {}).get("ContainerSpec", {})
+    return {
+        str(one[f"{sort}Name"]): str(one.get(f"{sort}ID", ""))
+        for sort in ("Secret", "Config")
+        for one in spec.get(f"{sort}s") or []
+    }

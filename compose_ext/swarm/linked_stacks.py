@@ -6,13 +6,12 @@ stack, and `check` compares.
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.language.validation import Links
-from mesh.model.labels import ROLE
+from compose_ext.swarm.installation import STACK
 
 WITHOUT = "without-linkwire"
 """The flag of `deploy` for a Swarm that has no Linkwire (yet)."""
@@ -20,7 +19,6 @@ WITHOUT = "without-linkwire"
 _TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
 _NEEDED = ("agent", "controller")
-_INSTALLED = {f"linkwire_{role}" for role in _NEEDED}
 _NAMESPACE = "com.docker.stack.namespace"
 """Docker's own label: `docker stack rm` removes what has it."""
 _STACK = "linkwire.stack"
@@ -38,28 +36,14 @@ def require_linkwire(docker: Docker) -> None:
     """
     try:
         services = docker.ask(["service", "ls", "--format", "{{.Name}}"], _TIMEOUT).split()
-        roles = set(_NEEDED) if set(services) >= _INSTALLED else _roles(docker, services)
     except DockerError:
         return
-    missing = [role for role in _NEEDED if role not in roles]
+    missing = [role for role in _NEEDED if f"{STACK}_{role}" not in services]
     if missing:
         raise DockerError(
             f"nothing was deployed: this Swarm has no Linkwire {' and no '.join(missing)}, so nobody would wire these"
             f" links.\nInstall it first: docker linkwire install --image IMAGE\nTo deploy all the same: --{WITHOUT}"
         )
-
-
-def _roles(docker: Docker, services: Iterable[str]) -> set[str]:
-    """Return the roles of a Linkwire that was not installed under its usual name."""
-    names = list(services)
-    if not names:
-        return set()
-    form = "{{json .Spec.TaskTemplate.ContainerSpec}}"
-    specs = docker.ask(["service", "inspect", "--format", form, *names], _TIMEOUT)
-    try:
-        return {str(((json.loads(line) or {}).get("Labels") or {}).get(ROLE)) for line in specs.splitlines() if line}
-    except (AttributeError, ValueError) as error:
-        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
 
 
 def remember(docker: Docker, stack: str, links: Links | None, say: Callable[[str], None]) -> None:

@@ -28,6 +28,7 @@ _SHOWN = 5
 _CLEARED = 120.0
 _SILENT = 3.0
 """Seconds that a job may take without a word."""
+_LOGGED_BY = "com.docker.swarm.node.id"
 ENDED = {"complete", "failed", "rejected", "shutdown", "remove", "orphaned"}
 SOCKET = "type=bind,source=/var/run/docker.sock,target=/var/run/docker.sock"
 _CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN", "MKNOD", "SYS_CHROOT", "SETUID", "SETGID", "SETPCAP")
@@ -173,9 +174,20 @@ def outcomes(
 
 def active(docker: Docker) -> dict[str, str]:
     """Return the nodes that are up and accept tasks: id to name. Raises DockerError."""
-    lines = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}} {{.Status}} {{.Availability}}"], TIMEOUT)
-    words = [line.split() for line in lines.splitlines()]
-    return {found[0]: found[1] for found in words if found[-2:] == ["Ready", "Active"]}
+    return {node: name for node, name, *state in listed(docker) if state == ["Ready", "Active"]}
+
+
+def listed(docker: Docker) -> list[list[str]]:
+    """Return id, name, state and availability of every node. Raises DockerError.
+
+    A node says its name itself: it could be several lines, so it is written as JSON.
+    """
+    form = "{{.ID}} {{.Status}} {{.Availability}} {{json .Hostname}}"
+    lines = [line.split(" ", 3) for line in docker.ask(["node", "ls", "--format", form], TIMEOUT).splitlines()]
+    return [
+        [node, printable(str(queries.read(name))).replace("\n", " "), state, availability]
+        for node, state, availability, name in lines
+    ]
 
 
 def places(docker: Docker, name: str) -> set[str]:
@@ -185,9 +197,11 @@ def places(docker: Docker, name: str) -> set[str]:
 
 def others(docker: Docker) -> list[str]:
     """Return the nodes that a job does not reach, each with why. Raises DockerError."""
-    lines = docker.ask(["node", "ls", "--format", "{{.Hostname}} {{.Status}} {{.Availability}}"], TIMEOUT)
-    words = [line.split() for line in lines.splitlines()]
-    return [f"{one[0]} ({one[-2].lower()}, {one[-1].lower()})" for one in words if one[-2:] != ["Ready", "Active"]]
+    return [
+        f"{name} ({state.lower()}, {availability.lower()})"
+        for _, name, state, availability in listed(docker)
+        if (state, availability) != ("Ready", "Active")
+    ]
 
 
 def _options(job: Job) -> list[str]:
@@ -248,14 +262,16 @@ def _reports(docker: Docker, name: str, tasks: Mapping[str, Mapping[str, Any]]) 
 def _lines(docker: Docker, what: str) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
     try:
-        text = docker.ask(["service", "logs", "--raw", what], _LOGS_TIMEOUT)
+        text = docker.ask(["service", "logs", "--raw", "--details", what], _LOGS_TIMEOUT)
     except DockerError:
         return found
     for line in text.splitlines():
+        details, _, printed = line.partition(" ")
         with suppress(ValueError):
-            report = json.loads(line)
+            report = json.loads(printed)
             if isinstance(report, dict) and "problems" in report:
-                found[str(report.get("node", ""))] = report
+                # Swarm checks that a node sends only its own lines; what a line says itself, any node could write.
+                found[dict(pair.split("=", 1) for pair in details.split(",")).get(_LOGGED_BY, "")] = report
     return found
 
 

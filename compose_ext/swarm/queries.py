@@ -9,7 +9,7 @@ from compose_ext.docker_cli import Docker
 
 TIMEOUT = 30.0
 """Seconds for one question to Docker."""
-_NO_MANAGER = "not a swarm manager"
+NO_MANAGER = "not a swarm manager"
 """In what every version of Docker says of it."""
 
 
@@ -82,7 +82,7 @@ def manager(docker: Docker) -> Manager:
 
 def explained(docker: Docker, error: DockerError) -> DockerError:
     """Return the same error; where a worker was asked what a manager answers, one that names the managers."""
-    if _NO_MANAGER not in str(error):
+    if NO_MANAGER not in str(error):
         return error
     try:
         manager(docker)

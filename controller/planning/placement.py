@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 
 from controller.planning.context import PlanContext
 from controller.planning.link_keys import LinkKeyPlan
+from controller.planning.underlay import Underlay
 from controller.steps import Allocate, PlanStep, Step
 from controller.swarm.attachments import attachments
 from controller.swarm.model import SwarmService, SwarmTask
@@ -36,6 +37,7 @@ class Placement:
         self._swarm = run.index.swarm
         self._stored = run.index.stored
         self._link_keys = link_keys
+        self._underlay = Underlay(run)
 
     # --- services
 
@@ -115,13 +117,14 @@ class Placement:
             self._run.problems.append(f"task {task.id}: its node {name} {why}, so it is not wired")
             return
         try:
+            host = self._underlay.host(node, None)
             address = self._run.free_address(f"task/{task.id}", task.service)
-            port = self._run.give_port(node, task.id, task.service)
+            port = self._underlay.port(node, task)
         except Terminal as error:
             self._run.problems.append(f"service {self._name(task.service)}: some of its tasks are not wired: {error}")
             return
         self._run.give_address(address, task.service)
-        underlay = UdpEndpoint(self._node_address(node), port)
+        underlay = UdpEndpoint(host, port)
         key_revision = self._stored.revision_of(keys[1])
         reason = f"task {task.id}: placed on {node.hostname}, address {address}, UDP {underlay}"
         yield from self._link_keys.for_task(task)
@@ -161,12 +164,12 @@ class Placement:
         if suspect:
             name = self._swarm.nodes[task.node].hostname
             self._run.problems.append(f"node {name}: its agent is silent; its tasks are used where they answer")
-        host = self._node_address(node) if node else endpoint.underlay.host
+        host = self._host(node, endpoint) if node else endpoint.underlay.host
         number = endpoint.underlay.port
         ports: tuple[Op, ...] = ()
         if node and report and report.port_taken == number:
             try:
-                number = self._run.give_port(node, task.id, task.service)
+                number = self._underlay.port(node, task)
             except Terminal as error:
                 self._run.problems.append(f"task {task.id}: {error}")
             else:
@@ -178,9 +181,12 @@ class Placement:
             revision = self._stored.revision_of(keyspace.endpoint(endpoint.service, endpoint.task))
             yield PlanStep((Put(wanted, revision), *ports), f"task {task.id}: {_difference(endpoint, wanted)}")
 
-    def _node_address(self, node: Node) -> IPAddress:
-        observed = self._swarm.nodes.get(node.id)
-        return observed.address if observed and observed.address else node.address
+    def _host(self, node: Node, endpoint: Endpoint) -> IPAddress:
+        try:
+            return self._underlay.host(node, endpoint.underlay.host)
+        except Terminal as error:
+            self._run.problems.append(f"task {endpoint.task}: {error}")
+            return endpoint.underlay.host
 
     def _attachments(self, task: SwarmTask, before: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
         attached, problem = attachments(task, before, self._run.report(task), self._index.networks)

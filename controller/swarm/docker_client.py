@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import threading
 import time
@@ -14,17 +15,17 @@ import docker.errors
 import requests
 import structlog
 
-from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
+from controller.swarm.model import SwarmNetwork, SwarmNode, SwarmService, SwarmTask
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model import labels
 from mesh.model.ports import PortRange, merge
 from mesh.model.records import Attachment
 from mesh.process import docker_api
 from mesh.topology.isolation import in_order
+from mesh.topology.underlay import ADDRESS_LABEL, swarms_addresses
 
 log = structlog.get_logger(__name__)
 
-ADDRESS_LABEL = "linkwire.address"
 KEY_LABEL = "linkwire.key"
 RECONNECT_S = 0.5
 
@@ -161,7 +162,29 @@ def _task(raw: Mapping[str, Any]) -> SwarmTask:
         desired=raw.get("DesiredState", "new"),
         state=(raw.get("Status") or {}).get("State", "new"),
         attachments=in_order(_attachments(raw)),
+        networks=tuple(_networks(raw)),
     )
+
+
+def _networks(task: Mapping[str, Any]) -> Iterator[SwarmNetwork]:
+    for attached in task.get("NetworksAttachments") or []:
+        network = attached.get("Network") or {}
+        driver = (network.get("DriverState") or {}).get("Name", "")
+        configs = (network.get("IPAMOptions") or {}).get("Configs") or []
+        ipam = tuple((str(config.get("Subnet", "")), str(config.get("Gateway", ""))) for config in configs)
+        yield _network(str(network.get("ID", "")), str(driver), ipam)
+
+
+@functools.lru_cache(maxsize=4096)
+def _network(network: str, driver: str, ipam: tuple[tuple[str, str], ...]) -> SwarmNetwork:
+    """Read a network, once: every task's JSON has all of its networks in it."""
+    subnets, gateways = [], set()
+    for subnet, gateway in ipam:
+        with contextlib.suppress(ValueError):
+            subnets.append(ipaddress.ip_network(subnet, strict=False))
+        with contextlib.suppress(ValueError):
+            gateways.add(ipaddress.ip_interface(gateway).ip)
+    return SwarmNetwork(network, driver == "bridge", tuple(subnets), frozenset(gateways))
 
 
 def _attachments(task: Mapping[str, Any]) -> Iterator[Attachment]:
@@ -200,14 +223,13 @@ def _node(raw: Mapping[str, Any]) -> SwarmNode:
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
-            problem = (
-                f"node label {ADDRESS_LABEL}={text!r} is not an IP address: the address that the node reports is used"
-            )
+            problem = f"node label {ADDRESS_LABEL}={text!r} is not an IP address: the one that Swarm knows is used"
     return SwarmNode(
         id=raw["ID"],
         hostname=(raw.get("Description") or {}).get("Hostname", raw["ID"]),
         down=(raw.get("Status") or {}).get("State") in ("down", "disconnected"),
         address=address,
         label_error=problem,
+        known_at=swarms_addresses(raw),
         approved=node_labels.get(KEY_LABEL),
     )

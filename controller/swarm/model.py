@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from mesh.model.changelog import Cursor
 from mesh.model.labels import LabelError, ServiceLabels
-from mesh.model.net import IPAddress
+from mesh.model.net import IPAddress, IPNetwork
 from mesh.model.ports import PortRange
 from mesh.model.records import Attachment
 
@@ -54,6 +54,18 @@ class SwarmService:
 
 
 @dataclass(frozen=True, slots=True)
+class SwarmNetwork:
+    """A network of Swarm scope, as far as a task's addresses on it are concerned."""
+
+    id: str
+    one_per_node: bool
+    """True if each node has its own of that id: a bridge. Addresses of other nodes cannot be reached by it."""
+    subnets: tuple[IPNetwork, ...] = ()
+    """Empty where Swarm does not say: each node has its own configuration (`--config-from`)."""
+    gateways: frozenset[IPAddress] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class SwarmTask:
     """A task of the Swarm."""
 
@@ -66,6 +78,8 @@ class SwarmTask:
     state: str
     attachments: tuple[Attachment, ...] = ()
     """Its addresses on Swarm's own networks, from its assignment on; its node reports those on node-local ones."""
+    networks: tuple[SwarmNetwork, ...] = ()
+    """The networks of Swarm scope that Swarm has put it on, from its assignment on."""
 
     @property
     def wanted(self) -> bool:
@@ -96,8 +110,10 @@ class SwarmNode:
     hostname: str
     down: bool
     address: IPAddress | None
-    """The node label `linkwire.address`, which overrides the address that the node reports."""
+    """The node label `linkwire.address`: an operator's word on where other nodes reach it."""
     label_error: str | None = None
+    known_at: tuple[IPAddress, ...] = ()
+    """Addresses that Swarm knows it by: as its managers see it, and as a manager advertises itself."""
     approved: str | None = None
     """The node label `linkwire.key`: the fingerprint of the keys that an operator has approved as the node's."""
 

@@ -67,7 +67,7 @@ class Attachment:
     """An address of a task or service on a network other than the mesh."""
 
     network: str
-    """Docker's id of the network. Node-local networks of two nodes have two ids, even with the same addresses."""
+    """Docker's id of the network; in an endpoint a node's own is `NETWORK@NODE` (controller.swarm.attachments)."""
     address: IPAddress
 
 

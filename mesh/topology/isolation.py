@@ -1,7 +1,8 @@
 """Isolation (`strict`): the addresses outside the mesh that a task must neither send to nor receive from. Pure.
 
 Between two linked services of which one is strict, nothing passes outside the mesh, by any network that both are on.
-Docker's ids identify networks: a bridge of another node is another network, although its addresses are the same.
+Docker's ids identify networks: a bridge of another node is another network, although its addresses are the same. In
+endpoints the controller names the node with it, so that no node's word on its own networks reaches another's tasks.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
@@ -74,6 +74,19 @@ def test_task_addresses_match_docker_once_assigned(lab: Lab, node: Node) -> None
     assert sorted(ends) == sorted(NETWORKS)
     told = [Attachment(end["NetworkID"], ip_interface(end["IPAddress"]).ip) for end in ends.values()]
     assert first.attachments == in_order(told)
+    assert {known.id for known in first.networks} == {end["NetworkID"] for end in ends.values()}
+    for known in first.networks:
+        configs = inspected(node, "network", "inspect", known.id)["IPAM"]["Config"]
+        assert known.subnets == tuple(ip_network(config["Subnet"]) for config in configs)
+        assert known.gateways == {ip_address(config["Gateway"]) for config in configs}
+        assert not known.one_per_node
+
+
+def test_swarm_knows_each_nodes_own_address(lab: Lab, node: Node) -> None:
+    found = SwarmManager(f"unix://{node.socket}").nodes().values()
+    assert {one.hostname: one.known_at for one in found} == {
+        one.name: (ip_address(one.address),) for one in lab.nodes
+    }
 
 
 def test_service_virtual_ips_match_swarm(node: Node) -> None:
@@ -96,4 +109,5 @@ def test_of_a_nodes_own_networks_swarm_says_nothing(lab: Lab, node: Node, networ
     wait_for("a running task", lambda: any(t.running for t in of(swarm, f"words-{network}")[1]), seconds=60)
     service, tasks = of(swarm, f"words-{network}")
     assert [task.attachments for task in tasks] == [()]
+    assert [known.subnets for task in tasks for known in task.networks] == [()]
     assert service.attachments == ()

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from agent.state.recovery import recalled
@@ -29,6 +29,7 @@ from mesh.store.follower import Follower
 from mesh.store.packing import pack
 from tests.store.waiting import until
 from tests.support.signing import CLUSTER, KEYRING, SIGNING_KEY
+from tests.support.swarm_world import home
 
 NODES = ("n1", "n2")
 LINK_SEED = LinkSeed.generate()
@@ -72,7 +73,10 @@ class Swarm:
         return {t.id: t for t in self.tasks_now.values() if services is None or t.service in services}
 
     def nodes(self) -> dict[str, SwarmNode]:
-        return {name: SwarmNode(name, name, down=False, address=None, approved=self.approved[name]) for name in NODES}
+        return {
+            name: SwarmNode(name, name, False, None, known_at=(home(name),), approved=self.approved[name])
+            for name in NODES
+        }
 
 
 def keys(node: str) -> tuple[NodeKey, SigningKey]:
@@ -83,7 +87,7 @@ def keys(node: str) -> tuple[NodeKey, SigningKey]:
 def record(node: str) -> Node:
     """What a node says of itself; its keys are approved by hand."""
     sealing, report = keys(node)
-    address = IPv4Address(f"192.0.2.{node[1:]}")
+    address = home(node)
     return Node(
         node, node, sealing.public, report.verify_key, 1, None, "locked", address, 51820, 51899, "kernel", "0"
     )

@@ -77,6 +77,10 @@ def _on_bridge(number: int, nodes: int) -> tuple[Attachment, ...]:
     return (Attachment(f"{number % nodes:064x}", _BRIDGE + number // nodes),)
 
 
+def _recorded(attachment: Attachment, node: str) -> Attachment:
+    return Attachment(f"{attachment.network[:12]}@{node}", attachment.address)
+
+
 def swarm(tasks: int) -> Swarm:
     """What Swarm's managers say: every task runs."""
     services = _count(tasks, _TASKS_OF_A_SERVICE)
@@ -106,8 +110,13 @@ def swarm(tasks: int) -> Swarm:
             )
             for n in range(tasks)
         },
-        {_node(n): SwarmNode(_node(n), f"host{n}", down=False, address=None) for n in range(nodes)},
+        {_node(n): _observed(n) for n in range(nodes)},
     )
+
+
+def _observed(number: int) -> SwarmNode:
+    known_at = (IPv4Address("10.0.0.1") + number,)
+    return SwarmNode(_node(number), f"host{number}", down=False, address=None, known_at=known_at)
 
 
 def members(swarm: Swarm) -> dict[str, NodePublicKey]:
@@ -180,7 +189,7 @@ def _of_task(number: int, nodes: int, *, ready: bool) -> tuple[Record, ...]:
             epoch=0,
             underlay=UdpEndpoint(IPv4Address("10.0.0.1") + at, port),
             ready=ready,
-            elsewhere=in_order(_on_overlay(number) + _on_bridge(number, nodes)),
+            elsewhere=in_order(_on_overlay(number) + tuple(_recorded(a, node) for a in _on_bridge(number, nodes))),
         ),
         SealedKey(task, node, 0, _NODE_KEY.fingerprint, _SEALED),
         Address(address, f"task/{task}"),

@@ -24,7 +24,7 @@ MUST_BE_ALONE = (
     "tests/lab/test_lab.py::test_down_leaves_nothing",
 )
 """How the ids of these begin."""
-LABS_OF_THEIR_OWN = ("test_demo.py", "test_install.py", "test_lab.py", "test_proof.py")
+LABS_OF_THEIR_OWN = ("test_demo.py", "test_install.py", "test_lab.py", "test_planted.py", "test_proof.py")
 LONGEST = (
     # Swarms: first what waits most, last what counts lost requests or fills wires.
     *("test_install.py", "test_faults.py", "test_gate.py", "test_attacks_nodes.py", "test_links.py"),

@@ -8,7 +8,7 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Protocol, TypeVar
 
-from controller.swarm.model import STATES, Swarm, SwarmNode, SwarmService, SwarmTask
+from controller.swarm.model import STATES, Swarm, SwarmNetwork, SwarmNode, SwarmService, SwarmTask
 from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey, NodePublicKey
 from mesh.crypto.keys import PrivateKey
@@ -26,6 +26,9 @@ FIRST_PORT, LAST_PORT = 51820, 51824
 PROCESS = ("assigned", "preparing", "starting", "running")
 REPORT_KEY = SigningKey(bytes(32)).verify_key
 OVERLAY, BRIDGE = "overlay", "ab" * 32
+LABELLED = IPv4Address("203.0.113.7")
+"""The address that an operator gives a node."""
+ON_OVERLAY = SwarmNetwork(OVERLAY, one_per_node=False)
 ENDS = ("complete", "shutdown", "failed", "rejected", "orphaned")
 
 SEED = LinkSeed(bytes(range(32)))
@@ -43,6 +46,21 @@ def on(network: str, number: int) -> Attachment:
     """An address on a network that is not the mesh, an IPv6 one if the number is odd."""
     v4, v6 = IPv4Address("172.20.0.0"), IPv6Address("fd12::")
     return Attachment(network, v6 + number if number % 2 else v4 + number)
+
+
+def recorded(attachment: Attachment, node: str) -> Attachment:
+    """The same as a record has it: a bridge is of one node alone."""
+    return replace(attachment, network=f"{BRIDGE[:12]}@{node}") if attachment.network == BRIDGE else attachment
+
+
+def home(node: str) -> IPv4Address:
+    """The address of a node, as Swarm knows it."""
+    return IPv4Address(f"192.0.2.{int(node[1:])}")
+
+
+def node_of(name: str, label: IPv4Address | None = None) -> SwarmNode:
+    """A node that is up."""
+    return SwarmNode(name, f"host-{name}", down=False, address=label, known_at=(home(name),))
 
 
 @cache
@@ -113,7 +131,7 @@ class World:
             "rested": self._rested,
         }
         for name in NODES:
-            self.nodes[name] = SwarmNode(name, f"host-{name}", down=False, address=None)
+            self.nodes[name] = node_of(name)
             self.register(name)
 
     def swarm(self, reverse: bool = False) -> Swarm:
@@ -135,8 +153,6 @@ class World:
         key = node_key(self._made)
         self.homes[key.public.fingerprint] = node
         self.sealing_keys[key.public.fingerprint] = key
-        last = int(node[1:])
-        address = IPv4Address(f"192.0.2.{last}")
         self.members[node] = key.public
         self._store.write(
             Node(
@@ -147,7 +163,7 @@ class World:
                 counter=self._made,
                 proof=None,
                 unproven=None,
-                address=address,
+                address=home(node),
                 first_port=FIRST_PORT,
                 last_port=LAST_PORT,
                 backend="kernel",
@@ -164,7 +180,9 @@ class World:
         """One more task."""
         self._made += 1
         elsewhere = self._choose(((), (on(OVERLAY, self._made),)))
-        task = SwarmTask(f"t{self._made:04}", service_id, self._made, node, "running", state, elsewhere)
+        task = SwarmTask(
+            f"t{self._made:04}", service_id, self._made, node, "running", state, elsewhere, (ON_OVERLAY,)
+        )
         self.tasks[task.id] = task
         self.said[task.id] = set(elsewhere)
         return task
@@ -188,7 +206,7 @@ class World:
         """What a task's node says of it."""
         found = self.tasks[task]
         error = "the UDP port is taken" if port_taken else None
-        self.said[task].update(elsewhere)
+        self.said[task].update(recorded(claim, found.node) for claim in elsewhere)
         self._store.write(TaskReport(task, found.service, found.node, state, wired, error, port_taken, elsewhere))
 
     # --- what may happen
@@ -262,8 +280,9 @@ class World:
 
     def _node(self) -> None:
         name = self._choose(NODES)
-        label = self._choose((None, IPv4Address("203.0.113.7")))
-        self.nodes[name] = SwarmNode(name, f"host-{name}", down=False, address=label)
+        label = self._choose((None, LABELLED))
+        known = self._choose((True, True, False))
+        self.nodes[name] = replace(node_of(name, label), known_at=(home(name),) if known else ())
 
     def _node_down(self) -> None:
         if self.nodes:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from ipaddress import IPv4Address
 
 from mesh.crypto.envelope import Signer, SigningKey, peek, wrap
 from mesh.crypto.hpke import NodeKey
@@ -24,7 +23,7 @@ from mesh.model.snapshot import Delete, Op, Write
 from mesh.store.client import Store
 from mesh.store.watch_stream import Ranges, WatchStream
 from tests.bench.scale.node import KEYRING, PORTS, device
-from tests.bench.scale.world import CLUSTER, hostname
+from tests.bench.scale.world import CLUSTER, hostname, underlay
 
 _LEASE_S = 3600
 _BATCH = 100
@@ -146,7 +145,7 @@ class Crowd:
             counter=1,
             proof=None,
             unproven="unreadable",
-            address=IPv4Address("10.128.0.1") + int(node[4:]),
+            address=underlay(node),
             first_port=PORTS[0],
             last_port=PORTS[1],
             backend="simulated",

@@ -52,6 +52,11 @@ def hostname(node_id: str) -> str:
     return f"host{int(node_id[4:])}"
 
 
+def underlay(node_id: str) -> IPv4Address:
+    """Its address."""
+    return IPv4Address("10.128.0.1") + int(node_id[4:])
+
+
 def task(service: str, slot: int, node_id: str, number: int = 0) -> SwarmTask:
     """A task that runs, the n-th in its slot. Each service has an overlay of its own."""
     attachment = Attachment(f"overlay-{service}", _OVERLAY + 256 * number + slot)
@@ -111,7 +116,7 @@ class SyntheticSwarm:
         for one in world.tasks.values():
             self._of.setdefault(one.service, {})[one.id] = one
         self._nodes = {
-            one: SwarmNode(one, hostname(one), down=False, address=None, approved=approved.get(one))
+            one: SwarmNode(one, hostname(one), down=False, address=underlay(one), approved=approved.get(one))
             for one in world.nodes
         }
 

@@ -13,16 +13,19 @@ import pytest
 from compose_ext.commands import node as node_command
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
+from compose_ext.swarm import agent_answer
 
 OWN, OTHER = "a" * 64, "b" * 64
+AGENT = "c" * 64
 # What docker would answer, and a note of what it was asked: the real one is asked in tests/lab/test_attacks_nodes.py.
 SCRIPT = """#!/bin/sh
 echo "$*" >> {folder}/asked
 case "$1 $2" in
   "node ls") cat {folder}/ids ;;
   "node inspect") cat {folder}/inspected ;;
-  "ps --filter") echo agent ;;
-  "exec agent") cat {folder}/answer ;;
+  "service ps") echo agenttask ;;
+  "inspect --type") cat {folder}/task ;;
+  "exec {agent}") cat {folder}/answer ;;
   "node update") ;;
   *) exit 1 ;;
 esac
@@ -35,9 +38,11 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         program = folder / "docker"
-        program.write_text(SCRIPT.format(folder=folder))
+        program.write_text(SCRIPT.format(folder=folder, agent=AGENT))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         self.docker = Docker(str(program))
+        task = {"Status": {"State": "running", "ContainerStatus": {"ContainerID": AGENT}}}
+        (folder / "task").write_text(json.dumps([task]))
         self.swarm({"n1": None})
         self.said()
 
@@ -164,3 +169,34 @@ def test_nobody_is_asked_where_nobody_is(world: World, monkeypatch: pytest.Monke
     world.said()
     with pytest.raises(DockerError, match="no agent has reported the keys of n1"):
         node_command.approve(world.docker, "n1", None)
+
+
+def misplaced(world: World) -> list[str]:
+    return node_command.misplaced(world.docker, agent_answer.ask(world.docker, None))
+
+
+@pytest.mark.parametrize(
+    ("stated", "swarms", "label", "problem"),
+    [
+        ("192.0.2.1", "192.0.2.1", None, ""),
+        ("203.0.113.7", "192.0.2.1", None, "which is not Swarm's for it, 192.0.2.1"),
+        ("203.0.113.7", "192.0.2.1", "203.0.113.7", ""),
+        ("203.0.113.7", "0.0.0.0", None, "Swarm knows none of it"),  # noqa: S104 - what Swarm writes for "here"
+        ("127.0.0.1", "192.0.2.1", None, "which is a loopback address"),
+        ("::ffff:192.0.2.1", "192.0.2.1", None, "which is an IPv4 address in IPv6's form"),
+    ],
+)
+def test_address_that_does_not_count_is_shown(
+    world: World, stated: str, swarms: str, label: str | None, problem: str
+) -> None:
+    found = json.loads((world.folder / "inspected").read_text())
+    found[0]["Status"] = {"Addr": swarms}
+    found[0]["Spec"]["Labels"] = {"linkwire.address": label} if label else {}
+    (world.folder / "inspected").write_text(json.dumps(found))
+    world.said(node("n1") | {"address": stated, "ports": [51820, 53819]})
+    (shown,) = node_command.key_states(world.docker)
+    assert problem in (shown.problem or "")
+    assert bool(shown.problem) == bool(problem)
+    assert bool(misplaced(world)) == bool(problem)
+    world.said(node("n1") | {"address": "192.0.2.1", "ports": [53, 60]})
+    assert any("the UDP ports 53-60" in text for text in misplaced(world))

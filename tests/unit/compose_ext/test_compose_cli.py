@@ -530,12 +530,14 @@ def test_signal_during_docker_start_leaves_nothing(run: Run) -> None:
 
 # --- asking Docker
 
+CONTAINER = "0123abcd" * 8
 AGENT = """\
 #!/bin/sh
 # docker, on an endpoint where an agent runs
 printf '%s\\n' "$*" >> "$RECORD"
 case "$*" in
-  *"ps --filter"*) printf "$CONTAINERS" ;;
+  *"service ps"*) printf "$CONTAINERS" ;;
+  *"inspect --type task"*) printf '%s' "$TASK" ;;
   *exec*) cat "$ANSWER"; exit "${CODE:-0}" ;;
   *"service ls --quiet"*) [ -z "$WORKER" ] || { echo "not a manager" >&2; exit 1; }; printf "id1\\nid2\\n" ;;
   *"service inspect"*) printf '%s' "$SERVICES" ;;
@@ -552,7 +554,8 @@ def agent(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "answer").write_text(json.dumps({"version": 1, "links": [], "problems": ["a problem"]}))
     return {
         "LINKWIRE_DOCKER": str(program),
-        "CONTAINERS": "0123abcd\\n4567cdef\\n",
+        "CONTAINERS": "agenttask\\n",
+        "TASK": json.dumps([{"Status": {"State": "running", "ContainerStatus": {"ContainerID": CONTAINER}}}]),
         "ANSWER": str(tmp_path / "answer"),
         "RECORD": str(tmp_path / "record"),
     }
@@ -563,8 +566,9 @@ def test_ps(run: Run, tmp_path: Path, agent: dict[str, str]) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.splitlines()[-1] == "  a problem"
     assert record(tmp_path) == [
-        f"--host={NOWHERE} ps --filter label=linkwire.role=agent --filter status=running --format {{{{.ID}}}}",
-        f"--host={NOWHERE} exec 0123abcd linkwire-agent inspect --stack shop",
+        f"--host={NOWHERE} service ps --quiet --no-trunc --filter node=self linkwire_agent",
+        f"--host={NOWHERE} inspect --type task agenttask",
+        f"--host={NOWHERE} exec {CONTAINER} linkwire-agent inspect --stack shop",
     ]
 
 
@@ -611,7 +615,7 @@ def test_check_of_the_swarm(run: Run, agent: dict[str, str], tmp_path: Path) -> 
     assert "service inspect id1 id2" in record(tmp_path)
     shown = run(PLUGIN, "linkwire", "check", "--stack", "shop", **swarm)
     assert shown.stderr.splitlines() == [WEB_PROBLEM, "a problem"]
-    assert record(tmp_path)[-1] == "exec 0123abcd linkwire-agent inspect --stack shop"
+    assert record(tmp_path)[-1] == f"exec {CONTAINER} linkwire-agent inspect --stack shop"
 
 
 def test_check_of_a_swarm_in_order(run: Run, agent: dict[str, str], tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ ANSWER = {"version": 1, "links": [LINK], "nodes": [NODE], "problems": ["a proble
 INSPECTED = {
     "ID": "a1",
     "Description": {"Hostname": "n1"},
-    "Spec": {"Labels": {"linkwire.gate": "true"}, "Availability": "active"},
+    "Spec": {"Labels": {"linkwire.gate": "true", "linkwire.made": "x1,x2"}, "Availability": "active"},
     "Status": {"State": "ready"},
 }
 AGENT = {
@@ -52,19 +52,26 @@ AGENT = {
         "TaskTemplate": {"ContainerSpec": {"Image": "i", "Secrets": [{"SecretName": "linkwire_etcd_server_1"}]}},
     },
 }
-TASK = {"ID": "t1", "NodeID": "a1", "ServiceID": "s1", "Status": {"State": "running"}}
+TASK = {
+    "ID": "t1",
+    "NodeID": "a1",
+    "ServiceID": "s1",
+    "Status": {"State": "running", "ContainerStatus": {"ContainerID": "0123" * 16}},
+}
 SECRETS = [
     {
+        "ID": "x1",
         "Spec": {
             "Name": "linkwire_signing_seed_1",
             "Labels": {"org.linkwire.owner": "", "org.linkwire.verify-key": "KEY"},
-        }
+        },
     },
     {
+        "ID": "x2",
         "Spec": {
             "Name": "linkwire_etcd_server_1",
             "Labels": {"org.linkwire.owner": "", "org.linkwire.expires": "2020-01-02T00:00:00+00:00"},
-        }
+        },
     },
 ]
 INFO = {"Swarm": {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "a1", "Cluster": {"ID": "c"}}}
@@ -72,11 +79,10 @@ SAID = {"gate": "in", "said": ["default runtime linkwire"]}
 DOCKER = """\
 #!/bin/sh
 case "$*" in
-  "ps --filter"*) echo agent ;;
-  "exec agent"*) echo '{answer}' ;;
+  "exec 0123"*) echo '{answer}' ;;
   "info"*) echo '{info}' ;;
-  "node ls --quiet") echo a1 ;;
-  "node ls --format"*) echo "a1 n1 Ready Active" ;;
+  "node ls --quiet"*) echo a1 ;;
+  "node ls --format"*) echo 'a1 Ready Active "n1"' ;;
   "node inspect"*) echo '[{inspected}]' ;;
   "service ls"*) echo s1 ;;
   "service inspect"*) echo '[{agent}]' ;;

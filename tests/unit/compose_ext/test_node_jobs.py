@@ -26,7 +26,7 @@ world = json.loads((folder / "world").read_text())
 if words[:2] == ["node", "ls"]:
     form = words[words.index("--format") + 1]
     for node in world["nodes"]:
-        print(form.replace("{{{{.ID}}}}", node[0]).replace("{{{{.Hostname}}}}", node[1])
+        print(form.replace("{{{{.ID}}}}", node[0]).replace("{{{{json .Hostname}}}}", json.dumps(node[1]))
               .replace("{{{{.Status}}}}", node[2]).replace("{{{{.Availability}}}}", node[3]))
 elif words[:2] == ["service", "ps"]:
     print("\\n".join(task["ID"] for task in world["tasks"]))
@@ -53,7 +53,7 @@ class World:
         self.docker = Docker(str(program))
 
     def set(self, tasks: list[dict[str, Any]], logs: list[object], **more: object) -> None:
-        lines = [json.dumps(line) for line in logs] + ["not JSON"]
+        lines = [f"{_details(line)} {json.dumps(line)}" for line in logs] + ["not JSON", "x=y not JSON"]
         text = json.dumps({"nodes": NODES, "tasks": tasks, "logs": lines, **more})
         (self.folder / "world").write_text(text)
 
@@ -67,6 +67,12 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+def _details(line: object) -> str:
+    """What Swarm says of a line, with the node that sent it."""
+    node = line.get("sent by", line.get("node")) if isinstance(line, dict) else "?"
+    return f"com.docker.swarm.node.id={node},com.docker.swarm.service.id=s1,com.docker.swarm.task.id=t1"
 
 
 def task(number: int, node: str, state: str, error: str = "") -> dict[str, Any]:
@@ -128,3 +134,21 @@ def test_agent_finds_itself_in_its_dockers_folder(tmp_path: Path) -> None:
     (tmp_path / "abc").mkdir()
     assert inside._shows_us(tmp_path, mounts)
     assert not inside._shows_us(tmp_path, "")
+
+
+def test_a_node_reports_for_itself_alone(world: World) -> None:
+    world.set(
+        [task(1, "a1", "complete"), task(2, "b2", "complete")],
+        [{"node": "a1", "problems": ["no nftables"]}, {"node": "a1", "problems": [], "sent by": "b2"}],
+    )
+    one, two = world.look()
+    assert (one.problems, two.problems) == (("no nftables",), ())
+
+
+def test_nodes_name_adds_no_other_node(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    posing = ["b2", 'n2 Ready Active\na1 Down Drain "evil"\nc3', "Ready", "Active"]
+    monkeypatch.setattr(sys.modules[__name__], "NODES", [NODES[0], posing, NODES[2]])
+    world.set([], [])
+    assert list(node_jobs.active(world.docker)) == ["a1", "b2"]
+    assert node_jobs.active(world.docker)["a1"] == "n1"
+    assert node_jobs.others(world.docker) == ["n3 (down, active)"]

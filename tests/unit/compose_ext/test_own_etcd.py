@@ -28,7 +28,18 @@ from mesh.identity.ca import CertificateAuthority
 AUTHORITY = CertificateAuthority("theirs")
 # Keeps secrets and configs in files, as Docker does: what a secret holds it never tells.
 DOCKER = """#!{python}
-import base64, json, pathlib, sys
+import base64, hashlib, json, pathlib, sys
+made = pathlib.Path({folder!r}) / "made"
+if sys.argv[1] == "info":
+    print(json.dumps({{"Swarm": {{"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n1"}}}}))
+elif sys.argv[1:3] == ["node", "ls"]:
+    print("n1" if made.exists() else "")
+elif sys.argv[1:3] == ["node", "inspect"]:
+    print(json.dumps([{{"Spec": {{"Labels": {{"linkwire.made": made.read_text()}}}}}}]))
+elif sys.argv[1:3] == ["node", "update"]:
+    made.write_text(sys.argv[3].removeprefix("--label-add=linkwire.made="))
+if sys.argv[1] not in ("secret", "config"):
+    sys.exit()
 kept = pathlib.Path({folder!r}) / sys.argv[1]
 kept.mkdir(exist_ok=True)
 what, words = sys.argv[2], sys.argv[3:]
@@ -40,10 +51,12 @@ elif what == "create":
     spec = {{"Name": words[-2], "Labels": labels}}
     if sys.argv[1] == "config":
         spec["Data"] = base64.b64encode(data).decode()
-    (kept / words[-2]).write_text(json.dumps({{"Spec": spec}}))
+    found = hashlib.sha256(data).hexdigest()[:25]
+    (kept / words[-2]).write_text(json.dumps({{"ID": found, "Spec": spec}}))
+    print(found)
     (kept.parent / "given").open("ab").write(data)
 elif what == "rm":
-    (kept / words[0]).unlink()
+    next(one for one in kept.iterdir() if json.loads(one.read_text())["ID"] == words[0]).unlink()
 elif what == "inspect":
     print(json.dumps([json.loads((kept / name).read_text()) for name in words]))
 """

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from compose_ext.terminal import Table, ask
+from compose_ext.terminal import Table, ask, complain, say, show
 
 TABLE = Table(
     ("ID", "HOSTNAME", "KEYS", "FINGERPRINT"),
@@ -61,3 +61,18 @@ def test_end_of_input_is_no_answer(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert ask("Continue? ") == ""
     assert capsys.readouterr().out == "Continue? \n"
+
+
+@pytest.mark.parametrize("call", ["say", "complain", "show"])
+def test_nothing_printed_controls_a_terminal(call: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a\x1b]0;owned\x07b\x9b2Jc\u202ed\re"
+    match call:
+        case "say":
+            say(text)
+        case "complain":
+            complain(text)
+        case _:
+            show(Table(("A",), ((text,),), (text,)))
+    out = "".join(capsys.readouterr())
+    assert "a?]0;owned?b?2Jc?d?e" in out
+    assert not {character for character in out if not character.isprintable()} - {"\n"}

@@ -88,7 +88,7 @@ class Mesh:
             self.join(node)
 
     def join(self, node: str, **fields: object) -> None:
-        known = SwarmNode(node, f"host-{node}", down=False, address=None)
+        known = SwarmNode(node, f"host-{node}", down=False, address=None, known_at=(IPv4Address("192.0.2.1"),))
         self.swarm = replace(self.swarm, nodes={**self.swarm.nodes, node: replace(known, **fields)})  # type: ignore[arg-type]  # a test names them right
 
     def leave(self, node: str) -> None:

@@ -22,7 +22,7 @@ from mesh.model.records import Address, Cluster, Endpoint, Node, Port, Record, S
 from mesh.model.snapshot import Snapshot
 from mesh.topology.ipam import ula
 from mesh.topology.isolation import in_order
-from tests.support.swarm_world import NODES, SUBNET, World, service
+from tests.support.swarm_world import BRIDGE, LABELLED, NODES, SUBNET, World, home, recorded, service
 from tests.unit.controller.memory_store import MemoryStore
 from tests.unit.controller.plan_safety import Auditor, check_link_keys, check_moment
 from tests.unit.controller.planners import Remembering, Wild
@@ -142,7 +142,9 @@ def check_endpoints(store: MemoryStore, world: World, linked: set[str], made: Pl
         found = world.tasks[task]
         waits = not found.wanted or keyspace.node(found.node) not in store.entries
         homeless = found.service not in world.services and found.service not in stored
-        assert waits or homeless or full, f"{task} has no endpoint"
+        observed = world.nodes[found.node]
+        nowhere = observed.address is None and not observed.known_at
+        assert waits or homeless or full or nowhere, f"{task} has no endpoint"
     assert stored.keys() <= linked
     assert full or stored.keys() >= linked
     for wanted in world.services.values():
@@ -165,19 +167,20 @@ def check_settled(store: MemoryStore, world: World) -> None:
             return False
         return report.state == "running"
 
-    swarms = [task.attachments for task in world.tasks.values()] + [s.attachments for s in world.services.values()]
-    on_swarms = {(a.network, a.address.version) for its in swarms for a in its}
     for endpoint in endpoints:
         told = reports.get((endpoint.node, endpoint.task))
-        sure = {a for a in (told.elsewhere if told else ()) if (a.network, a.address.version) not in on_swarms}
+        claims = told.elsewhere if told else ()
+        sure = {recorded(a, endpoint.node) for a in claims if a.network == BRIDGE}
         sure.update(world.tasks[endpoint.task].attachments if endpoint.task in world.tasks else ())
         assert sure <= set(endpoint.elsewhere) <= world.said[endpoint.task]
         assert endpoint.elsewhere == in_order(endpoint.elsewhere)
         node = nodes.get(endpoint.node)
         if node is not None:
             assert sealed[endpoint.task].sealed_to == node.sealing_key.fingerprint
-            label = world.nodes[endpoint.node].address if endpoint.node in world.nodes else None
-            assert endpoint.underlay.host == (label or node.address)
+            observed = world.nodes.get(endpoint.node)
+            if observed is not None and (observed.address or node.address in observed.known_at):
+                assert endpoint.underlay.host == (observed.address or node.address)
+            assert endpoint.underlay.host in {home(endpoint.node), LABELLED}
             assert endpoint.ready == up(endpoint)
             assert not endpoint.suspect
         else:

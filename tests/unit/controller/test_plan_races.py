@@ -54,7 +54,7 @@ def test_two_planners_give_last_port_to_one_task() -> None:
     store, world = fresh()
     world.add(WEB)
     world.add(DB)
-    set_ports(store, "n1", 1000, 1000)
+    set_ports(store, "n1", 2000, 2000)
     settled(store, world)
     one, two = world.add(DB, "n1", "n1")
     both = world.swarm()
@@ -157,14 +157,14 @@ def test_unreadable_address_or_port_is_not_given() -> None:
     subnet = IPv4Network("10.1.0.0/29")  # six addresses
     world.add(WEB)
     (db,) = world.add(DB, "n2")
-    set_ports(store, "n2", 1000, 1000)
+    set_ports(store, "n2", 2000, 2000)
     settled(store, world, subnet)
     place = endpoint_of(store, db)
-    for key in (keyspace.endpoint(DB.id, db.id), keyspace.port("n2", 1000), keyspace.address(place.address)):
+    for key in (keyspace.endpoint(DB.id, db.id), keyspace.port("n2", 2000), keyspace.address(place.address)):
         store.damage(key)
     world.add(DB, "n2")
     refused = f"service {DB.name}: some of its tasks are not wired: "
-    full = f"{refused}all 1 UDP ports 1000-1000 of the node are taken: widen its agent's --ports"
+    full = f"{refused}all 1 UDP ports 2000-2000 of the node are taken: widen its agent's --ports"
     assert full in settled(store, world, subnet).problems
     world.add(DB, "n1", "n1", "n1", "n1")
     problems = settled(store, world, subnet).problems

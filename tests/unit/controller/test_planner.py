@@ -9,13 +9,12 @@ import pytest
 
 from controller.planning.planner import plan
 from controller.steps import Plan
-from controller.swarm.model import SwarmNode
 from mesh.model import keyspace
 from mesh.model.labels import LabelError
 from mesh.model.records import Address, Cluster, Endpoint, Port, Service, TaskReport
 from mesh.model.snapshot import Delete
 from mesh.topology.ipam import ula
-from tests.support.swarm_world import DB, SUBNET, WEB, World, service
+from tests.support.swarm_world import DB, SUBNET, WEB, World, node_of, service
 from tests.unit.controller.memory_store import MemoryStore
 from tests.unit.controller.transactions import endpoint_of, fresh, made_of, set_ports, settled
 
@@ -139,7 +138,7 @@ def test_node_label_overrides_the_nodes_own_address() -> None:
     world.add(WEB)
     (db,) = world.add(DB, "n2")
     settled(store, world)
-    world.nodes["n2"] = SwarmNode("n2", "host-n2", down=False, address=IPv4Address("203.0.113.9"))
+    world.nodes["n2"] = node_of("n2", IPv4Address("203.0.113.9"))
     settled(store, world)
     assert endpoint_of(store, db).underlay.host == IPv4Address("203.0.113.9")
 
@@ -168,13 +167,13 @@ def test_taken_port_changes_atomically_full_range_reports() -> None:
     store, world = fresh()
     world.add(WEB)
     (db,) = world.add(DB, "n2", state="starting")
-    set_ports(store, "n2", 1000, 1001)
+    set_ports(store, "n2", 2000, 2001)
     settled(store, world)
     before = endpoint_of(store, db)
     world.report(db.id, "created", wired=False, port_taken=before.underlay.port)
     (step,) = made_of(store, world).steps
     settled(store, world)
-    assert {before.underlay.port, endpoint_of(store, db).underlay.port} == {1000, 1001}
+    assert {before.underlay.port, endpoint_of(store, db).underlay.port} == {2000, 2001}
     assert step.reason == f"task {db.id}: UDP 192.0.2.2:{before.underlay.port} -> {endpoint_of(store, db).underlay}"
     assert endpoint_of(store, db).public_key == before.public_key
     now = endpoint_of(store, db).underlay.port
@@ -184,7 +183,7 @@ def test_taken_port_changes_atomically_full_range_reports() -> None:
     assert problem.endswith(" of the node are taken: widen its agent's --ports")
 
 
-@pytest.mark.parametrize(("first", "last"), [(10, 9), (0, 0), (-5, 5), (65536, 65536), (1, 70000)])
+@pytest.mark.parametrize(("first", "last"), [(10, 9), (0, 0), (-5, 5), (65536, 65536), (1, 70000), (2000, 70000)])
 def test_invalid_port_range_of_node_stops_nobody_else(first: int, last: int) -> None:
     store, world = fresh()
     (web,) = world.add(WEB, "n1")
