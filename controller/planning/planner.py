@@ -158,6 +158,7 @@ def _steps(run: PlanContext, cluster: Cluster | None) -> Iterator[Step]:
         yield PlanStep((Put(record, 0),), f"take the store into use with subnet {run.subnet}")
     link_keys = LinkKeyPlan(run)
     places, ends = Placement(run, link_keys), Reclaim(run)
+    yield from ends.revoked_steps()
     yield from link_keys.first_steps()
     yield from places.service_steps()
     yield from places.endpoint_steps()

@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 ADDRESS_LABEL = "linkwire.address"
 KEY_LABEL = "linkwire.key"
+REVOKED_LABEL = "linkwire.revoked"
 RECONNECT_S = 0.5
 
 
@@ -196,4 +197,5 @@ def _node(raw: Mapping[str, Any]) -> SwarmNode:
         address=address,
         label_error=problem,
         approved=node_labels.get(KEY_LABEL),
+        revoked=node_labels.get(REVOKED_LABEL),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mesh.model import records
 from mesh.model.records import Record, Writer
+from mesh.model.vault import records as vault
 
 ROOT = "/linkwire/v1/"
 
@@ -37,12 +38,14 @@ SPACE = _prefix(records.StoreSpace)
 STATUS = _prefix(records.Status)
 """Sorts after all keys that agents follow, whose one watch spans from the first key to the last (Store.follow): every
 node writes its status every few seconds, which would wake all others."""
+VAULTS = _prefix(vault.EpochHistory)
+"""Sorts after all keys that agents follow: they need none of it."""
 VIEWS = _prefix(records.View)
 """Sorts after all keys that controllers follow, for the same reason."""
 
 _KINDS = tuple(
     kind
-    for kind in vars(records).values()
+    for kind in (*vars(records).values(), *vars(vault).values())
     if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
 )
 KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
@@ -76,6 +79,11 @@ def epoch(key: str) -> str:
 def link_key(node: str, key: str) -> str:
     """Return the key of a SealedLinkKey. The node comes first, so that an agent reads its own range only."""
     return f"{LINK_KEYS}{node}/{key}"
+
+
+def history(key: str) -> str:
+    """Return the key of an EpochHistory."""
+    return f"{VAULTS}{key}"
 
 
 def address(addr: object) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -45,6 +47,7 @@ class Swarm:
         self.services_now = {s.id: s for s in (swarm_service("web", "db"), swarm_service("db"))}
         self.id = CLUSTER
         self.approved = {name: record(name).statement(CLUSTER).fingerprint for name in NODES}
+        self.revoked: dict[str, str] = {}
         self.tasks_now: dict[str, SwarmTask] = {}
         for n in range(6):
             self.start("web" if n % 2 else "db")
@@ -57,6 +60,12 @@ class Swarm:
             task: SwarmTask(task, f"#{service}", number, NODES[number % 2], "running", "running", ()),
         }
         return task
+
+    def renew(self, service: str) -> None:
+        """Ask for new link keys of a service, as `docker linkwire rotate` does."""
+        found = self.services_now[f"#{service}"]
+        labels = replace(found.labels, renew=str(time.time()))
+        self.services_now = {**self.services_now, found.id: replace(found, labels=labels)}
 
     def end(self, task: str) -> None:
         self.tasks_now = {name: found for name, found in self.tasks_now.items() if name != task}
@@ -71,7 +80,10 @@ class Swarm:
         return {t.id: t for t in self.tasks_now.values() if services is None or t.service in services}
 
     def nodes(self) -> dict[str, SwarmNode]:
-        return {name: SwarmNode(name, name, down=False, address=None, approved=self.approved[name]) for name in NODES}
+        return {
+            name: SwarmNode(name, name, False, None, approved=self.approved[name], revoked=self.revoked.get(name))
+            for name in NODES
+        }
 
 
 def keys(node: str) -> tuple[NodeKey, SigningKey]:

@@ -105,6 +105,7 @@ class World:
             "node": self._node,
             "node down": self._node_down,
             "node leaves": self._node_leaves,
+            "node revoked": self._node_revoked,
             "agent": self._agent,
             "agent silent": self._agent_silent,
             "report": self._report,
@@ -272,6 +273,13 @@ class World:
 
     def _node_leaves(self) -> None:
         self.nodes.pop(self._choose(NODES), None)
+
+    def _node_revoked(self) -> None:
+        """An operator revokes a node, or approves it again."""
+        if self.nodes:
+            name = self._choose(sorted(self.nodes))
+            since = self._choose((None, str(self.now)))
+            self.nodes[name] = replace(self.nodes[name], revoked=since)
 
     def _agent(self) -> None:
         self.register(self._choose(NODES))

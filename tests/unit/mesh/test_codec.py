@@ -48,6 +48,7 @@ from mesh.model.records import (
     TaskReport,
     View,
 )
+from mesh.model.vault.records import EpochHistory
 from tests.unit.mesh import plain_codec
 
 KEY = PublicKey(bytes(range(32)))
@@ -109,6 +110,7 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ),
     ("keys/n/t", SealedKey("t", "n", 0, NODE_KEY.fingerprint, b"\x00\xffsealed")),
     ("epochs/shop_shop", LinkKeyEpoch("shop_shop", 1_800_000_000, 1_800_000_000, ("1", "2"))),
+    ("vaults/shop_shop", EpochHistory("shop_shop", 5, ("n@2026-11-28",))),
     ("linkkeys/n/shop_web:shop_db", SealedLinkKey("shop_web:shop_db", "n", 5, NODE_KEY.fingerprint, b"sealed")),
     ("addresses/10.80.0.3", Address(IPv4Address("10.80.0.3"), "task/t")),
     ("ports/n/51820", Port("n", 51820, "t")),
@@ -116,6 +118,7 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("nodes/n", dataclasses.replace(NODE, proof=None, unproven="locked")),
     ("nodes/n", dataclasses.replace(NODE, own_user=True)),
     ("access", Access(("n", "m"), ("m",), ("-----BEGIN CERTIFICATE-----",))),
+    ("access", Access(("n",), (), (), ("m@2026-11-28",))),
     ("members/n", Member("n", NODE_KEY, REPORT_KEY, 3)),
     ("recall", Recall("n")),
     ("recalled/n/2", Recalled("n", "m", 2, 3, (Kept("services/s", b"signed"),))),
@@ -167,7 +170,7 @@ def changed(record: Record, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON
 
 def test_there_is_one_of_each() -> None:
     assert {type(record) for _, record in ONE_OF_EACH} == set(keyspace.KINDS.values())
-    assert len(keyspace.KINDS) == 19
+    assert len(keyspace.KINDS) == 20
 
 
 @pytest.mark.parametrize(
