@@ -15,9 +15,10 @@ from controller.plan_writer import PlanWriter
 from controller.planning.planner import Planner
 from controller.recovery.address_quarantine import AddressQuarantine
 from controller.recovery.repair import cluster_again, mend, resign, unknown
-from controller.steps import Plan
+from controller.steps import OpenVault, Plan
 from controller.swarm.model import Swarm
 from controller.transactions import Packed
+from controller.trust.link_secrets import LinkSecrets
 from controller.trust.members import Judged, Members
 from mesh.crypto.envelope import Signer
 from mesh.model import keyspace
@@ -36,15 +37,19 @@ class Decider:
         problems: those that are open now.
     """
 
-    def __init__(self, writer: PlanWriter, signer: Signer, subnet: IPv4Network) -> None:
+    def __init__(
+        self, writer: PlanWriter, signer: Signer, subnet: IPv4Network, link_secrets: LinkSecrets | None = None
+    ) -> None:
         """Prepare.
 
         Args:
             writer: packs the steps.
             signer: of the records that this controller writes.
             subnet: of the mesh, for a store that is not in use yet.
+            link_secrets: the vault that new epochs' secrets are kept under; None for none.
         """
         self._writer = writer
+        self._link_secrets = link_secrets
         self._signer = signer
         self._subnet = subnet
         self.members = Members()
@@ -60,6 +65,8 @@ class Decider:
     def observe(self, stored: Snapshot) -> None:
         """Look at the store, also while another controller leads."""
         self._rests.observe(stored)
+        if self._link_secrets is not None:
+            self._link_secrets.observe(stored)
 
     def start_term(self) -> None:
         """Forget what another leader may have changed: this one has not seen it being signed."""
@@ -104,9 +111,12 @@ class Decider:
 
     def _act_on(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Packed, bool]:
         """Plan for a store that needs no mending."""
+        vault = list(self._link_secrets.steps(stored, swarm)) if self._link_secrets is not None else []
+        if vault and self._vault() == OpenVault():
+            return self._writer.pack(vault), keyspace.CLUSTER not in stored.invalid  # the next pass has it open
         judged, plan = self._planned(stored, swarm, now)
         self.due = plan.due
-        made = self._writer.pack((*judged.steps, *access.steps(swarm, judged.stored), *plan.steps))
+        made = self._writer.pack((*vault, *judged.steps, *access.steps(swarm, judged.stored), *plan.steps))
         self.report((*judged.problems, *access.problems(swarm), *plan.problems, *made.problems), swarm)
         if not made.batches:
             old = resign(stored, self._signer.key.verify_key.id, self._resigned)
@@ -123,7 +133,11 @@ class Decider:
 
     def _planned(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Judged, Plan]:
         judged = self.members.judge(swarm, stored, now)
-        return judged, self._planner.plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
+        at, members = int(now.timestamp()), judged.members
+        return judged, self._planner.plan(swarm, judged.stored, self._subnet, at, members, self._vault())
+
+    def _vault(self) -> OpenVault | None:
+        return self._link_secrets.opened if self._link_secrets is not None else None
 
 
 class ProblemLog:

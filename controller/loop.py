@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from functools import partial
 from ipaddress import IPv4Network
 
 import structlog
@@ -20,8 +19,9 @@ from controller.recovery.restore_procedure import RestoreProcedure
 from controller.recovery.startup_wait import StartupWait
 from controller.swarm.model import Swarm
 from controller.swarm.poller import SwarmPoller
+from controller.trust.link_secrets import ControllerIdentity, LinkSecrets
 from mesh.crypto.envelope import Signer
-from mesh.crypto.preshared_keys import LinkSeed, link_key
+from mesh.crypto.preshared_keys import LinkSeed
 from mesh.errors import LinkwireError
 from mesh.model import keyspace
 from mesh.model.records import Cluster, Node, TaskReport
@@ -48,6 +48,7 @@ class Controller:
         rest_s: int,
         name: str,
         link_seed: LinkSeed,
+        own: ControllerIdentity | None = None,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -59,16 +60,18 @@ class Controller:
             subnet: of the mesh, for a store that is not in use yet.
             rest_s: seconds before a released address may be reused.
             name: of this controller, for people.
-            link_seed: the secrets of all link keys are derived from it.
+            link_seed: part of the secrets of all link keys.
+            own: node and sealing key of this controller; None where all secrets follow from the link seed alone.
         """
         self._watch = watch
         self._store = store
         self._signer = signer
         self._wake = wake
         self._name = name
-        self._writer = PlanWriter(store, partial(link_key, link_seed, signer.cluster), rest_s)
+        self._link_secrets = LinkSecrets(link_seed, signer.cluster, own)
+        self._writer = PlanWriter(store, self._link_secrets, rest_s)
         self._startup = StartupWait(self._writer.ledger)
-        self._decider = Decider(self._writer, signer, subnet)
+        self._decider = Decider(self._writer, signer, subnet, self._link_secrets)
         self._restore = RestoreProcedure(self._writer, self._decider.members)
         self._reported = LastSeen()
         self._upkeep = IdleCollector()
@@ -115,6 +118,7 @@ class Controller:
         self._writer.ledger.observe(stored)
         self._decider.observe(stored)
         self._startup.observe(stored, up)
+        self._announce(stored)
         if token is None:
             return None
         if swarm.cluster != self._signer.cluster:
@@ -127,6 +131,14 @@ class Controller:
         elif not self._restore.run(stored, swarm, up, lead):
             return self._act(stored, swarm, lead)
         return None
+
+    def _announce(self, stored: Snapshot) -> None:
+        """Write this controller's own sealing key, also while another controller leads: that one seals to it."""
+        put = self._link_secrets.announcement(stored)
+        if put is not None:
+            before = stored.records.get(put.key)
+            # Above the one before, or the leader would take it for an older record that was put back.
+            self._store.commit([put], before.generation + 1 if before is not None else 1)
 
     def _act(self, stored: Snapshot, swarm: Swarm, lead: Lead) -> int | None:
         """Decide, write, and wait until the snapshot shows it."""

@@ -33,6 +33,7 @@ _OF_NO_PLAN = (
     keyspace.LEADER,
     keyspace.MANIFEST,
     keyspace.ACCESS,
+    keyspace.CONTROLLERS,
 )
 """No plan reads these records. Unreadable ones count, as under every key."""
 

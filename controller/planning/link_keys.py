@@ -19,7 +19,7 @@ from functools import cache
 
 from controller.index.impact import ends_unknown
 from controller.planning.context import PlanContext
-from controller.steps import Box, PlanStep, Share, Step
+from controller.steps import FRESH, Box, PlanStep, Share, Step
 from controller.swarm.model import SwarmTask
 from mesh.model import keyspace
 from mesh.model.records import LinkKeyEpoch
@@ -79,20 +79,22 @@ class LinkKeyPlan:
         stored = self._stored.get(path, LinkKeyEpoch)
         highest = max((box.epoch for box in self._index.link_keys.boxes.get(key, {}).values()), default=-1)
         if stored is not None and highest <= stored.epoch and not self._new_epoch_is_due(stored):
-            self._epochs[key] = stored.epoch
-            return stored.epoch, ()
-        epoch = max(self._run.now, highest + 1, stored.epoch + 1 if stored is not None else 0)
+            self._epochs[key] = stored.epoch if self._is_open(stored) else None
+            return self._epochs[key], ()
+        begins = self._run.now if self._run.vault is None else self._run.now * 1000
+        epoch = max(begins, highest + 1, stored.epoch + 1 if stored is not None else 0)
         self._epochs[key] = epoch
         record = LinkKeyEpoch(key, epoch, self._run.now, self._index.links.uses[key].asked)
         history = EpochHistory(key, epoch, tuple(sorted(self._index.revoked.values())))
-        noted = self._stored.revision_of(keyspace.history(key))
-        return epoch, (Put(record, self._stored.revision_of(path)), Put(history, noted))
+        note = keyspace.history(key)
+        replaced = None if note in self._stored.invalid else self._stored.revision_of(note)
+        return epoch, (Put(record, self._stored.revision_of(path)), Put(history, replaced))
 
     def _new_epoch_is_due(self, stored: LinkKeyEpoch) -> bool:
         if self._is_known_to_revoked(stored):
             return True
         use = self._index.links.uses[stored.key]
-        wanted = bool(set(use.asked) - set(stored.asked)) or bool(self._left(stored))
+        wanted = bool(set(use.asked) - set(stored.asked)) or bool(self._left(stored)) or not self._is_open(stored)
         if use.rotate is not None and not wanted:
             # A clock that was set back makes it due, rather than late by as much.
             due = stored.since + use.rotate
@@ -112,6 +114,15 @@ class LinkKeyPlan:
         """Return the note of who may know an epoch's secret; None where there is none: then anybody may."""
         history = self._index.link_keys.histories.get(stored.key)
         return history if history is not None and history.epoch == stored.epoch else None
+
+    def _is_open(self, stored: LinkKeyEpoch) -> bool:
+        """Tell whether the secret of an epoch is known here, so that it can be given to more nodes."""
+        vault, history = self._run.vault, self._history(stored)
+        if vault is None:
+            return True
+        if stored.epoch < FRESH:
+            return vault.first
+        return history is not None and history.vault == vault.id
 
     def _is_known_to_revoked(self, stored: LinkKeyEpoch) -> bool:
         """Tell whether a node that was revoked after an epoch began may know its secret."""

@@ -27,7 +27,7 @@ from controller.planning.context import PlanContext
 from controller.planning.link_keys import LinkKeyPlan
 from controller.planning.placement import Placement
 from controller.planning.reclaim import Reclaim
-from controller.steps import Plan, PlanStep, Step
+from controller.steps import OpenVault, Plan, PlanStep, Step
 from controller.swarm.model import Swarm
 from mesh.crypto.hpke import NodePublicKey
 from mesh.model import keyspace
@@ -37,7 +37,14 @@ from mesh.process.gc_tuning import gc_paused
 from mesh.topology.ipam import ula
 
 
-def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int, members: Mapping[str, NodePublicKey]) -> Plan:
+def plan(  # noqa: PLR0917 - the inputs of one plan
+    swarm: Swarm,
+    stored: Snapshot,
+    subnet: IPv4Network,
+    now: int,
+    members: Mapping[str, NodePublicKey],
+    vault: OpenVault | None = None,
+) -> Plan:
     """Plan the changes of the store.
 
     Args:
@@ -47,8 +54,9 @@ def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int, members:
         now: seconds since the epoch by the controller's clock: it decides when link keys are renewed, nothing else.
         members: node -> its proven sealing key (controller.trust.members). Nothing new is sealed to another node, and
             nothing that it has is taken from it.
+        vault: that new epochs' secrets are kept under; None where every secret follows from the link seed.
     """
-    return Planner().plan(swarm, stored, subnet, now, members)
+    return Planner().plan(swarm, stored, subnet, now, members, vault)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,7 @@ class _Last:
     Attributes:
         index: of what Swarm and the store hold.
         members: the nodes' sealing keys.
+        vault: that was open.
         to_do: ids that gave steps or problems.
         keys_to_do: link keys that gave steps or problems.
         timed: as in Run, of all link keys.
@@ -65,6 +74,7 @@ class _Last:
 
     index: Index
     members: Mapping[str, NodePublicKey]
+    vault: OpenVault | None
     to_do: frozenset[str]
     keys_to_do: frozenset[str]
     timed: Mapping[str, tuple[int, int]]
@@ -83,17 +93,20 @@ class Planner:
         self._last: _Last | None = None
         self._baseline = Baseline()
 
-    def plan(
+    def plan(  # noqa: PLR0917 - the inputs of one plan
         self,
         swarm: Swarm,
         stored: Snapshot,
         subnet: IPv4Network,
         now: int,
         members: Mapping[str, NodePublicKey],
+        vault: OpenVault | None = None,
     ) -> Plan:
         """Plan as `plan` does, from what has changed in the arguments since the last call (`changed_since`)."""
         # After a failure below nothing is remembered.
         last, self._last, self.looked_at = self._last, None, EVERYTHING
+        if last is not None and last.vault != vault:
+            last = None
         if not stored.complete:
             return Plan((), ())
         cluster = stored.get(keyspace.CLUSTER, Cluster)
@@ -103,7 +116,7 @@ class Planner:
             return Plan((), (f"{owner}: give each an etcd of its own",))
         delta = self._baseline.delta(swarm, stored, now) if last is not None else None
         index, focus = _looked_up(last, delta, swarm, stored, now, members)
-        run = PlanContext(index, focus, cluster.subnet if cluster else subnet, now, members)
+        run = PlanContext(index, focus, cluster.subnet if cluster else subnet, now, members, vault)
         if run.subnet != subnet:
             run.problems.append(f"the mesh's subnet is {run.subnet} since its first use; {subnet} is ignored")
         run.problems += [f"store: {stored.invalid[key]}" for key in sorted(stored.invalid)]
@@ -145,7 +158,7 @@ def _remembered(last: _Last | None, run: PlanContext) -> _Last:
     timed = run.timed
     if last is not None and run.focus.link_keys is not None:
         timed = {key: its for key, its in last.timed.items() if key not in run.focus.link_keys} | run.timed
-    return _Last(run.index, run.members, frozenset(run.to_do), frozenset(run.keys_to_do), timed)
+    return _Last(run.index, run.members, run.vault, frozenset(run.to_do), frozenset(run.keys_to_do), timed)
 
 
 def _steps(run: PlanContext, cluster: Cluster | None) -> Iterator[Step]:

@@ -198,4 +198,5 @@ def _node(raw: Mapping[str, Any]) -> SwarmNode:
         label_error=problem,
         approved=node_labels.get(KEY_LABEL),
         revoked=node_labels.get(REVOKED_LABEL),
+        manager=(raw.get("Spec") or {}).get("Role") == "manager",
     )

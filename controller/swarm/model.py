@@ -97,6 +97,7 @@ class SwarmNode:
     """The node label `linkwire.key`: the fingerprint of the keys that an operator has approved as the node's."""
     revoked: str | None = None
     """The node label `linkwire.revoked`: since when an operator wants its tasks to have no links."""
+    manager: bool = True
 
     @property
     def revocation(self) -> str | None:

@@ -38,6 +38,8 @@ SPACE = _prefix(records.StoreSpace)
 STATUS = _prefix(records.Status)
 """Sorts after all keys that agents follow, whose one watch spans from the first key to the last (Store.follow): every
 node writes its status every few seconds, which would wake all others."""
+CONTROLLERS = _prefix(vault.ControllerKey)
+VAULT = _prefix(vault.Vault)
 VAULTS = _prefix(vault.EpochHistory)
 """Sorts after all keys that agents follow: they need none of it."""
 VIEWS = _prefix(records.View)
@@ -84,6 +86,11 @@ def link_key(node: str, key: str) -> str:
 def history(key: str) -> str:
     """Return the key of an EpochHistory."""
     return f"{VAULTS}{key}"
+
+
+def controller(node_id: str) -> str:
+    """Return the key of a ControllerKey."""
+    return f"{CONTROLLERS}{node_id}"
 
 
 def address(addr: object) -> str:

@@ -15,6 +15,7 @@ from agent.state.verified_state import VerifiedState, followed
 from controller.loop import Controller
 from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
 from controller.swarm.poller import SwarmPoller
+from controller.trust.link_secrets import ControllerIdentity
 from mesh.crypto.envelope import Keyring, Signer, SigningKey
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.preshared_keys import LinkSeed
@@ -193,11 +194,18 @@ class SmallMesh:
         settled(*readers, tasks=len(self.swarm.tasks_now))
 
     @contextmanager
-    def controller(self, key: SigningKey = SIGNING_KEY, keyring: Keyring = KEYRING) -> Iterator[Controller]:
+    def controller(
+        self,
+        key: SigningKey = SIGNING_KEY,
+        keyring: Keyring = KEYRING,
+        own: ControllerIdentity | None = None,
+        link_seed: LinkSeed = LINK_SEED,
+    ) -> Iterator[Controller]:
         store = Store([self.endpoint], RecordSigner.controller(keyring, key), root=self.root)
         wake, stopped = Wake(), threading.Event()
         watch, signer = SwarmPoller(self.swarm), Signer(CLUSTER, key)
-        controller = Controller(watch, store, signer, wake, IPv4Network("10.1.0.0/16"), 60, "test", LINK_SEED)
+        subnet = IPv4Network("10.1.0.0/16")
+        controller = Controller(watch, store, signer, wake, subnet, 60, "test", link_seed, own)
         thread = threading.Thread(target=controller.run, args=(stopped,), daemon=True)
         thread.start()
         self._wakes.append(wake)

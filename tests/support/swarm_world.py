@@ -17,6 +17,7 @@ from mesh.model import keyspace
 from mesh.model.labels import LinkLabel, ServiceLabels
 from mesh.model.records import Attachment, Endpoint, Node, TaskReport, TaskState
 from mesh.model.snapshot import Delete
+from mesh.model.vault.records import EpochHistory
 from tests.unit.controller.memory_store import MemoryStore
 
 SUBNET = IPv4Network("10.1.0.0/27")
@@ -56,9 +57,17 @@ def node_key(number: int) -> NodeKey:
     return NodeKey(number.to_bytes(32, "little"))
 
 
-def secret(key: str, epoch: int) -> LinkKey:
-    """A link key's secret of an epoch."""
-    return link_key(SEED, "cluster", key, epoch)
+class DerivedSecrets:
+    """Link keys' secrets from a seed alone."""
+
+    def __call__(self, key: str, epoch: int, /) -> LinkKey:
+        return link_key(SEED, "cluster", key, epoch)
+
+    def noted(self, history: EpochHistory, /) -> EpochHistory:
+        return history
+
+
+secret = DerivedSecrets()
 
 
 def service(name: str, *providers: str, number: int = 0, replicas: int | None = None) -> SwarmService:

@@ -48,7 +48,7 @@ from mesh.model.records import (
     TaskReport,
     View,
 )
-from mesh.model.vault.records import EpochHistory
+from mesh.model.vault.records import ControllerKey, EpochHistory, Vault, VaultBox
 from tests.unit.mesh import plain_codec
 
 KEY = PublicKey(bytes(range(32)))
@@ -110,6 +110,9 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ),
     ("keys/n/t", SealedKey("t", "n", 0, NODE_KEY.fingerprint, b"\x00\xffsealed")),
     ("epochs/shop_shop", LinkKeyEpoch("shop_shop", 1_800_000_000, 1_800_000_000, ("1", "2"))),
+    ("controllers/n", ControllerKey("n", NODE_KEY)),
+    ("vault", Vault("ab", "cd", first=True, boxes=(VaultBox("n", NODE_KEY.fingerprint, b"sealed"),))),
+    ("vaults/shop_web", EpochHistory("shop_web", 5, (), forgotten=True, vault="ab", kept=b"kept")),
     ("vaults/shop_shop", EpochHistory("shop_shop", 5, ("n@2026-11-28",))),
     ("linkkeys/n/shop_web:shop_db", SealedLinkKey("shop_web:shop_db", "n", 5, NODE_KEY.fingerprint, b"sealed")),
     ("addresses/10.80.0.3", Address(IPv4Address("10.80.0.3"), "task/t")),
@@ -170,7 +173,7 @@ def changed(record: Record, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON
 
 def test_there_is_one_of_each() -> None:
     assert {type(record) for _, record in ONE_OF_EACH} == set(keyspace.KINDS.values())
-    assert len(keyspace.KINDS) == 20
+    assert len(keyspace.KINDS) == 22
 
 
 @pytest.mark.parametrize(
