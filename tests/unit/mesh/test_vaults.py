@@ -50,7 +50,7 @@ def test_neither_half_alone_gives_a_link_key() -> None:
     assert len({made, *others}) == len(others) + 1
 
 
-def test_name_of_a_seed_is_no_part_of_it() -> None:
+def test_name_of_seed_reveals_no_part() -> None:
     assert seed_id(SEED) == seed_id(LinkSeed(bytes(range(32)))) != seed_id(LinkSeed.generate())
     assert seed_id(SEED) not in SEED.raw.hex()
 
