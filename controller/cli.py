@@ -15,9 +15,10 @@ from controller.etcd.clear import clear
 from controller.loop import Controller
 from controller.swarm.docker_client import SwarmManager
 from controller.swarm.poller import SwarmPoller
+from controller.trust.link_secrets import ControllerIdentity
 from mesh.crypto.envelope import Signer
 from mesh.errors import LinkwireError, Terminal
-from mesh.identity.key_files import read_link_seed, read_signing_key, read_verify_keys
+from mesh.identity.key_files import own_sealing_key, read_link_seed, read_signing_key, read_verify_keys
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import keyspace
 from mesh.process import hardening
@@ -51,6 +52,7 @@ def main() -> None:
     log.info("controller started", controller=options.name, address=options.etcd, network=str(options.subnet))
     try:
         link_seed = read_link_seed(options.link_seed)
+        own = ControllerIdentity(options.node, own_sealing_key(options.own_key)) if options.node else None
         keyring = read_verify_keys(options.verify_keys)
         signer = Signer(keyring.cluster, read_signing_key(options.signing_seed))
         store = Store(options.etcd, RecordSigner.controller(keyring, signer.key), tls=options.tls)
@@ -64,7 +66,7 @@ def main() -> None:
     swarm.follow(wake)
     try:
         watch = SwarmPoller(swarm)
-        loop = Controller(
+        running = Controller(
             watch,
             store,
             signer,
@@ -73,9 +75,10 @@ def main() -> None:
             options.rest_s,
             options.name,
             link_seed,
+            own,
             options.stack_share,
         )
-        loop.run(stopped)
+        running.run(stopped)
     except Terminal as error:
         log.error("controller stopped", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)

@@ -17,9 +17,10 @@ from controller.planning.shares import MOST
 from controller.recovery.address_quarantine import AddressQuarantine
 from controller.recovery.repair import cluster_again, mend, resign, unknown
 from controller.recovery.resting_addresses import RestingAddresses
-from controller.steps import Plan
+from controller.steps import OpenVault, Plan
 from controller.swarm.model import Swarm
 from controller.transactions import Packed
+from controller.trust.link_secrets import LinkSecrets
 from controller.trust.members import Judged, Members
 from controller.trust.presence import Presence
 from mesh.crypto.envelope import Signer
@@ -43,7 +44,13 @@ class Decider:
     """
 
     def __init__(
-        self, writer: PlanWriter, signer: Signer, subnet: IPv4Network, rest_s: float, stack_share: float = MOST
+        self,
+        writer: PlanWriter,
+        signer: Signer,
+        subnet: IPv4Network,
+        rest_s: float,
+        link_secrets: LinkSecrets | None = None,
+        stack_share: float = MOST,
     ) -> None:
         """Prepare.
 
@@ -52,9 +59,11 @@ class Decider:
             signer: of the records that this controller writes.
             subnet: of the mesh, for a store that is not in use yet.
             rest_s: seconds before a released address may be reused.
+            link_secrets: the vault that new epochs' secrets are kept under; None for none.
             stack_share: part of the addresses, and of a node's ports, that no stack exceeds where they are scarce.
         """
         self._writer = writer
+        self._link_secrets = link_secrets
         self._signer = signer
         self._subnet = subnet
         self.members = Members()
@@ -74,6 +83,8 @@ class Decider:
         """Look at the store, also while another controller leads."""
         now = time.monotonic()
         self._rests.observe(stored)
+        if self._link_secrets is not None:
+            self._link_secrets.observe(stored)
         self._resting.observe(stored, now)
         self._presence.observe(stored, self.members.accepted, now)
         silent = self._presence.silent()
@@ -132,10 +143,14 @@ class Decider:
 
     def _act_on(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Packed, bool]:
         """Plan for a store that needs no mending."""
+        vault = list(self._link_secrets.steps(stored, swarm)) if self._link_secrets is not None else []
+        if vault and self._vault() == OpenVault():
+            return self._writer.pack(vault), keyspace.CLUSTER not in stored.invalid  # the next pass has it open
         judged, plan = self._planned(stored, swarm, now)
         self.due = plan.due
         free = self._resting.over(time.monotonic())
-        made = self._writer.pack((*judged.steps, *access.steps(swarm, judged.stored), *free, *plan.steps))
+        steps = (*vault, *judged.steps, *access.steps(swarm, judged.stored), *free, *plan.steps)
+        made = self._writer.pack(steps)
         self.report((*judged.problems, *access.problems(swarm), *plan.problems, *made.problems), swarm)
         if not made.batches:
             old = resign(stored, self._signer.key.verify_key.id, self._resigned)
@@ -152,7 +167,11 @@ class Decider:
 
     def _planned(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Judged, Plan]:
         judged = self.members.judge(swarm, stored, now, self._silent)
-        return judged, self._planner.plan(swarm, judged.stored, self._subnet, int(now.timestamp()), judged.members)
+        at, members = int(now.timestamp()), judged.members
+        return judged, self._planner.plan(swarm, judged.stored, self._subnet, at, members, self._vault())
+
+    def _vault(self) -> OpenVault | None:
+        return self._link_secrets.opened if self._link_secrets is not None else None
 
 
 class ProblemLog:

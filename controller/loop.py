@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from functools import partial
 from ipaddress import IPv4Network
 
 import structlog
@@ -21,8 +20,9 @@ from controller.recovery.restore_procedure import RestoreProcedure
 from controller.recovery.startup_wait import StartupWait
 from controller.swarm.model import Swarm
 from controller.swarm.poller import SwarmPoller
+from controller.trust.link_secrets import ControllerIdentity, LinkSecrets
 from mesh.crypto.envelope import Signer
-from mesh.crypto.preshared_keys import LinkSeed, link_key
+from mesh.crypto.preshared_keys import LinkSeed
 from mesh.errors import LinkwireError
 from mesh.model import keyspace
 from mesh.model.records import Cluster, Node, TaskReport
@@ -49,6 +49,7 @@ class Controller:
         rest_s: int,
         name: str,
         link_seed: LinkSeed,
+        own: ControllerIdentity | None = None,
         stack_share: float = MOST,
     ) -> None:
         """Prepare; `run` does the work.
@@ -61,7 +62,8 @@ class Controller:
             subnet: of the mesh, for a store that is not in use yet.
             rest_s: seconds before a released address may be reused.
             name: of this controller, for people.
-            link_seed: the secrets of all link keys are derived from it.
+            link_seed: part of the secrets of all link keys.
+            own: node and sealing key of this controller; None where all secrets follow from the link seed alone.
             stack_share: as in `Decider`.
         """
         self._watch = watch
@@ -69,9 +71,10 @@ class Controller:
         self._signer = signer
         self._wake = wake
         self._name = name
-        self._writer = PlanWriter(store, partial(link_key, link_seed, signer.cluster))
+        self._link_secrets = LinkSecrets(link_seed, signer.cluster, own)
+        self._writer = PlanWriter(store, self._link_secrets)
         self._startup = StartupWait(self._writer.ledger)
-        self._decider = Decider(self._writer, signer, subnet, rest_s, stack_share)
+        self._decider = Decider(self._writer, signer, subnet, rest_s, self._link_secrets, stack_share)
         self._restore = RestoreProcedure(self._writer, self._decider.members)
         self._reported = LastSeen()
         self._upkeep = IdleCollector()
@@ -119,6 +122,7 @@ class Controller:
         self._writer.ledger.observe(stored)
         self._decider.observe(stored)
         self._startup.observe(stored, up)
+        self._announce(stored)
         if token is None:
             return None
         if swarm.cluster != self._signer.cluster:
@@ -131,6 +135,14 @@ class Controller:
         elif not self._restore.run(stored, swarm, up, lead):
             return self._act(stored, swarm, lead)
         return None
+
+    def _announce(self, stored: Snapshot) -> None:
+        """Write this controller's own sealing key, also while another controller leads: that one seals to it."""
+        put = self._link_secrets.announcement(stored)
+        if put is not None:
+            before = stored.records.get(put.key)
+            # Above the one before, or the leader would take it for an older record that was put back.
+            self._store.commit([put], before.generation + 1 if before is not None else 1)
 
     def _act(self, stored: Snapshot, swarm: Swarm, lead: Lead) -> int | None:
         """Decide, write, and wait until the snapshot shows it."""

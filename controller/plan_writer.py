@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import structlog
 
-from controller.steps import Step
-from controller.transactions import Packed, Secrets, packed
+from controller.steps import Secrets, Step
+from controller.transactions import Packed, packed
 from controller.trust.signed_writer import SignedWriter
 from mesh.model.snapshot import Holds
 from mesh.store.client import Store

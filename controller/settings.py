@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from mesh.identity.key_files import LINK_SEED_FILE, SEED_FILE
+from mesh.identity.key_files import CONTROLLER_KEY_FILE, LINK_SEED_FILE, SEED_FILE
 from mesh.identity.tls import Tls
 from mesh.process.options import Options, number, subnet
 
@@ -30,6 +30,8 @@ class Settings:
         name: of this controller, for people.
         log_level: debug, info, warning or error.
         link_seed: file with the seed of all link keys.
+        node: id of this controller's node; empty where it has no sealing key of its own.
+        own_key: file with that sealing key.
         signing_seed: file with the seed of the controller's signing key.
         verify_keys: file with the public keys of signers, and the cluster's id.
         command: `run`, or `clear`, which deletes all records in etcd and ends.
@@ -46,6 +48,8 @@ class Settings:
     signing_seed: Path
     verify_keys: Path
     tls: Tls | None = None
+    node: str = ""
+    own_key: Path = Path(CONTROLLER_KEY_FILE)
     command: str = "run"
 
 
@@ -62,6 +66,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add("--name", "LINKWIRE_NAME", socket.gethostname(), str, "name of this controller in logs")
     flags.add("--signing-seed", "LINKWIRE_SIGNING_SEED_FILE", SEED_FILE, Path, "file with the signing seed")
     flags.add("--link-seed", "LINKWIRE_LINK_SEED_FILE", LINK_SEED_FILE, Path, "file with the seed of all link keys")
+    text = "id of this node, where this controller keeps its sealing key; empty: it has none"
+    flags.add("--node", "LINKWIRE_NODE_ID", "", str, text)
+    flags.add("--own-key", "LINKWIRE_CONTROLLER_KEY_FILE", CONTROLLER_KEY_FILE, Path, "file with that sealing key")
     text = "run: plan until stopped (default); clear: for docker linkwire uninstall, delete all records"
     flags.parser.add_argument("command", nargs="?", default="run", choices=("run", "clear"), help=text)
     read = flags.parser.parse_args(argv)
@@ -77,5 +84,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         link_seed=read.link_seed,
         signing_seed=read.signing_seed,
         verify_keys=read.verify_keys,
+        node=read.node,
+        own_key=read.own_key,
         command=read.command,
     )

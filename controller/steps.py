@@ -6,9 +6,9 @@ Keypairs and secrets come from outside: `allocation`, `sharing` and `release` ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
+from typing import Protocol
 
 from controller.swarm.model import SwarmTask
 from mesh.crypto.hpke import NodePublicKey
@@ -18,6 +18,30 @@ from mesh.integrity.sealed_keys import sealed_key, sealed_link_key
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import Address, Attachment, Endpoint, Port
 from mesh.model.snapshot import Delete, Op, Put
+from mesh.model.vault.records import EpochHistory
+
+FRESH = 10**12
+"""Lowest number of an epoch with a fresh secret: it counts milliseconds since 1970. An earlier version's epochs count
+seconds, and their secrets follow from the link seed alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVault:
+    """The vault that new epochs' secrets are kept under; `id` is empty while none is open."""
+
+    id: str = ""
+    first: bool = False
+    """Whether epochs below FRESH follow from the link seed in use."""
+
+
+class Secrets(Protocol):
+    """Secrets of link keys."""
+
+    def __call__(self, key: str, epoch: int, /) -> LinkKey:
+        """Return the secret of a link key in an epoch. Raises Terminal where it is not known."""
+
+    def noted(self, history: EpochHistory, /) -> EpochHistory:
+        """Make the secret of an epoch that begins, and return its note with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +85,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Give nodes the secret of a link key; this needs the seed of all link keys."""
+    """Give nodes the secret of a link key; this needs the secrets of link keys."""
 
     epochs: tuple[Put, ...]
     boxes: tuple[Box, ...]
@@ -118,18 +142,22 @@ def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
     return ops
 
 
-def sharing(step: Share, secret: Callable[[str, int], LinkKey]) -> tuple[Op, ...]:
+def sharing(step: Share, secret: Secrets) -> tuple[Op, ...]:
     """Make the transaction of a Share.
 
     Args:
         step: the boxes and their nodes.
-        secret: gives a link key's secret by name and epoch.
+        secret: gives link keys' secrets.
     """
+    begun = tuple(
+        replace(put, record=secret.noted(put.record)) if isinstance(put.record, EpochHistory) else put
+        for put in step.epochs
+    )
     boxes = (
         Put(sealed_link_key(secret(box.key, box.epoch), box.to, box.node, box.key, box.epoch), box.revision)
         for box in step.boxes
     )
-    return (*step.epochs, *boxes)
+    return (*begun, *boxes)
 
 
 def release(step: Release) -> tuple[Op, ...]:

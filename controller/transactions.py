@@ -5,19 +5,15 @@ A step that cannot be written is one problem of its service; all other steps are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from controller.steps import Allocate, PlanStep, Release, Share, Step, allocation, release, sharing
+from controller.steps import Allocate, PlanStep, Release, Secrets, Share, Step, allocation, release, sharing
 from mesh.crypto.keys import PrivateKey
-from mesh.crypto.preshared_keys import LinkKey
 from mesh.errors import Terminal
 from mesh.model.records import Service
 from mesh.model.snapshot import Op, Put
 from mesh.store.packing import Part, pack
-
-Secrets = Callable[[str, int], LinkKey]
-"""A link key's name and epoch -> its secret."""
 
 
 @dataclass(frozen=True, slots=True)

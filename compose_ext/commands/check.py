@@ -19,7 +19,7 @@ from compose_ext.language.override import check_labels, compile_override
 from compose_ext.language.unsupported import report_ignored
 from compose_ext.language.validation import Links
 from compose_ext.pflag import Command, form, pass_docker
-from compose_ext.swarm import agent_answer, gate, linked_stacks, queries
+from compose_ext.swarm import agent_answer, gate, linked_stacks, queries, revoked_nodes
 from compose_ext.swarm.handover import handed
 from compose_ext.terminal import complain, show_json
 from mesh.model.labels import PREFIX, decode
@@ -187,6 +187,8 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
         found += _label_problems(docker, stack)
     except DockerError as error:
         unanswered.append(f"the labels of services cannot be read: {queries.explained(docker, error)}")
+    with suppress(DockerError):  # a worker's Docker does not know
+        found += revoked_nodes.problems(docker)
     try:
         answer = agent_answer.ask(docker, stack)
         found += answer.problems

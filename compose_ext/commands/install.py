@@ -103,6 +103,7 @@ def install_command(docker: Docker, **given: str | bool | None) -> None:
         docker linkwire renew --check --format json
         docker linkwire renew
         docker linkwire renew --signing-key
+        docker linkwire renew --link-seed
     """,
 )
 @switch("--check", help="Show keys and certificates; exits with 1 if one expires within 30 days")
@@ -111,13 +112,20 @@ def install_command(docker: Docker, **given: str | bool | None) -> None:
     help="At the end restart controllers and agents once more, to accept no certificate of the old authority; "
     "otherwise that ends with the old certificates' time",
 )
+@switch("--link-seed", help="Renew the link seed instead, and with it the secret of every link key")
 @switch("--signing-key", help="Renew the signing key instead")
 @form("text", "json")
 @pass_docker
 def renew_command(
-    docker: Docker, *, check: bool | None, drop_old: bool | None, signing_key: bool | None, form: str
+    docker: Docker,
+    *,
+    check: bool | None,
+    drop_old: bool | None,
+    link_seed: bool | None,
+    signing_key: bool | None,
+    form: str,
 ) -> int:
-    """Renew Linkwire's certificates or its signing key, or show when they expire.
+    """Renew Linkwire's certificates, signing key or link seed, or show when they expire.
 
     Without a flag: new certificates for etcd, controllers and agents, of a new authority, in steps in which nobody
     is refused. Broken off, it goes on when it is run again. Links carry traffic meanwhile; where wireguard-go does
@@ -136,7 +144,9 @@ def renew_command(
         return 0 if ok else 1
     if form == "json":
         raise UsageError("--format json goes with --check")
-    renew.renew(docker, signing_key=bool(signing_key), drop_old=bool(drop_old), say=say)
+    if link_seed and (signing_key or drop_old):
+        raise UsageError("--link-seed goes with no other flag: run one renewal after the other")
+    renew.renew(docker, signing_key=bool(signing_key), drop_old=bool(drop_old), say=say, link_seed=bool(link_seed))
     return 0
 
 

@@ -1,5 +1,6 @@
-"""`docker linkwire node`: the nodes with their keys, and approving keys by hand."""
+"""`docker linkwire node`: the nodes with their keys, approving keys by hand, and revoking a node."""
 
+import datetime as dt
 import json
 import re
 import sys
@@ -14,8 +15,9 @@ from compose_ext import completion
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.pflag import Group, form, pass_docker
-from compose_ext.swarm import agent_answer
+from compose_ext.swarm import agent_answer, revoked_nodes
 from compose_ext.swarm.agent_answer import Answer
+from compose_ext.swarm.revoked_nodes import REVOKED_LABEL
 from compose_ext.terminal import Table, ask, show, show_json
 from mesh.model.net import IPAddress
 from mesh.topology.underlay import ADDRESS_LABEL, ports_refusal, refusal, swarms_addresses
@@ -38,6 +40,9 @@ class SwarmMember:
     """Addresses that Swarm knows it by."""
     chosen: str | None
     """The node label `linkwire.address`: an operator's word on where other nodes reach it."""
+    revoked: str | None
+    """Since when, if it is revoked."""
+    manager: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,11 @@ class KeyState:
     id: str
     hostname: str
     keys: str
-    """`proven`, `approved`, `unproven`, or `-` where no agent has reported them."""
+    """`proven`, `approved`, `unproven`, `REVOKED`, or `-` where no agent has reported them."""
     fingerprint: str | None
     problem: str | None
+    revoked: str | None
+    """Since when, if it is revoked."""
 
 
 def key_states(docker: Docker) -> list[KeyState]:
@@ -79,7 +86,14 @@ def key_states(docker: Docker) -> list[KeyState]:
         state, problem = _state(node, statement)
         problem = "; ".join(filter(None, [problem, *_misplaced(node, statement)]))
         found.append(
-            KeyState(node.id, node.hostname, state, statement.fingerprint if statement else None, problem or None)
+            KeyState(
+                node.id,
+                node.hostname,
+                state,
+                statement.fingerprint if statement else None,
+                problem or None,
+                node.revoked,
+            )
         )
     return found
 
@@ -112,13 +126,13 @@ def table(nodes: Sequence[KeyState]) -> Table:
 
 
 def approve(docker: Docker, name: str, fingerprint: str | None) -> None:
-    """Approve a node's keys.
+    """Approve a node's keys, and end its revocation.
 
     Args:
         docker: a manager.
         name: the node's name or id, as for `docker node`.
         fingerprint: of the keys, as the agent on that node logs it; None: the operator is shown what the store holds
-            and asked.
+            and asked, or, of a revoked node, which reports nothing, no keys are approved.
 
     Raises:
         UsageError: the fingerprint is none; or there is nobody to ask.
@@ -127,9 +141,45 @@ def approve(docker: Docker, name: str, fingerprint: str | None) -> None:
     if fingerprint is not None and not _FINGERPRINT.fullmatch(fingerprint):
         raise UsageError(f"--fingerprint is 64 hexadecimal digits, as the agent there logs it, not {fingerprint!r}")
     (node,) = _inspected(docker, [name])
-    chosen = fingerprint or _asked(docker, node)
-    docker.ask(["node", "update", "--label-add", f"{LABEL}={chosen}", node.id], agent_answer.TIMEOUT)
-    print(f"{node.hostname}: keys {chosen} are approved")
+    lifted = ["--label-rm", REVOKED_LABEL] if node.revoked is not None else []
+    chosen = fingerprint or (None if lifted else _asked(docker, node))
+    added = ["--label-add", f"{LABEL}={chosen}"] if chosen else []
+    docker.ask(["node", "update", *lifted, *added, node.id], agent_answer.TIMEOUT)
+    if lifted:
+        print(f"{node.hostname}: no longer revoked; its tasks get their links again when its keys are proven")
+    if chosen:
+        print(f"{node.hostname}: keys {chosen} are approved")
+
+
+def revoke(docker: Docker, name: str) -> None:
+    """Take all links from a node's tasks, the link keys that it knew out of use, and its access to etcd.
+
+    Args:
+        docker: a manager.
+        name: the node's name or id, as for `docker node`.
+
+    Raises:
+        DockerError: the endpoint is no manager, there is no such node, or it is a manager.
+    """
+    (node,) = _inspected(docker, [name])
+    if node.manager:
+        raise DockerError(
+            f"{node.hostname} is a manager, which owns the Swarm and with it every link: "
+            f"run `docker node demote {node.hostname}` first"
+        )
+    if node.revoked is not None:
+        print(f"{node.hostname}: revoked since {node.revoked}")
+        return
+    # An approval was of keys that somebody else may have now.
+    dropped = ["--label-rm", LABEL] if node.approved is not None else []
+    since = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
+    words = ["node", "update", "--label-add", f"{REVOKED_LABEL}={since}", *dropped, node.id]
+    docker.ask(words, agent_answer.TIMEOUT)
+    print(
+        f"{node.hostname}: revoked: its tasks lose their links, and every link key that it knew is renewed. "
+        f"Swarm still runs its tasks: `docker node update --availability drain {node.hostname}` moves them. "
+        f"`docker linkwire node approve {node.hostname}` undoes it"
+    )
 
 
 def _asked(docker: Docker, node: SwarmMember) -> str:
@@ -154,6 +204,8 @@ def _asked(docker: Docker, node: SwarmMember) -> str:
 
 
 def _state(node: SwarmMember, statement: Statement | None) -> tuple[str, str]:
+    if node.revoked is not None:
+        return "REVOKED", revoked_nodes.explained(node.revoked)
     if statement is None:
         return "-", "no agent has reported its keys (yet)"
     approved = node.approved == statement.fingerprint
@@ -202,6 +254,8 @@ def _inspected(docker: Docker, names: list[str]) -> list[SwarmMember]:
                 (raw["Spec"].get("Labels") or {}).get(LABEL),
                 swarms_addresses(raw),
                 (raw["Spec"].get("Labels") or {}).get(ADDRESS_LABEL),
+                revoked_nodes.since(raw),
+                raw["Spec"].get("Role") == "manager",
             )
             for raw in json.loads(docker.ask(["node", "inspect", *names], agent_answer.TIMEOUT))
         ]
@@ -212,17 +266,19 @@ def _inspected(docker: Docker, names: list[str]) -> list[SwarmMember]:
 @click.group(
     "node",
     cls=Group,
-    usage="docker linkwire node ls | approve [--fingerprint TEXT] NODE",
+    usage="docker linkwire node ls | approve [--fingerprint TEXT] NODE | revoke NODE",
     examples="""
         docker linkwire node ls
         docker linkwire node approve n1
+        docker linkwire node revoke n3
     """,
 )
 def node_command() -> None:
-    """List nodes and whether their keys are proven, and approve keys by hand.
+    """List nodes and whether their keys are proven, approve keys by hand, and revoke a node.
 
     A node proves its keys by its Swarm certificate. Where it cannot, as a manager of a locked Swarm (autolock), an
-    operator approves them: `approve` sets the node label linkwire.key to their fingerprint. Both need a manager.
+    operator approves them: `approve` sets the node label linkwire.key to their fingerprint. `revoke` takes the links
+    from a node that is in other hands. All need a manager.
     """
 
 
@@ -263,6 +319,26 @@ def _ls(docker: Docker, form: str) -> None:
 def _approve(docker: Docker, fingerprint: str | None, node: str) -> None:
     """Approve a node's keys.
 
-    Without --fingerprint it shows what etcd holds, and asks; compare it with what the agent on that node logs.
+    Without --fingerprint it shows what etcd holds, and asks; compare it with what the agent on that node logs. It
+    also undoes `revoke`; a revoked node's keys are then approved only with --fingerprint, or proven by itself.
     """
     approve(docker, node, fingerprint or None)
+
+
+@node_command.command(
+    "revoke",
+    usage="docker linkwire node revoke NODE",
+    examples="""
+        docker linkwire node revoke n3
+    """,
+)
+@click.argument("node", shell_complete=completion.nodes)
+@pass_docker
+def _revoke(docker: Docker, node: str) -> None:
+    """Take all links from a node's tasks.
+
+    Within a second every other node drops its tasks as peers. Every link key that it knew is renewed, its etcd user
+    and connections end, and nothing is sealed to it. Swarm still runs its tasks, without links. A manager is refused:
+    demote it first. `docker linkwire node approve` undoes it.
+    """
+    revoke(docker, node)

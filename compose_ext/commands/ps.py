@@ -1,12 +1,16 @@
 """`docker linkwire ps`: every link with its tasks and their connections."""
 
+from contextlib import suppress
+from dataclasses import replace
+
 import click
 
 from compose_ext.commands.arguments import stack_name
 from compose_ext.completion import stacks
+from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, form, pass_docker
-from compose_ext.swarm import agent_answer
+from compose_ext.swarm import agent_answer, revoked_nodes
 from compose_ext.swarm.agent_answer import Answer, Link, Pair
 from compose_ext.terminal import Table, show, show_json
 
@@ -113,6 +117,9 @@ def ps_command(docker: Docker, stack: str | None, form: str) -> None:
     Asks the Linkwire agent on the Docker endpoint. Exits with 1 if there is none.
     """
     answer = agent_answer.ask(docker, stack_name(stack) if stack is not None else None)
+    with suppress(DockerError):  # a worker's Docker does not know
+        problems = (*revoked_nodes.problems(docker), *answer.problems)
+        answer = replace(answer, problems=problems, raw={**answer.raw, "problems": list(problems)})
     if form == "json":
         show_json(answer.raw)
     else:

@@ -22,6 +22,8 @@ from mesh.crypto.envelope import VerifyKey
 
 SIGNED_WITHIN = 60
 """Seconds for the controller to re-sign all records that it can."""
+RENEWED_WITHIN = 120
+"""Seconds for every link key to begin a new epoch: a leader that ends without a word is replaced within six."""
 SOON = dt.timedelta(days=30)
 """Before the end, `--check` and `install` say so."""
 
@@ -60,14 +62,17 @@ class _Renewal:
                 self.secrets.remove(secret)
 
 
-def renew(docker: Docker, *, signing_key: bool, drop_old: bool, say: Callable[[str], None]) -> None:
-    """Renew the certificates between Linkwire and etcd, or the signing key.
+def renew(
+    docker: Docker, *, signing_key: bool, drop_old: bool, say: Callable[[str], None], link_seed: bool = False
+) -> None:
+    """Renew the certificates between Linkwire and etcd, the signing key, or the link seed with all link keys.
 
     Args:
         docker: a manager's.
         signing_key: renew that instead of the certificates.
         drop_old: end trust in the old authority at once.
         say: prints a line of progress.
+        link_seed: renew that instead.
 
     Raises:
         DockerError: Docker failed or a step did not come to its end; run again, it goes on there.
@@ -75,6 +80,8 @@ def renew(docker: Docker, *, signing_key: bool, drop_old: bool, say: Callable[[s
     renewal = _Renewal(docker, say)
     if signing_key:
         _signing_key(renewal)
+    elif link_seed:
+        _link_seed(renewal)
     else:
         _certificates(renewal, drop=drop_old)
     renewal.clean()
@@ -131,6 +138,35 @@ def _signing_key(renewal: _Renewal) -> None:
         replace(renewal.target, seeds=replace(current, verify_keys=last)), "controllers and agents accept no old key"
     )
     renewal.say("the signing key is renewed")
+
+
+def _link_seed(renewal: _Renewal) -> None:
+    current = renewal.target.seeds
+    newest, before = seeds.new_link(renewal.secrets, current), _epochs(renewal)
+    renewal.step(
+        replace(renewal.target, seeds=replace(current, link=newest)),
+        "the controllers take a new link seed, and every link key gets a new secret",
+    )
+    deadline = time.monotonic() + RENEWED_WITHIN
+    while old := sorted(key for key, epoch in _epochs(renewal, before).items() if epoch <= before.get(key, -1)):
+        if time.monotonic() > deadline:
+            raise DockerError(
+                f"after {RENEWED_WITHIN} s the old seed is still part of {', '.join(old)}: a node "
+                "with it is silent, see `docker linkwire ps`; it is renewed when that one returns"
+            )
+        time.sleep(rollout.LOOK_EVERY)
+    renewal.say("the link seed is renewed: the old one opens no link key any more")
+
+
+def _epochs(renewal: _Renewal, otherwise: dict[str, int] | None = None) -> dict[str, int]:
+    """Return the epoch of each link key; `otherwise` while there is no agent to ask."""
+    try:
+        links = agent_answer.ask(renewal.docker, None).links
+    except DockerError:
+        if otherwise is None:
+            raise
+        return otherwise
+    return {link.key: link.epoch for link in links if link.epoch is not None}
 
 
 def _wait_signed(renewal: _Renewal, newest: DockerSecret) -> None:

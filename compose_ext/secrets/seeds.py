@@ -101,6 +101,19 @@ def new_signing(secrets: DockerSecrets, installation: str = "") -> DockerSecret:
     return _make(secrets, SIGNING, key, labels)
 
 
+def new_link(secrets: DockerSecrets, seeds: Seeds) -> DockerSecret:
+    """Return a link seed that is not in use yet: one of a renewal that was broken off, or else a new one.
+
+    Raises:
+        DockerError: Docker failed.
+    """
+    installation = seeds.installation
+    known = [one for one in secrets.all(LINK) if one.labels.get(INSTALLATION_LABEL, installation) == installation]
+    if known and known[-1].number > seeds.link.number:
+        return known[-1]
+    return _make(secrets, LINK, Secret.generate(), {INSTALLATION_LABEL: installation})
+
+
 def verify_keys(secrets: DockerSecrets, cluster: str, signing: Sequence[DockerSecret]) -> DockerSecret:
     """The config with the public keys of some seeds; made if there is none with these and no other.
 

@@ -4,6 +4,8 @@ Every node of the Swarm is a user of etcd, by its Swarm certificate, and writes 
 user writes only for nodes whose agents do not show that certificate: a manager of a locked Swarm cannot, since its
 key is encrypted, and an older agent does not know how. An agent reports which user it is. Until it reports, it counts
 as the shared user while Swarm calls its node up, so that no agent is cut off, whatever is upgraded first.
+
+A revoked node is no user, and the shared one writes nothing for it.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ def access(swarm: Swarm, stored: Snapshot) -> Access:
         stored: as judged by `controller.trust.members`: records that a node has not signed are in `invalid`.
     """
     own = {node.id for node in stored.all(Node) if node.own_user}
-    heard = {node for node in swarm.nodes if not _absent(stored, keyspace.node(node))}
-    shared = {node.id for node in swarm.nodes.values() if node.id in heard or not node.down} - own
-    return Access(tuple(sorted(swarm.nodes)), tuple(sorted(shared)), tuple(sorted(made_by_swarm(swarm.roots))))
+    users = {node.id: node for node in swarm.nodes.values() if node.revoked is None}
+    heard = {node for node in users if not _absent(stored, keyspace.node(node))}
+    shared = {node.id for node in users.values() if node.id in heard or not node.down} - own
+    roots = tuple(sorted(made_by_swarm(swarm.roots)))
+    return Access(tuple(sorted(users)), tuple(sorted(shared)), roots, tuple(sorted(swarm.revocations())))
 
 
 def _absent(stored: Snapshot, key: str) -> bool:

@@ -7,6 +7,7 @@ etcd's data owns etcd, its users included. Only names that a node can have, and 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import structlog
 
@@ -23,6 +24,19 @@ log = structlog.get_logger(__name__)
 _KEY = (keyspace.ROOT + keyspace.ACCESS).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Trust that holds from etcd's start on: only another start changes it.
+
+    Attributes:
+        roots: Swarm's, in PEM.
+        revoked: revocations of nodes that no connection has outlived.
+    """
+
+    roots: tuple[str, ...] = ()
+    revoked: frozenset[str] = frozenset()
+
+
 class Accounts:
     """Users and roles that were set last, so that a check costs one read."""
 
@@ -30,7 +44,7 @@ class Accounts:
         """Start without users."""
         self._grants: Mapping[str, tuple[Grant, ...]] = {}
 
-    def update(self, line: ChannelPool, barred: Collection[str] = ()) -> tuple[str, ...] | None:
+    def update(self, line: ChannelPool, barred: Collection[str] = ()) -> Trust | None:
         """Set users and roles as the access record says now.
 
         Args:
@@ -38,7 +52,7 @@ class Accounts:
             barred: nodes that are no users for now.
 
         Returns:
-            Swarm's roots that etcd should trust, in PEM; None without an access record.
+            Trust that etcd should have; None without an access record.
 
         Raises:
             LinkwireError: etcd does not answer or refuses.
@@ -52,7 +66,9 @@ class Accounts:
                 self._grants = wanted
                 shared = "all" if access is None else len(access.shared)
                 log.info("etcd users and roles set", count=len(access.nodes) if access else 0, shared=shared)
-        return tuple(made_by_swarm([root.encode() for root in access.roots])) if access else None
+        if access is None:
+            return None
+        return Trust(tuple(made_by_swarm([root.encode() for root in access.roots])), frozenset(access.revoked))
 
 
 def _read(link: Channel) -> Access | None:

@@ -6,7 +6,8 @@ wiped etcd is at no moment open without roles. The authority's key is gone when 
 certificate stays in a folder of this container's memory.
 
 While etcd runs, its users follow the nodes of the Swarm (controller.etcd.accounts). etcd reads its trusted roots only
-at its start, so it is started again when Swarm has another root.
+at its start, so it is started again when Swarm has another root. It asks for rights only when a watch begins, so it
+is started again when a node was revoked: no connection outlives that.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import structlog
 
 from controller.etcd import owner
 from controller.etcd import upkeep as etcd_upkeep
-from controller.etcd.accounts import Accounts
+from controller.etcd.accounts import Accounts, Trust
 from controller.etcd.upkeep import Upkeep
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.identity.ca import CertificateAuthority
@@ -44,6 +45,8 @@ STARTING = 60.0
 """Seconds for etcd to answer: it reads a large store first."""
 LOOK_EVERY = 1.0
 """Seconds between two checks of etcd's users."""
+HEARD_FIRST = 2.0
+"""Seconds from the end of a revoked node's user to that of all connections: the others hear of it first."""
 DAYS = 3650
 """Validity of root's certificate: longer than any start lasts."""
 LEAST_QUOTA, MOST_QUOTA = 4 * 1024**2, 8 * 1024**3
@@ -98,11 +101,11 @@ def main() -> None:
             upkeep = Upkeep(read.quota, read.metrics)
             upkeep.answer_metrics()
             while True:
-                roots, other = authenticate(common, files, upkeep, read.installation)
+                trust, other = authenticate(common, files, upkeep, read.installation)
                 if other:
                     owner.set_aside(read.data, other)
                     continue
-                serve(common, files, read.etcd, tls, roots, upkeep)
+                serve(common, files, read.etcd, tls, trust, upkeep)
     except (LinkwireError, OSError) as error:
         log.error("etcd stopped", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
@@ -119,9 +122,7 @@ def prepare(folder: Path) -> Files:
     return Files(Tls(folder / "ca", root, root), folder / "server")
 
 
-def authenticate(
-    common: Sequence[str], files: Files, upkeep: Upkeep, installation: str = ""
-) -> tuple[tuple[str, ...], str]:
+def authenticate(common: Sequence[str], files: Files, upkeep: Upkeep, installation: str = "") -> tuple[Trust, str]:
     """Start etcd on loopback, check the owner of its data, set users and roles, and stop it.
 
     Args:
@@ -131,8 +132,7 @@ def authenticate(
         installation: id of the data's owner; empty for any.
 
     Returns:
-        Swarm's roots to be trusted, in PEM; and the data's owner if that is another installation: then nothing was
-        set.
+        Trust for `serve`; and the data's owner if that is another installation: then nothing was set.
 
     Raises:
         LinkwireError: etcd does not start or refuses.
@@ -145,44 +145,50 @@ def authenticate(
             _wait(line, process)
             upkeep.mend(line)  # or nothing can be set
             if other := owner.claim(line, installation):
-                return (), other
-            return Accounts().update(line, upkeep.barred(time.monotonic())) or (), ""
+                return Trust(), other
+            return Accounts().update(line, upkeep.barred(time.monotonic())) or Trust(), ""
         finally:
             line.close()
 
 
 def serve(  # noqa: PLR0917 - called once, from main
-    common: Sequence[str], files: Files, urls: Sequence[str], tls: Tls, roots: tuple[str, ...], upkeep: Upkeep
+    common: Sequence[str], files: Files, urls: Sequence[str], tls: Tls, trust: Trust, upkeep: Upkeep
 ) -> None:
-    """Run etcd for all clients with a certificate and update its users, until it should trust other roots.
+    """Run etcd for all clients with a certificate and update its users, until its trust should be another one.
 
     Args:
         common: arguments of both parts.
         files: of this start.
         urls: for all clients.
         tls: its certificate, and the authority that it trusts besides ours and Swarm's.
-        roots: Swarm's, in PEM.
+        trust: of this run.
         upkeep: keeps it within its quota.
 
     Raises:
         Terminal: etcd ended.
     """
     trusted = files.server.with_name("trusted")
-    trusted.write_bytes(tls.read()[0] + files.own.read()[0] + "".join(roots).encode())
+    trusted.write_bytes(tls.read()[0] + files.own.read()[0] + "".join(trust.roots).encode())
     port = _free_port()
     listen = _listening([f"https://{_LOOPBACK}:{port}"], urls, Tls(trusted, tls.cert, tls.key))
-    accounts = Accounts()
+    accounts, ends_at = Accounts(), float("inf")
     # Its own certificate is the only one that we trust.
     line = ChannelPool([f"{_LOOPBACK}:{port}"], 5.0, Tls(tls.cert, files.own.cert, files.own.key))
     with _running([*common, *listen]) as process, closing(line):
         _wait(line, process)
         while process.poll() is None:
             try:
-                if accounts.update(line, upkeep.barred(time.monotonic())) not in {None, roots}:
+                now = accounts.update(line, upkeep.barred(time.monotonic())) or trust
+                if now.roots != trust.roots:
                     log.info("Swarm root changed, restarting etcd")
                     return
+                if now.revoked - trust.revoked:
+                    ends_at = min(ends_at, time.monotonic() + HEARD_FIRST)
             except LinkwireError as error:
                 log.warning("etcd users not updated, retrying", error=str(error))
+            if time.monotonic() >= ends_at:
+                log.info("node revoked, ending all connections to etcd")
+                return
             upkeep.look(line, time.monotonic())
             time.sleep(LOOK_EVERY)
         raise Terminal(f"etcd ended with {process.returncode}: see its own log lines above")

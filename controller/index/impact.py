@@ -7,7 +7,7 @@ Beside those
   networks of which Swarm gives the addresses;
 - an address, port, sealed key or report depends on everything whose id it names;
 - a link key depends on the labels of its services, the nodes of their tasks and endpoints, the sealing keys of these
-  nodes, the boxes sealed to them, and the time.
+  nodes, the boxes sealed to them, the note of its epoch, the nodes that are revoked, and the time.
 
 Any other change concerns everything.
 """
@@ -33,6 +33,7 @@ _OF_NO_PLAN = (
     keyspace.LEADER,
     keyspace.MANIFEST,
     keyspace.ACCESS,
+    keyspace.CONTROLLERS,
 )
 """No plan reads these records. Unreadable ones count, as under every key."""
 
@@ -63,7 +64,7 @@ def renew(index: Index, swarm: Swarm, stored: Snapshot, delta: Delta, members: I
     for node in named.nodes:
         named.ids.add(node)
         named.ids.update(index.tasks.on_node.get(node, ()))
-    was_unknown = ends_unknown(index.stored)
+    was_unknown, stood = ends_unknown(index.stored), _standing(index, delta)
     before = _Before(index, swarm, delta, named)
     index.renew(swarm, stored, delta, named.ids)
     if before.relinks(index):
@@ -73,7 +74,13 @@ def renew(index: Index, swarm: Swarm, stored: Snapshot, delta: Delta, members: I
     for service in before.relinked(index):
         named.ids.update(index.tasks.of_service.get(service, ()), index.placed.get(service, ()), (service,))
     named.link_keys.update(before.link_keys(index))
-    return Scope(frozenset(named.ids), None if was_unknown else frozenset(named.link_keys))
+    any_key = was_unknown or stood != _standing(index, delta)
+    return Scope(frozenset(named.ids), None if any_key else frozenset(named.link_keys))
+
+
+def _standing(index: Index, delta: Delta) -> list[str | None]:
+    """Return the nodes that have left or were revoked: they may know any link key."""
+    return [index.revoked.get(node, "" if node in index.present else None) for node in sorted(delta.swarm.nodes)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ def _named(before: Snapshot, stored: Snapshot, delta: Delta) -> _Named:
         match kind:
             case "nodes":
                 named.nodes.add(rest)
-            case "epochs":
+            case "epochs" | "vaults":
                 named.link_keys.add(rest)
             case "linkkeys":
                 named.link_keys.add(rest.partition("/")[2])

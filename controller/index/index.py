@@ -9,7 +9,7 @@ from typing import TypeVar
 from controller.index.allocations import Allocations
 from controller.index.baseline import Delta
 from controller.index.link_index import LinkIndex, links_of
-from controller.swarm.model import Swarm, SwarmTask
+from controller.swarm.model import Swarm, SwarmNode, SwarmTask
 from mesh.model.records import (
     Address,
     Attachment,
@@ -25,6 +25,7 @@ from mesh.model.records import (
     Versioned,
 )
 from mesh.model.snapshot import Snapshot
+from mesh.model.vault.records import EpochHistory
 from mesh.process.multimap import MultiMap
 
 V = TypeVar("V")
@@ -59,6 +60,7 @@ class LinkKeyIndex:
         self.boxes: dict[str, dict[str, SealedLinkKey]] = {}
         """Link key -> node -> its record."""
         self.epochs: dict[str, LinkKeyEpoch] = {}
+        self.histories: dict[str, EpochHistory] = {}
 
 
 class Index:
@@ -75,6 +77,8 @@ class Index:
         placed: service -> the tasks of its endpoints.
         concerning: id -> key -> an address, port, sealed key or report that names the id.
         networks: (network, IP version) of which Swarm gives addresses -> how many.
+        present: ids of the nodes of the Swarm.
+        revoked: id of a revoked node -> the name of its revocation.
         taken: addresses and ports that are held or rest.
         links: links and link keys, as they follow from services alone.
     """
@@ -91,6 +95,8 @@ class Index:
         self.placed: MultiMap[str, str] = MultiMap()
         self.concerning: dict[str, dict[str, Record]] = {}
         self.networks: Counter[tuple[str, int]] = Counter()
+        self.present = set(swarm.nodes)
+        self.revoked = {name: text for name, node in swarm.nodes.items() if (text := node.revocation) is not None}
         self.taken = Allocations(stored)
         for key, versioned in stored.records.items():
             self._enter(key, versioned.record)
@@ -122,6 +128,8 @@ class Index:
             for lists, by in ((old, -1), (swarm, 1)):
                 if (task := lists.tasks.get(name)) is not None:
                     self._task(task, by)
+        for name in delta.swarm.nodes:
+            self._node(name, swarm.nodes.get(name))
         for name in tasks:
             self.tasks.renew(name, swarm)
         for name in delta.swarm.services:
@@ -168,6 +176,8 @@ class Index:
                 self.link_keys.boxes.setdefault(record.key, {})[record.node] = record
             case LinkKeyEpoch():
                 self.link_keys.epochs[record.key] = record
+            case EpochHistory():
+                self.link_keys.histories[record.key] = record
             case _:
                 for name in _names(record):
                     self.concerning.setdefault(name, {})[key] = record
@@ -185,11 +195,21 @@ class Index:
                 _pop(self.link_keys.boxes, record.key, record.node)
             case LinkKeyEpoch():
                 del self.link_keys.epochs[record.key]
+            case EpochHistory():
+                del self.link_keys.histories[record.key]
             case _:
                 for name in _names(record):
                     _pop(self.concerning, name, key)
 
     # --- Swarm's lists
+
+    def _node(self, name: str, node: SwarmNode | None) -> None:
+        self.present.discard(name)
+        self.revoked.pop(name, None)
+        if node is not None:
+            self.present.add(name)
+            if node.revocation is not None:
+                self.revoked[name] = node.revocation
 
     def _task(self, task: SwarmTask, by: int) -> None:
         self._count(task.attachments, by)

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from controller.index.index import Index
 from controller.index.scope import Scope
 from controller.planning.shares import Shares
-from controller.steps import Step
+from controller.steps import OpenVault, Step
 from controller.swarm.model import SwarmTask
 from mesh.crypto.hpke import NodePublicKey
 from mesh.errors import Terminal
@@ -44,6 +44,7 @@ class PlanContext:
         keys_to_do: link keys that did so.
         timed: link key -> from when and until when time alone changes nothing, in seconds since the epoch; of
             link keys in scope that are renewed by time.
+        vault: that new epochs' secrets are kept under; None where every secret follows from the link seed.
         vips: service whose own record was lost -> the VIP that it still holds.
     """
 
@@ -53,6 +54,7 @@ class PlanContext:
     now: int
     members: Mapping[str, NodePublicKey]
     shares: Shares
+    vault: OpenVault | None = None
     problems: list[str] = field(default_factory=list)
     key_problems: list[str] = field(default_factory=list)
     to_do: set[str] = field(default_factory=set)

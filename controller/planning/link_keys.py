@@ -6,21 +6,25 @@ Its rules, beside those of every plan (controller.planning.planner):
 - a node loses a link key only when neither Swarm nor the store has a link for which the node needs it;
 - an epoch only grows, even if its record was lost: it then follows from the boxes and the clock;
 - no new epoch begins while a node that holds the key is silent: its kernel would go on with the old secret, and its
-  links would end with the running sessions.
+  links would end with the running sessions;
+- except after a revocation: an epoch whose secret a revoked node may know ends at once, and the node's box is deleted
+  only when it has ended. A node that left the Swarm ends it too, but that waits for silent nodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 
 from controller.index.impact import ends_unknown
 from controller.planning.context import PlanContext
-from controller.steps import Box, PlanStep, Share, Step
+from controller.steps import FRESH, Box, PlanStep, Share, Step
 from controller.swarm.model import SwarmTask
 from mesh.model import keyspace
 from mesh.model.records import LinkKeyEpoch
 from mesh.model.snapshot import Delete, Put
+from mesh.model.vault.records import EpochHistory
 
 MAX_BOXES = 60
 """Boxes in one step, which is one transaction: etcd takes 128 operations, and a box is 1.6 kB."""
@@ -75,16 +79,22 @@ class LinkKeyPlan:
         stored = self._stored.get(path, LinkKeyEpoch)
         highest = max((box.epoch for box in self._index.link_keys.boxes.get(key, {}).values()), default=-1)
         if stored is not None and highest <= stored.epoch and not self._new_epoch_is_due(stored):
-            self._epochs[key] = stored.epoch
-            return stored.epoch, ()
-        epoch = max(self._run.now, highest + 1, stored.epoch + 1 if stored is not None else 0)
+            self._epochs[key] = stored.epoch if self._is_open(stored) else None
+            return self._epochs[key], ()
+        begins = self._run.now if self._run.vault is None else self._run.now * 1000
+        epoch = max(begins, highest + 1, stored.epoch + 1 if stored is not None else 0)
         self._epochs[key] = epoch
         record = LinkKeyEpoch(key, epoch, self._run.now, self._index.links.uses[key].asked)
-        return epoch, (Put(record, self._stored.revision_of(path)),)
+        history = EpochHistory(key, epoch, tuple(sorted(self._index.revoked.values())))
+        note = keyspace.history(key)
+        replaced = None if note in self._stored.invalid else self._stored.revision_of(note)
+        return epoch, (Put(record, self._stored.revision_of(path)), Put(history, replaced))
 
     def _new_epoch_is_due(self, stored: LinkKeyEpoch) -> bool:
+        if self._is_known_to_revoked(stored):
+            return True
         use = self._index.links.uses[stored.key]
-        wanted = bool(set(use.asked) - set(stored.asked))
+        wanted = bool(set(use.asked) - set(stored.asked)) or bool(self._left(stored)) or not self._is_open(stored)
         if use.rotate is not None and not wanted:
             # A clock that was set back makes it due, rather than late by as much.
             due = stored.since + use.rotate
@@ -99,6 +109,39 @@ class LinkKeyPlan:
                 f"link key {stored.key}: no new secret while the agents of {', '.join(silent)} are silent"
             )
         return not silent
+
+    def _history(self, stored: LinkKeyEpoch) -> EpochHistory | None:
+        """Return the note of who may know an epoch's secret; None where there is none: then anybody may."""
+        history = self._index.link_keys.histories.get(stored.key)
+        return history if history is not None and history.epoch == stored.epoch else None
+
+    def _is_open(self, stored: LinkKeyEpoch) -> bool:
+        """Tell whether the secret of an epoch is known here, so that it can be given to more nodes."""
+        vault, history = self._run.vault, self._history(stored)
+        if vault is None:
+            return True
+        if stored.epoch < FRESH:
+            return vault.first
+        return history is not None and history.vault == vault.id
+
+    def _is_known_to_revoked(self, stored: LinkKeyEpoch) -> bool:
+        """Tell whether a node that was revoked after an epoch began may know its secret."""
+        if not self._index.revoked:
+            return False
+        history = self._history(stored)
+        if history is None:
+            return True
+        nodes = [node for node, name in self._index.revoked.items() if name not in history.revoked]
+        return bool(nodes) and (history.forgotten or any(self._has_box(stored.key, node) for node in nodes))
+
+    def _has_box(self, key: str, node: str) -> bool:
+        boxes = self._index.link_keys.boxes.get(key, {})
+        return node in boxes or keyspace.link_key(node, key) in self._stored.invalid
+
+    def _left(self, stored: LinkKeyEpoch) -> set[str]:
+        """Return the nodes that have left the Swarm, and know an epoch's secret."""
+        boxes = self._index.link_keys.boxes.get(stored.key, {})
+        return {node for node in boxes.keys() - self._index.present if boxes[node].epoch >= stored.epoch}
 
     def _is_silent(self, node: str) -> bool:
         """Tell whether a node is up and has no agent, or one without proven keys: it can be given nothing."""
@@ -151,21 +194,41 @@ class LinkKeyPlan:
         """Delete boxes that no node needs and epochs that no link has."""
         if ends_unknown(self._stored):
             return
-        focus = self._run.focus
-        yield from self._run.each_key(focus.keys_among(self._index.link_keys.boxes), self._last_boxes)
-        yield from self._run.each_key(focus.keys_among(self._index.link_keys.epochs), self._last_epoch)
+        focus, records = self._run.focus, self._index.link_keys
+        yield from self._run.each_key(focus.keys_among(records.boxes), self._last_boxes)
+        known = {*focus.keys_among(records.epochs), *focus.keys_among(records.histories)}
+        yield from self._run.each_key(known, self._last_epoch)
 
     def _last_boxes(self, key: str) -> Iterator[Step]:
-        needed = _nodes(self._needing, self._index.links.ends.get(key, ()))
-        for node in sorted(self._index.link_keys.boxes[key].keys() - needed):
+        boxes = self._index.link_keys.boxes[key]
+        unneeded = boxes.keys() - _nodes(self._needing, self._index.links.ends.get(key, ()))
+        stored, notes = self._index.link_keys.epochs.get(key), tuple[Put, ...]()
+        if stored is not None and key in self._index.links.uses:
+            # These boxes alone say that their nodes know the epoch's secret: they go when it has ended.
+            unneeded -= {node for node in self._index.revoked if node in boxes and boxes[node].epoch >= stored.epoch}
+            unneeded -= self._left(stored)
+            notes = self._forgetting(stored, unneeded)
+        for node in sorted(unneeded):
             path = keyspace.link_key(node, key)
             end = Delete(path, self._stored.revision_of(path))
-            yield PlanStep((end,), f"link key {key}: no longer needed by {self._hostname(node)}")
+            yield PlanStep((*notes, end), f"link key {key}: no longer needed by {self._hostname(node)}")
+            if notes:
+                return  # the others follow when this is written
+
+    def _forgetting(self, stored: LinkKeyEpoch, nodes: Iterable[str]) -> tuple[Put, ...]:
+        """Note that a node loses its box and may know an epoch's secret."""
+        boxes, history = self._index.link_keys.boxes[stored.key], self._history(stored)
+        knows = any(boxes[node].epoch >= stored.epoch for node in nodes)
+        if not knows or history is None or history.forgotten or self._epochs.get(stored.key) != stored.epoch:
+            return ()
+        return (Put(replace(history, forgotten=True), self._stored.revision_of(keyspace.history(stored.key))),)
 
     def _last_epoch(self, key: str) -> Iterator[Step]:
-        if key not in self._index.links.uses:
-            path = keyspace.epoch(key)
-            yield PlanStep((Delete(path, self._stored.revision_of(path)),), f"link key {key}: no longer on any link")
+        if key in self._index.links.uses:
+            return
+        paths = [path for path in (keyspace.epoch(key), keyspace.history(key)) if path in self._stored.records]
+        ends = tuple(Delete(path, self._stored.revision_of(path)) for path in paths)
+        yield PlanStep(ends, f"link key {key}: no longer on any link")
 
 
 def _nodes(of: Callable[[str], frozenset[str]], services: Iterable[str]) -> frozenset[str]:

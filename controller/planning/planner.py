@@ -28,7 +28,7 @@ from controller.planning.link_keys import LinkKeyPlan
 from controller.planning.placement import Placement
 from controller.planning.reclaim import Reclaim
 from controller.planning.shares import MOST, Shares
-from controller.steps import Plan, PlanStep, Step
+from controller.steps import OpenVault, Plan, PlanStep, Step
 from controller.swarm.model import Swarm
 from mesh.crypto.hpke import NodePublicKey
 from mesh.model import keyspace
@@ -38,7 +38,14 @@ from mesh.process.gc_tuning import gc_paused
 from mesh.topology.ipam import ula
 
 
-def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int, members: Mapping[str, NodePublicKey]) -> Plan:
+def plan(  # noqa: PLR0917 - the inputs of one plan
+    swarm: Swarm,
+    stored: Snapshot,
+    subnet: IPv4Network,
+    now: int,
+    members: Mapping[str, NodePublicKey],
+    vault: OpenVault | None = None,
+) -> Plan:
     """Plan the changes of the store.
 
     Args:
@@ -48,8 +55,9 @@ def plan(swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int, members:
         now: seconds since the epoch by the controller's clock: it decides when link keys are renewed, nothing else.
         members: node -> its proven sealing key (controller.trust.members). Nothing new is sealed to another node, and
             nothing that it has is taken from it.
+        vault: that new epochs' secrets are kept under; None where every secret follows from the link seed.
     """
-    return Planner().plan(swarm, stored, subnet, now, members)
+    return Planner().plan(swarm, stored, subnet, now, members, vault)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,7 @@ class _Last:
     Attributes:
         index: of what Swarm and the store hold.
         members: the nodes' sealing keys.
+        vault: that was open.
         to_do: ids that gave steps or problems.
         keys_to_do: link keys that gave steps or problems.
         timed: as in Run, of all link keys.
@@ -66,6 +75,7 @@ class _Last:
 
     index: Index
     members: Mapping[str, NodePublicKey]
+    vault: OpenVault | None
     to_do: frozenset[str]
     keys_to_do: frozenset[str]
     timed: Mapping[str, tuple[int, int]]
@@ -85,17 +95,20 @@ class Planner:
         self._last: _Last | None = None
         self._baseline = Baseline()
 
-    def plan(
+    def plan(  # noqa: PLR0917 - the inputs of one plan
         self,
         swarm: Swarm,
         stored: Snapshot,
         subnet: IPv4Network,
         now: int,
         members: Mapping[str, NodePublicKey],
+        vault: OpenVault | None = None,
     ) -> Plan:
         """Plan as `plan` does, from what has changed in the arguments since the last call (`changed_since`)."""
         # After a failure below nothing is remembered.
         last, self._last, self.looked_at = self._last, None, EVERYTHING
+        if last is not None and last.vault != vault:
+            last = None
         if not stored.complete:
             return Plan((), ())
         cluster = stored.get(keyspace.CLUSTER, Cluster)
@@ -106,7 +119,7 @@ class Planner:
         delta = self._baseline.delta(swarm, stored, now) if last is not None else None
         index, focus = _looked_up(last, delta, swarm, stored, now, members)
         used = cluster.subnet if cluster else subnet
-        run = PlanContext(index, focus, used, now, members, Shares(index, used, self._share))
+        run = PlanContext(index, focus, used, now, members, Shares(index, used, self._share), vault)
         if run.subnet != subnet:
             run.problems.append(f"the mesh's subnet is {run.subnet} since its first use; {subnet} is ignored")
         run.problems += unreadable(stored.invalid)
@@ -148,7 +161,7 @@ def _remembered(last: _Last | None, run: PlanContext) -> _Last:
     timed = run.timed
     if last is not None and run.focus.link_keys is not None:
         timed = {key: its for key, its in last.timed.items() if key not in run.focus.link_keys} | run.timed
-    return _Last(run.index, run.members, frozenset(run.to_do), frozenset(run.keys_to_do), timed)
+    return _Last(run.index, run.members, run.vault, frozenset(run.to_do), frozenset(run.keys_to_do), timed)
 
 
 def _steps(run: PlanContext, cluster: Cluster | None) -> Iterator[Step]:
@@ -161,6 +174,7 @@ def _steps(run: PlanContext, cluster: Cluster | None) -> Iterator[Step]:
         yield PlanStep((Put(record, 0),), f"take the store into use with subnet {run.subnet}")
     link_keys = LinkKeyPlan(run)
     places, ends = Placement(run, link_keys), Reclaim(run)
+    yield from ends.revoked_steps()
     yield from link_keys.first_steps()
     yield from places.service_steps()
     yield from places.endpoint_steps()

@@ -24,6 +24,13 @@ class Reclaim:
         self._index = run.index
         self._stored = run.index.stored
 
+    def revoked_steps(self) -> Iterator[Step]:
+        """Release the endpoints of revoked nodes: they come before all else, as every peer waits for it."""
+        endpoints, revoked = self._index.endpoints, self._index.revoked
+        names = self._run.focus.among(endpoints) if revoked else ()
+        names = [name for name in names if endpoints[name].node in revoked]
+        yield from self._run.each(names, self._endpoint_of_revoked)
+
     def release_steps(self) -> Iterator[Step]:
         """Release the endpoints of tasks, then the records of services, that ended or are no longer linked."""
         focus = self._run.focus
@@ -33,17 +40,23 @@ class Reclaim:
     def _endpoint(self, task_id: str) -> Iterator[Step]:
         endpoint = self._index.endpoints[task_id]
         live = task_id in self._index.tasks.live
-        if live and endpoint.service in self._index.links.linked:
-            return
+        if (live and endpoint.service in self._index.links.linked) or endpoint.node in self._index.revoked:
+            return  # `revoked_steps` has released the latter
+        yield self._released(task_id, "it is no longer linked" if live else "it ended")
+
+    def _endpoint_of_revoked(self, task_id: str) -> Iterator[Step]:
+        yield self._released(task_id, "its node was revoked")
+
+    def _released(self, task_id: str, why: str) -> Release:
+        endpoint = self._index.endpoints[task_id]
         key = keyspace.endpoint(endpoint.service, task_id)
         deletes = (
             Delete(key, self._stored.revision_of(key)),
             Delete(keyspace.sealed_key(endpoint.node, task_id), None),
             Delete(keyspace.port(endpoint.node, endpoint.underlay.port), None),
         )
-        why = "it is no longer linked" if live else "it ended"
         rest, stack = self._rest(endpoint.address, f"task/{task_id}"), self._run.shares.stack(endpoint.service)
-        yield Release(deletes, rest, f"task {task_id}: {why}", stack)
+        return Release(deletes, rest, f"task {task_id}: {why}", stack)
 
     def _service(self, service_id: str) -> Iterator[Step]:
         if service_id in self._index.links.linked:

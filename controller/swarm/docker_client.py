@@ -27,6 +27,7 @@ from mesh.topology.underlay import ADDRESS_LABEL, swarms_addresses
 log = structlog.get_logger(__name__)
 
 KEY_LABEL = "linkwire.key"
+REVOKED_LABEL = "linkwire.revoked"
 RECONNECT_S = 0.5
 
 
@@ -232,4 +233,6 @@ def _node(raw: Mapping[str, Any]) -> SwarmNode:
         label_error=problem,
         known_at=swarms_addresses(raw),
         approved=node_labels.get(KEY_LABEL),
+        revoked=node_labels.get(REVOKED_LABEL),
+        manager=(raw.get("Spec") or {}).get("Role") == "manager",
     )

@@ -116,6 +116,14 @@ class SwarmNode:
     """Addresses that Swarm knows it by: as its managers see it, and as a manager advertises itself."""
     approved: str | None = None
     """The node label `linkwire.key`: the fingerprint of the keys that an operator has approved as the node's."""
+    revoked: str | None = None
+    """The node label `linkwire.revoked`: since when an operator wants its tasks to have no links."""
+    manager: bool = True
+
+    @property
+    def revocation(self) -> str | None:
+        """Return a name for its revocation that no other one has, before or after; None where it is not revoked."""
+        return None if self.revoked is None else f"{self.id}@{self.revoked}"
 
 
 Named = tuple[str, str]
@@ -182,12 +190,16 @@ class Swarm:
         """Tell whether a task holds, or may still hold, a place on a reachable node.
 
         A task of a dead node reads `running` for up to a day, so where Swarm wants it gone its node's state
-        decides; and a task whose node has left the Swarm is over.
+        decides; and a task whose node has left the Swarm is over. On a revoked node no task holds a place.
         """
         if not task.node or task.ended:
             return False
         node = self.nodes.get(task.node)
-        return node is not None and (task.wanted or not node.down)
+        return node is not None and node.revoked is None and (task.wanted or not node.down)
+
+    def revocations(self) -> frozenset[str]:
+        """Return the revocations that hold."""
+        return frozenset(name for node in self.nodes.values() if (name := node.revocation) is not None)
 
     def moves(self, service: str, tasks: Iterable[SwarmTask]) -> bool:
         """Tell whether Swarm is still moving the tasks of a service, which are these."""

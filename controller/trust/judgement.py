@@ -25,6 +25,8 @@ _UNPROVEN: dict[Unproven | None, str] = {
     None: f"it gives no proof of its keys: {_APPROVE}",
 }
 
+_REVOKED = "revoked since {since}: its tasks have no links (`docker linkwire node approve` undoes it)"
+
 
 _Sound = tuple[Versioned[TaskReport], SwarmTask | None, Member]
 """A report, the task as Swarm has it, and the member that signed it."""
@@ -151,6 +153,9 @@ class Judgement:
         if accepted is not None and node.counter < accepted.counter + (0 if same else 1):
             text = f"counter {node.counter}, where {accepted.counter} was accepted"
             self._unknown(key, f"node {observed.hostname}: an earlier statement about its keys ({text})")
+            return
+        if observed.revoked is not None:
+            self._beliefs.problems[key] = f"node {observed.hostname}: {_REVOKED.format(since=observed.revoked)}"
             return
         problem = self._not_shown(node, observed)
         if problem is None:

@@ -1,4 +1,4 @@
-"""Files of the seeds and the verify keys. Errors quote nothing of a secret file.
+"""Files of the seeds, the verify keys, and a controller's own sealing key. Errors quote nothing of a secret file.
 
 The verify keys, a Docker config, are text: a line `cluster ID` with Swarm's cluster id, then one key in base64 a
 line, two while the signing key is replaced; empty lines and comments from # on are ignored.
@@ -6,11 +6,16 @@ line, two while the signing key is replaced; empty lines and comments from # on 
 
 from __future__ import annotations
 
+import os
+import stat
+import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from mesh.crypto.envelope import Keyring, SigningKey, VerifyKey
+from mesh.crypto.hpke import NodeKey
 from mesh.crypto.preshared_keys import LinkSeed
 from mesh.crypto.secret import Secret
 from mesh.errors import Terminal
@@ -19,7 +24,9 @@ SEED_FILE = "/run/secrets/linkwire_signing_seed"
 LINK_SEED_FILE = "/run/secrets/linkwire_link_seed"
 VERIFY_KEYS_FILE = "/run/linkwire/verify-keys"
 S = TypeVar("S", bound=Secret)
+CONTROLLER_KEY_FILE = "/var/lib/linkwire/controller.key"
 _MAX_BYTES = 65536
+_OTHERS = 0o077
 _INSTALL = "`docker linkwire install` makes it"
 
 
@@ -39,6 +46,42 @@ def read_link_seed(path: Path) -> LinkSeed:
         Terminal: it is missing or malformed; the error quotes no content.
     """
     return _read_seed(path, "seed of the link keys", LinkSeed)
+
+
+def own_sealing_key(path: Path) -> NodeKey:
+    """Read a sealing key of this node's own; on the first run make it, whole or not at all, for its owner alone.
+
+    Raises:
+        Terminal: the folder cannot be written, the file cannot be read, others may read it, or it holds no key.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            _make_sealing_key(path)
+        with path.open("rb") as file:
+            mode, raw = stat.S_IMODE(os.fstat(file.fileno()).st_mode), file.read(_MAX_BYTES)
+    except OSError as error:
+        raise Terminal(f"the controller's sealing key {path}: {error.strerror}") from None
+    remedy = "remove it: the controller makes a new one, and every link key gets a new secret"
+    if mode & _OTHERS:
+        raise Terminal(f"the controller's sealing key {path} may be read by others (mode {mode:04o}): {remedy}")
+    try:
+        return NodeKey.from_file(raw)
+    except Terminal:
+        raise Terminal(f"{path} is not a sealing key of this version; {remedy}") from None
+
+
+def _make_sealing_key(path: Path) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(NodeKey.generate().to_file())
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # of two that start at once the second takes the first one's
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
 
 
 def read_verify_keys(path: Path) -> Keyring:

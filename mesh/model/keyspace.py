@@ -8,6 +8,7 @@ from __future__ import annotations
 from mesh.crypto.envelope import MAX_BODY
 from mesh.model import records
 from mesh.model.records import Record, Writer
+from mesh.model.vault import records as vault
 
 ROOT = "/linkwire/v1/"
 
@@ -39,12 +40,16 @@ SPACE = prefix(records.StoreSpace)
 STATUS = prefix(records.Status)
 """Sorts after all keys that agents follow, whose one watch spans from the first key to the last (Store.follow): every
 node writes its status every few seconds, which would wake all others."""
+CONTROLLERS = prefix(vault.ControllerKey)
+VAULT = prefix(vault.Vault)
+VAULTS = prefix(vault.EpochHistory)
+"""Sorts after all keys that agents follow: they need none of it."""
 VIEWS = prefix(records.View)
 """Sorts after all keys that controllers follow, for the same reason."""
 
 _KINDS = tuple(
     kind
-    for kind in vars(records).values()
+    for kind in (*vars(records).values(), *vars(vault).values())
     if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
 )
 KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
@@ -89,6 +94,16 @@ def epoch(key: str) -> str:
 def link_key(node: str, key: str) -> str:
     """Return the key of a SealedLinkKey. The node comes first, so that an agent reads its own range only."""
     return f"{LINK_KEYS}{node}/{key}"
+
+
+def history(key: str) -> str:
+    """Return the key of an EpochHistory."""
+    return f"{VAULTS}{key}"
+
+
+def controller(node_id: str) -> str:
+    """Return the key of a ControllerKey."""
+    return f"{CONTROLLERS}{node_id}"
 
 
 def address(addr: object) -> str:

@@ -340,6 +340,8 @@ class Access(Record, key="access"):
     """Ids of the nodes without a certificate of their own at etcd: the agents' shared user writes for them."""
     roots: tuple[str, ...]
     """Swarm's root certificates, in PEM."""
+    revoked: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
+    """Revocations of nodes: when there is one more, `linkwire-etcd` ends all connections, that node's among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from agent.state.verified_state import VerifiedState, followed
 from controller.loop import Controller
 from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
 from controller.swarm.poller import SwarmPoller
+from controller.trust.link_secrets import ControllerIdentity
 from mesh.crypto.envelope import Keyring, Signer, SigningKey
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.preshared_keys import LinkSeed
@@ -47,6 +49,7 @@ class Swarm:
         self.services_now = {s.id: s for s in (swarm_service("web", "db"), swarm_service("db"))}
         self.id = CLUSTER
         self.approved = {name: record(name).statement(CLUSTER).fingerprint for name in NODES}
+        self.revoked: dict[str, str] = {}
         self.tasks_now: dict[str, SwarmTask] = {}
         for n in range(6):
             self.start("web" if n % 2 else "db")
@@ -59,6 +62,12 @@ class Swarm:
             task: SwarmTask(task, f"#{service}", number, NODES[number % 2], "running", "running", ()),
         }
         return task
+
+    def renew(self, service: str) -> None:
+        """Ask for new link keys of a service, as `docker linkwire rotate` does."""
+        found = self.services_now[f"#{service}"]
+        labels = replace(found.labels, renew=str(time.time()))
+        self.services_now = {**self.services_now, found.id: replace(found, labels=labels)}
 
     def end(self, task: str) -> None:
         self.tasks_now = {name: found for name, found in self.tasks_now.items() if name != task}
@@ -74,7 +83,15 @@ class Swarm:
 
     def nodes(self) -> dict[str, SwarmNode]:
         return {
-            name: SwarmNode(name, name, False, None, known_at=(home(name),), approved=self.approved[name])
+            name: SwarmNode(
+                name,
+                name,
+                False,
+                None,
+                known_at=(home(name),),
+                approved=self.approved[name],
+                revoked=self.revoked.get(name),
+            )
             for name in NODES
         }
 
@@ -187,12 +204,18 @@ class SmallMesh:
 
     @contextmanager
     def controller(
-        self, key: SigningKey = SIGNING_KEY, keyring: Keyring = KEYRING, rest_s: int = 60
+        self,
+        key: SigningKey = SIGNING_KEY,
+        keyring: Keyring = KEYRING,
+        own: ControllerIdentity | None = None,
+        link_seed: LinkSeed = LINK_SEED,
+        rest_s: int = 60,
     ) -> Iterator[Controller]:
         store = Store([self.endpoint], RecordSigner.controller(keyring, key), root=self.root)
         wake, stopped = Wake(), threading.Event()
         watch, signer = SwarmPoller(self.swarm), Signer(CLUSTER, key)
-        controller = Controller(watch, store, signer, wake, IPv4Network("10.1.0.0/16"), rest_s, "test", LINK_SEED)
+        subnet = IPv4Network("10.1.0.0/16")
+        controller = Controller(watch, store, signer, wake, subnet, rest_s, "test", link_seed, own)
         thread = threading.Thread(target=controller.run, args=(stopped,), daemon=True)
         thread.start()
         self._wakes.append(wake)

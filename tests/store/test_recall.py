@@ -12,7 +12,7 @@ import pytest
 
 from agent.state.recovery import recalled
 from controller.planning.planner import Planner
-from controller.steps import Allocate, Plan
+from controller.steps import Allocate, OpenVault, Plan
 from controller.swarm.model import Swarm
 from mesh.crypto.hpke import NodePublicKey
 from mesh.integrity.verification import verify_snapshot
@@ -221,10 +221,16 @@ class Shown(Planner):
 
     first: ClassVar[Plan | None] = None
 
-    def plan(
-        self, swarm: Swarm, stored: Snapshot, subnet: IPv4Network, now: int, members: Mapping[str, NodePublicKey]
+    def plan(  # noqa: PLR0917 - as the planner's
+        self,
+        swarm: Swarm,
+        stored: Snapshot,
+        subnet: IPv4Network,
+        now: int,
+        members: Mapping[str, NodePublicKey],
+        vault: OpenVault | None = None,
     ) -> Plan:
-        plan = super().plan(swarm, stored, subnet, now, members)
+        plan = super().plan(swarm, stored, subnet, now, members, vault)
         Shown.first = Shown.first or plan
         return plan
 

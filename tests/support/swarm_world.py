@@ -17,6 +17,7 @@ from mesh.model import keyspace
 from mesh.model.labels import LinkLabel, ServiceLabels
 from mesh.model.records import Attachment, Endpoint, Node, TaskReport, TaskState
 from mesh.model.snapshot import Delete
+from mesh.model.vault.records import EpochHistory
 from tests.unit.controller.memory_store import MemoryStore
 
 SUBNET = IPv4Network("10.1.0.0/27")
@@ -74,9 +75,17 @@ def node_key(number: int) -> NodeKey:
     return NodeKey(number.to_bytes(32, "little"))
 
 
-def secret(key: str, epoch: int) -> LinkKey:
-    """A link key's secret of an epoch."""
-    return link_key(SEED, "cluster", key, epoch)
+class DerivedSecrets:
+    """Link keys' secrets from a seed alone."""
+
+    def __call__(self, key: str, epoch: int, /) -> LinkKey:
+        return link_key(SEED, "cluster", key, epoch)
+
+    def noted(self, history: EpochHistory, /) -> EpochHistory:
+        return history
+
+
+secret = DerivedSecrets()
 
 
 def service(name: str, *providers: str, number: int = 0, replicas: int | None = None) -> SwarmService:
@@ -123,6 +132,7 @@ class World:
             "node": self._node,
             "node down": self._node_down,
             "node leaves": self._node_leaves,
+            "node revoked": self._node_revoked,
             "agent": self._agent,
             "agent silent": self._agent_silent,
             "report": self._report,
@@ -291,6 +301,13 @@ class World:
 
     def _node_leaves(self) -> None:
         self.nodes.pop(self._choose(NODES), None)
+
+    def _node_revoked(self) -> None:
+        """An operator revokes a node, or approves it again."""
+        if self.nodes:
+            name = self._choose(sorted(self.nodes))
+            since = self._choose((None, str(self.now)))
+            self.nodes[name] = replace(self.nodes[name], revoked=since)
 
     def _agent(self) -> None:
         self.register(self._choose(NODES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from compose_ext.commands import node as node_command
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
-from compose_ext.swarm import agent_answer
+from compose_ext.swarm import agent_answer, revoked_nodes
 
 OWN, OTHER = "a" * 64, "b" * 64
 AGENT = "c" * 64
@@ -46,16 +47,18 @@ class World:
         self.swarm({"n1": None})
         self.said()
 
-    def swarm(self, labels: dict[str, str | None]) -> None:
+    def swarm(self, labels: dict[str, str | None], **spec: object) -> None:
         (self.folder / "ids").write_text("\n".join(labels))
-        found = [
+        found: list[dict[str, Any]] = [
             {
                 "ID": f"id-{name}",
                 "Description": {"Hostname": name},
-                "Spec": {"Labels": {"linkwire.key": label} if label else None},
+                "Spec": {"Labels": {"linkwire.key": label} if label else None, "Role": "worker"},
             }
             for name, label in labels.items()
         ]
+        for node in found:
+            node["Spec"].update(spec)
         (self.folder / "inspected").write_text(json.dumps(found))
 
     def said(self, *nodes: dict[str, Any]) -> None:
@@ -200,3 +203,52 @@ def test_address_that_does_not_count_is_shown(
     assert bool(misplaced(world)) == bool(problem)
     world.said(node("n1") | {"address": "192.0.2.1", "ports": [53, 60]})
     assert any("the UDP ports 53-60" in text for text in misplaced(world))
+
+
+SINCE = "2026-11-28T20:00:00.000000+00:00"
+REVOKED = {"linkwire.revoked": SINCE}
+
+
+def test_revocation_is_one_label_and_drops_approval(world: World) -> None:
+    world.swarm({"n1": OWN})
+    node_command.revoke(world.docker, "n1")
+    update = world.asked[-1].split()
+    assert update[:3] == ["node", "update", "--label-add"]
+    assert re.fullmatch(r"linkwire\.revoked=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", update[3])
+    assert update[4:] == ["--label-rm", "linkwire.key", "id-n1"]
+
+
+def test_revoked_node_is_revoked_once(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.swarm({"n1": None}, Labels=REVOKED)
+    node_command.revoke(world.docker, "n1")
+    assert capsys.readouterr().out == f"n1: revoked since {SINCE}\n"
+    assert not any(words.startswith("node update") for words in world.asked)
+
+
+def test_manager_is_not_revoked(world: World) -> None:
+    world.swarm({"n1": None}, Role="manager")
+    with pytest.raises(DockerError, match="docker node demote n1"):
+        node_command.revoke(world.docker, "n1")
+    assert not any(words.startswith("node update") for words in world.asked)
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "update"),
+    [
+        (None, "node update --label-rm linkwire.revoked id-n1"),
+        (OTHER, f"node update --label-rm linkwire.revoked --label-add linkwire.key={OTHER} id-n1"),
+    ],
+)
+def test_approval_ends_a_revocation(world: World, fingerprint: str | None, update: str) -> None:
+    world.swarm({"n1": None}, Labels=REVOKED)
+    node_command.approve(world.docker, "n1", fingerprint)
+    assert world.asked[-1] == update
+
+
+def test_revoked_node_is_shown_with_since(world: World) -> None:
+    world.swarm({"n1": None}, Labels=REVOKED)
+    shown = str(node_command.table(node_command.key_states(world.docker))).splitlines()
+    assert shown[1].split()[:3] == ["id-n1", "n1", "REVOKED"]
+    assert f"n1: REVOKED since {SINCE}" in shown[-1]
+    (problem,) = revoked_nodes.problems(world.docker)
+    assert problem.startswith(f"node n1: REVOKED since {SINCE}")

@@ -120,6 +120,7 @@ def test_descriptions_are_one_line() -> None:
     assert lines == [
         "ls\tList nodes and whether their keys are proven",
         "approve\tApprove a node's keys",
+        "revoke\tTake all links from a node's tasks",
         NO_FILES,
     ]
 

@@ -149,7 +149,18 @@ SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "check": (1, {"ok": "bool", "summary": "str", "errors": [PROBLEM], "warnings": []}),
     "node ls": (
         0,
-        {"nodes": [{"id": "str", "hostname": "str", "keys": "str", "fingerprint": "str", "problem": "null"}]},
+        {
+            "nodes": [
+                {
+                    "id": "str",
+                    "hostname": "str",
+                    "keys": "str",
+                    "fingerprint": "str",
+                    "problem": "null",
+                    "revoked": "null",
+                }
+            ]
+        },
     ),
     "gate status": (
         0,

@@ -54,3 +54,15 @@ def test_seeds_from_before_ids_are_one_installation(world: World) -> None:
     one = ensure(world)
     assert (one.signing.name, one.link.name) == (old.name, link.name)
     assert one.installation == signing.labels[seeds.INSTALLATION_LABEL]
+
+
+def test_new_link_seed_belongs_to_the_installation(world: World) -> None:
+    first = ensure(world)
+    secrets = DockerSecrets(world.docker)
+    made = seeds.new_link(secrets, first)
+    assert made.name != first.link.name
+    assert seeds.new_link(secrets, first).name == made.name, "a renewal that was broken off goes on with it"
+    assert ensure(world, first.signing.name, first.link.name).link.name == first.link.name
+    second = ensure(world, first.signing.name, made.name)
+    assert (second.link.name, second.installation) == (made.name, first.installation)
+    assert seeds.new_link(secrets, second).number > made.number

@@ -77,3 +77,10 @@ def test_access_is_written_only_when_it_changes() -> None:
     assert list(steps(swarm("n1"), holding(SAID, put.record))) == []
     (again,) = steps(swarm("n1", "n2"), holding(SAID, put.record))
     assert [op.revision for op in again.ops if isinstance(op, Put)] == [2]
+
+
+def test_revoked_node_is_no_user_and_named() -> None:
+    found = swarm("n1", "n2")
+    revoked = replace(found, nodes={**found.nodes, "n1": replace(found.nodes["n1"], revoked="noon")})
+    wanted = access(revoked, holding(SAID, replace(SAID, id="n2")))
+    assert (wanted.nodes, wanted.shared, wanted.revoked) == (("n2",), ("n2",), ("n1@noon",))

@@ -20,7 +20,7 @@ from mesh.model.ports import PortRange
 from mesh.model.records import Port, Service
 from mesh.model.snapshot import Delete, Holds, Op, Put, Write
 from mesh.store.packing import MAX_BYTES, MAX_OPS, Part, pack
-from tests.support.swarm_world import DB, WEB, secret
+from tests.support.swarm_world import DB, WEB, DerivedSecrets, secret
 from tests.unit.controller.transactions import fresh, made_of, settled
 
 MOST_OF_A_RECORD = MAX_BODY * 3 // 4 - 1000
@@ -130,11 +130,13 @@ def test_an_impossible_step_is_a_problem() -> None:
     world.add(WEB, "n1")
     world.add(DB, "n2")
 
-    def no_secret(key: str, _: int) -> LinkKey:
-        raise Terminal(f"nobody knows {key}")
+    class NoSecret(DerivedSecrets):
+        def __call__(self, key: str, epoch: int, /) -> LinkKey:
+            del epoch
+            raise Terminal(f"nobody knows {key}")
 
     steps = made_of(store, world).steps
-    plan = packed(steps, no_secret)
+    plan = packed(steps, NoSecret())
     assert [step for batch in plan.batches for step, _ in batch] == [s for s in steps if not isinstance(s, Share)]
     shares = [step for step in steps if isinstance(step, Share) and step.boxes]
     assert plan.problems == tuple(f"{s.reason}: not written: nobody knows shop_web:shop_db" for s in shares)

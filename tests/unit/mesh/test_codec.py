@@ -49,6 +49,7 @@ from mesh.model.records import (
     Tenure,
     View,
 )
+from mesh.model.vault.records import ControllerKey, EpochHistory, Vault, VaultBox
 from tests.unit.mesh import plain_codec
 
 KEY = PublicKey(bytes(range(32)))
@@ -112,6 +113,10 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ),
     ("keys/n/t", SealedKey("t", "n", 0, NODE_KEY.fingerprint, b"\x00\xffsealed")),
     ("epochs/shop_shop", LinkKeyEpoch("shop_shop", 1_800_000_000, 1_800_000_000, ("1", "2"))),
+    ("controllers/n", ControllerKey("n", NODE_KEY)),
+    ("vault", Vault("ab", "cd", first=True, boxes=(VaultBox("n", NODE_KEY.fingerprint, b"sealed"),))),
+    ("vaults/shop_web", EpochHistory("shop_web", 5, (), forgotten=True, vault="ab", kept=b"kept")),
+    ("vaults/shop_shop", EpochHistory("shop_shop", 5, ("n@2026-11-28",))),
     ("linkkeys/n/shop_web:shop_db", SealedLinkKey("shop_web:shop_db", "n", 5, NODE_KEY.fingerprint, b"sealed")),
     ("addresses/10.80.0.3", Address(IPv4Address("10.80.0.3"), "task/t")),
     ("ports/n/51820", Port("n", 51820, "t")),
@@ -119,6 +124,7 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("nodes/n", dataclasses.replace(NODE, proof=None, unproven="locked")),
     ("nodes/n", dataclasses.replace(NODE, own_user=True)),
     ("access", Access(("n", "m"), ("m",), ("-----BEGIN CERTIFICATE-----",))),
+    ("access", Access(("n",), (), (), ("m@2026-11-28",))),
     ("members/n", Member("n", NODE_KEY, REPORT_KEY, 3)),
     ("recall", Recall("n")),
     ("recalled/n/2", Recalled("n", "m", 2, 3, (Kept("services/s", b"signed"),))),
@@ -170,7 +176,7 @@ def changed(record: Record, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON
 
 def test_there_is_one_of_each() -> None:
     assert {type(record) for _, record in ONE_OF_EACH} == set(keyspace.KINDS.values())
-    assert len(keyspace.KINDS) == 20
+    assert len(keyspace.KINDS) == 23
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Records that controllers alone read: their secrets, and their notes on them."""
