@@ -25,6 +25,8 @@ PLUGIN = Path(sys.executable).parent / "docker-linkwire"
 PROGRAMS = docker_programs()
 NOWHERE = "unix:///nonexistent.sock"
 GOOD = 'version: "3.8"\nx-wireguard: {}\nservices: {web: {image: web, links: [db]}, db: {image: database}}\n'
+LINKED = {"linkwire.links": "STACK_db:db", "linkwire.allow": ""}
+"""Labels of the `web` of GOOD, in the stack STACK."""
 PLAIN = 'version: "3.8"\nservices: {web: {image: web, links: [db]}, db: {image: database}}\n'
 BAD = "x-wireguard: {}\nservices: {web: {image: web, links: [dbb]}, db: {image: database}}\n"
 
@@ -272,7 +274,7 @@ def test_render(docker: str, run: Run, files: Path) -> None:
     shown = run(docker, "linkwire", "render", "-c", "good.yml", "shop")
     assert shown.returncode == 0
     override = yaml.safe_load(shown.stdout)
-    assert override["services"]["web"]["deploy"]["labels"] == {"linkwire.links": "shop_db:db"}
+    assert override["services"]["web"]["deploy"]["labels"] == {"linkwire.links": "shop_db:db", "linkwire.allow": ""}
     shown = run(docker, "linkwire", "render", "-c", "plain.yml", "shop")
     assert shown.returncode == 0
     assert yaml.safe_load(shown.stdout) == {"version": "3.8", "services": {}}
@@ -325,7 +327,7 @@ def test_deploy_hands_on_files_and_flags(docker: str, run: Run, files: Path, sta
         "--with-registry-auth", "--resolve-image", "never", "-d=false", "STACK", **stand_in,
     )  # fmt: skip
     services = deployed(shown)["services"]
-    assert services["web"]["deploy"]["labels"] == {"linkwire.links": "STACK_db:db"}
+    assert services["web"]["deploy"]["labels"] == LINKED
     assert "networks" not in services["db"]
     assert record(files) == [
         "--debug=true",
@@ -359,7 +361,7 @@ def test_standard_input_is_handed_on(docker: str, run: Run, files: Path, stand_i
     for order, image in ((("first.yml", "-"), "database"), (("-", "first.yml"), "first")):
         named = [word for name in order for word in ("-c", name)]
         services = deployed(run(docker, "linkwire", "deploy", *named, "STACK", stdin=GOOD, **stand_in))["services"]
-        assert services["web"]["deploy"]["labels"] == {"linkwire.links": "STACK_db:db"}
+        assert services["web"]["deploy"]["labels"] == LINKED
         assert services["db"]["image"] == image
         override, *named = [word.removeprefix("--compose-file=") for word in record(files) if "=" in word]
         assert override == "-"
@@ -379,7 +381,10 @@ def test_large_standard_input_is_handed_on(run: Run, stand_in: dict[str, str]) -
 
 def test_a_pipe_is_handed_on(run: Run, files: Path, stand_in: dict[str, str]) -> None:
     shown = run("bash", "-c", f"{PLUGIN} linkwire deploy -c <(cat good.yml) STACK", **stand_in)
-    assert deployed(shown)["services"]["web"]["deploy"]["labels"] == {"linkwire.links": "STACK_db:db"}
+    assert deployed(shown)["services"]["web"]["deploy"]["labels"] == {
+        "linkwire.links": "STACK_db:db",
+        "linkwire.allow": "",
+    }
     assert left_behind(files) == []
 
 
