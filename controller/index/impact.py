@@ -144,7 +144,12 @@ class _Before:
     def relinked(self, index: Index) -> set[str]:
         """Return the ids of the services whose tasks all have to be looked at."""
         there = {name for name, was in self._there.items() if _is_there(index, name) != was}
-        return there.union(self._links.linked ^ index.links.linked) if index.links is not self._links else there
+        old, new = self._links, index.links
+        if old is new:
+            return there
+        was, now = old.agreed.links, new.agreed.links
+        changed = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
+        return there.union(old.linked ^ new.linked, old.agreed.lax ^ new.agreed.lax, changed)
 
     def link_keys(self, index: Index) -> Iterator[str]:
         """Yield the link keys whose nodes, services or settings may differ."""
@@ -178,7 +183,9 @@ def _seat(index: Index, name: str) -> _Seat:
 
 def _says(service: SwarmService | None) -> tuple[object, ...]:
     """Return the part of a service that links depend on."""
-    return () if service is None else (service.name, service.labels, service.label_errors)
+    if service is None:
+        return ()
+    return service.name, service.labels, service.label_errors, service.stack, service.hosts, service.aliases
 
 
 def _is_there(index: Index, service: str) -> bool:

@@ -17,8 +17,10 @@ import structlog
 from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model import labels
+from mesh.model.consent import NAMESPACE, stack_of
 from mesh.model.records import Attachment
 from mesh.process import docker_api
+from mesh.topology.agreement import known_hosts, network_aliases
 from mesh.topology.isolation import in_order
 
 log = structlog.get_logger(__name__)
@@ -142,6 +144,9 @@ def _service(raw: Mapping[str, Any]) -> SwarmService:
         dnsrr=(spec.get("EndpointSpec") or {}).get("Mode") == "dnsrr",
         replicas=int(replicated.get("Replicas", 0)) if replicated is not None else None,
         attachments=in_order(_virtual_ips(raw)),
+        stack=stack_of(spec["Name"], (spec.get("Labels") or {}).get(NAMESPACE)),
+        hosts=known_hosts(spec),
+        aliases=network_aliases(spec),
     )
 
 

@@ -46,6 +46,12 @@ class SwarmService:
     """None for a global service or a job."""
     attachments: tuple[Attachment, ...] = ()
     """Its virtual IPs on Swarm's own networks."""
+    stack: str | None = None
+    """The stack that it is of, by its name and Docker's label; None for none."""
+    hosts: frozenset[str] = frozenset()
+    """Names that its containers know without any network, in lower case."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """Networks that it is on, each with a name that it has there, in lower case, or an empty one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,11 @@ class Consent:
     sources: tuple[str, ...] = ()
     """Parties from which it declares links to itself."""
 
+    @property
+    def takes_part(self) -> bool:
+        """Whether the service is linked even while no link is there."""
+        return self.accept is not None or bool(self.sources)
+
     def encoded(self) -> dict[str, str]:
         """Write the labels."""
         said = ((ALLOW, self.allow), (ACCEPT, self.accept), (FROM, self.sources or None))
@@ -97,6 +102,20 @@ def stack_of(service: str, namespace: str | None) -> str | None:
         namespace: Docker's own label. It counts where the name is of that stack too.
     """
     return namespace if namespace and service.startswith(f"{namespace}_") else None
+
+
+def own_key(key: str, stack: str | None) -> str | None:
+    """Return the name under which a stack has a link key; None for a key that is not its own.
+
+    The key `b_c` of the stack `a` and the key `c` of the stack `a_b` have one name in labels, and are two keys.
+
+    Args:
+        key: as a label of one of the stack's services has it, STACK_KEY.
+        stack: the stack; None for a service of none, which has none.
+    """
+    if stack is None or not key.startswith(f"{stack}_"):
+        return None
+    return f"{stack}::{key.removeprefix(f'{stack}_')}" if "_" in stack else key
 
 
 def decode(ours: MutableMapping[str, str], shut: Iterable[str], complain: Complain) -> Consent:

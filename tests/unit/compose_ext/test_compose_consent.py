@@ -4,7 +4,8 @@ import pytest
 
 from mesh.model.consent import Consent
 from mesh.model.labels import LinkLabel
-from tests.unit.compose_ext.test_compose_override import compiled, links, service_labels
+from tests.unit.compose_ext.compose_files import links
+from tests.unit.compose_ext.test_compose_override import compiled, service_labels
 
 APP = """\
 services:
