@@ -15,6 +15,7 @@ from compose_ext.document.cursor import Context, Cursor
 from compose_ext.document.loader import Document
 from compose_ext.language.compose_files import Files, Named, open_all
 from compose_ext.language.override import check_labels, compile_override
+from compose_ext.language.project import EXTENSION
 from compose_ext.language.unsupported import report_ignored
 from compose_ext.language.validation import Links
 from compose_ext.pflag import Command, form, pass_docker, switch
@@ -66,6 +67,8 @@ def check(docker: Docker, named: Named, stack: str | None, *, as_json: bool) -> 
         asked = _ask_docker(docker, files, report)
     if files.links and not report.errors:
         _report_absent(docker, files.links, report)
+        if stack is not None:
+            _report_unwilling(docker, files.links, stack, report)
     summary = _summary(files, asked=asked)
     if as_json:
         show_json(_answer(report, summary))
@@ -142,6 +145,28 @@ def _report_absent(docker: Docker, links: Links, report: Report) -> None:
         if entry.provider not in present:
             message = f"this Swarm has no service {entry.provider!r} (yet): the link works as soon as there is one"
             report.add(Problem(message, place=entry.place, service=name, key="external_links", warning=True))
+
+
+def _report_unwilling(docker: Docker, links: Links, stack: str, report: Report) -> None:
+    """Warn of links to services of other stacks that do not allow them, if a Swarm can be asked."""
+    for name, found in links.entries.items():
+        external = [entry for entry in found if entry.external]
+        try:
+            refusing = _unwilling(docker, [entry.provider for entry in external], f"{stack}_{name}", stack)
+        except DockerError:
+            return
+        for entry in external:
+            if entry.provider in refusing:
+                line = f"`{EXTENSION}: {{allow: [{stack}_{name}]}}`"
+                message = f"{entry.provider!r} does not allow it; its owner can, by {line} there"
+                report.add(Problem(message, place=entry.place, service=name, key="external_links", warning=True))
+
+
+def _unwilling(docker: Docker, providers: Sequence[str], consumer: str, stack: str) -> list[str]:
+    if not providers:
+        return []
+    present = set(docker.ask(["service", "ls", "--format", "{{.Name}}"], _LOOK_UP).split())
+    return consents.unwilling(docker, [name for name in providers if name in present], consumer, stack)
 
 
 def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:

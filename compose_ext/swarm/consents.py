@@ -10,7 +10,7 @@ from compose_ext.docker_cli import Docker, printable
 from compose_ext.swarm.agent_answer import TIMEOUT
 from mesh.model.consent import NAMESPACE, stack_of
 from mesh.model.labels import PREFIX, LabelError, ServiceLabels, decode
-from mesh.topology.agreement import Recorded, Refusal, agree, known_hosts, network_aliases
+from mesh.topology.agreement import Recorded, Refusal, agree, allows, known_hosts, network_aliases
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,14 @@ def listed(docker: Docker) -> list[Labelled]:
     Raises:
         DockerError: they cannot be asked, or the answer cannot be understood.
     """
-    ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
-    if not ids:
+    return _inspected(docker, docker.ask(["service", "ls", "--quiet"], TIMEOUT).split())
+
+
+def _inspected(docker: Docker, names: Sequence[str]) -> list[Labelled]:
+    if not names:
         return []
     try:
-        services = json.loads(docker.ask(["service", "inspect", *ids], TIMEOUT))
+        services = json.loads(docker.ask(["service", "inspect", *names], TIMEOUT))
         return sorted((_labelled(str(one.get("ID", "")), one["Spec"]) for one in services), key=lambda one: one.name)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
@@ -49,6 +52,16 @@ def _labelled(identity: str, spec: dict[str, object]) -> Labelled:
     ours = {label: str(text) for label, text in labels.items() if label.lower().startswith(PREFIX)}
     stack = stack_of(name, labels.get(NAMESPACE))
     return Labelled(identity or name, name, stack, *decode(ours), known_hosts(spec), network_aliases(spec))
+
+
+def unwilling(docker: Docker, providers: Sequence[str], consumer: str, stack: str) -> list[str]:
+    """Return those of some services that do not allow a link from a service of a stack.
+
+    Raises:
+        DockerError: they cannot be asked.
+    """
+    asking = Labelled(consumer, consumer, stack, ServiceLabels(), (), frozenset(), ())
+    return [one.name for one in _inspected(docker, providers) if not allows(one, asking)]
 
 
 def refused(services: Sequence[Labelled], stack: str | None) -> list[str]:

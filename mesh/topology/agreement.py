@@ -195,7 +195,7 @@ class _Agreeing:
             return ("" if own else ABSENT), link
         if all(_one_stack(consumer, provider) or consumer.id == provider.id for provider in providers):
             return "", link
-        if all(_allows(provider, consumer) for provider in providers):
+        if all(allows(provider, consumer) for provider in providers):
             # Where tasks of another service of that name have not ended, the link would lead to them as well.
             return (ABSENT if before is None and link.provider in self._recorded.ending else ""), link
         # As made before there was consent: it goes on, as it is, until the provider says something.
@@ -296,7 +296,8 @@ def _one_stack(one: Speaker, other: Speaker) -> bool:
     return one.stack is not None and one.stack == other.stack
 
 
-def _allows(provider: Speaker, consumer: Speaker) -> bool:
+def allows(provider: Speaker, consumer: Speaker) -> bool:
+    """Tell whether a provider's own labels let a consumer link to it."""
     said = (*(provider.labels.consent.allow or ()), *provider.labels.consent.sources)
     return _one_stack(provider, consumer) or any(names(party, consumer.name, consumer.stack) for party in said)
 

@@ -637,6 +637,47 @@ def test_check_of_the_swarm_asks_both(run: Run, agent: dict[str, str]) -> None:
     assert shown.stderr.startswith("docker linkwire: the labels of services cannot be read: not a manager\n")
 
 
+STACKED = "com.docker.stack.namespace"
+ACROSS = [
+    {"ID": "1", "Spec": {"Name": "blog_web", "Labels": {STACKED: "blog", "linkwire.links": "shop_db,shop_api"}}},
+    {"ID": "2", "Spec": {"Name": "shop_db", "Labels": {STACKED: "shop"}}},
+    {"ID": "3", "Spec": {"Name": "shop_api", "Labels": {STACKED: "shop", "linkwire.allow": ""}}},
+    {"ID": "4", "Spec": {"Name": "far_web", "Labels": {STACKED: "far", "linkwire.from": "shop"}}},
+]
+NOT_ALLOWED = (
+    "service blog_web: its link to shop_api is refused: shop_api does not allow it; its owner can, by "
+    "`x-wireguard: {allow: [blog_web]}` in shop_api"
+)
+NOT_ACCEPTED = (
+    "service far_web: its link from shop is refused: no service of that name accepts it; the owner of shop can, by "
+    "`x-wireguard: {accept: true}`"
+)
+TO_ADD = (
+    "service shop_db: blog_web links to it from outside its stack. To go on with that, write in shop_db: "
+    "`x-wireguard: {allow: [blog_web]}`, before it is deployed again"
+)
+
+
+def test_check_shows_refused_links(run: Run, agent: dict[str, str]) -> None:
+    swarm = agent | {"SERVICES": json.dumps(ACROSS)}
+    shown = run(PLUGIN, "linkwire", "check", **swarm)
+    assert sorted(shown.stderr.splitlines()) == ["a problem", NOT_ALLOWED, NOT_ACCEPTED]
+    shown = run(PLUGIN, "linkwire", "check", "--stack", "blog", **swarm)
+    assert shown.stderr.splitlines() == [NOT_ALLOWED, "a problem"]
+
+
+def test_check_upgrade_gives_the_line_to_add(run: Run, agent: dict[str, str]) -> None:
+    swarm = agent | {"SERVICES": json.dumps(ACROSS)}
+    shown = run(PLUGIN, "linkwire", "check", "--upgrade", **swarm)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (1, f"{TO_ADD}\n", "")
+    shown = run(PLUGIN, "linkwire", "check", "--upgrade", "--format", "json", **swarm)
+    assert [one["message"] for one in json.loads(shown.stdout)["errors"]] == [TO_ADD]
+    shown = run(PLUGIN, "linkwire", "check", "--upgrade", **agent, SERVICES=json.dumps(ACROSS[2:]))
+    assert (shown.returncode, shown.stdout) == (0, "ok: every link between stacks is allowed by its provider\n")
+    shown = run(PLUGIN, "linkwire", "check", "--upgrade", "-c", "a.yml", **swarm)
+    assert (shown.returncode, "leave -c and --env-file out" in shown.stderr) == (2, True)
+
+
 EXTERNAL = "x-wireguard: {}\nservices: {a: {image: web, external_links: [other_mail, other_news]}}\n"
 
 
@@ -649,6 +690,17 @@ def test_check_tells_of_absent_services(run: Run, files: Path, agent: dict[str, 
         "a.yml:2:57: warning: service 'a': external_links: this Swarm has no service 'other_news' (yet): "
         "the link works as soon as there is one\n"
     )
+
+
+def test_check_tells_of_unwilling_providers(run: Run, files: Path, agent: dict[str, str]) -> None:
+    (files / "a.yml").write_text(EXTERNAL)
+    mail = [{"ID": "1", "Spec": {"Name": "other_mail", "Labels": {STACKED: "other", "linkwire.allow": "far"}}}]
+    shown = run(PLUGIN, "linkwire", "check", "-c", "a.yml", "--stack", "shop", **agent, SERVICES=json.dumps(mail))
+    assert shown.returncode == 0
+    assert (
+        "a.yml:2:45: warning: service 'a': external_links: 'other_mail' does not allow it; its owner can, by "
+        "`x-wireguard: {allow: [shop_a]}` there\n"
+    ) in shown.stderr
 
 
 def test_check_asks_nobody_without_need(run: Run, files: Path, agent: dict[str, str]) -> None:
