@@ -245,7 +245,7 @@ def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
         if stack is None or service.name.startswith(f"{stack}_"):
             yield from (printable(f"service {service.name}: {error}") for error in service.errors)
     yield from consents.refused(services, stack)
-    linked = {service.name: bool(service.labels.links) for service in services}
+    linked = {s.name: bool(s.labels.links or s.labels.consent.sources) for s in services}
     if linked:
         yield from linked_stacks.dropped(docker, linked, stack)
 

@@ -34,7 +34,8 @@ class Links:
         """Say how many links there are between how many services."""
         external = {entry.provider for entries in self.entries.values() for entry in entries if entry.external}
         services = len(self.linked | external)
-        return f"{self.count} link{'' if self.count == 1 else 's'} between {services} services"
+        text = f"{self.count} link{'' if self.count == 1 else 's'} between {services} services"
+        return f"{text}; {', '.join(sorted(self.declared))} with links from other stacks" if self.declared else text
 
 
 def check(project: Project, report: Report) -> Links:

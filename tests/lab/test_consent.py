@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.lab import process
-from tests.lab.deployment import Deployment
+from tests.lab.deployment import EXAMPLES, Deployment
 from tests.lab.node import Node
 from tests.support.attacks import Attempts
 
@@ -85,3 +85,25 @@ def hosts(node: Node, container: str) -> set[str]:
     """All names in a container's hosts file."""
     lines = node.docker("exec", container, "cat", "/etc/hosts").stdout.splitlines()
     return {name for line in lines for name in line.split("#")[0].split()[1:]}
+
+
+def test_nginx_in_front_of_many_stacks(stacks: Deployment) -> None:
+    """The recipe's own files: a page of each application, none of another stack, and none between applications."""
+    proxy = EXAMPLES / "proxy"
+    stacks.deploy("proxy", proxy / "docker-compose.yml")
+    node, front = stacks.wait_running("proxy_front", 1)[0]
+    for name in ("shop", "blog"):
+        stacks.deploy(name, proxy / "app.yml")
+    stacks.deploy("other", stack(stacks.images.demo, "web", NGINX))
+
+    def page(name: str) -> bool:
+        host = f"Host: {name}.example.com"
+        argv = ("exec", front, "curl", "-s", "-f", "-m", "5", "-o", "/dev/null", "-H", host, "http://127.0.0.1:8080/")
+        return node.docker(*argv, check=False).returncode == 0
+
+    process.wait_for("a page of each application", lambda: page("shop") and page("blog"), seconds=90)
+    assert not page("other"), "a stack that declares no link"
+    assert stacks.wait_running("proxy_front", 1) == [(node, front)], "the proxy's task was not touched"
+    for one, other in (("shop", "blog"), ("blog", "shop")):
+        at, web = stacks.wait_running(f"{one}_web", 1)[0]
+        assert not fetches(at, web, f"http://{other}_web/"), "applications do not reach each other"

@@ -100,7 +100,7 @@ def test_a_name_alone_makes_no_stack() -> None:
     assert made(agreed(nested, said("shop_db", allow="shop")), "shop_a_web") == ["!shop_db"]
 
 
-def test_link_to_a_missing_service_gets_no_head_start() -> None:
+def test_link_to_a_missing_service_waits() -> None:
     web = said("blog_web", "shop_db")
     found = agreed(web)
     assert made(found, "blog_web") == ["?shop_db"]
@@ -112,7 +112,7 @@ def test_link_to_a_missing_service_gets_no_head_start() -> None:
 # --- links from before there was consent
 
 
-def test_an_earlier_link_goes_on_until_its_provider_speaks() -> None:
+def test_earlier_link_goes_on_until_provider_speaks() -> None:
     before = LinkLabel("shop_db", ("db",), rotate=3600)
     recorded = Recorded({"#blog_web": (before,), "#shop_db": ()})
     found = agreed(said("blog_web", "shop_db"), said("shop_db"), recorded=recorded)
