@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from agent.interface.diff import REJECT_AFTER_S
@@ -15,6 +16,7 @@ from mesh.model import keyspace
 from mesh.model.labels import LinkLabel, key_name
 from mesh.model.records import Endpoint, LinkKeyEpoch, Node, PeerStatus, Service, Status, StoreSpace, TaskReport
 from mesh.model.snapshot import Snapshot, unreadable
+from mesh.topology.agreement import REFUSED, refusal_text, shown
 from mesh.topology.ipam import twin
 from mesh.topology.link_graph import LinkGraph, index
 
@@ -39,10 +41,12 @@ def inspect(snapshot: Snapshot, now: float, stack: str | None = None, seen: byte
     links = []
     for consumer in sorted(graph.services.values(), key=lambda service: service.name):
         for link in consumer.links:
-            if stack is not None and not any(n.startswith(f"{stack}_") for n in (consumer.name, link.provider)):
+            provider = shown(link.provider)
+            if stack is not None and not any(n.startswith(f"{stack}_") for n in (consumer.name, provider)):
                 continue
             pairs = list(_pairs(snapshot, graph, consumer, link.provider, now))
-            key = {"key": key_name(consumer.name, link), "epoch": _epoch(snapshot, key_name(consumer.name, link))}
+            key_of = key_name(consumer.name, replace(link, provider=provider))
+            key = {"key": key_of, "epoch": _epoch(snapshot, key_of), "allowed": not link.provider.startswith(REFUSED)}
             links.append({**_link(graph, refused, consumer, link), **key, "pairs": pairs})
     named = re.compile(rf"(?<![A-Za-z0-9_-]){re.escape(stack or '')}_")  # `shop_db`, but not `workshop_db`
     problems = list(_distrusted(snapshot, seen))
@@ -90,7 +94,7 @@ def _link(graph: LinkGraph, refused: Refusals, consumer: Service, link: LinkLabe
     others = [service for service in ids if service != consumer.id]  # of a service linked to itself there is one end
     return {
         "consumer": consumer.name,
-        "provider": link.provider,
+        "provider": shown(link.provider),
         "aliases": list(link.aliases),
         "vip": str(vip) if vip else None,
         "vip6": str(twin(graph.cluster.subnet6, vip)) if vip and graph.cluster and not dnsrr else None,
@@ -186,8 +190,10 @@ def _problems(snapshot: Snapshot, graph: LinkGraph) -> Iterator[str]:
     yield from graph.problems
     for service in sorted(graph.services.values(), key=lambda s: s.name):
         for link in service.links:
-            if link.provider not in graph.by_name:
-                yield f"service {service.name}: links to {link.provider}, which does not exist (yet)"
+            if link.provider.startswith(REFUSED):
+                yield refusal_text(service.name, shown(link.provider))
+            elif link.provider not in graph.by_name:
+                yield f"service {service.name}: links to {shown(link.provider)}, which does not exist (yet)"
     suspects = [e for e in graph.by_task.values() if e.suspect and e.service in graph.services]
     for node in sorted({endpoint.node for endpoint in suspects}):
         services = sorted({graph.services[e.service].name for e in suspects if e.node == node})

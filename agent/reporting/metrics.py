@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from agent.interface.diff import REJECT_AFTER_S
 from mesh.crypto.keys import PublicKey
 from mesh.model.records import DeviceStatus, PeerStatus, Status, TaskReport
+from mesh.topology.agreement import REFUSED, shown
 from mesh.topology.link_graph import LinkGraph
 
 log = structlog.get_logger(__name__)
@@ -88,6 +89,7 @@ class Metrics(Collector):
         self._tasks: Counter[str] = Counter()
         self._peers: Counter[str] = Counter()
         self._ages: dict[Labels, float] = {}
+        self._not_allowed: Counter[Labels] = Counter()
         self._refused, self._received, self._sent = _Totals(), _Totals(), _Totals()
         self.registry.register(self)
 
@@ -111,6 +113,7 @@ class Metrics(Collector):
             self._tasks = Counter(_state(report) for report in reports.values() if report.state != "gone")
             self._peers = Counter()
             self._ages = {}
+            self._not_allowed = _not_allowed(graph, status)
             for device in status.devices:
                 self._add(graph, device)
             for totals in (self._refused, self._received, self._sent):
@@ -153,6 +156,8 @@ class Metrics(Collector):
             yield _gauge("peer_last_handshake_seconds", age, self._ages, *pair)
             refused = "Packets of this node's tasks that no link allows."
             yield _counter("refused_packets", refused, self._refused, *pair, "direction")
+            unwanted = "Links of this node's services (out), or to them (in), that the provider does not allow."
+            yield _gauge("refused_links", unwanted, self._not_allowed, "service", "direction")
             received, sent = "Bytes that this node's tasks received over a link.", "Bytes that they sent."
             yield _counter("link_receive_bytes", received, self._received, *pair)
             yield _counter("link_transmit_bytes", sent, self._sent, *pair)
@@ -176,6 +181,18 @@ def _serve(metrics: Metrics, host: str, port: int) -> None:
         else:
             log.info("metrics served", address=host, port=port)
             return
+
+
+def _not_allowed(graph: LinkGraph, status: Status) -> Counter[Labels]:
+    """Count the links that are refused, by service and direction, of the services that have a device here."""
+    endpoints = (graph.by_task.get(device.task) for device in status.devices)
+    names = {name for e in endpoints if e is not None and (name := _name(graph, e.service)) is not None}
+    counted: Counter[Labels] = Counter()
+    for consumer, provider in graph.links:
+        if provider.startswith(REFUSED):
+            counted[graph.services[consumer].name, "out"] += 1
+            counted[shown(provider), "in"] += 1
+    return Counter({(name, way): counted[name, way] for name in names for way in ("in", "out")})
 
 
 def _name(graph: LinkGraph, service: str | None) -> str | None:

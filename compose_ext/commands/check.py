@@ -1,6 +1,5 @@
 """`docker linkwire check`: everything that is wrong with compose files, or in the Swarm."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -16,13 +15,13 @@ from compose_ext.document.cursor import Context, Cursor
 from compose_ext.document.loader import Document
 from compose_ext.language.compose_files import Files, Named, open_all
 from compose_ext.language.override import check_labels, compile_override
+from compose_ext.language.project import EXTENSION
 from compose_ext.language.unsupported import report_ignored
 from compose_ext.language.validation import Links
-from compose_ext.pflag import Command, form, pass_docker
-from compose_ext.swarm import agent_answer, gate, linked_stacks, queries, revoked_nodes
+from compose_ext.pflag import Command, form, pass_docker, switch
+from compose_ext.swarm import agent_answer, consents, gate, linked_stacks, queries, revoked_nodes
 from compose_ext.swarm.handover import handed
 from compose_ext.terminal import complain, show_json
-from mesh.model.labels import PREFIX, decode
 
 OK = 0
 BAD = 2
@@ -68,6 +67,8 @@ def check(docker: Docker, named: Named, stack: str | None, *, as_json: bool) -> 
         asked = _ask_docker(docker, files, report)
     if files.links and not report.errors:
         _report_absent(docker, files.links, report)
+        if stack is not None:
+            _report_unwilling(docker, files.links, stack, report)
     summary = _summary(files, asked=asked)
     if as_json:
         show_json(_answer(report, summary))
@@ -146,6 +147,28 @@ def _report_absent(docker: Docker, links: Links, report: Report) -> None:
             report.add(Problem(message, place=entry.place, service=name, key="external_links", warning=True))
 
 
+def _report_unwilling(docker: Docker, links: Links, stack: str, report: Report) -> None:
+    """Warn of links to services of other stacks that do not allow them, if a Swarm can be asked."""
+    for name, found in links.entries.items():
+        external = [entry for entry in found if entry.external]
+        try:
+            refusing = _unwilling(docker, [entry.provider for entry in external], f"{stack}_{name}", stack)
+        except DockerError:
+            return
+        for entry in external:
+            if entry.provider in refusing:
+                line = f"`{EXTENSION}: {{allow: [{stack}_{name}]}}`"
+                message = f"{entry.provider!r} does not allow it; its owner can, by {line} there"
+                report.add(Problem(message, place=entry.place, service=name, key="external_links", warning=True))
+
+
+def _unwilling(docker: Docker, providers: Sequence[str], consumer: str, stack: str) -> list[str]:
+    if not providers:
+        return []
+    present = set(docker.ask(["service", "ls", "--format", "{{.Name}}"], _LOOK_UP).split())
+    return consents.unwilling(docker, [name for name in providers if name in present], consumer, stack)
+
+
 def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
     """Check the Swarm and print its problems; returns the exit code.
 
@@ -175,6 +198,26 @@ def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
     return 1 if problems else OK
 
 
+def check_upgrade(docker: Docker, stack: str | None, *, as_json: bool) -> int:
+    """Print the links between stacks about which their provider says nothing, each provider with the line to add.
+
+    Returns 1 if there are any.
+
+    Raises:
+        DockerError: the Swarm's services cannot be asked.
+        UsageError: the stack has no good name.
+    """
+    found = consents.silent(consents.listed(docker), stack_name(stack) if stack else None)
+    if as_json:
+        report = Report()
+        for problem in found:
+            report.add(Problem(problem))
+        show_json(_answer(report, ": every link between stacks is allowed by its provider"))
+    else:
+        print("\n".join(found) or "ok: every link between stacks is allowed by its provider")
+    return 1 if found else OK
+
+
 def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
     """Return all problems, of one stack or of all.
 
@@ -198,26 +241,18 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
         unanswered.append(str(error))
     if len(unanswered) > 1:
         raise DockerError("\n".join(unanswered))
-    return [*found, *unanswered]
+    return [*dict.fromkeys(found), *unanswered]
 
 
 def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
-    ids = docker.ask(["service", "ls", "--quiet"], agent_answer.TIMEOUT).split()
-    if not ids:
-        return
-    linked: dict[str, bool] = {}
-    try:
-        services = json.loads(docker.ask(["service", "inspect", *ids], agent_answer.TIMEOUT))
-        for spec in sorted((service["Spec"] for service in services), key=lambda spec: str(spec["Name"])):
-            name, labels = str(spec["Name"]), spec.get("Labels") or {}
-            ours = {label: str(text) for label, text in labels.items() if label.lower().startswith(PREFIX)}
-            read, errors = decode(ours)
-            linked[name] = bool(read.links)
-            if stack is None or name.startswith(f"{stack}_"):
-                yield from (printable(f"service {name}: {error}") for error in errors)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
-    yield from linked_stacks.dropped(docker, linked, stack)
+    services = consents.listed(docker)
+    for service in services:
+        if stack is None or service.name.startswith(f"{stack}_"):
+            yield from (printable(f"service {service.name}: {error}") for error in service.errors)
+    yield from consents.refused(services, stack)
+    linked = {s.name: bool(s.labels.links or s.labels.consent.sources) for s in services}
+    if linked:
+        yield from linked_stacks.dropped(docker, linked, stack)
 
 
 @click.command(
@@ -228,6 +263,7 @@ def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
         docker linkwire check -c shop.yml
         docker linkwire check -c shop.yml --stack shop --format json
         docker linkwire check
+        docker linkwire check --upgrade
     """,
 )
 @compose_files
@@ -237,10 +273,17 @@ def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
     help="Check the names that the services get in this stack as well; without a file, report only this stack",
     shell_complete=stacks,
 )
+@switch("--upgrade", help="List the links between stacks that end when their provider is deployed again as it is")
 @form("text", "json")
 @pass_docker
 def check_command(
-    docker: Docker, compose_file: Sequence[str], env_file: Sequence[str], stack: str | None, form: str
+    docker: Docker,
+    compose_file: Sequence[str],
+    env_file: Sequence[str],
+    stack: str | None,
+    form: str,
+    *,
+    upgrade: bool | None,
 ) -> int:
     """Check compose files, and report everything that is wrong with them.
 
@@ -249,8 +292,13 @@ def check_command(
     refuse.
 
     Without a file it checks the Swarm: labels that cannot be read, links to services that do not exist, tasks that
-    are not wired, stacks whose links `docker stack deploy` dropped. Exits with 1 if anything is wrong there.
+    are not wired, links that a provider does not allow, stacks whose links `docker stack deploy` dropped. Exits with
+    1 if anything is wrong there; with --upgrade, if a link is listed.
     """
+    if upgrade and (compose_file or env_file):
+        raise UsageError("--upgrade is about the links in the Swarm: leave -c and --env-file out")
+    if upgrade:
+        return check_upgrade(docker, stack or None, as_json=form == "json")
     if compose_file:
         return check(docker, named_files(compose_file, env_file), stack or None, as_json=form == "json")
     if env_file:

@@ -55,7 +55,7 @@ def deploy(docker: Docker, named: Named, stack: str, flags: Sequence[str], *, al
     stack = stack_name(stack)
     files, override = _compile(named, stack, "; nothing was deployed")
     docker = docker.with_variables(files.variables)
-    if files.links and files.links.entries and not alone:
+    if files.links and (files.links.entries or files.links.declared) and not alone:
         linked_stacks.require_linkwire(docker)
     if files.links:
         say(f"{files.links.summary}; Docker says below that it ignores `links`: Linkwire does not")

@@ -27,6 +27,7 @@ _HEADER = (
     "REFUSED",
     "KEY",
 )
+_STATE = _HEADER.index("STATE") - 1
 _TASK_ID = 12
 """Characters of a task's id that are shown, as Docker shows container ids."""
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -49,7 +50,10 @@ def table(answer: Answer) -> Table:
             if pair.error:
                 notes.append(f"{_task(pair.consumer_task)} -> {_task(pair.provider_task)}: {pair.error}")
         if not link.pairs:
-            rows.append((name, *("-",) * (len(_HEADER) - 3), refused, _key(link)))
+            blank = ["-"] * (len(_HEADER) - 3)
+            if not link.allowed:
+                blank[_STATE] = "not allowed"
+            rows.append((name, *blank, refused, _key(link)))
     return Table(_HEADER, tuple(rows), (*answer.problems, *notes))
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import click
 
@@ -13,6 +14,7 @@ from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, pass_docker, switch
 from compose_ext.swarm.agent_answer import TIMEOUT
 from compose_ext.terminal import say
+from mesh.model.consent import NAMESPACE, own_key, stack_of
 from mesh.model.labels import LINKS, PREFIX, RENEW, decode, key_name, suggestion
 
 _MILLISECONDS = 1000
@@ -60,9 +62,11 @@ def _keys(docker: Docker) -> dict[str, set[str]]:
     try:
         for service in json.loads(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else ():
             name, labels = str(service["Spec"]["Name"]), service["Spec"].get("Labels") or {}
+            stack = stack_of(name, labels.get(NAMESPACE))
             if LINKS in labels:
                 ours = {label: str(text) for label, text in labels.items() if label.lower().startswith(PREFIX)}
-                for link in decode(ours)[0].links:
+                for label in decode(ours)[0].links:
+                    link = replace(label, key=own_key(label.key, stack) if label.key is not None else None)
                     found.setdefault(key_name(name, link), set()).add(name)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None

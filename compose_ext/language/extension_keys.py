@@ -7,7 +7,7 @@ from compose_ext.document import tree
 from compose_ext.document.cursor import Cursor
 from compose_ext.language.project import EXTENSION
 
-SETTINGS = ("keys", "links", "expose", "strict", "gate")
+SETTINGS = ("keys", "links", "expose", "strict", "gate", "allow", "accept", "from")
 """Keys of `x-wireguard`, at the top or in a service."""
 
 _ALIKE = 0.85

@@ -10,6 +10,7 @@ from compose_ext.document.interpolate import escape
 from compose_ext.language import waiting
 from compose_ext.language.project import EXTENSION, LinkEntry, LinkOptions, Service
 from compose_ext.language.validation import Links
+from mesh.model.consent import Consent
 from mesh.model.labels import GATE, GATE_READY, MAX_NAME, LinkLabel, ServiceLabels, encode
 from mesh.model.ports import merge
 
@@ -38,7 +39,7 @@ def compile_override(links: Links, stack: str, report: Report) -> Override:
     services: dict[str, Any] = {}
     for name, service in links.project.services.items():
         added: dict[str, Any] = {}
-        labels = _labels(links, service, stack, report)
+        labels = _labels(links, service, stack, report, linked=name in linked)
         if labels:
             added["deploy"] = {"labels": {label: escape(value) for label, value in labels.items()}}
         gate = _gate_labels(links, service, stack, linked=name in linked)
@@ -57,7 +58,7 @@ def compile_override(links: Links, stack: str, report: Report) -> Override:
 def check_labels(links: Links, report: Report) -> None:
     """Report what no stack could write as labels, whatever its name: too many links, values that are too long."""
     for service in links.project.services.values():
-        _labels(links, service, _SHORTEST, report)
+        _labels(links, service, _SHORTEST, report, linked=True)
 
 
 def dump(override: Override) -> str:
@@ -78,7 +79,7 @@ def dump(override: Override) -> str:
     return str(yaml.dump(override, Dumper=Dumper, sort_keys=False, width=10**9))
 
 
-def _labels(links: Links, service: Service, stack: str, report: Report) -> dict[str, str]:
+def _labels(links: Links, service: Service, stack: str, report: Report, *, linked: bool) -> dict[str, str]:
     aliases: dict[str, dict[str, str]] = {}  # provider -> lower-case alias -> alias: files may repeat each other
     options: dict[str, LinkOptions] = {}
     named: dict[str, str] = {}  # provider -> the name under which its options stand
@@ -96,11 +97,25 @@ def _labels(links: Links, service: Service, stack: str, report: Report) -> dict[
         for provider, names in aliases.items()
     )
     try:
-        strict = service.strict is not False
-        return encode(ServiceLabels(found, merge(service.expose) or None, strict, closed=service.closed))
+        return encode(
+            ServiceLabels(
+                found,
+                merge(service.expose) or None,
+                strict=service.strict is not False,
+                closed=service.closed,
+                consent=_consent(links, service, speaks=service.speaks or linked),
+            )
+        )
     except ValueError as error:
         report.add(Problem(f"its labels cannot be written: {error}", place=service.place, service=service.name))
         return {}
+
+
+def _consent(links: Links, service: Service, *, speaks: bool) -> Consent:
+    """Return a service's own word; one that takes part says at least that its own stack alone may link to it."""
+    allow = tuple(service.allow or ()) if speaks else None
+    accept = None if service.accept is None else tuple(service.accept)
+    return Consent(allow, accept, links.declared.get(service.name, ()))
 
 
 def _gate_labels(links: Links, service: Service, stack: str, *, linked: bool) -> dict[str, str]:

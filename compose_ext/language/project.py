@@ -25,6 +25,15 @@ class LinkEntry:
     place: Place
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One entry of `x-wireguard.from`."""
+
+    party: str
+    """A service of these files, else a party (mesh.model.consent)."""
+    place: Place
+
+
 @dataclass(slots=True)
 class LinkOptions:
     """The options under `x-wireguard.links.PROVIDER`, merged over all files."""
@@ -55,6 +64,13 @@ class Service:
     links: list[LinkEntry] = field(default_factory=list)
     options: dict[str, LinkOptions] = field(default_factory=dict)
     expose: list[PortRange] = field(default_factory=list)
+    allow: list[str] | None = None
+    """Parties that may link to it; None: not given."""
+    accept: list[str] | None = None
+    """Parties whose links it takes; None: not given."""
+    sources: list[Source] = field(default_factory=list)
+    speaks: bool = False
+    """Whether it has an `x-wireguard` of its own."""
     strict: bool | None = None
     """None: not given."""
     closed: bool = False

@@ -21,32 +21,24 @@ from compose_ext.language.project import (
     Network,
     Project,
     Service,
+    Source,
 )
 from compose_ext.language.version import read_version
-from mesh.model.labels import (
-    GATE,
-    GATE_READY,
-    PREFIX,
-    ROLE,
-    STRICTNESS,
-    check_service_name,
-    format_duration,
-    parse_duration,
-)
+from mesh.model.consent import ANYBODY, check_party
+from mesh.model.durations import parse_rotation
+from mesh.model.labels import GATE, GATE_READY, PREFIX, ROLE, STRICTNESS, check_service_name
 from mesh.model.ports import PortRange
 
 _Value = TypeVar("_Value")
 
 _TOP = ("keys",)
-_SERVICE = ("links", "expose", "strict", "gate")
+_SERVICE = ("links", "expose", "strict", "gate", "allow", "accept", "from")
 _LINK = ("key", "ports", "gate")
 _KEY = ("rotate",)
 _IN_SERVICE = dict.fromkeys(_SERVICE, f"it belongs to a service, under `services: NAME: {EXTENSION}:`")
 _AT_TOP = {"keys": f"link keys are defined at the top of the file, under `{EXTENSION}: keys:`"}
 _AT_KEY = {"rotate": f"a key is rotated where it is defined, under `{EXTENSION}: keys:` at the top of the file"}
-MIN_ROTATE = 600
-"""Seconds. A session that cannot make a handshake ends after 180 s (WireGuard paper, section 6.2): a key that changes
-several times in that while can keep two ends, which never have it in the same moment, from ever agreeing."""
+_BOOLEANS = {"true": True, "false": False}
 _GATES: dict[str, Gate] = {"auto": "auto", "true": "true", "false": "false", "ready": "ready"}
 _HEALTHY = "service_healthy"
 _DOCKERS_TRUE = ("true", "y", "yes", "on")
@@ -107,7 +99,7 @@ def _read_top(top: Cursor, project: Project) -> None:
                 continue
             known = project.keys.setdefault(name, KeyDefinition(definition.key_place))
             for _, rotate in definition.entries(_KEY) if not definition.is_null else ():
-                known.rotate = _parsed(_rotation, rotate)
+                known.rotate = _parsed(parse_rotation, rotate)
 
 
 def _read_service(name: str, found: Cursor, project: Project) -> None:
@@ -154,6 +146,7 @@ def _read_links(links: Cursor, service: Service, *, external: bool) -> None:
 
 
 def _read_extension(extension: Cursor, service: Service) -> None:
+    service.speaks = True
     for key, value in extension.entries(_SERVICE, _AT_TOP) if not extension.is_null else ():
         if key == "links":
             for provider, options in value.entries():
@@ -164,8 +157,43 @@ def _read_extension(extension: Cursor, service: Service) -> None:
             service.expose_place = value.key_place
         elif key == "gate":
             service.gate, service.gate_place = _read_gate(value), value.key_place
-        else:
+        elif key == "strict":
             service.strict, service.closed = _read_strict(value)
+        else:
+            _read_consent(key, value, service)
+
+
+def _read_consent(key: str, value: Cursor, service: Service) -> None:
+    if key == "from":
+        service.sources += [Source(party, place) for party, place in _read_parties(value)]
+    elif key == "allow":
+        service.allow = [*(service.allow or ()), *(party for party, _ in _read_parties(value))]
+    elif isinstance(value.tree, tree.Scalar) and not value.is_null and value.tree.text != ANYBODY:
+        service.accept = [ANYBODY] if _read_boolean(value) else None
+    else:
+        service.accept = [*(service.accept or ()), *(party for party, _ in _read_parties(value))]
+
+
+def _read_parties(parties: Cursor) -> list[tuple[str, Place]]:
+    if isinstance(parties.tree, tree.Scalar) and parties.tree.text == ANYBODY:
+        return [(ANYBODY, parties.place)]
+    read = [(_parsed(_party, item), item.place) for item in parties.items()]
+    return [(party, place) for party, place in read if party]
+
+
+def _party(text: str) -> str:
+    if ":" in text:
+        raise ValueError("the other side sees this service as STACK_SERVICE: no other name can be given here")
+    check_party(text)
+    return text
+
+
+def _read_boolean(value: Cursor) -> bool | None:
+    text = value.text()
+    boolean = _BOOLEANS.get(text.lower()) if text is not None else None
+    if text is not None and boolean is None:
+        value.error(f"{text!r}: write true or false")
+    return boolean
 
 
 def _read_strict(value: Cursor) -> tuple[bool | None, bool]:
@@ -276,14 +304,6 @@ def _read_networks(root: Cursor, project: Project) -> None:
             known.external = (external.text() or "").lower() in _DOCKERS_TRUE
         if real_name is not None:
             known.name = real_name.text()
-
-
-def _rotation(text: str) -> int:
-    seconds = parse_duration(text)
-    if seconds < MIN_ROTATE:
-        least = format_duration(MIN_ROTATE)
-        raise ValueError(f"too often: a session lives for three minutes whatever its key, so write {least} or more")
-    return seconds
 
 
 def _is_key_name(name: str, cursor: Cursor) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from compose_ext.diagnostics import Place, Problem, Report
 from compose_ext.language import waiting
 from compose_ext.language.project import EXTENSION, LinkEntry, Project, Service
+from mesh.model.consent import ANYBODY
 from mesh.model.labels import check_alias, check_service_name
 
 _HOST = ("host", "none")
@@ -20,6 +21,8 @@ class Links:
     project: Project
     entries: dict[str, tuple[LinkEntry, ...]] = field(default_factory=dict)
     linked: frozenset[str] = frozenset()
+    declared: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Service -> the parties outside these files from which it declares links to itself."""
 
     @property
     def count(self) -> int:
@@ -31,14 +34,17 @@ class Links:
         """Say how many links there are between how many services."""
         external = {entry.provider for entries in self.entries.values() for entry in entries if entry.external}
         services = len(self.linked | external)
-        return f"{self.count} link{'' if self.count == 1 else 's'} between {services} services"
+        text = f"{self.count} link{'' if self.count == 1 else 's'} between {services} services"
+        return f"{text}; {', '.join(sorted(self.declared))} with links from other stacks" if self.declared else text
 
 
 def check(project: Project, report: Report) -> Links:
     """Check every link against the rest of the project; problems go into the report."""
     checker = _Checker(project, report)
+    declared = {name: checker.sources(service) for name, service in project.services.items()}
     entries = {name: checker.entries(service) for name, service in project.services.items()}
     ends = {name for name, found in entries.items() if found}
+    ends |= {name for name, service in project.services.items() if declared[name] or service.accept is not None}
     ends |= {entry.provider for found in entries.values() for entry in found if not entry.external}
     for name in sorted(ends):
         checker.end(project.services[name])
@@ -50,7 +56,8 @@ def check(project: Project, report: Report) -> Links:
     for problem in waiting.problems(project, entries):
         report.add(problem)
     checker.unused_keys()
-    return Links(project, {name: found for name, found in entries.items() if found}, frozenset(ends))
+    declared = {name: parties for name, parties in declared.items() if parties}
+    return Links(project, {name: found for name, found in entries.items() if found}, frozenset(ends), declared)
 
 
 class _Checker:
@@ -60,6 +67,20 @@ class _Checker:
         self._project = project
         self._report = report
         self._owners: dict[tuple[str, str], Service] | None = None
+
+    def sources(self, service: Service) -> tuple[str, ...]:
+        """Give each service of these files that `from` names a link; return the parties that are none of them."""
+        outside: list[str] = []
+        for source in service.sources:
+            consumer = self._project.services.get(source.party)
+            if source.party == ANYBODY:
+                message = "'*': name the stack or the service that the links come from"
+                self._error(service, f"{EXTENSION}.from", source.place, message)
+            elif consumer is None:
+                outside.append(source.party)
+            elif not any(link.provider == service.name and not link.external for link in consumer.links):
+                consumer.links.append(LinkEntry(service.name, service.name, external=False, place=source.place))
+        return tuple(dict.fromkeys(outside))
 
     def entries(self, service: Service) -> tuple[LinkEntry, ...]:
         """Return those entries of a service's links that are sound."""
@@ -157,7 +178,7 @@ class _Checker:
         """Warn of `expose` that no link of these files reads."""
         providers = {entry.provider for found in entries.values() for entry in found}
         for service in self._project.services.values():
-            if service.expose and service.expose_place and service.name not in providers:
+            if service.expose and service.expose_place and not service.sources and service.name not in providers:
                 message = "no link here leads to this service: only links of other stacks heed it"
                 self._warn(service, f"{EXTENSION}.expose", service.expose_place, message)
 

@@ -54,6 +54,8 @@ class Link:
     """The name of its link key; empty: the agent does not say."""
     epoch: int | None
     """Number of the key's current secret; None: none yet."""
+    allowed: bool = True
+    """Whether the provider allows it; an older agent does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,7 @@ def _link(raw: dict[str, Any]) -> Link:
         _refused(raw.get("refused")),
         _text(raw.get("key", "")),
         None if raw.get("epoch") is None else int(_number(raw["epoch"])),
+        raw.get("allowed") is not False,
     )
 
 

@@ -51,7 +51,7 @@ def remember(docker: Docker, stack: str, links: Links | None, say: Callable[[str
 
     The deployment is done: a failure here is only reported.
     """
-    consumers = ",".join(sorted(links.entries)) if links else ""
+    consumers = ",".join(sorted({*links.entries, *links.declared})) if links else ""
     try:
         form = f'{{{{.ID}}}} {{{{.Label "{_CONSUMERS}"}}}}'
         listed = docker.ask(["config", "ls", "--filter", f"label={_STACK}={stack}", "--format", form], _TIMEOUT)

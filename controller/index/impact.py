@@ -151,7 +151,12 @@ class _Before:
     def relinked(self, index: Index) -> set[str]:
         """Return the ids of the services whose tasks all have to be looked at."""
         there = {name for name, was in self._there.items() if _is_there(index, name) != was}
-        return there.union(self._links.linked ^ index.links.linked) if index.links is not self._links else there
+        old, new = self._links, index.links
+        if old is new:
+            return there
+        was, now = old.agreed.links, new.agreed.links
+        changed = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
+        return there.union(old.linked ^ new.linked, old.agreed.lax ^ new.agreed.lax, changed)
 
     def link_keys(self, index: Index) -> Iterator[str]:
         """Yield the link keys whose nodes, services or settings may differ."""
@@ -187,7 +192,9 @@ def _says(service: SwarmService | None) -> tuple[object, ...]:
     """Return the part of a service that links depend on."""
     if service is None:
         return ()
-    return service.name, service.labels, service.label_errors, service.published if service.labels.closed else None
+    published = service.published if service.labels.closed else None
+    said = (service.name, service.labels, service.label_errors, published)
+    return (*said, service.stack, service.hosts, service.aliases)
 
 
 def _is_there(index: Index, service: str) -> bool:

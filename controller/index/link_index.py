@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from controller.swarm.model import SwarmService
 from mesh.model import keyspace
+from mesh.model.durations import MIN_ROTATE
 from mesh.model.labels import LinkLabel, key_name
 from mesh.model.records import Service
 from mesh.process.multimap import MultiMap
+from mesh.topology.agreement import Agreement, Recorded, agree, hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,12 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class LinkIndex:
-    """Links, as they follow from services alone.
+    """Links, as they follow from services and their records alone.
 
     Attributes:
         linked: ids of the services that link or are linked to, among those that exist or still have live tasks.
         problems: texts, by the names of the services.
+        agreed: the links of the services that exist.
         keys: service id -> the link keys of its links, at either end.
         ends: link key -> the ids of the services at either end of its links.
         uses: link key -> its settings.
@@ -39,6 +42,7 @@ class LinkIndex:
 
     linked: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
+    agreed: Agreement = field(default_factory=Agreement)
     keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     ends: Mapping[str, frozenset[str]] = field(default_factory=dict)
     uses: Mapping[str, Use] = field(default_factory=dict)
@@ -59,14 +63,20 @@ def links_of(
         ending: ids of removed services that still have live tasks.
         invalid: keys of the store that cannot be read.
     """
-    linked, problems = _linked(now, stored, ending, invalid)
-    return LinkIndex(linked, problems, *_keys(now, stored))
+    names = frozenset(stored[service].name for service in ending if service in stored)
+    agreed = agree(now, Recorded({service.id: service.links for service in stored.values()}, names))
+    linked, problems = _linked(now, stored, agreed, ending, invalid)
+    return LinkIndex(linked, problems, agreed, *_keys(now, stored, agreed))
 
 
 def _linked(
-    now: Mapping[str, SwarmService], stored: Mapping[str, Service], ending: Collection[str], invalid: Container[str]
+    now: Mapping[str, SwarmService],
+    stored: Mapping[str, Service],
+    agreed: Agreement,
+    ending: Collection[str],
+    invalid: Container[str],
 ) -> tuple[frozenset[str], tuple[str, ...]]:
-    links = {service.id: service.labels.links for service in now.values()}
+    links = {service: agreed.links.get(service, ()) for service in now}
     links |= {service: stored[service].links for service in ending if service in stored}
     by_name: MultiMap[str, str] = MultiMap()  # two services of one name while one ends and is created again
     for service_id in links:
@@ -80,15 +90,19 @@ def _linked(
             for link in service.labels.links
             if link.provider not in by_name
         ]
+    problems += [refusal.text for refusal in agreed.refusals]
+    linked.update(service.id for service in now.values() if service.labels.consent.takes_part)
     for service_id, its in links.items():
         if its:
             linked.add(service_id)
         linked.update(*(by_name.get(link.provider, ()) for link in its))
+        if keyspace.service(service_id) in invalid and service_id in now:  # its record may have any of its links
+            linked.update(*(by_name.get(link.provider, ()) for link in now[service_id].labels.links))
     return frozenset(linked), tuple(problems)
 
 
 def _keys(
-    now: Mapping[str, SwarmService], stored: Mapping[str, Service]
+    now: Mapping[str, SwarmService], stored: Mapping[str, Service], agreed: Agreement
 ) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]], dict[str, Use]]:
     ids: MultiMap[str, str] = MultiMap()
     named = [(service.name, service.id) for service in now.values()]
@@ -98,11 +112,11 @@ def _keys(
     ends: dict[str, set[str]] = {}
     rotate: defaultdict[str, set[int]] = defaultdict(set)
     asked: defaultdict[str, set[str]] = defaultdict(set)
-    for service_id, name, link in _all_links(now, stored):
+    for service_id, name, link in _all_links(now, stored, agreed):
         key, swarms = key_name(name, link), now.get(service_id)
         its = ends.setdefault(key, set())
-        if link.rotate and (swarms is None or link in swarms.labels.links):
-            rotate[key].add(link.rotate)
+        if link.rotate and (swarms is None or link in agreed.links.get(service_id, ())):
+            rotate[key].add(max(link.rotate, MIN_ROTATE))
         if swarms is not None and swarms.labels.renew:
             asked[key].add(swarms.labels.renew)
         if link.provider in ids:
@@ -119,11 +133,12 @@ def _frozen(groups: Mapping[str, set[str]]) -> dict[str, frozenset[str]]:
     return {name: frozenset(members) for name, members in groups.items()}
 
 
-def _all_links(now: Mapping[str, SwarmService], stored: Mapping[str, Service]) -> list[tuple[str, str, LinkLabel]]:
-    """Return (service id, its name, link) of all links that Swarm or the store has."""
-    links = [(service.id, service.name, link) for service in now.values() for link in service.labels.links]
+def _all_links(
+    now: Mapping[str, SwarmService], stored: Mapping[str, Service], agreed: Agreement
+) -> list[tuple[str, str, LinkLabel]]:
+    """Return (service id, its name, link) of all links that are agreed on, or that the store has."""
+    links = [(service, now[service].name, link) for service, its in agreed.links.items() for link in its]
     for service in stored.values():
-        swarms = now.get(service.id)
-        current = swarms.labels.links if swarms is not None else ()
+        current = agreed.links.get(service.id, ())
         links += [(service.id, service.name, link) for link in service.links if link not in current]
-    return links
+    return [link for link in links if not hidden(link[2].provider)]

@@ -51,7 +51,7 @@ class Placement:
         service, stored = self._swarm.services[service_id], self._index.services.get(service_id)
         if stored is None:
             yield from self._new_service(service)
-        elif (wanted := _service_record(service, stored.vip)) != stored:
+        elif (wanted := self._record(service, stored.vip)) != stored:
             revision = self._stored.revision_of(keyspace.service(service.id))
             yield PlanStep((Put(wanted, revision),), f"service {service.name}: its links or options changed")
 
@@ -60,7 +60,7 @@ class Placement:
         vip = self._still_held(service.id, holder)
         if vip is not None:  # only its own record was lost, and the VIP stays for the service's life
             still = Holds(keyspace.address(vip), self._stored.revision_of(keyspace.address(vip)))
-            ops: tuple[Op, ...] = (Put(_service_record(service, vip), 0), still)
+            ops: tuple[Op, ...] = (Put(self._record(service, vip), 0), still)
             self._run.vips[service.id] = vip
             yield PlanStep(ops, f"service {service.name}: linked, and holds VIP {vip} already")
             return
@@ -70,8 +70,22 @@ class Placement:
             self._run.problems.append(f"service {service.name}: {error}")
             return
         self._run.give_address(vip, service.id)
-        ops = (Put(_service_record(service, vip), 0), Put(Address(vip, holder), 0))
+        ops = (Put(self._record(service, vip), 0), Put(Address(vip, holder), 0))
         yield PlanStep(ops, f"service {service.name}: linked, VIP {vip}")
+
+    def _record(self, service: SwarmService, vip: IPv4Address) -> Service:
+        labels, agreed = service.labels, self._index.links.agreed
+        return Service(
+            id=service.id,
+            name=service.name,
+            vip=vip,
+            links=agreed.links.get(service.id, ()),
+            expose=labels.expose,
+            strict=labels.strict and service.id not in agreed.lax,
+            dnsrr=service.dnsrr,
+            elsewhere=service.attachments,
+            open_ports=service.published if labels.closed else None,
+        )
 
     def _still_held(self, service_id: str, holder: str) -> IPv4Address | None:
         """Return the lowest address that a service holds and no other record has."""
@@ -217,21 +231,6 @@ class Placement:
 def _port_ops(endpoint: Endpoint, number: int) -> tuple[Op, ...]:
     old = keyspace.port(endpoint.node, endpoint.underlay.port)
     return (Put(Port(endpoint.node, number, endpoint.task), 0), Delete(old, None))
-
-
-def _service_record(service: SwarmService, vip: IPv4Address) -> Service:
-    labels = service.labels
-    return Service(
-        id=service.id,
-        name=service.name,
-        vip=vip,
-        links=labels.links,
-        expose=labels.expose,
-        strict=labels.strict,
-        dnsrr=service.dnsrr,
-        elsewhere=service.attachments,
-        open_ports=service.published if labels.closed else None,
-    )
 
 
 def _difference(old: Endpoint, new: Endpoint) -> str:

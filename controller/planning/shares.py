@@ -71,7 +71,7 @@ class Shares:
         """Return the stack of a service; of one that Swarm no longer has, by its name."""
         known = self._index.swarm.services.get(service)
         if known is not None:
-            return known.stack
+            return known.stack or ""
         stored = self._index.services.get(service)
         return stored.name.partition("_")[0] if stored is not None and "_" in stored.name else ""
 

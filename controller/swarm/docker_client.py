@@ -18,9 +18,11 @@ import structlog
 from controller.swarm.model import SwarmNetwork, SwarmNode, SwarmService, SwarmTask
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model import labels
+from mesh.model.consent import NAMESPACE, stack_of
 from mesh.model.ports import PortRange, merge
 from mesh.model.records import Attachment
 from mesh.process import docker_api
+from mesh.topology.agreement import known_hosts, network_aliases
 from mesh.topology.isolation import in_order
 from mesh.topology.underlay import ADDRESS_LABEL, swarms_addresses
 
@@ -132,7 +134,6 @@ class SwarmManager:
             time.sleep(RECONNECT_S)
 
 
-STACK_LABEL = "com.docker.stack.namespace"
 """Of a service that `docker stack deploy` made."""
 
 
@@ -150,7 +151,9 @@ def _service(raw: Mapping[str, Any]) -> SwarmService:
         replicas=int(replicated.get("Replicas", 0)) if replicated is not None else None,
         attachments=in_order(_virtual_ips(raw)),
         published=merge(_published(spec)),
-        stack=str((spec.get("Labels") or {}).get(STACK_LABEL, "")),
+        stack=stack_of(spec["Name"], (spec.get("Labels") or {}).get(NAMESPACE)),
+        hosts=known_hosts(spec),
+        aliases=network_aliases(spec),
     )
 
 

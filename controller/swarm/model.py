@@ -49,8 +49,12 @@ class SwarmService:
     """Its virtual IPs on Swarm's own networks."""
     published: tuple[PortRange, ...] = ()
     """Its tasks' own ports that are published, in either mode."""
-    stack: str = ""
-    """Its stack's name; empty where `docker service create` made it."""
+    stack: str | None = None
+    """The stack that it is of, by its name and Docker's label; None for none."""
+    hosts: frozenset[str] = frozenset()
+    """Names that its containers know without any network, in lower case."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """Networks that it is on, each with a name that it has there, in lower case, or an empty one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ be written by hand:
     linkwire.link.shop_db.rotate=24h
     linkwire.expose=5432/tcp
     linkwire.strict=false                                      or true, or all
+    linkwire.allow=proxy,blog_web                              who may link to it, see mesh.model.consent
+    linkwire.accept=*
+    linkwire.from=proxy
 """
 
 import difflib
@@ -16,6 +19,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from mesh.model import consent
+from mesh.model.consent import ACCEPT, ALLOW, FROM, Consent
+from mesh.model.durations import MIN_ROTATE, format_duration, parse_duration, parse_rotation
 from mesh.model.ports import PortRange, merge
 
 PREFIX = "linkwire."
@@ -44,8 +50,6 @@ MAX_RANGES = 64
 MAX_ALL_RANGES = 4096
 """Port ranges in all links of one service: with MAX_LINKS its record stays below 500 kB, half of the limit of a
 record, so that a node can restore it to an emptied store in base64."""
-MAX_ROTATE = 3650 * 86400
-"""Seconds; ten years."""
 MAX_NAME = 63
 """Characters in a service's name (swarmkit manager/controlapi/common.go) or a part of an alias (RFC 1123, 2.1)."""
 
@@ -57,8 +61,6 @@ _MAX_COMPARED = 128  # difflib is quadratic
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
 _ALIAS_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
-_DURATION = re.compile(r"(?:[0-9]{1,9}[wdhms])+")
-_UNITS = {"w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1}
 _TOKEN = re.compile(r"[0-9A-Za-z-]{1,64}")
 _LINK_SETTINGS = ("ports", "key", "rotate")
 STRICTNESS = {"true": (True, False), "false": (False, False), "all": (True, True)}
@@ -94,6 +96,7 @@ class ServiceLabels:
     """`strict: all`: whether nothing comes in but over links and published ports, whoever sends it."""
     renew: str | None = None
     """Value of the last `docker linkwire rotate`."""
+    consent: Consent = consent.SILENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,33 +167,6 @@ def check_alias(alias: str) -> None:
         raise ValueError("localhost is the task itself")
 
 
-def parse_duration(text: str) -> int:
-    """Read `24h`, `90m`, `1h30m`, `7d`, `2w`, `3600s`.
-
-    Returns:
-        Whole seconds, from 1 to MAX_ROTATE.
-
-    Raises:
-        ValueError: it is not such a text; the error quotes nothing.
-    """
-    text = text.strip()
-    if re.fullmatch(r"[0-9]{1,9}", text) and int(text):
-        raise ValueError(f"the unit is missing: write {text}s, {text}m or {text}h")
-    if len(text) > _MAX_COMPARED or not _DURATION.fullmatch(text):
-        raise ValueError("not a duration: write it as 24h, 90m, 1h30m or 7d")
-    seconds = sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([wdhms])", text))
-    if not 1 <= seconds <= MAX_ROTATE:
-        raise ValueError("a duration is at least 1s and at most 3650d")
-    return seconds
-
-
-def format_duration(seconds: int) -> str:
-    """Write whole seconds as `parse_duration` reads them: 86400 is `24h`, 90 is `1m30s`."""
-    hours, rest = divmod(seconds, 3600)
-    parts = ((hours, "h"), (rest // 60, "m"), (rest % 60, "s"))
-    return "".join(f"{number}{unit}" for number, unit in parts if number) or "0s"
-
-
 def encode(labels: ServiceLabels) -> dict[str, str]:
     """Write the labels, without those that have their default.
 
@@ -214,7 +190,7 @@ def encode(labels: ServiceLabels) -> dict[str, str]:
         written[EXPOSE] = _join(labels.expose)
     strict = "all" if labels.closed else None if labels.strict else "false"
     others = ((STRICT, strict), (RENEW, labels.renew))
-    written |= {label: value for label, value in others if value is not None}
+    written |= {label: value for label, value in others if value is not None} | labels.consent.encoded()
     read, errors = decode(written)
     if errors:
         raise ValueError("; ".join(str(error) for error in errors))
@@ -236,7 +212,7 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
     size = sum(len(label) + len(text) for label, text in labels.items() if label.lower().startswith(PREFIX))
     if size > MAX_LABELS:
         errors.add(PREFIX + "*", "", f"{size} characters in all, at most {MAX_LABELS} are allowed: all are left out")
-        return ServiceLabels(expose=()), errors.all()
+        return ServiceLabels(expose=(), consent=consent.CLOSED), errors.all()
     for label in sorted(labels):
         if label.lower().startswith(PREFIX):
             if len(labels[label]) > MAX_VALUE:
@@ -253,6 +229,7 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
     expose = _decode_expose(ours.pop(EXPOSE, None), errors) if EXPOSE not in shut else ()
     strict, closed = _decode_strict(ours.pop(STRICT, "true"), errors)
     renew = _decode_renew(ours.pop(RENEW, None), errors)
+    agreed = consent.decode(ours, shut, errors.add)
     ours.pop(ROLE, None)
     for label, value in ours.items():
         provider, _, setting = label.removeprefix(LINK).rpartition(".")
@@ -266,7 +243,8 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
                 links[provider] = changed
             else:
                 del links[provider]
-    return ServiceLabels(tuple(_bounded(links, errors)), expose, strict, closed, renew), errors.all()
+    found = tuple(_bounded(links, errors))
+    return ServiceLabels(found, expose, strict, closed, renew, agreed), errors.all()
 
 
 @dataclass(slots=True)
@@ -321,12 +299,22 @@ def _decode_setting(link: LinkLabel, label: str, setting: str, value: str, error
         return replace(link, ports=ports) if ports else None
     try:
         if setting == "rotate":
-            return replace(link, rotate=parse_duration(value))
+            return replace(link, rotate=_decode_rotate(label, value, errors))
         check_service_name(value.strip())
     except ValueError as error:
         errors.add(label, value, str(error))
         return link
     return replace(link, key=value.strip())
+
+
+def _decode_rotate(label: str, value: str, errors: _Errors) -> int:
+    """Read a rotation; one that is too short is reported and becomes the shortest. Raises ValueError."""
+    seconds = parse_duration(value)
+    try:
+        return parse_rotation(value)
+    except ValueError as error:
+        errors.add(label, value, f"{error}; until then it is {format_duration(MIN_ROTATE)}")
+        return max(seconds, MIN_ROTATE)
 
 
 def _bounded(links: Mapping[str, LinkLabel], errors: _Errors) -> Iterator[LinkLabel]:
@@ -382,12 +370,13 @@ def _known(label: str, providers: Collection[str]) -> list[str]:
     """Return the possible labels, for a suggestion."""
     provider = label.removeprefix(LINK).rpartition(".")[0]
     settings = [f"{LINK}{provider}.{setting}" for setting in _LINK_SETTINGS] if provider in providers else []
-    return [LINKS, EXPOSE, STRICT, RENEW, *settings]
+    return [LINKS, EXPOSE, STRICT, RENEW, ALLOW, ACCEPT, FROM, *settings]
 
 
 def _canonical(labels: ServiceLabels) -> ServiceLabels:
     links = tuple(replace(link, ports=merge(link.ports)) for link in labels.links)
-    return replace(labels, links=links, expose=None if labels.expose is None else merge(labels.expose))
+    expose = None if labels.expose is None else merge(labels.expose)
+    return replace(labels, links=links, expose=expose, consent=consent.canonical(labels.consent))
 
 
 def _join(ports: tuple[PortRange, ...]) -> str:

@@ -161,7 +161,8 @@ def test_hand_made_services_are_linked_by_label(stacks: Deployment) -> None:
     create = ("service", "create", "--quiet", "--detach", "--no-resolve-image", "--stop-grace-period", "1s")
     common = (*create, "--network", "bridge")
     try:
-        manager.docker(*common, "--name", "hand_web", image, "nginx", "-g", "daemon off;")
+        allow = ("--label", "linkwire.allow=hand_client")
+        manager.docker(*common, "--name", "hand_web", *allow, image, "nginx", "-g", "daemon off;")
         manager.docker(
             *common, "--name", "hand_client", "--label", "linkwire.links=hand_web:page", image, "sleep", "86400"
         )

@@ -39,7 +39,7 @@ LINK_SEED = LinkSeed.generate()
 
 def swarm_service(name: str, *providers: str) -> SwarmService:
     labels = ServiceLabels(tuple(LinkLabel(provider, (provider,)) for provider in providers))
-    return SwarmService(f"#{name}", name, labels, (), dnsrr=False, replicas=None)
+    return SwarmService(f"#{name}", name, labels, (), dnsrr=False, replicas=None, stack="small")
 
 
 class Swarm:

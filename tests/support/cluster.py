@@ -95,6 +95,7 @@ def swarm(tasks: int) -> Swarm:
                 label_errors=(),
                 dnsrr=False,
                 replicas=_TASKS_OF_A_SERVICE,
+                stack="name",
             )
             for n in range(services)
         },

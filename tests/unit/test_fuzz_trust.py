@@ -399,6 +399,9 @@ LABELS = [
         "linkwire.link.a.ports": "1-2",
         "linkwire.expose": "5432/tcp",
         "linkwire.strict": "false",
+        "linkwire.allow": "proxy,blog_web,a_b_*",
+        "linkwire.accept": "*",
+        "linkwire.from": "proxy",
     },
     {"linkwire.expose": "1,2,3-4/udp", "linkwire.strict": "true", "linkwire.role": "agent", "other": "x"},
 ]
@@ -426,6 +429,9 @@ def _check_labels(written: dict[str, str], read: labels.ServiceLabels) -> None:
             raise AcceptedError(f"open to all: {written!r}")
     if not read.strict and written.get(labels.STRICT, "").strip().lower() != "false":
         raise AcceptedError(f"not strict: {written!r}")
+    for label, parties in (("allow", read.consent.allow), ("accept", read.consent.accept)):
+        if "*" in (parties or ()) and "*" not in written[f"linkwire.{label}"]:
+            raise AcceptedError(f"open to everybody: {written!r}")
 
 
 FILES = [SHOP.encode(), b"version: '3.8'\n" + SHOP.encode(), b"services: {a: {links: [b], x-wireguard: {}}, b: {}}\n"]

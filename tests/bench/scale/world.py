@@ -102,7 +102,7 @@ def _stacked(number: int) -> SwarmService:
 
 
 def _service(service: str, name: str, links: tuple[LinkLabel, ...], replicas: int) -> SwarmService:
-    return SwarmService(service, name, ServiceLabels(links), (), dnsrr=False, replicas=replicas)
+    return SwarmService(service, name, ServiceLabels(links), (), dnsrr=False, replicas=replicas, stack="name")
 
 
 class SyntheticSwarm:

@@ -139,6 +139,7 @@ def test_link_is_shown_with_its_measured_pairs() -> None:
                 "refused": {"consumer": {"in": 0, "out": 0}, "provider": {"in": 0, "out": 0}},
                 "key": "shop_web:shop_db",
                 "epoch": None,
+                "allowed": True,
                 "pairs": [
                     {
                         "consumer_task": "shop_web.1.t1",

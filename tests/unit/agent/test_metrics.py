@@ -116,6 +116,8 @@ def test_all_of_it() -> None:
         f"linkwire_{refused('in')}": 0,
         f"linkwire_{refused('in', '')}": 3,
         f"linkwire_{refused('apart', '')}": 2,
+        'linkwire_refused_links{direction="in",service="web"}': 0,
+        'linkwire_refused_links{direction="out",service="web"}': 0,
         f"linkwire_{RECEIVED}": 111,
         f"linkwire_{SENT}": 222,
     }

@@ -25,6 +25,8 @@ PLUGIN = Path(sys.executable).parent / "docker-linkwire"
 PROGRAMS = docker_programs()
 NOWHERE = "unix:///nonexistent.sock"
 GOOD = 'version: "3.8"\nx-wireguard: {}\nservices: {web: {image: web, links: [db]}, db: {image: database}}\n'
+LINKED = {"linkwire.links": "STACK_db:db", "linkwire.allow": ""}
+"""Labels of the `web` of GOOD, in the stack STACK."""
 PLAIN = 'version: "3.8"\nservices: {web: {image: web, links: [db]}, db: {image: database}}\n'
 BAD = "x-wireguard: {}\nservices: {web: {image: web, links: [dbb]}, db: {image: database}}\n"
 
@@ -272,7 +274,7 @@ def test_render(docker: str, run: Run, files: Path) -> None:
     shown = run(docker, "linkwire", "render", "-c", "good.yml", "shop")
     assert shown.returncode == 0
     override = yaml.safe_load(shown.stdout)
-    assert override["services"]["web"]["deploy"]["labels"] == {"linkwire.links": "shop_db:db"}
+    assert override["services"]["web"]["deploy"]["labels"] == {"linkwire.links": "shop_db:db", "linkwire.allow": ""}
     shown = run(docker, "linkwire", "render", "-c", "plain.yml", "shop")
     assert shown.returncode == 0
     assert yaml.safe_load(shown.stdout) == {"version": "3.8", "services": {}}
@@ -325,7 +327,7 @@ def test_deploy_hands_on_files_and_flags(docker: str, run: Run, files: Path, sta
         "--with-registry-auth", "--resolve-image", "never", "-d=false", "STACK", **stand_in,
     )  # fmt: skip
     services = deployed(shown)["services"]
-    assert services["web"]["deploy"]["labels"] == {"linkwire.links": "STACK_db:db"}
+    assert services["web"]["deploy"]["labels"] == LINKED
     assert "networks" not in services["db"]
     assert record(files) == [
         "--debug=true",
@@ -359,7 +361,7 @@ def test_standard_input_is_handed_on(docker: str, run: Run, files: Path, stand_i
     for order, image in ((("first.yml", "-"), "database"), (("-", "first.yml"), "first")):
         named = [word for name in order for word in ("-c", name)]
         services = deployed(run(docker, "linkwire", "deploy", *named, "STACK", stdin=GOOD, **stand_in))["services"]
-        assert services["web"]["deploy"]["labels"] == {"linkwire.links": "STACK_db:db"}
+        assert services["web"]["deploy"]["labels"] == LINKED
         assert services["db"]["image"] == image
         override, *named = [word.removeprefix("--compose-file=") for word in record(files) if "=" in word]
         assert override == "-"
@@ -379,7 +381,10 @@ def test_large_standard_input_is_handed_on(run: Run, stand_in: dict[str, str]) -
 
 def test_a_pipe_is_handed_on(run: Run, files: Path, stand_in: dict[str, str]) -> None:
     shown = run("bash", "-c", f"{PLUGIN} linkwire deploy -c <(cat good.yml) STACK", **stand_in)
-    assert deployed(shown)["services"]["web"]["deploy"]["labels"] == {"linkwire.links": "STACK_db:db"}
+    assert deployed(shown)["services"]["web"]["deploy"]["labels"] == {
+        "linkwire.links": "STACK_db:db",
+        "linkwire.allow": "",
+    }
     assert left_behind(files) == []
 
 
@@ -636,6 +641,47 @@ def test_check_of_the_swarm_asks_both(run: Run, agent: dict[str, str]) -> None:
     assert shown.stderr.startswith("docker linkwire: the labels of services cannot be read: not a manager\n")
 
 
+STACKED = "com.docker.stack.namespace"
+ACROSS = [
+    {"ID": "1", "Spec": {"Name": "blog_web", "Labels": {STACKED: "blog", "linkwire.links": "shop_db,shop_api"}}},
+    {"ID": "2", "Spec": {"Name": "shop_db", "Labels": {STACKED: "shop"}}},
+    {"ID": "3", "Spec": {"Name": "shop_api", "Labels": {STACKED: "shop", "linkwire.allow": ""}}},
+    {"ID": "4", "Spec": {"Name": "far_web", "Labels": {STACKED: "far", "linkwire.from": "shop"}}},
+]
+NOT_ALLOWED = (
+    "service blog_web: its link to shop_api is refused: shop_api does not allow it; its owner can, by "
+    "`x-wireguard: {allow: [blog_web]}` in shop_api"
+)
+NOT_ACCEPTED = (
+    "service far_web: its link from shop is refused: no service of that name accepts it; the owner of shop can, by "
+    "`x-wireguard: {accept: true}`"
+)
+TO_ADD = (
+    "service shop_db: blog_web links to it from outside its stack. To go on with that, write in shop_db: "
+    "`x-wireguard: {allow: [blog_web]}`, before it is deployed again"
+)
+
+
+def test_check_shows_refused_links(run: Run, agent: dict[str, str]) -> None:
+    swarm = agent | {"SERVICES": json.dumps(ACROSS)}
+    shown = run(PLUGIN, "linkwire", "check", **swarm)
+    assert sorted(shown.stderr.splitlines()) == ["a problem", NOT_ALLOWED, NOT_ACCEPTED]
+    shown = run(PLUGIN, "linkwire", "check", "--stack", "blog", **swarm)
+    assert shown.stderr.splitlines() == [NOT_ALLOWED, "a problem"]
+
+
+def test_check_upgrade_gives_the_line_to_add(run: Run, agent: dict[str, str]) -> None:
+    swarm = agent | {"SERVICES": json.dumps(ACROSS)}
+    shown = run(PLUGIN, "linkwire", "check", "--upgrade", **swarm)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (1, f"{TO_ADD}\n", "")
+    shown = run(PLUGIN, "linkwire", "check", "--upgrade", "--format", "json", **swarm)
+    assert [one["message"] for one in json.loads(shown.stdout)["errors"]] == [TO_ADD]
+    shown = run(PLUGIN, "linkwire", "check", "--upgrade", **agent, SERVICES=json.dumps(ACROSS[2:]))
+    assert (shown.returncode, shown.stdout) == (0, "ok: every link between stacks is allowed by its provider\n")
+    shown = run(PLUGIN, "linkwire", "check", "--upgrade", "-c", "a.yml", **swarm)
+    assert (shown.returncode, "leave -c and --env-file out" in shown.stderr) == (2, True)
+
+
 EXTERNAL = "x-wireguard: {}\nservices: {a: {image: web, external_links: [other_mail, other_news]}}\n"
 
 
@@ -648,6 +694,17 @@ def test_check_tells_of_absent_services(run: Run, files: Path, agent: dict[str, 
         "a.yml:2:57: warning: service 'a': external_links: this Swarm has no service 'other_news' (yet): "
         "the link works as soon as there is one\n"
     )
+
+
+def test_check_tells_of_unwilling_providers(run: Run, files: Path, agent: dict[str, str]) -> None:
+    (files / "a.yml").write_text(EXTERNAL)
+    mail = [{"ID": "1", "Spec": {"Name": "other_mail", "Labels": {STACKED: "other", "linkwire.allow": "far"}}}]
+    shown = run(PLUGIN, "linkwire", "check", "-c", "a.yml", "--stack", "shop", **agent, SERVICES=json.dumps(mail))
+    assert shown.returncode == 0
+    assert (
+        "a.yml:2:45: warning: service 'a': external_links: 'other_mail' does not allow it; its owner can, by "
+        "`x-wireguard: {allow: [shop_a]}` there\n"
+    ) in shown.stderr
 
 
 def test_check_asks_nobody_without_need(run: Run, files: Path, agent: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from compose_ext.diagnostics import Report
 from compose_ext.document.interpolate import escape
 from compose_ext.language.override import check_labels, compile_override, dump
+from mesh.model.consent import Consent
 from mesh.model.labels import LinkLabel, ServiceLabels, decode
 from mesh.model.ports import PortRange
 from tests.unit.compose_ext.compose_files import docker_programs, links, newest_docker, told
@@ -71,7 +72,10 @@ def test_the_shop() -> None:
     assert list(override) == ["version", "services"]
     assert override["version"] == "3.8"
     assert list(override["services"]) == ["web", "db", "cache"]
-    assert override["services"]["cache"] == {"labels": {"linkwire.gate": "auto"}}
+    assert override["services"]["cache"] == {
+        "deploy": {"labels": {"linkwire.allow": ""}},
+        "labels": {"linkwire.gate": "auto"},
+    }
     assert all(set(service) <= {"deploy", "labels"} for service in override["services"].values()), "labels alone"
     assert service_labels(override, "web") == ServiceLabels(
         (
@@ -84,9 +88,12 @@ def test_the_shop() -> None:
             ),
             LinkLabel("shop_cache", ("cache",)),
             LinkLabel("other_mail", ("mail",)),
-        )
+        ),
+        consent=Consent(allow=()),
     )
-    assert service_labels(override, "db") == ServiceLabels((), (PortRange("tcp", 5432, 5432),), strict=False)
+    assert service_labels(override, "db") == ServiceLabels(
+        (), (PortRange("tcp", 5432, 5432),), strict=False, consent=Consent(allow=())
+    )
 
 
 def test_the_labels_as_people_see_them() -> None:
@@ -96,6 +103,7 @@ def test_the_labels_as_people_see_them() -> None:
         "  web:\n"
         "    deploy:\n"
         "      labels:\n"
+        '        linkwire.allow: ""\n'
         "        linkwire.link.shop_db.key: shop_shop\n"
         '        linkwire.link.shop_db.ports: "5432/tcp,9000-9001/tcp"\n'
         '        linkwire.link.shop_db.rotate: "24h"\n'
@@ -105,11 +113,15 @@ def test_the_labels_as_people_see_them() -> None:
         "  db:\n"
         "    deploy:\n"
         "      labels:\n"
+        '        linkwire.allow: ""\n'
         '        linkwire.expose: "5432/tcp"\n'
         '        linkwire.strict: "false"\n'
         "    labels:\n"
         "      linkwire.gate: auto\n"
         "  cache:\n"
+        "    deploy:\n"
+        "      labels:\n"
+        '        linkwire.allow: ""\n'
         "    labels:\n"
         "      linkwire.gate: auto\n"
     )
@@ -131,12 +143,15 @@ def test_the_gate_is_a_label_of_the_containers() -> None:
     )["services"]
     assert override["web"]["labels"] == {"linkwire.gate": "true"}
     assert override["web"]["deploy"]["placement"] == PLACED["placement"]
-    assert "db" not in override
-    assert override["cache"] == {"labels": {"linkwire.gate": "true"}, "deploy": PLACED}
+    assert "labels" not in override["db"]
+    assert override["cache"] == {
+        "labels": {"linkwire.gate": "true"},
+        "deploy": {"labels": {"linkwire.allow": ""}} | PLACED,
+    }
     for name in ("worker", "cron"):
         assert override[name]["labels"] == {"linkwire.gate": "auto"}
         assert "placement" not in override[name]["deploy"]
-    assert "alone" not in override
+    assert "labels" not in override["alone"]
 
 
 def test_waiting_is_stored_as_a_container_label() -> None:
@@ -368,12 +383,14 @@ def test_docker_changes_nothing_else(docker: str, tmp_path: Path) -> None:
     before = stack_config(docker, tmp_path, RICH)
     after = stack_config(docker, tmp_path, dump(compiled(RICH)), RICH)
     web = after["services"]["web"]
-    assert web["deploy"]["labels"] == {"a": "b", "linkwire.links": "shop_db:db"}
+    assert web["deploy"]["labels"] == {"a": "b", "linkwire.links": "shop_db:db", "linkwire.allow": ""}
     assert web["labels"] == {"c": "d", "linkwire.gate": "auto"}
     del web["deploy"]["labels"], before["services"]["web"]["deploy"]["labels"]
     del web["labels"], before["services"]["web"]["labels"]
     assert web == before["services"]["web"]
-    assert after["services"]["db"] == before["services"]["db"] | {"labels": {"linkwire.gate": "auto"}}
+    silent = {"labels": {"linkwire.gate": "auto"}, "deploy": {"labels": {"linkwire.allow": ""}}}
+    assert after["services"]["db"].items() >= silent.items()
+    assert {**after["services"]["db"], **silent} == before["services"]["db"] | silent
     for section in ("volumes", "secrets", "configs"):
         assert after[section] == before[section]
 
@@ -392,7 +409,7 @@ def test_docker_adds_the_constraint_of_gate_true(docker: str, tmp_path: Path) ->
 def test_docker_takes_every_version_that_we_take(docker: str, tmp_path: Path, version: str) -> None:
     text = f'version: "{version}"\nx-wireguard: {{}}\nservices: {{a: {{image: one, links: [b]}}, b: {{image: two}}}}'
     merged = stack_config(docker, tmp_path, dump(compiled(text)), text)
-    assert merged["services"]["a"]["deploy"]["labels"] == {"linkwire.links": "shop_b:b"}
+    assert merged["services"]["a"]["deploy"]["labels"] == {"linkwire.links": "shop_b:b", "linkwire.allow": ""}
 
 
 def test_docker_does_not_touch_dollars(docker: str, tmp_path: Path) -> None:

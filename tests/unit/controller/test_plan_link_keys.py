@@ -56,9 +56,9 @@ def linked(web: SwarmService = WEB) -> tuple[MemoryStore, World]:
 def test_link_without_named_key_has_its_own() -> None:
     store, world = linked()
     assert boxes(store) == {("n1", OWN), ("n2", OWN)}
-    world.add(service("blog_web", "shop_db"), "n3")
+    world.add(service("shop_cache", "shop_db"), "n3")
     at_rest(store, world)
-    blog = "blog_web:shop_db"
+    blog = "shop_cache:shop_db"
     assert boxes(store) == {("n1", OWN), ("n2", OWN), ("n2", blog), ("n3", blog)}
     assert secret(OWN, epoch_of(store, OWN)) != secret(blog, epoch_of(store, blog))
 
@@ -149,10 +149,10 @@ def test_key_is_rotated_when_due() -> None:
 
 def test_shortest_rotation_wins_and_none_means_never() -> None:
     store, world = linked(keyed(WEB, rotate=DAY))
-    world.add(keyed(service("shop_cache", "shop_db"), rotate=60), "n1")
+    world.add(keyed(service("shop_cache", "shop_db"), rotate=3600), "n1")
     world.add(keyed(service("shop_app", "shop_db")), "n1")
     at_rest(store, world)
-    assert made_of(store, world).due == epoch_of(store, "shop_shop") + 60
+    assert made_of(store, world).due == epoch_of(store, "shop_shop") + 3600
     store, world = linked()
     world.now += 10 * 365 * DAY
     made = made_of(store, world)

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.model.consent import CLOSED, Consent
+from mesh.model.durations import MAX_ROTATE, MIN_ROTATE, format_duration, parse_duration
 from mesh.model.labels import (
     EXPOSE,
     LINKS,
@@ -14,7 +16,6 @@ from mesh.model.labels import (
     MAX_LABELS,
     MAX_LINKS,
     MAX_RANGES,
-    MAX_ROTATE,
     MAX_VALUE,
     STRICTNESS,
     LabelError,
@@ -24,8 +25,6 @@ from mesh.model.labels import (
     check_service_name,
     decode,
     encode,
-    format_duration,
-    parse_duration,
     suggestion,
 )
 from mesh.model.ports import PortRange, merge
@@ -367,7 +366,7 @@ def test_sizes_are_bounded() -> None:
 
     long = {LINKS: "web", EXPOSE: "80", **{f"linkwire.x{n}": "x" * MAX_VALUE for n in range(4)}}
     read, errors = decode(long)
-    assert read == ServiceLabels(expose=())
+    assert read == ServiceLabels(expose=(), consent=CLOSED)
     size = sum(map(len, itertools.chain(*long.items())))
     text = f"{size} characters in all, at most {MAX_LABELS} are allowed: all are left out"
     assert [error.reason for error in errors] == [text]
@@ -404,6 +403,10 @@ def hostname(alias: str) -> bool:
     return True
 
 
+listed = st.lists(names | names.map("a_{}_*".format).filter(lambda name: len(name) < 60), unique=True, max_size=4)
+parties = st.just(("*",)) | listed.map(tuple)
+
+
 @st.composite
 def service_labels(draw: st.DrawFn) -> ServiceLabels:
     providers = draw(st.lists(names, unique=True, max_size=6))
@@ -417,11 +420,12 @@ def service_labels(draw: st.DrawFn) -> ServiceLabels:
                 tuple(own),
                 merge(draw(ports)),
                 draw(st.none() | names),
-                draw(st.none() | st.integers(1, MAX_ROTATE)),
+                draw(st.none() | st.integers(MIN_ROTATE, MAX_ROTATE)),
             )
         )
     strict, closed = draw(st.sampled_from([*STRICTNESS.values()]))
-    return ServiceLabels(tuple(links), draw(st.none() | ports.map(merge)), strict, closed)
+    consent = Consent(draw(st.none() | parties), draw(st.none() | parties), tuple(draw(listed)))
+    return ServiceLabels(tuple(links), draw(st.none() | ports.map(merge)), strict, closed, consent=consent)
 
 
 @given(service_labels())
