@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import locks
+from tests.support.attacks import Attempts
 
 SCRIPTS = [
     *(locks.PROJECT / name for name in ("Makefile", "deploy/Dockerfile", ".ci/run")),
@@ -87,25 +88,29 @@ def wheel(folder: Path) -> str:
 
 
 def downloaded(folder: Path, entry: str) -> subprocess.CompletedProcess[str]:
+    """What pip says when it takes an entry from the packages of `folder`, which stands for the registry."""
     (folder / "lock.txt").write_text(entry)
     shutil.rmtree(folder / "got", ignore_errors=True)
     argv = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--no-index"]
-    argv += [
-        f"--find-links={folder}",
-        "--require-hashes",
-        f"--dest={folder / 'got'}",
-        f"--requirement={folder / 'lock.txt'}",
-    ]
+    argv += [f"--find-links={folder}", f"--dest={folder / 'got'}", f"--requirement={folder / 'lock.txt'}"]
     return subprocess.run(argv, capture_output=True, text=True, check=False)
 
 
-def test_pip_takes_what_has_its_hash_only(tmp_path: Path) -> None:
+def test_pip_takes_what_has_its_hash_only(tmp_path: Path, attempt: Attempts) -> None:
+    tried = attempt("the registry serves another package under a locked version")
     digest = wheel(tmp_path)
-    entry = "linkwire-example==1.0"
-    assert downloaded(tmp_path, f"{entry} --hash=sha256:{digest}").returncode == 0
-    refused = downloaded(tmp_path, entry)
-    assert (refused.returncode, "Hashes are required" in refused.stderr) == (1, True)
-    with (tmp_path / "linkwire_example-1.0-py3-none-any.whl").open("ab") as file:
+    name = "linkwire_example-1.0-py3-none-any.whl"
+    locked = f"linkwire-example==1.0 --hash=sha256:{digest}"
+    assert downloaded(tmp_path, locked).returncode == 0
+    with (tmp_path / name).open("ab") as file:
         file.write(b"x")
-    refused = downloaded(tmp_path, f"{entry} --hash=sha256:{digest}")
-    assert (refused.returncode, "DO NOT MATCH THE HASHES" in refused.stderr) == (1, True)
+    assert downloaded(tmp_path, "linkwire-example==1.0").returncode == 0
+    tried.works((tmp_path / "got" / name).read_bytes().endswith(b"x"))
+    refused = downloaded(tmp_path, locked)
+    tried.stopped((refused.returncode, "DO NOT MATCH THE HASHES" in refused.stderr) == (1, True), refused.stderr)
+
+
+def test_one_hash_makes_pip_ask_for_all(tmp_path: Path) -> None:
+    wheel(tmp_path)
+    refused = downloaded(tmp_path, "--require-hashes\nlinkwire-example==1.0")
+    assert (refused.returncode, "Hashes are required" in refused.stderr) == (1, True)
