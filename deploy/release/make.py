@@ -27,6 +27,20 @@ PROJECT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 BUILD = "from setuptools import build_meta; import sys; build_meta.build_wheel(sys.argv[1])"
 
+INSTALLED = """
+import os, subprocess, sys
+from importlib import metadata
+for each in metadata.distributions(path=["/opt/linkwire/lib/python3.11/site-packages"]):
+    print("python", each.metadata["Name"], each.version)
+subprocess.run(["dpkg-query", "-W", "-f", "debian ${Package} ${Version}\\n"], check=True)
+for folder, _, names in os.walk("/opt/linkwire"):
+    for path in (os.path.join(folder, name) for name in (".", *names)):
+        found = os.lstat(path)
+        if not os.path.islink(path) and (found.st_mode & 0o6022 or found.st_uid or found.st_gid):
+            sys.exit(f"{path} is another user's, or may be written by others: mode {found.st_mode:o}")
+"""
+"""Run in the image: what is installed in it, and that nobody but root may write Linkwire's own files."""
+
 
 class ReleaseError(Exception):
     """A release cannot be made, and why."""
@@ -157,26 +171,38 @@ def make_image(release: Release) -> image.Digests:
     built = run("docker", "build", *options, *arguments, release.tree, env=release.environment)
     saved = release.work / "saved.tar"
     run("docker", "save", "--output", saved, built)
-    name = f"linkwire-{release.version}-image-{platform.machine()}"
-    labels = {
-        "org.opencontainers.image.title": "linkwire",
-        "org.opencontainers.image.version": release.version,
-        "org.opencontainers.image.revision": release.commit,
-        "org.opencontainers.image.licenses": "Apache-2.0",
-    }
     tag = f"linkwire:{release.version}"
-    digests = image.normalise(saved, release.out / f"{name}.tar", tag, labels, release.epoch)
-    whole = sbom.Package("linkwire", release.version, file=f"{name}.tar", licence="Apache-2.0")
-    build_only = re.findall(r"(?m)^([a-z0-9-]+)==", (release.tree / "requirements/build.txt").read_text())
+    name = f"linkwire-{release.version}-image-{platform.machine()}"
+    digests = image.normalise(saved, release.out / f"{name}.tar", tag, labels(release), release.epoch)
+    archives = [*wheels.glob("*.whl"), *wheels.glob("*.tar.gz")]
     product = re.findall(r"(?m)^([a-z0-9-]+)==", (release.tree / "requirements/product.txt").read_text())
-    parts = [
-        each
-        for each in sbom.python_packages([*wheels.glob("*.whl"), *wheels.glob("*.tar.gz")])
-        if each.name in product or each.name not in build_only
-    ]
-    written = sbom.document(whole, [*sbom.debian_packages(listed), *parts], release.epoch)
-    (release.out / f"{name}.spdx.json").write_bytes(written)
+    python = [each for each in sbom.python_packages(archives) if each.name in product]
+    debian = sbom.debian_packages(listed)
+    check_installed(built, {("debian", *each.key) for each in debian} | {("python", *each.key) for each in python})
+    whole = sbom.Package("linkwire", release.version, file=f"{name}.tar", licence="Apache-2.0")
+    (release.out / f"{name}.spdx.json").write_bytes(sbom.document(whole, [*debian, *python], release.epoch))
     return digests
+
+
+def labels(release: Release) -> Mapping[str, str]:
+    """The image's labels, by their names in the OCI's specification."""
+    said = {"title": "linkwire", "version": release.version, "revision": release.commit, "licenses": "Apache-2.0"}
+    return {f"org.opencontainers.image.{name}": value for name, value in said.items()}
+
+
+def check_installed(built: str, listed: set[tuple[str, str, str]]) -> None:
+    """Hold the bill of materials against what is in the image.
+
+    Raises:
+        ReleaseError: they differ, or a file is not root's alone.
+    """
+    lines = run("docker", "run", "--rm", "--network=none", built, "python3", "-c", INSTALLED).splitlines()
+    installed = {
+        (kind, re.sub("[-_.]+", "-", name).lower() if kind == "python" else name, version)
+        for kind, name, version in map(str.split, lines)
+    }
+    if other := sorted(" ".join(each) for each in (installed ^ listed) if each[:2] != ("python", "linkwire")):
+        raise ReleaseError("the image has not what its bill of materials lists:\n" + "\n".join(other))
 
 
 def main(version: str, key: str, out: Path) -> None:

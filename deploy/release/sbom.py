@@ -32,6 +32,11 @@ class Package:
     purl: str = ""
     licence: str = NOT_SAID
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Name and version."""
+        return self.name, self.version
+
 
 def python_packages(archives: Iterable[Path]) -> list[Package]:
     """Wheels and source archives, by their names."""
