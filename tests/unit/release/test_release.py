@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,20 @@ def test_a_release_as_it_was_signed(folder: Path, public_and_secret: tuple[Path,
         )
 
 
+def sign(folder: Path, secret: Path, comment: str) -> None:
+    """Sign the list as it is now."""
+    argv = ["minisign", "-S", "-s", str(secret), "-m", str(folder / "SHA256SUMS"), "-t", comment]
+    subprocess.run(argv, check=True, capture_output=True)
+
+
 def flip(path: Path, at: int = -1) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
+
+
+def flip_in(name: str, folder: Path) -> None:
+    flip(folder / name)
 
 
 def add_line(folder: Path, line: str) -> None:
@@ -61,7 +72,7 @@ def add_line(folder: Path, line: str) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    **{f"a byte of {name}": (lambda folder, name=name: flip(folder / name), "not the one") for name in FILES},
+    **{f"a byte of {name}": (partial(flip_in, name), "not the one") for name in FILES},
     "a byte of the list": (lambda folder: flip(folder / "SHA256SUMS", 0), "not one of this key"),
     "a byte of the signature": (lambda folder: flip(folder / "SHA256SUMS.minisig", 90), "not one of this key"),
     "the version in the comment": (
@@ -92,8 +103,7 @@ def test_a_list_that_leaves_the_folder(folder: Path, public_and_secret: tuple[Pa
     """Whoever has the key signs a list of files elsewhere: none of them is read."""
     public, secret = public_and_secret
     add_line(folder, f"{'0' * 64}  ../x\n")
-    argv = ["minisign", "-S", "-s", secret, "-m", folder / "SHA256SUMS", "-t", f"linkwire 0.1.0 {COMMIT}"]
-    subprocess.run(argv, check=True, capture_output=True)
+    sign(folder, secret, f"linkwire 0.1.0 {COMMIT}")
     verified = program("verify.sh", folder, public)
     assert (verified.returncode, "no file of this folder" in verified.stderr) == (1, True)
 
@@ -136,8 +146,7 @@ def test_an_older_release_is_sent(folder: Path, public_and_secret: tuple[Path, P
 
 def test_another_signature_of_the_key(folder: Path, public_and_secret: tuple[Path, Path]) -> None:
     public, secret = public_and_secret
-    argv = ["minisign", "-S", "-s", secret, "-m", folder / "SHA256SUMS", "-t", "a letter"]
-    subprocess.run(argv, check=True, capture_output=True)
+    sign(folder, secret, "a letter")
     verified = program("verify.sh", folder, public)
     assert (verified.returncode, "something else than a release" in verified.stderr) == (1, True)
 

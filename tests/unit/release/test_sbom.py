@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab import images
 from tests.support import released
-from tests.support.locks import LOCKS, packages
+from tests.support.locks import LOCKS, PROJECT, packages
 
 EPOCH = 1_700_000_000
 DEBIAN = (LOCKS / "debian-amd64.txt").read_text()
@@ -69,5 +69,5 @@ def test_the_debian_lock_names_digests() -> None:
     head, *lines = DEBIAN.splitlines()
     assert re.fullmatch(r"# Written by `make lock-base` of \d{4}-\d\d-\d\d: .*", head)
     assert [line for line in lines if not re.fullmatch(r"\S+ \S+ (all|amd64) sha256:[0-9a-f]{64}", line)] == []
-    needed = re.findall(r'(?m)^LINKWIRE="(.*)"$', (released.PROJECT / "deploy/base-image.sh").read_text())[0].split()
+    needed = re.findall(r'(?m)^LINKWIRE="(.*)"$', (PROJECT / "deploy/base-image.sh").read_text())[0].split()
     assert set(needed) - {line.split()[0] for line in lines} == set()
