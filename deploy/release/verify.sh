@@ -31,6 +31,6 @@ commit=$3
 sha256sum --check --strict --quiet SHA256SUMS >&2 || die "a file is not the one that was signed, see above: do not use it"
 for file in * .[!.]*; do
     case $file in SHA256SUMS | SHA256SUMS.minisig | '.[!.]*') continue ;; esac
-    grep -qF "  $file" SHA256SUMS && cut -c 67- SHA256SUMS | grep -qxF "$file" || die "nobody signed $file: take it out of the folder"
+    cut -c 67- SHA256SUMS | grep -qxF -- "$file" || die "nobody signed $file: take it out of the folder"
 done
 echo "Linkwire $version, commit $commit: the signature is good and every file is as it was signed"

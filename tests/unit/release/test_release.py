@@ -83,6 +83,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a file less": (lambda folder: (folder / FILES[0]).unlink(), "not the one"),
     "a file more": (lambda folder: (folder / "extra.whl").touch(), "nobody signed extra.whl"),
+    "the begin of a name": (lambda folder: (folder / FILES[0][:-7]).touch(), "nobody signed docker-linkwire-linux"),
     "a hidden file more": (lambda folder: (folder / ".extra").touch(), "nobody signed .extra"),
     "a list of another place": (lambda folder: add_line(folder, f"{'0' * 64}  ../x\n"), "not one of this key"),
     "no list": (lambda folder: (folder / "SHA256SUMS").unlink(), "has no SHA256SUMS"),
