@@ -6,7 +6,8 @@ QUICK_SUITES := tests/unit tests/store tests/netns
 # What they wait for is rarely a processor: tests/support/lanes.py says who runs what.
 WORKERS := 3
 
-.PHONY: help plugin demo demo-down test test-fast test-ranges lock check bench chaos lab lab-down packages clean
+.PHONY: help plugin demo demo-down test test-fast test-ranges lock check bench chaos lab lab-down packages clean \
+	lock-base release verify-release check-reproducible fuzz
 
 help:
 	@echo "make plugin     build/docker-linkwire: the CLI plugin as one file; put it into ~/.docker/cli-plugins"
@@ -16,13 +17,18 @@ help:
 	@echo "make test-fast  unit, store and netns: what needs neither a Swarm nor QEMU"
 	@echo "make test-ranges  unit and store suites with the oldest and newest libraries that pyproject.toml allows"
 	@echo "make lock       renews requirements/*.txt, the versions and hashes that everything is installed from"
+	@echo "make lock-base  renews requirements/debian-*.txt, the Debian packages of a release's image"
+	@echo "make release VERSION=... KEY=FILE  build/release/VERSION: plugin, wheel, image, SBOMs, signed with your minisign key"
+	@echo "make verify-release DIR=... PUBKEY=FILE  its signature and every file"
+	@echo "make check-reproducible  makes a release's files twice and compares them"
+	@echo "make fuzz       fuzzes what strangers write, FUZZ=60 seconds for each target, and saves what is new"
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make chaos      the long chaos run"
 	@echo "make bench      measurements, side by side in one run"
 	@echo "make lab        a Swarm to play in (python -m tests.lab run n1 -- docker node ls); make lab-down ends it"
 
 packages:
-	@deploy/bootstrap.sh lab kernel
+	@deploy/bootstrap.sh lab kernel release
 
 # What is installed is what requirements/*.txt say, by hash, whatever the registry serves today.
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps
@@ -50,6 +56,25 @@ plugin:
 lock: build/lock/ready
 	deploy/lock.sh build/lock/bin/python
 
+lock-base: | packages
+	deploy/release/lock-base.sh
+
+build/release-python/ready: requirements/build.txt
+	@deploy/bootstrap.sh release
+	@build/release-python/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv build/release-python
+	@build/release-python/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/build.txt
+	@touch $@
+
+# Docker builds the image: DOCKER_HOST says which, by default this machine's.
+release: build/release-python/ready
+	@build/release-python/bin/python deploy/release/make.py "$(VERSION)" "$(KEY)" "build/release/$(VERSION)"
+
+verify-release:
+	@deploy/release/verify.sh "$(DIR)" "$(PUBKEY)" $(VERSION)
+
+check-reproducible: build/release-python/ready
+	@deploy/release/check-reproducible.sh build/release-python/bin/python
+
 test-ranges: build/lock/ready | packages
 	deploy/test-ranges.sh build/lock/bin/python
 
@@ -75,6 +100,18 @@ check: $(VENV)/ready
 
 chaos: $(VENV)/ready
 	LINKWIRE_CHAOS=long $(PYTHON) -m pytest -s tests/chaos tests/netns/test_linkkeys.py tests/lab/test_linkkeys.py
+
+build/fuzz/ready: requirements/fuzz.txt requirements/build.txt
+	@deploy/bootstrap.sh plugin
+	@build/fuzz/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv build/fuzz
+	@build/fuzz/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/build.txt
+	@build/fuzz/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --require-hashes \
+		-r requirements/fuzz.txt
+	@touch $@
+
+# FUZZ=60: seconds for each target. What is new is saved in tests/fuzz/corpus: commit it.
+fuzz: build/fuzz/ready
+	build/fuzz/bin/python -m tests.fuzz $(or $(FUZZ),60) $(TARGETS)
 
 bench: $(VENV)/ready
 	$(PYTHON) -m tests.bench

@@ -6,11 +6,12 @@ A command's module is imported when the command is run: Docker and a shell's com
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
 
-from compose_ext import __version__
+from compose_ext import COMMIT, __version__
 from compose_ext.completion import REQUESTS, complete
 from compose_ext.diagnostics import BadFilesError, DockerError, UsageError
 from compose_ext.docker_cli import choose
@@ -53,7 +54,7 @@ class _Linkwire(Group):
         "gate": "Put the start gate into nodes' Docker, take it out, or show its state",
         "node": "List nodes and whether their keys are proven, and approve keys by hand",
         "rotate": "Give link keys new secrets, now",
-        "version": "Print the version",
+        "version": "Print the version and what it was built from",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
@@ -163,8 +164,22 @@ def _explained(error: DockerError, context: click.Context | None) -> DockerError
 )
 @form("text", "json")
 def version_command(form: str) -> None:
-    """Print the version."""
+    """Print the version, the commit it was built from, and the SHA-256 of the plugin's file."""
+    commit = "" if COMMIT.startswith("$") else COMMIT
+    digest = _own_digest(Path(sys.argv[0]))
     if form == "json":
-        show_json({"version": __version__})
-    else:
-        print(f"Linkwire {__version__}")
+        show_json({"version": __version__, "commit": commit, "sha256": digest})
+        return
+    print(f"Linkwire {__version__}")
+    if commit:
+        print(f"Commit:   {commit}")
+    if digest:
+        print(f"SHA-256:  {digest}")
+
+
+def _own_digest(file: Path) -> str:
+    """The digest of the file of `make plugin`, as a release's SHA256SUMS has it; an installed package has none."""
+    import hashlib  # noqa: PLC0415 - no other command needs these
+    import zipfile  # noqa: PLC0415
+
+    return hashlib.sha256(file.read_bytes()).hexdigest() if zipfile.is_zipfile(file) else ""

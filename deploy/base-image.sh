@@ -7,8 +7,11 @@
 #   demo      Debian 12 with the programs of deploy/examples
 #   busybox   busybox alone
 #
-# Needs root, mmdebstrap and a Debian mirror (MIRROR, default deb.debian.org). Does nothing when OUT.tar was made
-# from the same inputs already.
+# Needs root, mmdebstrap and a Debian mirror (MIRROR, default deb.debian.org; it may be a file as sources.list is one, so
+# that a dated snapshot can be named). Does nothing when OUT.tar was made from the same inputs already.
+#
+# From the same packages the file is the same, byte by byte. OUT.tar.packages names them, as requirements/debian-*.txt
+# does for a release: name, version, architecture and the SHA-256 that Debian's signed index has and apt has checked.
 set -eu
 
 LINKWIRE="ca-certificates etcd-server iproute2 nftables python3 python3-venv wireguard-go wireguard-tools"
@@ -26,8 +29,14 @@ busybox) packages= ;;
 *) die "there is no kind '$kind'; the kinds are: linkwire, demo, busybox" ;;
 esac
 
+# No file is newer than the lock of a release; any fixed time would do.
+lock=$(dirname "$0")/../requirements/debian-$(dpkg --print-architecture).txt
+made=$(sed -n '1s/.* of \([0-9-]*\):.*/\1/p' "$lock" 2>/dev/null || true)
+SOURCE_DATE_EPOCH=$(date -u -d "${made:-2026-11-01}" +%s)
+export SOURCE_DATE_EPOCH
+
 inputs=$(cat "$0" - <<END | sha256sum
-$kind ${MIRROR:-} $(dpkg --print-architecture)
+$kind ${MIRROR:-} $(dpkg --print-architecture) $SOURCE_DATE_EPOCH
 END
 )
 [ -e "$out" ] && [ "$(cat "$out.inputs" 2>/dev/null)" = "$inputs" ] && exit 0
@@ -49,14 +58,26 @@ if [ "$kind" = busybox ]; then
     chmod 1777 "$work/root/tmp"
     tar -C "$work/root" --numeric-owner --owner=0 --group=0 -cf "$work/image.tar" .
 else
+    cat >"$work/list-packages" <<'END'
+#!/bin/sh
+set -eu
+installed=$(chroot "$1" dpkg-query -W -f='${Package}=${Version} ')
+# shellcheck disable=SC2086 # one word for each package
+chroot "$1" apt-cache show $installed >"$0.index"
+awk '/^Package: / { name = $2 } /^Version: / { version = $2 } /^Architecture: / { architecture = $2 }
+    /^SHA256: / { print name, version, architecture, "sha256:" $2 }' "$0.index" | LC_ALL=C sort -u >"$0.txt"
+END
+    chmod 755 "$work/list-packages"
     # shellcheck disable=SC2086 # MIRROR is one word or none
     mmdebstrap --quiet --variant=minbase --include="$packages" \
         --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
         --dpkgopt='path-exclude=/usr/share/doc/*' \
         --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+        --customize-hook="$work/list-packages" \
         bookworm "$work/image.tar" ${MIRROR:-} >"$work/log" 2>&1 || { cat "$work/log" >&2; die "mmdebstrap failed"; }
 fi
+[ "$kind" = busybox ] || mv "$work/list-packages.txt" "$out.packages"
 # The name appears only when the whole file is there.
 mv "$work/image.tar" "$out.new"
 mv "$out.new" "$out"

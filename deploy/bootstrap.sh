@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what Linkwire's lab and tests need and this Debian 12 machine lacks, by apt, as root.
 #
-#   deploy/bootstrap.sh [GROUP...]      groups: lab (the default), kernel, resolvers, plugin
+#   deploy/bootstrap.sh [GROUP...]      groups: lab (the default), kernel, resolvers, plugin, release
 #
 # Nothing is started: services are denied while packages are set up, so a Docker that the machine already
 # runs is not touched and one that is installed here stays stopped. Running it again does nothing, quickly.
@@ -55,6 +55,15 @@ PLUGIN="
 /usr/lib/python3*/ensurepip python3-venv
 /etc/ssl/certs/ca-certificates.crt ca-certificates
 "
+RELEASE="
+/usr/bin/minisign minisign
+/usr/bin/git git
+/usr/bin/mmdebstrap mmdebstrap
+/usr/bin/docker docker.io
+/usr/bin/python3 python3
+/usr/lib/python3*/ensurepip python3-venv
+/etc/ssl/certs/ca-certificates.crt ca-certificates
+"
 
 die() { echo "bootstrap: $*" >&2; exit 1; }
 
@@ -81,7 +90,8 @@ for group in "$@"; do
     kernel) wanted="$wanted$KERNEL" ;;
     resolvers) wanted="$wanted$RESOLVERS" ;;
     plugin) wanted="$wanted$PLUGIN" ;;
-    *) die "there is no group '$group'; the groups are: lab, kernel, resolvers, plugin" ;;
+    release) wanted="$wanted$RELEASE" ;;
+    *) die "there is no group '$group'; the groups are: lab, kernel, resolvers, plugin, release" ;;
     esac
 done
 

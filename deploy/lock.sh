@@ -39,6 +39,7 @@ print(*tomllib.load(open("pyproject.toml", "rb"))["tool"]["linkwire"]["plugin"],
 compile plugin.txt "$new/plugin.in" --constraint "$new/product.txt"
 compile test.txt pyproject.toml --extra dev --constraint "$new/product.txt"
 compile lock.txt pyproject.toml --extra lock --constraint "$new/product.txt"
+compile fuzz.txt pyproject.toml --extra fuzz --constraint "$new/product.txt"
 rm "$new/build.in" "$new/plugin.in"
 # uv alone: the product is not installed where the lock is made.
 "$python" - "$new/lock.txt" <<'END'
