@@ -34,6 +34,7 @@ _MODULES = {
     "gate": "compose_ext.commands.gate",
     "node": "compose_ext.commands.node",
     "rotate": "compose_ext.commands.rotate",
+    "events": "compose_ext.commands.events",
     "version": "compose_ext.cli",
 }
 """Where each command is: `NAME_command` in that module."""
@@ -53,6 +54,7 @@ class _Linkwire(Group):
         "gate": "Put the start gate into nodes' Docker, take it out, or show its state",
         "node": "List nodes and whether their keys are proven, and approve keys by hand",
         "rotate": "Give link keys new secrets, now",
+        "events": "Print who linked what to what, key and node events, and what was refused",
         "version": "Print the version",
     }
 

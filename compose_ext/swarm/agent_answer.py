@@ -57,12 +57,8 @@ class Answer:
     raw: dict[str, Any]
 
 
-def ask(docker: Docker, stack: str | None) -> Answer:
-    """Ask the agent on the endpoint.
-
-    Raises:
-        DockerError: there is no agent, or no answer that can be understood.
-    """
+def container(docker: Docker) -> str:
+    """Find the agent on the endpoint; returns its container's id. Raises DockerError: there is none."""
     running = docker.ask(["ps", "--filter", AGENT, "--filter", "status=running", "--format", "{{.ID}}"], TIMEOUT)
     containers = running.split()
     if not containers:
@@ -71,7 +67,16 @@ def ask(docker: Docker, stack: str | None) -> Answer:
             "node (see `docker service ls`); choose another node with -H or --context"
         )
     # While an agent is being replaced there may be two; the newest is listed first.
-    inspect = ["exec", containers[0], "linkwire-agent", "inspect"]
+    return containers[0]
+
+
+def ask(docker: Docker, stack: str | None) -> Answer:
+    """Ask the agent on the endpoint.
+
+    Raises:
+        DockerError: there is no agent, or no answer that can be understood.
+    """
+    inspect = ["exec", container(docker), "linkwire-agent", "inspect"]
     return read(docker.ask([*inspect, "--stack", stack] if stack else inspect, TIMEOUT))
 
 

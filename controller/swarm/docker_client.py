@@ -14,7 +14,7 @@ import docker.errors
 import requests
 import structlog
 
-from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
+from controller.swarm.model import Deploy, SwarmNode, SwarmService, SwarmTask
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model import labels
 from mesh.model.records import Attachment
@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 ADDRESS_LABEL = "linkwire.address"
 KEY_LABEL = "linkwire.key"
+STACK_LABEL = "com.docker.stack.namespace"
+"""Set by `docker stack deploy`."""
 RECONNECT_S = 0.5
 
 
@@ -142,6 +144,17 @@ def _service(raw: Mapping[str, Any]) -> SwarmService:
         dnsrr=(spec.get("EndpointSpec") or {}).get("Mode") == "dnsrr",
         replicas=int(replicated.get("Replicas", 0)) if replicated is not None else None,
         attachments=in_order(_virtual_ips(raw)),
+        deploy=_deploy(raw),
+    )
+
+
+def _deploy(raw: Mapping[str, Any]) -> Deploy:
+    given = raw["Spec"].get("Labels") or {}
+    return Deploy(
+        stack=str(given.get(STACK_LABEL, "")),
+        version=int((raw.get("Version") or {}).get("Index", 0)),
+        updated=str(raw.get("UpdatedAt", "")),
+        mark=str(given.get(labels.DEPLOY, "")),
     )
 
 

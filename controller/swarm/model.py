@@ -34,6 +34,19 @@ _COMPLETE = _ORDER["complete"]
 
 
 @dataclass(frozen=True, slots=True)
+class Deploy:
+    """Origin of a service's present form, for the audit log. Swarm keeps no name of the one who deployed."""
+
+    stack: str = ""
+    version: int = 0
+    """Swarm's version index of the service."""
+    updated: str = ""
+    """Time of its last change, as Swarm writes it."""
+    mark: str = ""
+    """The label `linkwire.deploy`: the deployer's own words."""
+
+
+@dataclass(frozen=True, slots=True)
 class SwarmService:
     """A service of the Swarm, with decoded labels."""
 
@@ -46,6 +59,8 @@ class SwarmService:
     """None for a global service or a job."""
     attachments: tuple[Attachment, ...] = ()
     """Its virtual IPs on Swarm's own networks."""
+    deploy: Deploy = field(default=Deploy(), compare=False)
+    """Of the change that was noticed last: a service that differs in nothing else is the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Keys are relative to the root (`/linkwire/v1/`), which only the store adds. No I
 from __future__ import annotations
 
 from mesh.model import records
+from mesh.model.audit.page import AuditPage
 from mesh.model.records import Record, Writer
 
 ROOT = "/linkwire/v1/"
@@ -40,15 +41,21 @@ node writes its status every few seconds, which would wake all others."""
 VIEWS = _prefix(records.View)
 """Sorts after all keys that controllers follow, for the same reason."""
 
-_KINDS = tuple(
-    kind
-    for kind in vars(records).values()
-    if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
+AUDIT = _prefix(AuditPage)
+"""Sorts before all keys that agents follow: a page wakes none of them."""
+
+_KINDS: tuple[type[Record], ...] = (
+    *(
+        kind
+        for kind in vars(records).values()
+        if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
+    ),
+    AuditPage,
 )
 KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
 """First part of a key -> the kind of record under it."""
-FOLLOWED = tuple(_prefix(kind) for kind in _KINDS if kind is not records.View)
-"""All that controllers read: every kind but the views, which are only shown."""
+FOLLOWED = tuple(_prefix(kind) for kind in _KINDS if kind not in (records.View, AuditPage))
+"""All that controllers follow: every kind but the views, which are only shown, and the audit log."""
 _COVERED = frozenset(_prefix(kind) for kind in _KINDS if kind.COVERED)
 _COVERED_BELOW = tuple(prefix for prefix in _COVERED if prefix.endswith("/"))
 
