@@ -68,7 +68,7 @@ class Controller:
         self._signer = signer
         self._wake = wake
         self._name = name
-        self._audit = AuditLog(store.load, name)
+        self._audit = AuditLog(store.load, name, signer.key.verify_key.id)
         self._writer = PlanWriter(store, partial(link_key, link_seed, signer.cluster), rest_s, self._audit)
         self._startup = StartupWait(self._writer.ledger)
         self._decider = Decider(self._writer, signer, subnet)
@@ -145,6 +145,8 @@ class Controller:
             log.info("manifest signed", revision=revision)
         if revision == 0 and whole and stored.get(keyspace.CLUSTER, Cluster) is not None:
             revision = self._writer.tell(lead.token)
+            if self._writer.has_more_to_tell:  # nothing that the store shows wakes us for it
+                self._wake()
         lead.follow_up(revision)
         if revision == 0 and not self._wake.is_pending():
             self._upkeep.collect(time.monotonic())

@@ -87,7 +87,15 @@ class PlanWriter:
         """Record what no commit has told: problems, and a new lead. Returns as `write`."""
         if self._audit is None or not self._audit.waits:
             return 0
-        return self._told((token,), sign=False)
+        old = self._audit.resigned()
+        revision = self._told((token, *old), sign=False)
+        self._audit.signed_again(old, revision)
+        return revision
+
+    @property
+    def has_more_to_tell(self) -> bool:
+        """Whether `tell` has something to write."""
+        return self._audit is not None and self._audit.waits
 
     def _commit(self, batch: Sequence[Part[Step]], token: Holds, *, sign: bool) -> int | None:
         revision = self._told((token, *(op for _, part in batch for op in part)), sign=sign)
@@ -104,7 +112,9 @@ class PlanWriter:
             return self.ledger.commit(ops, sign=sign)
         pages = self._audit.pages(ops)
         try:
-            revision = self.ledger.commit((*ops, *pages.puts), sign=sign)
+            written = {put.key for put in pages.puts}  # in their place none is signed again
+            others = [op for op in ops if op.key not in written]
+            revision = self.ledger.commit((*others, *pages.puts), sign=sign)
         except LinkwireError:
             self._audit.lose()
             raise

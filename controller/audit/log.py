@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 
@@ -21,6 +22,8 @@ MAX_PAGES = 8
 """Pages of a stream in one transaction: it has room for them beside 100 operations of the plan (etcd allows 128)."""
 MAX_PROBLEMS = 60
 """Problems a minute that are recorded one by one: whoever makes more hides nothing else by it."""
+RESIGNED = 60
+"""Pages of another key that are signed again in one transaction."""
 MAX_PENDING = 500
 """Events that wait for a store that is in use; the oldest go first."""
 _MINUTE_S = 60.0
@@ -59,14 +62,17 @@ class AuditLog:
     The pages are read once a term, when the first event is to be written: nothing follows them.
     """
 
-    def __init__(self, load: Callable[[Sequence[str]], Snapshot], controller: str) -> None:
+    def __init__(self, load: Callable[[Sequence[str]], Snapshot], controller: str, signer: bytes) -> None:
         """Prepare.
 
         Args:
             load: reads prefixes of the store (`Store.load`).
             controller: name of this controller, for people.
+            signer: id of the key that this controller signs with: pages of another one are signed again.
         """
         self._load = load
+        self._signer = signer
+        self._old: dict[str, Put] = {}  # pages that another key has signed
         self._controller = controller
         self._view: View | None = None
         self._heads: dict[Stream, _Head] | None = None
@@ -107,8 +113,12 @@ class AuditLog:
 
     @property
     def waits(self) -> bool:
-        """Whether there is something to record that no transaction has told yet."""
-        return bool(self._pending)
+        """Whether there is something to record that no transaction has told yet, or a page to sign again."""
+        return bool(self._pending or self._old)
+
+    def resigned(self) -> tuple[Put, ...]:
+        """Return pages that another key has signed, as many as fit a transaction beside new ones."""
+        return tuple(islice(self._old.values(), RESIGNED))
 
     def pages(self, ops: Sequence[Op]) -> Written:
         """Make the pages to be committed with operations. Raises Retryable: the log so far cannot be read."""
@@ -131,6 +141,8 @@ class AuditLog:
         """Take note of a transaction's end: None for one that was not done."""
         if revision is None or not written.puts:
             return
+        for put in written.puts:
+            self._old.pop(put.key, None)
         self._heads = dict(written.heads)
         self._pending = []
         for stream, event in written.recorded:
@@ -138,6 +150,14 @@ class AuditLog:
             log.info(
                 "audit event recorded", kind=event.kind, number=number, stream=stream, details=dict(event.details)
             )
+
+    def signed_again(self, puts: Iterable[Put], revision: int | None) -> None:
+        """Take note of a transaction with `resigned`: where it was not done, the pages are read again."""
+        if revision is None:
+            self._old = {}  # `_read` finds them again
+            self.lose()
+        for put in puts:
+            self._old.pop(put.key, None)
 
     def lose(self) -> None:
         """Take note that a transaction's outcome is unknown: the pages are read again."""
@@ -150,7 +170,10 @@ class AuditLog:
         if self._heads is not None:
             return self._heads
         heads: dict[Stream, _Head] = {}
-        for chain in chains(self._load((keyspace.AUDIT,))):
+        stored = self._load((keyspace.AUDIT,))
+        old = ((key, page) for key, page in stored.keys_of(AuditPage) if page.signer != self._signer)
+        self._old = {key: Put(page.record, page.revision) for key, page in old}
+        for chain in chains(stored):
             problems = list(chain.problems)
             head = _Head(chain.last.number, chain.last.digest()) if chain.last is not None else _Head()
             seen = self._outlived.get(chain.stream, _Head())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.reporting.audit_log import AuditReader
 from controller.audit.differences import MAX_LINKS, View, events
-from controller.audit.log import MAX_PAGES, MAX_PENDING, MAX_PROBLEMS, AuditLog, Written
+from controller.audit.log import MAX_PAGES, MAX_PENDING, MAX_PROBLEMS, RESIGNED, AuditLog, Written
 from controller.steps import PlanStep, Step
 from controller.swarm.model import Deploy, Swarm, SwarmNode
 from mesh.crypto.hpke import NodeKey
@@ -26,12 +26,13 @@ from mesh.store.packing import MAX_OPS
 from tests.support.swarm_world import DB, REPORT_KEY, WEB
 from tests.unit.controller.transactions import fresh, made_of, settled
 
+OWN = b"own key"
 NOTHING = Swarm("cluster", {}, {}, {}, ())
 VIP = IPv4Address("10.1.0.9")
 
 
 def shown(*records: Record) -> Snapshot:
-    found = {keyspace.key_of(record): Versioned(record, 1) for record in records}
+    found = {keyspace.key_of(record): Versioned(record, 1, signer=OWN) for record in records}
     return Snapshot(revision=1, complete=True, records=found)
 
 
@@ -71,7 +72,7 @@ def pages() -> Pages:
 
 @pytest.fixture
 def log(pages: Pages) -> AuditLog:
-    made = AuditLog(pages.load, "manager-1")
+    made = AuditLog(pages.load, "manager-1", OWN)
     made.look(View(Snapshot(), NOTHING))
     return made
 
@@ -206,3 +207,23 @@ def test_a_node_is_named_as_swarm_does() -> None:
         details = dict(event.details)
         assert (event.kind, details["node"], details["counter"]) == (kind, "host-1", "3")
         assert details["approved"] == "ab" * 32
+
+
+def test_pages_of_another_key_are_signed_again(pages: Pages) -> None:
+    old, new = (AuditLog(pages.load, "manager-1", key) for key in (OWN, b"new key"))
+    for log in (old, new):
+        log.look(View(Snapshot(), NOTHING))
+    for number in range(RESIGNED + 5):
+        pages.commit(old, old.pages([Put(replace(service(), id=f"id{number}"), 0)]))
+    new.start_term()
+    pages.commit(new, new.pages([]))
+    done: set[str] = set()
+    while new.waits:
+        part = new.resigned()
+        assert 0 < len(part) <= RESIGNED
+        assert all(put.revision == 1 for put in part), "one that is overwritten meanwhile is not put back"
+        done |= {put.key for put in part}
+        new.signed_again(part, 1)
+    assert done == {
+        key for key, page in pages.pages.items() if page.number <= RESIGNED + 5 and page.stream == "decisions"
+    } | {"audit/routine/0001"}
