@@ -6,7 +6,7 @@ QUICK_SUITES := tests/unit tests/store tests/netns
 # What they wait for is rarely a processor: tests/support/lanes.py says who runs what.
 WORKERS := 3
 
-.PHONY: help plugin demo demo-down test test-fast test-ranges lock check bench chaos lab lab-down packages clean \
+.PHONY: help plugin demo demo-down test test-fast test-ranges lock check bench mutants chaos lab lab-down packages clean \
 	lock-base release verify-release check-reproducible fuzz
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make check-reproducible  makes a release's files twice and compares them"
 	@echo "make fuzz       fuzzes what strangers write, FUZZ=60 seconds for each target, and saves what is new"
 	@echo "make check      ruff, mypy --strict, import-linter"
+	@echo "make mutants    takes defences away one at a time: a test must notice each"
 	@echo "make chaos      the long chaos run"
 	@echo "make bench      measurements, side by side in one run"
 	@echo "make lab        a Swarm to play in (python -m tests.lab run n1 -- docker node ls); make lab-down ends it"
@@ -97,6 +98,9 @@ check: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+mutants: $(VENV)/ready
+	$(PYTHON) -m tests.mutants
 
 chaos: $(VENV)/ready
 	LINKWIRE_CHAOS=long $(PYTHON) -m pytest -s tests/chaos tests/netns/test_linkkeys.py tests/lab/test_linkkeys.py

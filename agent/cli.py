@@ -22,6 +22,7 @@ from agent.firewall.node_table import NodeTable
 from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.loop import Agent
 from agent.node_gate import node_jobs, proof_link
+from agent.reporting import audit_log
 from agent.reporting.link_status import inspect, signers
 from agent.reporting.metrics import Metrics, serve
 from agent.reporting.node_record import node_record
@@ -37,6 +38,7 @@ from agent.wireguard.backend import probe
 from mesh.errors import LinkwireError, Retryable
 from mesh.identity.key_files import read_verify_keys
 from mesh.integrity.record_signing import RecordSigner
+from mesh.model import keyspace
 from mesh.model.device_readings import with_devices
 from mesh.process import hardening
 from mesh.process import log_setup as logging
@@ -63,6 +65,8 @@ def main() -> None:
     try:
         if options.command == "inspect":
             _inspect(options)
+        elif options.command == "events":
+            _events(options)
         else:
             _run(options)
     except LinkwireError as error:
@@ -82,13 +86,21 @@ def _inspect(options: settings.Settings) -> None:
     store = Store(options.etcd, RecordSigner.reader(keyring), tls=options.tls)
     root = options.certificates / "swarm-root-ca.crt"
     try:
-        snapshot = store.load(("",))
+        snapshot = store.load((*keyspace.FOLLOWED, keyspace.VIEWS))
         shown = with_devices(believed(snapshot, keyring.cluster))
         document = inspect(shown, time.time(), options.stack, remembered(options.state))
         roots = (root.read_bytes(),) if root.exists() else ()
         document["signed_by"] = signers(snapshot)
         document["nodes"] = list(nodes(snapshot, keyring.cluster, roots, datetime.now(UTC)))
         print(json.dumps(document))
+    finally:
+        store.close()
+
+
+def _events(options: settings.Settings) -> None:
+    store = Store(options.etcd, RecordSigner.reader(read_verify_keys(options.verify_keys)), tls=options.tls)
+    try:
+        audit_log.show(store, follow=options.follow)
     finally:
         store.close()
 

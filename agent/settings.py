@@ -55,6 +55,7 @@ class Settings:
     tls: Tls | None = None
     installation: str = ""
     containers: str = ""
+    follow: bool = False
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
@@ -64,9 +65,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         "command",
         nargs="?",
         default="supervise",
-        choices=("supervise", "run", "inspect", *NODE_JOBS, *PROOF),
-        help="supervise: run, and run again when it ends (default); inspect: print every link as JSON; the "
-        "others are for docker linkwire install and uninstall",
+        choices=("supervise", "run", "inspect", "events", *NODE_JOBS, *PROOF),
+        help="supervise: run, and run again when it ends (default); inspect: print every link as JSON; events: print "
+        "the audit log; the others are for docker linkwire install and uninstall",
     )
     flags.add_common()
     flags.add("--docker", "LINKWIRE_DOCKER_URL", "unix:///var/run/docker.sock", str, "this node's Docker")
@@ -84,6 +85,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add("--containers", "LINKWIRE_CONTAINERS", "", str, text)
     flags.add("--installation", "LINKWIRE_INSTALLATION", "", str, "id of the installation that the state belongs to")
     flags.parser.add_argument("--stack", help="for inspect: only this stack's links")
+    text = "for events: go on until standard input ends"
+    flags.parser.add_argument("--follow", action="store_true", help=text)
     read = flags.parser.parse_args(argv)
     tls = flags.tls(read)
     return Settings(
@@ -102,4 +105,5 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         verify_keys=read.verify_keys,
         installation=read.installation,
         containers=read.containers,
+        follow=read.follow,
     )

@@ -35,6 +35,7 @@ _MODULES = {
     "gate": "compose_ext.commands.gate",
     "node": "compose_ext.commands.node",
     "rotate": "compose_ext.commands.rotate",
+    "events": "compose_ext.commands.events",
     "version": "compose_ext.cli",
 }
 """Where each command is: `NAME_command` in that module."""
@@ -55,6 +56,7 @@ class _Linkwire(Group):
         "node": "List nodes and whether their keys are proven, and approve keys by hand",
         "rotate": "Give link keys new secrets, now",
         "version": "Print the version and what it was built from",
+        "events": "Print who linked what to what, key and node events, and what was refused",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's

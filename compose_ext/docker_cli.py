@@ -121,6 +121,28 @@ class Docker:
             raise DockerError(reason or f"docker failed with exit code {process.returncode}")
         return out.decode("utf-8", "replace")
 
+    def follow(self, arguments: Sequence[str]) -> Iterator[str]:
+        """Run a command and yield its output's lines as they come; its standard input is open until then.
+
+        Raises:
+            DockerError: the program cannot be run or fails; the text is docker's own.
+        """
+        command = [self.program, *self.flags, *arguments]
+        with tempfile.TemporaryFile() as errors:
+            streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors.fileno()}
+            with _started(command, self.environment, self.folder, **streams) as process:
+                try:
+                    for line in process.stdout or ():
+                        yield line.decode("utf-8", "replace")
+                    code = process.wait()
+                finally:
+                    if process.stdin:  # docker may wait for it before it heeds a signal
+                        process.stdin.close()
+            errors.seek(0)
+            reason = printable(errors.read(_LONGEST_ERROR).decode("utf-8", "replace").strip())
+        if code:
+            raise DockerError(reason or f"docker failed with exit code {code}")
+
 
 def choose(flags: Sequence[str]) -> Docker:
     """Choose the program: what LINKWIRE_DOCKER names, else the docker that called us, else the one on PATH."""

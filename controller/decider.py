@@ -41,9 +41,10 @@ class Decider:
         verified: the last snapshot that held exactly what was signed; None for a leader that has seen none.
         due: when time alone gives something to do, in seconds since the epoch; None for never.
         problems: those that are open now.
+        mends: whether the last decision only puts back what was signed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - called once, from the loop
         self,
         writer: PlanWriter,
         signer: Signer,
@@ -78,6 +79,7 @@ class Decider:
         self._prepared: Holds | None = None
         self.due: int | None = None
         self.problems = ProblemLog()
+        self.mends = False
 
     def observe(self, stored: Snapshot) -> None:
         """Look at the store, also while another controller leads."""
@@ -122,6 +124,7 @@ class Decider:
             The transactions; and whether the store as it then is may be signed.
         """
         now = time.time()
+        self.mends = False
         if self._idle.decides_alike(swarm, stored, now) and (self.due is None or now < self.due):
             # Else each pass of an idle mesh looks again at every status since the last decision.
             self._idle.move(swarm, stored, now, whole=False)
@@ -136,6 +139,7 @@ class Decider:
         mending += cluster_again(stored, swarm.cluster, self._subnet)
         mending += self._rests.again(stored)
         if mending:
+            self.mends = True
             return self._writer.pack(mending), False
         if self._writer.ledger.verified:
             self.verified = stored

@@ -11,6 +11,8 @@ from ipaddress import IPv4Network
 
 import structlog
 
+from controller.audit.differences import View
+from controller.audit.log import AuditLog
 from controller.decider import Decider
 from controller.election import Election, Lead
 from controller.index.baseline import LastSeen
@@ -72,7 +74,8 @@ class Controller:
         self._wake = wake
         self._name = name
         self._link_secrets = LinkSecrets(link_seed, signer.cluster, own)
-        self._writer = PlanWriter(store, self._link_secrets)
+        self._audit = AuditLog(store.load, name, signer.key.verify_key.id)
+        self._writer = PlanWriter(store, self._link_secrets, self._audit)
         self._startup = StartupWait(self._writer.ledger)
         self._decider = Decider(self._writer, signer, subnet, rest_s, self._link_secrets, stack_share)
         self._restore = RestoreProcedure(self._writer, self._decider.members)
@@ -114,6 +117,7 @@ class Controller:
         if self._startup.lead_changed(token):
             self._decider.start_term()
             self._restore.start_term()
+            self._audit.start_term()
         if not stored.complete:
             self._decider.pause()
             return None
@@ -132,7 +136,9 @@ class Controller:
         lead = Lead(token, follower, election, self._wake)
         if self._startup.check(stored, up):
             self._decider.prepare(stored, swarm, token)
-        elif not self._restore.run(stored, swarm, up, lead):
+            return None
+        self._audit.look(View(stored, swarm))
+        if not self._restore.run(stored, swarm, up, lead):
             return self._act(stored, swarm, lead)
         return None
 
@@ -147,10 +153,16 @@ class Controller:
     def _act(self, stored: Snapshot, swarm: Swarm, lead: Lead) -> int | None:
         """Decide, write, and wait until the snapshot shows it."""
         plan, whole = self._decider.decide(stored, swarm)
+        self._audit.look(View(self._decider.verified or stored, swarm, mends=self._decider.mends))
+        self._audit.note_problems(self._decider.problems.open)
         revision = self._writer.write(plan, lead.token, whole=whole)
         if revision == 0 and whole and self._manifest_is_due(stored):
             revision = self._writer.ledger.commit((lead.token,))
             log.info("manifest signed", revision=revision)
+        if revision == 0 and whole and stored.get(keyspace.CLUSTER, Cluster) is not None:
+            revision = self._writer.tell(lead.token)
+            if self._writer.has_more_to_tell:  # nothing that the store shows wakes us for it
+                self._wake()
         lead.follow_up(revision)
         if revision == 0 and not self._wake.is_pending():
             self._upkeep.collect(time.monotonic())

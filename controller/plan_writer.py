@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import structlog
 
+from controller.audit.log import AuditLog
 from controller.steps import Secrets, Step
 from controller.transactions import Packed, packed
 from controller.trust.signed_writer import SignedWriter
-from mesh.model.snapshot import Holds
+from mesh.errors import LinkwireError
+from mesh.model.snapshot import Holds, Op
 from mesh.store.client import Store
 from mesh.store.packing import Part
 
@@ -24,16 +26,18 @@ class PlanWriter:
         store: to write to.
     """
 
-    def __init__(self, store: Store, secret: Secrets) -> None:
+    def __init__(self, store: Store, secret: Secrets, audit: AuditLog | None = None) -> None:
         """Prepare.
 
         Args:
             store: to write to.
             secret: gives the secrets of link keys.
+            audit: records what the commits mean; None for no record.
         """
         self.ledger = SignedWriter(store)
         self.store = store
         self._secret = secret
+        self._audit = audit
 
     def pack(self, steps: Sequence[Step]) -> Packed:
         """Make a plan's transactions."""
@@ -71,16 +75,45 @@ class PlanWriter:
         batches = self.pack(steps).batches
         for number, batch in enumerate(batches, 1):
             ops = (token, *(op for _, part in batch for op in part))
-            revision = self.ledger.commit(ops, sign=sign and number == len(batches))
+            revision = self._told(ops, sign=sign and number == len(batches))
             if revision is None:
                 break
         return revision
 
+    def tell(self, token: Holds) -> int | None:
+        """Record what no commit has told: problems, and a new lead. Returns as `write`."""
+        if self._audit is None or not self._audit.waits:
+            return 0
+        old = self._audit.resigned()
+        revision = self._told((token, *old), sign=False)
+        self._audit.signed_again(old, revision)
+        return revision
+
+    @property
+    def has_more_to_tell(self) -> bool:
+        """Whether `tell` has something to write."""
+        return self._audit is not None and self._audit.waits
+
     def _commit(self, batch: Sequence[Part[Step]], token: Holds, *, sign: bool) -> int | None:
-        revision = self.ledger.commit((token, *(op for _, part in batch for op in part)), sign=sign)
+        revision = self._told((token, *(op for _, part in batch for op in part)), sign=sign)
         for step, _ in batch:
             if revision is not None:
                 log.info("plan step committed", reason=step.reason, revision=revision)
             elif len(batch) == 1:
                 log.info("plan step out of date, replanning", reason=step.reason)
+        return revision
+
+    def _told(self, ops: Sequence[Op], *, sign: bool) -> int | None:
+        """Commit operations together with the audit log's pages about them. Returns and raises as `Store.commit`."""
+        if self._audit is None:
+            return self.ledger.commit(ops, sign=sign)
+        pages = self._audit.pages(ops)
+        try:
+            written = {put.key for put in pages.puts}  # in their place none is signed again
+            others = [op for op in ops if op.key not in written]
+            revision = self.ledger.commit((*others, *pages.puts), sign=sign)
+        except LinkwireError:
+            self._audit.lose()
+            raise
+        self._audit.commit(pages, revision)
         return revision

@@ -26,7 +26,7 @@ from compose_ext.language.project import (
 from compose_ext.language.version import read_version
 from mesh.model.consent import ANYBODY, check_party
 from mesh.model.durations import parse_rotation
-from mesh.model.labels import GATE, GATE_READY, PREFIX, ROLE, STRICTNESS, check_service_name
+from mesh.model.labels import DEPLOY, GATE, GATE_READY, PREFIX, ROLE, STRICTNESS, check_service_name
 from mesh.model.ports import PortRange
 
 _Value = TypeVar("_Value")
@@ -274,7 +274,7 @@ def _check_deploy(deploy: Cursor, _service: Service) -> None:
         deploy.error(f"{EXTENSION} stands in the service itself, beside `deploy`", misplaced.key_place)
     labels = deploy.get("labels")
     for label, place in _read_label_names(labels) if labels else ():
-        if labels and label.startswith(PREFIX) and label != ROLE:
+        if labels and label.startswith(PREFIX) and label not in {ROLE, DEPLOY}:
             labels.error(f"{label!r} is written by docker linkwire: say it with links and {EXTENSION}", place)
 
 

@@ -67,19 +67,24 @@ class Answer:
     raw: dict[str, Any]
 
 
+def container(docker: Docker) -> str:
+    """Find the agent on the endpoint; returns its container's id. Raises DockerError: there is none."""
+    found = _container(docker)
+    if found is None:
+        raise DockerError(
+            "no Linkwire agent runs on this Docker endpoint. If Linkwire is deployed, its agent should run on every "
+            "node (see `docker service ls`); choose another node with -H or --context"
+        )
+    return found
+
+
 def ask(docker: Docker, stack: str | None) -> Answer:
     """Ask the agent on the endpoint.
 
     Raises:
         DockerError: there is no agent, or no answer that can be understood.
     """
-    container = _container(docker)
-    if container is None:
-        raise DockerError(
-            "no Linkwire agent runs on this Docker endpoint. If Linkwire is deployed, its agent should run on every "
-            "node (see `docker service ls`); choose another node with -H or --context"
-        )
-    inspect = ["exec", container, "linkwire-agent", "inspect"]
+    inspect = ["exec", container(docker), "linkwire-agent", "inspect"]
     return read(docker.ask([*inspect, "--stack", stack] if stack else inspect, TIMEOUT))
 
 

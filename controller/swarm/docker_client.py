@@ -15,7 +15,7 @@ import docker.errors
 import requests
 import structlog
 
-from controller.swarm.model import SwarmNetwork, SwarmNode, SwarmService, SwarmTask
+from controller.swarm.model import Deploy, SwarmNetwork, SwarmNode, SwarmService, SwarmTask
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model import labels
 from mesh.model.consent import NAMESPACE, stack_of
@@ -154,6 +154,16 @@ def _service(raw: Mapping[str, Any]) -> SwarmService:
         stack=stack_of(spec["Name"], (spec.get("Labels") or {}).get(NAMESPACE)),
         hosts=known_hosts(spec),
         aliases=network_aliases(spec),
+        deploy=_deploy(raw),
+    )
+
+
+def _deploy(raw: Mapping[str, Any]) -> Deploy:
+    given = raw["Spec"].get("Labels") or {}
+    return Deploy(
+        version=int((raw.get("Version") or {}).get("Index", 0)),
+        updated=str(raw.get("UpdatedAt", "")),
+        mark=str(given.get(labels.DEPLOY, "")),
     )
 
 

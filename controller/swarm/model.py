@@ -35,6 +35,18 @@ _COMPLETE = _ORDER["complete"]
 
 
 @dataclass(frozen=True, slots=True)
+class Deploy:
+    """Origin of a service's present form, for the audit log. Swarm keeps no name of the one who deployed."""
+
+    version: int = 0
+    """Swarm's version index of the service."""
+    updated: str = ""
+    """Time of its last change, as Swarm writes it."""
+    mark: str = ""
+    """The label `linkwire.deploy`: the deployer's own words."""
+
+
+@dataclass(frozen=True, slots=True)
 class SwarmService:
     """A service of the Swarm, with decoded labels."""
 
@@ -55,6 +67,8 @@ class SwarmService:
     """Names that its containers know without any network, in lower case."""
     aliases: tuple[tuple[str, str], ...] = ()
     """Networks that it is on, each with a name that it has there, in lower case, or an empty one."""
+    deploy: Deploy = field(default=Deploy(), compare=False)
+    """Of the change that was noticed last: a service that differs in nothing else is the same."""
 
 
 @dataclass(frozen=True, slots=True)

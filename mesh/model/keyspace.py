@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mesh.crypto.envelope import MAX_BODY
 from mesh.model import records
+from mesh.model.audit.page import AuditPage
 from mesh.model.records import Record, Writer
 from mesh.model.vault import records as vault
 
@@ -47,15 +48,21 @@ VAULTS = prefix(vault.EpochHistory)
 VIEWS = prefix(records.View)
 """Sorts after all keys that controllers follow, for the same reason."""
 
-_KINDS = tuple(
-    kind
-    for kind in (*vars(records).values(), *vars(vault).values())
-    if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
+AUDIT = prefix(AuditPage)
+"""Sorts before all keys that agents follow: a page wakes none of them."""
+
+_KINDS: tuple[type[Record], ...] = (
+    *(
+        kind
+        for kind in (*vars(records).values(), *vars(vault).values())
+        if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
+    ),
+    AuditPage,
 )
 KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
 """First part of a key -> the kind of record under it."""
-FOLLOWED = tuple(prefix(kind) for kind in _KINDS if kind not in {records.View, records.Tenure})
-"""All that controllers follow: every kind but the views, which are only shown, and the leader's tenure."""
+FOLLOWED = tuple(prefix(kind) for kind in _KINDS if kind not in {records.View, records.Tenure, AuditPage})
+"""All that controllers follow: every kind but views and audit log, which are only shown, and the leader's tenure."""
 _KIB = 1024
 _LIMITS = {
     LEADER: _KIB,

@@ -33,6 +33,8 @@ RENEW = "linkwire.renew"
 """Written by `docker linkwire rotate`: when its value changes, the keys of the service's links are renewed."""
 ROLE = "linkwire.role"
 """Marks Linkwire's own containers and services (`agent`, `controller`); has no effect on links."""
+DEPLOY = "linkwire.deploy"
+"""The deployer's own words about a deploy, such as a pipeline's number, for the audit log; has no effect on links."""
 GATE = "linkwire.gate"
 """Label of a container, not a service: unless it is `false`, the container starts only when its task is wired, on
 nodes with the gate. On other nodes it is not placed with `true`, and starts at once with `auto`."""
@@ -231,6 +233,7 @@ def decode(labels: Mapping[str, str]) -> tuple[ServiceLabels, tuple[LabelError, 
     renew = _decode_renew(ours.pop(RENEW, None), errors)
     agreed = consent.decode(ours, shut, errors.add)
     ours.pop(ROLE, None)
+    ours.pop(DEPLOY, None)
     for label, value in ours.items():
         provider, _, setting = label.removeprefix(LINK).rpartition(".")
         if not label.startswith(LINK) or setting not in _LINK_SETTINGS:

@@ -17,6 +17,7 @@ from mesh.crypto.keys import PublicKey
 from mesh.errors import InvalidRecordError
 from mesh.identity.attestation import NodeProof
 from mesh.model import codec, keyspace
+from mesh.model.audit.page import AuditPage
 from mesh.model.codec import MAX_BYTES, decode, encode
 from mesh.model.labels import LinkLabel
 from mesh.model.net import IPAddress, UdpEndpoint
@@ -131,6 +132,7 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("tasks/n/t", TaskReport("t", "s", "n", "running", wired=True, error=None, port_taken=None, elsewhere=())),
     ("space", StoreSpace(30, 20, 50, short=True)),
     ("views/n/1", View("n", 1, 2, 1234.5, b"packed")),
+    ("audit/routine/0007", AuditPage("routine", 1031, b"\x00\xff", 1234.5, "manager-1", b"packed")),
     (
         "vitals/n",
         Status(
@@ -176,7 +178,7 @@ def changed(record: Record, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON
 
 def test_there_is_one_of_each() -> None:
     assert {type(record) for _, record in ONE_OF_EACH} == set(keyspace.KINDS.values())
-    assert len(keyspace.KINDS) == 23
+    assert len(keyspace.KINDS) == 24
 
 
 @pytest.mark.parametrize(

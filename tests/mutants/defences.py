@@ -1,0 +1,9 @@
+"""All mutants; docs/threat-model.md has the attackers that the defences are for."""
+
+from __future__ import annotations
+
+from tests.mutants.decisions import DECISIONS
+from tests.mutants.nodes import NODES
+from tests.mutants.signatures import SIGNATURES
+
+MUTANTS = (*SIGNATURES, *DECISIONS, *NODES)
