@@ -13,7 +13,7 @@ from compose_ext.docker_cli import Docker, printable
 from compose_ext.pflag import Command, form, pass_docker, switch
 from compose_ext.swarm import agent_answer
 from compose_ext.terminal import complain
-from mesh.model.labels import parse_duration
+from mesh.model.durations import parse_duration
 
 VERSION = 1
 """Of the agent's lines that are understood here."""

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from controller.swarm.model import Swarm
 from mesh.model import keyspace
 from mesh.model.audit.page import Event, Stream
-from mesh.model.labels import LinkLabel, format_duration, key_name
+from mesh.model.durations import format_duration
+from mesh.model.labels import LinkLabel, key_name
 from mesh.model.ports import PortRange
 from mesh.model.records import Endpoint, LinkKeyEpoch, Member, Recall, Record, Service
 from mesh.model.snapshot import Delete, Op, Put, Snapshot
+from mesh.topology.agreement import REFUSED, hidden, shown
 
 MAX_LINKS = 50
 """Links of one service that are told one by one in a transaction: no deploy pushes many older events out."""
@@ -78,8 +80,7 @@ def _service(before: Service | None, after: Service | None, view: View) -> Itera
     if service is None:
         return
     origin = _origin(service, view.swarm)
-    old = {link.provider: link for link in before.links} if before else {}
-    new = {link.provider: link for link in after.links} if after else {}
+    old, new = _links(before), _links(after)
     if after is None or before is None or _settings(before) != _settings(after):
         kind = _verb(before, after, "service joined", "service settings changed", "service left")
         yield Event.of(kind, service=service.name, **_settings(service), **origin)
@@ -92,6 +93,19 @@ def _service(before: Service | None, after: Service | None, view: View) -> Itera
             yield Event.of(kind, consumer=service.name, **_link(service.name, link), **origin)
     if more := len(differ) - len(differ[:MAX_LINKS]):
         yield Event.of("more links changed", consumer=service.name, count=more, **origin)
+    for provider in sorted(_refused(after) - _refused(before))[:MAX_LINKS]:
+        yield Event.of("link refused", consumer=service.name, provider=provider, **origin)
+
+
+def _links(service: Service | None) -> dict[str, LinkLabel]:
+    """Return the links of a service that are made, by provider."""
+    return {link.provider: link for link in service.links if not hidden(link.provider)} if service else {}
+
+
+def _refused(service: Service | None) -> set[str]:
+    """Return the providers that do not allow a service's links."""
+    links = service.links if service else ()
+    return {shown(link.provider) for link in links if link.provider.startswith(REFUSED)}
 
 
 def _settings(service: Service) -> dict[str, str]:

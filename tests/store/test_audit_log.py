@@ -67,7 +67,7 @@ def relink(mesh: SmallMesh, labels: ServiceLabels, deploy: Deploy | None = None)
 
 
 def test_links_keys_and_nodes_are_told(mesh: SmallMesh) -> None:
-    relink(mesh, mesh.swarm.services_now["#web"].labels, Deploy("shop", 7, "2026-11-28T17:00:00Z"))
+    relink(mesh, mesh.swarm.services_now["#web"].labels, Deploy(7, "2026-11-28T17:00:00Z"))
     with mesh.controller(), mesh.reader("n1") as one, mesh.reader("n2") as two:
         settled(one, two)
         until(lambda: kinds(told(mesh))["task key made"] == 6)
@@ -79,17 +79,16 @@ def test_links_keys_and_nodes_are_told(mesh: SmallMesh) -> None:
             "provider": "db",
             "key": "web:db",
             "id": "#web",
-            "stack": "shop",
             "version": "7",
             "updated": "2026-11-28T17:00:00Z",
         }
         assert {one["node"] for one in of(lines, "node accepted")} == {"n1", "n2"}
         assert [one["key"] for one in of(lines, "link key begun")] == ["web:db"]
         assert of(lines, "lead taken") == [{"controller": "test"}]
-        relink(mesh, ServiceLabels((LinkLabel("db", ("base",), rotate=60),)), Deploy("shop", 8, mark="pipeline 81"))
+        relink(mesh, ServiceLabels((LinkLabel("db", ("base",), rotate=3600),)), Deploy(8, mark="pipeline 81"))
         until(lambda: bool(of(told(mesh), "link changed")))
         (changed,) = of(told(mesh), "link changed")
-        assert (changed["aliases"], changed["rotate"]) == ("base", "1m")
+        assert (changed["aliases"], changed["rotate"]) == ("base", "1h")
         assert (changed["version"], changed["deploy"]) == ("8", "pipeline 81")
         relink(mesh, ServiceLabels())
         until(lambda: kinds(told(mesh))["task key dropped"] == 6)

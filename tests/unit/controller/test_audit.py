@@ -96,7 +96,7 @@ def test_each_change_of_a_service_is_told() -> None:
 
 
 def test_the_deploy_is_swarms_word() -> None:
-    swarm_service = replace(WEB, id="webid", deploy=Deploy("shop", 81, "2026-11-28T17:00:00Z", "pipeline 7"))
+    swarm_service = replace(WEB, id="webid", deploy=Deploy(81, "2026-11-28T17:00:00Z", "pipeline 7"))
     swarm = replace(NOTHING, services={"webid": swarm_service})
     (joined,) = told([Put(service(), 0)], Snapshot(), swarm)
     assert dict(joined.details) == {

@@ -42,7 +42,7 @@ def at_rest(store: MemoryStore, world: World, vault: OpenVault) -> Plan:
         if not made.steps:
             return made
         for step in made.steps:
-            assert store.commit(transaction(step, VaultSecrets(vault), None)) is not None, step.reason
+            assert store.commit(transaction(step, VaultSecrets(vault))) is not None, step.reason
     raise AssertionError(made)
 
 
