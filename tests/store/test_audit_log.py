@@ -79,6 +79,7 @@ def test_links_keys_and_nodes_are_told(mesh: SmallMesh) -> None:
             "provider": "db",
             "key": "web:db",
             "id": "#web",
+            "stack": "small",
             "version": "7",
             "updated": "2026-11-28T17:00:00Z",
         }
