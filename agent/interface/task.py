@@ -263,6 +263,7 @@ class TaskState:
             # Docker names another namespace than the one that was found: no key may stay where it does not belong.
             log.warning("task is in another namespace", task=self.local.task, namespace=path, previous=wrong.path)
             try:
+                self._guard.remove()
                 reconcile.remove(backend, wrong, None)
             except NetnsGoneError:
                 pass
