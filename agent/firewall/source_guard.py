@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Literal
@@ -46,6 +46,15 @@ _FAMILIES: tuple[_Family, ...] = ("netdev", "bridge")
 _NOBODY = str(IPv4Address(0))
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A namespace as it was when the guard was seen there: its devices' names, who may send, nftables' generation."""
+
+    devices: tuple[str, ...]
+    addresses: frozenset[IPAddress]
+    generation: int
+
+
 @dataclass(slots=True)
 class SourceGuard:
     """The guards of one task, where they were put.
@@ -55,8 +64,8 @@ class SourceGuard:
     """
 
     home: str = OWN_NETNS
-    _placed: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Namespace and device -> the command that put it there."""
+    _places: dict[tuple[_Family, str], _Place] = field(default_factory=dict)
+    """By family and path."""
     _said: str = ""
 
     def ensure(
@@ -72,12 +81,10 @@ class SourceGuard:
         """
         try:
             for sandbox, addresses in _overlays(attachments, folder):
-                for device in interfaces.far_ends(netns, sandbox):
-                    self._put(sandbox, "netdev", device, command(device, addresses))
+                self._ensure_at(netns, sandbox, "netdev", addresses)
             if is_apart:
                 with TaskNetns(self.home) as home:
-                    for device in interfaces.far_ends(netns, home, BRIDGES):
-                        self._put(home, "bridge", device, port_command(device))
+                    self._ensure_at(netns, home, "bridge", frozenset())
             self._said = ""
         except NetnsGoneError:
             pass
@@ -88,17 +95,31 @@ class SourceGuard:
 
     def remove(self) -> None:
         """Take the guards away. Raises LinkwireError."""
-        for path, device in self._placed:
+        for (family, path), place in self._places.items():
             with suppress(NetnsGoneError), TaskNetns(path) as netns:
-                for family in _FAMILIES:
-                    nft.enforce(netns, _removal(family, nf_tables_netlink.chains(netns, family, NAME) & {device}))
-        self._placed.clear()
+                nft.enforce(netns, _removal(family, nf_tables_netlink.chains(netns, family, NAME) & {*place.devices}))
+        self._places.clear()
 
-    def _put(self, netns: TaskNetns, family: _Family, device: str, wanted: str) -> None:
-        chains = nf_tables_netlink.chains(netns, family, NAME)
-        if device not in chains or self._placed.get((netns.path, device)) != wanted:
-            nft.enforce(netns, wanted + _removal(family, chains - {*interfaces.names(netns)}))
-            self._placed[netns.path, device] = wanted
+    def _ensure_at(
+        self, netns: TaskNetns, other: TaskNetns, family: _Family, addresses: frozenset[IPAddress]
+    ) -> None:
+        """Put the guard at the task's ends in a namespace; nothing is listed where nftables has not changed."""
+        place = self._places.get((family, other.path))
+        generation = nf_tables_netlink.generation(other)
+        if place is not None and (place.addresses, place.generation) == (addresses, generation):
+            return
+        chains = nf_tables_netlink.chains(other, family, NAME)
+        if place is None or place.addresses != addresses or not chains.issuperset(place.devices):
+            devices = interfaces.far_ends(netns, other, BRIDGES if family == "bridge" else None)
+            if not devices:
+                return  # Docker has not connected it yet
+            commands = (command(d, addresses) if family == "netdev" else port_command(d) for d in devices)
+            nft.enforce(other, "".join(commands))
+            with suppress(LinkwireError):  # another task's thread may do the same
+                if ended := chains - {*interfaces.names(other)}:
+                    nft.enforce(other, _removal(family, ended))
+            place = _Place(devices, addresses, generation)  # which is another by now: looked at once more, next time
+        self._places[family, other.path] = replace(place, generation=generation)
 
 
 def remove_all(folder: Path = FOLDER) -> None:

@@ -280,6 +280,7 @@ class TaskState:
         """
         self.exposed = self._guessed or self.exposed
         try:
+            self._guard.remove()
             if self.exposed is not None:
                 backend.take_back(wrong, device_name(self.local.task), self.exposed)
             reconcile.remove(backend, wrong, None)

@@ -179,7 +179,10 @@ def unwire(containers: Containers) -> Iterator[str]:
                 reconcile.remove(backend, netns, None)
         except LinkwireError as error:
             yield f"{task.name}: {error}"
-    source_guard.remove_all()
+    try:
+        source_guard.remove_all()
+    except LinkwireError as error:
+        yield f"guard of senders' addresses: {error}"
     node_table.remove()  # last: as long as there is a name, what goes to the mesh is refused
 
 

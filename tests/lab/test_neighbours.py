@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -25,9 +26,13 @@ LINKED, OTHER, DATAGRAMS, WORN = 80, 90, 53, 54
 KINDS = (("tcp", LINKED), ("tcp", OTHER), ("udp", DATAGRAMS))
 PUBLISHED = {"db": 8771, "closed": 8772, "old": 8773, "loose": 8774}
 """Providers: `strict` as ever, `strict: all`, and on docker0 `strict` as ever and `strict: false`."""
-STRICT = {"closed": {"strict": "all"}, "loose": {"strict": False}}
+STRICT: dict[str, dict[str, Any]] = {"closed": {"strict": "all"}, "loose": {"strict": False}}
 ON_SHARED = ("db", "closed")
-CONSUMERS = {"web": {"cap_drop": ["NET_RAW"]}, "raw": {}, "admin": {"cap_add": ["NET_ADMIN"]}}
+CONSUMERS: dict[str, dict[str, list[str]]] = {
+    "web": {"cap_drop": ["NET_RAW"]},
+    "raw": {},
+    "admin": {"cap_add": ["NET_ADMIN"]},
+}
 LAWLESS = "nft delete table inet linkwire 2>/dev/null || :"
 
 
