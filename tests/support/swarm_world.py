@@ -14,7 +14,6 @@ from mesh.crypto.hpke import NodeKey, NodePublicKey
 from mesh.crypto.keys import PrivateKey
 from mesh.crypto.preshared_keys import LinkKey, LinkSeed, link_key
 from mesh.model import keyspace
-from mesh.model.consent import Consent
 from mesh.model.labels import LinkLabel, ServiceLabels
 from mesh.model.records import Attachment, Endpoint, Node, TaskReport, TaskState
 from mesh.model.snapshot import Delete
@@ -90,10 +89,10 @@ secret = DerivedSecrets()
 
 
 def service(name: str, *providers: str, number: int = 0, replicas: int | None = None) -> SwarmService:
-    """A service that links to providers by their names."""
+    """A service that links to providers by their names; all of them are of one stack."""
     links = tuple(LinkLabel(provider, (provider.partition("_")[2],)) for provider in providers)
-    labels, stack = ServiceLabels(links), name.rpartition("_")[0] or None
-    return SwarmService(f"{name}#{number}", name, labels, (), dnsrr=False, replicas=replicas, stack=stack)
+    labels = ServiceLabels(links)
+    return SwarmService(f"{name}#{number}", name, labels, (), dnsrr=False, replicas=replicas, stack="shop")
 
 
 WEB = service("shop_web", "shop_db", replicas=1)
@@ -235,21 +234,12 @@ class World:
         if all(known.name != name for known in self.services.values()):
             self._made += 1
             found = service(name, *self._some_links(), number=self._made)
-            self.services[found.id] = replace(found, labels=self._with_consent(found.labels))
-
-    def _with_consent(self, labels: ServiceLabels) -> ServiceLabels:
-        """Let a service say something of other stacks' links, or nothing."""
-        consent = Consent(
-            self._choose((("*",), None, (), ("blog",))),
-            self._choose((None, ("*",))),
-            self._choose(((), ("shop_web",))),
-        )
-        return replace(labels, consent=consent)
+            self.services[found.id] = found
 
     def _relink(self) -> None:
         if self.services:
             found = self.services[self._choose(sorted(self.services))]
-            links = self._with_consent(service(found.name, *self._some_links()).labels)
+            links = service(found.name, *self._some_links()).labels
             attachments = self._choose(((), (on(OVERLAY, 0),)))
             dnsrr = self._choose((False, True))
             self.services[found.id] = replace(found, labels=links, dnsrr=dnsrr, attachments=attachments)
