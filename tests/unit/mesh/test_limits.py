@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.crypto.envelope import MAX_BODY, OVERHEAD, Keyring, Signer, SigningKey, wrap
+from mesh.integrity.bulk_verification import NOTHING, Vouched
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, device_readings, keyspace
 from mesh.model.records import DeviceStatus, PeerStatus
@@ -47,7 +50,12 @@ def test_larger_than_any_honest_is_not_decoded(key: str, monkeypatch: pytest.Mon
     def never(*_: object) -> None:
         raise AssertionError("it was opened")
 
+    def vouched(_: RecordSigner, values: Mapping[str, bytes]) -> Vouched:
+        assert not values, "it was checked"
+        return NOTHING
+
     monkeypatch.setattr(RecordSigner, "open", never)
+    monkeypatch.setattr(RecordSigner, "vouch", vouched)
     monkeypatch.setattr(codec, "decode", never)
     snapshot = read(key, b"x" * (limit + OVERHEAD + 1), whole=whole).snapshot(complete=True)
     assert dict(snapshot.invalid) == {key: f"{key}: {limit + OVERHEAD + 1} bytes, the limit is {limit}"}
