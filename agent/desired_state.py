@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -84,6 +85,11 @@ class DesiredState:
         config = desired(self.graph, endpoint, key, mtu, here, link_keys=link_keys, peer_configs=state.peers)
         if config is None:
             return None
+        applied = state.interface.applied
+        bounded = state.bounds.within(
+            config.policy, applied.policy if applied is not None else None, time.monotonic()
+        )
+        config = replace(config, policy=bounded)
         resolving = state.dns.resolving(state.local.hosts, config.policy.resolving.names)
         config = replace(config, policy=replace(config.policy, resolving=resolving))
         return config if self._ipv6 else config.without_ipv6()

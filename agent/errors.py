@@ -13,5 +13,13 @@ class RouteClashError(Terminal):
     """A network of the mesh overlaps a route that the task already has; the text names the route."""
 
 
+class RulesRefusedError(Terminal):
+    """The kernel does not take the task's rules, or nft could not bear them."""
+
+
+class RulesTooLargeError(Retryable):
+    """The kernel is short of memory for the task's rules: it may be their size, and it may pass."""
+
+
 class HostsFileMissingError(Retryable):
     """The container's hosts file is not there: not made yet, or gone with the container."""

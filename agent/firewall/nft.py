@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.errors import RulesRefusedError, RulesTooLargeError
 from agent.firewall import confinement, nf_tables_netlink, ruleset
 from agent.firewall.ruleset import Table
 from agent.linux import privileges
@@ -41,11 +42,9 @@ _COMMAND_IN_WORDS = (PROGRAM, "--numeric-protocol", "--file")
 _LIMITS = {resource.RLIMIT_AS: 512 << 20, resource.RLIMIT_CPU: 20, resource.RLIMIT_FSIZE: 16 << 20}
 _TIMEOUT = 60.0  # seconds
 _LONGEST_TEXT = 300
-# The table was changed by somebody else between the look at it and the change, or the kernel is short of something.
-_TRY_AGAIN = tuple(
-    os.strerror(code)
-    for code in (errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.EINTR, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS)
-)
+# The table was changed by somebody else between the look at it and the change.
+_TRY_AGAIN = tuple(os.strerror(code) for code in (errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.EINTR, errno.EAGAIN))
+_TOO_LARGE = tuple(os.strerror(code) for code in (errno.ENOMEM, errno.ENOBUFS))
 _NO_TABLE = os.strerror(errno.ENOENT)
 _UNREADABLE: Rules = ('{"unreadable":{}}',)
 """Equal to no rendering."""
@@ -176,9 +175,11 @@ def _explained(doing: str, error: _Refused) -> LinkwireError:
     text = f"cannot {doing} of the task: nftables says: {error}"
     if any(again in str(error) for again in _TRY_AGAIN):
         return Retryable(text)
+    if any(short in str(error) for short in _TOO_LARGE):
+        return RulesTooLargeError(text)
     if os.strerror(errno.EPERM) in str(error):
         return Terminal(f"{text} (the agent needs NET_ADMIN, and a table that a program owns is for no other)")
-    return Terminal(text)
+    return RulesRefusedError(text)
 
 
 def _nft(netns: TaskNetns, text: str, *, json: bool = True) -> str:

@@ -18,6 +18,7 @@ Where a packet goes (the first five hook into the kernel; before them DNS questi
     forward  by the device, either way: dropped
     in_link, out_link          who is at the other end? from_ROLE_SERVICE, to_ROLE_SERVICE; nobody known: refused
     from_ROLE_SERVICE, to_...  what the link allows passes, and replies to that; else counted for the link and refused
+    open_PORTS, reply_PORTS    a longer list of ports that links allow, once for all of them that have it
     in_odd                     before that is refused: what fits no connection is dropped, errors about one pass
     refuse                     answers, so that whoever asked knows at once
 
@@ -36,6 +37,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 
 from agent.dns import ruleset as dns
+from agent.firewall.port_lists import shared_name
 from agent.linux.nft_json import (
     FAMILY,
     REFUSAL,
@@ -83,6 +85,7 @@ _ICMP, _ICMPV6 = 1, 58
 _OTHER_END: Mapping[Direction, str] = {"in": "saddr", "out": "daddr"}
 # What the kernel sends by itself (IGMP, MLD, router solicitations), to nobody on a link.
 _MULTICAST = (IPv4Network("224.0.0.0/4"), IPv6Network("ff00::/8"))
+_WAY = {"original": "open", "reply": "reply"}
 _PREFIX: Mapping[Direction, str] = {"in": "from", "out": "to"}
 _LINK_LOCAL = IPv6Network("fe80::/10")
 # What IPv6 cannot do without: neighbour discovery (RFC 4861), and a bridge's questions for listeners (RFC 3810).
@@ -173,8 +176,8 @@ def render(policy: Policy, device: str) -> Rules:
         "refuse": REFUSAL,
     }
     for end in ends:
-        chains[f"from_{end.name}"] = _judged("in", end.service, replies=end.outbound, opened=end.inbound)
-        chains[f"to_{end.name}"] = _judged("out", end.service, replies=end.inbound, opened=end.outbound)
+        chains[f"from_{end.name}"] = _judged("in", end.service, chains, replies=end.outbound, opened=end.inbound)
+        chains[f"to_{end.name}"] = _judged("out", end.service, chains, replies=end.inbound, opened=end.outbound)
     links = (*policy.inbound, *policy.outbound)
     services = {"", *(balance.service for balance in policy.balance), *(allow.service for allow in links)}
     counters = {_APART, *(f"{direction}_{service}" for direction in _PREFIX for service in services)}
@@ -310,15 +313,30 @@ def _by_address(direction: Direction, addresses: Mapping[IPv4Address, str], fami
     return rules
 
 
-def _judged(direction: Direction, service: str, *, replies: Allow | None, opened: Allow | None) -> Body:
-    allowed = (*_passing(replies, "reply", "sport"), *_passing(opened, "original", "dport"))
+def _judged(
+    direction: Direction, service: str, chains: dict[str, Body], *, replies: Allow | None, opened: Allow | None
+) -> Body:
+    """Judge what goes to or comes from a service; long lists of ports are put into `chains`."""
+    allowed = (*_shared(replies, "reply", chains), *_shared(opened, "original", chains))
     return [*allowed, _ODD[direction], [*_refused(f"{direction}_{service}")]]
 
 
-def _passing(allow: Allow | None, direction: Literal["original", "reply"], field: Literal["sport", "dport"]) -> Body:
-    """Accept what a link allows in one direction of its connections; `field` is where the provider's port stands."""
+def _shared(allow: Allow | None, direction: Literal["original", "reply"], chains: dict[str, Body]) -> Body:
+    """Accept what a link allows; by a chain of its own where others may allow the same."""
     if allow is None:
         return []
+    name = shared_name(allow.ports or ())
+    if name is None:
+        return _passing(allow, direction)
+    chain = f"{_WAY[direction]}_{name}"
+    if chain not in chains:
+        chains[chain] = _passing(allow, direction)
+    return [[{"jump": {"target": chain}}]]
+
+
+def _passing(allow: Allow, direction: Literal["original", "reply"]) -> Body:
+    """Accept what a link allows in one direction of its connections, by where the provider's port stands there."""
+    field = "dport" if direction == "original" else "sport"
     is_direction = compared({"ct": {"key": "direction"}}, direction)
     if allow.ports is None:
         return [[is_direction, _ACCEPT]]

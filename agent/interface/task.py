@@ -15,7 +15,8 @@ import structlog
 from agent.containers import start_gate
 from agent.containers.docker_client import LocalTask
 from agent.dns.task_dns import TaskDns
-from agent.errors import HostsFileMissingError, PortTakenError
+from agent.errors import HostsFileMissingError, PortTakenError, RulesRefusedError, RulesTooLargeError
+from agent.firewall.port_lists import Bounds
 from agent.firewall.source_guard import SourceGuard
 from agent.interface import reconcile
 from agent.interface.diff import InterfaceDiff
@@ -51,6 +52,7 @@ class TaskState:
         named_for: the graph, and how often Docker had connected it, for which its links' names were written before it
             has a device; None where they were not.
         exposed: the public half of a private key that came into a namespace which proved to be another's.
+        bounds: of its rules.
         busy: whether a thread is at work on it: until that has ended nobody else changes anything here but
             `schedule.listed`.
     """
@@ -66,6 +68,7 @@ class TaskState:
     suspects: frozenset[IPv4Address] = frozenset()
     named_for: tuple[object, int] | None = None
     exposed: PublicKey | None = None
+    bounds: Bounds = field(default_factory=Bounds)
     busy: bool = False
     virtual: tuple[Attachment, ...] = ()
     """Its service's own virtual IPs in Swarm, by which tasks answer on networks with direct server return."""
@@ -133,7 +136,7 @@ class TaskState:
             service=self.local.service,
             state=self.local.state,
             wired=applied is not None,
-            error=self.error or self.dns.problem(self.local.container, applied),
+            error=self.error or self.dns.problem(self.local.container, applied) or self.bounds.problem(),
             port_taken=self.port_taken,
             elsewhere=self.local.elsewhere,
             node="",
@@ -170,6 +173,8 @@ class TaskState:
         except PortTakenError as error:
             self.port_taken = desired.listen_port
             self._fail(backend, error)
+        except (RulesRefusedError, RulesTooLargeError) as error:
+            self._wire_fewer(backend, desired, error, complete=complete)
         except LinkwireError as error:
             self._fail(backend, error)
         else:
@@ -177,6 +182,20 @@ class TaskState:
             self.interface.applied, self.error, self.port_taken = desired, None, None
             self.open_gate()
             self.schedule.succeed()
+
+    def _wire_fewer(
+        self, backend: Backend, desired: InterfaceConfig, error: LinkwireError, *, complete: bool
+    ) -> None:
+        """Leave out the links that came last: rules that were taken before stay, and who is refused is who is new."""
+        applied = self.interface.applied
+        before = applied.policy if applied is not None else None
+        policy = self.bounds.fewer(desired.policy, before, str(error), time.monotonic())
+        if policy is None:
+            self._fail(backend, error)
+            return
+        log.warning("links left out", task=self.local.task, name=self.local.name, error=self.bounds.problem())
+        self.schedule.dirty = True
+        self.wire(backend, replace(desired, policy=policy), complete=complete)
 
     def open_gate(self) -> None:
         """Let its process begin, now that it is wired; or say whom it still waits for."""
