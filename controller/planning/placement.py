@@ -19,6 +19,7 @@ from mesh.model import keyspace
 from mesh.model.net import IPAddress, UdpEndpoint
 from mesh.model.records import Address, Attachment, Endpoint, Node, Port, SealedKey, Service
 from mesh.model.snapshot import Delete, Holds, Op, Put
+from mesh.topology.isolation import in_order
 
 
 class Placement:
@@ -36,6 +37,10 @@ class Placement:
         self._swarm = run.index.swarm
         self._stored = run.index.stored
         self._link_keys = link_keys
+        self._banned: dict[str, list[Attachment]] = {}  # service -> addresses of its tasks on revoked nodes
+        for name in (name for node in run.index.revoked for name in run.index.tasks.on_node.get(node, ())):
+            if (task := self._swarm.tasks.get(name)) is not None and not task.ended:
+                self._banned.setdefault(task.service, []).extend(task.attachments)
 
     # --- services
 
@@ -49,7 +54,7 @@ class Placement:
         service, stored = self._swarm.services[service_id], self._index.services.get(service_id)
         if stored is None:
             yield from self._new_service(service)
-        elif (wanted := _service_record(service, stored.vip)) != stored:
+        elif (wanted := self._record(service, stored.vip)) != stored:
             revision = self._stored.revision_of(keyspace.service(service.id))
             yield PlanStep((Put(wanted, revision),), f"service {service.name}: its links or options changed")
 
@@ -58,7 +63,7 @@ class Placement:
         vip = self._still_held(service.id, holder)
         if vip is not None:  # only its own record was lost, and the VIP stays for the service's life
             still = Holds(keyspace.address(vip), self._stored.revision_of(keyspace.address(vip)))
-            ops: tuple[Op, ...] = (Put(_service_record(service, vip), 0), still)
+            ops: tuple[Op, ...] = (Put(self._record(service, vip), 0), still)
             self._run.vips[service.id] = vip
             yield PlanStep(ops, f"service {service.name}: linked, and holds VIP {vip} already")
             return
@@ -68,8 +73,13 @@ class Placement:
             self._run.problems.append(f"service {service.name}: {error}")
             return
         self._run.give_address(vip)
-        ops = (Put(_service_record(service, vip), 0), Put(Address(vip, holder), 0))
+        ops = (Put(self._record(service, vip), 0), Put(Address(vip, holder), 0))
         yield PlanStep(ops, f"service {service.name}: linked, VIP {vip}")
+
+    def _record(self, service: SwarmService, vip: IPv4Address) -> Service:
+        """Return a service's record; `strict` goes on refusing its tasks on revoked nodes by it, as endpoints do."""
+        record, banned = _service_record(service, vip), self._banned.get(service.id)
+        return record if banned is None else replace(record, elsewhere=in_order((*record.elsewhere, *banned)))
 
     def _still_held(self, service_id: str, holder: str) -> IPv4Address | None:
         """Return the lowest address that a service holds and no other record has."""
