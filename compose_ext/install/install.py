@@ -180,7 +180,8 @@ def _clear_own_etcd(docker: Docker, before: installation.Deployed, node: str, sa
 def _clean(docker: Docker, image: str, say: Callable[[str], None]) -> None:
     """Take links and volumes off every node. Raises DockerError, with what is left."""
     missed = node_jobs.others(docker)
-    by_hand = f"docker volume rm {STACK}_agent {STACK}_store {STACK}_containers {STACK}_certificates"
+    volumes = ("agent", "controller", "store", "containers", "certificates")
+    by_hand = f"docker volume rm {' '.join(f'{STACK}_{name}' for name in volumes)}"
     if not image:
         say(f"kept: volumes on the nodes, since the stack and with it the image's name was gone; there: {by_hand}")
         return

@@ -65,7 +65,8 @@ def renew(index: Index, swarm: Swarm, stored: Snapshot, delta: Delta, members: I
         named.ids.add(node)
         named.ids.update(index.tasks.on_node.get(node, ()))
     was_unknown, stood = ends_unknown(index.stored), _standing(index, delta)
-    before = _Before(index, swarm, delta, named)
+    before, lists = _Before(index, swarm, delta, named), (index.swarm, swarm)
+    banned = set(index.revoked)
     index.renew(swarm, stored, delta, named.ids)
     if before.relinks(index):
         index.relink()
@@ -74,6 +75,9 @@ def renew(index: Index, swarm: Swarm, stored: Snapshot, delta: Delta, members: I
     for service in before.relinked(index):
         named.ids.update(index.tasks.of_service.get(service, ()), index.placed.get(service, ()), (service,))
     named.link_keys.update(before.link_keys(index))
+    if banned.union(index.revoked):  # a service's record has the addresses of its tasks there
+        tasks = [task for name in named.ids for each in lists if (task := each.tasks.get(name)) is not None]
+        named.ids.update(task.service for task in tasks if task.node in banned or task.node in index.revoked)
     any_key = was_unknown or stood != _standing(index, delta)
     return Scope(frozenset(named.ids), None if any_key else frozenset(named.link_keys))
 

@@ -20,6 +20,7 @@ from mesh.model import keyspace
 from mesh.model.net import IPAddress, UdpEndpoint
 from mesh.model.records import Address, Attachment, Endpoint, Node, Port, SealedKey, Service
 from mesh.model.snapshot import Delete, Holds, Op, Put
+from mesh.topology.isolation import in_order
 
 
 class Placement:
@@ -38,6 +39,10 @@ class Placement:
         self._stored = run.index.stored
         self._link_keys = link_keys
         self._underlay = Underlay(run)
+        self._banned: dict[str, list[Attachment]] = {}  # service -> addresses of its tasks on revoked nodes
+        for name in (name for node in run.index.revoked for name in run.index.tasks.on_node.get(node, ())):
+            if (task := self._swarm.tasks.get(name)) is not None and not task.ended:
+                self._banned.setdefault(task.service, []).extend(task.attachments)
 
     # --- services
 
@@ -74,7 +79,8 @@ class Placement:
         yield PlanStep(ops, f"service {service.name}: linked, VIP {vip}")
 
     def _record(self, service: SwarmService, vip: IPv4Address) -> Service:
-        labels, agreed = service.labels, self._index.links.agreed
+        """Return a service's record; `strict` goes on refusing its tasks on revoked nodes by it, as endpoints do."""
+        labels, agreed, banned = service.labels, self._index.links.agreed, self._banned.get(service.id, ())
         return Service(
             id=service.id,
             name=service.name,
@@ -83,7 +89,7 @@ class Placement:
             expose=labels.expose,
             strict=labels.strict and service.id not in agreed.lax,
             dnsrr=service.dnsrr,
-            elsewhere=service.attachments,
+            elsewhere=in_order((*service.attachments, *banned)) if banned else service.attachments,
             open_ports=service.published if labels.closed else None,
         )
 

@@ -119,7 +119,7 @@ def test_renewed_link_seed_costs_no_request(stacks: Deployment, figure: Callable
     assert before >= FRESH, "the controllers have keys of their own"
     with Requests(n1, clients[n1], "http://web/") as one, Requests(n3, clients[n3], "http://web/") as two:
         began = time.time()
-        shown = stacks.linkwire("renew", "--link-seed")
+        shown = stacks.linkwire("renew", "--link-seed", seconds=400)
         took = time.time() - began
     assert "the link seed is renewed" in shown
     assert epoch(stacks, "bad_web") > before

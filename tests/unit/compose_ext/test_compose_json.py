@@ -242,6 +242,12 @@ def test_each_field_is_documented(command: str) -> None:
 
 
 @pytest.mark.usefixtures("swarm")
+@pytest.mark.parametrize("other", ["--signing-key", "--drop-old"])
+def test_link_seed_is_renewed_alone(other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["renew", "--link-seed", other]) == 2
+    assert "--link-seed goes with no other flag" in capsys.readouterr().err
+
+
 def test_json_does_not_renew_certificates(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["renew", "--format", "json"]) == 2
     assert "--format json goes with --check" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from compose_ext.install.options import Options, choose, read_label
 from compose_ext.install.stack_template import Release, template
 from compose_ext.swarm import node_jobs
 from compose_ext.swarm.installation import OPTIONS_LABEL
+from mesh.identity.key_files import CONTROLLER_KEY_FILE
 
 
 def stack(options: Options) -> dict[str, Any]:
@@ -99,6 +100,15 @@ def test_swarm_rolls_back_where_new_tasks_fail() -> None:
         update = service["deploy"]["update_config"]
         assert update["failure_action"] == "rollback", name
         assert update["order"] == ("start-first" if name == "controller" else "stop-first"), name
+
+
+def test_controllers_key_outlives_its_container() -> None:
+    document = stack(Options())
+    controller = document["services"]["controller"]
+    assert "controller:/var/lib/linkwire" in controller["volumes"]
+    assert "controller" in document["volumes"]
+    assert controller["environment"]["LINKWIRE_NODE_ID"] == "{{.Node.ID}}"
+    assert CONTROLLER_KEY_FILE.startswith("/var/lib/linkwire/")
 
 
 def test_docker_folders_are_volumes_and_no_fixed_path() -> None:

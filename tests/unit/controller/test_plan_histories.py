@@ -150,7 +150,14 @@ def check_endpoints(store: MemoryStore, world: World, linked: set[str], made: Pl
     for wanted in world.services.values():
         if (held := stored.get(wanted.id)) is not None:
             assert (held.links, held.name, held.dnsrr) == (wanted.labels.links, wanted.name, wanted.dnsrr)
-            assert held.elsewhere == wanted.attachments
+            banned = [
+                attachment
+                for task in world.tasks.values()
+                if task.service == wanted.id and not task.ended and task.node in world.nodes
+                if world.nodes[task.node].revoked is not None
+                for attachment in task.attachments
+            ]
+            assert held.elsewhere == in_order((*wanted.attachments, *banned))
 
 
 def check_settled(store: MemoryStore, world: World) -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from controller.steps import Release, Share
 from mesh.model import keyspace
-from mesh.model.records import Address, Endpoint, LinkKeyEpoch, SealedKey, SealedLinkKey
+from mesh.model.records import Address, Endpoint, LinkKeyEpoch, SealedKey, SealedLinkKey, Service
 from mesh.model.snapshot import Delete
 from mesh.model.vault.records import EpochHistory
-from tests.support.swarm_world import DB, WEB, World, service
+from tests.support.swarm_world import DB, OVERLAY, WEB, World, on, service
 from tests.unit.controller.memory_store import MemoryStore
 from tests.unit.controller.plan_safety import check_link_keys
 from tests.unit.controller.transactions import carry_out, fresh, made_of, settled
@@ -192,3 +192,18 @@ def test_revocation_has_a_name_of_its_own() -> None:
     once = world.swarm().revocations()
     revoke(world, "n1", "evening")
     assert once.isdisjoint(world.swarm().revocations())
+
+
+def test_strict_goes_on_refusing_a_revoked_task() -> None:
+    store, world = world_of_two()
+    (task,) = (task for task in world.tasks.values() if task.node == "n3")
+    world.tasks[task.id] = replace(task, attachments=(on(OVERLAY, 7),))
+    at_rest(store, world)
+    revoke(world, "n3")
+    at_rest(store, world)
+    (db,) = (found for found in store.all(Service) if found.id == DB.id)
+    assert db.elsewhere == (on(OVERLAY, 7),)
+    world.change(task.id, state="failed")
+    at_rest(store, world)
+    (db,) = (found for found in store.all(Service) if found.id == DB.id)
+    assert db.elsewhere == ()
