@@ -180,4 +180,33 @@ DECISIONS = (
         "[*writes, *([manifest] if manifest else [])]",
         ("tests/store/test_signed.py::test_of_two_that_lead_one_writes",),
     ),
+    Mutant(
+        "a page of the audit log names the one before it",
+        "mesh/model/audit/chain.py",
+        "page.previous != before.digest():",
+        "not page.previous:",
+        (f"{_CONTROLLER}/test_audit.py::test_a_page_of_another_chain_is_named",),
+        quick=True,
+    ),
+    Mutant(
+        "pages of the audit log that are missing are named",
+        "mesh/model/audit/chain.py",
+        "missing = sorted(set(range(oldest, newest + 1)) - {page.number for page in kept})",
+        "missing: list[int] = []",
+        (f"{_CONTROLLER}/test_audit.py::test_a_page_that_is_missing_is_named",),
+    ),
+    Mutant(
+        "a flood of problems pushes nothing out of the audit log",
+        "controller/audit/log.py",
+        "if self._problems.count > MAX_PROBLEMS:",
+        "if self._problems.count > 1000 * MAX_PROBLEMS:",
+        (f"{_CONTROLLER}/test_audit.py::test_a_flood_is_counted_and_not_recorded",),
+    ),
+    Mutant(
+        "many links of a deploy push nothing out of the audit log",
+        "controller/audit/differences.py",
+        "for provider in differ[:MAX_LINKS]:",
+        "for provider in differ:",
+        (f"{_CONTROLLER}/test_audit.py::test_many_links_are_counted",),
+    ),
 )

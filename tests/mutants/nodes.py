@@ -190,4 +190,25 @@ NODES = (
         "",
         ("tests/netns/test_node_table.py::test_traffic_leaving_without_table_is_refused_with_it",),
     ),
+    Mutant(
+        "nft's user may not read the agent's memory",
+        _PRIVILEGES,
+        "    _prctl(_PR_SET_DUMPABLE, 0)\n",
+        "",
+        ("tests/netns/test_unnoticed.py::test_giving_up_rights_opens_no_memory",),
+    ),
+    Mutant(
+        "a device is taken back from a wrong namespace",
+        "agent/interface/task.py",
+        "                reconcile.remove(backend, wrong, None)\n",
+        "                assert wrong\n",
+        ("tests/netns/test_unnoticed.py::test_device_in_a_wrong_namespace_is_removed",),
+    ),
+    Mutant(
+        "a namespace that two containers may have is neither's",
+        "agent/containers/netns_discovery.py",
+        "if len(mine) != 1:",
+        "if not mine:",
+        ("tests/netns/test_unnoticed.py::test_of_two_candidates_neither_gets_the_namespace",),
+    ),
 )

@@ -43,13 +43,14 @@ def test_it_prints_and_follows_until_input_ends(mesh: SmallMesh, command: list[s
         assert '"kind": "link created"' in printed
         pipe = subprocess.PIPE
         with subprocess.Popen([*command, "--follow"], stdin=pipe, stdout=pipe, text=True) as following:
-            assert following.stdout is not None
-            assert following.stdin is not None
-            first = [json.loads(following.stdout.readline()) for _ in printed.splitlines()]
+            output, stdin = following.stdout, following.stdin
+            assert output is not None
+            assert stdin is not None
+            first = [json.loads(output.readline()) for _ in printed.splitlines()]
             assert first == [json.loads(line) for line in printed.splitlines()]
             relink(mesh, ServiceLabels((LinkLabel("db", ("base",)),)))
-            kinds = iter(lambda: json.loads(following.stdout.readline())["kind"], "link changed")
+            kinds = iter(lambda: json.loads(output.readline())["kind"], "link changed")
             assert set(kinds) <= {"task key made", "lead taken", "problem found"}
             assert following.poll() is None
-            following.stdin.close()
+            stdin.close()
             until(lambda: following.poll() == 0)

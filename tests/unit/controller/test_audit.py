@@ -227,3 +227,24 @@ def test_pages_of_another_key_are_signed_again(pages: Pages) -> None:
     assert done == {
         key for key, page in pages.pages.items() if page.number <= RESIGNED + 5 and page.stream == "decisions"
     } | {"audit/routine/0001"}
+
+
+def chained(log: AuditLog, pages: Pages) -> dict[str, AuditPage]:
+    """Five pages of decisions."""
+    for number in range(5):
+        pages.commit(log, log.pages([Put(replace(service(), id=f"id{number}"), 0)]))
+    assert [text for text in pages.lines() if "audit log," in text] == []
+    return pages.pages
+
+
+def test_a_page_that_is_missing_is_named(log: AuditLog, pages: Pages) -> None:
+    del chained(log, pages)["audit/decisions/0003"]
+    assert pages.lines()["audit log, decisions: 1 pages are missing: 3"] == 1
+
+
+def test_a_page_of_another_chain_is_named(log: AuditLog, pages: Pages) -> None:
+    """Signed by the controller, of before a wipe, and with the same number."""
+    kept = chained(log, pages)
+    kept["audit/decisions/0003"] = replace(kept["audit/decisions/0003"], packed=kept["audit/decisions/0002"].packed)
+    text = "audit log, decisions: page 4 does not follow page 3: one of them was replaced by another"
+    assert pages.lines()[text] == 1
