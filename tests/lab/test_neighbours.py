@@ -145,9 +145,14 @@ def hood(deployment: Deployment) -> Iterator[Neighbourhood]:
         create = ("network", "create", "--driver", "overlay", "--attachable", "--ipv6")
         manager.docker(*create, "--subnet", SUBNET, "--subnet", SUBNET6, NETWORK)
         ending.callback(lambda: process.wait_for("the network to go", lambda: _is_gone(manager), seconds=60))
-        container = manager.docker(
-            *("run", "--detach", "--volume", f"{INSIDE}:/srv:ro", deployment.images.demo, "sleep", "86400")
-        ).stdout.strip()
+        # Where several tasks at once are the first of a node on an overlay with IPv6, Docker 20.10 makes it again and
+        # again ("does not belong to any of this network's subnets"): one task is there before them.
+        forever = (deployment.images.demo, "sleep", "86400")
+        first = ("--detach", "--name", NETWORK, "--network", NETWORK, "--constraint", "node.hostname==n1")
+        manager.docker("service", "create", *first, "--endpoint-mode", "dnsrr", *forever)
+        ending.callback(lambda: manager.docker("service", "rm", NETWORK))
+        deployment.wait_running(NETWORK, 1)
+        container = manager.docker("run", "--detach", "--volume", f"{INSIDE}:/srv:ro", *forever).stdout.strip()
         ending.callback(lambda: manager.docker("rm", "--force", container))
         ending.callback(lambda: deployment.remove("beside"))
         deployment.deploy("beside", compose(deployment))
