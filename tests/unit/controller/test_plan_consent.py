@@ -13,7 +13,7 @@ from controller.planning.planner import plan
 from controller.swarm.model import SwarmService
 from mesh.model.consent import Consent
 from mesh.model.records import Service
-from tests.support.swarm_world import NODES, SUBNET, World
+from tests.support.swarm_world import NODES, SUBNET, World, service
 from tests.unit.controller.memory_store import MemoryStore
 from tests.unit.controller.planners import Remembering
 from tests.unit.controller.transactions import carry_out
@@ -24,6 +24,7 @@ QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(Heal
 ALLOW = (None, (), ("*",), ("blog",), ("shop",), ("blog_web", "shop_web"))
 ACCEPT = (None, (), ("*",), ("shop",))
 SOURCES = ((), ("shop",), ("blog_web",))
+START = {"shop_web": ("shop_db", "blog_web"), "shop_db": (), "blog_web": ("shop_db", "shop_cache")}
 ACTIONS = (
     "deploy",
     "relink",
@@ -52,6 +53,9 @@ class Stacks:
         self.remembering = Remembering()
         self.links: set[Edge] = set()
         """Links of the store: the consumer's id and the provider's name."""
+        for name, providers in START.items():
+            self.world.add(service(name, *providers), self.choose(NODES))
+        self._stack()
 
     def choose(self, options: Sequence[T]) -> T:
         return options[self._data.draw(st.integers(0, len(options) - 1))]
@@ -65,14 +69,17 @@ class Stacks:
                     self._carry_out(whole=action != "part")
             case _:
                 self.world.act(action)
+        self._stack()
+
+    def _stack(self) -> None:
         named = {id_: replace(s, stack=s.name.partition("_")[0]) for id_, s in self.world.services.items()}
         self.world.services = named
 
     def _speak(self) -> None:
-        for found in list(self.world.services.values())[:1]:
+        if self.world.services:
+            found = self.world.services[self.choose(sorted(self.world.services))]
             consent = Consent(self.choose(ALLOW), self.choose(ACCEPT), self.choose(SOURCES))
             self.world.services[found.id] = replace(found, labels=replace(found.labels, consent=consent))
-            self.world.services = {**self.world.services, found.id: self.world.services.pop(found.id)}  # the next one
 
     def _carry_out(self, *, whole: bool) -> None:
         made = plan(self.world.swarm(), self.store.snapshot(), SUBNET, self.world.now, self.world.members)
@@ -112,8 +119,6 @@ def agreed(consumer: SwarmService, provider: SwarmService) -> bool:
 @given(st.data())
 def test_no_link_between_stacks_begins_unasked(data: st.DataObject) -> None:
     stacks = Stacks(data)
-    for node in NODES:
-        assert node in stacks.world.nodes
     for action in data.draw(st.lists(st.sampled_from(ACTIONS), min_size=10, max_size=40), "actions"):
         stacks.act(action)
         stacks.remembering.check(stacks.world.swarm(), stacks.store.snapshot(), stacks.world)
