@@ -162,3 +162,6 @@ def _refuse(constant: str) -> Any:  # noqa: ANN401 - never returns
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+for _kind in keyspace.KINDS.values():
+    msgspec.json.Decoder(_kind)  # what msgspec learns of a type it keeps; two threads that learn it at once crash

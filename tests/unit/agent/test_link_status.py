@@ -346,3 +346,9 @@ def test_store_short_of_space_is_a_problem() -> None:
 
     assert "1800 MiB of 2048 MiB" in told(short=True)
     assert "short of space" not in told(short=False)
+
+
+def test_barred_node_is_a_problem() -> None:
+    space = StoreSpace(size=1, in_use=1, quota=9, short=False, barred=("n7",))
+    (problem,) = [line for line in inspect(snapshot(space), NOW)["problems"] if "filled etcd" in line]
+    assert problem.startswith("node n7 filled etcd and may not write to it for an hour")

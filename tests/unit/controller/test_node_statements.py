@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mesh.model import codec, keyspace
 from mesh.model.net import IPAddress
+from mesh.model.ports import MAX_PORT
 from mesh.model.records import Attachment, Endpoint, Node, Record, Service, Status, TaskReport
 from tests.unit.controller.test_members import N1, N2, Agent, Mesh
 
@@ -57,7 +58,7 @@ def of_others(mesh: Mesh) -> dict[str, Record]:
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_statements_of_one_node_touch_no_others(data: st.DataObject) -> None:
     mesh, attacker, honest = Mesh(), Agent(N1), Agent(N2)
@@ -69,14 +70,17 @@ def test_statements_of_one_node_touch_no_others(data: st.DataObject) -> None:
     mesh.settle()
     before = of_others(mesh)
     assert len([record for record in before.values() if isinstance(record, Endpoint)]) == 2
-    for _ in range(data.draw(st.integers(1, 4))):
+    for number in range(data.draw(st.integers(1, 4))):
         status = st.builds(Status, st.just(N1), st.floats(), st.just(()), st.binary(max_size=40), TEXT, TEXT)
         record = data.draw(st.one_of(reports(N1), statements(attacker), status))
         key, raw = attacker.signed(record)
         if _is_readable(key, record):
             mesh.say((key, raw))
+        mesh.run(f"later{number}", N1)
         mesh.settle()
         assert of_others(mesh) == before
+        ports = [value.record.underlay.port for value in mesh.values.values() if isinstance(value.record, Endpoint)]
+        assert all(0 < port <= MAX_PORT for port in ports)
 
 
 def _is_readable(key: str, record: Record) -> bool:

@@ -120,6 +120,7 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("vaults/shop_shop", EpochHistory("shop_shop", 5, ("n@2026-11-28",))),
     ("linkkeys/n/shop_web:shop_db", SealedLinkKey("shop_web:shop_db", "n", 5, NODE_KEY.fingerprint, b"sealed")),
     ("addresses/10.80.0.3", Address(IPv4Address("10.80.0.3"), "task/t")),
+    ("addresses/10.80.0.4", Address(IPv4Address("10.80.0.4"), None, "shop")),
     ("ports/n/51820", Port("n", 51820, "t")),
     ("nodes/n", NODE),
     ("nodes/n", dataclasses.replace(NODE, proof=None, unproven="locked")),
@@ -131,6 +132,7 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("recalled/n/2", Recalled("n", "m", 2, 3, (Kept("services/s", b"signed"),))),
     ("tasks/n/t", TaskReport("t", "s", "n", "running", wired=True, error=None, port_taken=None, elsewhere=())),
     ("space", StoreSpace(30, 20, 50, short=True)),
+    ("space", StoreSpace(30, 20, 50, short=True, barred=("n",))),
     ("views/n/1", View("n", 1, 2, 1234.5, b"packed")),
     ("audit/routine/0007", AuditPage("routine", 1031, b"\x00\xff", 1234.5, "manager-1", b"packed")),
     (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -75,3 +77,11 @@ def test_problems_of_records_are_one_a_node(invalid: dict[str, str]) -> None:
     lines = list(unreadable(invalid))
     assert len(lines) == len({key.split("/")[1] for key in invalid})
     assert list(unreadable({"services/a": "a", "services/b": "b"})) == ["store: a", "store: b"]
+
+
+def test_types_are_known_before_threads_read_them() -> None:
+    """Two threads in which msgspec learns of one type at once crash; the election reads beside the follower."""
+    unknown = "[kind for kind, its in keyspace.KINDS.items() if '__msgspec_cache__' not in vars(its)]"
+    learn = f"from mesh.model import codec, keyspace; print({unknown})"
+    done = subprocess.run([sys.executable, "-c", learn], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
