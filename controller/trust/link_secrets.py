@@ -7,7 +7,6 @@ seed, begins another one; then every link key begins a new epoch, as in any rota
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from controller.swarm.model import Swarm
 from mesh.crypto.framing import framed
 from mesh.crypto.hpke import NodeKey, NodePublicKey, seal, unseal
 from mesh.crypto.preshared_keys import LinkKey, LinkSeed, link_key
-from mesh.crypto.vaults import EpochSecret, VaultSecret, fresh_link_key, keep, seed_id, take_out
+from mesh.crypto.vaults import EpochSecret, VaultSecret, fresh_link_key, keep, new_vault_id, seed_id, take_out
 from mesh.errors import LinkwireError, Terminal
 from mesh.model import keyspace
 from mesh.model.snapshot import Put, Snapshot
@@ -113,7 +112,7 @@ class LinkSecrets:
         absent = record is None and keyspace.VAULT not in stored.invalid
         if absent and self._last is not None and self._last[0].seed == self._seed_id:
             return *self._last, "lost, written again"
-        new = Vault(secrets.token_hex(8), self._seed_id, absent, ())
+        new = Vault(new_vault_id(), self._seed_id, absent, ())
         why = "begun" if absent else "begun anew: the last one is of another link seed, or no key here opens it"
         return new, VaultSecret.generate(), why
 

@@ -7,8 +7,7 @@ ChaCha20-Poly1305 (RFC 8439) with a random nonce of 96 bits: far below 2^32 epoc
 
 from __future__ import annotations
 
-import os
-
+import nacl.utils
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -23,7 +22,7 @@ _FORMAT = b"\x01"
 _NONCE_BYTES = 12
 _SALT = b"linkwire link key 2"
 _SEED_ID_SALT = b"linkwire link seed id 1"
-_SEED_ID_BYTES = 8
+_ID_BYTES = 8
 
 
 class VaultSecret(Secret):
@@ -42,9 +41,14 @@ class EpochSecret(Secret):
     WHAT = "epoch secret"
 
 
+def new_vault_id() -> str:
+    """Return a random name for a vault."""
+    return nacl.utils.random(_ID_BYTES).hex()
+
+
 def seed_id(seed: LinkSeed) -> str:
     """Return a name for a link seed that reveals nothing about it."""
-    return HKDF(SHA256(), _SEED_ID_BYTES, _SEED_ID_SALT, b"").derive(seed.raw).hex()
+    return HKDF(SHA256(), _ID_BYTES, _SEED_ID_SALT, b"").derive(seed.raw).hex()
 
 
 def fresh_link_key(seed: LinkSeed, fresh: EpochSecret, cluster: str, name: str, epoch: int) -> LinkKey:
@@ -63,7 +67,7 @@ def fresh_link_key(seed: LinkSeed, fresh: EpochSecret, cluster: str, name: str, 
 
 def keep(secret: EpochSecret, vault: VaultSecret, context: bytes) -> bytes:
     """Encrypt an epoch's secret; it comes back for the same context only."""
-    nonce = os.urandom(_NONCE_BYTES)
+    nonce = nacl.utils.random(_NONCE_BYTES)
     return _FORMAT + nonce + ChaCha20Poly1305(vault.raw).encrypt(nonce, secret.raw, context)
 
 
