@@ -66,6 +66,10 @@ installed=$(chroot "$1" dpkg-query -W -f='${Package}=${Version} ')
 chroot "$1" apt-cache show $installed >"$0.index"
 awk '/^Package: / { name = $2 } /^Version: / { version = $2 } /^Architecture: / { architecture = $2 }
     /^SHA256: / { print name, version, architecture, "sha256:" $2 }' "$0.index" | LC_ALL=C sort -u >"$0.txt"
+# Whatever they came from: the image does not tell the builder's mirror.
+rm -f "$1"/etc/apt/sources.list.d/*
+printf 'deb http://%s main\n' deb.debian.org/debian\ bookworm deb.debian.org/debian\ bookworm-updates \
+    security.debian.org/debian-security\ bookworm-security >"$1/etc/apt/sources.list"
 END
     chmod 755 "$work/list-packages"
     # shellcheck disable=SC2086 # MIRROR is one word or none

@@ -22,7 +22,7 @@ if [ $# -eq 0 ]; then
 fi
 
 # The tests' own tools are those of the lock: they are no part of the ranges.
-tools=$(sed -n 's/^\(hypothesis\|pytest\|pytest-timeout\)==\([^ ]*\).*/\1==\2/p' requirements/test.txt)
+tools=$(sed -n 's/^\(hypothesis\|pytest\|pytest-timeout\|pytest-xdist\|spdx-tools\)==\([^ ]*\).*/\1==\2/p' requirements/test.txt)
 failed=""
 ranges="lowest highest"
 for python; do

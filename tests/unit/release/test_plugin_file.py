@@ -41,10 +41,10 @@ MAKE = """
 import runpy, sys
 from pathlib import Path
 make = runpy.run_path(sys.argv[1])
-make["main"].__globals__["PYTHONS"] = ((3, 11),)
+make["main"].__globals__["PYTHONS"] = (sys.version_info[:2],)
 make["main"](Path(sys.argv[2]), Path(sys.argv[3]))
 """
-"""deploy/plugin/make.py for one Python of its three: each asks pip once, which is most of the time."""
+"""deploy/plugin/make.py for this Python alone: each asks pip once, which is most of the time."""
 
 
 def made(tree: Path, out: Path, wheels: Path, **env: str) -> subprocess.CompletedProcess[str]:
