@@ -27,7 +27,7 @@ from pathlib import Path
 from agent.errors import RulesRefusedError, RulesTooLargeError
 from agent.firewall import confinement, nf_tables_netlink, ruleset
 from agent.firewall.ruleset import Table
-from agent.linux import privileges
+from agent.linux import nft_json, privileges
 from agent.linux.netns import TaskNetns
 from agent.linux.nft_json import Rules
 from mesh.errors import LinkwireError, Retryable, Terminal
@@ -92,14 +92,14 @@ def apply(netns: TaskNetns, rules: Rules) -> None:
     with _of(netns) as listing:
         present = _look(netns, listing)
         if present != rules:
-            _do(netns, ruleset.transaction(rules, present), "set the rules")
+            _do(netns, nft_json.transaction(rules, present), "set the rules")
 
 
 def remove(netns: TaskNetns) -> None:
     """Take the table away, if it is there. Raises NetnsGoneError, Retryable, Terminal."""
     with _of(netns) as listing:
         if _look(netns, listing) is not None:
-            _do(netns, ruleset.removal(), "remove the rules")
+            _do(netns, nft_json.removal(ruleset.NAME), "remove the rules")
 
 
 def enforce(netns: TaskNetns, command: str) -> None:
@@ -151,7 +151,7 @@ def _look(netns: TaskNetns, listing: _Known) -> Rules | None:
 
 def _listed(netns: TaskNetns) -> Rules | None:
     try:
-        listing = _nft(netns, ruleset.request())
+        listing = _nft(netns, nft_json.request(ruleset.NAME))
     except _Broken:
         return _UNREADABLE
     except _Refused as error:

@@ -23,7 +23,7 @@ _PRIORITY = -10
 
 
 def render(subnet: IPv4Network, subnet6: IPv6Network) -> Rules:
-    """Render the table's objects, as `agent.firewall.ruleset.transaction` takes them."""
+    """Render the table's objects, as `agent.linux.nft_json.transaction` takes them."""
     refused: list[Json] = [{"counter": COUNTER}, goto("refuse")]
     dropped: list[Json] = [{"counter": COUNTER}, {"drop": None}]
     networks = (subnet, subnet6)

@@ -51,7 +51,6 @@ from agent.linux.nft_json import (
     goto,
     is_in,
     table_of,
-    text_of,
 )
 from mesh.errors import Terminal
 from mesh.model.ports import PortRange, Protocol, merge
@@ -65,8 +64,6 @@ Families = tuple[tuple[Literal["ip", "ip6"], Callable[[IPv4Address], str]], ...]
 
 NAME = "linkwire"
 """The table's; its family is inet."""
-_TABLE: Json = {"table": {"family": "inet", "name": NAME}}
-_HERE: Json = {"family": "inet", "table": NAME}
 _ACCEPT: Json = {"accept": None}
 _DROP: Json = {"drop": None}
 _MASQUERADE: Json = {"masquerade": None}
@@ -182,48 +179,6 @@ def render(policy: Policy, device: str) -> Rules:
     services = {"", *(balance.service for balance in policy.balance), *(allow.service for allow in links)}
     counters = {_APART, *(f"{direction}_{service}" for direction in _PREFIX for service in services)}
     return table_of(NAME, counters, chains, _HOOKS)
-
-
-def transaction(rules: Rules, present: Rules | None) -> str:
-    """Write the command that makes the table be `rules`: all of it comes to be, or nothing does.
-
-    Connections stay what they are, and counters that were there keep their values. Only a table that somebody else
-    has put more than rules, chains and counters into is made anew, and its counters with it.
-
-    Args:
-        rules: as of `render`.
-        present: as of `parse`; None when there is no table.
-    """
-    desired = [json.loads(text) for text in rules]
-    if present is None:
-        return _commands(("add", item) for item in desired)
-    stale = [json.loads(text) for text in sorted(frozenset(present) - frozenset(rules))]
-    if any(_is_foreign(item) for item in stale):
-        # Added first, since somebody may have taken it away meanwhile.
-        return _commands([("add", _TABLE), ("delete", _TABLE), *(("add", item) for item in desired)])
-    there = frozenset(present)
-    return _commands(
-        [
-            *(("flush", _named(item)) for item in map(json.loads, present) if "chain" in item),
-            *(("delete", _named(item)) for item in stale if "chain" in item),
-            *(("delete", _named(item)) for item in stale if "counter" in item),
-            *(
-                ("add", item)
-                for item, text in zip(desired, rules, strict=True)
-                if "rule" in item or text not in there
-            ),
-        ]
-    )
-
-
-def removal() -> str:
-    """Write the command that removes the table."""
-    return _commands([("delete", _TABLE)])
-
-
-def request() -> str:
-    """Write the command whose output `parse` reads."""
-    return _commands([("list", _TABLE)])
 
 
 def parse(listing: str) -> Table:
@@ -402,18 +357,3 @@ def _by_protocol(every: Iterable[PortRange]) -> Iterable[tuple[Protocol, list[ob
 
 def _port(port: PortRange) -> object:
     return port.first if port.first == port.last else {"range": [port.first, port.last]}
-
-
-def _is_foreign(item: Json) -> bool:
-    """Tell whether the object is of a kind that the table, as we make it, never has too much of."""
-    return not ("rule" in item or "counter" in item or ("chain" in item and "hook" not in item["chain"]))
-
-
-def _named(item: Json) -> Json:
-    """Return an object as a command names it."""
-    ((kind, body),) = item.items()
-    return {kind: {**_HERE, "name": body["name"]}}
-
-
-def _commands(commands: Iterable[tuple[str, Json]]) -> str:
-    return text_of({"nftables": [{verb: item} for verb, item in commands]})

@@ -98,7 +98,7 @@ def table_of(name: str, counters: Iterable[str], chains: Mapping[str, Body], hoo
         hooks: of the chains that hook into the kernel, where and how.
     """
     here: Json = {"family": "inet", "table": name}
-    items: list[Json] = [{"table": {"family": "inet", "name": name}}]
+    items: list[Json] = [_table(name)]
     items += [{"counter": {**here, "name": counter}} for counter in counters]
     tried = {"type": ["inet_service", "inet_service"], "flags": ["timeout"], "timeout": _EARLY_S, "size": _EARLY_MOST}
     items += [{"set": {**here, "name": _EARLY, **tried}}]
@@ -126,3 +126,65 @@ def is_in(field: str, network: IPNetwork, op: str = "==") -> Json:
 def goto(chain: str) -> Json:
     """Go on in another chain, and do not come back."""
     return {"goto": {"target": chain}}
+
+
+def transaction(rules: Rules, present: Rules | None) -> str:
+    """Write the command that makes the table be `rules`: all of it comes to be, or nothing does.
+
+    Connections stay what they are, and counters that were there keep their values. Only a table that somebody else
+    has put more than rules, chains and counters into is made anew, and its counters with it.
+
+    Args:
+        rules: as of `table_of`.
+        present: as of `canonical`; None when there is no table.
+    """
+    desired = [json.loads(text) for text in rules]
+    table = desired[0]
+    if present is None:
+        return _commands(("add", item) for item in desired)
+    stale = [json.loads(text) for text in sorted(frozenset(present) - frozenset(rules))]
+    if any(_is_foreign(item) for item in stale):
+        # Added first, since somebody may have taken it away meanwhile.
+        return _commands([("add", table), ("delete", table), *(("add", item) for item in desired)])
+    there = frozenset(present)
+    return _commands(
+        [
+            *(("flush", _named(item)) for item in map(json.loads, present) if "chain" in item),
+            *(("delete", _named(item)) for item in stale if "chain" in item),
+            *(("delete", _named(item)) for item in stale if "counter" in item),
+            *(
+                ("add", item)
+                for item, text in zip(desired, rules, strict=True)
+                if "rule" in item or text not in there
+            ),
+        ]
+    )
+
+
+def removal(name: str) -> str:
+    """Write the command that removes a table of the family inet."""
+    return _commands([("delete", _table(name))])
+
+
+def request(name: str) -> str:
+    """Write the command that lists a table of the family inet."""
+    return _commands([("list", _table(name))])
+
+
+def _table(name: str) -> Json:
+    return {"table": {"family": "inet", "name": name}}
+
+
+def _is_foreign(item: Json) -> bool:
+    """Tell whether the object is of a kind that the table, as we make it, never has too much of."""
+    return not ("rule" in item or "counter" in item or ("chain" in item and "hook" not in item["chain"]))
+
+
+def _named(item: Json) -> Json:
+    """Return an object as a command names it."""
+    ((kind, body),) = item.items()
+    return {kind: {key: body[key] for key in ("family", "table", "name")}}
+
+
+def _commands(commands: Iterable[tuple[str, Json]]) -> str:
+    return text_of({"nftables": [{verb: item} for verb, item in commands]})

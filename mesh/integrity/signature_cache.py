@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from mesh.crypto.envelope import Keyring, VerifyKey, unwrap
 from mesh.errors import InvalidRecordError
-from mesh.model.records import Record, Versioned
+from mesh.model.records import Record
+from mesh.model.snapshot import Versioned
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from types import MappingProxyType
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from mesh.crypto.envelope import VerifyKey
 from mesh.crypto.hpke import NodePublicKey
@@ -382,24 +382,3 @@ class Recalled(Record, key="recalled/{0.node}/{0.part}", writer="agent"):
     part: int
     parts: int
     values: tuple[Kept, ...]
-
-
-R_co = TypeVar("R_co", bound=Record, covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Versioned(Generic[R_co]):
-    """A record as read, with the store's revision of its last change.
-
-    Attributes:
-        generation: the one signed with it; 0 for an unsigned record, or one that was not read from a store.
-        signer: id of the key that signed it, as `envelope.VerifyKey.id`.
-        raw: the value as stored, for a record whose signature is not checked yet (an agent's) and for the manifest,
-            which agents keep; for others only where a reader asked to keep all, else None.
-    """
-
-    record: R_co
-    revision: int
-    generation: int = 0
-    signer: bytes = b""
-    raw: bytes | None = None

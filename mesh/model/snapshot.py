@@ -7,16 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from immutables import Map
 
 from mesh.crypto.multiset_hash import Entry, MultisetHash
 from mesh.model import keyspace
 from mesh.model.changelog import Cursor
-from mesh.model.records import ManifestRecord, Record, Versioned
+from mesh.model.records import ManifestRecord, Record
 
 T = TypeVar("T", bound=Record)
+R_co = TypeVar("R_co", bound=Record, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned(Generic[R_co]):
+    """A record as read, with the store's revision of its last change.
+
+    Attributes:
+        generation: the one signed with it; 0 for an unsigned record, or one that was not read from a store.
+        signer: id of the key that signed it, as `envelope.VerifyKey.id`.
+        raw: the value as stored, for a record whose signature is not checked yet (an agent's) and for the manifest,
+            which agents keep; for others only where a reader asked to keep all, else None.
+    """
+
+    record: R_co
+    revision: int
+    generation: int = 0
+    signer: bytes = b""
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

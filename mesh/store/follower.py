@@ -24,8 +24,8 @@ from mesh.integrity.bulk_verification import NOTHING, Vouched
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, keyspace
 from mesh.model.changelog import ChangeLog
-from mesh.model.records import Record, Versioned
-from mesh.model.snapshot import Lineage, SignedSet, Snapshot
+from mesh.model.records import Record
+from mesh.model.snapshot import Lineage, SignedSet, Snapshot, Versioned
 from mesh.process.gc_tuning import LARGE, gc_paused
 
 log = structlog.get_logger(__name__)

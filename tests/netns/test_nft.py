@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 
 from agent.firewall import confinement, nft, preflight, ruleset
 from agent.firewall.ruleset import Table, render
-from agent.linux import privileges
+from agent.linux import nft_json, privileges
 from agent.linux.netns import TaskNetns
 from agent.linux.nft_json import Rules
 from mesh.errors import NetnsGoneError, Retryable, Terminal
@@ -337,13 +337,13 @@ def test_kernel_refusal_is_quoted_in_short(netns: TaskNetns) -> None:
 
 def test_vanished_object_may_be_retried(netns: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
     nft.apply(netns, rendered(SOMETHING))
-    transaction = ruleset.transaction
+    transaction = nft_json.transaction
 
     def overtaken(rules: Rules, before: Rules | None) -> str:
         said(netns, "nft", "delete table inet linkwire")
         return transaction(rules, before)
 
-    monkeypatch.setattr(ruleset, "transaction", overtaken)
+    monkeypatch.setattr(nft_json, "transaction", overtaken)
     with pytest.raises(Retryable, match="No such file or directory"):
         nft.apply(netns, rendered(NOTHING))
     monkeypatch.undo()

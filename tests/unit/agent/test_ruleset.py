@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.firewall import ruleset
+from agent.linux import nft_json
 from agent.linux.nft_json import Rules
 from mesh.errors import Terminal
 from mesh.model.ports import PortRange
@@ -223,7 +224,7 @@ def test_malformed_listing_is_an_error_in_words(text: str) -> None:
 
 def test_where_nothing_is_all_is_added() -> None:
     found = rendered(replace(NOTHING, outbound=(Allow("db", (address(1),), HTTP),)))
-    told = commands(ruleset.transaction(found, None))
+    told = commands(nft_json.transaction(found, None))
     assert {verb for verb, _, _ in told} == {"add"}
     assert told[0][1] == "table"
     assert len(told) == len(found)
@@ -256,7 +257,7 @@ def bodies(found: Iterable[str]) -> list[tuple[str, Any]]:
 @given(policies(), policies())
 def test_rules_change_without_removing_table_or_shared_counters(one: Policy, other: Policy) -> None:
     before, after = rendered(one), rendered(other)
-    text = ruleset.transaction(after, before)
+    text = nft_json.transaction(after, before)
     assert done(before, text) == after
     both = names("counter", before) & names("counter", after)
     for verb, kind, body in commands(text):
@@ -278,7 +279,7 @@ def test_table_with_foreign_additions_is_rewritten_at_once(foreign: dict[str, An
     meant = rendered(NOTHING)
     there = ruleset.parse(listing([*(text for text in meant if "table" not in foreign or '"table":{' not in text)]))
     mixed = ruleset.parse(listing([*there.rules, json.dumps(foreign)])).rules
-    told = commands(ruleset.transaction(meant, mixed))
+    told = commands(nft_json.transaction(meant, mixed))
     assert [one[:2] for one in told[:2]] == [("add", "table"), ("delete", "table")]
     assert {verb for verb, _, _ in told[2:]} == {"add"}
     assert len(told) == 2 + len(meant)
@@ -292,6 +293,6 @@ def test_undesired_chains_and_counters_go_without_the_table() -> None:
         json.dumps({"rule": {**HERE, "chain": "mine", "expr": [{"counter": "mine"}]}}),
     ]
     there = ruleset.parse(listing([*meant, *strange])).rules
-    text = ruleset.transaction(meant, there)
+    text = nft_json.transaction(meant, there)
     assert ("delete", "table") not in [told[:2] for told in commands(text)]
     assert done(there, text) == meant

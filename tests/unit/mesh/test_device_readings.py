@@ -15,8 +15,8 @@ from mesh.crypto.envelope import MAX_BODY
 from mesh.crypto.keys import PublicKey
 from mesh.errors import InvalidRecordError
 from mesh.model import codec, device_readings, keyspace
-from mesh.model.records import DeviceStatus, PeerStatus, Record, Refused, Status, Versioned, View
-from mesh.model.snapshot import Snapshot
+from mesh.model.records import DeviceStatus, PeerStatus, Record, Refused, Status, View
+from mesh.model.snapshot import Snapshot, Versioned
 
 NODE = "n"
 
