@@ -727,18 +727,20 @@ def with_key(name: str, *keys: str) -> dict[str, object]:
     """A service that links to as many others, each link with a key; an empty one is the link's own."""
     links = {"linkwire.links": ",".join(f"p{number}" for number in range(len(keys)))}
     keyed = {f"linkwire.link.p{number}.key": key for number, key in enumerate(keys) if key}
-    return {"Spec": {"Name": name, "Labels": links | keyed}}
+    return {"Spec": {"Name": name, "Labels": {STACKED: "s"} | links | keyed}}
 
 
-KEYED = json.dumps([with_key("web", "shop"), with_key("app", "", "shop"), {"Spec": {"Name": "p0", "Labels": None}}])
+KEYED = json.dumps(
+    [with_key("s_web", "s_shop"), with_key("s_app", "", "s_shop"), {"Spec": {"Name": "p0", "Labels": None}}]
+)
 
 
 @pytest.mark.parametrize(
     ("words", "services", "keys"),
     [
-        ("app:p0", ["app"], ["app:p0", "shop too"]),
-        ("shop", ["app"], ["app:p0 too", "shop"]),
-        ("--all", ["app"], ["app:p0", "shop"]),
+        ("s_app:p0", ["s_app"], ["s_app:p0", "s_shop too"]),
+        ("s_shop", ["s_app"], ["s_app:p0 too", "s_shop"]),
+        ("--all", ["s_app"], ["s_app:p0", "s_shop"]),
     ],
 )
 def test_rotate(agent: dict[str, str], run: Run, words: str, services: list[str], keys: list[str]) -> None:
@@ -751,10 +753,10 @@ def test_rotate(agent: dict[str, str], run: Run, words: str, services: list[str]
 
 
 def test_rotate_what_there_is_not(run: Run, agent: dict[str, str]) -> None:
-    shown = run(PLUGIN, "linkwire", "rotate", "shop", "app:p1", **agent, SERVICES=KEYED)
+    shown = run(PLUGIN, "linkwire", "rotate", "s_shop", "s_app:p1", **agent, SERVICES=KEYED)
     assert shown.returncode == 2
-    assert "no link has the key 'app:p1'; did you mean 'app:p0'?" in shown.stderr
-    for words in ([], ["--all", "shop"]):
+    assert "no link has the key 's_app:p1'; did you mean 's_app:p0'?" in shown.stderr
+    for words in ([], ["--all", "s_shop"]):
         assert run(PLUGIN, "linkwire", "rotate", *words, **agent, SERVICES=KEYED).returncode == 2
     assert run(PLUGIN, "linkwire", "rotate", "--all", **agent, SERVICES="[]").returncode == 2
     assert "update" not in Path(agent["RECORD"]).read_text()
