@@ -22,9 +22,8 @@ from mesh.model.records import (
     SealedLinkKey,
     Service,
     TaskReport,
-    Versioned,
 )
-from mesh.model.snapshot import Snapshot
+from mesh.model.snapshot import Snapshot, Versioned
 from mesh.model.vault.records import EpochHistory
 from mesh.process.multimap import MultiMap
 

@@ -13,8 +13,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 from controller.steps import PlanStep, Release, Step
 from mesh.model import keyspace
-from mesh.model.records import Address, Cluster, Endpoint, Port, Record, SealedKey, Service, Versioned
-from mesh.model.snapshot import Delete, Put, Snapshot
+from mesh.model.records import Address, Cluster, Endpoint, Port, Record, SealedKey, Service
+from mesh.model.snapshot import Delete, Put, Snapshot, Versioned
 from mesh.topology.ipam import ula
 
 BATCH = 1000

@@ -12,8 +12,8 @@ from mesh.errors import Terminal
 from mesh.identity.attestation import TOLERANCE, Identity, InvalidProofError, NodeProof, NodeStatement, verify
 from mesh.integrity.signature_cache import SignatureCache
 from mesh.model import keyspace
-from mesh.model.records import Member, Node, Recalled, Record, TaskReport, Unproven, Versioned
-from mesh.model.snapshot import Snapshot
+from mesh.model.records import Member, Node, Recalled, Record, TaskReport, Unproven
+from mesh.model.snapshot import Snapshot, Versioned
 
 AGAIN = timedelta(seconds=30)
 """Time after which a failed proof is verified again: a clock may have been wrong."""

@@ -14,8 +14,8 @@ from controller.swarm import model
 from controller.swarm.model import Swarm
 from mesh.model import snapshot
 from mesh.model.changelog import ChangeLog, Cursor
-from mesh.model.records import Record, Versioned
-from mesh.model.snapshot import Snapshot
+from mesh.model.records import Record
+from mesh.model.snapshot import Snapshot, Versioned
 from mesh.topology.link_graph import index
 from tests.bench.measure import Effort, Row, alternate, cpu
 from tests.support import cluster

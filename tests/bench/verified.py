@@ -11,8 +11,8 @@ from mesh.crypto.multiset_hash import Entry
 from mesh.integrity.record_signing import RecordSigner
 from mesh.integrity.verification import verify_snapshot
 from mesh.model import codec, keyspace
-from mesh.model.records import Endpoint, ManifestRecord, Record, Versioned
-from mesh.model.snapshot import SignedSet, Snapshot
+from mesh.model.records import Endpoint, ManifestRecord, Record
+from mesh.model.snapshot import SignedSet, Snapshot, Versioned
 from mesh.store.follower import Batch, MaterializedView, RecordChange
 from tests.bench.measure import Effort, Row, alternate, cpu
 from tests.support import cluster

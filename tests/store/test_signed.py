@@ -17,8 +17,8 @@ from controller.recovery import startup_barrier
 from controller.trust.signed_writer import SignedWriter
 from mesh.crypto.envelope import Keyring, Signer, SigningKey, peek, wrap
 from mesh.model import codec, keyspace
-from mesh.model.records import Address, Endpoint, ManifestRecord, Port, Record, Service, Status, TaskReport, Versioned
-from mesh.model.snapshot import Put, Snapshot
+from mesh.model.records import Address, Endpoint, ManifestRecord, Port, Record, Service, Status, TaskReport
+from mesh.model.snapshot import Put, Snapshot, Versioned
 from mesh.store.client import Store
 from mesh.store.follower import Batch
 from mesh.store.watch_stream import WatchStream

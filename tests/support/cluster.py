@@ -25,9 +25,8 @@ from mesh.model.records import (
     SealedLinkKey,
     Service,
     TaskReport,
-    Versioned,
 )
-from mesh.model.snapshot import Snapshot
+from mesh.model.snapshot import Snapshot, Versioned
 from mesh.topology.ipam import ula
 from mesh.topology.isolation import in_order
 

@@ -11,8 +11,8 @@ from mesh.model import keyspace
 from mesh.model.labels import LinkLabel, key_name
 from mesh.model.net import UdpEndpoint
 from mesh.model.ports import PortRange
-from mesh.model.records import Attachment, Cluster, Endpoint, Record, Service, Versioned
-from mesh.model.snapshot import Snapshot
+from mesh.model.records import Attachment, Cluster, Endpoint, Record, Service
+from mesh.model.snapshot import Snapshot, Versioned
 from mesh.topology.desired import desired
 from mesh.topology.isolation import LocalNetworks
 from mesh.topology.link_graph import LinkGraph, index

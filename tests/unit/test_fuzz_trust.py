@@ -49,8 +49,8 @@ from mesh.integrity.record_signing import RecordSigner
 from mesh.integrity.verification import verify_snapshot
 from mesh.model import codec, keyspace, labels
 from mesh.model.ports import PortRange
-from mesh.model.records import Address, Endpoint, Kept, Recall, Recalled, Record, Versioned
-from mesh.model.snapshot import SignedSet, Snapshot, Write
+from mesh.model.records import Address, Endpoint, Kept, Recall, Recalled, Record
+from mesh.model.snapshot import SignedSet, Snapshot, Versioned, Write
 from mesh.store.follower import Batch, MaterializedView, RecordChange
 from tests.support.swarm_ca import CLUSTER, MADE, NODE, Authority, Leaf, key_file, pem
 from tests.unit.compose_ext.test_compose_language import SHOP

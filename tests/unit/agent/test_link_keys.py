@@ -12,8 +12,8 @@ from mesh.crypto.keys import PublicKey
 from mesh.crypto.preshared_keys import preshared_key
 from mesh.integrity.sealed_keys import open_link_key, sealed_link_key
 from mesh.model import keyspace
-from mesh.model.records import LinkKeyEpoch, SealedLinkKey, Versioned
-from mesh.model.snapshot import Snapshot
+from mesh.model.records import LinkKeyEpoch, SealedLinkKey
+from mesh.model.snapshot import Snapshot, Versioned
 from tests.support.swarm_world import node_key, secret
 
 KEY, OTHER = node_key(1), node_key(2)

@@ -32,9 +32,8 @@ from mesh.model.records import (
     Status,
     StoreSpace,
     TaskReport,
-    Versioned,
 )
-from mesh.model.snapshot import Snapshot
+from mesh.model.snapshot import Snapshot, Versioned
 from mesh.topology.ipam import ula
 from tests.support.signing import holding
 

@@ -29,9 +29,8 @@ from mesh.model.records import (
     Service,
     Status,
     TaskReport,
-    Versioned,
 )
-from mesh.model.snapshot import Snapshot
+from mesh.model.snapshot import Snapshot, Versioned
 from mesh.topology.ipam import ula
 from mesh.topology.link_graph import LinkGraph, index
 

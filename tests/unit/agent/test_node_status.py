@@ -10,8 +10,8 @@ from types import MappingProxyType
 from agent.reporting.node_status import believed, nodes
 from mesh.identity.attestation import TOLERANCE
 from mesh.model import keyspace
-from mesh.model.records import Member, Node, Record, Status, TaskReport, Versioned
-from mesh.model.snapshot import Snapshot
+from mesh.model.records import Member, Node, Record, Status, TaskReport
+from mesh.model.snapshot import Snapshot, Versioned
 from tests.support.swarm_ca import CLUSTER
 from tests.unit.controller.test_members import N1, N2, NOW, ROOT, Agent, Mesh
 

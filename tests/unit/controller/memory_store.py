@@ -11,8 +11,8 @@ from random import Random
 from typing import TypeVar
 
 from mesh.model import codec
-from mesh.model.records import Address, Record, Versioned
-from mesh.model.snapshot import Delete, Holds, Op, Put, Snapshot
+from mesh.model.records import Address, Record
+from mesh.model.snapshot import Delete, Holds, Op, Put, Snapshot, Versioned
 from mesh.store.client import MAX_OPS
 
 T = TypeVar("T", bound=Record)

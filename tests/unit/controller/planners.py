@@ -29,9 +29,8 @@ from mesh.model.records import (
     Service,
     Status,
     TaskReport,
-    Versioned,
 )
-from mesh.model.snapshot import Delete, Snapshot
+from mesh.model.snapshot import Delete, Snapshot, Versioned
 from tests.support.swarm_world import FIRST_PORT, LAST_PORT, NAMES, NODES, SUBNET, Choose, World, private_key, service
 from tests.unit.controller.memory_store import MemoryStore
 

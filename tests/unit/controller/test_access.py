@@ -11,8 +11,8 @@ from controller.swarm.model import Swarm, SwarmNode
 from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey
 from mesh.model import keyspace
-from mesh.model.records import Access, Node, Record, Versioned
-from mesh.model.snapshot import Put, Snapshot
+from mesh.model.records import Access, Node, Record
+from mesh.model.snapshot import Put, Snapshot, Versioned
 from tests.support.swarm_ca import Authority
 
 ROOT = Authority.root()

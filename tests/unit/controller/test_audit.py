@@ -20,8 +20,8 @@ from mesh.model import keyspace
 from mesh.model.audit.page import MAX_PACKED, MAX_TEXT, AuditPage, Event, packed
 from mesh.model.labels import LinkLabel
 from mesh.model.ports import PortRange
-from mesh.model.records import Member, Record, Service, Versioned
-from mesh.model.snapshot import Delete, Op, Put, Snapshot
+from mesh.model.records import Member, Record, Service
+from mesh.model.snapshot import Delete, Op, Put, Snapshot, Versioned
 from mesh.store.packing import MAX_OPS
 from tests.support.swarm_world import DB, REPORT_KEY, WEB
 from tests.unit.controller.transactions import fresh, made_of, settled

@@ -19,8 +19,8 @@ from mesh.identity import attestation
 from mesh.identity.attestation import TOLERANCE, Identity, NodeProof, NodeStatement, make_proof
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, keyspace
-from mesh.model.records import Cluster, Endpoint, Member, Node, Record, TaskReport, Versioned
-from mesh.model.snapshot import Delete, Put, Snapshot
+from mesh.model.records import Cluster, Endpoint, Member, Node, Record, TaskReport
+from mesh.model.snapshot import Delete, Put, Snapshot, Versioned
 from mesh.topology.ipam import ula
 from tests.support.swarm_ca import CLUSTER, MADE, Authority, Leaf, key_file, pem
 from tests.support.swarm_world import service

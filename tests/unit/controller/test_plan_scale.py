@@ -12,7 +12,8 @@ from controller.planning.planner import Planner, plan
 from controller.steps import Allocate, Plan
 from controller.swarm.model import SwarmTask
 from mesh.model import keyspace
-from mesh.model.records import Endpoint, Record, Service, TaskReport, Versioned
+from mesh.model.records import Endpoint, Record, Service, TaskReport
+from mesh.model.snapshot import Versioned
 from tests.support import cluster
 from tests.unit.controller.planners import Pictures
 

@@ -10,8 +10,8 @@ from controller.trust.presence import LOOK_S, SILENCE_S, Presence
 from mesh.crypto.envelope import Signer, SigningKey, wrap
 from mesh.crypto.hpke import NodeKey
 from mesh.model import codec, keyspace
-from mesh.model.records import Address, Member, Record, Status, Versioned
-from mesh.model.snapshot import Snapshot
+from mesh.model.records import Address, Member, Record, Status
+from mesh.model.snapshot import Snapshot, Versioned
 from tests.support.signing import CLUSTER
 
 KEYS = {name: SigningKey(name.encode().ljust(32)) for name in ("n1", "n2")}
