@@ -118,8 +118,8 @@ DECISIONS = (
     Mutant(
         "a record too large is one service's problem",
         "mesh/store/packing.py",
-        "if its > MAX_BODY), None)",
-        "if its > 100 * MAX_BODY), None)",
+        "if its > keyspace.limit(op.key)), None",
+        "if its > 100 * keyspace.limit(op.key)), None",
         (
             f"{_CONTROLLER}/test_packing.py::test_a_record_too_large_is_left_out",
             f"{_CONTROLLER}/test_packing.py::test_a_service_too_large_is_one_problem",
@@ -128,8 +128,8 @@ DECISIONS = (
     Mutant(
         "an epoch only grows",
         "controller/planning/link_keys.py",
-        "epoch = max(self._run.now, highest + 1, stored.epoch + 1 if stored is not None else 0)",
-        "epoch = self._run.now",
+        "epoch = max(begins, highest + 1, stored.epoch + 1 if stored is not None else 0)",
+        "epoch = begins",
         (
             f"{_CONTROLLER}/test_plan_link_keys.py::test_an_old_record_brings_no_old_secret_back",
             f"{_CONTROLLER}/test_plan_link_keys.py::test_epoch_grows_even_after_lost_record",

@@ -39,6 +39,8 @@ def test_proven_node_shows_whether_controller_accepted_it() -> None:
             "fingerprint": said.statement(CLUSTER).fingerprint,
             "unproven": None,
             "accepted": member == (accepted(agent),),
+            "address": "192.0.2.1",
+            "ports": [51820, 51920],
         }
         assert json.loads(json.dumps(found)) == found
 

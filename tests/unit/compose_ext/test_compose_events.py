@@ -17,12 +17,14 @@ from compose_ext.commands.events import moment, written
 from compose_ext.diagnostics import UsageError
 
 NOW = 1_800_000_000.0
+CONTAINER = "c0ffee" + 58 * "0"
 AGENT = """#!/bin/sh
 # Plays docker, with an agent on it. As docker's, it heeds no signal while its standard input is open.
 trap "" TERM INT
 case "$1 $2" in
-"ps --filter") echo c0ffee ;;
-"exec c0ffee") shift 2; echo "$*" >>"$ASKED"; cat "$LINES" ;;
+"service ps") echo agenttask ;;
+"inspect --type") echo '[{"Status": {"State": "running", "ContainerStatus": {"ContainerID": "CONTAINER"}}}]' ;;
+"exec CONTAINER") shift 2; echo "$*" >>"$ASKED"; cat "$LINES" ;;
 "exec -i") shift 3; echo "$*" >>"$ASKED"; cat "$LINES"; cat >/dev/null; echo ended >>"$ASKED" ;;
 *) echo "docker: $*" >&2; exit 1 ;;
 esac
@@ -40,7 +42,7 @@ class Played:
     def __init__(self, folder: Path) -> None:
         self.lines, self.asked = folder / "lines", folder / "asked"
         program = folder / "docker"
-        program.write_text(AGENT)
+        program.write_text(AGENT.replace("CONTAINER", CONTAINER))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         self.environment = {
             "PATH": "/usr/bin:/bin",

@@ -145,7 +145,7 @@ PAIR = {
     "error": "null",
 }
 SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
-    "version": (0, {"version": "str"}),
+    "version": (0, {"version": "str", "commit": "str", "sha256": "str"}),
     "check": (1, {"ok": "bool", "summary": "str", "errors": [PROBLEM], "warnings": []}),
     "node ls": (
         0,
