@@ -104,6 +104,8 @@ class Upkeep:
         if space.alarm:
             self._nodes.measure(line, time.monotonic())
             self._nodes.clear(line)
+            with line.use() as link:  # history goes up to here: with an earlier revision the records would stay
+                space = etcd_space.space(link)
             self._make_room(line, space)
 
     def look(self, line: ChannelPool, now: float) -> None:

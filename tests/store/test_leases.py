@@ -234,7 +234,7 @@ def test_released_address_is_free_after_its_rest(etcd: EtcdServer, root: str, tm
         key = keyspace.address(address)
         mesh.swarm.end(ended)
         mesh.wake()
-        until(lambda: one.store.load((key,)).get(key, Address) == Address(address, None), 10)
+        until(lambda: one.store.load((key,)).get(key, Address) == Address(address, None, "small"), 10)
         began = time.monotonic()
         until(lambda: not one.store.load((key,)).revision_of(key), rest_s + 5)
         assert time.monotonic() - began > rest_s - 1

@@ -267,7 +267,7 @@ def test_resting_address_rests_again_after_wipe(mesh: SmallMesh, etcd: EtcdServe
         mesh.swarm.end(ended)
         mesh.wake()
         settled(one, two, tasks=5)
-        rests = Address(freed, None)
+        rests = Address(freed, None, "small")
         until(lambda: one.store.load([""]).get(keyspace.address(freed), Address) == rests)
         etcd.wipe()
         until(lambda: one.verified() and two.verified(), 30)
