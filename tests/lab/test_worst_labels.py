@@ -81,7 +81,7 @@ def test_worst_labels_delay_no_other_stack(stacks: Deployment, figure: Callable[
         beside = [seconds_until_through(stacks, n) for n in range(1 + ROUNDS, 1 + 2 * ROUNDS)]
     alone, crowded = statistics.median(without), statistics.median(beside)
     figure(
-        f"a fresh stack's link carries after {alone:.1f} s; beside another tenant's worst labels after {crowded:.1f} s, "
+        f"a fresh link carries after {alone:.1f} s, beside another tenant's worst labels after {crowded:.1f} s: "
         f"{crowded / alone:.2f} times as long"
     )
     assert max(beside) < 60, "it comes through at all"
