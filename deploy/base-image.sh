@@ -15,7 +15,7 @@
 set -eu
 
 LINKWIRE="ca-certificates etcd-server iproute2 nftables python3 python3-venv wireguard-go wireguard-tools"
-DEMO="busybox-static ca-certificates curl iperf3 iproute2 iputils-ping nftables nginx-light python3 python3-redis redis-server wget"
+DEMO="busybox-static ca-certificates caddy curl iperf3 iproute2 iputils-ping nftables nginx-light python3 python3-redis redis-server wget"
 
 die() { echo "base-image: $*" >&2; exit 1; }
 

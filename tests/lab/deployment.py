@@ -123,7 +123,7 @@ class Deployment:
 
     def example_images(self) -> dict[str, str]:
         """The variables by which the examples take other images than the public ones."""
-        names = ("WEB_IMAGE", "CLIENT_IMAGE", "FRONT_IMAGE", "APP_IMAGE", "REDIS_IMAGE")
+        names = ("WEB_IMAGE", "CLIENT_IMAGE", "FRONT_IMAGE", "CADDY_IMAGE", "APP_IMAGE", "REDIS_IMAGE")
         return dict.fromkeys(names, self.images.demo)
 
     def deploy(self, stack: str, compose: str | Path, env: Mapping[str, str] | None = None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.lab import process
 from tests.lab.deployment import EXAMPLES, Deployment
 from tests.lab.node import Node
@@ -87,10 +89,11 @@ def hosts(node: Node, container: str) -> set[str]:
     return {name for line in lines for name in line.split("#")[0].split()[1:]}
 
 
-def test_nginx_in_front_of_many_stacks(stacks: Deployment) -> None:
+@pytest.mark.parametrize("file", ["docker-compose.yml", "caddy.yml"], ids=["nginx", "caddy"])
+def test_proxy_in_front_of_many_stacks(stacks: Deployment, file: str) -> None:
     """The recipe's own files: a page of each application, none of another stack, and none between applications."""
     proxy = EXAMPLES / "proxy"
-    stacks.deploy("proxy", proxy / "docker-compose.yml")
+    stacks.deploy("proxy", proxy / file)
     node, front = stacks.wait_running("proxy_front", 1)[0]
     for name in ("shop", "blog"):
         stacks.deploy(name, proxy / "app.yml")
