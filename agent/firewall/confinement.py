@@ -114,7 +114,8 @@ def opened(path: Path, by: subprocess.Popen[bytes], seconds: float) -> IO[bytes]
 
 
 def _make(program: str) -> _Confinement:
-    folder = Path(tempfile.mkdtemp(prefix="linkwire-nft-"))
+    # Not in TMPDIR: nft's user has to get there.
+    folder = Path(tempfile.mkdtemp(prefix="linkwire-nft-", dir="/tmp"))
     atexit.register(_remove, folder, os.getpid())
     folder.chmod(0o733)  # any user makes a pipe in it, and finds no other
     found = Path(shutil.which(program) or program).resolve()
