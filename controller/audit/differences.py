@@ -14,8 +14,9 @@ from mesh.model.audit.page import Event, Stream
 from mesh.model.durations import format_duration
 from mesh.model.labels import LinkLabel, key_name
 from mesh.model.ports import PortRange
-from mesh.model.records import Endpoint, LinkKeyEpoch, Member, Recall, Record, Service
+from mesh.model.records import Access, Endpoint, LinkKeyEpoch, Member, Recall, Record, Service
 from mesh.model.snapshot import Delete, Op, Put, Snapshot
+from mesh.model.vault.records import Vault
 from mesh.topology.agreement import REFUSED, hidden, shown
 
 MAX_LINKS = 50
@@ -68,6 +69,14 @@ def _changed(before: Record | None, after: Record | None, view: View) -> Iterato
         case Member() as member:
             kind = _verb(before, after, "node accepted", "node keys replaced", "node forgotten")
             yield "decisions", Event.of(kind, **_node(member, view))
+        case Access():
+            was, now = (frozenset(one.revoked) if isinstance(one, Access) else frozenset() for one in (before, after))
+            for kind, names in (("node revoked", now - was), ("revocation undone", was - now)):
+                for node in sorted(name.partition("@")[0] for name in names):
+                    yield "decisions", Event.of(kind, node=_hostname(node, view.swarm), id=node)
+        case Vault() as vault:
+            kind = _verb(before, after, "vault begun", "vault changed", "vault gone")
+            yield "decisions", Event.of(kind, id=vault.id)
         case Recall() as recall:
             kind = "restore ended" if after is None else "restore begun"
             yield "decisions", Event.of(kind, node=recall.node)
@@ -111,7 +120,10 @@ def _refused(service: Service | None) -> set[str]:
 def _settings(service: Service) -> dict[str, str]:
     """Return the settings of a service that decide who reaches it; what is the default is not named."""
     expose = None if service.expose is None else _ports(service.expose) or "none"
-    return {"expose": expose or "", "strict": "" if service.strict else "false"}
+    strict = "" if service.strict else "false"
+    if service.open_ports is not None:
+        return {"expose": expose or "", "strict": "all", "published": _ports(service.open_ports) or "none"}
+    return {"expose": expose or "", "strict": strict}
 
 
 def _link(consumer: str, link: LinkLabel) -> dict[str, str]:

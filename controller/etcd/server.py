@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -184,6 +184,7 @@ def serve(  # noqa: PLR0917 - called once, from main
                     return
                 if now.revoked - trust.revoked:
                     ends_at = min(ends_at, time.monotonic() + HEARD_FIRST)
+                trust = replace(trust, revoked=trust.revoked & now.revoked)
             except LinkwireError as error:
                 log.warning("etcd users not updated, retrying", error=str(error))
             if time.monotonic() >= ends_at:

@@ -131,6 +131,9 @@ class LinkKeyPlan:
         history = self._history(stored)
         if history is None:
             return True
+        boxes = self._index.link_keys.boxes.get(stored.key, {})
+        if any(node in boxes and boxes[node].epoch >= stored.epoch for node in self._index.revoked):
+            return True  # also where it was approved meanwhile, and is revoked by the same label again
         nodes = [node for node, name in self._index.revoked.items() if name not in history.revoked]
         return bool(nodes) and (history.forgotten or any(self._has_box(stored.key, node) for node in nodes))
 

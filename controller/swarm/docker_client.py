@@ -134,9 +134,6 @@ class SwarmManager:
             time.sleep(RECONNECT_S)
 
 
-"""Of a service that `docker stack deploy` made."""
-
-
 def _service(raw: Mapping[str, Any]) -> SwarmService:
     spec = raw["Spec"]
     read, errors = labels.decode(spec.get("Labels") or {})

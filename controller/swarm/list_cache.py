@@ -66,7 +66,8 @@ class ListCache:
         differ = _differing(self.nodes, listed)
         if differ:
             self.nodes = _with(self.nodes, listed)
-            self.nodes_up = tuple(sorted(node.id for node in listed.values() if not node.down))
+            up = (node.id for node in listed.values() if not node.down and node.revoked is None)
+            self.nodes_up = tuple(sorted(up))
             self._look_at |= self.named()  # no task of a node that is down is waited for
             self._note("node", differ)
 

@@ -120,7 +120,8 @@ class Members:
         if self._members != members:
             self._members = MappingProxyType(members)
         problems = dict.fromkeys(text for _, text in sorted(beliefs.problems.items()))
-        believed = self._snapshots.next(stored, {**dict.fromkeys(map(keyspace.node, silent)), **beliefs.left_out})
+        absent = dict.fromkeys(key for key in map(keyspace.node, silent) if key in stored.records)
+        believed = self._snapshots.next(stored, {**absent, **beliefs.left_out})
         self._baseline.move(swarm, stored, now.timestamp(), whole=delta is None)
         return Judged(believed, self._members, steps, tuple(problems))
 

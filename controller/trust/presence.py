@@ -21,6 +21,8 @@ SILENCE_S = 8.0
 LOOK_S = 2.0
 """Seconds between two looks: after twice as many, what is more than this has passed unseen, and counts for nobody."""
 _SIGNS = (keyspace.NODES, keyspace.STATUS)
+_GONE = float("-inf")
+"""Time of a sign whose record is gone: who writes it again has to have signed something newer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,17 @@ class Presence:
         unseen = now - self._observed - LOOK_S
         if self._paused or unseen > LOOK_S:  # etcd did not answer, or this process was slow
             self._signs = {
-                node: replace(sign, seen=now if self._paused else min(now, sign.seen + unseen))
+                node: replace(sign, seen=now if self._paused and sign.seen != _GONE else min(now, sign.seen + unseen))
                 for node, sign in self._signs.items()
             }
         self._observed, self._paused = now, False
         for node, key in self._changed(stored):
             versioned = stored.records.get(key)
+            if keyspace.node(node) not in stored.records:  # it is absent, which is as good as silent
+                if (gone := self._signs.pop(node, None)) is not None:
+                    self._signs = {node: replace(gone, seen=_GONE), **self._signs}
+                continue
             if versioned is None:
-                if key.startswith(keyspace.NODES):
-                    self._signs.pop(node, None)  # it is absent, which is as good as silent
                 continue
             member = accepted.get(node) or stored.get(keyspace.member(node), Member)
             if member is None:
@@ -80,7 +84,8 @@ class Presence:
 
     def _changed(self, stored: Snapshot) -> Iterator[tuple[str, str]]:
         changed = self._seen.changed(stored)
-        keys: Iterable[str] = changed if changed is not None else _all(stored)
+        # Without a list of changes, those that are gone have to be looked for too.
+        keys: Iterable[str] = changed if changed is not None else _all(stored).union(map(keyspace.node, self._signs))
         for key in keys:
             if key.startswith(_SIGNS):
                 yield key.partition("/")[2], key

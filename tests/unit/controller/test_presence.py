@@ -10,7 +10,7 @@ from controller.trust.presence import LOOK_S, SILENCE_S, Presence
 from mesh.crypto.envelope import Signer, SigningKey, wrap
 from mesh.crypto.hpke import NodeKey
 from mesh.model import codec, keyspace
-from mesh.model.records import Address, Member, Record, Status
+from mesh.model.records import Address, Member, Node, Record, Status
 from mesh.model.snapshot import Snapshot, Versioned
 from tests.support.signing import CLUSTER
 
@@ -25,6 +25,14 @@ class World:
         self.now, self.revision = 1000.0, 0
         self.records: dict[str, Versioned[Record]] = {}
         self.presence = Presence(CLUSTER)
+        for name in KEYS:
+            self.state(name)
+
+    def state(self, name: str) -> None:
+        """Write a node's statement, which nobody has signed: it is no sign of life, but there."""
+        member, address = ACCEPTED[name], IPv4Address("192.0.2.1")
+        keys = (member.sealing_key, member.report_key, 1, None, None)
+        self.put(Node(name, name, *keys, address, 51820, 51920, "kernel", "1"), 0, b"unsigned")
 
     def put(self, record: Record, generation: int = 0, raw: bytes | None = None) -> None:
         self.revision += 1
@@ -60,6 +68,27 @@ def test_only_a_growing_signed_generation_is_life() -> None:
     assert not world.look()
     world.say("n1", 1)  # replayed
     assert world.look(SILENCE_S) == {"n1"}
+
+
+def test_earlier_vitals_are_no_life_after_an_absence() -> None:
+    world = World()
+    world.say("n1", 5)
+    world.look(1)
+    del world.records[keyspace.node("n1")], world.records[keyspace.status("n1")]
+    world.revision += 1
+    world.look(1)
+    world.state("n1")
+    world.say("n1", 5)  # somebody has kept them
+    assert world.look() == {"n1"}
+    world.say("n1", 6)
+    assert not world.look()
+
+
+def test_vitals_without_statement_are_no_life() -> None:
+    world = World()
+    del world.records[keyspace.node("n1")]
+    world.say("n1", 1)
+    assert not world.look(SILENCE_S + 1), "absent, and not silent: there is nothing to leave out"
 
 
 def test_each_node_is_silent_by_itself() -> None:
