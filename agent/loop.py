@@ -192,7 +192,7 @@ class Agent:
             self._unwire(state)
             return
         state.virtual = graph.services[endpoint.service].elsewhere
-        unready, state.unready = state.unready, graph.unready(state.local.awaits)
+        unready, state.unready = state.unready, graph.unready(state.local.awaits, endpoint.service)
         try:
             config = self._desired.interface(state, endpoint, self._tasks.here)
         except LinkwireError as error:

@@ -28,6 +28,8 @@ TASK_LABEL = "com.docker.swarm.task.id"
 SERVICE_LABEL = "com.docker.swarm.service.id"
 NAME_LABEL = "com.docker.swarm.task.name"
 RECONNECT_S = 0.5
+ENDS_S = 20.0
+"""For Docker to say who is on a network."""
 EVENTS = ("create", "start", "kill", "die", "destroy", "connect", "disconnect", "health_status")
 _BEGUN = ("start", "die", "destroy")
 _NO_STOP = frozenset(
@@ -275,7 +277,7 @@ class Containers:
 
     def _ask_ends(self, asked: queue.SimpleQueue[tuple[str, str]], heard: Heard) -> None:
         """Ask for the ends of containers that were connected, beside the events: those that follow do not wait."""
-        docker = Docker(self._url, None)
+        docker = Docker(self._url, ENDS_S)
         while True:
             network, container = asked.get()
             joined = None
@@ -284,6 +286,8 @@ class Containers:
             except LinkwireError as error:
                 log.warning("container events interrupted, following again", error=str(error))
                 docker.disconnect()
+            except Exception:  # whatever it is: without an answer, Docker is asked when the container has begun
+                log.exception("container networks crashed")
             heard.connected(joined or Joined(container, mac="", attachments=()))
 
 

@@ -175,8 +175,8 @@ def _explained(doing: str, error: _Refused) -> LinkwireError:
     text = f"cannot {doing} of the task: nftables says: {error}"
     if any(again in str(error) for again in _TRY_AGAIN):
         return Retryable(text)
-    if any(short in str(error) for short in _TOO_LARGE):
-        return RulesTooLargeError(text)
+    if any(short in str(error) for short in _TOO_LARGE) or f"by {signal.SIGKILL.name}" in str(error):
+        return RulesTooLargeError(text)  # or the kernel had no memory for nft: what is there stays
     if os.strerror(errno.EPERM) in str(error):
         return Terminal(f"{text} (the agent needs NET_ADMIN, and a table that a program owns is for no other)")
     return RulesRefusedError(text)

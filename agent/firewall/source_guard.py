@@ -82,9 +82,11 @@ class SourceGuard:
         try:
             for sandbox, addresses in _overlays(attachments, folder):
                 self._ensure_at(netns, sandbox, "netdev", addresses)
-            if is_apart:
-                with TaskNetns(self.home) as home:
+            with TaskNetns(self.home) as home:
+                if is_apart:
                     self._ensure_at(netns, home, "bridge", frozenset())
+                else:
+                    self._open_ports(netns, home)
             self._said = ""
         except NetnsGoneError:
             pass
@@ -99,6 +101,14 @@ class SourceGuard:
             with suppress(NetnsGoneError), TaskNetns(path) as netns:
                 nft.enforce(netns, _removal(family, nf_tables_netlink.chains(netns, family, NAME) & {*place.devices}))
         self._places.clear()
+
+    def _open_ports(self, netns: TaskNetns, home: TaskNetns) -> None:
+        """Take away the guard of the task's bridge ports, whoever has put it there."""
+        self._places.pop(("bridge", home.path), None)
+        if (chains := nf_tables_netlink.chains(home, "bridge", NAME)) and (
+            there := chains.intersection(interfaces.far_ends(netns, home, BRIDGES))
+        ):
+            nft.enforce(home, _removal("bridge", there))
 
     def _ensure_at(
         self, netns: TaskNetns, other: TaskNetns, family: _Family, addresses: frozenset[IPAddress]

@@ -16,6 +16,7 @@ from agent.containers import start_gate
 from agent.containers.docker_client import LocalTask
 from agent.dns.task_dns import TaskDns
 from agent.errors import HostsFileMissingError, PortTakenError, RulesRefusedError, RulesTooLargeError
+from agent.firewall import nft
 from agent.firewall.port_lists import Bounds
 from agent.firewall.source_guard import SourceGuard
 from agent.interface import reconcile
@@ -73,6 +74,8 @@ class TaskState:
     virtual: tuple[Attachment, ...] = ()
     """Its service's own virtual IPs in Swarm, by which tasks answer on networks with direct server return."""
     _guard: SourceGuard = field(default_factory=SourceGuard)
+    _guarded: tuple[tuple[Attachment, ...], bool] | None = None
+    """Its addresses, and whether it is kept apart on the node's bridges, as the guard was put last."""
     _guessed: PublicKey | None = None
     """The key that is in a namespace of which Docker has not said that it is the task's."""
     _last: tuple[DeviceStatus | None, TaskReport | None] = (None, None)
@@ -165,9 +168,10 @@ class TaskState:
             self._guessed = desired.private_key.public if self.local.is_guess else None
             self.dns.serve(self.local.container, netns, desired)
             changes = self._apply(backend, netns, desired, complete=complete, is_new=is_new)
-            if self.schedule.dirty or changes.create:
-                elsewhere = (*self.local.elsewhere, *self.virtual)
-                self._guard.ensure(netns, elsewhere, is_apart=bool(desired.policy.exits))
+            guarded = (*self.local.elsewhere, *self.virtual), bool(desired.policy.exits)
+            if self.schedule.dirty or changes.create or guarded != self._guarded:
+                self._guard.ensure(netns, guarded[0], is_apart=guarded[1])
+                self._guarded = guarded
         except NetnsGoneError:
             self.close()
         except PortTakenError as error:
@@ -298,15 +302,20 @@ class TaskState:
         A key that was there is no longer the task's alone.
         """
         self.exposed = self._guessed or self.exposed
-        try:
-            self._guard.remove()
-            if self.exposed is not None:
-                backend.take_back(wrong, device_name(self.local.task), self.exposed)
-            reconcile.remove(backend, wrong, None)
-        except NetnsGoneError:
-            pass
-        except LinkwireError as error:
-            log.warning("device not removed", task=self.local.task, namespace=wrong.path, error=str(error))
+        device, exposed = device_name(self.local.task), self.exposed
+        for step in (
+            *(() if exposed is None else (lambda: backend.take_back(wrong, device, exposed),)),
+            # Others of ours there are of the task whose namespace it is.
+            lambda: backend.delete(wrong, device),
+            lambda: None if backend.found(wrong) else nft.remove(wrong),
+            self._guard.remove,
+        ):
+            try:
+                step()
+            except NetnsGoneError:
+                return
+            except LinkwireError as error:
+                log.warning("device not removed", task=self.local.task, namespace=wrong.path, error=str(error))
 
     def _fail(self, backend: Backend, error: LinkwireError) -> None:
         """Leave nothing half-wired: a task that cannot be wired has no device, and only names that its node refuses.

@@ -19,6 +19,7 @@ from mesh.model.labels import LinkLabel, key_name
 from mesh.model.ports import PortRange, merge
 from mesh.model.records import Cluster, Endpoint, Service
 from mesh.model.snapshot import Snapshot
+from mesh.topology.agreement import hidden, shown
 from mesh.topology.ipam import TWIN_PREFIX, nobody
 from mesh.topology.isolation import NetworkIndex, index_networks, reindex_networks
 
@@ -101,9 +102,15 @@ class LinkGraph:
         endpoints = (e for provider in providers for e in self.endpoints.get(provider.id, ()))
         return frozenset(e.address for e in endpoints if e.suspect and e.ready and e.task != endpoint.task)
 
-    def unready(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return the names of services that have no ready task or do not exist."""
-        return tuple(name for name in names if not any(map(self.ready, self.by_name.get(name, ()))))
+    def unready(self, names: Iterable[str], service: str = "") -> tuple[str, ...]:
+        """Return the names of services that have no ready task for a service, do not exist, or refuse its link."""
+        consumer = self.services.get(service)
+        refused = {shown(link.provider) for link in consumer.links if hidden(link.provider)} if consumer else set()
+        return tuple(
+            f"{name} (it does not allow the link)" if name in refused and name in self.by_name else name
+            for name in names
+            if name in refused or not any(map(self.ready, self.by_name.get(name, ())))
+        )
 
     def ports(self, consumer: Service, provider: Service) -> tuple[PortRange, ...] | None:
         """Return the ports that a link opens: its own, else the provider's exposed ones; None for all."""

@@ -200,8 +200,8 @@ NODES = (
     Mutant(
         "a device is taken back from a wrong namespace",
         "agent/interface/task.py",
-        "            reconcile.remove(backend, wrong, None)\n",
-        "            assert wrong\n",
+        "            *(() if exposed is None else (lambda: backend.take_back(wrong, device, exposed),)),\n",
+        "",
         ("tests/netns/test_wrong_namespace.py::test_renamed_device_is_taken_back_and_rekeyed",),
     ),
     Mutant(

@@ -299,6 +299,13 @@ def test_no_frame_passes_between_ports_of_docker0(
         else:
             assert echo(source, place(target, version))
     assert ask(network[STRANGER], place(CLIENT, version), 90) == str(CLIENT)
+    # `strict: false` on a task that goes on, by an agent that does not remember who has put it there.
+    SourceGuard(network.node.path).ensure(network[DB], (), is_apart=False)
+    send(network[STRANGER], sent)
+    assert hears(servers, foreign)
+    guard.ensure(network[DB], (), is_apart=True)
+    send(network[STRANGER], sent)
+    assert not hears(servers, foreign)
     guard.remove()
     send(network[STRANGER], sent)
     assert hears(servers, foreign)

@@ -479,3 +479,9 @@ def test_waiting_lasts_until_a_provider_is_ready() -> None:
     made = graph(CLUSTER, *services, *tasks)
     assert made.unready(("a", "b", "c", "nobody")) == ("a", "b", "nobody")
     assert made.unready(()) == ()
+
+
+def test_waiting_for_a_provider_that_refuses_says_so() -> None:
+    made = graph(CLUSTER, service("A", "a", ("!b", "db")), service("B", "b"), endpoint("B", "b1", 1))
+    assert made.unready(("b",), "B") == ()
+    assert made.unready(("b",), "A") == ("b (it does not allow the link)",)
