@@ -70,10 +70,7 @@ def _changed(before: Record | None, after: Record | None, view: View) -> Iterato
             kind = _verb(before, after, "node accepted", "node keys replaced", "node forgotten")
             yield "decisions", Event.of(kind, **_node(member, view))
         case Access():
-            was, now = (frozenset(one.revoked) if isinstance(one, Access) else frozenset() for one in (before, after))
-            for kind, names in (("node revoked", now - was), ("revocation undone", was - now)):
-                for node in sorted(name.partition("@")[0] for name in names):
-                    yield "decisions", Event.of(kind, node=_hostname(node, view.swarm), id=node)
+            yield from (("decisions", event) for event in _revocations(_revoked(before), _revoked(after), view.swarm))
         case Vault() as vault:
             kind = _verb(before, after, "vault begun", "vault changed", "vault gone")
             yield "decisions", Event.of(kind, id=vault.id)
@@ -82,6 +79,16 @@ def _changed(before: Record | None, after: Record | None, view: View) -> Iterato
             yield "decisions", Event.of(kind, node=recall.node)
         case _:
             pass
+
+
+def _revoked(record: Record | None) -> frozenset[str]:
+    return frozenset(record.revoked) if isinstance(record, Access) else frozenset()
+
+
+def _revocations(before: frozenset[str], after: frozenset[str], swarm: Swarm) -> Iterator[Event]:
+    for kind, names in (("node revoked", after - before), ("revocation undone", before - after)):
+        for node in sorted(name.partition("@")[0] for name in names):
+            yield Event.of(kind, node=_hostname(node, swarm), id=node)
 
 
 def _service(before: Service | None, after: Service | None, view: View) -> Iterator[Event]:
