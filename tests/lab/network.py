@@ -84,6 +84,10 @@ class Network:
         self.remove_node(node)
         mtu = self.mtu()
         answer(["ip", "netns", "add", netns])
+        # A new namespace has what this machine's has; Docker closes a node against what others route to it only where
+        # it has turned forwarding on itself.
+        still = ("net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
+        answer(["ip", "netns", "exec", netns, "sysctl", "-qw", *still])
         _batch(
             self.layout.hub_netns,
             f"link add {node} mtu {mtu} type veth peer name {NODE_DEVICE} address {mac} mtu {mtu} netns {netns}",
