@@ -5,9 +5,10 @@ own. The mesh's addresses are reached by the WireGuard devices in the tasks' nam
 to pass the node: what does comes from a task that has a link's name and no device yet. It is refused, before any rule
 of somebody else can let it pass, or drop it so that its program waits.
 
-    forward  from a task: to the mesh early; with an address of the mesh as its sender dropped
-    early    a connection's first packet is dropped, for its program to come again in a second; all else is refused
-    output   from the node itself: to the mesh refused
+    prerouting  from a task: to the mesh early. A node without a route to there answers by itself, and never forwards
+    early       a connection's first packet is dropped, for its program to come again in a second
+    forward     from a task: to the mesh refused; with an address of the mesh as its sender dropped
+    output      from the node itself: to the mesh refused
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ def render(subnet: IPv4Network, subnet6: IPv6Network) -> Rules:
     networks = (subnet, subnet6)
     chains: dict[str, Body] = {
         "forward": [
-            *([is_in("daddr", network), goto("early")] for network in networks),
+            *([is_in("daddr", network), *refused] for network in networks),
             *([is_in("saddr", network), *dropped] for network in networks),
         ],
-        "early": early(COUNTER),
+        "prerouting": [[is_in("daddr", network), goto("early")] for network in networks],
+        "early": [early()],
         "output": [[is_in("daddr", network), *refused] for network in networks],
         "refuse": REFUSAL,
     }
     hook = {"type": "filter", "prio": _PRIORITY, "policy": "accept"}
-    hooks = {name: {**hook, "hook": name} for name in ("forward", "output")}
+    hooks = {name: {**hook, "hook": name} for name in ("prerouting", "forward", "output")}
     return table_of(NAME, (COUNTER,), chains, hooks)

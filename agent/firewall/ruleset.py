@@ -154,7 +154,7 @@ def render(policy: Policy, device: str) -> Rules:
             [_device("oifname", device), is_in("saddr", network, "!="), _MASQUERADE]
             for network in (policy.subnet, policy.subnet6)
         ],
-        "early": early("out_"),
+        "early": [early(), [*_refused("out_")]],
         "forward": [[_device("iifname", device), _DROP], [_device("oifname", device), _DROP]],
         "in_link": [*_by_address("in", addresses, families), _ODD["in"], [*_refused("in_")]],
         "out_link": [

@@ -73,19 +73,18 @@ def text_of(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def early(counter: str) -> Body:
-    """Write the chain `early`: what comes before its device is refused, but a connection at its second packet only.
+def early() -> list[Json]:
+    """Write the rule that drops the first packet of a connection that comes before its device.
 
-    TCP sends the first again a second later, and mostly there is a device then. The set of the same name remembers
-    who has been put off; where it is full, nobody is.
+    TCP sends it again a second later, and mostly there is a device then. The set `early` remembers who has been put
+    off; where it is full, nobody is.
     """
-    first = [
+    return [
         compared(_SYN, "syn"),
         compared(_TRY, f"@{_EARLY}", "!="),
         {"set": {"op": "add", "elem": _TRY, "set": f"@{_EARLY}"}},
         {"drop": None},
     ]
-    return [first, [{"counter": counter}, goto("refuse")]]
 
 
 def table_of(name: str, counters: Iterable[str], chains: Mapping[str, Body], hooks: Mapping[str, Json]) -> Rules:
@@ -94,7 +93,7 @@ def table_of(name: str, counters: Iterable[str], chains: Mapping[str, Body], hoo
     Args:
         name: the table's.
         counters: names of its counters.
-        chains: rules by chain, among them `early`.
+        chains: rules by chain, that of `early` among them.
         hooks: of the chains that hook into the kernel, where and how.
     """
     here: Json = {"family": "inet", "table": name}

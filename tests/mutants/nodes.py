@@ -186,7 +186,7 @@ NODES = (
     Mutant(
         "a node refuses the mesh's addresses from a task without a device",
         "agent/firewall/node_ruleset.py",
-        '*([is_in("daddr", network), goto("early")] for network in networks),',
+        '*([is_in("daddr", network), *refused] for network in networks),',
         "",
         ("tests/netns/test_node_table.py::test_traffic_leaving_without_table_is_refused_with_it",),
     ),

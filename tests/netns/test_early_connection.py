@@ -121,6 +121,19 @@ def test_early_connection_passes_at_its_second_packet(start: Start, version: int
 
 
 @both_families
+def test_node_without_a_default_route_waits_too(start: Start, version: int) -> None:
+    """It would say at once that it knows no way."""
+    node = start.consumer.node.netns
+    for family in ("-4", "-6"):
+        node.run(lambda family=family: subprocess.run(["ip", family, "route", "del", "default"], check=True))  # type: ignore[misc]
+    wiring = threading.Timer(SOON_S, start.wire, (start.consumer, start.provider))
+    wiring.start()
+    took, _ = start.connect(start.vip(version))
+    wiring.join()
+    assert 1.0 + PATIENCE > took > 0.9
+
+
+@both_families
 def test_connection_without_device_is_refused_after_all(start: Start, version: int) -> None:
     for _ in range(2):
         assert ask(start.consumer.netns, start.vip(version), PORT, is_early=True) == REFUSED
