@@ -23,22 +23,29 @@ class AddressQuarantine:
     def __init__(self) -> None:
         """Start with an empty snapshot."""
         self._last = Snapshot()
-        self._lost: set[IPv4Address] = set()
+        self._lost: dict[IPv4Address, str] = {}  # by address, the stack that had it
 
     def observe(self, stored: Snapshot) -> None:
         """Look at the whole store, also while another controller leads."""
         if _generation(stored) < _generation(self._last):
-            self._lost.update(address.address for address in self._last.all(Address) if address.holder is None)
+            resting = (address for address in self._last.all(Address) if address.holder is None)
+            self._lost.update((address.address, address.stack) for address in resting)
         self._last = stored
 
     def again(self, stored: Snapshot) -> list[Release]:
         """Make the lost addresses rest again, except those that have a record now."""
-        self._lost = {address for address in self._lost if not stored.revision_of(keyspace.address(address))}
-        lost = sorted(self._lost)
-        return [
-            Release((), tuple((address, 0) for address in part), "the store was wiped: released addresses rest again")
-            for part in (lost[start : start + BATCH] for start in range(0, len(lost), BATCH))
-        ]
+        self._lost = {
+            address: stack
+            for address, stack in self._lost.items()
+            if not stored.revision_of(keyspace.address(address))
+        }
+        why = "the store was wiped: released addresses rest again"
+        steps: list[Release] = []
+        for stack in sorted({*self._lost.values()}):
+            lost = sorted(address for address, of in self._lost.items() if of == stack)
+            parts = (lost[start : start + BATCH] for start in range(0, len(lost), BATCH))
+            steps += [Release((), tuple((address, 0) for address in part), why, stack) for part in parts]
+        return steps
 
 
 def _generation(stored: Snapshot) -> int:
