@@ -9,7 +9,15 @@ from typing import cast
 from controller.swarm.model import Swarm, SwarmNode, SwarmTask
 from mesh.crypto.hpke import NodePublicKey
 from mesh.errors import Terminal
-from mesh.identity.attestation import TOLERANCE, Identity, InvalidProofError, NodeProof, NodeStatement, verify
+from mesh.identity.attestation import (
+    TOLERANCE,
+    CertificateExpiredError,
+    Identity,
+    InvalidProofError,
+    NodeProof,
+    NodeStatement,
+    verify,
+)
 from mesh.integrity.signature_cache import SignatureCache
 from mesh.model import keyspace
 from mesh.model.records import Member, Node, Recalled, Record, TaskReport, Unproven
@@ -90,6 +98,8 @@ def _verified(inputs: tuple[NodeStatement, NodeProof, tuple[bytes, ...]], now: d
     statement, proof, roots = inputs
     try:
         return _Proven(inputs, now, verify(proof, statement, roots, now), "")
+    except CertificateExpiredError as error:
+        return _Proven(inputs, now, None, str(error).replace("the node's", "its", 1))  # as of one that held before
     except (InvalidProofError, Terminal) as error:
         return _Proven(inputs, now, None, f"its proof does not hold: {error}")
 
