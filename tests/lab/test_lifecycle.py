@@ -91,8 +91,8 @@ def left(deployment: Deployment) -> list[str]:
     """Keys in the store that a removed stack should not have left."""
     argv = ["etcdctl", "--endpoints", deployment.lab.etcd_endpoint, "get", "--prefix", "/linkwire/v1/", "--keys-only"]
     keys = process.answer(argv, env={**os.environ, "ETCDCTL_API": "3"}).stdout.split()
-    lasting = ("access", "audit", "cluster", "controllers", "leader", "manifest", "members", "nodes", "space")
-    lasting += ("tenure", "vault", "views", "vitals")
+    lasting = {"access", "audit", "cluster", "controllers", "leader", "manifest", "members", "nodes", "space"}
+    lasting |= {"tenure", "vault", "views", "vitals"}
     return [key for key in keys if key.removeprefix("/linkwire/v1/").split("/")[0] not in lasting]
 
 
