@@ -1,13 +1,13 @@
 # Every command here works from nothing on a fresh Debian 12, as root, and may be run again.
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-SUITES := tests/unit tests/store tests/netns tests/lab tests/kernel tests/chaos tests/bench
-QUICK_SUITES := tests/unit tests/store tests/netns
+SUITES := tests/unit tests/store tests/netns tests/ui tests/lab tests/kernel tests/chaos tests/bench
+QUICK_SUITES := tests/unit tests/store tests/netns tests/ui
 # What they wait for is rarely a processor: tests/support/lanes.py says who runs what.
 WORKERS := 3
 
 .PHONY: help plugin demo demo-down test test-fast test-ranges lock check bench mutants chaos lab lab-down packages clean \
-	lock-base release verify-release check-reproducible fuzz
+	lock-base page-libraries release verify-release check-reproducible fuzz
 
 help:
 	@echo "make plugin     build/docker-linkwire: the CLI plugin as one file; put it into ~/.docker/cli-plugins"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-ranges  unit and store suites with the oldest and newest libraries that pyproject.toml allows"
 	@echo "make lock       renews requirements/*.txt, the versions and hashes that everything is installed from"
 	@echo "make lock-base  renews requirements/debian-*.txt, the Debian packages of a release's image"
+	@echo "make page-libraries  renews the page's JavaScript from deploy/ui/package-lock.json, by hash"
 	@echo "make release VERSION=... KEY=FILE  build/release/VERSION: plugin, wheel, image, SBOMs, signed with your minisign key"
 	@echo "make verify-release DIR=... PUBKEY=FILE  its signature and every file"
 	@echo "make check-reproducible  makes a release's files twice and compares them"
@@ -57,6 +58,9 @@ plugin:
 lock: build/lock/ready
 	deploy/lock.sh build/lock/bin/python
 
+page-libraries:
+	deploy/ui/vendor.sh
+
 lock-base: | packages
 	deploy/release/lock-base.sh
 
@@ -86,11 +90,11 @@ demo-down: $(VENV)/ready
 	$(PYTHON) -m tests.demo down
 
 test: $(VENV)/ready
-	@deploy/bootstrap.sh resolvers
+	@deploy/bootstrap.sh resolvers metrics ui
 	$(PYTHON) -m pytest -n $(WORKERS) --durations=20 --durations-min=20 $(SUITES)
 
 test-fast: $(VENV)/ready
-	@deploy/bootstrap.sh resolvers
+	@deploy/bootstrap.sh resolvers metrics ui
 	$(PYTHON) -m pytest -n $(WORKERS) --durations=5 --durations-min=10 $(QUICK_SUITES)
 
 check: $(VENV)/ready
@@ -103,7 +107,8 @@ mutants: $(VENV)/ready
 	$(PYTHON) -m tests.mutants
 
 chaos: $(VENV)/ready
-	LINKWIRE_CHAOS=long $(PYTHON) -m pytest -s tests/chaos tests/netns/test_linkkeys.py tests/lab/test_linkkeys.py
+	LINKWIRE_CHAOS=long LINKWIRE_UPGRADE_LONG=1 $(PYTHON) -m pytest -s tests/chaos tests/netns/test_linkkeys.py \
+		tests/lab/test_linkkeys.py tests/lab/test_upgrade.py
 
 build/fuzz/ready: requirements/fuzz.txt requirements/build.txt
 	@deploy/bootstrap.sh plugin

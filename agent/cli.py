@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import sys
 import threading
 import time
-from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 
 import structlog
 
 from agent import settings
+from agent.asks.answerer import Answerer
+from agent.asks.asker import Asker
+from agent.asks.writing import ShortLived
 from agent.containers.docker_client import Containers
 from agent.desired_state import DesiredState
 from agent.firewall import preflight
 from agent.firewall.node_table import NodeTable
+from agent.flows.watcher import Watcher
 from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.loop import Agent
-from agent.node_gate import node_jobs, proof_link
+from agent.node_gate import node_jobs
+from agent.probes.examiner import Examiner
+from agent.queries.answers import Answers, Running
+from agent.queries.client import SOCKET
+from agent.queries.explain import Explainer
+from agent.queries.flows import Flows, wired
+from agent.queries.records import Records
+from agent.queries.server import serve as serve_queries
 from agent.reporting import audit_log
-from agent.reporting.link_status import inspect, signers
-from agent.reporting.metrics import Metrics, serve
+from agent.reporting.metrics import Metrics
 from agent.reporting.node_record import node_record
 from agent.reporting.node_reports import NodeReports
-from agent.reporting.node_status import believed, nodes
 from agent.state import installation
 from agent.state.clock import WatchedClock
 from agent.state.key_file import load_or_make_node_key
 from agent.state.node_identity import Identity
-from agent.state.verified_state import VerifiedState, remembered
+from agent.state.verified_state import VerifiedState
 from agent.supervisor import supervise
 from agent.wireguard.backend import probe
 from mesh.errors import LinkwireError, Retryable
 from mesh.identity.key_files import read_verify_keys
 from mesh.integrity.record_signing import RecordSigner
-from mesh.model import keyspace
-from mesh.model.device_readings import with_devices
-from mesh.process import hardening
+from mesh.process import hardening, metrics_page
 from mesh.process import log_setup as logging
 from mesh.store.client import Store
 
@@ -60,8 +66,6 @@ def main() -> None:
         sys.exit(supervise([argument for argument in sys.argv[1:] if argument != "supervise"]))
     if options.command in settings.NODE_JOBS:
         sys.exit(node_jobs.run(options.command, options.docker, options.containers))
-    if options.command in settings.PROOF:
-        sys.exit(proof_link.run(options.command, os.environ))
     try:
         if options.command == "inspect":
             _inspect(options)
@@ -84,15 +88,10 @@ def _allow_open_files() -> None:
 def _inspect(options: settings.Settings) -> None:
     keyring = read_verify_keys(options.verify_keys)
     store = Store(options.etcd, RecordSigner.reader(keyring), tls=options.tls)
-    root = options.certificates / "swarm-root-ca.crt"
     try:
-        snapshot = store.load((*keyspace.FOLLOWED, keyspace.VIEWS))
-        shown = with_devices(believed(snapshot, keyring.cluster))
-        document = inspect(shown, time.time(), options.stack, remembered(options.state))
-        roots = (root.read_bytes(),) if root.exists() else ()
-        document["signed_by"] = signers(snapshot)
-        document["nodes"] = list(nodes(snapshot, keyring.cluster, roots, datetime.now(UTC)))
-        print(json.dumps(document))
+        answers = Answers(store, keyring.cluster, options.state, options.certificates)
+        for document in answers.links({"stack": options.stack}):
+            print(json.dumps(document))
     finally:
         store.close()
 
@@ -103,6 +102,15 @@ def _events(options: settings.Settings) -> None:
         audit_log.show(store, follow=options.follow)
     finally:
         store.close()
+
+
+def _answer_metrics(options: settings.Settings, version: str, backend: str) -> Metrics:
+    """Make the agent's metrics, and serve them where the settings say so."""
+    metrics = Metrics(version, backend)
+    if options.metrics is not None:
+        metrics_page.describe_process(metrics.registry, options.tls)
+        metrics_page.serve(metrics.registry, options.metrics)
+    return metrics
 
 
 def _run(options: settings.Settings) -> None:
@@ -125,9 +133,7 @@ def _run(options: settings.Settings) -> None:
     identity = Identity(options.state, options.certificates, keyring.cluster, here.id, key.public)
     node = node_record(here, identity, backend, (options.first_port, options.last_port), options.address, version)
     store = Store(options.etcd, RecordSigner.agent(keyring, identity.key), tls=options.tls)
-    metrics = Metrics(version, backend.name)
-    if options.metrics is not None:
-        serve(metrics, options.metrics)
+    metrics = _answer_metrics(options, version, backend.name)
     installation.bind(options.state, options.installation, keyring)
     trust = VerifiedState(options.state)
     trust.recover(store.opened)
@@ -142,7 +148,27 @@ def _run(options: settings.Settings) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    running = Running(desired, lambda: reports.status, agent.age)
+    answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
+    examiner = Examiner(agent.tasks, lambda: desired.graph, backend, (options.first_port, options.last_port))
+    written = ShortLived(store, identity)
+    answerer = Answerer(here.id, keyring.cluster, store, written, examiner)
+    asker = Asker(here.id, keyring.cluster, store, written)
+    explainer = Explainer(here.id, store, keyring.cluster, desired, examiner, asker)
+    queries = serve_queries(
+        Path(SOCKET),
+        {
+            **answers.handlers,
+            "explain": explainer.explain,
+            "flows": Flows(Watcher(here.id, lambda: wired(agent.tasks), lambda: desired.graph)).flows,
+            "records": Records(store.load).records,
+        },
+    )
+    answerer.start()
     try:
         agent.run(stopped)
     finally:
+        answerer.stop()
+        if queries is not None:
+            queries.close()
         store.close()

@@ -14,6 +14,7 @@ from agent.state.verified_state import VerifiedState
 from agent.wireguard.backend import Backend
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.keys import PrivateKey
+from mesh.crypto.preshared_keys import LinkKeys
 from mesh.errors import Terminal
 from mesh.integrity.sealed_keys import open_key
 from mesh.model import keyspace
@@ -54,6 +55,11 @@ class DesiredState:
         """Whether everything is known, so that it may be removed from, and a controller uses the store."""
         return self.graph.complete and self.graph.cluster is not None
 
+    @property
+    def link_keys(self) -> LinkKeys:
+        """The link keys that this node holds: another object when one of them has a new epoch."""
+        return self._link_keys.held
+
     def update(self, snapshot: Snapshot, unreachable: frozenset[IPv4Address]) -> None:
         """Act on a snapshot from now on, if it may be acted on; and on which endpoints answer here."""
         if snapshot is not self._shown or not snapshot.revision:
@@ -80,9 +86,8 @@ class DesiredState:
         key = self._private_key(endpoint)
         hosts = tuple({peer.underlay.host for peer in self.graph.peers(endpoint)})
         mtu = self.backend.largest(self._path_mtu.least(hosts))
-        link_keys = self._link_keys.held
         state.suspects = self.graph.suspects(endpoint)
-        config = desired(self.graph, endpoint, key, mtu, here, link_keys=link_keys, peer_configs=state.peers)
+        config = desired(self.graph, endpoint, key, mtu, here, link_keys=self.link_keys, peer_configs=state.peers)
         if config is None:
             return None
         applied = state.interface.applied

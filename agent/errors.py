@@ -23,3 +23,11 @@ class RulesTooLargeError(Retryable):
 
 class HostsFileMissingError(Retryable):
     """The container's hosts file is not there: not made yet, or gone with the container."""
+
+
+class NotNetnsError(Retryable):
+    """The file is not a network namespace: not yet, or no longer.
+
+    Docker makes the file first and mounts the namespace on it then. At the end it unmounts the namespace at once and
+    removes the file up to 60 s later (libnetwork, osl/namespace_linux.go: gpmCleanupPeriod).
+    """

@@ -9,6 +9,7 @@ from agent.containers.watcher import LocalContainers
 from agent.dns.responder import Responder
 from agent.dns.task_dns import TaskDns
 from agent.interface.task import TaskState
+from agent.wireguard.backend import Backend
 from mesh.topology.isolation import LocalNetworks
 
 
@@ -21,9 +22,10 @@ class LocalTasks:
         lists: how many times the containers were listed whole; 0: nothing is known yet.
     """
 
-    def __init__(self, responder: Responder) -> None:
-        """Begin with none; `responder` is to answer their DNS questions."""
+    def __init__(self, responder: Responder, backend: Backend) -> None:
+        """Begin with none; `responder` is to answer their DNS questions, and `backend` has their devices."""
         self._responder = responder
+        self._backend = backend
         self._ended: list[TaskState] = []
         self.by_container: dict[str, TaskState] = {}
         self.here = LocalNetworks({}, ())
@@ -67,7 +69,7 @@ class LocalTasks:
         """Let go of tasks that ended, each as soon as no thread is at work on it."""
         for state in self._ended:
             if not state.busy:
-                state.close()
+                state.end(self._backend)
         self._ended = [state for state in self._ended if state.busy]
 
     def _update_here(self, local: LocalContainers) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from functools import partial
 
 import structlog
@@ -31,7 +32,7 @@ from mesh.errors import LinkwireError
 from mesh.model.snapshot import Snapshot
 from mesh.process.gc_tuning import IdleCollector
 from mesh.process.wakeup import Wake
-from mesh.store.client import Store
+from mesh.store.client import Follower, Store
 from mesh.topology.desired import device_name
 from mesh.topology.wgtypes import InterfaceConfig
 
@@ -63,11 +64,17 @@ class Agent:
         self._reports = reports
         self._wake = Wake()
         self._responder = Responder(able=answers_dns)
-        self._tasks = LocalTasks(self._responder)
+        self._tasks = LocalTasks(self._responder, desired.backend)
         self._early_names = EarlyNames(table)
         self._prober = Prober(self._wake)
         self._workers = Workers(self._wake)
         self._upkeep = IdleCollector()
+        self._follower: Follower | None = None
+
+    @property
+    def tasks(self) -> Mapping[str, TaskState]:
+        """The states of this node's tasks, by container: for others to look at, never to change."""
+        return self._tasks.by_container
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped and free to leave; the devices stay."""
@@ -78,7 +85,7 @@ class Agent:
             self._wake()
             self._reports.wake()
 
-        follower = self._store.follow(followed(self._reports.node.id), changed, with_raw=True)
+        follower = self._follower = self._store.follow(followed(self._reports.node.id), changed, with_raw=True)
         self._reports.start(self._store, follower)
         try:
             stop_seen_at: float | None = None
@@ -93,6 +100,10 @@ class Agent:
             self._reports.stop()
             follower.stop()
             self._responder.close()
+
+    def age(self, revision: int) -> float | None:
+        """Return how many seconds ago the store was at a revision; None where this agent did not see it."""
+        return self._follower.times.age(revision) if self._follower is not None else None
 
     def stop(self) -> None:
         """Wake the loop, so that it sees that it is to stop."""
@@ -176,16 +187,17 @@ class Agent:
 
     def _reconcile(self, state: TaskState, now: float) -> None:
         """Make one task's interface what the records say, if there is anything to do."""
-        graph, schedule = self._desired.graph, state.schedule
+        graph, link_keys, schedule = self._desired.graph, self._desired.link_keys, state.schedule
         is_due = schedule.retry_at is not None and now >= schedule.retry_at
         is_late = schedule.apply_by is not None and now >= schedule.apply_by
-        if not (schedule.dirty or is_due or is_late or schedule.graph is not graph):
+        is_outdated = schedule.graph is not graph or schedule.link_keys is not link_keys
+        if not (schedule.dirty or is_due or is_late or is_outdated):
             return
-        schedule.graph = graph
+        schedule.graph, schedule.link_keys = graph, link_keys
         schedule.retry_at = None if is_due else schedule.retry_at
         schedule.apply_by = None if is_late else schedule.apply_by
         if state.local.state == "gone":
-            state.close()
+            state.end(self._desired.backend)
             return
         endpoint = graph.by_task.get(state.local.task)
         if endpoint is None or endpoint.service not in graph.services or graph.cluster is None:

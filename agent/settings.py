@@ -14,8 +14,6 @@ from mesh.process.options import Options, address, listen, udp_ports
 SWARM_CERTIFICATES = "/run/linkwire/certificates"
 NODE_JOBS = ("look", "place", "unwire", "remove")
 """See `agent.node_gate.node_jobs`."""
-PROOF = ("answer", "ask")
-"""See `agent.node_gate.proof_link`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +21,8 @@ class Settings:
     """Settings of one agent.
 
     Attributes:
-        command: `supervise` (the container's first process), `run` (the agent itself), `inspect`, NODE_JOBS or PROOF.
+        command: `supervise` (the container's first process), `run` (the agent itself), `inspect`, `events`
+            or NODE_JOBS.
         etcd: endpoints, `https://host:port`.
         tls: how they are spoken to; None for in clear.
         docker: URL of this node's Docker.
@@ -65,7 +64,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         "command",
         nargs="?",
         default="supervise",
-        choices=("supervise", "run", "inspect", "events", *NODE_JOBS, *PROOF),
+        choices=("supervise", "run", "inspect", "events", *NODE_JOBS),
         help="supervise: run, and run again when it ends (default); inspect: print every link as JSON; events: print "
         "the audit log; the others are for docker linkwire install and uninstall",
     )

@@ -30,13 +30,23 @@ _MODULES = {
     "deploy": "compose_ext.commands.deploy",
     "ps": "compose_ext.commands.ps",
     "install": "compose_ext.commands.install",
+    "upgrade": "compose_ext.commands.install",
     "renew": "compose_ext.commands.install",
     "uninstall": "compose_ext.commands.install",
     "gate": "compose_ext.commands.gate",
     "node": "compose_ext.commands.node",
     "rotate": "compose_ext.commands.rotate",
-    "events": "compose_ext.commands.events",
+    "events": "compose_ext.observe.diagnosis.events",
     "version": "compose_ext.cli",
+    "test": "compose_ext.observe.test",
+    "status": "compose_ext.observe.status",
+    "graph": "compose_ext.observe.traffic.graph",
+    "logs": "compose_ext.observe.diagnosis.logs",
+    "ui": "compose_ext.ui.command",
+    "explain": "compose_ext.observe.diagnosis.explain",
+    "top": "compose_ext.observe.traffic.top",
+    "flows": "compose_ext.observe.traffic.flows",
+    "support-bundle": "compose_ext.observe.diagnosis.support_bundle",
 }
 """Where each command is: `NAME_command` in that module."""
 
@@ -48,8 +58,10 @@ class _Linkwire(Group):
         "check": "Report everything that is wrong with compose files, or in the Swarm",
         "render": "Print what deploy adds to the compose files",
         "deploy": "Deploy a stack, or update it, with its links",
+        "status": "Show Linkwire and all links on one screen, and what is wrong, worst first",
         "ps": "List links with their tasks, and whether they are connected",
         "install": "Install Linkwire on a Swarm, or update it, with its keys",
+        "upgrade": "Upgrade Linkwire, one node at a time, and go back where a node is not good",
         "renew": "Renew Linkwire's certificates, signing key or link seed, or show when they expire",
         "uninstall": "Remove Linkwire from a Swarm",
         "gate": "Put the start gate into nodes' Docker, take it out, or show its state",
@@ -57,6 +69,14 @@ class _Linkwire(Group):
         "rotate": "Give link keys new secrets, now",
         "version": "Print the version and what it was built from",
         "events": "Print who linked what to what, key and node events, and what was refused",
+        "test": "Try between all nodes what links promise, with a stack that is removed again",
+        "graph": "Draw services and links, coloured by their measured state",
+        "logs": "Print the logs of controllers, agents and etcd in the order of time",
+        "ui": "Show links, services and nodes on a web page, live and read-only",
+        "explain": "Say why a link works or does not, up to the first thing wrong",
+        "top": "Print how much passes over each link, now",
+        "flows": "Print who opens connections over links, and what is refused, now",
+        "support-bundle": "Write all that helps to find out what is wrong into one file, without keys",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
@@ -67,7 +87,7 @@ class _Linkwire(Group):
         """Import a command; None where there is none of that name."""
         if cmd_name not in self.summaries:
             return None
-        command: click.Command = getattr(import_module(_MODULES[cmd_name]), f"{cmd_name}_command")
+        command: click.Command = getattr(import_module(_MODULES[cmd_name]), f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

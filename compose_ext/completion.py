@@ -95,6 +95,11 @@ def stacks(ctx: click.Context, parameter: click.Parameter, word: str) -> list[st
     return _asked(ctx, parameter, ["stack", "ls", "--format", "{{.Name}}"], word)
 
 
+def services(ctx: click.Context, parameter: click.Parameter, word: str) -> list[str]:
+    """Return the names of the Swarm's services that begin with a word."""
+    return _asked(ctx, parameter, ["service", "ls", "--format", "{{.Name}}"], word)
+
+
 def nodes(ctx: click.Context, parameter: click.Parameter, word: str) -> list[str]:
     """Return the names of the Swarm's nodes that begin with a word."""
     return _asked(ctx, parameter, ["node", "ls", "--format", "{{.Hostname}}"], word)

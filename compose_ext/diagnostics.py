@@ -14,7 +14,15 @@ class UsageError(Exception):
 
 
 class DockerError(Exception):
-    """Docker, or the agent asked through it, gave no good answer; the text is for the user."""
+    """Docker, or the agent asked through it, gave no good answer; the text is for the user.
+
+    Attributes:
+        output: what docker wrote on standard output before it failed, which is no text for the user by itself.
+    """
+
+    def __init__(self, text: str = "", output: str = "") -> None:
+        super().__init__(text)
+        self.output = output
 
 
 class BadFilesError(Exception):

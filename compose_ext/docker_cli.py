@@ -1,15 +1,16 @@
 """The `docker` program, run with the user's own flags: contexts, ssh and TLS work as in Docker."""
 
 import os
+import selectors
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from compose_ext.diagnostics import DockerError
 
@@ -20,6 +21,7 @@ _ORIGINAL = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"
 _PLUGIN = "docker-linkwire"
 _PLUGIN_ONLY = (_ORIGINAL, "DOCKER_CLI_PLUGIN_SOCKET")
 _LONGEST_ERROR = 2000
+_CHUNK = 65_536
 PWD = "PWD"  # noqa: S105 - no password: the variable with the folder's name
 _SOCKET = "unix://"
 # Flags and variables that hold a path: it counts from the folder in which docker runs. In what stands before it.
@@ -27,6 +29,9 @@ _PATHS = {
     **dict.fromkeys(("--config", "--tlscacert", "--tlscert", "--tlskey", "DOCKER_CONFIG", "DOCKER_CERT_PATH"), ""),
     **dict.fromkeys(("--host", "DOCKER_HOST"), _SOCKET),
 }
+
+Said = tuple[int, str | DockerError | None]
+"""The number of a command, and a line of its output, or how it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class Docker:
         timeout: float,
         stdin: bytes | None = None,
         environment: Mapping[str, str] | None = None,
+        *,
+        merged: bool = False,
     ) -> str:
         """Run a command and return its output.
 
@@ -102,13 +109,15 @@ class Docker:
             timeout: in seconds.
             stdin: what it reads there, the way for secrets: arguments and environment are for everybody to see.
             environment: variables besides our own.
+            merged: whether to return standard error too: `docker service logs` writes a program's there.
 
         Raises:
             DockerError: the program cannot be run, fails, or takes longer; the text is docker's own.
         """
         command = [self.program, *self.flags, *arguments]
         source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
-        streams = {"stdin": source, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        errors = subprocess.STDOUT if merged else subprocess.PIPE
+        streams = {"stdin": source, "stdout": subprocess.PIPE, "stderr": errors}
         with _started(command, {**self.environment, **(environment or {})}, self.folder, **streams) as process:
             try:
                 out, error = process.communicate(stdin, timeout=timeout)
@@ -117,8 +126,9 @@ class Docker:
                 process.communicate()
                 raise DockerError(f"docker did not answer within {timeout:g} s") from None
         if process.returncode:
-            reason = printable(error.decode("utf-8", "replace").strip()[:_LONGEST_ERROR])
-            raise DockerError(reason or f"docker failed with exit code {process.returncode}")
+            reason = printable((out if merged else error).decode("utf-8", "replace").strip()[:_LONGEST_ERROR])
+            written = out.decode("utf-8", "replace")[:_LONGEST_ERROR]
+            raise DockerError(reason or f"docker failed with exit code {process.returncode}", written)
         return out.decode("utf-8", "replace")
 
     def follow(self, arguments: Sequence[str]) -> Iterator[str]:
@@ -138,10 +148,75 @@ class Docker:
                 finally:
                     if process.stdin:  # docker may wait for it before it heeds a signal
                         process.stdin.close()
-            errors.seek(0)
-            reason = printable(errors.read(_LONGEST_ERROR).decode("utf-8", "replace").strip())
-        if code:
-            raise DockerError(reason or f"docker failed with exit code {code}")
+            failure = _failure(code, errors)
+        if failure is not None:
+            raise failure
+
+    def follow_all(self, commands: Sequence[Sequence[str]], tick: float) -> Iterator[Said | None]:
+        """Run commands at the same time, and yield lines of standard output and error as they come.
+
+        `docker service logs` writes a program's standard error to its own. A command ends with None, or where it
+        failed with its last line as the error; the others go on.
+
+        Args:
+            commands: of docker.
+            tick: seconds without a line after which None is yielded.
+
+        Raises:
+            DockerError: the program cannot be run.
+        """
+        with ExitStack() as stack, selectors.DefaultSelector() as selector:
+            running: dict[int, tuple[subprocess.Popen[bytes], _Lines]] = {}
+            for number, arguments in enumerate(commands):
+                streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+                command = [self.program, *self.flags, *arguments]
+                process = stack.enter_context(_started(command, self.environment, self.folder, **streams))
+                stack.callback(process.terminate)
+                if process.stdout is None:
+                    raise AssertionError("it was asked for")
+                running[number] = process, _Lines()
+                selector.register(process.stdout, selectors.EVENT_READ, number)
+            while running:
+                ready = selector.select(tick)
+                for key, _ in ready:
+                    process, lines = running[key.data]
+                    part = os.read(key.fd, _CHUNK)
+                    yield from ((key.data, line) for line in lines.split(part))
+                    if not part:
+                        selector.unregister(key.fileobj)
+                        del running[key.data]
+                        yield key.data, lines.failure(process.wait())
+                if not ready:
+                    yield None
+
+
+@dataclass(slots=True)
+class _Lines:
+    """Output that comes in parts, line by line."""
+
+    _rest: bytes = b""
+    _last: str = ""
+
+    def split(self, part: bytes) -> Iterator[str]:
+        """Yield the lines that are whole with this part; an empty one is the end."""
+        *lines, self._rest = (self._rest + part).split(b"\n")
+        if not part and self._rest:
+            lines.append(self._rest)
+        for line in lines:
+            self._last = line.decode("utf-8", "replace")
+            yield self._last
+
+    def failure(self, code: int) -> DockerError | None:
+        """Return the error of the command, when it has ended."""
+        reason = printable(self._last.strip()[:_LONGEST_ERROR])
+        return DockerError(reason or f"docker failed with exit code {code}") if code else None
+
+
+def _failure(code: int, errors: IO[bytes]) -> DockerError | None:
+    """Return the error of a command that ended, in docker's own words; None where it did not fail."""
+    errors.seek(0)
+    reason = printable(errors.read(_LONGEST_ERROR).decode("utf-8", "replace").strip())
+    return DockerError(reason or f"docker failed with exit code {code}") if code else None
 
 
 def choose(flags: Sequence[str]) -> Docker:

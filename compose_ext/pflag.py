@@ -1,7 +1,10 @@
 """pflag's dialect on top of click: `-Dc file`, `-c=file`, `--tls=false`, as Docker's own command line reads them."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from functools import wraps
 from itertools import dropwhile
 from typing import Any
@@ -12,6 +15,7 @@ from click.shell_completion import CompletionItem
 from compose_ext import help as help_text
 from compose_ext.diagnostics import UsageError
 from compose_ext.docker_cli import choose
+from mesh.model.durations import parse_duration
 
 # Go's strconv.ParseBool
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
@@ -47,6 +51,56 @@ class OneOf(click.Choice[str]):
             name = param.opts[-1] if param else ""
             raise UsageError(f"{name} is {' or '.join(self.choices)}, not {value!r}")
         return value
+
+
+class Seconds(click.ParamType[str]):
+    """A whole number of seconds, from 1 to a most."""
+
+    name = "seconds"
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Return the digits. Raises UsageError."""
+        if not re.fullmatch(r"[0-9]{1,6}", value) or not 1 <= int(value) <= self.most:
+            raise UsageError(f"{param.opts[0] if param else ''} takes seconds from 1 to {self.most}")
+        return value
+
+
+class Whole(click.ParamType[str]):
+    """A whole number, from 1 to a most."""
+
+    name = "number"
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Return the digits. Raises UsageError."""
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not 1 <= int(value) <= self.most:
+            raise UsageError(f"{param.opts[-1] if param else ''} takes a number from 1 to {self.most}")
+        return value
+
+
+def moment(text: str, now: float, flag: str) -> float:
+    """Read a time: `90m` for so long ago, `2026-11-28T17:00`, local where it names no zone, or Unix seconds.
+
+    Returns:
+        Seconds since 1970.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    with suppress(ValueError):
+        return float(text)
+    with suppress(ValueError):
+        return now - parse_duration(text)
+    with suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(text).timestamp()
+    raise UsageError(
+        f"{flag} is a duration (90m, 24h, 7d), a time (2026-11-28T17:00:00+01:00) or Unix seconds: {text!r}"
+    )
 
 
 def switch(*names: str, help: str, hidden: bool = False) -> Option:  # noqa: A002 - click's word

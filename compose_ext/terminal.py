@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 _GAP = "   "
 _PROBLEMS = "PROBLEMS"
 _COLOURS = {
-    **dict.fromkeys(("connected", "proven", "approved"), "green"),
+    **dict.fromkeys(("connected", "idle", "proven", "approved"), "green"),
     **dict.fromkeys(("stale", "no-handshake", "unknown"), "yellow"),
-    **dict.fromkeys(("unwired", "error", "unproven"), "red"),
+    **dict.fromkeys(("broken", "unwired", "error", "unproven"), "red"),
 }
-"""Of a state's name in a table."""
+"""Of a state's name in a table, the first word of its cell."""
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+_THOUSAND = 1000.0
 _WAITING = "waiting"
 """With which progress begins that ends by itself."""
 
@@ -61,7 +63,9 @@ def show(table: Table) -> None:
 
     header, *rows = table.padded()
     lines = [Text(_GAP.join(header), style="bold")]
-    lines += [Text(_GAP).join(Text(cell, style=_COLOURS.get(cell.rstrip(), "")) for cell in row) for row in rows]
+    lines += [
+        Text(_GAP).join(Text(cell, style=_COLOURS.get(cell.partition(" ")[0], "")) for cell in row) for row in rows
+    ]
     if table.problems:
         lines += [
             Text(),
@@ -145,6 +149,39 @@ say = _Progress()
 def line(text: str) -> str:
     """Return a text that may come from anybody as one line that controls no terminal."""
     return printable(text).replace("\n", " ")
+
+
+def words(fields: Mapping[str, Any]) -> str:
+    """Write names and values as `name=value` in one line, a value with spaces in quotes."""
+    return " ".join(f"{line(name)}={line(_quoted(value))}" for name, value in fields.items())
+
+
+def _quoted(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return json.dumps(text) if not text or " " in text or '"' in text or "\n" in text else text
+
+
+def age(seconds: float | None) -> str:
+    """Write how long ago something was."""
+    return "never" if seconds is None else f"{lasting(seconds)} ago"
+
+
+def lasting(seconds: float) -> str:
+    """Write a time in the largest unit that gives a whole number."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(max(seconds, 0))}s"
+
+
+def amount(count: float) -> str:
+    """Write a number of bytes with a decimal unit, as Docker does: 1234567 is `1.23MB`."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < _THOUSAND or unit == _UNITS[-1]:
+            break
+        value /= _THOUSAND
+    return f"{int(count)}B" if unit == "B" else f"{value:.3g}{unit}"
 
 
 def _escaped(text: str) -> str:

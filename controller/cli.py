@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import threading
+from importlib import metadata
 
 import structlog
 
 from controller import settings
 from controller.etcd.clear import clear
 from controller.loop import Controller
+from controller.reporting.metrics import ControllerMetrics
 from controller.swarm.docker_client import SwarmManager
 from controller.swarm.poller import SwarmPoller
 from controller.trust.link_secrets import ControllerIdentity
@@ -21,7 +23,7 @@ from mesh.errors import LinkwireError, Terminal
 from mesh.identity.key_files import own_sealing_key, read_link_seed, read_signing_key, read_verify_keys
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import keyspace
-from mesh.process import hardening
+from mesh.process import hardening, metrics_page
 from mesh.process import log_setup as logging
 from mesh.process.wakeup import Wake
 from mesh.store.client import Store
@@ -65,6 +67,7 @@ def main() -> None:
     swarm = SwarmManager(options.docker)
     swarm.follow(wake)
     try:
+        metrics = _answer_metrics(options)
         watch = SwarmPoller(swarm)
         running = Controller(
             watch,
@@ -77,6 +80,7 @@ def main() -> None:
             link_seed,
             own,
             options.stack_share,
+            metrics,
         )
         running.run(stopped)
     except Terminal as error:
@@ -84,6 +88,15 @@ def main() -> None:
         sys.exit(1)
     finally:
         store.close()
+
+
+def _answer_metrics(options: settings.Settings) -> ControllerMetrics:
+    """Make the controller's metrics, and serve them where the settings say so."""
+    metrics = ControllerMetrics(metadata.version("linkwire"), options.name)
+    if options.metrics is not None:
+        metrics_page.describe_process(metrics.registry, options.tls)
+        metrics_page.serve(metrics.registry, options.metrics, lambda: metrics.wanted, shared=True)
+    return metrics
 
 
 def _clear(options: settings.Settings) -> int:

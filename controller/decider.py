@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from controller.plan_writer import PlanWriter
 from controller.planning.planner import Planner
 from controller.planning.shares import MOST
 from controller.recovery.address_quarantine import AddressQuarantine
+from controller.recovery.departed_nodes import DepartedNodes
 from controller.recovery.repair import cluster_again, mend, resign, unknown
 from controller.recovery.resting_addresses import RestingAddresses
 from controller.steps import OpenVault, Plan
@@ -41,6 +43,7 @@ class Decider:
         verified: the last snapshot that held exactly what was signed; None for a leader that has seen none.
         due: when time alone gives something to do, in seconds since the epoch; None for never.
         problems: those that are open now.
+        silent: nodes whose agents have gone silent.
         mends: whether the last decision only puts back what was signed.
     """
 
@@ -70,9 +73,10 @@ class Decider:
         self.members = Members()
         self._planner = Planner(stack_share)
         self._presence = Presence(signer.cluster)
-        self._silent: frozenset[str] = frozenset()
+        self.silent: frozenset[str] = frozenset()
         self._resting = RestingAddresses(rest_s)
         self._rests = AddressQuarantine()
+        self._departed = DepartedNodes()
         self._idle = Baseline()  # of the last decision that found nothing to do
         self.verified: Snapshot | None = None
         self._resigned: Snapshot | None = None  # where no signature was old
@@ -90,9 +94,9 @@ class Decider:
         self._resting.observe(stored, now)
         self._presence.observe(stored, self.members.accepted, now)
         silent = self._presence.silent()
-        if silent != self._silent or not self._resting.due_in(now):
+        if silent != self.silent or not self._resting.due_in(now):
             self._idle.clear()
-        self._silent = silent
+        self.silent = silent
 
     def pause(self) -> None:
         """Note that the store cannot be read."""
@@ -150,10 +154,14 @@ class Decider:
         vault = list(self._link_secrets.steps(stored, swarm)) if self._link_secrets is not None else []
         if vault and self._vault() == OpenVault():
             return self._writer.pack(vault), keyspace.CLUSTER not in stored.invalid  # the next pass has it open
+        notes = self._link_secrets.lost_notes(stored) if self._link_secrets is not None else []
+        if notes:
+            return self._writer.pack(notes), keyspace.CLUSTER not in stored.invalid  # before their epochs are judged
         judged, plan = self._planned(stored, swarm, now)
-        self.due = plan.due
         free = self._resting.over(time.monotonic())
-        steps = (*vault, *judged.steps, *access.steps(swarm, judged.stored), *free, *plan.steps)
+        gone = tuple(self._departed.steps(stored, swarm, time.monotonic()))
+        self.due = self._earliest(plan.due, now)
+        steps = (*vault, *judged.steps, *access.steps(swarm, judged.stored), *free, *gone, *plan.steps)
         made = self._writer.pack(steps)
         self.report((*judged.problems, *access.problems(swarm), *plan.problems, *made.problems), swarm)
         if not made.batches:
@@ -165,12 +173,20 @@ class Decider:
             self._idle.move(swarm, stored, now.timestamp())
         return made, whole
 
+    def _earliest(self, due: int | None, now: datetime) -> int | None:
+        """Return when time alone gives something to do, for the plan or for a node that has left."""
+        left = self._departed.due_in(time.monotonic())
+        both = [
+            each for each in (due, None if left is None else math.ceil(now.timestamp() + left)) if each is not None
+        ]
+        return min(both, default=None)
+
     def report(self, problems: Iterable[str], swarm: Swarm) -> None:
         """Replace the open problems by these and those of node labels."""
         self.problems.update((*problems, *(node.label_error for node in swarm.nodes.values() if node.label_error)))
 
     def _planned(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Judged, Plan]:
-        judged = self.members.judge(swarm, stored, now, self._silent)
+        judged = self.members.judge(swarm, stored, now, self.silent)
         at, members = int(now.timestamp()), judged.members
         return judged, self._planner.plan(swarm, judged.stored, self._subnet, at, members, self._vault())
 

@@ -20,6 +20,7 @@ from controller.plan_writer import PlanWriter
 from controller.planning.shares import MOST
 from controller.recovery.restore_procedure import RestoreProcedure
 from controller.recovery.startup_wait import StartupWait
+from controller.reporting.metrics import ControllerMetrics, Sight
 from controller.swarm.model import Swarm
 from controller.swarm.poller import SwarmPoller
 from controller.trust.link_secrets import ControllerIdentity, LinkSecrets
@@ -53,6 +54,7 @@ class Controller:
         link_seed: LinkSeed,
         own: ControllerIdentity | None = None,
         stack_share: float = MOST,
+        metrics: ControllerMetrics | None = None,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -67,6 +69,7 @@ class Controller:
             link_seed: part of the secrets of all link keys.
             own: node and sealing key of this controller; None where all secrets follow from the link seed alone.
             stack_share: as in `Decider`.
+            metrics: for Prometheus; None for nobody.
         """
         self._watch = watch
         self._store = store
@@ -79,6 +82,7 @@ class Controller:
         self._startup = StartupWait(self._writer.ledger)
         self._decider = Decider(self._writer, signer, subnet, rest_s, self._link_secrets, stack_share)
         self._restore = RestoreProcedure(self._writer, self._decider.members)
+        self._metrics = metrics or ControllerMetrics("", name)
         self._reported = LastSeen()
         self._upkeep = IdleCollector()
 
@@ -90,10 +94,12 @@ class Controller:
         try:
             while not stopped.is_set():
                 hints = self._wake.wait(self._due_in(due))
-                due = None
+                due, began = None, time.monotonic()
                 try:
                     due = self._pass(hints, follower, election)
+                    self._metrics.count_pass(time.monotonic() - began, failed=False)
                 except LinkwireError as error:
+                    self._metrics.count_pass(time.monotonic() - began, failed=True)
                     log.warning("controller pass failed, retrying", error=str(error))
                     for hint in hints | {("resync", "")}:
                         self._wake(*hint)
@@ -114,6 +120,7 @@ class Controller:
         stored = follower.snapshot
         swarm = self._watch.refresh(hints | self._news(stored))
         token = election.token
+        self._show(stored, swarm, leads=token is not None)
         if self._startup.lead_changed(token):
             self._decider.start_term()
             self._restore.start_term()
@@ -141,6 +148,12 @@ class Controller:
         if not self._restore.run(stored, swarm, up, lead):
             return self._act(stored, swarm, lead)
         return None
+
+    def _show(self, stored: Snapshot, swarm: Swarm, *, leads: bool) -> None:
+        """Give the metrics what this pass sees; of problems and silent nodes, what the last one has found."""
+        decider, writer = self._decider, self._writer
+        counts = len(decider.problems.open), writer.committed, writer.outdated
+        self._metrics.observe(Sight(stored, swarm, leads, decider.silent, *counts))
 
     def _announce(self, stored: Snapshot) -> None:
         """Write this controller's own sealing key, also while another controller leads: that one seals to it."""

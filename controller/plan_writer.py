@@ -24,6 +24,8 @@ class PlanWriter:
     Attributes:
         ledger: signs each commit.
         store: to write to.
+        committed: steps that were written.
+        outdated: steps that were out of date when they were to be written.
     """
 
     def __init__(self, store: Store, secret: Secrets, audit: AuditLog | None = None) -> None:
@@ -36,6 +38,8 @@ class PlanWriter:
         """
         self.ledger = SignedWriter(store)
         self.store = store
+        self.committed = 0
+        self.outdated = 0
         self._secret = secret
         self._audit = audit
 
@@ -98,8 +102,10 @@ class PlanWriter:
         revision = self._told((token, *(op for _, part in batch for op in part)), sign=sign)
         for step, _ in batch:
             if revision is not None:
+                self.committed += 1
                 log.info("plan step committed", reason=step.reason, revision=revision)
             elif len(batch) == 1:
+                self.outdated += 1
                 log.info("plan step out of date, replanning", reason=step.reason)
         return revision
 

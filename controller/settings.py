@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mesh.identity.key_files import CONTROLLER_KEY_FILE, LINK_SEED_FILE, SEED_FILE
 from mesh.identity.tls import Tls
-from mesh.process.options import Options, number, subnet
+from mesh.process.options import Options, listen, number, subnet
 
 MAX_REST_S = 7 * 86400
 
@@ -34,6 +34,7 @@ class Settings:
         own_key: file with that sealing key.
         signing_seed: file with the seed of the controller's signing key.
         verify_keys: file with the public keys of signers, and the cluster's id.
+        metrics: the host and TCP port where Prometheus may ask; None for nowhere.
         command: `run`, or `clear`, which deletes all records in etcd and ends.
     """
 
@@ -47,6 +48,7 @@ class Settings:
     link_seed: Path
     signing_seed: Path
     verify_keys: Path
+    metrics: tuple[str, int] | None
     tls: Tls | None = None
     node: str = ""
     own_key: Path = Path(CONTROLLER_KEY_FILE)
@@ -69,6 +71,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     text = "id of this node, where this controller keeps its sealing key; empty: it has none"
     flags.add("--node", "LINKWIRE_NODE_ID", "", str, text)
     flags.add("--own-key", "LINKWIRE_CONTROLLER_KEY_FILE", CONTROLLER_KEY_FILE, Path, "file with that sealing key")
+    text = "where Prometheus may scrape, HOST:PORT, or off"
+    flags.add("--metrics", "LINKWIRE_CONTROLLER_METRICS", "127.0.0.1:9587", listen, text)
     text = "run: plan until stopped (default); clear: for docker linkwire uninstall, delete all records"
     flags.parser.add_argument("command", nargs="?", default="run", choices=("run", "clear"), help=text)
     read = flags.parser.parse_args(argv)
@@ -86,5 +90,6 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         verify_keys=read.verify_keys,
         node=read.node,
         own_key=read.own_key,
+        metrics=read.metrics,
         command=read.command,
     )

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what Linkwire's lab and tests need and this Debian 12 machine lacks, by apt, as root.
 #
-#   deploy/bootstrap.sh [GROUP...]      groups: lab (the default), kernel, resolvers, plugin, release
+#   deploy/bootstrap.sh [GROUP...]      groups: lab (the default), kernel, resolvers, metrics, plugin, release, ui
 #
 # Nothing is started: services are denied while packages are set up, so a Docker that the machine already
 # runs is not touched and one that is installed here stays stopped. Running it again does nothing, quickly.
@@ -39,6 +39,11 @@ RESOLVERS="
 /usr/bin/node:/usr/local/bin/node nodejs
 /usr/bin/musl-gcc musl-tools
 "
+# promtool checks what deploy/ has for Prometheus; a Prometheus of a test's own asks the programs.
+METRICS="
+/usr/bin/promtool prometheus
+/usr/bin/prometheus prometheus
+"
 KERNEL="
 /usr/bin/qemu-system-x86_64 qemu-system-x86
 /usr/lib/qemu/virtiofsd qemu-system-common
@@ -63,6 +68,10 @@ RELEASE="
 /usr/bin/python3 python3
 /usr/lib/python3*/ensurepip python3-venv
 /etc/ssl/certs/ca-certificates.crt ca-certificates
+"
+UI="
+/usr/bin/chromium chromium
+/usr/bin/chromedriver chromium-driver
 "
 
 die() { echo "bootstrap: $*" >&2; exit 1; }
@@ -89,9 +98,11 @@ for group in "$@"; do
     lab) wanted="$wanted$LAB" ;;
     kernel) wanted="$wanted$KERNEL" ;;
     resolvers) wanted="$wanted$RESOLVERS" ;;
+    metrics) wanted="$wanted$METRICS" ;;
     plugin) wanted="$wanted$PLUGIN" ;;
     release) wanted="$wanted$RELEASE" ;;
-    *) die "there is no group '$group'; the groups are: lab, kernel, resolvers, plugin, release" ;;
+    ui) wanted="$wanted$UI" ;;
+    *) die "there is no group '$group'; the groups are: lab, kernel, resolvers, metrics, plugin, release, ui" ;;
     esac
 done
 
@@ -127,7 +138,7 @@ done
 log=$(mktemp)
 install_missing() {
     # shellcheck disable=SC2086 # one word for each package
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing </dev/null >"$log" 2>&1
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends $missing </dev/null >"$log" 2>&1
 }
 if ! install_missing; then
     # The usual cause on a fresh machine: no package lists yet, or stale ones.

@@ -40,6 +40,7 @@ _COMMAND_IN_WORDS = (PROGRAM, "--numeric-protocol", "--file")
 # A thousand peers of a hundred services take 60 MB, 0.3 s and 1 MB. A limit of CPU time ends it at once (the first
 # process of a namespace heeds no other signal of itself than those for its own faults).
 _LIMITS = {resource.RLIMIT_AS: 512 << 20, resource.RLIMIT_CPU: 20, resource.RLIMIT_FSIZE: 16 << 20}
+_EVERYTHING = '{"nftables":[{"list":{"ruleset":null}}]}'
 _TIMEOUT = 60.0  # seconds
 _LONGEST_TEXT = 300
 # The table was changed by somebody else between the look at it and the change.
@@ -108,6 +109,14 @@ def enforce(netns: TaskNetns, command: str) -> None:
         _nft(netns, command, json=False)
     except _Refused as error:
         raise _explained("guard the addresses", error) from error
+
+
+def listed(netns: TaskNetns) -> str:
+    """List all tables of a namespace, as nft's JSON. Raises NetnsGoneError, Retryable, Terminal."""
+    try:
+        return _nft(netns, _EVERYTHING)
+    except _Refused as error:
+        raise _explained("list all tables", error) from error
 
 
 def lacking(netns: TaskNetns, needed: Mapping[str, str]) -> list[str]:

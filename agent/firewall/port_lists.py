@@ -47,12 +47,14 @@ class Bounds:
 
     Attributes:
         left_out: services whose links were left out last.
+        earlier: services whose links keep the ports that they had, since those that they should have were refused.
         refused: links that the kernel did not take, beside those that were there.
         reason: its words, "" for none.
         until: when they are tried again, by the monotonic clock.
     """
 
     left_out: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
     refused: frozenset[Link] = frozenset()
     reason: str = ""
     until: float = 0.0
@@ -62,7 +64,7 @@ class Bounds:
         if self.refused and now >= self.until:
             self.refused, self.reason = frozenset(), ""
         refused = {allow.service for allow in policy.inbound if link_of(allow) in self.refused}
-        kept = without(policy, refused)
+        kept, self.earlier = _without_new(policy, refused, applied)
         kept = without(kept, _surplus(kept, _links(applied), MOST_RANGES))
         left = {allow.service for allow in policy.inbound} - {allow.service for allow in kept.inbound}
         self.left_out = tuple(sorted(left))
@@ -85,16 +87,23 @@ class Bounds:
             return None
         self.refused |= {link_of(allow) for allow in policy.inbound if allow.service in services}
         self.reason, self.until = reason, now + AGAIN_S
-        self.left_out = tuple(sorted({*self.left_out, *services}))
-        return without(policy, services)
+        kept, self.earlier = _without_new(policy, services, applied)
+        self.left_out = tuple(sorted({*self.left_out, *services} - {*self.earlier}))
+        return kept
 
     def problem(self) -> str | None:
-        """Say which links were left out and why, in words; None for none."""
-        if not self.left_out:
-            return None
-        shown = ", ".join(self.left_out[:_SHOWN]) + (", ..." if len(self.left_out) > _SHOWN else "")
+        """Say which links were left out or keep earlier ports, and why, in words; None for none."""
         why = self.reason or f"all port lists of its consumers have more than {MOST_RANGES} ranges: name fewer"
-        return f"links from {len(self.left_out)} services are refused ({shown}): {why}"
+        parts = [
+            f"links from {len(services)} services {what} ({_listed(services)})"
+            for services, what in ((self.left_out, "are refused"), (self.earlier, "keep the ports that they had"))
+            if services
+        ]
+        return f"{', '.join(parts)}: {why}" if parts else None
+
+
+def _listed(services: tuple[str, ...]) -> str:
+    return ", ".join(services[:_SHOWN]) + (", ..." if len(services) > _SHOWN else "")
 
 
 def _links(policy: Policy | None) -> frozenset[Link]:
@@ -117,6 +126,30 @@ def _surplus(policy: Policy, known: Collection[Link], most: int) -> set[str]:
             counted.add(ports)
             room -= cost
     return surplus
+
+
+def _without_new(policy: Policy, services: Collection[str], applied: Policy | None) -> tuple[Policy, tuple[str, ...]]:
+    """Leave out the inbound links of some services, but for what such a link opened before and still is to open.
+
+    Returns:
+        The policy; and the services whose links are in it with the ports that they had.
+    """
+    before = {allow.service: allow.ports for allow in applied.inbound} if applied is not None else {}
+    old = {
+        allow.service: before[allow.service]
+        for allow in policy.inbound
+        if allow.service in services and allow.service in before and _opens(allow.ports, before[allow.service])
+    }
+    rest = without(policy, set(services) - old.keys())
+    inbound = tuple(replace(a, ports=old[a.service]) if a.service in old else a for a in rest.inbound)
+    return replace(rest, inbound=inbound) if old else rest, tuple(sorted(old))
+
+
+def _opens(ports: tuple[PortRange, ...] | None, others: tuple[PortRange, ...] | None) -> bool:
+    """Tell whether some ports are all of some others, and more; None are all."""
+    if ports is None or others is None:
+        return ports is None
+    return merge((*ports, *others)) == merge(ports)
 
 
 def without(policy: Policy, services: Collection[str]) -> Policy:

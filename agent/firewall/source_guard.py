@@ -26,6 +26,7 @@ from typing import Literal
 
 import structlog
 
+from agent.errors import NotNetnsError
 from agent.firewall import nf_tables_netlink, nft
 from agent.firewall.ruleset import NAME
 from agent.linux import interfaces
@@ -135,7 +136,7 @@ class SourceGuard:
 def remove_all(folder: Path = FOLDER) -> None:
     """Take the guards of all tasks of this node away. Raises LinkwireError."""
     for path in (OWN_NETNS, *map(str, sorted(folder.glob("*-*")))):
-        with suppress(NetnsGoneError), TaskNetns(path) as netns:
+        with suppress(NetnsGoneError, NotNetnsError), TaskNetns(path) as netns:
             for family in _FAMILIES:
                 if nf_tables_netlink.chains(netns, family, NAME):
                     nft.enforce(netns, f"delete table {family} {NAME}\n")
@@ -202,7 +203,7 @@ def _overlays(attachments: Iterable[Attachment], folder: Path) -> Iterator[tuple
 def _opened(path: Path) -> Iterator[TaskNetns | None]:
     try:
         sandbox = TaskNetns(str(path))
-    except NetnsGoneError:
+    except (NetnsGoneError, NotNetnsError):  # an ended one's file must not hide the namespace that replaced it
         yield None
         return
     with sandbox:

@@ -21,6 +21,7 @@ from ipaddress import IPv4Address
 from agent.firewall.ruleset import render
 from agent.interface.render_cache import RenderCache
 from agent.linux.nft_json import Rules
+from agent.wireguard.peer_health import REJECT_AFTER_S
 from mesh.model.net import IPInterface
 from mesh.topology.policy import Allow, Policy
 from mesh.topology.wgtypes import (
@@ -34,9 +35,6 @@ from mesh.topology.wgtypes import (
     Route,
     resolved,
 )
-
-REJECT_AFTER_S = 180
-"""Seconds after which a session is dead (WireGuard paper, section 6.5, REJECT_AFTER_TIME)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ class Schedule:
         dirty: whether its namespace must be read again although nothing else changed.
         listed: whether its container was in a new list, so that its namespace is to be read again.
         graph: the graph that its interface was last derived from.
+        link_keys: the link keys that it was last derived from: a new epoch changes these alone.
         tried: the interface that was desired last, whether or not it could be made.
         retry_at: when to try again after a failure; None for no need.
         confirm_at: when its device must be read, since its peers were changed without; None where all that was
@@ -32,6 +33,7 @@ class Schedule:
     dirty: bool = True
     listed: bool = False
     graph: object = None
+    link_keys: object = None
     tried: InterfaceConfig | None = None
     retry_at: float | None = None
     confirm_at: float | None = None

@@ -153,6 +153,16 @@ class TaskState:
         self.interface.close()
         self.schedule.confirm_at = None
 
+    def end(self, backend: Backend) -> None:
+        """Let go of the namespace of a container that has ended.
+
+        One that was only guessed may be another's: Docker never said so, and the device would stay there.
+        """
+        if self._guessed is not None and self.interface.netns is not None:
+            self._take_back(backend, self.interface.netns)
+            self._guessed = None
+        self.close()
+
     # --- for the thread that is at work on it
 
     def wire(self, backend: Backend, desired: InterfaceConfig, *, complete: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -15,9 +16,11 @@ from agent.interface.diff import InterfaceDiff
 from agent.interface.render_cache import RenderCache
 from agent.linux.netns import TaskNetns
 from agent.wireguard.backend import Backend
+from agent.wireguard.peer_health import Health, Reading, follow
+from mesh.crypto.keys import PublicKey
 from mesh.errors import LinkwireError, NetnsGoneError
-from mesh.model.records import DeviceStatus, PeerStatus
-from mesh.topology.wgtypes import Interface, InterfaceConfig
+from mesh.model.records import BrokenPeers, DeviceStatus, PeerStatus
+from mesh.topology.wgtypes import Interface, InterfaceConfig, Peer
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +36,8 @@ class TaskInterface:
 
     netns: TaskNetns | None = None
     applied: InterfaceConfig | None = None
+    _health: dict[PublicKey, Health] = field(default_factory=dict)
+    """Of each peer, as of the last reading."""
     _memo: RenderCache = field(default_factory=RenderCache)
     """Goes on in the namespace once there is one."""
     _settled: bool = False
@@ -50,6 +55,7 @@ class TaskInterface:
         if self.netns is not None:
             self.netns.close()
         self.netns = self.applied = None
+        self._health = {}
 
     def is_wired_still(self) -> bool:
         """Tell whether it is wired and its namespace is there."""
@@ -113,8 +119,21 @@ class TaskInterface:
         with contextlib.suppress(LinkwireError):
             observed, table = reconcile.observe(backend, self.netns, self.applied.name), nft.read(self.netns)
             if observed is not None and table is not None:
+                self._follow(observed.device.peers)
                 return observed, table
         return None
+
+    def broken_peers(self, task: str) -> BrokenPeers | None:
+        """Return the peers that did not answer by the last reading; None where all did."""
+        silent = {key: seconds for key, health in self._health.items() if (seconds := health.broken_for) is not None}
+        return BrokenPeers(task, tuple(sorted(silent)), round(max(silent.values()), 1)) if silent else None
+
+    def _follow(self, peers: Mapping[PublicKey, Peer]) -> None:
+        now, before = time.monotonic(), self._health
+        self._health = {
+            key: follow(before.get(key), Reading(now, peer.rx_bytes, peer.tx_bytes, peer.last_handshake or 0.0))
+            for key, peer in peers.items()
+        }
 
     def has_its_rules(self, table: Table) -> bool:
         """Tell whether a table that was read is as it was applied."""

@@ -146,6 +146,12 @@ def read(path: str) -> tuple[HostEntry, ...] | None:
         return parse(_load(descriptor, path))
 
 
+def content(path: str) -> bytes:
+    """Return all of a hosts file, as a program in the container reads it. Raises as `read`."""
+    with _opened(path, os.O_RDONLY) as descriptor:
+        return _load(descriptor, path)
+
+
 def write(path: str, entries: Iterable[HostEntry]) -> bool:
     """Make our lines in a hosts file say the entries, and nothing else. Written only where they differ.
 

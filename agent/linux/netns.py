@@ -15,8 +15,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from agent.errors import NotNetnsError
 from agent.linux.netlink_socket import NetlinkSocket
-from mesh.errors import NetnsGoneError, Retryable, Terminal
+from mesh.errors import NetnsGoneError, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,7 @@ class TaskNetns:
 
     Raises:
         NetnsGoneError: there is no such file.
-        Retryable: the file is no namespace: Docker makes the file first and mounts the namespace on it then.
+        NotNetnsError: the file is not a namespace, not yet or no longer.
         Terminal: the file may not be opened.
     """
 
@@ -60,7 +61,7 @@ class TaskNetns:
         self._identity = (status.st_dev, status.st_ino)
         if not _is_netns(self._fd):
             self.close()
-            raise Retryable(
+            raise NotNetnsError(
                 f"{path} is not a network namespace (yet): is its folder bound into the agent with rslave?"
             )
 

@@ -11,6 +11,7 @@ Each prints one line, a JSON object with `node`, `hostname` and `problems`, and 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,14 +24,15 @@ from typing import Any
 import structlog
 
 from agent.containers import start_gate
-from agent.containers.docker_client import Containers
+from agent.containers.docker_client import Containers, LocalTask
 from agent.containers.volumes import BOUND, DEFAULT_ROOT, Volumes
-from agent.errors import HostsFileMissingError
+from agent.errors import HostsFileMissingError, NotNetnsError
 from agent.firewall import node_table, preflight, source_guard
+from agent.fitness import facts
 from agent.interface import reconcile
 from agent.linux import hosts_file
 from agent.linux.netns import TaskNetns
-from agent.wireguard.backend import probe
+from agent.wireguard.backend import Backend, probe
 from mesh.errors import LinkwireError, NetnsGoneError, Retryable, Terminal
 
 log = structlog.get_logger(__name__)
@@ -66,7 +68,9 @@ def run(command: str, url: str, folder: str) -> int:
         report |= {"node": engine.node, "hostname": engine.hostname, "root": engine.root, "engine": engine.version}
         if command == "look":
             report["misplaced"] = sorted(misplaced(volumes, engine.root))
-            problems += _unfit()
+            report |= _backend(problems)
+            if question := os.environ.get(facts.ASKED):
+                report |= _facts(question, url)
         elif command == "place":
             place(volumes, engine.root)
         elif command == "unwire":
@@ -146,13 +150,27 @@ def remove(volumes: Volumes) -> Iterator[str]:
             yield str(error)
 
 
-def _unfit() -> Iterator[str]:
-    """List the errors that an agent would stop with."""
-    for need in (probe, preflight.require):
-        try:
-            need()
-        except LinkwireError as error:
-            yield str(error)
+def _facts(question: str, url: str) -> Report:
+    """Gather the facts that are asked for; a node of which they cannot be known may be fit all the same."""
+    try:
+        return {"facts": facts.gather(question, url)}
+    except Exception as error:
+        log.exception("node not looked at", error=str(error))
+        return {"unread": f"{type(error).__name__}: {error}"}
+
+
+def _backend(problems: list[str]) -> Report:
+    """Name the backend that an agent would take, and add the errors that it would stop with."""
+    report: Report = {}
+    try:
+        report["backend"] = probe().name
+    except LinkwireError as error:
+        problems.append(str(error))
+    try:
+        preflight.require()
+    except LinkwireError as error:
+        problems.append(str(error))
+    return report
 
 
 def _ended(volumes: Volumes) -> None:
@@ -169,14 +187,13 @@ def unwire(containers: Containers) -> Iterator[str]:
     shutil.rmtree(start_gate.FOLDER, ignore_errors=True)
     containers.identity()
     backend = probe()
-    for task in containers.all().values():
-        if task.netns is None:
-            continue
+    for container, task in containers.all().items():
         try:
-            with suppress(HostsFileMissingError):
-                hosts_file.write(task.hosts, ())
-            with suppress(NetnsGoneError), TaskNetns(task.netns) as netns:
-                reconcile.remove(backend, netns, None)
+            _unwire_task(backend, task)
+        except NotNetnsError as error:
+            time.sleep(_RETRY_S)
+            if containers.one(container) is not None:  # else it has ended meanwhile, and its namespace with it
+                yield f"{task.name}: {error}"
         except LinkwireError as error:
             yield f"{task.name}: {error}"
     try:
@@ -184,6 +201,15 @@ def unwire(containers: Containers) -> Iterator[str]:
     except LinkwireError as error:
         yield f"guard of senders' addresses: {error}"
     node_table.remove()  # last: as long as there is a name, what goes to the mesh is refused
+
+
+def _unwire_task(backend: Backend, task: LocalTask) -> None:
+    if task.netns is None:
+        return
+    with suppress(HostsFileMissingError):
+        hosts_file.write(task.hosts, ())
+    with suppress(NetnsGoneError), TaskNetns(task.netns) as netns:
+        reconcile.remove(backend, netns, None)
 
 
 def _again(attempt: Callable[[], object]) -> None:

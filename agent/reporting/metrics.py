@@ -1,33 +1,39 @@
 """Metrics of this agent, for Prometheus to scrape.
 
 By service and not by task, so that there are no more series than links: counters are summed over the node's tasks,
-and what a task that ended has counted stays in them. Nothing here names a key or an address.
+and what a task that ended has counted stays in them. Only so many links have series of their own, whatever the
+node's tasks link to; the others are summed up. Nothing here names a key or an address.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
-import structlog
-from prometheus_client import CollectorRegistry, Metric, generate_latest, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from agent.interface.diff import REJECT_AFTER_S
+from agent.wireguard.peer_health import state
 from mesh.crypto.keys import PublicKey
-from mesh.model.records import DeviceStatus, PeerStatus, Status, TaskReport
+from mesh.model.records import DeviceStatus, Status, TaskReport
+from mesh.process.metrics_page import gauge, new_registry
 from mesh.topology.agreement import REFUSED, shown
 from mesh.topology.link_graph import LinkGraph
 
-log = structlog.get_logger(__name__)
-
-RETRY_S = 30.0
 KEEP_UPDATES = 200
 """For how many updates, 3 s each, what was read of a task or peer is remembered that cannot be read any more."""
+
+MOST_LINKS = 500
+"""Pairs of services with series of their own: at most 6 each, about 3,000 in all."""
+OTHERS = "(others)"
+"""Label, in place of both services, of all further ones: no service's name has parentheses."""
+
+INFO = ("version", "backend")
+PAIR = ("service", "peer_service")
+"""Labels: the service of this node's tasks, and that at the other end."""
 
 Labels = tuple[str, ...]
 
@@ -70,6 +76,10 @@ class _Totals:
         """Forget what was last read before that update; the sums stay."""
         self._last = {counter: read for counter, read in self._last.items() if read.at >= before}
 
+    def drop(self, pairs: Container[Labels]) -> None:
+        """Drop the sums of some pairs of services: their series end, and begin at 0 if they come again."""
+        self.values = Counter({labels: value for labels, value in self.values.items() if labels[:2] not in pairs})
+
 
 class Metrics(Collector):
     """Numbers as of the last update. Safe to update and to scrape from two threads.
@@ -80,7 +90,7 @@ class Metrics(Collector):
     """
 
     def __init__(self, version: str, backend: str) -> None:
-        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry = new_registry()
         self._info = (version, backend)
         self._lock = threading.Lock()
         self._updates = 0
@@ -90,6 +100,7 @@ class Metrics(Collector):
         self._peers: Counter[str] = Counter()
         self._ages: dict[Labels, float] = {}
         self._not_allowed: Counter[Labels] = Counter()
+        self._pairs: dict[Labels, int] = {}  # with the update that has seen each last
         self._refused, self._received, self._sent = _Totals(), _Totals(), _Totals()
         self.registry.register(self)
 
@@ -114,18 +125,39 @@ class Metrics(Collector):
             self._peers = Counter()
             self._ages = {}
             self._not_allowed = _not_allowed(graph, status)
+            broken = {(each.task, key): each.seconds for each in status.broken for key in each.peers}
             for device in status.devices:
+                self._peers.update(
+                    state(p.handshake_age, broken.get((device.task, p.public_key))) for p in device.peers
+                )
                 self._add(graph, device)
-            for totals in (self._refused, self._received, self._sent):
-                totals.forget(self._updates - KEEP_UPDATES)
+            self._forget(self._updates - KEEP_UPDATES)
+
+    def _forget(self, before: int) -> None:
+        """Forget what was last read before that update; where pairs are many, also the sums of those that ended."""
+        ended = {pair for pair, at in self._pairs.items() if at < before and len(self._pairs) > MOST_LINKS // 2}
+        for totals in (self._refused, self._received, self._sent):
+            totals.forget(before)
+            if ended:
+                totals.drop(ended)
+        for pair in ended:
+            del self._pairs[pair]
+
+    def _pair(self, own: str | None, theirs: str | None) -> Labels | None:
+        """Return the labels of two services; None as long as one is not known."""
+        if own is None or theirs is None:
+            return None
+        if (own, theirs) not in self._pairs and len(self._pairs) >= MOST_LINKS:
+            return OTHERS, OTHERS
+        self._pairs[own, theirs] = self._updates
+        return own, theirs
 
     def _add(self, graph: LinkGraph, device: DeviceStatus) -> None:
         endpoint = graph.by_task.get(device.task)
         own = _name(graph, endpoint.service) if endpoint else None
         for peer in device.peers:
-            self._peers[_handshake(peer)] += 1
             theirs = _name(graph, _service(graph, peer.public_key))
-            labels = None if own is None or theirs is None else (own, theirs)
+            labels = self._pair(own, theirs)
             self._received.add((device.task, peer.public_key), labels, peer.rx_bytes, self._updates)
             self._sent.add((device.task, peer.public_key), labels, peer.tx_bytes, self._updates)
             if labels is None:
@@ -136,51 +168,36 @@ class Metrics(Collector):
                 self._refused.values[*labels, direction] += 0
         for refused in device.refused:
             theirs = _name(graph, refused.service) if refused.service else ""
-            counted = None if own is None or theirs is None else (own, theirs, refused.direction)
+            pair = self._pair(own, theirs)
+            counted = None if pair is None else (*pair, refused.direction)
             which = (device.task, refused.service, refused.direction)
             self._refused.add(which, counted, refused.packets, self._updates)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics; prometheus_client calls it once a scrape."""
         with self._lock:
-            yield _gauge("agent_info", "This agent.", {self._info: 1}, "version", "backend")
-            yield _gauge("store_complete", "Whether all of the store is known.", {(): int(self._complete)})
+            yield gauge("agent_info", "Version of this agent, and the WireGuard it uses.", {self._info: 1}, *INFO)
+            complete = "Whether all of the store is known and verified (1), or an earlier state is used (0)."
+            yield gauge("store_complete", complete, {(): int(self._complete)})
             unverified = "Whether what the store holds is not acted on, because it is not what was signed."
-            yield _gauge("store_unverified", unverified, {(): int(self._held)})
+            yield gauge("store_unverified", unverified, {(): int(self._held)})
             tasks = _by_state(self._tasks, "wired", "unwired", "error")
-            yield _gauge("tasks", "This node's tasks that take part in the mesh.", tasks, "state")
-            peers = _by_state(self._peers, "connected", "stale", "no-handshake")
-            yield _gauge("peers", "Peers of this node's tasks, by their last handshake.", peers, "state")
-            pair = ("service", "peer_service")
+            yield gauge(
+                "tasks", "This node's tasks that take part in a link, by state of their wiring.", tasks, "state"
+            )
+            peers = _by_state(self._peers, "connected", "idle", "broken")
+            text = "Peers of this node's tasks: with a session, without one since nobody sends, or giving no answer."
+            yield gauge("peers", text, peers, "state")
             age = "Age of the oldest last handshake between two services' tasks."
-            yield _gauge("peer_last_handshake_seconds", age, self._ages, *pair)
+            yield gauge("peer_last_handshake_seconds", age, self._ages, *PAIR)
             refused = "Packets of this node's tasks that no link allows."
-            yield _counter("refused_packets", refused, self._refused, *pair, "direction")
+            yield _counter("refused_packets", refused, self._refused, *PAIR, "direction")
             unwanted = "Links of this node's services (out), or to them (in), that the provider does not allow."
-            yield _gauge("refused_links", unwanted, self._not_allowed, "service", "direction")
-            received, sent = "Bytes that this node's tasks received over a link.", "Bytes that they sent."
-            yield _counter("link_receive_bytes", received, self._received, *pair)
-            yield _counter("link_transmit_bytes", sent, self._sent, *pair)
-
-
-def serve(metrics: Metrics, address: tuple[str, int]) -> None:
-    """Answer scrapes over HTTP from threads; where the port cannot be had, say so once and try again now and then."""
-    threading.Thread(target=_serve, args=(metrics, *address), name="metrics", daemon=True).start()
-
-
-def _serve(metrics: Metrics, host: str, port: int) -> None:
-    warned = False
-    while True:
-        try:
-            start_http_server(port, host, metrics.registry)
-        except OSError as error:
-            if not warned:
-                log.warning("metrics not served, retrying", address=host, port=port, error=str(error))
-            warned = True
-            time.sleep(RETRY_S)
-        else:
-            log.info("metrics served", address=host, port=port)
-            return
+            yield gauge("refused_links", unwanted, self._not_allowed, "service", "direction")
+            received = "Bytes that this node's tasks received over a link."
+            yield _counter("link_receive_bytes", received, self._received, *PAIR)
+            sent = "Bytes that this node's tasks sent over a link."
+            yield _counter("link_transmit_bytes", sent, self._sent, *PAIR)
 
 
 def _not_allowed(graph: LinkGraph, status: Status) -> Counter[Labels]:
@@ -212,22 +229,9 @@ def _state(report: TaskReport) -> str:
     return "wired" if report.wired else "unwired"
 
 
-def _handshake(peer: PeerStatus) -> str:
-    if peer.handshake_age is None:
-        return "no-handshake"
-    return "connected" if peer.handshake_age < REJECT_AFTER_S else "stale"
-
-
 def _by_state(counted: Counter[str], *states: str) -> dict[Labels, float]:
     """Select these states, with a 0 where there is none."""
     return {(state,): counted[state] for state in states}
-
-
-def _gauge(name: str, text: str, values: Mapping[Labels, float], *labels: str) -> Metric:
-    family = GaugeMetricFamily(f"linkwire_{name}", text, labels=labels)
-    for key, value in sorted(values.items()):
-        family.add_metric(key, value)
-    return family
 
 
 def _counter(name: str, text: str, totals: _Totals, *labels: str) -> Metric:

@@ -17,15 +17,19 @@ from agent.reporting.status_poller import StatusPoller
 from agent.state.clock import WatchedClock
 from agent.state.node_identity import Identity
 from agent.state.recovery import recalled
+from mesh.crypto.keys import PublicKey
 from mesh.errors import LinkwireError, Terminal
 from mesh.model import keyspace
-from mesh.model.records import Member, Node, Recall, Status, TaskReport
+from mesh.model.device_readings import bounded
+from mesh.model.records import BrokenPeers, Member, Node, Recall, Status, TaskReport
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Follower, Store
 from mesh.topology.link_graph import LinkGraph
 
 log = structlog.get_logger(__name__)
 
+REPORT_S = 3.0
+"""At most so often, in seconds, is what was read of the devices reported while nothing new is wrong."""
 FIRST_REPORT_S = 20.0
 """Seconds from when all is known until an agent says which tasks are wired, though it has not looked at each."""
 
@@ -38,6 +42,10 @@ class NodeReports:
         identity: its keys, and the proof of them.
         metrics: for Prometheus.
         clock: the node's wall clock.
+
+    Attributes:
+        node: its record.
+        status: what was last read of its devices; None while nothing was.
     """
 
     def __init__(self, node: Node, identity: Identity, metrics: Metrics, clock: WatchedClock) -> None:
@@ -47,7 +55,10 @@ class NodeReports:
         self._clock = clock
         self._looks = StatusPoller()
         self._reporter: Reporter | None = None
+        self.status: Status | None = None
         self._report_by: float | None = None
+        self._reported_at = -REPORT_S
+        self._broken: tuple[tuple[str, tuple[PublicKey, ...]], ...] = ()
 
     def start(self, store: Store, follower: Follower) -> None:
         """Begin to write into the store."""
@@ -102,13 +113,25 @@ class NodeReports:
         devices = self._looks.read(tasks.by_container, desired.backend, is_wanted)
         if devices is None:
             return
+        broken = bounded(state.interface.broken_peers(state.local.task) for state in tasks)
+        if not self._is_due(broken):
+            return
         trust = desired.trust
         self._clock.save()
         trust.save(self.node.id)
         self._renew_proof(snapshot, reporter)
-        status = Status(self.node.id, round(time.time(), 1), devices, trust.manifest, trust.held)
+        status = Status(self.node.id, round(time.time(), 1), devices, trust.manifest, trust.held, broken=broken)
+        self.status = status
         reporter.status(status)
         self._metrics.update(graph, status, self._task_reports(tasks, graph))
+
+    def _is_due(self, broken: tuple[BrokenPeers, ...]) -> bool:
+        """Tell whether to report what was read: now and then, and at once when other links are broken than before."""
+        now, which = time.monotonic(), tuple((each.task, each.peers) for each in broken)
+        if which == self._broken and now < self._reported_at + REPORT_S:
+            return False
+        self._broken, self._reported_at = which, now
+        return True
 
     def _may_report(self, tasks: LocalTasks, desired: DesiredState, now: float) -> bool:
         """Tell whether to report which tasks are wired: one that is not reported so is taken for unwired.

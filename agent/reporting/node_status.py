@@ -12,6 +12,7 @@ from mesh.errors import Terminal
 from mesh.identity.attestation import InvalidProofError, verify
 from mesh.integrity.signature_cache import SignatureCache
 from mesh.model import keyspace
+from mesh.model.asks.records import Ask, Told
 from mesh.model.records import Member, Node, Status, TaskReport, View
 from mesh.model.snapshot import Snapshot
 
@@ -45,13 +46,19 @@ def nodes(snapshot: Snapshot, cluster: str, roots: Sequence[bytes], now: datetim
         }
 
 
-def believed(snapshot: Snapshot, cluster: str) -> Snapshot:
-    """Drop agents' records that are not signed by the keys that were accepted of their nodes."""
-    signatures = SignatureCache(cluster)
+def believed(snapshot: Snapshot, cluster: str, checked: SignatureCache | None = None) -> Snapshot:
+    """Drop agents' records that are not signed by the keys that were accepted of their nodes.
+
+    Args:
+        snapshot: as it was read.
+        cluster: Swarm's id of it.
+        checked: the results of an earlier call, so that nothing is checked twice.
+    """
+    signatures = checked or SignatureCache(cluster)
     records, invalid = dict(snapshot.records), dict(snapshot.invalid)
     for key, value in snapshot.records.items():
         record = value.record
-        if not isinstance(record, Node | TaskReport | Status | View):
+        if not isinstance(record, Node | TaskReport | Status | View | Ask | Told):
             continue
         member = snapshot.get(keyspace.member(record.id if isinstance(record, Node) else record.node), Member)
         problem = f"{key}: its node has not shown its keys (yet)"
@@ -60,6 +67,7 @@ def believed(snapshot: Snapshot, cluster: str) -> Snapshot:
         if problem:
             del records[key]
             invalid[key] = problem
+    signatures.drop_stale(snapshot.records, ())
     return replace(snapshot, records=MappingProxyType(records), invalid=MappingProxyType(invalid))
 
 

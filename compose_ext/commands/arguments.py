@@ -1,15 +1,20 @@
 """Arguments of several commands: compose files, and the name of a stack."""
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from compose_ext.completion import ANY_FILE, COMPOSE_FILE
 from compose_ext.diagnostics import UsageError
-from compose_ext.language.compose_files import Named, from_environment, split
 from mesh.model.labels import check_service_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from compose_ext.language.compose_files import Named
 
 
 def compose_files(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,6 +43,9 @@ def named_files(paths: Sequence[str], env_files: Sequence[str]) -> Named:
     Raises:
         UsageError: no file is named, or standard input twice.
     """
+    # Half of a start: a command that takes the name of a stack alone does not read files.
+    from compose_ext.language.compose_files import Named, from_environment, split  # noqa: PLC0415
+
     found = [] if paths else from_environment()
     if found:
         print(f"linkwire: no -c: taking COMPOSE_FILE, {' '.join(found)}", file=sys.stderr)

@@ -13,6 +13,8 @@ from compose_ext.diagnostics import DockerError, Problem, Report, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.document.cursor import Context, Cursor
 from compose_ext.document.loader import Document
+from compose_ext.health.facts import about
+from compose_ext.health.judgement import judge
 from compose_ext.language.compose_files import Files, Named, open_all
 from compose_ext.language.override import check_labels, compile_override
 from compose_ext.language.project import EXTENSION
@@ -21,7 +23,8 @@ from compose_ext.language.validation import Links
 from compose_ext.pflag import Command, form, pass_docker, switch
 from compose_ext.swarm import agent_answer, consents, gate, linked_stacks, queries, revoked_nodes
 from compose_ext.swarm.handover import handed
-from compose_ext.terminal import complain, show_json
+from compose_ext.terminal import complain, say, show_json
+from compose_ext.walks import live as live_walks
 
 OK = 0
 BAD = 2
@@ -169,7 +172,7 @@ def _unwilling(docker: Docker, providers: Sequence[str], consumer: str, stack: s
     return consents.unwilling(docker, [name for name in providers if name in present], consumer, stack)
 
 
-def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
+def check_swarm(docker: Docker, stack: str | None, *, as_json: bool, is_live: bool = False) -> int:
     """Check the Swarm and print its problems; returns the exit code.
 
     Raises:
@@ -181,6 +184,8 @@ def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
     with suppress(DockerError):  # a worker's Docker does not know
         notes = gate.notes(docker, stack)
     problems = swarm_problems(docker, stack)
+    if is_live:
+        problems += live_walks.problems(docker, stack, _silently if as_json else say)
     if as_json:
         report = Report()
         for problem in problems:
@@ -196,6 +201,10 @@ def check_swarm(docker: Docker, stack: str | None, *, as_json: bool) -> int:
     if not problems:
         print("ok: nothing is wrong in this Swarm")
     return 1 if problems else OK
+
+
+def _silently(_text: str) -> None:
+    return
 
 
 def check_upgrade(docker: Docker, stack: str | None, *, as_json: bool) -> int:
@@ -235,8 +244,10 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
     try:
         answer = agent_answer.ask(docker, stack)
         found += answer.problems
-        with suppress(DockerError):  # a worker's Docker does not know
-            found += node.misplaced(docker, answer) if stack is None else ()
+        if stack is None:
+            with suppress(DockerError):  # a worker's Docker does not know
+                found += (finding.text for finding in judge(about(docker, answer)).findings)
+                found += node.misplaced(docker, answer)
     except DockerError as error:
         unanswered.append(str(error))
     if len(unanswered) > 1:
@@ -264,6 +275,7 @@ def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
         docker linkwire check -c shop.yml --stack shop --format json
         docker linkwire check
         docker linkwire check --upgrade
+        docker linkwire check --live
     """,
 )
 @compose_files
@@ -274,6 +286,7 @@ def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
     shell_complete=stacks,
 )
 @switch("--upgrade", help="List the links between stacks that end when their provider is deployed again as it is")
+@switch("--live", help="Try every link as `explain` does, from inside its consumer's task; some seconds a link")
 @form("text", "json")
 @pass_docker
 def check_command(
@@ -284,6 +297,7 @@ def check_command(
     form: str,
     *,
     upgrade: bool | None,
+    live: bool | None,
 ) -> int:
     """Check compose files, and report everything that is wrong with them.
 
@@ -292,15 +306,18 @@ def check_command(
     refuse.
 
     Without a file it checks the Swarm: labels that cannot be read, links to services that do not exist, tasks that
-    are not wired, links that a provider does not allow, stacks whose links `docker stack deploy` dropped. Exits with
-    1 if anything is wrong there; with --upgrade, if a link is listed.
+    are not wired, links whose packets get no answer, silent agents, links that a provider does not allow, stacks
+    whose links `docker stack deploy` dropped. Exits with 1 if anything is wrong there; with --upgrade, if a link is
+    listed. With --live it also walks along every link.
     """
     if upgrade and (compose_file or env_file):
         raise UsageError("--upgrade is about the links in the Swarm: leave -c and --env-file out")
     if upgrade:
         return check_upgrade(docker, stack or None, as_json=form == "json")
+    if live and (compose_file or env_file):
+        raise UsageError("--live is about the links in the Swarm: leave -c and --env-file out")
     if compose_file:
         return check(docker, named_files(compose_file, env_file), stack or None, as_json=form == "json")
     if env_file:
         raise UsageError("--env-file is for compose files: name them with -c FILE")
-    return check_swarm(docker, stack or None, as_json=form == "json")
+    return check_swarm(docker, stack or None, as_json=form == "json", is_live=bool(live))

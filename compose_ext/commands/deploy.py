@@ -1,23 +1,34 @@
 """`docker linkwire render` and `deploy`: compose files with the labels that their links need."""
 
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 import click
 
 from compose_ext.commands.arguments import compose_files, named_files, stack_name
 from compose_ext.completion import stacks
-from compose_ext.diagnostics import BadFilesError, Report
+from compose_ext.diagnostics import BadFilesError, DockerError, Report
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.language.compose_files import Files, Named, open_all
 from compose_ext.language.override import compile_override, dump
-from compose_ext.pflag import Command, pass_docker, switch
+from compose_ext.language.validation import Links
+from compose_ext.pflag import Command, Seconds, pass_docker, switch
 from compose_ext.swarm import linked_stacks, queries
 from compose_ext.swarm.handover import handed
 from compose_ext.terminal import complain
 
 MAX_TOLD = 100
 """Problems that are printed one by one."""
+
+INCOMPLETE = 3
+"""Exit code: the stack is deployed, and not all of its links are wired."""
+DEFAULT_WAIT = 300.0
+"""Seconds; an image may have to be pulled by every node."""
+_MOST_WAIT = 86_400
+_HELP_TIMEOUT = 20.0
 
 _NOTHING = "services: {}\n"
 _FIRST = (
@@ -37,8 +48,31 @@ def render(named: Named, stack: str) -> None:
     sys.stdout.write(_FIRST + (override or _empty(files)))
 
 
-def deploy(docker: Docker, named: Named, stack: str, flags: Sequence[str], *, alone: bool = False) -> int:
-    """Have Docker deploy the files together with the override; returns Docker's exit code.
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How to wait for a stack's links.
+
+    Attributes:
+        detach: not at all; None: not said.
+        seconds: at most.
+        quiet: say nothing meanwhile; None: not said.
+    """
+
+    detach: bool | None = True
+    seconds: float = DEFAULT_WAIT
+    quiet: bool | None = None
+
+
+def deploy(
+    docker: Docker,
+    named: Named,
+    stack: str,
+    flags: Sequence[str],
+    *,
+    alone: bool = False,
+    waiting: Waiting = Waiting(),
+) -> int:
+    """Have Docker deploy the files together with the override, and wait until their links are wired.
 
     Args:
         docker: the program.
@@ -46,6 +80,10 @@ def deploy(docker: Docker, named: Named, stack: str, flags: Sequence[str], *, al
         stack: its name.
         flags: passed on.
         alone: also where the Swarm has no Linkwire that would wire the links.
+        waiting: for the links.
+
+    Returns:
+        The exit code: 1 where Docker failed, INCOMPLETE where not every link is wired.
 
     Raises:
         BadFilesError: there are errors, and nothing was deployed.
@@ -61,11 +99,52 @@ def deploy(docker: Docker, named: Named, stack: str, flags: Sequence[str], *, al
         say(f"{files.links.summary}; Docker says below that it ignores `links`: Linkwire does not")
     else:
         say("no x-wireguard in these files: deploying them unchanged")
+    watched = None if alone or waiting.detach else files.links
+    flags = [*flags, *_docker_flags(docker, waiting, waits=watched is not None)]
     with handed(docker, files.sources, override) as handover:
         code = handover.docker.run(["stack", "deploy", *handover.arguments, *flags, stack], handover.stdin)
-    if code == 0 and not alone:
+    if code:
+        queries.manager(docker)  # Docker has said why; where this is no manager, say which one there is
+        return 1
+    if not alone:
         linked_stacks.remember(docker, stack, files.links, say)
-    return code
+    return _wait(docker, stack, watched, waiting) if watched else 0
+
+
+def _docker_flags(docker: Docker, waiting: Waiting, *, waits: bool) -> list[str]:
+    """Return the flags about waiting for a Docker that has them: from 26 on. Where we wait, Docker need not."""
+    given = {"--detach": True if waits else waiting.detach, "--quiet": waiting.quiet}
+    said = [f"{flag}={str(value).lower()}" for flag, value in given.items() if value is not None]
+    if not said:
+        return []
+    with suppress(DockerError):
+        known = docker.ask(["stack", "deploy", "--help"], _HELP_TIMEOUT)
+        return [flag for flag in said if flag.partition("=")[0] in known]
+    return said
+
+
+def _wait(docker: Docker, stack: str, links: Links, waiting: Waiting) -> int:
+    """Wait until every link is wired; returns the exit code."""
+    from compose_ext.convergence import display, poller  # noqa: PLC0415 - `render` and `--detach` need neither
+
+    names = {f"{stack}_{name}" for name in links.project.services}
+    watched = poller.Stack(docker, stack, names, {f"{stack}_{name}" for name in links.linked})
+    began = time.monotonic()
+    try:
+        with display.Display(quiet=bool(waiting.quiet)) as shown:
+            judgement = watched.wait(waiting.seconds, shown.show)
+    except KeyboardInterrupt:
+        say(f"{stack} stays deployed, and is wired all the same: docker linkwire ps {stack}")
+        raise
+    took = time.monotonic() - began
+    if judgement.done:
+        say(f"{stack}: every link is wired, and every provider has a ready task, after {took:.0f} s")
+        return 0
+    complain(f"{stack} is deployed, and not complete after {took:.0f} s:")
+    for service, missing in judgement.missing[:MAX_TOLD]:
+        complain(f"  {service}: {missing.text}")
+    complain(f"Nothing was undone. See docker linkwire check --stack {stack}, or deploy again to go on waiting")
+    return INCOMPLETE
 
 
 def tell(report: Report, consequence: str = "") -> None:
@@ -131,13 +210,21 @@ def render_command(compose_file: Sequence[str], env_file: Sequence[str], stack: 
     examples="""
         docker linkwire deploy -c shop.yml shop
         docker linkwire deploy -c shop.yml -c production.yml --env-file .env --prune shop
-        docker -H ssh://manager linkwire deploy -c shop.yml shop
+        docker linkwire deploy -c shop.yml --timeout 60 shop
+        docker -H ssh://manager linkwire deploy --detach -c shop.yml shop
     """,
 )
 @compose_files
-@switch("-d", "--detach", help="Do not wait for the services to converge (passed to docker stack deploy)")
+@switch("-d", "--detach", help="Do not wait until every link is wired")
+@click.option(
+    "--timeout",
+    type=Seconds(_MOST_WAIT),
+    default=f"{DEFAULT_WAIT:g}",
+    metavar="SECONDS",
+    help=f"How long to wait for that (default {DEFAULT_WAIT:g})",
+)
 @switch("--prune", help="Remove services that the files no longer have (passed on)")
-@switch("-q", "--quiet", help="Suppress progress output (passed on)")
+@switch("-q", "--quiet", help="Suppress progress output")
 @click.option(
     "--resolve-image",
     metavar="WHEN",
@@ -155,22 +242,26 @@ def deploy_command(
     compose_file: Sequence[str],
     env_file: Sequence[str],
     stack: str,
+    timeout: str,
     *,
     without_linkwire: bool | None,
+    detach: bool | None,
+    quiet: bool | None,
     **passed_on: str | bool | None,
 ) -> int:
-    """Deploy a stack, or update it, with its links.
+    """Deploy a stack, or update it, with its links, and wait until they are wired.
 
     Hands a file of its own, and then yours, to `docker stack deploy`; only yours if none of them has x-wireguard.
-    Without -c it reads the files in COMPOSE_FILE. Exits with 0 if all went well, with 1 if Docker failed or the Swarm
-    has no Linkwire, with 2 if the files or the command line are wrong; nothing is deployed then.
+    Without -c it reads the files in COMPOSE_FILE. Then it waits until all tasks run, every link is wired and every
+    provider has a ready task; Ctrl-C ends the waiting and leaves the stack as it is. Exits with 0 if all went well,
+    with 1 if Docker failed or the Swarm has no Linkwire, with 2 if the files or the command line are wrong, in which
+    case nothing is deployed, and with 3 if the stack is deployed and something is missing.
     """
     flags = [
         f"--{name.replace('_', '-')}={value if isinstance(value, str) else str(value).lower()}"
-        for name in ("prune", "with_registry_auth", "resolve_image", "detach", "quiet")
+        for name in ("prune", "with_registry_auth", "resolve_image")
         if (value := passed_on[name]) is not None
     ]
-    if deploy(docker, named_files(compose_file, env_file), stack, flags, alone=bool(without_linkwire)):
-        queries.manager(docker)  # Docker has said why; where this is no manager, say which one there is
-        return 1
-    return 0
+    waiting = Waiting(detach, float(timeout), quiet)
+    named = named_files(compose_file, env_file)
+    return deploy(docker, named, stack, flags, alone=bool(without_linkwire), waiting=waiting)

@@ -1,28 +1,17 @@
 """`docker linkwire gate`: the start gate of nodes, put in, taken out or shown."""
 
-import re
 from collections.abc import Sequence
 
 import click
 
 from compose_ext import completion
-from compose_ext.diagnostics import UsageError
 from compose_ext.docker_cli import Docker
-from compose_ext.pflag import Group, form, pass_docker
+from compose_ext.pflag import Group, Seconds, form, pass_docker
 from compose_ext.swarm import gate
 from compose_ext.terminal import say, show_json
 
 _MAX_WAIT = 86400
 """Seconds."""
-
-
-class _Seconds(click.ParamType[str]):
-    name = "seconds"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
-        if not re.fullmatch(r"[0-9]{1,5}", value) or not 1 <= int(value) <= _MAX_WAIT:
-            raise UsageError(f"{param.opts[0] if param else ''} takes seconds from 1 to {_MAX_WAIT}")
-        return value
 
 
 _nodes_argument = click.argument("nodes", nargs=-1, shell_complete=completion.nodes)
@@ -57,10 +46,12 @@ def gate_command() -> None:
         docker linkwire gate install --wait 60 n1 n2
     """,
 )
-@click.option("--wait", type=_Seconds(), metavar="SECONDS", help="How long a start waits to be wired (default 30)")
+@click.option(
+    "--wait", type=Seconds(_MAX_WAIT), metavar="SECONDS", help="How long a start waits to be wired (default 30)"
+)
 @click.option(
     "--ready-wait",
-    type=_Seconds(),
+    type=Seconds(_MAX_WAIT),
     metavar="SECONDS",
     help="How long a start with `gate: ready` waits for its providers (default 120)",
 )

@@ -1,4 +1,4 @@
-"""`docker linkwire install`, `renew` and `uninstall`: the flags of what `compose_ext.install` does.
+"""`docker linkwire install`, `upgrade`, `renew` and `uninstall`: the flags of what `compose_ext.install` does.
 
 That is imported when one of them runs: its cryptography is slow to import.
 """
@@ -12,9 +12,11 @@ import click
 from compose_ext.completion import ANY_FILE
 from compose_ext.diagnostics import UsageError
 from compose_ext.docker_cli import Docker
-from compose_ext.pflag import Command, form, pass_docker, switch
-from compose_ext.terminal import line, say, show_json
+from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
+from compose_ext.terminal import line, say, show, show_json
 
+_MOST_WAIT = 86_400
+_NODE_WAIT = 300
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -37,6 +39,7 @@ def _values(rows: Mapping[str, tuple[str, str]]) -> Callable[[Callable[..., Any]
     examples="""
         docker linkwire install --image registry.example/linkwire:1
         docker linkwire install --image registry.example/linkwire:1 --gate
+        docker linkwire install --image registry.example/linkwire:1 --check
         docker linkwire install --etcd https://10.0.0.1:2379 --etcd-ca ca.pem --etcd-cert c.pem --etcd-key c.key
     """,
 )
@@ -63,6 +66,8 @@ def _values(rows: Mapping[str, tuple[str, str]]) -> Callable[[Callable[..., Any]
         "controllers": ("NUMBER", "Number of controllers, on managers (default 2)"),
         "ports": ("FIRST-LAST", "UDP ports of each node for its tasks (default 51820-53819)"),
         "metrics": ("HOST:PORT", "Address at which each agent answers Prometheus, or off (default 127.0.0.1:9586)"),
+        "controller-metrics": ("HOST:PORT", "The same for each controller (default 127.0.0.1:9587)"),
+        "etcd-metrics": ("HOST:PORT", "The same for etcd (default 127.0.0.1:9588)"),
         "address-rest": ("SECONDS", "Seconds before a released address may be reused (default 600)"),
     }
 )
@@ -73,25 +78,67 @@ def _values(rows: Mapping[str, tuple[str, str]]) -> Callable[[Callable[..., Any]
     shell_complete=lambda _ctx, _option, word: [level for level in _LEVELS if level.startswith(word)],
 )
 @switch("--gate", help="Put the start gate into every node's Docker as well: see docker linkwire gate")
+@switch("--check", help="Only look whether every node is fit; exits with 1 if one is not")
+@switch("--force", help="Install also where the pre-flight finds problems")
 @switch("-d", "--detach", help="Do not wait until everything runs, and test no link")
 @pass_docker
-def install_command(docker: Docker, **given: str | bool | None) -> None:
+def install_command(docker: Docker, **given: str | bool | None) -> int:
     """Install Linkwire on a Swarm, or update it, with its keys.
 
     Makes the secrets that Linkwire needs, as Docker secrets, and deploys the stack `linkwire`: etcd, controllers, and
     an agent on every node. Run again, it makes what is missing and updates the stack; a flag that is not given keeps
-    the value that it had. The image is tried on every node before anything is changed, and a link of its own at the
-    end. etcd runs on the node with the label linkwire.etcd=true, which this manager gets if no node has it.
+    the value that it had. Before anything is changed the image is run on every node, and looks at its ports, subnet,
+    MTU, WireGuard, firewall and clock; --check does only that. At the end a link of its own is tried. etcd runs on
+    the node with the label linkwire.etcd=true, which this manager gets if no node has it.
     """
-    from compose_ext.install.install import install  # noqa: PLC0415 - see the module's docstring
+    from compose_ext.install import fitness, install, preflight  # noqa: PLC0415 - see the module's docstring
 
     with_gate, detach = bool(given.pop("gate")), bool(given.pop("detach"))
+    only_check, force = bool(given.pop("check")), bool(given.pop("force"))
     texts = {
         name: value if isinstance(value, str) else str(value).lower()
         for name, value in given.items()
         if value is not None
     }
-    install(docker, texts, with_gate=with_gate, detach=detach, say=say)
+    if only_check:
+        findings = install.check(docker, texts, say)
+        show(preflight.table(findings))
+        return 1 if preflight.lines(findings, fitness.PROBLEM) else 0
+    install.install(docker, texts, with_gate=with_gate, detach=detach, say=say, force=force)
+    return 0
+
+
+@click.command(
+    "upgrade",
+    cls=Command,
+    usage="docker linkwire upgrade --image IMAGE [OPTIONS]",
+    examples="""
+        docker linkwire upgrade --image registry.example/linkwire:2
+        docker linkwire upgrade --image registry.example/linkwire:2 --timeout 600
+    """,
+)
+@click.option("--image", metavar="IMAGE", help="The new image, of controller, agent and etcd")
+@click.option(
+    "--timeout",
+    type=Seconds(_MOST_WAIT),
+    default=f"{_NODE_WAIT}",
+    metavar="SECONDS",
+    help=f"How long each node may take until all links are good again (default {_NODE_WAIT})",
+)
+@switch("--force", help="Upgrade also where the pre-flight finds problems")
+@pass_docker
+def upgrade_command(docker: Docker, image: str | None, timeout: str, *, force: bool | None) -> None:
+    """Upgrade Linkwire, one node at a time, and go back where a node is not good.
+
+    Looks at every node first, as `install` does. Then it replaces the agents one after the other, and waits after
+    each until every link that was good before is good again; then the controllers, and etcd. Where that does not
+    come, it puts everything back and exits with 1. Broken off, it goes on when it is run again.
+    """
+    from compose_ext.install import upgrade  # noqa: PLC0415 - see the module's docstring
+
+    if not image:
+        raise UsageError("upgrade to which image? name it with --image")
+    upgrade.upgrade(docker, image, seconds=float(timeout), force=bool(force), say=say)
 
 
 @click.command(

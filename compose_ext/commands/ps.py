@@ -1,5 +1,6 @@
 """`docker linkwire ps`: every link with its tasks and their connections."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -9,10 +10,10 @@ from compose_ext.commands.arguments import stack_name
 from compose_ext.completion import stacks
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.pflag import Command, form, pass_docker
-from compose_ext.swarm import agent_answer, revoked_nodes
+from compose_ext.pflag import Command, did_you_mean, form, pass_docker
+from compose_ext.swarm import agent_answer, queries, revoked_nodes
 from compose_ext.swarm.agent_answer import Answer, Link, Pair
-from compose_ext.terminal import Table, show, show_json
+from compose_ext.terminal import Table, age, amount, lasting, show, show_json
 
 _HEADER = (
     "LINK",
@@ -30,8 +31,6 @@ _HEADER = (
 _STATE = _HEADER.index("STATE") - 1
 _TASK_ID = 12
 """Characters of a task's id that are shown, as Docker shows container ids."""
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
-_THOUSAND = 1000.0
 
 
 def table(answer: Answer) -> Table:
@@ -57,33 +56,13 @@ def table(answer: Answer) -> Table:
     return Table(_HEADER, tuple(rows), (*answer.problems, *notes))
 
 
-def age(seconds: float | None) -> str:
-    """Write how long ago something was, in the largest unit that gives a whole number."""
-    if seconds is None:
-        return "never"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit} ago"
-    return f"{int(max(seconds, 0))}s ago"
-
-
-def amount(count: int) -> str:
-    """Write a number of bytes with a decimal unit, as Docker does: 1234567 is `1.23MB`."""
-    value = float(count)
-    for unit in _UNITS:
-        if value < _THOUSAND or unit == _UNITS[-1]:
-            break
-        value /= _THOUSAND
-    return f"{count}B" if unit == "B" else f"{value:.3g}{unit}"
-
-
 def _cells(pair: Pair) -> tuple[str, ...]:
     return (
         _task(pair.consumer_task),
         pair.consumer_node,
         _task(pair.provider_task),
         pair.provider_node,
-        pair.state,
+        pair.state if pair.lasting is None else f"{pair.state} {lasting(pair.lasting)}",
         age(pair.handshake_age),
         amount(pair.received),
         amount(pair.sent),
@@ -102,6 +81,24 @@ def _task(name: str) -> str:
     return f"{service}{dot}{task[:_TASK_ID]}"
 
 
+def require_stack(docker: Docker, stack: str, linked: Sequence[str]) -> None:
+    """Require that there is such a stack.
+
+    Args:
+        docker: asked for the stacks that have no links; a worker's does not know.
+        stack: its name.
+        linked: the stacks with linked services, as the agent knows them.
+
+    Raises:
+        DockerError: there is none; the text names one whose name is near.
+    """
+    names = set(linked)
+    with suppress(DockerError):
+        names.update(docker.ask(["stack", "ls", "--format", "{{.Name}}"], queries.TIMEOUT).split())
+    if stack not in names:
+        raise DockerError(f"this Swarm has no stack {stack!r}{did_you_mean(stack, sorted(names), chr(39))}")
+
+
 @click.command(
     "ps",
     cls=Command,
@@ -118,9 +115,14 @@ def _task(name: str) -> str:
 def ps_command(docker: Docker, stack: str | None, form: str) -> None:
     """List links with their tasks, and whether they are connected.
 
-    Asks the Linkwire agent on the Docker endpoint. Exits with 1 if there is none.
+    Asks the Linkwire agent on the Docker endpoint. Exits with 1 if there is none, or no such stack.
+
+    A state is connected, idle (no session, since nobody sends anything), broken (packets were sent, and none came
+    back), unwired, or unknown (its node is silent), with the time for which it has been broken or silent.
     """
     answer = agent_answer.ask(docker, stack_name(stack) if stack is not None else None)
+    if stack is not None and not answer.links and answer.stacks is not None:
+        require_stack(docker, stack, answer.stacks)
     with suppress(DockerError):  # a worker's Docker does not know
         problems = (*revoked_nodes.problems(docker), *answer.problems)
         answer = replace(answer, problems=problems, raw={**answer.raw, "problems": list(problems)})

@@ -7,10 +7,12 @@ lists of secrets, configs and services are the only record; nothing is kept on t
 import sys
 from collections.abc import Callable, Mapping
 
+from compose_ext.connectivity import run as connectivity
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
-from compose_ext.install import proof_link, rollout
-from compose_ext.install.options import choose, read_label
+from compose_ext.install import preflight, rollout
+from compose_ext.install.fitness import Finding
+from compose_ext.install.options import Options, choose, read_label
 from compose_ext.install.target import ETCD_LABEL, KEY_LABEL, ensure_etcd_node, labelled, work_out
 from compose_ext.secrets import external_etcd, made, seeds
 from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecrets
@@ -25,7 +27,13 @@ _REMOVAL = 60.0
 
 
 def install(
-    docker: Docker, given: Mapping[str, str], *, with_gate: bool, detach: bool, say: Callable[[str], None]
+    docker: Docker,
+    given: Mapping[str, str],
+    *,
+    with_gate: bool,
+    detach: bool,
+    say: Callable[[str], None],
+    force: bool = False,
 ) -> None:
     """Install Linkwire, or update the installation to the flags.
 
@@ -35,6 +43,7 @@ def install(
         with_gate: put the start gate into every node's Docker.
         detach: do not wait until everything runs.
         say: prints a line of progress.
+        force: also where the pre-flight finds problems.
 
     Raises:
         UsageError: a flag is wrong.
@@ -50,7 +59,7 @@ def install(
     secrets = DockerSecrets(docker, before)
     _tell_strangers(secrets, before, say)
     known = len(secrets.everything())
-    _try_image(docker, options.image, say)
+    _try_nodes(docker, swarm, before, options, force=force, say=say)
     if not options.etcd:
         ensure_etcd_node(docker, swarm, say)
     release = work_out(docker, secrets, swarm, before, options, given=given, say=say).release(secrets)
@@ -96,12 +105,40 @@ def _removal(secrets: DockerSecrets) -> list[str]:
     return [f"docker {sort} rm {' '.join(found)}" for sort, found in names.items() if found]
 
 
-def _try_image(docker: Docker, image: str, say: Callable[[str], None]) -> None:
+def check(docker: Docker, given: Mapping[str, str], say: Callable[[str], None]) -> tuple[Finding, ...]:
+    """Look whether every node is fit for an install with these flags; changes nothing.
+
+    Args:
+        docker: a manager's.
+        given: as for `install`.
+        say: prints a line of progress.
+
+    Raises:
+        UsageError: a flag is wrong.
+        DockerError: Docker failed.
+    """
+    swarm = queries.manager(docker)
+    before = installation.deployed(docker)
+    options = choose(given, before.options)
+    say(f"running the image {options.image} on every node, once")
+    _, findings = preflight.look(docker, swarm, before, options, seconds=WAIT, say=say)
+    return findings
+
+
+def _try_nodes(
+    docker: Docker,
+    swarm: queries.Manager,
+    before: installation.Deployed,
+    options: Options,
+    *,
+    force: bool,
+    say: Callable[[str], None],
+) -> None:
     """Run the image on every node before anything is changed; make volumes where Docker's data is elsewhere."""
-    say(f"testing the image {image} on every node")
-    outcomes = node_jobs.run(docker, node_jobs.LOOK, image, WAIT, say)
-    if wrong := node_jobs.table(outcomes):
-        raise DockerError(f"the image {image} cannot run on every node, so nothing was changed:\n  {wrong}")
+    image = options.image
+    say(f"testing the image {image}, and whether it can work, on every node")
+    outcomes, findings = preflight.look(docker, swarm, before, options, seconds=WAIT, say=say)
+    preflight.require(findings, image, say, force=force)
     if any(outcome.report.get("misplaced") for outcome in outcomes):
         say("on some nodes Docker keeps its data elsewhere: they get volumes of their own")
         if wrong := node_jobs.table(node_jobs.run(docker, node_jobs.PLACE, image, WAIT, say)):
@@ -110,7 +147,7 @@ def _try_image(docker: Docker, image: str, say: Callable[[str], None]) -> None:
 
 def _prove(docker: Docker, image: str, say: Callable[[str], None]) -> None:
     say("testing a link between all nodes")
-    if wrong := node_jobs.table(proof_link.prove(docker, image, say)):
+    if wrong := node_jobs.table(connectivity.prove(docker, image, say)):
         raise DockerError(
             f"all services run, but links carry no traffic:\n  {wrong}\n"
             "Are the UDP ports open between the nodes (--ports)? See `docker linkwire check`, "

@@ -33,6 +33,8 @@ class Options:
         controllers: how many.
         ports: UDP ports of a node for its tasks, `FIRST-LAST`.
         metrics: where an agent answers Prometheus, or `off`.
+        controller_metrics: where a controller does.
+        etcd_metrics: where the etcd that we bring does.
         address_rest: seconds before a released address may be reused.
         log_level: of controller and agent.
     """
@@ -46,6 +48,8 @@ class Options:
     controllers: str = "2"
     ports: str = "51820-53819"
     metrics: str = "127.0.0.1:9586"
+    controller_metrics: str = "127.0.0.1:9587"
+    etcd_metrics: str = "127.0.0.1:9588"
     address_rest: str = "600"
     log_level: str = "info"
 
@@ -98,8 +102,10 @@ def _problems(options: Options) -> Iterable[str]:
     ports = _PORTS.fullmatch(options.ports)
     if not ports or not FIRST_PORT <= _number(ports[1]) <= _number(ports[2]) <= MAX_PORT:
         yield f"--ports {options.ports!r} is not a range of UDP ports from {FIRST_PORT} on, such as 51820-53819"
-    if options.metrics != "off" and not _is_port((_LISTEN.fullmatch(options.metrics) or ("", ""))[1]):
-        yield f"--metrics {options.metrics!r} is neither an address and port such as 127.0.0.1:9586 nor off"
+    pages = ("metrics", options.metrics), ("controller-metrics", options.controller_metrics)
+    for flag, page in (*pages, ("etcd-metrics", options.etcd_metrics)):
+        if page != "off" and not _is_port((_LISTEN.fullmatch(page) or ("", ""))[1]):
+            yield f"--{flag} {page!r} is neither an address and port such as 127.0.0.1:9586 nor off"
     if not 1 <= _number(options.address_rest) <= _MAX_REST:
         yield f"--address-rest {options.address_rest!r} is not a number of seconds from 1 to {_MAX_REST}"
     if options.log_level not in _LEVELS:

@@ -178,7 +178,7 @@ def _wait_signed(renewal: _Renewal, newest: DockerSecret) -> None:
     renewal.say(f"waiting until every record is signed with it: as long as freed addresses rest, at most {within} s")
     while True:
         try:
-            signers = agent_answer.ask(renewal.docker, None).raw.get("signed_by")
+            signers = agent_answer.ask_signers(renewal.docker).raw.get("signed_by")
         except DockerError:  # this node's agent is being replaced
             signers = None
         if signers == [wanted]:

@@ -16,10 +16,6 @@ DEPLOY_TIMEOUT = 120.0
 """Seconds; Docker asks the registry about every image."""
 LOOK_EVERY = 0.5
 _SHOWN = 3
-_TELLING = (
-    *("Image", "Command", "Args", "Env", "Labels", "Mounts", "Secrets", "Configs"),
-    *("CapabilityAdd", "CapabilityDrop", "ReadOnly"),
-)
 
 
 def deploy(docker: Docker, release: Release, secrets: DockerSecrets, resolve: str = "always") -> None:
@@ -68,7 +64,7 @@ def wait(docker: Docker, seconds: float, say: Callable[[str], None], *, settle: 
         if time.monotonic() > deadline:
             raise DockerError(
                 f"the stack is deployed, but not all of its tasks run after {seconds:g} s:\n  "
-                + "\n  ".join([*waiting, *_failures(docker)])
+                + "\n  ".join([*waiting, *failures(docker)])
                 + "\nSee `docker service ps --no-trunc linkwire_agent` , `docker service logs linkwire_controller`; "
                 "`docker linkwire install` may be run again"
             )
@@ -94,8 +90,8 @@ def unsettled(docker: Docker, *, settle: bool = False) -> list[str]:
     """Return the services that are not settled yet, with why. Raises DockerError, also where Swarm rolled back."""
     found = installation.deployed(docker)
     states = {name: (service.get("UpdateStatus") or {}) for name, service in sorted(found.services.items())}
-    if back := [f"{name}: {status.get('Message', '')}" for name, status in states.items() if _is_back(status)]:
-        why = "\n  ".join([*back, *_failures(docker)])
+    if back := [f"{name}: {status.get('Message', '')}" for name, status in states.items() if is_back(status)]:
+        why = "\n  ".join([*back, *failures(docker)])
         raise DockerError(f"Swarm rolled the services back, since new tasks failed:\n  {why}")
     active = sum(
         line.split() == ["Ready", "Active"]
@@ -113,11 +109,12 @@ def _watched(service: Mapping[str, Any]) -> str:
     return f"{service['Spec']['Name']}: Swarm watches its new tasks" if updating else ""
 
 
-def _is_back(status: Mapping[str, Any]) -> bool:
+def is_back(status: Mapping[str, Any]) -> bool:
+    """Tell whether an update's status says that Swarm has stopped it, or goes back."""
     return str(status.get("State", "")).startswith("rollback") or status.get("State") == "paused"
 
 
-def _failures(docker: Docker) -> list[str]:
+def failures(docker: Docker) -> list[str]:
     """Return the newest failed tasks of each service: task, node, and Docker's error."""
     nodes = {node: name for node, name, *_ in node_jobs.listed(docker)}
     lines: list[str] = []
@@ -138,8 +135,7 @@ def _unsettled(docker: Docker, name: str, service: Mapping[str, Any], active: in
     replicated = service["Spec"]["Mode"].get("Replicated")
     wanted = int(replicated["Replicas"]) if replicated is not None else active
     tasks = queries.tasks(docker, str(service["ID"]), wanted="desired-state=running")
-    newest = _telling(service["Spec"]["TaskTemplate"])
-    old = [task for task in tasks if _telling(task["Spec"]) != newest]
+    old = [task for task in tasks if not queries.is_current(task, service)]
     running = [task for task in tasks if task["Status"]["State"] == "running"]
     if not old and len(running) == len(tasks) >= wanted:
         return ""
@@ -147,8 +143,3 @@ def _unsettled(docker: Docker, name: str, service: Mapping[str, Any], active: in
     text = f"{name}: {len(running)} of {max(wanted, len(tasks))} tasks run"
     text += f", {len(old)} to be replaced" if old else ""
     return printable(": ".join([text, *errors]))
-
-
-def _telling(task: Mapping[str, Any]) -> list[Any]:
-    """Return the fields that differ between an old task and a new one, without those that only a service has."""
-    return [task["ContainerSpec"].get(field) for field in _TELLING]

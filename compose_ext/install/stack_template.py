@@ -40,6 +40,8 @@ class Release:
             "LINKWIRE_CONTROLLERS": chosen.controllers,
             "LINKWIRE_PORTS": chosen.ports,
             "LINKWIRE_METRICS": chosen.metrics,
+            "LINKWIRE_CONTROLLER_METRICS": chosen.controller_metrics,
+            "LINKWIRE_ETCD_METRICS": chosen.etcd_metrics,
             "LINKWIRE_ADDRESS_REST": chosen.address_rest,
             "LINKWIRE_LOG_LEVEL": chosen.log_level,
             **self.mounted,

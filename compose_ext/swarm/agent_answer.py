@@ -2,7 +2,9 @@
 
 import json
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from compose_ext.diagnostics import DockerError
@@ -16,6 +18,12 @@ SERVICE = f"{STACK}_agent"
 """The service that `docker linkwire install` makes; no other service of the Swarm can have its name."""
 SWARMS_LABEL = "com.docker.swarm.service"
 """Prefix of Swarm's own labels of a container, which replace any of that name in a service's specification."""
+ASK = "linkwire-ask"
+"""The program in the agent's container that carries a query to the running agent."""
+OLDER = (
+    "the agent on this Docker endpoint is older than this program and cannot answer: update Linkwire, with "
+    "`docker linkwire install --image IMAGE`"
+)
 TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
 _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
@@ -38,6 +46,8 @@ class Pair:
     sent: int
     """Bytes."""
     error: str | None
+    lasting: float | None = None
+    """Seconds for which it has been broken, or its node silent; None where it is neither, or nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,7 @@ class Link:
     provider: str
     aliases: tuple[str, ...]
     pairs: tuple[Pair, ...]
+    """Empty where they were only counted."""
     refused: int | None
     """Packets that neither end's tasks let pass, in both directions; None: the agent does not say."""
     key: str
@@ -56,6 +67,10 @@ class Link:
     """Number of the key's current secret; None: none yet."""
     allowed: bool = True
     """Whether the provider allows it; an older agent does not say."""
+    ports: str = ""
+    """Such as `5432/tcp, 53/udp`, `all` or `none`; empty: the agent does not say."""
+    states: Mapping[str, int] = field(default_factory=dict)
+    """How many pairs are in each state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +80,8 @@ class Answer:
     links: tuple[Link, ...]
     problems: tuple[str, ...]
     raw: dict[str, Any]
+    stacks: tuple[str, ...] | None = None
+    """The stacks that have linked services; None: an older agent does not say."""
 
 
 def container(docker: Docker) -> str:
@@ -78,14 +95,58 @@ def container(docker: Docker) -> str:
     return found
 
 
-def ask(docker: Docker, stack: str | None) -> Answer:
-    """Ask the agent on the endpoint.
+def ask(docker: Docker, stack: str | None, *, counted: bool = False) -> Answer:
+    """Ask the running agent on the endpoint.
+
+    Args:
+        docker: the endpoint.
+        stack: only its links.
+        counted: whether it is enough how many pairs of a link are in each state; an older agent names all.
 
     Raises:
         DockerError: there is no agent, or no answer that can be understood.
     """
-    inspect = ["exec", container(docker), "linkwire-agent", "inspect"]
-    return read(docker.ask([*inspect, "--stack", stack] if stack else inspect, TIMEOUT))
+    (answer,) = documents(docker, "links", stack=stack, counted=counted or None) or ({},)
+    return judged(answer)
+
+
+def ask_signers(docker: Docker) -> Answer:
+    """Ask the agent, which then reads the whole store, for the names of the keys that signed it too.
+
+    Raises:
+        DockerError: as `ask`.
+    """
+    return read(docker.ask(["exec", container(docker), "linkwire-agent", "inspect"], TIMEOUT))
+
+
+def documents(docker: Docker, query: str, timeout: float = TIMEOUT, **arguments: object) -> list[dict[str, Any]]:
+    """Ask the running agent on the endpoint; returns its answer's documents.
+
+    Args:
+        docker: the endpoint.
+        query: its name (agent.queries).
+        timeout: seconds for all of it.
+        arguments: those that are not None.
+
+    Raises:
+        DockerError: there is no agent, it is older, it does not answer, or it says what is wrong.
+    """
+    asked = json.dumps({name: value for name, value in arguments.items() if value is not None})
+    try:
+        text = docker.ask(["exec", container(docker), ASK, query, asked], timeout)
+    except DockerError as error:
+        # From the runtime, in its own words: there is no such program. Docker hands them on as the program's output.
+        if f'"{ASK}"' in f"{error}{error.output}":
+            raise DockerError(OLDER) from None
+        raise
+    try:
+        answered = [dict(json.loads(line)) for line in text.splitlines()]
+    except (RecursionError, TypeError, ValueError):
+        raise DockerError("the agent's answer is not JSON") from None
+    for document in answered:
+        if "error" in document:
+            raise DockerError(printable(str(document["error"])))
+    return answered
 
 
 def _container(docker: Docker) -> str | None:
@@ -135,7 +196,13 @@ def read(text: str) -> Answer:
         raise DockerError("the agent's answer is not JSON") from None
     except RecursionError:
         raise DockerError("the agent's answer nests too deep") from None
-    version = raw.get("version") if isinstance(raw, dict) else None
+    return judged(raw)
+
+
+def judged(raw: object) -> Answer:
+    """Take the agent's answer apart. Raises DockerError, as `read`."""
+    raw = raw if isinstance(raw, dict) else {}
+    version = raw.get("version")
     if version != CONTRACT:
         raise DockerError(
             f"the agent speaks version {version!r}, this program version {CONTRACT}: upgrade the older of the two"
@@ -143,21 +210,27 @@ def read(text: str) -> Answer:
     try:
         links = tuple(_link(link) for link in raw.get("links", ()))
         problems = tuple(printable(str(problem)) for problem in raw.get("problems", ()))
+        stacks = tuple(map(_text, raw["stacks"])) if "stacks" in raw else None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
-    return Answer(links, problems, raw)
+    return Answer(links, problems, raw, stacks)
 
 
 def _link(raw: dict[str, Any]) -> Link:
+    consumer, provider = _text(raw["consumer"]), _text(raw["provider"])
+    pairs = () if "states" in raw else tuple(_pair(pair) for pair in raw["pairs"])
+    states = raw.get("states", Counter(pair.state for pair in pairs))
     return Link(
-        _text(raw["consumer"]),
-        _text(raw["provider"]),
+        consumer,
+        provider,
         tuple(_text(alias) for alias in raw["aliases"]),
-        tuple(_pair(pair) for pair in raw["pairs"]),
+        pairs,
         _refused(raw.get("refused")),
         _text(raw.get("key", "")),
         None if raw.get("epoch") is None else int(_number(raw["epoch"])),
         raw.get("allowed") is not False,
+        _text(raw.get("ports") or ""),
+        {_text(state): int(_number(count)) for state, count in states.items()},
     )
 
 
@@ -169,7 +242,7 @@ def _refused(raw: dict[str, dict[str, Any]] | None) -> int | None:
 
 
 def _pair(raw: dict[str, Any]) -> Pair:
-    handshake, error = raw["handshake_age"], raw.get("error")
+    handshake, error, lasting = raw["handshake_age"], raw.get("error"), raw.get("for")
     return Pair(
         _text(raw["consumer_task"]),
         _text(raw["consumer_node"]),
@@ -180,6 +253,7 @@ def _pair(raw: dict[str, Any]) -> Pair:
         int(_number(raw["rx"])),
         int(_number(raw["tx"])),
         None if error is None else _text(error),
+        None if lasting is None else float(_number(lasting)),
     )
 
 

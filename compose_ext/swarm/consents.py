@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
@@ -39,10 +40,14 @@ def _inspected(docker: Docker, names: Sequence[str]) -> list[Labelled]:
     if not names:
         return []
     try:
-        services = json.loads(docker.ask(["service", "inspect", *names], TIMEOUT))
-        return sorted((_labelled(str(one.get("ID", "")), one["Spec"]) for one in services), key=lambda one: one.name)
+        return labelled(json.loads(docker.ask(["service", "inspect", *names], TIMEOUT)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
+
+
+def labelled(services: Sequence[dict[str, Any]]) -> list[Labelled]:
+    """Read services as Docker shows them, by name. Raises AttributeError, KeyError, TypeError, ValueError."""
+    return sorted((_labelled(str(one.get("ID", "")), one["Spec"]) for one in services), key=lambda one: one.name)
 
 
 def _labelled(identity: str, spec: dict[str, object]) -> Labelled:

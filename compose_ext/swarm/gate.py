@@ -23,7 +23,8 @@ _SERVICE = "linkwire_gate"
 _MARK = "linkwire.role=gate"
 _WAIT = 300.0
 """Seconds until every node must have answered: it may have to pull the image."""
-_LOG_TRIES, _LOG_TIMEOUT = 5, 10.0
+_LOGGED, _LOG_TIMEOUT = 60.0, 10.0
+"""Seconds until a manager must have a task's log: of a node that was cut off, only when its stream is there again."""
 _LOOK_EVERY = 0.3
 NOT_THERE = "the gate was not there"
 """As `linkwire-gate remove` says it."""
@@ -228,7 +229,8 @@ def _answer(docker: Docker, task: Mapping[str, Any] | None) -> Mapping[str, Any]
     if status["State"] != "complete":
         return {"refused": f"Swarm could not run it there: {status.get('Err') or status['State']}"}
     # A manager has a task's log only after the node has sent it: now and then not at once.
-    for attempt in range(_LOG_TRIES):
+    deadline = time.monotonic() + _LOGGED
+    while True:
         try:
             lines = docker.ask(["service", "logs", "--raw", str(task["ID"])], _LOG_TIMEOUT).splitlines()
             found = next((line for line in reversed(lines) if line.startswith("{")), None)
@@ -237,7 +239,9 @@ def _answer(docker: Docker, task: Mapping[str, Any] | None) -> Mapping[str, Any]
                 return answer
         except (DockerError, ValueError):
             pass
-        time.sleep(_LOOK_EVERY * (attempt + 1))
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_LOOK_EVERY)
     return {"refused": "its answer did not come through: `docker linkwire gate status` says how it is there"}
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from compose_ext.diagnostics import DockerError
@@ -52,14 +53,16 @@ class Job:
         command: of `linkwire-agent`.
         mounts: besides Docker's socket, as `docker service create --mount` takes them.
         host: whether it is on the node's own network.
+        environment: variables that it gets.
     """
 
     command: str
     mounts: tuple[str, ...] = ()
     host: bool = False
+    environment: tuple[str, ...] = ()
 
 
-LOOK = Job("look")
+LOOK = Job("look", host=True)
 PLACE = Job("place")
 UNWIRE = Job(
     "unwire",
@@ -69,6 +72,7 @@ UNWIRE = Job(
         "type=bind,source=/proc/sys/net,target=/run/linkwire/sysctl",
     ),
     host=True,
+    environment=("LINKWIRE_CONTAINERS=/run/linkwire/containers",),
 )
 REMOVE = Job("remove")
 
@@ -81,11 +85,13 @@ class Outcome:
         node: its name.
         problems: in words; none where all went well.
         report: printed by the task; empty where there is none.
+        ahead: seconds by which the node's clock is surely ahead of that of Swarm's leader, or below 0 behind it.
     """
 
     node: str
     problems: tuple[str, ...]
     report: Mapping[str, Any] = field(default_factory=dict)
+    ahead: float = 0.0
 
 
 def run(docker: Docker, job: Job, image: str, seconds: float, say: Callable[[str], None]) -> list[Outcome]:
@@ -208,8 +214,8 @@ def _options(job: Job) -> list[str]:
     argv = [f"--cap-add={capability}" for capability in _CAPABILITIES]
     argv += [f"--mount={mount}" for mount in (SOCKET, "type=tmpfs,target=/tmp", *job.mounts)]
     argv += ["--mount=type=tmpfs,target=/run/wireguard", "--entrypoint=linkwire-agent"]
-    argv += ["--network=host", "--env=LINKWIRE_CONTAINERS=/run/linkwire/containers"] if job.host else []
-    return argv
+    argv += ["--network=host"] if job.host else []
+    return argv + [f"--env={variable}" for variable in job.environment]
 
 
 def wait(
@@ -282,12 +288,25 @@ def _outcome(
     if task is None:
         return Outcome(name, ("Swarm has started no task there",))
     state, problems = str(task["Status"]["State"]), [str(problem) for problem in report.get("problems", ())]
-    if state == "complete":
-        return Outcome(name, tuple(map(printable, problems)), report)
-    if not problems:
+    if state != "complete" and not problems:
         error = str(task["Status"].get("Err") or task["Status"].get("Message") or "")
         problems = [f"{error} (the task is {state})" if error else f"the task is still {state}"]
-    return Outcome(name, tuple(map(printable, problems)), report)
+    return Outcome(name, tuple(map(printable, problems)), report, _ahead(task))
+
+
+def _ahead(task: Mapping[str, Any]) -> float:
+    """Return the seconds by which the clock of a task's node is surely ahead of that of Swarm's leader.
+
+    The node writes the time of a task's state, the leader the times at which it made the task and last changed it. By
+    equal clocks the first lies between the two others.
+    """
+    try:
+        at, made, changed = map(
+            datetime.fromisoformat, (task["Status"]["Timestamp"], task["CreatedAt"], task["UpdatedAt"])
+        )
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+    return max(0.0, (at - changed).total_seconds()) + min(0.0, (at - made).total_seconds())
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

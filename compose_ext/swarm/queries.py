@@ -1,6 +1,7 @@
 """Questions to the Swarm: its services, tasks and nodes, as Docker shows them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,12 @@ TIMEOUT = 30.0
 """Seconds for one question to Docker."""
 NO_MANAGER = "not a swarm manager"
 """In what every version of Docker says of it."""
+
+_TELLING = (
+    *("Image", "Command", "Args", "Env", "Labels", "Mounts", "Secrets", "Configs"),
+    *("CapabilityAdd", "CapabilityDrop", "ReadOnly"),
+)
+"""Fields that differ between an old task and a new one, without those that only a service has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,12 @@ def tasks(docker: Docker, *services: str, wanted: str = "") -> list[dict[str, An
     except DockerError:  # one of them ended meanwhile
         return []
     return found
+
+
+def is_current(task: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
+    """Tell whether a task is of its service's newest specification, both as Docker shows them."""
+    own, newest = task["Spec"]["ContainerSpec"], service["Spec"]["TaskTemplate"]["ContainerSpec"]
+    return all(own.get(field) == newest.get(field) for field in _TELLING)
 
 
 def nodes(docker: Docker) -> list[dict[str, Any]]:

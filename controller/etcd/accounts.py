@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from controller.etcd.access import made_by_swarm
-from controller.etcd.roles import Grant, establish, grants
+from controller.etcd.roles import Grant, establish, grants, keep_established
 from mesh.crypto.envelope import peek
 from mesh.errors import InvalidRecordError
 from mesh.model import codec, keyspace
@@ -43,6 +43,7 @@ class Accounts:
     def __init__(self) -> None:
         """Start without users."""
         self._grants: Mapping[str, tuple[Grant, ...]] = {}
+        self._access: Access | None = None
 
     def update(self, line: ChannelPool, barred: Collection[str] = ()) -> Trust | None:
         """Set users and roles as the access record says now.
@@ -52,13 +53,20 @@ class Accounts:
             barred: nodes that are no users for now.
 
         Returns:
-            Trust that etcd should have; None without an access record.
+            Trust that etcd should have; None without an access record, or where it was never read.
 
         Raises:
             LinkwireError: etcd does not answer or refuses.
         """
         with line.use() as link:
-            access = _read(link)
+            try:
+                access = self._access = _read(link)
+            except InvalidRecordError as error:
+                log.warning("access record rejected", error=str(error))
+                access = self._access
+                if access is None and keep_established(link):
+                    return None  # users and roles stay as they are: the controller writes the record again
+                access = access or Access((), (), ())
             wanted = grants(access, barred=barred)
             if wanted != self._grants:
                 before, self._grants = self._grants, {}  # unknown if this is interrupted
@@ -72,12 +80,10 @@ class Accounts:
 
 
 def _read(link: Channel) -> Access | None:
-    """Read the access record; None where there is none that this version understands."""
+    """Read the access record; None where there is none. Raises InvalidRecordError where nobody can say what it is."""
     for entry in link.page(_KEY, _KEY + b"\0", 0).kvs:
-        try:
-            record: Record = codec.decode(keyspace.ACCESS, peek(keyspace.ACCESS, entry.value).body)
-        except InvalidRecordError as error:
-            log.warning("access record rejected", error=str(error))
-        else:
-            return record if isinstance(record, Access) else None
+        record: Record = codec.decode(keyspace.ACCESS, peek(keyspace.ACCESS, entry.value).body)
+        if not isinstance(record, Access):
+            raise InvalidRecordError(f"{keyspace.ACCESS} holds another kind of record")
+        return record
     return None

@@ -46,7 +46,10 @@ def grants(
     """
     everything = _below(BOTH, root), _below(READ, root)
     if access is None:
-        all_nodes = (keyspace.NODES, keyspace.TASKS, keyspace.STATUS, keyspace.VIEWS, keyspace.RECALLED)
+        all_nodes = (
+            *(keyspace.NODES, keyspace.TASKS, keyspace.STATUS, keyspace.VIEWS, keyspace.RECALLED),
+            *(keyspace.ASKS, keyspace.TOLD),
+        )
         return {
             CONTROLLER: everything[:1],
             AGENT: (everything[1], *(_below(WRITE, root + prefix) for prefix in all_nodes)),
@@ -92,6 +95,17 @@ def establish(
     auth.AuthEnable(rpc.AuthEnableRequest(), timeout=_TIMEOUT)
 
 
+def keep_established(link: Channel) -> bool:
+    """Enable authentication with the users and roles that etcd has; False where they were never all established."""
+    auth = link.auth
+    roles = set(auth.RoleList(rpc.AuthRoleListRequest(), timeout=_TIMEOUT).roles)
+    users = set(auth.UserList(rpc.AuthUserListRequest(), timeout=_TIMEOUT).users)
+    if not {ROOT_USER, CONTROLLER, AGENT} <= roles & users:
+        return False
+    auth.AuthEnable(rpc.AuthEnableRequest(), timeout=_TIMEOUT)
+    return True
+
+
 def _enrol(auth: Any, user: str, *, new: bool) -> None:  # noqa: ANN401 - etcd3 is not typed
     """Create a user if it is new, with the role of its name and no other."""
     if new:
@@ -128,9 +142,11 @@ def _own(node: str, root: str) -> tuple[Grant, ...]:
     return (
         Grant(WRITE, (root + keyspace.node(node)).encode()),
         Grant(WRITE, (root + keyspace.status(node)).encode()),
+        Grant(WRITE, (root + keyspace.ask(node)).encode()),
         _below(WRITE, root + keyspace.view(node, "")),
         _below(WRITE, root + keyspace.report(node, "")),
         _below(WRITE, root + keyspace.recalled(node, "")),
+        _below(WRITE, root + keyspace.told(node, "")),
     )
 
 

@@ -30,11 +30,12 @@ from controller.etcd import owner
 from controller.etcd import upkeep as etcd_upkeep
 from controller.etcd.accounts import Accounts, Trust
 from controller.etcd.upkeep import Upkeep
+from controller.reporting.etcd_metrics import EtcdMetrics
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.identity.ca import CertificateAuthority
 from mesh.identity.etcd_users import ROOT_USER
 from mesh.identity.tls import Tls
-from mesh.process import hardening
+from mesh.process import hardening, metrics_page
 from mesh.process import log_setup as logging
 from mesh.process.options import Options, endpoints, listen, number
 from mesh.store.etcd_channel import ChannelPool
@@ -86,7 +87,7 @@ def main() -> None:
         "LINKWIRE_ETCD_METRICS",
         "127.0.0.1:9588",
         listen,
-        "HOST:PORT for Prometheus to scrape, or off",
+        "where Prometheus may scrape, HOST:PORT, or off",
     )
     flags.add("--installation", "LINKWIRE_INSTALLATION", "", str, "id of the installation that owns the data")
     read = flags.parser.parse_args()
@@ -98,8 +99,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="linkwire-etcd-") as folder:
             files = prepare(Path(folder))
             common = [*_member(read.data, read.peer[0], read.quota), *_peers(files)]
-            upkeep = Upkeep(read.quota, read.metrics)
-            upkeep.answer_metrics()
+            upkeep = Upkeep(read.quota, _answer_metrics(read.metrics))
             while True:
                 trust, other = authenticate(common, files, upkeep, read.installation)
                 if other:
@@ -139,6 +139,7 @@ def authenticate(common: Sequence[str], files: Files, upkeep: Upkeep, installati
     """
     port = _free_port()
     listen = _listening([f"https://{_LOOPBACK}:{port}"], [], Tls(files.own.ca, files.server, files.server))
+    listen += _own_metrics(upkeep)
     with _running([*common, *listen]) as process:
         line = ChannelPool([f"{_LOOPBACK}:{port}"], 5.0, files.own)
         try:
@@ -171,6 +172,7 @@ def serve(  # noqa: PLR0917 - called once, from main
     trusted.write_bytes(tls.read()[0] + files.own.read()[0] + "".join(trust.roots).encode())
     port = _free_port()
     listen = _listening([f"https://{_LOOPBACK}:{port}"], urls, Tls(trusted, tls.cert, tls.key))
+    listen += _own_metrics(upkeep)
     accounts, ends_at = Accounts(), float("inf")
     # Its own certificate is the only one that we trust.
     line = ChannelPool([f"{_LOOPBACK}:{port}"], 5.0, Tls(tls.cert, files.own.cert, files.own.key))
@@ -193,6 +195,20 @@ def serve(  # noqa: PLR0917 - called once, from main
             upkeep.look(line, time.monotonic())
             time.sleep(LOOK_EVERY)
         raise Terminal(f"etcd ended with {process.returncode}: see its own log lines above")
+
+
+def _answer_metrics(address: tuple[str, int] | None) -> EtcdMetrics | None:
+    """Serve metrics from now on. A port that is taken does not stop etcd."""
+    if address is None:
+        return None
+    metrics = EtcdMetrics()
+    metrics_page.serve(metrics.registry, address)
+    return metrics
+
+
+def _own_metrics(upkeep: Upkeep) -> list[str]:
+    """Return the arguments that have this start's etcd answer for the page; none where there is no page."""
+    return upkeep.metrics.follow(_free_port()) if upkeep.metrics is not None else []
 
 
 def _listening(own: Sequence[str], urls: Sequence[str], tls: Tls) -> list[str]:

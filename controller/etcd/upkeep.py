@@ -10,11 +10,12 @@ import time
 from dataclasses import dataclass, field
 
 import structlog
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from controller.etcd import space as etcd_space
 from controller.etcd.node_quota import NodeQuota
 from controller.etcd.space import Space
+from controller.reporting import etcd_metrics
+from controller.reporting.etcd_metrics import EtcdMetrics
 from mesh.errors import LinkwireError
 from mesh.model import codec, keyspace
 from mesh.model.records import StoreSpace
@@ -51,17 +52,16 @@ class Upkeep:
 
     Attributes:
         quota: bytes that its file may have.
-        metrics: host and port for Prometheus to scrape; None for no metrics.
+        metrics: for Prometheus; None for no metrics.
     """
 
     quota: int
-    metrics: tuple[str, int] | None = None
+    metrics: EtcdMetrics | None = None
     _nodes: NodeQuota = field(init=False)
     _size: int = 0
     _asked_at: float = float("-inf")
     _defragmented_at: float = float("-inf")
     _written: StoreSpace | None = None
-    _gauges: dict[str, Gauge] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Measure nodes against this quota."""
@@ -70,25 +70,6 @@ class Upkeep:
     def barred(self, now: float) -> frozenset[str]:
         """Return the nodes that may not be users of etcd; `now` is in seconds of a monotonic clock."""
         return self._nodes.barred(now)
-
-    def answer_metrics(self) -> None:
-        """Serve metrics from now on. A port that is taken does not stop etcd."""
-        if self.metrics is None:
-            return
-        registry = CollectorRegistry()
-        texts = {
-            "linkwire_etcd_size_bytes": "Size of etcd's file.",
-            "linkwire_etcd_in_use_bytes": "Part of etcd's file that holds data.",
-            "linkwire_etcd_quota_bytes": "Size at which etcd refuses all writes.",
-            "linkwire_etcd_nospace": "1 while etcd refuses all writes for want of space.",
-            "linkwire_etcd_barred_nodes": "Nodes that filled etcd and may not write for now.",
-        }
-        self._gauges = {name: Gauge(name, text, registry=registry) for name, text in texts.items()}
-        host, port = self.metrics
-        try:
-            start_http_server(port, host, registry)
-        except OSError as error:
-            log.warning("metrics not served", address=host, port=port, error=str(error))
 
     def mend(self, line: ChannelPool) -> None:
         """Make room in an etcd that refuses all writes for want of space.
@@ -168,9 +149,10 @@ class Upkeep:
 
     def _publish(self, line: ChannelPool, space: Space, now: float) -> None:
         """Publish the space as metrics, and as a record for `ps` and `check`, which is written when it differs."""
-        values = (space.size, space.in_use, self.quota, int(space.alarm), len(self.barred(now)))
-        for gauge, value in zip(self._gauges.values(), values, strict=False):
-            gauge.set(value)
+        if self.metrics is not None:
+            barred_now = len(self.barred(now))
+            published = etcd_metrics.Space(space.size, space.in_use, self.quota, space.alarm, barred_now)
+            self.metrics.publish(published)
         short = space.alarm or space.in_use > SHORT * self.quota
         barred = tuple(sorted(self.barred(now)))
         written = self._written

@@ -59,6 +59,17 @@ class Placement:
         elif (wanted := self._record(service, stored.vip)) != stored:
             revision = self._stored.revision_of(keyspace.service(service.id))
             yield PlanStep((Put(wanted, revision),), f"service {service.name}: its links or options changed")
+        else:
+            yield from self._of_stack(service, stored.vip)
+
+    def _of_stack(self, service: SwarmService, vip: IPv4Address) -> Iterator[Step]:
+        """Note the stack of a service with its VIP, where an earlier version gave it or its record was lost."""
+        key = keyspace.address(vip)
+        held = self._stored.get(key, Address)
+        stack = service.stack or ""
+        if held is not None and held.holder == f"service/{service.id}" and held.stack != stack:
+            noted = Put(replace(held, stack=stack), self._stored.revision_of(key))
+            yield PlanStep((noted,), f"service {service.name}: VIP {vip} is its stack's")
 
     def _new_service(self, service: SwarmService) -> Iterator[Step]:
         holder = f"service/{service.id}"
@@ -75,7 +86,7 @@ class Placement:
             self._run.problems.append(f"service {service.name}: {error}")
             return
         self._run.give_address(vip, service.id)
-        ops = (Put(self._record(service, vip), 0), Put(Address(vip, holder), 0))
+        ops = (Put(self._record(service, vip), 0), Put(Address(vip, holder, service.stack or ""), 0))
         yield PlanStep(ops, f"service {service.name}: linked, VIP {vip}")
 
     def _record(self, service: SwarmService, vip: IPv4Address) -> Service:
@@ -109,6 +120,10 @@ class Placement:
     def endpoint_steps(self) -> Iterator[Step]:
         """Give every live task of a linked service an endpoint, and update it."""
         return self._run.each(self._run.focus.among(self._index.tasks.live), self._endpoint)
+
+    def node_problems(self) -> Iterator[Step]:
+        """Name the nodes whose statements of their addresses do not count; no steps."""
+        return self._underlay.problem_steps()
 
     def _endpoint(self, task_id: str) -> Iterator[Step]:
         task = self._index.tasks.live[task_id]

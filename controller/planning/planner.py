@@ -178,6 +178,7 @@ def _steps(run: PlanContext, cluster: Cluster | None) -> Iterator[Step]:
     yield from link_keys.first_steps()
     yield from places.service_steps()
     yield from places.endpoint_steps()
+    yield from places.node_problems()
     yield from ends.release_steps()
     yield from ends.orphan_steps()
     yield from link_keys.last_steps()

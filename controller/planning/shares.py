@@ -13,6 +13,7 @@ from ipaddress import IPv4Network
 
 from controller.index.index import Index
 from mesh.errors import Terminal
+from mesh.model import keyspace
 from mesh.model.records import Address, Node
 
 MOST = 1.0
@@ -68,12 +69,16 @@ class Shares:
         self._scarce.setdefault(pool, _Pool()).used_up = str(error)
 
     def stack(self, service: str) -> str:
-        """Return the stack of a service; of one that Swarm no longer has, by its name."""
+        """Return the stack of a service; of one that Swarm no longer has, as it was when it got its VIP.
+
+        Its name would not do: whoever gives his service the name `shop_web` is not in the stack `shop` by that.
+        """
         known = self._index.swarm.services.get(service)
         if known is not None:
             return known.stack or ""
         stored = self._index.services.get(service)
-        return stored.name.partition("_")[0] if stored is not None and "_" in stored.name else ""
+        held = self._index.stored.get(keyspace.address(stored.vip), Address) if stored is not None else None
+        return held.stack if held is not None and held.holder == f"service/{service}" else ""
 
     def _given_of(self, pool: str) -> Counter[str]:
         return self._given.get(pool, Counter())

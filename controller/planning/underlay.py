@@ -6,10 +6,12 @@ address that Swarm knows the node by. So nodes whose address an earlier version 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
 from controller.planning.context import PlanContext
+from controller.steps import Step
 from controller.swarm.model import SwarmNode, SwarmTask
 from mesh.errors import Terminal
 from mesh.model.net import IPAddress, IPNetwork
@@ -22,7 +24,7 @@ class Underlay:
     """Addresses of the nodes, for one run of a plan."""
 
     def __init__(self, run: PlanContext) -> None:
-        """Prepare; a statement that does not count becomes one of the run's problems."""
+        """Prepare."""
         self._run = run
         self._nodes = run.index.swarm.nodes
         self._mesh: tuple[IPNetwork, ...] = (run.subnet, ula(run.index.swarm.cluster))
@@ -41,18 +43,27 @@ class Underlay:
         observed = self._nodes.get(node.id)
         if observed is not None and observed.address is not None:
             return observed.address
-        if node.id not in self._judged:  # a node's tasks share it
-            self._judged[node.id] = self._judge(node, observed)
-        known, text = self._judged[node.id]
+        known, text = self._statement(node, observed)
         if text is None:
             return node.address
+        self._run.to_do.add(node.id)  # for `problems_of`: the node alone is looked at again, and not all its tasks
         if before is not None and unfit(before, self._mesh) is None and self._owners.get(before, node.id) == node.id:
-            self._run.problems.append(text)
             return before
         if not known:
             raise Terminal(text)
-        self._run.problems.append(text)
         return known[0]
+
+    def problem_steps(self) -> Iterator[Step]:
+        """Name the nodes of endpoints whose statements do not count: one problem a node, and no steps."""
+        return self._run.each(self._run.focus.among(self._nodes), self._problem)
+
+    def _problem(self, node_id: str) -> Iterator[Step]:
+        index, observed = self._run.index, self._nodes[node_id]
+        node = index.nodes.get(node_id)
+        text = self._statement(node, observed)[1] if node is not None and observed.address is None else None
+        if text and any(task in index.endpoints for task in index.tasks.on_node.get(node_id, ())):
+            self._run.problems.append(text)
+        return iter(())
 
     def port(self, node: Node, task: SwarmTask) -> int:
         """Give a task a UDP port of its node. Raises Terminal where none is free."""
@@ -64,6 +75,12 @@ class Underlay:
             raise Terminal(text)
         self._run.problems.append(text)
         return self._run.give_port(replace(node, first_port=FIRST_PORT), task.id, task.service)
+
+    def _statement(self, node: Node, observed: SwarmNode | None) -> tuple[tuple[IPAddress, ...], str | None]:
+        """Return what `_judge` does, which all tasks of a node share."""
+        if node.id not in self._judged:
+            self._judged[node.id] = self._judge(node, observed)
+        return self._judged[node.id]
 
     def _judge(self, node: Node, observed: SwarmNode | None) -> tuple[tuple[IPAddress, ...], str | None]:
         """Return Swarm's addresses of a node, and why its own word does not count."""

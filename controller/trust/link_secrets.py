@@ -18,6 +18,7 @@ from mesh.crypto.preshared_keys import LinkKey, LinkSeed, link_key
 from mesh.crypto.vaults import EpochSecret, VaultSecret, fresh_link_key, keep, new_vault_id, seed_id, take_out
 from mesh.errors import LinkwireError, Terminal
 from mesh.model import keyspace
+from mesh.model.records import LinkKeyEpoch
 from mesh.model.snapshot import Put, Snapshot
 from mesh.model.vault.records import ControllerKey, EpochHistory, Vault, VaultBox
 
@@ -50,6 +51,8 @@ class LinkSecrets:
         self._secret: VaultSecret | None = None
         self._last: tuple[Vault, VaultSecret] | None = None  # the last one that was open
         self._begun: dict[tuple[str, int], EpochSecret] = {}
+        self._notes: dict[str, EpochHistory] = {}  # those that were seen last, also when they are gone
+        self._may_lack_notes = False
 
     @property
     def opened(self) -> OpenVault | None:
@@ -62,12 +65,42 @@ class LinkSecrets:
 
     def observe(self, stored: Snapshot) -> None:
         """Look at the whole store, also while another controller leads: it may lose the vault."""
+        self._remember_notes(stored.changed_since(self._stored), stored)
         self._stored = stored
         record = stored.get(keyspace.VAULT, Vault)
         if record is not self._record:
             self._record, self._secret = record, self._unsealed(record) if record is not None else None
             if record is not None and self._secret is not None:
                 self._last = record, self._secret
+
+    def _remember_notes(self, changed: frozenset[str] | None, stored: Snapshot) -> None:
+        if changed is None:
+            changed = frozenset(key for key, _ in stored.keys_of(EpochHistory))
+        elif not any(key.startswith((keyspace.VAULTS, keyspace.EPOCHS)) for key in changed):
+            return
+        notes = (stored.get(key, EpochHistory) for key in changed if key.startswith(keyspace.VAULTS))
+        self._notes.update({note.key: note for note in notes if note is not None})
+        self._may_lack_notes = True
+
+    def lost_notes(self, stored: Snapshot) -> list[Step]:
+        """Write the notes again that the store has lost while this controller knew them: their epochs go on.
+
+        Args:
+            stored: the whole store, whose signed records are all there.
+        """
+        if self._own is None or not self._may_lack_notes:
+            return []
+        vault = self.opened
+        epochs = {record.key: record.epoch for record in stored.all(LinkKeyEpoch)}
+        self._notes = {key: note for key, note in self._notes.items() if epochs.get(key) == note.epoch}
+        current = [n for _, n in sorted(self._notes.items()) if vault and vault.id and n.vault == vault.id]
+        paths = {note.key: keyspace.history(note.key) for note in current}
+        lost = [n for n in current if paths[n.key] not in stored.records and paths[n.key] not in stored.invalid]
+        self._may_lack_notes = bool(lost)
+        return [
+            PlanStep((Put(note, 0),), f"link key {note.key}: note of epoch {note.epoch} lost, written again")
+            for note in lost
+        ]
 
     def announcement(self, stored: Snapshot) -> Put | None:
         """Return the record of this controller's key; None where the store has it, or is not in use yet."""

@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 LOCK = PROJECT / "requirements/plugin.txt"
 PACKAGES = ("compose_ext", "mesh")
 SOURCES = (*PACKAGES, "LICENSE", "deploy/plugin", "requirements/plugin.txt")
+PAGE = PROJECT / "compose_ext/ui/static"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 GLIBCS = ("2014", "_2_17", "_2_28", "_2_34")
 """The manylinux names of what Debian 12's glibc (2.36) and older ones run."""
@@ -87,7 +88,7 @@ def _project() -> Iterator[tuple[str, bytes]]:
     yield "LICENSE", (PROJECT / "LICENSE").read_bytes()
     for package in PACKAGES:
         for path in sorted((PROJECT / package).rglob("*")):
-            if path.is_file() and path.suffix in (".py", ".yml"):
+            if path.is_file() and (path.suffix in (".py", ".yml") or path.is_relative_to(PAGE)):
                 yield str(path.relative_to(PROJECT)), path.read_bytes()
 
 

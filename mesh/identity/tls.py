@@ -122,6 +122,18 @@ def pair_problem(cert: bytes, key: bytes, name: str, key_name: str, now: dt.date
     return ""
 
 
+def expiry(path: Path) -> dt.datetime:
+    """Return the end of a certificate, the first of a PEM file.
+
+    Raises:
+        Terminal: the file cannot be read or holds no certificate.
+    """
+    try:
+        return x509.load_pem_x509_certificates(blocks(path, b"CERTIFICATE", str(path)))[0].not_valid_after_utc
+    except (ValueError, IndexError, UnsupportedAlgorithm):
+        raise Terminal(f"{path} holds no readable certificate") from None
+
+
 def plain_key(pem: bytes, name: str) -> bytes:
     """Return a private key in PEM without headers: Swarm's hold another secret, and gRPC accepts none.
 

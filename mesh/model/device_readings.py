@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from types import MappingProxyType
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from mesh.errors import InvalidRecordError
 from mesh.model import codec, keyspace
-from mesh.model.records import DeviceStatus, Status, View
+from mesh.model.records import MOST_BROKEN, BrokenPeers, DeviceStatus, Refused, Status, View
 from mesh.model.snapshot import Snapshot
 
 PEERS = 2000
@@ -44,7 +45,40 @@ def pause(views: Iterable[View]) -> float:
     return sum(len(view.packed) * 4 / 3 for view in views) / BYTES_PER_S
 
 
-def unpack(view: View) -> tuple[DeviceStatus, ...]:
+class PeerReading(msgspec.Struct, frozen=True, gc=False):
+    """A peer as read, for readers of many: of a PeerStatus what links are described by. The key is in base64."""
+
+    public_key: str
+    handshake_age: float | None
+    rx_bytes: int
+    tx_bytes: int
+
+
+class DeviceReading(msgspec.Struct, frozen=True):
+    """A task's device as read, likewise."""
+
+    task: str
+    peers: tuple[PeerReading, ...]
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReading:
+    """All devices of a node as read; `written` is by its clock, as Status.written."""
+
+    written: float
+    devices: tuple[DeviceReading, ...]
+
+
+class _Part(msgspec.Struct):
+    """The content of a view; further fields of it are not looked at."""
+
+    node: str
+    devices: tuple[DeviceReading, ...]
+    v: int
+
+
+def unpack(view: View) -> tuple[DeviceReading, ...]:
     """Unpack one part.
 
     Raises:
@@ -52,41 +86,57 @@ def unpack(view: View) -> tuple[DeviceStatus, ...]:
     """
     opened = zlib.decompressobj()
     try:
-        plain = opened.decompress(view.packed, MAX_UNPACKED)
-    except zlib.error:
-        plain = b""
-    if not opened.eof:
+        part = _DECODER.decode(opened.decompress(view.packed, MAX_UNPACKED))
+    except (zlib.error, msgspec.MsgspecError, ValueError, RecursionError):
+        part = None
+    if part is None or not opened.eof or (part.node, part.v) != (view.node, codec.FORMAT):
         raise InvalidRecordError(f"{keyspace.key_of(view)}: cannot be unpacked")
-    status = codec.decode(keyspace.status(view.node), plain)
-    return status.devices if isinstance(status, Status) else ()
+    return part.devices
 
 
-def with_devices(snapshot: Snapshot) -> Snapshot:
-    """Return a snapshot whose node statuses have the devices of their views.
+def bounded(found: Iterable[BrokenPeers | None]) -> tuple[BrokenPeers, ...]:
+    """Return the broken peers of a node's tasks, by task, and no more than a status may name."""
+    kept: list[BrokenPeers] = []
+    room = MOST_BROKEN
+    for each in sorted((each for each in found if each is not None), key=lambda each: each.task):
+        if room <= 0:
+            break
+        kept.append(replace(each, peers=each.peers[:room]))
+        room -= len(each.peers)
+    return tuple(kept)
+
+
+def readings(snapshot: Snapshot) -> tuple[dict[str, NodeReading], dict[str, str]]:
+    """Return what was read of the devices of every node that has a status, and what cannot be unpacked, by its key.
 
     Parts that were not written at the time of the first one, or cannot be unpacked, are ignored: their devices are
-    unknown.
+    unknown. A node without views has the devices of its status.
     """
     views: dict[str, list[View]] = {}
     for view in snapshot.all(View):
         views.setdefault(view.node, []).append(view)
-    records, invalid = dict(snapshot.records), dict(snapshot.invalid)
-    for node, parts in views.items():
-        key = keyspace.status(node)
-        versioned = records.get(key)
-        if versioned is None or not isinstance(versioned.record, Status):
+    found: dict[str, NodeReading] = {}
+    invalid: dict[str, str] = {}
+    for status in snapshot.all(Status):
+        parts = sorted(views.get(status.node, ()), key=lambda view: view.part)
+        if not parts:
+            found[status.node] = NodeReading(status.written, tuple(map(reading, status.devices)))
             continue
-        first = min(parts, key=lambda view: view.part)
-        devices: list[DeviceStatus] = []
-        for view in sorted(parts, key=lambda view: view.part):
+        first, devices = parts[0], list[DeviceReading]()
+        for view in parts:
             if view.written == first.written and view.part < min(first.parts, MOST_PARTS):
                 try:
                     devices += unpack(view)
                 except InvalidRecordError as error:
                     invalid[keyspace.key_of(view)] = str(error)
-        status = replace(versioned.record, written=first.written, devices=_joined(devices))
-        records[key] = replace(versioned, record=status)
-    return replace(snapshot, records=MappingProxyType(records), invalid=MappingProxyType(invalid))
+        found[status.node] = NodeReading(first.written, _joined(devices))
+    return found, invalid
+
+
+def reading(device: DeviceStatus) -> DeviceReading:
+    """Return a device as its view would give it."""
+    peers = (PeerReading(str(p.public_key), p.handshake_age, p.rx_bytes, p.tx_bytes) for p in device.peers)
+    return DeviceReading(device.task, tuple(peers), device.refused)
 
 
 def _parts(devices: Sequence[DeviceStatus]) -> Iterator[tuple[DeviceStatus, ...]]:
@@ -109,10 +159,14 @@ def _parts(devices: Sequence[DeviceStatus]) -> Iterator[tuple[DeviceStatus, ...]
     yield tuple(part)
 
 
-def _joined(devices: Iterable[DeviceStatus]) -> tuple[DeviceStatus, ...]:
+def _joined(devices: Iterable[DeviceReading]) -> tuple[DeviceReading, ...]:
     """Join devices that were cut."""
-    by_task: dict[str, DeviceStatus] = {}
+    by_task: dict[str, DeviceReading] = {}
     for device in devices:
         first = by_task.get(device.task)
-        by_task[device.task] = device if first is None else replace(first, peers=first.peers + device.peers)
+        joined = DeviceReading(device.task, first.peers + device.peers, first.refused) if first else device
+        by_task[device.task] = joined
     return tuple(by_task.values())
+
+
+_DECODER = msgspec.json.Decoder(_Part)

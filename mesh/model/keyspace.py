@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mesh.crypto.envelope import MAX_BODY
 from mesh.model import records
+from mesh.model.asks import records as asks
 from mesh.model.audit.page import AuditPage
 from mesh.model.records import Record, Writer
 from mesh.model.vault import records as vault
@@ -48,21 +49,25 @@ VAULTS = prefix(vault.EpochHistory)
 VIEWS = prefix(records.View)
 """Sorts after all keys that controllers follow, for the same reason."""
 
+ASKS = prefix(asks.Ask)
+"""Sorts before all keys that agents follow for the tasks' sake: an agent watches these by themselves (agent.asks)."""
+TOLD = prefix(asks.Told)
 AUDIT = prefix(AuditPage)
 """Sorts before all keys that agents follow: a page wakes none of them."""
 
 _KINDS: tuple[type[Record], ...] = (
     *(
         kind
-        for kind in (*vars(records).values(), *vars(vault).values())
+        for kind in (*vars(records).values(), *vars(vault).values(), *vars(asks).values())
         if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
     ),
     AuditPage,
 )
 KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
 """First part of a key -> the kind of record under it."""
-FOLLOWED = tuple(prefix(kind) for kind in _KINDS if kind not in {records.View, records.Tenure, AuditPage})
-"""All that controllers follow: every kind but views and audit log, which are only shown, and the leader's tenure."""
+_SHOWN = {records.View, records.Tenure, AuditPage, asks.Ask, asks.Told}
+FOLLOWED = tuple(prefix(kind) for kind in _KINDS if kind not in _SHOWN)
+"""All that controllers follow: every kind but those that are only shown, and the leader's tenure."""
 _KIB = 1024
 _LIMITS = {
     LEADER: _KIB,
@@ -72,6 +77,8 @@ _LIMITS = {
     TASKS: 64 * _KIB,
     STATUS: 64 * _KIB,
     VIEWS: 512 * _KIB,
+    ASKS: 32 * _KIB,
+    TOLD: 96 * _KIB,
 }
 """Bytes of the largest record of a kind that one node or nobody signs; of all others MAX_BODY."""
 _COVERED = frozenset(prefix(kind) for kind in _KINDS if kind.COVERED)
@@ -151,6 +158,16 @@ def status(node_id: str) -> str:
 def view(node_id: str, part: object) -> str:
     """Return the key of a View."""
     return f"{VIEWS}{node_id}/{part}"
+
+
+def ask(node_id: str) -> str:
+    """Return the key of an Ask."""
+    return f"{ASKS}{node_id}"
+
+
+def told(node_id: str, asker: str) -> str:
+    """Return the key of a Told."""
+    return f"{TOLD}{node_id}/{asker}"
 
 
 def key_of(record: Record) -> str:

@@ -21,6 +21,9 @@ from mesh.model.ports import PortRange
 OPTIONAL = MappingProxyType({"optional": True})
 """Marks a field of a later version: it is not written while it has its default, as in versions without the field."""
 
+MOST_BROKEN = 500
+"""Broken peers that a node names in its status: some 25 kB, of the 64 KiB that it may have."""
+
 TaskState = Literal["created", "running", "gone"]
 """State of a task's container on its node: made but not started, up (and healthy where it has a check), ended."""
 
@@ -158,6 +161,7 @@ class Address(Record, key="addresses/{0.address!s}"):
     holder: str | None
     """`service/<id>` for a VIP, `task/<id>` for an endpoint, None while it rests after one of `stack`."""
     stack: str = field(default="", metadata=OPTIONAL)
+    """Of the service, for a VIP and for what rests; empty for none, or where an earlier version gave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +273,16 @@ class DeviceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokenPeers:
+    """Peers of a task to which packets are sent, and from which none come back (agent.wireguard.peer_health)."""
+
+    task: str
+    peers: tuple[PublicKey, ...]
+    seconds: float
+    """Since the first packet that was not answered, of the peer that has been silent longest."""
+
+
+@dataclass(frozen=True, slots=True)
 class Status(Record, key="vitals/{0.node}", writer="agent"):
     """All devices of a node, as read back at one moment."""
 
@@ -284,6 +298,8 @@ class Status(Record, key="vitals/{0.node}", writer="agent"):
     """Reason, in words, for not acting on the store's present state; empty while the node acts on it."""
     unwritten: str = field(default="", metadata=OPTIONAL)
     """Names, in words, the node's record that is too large for the store; empty while there is none."""
+    broken: tuple[BrokenPeers, ...] = field(default=(), metadata=OPTIONAL)
+    """Of the node's tasks, at most MOST_BROKEN peers in all. Here and not in the views, which are written seldom."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ It promises that a commit is all or nothing, and that a snapshot is that of one 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 from mesh.errors import Retryable
@@ -14,7 +15,8 @@ from mesh.identity.tls import Tls
 from mesh.integrity.record_signing import OpenedValue, RecordSigner
 from mesh.model import codec, keyspace
 from mesh.model.ports import MAX_PORT
-from mesh.model.snapshot import Delete, Op, Put, Snapshot, Write
+from mesh.model.records import Record
+from mesh.model.snapshot import Delete, Op, Put, Snapshot, Versioned, Write
 from mesh.store.etcd_channel import Channel, ChannelPool, LeaseLostError
 from mesh.store.follower import Batch, Follower, MaterializedView, RecordChange
 from mesh.store.watch_stream import Ranges, WatchStream, read
@@ -22,6 +24,7 @@ from mesh.store.watch_stream import Ranges, WatchStream, read
 __all__ = ["MAX_OPS", "Follower", "LeaseLostError", "Store"]
 
 MAX_OPS = 128  # etcd's --max-txn-ops
+_NOTHING: Mapping[str, Versioned[Record]] = MappingProxyType({})
 
 T = TypeVar("T")
 
@@ -69,15 +72,16 @@ class Store:
         self._followers: list[Follower] = []
         self._lock = threading.Lock()
 
-    def load(self, prefixes: Sequence[str]) -> Snapshot:
+    def load(self, prefixes: Sequence[str], known: Mapping[str, Versioned[Record]] = _NOTHING) -> Snapshot:
         """Read some prefixes at one revision; the snapshot is complete.
 
         Args:
             prefixes: `nodes/` for all keys below it, `cluster` (no slash) for this one key, an empty one for all
                 keys; at least one.
+            known: records of an earlier snapshot. One that has the same bytes is not decoded again.
         """
         ranges = self._ranges(prefixes)
-        picture = MaterializedView(self._signer)
+        picture = MaterializedView(self._signer, known=known)
         picture.replace(self._twice(lambda link: read(link, ranges)))
         return picture.snapshot(complete=True)
 

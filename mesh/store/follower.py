@@ -10,7 +10,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from mesh.model.changelog import ChangeLog
 from mesh.model.records import Record
 from mesh.model.snapshot import Lineage, SignedSet, Snapshot, Versioned
 from mesh.process.gc_tuning import LARGE, gc_paused
+from mesh.store.revision_times import RevisionTimes
 
 log = structlog.get_logger(__name__)
 
@@ -73,10 +74,23 @@ class Feed(Protocol):
 class MaterializedView:
     """Opened and decoded state of some prefixes, changed in place. Not safe for several threads."""
 
-    def __init__(self, signer: RecordSigner, *, with_raw: bool = False) -> None:
-        """Start empty; with `with_raw` every record has its signed bytes (`Versioned.raw`)."""
+    def __init__(
+        self,
+        signer: RecordSigner,
+        *,
+        with_raw: bool = False,
+        known: Mapping[str, Versioned[Record]] | None = None,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            signer: opens the values.
+            with_raw: whether every record has its signed bytes (`Versioned.raw`).
+            known: as in `Store.load`.
+        """
         self.revision = 0
         self._signer = signer
+        self._known = known or {}
         self._with_raw = with_raw
         self._forget_all()
 
@@ -176,22 +190,29 @@ class MaterializedView:
     def _open(self, key: str, value: bytes, revision: int, vouched: Vouched) -> None:
         if len(value) > keyspace.limit(key) + OVERHEAD:
             raise InvalidRecordError(f"{key}: {len(value)} bytes, the limit is {keyspace.limit(key)}")
-        opened = self._signer.open(key, value, vouched)
-        unchecked = bool(opened.signer) and not opened.checked
-        raw = value if unchecked or self._with_raw or key == keyspace.MANIFEST else None
-        record = codec.decode(key, opened.body)
-        self._records[key] = versioned = Versioned(record, revision, opened.generation, opened.signer, raw)
-        kind = self._kinds.get(type(record))
+        versioned = self._known.get(key)
+        if versioned is None or (versioned.revision, versioned.raw) != (revision, value):
+            opened = self._signer.open(key, value, vouched)
+            unchecked = bool(opened.signer) and not opened.checked
+            raw = value if unchecked or self._with_raw or key == keyspace.MANIFEST else None
+            record = codec.decode(key, opened.body)
+            versioned = Versioned(record, revision, opened.generation, opened.signer, raw)
+        self._records[key] = versioned
+        kind = self._kinds.get(type(versioned.record))
         if kind is None:
-            kind = self._kinds[type(record)] = Map[str, Versioned[Record]]().mutate()
+            kind = self._kinds[type(versioned.record)] = Map[str, Versioned[Record]]().mutate()
         kind[key] = versioned
         self._invalid.pop(key, None)
         if keyspace.covered(key):
-            self._entries[key] = vouched.entries.get(key) or Entry.of(key, opened.generation, value)
+            self._entries[key] = vouched.entries.get(key) or Entry.of(key, versioned.generation, value)
 
 
 class Follower:
-    """Thread that lists, watches, and lists again whenever the watch ends."""
+    """Thread that lists, watches, and lists again whenever the watch ends.
+
+    Attributes:
+        times: when which revision was seen.
+    """
 
     def __init__(
         self, feed: Feed, signer: RecordSigner, changed: Callable[[], None], *, with_raw: bool = False
@@ -211,6 +232,7 @@ class Follower:
         self._complete = False
         self._reported_lost = False
         self._snapshot: Snapshot | None = None
+        self.times = RevisionTimes()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="store-follower", daemon=True)
         self._thread.start()
@@ -270,6 +292,7 @@ class Follower:
                     notable = self._picture.apply(batch)
                 self._snapshot = None
                 self._lock.notify_all()
+            self.times.note(batch.revision)
             if batch.whole:
                 self._reported_lost = False
                 log.info("store listed", revision=batch.revision, keys=len(batch.changes))

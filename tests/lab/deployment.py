@@ -7,17 +7,18 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tests.lab import checker, images, process
 from tests.lab.images import PROJECT, Images
 from tests.lab.lab import Lab
 from tests.lab.layout import LabError
-from tests.lab.node import Node
+from tests.lab.node import Node, UnreachableError
 
 STACK = "linkwire"
 WAIT_S = 90.0
@@ -62,7 +63,9 @@ class Deployment:
     def uninstall(self) -> None:
         """Remove it and wait for its containers to end."""
         self.linkwire("uninstall", "--yes")
-        process.wait_for("linkwire's containers to end", lambda: not self._containers(STACK), seconds=WAIT_S)
+        process.wait_for(
+            "linkwire's containers to end", lambda: not self._containers(STACK), seconds=WAIT_S, every=0.2
+        )
 
     def updated(self) -> bool:
         """Whether Swarm has replaced every task that an update of the stack replaces."""
@@ -78,27 +81,30 @@ class Deployment:
 
     def agents_ready(self) -> bool:
         """Whether an agent of every running node has said so in the store, and a controller leads."""
+        up = [node for node in self.lab.nodes if node.is_up()]
         try:
-            found = {node.name for node in self.lab.nodes if node.is_up() and self.inspect_from(node) is not None}
+            # `inspect` starts a whole program, which takes the processor from the agents that are awaited.
+            return all(self._ask(node, "linkwire-ask", "links") for node in up) and all(
+                self._ask(node, "linkwire-agent", "inspect") for node in up
+            )
         except LabError:
             return False
-        return found == {node.name for node in self.lab.nodes if node.is_up()}
 
-    def inspect_from(self, node: Node) -> dict[str, Any] | None:
-        """What the agent of a node answers to `linkwire-agent inspect`; None while it cannot."""
+    def _ask(self, node: Node, *words: str) -> dict[str, Any] | None:
+        """What a program in the container of a node's agent answers; None while it cannot."""
         container = self.agent(node)
         if container is None:
             return None
-        done = node.docker("exec", container, "linkwire-agent", "inspect", check=False)
+        done = node.docker("exec", container, *words, check=False)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
     def agent(self, node: Node) -> str | None:
         """The id of a node's running agent container."""
-        found = node.docker("ps", "--quiet", "--no-trunc", "--filter", "label=linkwire.role=agent").stdout.split()
+        found = _containers_of(node, "linkwire.role=agent")
         return found[0] if found else None
 
     def linkwire(
-        self, *args: str, env: Mapping[str, str] | None = None, node: Node | None = None, seconds: float = 120
+        self, *args: str, env: Mapping[str, str] | None = None, node: Node | None = None, seconds: float = 300
     ) -> str:
         """`docker linkwire ARGS` against the manager, with the examples' images in the environment; what it prints.
 
@@ -107,19 +113,26 @@ class Deployment:
         """
         done = self.try_linkwire(*args, env=env, node=node, seconds=seconds)
         if done.returncode != 0:
-            raise LabError(f"docker linkwire {' '.join(args)}: exit code {done.returncode}: {done.stderr[-2000:]}")
+            output = f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            raise LabError(f"docker linkwire {' '.join(args)}: exit code {done.returncode}: {output}")
         return done.stdout
 
     def try_linkwire(
-        self, *args: str, env: Mapping[str, str] | None = None, node: Node | None = None, seconds: float = 120
+        self, *args: str, env: Mapping[str, str] | None = None, node: Node | None = None, seconds: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """The same, and it may fail."""
+        with self.plugged_in() as own:
+            environment = {**own, **self.example_images(), **(env or {})}
+            return (node or self.lab.manager).docker("linkwire", *args, env=environment, check=False, timeout=seconds)
+
+    @contextmanager
+    def plugged_in(self) -> Iterator[dict[str, str]]:
+        """The environment of a Docker CLI that has this Linkwire as its plugin."""
         with tempfile.TemporaryDirectory(prefix="linkwire-docker-") as folder:
             plugins = Path(folder) / "cli-plugins"
             plugins.mkdir()
             (plugins / "docker-linkwire").symlink_to(Path(sys.executable).parent / "docker-linkwire")
-            environment = {**os.environ, "DOCKER_CONFIG": folder, **self.example_images(), **(env or {})}
-            return (node or self.lab.manager).docker("linkwire", *args, env=environment, check=False, timeout=seconds)
+            yield {**os.environ, "DOCKER_CONFIG": folder}
 
     def example_images(self) -> dict[str, str]:
         """The variables by which the examples take other images than the public ones."""
@@ -127,14 +140,14 @@ class Deployment:
         return dict.fromkeys(names, self.images.demo)
 
     def deploy(self, stack: str, compose: str | Path, env: Mapping[str, str] | None = None) -> None:
-        """`docker linkwire deploy` of a compose file or of a compose text."""
+        """`docker linkwire deploy` of a compose file or of a compose text, without waiting for its links."""
         if isinstance(compose, Path):
-            self.linkwire("deploy", "-c", str(compose), stack, env=env)
+            self.linkwire("deploy", "--detach", "-c", str(compose), stack, env=env)
             return
         with tempfile.TemporaryDirectory(prefix="linkwire-compose-") as folder:
             path = Path(folder) / "docker-compose.yml"
             path.write_text(compose)
-            self.linkwire("deploy", "-c", str(path), stack, env=env)
+            self.linkwire("deploy", "--detach", "-c", str(path), stack, env=env)
 
     def remove(self, *stacks: str) -> None:
         """`docker stack rm`, until Swarm has no container of any of them."""
@@ -151,23 +164,28 @@ class Deployment:
 
     def wait_connected(self, stack: str, seconds: float = WAIT_S) -> dict[str, Any]:
         """Wait until every pair of every link of a stack is connected, as measured; what `ps` then says."""
-        deadline = time.monotonic() + seconds
-        while True:
-            answer = self.ps(stack)
-            pairs = [pair for link in answer["links"] for pair in link["pairs"]]
-            if pairs and all(pair["state"] == "connected" for pair in pairs):
-                return answer
-            if time.monotonic() > deadline:
-                raise LabError(f"waited {seconds:.0f} s for the links of {stack}: {json.dumps(answer)[:3000]}")
-            time.sleep(0.5)
+        answer: dict[str, Any] = {}
+
+        def is_connected() -> bool:
+            # The same answer by fewer processes: while one has to be awaited they take its processor.
+            answer.update(self._ask(self.lab.manager, "linkwire-ask", "links", json.dumps({"stack": stack})) or {})
+            if not _are_connected(answer):
+                return False
+            answer.update(self.ps(stack))
+            return _are_connected(answer)
+
+        try:
+            process.wait_for(f"the links of {stack}", is_connected, seconds=seconds, every=0.3)
+        except LabError as error:
+            raise LabError(f"{error}: {json.dumps(answer)[:3000]}") from error
+        return answer
 
     def tasks(self, service: str) -> list[tuple[Node, str]]:
         """The running task containers of a service: node and container id."""
         found: list[tuple[Node, str]] = []
         for node in self.lab.nodes:
             if node.is_up():
-                labels = f"label=com.docker.swarm.service.name={service}"
-                ids = node.docker("ps", "--quiet", "--no-trunc", "--filter", labels).stdout.split()
+                ids = _containers_of(node, f"com.docker.swarm.service.name={service}")
                 found.extend((node, container) for container in ids)
         return found
 
@@ -194,9 +212,27 @@ class Deployment:
         found: list[str] = []
         for node in self.lab.nodes:
             if node.is_up():
-                labels = f"label=com.docker.stack.namespace={stack}"
-                found += node.docker("ps", "--all", "--quiet", "--filter", labels).stdout.split()
+                found += _containers_of(node, f"com.docker.stack.namespace={stack}", ended=True)
         return found
+
+
+def _are_connected(answer: Mapping[str, Any]) -> bool:
+    pairs = [pair for link in answer.get("links", ()) for pair in link["pairs"]]
+    return bool(pairs) and all(pair["state"] == "connected" for pair in pairs)
+
+
+def _containers_of(node: Node, label: str, *, ended: bool = False) -> list[str]:
+    """The ids of a node's containers that have a label, running ones or all.
+
+    Not by the CLI: nodes are asked several times a second while something is awaited, and a process for each question
+    took a third of a processor from those that were awaited.
+    """
+    filters = quote(json.dumps({"label": [label]}))
+    try:
+        listed = node.get(f"/containers/json?all={int(ended)}&filters={filters}", seconds=60)
+    except UnreachableError as error:
+        raise LabError(str(error)) from error
+    return [one["Id"] for one in listed]
 
 
 def deployed(

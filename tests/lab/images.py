@@ -1,7 +1,7 @@
 """Builds the project's images inside the lab, with no network, and pushes them to the lab's registry.
 
 What takes long is made once and kept for every lab of the machine, under LINKWIRE_CACHE (/var/cache/linkwire): the
-root file systems and the wheels.
+root file systems, the wheels, and the images as a registry keeps them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from tests.lab import process
 from tests.lab.layout import LabError
+from tests.lab.shelf import Shelf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,24 +50,50 @@ def names(lab: Lab) -> Images:
 
 
 def build_all(lab: Lab, say: Callable[[str], None] = lambda _: None) -> Images:
-    """Build and push all three; quick when there is nothing new.
+    """Build and push all three, or have the registry take what another lab has pushed; quick when nothing is new.
 
     Raises:
         LabError: a step failed, with what it said.
     """
     with ThreadPoolExecutor() as pool:
-        kinds = ("linkwire", "demo", "busybox")
-        bases = pool.map(lambda kind: root_file_system(kind, say), kinds)
-        fetched = pool.submit(wheels, say)
-        list(bases)
-        fetched.result()
-        for image in [pool.submit(make, lab, say) for make in (build_image, push_demo, push_busybox)]:
+        for image in [pool.submit(make, lab, say) for make in (_provide_linkwire, _provide_demo, push_busybox)]:
             image.result()
     return names(lab)
 
 
-def build_image(lab: Lab, say: Callable[[str], None] = lambda _: None) -> str:
+def _provide_linkwire(lab: Lab, say: Callable[[str], None]) -> None:
+    source = context(wheels(say))
+    made_from = _version(root_file_system("linkwire", say)).encode() + source
+    _provide(lab, names(lab).linkwire, made_from, lambda: build_image(lab, say, source), say)
+
+
+def _provide_demo(lab: Lab, say: Callable[[str], None]) -> None:
+    made_from = _version(root_file_system("demo", say)).encode()
+    _provide(lab, names(lab).demo, made_from, lambda: push_demo(lab, say), say)
+
+
+def _provide(lab: Lab, image: str, made_from: bytes, make: Callable[[], str], say: Callable[[str], None]) -> None:
+    """Give the lab's registry and its first node what was made from the same before, else make it and keep it."""
+    repository, tag = image.split("/", 1)[1].split(":")
+    folder = _cache() / "images" / repository
+    folder.mkdir(parents=True, exist_ok=True)
+    shelf, key = Shelf(folder, repository, tag), hashlib.sha256(made_from).hexdigest()
+    with _locked(folder):
+        if not shelf.take(key, lab.registry_server.data):
+            make()
+            shelf.put(key, lab.registry_server.data)
+            return
+    say(f"{image} was built before")
+    lab.manager.docker("pull", "--quiet", image, timeout=BUILDING)  # or it would go on with an older one of that name
+
+
+def build_image(lab: Lab, say: Callable[[str], None] = lambda _: None, source: bytes | None = None) -> str:
     """Build the image of controller and agent on the first node, push it, return its name.
+
+    Args:
+        lab: it is up.
+        say: is told what is being done.
+        source: a build context; None: the project's, as it is now.
 
     Raises:
         LabError: a step failed, with what it said.
@@ -79,7 +106,7 @@ def build_image(lab: Lab, say: Callable[[str], None] = lambda _: None) -> str:
         *("build", "--quiet", "--network", "none", "--build-arg", f"BASE={base}"),
         *("--file", "deploy/Dockerfile", "--tag", image, "-"),
     )
-    process.feed(argv, context(wheels(say)), timeout=BUILDING, env={**os.environ, "DOCKER_BUILDKIT": "0"})
+    process.feed(argv, source or context(wheels(say)), timeout=BUILDING, env={**os.environ, "DOCKER_BUILDKIT": "0"})
     return _push(node, image, say)
 
 
@@ -143,12 +170,16 @@ def _push_base(lab: Lab, kind: str, image: str, say: Callable[[str], None]) -> s
 
 def _import(node: Node, tar: Path, name: str, say: Callable[[str], None]) -> str:
     """Import a root file system, unless the node has that very one; the image's name."""
-    made_from = Path(f"{tar}.inputs").read_text() + str(tar.stat().st_mtime_ns)
-    image = f"{name}:{hashlib.sha256(made_from.encode()).hexdigest()[:12]}"
+    image = f"{name}:{hashlib.sha256(_version(tar).encode()).hexdigest()[:12]}"
     if node.docker("image", "inspect", image, check=False).returncode != 0:
         say(f"importing {image}")
         node.docker("import", "--change", 'CMD ["sh"]', str(tar), image, timeout=BUILDING)
     return image
+
+
+def _version(tar: Path) -> str:
+    """What tells one making of a root file system from another."""
+    return Path(f"{tar}.inputs").read_text() + str(tar.stat().st_mtime_ns)
 
 
 def _push(node: Node, image: str, say: Callable[[str], None]) -> str:

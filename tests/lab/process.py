@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.lab.layout import LabError
+from tests.support.patience import slowness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # A user's DOCKER_HOST, ETCD_NAME or HTTP_PROXY must not reach the lab's daemons.
 CLEAN_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 LOG_TAIL = 15
+LONGEST_PAUSE = 1.0  # seconds
 
 
 def need(*commands: str) -> None:
@@ -40,11 +42,12 @@ def answer(
     timeout: float = 60.0,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, `timeout` in seconds.
+    """Run a program to its end, `timeout` in seconds of a machine that is not busy.
 
     Raises:
         LabError: with `check`, it failed (the message has its stderr); always, it took too long.
     """
+    timeout *= slowness()
     try:
         # No stdin is an empty one: nothing here may wait for a keyboard.
         done = subprocess.run(
@@ -94,16 +97,20 @@ def detach(argv: Sequence[str], group: Group, log: Path) -> None:
 
 
 def wait_for(what: str, ready: Callable[[], bool], *, seconds: float, every: float = 0.05) -> None:
-    """Wait until `ready()`.
+    """Wait until `ready()`, asking again after `every` seconds.
+
+    A question that takes long takes the processor from what is awaited: it is asked for half of the time at most.
 
     Raises:
-        LabError: it was not after `seconds`; the message has `what`.
+        LabError: it was not after `seconds`, or more where the machine is busy; the message has `what`.
     """
-    deadline = time.monotonic() + seconds
+    began = asked = time.monotonic()
     while not ready():
-        if time.monotonic() > deadline:
-            raise LabError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(every)
+        now = time.monotonic()
+        if now > began + seconds * slowness():
+            raise LabError(f"waited {now - began:.0f} s for {what}")
+        time.sleep(max(every, min(now - asked, LONGEST_PAUSE)))
+        asked = time.monotonic()
 
 
 def wait_for_daemon(name: str, ready: Callable[[], bool], group: Group, log: Path, *, seconds: float) -> None:
@@ -112,12 +119,12 @@ def wait_for_daemon(name: str, ready: Callable[[], bool], group: Group, log: Pat
     Raises:
         LabError: with the last lines of its log.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not ready():
         dead = not group.pids()
-        if dead or time.monotonic() > deadline:
+        if dead or time.monotonic() > began + seconds * slowness():
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL:])
-            how = "died while starting" if dead else f"is not ready after {seconds:.0f} s"
+            how = "died while starting" if dead else f"is not ready after {time.monotonic() - began:.0f} s"
             raise LabError(f"{name} {how}; the end of {log}:\n{tail}")
         time.sleep(0.05)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tests.lab import process
 from tests.lab.node import Node
@@ -12,19 +13,20 @@ from tests.lab.node import Node
 # One new connection every 20 ms, each with 1 s to answer, until the file /tmp/stop is there (or 5 minutes have gone).
 PROGRAM = """
 import json, os, sys, time, urllib.request
-url, ok, lost, first, last = sys.argv[1], 0, 0, None, None
+url, ok, lost, first, last, why = sys.argv[1], 0, 0, None, None, {}
 end = time.monotonic() + 300
 while not os.path.exists("/tmp/stop") and time.monotonic() < end:
     began = time.time()
     try:
         urllib.request.urlopen(url, timeout=1).read()
         ok += 1
-    except Exception:
+    except Exception as error:
         lost += 1
         first, last = first or began, time.time()
+        why[str(error)] = why.get(str(error), 0) + 1
     time.sleep(0.02)
 gap = last - first if lost else 0.0
-open("/tmp/counted", "w").write(json.dumps({"ok": ok, "lost": lost, "gap": gap}))
+open("/tmp/counted", "w").write(json.dumps({"ok": ok, "lost": lost, "gap": gap, "why": why}))
 """
 
 
@@ -36,14 +38,19 @@ class Counted:
         ok: requests that were answered.
         lost: requests that were not.
         gap: seconds from the first lost one's start to the last one's end.
+        why: how often each error came.
     """
 
     ok: int
     lost: int
     gap: float
+    why: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.lost} of {self.ok + self.lost} requests lost" + (f" in {self.gap:.1f} s" if self.lost else "")
+        errors = ", ".join(f"{count} x {text}" for text, count in self.why.items())
+        return f"{self.lost} of {self.ok + self.lost} requests lost" + (
+            f" in {self.gap:.1f} s: {errors}" if self.lost else ""
+        )
 
 
 class Requests:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ def installed(fresh: Deployment) -> Deployment:
             # What a test left broken off is that test's failure, and would be that of all that come after it.
             fresh.lab.down()
             fresh.lab.up()
+            images.build_all(fresh.lab)  # the registry went with the lab
             raise
     return fresh
 
@@ -279,7 +281,8 @@ def test_renewing_refuses_nobody(installed: Deployment) -> None:
         took = time.monotonic() - began
     lost = calls.failed()
     print(f"renewed in {took:.0f} s: {len(lost)} of {len(calls.made)} requests lost\n{said}")
-    assert calls.made[-1].who is not None
+    answered = partial(programs.count_calls, client, "web", 1)
+    process.wait_for("the link to carry again", lambda: answered()[-1].who is not None, seconds=CARRIES_S)
     assert len(lost) < len(calls.made) / 2
     after = set(held(installed))
     assert {"linkwire_etcd_server_2", "linkwire_etcd_agent_2"} <= after
@@ -397,6 +400,31 @@ def test_uninstalling_leaves_nothing(installed: Deployment) -> None:
     done = installed.try_linkwire("renew")
     assert done.returncode == 1
     assert "is not installed in this Swarm" in done.stderr
+
+
+def test_unfit_node_is_named_before_anything_is_made(fresh: Deployment) -> None:
+    """The Swarm is bare, since Linkwire was uninstalled, or never installed where this test runs alone."""
+    n2 = fresh.lab.node("n2")
+    rules = """
+        add table inet guard
+        add chain inet guard input { type filter hook input priority 0; policy accept; }
+        add rule inet guard input udp dport 51820-53819 drop
+    """
+    given = ("install", f"--image={fresh.images.linkwire}")
+    n2.run(["nft", "-f", "-"], stdin=rules)
+    try:
+        check = fresh.try_linkwire(*given, "--check", seconds=200)
+        done = fresh.try_linkwire(*given, seconds=200)
+    finally:
+        n2.run(["nft", "delete", "table", "inet", "guard"])
+    assert (check.returncode, done.returncode) == (1, 1), check.stdout + done.stderr
+    named = [
+        line.split()[:3] for line in check.stdout.splitlines() if "drops UDP 51820-53819: nftables chain" in line
+    ]
+    assert named == [["n2", "firewall", "problem"]]
+    assert "nothing was changed:\n  n2: firewall: drops UDP 51820-53819: nftables chain inet guard" in done.stderr
+    assert fresh.lab.manager.get("/services") == []
+    process.wait_for("the containers that looked to go", lambda: not leftovers(fresh), seconds=30)
 
 
 @contextmanager

@@ -53,8 +53,9 @@ def containers(node: Node, name: str) -> list[str]:
 def answering(lab: Lab, name: str, problem: str, *options: str) -> None:
     """A service on every node whose containers answer as an agent does, with one problem."""
     answer = json.dumps({"version": 1, "links": [], "problems": [problem], "nodes": []})
-    program = f"cat >/bin/linkwire-agent <<'END'\n#!/bin/sh\necho '{answer}'\nEND\n"
-    argv = ["sh", "-c", f"{program}chmod +x /bin/linkwire-agent; exec sleep 9999"]
+    program = f"cat >/bin/{agent_answer.ASK} <<'END'\n#!/bin/sh\necho '{answer}'\nEND\n"
+    # Not the container's first process, which would not hear SIGTERM: a test that is tried again finds it gone.
+    argv = ["sh", "-c", f"{program}chmod +x /bin/{agent_answer.ASK}; trap exit TERM; sleep 9999 & wait"]
     create = ["service", "create", "--detach", f"--name={name}", "--mode=global", "--no-resolve-image"]
     create += ["--stop-grace-period=0s", *options]
     lab.manager.docker(*create, images.push_busybox(lab), *argv)
@@ -73,7 +74,7 @@ def gone(node: Node) -> bool:
 def labelled(node: Node) -> tuple[str, ...]:
     """The defence off: the newest container with the agent's label is asked."""
     found = node.docker("ps", "--quiet", "--filter", "label=linkwire.role=agent").stdout.split()
-    return agent_answer.read(node.docker("exec", found[0], "linkwire-agent", "inspect").stdout).problems
+    return agent_answer.read(node.docker("exec", found[0], agent_answer.ASK, "links").stdout).problems
 
 
 def test_tenants_container_poses_as_the_agent(swarm: Lab, attempt: Attempts) -> None:
@@ -100,10 +101,13 @@ def test_agents_words_control_no_terminal(swarm: Lab, attempt: Attempts) -> None
     try:
         answering(swarm, "linkwire_agent", CONTROL)
         (container,) = containers(swarm.nodes[1], "linkwire_agent")
-        raw = swarm.nodes[1].docker("exec", container, "linkwire-agent", "inspect").stdout
+        raw = swarm.nodes[1].docker("exec", container, agent_answer.ASK, "links").stdout
         tried.works(json.loads(raw)["problems"] == [CONTROL], "where it is shown as it is")
         (problem,) = agent_answer.ask(docker(swarm.nodes[1]), None).problems
         tried.stopped(problem == "?[2J?]0;owned?")
+        swarm.nodes[1].docker("exec", container, "rm", f"/bin/{agent_answer.ASK}")
+        with pytest.raises(DockerError, match="older than this program"):
+            agent_answer.ask(docker(swarm.nodes[1]), None)
     finally:
         swarm.manager.docker("service", "rm", "linkwire_agent", check=False)
 

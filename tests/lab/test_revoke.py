@@ -13,6 +13,7 @@ from tests.lab import process
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node
 from tests.lab.requests import Requests
+from tests.support.patience import slowness
 
 STACK = """
 version: "3.8"
@@ -100,9 +101,9 @@ def test_revoked_nodes_tasks_lose_peers_and_others_nothing(stacks: Deployment, f
         f"task; the command took {took:.2f} s; others: {one.counted}, {two.counted}"
     )
     assert " REVOKED " in shown
-    assert -5 < last["to it"] < ENDS_S
-    assert -5 < last["from it"] < ENDS_S
-    assert (one.counted.lost, two.counted.lost) == (0, 0)
+    assert -5 < last["to it"] < ENDS_S * slowness()
+    assert -5 < last["from it"] < ENDS_S * slowness()
+    assert one.counted.lost + two.counted.lost == 0, f"{one.counted}; {two.counted}"
     assert one.counted.ok + two.counted.ok > 200
     stacks.wait_connected("bad")
     assert all(epoch(stacks, name) > was for name, was in before.items())
@@ -126,4 +127,4 @@ def test_renewed_link_seed_costs_no_request(stacks: Deployment, figure: Callable
     seeds = stacks.lab.manager.docker("secret", "ls", "--format", "{{.Name}}").stdout.split()
     assert len([name for name in seeds if name.startswith("linkwire_link_seed_")]) == 1
     figure(f"link seed renewed in {took:.0f} s: {one.counted}, {two.counted}")
-    assert (one.counted.lost, two.counted.lost) == (0, 0)
+    assert one.counted.lost + two.counted.lost == 0, f"{one.counted}; {two.counted}"

@@ -11,6 +11,7 @@ import pytest
 from tests.lab import checker, process, programs
 from tests.lab.deployment import Deployment
 from tests.lab.programs import Call, Calls, Task
+from tests.support.patience import slowness
 
 Figure = Callable[[str], None]
 WITHIN_S = 1.0  # from the event to the last new connection
@@ -87,7 +88,7 @@ def test_connections_spread_evenly_and_scaling_loses_none(stacks: Deployment, fi
     assert calls.failed() == []
     assert len(answered) == 5
     assert len(stopped) == 4
-    assert max(late) <= WITHIN_S, late
+    assert max(late) <= WITHIN_S * slowness(), late
 
 
 def test_service_without_ready_task_refuses_at_once(stacks: Deployment, figure: Figure) -> None:
@@ -102,7 +103,7 @@ def test_service_without_ready_task_refuses_at_once(stacks: Deployment, figure: 
     found = programs.probe(client, targets * 5, "--at-once", "1")
     figure(f"no ready task: refused within {1000 * max(seconds for _, seconds in found):.1f} ms, tcp and udp")
     assert {outcome for outcome, _ in found} == {"refused"}
-    assert max(seconds for _, seconds in found) <= REFUSED_S
+    assert max(seconds for _, seconds in found) <= REFUSED_S * slowness()
     scale(stacks, 1)
     assert programs.resolved(client, "web") == names
     assert {outcome for outcome, _ in programs.probe(client, targets)} == {"open"}
@@ -136,7 +137,7 @@ def test_lost_backend_gets_no_new_connection(stacks: Deployment, end: str, figur
         f"a backend that {what}: last new connection to it {late:+.2f} s after Docker said so;"
         f" {len(calls.failed())} of {len(calls.made)} requests failed"
     )
-    assert late <= WITHIN_S, calls.failed()
+    assert late <= WITHIN_S * slowness(), calls.failed()
     assert end == "killed" or calls.failed() == []
 
 
@@ -155,4 +156,4 @@ def test_datagram_flow_leaves_a_dead_backend(stacks: Deployment, figure: Figure)
     late = max((call.began - event for call in calls.failed()), default=0.0)
     figure(f"flows of datagrams to a backend that was killed: last one lost {late:+.2f} s after Docker said so")
     assert len(before) == 2
-    assert late <= WITHIN_S
+    assert late <= WITHIN_S * slowness()

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from mesh.model.labels import MAX_ALL_RANGES, MAX_LABELS, MAX_RANGES
 from tests.lab import process
 from tests.lab.deployment import Deployment
+from tests.support.effort import LONG
 
-ROUNDS = 3
+ROUNDS = 3 if LONG else 1
 STACK = """
 version: "3.8"
 x-wireguard: {{}}

@@ -205,10 +205,31 @@ NODES = (
         ("tests/netns/test_wrong_namespace.py::test_renamed_device_is_taken_back_and_rekeyed",),
     ),
     Mutant(
+        "a device is taken back from a namespace that nobody confirmed",
+        "agent/local_tasks.py",
+        "state.end(self._backend)",
+        "state.close()",
+        ("tests/netns/test_wrong_namespace.py::test_unconfirmed_guess_is_taken_back_at_the_end",),
+    ),
+    Mutant(
+        "an unreadable access record changes no users of etcd",
+        "controller/etcd/accounts.py",
+        "access = access or Access((), (), ())",
+        "access = None",
+        ("tests/store/test_etcd_users.py::test_an_unreadable_access_record_changes_no_users",),
+    ),
+    Mutant(
         "a namespace that two containers may have is neither's",
         "agent/containers/candidates.py",
         "if claims > 1:",
         "if claims > 9:",
         ("tests/unit/agent/test_candidates.py::test_two_containers_in_one_namespace_are_none",),
+    ),
+    Mutant(
+        "a new epoch of a link key is acted on when it is written",
+        "agent/loop.py",
+        "is_outdated = schedule.graph is not graph or schedule.link_keys is not link_keys",
+        "is_outdated = schedule.graph is not graph",
+        ("tests/netns/test_confirmed.py::test_new_epoch_reaches_wired_task_at_once",),
     ),
 )

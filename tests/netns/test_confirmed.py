@@ -6,9 +6,10 @@ What is told is which containers there are: Docker is in tests/lab.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from ipaddress import IPv4Address
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,13 @@ from agent.state.node_identity import Identity
 from agent.state.verified_state import VerifiedState
 from agent.wireguard import uapi
 from controller.swarm.model import SwarmTask
+from controller.trust.link_secrets import ControllerIdentity
+from mesh.crypto.hpke import NodeKey
+from mesh.crypto.preshared_keys import LinkSeed
 from mesh.integrity.record_signing import RecordSigner
 from mesh.store.client import Store
 from mesh.topology.wgtypes import DeviceChange, PeerChange
+from tests.netns.test_traffic import Flood, await_first_packet
 from tests.netns.world import Task, World, device_name, is_own
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh
@@ -44,26 +49,30 @@ from tests.support.told import FakeContainers
 if TYPE_CHECKING:
     from agent.interface.diff import InterfaceDiff
     from mesh.crypto.keys import PublicKey
+    from mesh.crypto.preshared_keys import PresharedKey
 
 NEVER_S = 86_400.0
+NEW_EPOCH_S = 20.0  # it is there within one; without, not before something else happens
 SECONDS = 60.0  # for what takes one, or two where nobody else is busy
 
 
 @contextmanager
-def running(task: Task, mesh: SmallMesh, folder: Path) -> Iterator[Agent]:
-    """The agent of node n1, with the container of the only task there."""
+def running(task: Task, mesh: SmallMesh, folder: Path, on: str = "n1", of: str = "db") -> Iterator[Agent]:
+    """The agent of a node, with the container of the only task there, which is of that service."""
     folder.mkdir()
     key = load_or_make_node_key(folder)
-    identity = Identity(folder, folder / "none", CLUSTER, "n1", key.public)
-    mesh.swarm.approved["n1"] = identity.statement.fingerprint
+    identity = Identity(folder, folder / "none", CLUSTER, on, key.public)
+    mesh.swarm.approved[on] = identity.statement.fingerprint
     store = Store([mesh.endpoint], RecordSigner.agent(KEYRING, identity.key), root=mesh.root)
     hosts = stage.hosts_file(folder, "hosts")
-    local = LocalTask("c", swarm_id(task.name), "#db", "db", "running", task.netns.path, hosts, None, (), gated=False)
+    local = LocalTask(
+        "c", swarm_id(task.name), f"#{of}", of, "running", task.netns.path, hosts, None, (), gated=False
+    )
     told: Any = FakeContainers([local])
     backend, address = task.node.backend, task.node.address.ip
     assert isinstance(address, IPv4Address)
-    node = node_record(NodeIdentity("n1", "n1", address), identity, backend, (task.port, task.port + 9), None, "0")
-    desired = DesiredState("n1", key, VerifiedState(folder), backend)
+    node = node_record(NodeIdentity(on, on, address), identity, backend, (task.port, task.port + 9), None, "0")
+    desired = DesiredState(on, key, VerifiedState(folder), backend)
     reports = NodeReports(node, identity, Metrics("0", backend.name), WatchedClock(folder))
     agent = Agent(told, store, desired, reports, NodeTable(task.node.netns))
     stopped = threading.Event()
@@ -98,6 +107,11 @@ def peers(task: Task) -> set[PublicKey]:
     return set(task.node.backend.read(task.netns, task.name).peers)
 
 
+def preshared(task: Task) -> list[PresharedKey | None]:
+    """Of its device's peers."""
+    return [peer.preshared_key for peer in task.node.backend.read(task.netns, task.name).peers.values()]
+
+
 @pytest.fixture
 def advanced(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each attempt to go without a reading, whether it could."""
@@ -121,16 +135,72 @@ def is_settled(agent: Agent) -> bool:
     return not state.schedule.dirty and state.schedule.confirm_at is None
 
 
-def test_loop_reads_back_changes_made_without_reading(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advanced: list[bool]
-) -> None:
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a list of containers nor a round of readings comes to the agent's aid."""
     monkeypatch.setattr(start_gate, "FOLDER", tmp_path / "gate")
-    # Neither a list of containers nor a round of readings comes to its aid.
     monkeypatch.setattr(watcher, "RESYNC_S", NEVER_S)
     monkeypatch.setattr(status_poller, "STATUS_S", NEVER_S)
     # Other tests that run now have devices too, of which it would end those that it does not know.
     served = uapi.served
     monkeypatch.setattr(uapi, "served", lambda: tuple(filter(is_own, served())))
+
+
+@pytest.mark.usefixtures("alone")
+def test_new_epoch_reaches_wired_task_at_once(world: World, tmp_path: Path) -> None:
+    """Both ends of a link act on it when it is written: nothing else of their tasks changes with it."""
+    task = world.task(world.nodes()[0])
+    (tmp_path / "etcd").mkdir()
+    with EtcdServer(tmp_path / "etcd") as etcd:
+        mesh = SmallMesh(etcd.endpoint, "/linkwire/", tmp_path)
+        mesh.swarm.tasks_now = {}
+        start(mesh, "db", "n1", task.name)
+        start(mesh, "web", "n2", device_name())
+        with mesh.reader("n2"), running(task, mesh, tmp_path / "n1") as agent, mesh.controller():
+            until(lambda: is_settled(agent) and len(peers(task)) == 1, SECONDS)
+            until(lambda: agent._desired.graph.ready("#db") and is_settled(agent), SECONDS)  # nothing else comes
+            graph, before = agent._desired.graph, preshared(task)
+            mesh.swarm.renew("web")
+            mesh.wake()
+            until(lambda: preshared(task) != before, NEW_EPOCH_S)
+            assert agent._desired.graph is graph, "who is linked to whom is as it was"
+
+
+@pytest.mark.usefixtures("alone")
+def test_renewed_link_seed_loses_no_packet(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Callable[[str], None]
+) -> None:
+    """A controller with another seed begins a new epoch: both ends have it at once, and traffic goes on."""
+    monkeypatch.setattr(Agent, "_discard_surplus_devices", lambda _: None)  # each would end the other's
+    db, web = (world.task(node) for node in world.nodes())
+    (tmp_path / "etcd").mkdir()
+    with EtcdServer(tmp_path / "etcd") as etcd, ExitStack() as agents:
+        mesh = SmallMesh(etcd.endpoint, "/linkwire/", tmp_path)
+        mesh.swarm.tasks_now = {}
+        start(mesh, "db", "n1", db.name)
+        start(mesh, "web", "n2", web.name)
+        both = [agents.enter_context(running(db, mesh, tmp_path / "n1"))]
+        both.append(agents.enter_context(running(web, mesh, tmp_path / "n2", "n2", "web")))
+        own = ControllerIdentity("n1", NodeKey.generate())
+        with mesh.controller(own=own):
+            until(lambda: all(map(is_settled, both)) and preshared(db) == preshared(web) != [], SECONDS)
+            until(lambda: all(agent._desired.graph.ready("#db") for agent in both), SECONDS)
+        graph = both[0]._desired.graph
+        db.address, web.address = (IPv4Interface((graph.by_task[swarm_id(t.name)].address, 32)) for t in (db, web))
+        await_first_packet(web, db)
+        before = preshared(db)
+        with Flood(web, db, per_second=100) as there, mesh.controller(own=own, link_seed=LinkSeed.generate()):
+            until(lambda: preshared(db) != before or preshared(web) != before, SECONDS)
+            began = time.monotonic()
+            until(lambda: preshared(db) == preshared(web) != before, NEW_EPOCH_S)
+            apart = time.monotonic() - began
+            time.sleep(1)
+        figure(f"new link seed: both ends within {apart:.2f} s, {len(there.lost)} of {there.sent} packets lost")
+        assert there.lost == []
+
+
+@pytest.mark.usefixtures("alone")
+def test_loop_reads_back_changes_made_without_reading(world: World, tmp_path: Path, advanced: list[bool]) -> None:
     task = world.task(world.nodes()[0])
     (tmp_path / "etcd").mkdir()
     with EtcdServer(tmp_path / "etcd") as etcd:

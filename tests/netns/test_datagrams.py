@@ -26,6 +26,7 @@ from mesh.topology.policy import Balance
 from tests.netns.programs import Servers
 from tests.netns.world import MESH6, Task, World
 from tests.support import stage
+from tests.support.patience import slowness
 
 if TYPE_CHECKING:
     from mesh.topology.wgtypes import InterfaceConfig
@@ -144,14 +145,14 @@ def test_flow_resumes_with_next_task_after_none(
     began = consumer.is_to_have()
     flow = flows(version)
     flow.answered_by("", began)  # refused, before there is anybody
-    assert flow.answered_by("one", consumer.is_to_have(one)) < WITHIN_S
+    assert flow.answered_by("one", consumer.is_to_have(one)) < WITHIN_S * slowness()
     if ends_slowly:
         consumer.is_to_have(one, ready=False)
         time.sleep(0.2)
-    assert flow.answered_by("", consumer.is_to_have()) < WITHIN_S
+    assert flow.answered_by("", consumer.is_to_have()) < WITHIN_S * slowness()
     assert str(one.address.ip) not in tracked(consumer.task)
     assert str(one.address6) not in tracked(consumer.task)
-    assert flow.answered_by("two", consumer.is_to_have(two)) < WITHIN_S
+    assert flow.answered_by("two", consumer.is_to_have(two)) < WITHIN_S * slowness()
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -162,4 +163,4 @@ def test_flow_leaves_a_replaced_task_at_once(
     consumer.is_to_have(one)
     flow = flows(version)
     flow.answered_by("one", 0.0)
-    assert flow.answered_by("two", consumer.is_to_have(two)) < WITHIN_S
+    assert flow.answered_by("two", consumer.is_to_have(two)) < WITHIN_S * slowness()

@@ -328,3 +328,13 @@ def test_guard_comes_back_and_ends_with_its_device(shared: tuple[Network, Server
     assert there() == {f"end{DB}"}
     source_guard.remove_all(tmp_path)
     assert there() == set()
+
+
+def test_ended_namespaces_file_hides_no_guard(shared: tuple[Network, Servers], tmp_path: Path) -> None:
+    """Docker leaves the file for up to a minute after it has unmounted the namespace."""
+    network, _ = shared
+    (tmp_path / f"0-{NETWORK[:10]}").touch()
+    guarded(network, tmp_path, WEB)
+    assert {*nf_tables_netlink.chains(network.node, "netdev", NAME)} == {f"end{WEB}"}
+    source_guard.remove_all(tmp_path)
+    assert not nf_tables_netlink.chains(network.node, "netdev", NAME)

@@ -16,9 +16,12 @@ from agent.containers import candidates, start_gate
 from agent.containers.candidates import Candidates
 from agent.containers.docker_client import LocalTask
 from agent.containers.netns_discovery import NetnsDiscovery
+from agent.containers.watcher import LocalContainers
+from agent.dns.responder import Responder
 from agent.interface.task import TaskState
 from agent.linux import interfaces
 from agent.linux.netns import TaskNetns
+from agent.local_tasks import LocalTasks
 from agent.wireguard.backend import Backend
 from mesh.topology.desired import device_name
 from mesh.topology.wgtypes import InterfaceConfig
@@ -224,3 +227,24 @@ def test_confirmed_guess_exposes_nothing(world: World, tmp_path: Path, monkeypat
         assert state.error is None
     assert state.exposed is None
     state.close()
+
+
+def test_unconfirmed_guess_is_taken_back_at_the_end(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container never started, so Docker named no namespace: nothing of its task stays in that one."""
+    monkeypatch.setattr(start_gate, "FOLDER", tmp_path / "gate")
+    node, _ = world.nodes()
+    task, others = world.task(node), world.netns()
+    config = stage.interface(task.name, task, stage.strangers(2))
+    hosts = stage.hosts_file(tmp_path, task.name)
+    name = task.name.removeprefix("lw")
+    local = LocalTask("c", name, "s", "n", "created", others.path, hosts, None, (), gated=False, is_guess=True)
+    tasks = LocalTasks(Responder(able=False), node.backend)
+    tasks.update(LocalContainers({"c": local}, 1, (), frozenset()))
+    state = tasks.by_container["c"]
+    state.wire(node.backend, config, complete=True)
+    assert devices(node.backend, others) == (task.name,)
+    tasks.update(LocalContainers({}, 1, (), frozenset()))
+    assert devices(node.backend, others) == ()
+    assert not state.is_wired_still()

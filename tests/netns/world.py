@@ -26,6 +26,7 @@ from mesh.crypto.keys import PrivateKey
 from mesh.model.net import IPNetwork, UdpEndpoint
 from mesh.topology.ipam import twin
 from mesh.topology.wgtypes import DeviceChange, PeerChange, Route
+from tests.support.patience import slowness
 
 NETNS_FOLDER = Path("/run/netns")
 MESH = IPv4Network("10.99.0.0/16")
@@ -239,7 +240,7 @@ def is_free(netns: TaskNetns, port: int) -> bool:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, "did not come to pass in time"
+        assert time.monotonic() < began + seconds * slowness(), "did not come to pass in time"
         time.sleep(0.05)

@@ -199,7 +199,7 @@ def test_replayed_vitals_are_no_sign_of_life(etcd: EtcdServer, root: str, tmp_pa
                 seen, changed_at = revision, time.monotonic()
         forger.close()
         tried.works(time.monotonic() - changed_at < presence.SILENCE_S, "for whom any change is a sign of life")
-        tried.stopped(controller._decider._silent == {"n2"})
+        tried.stopped(controller._decider.silent == {"n2"})
 
 
 def test_an_address_rests_no_longer_than_it_should(controller: Store, worker: ChannelPool, attempt: Attempts) -> None:

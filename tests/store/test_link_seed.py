@@ -185,3 +185,20 @@ def test_wiped_vault_is_written_again(mesh: SmallMesh, everything: Store) -> Non
         after = everything.load(("",))
         assert after.get(keyspace.VAULT, Vault) == before.get(keyspace.VAULT, Vault)
         assert epoch(after) == epoch(before)
+
+
+@pytest.mark.parametrize("all_of_it", [False, True], ids=["the notes", "the store"])
+def test_wiped_notes_are_written_again(mesh: SmallMesh, everything: Store, all_of_it: bool) -> None:
+    """The secrets of its epochs are in the memory of a controller that has outlived the loss: none has to end."""
+    with readers(mesh) as nodes, mesh.controller(own=identity()):
+        settled(*nodes)
+        until(lambda: both_hold(everything), WAIT_S)
+        before = everything.load(("",))
+        lost = [key for key in before.records if all_of_it or key.startswith((keyspace.VAULT, keyspace.VAULTS))]
+        everything.commit([Delete(key, None) for key in lost])
+        mesh.wake()
+        until(lambda: keyspace.history(KEY) in everything.load(("",)).records and both_hold(everything), WAIT_S)
+        mesh.live(*nodes)
+        after = everything.load(("",))
+        assert epoch(after) == epoch(before)
+        assert held(after, "n1") == held(before, "n1")

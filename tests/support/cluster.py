@@ -152,7 +152,7 @@ def stored(tasks: int, *, not_ready: int | None = None) -> Snapshot:
         service = _service(n)
         links = _links(n, services)
         records.append(Service(service, f"name{n}", vip, links, None, strict=True, dnsrr=False, elsewhere=()))
-        records.append(Address(vip, f"service/{service}"))
+        records.append(Address(vip, f"service/{service}", "name"))
     for n in range(services):
         records += _of_link_key(n, services, tasks, nodes)
     for n in range(tasks):

@@ -26,6 +26,7 @@ def test_the_controllers_defaults() -> None:
         link_seed=Path("/run/secrets/linkwire_link_seed"),
         signing_seed=Path("/run/secrets/linkwire_signing_seed"),
         verify_keys=VERIFY,
+        metrics=("127.0.0.1", 9587),
     )
 
 
@@ -55,6 +56,7 @@ CONTROLLER = {
     "LINKWIRE_NAME": "one",
     "LINKWIRE_LINK_SEED_FILE": "/link",
     "LINKWIRE_LOG_LEVEL": "debug",
+    "LINKWIRE_CONTROLLER_METRICS": "192.0.2.1:1",
     "LINKWIRE_SIGNING_SEED_FILE": "/seed",
     "LINKWIRE_VERIFY_KEYS_FILE": "/keys",
 }
@@ -73,6 +75,7 @@ def test_controller_flags_override_the_environment() -> None:
         link_seed=Path("/link"),
         signing_seed=Path("/seed"),
         verify_keys=Path("/keys"),
+        metrics=("192.0.2.1", 1),
     )
     flags = [
         "--etcd=c:3",
@@ -84,6 +87,7 @@ def test_controller_flags_override_the_environment() -> None:
         "--log-level=error",
         "--signing-seed=s",
         "--verify-keys=k",
+        "--metrics=off",
     ]
     assert controller.settings.parse(flags, CONTROLLER) == controller.settings.Settings(
         etcd=("c:3",),
@@ -96,6 +100,7 @@ def test_controller_flags_override_the_environment() -> None:
         link_seed=Path("l"),
         signing_seed=Path("s"),
         verify_keys=Path("k"),
+        metrics=None,
     )
     assert controller.settings.parse([], dict.fromkeys(CONTROLLER, "")) == controller.settings.parse([], {})
 

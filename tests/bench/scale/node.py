@@ -23,6 +23,7 @@ from agent.desired_state import DesiredState
 from agent.interface.task import TaskState
 from agent.linux import interfaces
 from agent.loop import Agent
+from agent.queries.answers import Answers, Running
 from agent.reporting.metrics import Metrics
 from agent.reporting.node_record import node_record
 from agent.reporting.node_reports import NodeReports
@@ -168,6 +169,8 @@ class SimulatedNode:
         desired = DesiredState(node, key, trust, backend)
         reports = NodeReports(record, self._identity, metrics, clock)
         self.agent = Agent(told, self._store, desired, reports, table)
+        running = Running(desired, lambda: reports.status, self.agent.age)
+        self.answers = Answers(self._store, CLUSTER, folder, folder / "none", running)
         self._thread = threading.Thread(target=self.agent.run, args=(self._stopped,), daemon=True)
 
     def start(self) -> None:

@@ -71,8 +71,9 @@ def main(arguments: argparse.Namespace) -> None:
             count = None if count is None else count - 1
             time.sleep(arguments.pause)
 
-    each = arguments.count // arguments.threads if arguments.count else None
-    threads = [threading.Thread(target=work, args=(each,)) for _ in range(arguments.threads)]
+    together = min(arguments.threads, arguments.count or arguments.threads)
+    each = arguments.count // together if arguments.count else None
+    threads = [threading.Thread(target=work, args=(each,)) for _ in range(together)]
     for thread in threads:
         thread.start()
     if each is None:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.firewall.ruleset import render
-from agent.interface.diff import REJECT_AFTER_S, InterfaceDiff, Observed, diff
+from agent.interface.diff import InterfaceDiff, Observed, diff
 from agent.linux.nft_json import Rules
+from agent.wireguard.peer_health import REJECT_AFTER_S
 from mesh.crypto.keys import PublicKey
 from mesh.crypto.preshared_keys import PresharedKey
 from mesh.model.net import IPInterface, IPNetwork, UdpEndpoint

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent.interface.diff import REJECT_AFTER_S
-from agent.reporting.link_status import inspect
+from agent.reporting.link_status import SILENT_AFTER_S, STARTING_S, Reader, inspect
+from agent.wireguard.peer_health import REJECT_AFTER_S
 from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.keys import PublicKey
@@ -20,6 +20,7 @@ from mesh.model.labels import LinkLabel
 from mesh.model.net import UdpEndpoint
 from mesh.model.ports import PortRange
 from mesh.model.records import (
+    BrokenPeers,
     Cluster,
     DeviceStatus,
     Endpoint,
@@ -146,6 +147,7 @@ def test_link_is_shown_with_its_measured_pairs() -> None:
                         "provider_task": "shop_db.n2.t2",
                         "provider_node": "n2",
                         "state": "connected",
+                        "for": None,
                         "handshake_age": 12.5,
                         "rx": 20,
                         "tx": 40,
@@ -157,6 +159,8 @@ def test_link_is_shown_with_its_measured_pairs() -> None:
         ],
         "apart": {},
         "problems": [],
+        "unanswered": [],
+        "stacks": ["shop"],
     }
 
 
@@ -239,10 +243,10 @@ def test_other_nodes_claims_on_refusals_are_ignored() -> None:
     [
         (status(1, (2, 0.0)), "connected"),
         (status(1, (2, REJECT_AFTER_S - 0.1)), "connected"),
-        (status(1, (2, REJECT_AFTER_S)), "stale"),
-        (status(1, (2, None)), "no-handshake"),
-        (status(1, (3, 1.0)), "no-handshake"),
-        (status(1), "no-handshake"),
+        (status(1, (2, REJECT_AFTER_S)), "idle"),
+        (status(1, (2, None)), "idle"),
+        (status(1, (3, 1.0)), "unwired"),
+        (status(1), "unwired"),
         (Status("n1", NOW, ()), "unknown"),
         (None, "unknown"),
     ],
@@ -322,7 +326,14 @@ def test_a_stack_is_told_alone() -> None:
         ("shop_web", "shop_db"),
     ]
     assert made["problems"] == ["shop_db task t2 on n2: bad"], "and nothing of workshop_web"
-    nothing: dict[str, Any] = {"version": 1, "links": [], "apart": {}, "problems": []}
+    nothing: dict[str, Any] = {
+        "version": 1,
+        "links": [],
+        "apart": {},
+        "problems": [],
+        "unanswered": [],
+        "stacks": ["blog", "shop", "workshop"],
+    }
     assert inspect(snapshot(*records), NOW, "none") == nothing
     assert inspect(snapshot(*records), NOW, "(") == nothing
 
@@ -351,3 +362,40 @@ def test_barred_node_is_a_problem() -> None:
     space = StoreSpace(size=1, in_use=1, quota=9, short=False, barred=("n7",))
     (problem,) = [line for line in inspect(snapshot(space), NOW)["problems"] if "filled etcd" in line]
     assert problem.startswith("node n7 filled etcd and may not write to it for an hour")
+
+
+@pytest.mark.parametrize("teller", ["consumer", "provider"])
+def test_either_end_tells_a_broken_link(teller: str) -> None:
+    own, other = (1, 2) if teller == "consumer" else (2, 1)
+    broken = replace(status(own, (other, 5.0)), broken=(BrokenPeers(f"t{own}", (key(other),), 12.5),))
+    read = () if own == 1 else (status(1, (2, 5.0)),)
+    made = inspect(snapshot(*SHOP, broken, *read), NOW)
+    (pair,) = made["links"][0]["pairs"]
+    assert (pair["state"], pair["for"], pair["handshake_age"]) == ("broken", 12.5, 5.0)
+    (problem,) = made["problems"]
+    assert problem.startswith(
+        "shop_web.1.t1 on node host1 gets no answer from shop_db.n2.t2 on node n2 for 12 s: see "
+    )
+
+
+def test_other_nodes_claims_of_broken_links_are_ignored() -> None:
+    liar = Status("n3", NOW, (), broken=(BrokenPeers("t1", (key(2),), 12.5),))
+    made = inspect(snapshot(*SHOP, status(1, (2, 5.0)), liar), NOW)
+    assert made["links"][0]["pairs"][0]["state"] == "connected"
+
+
+def test_silent_nodes_tasks_are_unknown_and_named() -> None:
+    silent = replace(endpoint("shop_web", 1), suspect=True)
+    reader = Reader(hostnames={"n2": "host2"}, age=lambda _revision: 52.0)
+    made = inspect(snapshot(*SHOP, silent, status(1, (2, 5.0))), NOW, None, reader)
+    (pair,) = made["links"][0]["pairs"]
+    assert (pair["state"], pair["for"]) == ("unknown", 52.0 + SILENT_AFTER_S)
+    assert pair["provider_node"] == "host2", "its record is gone, its name is not"
+
+
+@pytest.mark.parametrize(("age", "told"), [(STARTING_S - 1, False), (STARTING_S, True), (None, True)])
+def test_error_of_starting_task_alarms_nobody(age: float | None, *, told: bool) -> None:
+    failing = report("shop_web", 1, wired=False, error="no namespace (yet)")
+    made = inspect(snapshot(*SHOP, failing), NOW, None, Reader(age=lambda _revision: age))
+    assert (made["problems"] != []) == told
+    assert made["links"][0]["pairs"][0]["error"] == "no namespace (yet)"

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import socket
-import time
-import urllib.request
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
 from agent.reporting import metrics
-from agent.reporting.metrics import KEEP_UPDATES, Metrics, serve
+from agent.reporting.metrics import KEEP_UPDATES, Metrics
 from mesh.crypto.keys import PublicKey
 from mesh.model import keyspace
 from mesh.model.labels import LinkLabel
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import (
+    BrokenPeers,
     Cluster,
     DeviceStatus,
     Endpoint,
@@ -44,9 +43,9 @@ def key(number: int) -> PublicKey:
 def graph(*tasks: tuple[str, int], services: Sequence[str] = NAMES, complete: bool = True) -> LinkGraph:
     """Web, linked to db, and (service, number) for each task."""
     records: list[Record] = [Cluster("c", IPv4Network("10.1.0.0/16"), ula("c"))]
-    for name in services:
+    for number, name in enumerate(services):
         links = (LinkLabel("db", ("db",)),) if name == "web" else ()
-        vip = IPv4Address("10.1.9.0") + NAMES.index(name)
+        vip = IPv4Address("10.1.9.0") + number
         records.append(Service(f"#{name}", name, vip, links, None, strict=True, dnsrr=False, elsewhere=()))
     for name, number in tasks:
         underlay = UdpEndpoint(IPv4Address("192.0.2.1"), 50000 + number)
@@ -99,7 +98,8 @@ def test_all_of_it() -> None:
     one = device(1, peer(3, 10, 20, 190.0), peer(4, 1, 2, None), refused=[Refused("out", "#db", 7)])
     other = device(2, peer(3, 100, 200, 5.0), refused=[Refused("in", "", 3), Refused("apart", "", 2)])
     reports = [report(1), report(2, error="odd"), report(5, wired=False), report(6, gone=True)]
-    measured.update(SHOP, status(one, other), {r.task: r for r in reports})
+    unanswered = (BrokenPeers("t1", (key(4),), 20.0), BrokenPeers("t9", (key(3),), 20.0))
+    measured.update(SHOP, replace(status(one, other), broken=unanswered), {r.task: r for r in reports})
     assert values(measured) == {
         'linkwire_agent_info{backend="kernel",version="0.1.0"}': 1,
         "linkwire_store_complete": 1,
@@ -108,8 +108,8 @@ def test_all_of_it() -> None:
         'linkwire_tasks{state="unwired"}': 1,
         'linkwire_tasks{state="error"}': 1,
         'linkwire_peers{state="connected"}': 1,
-        'linkwire_peers{state="stale"}': 1,
-        'linkwire_peers{state="no-handshake"}': 1,
+        'linkwire_peers{state="idle"}': 1,
+        'linkwire_peers{state="broken"}': 1,
         'linkwire_peer_last_handshake_seconds{peer_service="db",service="web"}': 190,
         f"linkwire_{refused('out')}": 7,
         f"linkwire_{refused('in')}": 0,
@@ -214,50 +214,21 @@ def test_no_label_holds_a_key_or_an_address() -> None:
     assert "192.0.2" not in measured.text
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
-
-
-def scraped(port: int, seconds: float = 10.0) -> str:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=seconds) as answer:
-                assert answer.headers.get_content_type() == "text/plain"
-                return str(answer.read().decode())
-        except OSError:
-            assert time.monotonic() < deadline, "not served"
-            time.sleep(0.02)
-
-
-def test_metrics_are_served_live_over_http() -> None:
-    measured, port = Metrics("0.1.0", "kernel"), free_port()
-    serve(measured, ("127.0.0.1", port))
-    assert scraped(port) == measured.text
-    measured.update(SHOP, status(), {})
-    assert "linkwire_store_complete 1.0\n" in scraped(port)
-
-
-def test_taken_port_is_reported_once_and_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RETRY_S", 0.05)
+def test_series_are_bounded_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many services a node's tasks talk to, and however many come and go."""
+    monkeypatch.setattr(metrics, "MOST_LINKS", 4)
     measured = Metrics("0.1.0", "kernel")
-
-    def said(at_least: int) -> list[tuple[str, str]]:
-        """Of this port alone: the thread of another test may be saying something still."""
-        deadline = time.monotonic() + 10
-        while True:
-            lines = [(line["log_level"], line["event"]) for line in logs if line.get("port") == port]
-            if len(lines) >= at_least or time.monotonic() > deadline:
-                return lines
-            time.sleep(0.01)
-
-    warning = ("warning", "metrics not served, retrying")
-    with capture_logs() as logs:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = int(taken.getsockname()[1])
-            serve(measured, ("127.0.0.1", port))
-            assert said(1) == [warning]
-            time.sleep(0.3)
-        assert scraped(port) == measured.text
-        assert said(2) == [warning, ("info", "metrics served")]
+    names = [f"db{n}" for n in range(1, 11)]
+    many = graph(("web", 20), *((name, n) for n, name in enumerate(names, 1)), services=("web", *names))
+    peers = [peer(n, 10, 1) for n in range(1, 11)]
+    measured.update(many, status(device(20, *peers, refused=[Refused("in", "#db9", 3)])), {})
+    received = {name: v for name, v in values(measured).items() if "link_receive" in name}
+    assert len(received) == 5
+    assert received['linkwire_link_receive_bytes_total{peer_service="(others)",service="(others)"}'] == 60
+    assert sum(received.values()) == 100
+    assert value(measured, 'refused_packets_total{direction="in",peer_service="(others)",service="(others)"}') == 3
+    for _ in range(KEEP_UPDATES + 1):
+        measured.update(many, status(), {})
+    measured.update(many, status(device(20, *peers[4:8])), {})
+    own = [name for name in values(measured) if "link_receive" in name and "others" not in name]
+    assert {re.findall(r'peer_service="(\w+)"', name)[0] for name in own} == set(names[4:8])

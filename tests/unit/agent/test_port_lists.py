@@ -81,6 +81,21 @@ def test_refused_newcomers_are_left_out_for_a_while() -> None:
     assert bounds.problem() is None
 
 
+def test_refused_list_leaves_ports_that_it_had() -> None:
+    """A provider that exposes more than its rules can hold: its consumers go on as before, no port for too long."""
+    bounds, before = Bounds(), allowing(a=ports(2), b=ports(1), c=None)
+    policy = allowing(a=ports(4), b=ports(2, 9), c=ports(1))
+    kept = bounds.fewer(policy, before, "too large", 0)
+    assert kept == allowing(a=ports(2)), "b's and c's are no longer to be open"
+    assert bounds.problem() == (
+        "links from 2 services are refused (b, c), links from 1 services keep the ports that they had (a): too large"
+    )
+    assert bounds.within(policy, kept, 1) == kept
+    assert bounds.fewer(kept, kept, "too large", 1) is None, "it ends"
+    assert bounds.within(policy, kept, port_lists.AGAIN_S) == policy
+    assert bounds.problem() is None
+
+
 def test_refusal_for_nobodys_sake_leaves_nothing_out() -> None:
     policy = allowing(a=ports(2))
     assert Bounds().fewer(policy, policy, "owned", 0) is None

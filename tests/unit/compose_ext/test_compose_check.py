@@ -134,7 +134,7 @@ def test_variables_from_a_file(
     assert main(["check", "-c", "a.yml"]) == 2
     unset = "NAME is not set (.env here is not read, as docker stack deploy does not: --env-file .env does)"
     assert f"links: '': write it as SERVICE or SERVICE:ALIAS; {unset}\n" in capsys.readouterr().err
-    assert main(["deploy", "-c", "a.yml", "--env-file", ".env", "--resolve-image=never", "st"]) == 0
+    assert main(["deploy", "-d", "-c", "a.yml", "--env-file", ".env", "--resolve-image=never", "st"]) == 0
     made = api.forget().services
     assert made["st_db"]["TaskTemplate"]["ContainerSpec"]["Image"] == "postgres:latest"
     assert made["st_web"]["Labels"]["linkwire.links"] == "st_db:db"
@@ -168,7 +168,7 @@ def test_swarm_without_linkwire_is_refused_beforehand(
 def test_a_stack_that_lost_its_links_is_noticed(folder: Path, api: Api) -> None:
     (folder / "plain.yml").write_text('version: "3.8"\nservices: {web: {image: a}}\n')
     docker = Docker(max(PROGRAMS, key=lambda program: PROGRAMS[program]))
-    assert main(["deploy", "-c", "a.yml", "--resolve-image=never", "st"]) == 0
+    assert main(["deploy", "-d", "-c", "a.yml", "--resolve-image=never", "st"]) == 0
     (note,) = api.recorded.configs.values()
     assert note["Labels"] == {
         "com.docker.stack.namespace": "st",
@@ -183,5 +183,5 @@ def test_a_stack_that_lost_its_links_is_noticed(folder: Path, api: Api) -> None:
     assert linked_stacks.dropped(docker, {"st_web": False}, "other") == []
     assert linked_stacks.dropped(docker, {"st_web": True, "st_db": False}, None) == []
     assert linked_stacks.dropped(docker, {}, None) == [], "the service is gone"
-    assert main(["deploy", "-c", "plain.yml", "--resolve-image=never", "st"]) == 0
+    assert main(["deploy", "-d", "-c", "plain.yml", "--resolve-image=never", "st"]) == 0
     assert api.recorded.configs == {}, "links that were taken away by the plugin are meant"

@@ -98,7 +98,7 @@ def deployed_both_ways(
     by_docker = api.forget()
     monkeypatch.setenv("LINKWIRE_DOCKER", docker)
     monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(stdin)))
-    assert main(words) == 0
+    assert main([*words[:-1], "--detach", words[-1]]) == 0
     by_plugin = api.forget()
     assert by_docker.unknown == by_plugin.unknown == []
     return by_docker, by_plugin

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from compose_ext.commands.events import moment, written
 from compose_ext.diagnostics import UsageError
+from compose_ext.observe.diagnosis.events import written
+from compose_ext.pflag import moment
 
 NOW = 1_800_000_000.0
 CONTAINER = "c0ffee" + 58 * "0"
@@ -95,6 +96,30 @@ def test_since_and_until_choose(played: Played) -> None:
     assert played.asked.read_text().splitlines() == ["linkwire-agent events"] * 2
 
 
+def test_names_and_kinds_choose(played: Played) -> None:
+    task = "k3v9x1a7b2c4d5e6f7g8h9i0j"
+    played.lines.write_text(
+        line(kind="link created", consumer="shop_web", provider="shop_db")
+        + line(kind="link key renewed", key="shop_shop")
+        + line(kind="task key made", service="workshop_web", task=task, node="n2")
+        + line(kind="problem found", reason="service shop_web: links to shop_cache, which does not exist")
+    )
+
+    def kinds(*words: str) -> list[str]:
+        code, out, error = played.run("--format=json", *words)
+        assert (code, error) == (0, "")
+        return [json.loads(one)["kind"] for one in out.splitlines()]
+
+    assert kinds("shop") == ["link created", "link key renewed", "problem found"]
+    assert kinds("shop_web") == ["link created", "problem found"]
+    assert kinds("n2") == kinds(task) == kinds("workshop") == ["task key made"]
+    assert kinds("shop_db", "n2") == ["link created", "task key made"]
+    assert kinds("--kind", "link") == ["link created", "link key renewed"]
+    assert kinds("--kind", "key") == ["link key renewed", "task key made"]
+    assert kinds("--kind", "link created", "--kind", "problem found", "shop_db") == ["link created"]
+    assert kinds("--kind", "ink") == []
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_damaged_log_is_told(played: Played, form: str) -> None:
     problem = json.dumps({"v": 1, "problem": "audit log, routine: 2 pages are missing: 3-4"}) + "\n"
@@ -106,7 +131,7 @@ def test_a_damaged_log_is_told(played: Played, form: str) -> None:
 
 
 def test_bad_words_are_refused(played: Played) -> None:
-    for words in (["--since", "soon"], ["-f", "--until", "1h"], ["--format", "table"], ["shop"]):
+    for words in (["--since", "soon"], ["-f", "--until", "1h"], ["--format", "table"], ["--kind"]):
         code, _, error = played.run(*words)
         assert code == 2, (words, error)
     assert not played.asked.exists()

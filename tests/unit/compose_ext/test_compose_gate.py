@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from compose_ext.commands.gate import _Seconds
 from compose_ext.diagnostics import UsageError
+from compose_ext.pflag import Seconds
 from compose_ext.swarm import gate
 
 NODES = [
@@ -67,7 +67,7 @@ def test_obstacle_is_reported_with_a_remedy(state: str, availability: str, has_a
 @pytest.mark.parametrize("text", ["9" * 5000, "\u0663\u0660", "0", "86401", "1h", ""])
 def test_seconds_are_a_short_number(text: str) -> None:
     with pytest.raises(UsageError, match="takes seconds from 1 to 86400"):
-        _Seconds().convert(text, None, None)
+        Seconds(86_400).convert(text, None, None)
 
 
 def test_two_runs_on_one_node_report_once() -> None:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from compose_ext.commands.ps import age, amount, table
+from compose_ext.commands.ps import table
 from compose_ext.diagnostics import DockerError
 from compose_ext.swarm.agent_answer import read
+from compose_ext.terminal import age, amount
 
 ENDS = ("consumer", "provider")
 
@@ -55,7 +56,10 @@ def test_the_table() -> None:
             "consumer": "shop_web",
             "provider": "shop_cache",
             "aliases": ["shop_cache"],
-            "pairs": [pair(state="unwired", handshake_age=None, rx=0, tx=0, error="port taken", provider_node="n3")],
+            "pairs": [
+                pair(state="unwired", handshake_age=None, rx=0, tx=0, error="port taken", provider_node="n3"),
+                pair(state="broken", **{"for": 75.5}),
+            ],
         },
         {
             "consumer": "shop_web",
@@ -71,6 +75,7 @@ def test_the_table() -> None:
         "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n2     connected   12s ago     123B       4.56kB   4321      shop_shop/1800000000\n"  # noqa: E501 - a table
         "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.2.x              n2     connected   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
         "shop_web -> shop_cache     shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n3     unwired     never       0B         0B       -         -\n"  # noqa: E501 - a table
+        "shop_web -> shop_cache     shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n2     broken 1m   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
         "shop_web -> gone           -                         -      -                        -      -           -           -          -        0         own\n"  # noqa: E501 - a table
         "\n"
         "PROBLEMS\n"

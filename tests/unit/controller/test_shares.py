@@ -10,6 +10,7 @@ from ipaddress import IPv4Network
 from controller.planning.planner import Planner
 from controller.swarm.model import SwarmService
 from mesh.model.records import Address, Endpoint, Service
+from mesh.model.snapshot import Put
 from tests.support.attacks import Attempts
 from tests.support.swarm_world import World, service
 from tests.unit.controller.memory_store import MemoryStore
@@ -112,6 +113,26 @@ def test_addresses_that_rest_count_for_their_stack(attempt: Attempts) -> None:
         assert set(rests) == {"greedy"}
     tried.works(seen[1.0] == 0)
     tried.stopped(seen[SHARE] == 2)
+
+
+def test_removed_service_counts_for_its_own_stack() -> None:
+    """A name like a stack's is not enough; also where an earlier version, which noted no stack, gave the VIP."""
+    store, world = fresh()
+    wide(store)
+    (other,) = of_stack("other", "a")
+    posing = replace(service("shop_a", "shop_a"), stack=None)
+    for one in (posing, other):
+        world.add(one, "n1", "n2")
+    planned(store, world, SHARE)
+    for record in [record for record in store.all(Address) if record.stack == "other"]:
+        store.commit([Put(replace(record, stack=""), None)])
+    planned(store, world, SHARE)
+    for task in list(world.tasks.values()):
+        world.change(task.id, state="shutdown")
+    world.services.clear()
+    planned(store, world, SHARE)
+    rests = Counter(record.stack for record in store.all(Address) if record.holder is None)
+    assert rests == {"": 3, "other": 3}
 
 
 def test_who_is_alone_gets_most_of_any_pool() -> None:

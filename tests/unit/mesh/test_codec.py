@@ -17,6 +17,7 @@ from mesh.crypto.keys import PublicKey
 from mesh.errors import InvalidRecordError
 from mesh.identity.attestation import NodeProof
 from mesh.model import codec, keyspace
+from mesh.model.asks.records import Ask, Told
 from mesh.model.audit.page import AuditPage
 from mesh.model.codec import MAX_BYTES, decode, encode
 from mesh.model.labels import LinkLabel
@@ -75,6 +76,8 @@ KEY_TEXT = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 ONE_OF_EACH: list[tuple[str, Record]] = [
     ("cluster", Cluster("c", IPv4Network("10.80.0.0/16"), IPv6Network("fd12:3456:789a::/96"))),
     ("leader", Leader("me")),
+    ("asks/n1", Ask("n1", "ab12", b"[]")),
+    ("told/n1/n2", Told("n1", "n2", "ab12", b"[]")),
     ("leader", Leader("me", "ab12")),
     ("tenure", Tenure("ab12", 7)),
     ("manifest", ManifestRecord(3, b"\x00\xff" * 16)),
@@ -180,7 +183,7 @@ def changed(record: Record, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON
 
 def test_there_is_one_of_each() -> None:
     assert {type(record) for _, record in ONE_OF_EACH} == set(keyspace.KINDS.values())
-    assert len(keyspace.KINDS) == 24
+    assert len(keyspace.KINDS) == 26
 
 
 @pytest.mark.parametrize(
@@ -205,7 +208,7 @@ def test_a_key_can_be_had_without_its_record(written: str, key: str) -> None:
     assert written == key in dict(ONE_OF_EACH)
 
 
-AGENTS = {"nodes/n", "recalled/n/2", "tasks/n/t", "vitals/n", "views/n/1"}
+AGENTS = {"asks/n1", "told/n1/n2", "nodes/n", "recalled/n/2", "tasks/n/t", "vitals/n", "views/n/1"}
 NOBODYS = {"leader", "space", "tenure"}
 COVERED = {"cluster", "services/s", "endpoints/s/t", "epochs/shop_shop"}
 

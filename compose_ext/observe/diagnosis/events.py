@@ -1,19 +1,20 @@
 """`docker linkwire events`: the audit log."""
 
 import json
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+from compose_ext.completion import stacks
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.pflag import Command, form, pass_docker, switch
+from compose_ext.observe.diagnosis.log_lines import Subject
+from compose_ext.pflag import Command, form, moment, pass_docker, switch
 from compose_ext.swarm import agent_answer
-from compose_ext.terminal import complain
-from mesh.model.durations import parse_duration
+from compose_ext.terminal import complain, words
 
 VERSION = 1
 """Of the agent's lines that are understood here."""
@@ -25,31 +26,37 @@ _NO_SUCH_COMMAND = "invalid choice"
 """In the answer of an agent from before the log."""
 
 
-def moment(text: str, now: float, flag: str) -> float:
-    """Read a time: `90m` for so long ago, `2026-11-28T17:00`, local where it names no zone, or Unix seconds.
-
-    Returns:
-        Seconds since 1970.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    with suppress(ValueError):
-        return float(text)
-    with suppress(ValueError):
-        return now - parse_duration(text)
-    with suppress(ValueError, OverflowError):
-        return datetime.fromisoformat(text).timestamp()
-    raise UsageError(
-        f"{flag} is a duration (90m, 24h, 7d), a time (2026-11-28T17:00:00+01:00) or Unix seconds: {text!r}"
-    )
-
-
 def written(event: dict[str, Any]) -> str:
     """Write an event as one line, with the local time."""
     at = datetime.fromtimestamp(float(event["time"]), UTC).astimezone().isoformat(timespec="milliseconds")
-    details = " ".join(f"{name}={_quoted(str(text))}" for name, text in event["details"].items())
+    details = words({name: str(text) for name, text in event["details"].items()})
     return printable(f"{at}  {event['kind']:<{_KIND}}  {details}").rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The events that are wanted.
+
+    Attributes:
+        first: not before, in seconds since 1970.
+        last: not after.
+        kinds: words, one of which is in the event's kind; empty for all.
+        subjects: one of which a detail names; empty for all.
+    """
+
+    first: float = float("-inf")
+    last: float = float("inf")
+    kinds: tuple[str, ...] = ()
+    subjects: tuple[Subject, ...] = ()
+
+    def takes(self, event: Mapping[str, Any]) -> bool:
+        """Tell whether an event is wanted."""
+        if not self.first <= event["time"] <= self.last:
+            return False
+        if self.kinds and not any(f" {kind} " in f" {event['kind']} " for kind in self.kinds):
+            return False
+        details = [str(text) for text in event["details"].values()]
+        return not self.subjects or any(subject.is_in(text) for subject in self.subjects for text in details)
 
 
 def lines(docker: Docker, *, follow: bool) -> Iterator[dict[str, Any]]:
@@ -84,43 +91,60 @@ def _read(line: str) -> dict[str, Any]:
     return dict(event)
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text) if not text or " " in text or '"' in text else text
-
-
 @click.command(
     "events",
     cls=Command,
-    usage="docker linkwire events [OPTIONS]",
+    usage="docker linkwire events [OPTIONS] [NAME...]",
     examples="""
         docker linkwire events --since 24h
-        docker linkwire events -f
+        docker linkwire events -f shop
+        docker linkwire events --kind link --kind node shop_web n2
         docker linkwire events --format json --since 2026-11-01 --until 2026-12-01
     """,
 )
 @switch("-f", "--follow", help="Go on with what happens, until it is interrupted")
 @click.option("--since", metavar="TIME", help="From then on: 90m for so long ago, a time, or Unix seconds")
 @click.option("--until", metavar="TIME", help="Until then, likewise")
+@click.option(
+    "--kind",
+    metavar="WORDS",
+    multiple=True,
+    help="Events with these words in their kind, such as link, or 'key renewed'; may be given several times",
+)
 @form("text", "json")
+@click.argument("name", nargs=-1, shell_complete=stacks)
 @pass_docker
-def events_command(docker: Docker, since: str | None, until: str | None, form: str, **given: bool | None) -> int:
+def events_command(  # noqa: PLR0917 - as many as the command has flags
+    docker: Docker,
+    name: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    kind: tuple[str, ...],
+    form: str,
+    **given: bool | None,
+) -> int:
     """Print who linked what to what, since when, and by which deploy; keys, nodes and what was refused.
 
     The controllers write and sign this log. Each page names the one before, so one that is missing or changed is
-    told, and the exit code is 1. The log keeps the last pages; the controllers' own log has each event too. Asks the
-    Linkwire agent on the Docker endpoint.
+    told, and the exit code is 1. With names of stacks, services, tasks or nodes, those events that name one of them.
+    The log keeps the last pages; the controllers' own log has each event too. Asks the Linkwire agent on the Docker
+    endpoint.
     """
     follow, now = bool(given["follow"]), datetime.now(UTC).timestamp()
     if follow and until is not None:
         raise UsageError("give --follow or --until")
-    first = moment(since, now, "--since") if since is not None else float("-inf")
-    last = moment(until, now, "--until") if until is not None else float("inf")
+    wanted = Wanted(
+        moment(since, now, "--since") if since is not None else float("-inf"),
+        moment(until, now, "--until") if until is not None else float("inf"),
+        kind,
+        tuple(each for text in name for each in (Subject(text), Subject(text, is_stack=True))),
+    )
     damaged = False
     for event in lines(docker, follow=follow):
         if "problem" in event:
             damaged = True
             complain(f"docker linkwire: {printable(str(event['problem']))}")
-        elif not first <= event["time"] <= last:
+        elif not wanted.takes(event):
             continue
         elif form == "text":
             print(written(event), flush=follow)

@@ -1,0 +1,1 @@
+"""Questions between agents, through etcd: each node answers for its own tasks alone."""

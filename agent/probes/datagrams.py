@@ -1,0 +1,71 @@
+"""Datagrams between this node and another, besides WireGuard: both nodes send at the same time, and count.
+
+Each sends from the port that the other sends to, as WireGuard does, so that a firewall treats them alike.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from contextlib import closing
+
+from mesh.diagnosis.questions import Arrived, Probe
+from mesh.model.net import IPAddress
+
+WINDOW_S = 3.5
+"""For how long a side sends and waits: the other one may begin later, when it has read its question."""
+_EVERY_S = 0.1
+_ENOUGH = 4
+"""Rounds that a side goes on for after it has heard from the other one."""
+_MARK = b"linkwire probe "
+_HEADERS = {4: 28, 6: 48}
+"""Bytes of IP and UDP."""
+# linux/in.h and linux/in6.h: IP_MTU_DISCOVER, IPV6_MTU_DISCOVER; ..._PROBE never cuts a packet into fragments.
+_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
+_PROBE = 3
+
+
+def exchange(host: IPAddress, probe: Probe) -> Arrived:
+    """Send to the other node and count what arrives from it; returns what went wrong instead of raising."""
+    family = socket.AF_INET if host.version == 4 else socket.AF_INET6  # noqa: PLR2004 - IP's version
+    small = _MARK + bytes.fromhex(probe.nonce)
+    large = small.ljust(max(len(small) + 1, probe.large_bytes - _HEADERS[host.version]), b".")
+    with closing(socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)) as opened:
+        try:
+            opened.setsockopt(*_DISCOVER[host.version], _PROBE)
+            opened.bind(("", probe.own_port))
+        except OSError as error:
+            return Arrived(problem=f"UDP port {probe.own_port} cannot be used: {error.strerror}")
+        return _exchange(opened, (str(host), probe.port), (small, large))
+
+
+def _exchange(opened: socket.socket, target: tuple[str, int], packets: tuple[bytes, bytes]) -> Arrived:
+    counts, sent, rounds_left, problem = [0, 0], 0, _ENOUGH, ""
+    ready = select.poll()
+    ready.register(opened, select.POLLIN)
+    deadline = time.monotonic() + WINDOW_S
+    while time.monotonic() < deadline and rounds_left:
+        for packet in packets:
+            try:
+                opened.sendto(packet, target)
+            except OSError as error:
+                # A rule that drops what leaves says EPERM: then it is lost as on any other way.
+                if packet is packets[0] and error.errno != errno.EPERM:
+                    problem = f"datagrams to {target[0]} cannot be sent: {error.strerror}"
+        sent += 1
+        rounds_left -= bool(counts[0])
+        until = time.monotonic() + _EVERY_S
+        while (left := until - time.monotonic()) > 0 and ready.poll(left * 1000):
+            _count(opened, packets, counts)
+    return Arrived(sent, counts[0], counts[1], problem)
+
+
+def _count(opened: socket.socket, packets: tuple[bytes, bytes], counts: list[int]) -> None:
+    try:
+        packet = opened.recv(65_536)
+    except OSError:  # the other side does not wait yet
+        return
+    for number, expected in enumerate(packets):
+        counts[number] += packet == expected

@@ -1,0 +1,155 @@
+"""Answers to the queries, from the store and from what this node knows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from agent.desired_state import DesiredState
+from agent.queries.control import control
+from agent.queries.server import BadQueryError, Document, Handler
+from agent.queries.wiring import wiring
+from agent.reporting.link_status import Reader, inspect, signers
+from agent.reporting.node_status import believed, nodes
+from agent.state.verified_state import remembered
+from mesh.errors import Retryable
+from mesh.integrity.signature_cache import SignatureCache
+from mesh.model import keyspace
+from mesh.model.records import Node, Record, Status
+from mesh.model.snapshot import Snapshot, Versioned
+from mesh.store.client import Store
+
+_SAID = (
+    keyspace.NODES,
+    keyspace.MEMBERS,
+    keyspace.TASKS,
+    keyspace.SPACE,
+    keyspace.LEADER,
+    keyspace.STATUS,
+    keyspace.VIEWS,
+)
+"""All that nodes say; what the controller says is followed anyway."""
+_CHANGING = (keyspace.STATUS, keyspace.VIEWS)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """State of the running agent, to be read while its loop goes on.
+
+    Attributes:
+        desired: the records that it acts on.
+        status: returns what was last read of its devices.
+        age: returns how many seconds ago the store was at a revision; None where nobody saw it.
+    """
+
+    desired: DesiredState
+    status: Callable[[], Status | None]
+    age: Callable[[int], float | None]
+
+
+class Answers:
+    """Answers of one agent. Safe for several threads.
+
+    Args:
+        store: to read from.
+        cluster: Swarm's id of it.
+        state: the node's own folder.
+        certificates: Swarm's folder with this node's certificate.
+        running: the agent's own state; None in a process beside it.
+    """
+
+    def __init__(
+        self, store: Store, cluster: str, state: Path, certificates: Path, running: Running | None = None
+    ) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._state = state
+        self._hostnames: dict[str, str] = {}
+        self._running = running
+        self._signatures = SignatureCache(cluster)
+        self._read: Mapping[str, Versioned[Record]] = {}
+        """Records of the last answer, which are not decoded again where they are as they were."""
+        self._lock = threading.Lock()
+        """Of the caches, and of the names."""
+        self._root = certificates / "swarm-root-ca.crt"
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """The queries that are answered, by name."""
+        return {"links": self.links, "wiring": self.wiring}
+
+    def links(self, query: Document) -> Iterator[Document]:
+        """Describe every link, or with `stack` those of one stack: what `docker linkwire ps` shows.
+
+        With `counted` a link has no pairs, but how many are in each state: that is all that `status` shows.
+        """
+        stack, counted = text(query, "stack"), query.get("counted") is True
+        if self._running is not None:
+            yield self._from_memory(self._running, stack, counted=counted)
+            return
+        snapshot = self._store.load((*keyspace.FOLLOWED, keyspace.VIEWS))
+        reader = Reader(remembered(self._state), self._names(snapshot))
+        document = inspect(believed(snapshot, self._cluster), time.time(), stack, reader, counted=counted)
+        document["signed_by"] = signers(snapshot)
+        document["nodes"] = list(nodes(snapshot, self._cluster, self._roots(), datetime.now(UTC)))
+        yield document
+
+    def wiring(self, query: Document) -> Iterator[Document]:
+        """Describe every linked service, or those of a `stack`: `docker linkwire deploy` waits for them."""
+        yield wiring(believed(self._store.load(keyspace.FOLLOWED), self._cluster), text(query, "stack"))
+
+    def _from_memory(self, running: Running, stack: str | None, *, counted: bool) -> dict[str, Any]:
+        """Describe links by what this agent acts on anyway; only what the nodes say is read."""
+        desired, problems = running.desired, list[str]()
+        graph, verified = desired.graph, desired.verified
+        try:
+            read = self._store.load(_SAID, self._read)
+        except Retryable as error:
+            read = Snapshot()
+            problems.append(
+                f"this node's agent cannot reach etcd, so nothing is known of the other nodes: {error}. See that TCP "
+                "2379 to the managers is open, and that linkwire_etcd runs (docker service ps linkwire_etcd)"
+            )
+        with self._lock:
+            said = believed(read, self._cluster, self._signatures)
+            names = dict(self._names(read))
+            if read.revision:
+                # Of what changes with each reading nothing is kept: it is most of the store, and never read again.
+                self._read = {key: each for key, each in read.records.items() if not key.startswith(_CHANGING)}
+                self._signatures.drop_stale(self._read, ())
+        own = running.status()
+        if own is not None:  # newer than what it has written
+            latest: Versioned[Record] = Versioned(own, 0)
+            views = keyspace.view(own.node, "")
+            others = {key: each for key, each in said.records.items() if not key.startswith(views)}
+            records = {**others, keyspace.status(own.node): latest}
+            said = replace(said, records=MappingProxyType(records), trail=None)
+        reader = Reader(hostnames=names, age=running.age, verified=verified, held=desired.trust.held)
+        document = inspect(said, time.time(), stack, reader, graph, counted=counted)
+        for name in ("unanswered", "problems"):
+            document[name] = [*problems, *document[name]]
+        document["nodes"] = list(nodes(read, self._cluster, self._roots(), datetime.now(UTC)))
+        document["control"] = control(read, said, graph, reader)
+        return document
+
+    def _roots(self) -> tuple[bytes, ...]:
+        return (self._root.read_bytes(),) if self._root.exists() else ()
+
+    def _names(self, snapshot: Snapshot) -> Mapping[str, str]:
+        """Return the names of nodes, of those too whose record is gone since they were last asked for."""
+        self._hostnames |= {node.id: node.hostname for node in snapshot.all(Node)}
+        return self._hostnames
+
+
+def text(query: Document, name: str) -> str | None:
+    """Return an argument that is a text, None where it is not given. Raises BadQueryError."""
+    value = query.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    raise BadQueryError(f"{name} has to be a text")

@@ -1,0 +1,1 @@
+"""Health of the whole Swarm's links: what `docker linkwire status` and `check` judge."""

@@ -1,0 +1,73 @@
+"""Facts about a Swarm's links, from its Docker and from the agent there."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker, printable
+from compose_ext.health.judgement import Expiry, Facts, Node
+from compose_ext.install import renew
+from compose_ext.swarm import agent_answer, gate, installation, queries, revoked_nodes
+from compose_ext.swarm.agent_answer import Answer
+
+
+def gather(docker: Docker) -> Facts:
+    """Ask for everything; what is not answered is left out.
+
+    Raises:
+        DockerError: neither the Swarm nor an agent can be asked.
+    """
+    answer: Answer | None = None
+    unanswered = ""
+    try:
+        answer = agent_answer.ask(docker, None, counted=True)
+    except DockerError as error:
+        unanswered = str(error)
+    try:
+        return about(docker, answer, unanswered)
+    except DockerError:  # a worker's Docker does not know
+        if answer is None:
+            raise DockerError(unanswered) from None
+        return Facts(answer)
+
+
+def about(docker: Docker, answer: Answer | None, unanswered: str = "") -> Facts:
+    """Add what a manager's Docker knows to the agent's answer.
+
+    Raises:
+        DockerError: the endpoint is no manager, or does not answer.
+    """
+    try:
+        nodes = tuple(map(_node, queries.nodes(docker)))
+        names = {node.id: node.hostname for node in nodes}
+        services = installation.deployed(docker).services
+        running = {role: _running(docker, role, names) for role in installation.SERVICES if role in services}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
+    certificates: list[Expiry] = []
+    with suppress(DockerError):
+        stored, _ = renew.check(docker)
+        certificates = [
+            Expiry(each.name, each.days, each.remedy) for each in stored if each.in_use and each.days is not None
+        ]
+    up = tuple(sorted(nodes, key=lambda node: node.hostname))
+    return Facts(answer, unanswered, up, running, tuple(certificates), tuple(revoked_nodes.problems(docker)))
+
+
+def _node(raw: Mapping[str, Any]) -> Node:
+    labels = raw["Spec"].get("Labels") or {}
+    return Node(
+        str(raw["ID"]),
+        printable(str(raw["Description"]["Hostname"])),
+        raw["Status"]["State"] == "ready",
+        labels.get(gate.LABEL) == "true",
+    )
+
+
+def _running(docker: Docker, role: str, names: Mapping[str, str]) -> tuple[str, ...]:
+    tasks: Iterable[Mapping[str, Any]] = queries.tasks(
+        docker, f"{installation.STACK}_{role}", wanted="desired-state=running"
+    )
+    nodes = (str(task.get("NodeID", "")) for task in tasks if task["Status"]["State"] == "running")
+    return tuple(sorted(names.get(node, node) for node in nodes))

@@ -1,0 +1,148 @@
+"""Judgement of a Swarm's links and of Linkwire itself: everything that is wrong, worst first. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from compose_ext.swarm.agent_answer import Answer
+
+WELL, DEGRADED, BROKEN = 0, 1, 2
+"""Exit codes: all is well; something is wrong, and links work; links, or what makes new ones, do not work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the Swarm, as a manager's Docker shows it."""
+
+    id: str
+    hostname: str
+    is_up: bool
+    has_gate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """A certificate in use."""
+
+    name: str
+    days: int
+    remedy: str | None
+    """The command to run now; None: it is good for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that is known of a Swarm.
+
+    Attributes:
+        answer: of the agent on the endpoint; None where there is none, or no answer.
+        unanswered: why, in words.
+        nodes: None where the endpoint is a worker's, which does not know.
+        running: the nodes' names on which the tasks of Linkwire's own services run, by role; None as with `nodes`.
+        certificates: in use.
+        others: further problems, in words, whose links work.
+    """
+
+    answer: Answer | None
+    unanswered: str = ""
+    nodes: tuple[Node, ...] | None = None
+    running: Mapping[str, tuple[str, ...]] | None = None
+    certificates: tuple[Expiry, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def control(self) -> Mapping[str, Any]:
+        """The agent's account of the control plane; empty where it gives none."""
+        found = self.answer.raw.get("control") if self.answer is not None else None
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def agents(self) -> Mapping[str, Mapping[str, Any]]:
+        """The agents that are heard, by their node's id."""
+        found = self.control.get("agents")
+        return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong, with what to do, and how bad it is: DEGRADED or BROKEN."""
+
+    severity: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A judged Swarm: findings, worst first."""
+
+    facts: Facts
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def severity(self) -> int:
+        """The exit code."""
+        return max((finding.severity for finding in self.findings), default=WELL)
+
+
+def judge(facts: Facts) -> Health:
+    """Find everything that is wrong."""
+    by_text: dict[str, Finding] = {}
+    for finding in (*_control_plane(facts), *_links(facts), *_agents(facts), *_certificates(facts)):
+        by_text.setdefault(finding.text, finding)
+    for text in facts.others:
+        by_text.setdefault(text, Finding(DEGRADED, text))
+    return Health(facts, tuple(sorted(by_text.values(), key=lambda finding: -finding.severity)))
+
+
+def silence(hostname: str) -> str:
+    """Return how a problem about a silent agent begins, by whoever tells it."""
+    return f"node {hostname}: its agent is silent"
+
+
+def _control_plane(facts: Facts) -> Iterator[Finding]:
+    if facts.running is not None:
+        for role, loss in (
+            ("controller", "new tasks and changes are not wired"),
+            ("etcd", "new tasks and changes are not wired, running links go on"),
+        ):
+            if facts.running.get(role) == ():
+                yield Finding(
+                    BROKEN, f"no task of linkwire_{role} runs, so {loss}: docker service ps linkwire_{role}"
+                )
+    if facts.answer is None:
+        yield Finding(BROKEN, facts.unanswered)
+    elif facts.control.get("reached") and facts.control.get("leader") is None:
+        yield Finding(
+            BROKEN,
+            "no controller leads, so new tasks and changes are not wired: docker service ps linkwire_controller",
+        )
+
+
+def _links(facts: Facts) -> Iterator[Finding]:
+    if facts.answer is None:
+        return
+    unanswered = frozenset(map(str, facts.answer.raw.get("unanswered", ())))
+    for text in facts.answer.problems:
+        yield Finding(BROKEN if text in unanswered else DEGRADED, text)
+
+
+def _agents(facts: Facts) -> Iterator[Finding]:
+    """Name the nodes whose agents are not heard, unless the answering agent hears nobody, or has named them."""
+    if facts.nodes is None or facts.answer is None or not facts.control.get("reached"):
+        return
+    for node in facts.nodes:
+        named = any(text.startswith(silence(node.hostname)) for text in facts.answer.problems)
+        if node.is_up and node.id not in facts.agents and not named:
+            yield Finding(
+                DEGRADED,
+                f"{silence(node.hostname)}; links there go on, changes do not reach them: see `docker service ps "
+                "linkwire_agent`, and that the node reaches TCP 2379 of the managers",
+            )
+
+
+def _certificates(facts: Facts) -> Iterator[Finding]:
+    for each in facts.certificates:
+        if each.days < 0:
+            yield Finding(BROKEN, f"{each.name} has expired: {each.remedy or 'docker linkwire renew'}")
+        elif each.remedy:
+            yield Finding(DEGRADED, f"{each.name} expires in {each.days} days: {each.remedy}")

@@ -1,0 +1,1 @@
+"""Commands that look: none of them changes anything that was there before."""

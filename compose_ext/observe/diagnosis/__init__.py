@@ -1,0 +1,1 @@
+"""Commands that gather what Linkwire's parts say of themselves."""

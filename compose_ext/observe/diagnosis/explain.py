@@ -1,0 +1,109 @@
+"""`docker linkwire explain`: one link, walked from its labels to its names, up to the first thing wrong."""
+
+from dataclasses import asdict
+
+import click
+
+from compose_ext.completion import services
+from compose_ext.diagnostics import UsageError
+from compose_ext.docker_cli import Docker
+from compose_ext.pflag import Command, form, pass_docker
+from compose_ext.terminal import complain, line, say, show_json
+from compose_ext.walks import link_facts
+from compose_ext.walks.link_facts import Side, Swarm
+from compose_ext.walks.walk import walk
+from mesh.diagnosis.steps import STAGES, Step, worst
+from mesh.diagnosis.swarm_facts import SwarmFacts
+from mesh.model.ports import PortRange
+
+WRONG = 1
+_WIDTH = max(map(len, STAGES))
+_MARKS = {"ok": "ok", "warning": "warning", "wrong": "WRONG", "skipped": "-"}
+
+
+def tell(step: Step) -> None:
+    """Print one step."""
+    text = f"{step.stage.ljust(_WIDTH)}  {_MARKS[step.outcome].ljust(7)}  {step.text}"
+    since = f" (for {step.since})" if step.since and step.outcome != "ok" else ""
+    (complain if step.outcome == "wrong" else print)(line(f"{text}{since}"))
+
+
+def conclude(facts: SwarmFacts, found: Step | None) -> None:
+    """Print what all of it comes to."""
+    if found is None:
+        print(f"ok: {facts.consumer} reaches {facts.provider}")
+        return
+    print()
+    for name, text in (("what", found.text), ("where", found.place), ("since", found.since), ("mend", found.command)):
+        if text:
+            print(line(f"{name}:".ljust(8) + (f"{text} ago" if name == "since" else text)))
+
+
+def sides(docker: Docker, swarm: Swarm, consumer: str, provider: str) -> tuple[Side, Side, str]:
+    """Find what was named, and the port. Raises UsageError, DockerError."""
+    one = link_facts.side(docker, swarm, consumer)
+    name, colon, port = provider.rpartition(":")
+    if not colon:
+        name, port = provider, ""
+    else:
+        try:
+            parsed = PortRange.parse(port)
+        except ValueError as error:
+            raise UsageError(f"{provider!r}: {error}") from None
+        if parsed.first != parsed.last:
+            raise UsageError(f"{provider!r}: name one port")
+        port = str(parsed)
+    links = swarm.services[one.service].labels.links
+    aliased = [link.provider for link in links if name in link.aliases]
+    if name not in swarm.services and aliased:
+        return one, Side(aliased[0]), port
+    if any(link.provider == name for link in links):  # the walk says that there is no such service
+        return one, Side(name), port
+    return one, link_facts.side(docker, swarm, name), port
+
+
+@click.command(
+    "explain",
+    cls=Command,
+    usage="docker linkwire explain CONSUMER PROVIDER[:PORT]",
+    examples="""
+        docker linkwire explain shop_web shop_db
+        docker linkwire explain shop_web shop_db:5432
+        docker linkwire explain shop_web.2 shop_db --format json
+    """,
+)
+@form("text", "json")
+@click.argument("consumer", metavar="CONSUMER", shell_complete=services)
+@click.argument("provider", metavar="PROVIDER[:PORT]", shell_complete=services)
+@pass_docker
+def explain_command(docker: Docker, consumer: str, provider: str, form: str) -> int:
+    """Explain why a link works or does not, up to the first thing wrong.
+
+    CONSUMER and PROVIDER are services, tasks or containers; PROVIDER may be the link's name. It looks at labels,
+    consent, records and keys, at the device and its peer on both nodes, tries small and large packets, UDP between
+    the nodes, a connection from inside the consumer, and the link's names. Exits with 1 if anything is wrong.
+    """
+    swarm = link_facts.read(docker)
+    one, other, port = sides(docker, swarm, consumer, provider)
+    tasks = link_facts.tasks_of(docker, swarm, (one.service, other.service))
+    facts = link_facts.facts(swarm, tasks, one, other)
+    steps: list[Step] = []
+    for step in walk(docker, facts, port):
+        steps.append(step)
+        if form == "text":
+            tell(step)
+    found = worst(steps)
+    if form == "json":
+        show_json(
+            {
+                "ok": found is None,
+                "consumer": facts.consumer,
+                "provider": facts.provider,
+                "steps": [asdict(step) for step in steps],
+                "cause": asdict(found) if found is not None else None,
+            }
+        )
+    else:
+        say.end()
+        conclude(facts, found)
+    return WRONG if found is not None else 0

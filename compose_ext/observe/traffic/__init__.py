@@ -1,0 +1,1 @@
+"""Commands that show traffic: links, their state, and how much passes over them."""

@@ -1,0 +1,44 @@
+"""Last words of an agent that does not answer, from Docker's log of its task: hung, or cut off from etcd?"""
+
+import json
+
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker
+from compose_ext.terminal import line
+
+TIMEOUT = 6.0
+"""Seconds; Docker waits for a node that is gone."""
+_WINDOW_S = 15
+"""Of the log: an agent that is cut off from etcd says so every second or two."""
+_LONGEST = 300
+_BAD = ("warning", "error", "critical")
+
+
+def last_words(docker: Docker, task: str, *, ended: bool) -> str:
+    """Return what a task's log says of its state, in words; empty where nobody can tell.
+
+    Args:
+        docker: a manager's.
+        task: id of the agent's task.
+        ended: whether it has ended: then its last complaint counts, however old.
+    """
+    window = ["--tail", "20"] if ended else ["--since", f"{_WINDOW_S}s"]
+    try:
+        text = docker.ask(["service", "logs", "--raw", *window, task], TIMEOUT, merged=True)
+    except DockerError:
+        return ""
+    complaints = [words for raw in text.splitlines() if (words := _complaint(raw))]
+    if complaints:
+        return f"its log says: {complaints[-1]}"
+    return "" if ended or text.strip() else f"its log has not had a line for {_WINDOW_S} s: it may hang"
+
+
+def _complaint(raw: str) -> str:
+    """Return a log line's event and error where it is one of a fault; empty for any other."""
+    try:
+        entry = json.loads(raw)
+        if entry["level"] not in _BAD:
+            return ""
+        return line(f"{entry['event']}: {entry['error']}" if entry.get("error") else str(entry["event"]))[:_LONGEST]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ""

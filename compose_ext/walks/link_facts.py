@@ -1,0 +1,187 @@
+"""Facts of one link as Swarm has them, for its diagnosis: asked with a few calls of the docker program."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from compose_ext.diagnostics import DockerError, UsageError
+from compose_ext.docker_cli import Docker, printable
+from compose_ext.swarm import agent_answer, consents, queries
+from compose_ext.swarm.consents import Labelled
+from compose_ext.swarm.queries import TIMEOUT
+from mesh.diagnosis.swarm_facts import SwarmFacts, SwarmNode, SwarmService, SwarmTask
+from mesh.model.labels import suggestion
+from mesh.topology.agreement import Recorded, agree, hidden, shown
+
+_LEAST_ID = 4
+"""Characters of a task's or container's id that are enough, where they name one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """The Swarm's services and nodes, read once.
+
+    Attributes:
+        services: with their labels, by name.
+        replicas: service's name -> tasks that it should have; None for a global one.
+        nodes: by id.
+    """
+
+    services: Mapping[str, Labelled]
+    replicas: Mapping[str, int | None]
+    nodes: Mapping[str, SwarmNode]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a link as the user named it: a service, and one task of it or any."""
+
+    service: str
+    task: str = ""
+
+
+def read(docker: Docker) -> Swarm:
+    """Read services and nodes. Raises DockerError."""
+    ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
+    found = queries.read(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else []
+    try:
+        services = {one.name: one for one in consents.labelled(found)}
+        replicas = {str(one["Spec"]["Name"]): _replicas(one["Spec"]) for one in found}
+        nodes = {str(one["ID"]): _node(one) for one in queries.nodes(docker)}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
+    return Swarm(services, replicas, nodes)
+
+
+def side(docker: Docker, swarm: Swarm, named: str) -> Side:
+    """Find what the user named: a service, a task by name or id, or a container by its id.
+
+    Raises:
+        UsageError: there is nothing of that name.
+        DockerError: Docker does not answer.
+    """
+    if named in swarm.services:
+        return Side(named)
+    for service in swarm.services.values():
+        if service.id == named:
+            return Side(service.name)
+    stem = named.partition(".")[0]
+    looked = [stem] if stem in swarm.services else [name for name in swarm.services if len(named) >= _LEAST_ID]
+    for name in looked:
+        for raw in queries.tasks(docker, name):
+            container = str((raw["Status"].get("ContainerStatus") or {}).get("ContainerID") or "")
+            names = (_name(name, raw), f"{_name(name, raw)}.{raw['ID']}")
+            is_id = len(named) >= _LEAST_ID and (str(raw["ID"]).startswith(named) or container.startswith(named))
+            if named in names or is_id:
+                return Side(name, str(raw["ID"]))
+    raise UsageError(f"this Swarm has no service, task or container {named!r}{suggestion(named, swarm.services)}")
+
+
+Tasks = Mapping[str, tuple[SwarmTask, ...]]
+"""Tasks of some services, by the service's name, the newest first."""
+
+
+def tasks_of(docker: Docker, swarm: Swarm, services: Iterable[str]) -> Tasks:
+    """Read the tasks of some services, and of the agents', with two calls. Raises DockerError."""
+    names = sorted({*services, agent_answer.SERVICE} & swarm.services.keys())
+    if not names:
+        return {}
+    by_id = {swarm.services[name].id: name for name in names}
+    now = datetime.now(UTC)
+    found: dict[str, list[SwarmTask]] = {name: [] for name in names}
+    for raw in sorted(queries.tasks(docker, *names), key=_created, reverse=True):
+        name = by_id.get(str(raw.get("ServiceID")))
+        if name is not None:
+            found[name].append(_task(name, raw, now))
+    return {name: tuple(tasks) for name, tasks in found.items()}
+
+
+def links(swarm: Swarm, stack: str | None) -> list[tuple[str, str]]:
+    """Return each link that both sides want, as consumer and provider; with a stack those with a side in it."""
+    agreed = agree({one.id: one for one in swarm.services.values()}, Recorded()).links
+    named = ((one.name, link.provider) for one in swarm.services.values() for link in agreed.get(one.id, ()))
+    every = sorted(pair for pair in named if not hidden(pair[1]))
+    return [pair for pair in dict.fromkeys(every) if stack is None or any(n.startswith(f"{stack}_") for n in pair)]
+
+
+def facts(swarm: Swarm, tasks: Tasks, consumer: Side, provider: Side) -> SwarmFacts:
+    """Put together what Swarm knows of one link; `tasks` has those of both sides."""
+    agreement = agree({one.id: one for one in swarm.services.values()}, Recorded())
+    linked = {
+        one.name: tuple(shown(link.provider) for link in agreement.links.get(one.id, ()))
+        for one in swarm.services.values()
+    }
+    refusals = [
+        one.text
+        for one in agreement.refusals
+        if one.provider == provider.service and one.consumer == consumer.service and one.reason != "silent"
+    ]
+    agents = tasks.get(agent_answer.SERVICE, ())
+    newest: dict[str, SwarmTask] = {}
+    for task in agents:
+        if task.node and (task.node not in newest or (task.is_running and not newest[task.node].is_running)):
+            newest[task.node] = task
+    return SwarmFacts(
+        consumer.service,
+        provider.service,
+        {name: _service(swarm, one, linked[name]) for name, one in swarm.services.items()},
+        printable(refusals[0]) if refusals else "",
+        tasks,
+        swarm.nodes,
+        newest,
+        consumer.task,
+        provider.task,
+    )
+
+
+def _service(swarm: Swarm, one: Labelled, links: tuple[str, ...]) -> SwarmService:
+    errors = tuple(printable(str(error)) for error in one.errors)
+    return SwarmService(one.name, links, errors, swarm.replicas.get(one.name), one.labels.strict)
+
+
+def _created(raw: Mapping[str, Any]) -> str:
+    return str(raw.get("CreatedAt", ""))
+
+
+def _task(service: str, raw: Mapping[str, Any], now: datetime) -> SwarmTask:
+    status = raw.get("Status") or {}
+    return SwarmTask(
+        str(raw["ID"]),
+        _name(service, raw),
+        str(raw.get("NodeID") or ""),
+        str(status.get("State") or ""),
+        str(raw.get("DesiredState") or ""),
+        printable(str(status.get("Err") or "")).replace("\n", " "),
+        _age(str(status.get("Timestamp") or ""), now),
+    )
+
+
+def _name(service: str, raw: Mapping[str, Any]) -> str:
+    return f"{service}.{raw.get('Slot') or raw.get('NodeID') or '?'}"
+
+
+def _age(stamp: str, now: datetime) -> float | None:
+    """Return the seconds since a time as Docker writes it, with nanoseconds; None where it is no time."""
+    try:
+        at = datetime.fromisoformat(f"{stamp[:19]}+00:00")
+    except ValueError:
+        return None
+    return max(0.0, (now - at).total_seconds())
+
+
+def _replicas(spec: Mapping[str, Any]) -> int | None:
+    replicated = (spec.get("Mode") or {}).get("Replicated")
+    return int(replicated.get("Replicas") or 0) if replicated is not None else None
+
+
+def _node(raw: Mapping[str, Any]) -> SwarmNode:
+    name = printable(str((raw.get("Description") or {}).get("Hostname") or raw["ID"])).replace("\n", " ")
+    state = str((raw.get("Status") or {}).get("State") or "")
+    return SwarmNode(str(raw["ID"]), name, state, str((raw.get("Spec") or {}).get("Availability") or ""))
+
+
+def for_agent(facts: SwarmFacts, service: str, task: str) -> list[dict[str, str]]:
+    """Return a side's running tasks as the agent is told them."""
+    chosen: Sequence[SwarmTask] = [one for one in facts.running(service) if not task or one.id == task]
+    return [{"id": one.id, "name": one.name, "node": one.node, "host": facts.node_name(one.node)} for one in chosen]

@@ -1,0 +1,64 @@
+"""One walk along a link: Swarm's stages here, and the agent's."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker, printable
+from compose_ext.swarm import agent_answer
+from compose_ext.terminal import line
+from compose_ext.walks import agent_log, link_facts
+from mesh.diagnosis import swarm_stages
+from mesh.diagnosis.steps import Step
+from mesh.diagnosis.swarm_facts import SwarmFacts
+
+TIMEOUT = 60.0
+"""Seconds for the agent's part of a walk: connections that are not answered take some."""
+OUTCOMES = ("ok", "warning", "wrong", "skipped")
+
+
+def walk(docker: Docker, facts: SwarmFacts, port: str) -> Iterator[Step]:
+    """Yield the steps along a link, as they are found, up to the first that is wrong. Raises DockerError."""
+    for step in swarm_stages.walk(facts):
+        yield _with_log(docker, facts, step)
+        if step.outcome == "wrong":
+            return
+    try:
+        answered = agent_answer.documents(
+            docker,
+            "explain",
+            TIMEOUT,
+            consumer=facts.consumer,
+            provider=facts.provider,
+            port=port,
+            consumer_tasks=link_facts.for_agent(facts, facts.consumer, facts.consumer_task),
+            provider_tasks=link_facts.for_agent(facts, facts.provider, facts.provider_task),
+        )
+    except DockerError as error:
+        text = f"the agent on this Docker endpoint, which has to be asked, does not answer: {error}"
+        yield Step("agent", "wrong", line(text), command=f"docker service ps {agent_answer.SERVICE}")
+        return
+    for document in answered:
+        yield _with_log(docker, facts, _step(document))
+
+
+def _with_log(docker: Docker, facts: SwarmFacts, step: Step) -> Step:
+    """Add what the log of an agent says that does not answer."""
+    task = facts.agents.get(step.node)
+    if step.stage != "agent" or task is None:
+        return step
+    words = agent_log.last_words(docker, task.id, ended=not task.is_running)
+    command = f"docker service logs --tail 20 {task.id}"
+    return replace(step, text=f"{step.text}; {words}", command=command) if words else step
+
+
+def _step(document: dict[str, Any]) -> Step:
+    """Read one step of the agent's. Raises DockerError."""
+    try:
+        step = Step(**{name: line(str(value)) for name, value in document["step"].items()})  # type: ignore[arg-type]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
+    if step.outcome not in OUTCOMES:
+        raise DockerError(f"the agent's answer has the unknown outcome {printable(step.outcome)!r}")
+    return step

@@ -1,0 +1,1 @@
+"""Numbers of the controller and of the stack's etcd, for Prometheus to scrape."""

@@ -1,0 +1,83 @@
+"""Steps of a walk along one link, and how a walk ends. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Outcome = Literal["ok", "warning", "wrong", "skipped"]
+"""`warning`: something is wrong that this link may do without; `skipped`: nobody could look."""
+
+STAGES = (
+    "label",
+    "consent",
+    "placement",
+    "agent",
+    "record",
+    "key",
+    "device",
+    "peer",
+    "handshake",
+    "underlay",
+    "mtu",
+    "rule",
+    "vip",
+    "backends",
+    "listens",
+    "name",
+)
+"""In the order of the walk: each rests on those before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Finding of one stage.
+
+    Attributes:
+        stage: one of STAGES.
+        outcome: `wrong` ends the walk.
+        text: what was found, in the user's words.
+        place: the node, task or service that it was found at; empty where the text says it all.
+        since: how long it has been so, in words; empty where nobody knows.
+        command: mends it, or shows more of it; empty for none.
+        node: id of the node whose agent is meant, for who can find out more about it; empty for none.
+    """
+
+    stage: str
+    outcome: Outcome
+    text: str
+    place: str = ""
+    since: str = ""
+    command: str = ""
+    node: str = ""
+
+
+def ok(stage: str, text: str) -> Step:
+    """Make a step at which all is well."""
+    return Step(stage, "ok", text)
+
+
+def until_wrong(steps: Iterable[Step]) -> Iterator[Step]:
+    """Yield steps up to the first that is wrong."""
+    for step in steps:
+        yield step
+        if step.outcome == "wrong":
+            return
+
+
+def worst(steps: Iterable[Step]) -> Step | None:
+    """Return the step that names the cause: the one that is wrong, else the first warning; None where all is well."""
+    every = tuple(steps)
+    wrong = [step for step in every if step.outcome == "wrong"]
+    return next(iter(wrong or [step for step in every if step.outcome == "warning"]), None)
+
+
+def ago(seconds: float | None) -> str:
+    """Write a length of time as people say it; empty for None."""
+    if seconds is None:
+        return ""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, round(seconds))} s"

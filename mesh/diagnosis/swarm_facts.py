@@ -1,0 +1,100 @@
+"""Facts of one link as Swarm has them: services by their labels, tasks, nodes, and the agents' own tasks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmService:
+    """A service of the Swarm.
+
+    Attributes:
+        name: its full name.
+        links: the providers that its links name, those that it does not reach too.
+        label_errors: labels that cannot be read, in words.
+        replicas: tasks that it should have; None for a global service.
+        strict: whether it is kept apart from other linked services outside the mesh.
+    """
+
+    name: str
+    links: tuple[str, ...] = ()
+    label_errors: tuple[str, ...] = ()
+    replicas: int | None = None
+    strict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmTask:
+    """A task, as Swarm has it.
+
+    Attributes:
+        id: Swarm's.
+        name: such as `shop_web.1`.
+        node: id of its node; empty as long as it has none.
+        state: Swarm's word.
+        wanted: the state that Swarm wants it in.
+        error: why it does not run, in Swarm's words; empty for none.
+        age: seconds since it came into this state; None where that is not known.
+    """
+
+    id: str
+    name: str
+    node: str
+    state: str
+    wanted: str
+    error: str = ""
+    age: float | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs and is to."""
+        return self.state == RUNNING == self.wanted
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmNode:
+    """A node: its id, its name, `ready` or `down`, and `active`, `pause` or `drain`."""
+
+    id: str
+    name: str
+    state: str
+    availability: str
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmFacts:
+    """All that Swarm knows of one link.
+
+    Attributes:
+        consumer: the name of the consumer's service, as asked for.
+        provider: that of the provider's.
+        services: every service of the Swarm, by name.
+        refusal: why the two sides do not agree on the link, in words; empty where they do.
+        tasks: service's name -> its tasks, the newest first.
+        nodes: by id.
+        agents: node's id -> its agent's newest task.
+        consumer_task: id of the task that was asked for; empty for any.
+        provider_task: the same at the provider.
+    """
+
+    consumer: str
+    provider: str
+    services: Mapping[str, SwarmService]
+    refusal: str
+    tasks: Mapping[str, tuple[SwarmTask, ...]]
+    nodes: Mapping[str, SwarmNode]
+    agents: Mapping[str, SwarmTask]
+    consumer_task: str = ""
+    provider_task: str = ""
+
+    def running(self, service: str) -> tuple[SwarmTask, ...]:
+        """Return a service's running tasks."""
+        return tuple(task for task in self.tasks.get(service, ()) if task.is_running)
+
+    def node_name(self, node: str) -> str:
+        """Return a node's name, its id where Swarm has none."""
+        return self.nodes[node].name if node in self.nodes else node

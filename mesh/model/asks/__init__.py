@@ -1,0 +1,1 @@
+"""Questions between agents, as they lie in etcd."""

@@ -1,0 +1,194 @@
+"""New connections over links and refusals, watched in tasks' own namespaces, and no more of them than fit."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+
+from agent.flows import watcher
+from agent.flows.watcher import Watcher
+from agent.linux.netns import TaskNetns
+from mesh.errors import Retryable
+from mesh.model import keyspace
+from mesh.model.labels import LinkLabel
+from mesh.model.net import UdpEndpoint
+from mesh.model.records import Cluster, Endpoint, Record, Service
+from mesh.model.snapshot import Snapshot, Versioned
+from mesh.topology.link_graph import LinkGraph, index
+from tests.netns.programs import REFUSED, Servers, ask
+from tests.netns.services import Link, Services, address
+from tests.netns.world import MESH, MESH6, Task, World, delete_netns
+from tests.support.signing import holding
+
+Document = Mapping[str, Any]
+
+
+@pytest.fixture
+def servers() -> Iterator[Servers]:
+    with Servers() as made:
+        yield made
+
+
+@pytest.fixture
+def mesh(world: World) -> Services:
+    """web links to db, on one port, by names of no stack; one task of each on two nodes."""
+    made = Services.make(world, web=2, db=1)
+    made.link(Link.of("web", "db", "80/tcp", "53/udp"))
+    return made
+
+
+def graph_of(mesh: Services) -> LinkGraph:
+    records: list[Record] = [Cluster("cluster", MESH, MESH6)]
+    for name, tasks in mesh.tasks.items():
+        links = tuple(LinkLabel(link.provider, (link.provider,)) for link in mesh.links if link.consumer == name)
+        vip = mesh.vip(name)
+        assert isinstance(vip, IPv4Address)
+        records.append(Service(name, name, vip, links, None, strict=True, dnsrr=False, elsewhere=()))
+        for slot, task in enumerate(tasks, 1):
+            underlay = UdpEndpoint(task.node.address.ip, task.port)
+            node = str(task.node.address.ip)
+            place = (name, task.name, slot, node, task.address.ip, task.key.public, 0, underlay)
+            records.append(Endpoint(*place, ready=True, elsewhere=()))
+    found = {keyspace.key_of(record): Versioned(record, number) for number, record in enumerate(records, 1)}
+    contents = holding(*records)
+    found["manifest"] = Versioned(contents.record(), 1, 1)
+    return index(Snapshot(len(found), True, found, {}, contents=contents))
+
+
+class Watch:
+    """A watch in a thread of its own."""
+
+    def __init__(self, mesh: Services, *tasks: Task, seconds: float = 3.0, wanted: str = "") -> None:
+        graph = graph_of(mesh)
+        made = Watcher("192.0.2.1", lambda: [(task.name, task.netns.path) for task in tasks], lambda: graph)
+        self._documents: list[Document] = []
+        self._begun = threading.Event()
+        documents = made.watch(lambda name: wanted in name, seconds)
+
+        def read() -> None:
+            for document in documents:
+                self._documents.append(document)
+                self._begun.set()
+
+        self._thread = threading.Thread(target=read, daemon=True)
+        self._thread.start()
+        assert self._begun.wait(10)
+
+    def told(self, kind: str) -> list[Document]:
+        """Wait until it has ended; the documents of a kind."""
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        return [document for document in self._documents if document["kind"] == kind]
+
+
+def ports(documents: list[Document]) -> set[tuple[str, str, str, int, str]]:
+    return {
+        (one["consumer_task"], one["provider_task"], one["protocol"], one["destination_port"], one["destination"])
+        for one in documents
+    }
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_each_connection_is_told_once(mesh: Services, servers: Servers, version: int) -> None:
+    web, other, (db,) = *mesh.tasks["web"], mesh.tasks["db"]
+    servers.add("db", db.netns, 80)
+    servers.add("db", db.netns, 53, protocol="udp")
+    watch = Watch(mesh, web, db)
+    direct, vip = address(db, version), mesh.vip("db", version)
+    assert ask(web.netns, vip, 80) == "db"
+    assert ask(web.netns, direct, 53, protocol="udp") == "db"
+    assert ask(other.netns, direct, 80) == "db"
+    told = watch.told("connection")
+    assert ports(told) == {
+        (web.name, db.name, "tcp", 80, str(vip)),
+        (web.name, db.name, "udp", 53, str(direct)),
+        (other.name, db.name, "tcp", 80, str(direct)),  # nobody watches there: the provider's end tells of it
+    }
+    assert len(told) == 3
+    assert {one["backend"] for one in told} == {str(direct)}
+    (watched,) = watch.told("watched")
+    assert (watched["tasks"], watched["tasks_here"], watched["nodes_not_watched"]) == (2, 2, ["192.0.2.2"])
+    (end,) = watch.told("end")
+    assert (end["shown"], end["full_seconds"], end["overflowed_tasks"]) == (3, 0, 0)
+
+
+def test_refusals_are_counted_from_the_beginning(mesh: Services) -> None:
+    (web, _), (db,) = mesh.tasks["web"], mesh.tasks["db"]
+    assert ask(web.netns, address(db), 81) == REFUSED  # before it is watched
+    watch = Watch(mesh, web, db)
+    for _ in range(2):
+        assert ask(web.netns, address(db), 81) == REFUSED
+    told = watch.told("refused")
+    assert {(one["service"], one["other"], one["direction"]) for one in told} == {("web", "db", "out")}
+    assert sum(one["packets"] for one in told) == 2
+    assert watch.told("connection") == []
+
+
+def test_floods_are_read_in_part_and_said(mesh: Services, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "MOST_EVENTS", 10)
+    (web, _), (db,) = mesh.tasks["web"], mesh.tasks["db"]
+    servers.add("db", db.netns, 53, protocol="udp")
+    watch = Watch(mesh, web, seconds=2.0)
+
+    def flood() -> None:
+        for _ in range(200):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+                one.sendto(b"x", (str(db.address.ip), 53))
+
+    web.netns.run(flood)
+    told = watch.told("connection")
+    (end,) = watch.told("end")
+    assert 10 <= len(told) <= 30
+    assert end["full_seconds"] >= 1
+
+
+def test_a_sample_of_tasks_is_watched(mesh: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "MOST_TASKS", 2)
+    watch = Watch(mesh, *mesh.every(), seconds=0.1)
+    (watched,) = watch.told("watched")
+    assert (watched["tasks"], watched["tasks_here"]) == (2, 3)
+
+
+def test_other_services_flows_are_left_out(mesh: Services) -> None:
+    watch = Watch(mesh, *mesh.every(), seconds=0.1, wanted="nobody")
+    (watched,) = watch.told("watched")
+    assert (watched["tasks_here"], watched["nodes_not_watched"]) == (0, [])
+
+
+def test_a_namespace_that_ended_is_let_go(mesh: Services, world: World) -> None:
+    (web, _), (db,) = mesh.tasks["web"], mesh.tasks["db"]
+    watch = Watch(mesh, web, db, seconds=4.0)
+    web.node.backend.delete(web.netns, web.name)
+    delete_netns(web.netns)
+    (end,) = watch.told("end")
+    assert end["tasks"] == 1
+    assert world
+
+
+def test_few_may_watch_at_once(mesh: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "MOST_QUERIES", 1)
+    graph = graph_of(mesh)
+    made = Watcher("n", list, lambda: graph)
+    first = made.watch(lambda _name: True, 60)
+    assert next(first)["tasks"] == 0
+    with pytest.raises(Retryable, match="already"):
+        next(made.watch(lambda _name: True, 60))
+    first.close()  # type: ignore[attr-defined]
+    began = time.monotonic()
+    assert next(made.watch(lambda _name: True, 0.1))["kind"] == "watched"
+    assert time.monotonic() - began < 5
+
+
+def test_closing_a_watch_leaves_no_socket(mesh: Services) -> None:
+    (web, _) = mesh.tasks["web"]
+    graph = graph_of(mesh)
+    watch = Watcher("n", lambda: [(web.name, web.netns.path)], lambda: graph).watch(lambda _name: True, 60)
+    next(watch)
+    watch.close()  # type: ignore[attr-defined]
+    assert isinstance(web.netns, TaskNetns)  # the world's own end tells whether the namespace lives on

@@ -1,0 +1,171 @@
+"""Links described at the cost of what differs: the same as by a plain walk, over changes of all that it rests on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+
+from agent.queries.server import encoded
+from agent.reporting.link_status import SILENT_AFTER_S, Reader, inspect
+from agent.wireguard.peer_health import state
+from mesh.model import codec, device_readings, keyspace
+from mesh.model.records import BrokenPeers, DeviceStatus, Endpoint, PeerStatus, Record, Service, Status, TaskReport
+from mesh.model.snapshot import Snapshot, Versioned
+from mesh.topology.link_graph import index
+from tests.unit.agent.test_link_status import NOW, SHOP, endpoint, key, node, report, service
+
+TASKS = range(1, 9)
+SERVICES = ("shop_web", "shop_db", "shop_cache")
+AGE = 20.0
+
+
+def service_of(task: int) -> str:
+    return SERVICES[task % len(SERVICES)]
+
+
+def taken(records: Iterable[Record]) -> Snapshot:
+    return Snapshot(1, True, {keyspace.key_of(record): Versioned(record, 1) for record in records})
+
+
+def first() -> dict[str, Record]:
+    linked = [service(name, *SERVICES, "nowhere") for name in SERVICES]
+    ends = [endpoint(service_of(task), task, slot=task % 2) for task in TASKS]
+    records: list[Record] = [SHOP[0], *linked, *ends, *(node(task) for task in TASKS)]
+    records += (report(service_of(task), task) for task in TASKS)
+    records += (read(Random(task), task) for task in TASKS)  # noqa: S311 - no secrets
+    return {keyspace.key_of(record): record for record in records}
+
+
+def read(random: Random, task: int) -> Status:
+    """A reading of a task's device, in which some peers are missing or unanswered."""
+    ages = (None, 0.0, 179.9, 180.0, 500.0)
+    seen = [peer for peer in TASKS if peer != task and random.random() < 0.8]
+    peers = tuple(
+        PeerStatus(key(peer), random.choice(ages), random.getrandbits(9), random.getrandbits(9), None)
+        for peer in seen
+    )
+    silent = tuple(BrokenPeers(f"t{task}", (key(peer),), 10.0 + peer) for peer in seen if random.random() < 0.2)
+    return Status(f"n{task}", NOW - random.randrange(9), (DeviceStatus(f"t{task}", None, peers, ()),), broken=silent)
+
+
+def change(random: Random, records: dict[str, Record]) -> None:
+    """Change one record, as a node or the controller may."""
+    task = random.choice(TASKS)
+    end, told = endpoint(service_of(task), task, slot=task % 2), report(service_of(task), task)
+    failing = replace(told, wired=random.random() < 0.5, error=random.choice((None, f"error {task}")))
+    made = random.choice((read(random, task), told, failing, end, replace(end, suspect=True), node(task)))
+    if random.random() < 0.2:
+        records.pop(keyspace.key_of(made), None)
+    else:
+        records[keyspace.key_of(made)] = made
+
+
+def by_walk(stored: Snapshot) -> list[list[dict[str, Any]]]:
+    """The pairs of each link, each described from the records alone."""
+    graph, links = index(stored), []
+    silent = {each.node for each in graph.by_task.values() if each.suspect}
+    for consumer in sorted(graph.services.values(), key=lambda each: each.name):
+        for link in consumer.links:
+            providers = [graph.services[one] for one in graph.by_name.get(link.provider, ())]
+            links.append(
+                [
+                    _pair(stored, silent, (consumer, mine), (provider, theirs))
+                    for mine in graph.endpoints.get(consumer.id, ())
+                    for provider in providers
+                    for theirs in graph.endpoints.get(provider.id, ())
+                    if theirs.task != mine.task
+                ]
+            )
+    return links
+
+
+def _pair(
+    stored: Snapshot, silent: set[str], one: tuple[Service, Endpoint], other: tuple[Service, Endpoint]
+) -> dict[str, Any]:
+    names = []
+    for owner, end in (one, other):
+        record = stored.get(keyspace.node(end.node), type(node(1)))
+        hostname = record.hostname if record else end.node
+        names += [f"{owner.name}.{end.slot or hostname}.{end.task}", hostname]
+    mine, theirs = one[1], other[1]
+    status = stored.get(keyspace.status(mine.node), Status)
+    device = next((d for d in status.devices if d.task == mine.task), None) if status else None
+    peer = next((p for p in device.peers if p.public_key == theirs.public_key), None) if device else None
+    broken = [_broken(stored, mine, theirs), _broken(stored, theirs, mine)]
+    seconds = max((each for each in broken if each is not None), default=None)
+    reports = [stored.get(keyspace.report(end.node, end.task), TaskReport) for end in (mine, theirs)]
+    unwired = [each for each in reports if each is not None and not each.wired]
+    errors = [each.error for each in (*unwired, *reports) if each is not None and each.error]
+    told, lasts = ("unwired", None) if unwired else ("", None)
+    if not told and (device is None or mine.node in silent):
+        told, lasts = "unknown", AGE + SILENT_AFTER_S if mine.node in silent else None
+    elif not told:
+        told, lasts = (state(peer.handshake_age, seconds), seconds) if peer else ("unwired", None)
+    return {
+        "consumer_task": names[0],
+        "consumer_node": names[1],
+        "provider_task": names[2],
+        "provider_node": names[3],
+        "state": told,
+        "for": lasts,
+        "handshake_age": peer.handshake_age if peer else None,
+        "rx": peer.rx_bytes if peer else 0,
+        "tx": peer.tx_bytes if peer else 0,
+        "error": errors[0] if errors else None,
+        "as_of": round(NOW - status.written, 1) if status else None,
+    }
+
+
+def _broken(stored: Snapshot, mine: Endpoint, theirs: Endpoint) -> float | None:
+    status = stored.get(keyspace.status(mine.node), Status)
+    found = [b.seconds for b in status.broken if theirs.public_key in b.peers] if status else []
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_links_are_described_as_by_a_walk(seed: int) -> None:
+    random, records = Random(seed), first()  # noqa: S311 - no secrets
+    for _ in range(15):
+        change(random, records)
+        stored = taken(records.values())
+        reader = Reader(age=lambda _revision: AGE, verified=stored)
+        made, counted = (inspect(stored, NOW, None, reader, counted=each) for each in (False, True))
+        walked = by_walk(stored)
+        assert [link.pop("pairs") for link in made["links"]] == walked
+        states = [dict(sorted(Counter(pair["state"] for pair in pairs).items())) for pairs in walked]
+        assert [link.pop("states") for link in counted["links"]] == states
+        assert made == counted, "but for their pairs they are the same"
+        assert {text.split(" on node")[0] for text in made["unanswered"]} <= {
+            pair["consumer_task"] for pairs in walked for pair in pairs if pair["state"] == "broken"
+        }
+        assert bool(made["unanswered"]) == any(pair["state"] == "broken" for pairs in walked for pair in pairs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_views_say_the_same_as_statuses(seed: int) -> None:
+    """The devices come from views in the store, and from the status that the own agent has read last."""
+    random, records = Random(seed), first()  # noqa: S311 - no secrets
+    for _ in range(20):
+        change(random, records)
+    statuses = [record for record in records.values() if isinstance(record, Status)]
+    views = [view for each in statuses for view in device_readings.pack(each.node, each.written, each.devices)]
+    others = [record for record in records.values() if not isinstance(record, Status)]
+    stored = [codec.decode(keyspace.key_of(view), codec.encode(view)) for view in views]
+    bare = [replace(each, devices=(), written=1.0) for each in statuses]
+    by_view, by_status = taken([*others, *bare, *stored]), taken([*others, *statuses])
+    assert inspect(by_view, NOW, None, Reader(verified=by_view)) == inspect(
+        by_status, NOW, None, Reader(verified=by_status)
+    )
+
+
+@pytest.mark.parametrize("text", ["plain", "Zürich", "a\u2028b", "\ud800", '"\\\n'])
+def test_documents_are_ascii(text: str) -> None:
+    made = encoded({"text": text, "number": 1.5, "none": None, "rows": ({"x": 2**63},)})
+    assert made.isascii()
+    assert json.loads(made) == {"text": text, "number": 1.5, "none": None, "rows": [{"x": 2**63}]}

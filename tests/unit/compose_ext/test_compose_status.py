@@ -1,0 +1,124 @@
+"""What is judged of a whole Swarm, and the screen that says it."""
+
+from typing import Any
+
+import pytest
+
+from compose_ext.health.judgement import BROKEN, DEGRADED, WELL, Expiry, Facts, Node, judge
+from compose_ext.observe.status import document, table
+from compose_ext.swarm.agent_answer import Answer, judged
+from tests.unit.compose_ext.test_compose_ps import answer as ps_answer
+from tests.unit.compose_ext.test_compose_ps import pair
+
+NODES = (Node("id1", "n1", True, True), Node("id2", "n2", True, False))
+RUNNING = {"controller": ("n1", "n2"), "etcd": ("n1",), "agent": ("n1", "n2")}
+AGENTS = {node.id: {"hostname": node.hostname, "backend": "kernel", "version": "0.1.0"} for node in NODES}
+CONTROL = {
+    "reached": True,
+    "leader": "id1",
+    "etcd": {"size": 3 * 2**20, "in_use": 2**20, "quota": 2**31},
+    "agents": AGENTS,
+    "tasks": {"wired": 3, "waiting": 0, "error": 0},
+}
+
+
+def answer(**changes: Any) -> Answer:  # noqa: ANN401 - fields of the agent's document
+    control = {**CONTROL, **changes.pop("control", {})}
+    return judged({**ps_answer(problems=[], unanswered=[], stacks=["shop"], control=control), **changes})
+
+
+def facts(**changes: Any) -> Facts:  # noqa: ANN401 - fields of Facts
+    return Facts(**{"answer": answer(), "nodes": NODES, "running": RUNNING, **changes})
+
+
+LOST = "shop_web.1.k on node n1 gets no answer from shop_db.1.z on node n2 for 20 s: see that firewalls ..."
+OTHER = "node n2 keeps what it last verified: the manifest is missing"
+CUT_OFF = "this node's agent cannot reach etcd, so nothing is known of the other nodes: no answer"
+
+
+@pytest.mark.parametrize(
+    ("changes", "severity", "begins"),
+    [
+        ({}, WELL, ()),
+        ({"nodes": None, "running": None}, WELL, ()),
+        ({"answer": answer(problems=[OTHER, LOST], unanswered=[LOST])}, BROKEN, (LOST, OTHER)),
+        ({"answer": answer(problems=[OTHER])}, DEGRADED, (OTHER,)),
+        ({"answer": None, "unanswered": "the agent's process hangs"}, BROKEN, ("the agent's process hangs",)),
+        (
+            {"answer": answer(problems=[CUT_OFF], unanswered=[CUT_OFF], control={"reached": False, "agents": {}})},
+            BROKEN,
+            (CUT_OFF,),
+        ),
+        ({"answer": answer(control={"leader": None})}, BROKEN, ("no controller leads",)),
+        ({"running": {**RUNNING, "controller": ()}}, BROKEN, ("no task of linkwire_controller runs",)),
+        ({"running": {**RUNNING, "etcd": ()}}, BROKEN, ("no task of linkwire_etcd runs",)),
+        ({"answer": answer(control={"agents": {"id1": AGENTS["id1"]}})}, DEGRADED, ("node n2: its agent is silent",)),
+        ({"nodes": (NODES[0], Node("id3", "n3", False, False))}, WELL, ()),
+        ({"certificates": (Expiry("server", 200, None),)}, WELL, ()),
+        ({"certificates": (Expiry("server", 20, "renew it"),)}, DEGRADED, ("server expires in 20 days: renew it",)),
+        ({"certificates": (Expiry("server", -1, None),)}, BROKEN, ("server has expired",)),
+        ({"others": ("node n2: REVOKED",)}, DEGRADED, ("node n2: REVOKED",)),
+    ],
+    ids=[
+        "all is well",
+        "a worker's endpoint",
+        "a broken link, worst first",
+        "a node that lags",
+        "no agent",
+        "cut off from etcd",
+        "no leader",
+        "no controller",
+        "no etcd",
+        "a silent agent",
+        "a node that is down",
+        "good certificates",
+        "a certificate that ends soon",
+        "a certificate that ended",
+        "a revoked node",
+    ],
+)
+def test_findings_with_their_severity(changes: dict[str, Any], severity: int, begins: tuple[str, ...]) -> None:
+    health = judge(facts(**changes))
+    assert health.severity == severity
+    assert len(health.findings) == len(begins)
+    assert all(finding.text.startswith(text) for finding, text in zip(health.findings, begins, strict=True))
+
+
+def test_silent_agent_is_named_once() -> None:
+    told = "node n2: its agent is silent; its tasks of shop_db are used where they answer"
+    heard = {"id1": AGENTS["id1"]}
+    (finding,) = judge(facts(answer=answer(problems=[told], control={"agents": heard}))).findings
+    assert finding.text == told
+
+
+def test_screen_shows_everything_and_what_is_wrong() -> None:
+    (link,) = ps_answer()["links"]
+    broken = link | {"pairs": [pair(), pair(state="broken", **{"for": 20.0})]}
+    health = judge(facts(answer=answer(links=[broken], problems=[LOST], unanswered=[LOST])))
+    assert str(table(health, 1_800_086_400.0)).splitlines() == [
+        "STATUS    broken        1 thing wrong, worst first below",
+        "control   leader        n1",
+        "          standbys      n2",
+        "          controllers   n1, n2",
+        "          etcd          n1",
+        "          etcd's size   3.0 MiB of 2048 MiB",
+        "agents    n1            0.1.0, kernel, gate",
+        "          n2            0.1.0, kernel",
+        "tasks                   3 wired, 0 waiting, 0 error",
+        "links     1             pairs of tasks: 1 connected, 0 idle, 1 broken, 0 unwired, 0 unknown",
+        "keys      link keys     1, the oldest renewed 1d ago",
+        "",
+        "PROBLEMS",
+        f"  broken: {LOST}",
+    ]
+    made = document(health, 1_800_086_400.0)
+    assert (made["status"], made["pairs"]) == ("broken", {"broken": 1, "connected": 1})
+    counted = {name: value for name, value in link.items() if name != "pairs"} | {"states": made["pairs"]}
+    alike = judge(facts(answer=answer(links=[counted], problems=[LOST], unanswered=[LOST])))
+    assert str(table(alike, 1_800_086_400.0)) == str(table(health, 1_800_086_400.0))
+    assert document(alike, 1_800_086_400.0) == made
+    assert made["findings"] == [{"severity": "broken", "text": LOST}]
+
+
+def test_older_agent_gives_no_account_and_no_alarm() -> None:
+    assert judge(facts(answer=judged(ps_answer()))).severity == WELL

@@ -1,0 +1,254 @@
+"""`docker linkwire explain`: names, Swarm's part of the walk, and the agent's; by a docker program that plays one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compose_ext.cli import main
+from compose_ext.docker_cli import choose
+from compose_ext.walks.live import problems
+
+NOW = "2026-01-01T00:00:00.123456789Z"
+CONTAINERS = {"w1": "ab" * 32, "d1": "cd" * 32, "g1": "ef" * 32, "g2": "fe" * 32, "c1": "ad" * 32}
+
+
+def service(name: str, replicas: int | None = 1, **labels: str) -> dict[str, Any]:
+    mode = {"Replicated": {"Replicas": replicas}} if replicas is not None else {"Global": {}}
+    spec = {"Name": name, "Labels": {f"linkwire.{key}": value for key, value in labels.items()}, "Mode": mode}
+    return {"ID": f"{name}-id", "Spec": spec}
+
+
+def task(name: str, node: str, state: str = "running") -> dict[str, Any]:
+    status = {"State": state, "Timestamp": NOW, "ContainerStatus": {"ContainerID": CONTAINERS[name]}}
+    services = {"w": "shop_web-id", "d": "shop_db-id", "c": "shop_api-id", "g": "linkwire_agent-id"}
+    return {
+        "ID": name,
+        "ServiceID": services[name[0]],
+        "NodeID": node,
+        "Slot": 1,
+        "DesiredState": "running",
+        "CreatedAt": NOW,
+        "Status": status,
+    }
+
+
+def node(name: str, host: str) -> dict[str, Any]:
+    spec = {"Availability": "active"}
+    return {"ID": name, "Description": {"Hostname": host}, "Spec": spec, "Status": {"State": "ready"}}
+
+
+@dataclass
+class Swarm:
+    """A Swarm as docker tells of it, and what its agent answers."""
+
+    services: list[dict[str, Any]] = field(
+        default_factory=lambda: [
+            service("shop_web", links="shop_db:db"),
+            service("shop_db"),
+            service("linkwire_agent", None),
+        ]
+    )
+    tasks: dict[str, list[dict[str, Any]]] = field(
+        default_factory=lambda: {
+            "shop_web": [task("w1", "a")],
+            "shop_db": [task("d1", "b")],
+            "linkwire_agent": [task("g1", "a"), task("g2", "b")],
+        }
+    )
+    steps: list[dict[str, str]] = field(
+        default_factory=lambda: [step("record", "ok", "web.1 is 100.96.0.2 on n1"), step("name", "ok", "db is there")]
+    )
+    """Of the agent."""
+    log: str = ""
+    """Of an agent that does not answer."""
+
+
+def step(stage: str, outcome: str, text: str, **more: str) -> dict[str, str]:
+    return {"stage": stage, "outcome": outcome, "text": text, **more}
+
+
+PROGRAM = """\
+#!/bin/sh
+here=$(dirname "$0")
+for last; do :; done
+case "$*" in
+  "service ls --quiet") cat "$here/ids" ;;
+  "service inspect "*) cat "$here/services" ;;
+  "node ls "*) printf 'a\\nb\\n' ;;
+  "node inspect "*) cat "$here/nodes" ;;
+  "service ps "*" "*" "*" "*) cat "$here/ps" ;;
+  "service ps "*) cat "$here/ps.$last" ;;
+  "inspect --type task "*) shift 3; IFS=_; cat "$here/tasks.$*" ;;
+  "service logs "*) cat "$here/log" >&2 ;;
+  "exec "*" linkwire-ask explain "*) echo "$last" >> "$here/asked"; cat "$here/steps" ;;
+  *) echo "what is $*?" >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Swarm:
+    program = tmp_path / "docker"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    monkeypatch.setenv("LINKWIRE_DOCKER", str(program))
+    return Swarm()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def run(swarm: Swarm, folder: Path, *words: str) -> int:
+    def say(name: str, text: object) -> None:
+        (folder / name).write_text(text if isinstance(text, str) else json.dumps(text))
+
+    say("ids", "\n".join(one["ID"] for one in swarm.services))
+    say("services", swarm.services)
+    say("nodes", [node("a", "n1"), node("b", "n2")])
+    for name, tasks in swarm.tasks.items():
+        say(f"ps.{name}", "\n".join(one["ID"] for one in tasks))
+        say(f"tasks.{'_'.join(one['ID'] for one in tasks)}", tasks)
+    every = [one for tasks in swarm.tasks.values() for one in tasks]
+    say("ps", "\n".join(one["ID"] for one in every))
+    say(f"tasks.{'_'.join(one['ID'] for one in every)}", every)
+    say("steps", "\n".join(json.dumps({"step": one}) for one in swarm.steps))
+    say("asked", "")
+    say("log", swarm.log)
+    return main(["explain", *words]) if words else 0
+
+
+def queries(folder: Path) -> list[dict[str, Any]]:
+    """The agent's queries."""
+    return [json.loads(line) for line in (folder / "asked").read_text().splitlines()]
+
+
+def test_good_link_is_walked(swarm: Swarm, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(swarm, folder, "shop_web", "shop_db:5432") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "label      ok       shop_web links to shop_db",
+        "consent    ok       both sides want it",
+        "placement  ok       shop_web has 1 running task, on n1; shop_db has 1 running task, on n2",
+        "agent      ok       an agent runs on n1, n2",
+        "record     ok       web.1 is 100.96.0.2 on n1",
+        "name       ok       db is there",
+        "ok: shop_web reaches shop_db",
+    ]
+    (query,) = queries(folder)
+    assert (query["consumer"], query["provider"], query["port"]) == ("shop_web", "shop_db", "5432/tcp")
+    assert query["consumer_tasks"] == [{"id": "w1", "name": "shop_web.1", "node": "a", "host": "n1"}]
+
+
+@pytest.mark.parametrize("named", ["shop_db", "shop_db-id", "shop_db.1", "shop_db.1.d1", "cdcdcd", "db"])
+def test_provider_is_found_however_named(swarm: Swarm, folder: Path, named: str) -> None:
+    assert run(swarm, folder, "shop_web", named) == 0
+    (query,) = queries(folder)
+    assert (query["provider"], [one["id"] for one in query["provider_tasks"]]) == ("shop_db", ["d1"])
+
+
+def test_fault_of_the_agent_is_concluded(swarm: Swarm, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swarm.steps[1:] = [
+        step("underlay", "wrong", "UDP from n1 does not reach n2", place="n1 and n2", since="7 s", command="open it")
+    ]
+    assert run(swarm, folder, "shop_web", "shop_db") == 1
+    captured = capsys.readouterr()
+    assert captured.err == "underlay   WRONG    UDP from n1 does not reach n2 (for 7 s)\n"
+    assert captured.out.splitlines()[-4:] == [
+        "what:   UDP from n1 does not reach n2",
+        "where:  n1 and n2",
+        "since:  7 s ago",
+        "mend:   open it",
+    ]
+
+
+def test_missing_link_ends_the_walk(swarm: Swarm, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swarm.services[0] = service("shop_web", links="shop_bd:db")
+    assert run(swarm, folder, "shop_web", "shop_db", "--format", "json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["cause"]["text"] == (
+        "shop_web has no link to shop_db, but one to shop_bd, which does not exist; did you mean 'shop_db'?"
+    )
+    assert [one["stage"] for one in document["steps"]] == ["label"]
+    assert queries(folder) == []
+
+
+def test_absent_agent_is_a_warning(swarm: Swarm, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swarm.tasks["linkwire_agent"] = [task("g1", "a"), task("g2", "b", "failed")]
+    assert run(swarm, folder, "shop_web", "shop_db") == 1
+    out = capsys.readouterr().out
+    assert "agent      warning  no agent runs on n2: its task is failed" in out
+    assert "what:   no agent runs on n2: its task is failed" in out
+    assert queries(folder) != [], "the walk did not go on"
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("", "is silent; its log has not had a line for 15 s: it may hang"),
+        ('{"level": "info", "event": "store listed"}\n', "is silent"),
+        (
+            '{"level": "warning", "event": "reports not written", "error": "no etcd"}\nnonsense\n',
+            "not written: no etcd",
+        ),
+    ],
+)
+def test_log_of_a_silent_agent_tells_more(
+    swarm: Swarm, folder: Path, log: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swarm.steps = [step("agent", "warning", "the agent on n2 is silent", node="b")]
+    swarm.log = log
+    assert run(swarm, folder, "shop_web", "shop_db", "--format", "json") == 1
+    assert json.loads(capsys.readouterr().out)["cause"]["text"].endswith(said)
+
+
+def test_steps_control_no_terminal(swarm: Swarm, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swarm.steps = [step("record", "warning", "a\x1b[2Jb\nc")]
+    run(swarm, folder, "shop_web", "shop_db")
+    captured = capsys.readouterr()
+    assert "a?[2Jb c" in captured.out
+    assert "\x1b" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("shop_wep", "shop_db"), "no service, task or container 'shop_wep'; did you mean 'shop_web'?"),
+        (("shop_web", "shop_db:x"), "'shop_db:x': not a port"),
+        (("shop_web", "shop_db:1-2"), "'shop_db:1-2': name one port"),
+    ],
+)
+def test_bad_names_are_refused(
+    swarm: Swarm, folder: Path, words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(swarm, folder, *words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_live_check_names_each_cause_once(swarm: Swarm, folder: Path) -> None:
+    swarm.services.append(service("shop_api", links="shop_db:db"))
+    swarm.tasks["shop_api"] = [task("c1", "b")]
+    for one in swarm.services:
+        one["Spec"].setdefault("Labels", {})["com.docker.stack.namespace"] = one["Spec"]["Name"].partition("_")[0]
+    run(swarm, folder)
+    told: list[str] = []
+    assert problems(choose(()), None, told.append) == []
+    assert [query["consumer"] for query in queries(folder)] == ["shop_api", "shop_web"]
+    assert len(told) == 2
+    swarm.steps[1:] = [step("record", "warning", "no controller leads", command="look")]
+    run(swarm, folder)
+    assert problems(choose(()), "shop", told.append) == [
+        "shop_api -> shop_db, shop_web -> shop_db: no controller leads; look"
+    ]
+    assert problems(choose(()), "other", told.append) == []
+
+
+def test_foreign_answer_is_refused(swarm: Swarm, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swarm.steps = [{"stage": "record"}]
+    assert run(swarm, folder, "shop_web", "shop_db") == 1
+    assert "the agent's answer is incomplete" in capsys.readouterr().err
