@@ -46,10 +46,18 @@ class _Renewal:
         self.in_use = before.mounts("controller") | before.mounts("agent") | before.mounts("etcd")
 
     def step(self, target: Target, what: str) -> None:
-        """Deploy, and wait until every task runs with it."""
+        """Deploy what mounts other secrets or configs, and wait until every task runs with it.
+
+        Other services stay: Docker would replace the tasks of one that somebody has changed by hand, and a replaced
+        agent may cost requests.
+        """
         self.say(what)
         self.target = target
-        rollout.deploy(self.docker, target.release(self.secrets), self.secrets, resolve="changed")
+        release = target.release(self.secrets)
+        now = installation.deployed(self.docker)
+        changed = [role for role in release.services if release.mounts(role) != now.mounts(role)]
+        if changed:
+            rollout.deploy(self.docker, release, self.secrets, "changed", services=changed)
         rollout.wait(self.docker, WAIT, self.say)
 
     def clean(self) -> None:

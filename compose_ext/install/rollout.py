@@ -1,7 +1,7 @@
 """Rollout of Linkwire's stack: deploy it, and wait until Swarm runs the new tasks."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from compose_ext.diagnostics import DockerError
@@ -18,7 +18,15 @@ LOOK_EVERY = 0.5
 _SHOWN = 3
 
 
-def deploy(docker: Docker, release: Release, secrets: DockerSecrets, resolve: str = "always") -> None:
+def deploy(
+    docker: Docker,
+    release: Release,
+    secrets: DockerSecrets,
+    resolve: str = "always",
+    *,
+    services: Collection[str] | None = None,
+    update: Mapping[str, str] | None = None,
+) -> None:
     """Hand the stack to Docker.
 
     Args:
@@ -26,19 +34,15 @@ def deploy(docker: Docker, release: Release, secrets: DockerSecrets, resolve: st
         release: what to deploy.
         secrets: of the Swarm, which Docker finds by their names.
         resolve: `always` to take what the image's tag now stands for, `changed` to leave an unchanged tag's alone.
+        services: only these, and the others stay as they are; by default all, and no others stay.
+        update: what else their `update_config` says.
 
     Raises:
         DockerError: Docker refused it, or found another secret under a name of ours.
     """
-    arguments = [
-        "stack",
-        "deploy",
-        "--compose-file=-",
-        "--prune",
-        "--with-registry-auth",
-        f"--resolve-image={resolve}",
-    ]
-    docker.ask([*arguments, STACK], DEPLOY_TIMEOUT, release.text().encode(), release.variables())
+    arguments = ["stack", "deploy", "--compose-file=-", "--with-registry-auth", f"--resolve-image={resolve}"]
+    arguments += ["--prune"] if services is None else []
+    docker.ask([*arguments, STACK], DEPLOY_TIMEOUT, release.text(services, update).encode(), release.variables())
     if replaced := secrets.replaced(installation.deployed(docker)):
         raise DockerError(
             f"somebody has put other secrets or configs in the place of {', '.join(replaced)}, and services mount "

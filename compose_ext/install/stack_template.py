@@ -1,7 +1,7 @@
 """The stack file of an install: stack.yml without unused parts, and its variables."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -47,8 +47,36 @@ class Release:
             **self.mounted,
         }
 
-    def text(self) -> str:
-        """Return the stack file; JSON is YAML."""
+    def mounts(self, service: str) -> frozenset[str]:
+        """Return the names of the secrets and configs that a service is to mount."""
+        document = self._document()
+        variables = self.variables()
+        return frozenset(
+            variables[document[sort][one["source"]]["name"].removeprefix("${").removesuffix("}")]
+            for sort in ("secrets", "configs")
+            for one in document["services"][service].get(sort, [])
+        )
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Return the names of its services, within the stack."""
+        return tuple(self._document()["services"])
+
+    def text(self, services: Collection[str] | None = None, update: Mapping[str, str] | None = None) -> str:
+        """Return the stack file; JSON is YAML.
+
+        Args:
+            services: only these; by default all.
+            update: what else their `update_config` says.
+        """
+        document = self._document()
+        for name in set(document["services"]) - set(document["services"] if services is None else services):
+            del document["services"][name]
+        for service in document["services"].values():
+            service["deploy"]["update_config"] |= update or {}
+        return json.dumps(document)
+
+    def _document(self) -> dict[str, Any]:
         document: dict[str, Any] = yaml.safe_load(template())
         services = document["services"]
         if self.options.etcd:
@@ -58,7 +86,7 @@ class Release:
         # `$` begins a variable for Docker.
         label = self.options.label().replace("$", "$$")
         services["controller"]["deploy"]["labels"] = {OPTIONS_LABEL: label}
-        return json.dumps(document)
+        return document
 
 
 def _remove_etcd(document: dict[str, Any]) -> None:

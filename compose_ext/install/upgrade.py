@@ -4,7 +4,6 @@ Agents come first, then controllers: a new agent reads what an old controller wr
 agent and then waits for an hour; a change of that hour makes it take the next one, when all links are good.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -104,8 +103,8 @@ def upgrade(docker: Docker, image: str, *, seconds: float, force: bool, say: Cal
 def _forward(change: Change) -> None:
     _agents(change)
     for role, words in (("controller", "the controllers are"), ("etcd", "etcd is")):
-        if role in json.loads(change.new.text())["services"]:
-            _deploy(change, change.new, role, {}, "always")
+        if role in change.new.services:
+            _deploy(change, role, {}, "always")
             rollout.wait(change.docker, change.seconds, change.say, settle=True)
             change.say(f"{words} replaced")
             _wait_links(change, {})
@@ -127,20 +126,15 @@ def _back(change: Change, error: DockerError) -> None:
     raise DockerError(f"the upgrade failed, and everything runs as before: {error}")
 
 
-def _deploy(change: Change, release: Release, role: str, update: Mapping[str, str], resolve: str = "changed") -> None:
-    """Deploy one service of the stack; the others stay as they are, since nothing is pruned."""
-    document = json.loads(release.text())
-    service = document["services"][role]
-    service["deploy"]["update_config"] |= update
-    document["services"] = {role: service}
-    arguments = ["stack", "deploy", "--compose-file=-", "--with-registry-auth", f"--resolve-image={resolve}", STACK]
-    change.docker.ask(arguments, rollout.DEPLOY_TIMEOUT, json.dumps(document).encode(), release.variables())
+def _deploy(change: Change, role: str, update: Mapping[str, str], resolve: str = "changed") -> None:
+    """Deploy one service of the new stack; the others stay as they are."""
+    rollout.deploy(change.docker, change.new, change.secrets, resolve, services=[role], update=update)
 
 
 def _agents(change: Change) -> None:
     """Replace the agents, one node at a time. Raises DockerError: one is not good."""
     nodes = node_jobs.active(change.docker)
-    _deploy(change, change.new, "agent", _next_step(change), "always")
+    _deploy(change, "agent", _next_step(change), "always")
     done = set(_running(change.docker))  # by an upgrade that was broken off, or nothing is new
     since: dict[str, float] = {}
     while nodes.keys() - done:
@@ -155,8 +149,8 @@ def _agents(change: Change) -> None:
         _require_steady(change, names, fresh)
         if nodes.keys() - done:
             # Not `docker service update`: it writes the same mounts in another order, and all tasks are replaced.
-            _deploy(change, change.new, "agent", _next_step(change))
-    _deploy(change, change.new, "agent", {})  # Swarm would call it updating for another hour
+            _deploy(change, "agent", _next_step(change))
+    _deploy(change, "agent", {})  # Swarm would call it updating for another hour
 
 
 def _next_step(change: Change) -> dict[str, str]:

@@ -79,6 +79,20 @@ class Deployment:
                 return f"{service['Spec']['Name']}: {status}"
         return checker.unsettled(self.lab)
 
+    def change(self, service: str, how: str, *flags: str) -> None:
+        """`docker service HOW FLAGS` a service of Linkwire's by hand, and wait until all runs so.
+
+        Take a change back by `rollback`: `update` shuffles the variables, and a deployment, which sorts them, would
+        replace the tasks.
+        """
+        self.lab.manager.docker("service", how, "--detach", *flags, service)
+        process.wait_for("the service to be changed", self._changed, seconds=120, every=0.5)
+        process.wait_for("an agent on every node", self.agents_ready, seconds=WAIT_S, every=0.5)
+
+    def _changed(self) -> bool:
+        states = [service.get("UpdateStatus", {}).get("State") for service in self.lab.manager.get("/services")]
+        return set(states) <= {None, "completed", "rollback_completed"} and not checker.unsettled(self.lab)
+
     def agents_ready(self) -> bool:
         """Whether an agent of every running node has said so in the store, and a controller leads."""
         up = [node for node in self.lab.nodes if node.is_up()]

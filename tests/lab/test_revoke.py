@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
+
+import pytest
 
 from controller.steps import FRESH
 from tests.lab import process
@@ -111,12 +113,21 @@ def test_revoked_nodes_tasks_lose_peers_and_others_nothing(stacks: Deployment, f
     assert back.at() > time.time() - 10, "approved, it has its links again"
 
 
-def test_renewed_link_seed_costs_no_request(stacks: Deployment, figure: Callable[[str], None]) -> None:
+@pytest.fixture
+def changed_by_hand(stacks: Deployment) -> Iterator[Deployment]:
+    """Somebody has changed the agents' service, which no deployment of Linkwire's would do."""
+    stacks.change("linkwire_agent", "update", "--env-add", "LINKWIRE_BY_HAND=1")
+    yield stacks
+    stacks.change("linkwire_agent", "rollback")
+
+
+def test_renewed_link_seed_costs_no_request(changed_by_hand: Deployment, figure: Callable[[str], None]) -> None:
+    stacks = changed_by_hand
     stacks.deploy("bad", STACK.format(image=stacks.images.demo))
     clients = dict(stacks.wait_running("bad_client", 3))
     stacks.wait_connected("bad")
     n1, n3 = (stacks.lab.node(name) for name in ("n1", "n3"))
-    before = epoch(stacks, "bad_web")
+    before, agents = epoch(stacks, "bad_web"), [stacks.agent(node) for node in stacks.lab.nodes]
     assert before >= FRESH, "the controllers have keys of their own"
     with Requests(n1, clients[n1], "http://web/") as one, Requests(n3, clients[n3], "http://web/") as two:
         began = time.time()
@@ -124,6 +135,7 @@ def test_renewed_link_seed_costs_no_request(stacks: Deployment, figure: Callable
         took = time.time() - began
     assert "the link seed is renewed" in shown
     assert epoch(stacks, "bad_web") > before
+    assert [stacks.agent(node) for node in stacks.lab.nodes] == agents, "no agent mounts the seed: all run on"
     seeds = stacks.lab.manager.docker("secret", "ls", "--format", "{{.Name}}").stdout.split()
     assert len([name for name in seeds if name.startswith("linkwire_link_seed_")]) == 1
     figure(f"link seed renewed in {took:.0f} s: {one.counted}, {two.counted}")

@@ -36,23 +36,11 @@ services:
 @pytest.fixture
 def talkative(stacks: Deployment) -> Iterator[Deployment]:
     """Linkwire says all that it can say."""
-    change(stacks, "update", "--env-add", "LINKWIRE_LOG_LEVEL=debug")
-    yield stacks
-    # Not by `update`, which shuffles all variables: the next deployment, which sorts them, would replace every agent.
-    change(stacks, "rollback")
-
-
-def change(stacks: Deployment, *how: str) -> None:
     for service in ("linkwire_agent", "linkwire_controller"):
-        stacks.lab.manager.docker("service", how[0], "--detach", *how[1:], service)
-    process.wait_for("the services to be changed", lambda: is_changed(stacks), seconds=120, every=0.5)
-    process.wait_for("an agent on every node", stacks.agents_ready, seconds=90, every=0.5)
-
-
-def is_changed(stacks: Deployment) -> bool:
-    """Whether every task is as its service is now; a change back by command is one like any other."""
-    states = [service.get("UpdateStatus", {}).get("State") for service in stacks.lab.manager.get("/services")]
-    return set(states) <= {None, "completed", "rollback_completed"} and not checker.unsettled(stacks.lab)
+        stacks.change(service, "update", "--env-add", "LINKWIRE_LOG_LEVEL=debug")
+    yield stacks
+    for service in ("linkwire_agent", "linkwire_controller"):
+        stacks.change(service, "rollback")
 
 
 def test_nothing_emitted_contains_a_secret(talkative: Deployment, figure: Callable[[str], None]) -> None:

@@ -128,10 +128,11 @@ class Browser:
         return [text for text in messages if "getImageData" not in text]  # the tests' own
 
     def requests(self) -> list[str]:
-        """Return the addresses that the window asked for since it was last asked."""
+        """Return the addresses that pages asked for since it was last asked; not Chromium's own first page."""
         entries = self.driver.get_log("performance")  # type: ignore[no-untyped-call]
         messages = [json.loads(entry["message"])["message"] for entry in entries]
-        return [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+        sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+        return [url for url in sent if not url.startswith("chrome://")]  # which no page may ask for
 
 
 ESCAPE, ENTER, TAB = Keys.ESCAPE, Keys.ENTER, Keys.TAB
