@@ -39,10 +39,10 @@ class Placement:
         self._stored = run.index.stored
         self._link_keys = link_keys
         self._underlay = Underlay(run)
-        self._banned: dict[str, list[Attachment]] = {}  # service -> addresses of its tasks on revoked nodes
+        self._revoked: dict[str, list[Attachment]] = {}  # service -> addresses of its tasks on revoked nodes
         for name in (name for node in run.index.revoked for name in run.index.tasks.on_node.get(node, ())):
             if (task := self._swarm.tasks.get(name)) is not None and not task.ended:
-                self._banned.setdefault(task.service, []).extend(task.attachments)
+                self._revoked.setdefault(task.service, []).extend(task.attachments)
 
     # --- services
 
@@ -91,7 +91,7 @@ class Placement:
 
     def _record(self, service: SwarmService, vip: IPv4Address) -> Service:
         """Return a service's record; `strict` goes on refusing its tasks on revoked nodes by it, as endpoints do."""
-        labels, agreed, banned = service.labels, self._index.links.agreed, self._banned.get(service.id, ())
+        labels, agreed = service.labels, self._index.links.agreed
         return Service(
             id=service.id,
             name=service.name,
@@ -100,8 +100,9 @@ class Placement:
             expose=labels.expose,
             strict=labels.strict and service.id not in agreed.lax,
             dnsrr=service.dnsrr,
-            elsewhere=in_order((*service.attachments, *banned)) if banned else service.attachments,
+            elsewhere=service.attachments,
             open_ports=service.published if labels.closed else None,
+            revoked=in_order(self._revoked.get(service.id, ())),
         )
 
     def _still_held(self, service_id: str, holder: str) -> IPv4Address | None:

@@ -92,6 +92,8 @@ class Service(Record, key="services/{0.id}", covered=True):
     """Its virtual IPs from Swarm, sorted."""
     open_ports: tuple[PortRange, ...] | None = field(default=None, metadata=OPTIONAL)
     """With `strict: all` the ports that are published: beside its links nothing else comes in. Without it None."""
+    revoked: tuple[Attachment, ...] = field(default=(), metadata=OPTIONAL)
+    """Addresses of its tasks on revoked nodes, sorted: `strict` refuses them, and none of its tasks sends by them."""
 
 
 @dataclass(frozen=True, slots=True)

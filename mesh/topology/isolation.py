@@ -96,7 +96,7 @@ def index_networks(services: Mapping[str, Service], endpoints: Iterable[Endpoint
         for attachment in endpoint.elsewhere:
             neighbours[attachment.network].append(Neighbour(attachment.address, is_strict))
     for service in services.values():
-        for attachment in service.elsewhere:
+        for attachment in (*service.elsewhere, *service.revoked):
             neighbours[attachment.network].append(Neighbour(attachment.address, service.strict))
     return NetworkIndex({network: _sorted(found) for network, found in neighbours.items()}, strict)
 

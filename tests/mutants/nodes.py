@@ -42,6 +42,20 @@ NODES = (
         quick=True,
     ),
     Mutant(
+        "strict refuses a service's tasks on revoked nodes",
+        "mesh/topology/isolation.py",
+        "in (*service.elsewhere, *service.revoked):",
+        "in service.elsewhere:",
+        (f"{_TOPOLOGY}/test_isolation.py::test_strict_refuses_tasks_on_revoked_nodes",),
+    ),
+    Mutant(
+        "no task sends by the address of a revoked one",
+        "controller/planning/placement.py",
+        "elsewhere=service.attachments,",
+        "elsewhere=in_order((*service.attachments, *self._revoked.get(service.id, ()))),",
+        ("tests/unit/controller/test_plan_revocation.py::test_strict_goes_on_refusing_a_revoked_task",),
+    ),
+    Mutant(
         "a link opens its own ports only",
         "mesh/topology/link_graph.py",
         "ports = link.ports or provider.expose",

@@ -202,8 +202,8 @@ def test_strict_goes_on_refusing_a_revoked_task() -> None:
     revoke(world, "n3")
     at_rest(store, world)
     (db,) = (found for found in store.all(Service) if found.id == DB.id)
-    assert db.elsewhere == (on(OVERLAY, 7),)
+    assert (db.elsewhere, db.revoked) == ((), (on(OVERLAY, 7),)), "its other tasks send by what is `elsewhere`"
     world.change(task.id, state="failed")
     at_rest(store, world)
     (db,) = (found for found in store.all(Service) if found.id == DB.id)
-    assert db.elsewhere == ()
+    assert db.revoked == ()

@@ -62,6 +62,20 @@ def test_one_strict_side_isolates_and_none_does_not() -> None:
     assert apart(mesh(a=False, b=False, c=True), "a1") == ["172.20.0.4", "172.20.0.100"]
 
 
+def test_strict_refuses_tasks_on_revoked_nodes() -> None:
+    """Their endpoints are gone; their service's record has their addresses, which are none of its own."""
+    for a, b in product((True, False), repeat=2):
+        made = graph(
+            CLUSTER,
+            service("A", "a", ("b", "db"), strict=a),
+            replace(service("B", "b", strict=b), revoked=at("net", 9)),
+            *(endpoint("A", "a1", 1, elsewhere=at("net", 1)), endpoint("B", "b1", 3, elsewhere=at("net", 3))),
+        )
+        assert ("172.20.0.9" in apart(made, "a1")) == (a or b)
+        assert ("172.20.0.9" in apart(made, "b1")) == b
+        assert made.services["B"].elsewhere == (), "what its tasks send by, agent.firewall.source_guard"
+
+
 def test_exit_isolates_strict_tasks_and_spares_others() -> None:
     exits = (Exit(IPv4Network("172.18.0.0/16"), IPv4Address("172.18.0.1")),)
     made = mesh(a=True, b=False)
