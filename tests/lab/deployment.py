@@ -150,8 +150,8 @@ class Deployment:
 
     def example_images(self) -> dict[str, str]:
         """The variables by which the examples take other images than the public ones."""
-        names = ("WEB_IMAGE", "CLIENT_IMAGE", "FRONT_IMAGE", "CADDY_IMAGE", "APP_IMAGE", "REDIS_IMAGE")
-        return dict.fromkeys(names, self.images.demo)
+        names = ("WEB", "CLIENT", "FRONT", "CADDY", "TRAEFIK", "APP", "REDIS")
+        return dict.fromkeys((f"{name}_IMAGE" for name in names), self.images.demo)
 
     def deploy(self, stack: str, compose: str | Path, env: Mapping[str, str] | None = None) -> None:
         """`docker linkwire deploy` of a compose file or of a compose text, without waiting for its links."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,14 +91,31 @@ def hosts(node: Node, container: str) -> set[str]:
     return {name for line in lines for name in line.split("#")[0].split()[1:]}
 
 
-@pytest.mark.parametrize("file", ["docker-compose.yml", "caddy.yml"], ids=["nginx", "caddy"])
-def test_proxy_in_front_of_many_stacks(stacks: Deployment, file: str) -> None:
+# The demo image has nginx and Caddy, and Traefik is the tests' own: its image begins it as this does.
+TRAEFIK = f"""
+version: "3.8"
+services:
+  front:
+    entrypoint: [/traefik]
+    volumes: ["{Path(sys.executable).parent}/traefik:/traefik:ro"]
+"""
+PROXIES = {
+    "nginx": ("docker-compose.yml", "app.yml"),
+    "caddy": ("caddy.yml", "app.yml"),
+    "traefik": ("traefik.yml", "traefik-app.yml"),
+}
+
+
+@pytest.mark.parametrize("program", PROXIES)
+def test_proxy_in_front_of_many_stacks(stacks: Deployment, program: str, tmp_path: Path) -> None:
     """The recipe's own files: a page of each application, none of another stack, and none between applications."""
-    proxy = EXAMPLES / "proxy"
-    stacks.deploy("proxy", proxy / file)
+    proxy, application = (EXAMPLES / "proxy" / file for file in PROXIES[program])
+    (tmp_path / "traefik.yml").write_text(TRAEFIK)
+    beside = ("-c", str(tmp_path / "traefik.yml")) if program == "traefik" else ()
+    stacks.linkwire("deploy", "--detach", "-c", str(proxy), *beside, "proxy")
     node, front = stacks.wait_running("proxy_front", 1)[0]
     for name in ("shop", "blog"):
-        stacks.deploy(name, proxy / "app.yml")
+        stacks.deploy(name, application, {"NAME": name})
     stacks.deploy("other", stack(stacks.images.demo, "web", NGINX))
 
     def page(name: str) -> bool:
