@@ -24,6 +24,7 @@ LAB="
 /usr/bin/mmdebstrap mmdebstrap
 /usr/share/doc/busybox-static busybox-static
 /usr/bin/ping:/bin/ping iputils-ping
+/usr/lib/*/faketime/libfaketime.so.1 libfaketime
 /usr/bin/openssl openssl
 /usr/bin/curl curl
 /usr/bin/make make

@@ -7,13 +7,15 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.swarm import agent_answer, consents, queries
+from compose_ext.swarm import agent_answer, consents, gate, queries
 from compose_ext.swarm.consents import Labelled
 from compose_ext.swarm.queries import TIMEOUT
 from mesh.diagnosis.swarm_facts import SwarmFacts, SwarmNode, SwarmService, SwarmTask
 from mesh.model.labels import suggestion
 from mesh.topology.agreement import Recorded, agree, hidden, shown
 
+_GATED = f"node.labels.{gate.LABEL}==true"
+"""As the plugin writes it (compose_ext.language.override), without its spaces."""
 _LEAST_ID = 4
 """Characters of a task's or container's id that are enough, where they name one."""
 
@@ -26,11 +28,13 @@ class Swarm:
         services: with their labels, by name.
         replicas: service's name -> tasks that it should have; None for a global one.
         nodes: by id.
+        gated: names of services that are placed on nodes with the start gate alone.
     """
 
     services: Mapping[str, Labelled]
     replicas: Mapping[str, int | None]
     nodes: Mapping[str, SwarmNode]
+    gated: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,10 @@ def read(docker: Docker) -> Swarm:
         services = {one.name: one for one in consents.labelled(found)}
         replicas = {str(one["Spec"]["Name"]): _replicas(one["Spec"]) for one in found}
         nodes = {str(one["ID"]): _node(one) for one in queries.nodes(docker)}
+        gated = frozenset(str(one["Spec"]["Name"]) for one in found if _needs_gate(one["Spec"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
-    return Swarm(services, replicas, nodes)
+    return Swarm(services, replicas, nodes, gated)
 
 
 def side(docker: Docker, swarm: Swarm, named: str) -> Side:
@@ -137,7 +142,8 @@ def facts(swarm: Swarm, tasks: Tasks, consumer: Side, provider: Side) -> SwarmFa
 
 def _service(swarm: Swarm, one: Labelled, links: tuple[str, ...]) -> SwarmService:
     errors = tuple(printable(str(error)) for error in one.errors)
-    return SwarmService(one.name, links, errors, swarm.replicas.get(one.name), one.labels.strict)
+    needs_gate = one.name in swarm.gated
+    return SwarmService(one.name, links, errors, swarm.replicas.get(one.name), one.labels.strict, needs_gate)
 
 
 def _created(raw: Mapping[str, Any]) -> str:
@@ -178,7 +184,14 @@ def _replicas(spec: Mapping[str, Any]) -> int | None:
 def _node(raw: Mapping[str, Any]) -> SwarmNode:
     name = printable(str((raw.get("Description") or {}).get("Hostname") or raw["ID"])).replace("\n", " ")
     state = str((raw.get("Status") or {}).get("State") or "")
-    return SwarmNode(str(raw["ID"]), name, state, str((raw.get("Spec") or {}).get("Availability") or ""))
+    spec = raw.get("Spec") or {}
+    has_gate = (spec.get("Labels") or {}).get(gate.LABEL) == "true"
+    return SwarmNode(str(raw["ID"]), name, state, str(spec.get("Availability") or ""), has_gate)
+
+
+def _needs_gate(spec: Mapping[str, Any]) -> bool:
+    placed = (spec.get("TaskTemplate") or {}).get("Placement") or {}
+    return any(str(one).replace(" ", "") == _GATED for one in placed.get("Constraints") or ())
 
 
 def for_agent(facts: SwarmFacts, service: str, task: str) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ class SwarmService:
         label_errors: labels that cannot be read, in words.
         replicas: tasks that it should have; None for a global service.
         strict: whether it is kept apart from other linked services outside the mesh.
+        needs_gate: whether it is placed on nodes with the start gate alone.
     """
 
     name: str
@@ -25,6 +26,7 @@ class SwarmService:
     label_errors: tuple[str, ...] = ()
     replicas: int | None = None
     strict: bool = True
+    needs_gate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,21 @@ class SwarmTask:
 
 @dataclass(frozen=True, slots=True)
 class SwarmNode:
-    """A node: its id, its name, `ready` or `down`, and `active`, `pause` or `drain`."""
+    """A node of the Swarm.
+
+    Attributes:
+        id: Swarm's.
+        name: its host name.
+        state: `ready` or `down`.
+        availability: `active`, `pause` or `drain`.
+        has_gate: whether it has the label of the start gate.
+    """
 
     id: str
     name: str
     state: str
     availability: str
+    has_gate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,10 +89,19 @@ def _not_placed(facts: SwarmFacts, service: str, wanted: str) -> Step | None:
             text += ": its health check has not passed yet, or it waits for its links"
         if newest.node and facts.nodes.get(newest.node) and facts.nodes[newest.node].name in down:
             text = f"{newest.name} does not run: node {facts.node_name(newest.node)} is down"
-    if drained and (not chosen or not any(task.node and task.error for task in chosen)):
+    without = sorted(node.name for node in facts.nodes.values() if not node.has_gate)
+    if known is not None and known.needs_gate and without and not any(task.node for task in chosen):
+        text += f"; `gate: true` places it on nodes with the start gate alone, and {_some(without)} without it"
+        command = f"docker linkwire gate install {' '.join(without[:_SHOWN])}"
+    elif drained and (not chosen or not any(task.node and task.error for task in chosen)):
         text += f"; drained: {', '.join(drained)}"
         command = f"docker node update --availability active {drained[0]}"
     return Step("placement", "wrong", text, f"service {service}", since, command)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more} {'is' if len(names) == 1 else 'are'}"
 
 
 def agents(facts: SwarmFacts) -> Iterator[Step]:

@@ -231,6 +231,16 @@ SWARMS_FAULTS: dict[str, tuple[SwarmFacts, str, str]] = {
         "placement",
         "it is pending: no suitable node; drained: n2",
     ),
+    "no gate": (
+        replace(
+            SWARM,
+            services={**SWARM.services, "shop_db": SwarmService("shop_db", replicas=1, needs_gate=True)},
+            tasks={**TASKS, "shop_db": (replace(ENDED, node="", state="pending", error="no suitable node"),)},
+            nodes={**NODES, "b": SwarmNode("b", "n2", "ready", "active", has_gate=True)},
+        ),
+        "placement",
+        "no suitable node; `gate: true` places it on nodes with the start gate alone, and n1 is without it",
+    ),
     "no agent": (
         replace(SWARM, agents={"a": SWARM.agents["a"]}),
         "agent",

@@ -1,0 +1,83 @@
+"""Words of `status` and `check` while services are scaled and updated, and nothing is wrong: none."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tests.lab import checker, programs
+from tests.lab.deployment import Deployment
+from tests.lab.programs import Calls
+from tests.support.effort import LONG
+
+LASTS_S = 600 if LONG else 45
+ASKED_EVERY_S = 5.0
+SEED = 20261129
+MOST = 5
+
+
+@contextmanager
+def restless(stacks: Deployment) -> Iterator[list[str]]:
+    """While entered, services are scaled and updated, one after another; what was done."""
+    chosen = random.Random(SEED)  # noqa: S311 - no secret
+    ends, done = threading.Event(), list[str]()
+
+    def work() -> None:
+        manager = stacks.lab.manager
+        while not ends.is_set():
+            service = chosen.choice(("calm_web", "calm_api"))
+            if chosen.random() < 0.6:
+                done.append(f"{service}={chosen.randint(1, MOST)}")
+                manager.docker("service", "scale", "--detach", done[-1])
+            else:
+                done.append(f"{service} updated")
+                manager.docker("service", "update", "--detach", "--force", service)
+            ends.wait(chosen.uniform(3, 9))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield done
+    finally:
+        ends.set()
+        thread.join()
+
+
+def alarms(stacks: Deployment) -> list[str]:
+    """What `status` and `check` say is wrong now."""
+    told = stacks.try_linkwire("status", "--format", "json")
+    checked = stacks.try_linkwire("check", "--stack", "calm")
+    found = [f"status: {finding}" for finding in json.loads(told.stdout)["findings"]]
+    return found + ([f"check: {checked.stderr.strip()}"] if checked.returncode else [])
+
+
+def test_scaling_and_updating_alarm_nobody(stacks: Deployment, figure: Callable[[str], None]) -> None:
+    image = stacks.images.demo
+    rolling = {"replicas": 2, "update_config": {"order": "start-first", "parallelism": 1}}
+    services = {
+        "web": programs.service(image, "listen", "web", "--tcp", "80", deploy=rolling),
+        "api": programs.service(image, "listen", "api", "--tcp", "80", deploy=rolling, links=["web"]),
+        "client": programs.idle(image, links=["web", "api"], deploy={"mode": "global"}),
+    }
+    stacks.deploy("calm", programs.stack(services))
+    client = stacks.wait_running("calm_client", 3)[0]
+    stacks.wait_running("calm_web", 2)
+    stacks.wait_running("calm_api", 2)
+    checker.settle(stacks.lab)
+    stacks.wait_connected("calm")
+    asked, false = 0, list[str]()
+    ends = time.monotonic() + LASTS_S
+    with Calls(client, "web", "--threads", "1", pause=0.2), restless(stacks) as done:
+        while time.monotonic() < ends:
+            next_at = time.monotonic() + ASKED_EVERY_S
+            false += [f"after {done[-1:]}: {alarm}" for alarm in alarms(stacks)]
+            asked += 1
+            time.sleep(max(0.0, next_at - time.monotonic()))
+    figure(f"{len(done)} changes in {LASTS_S} s, asked {asked} times: {len(false)} false alarms")
+    assert false == [], "\n".join(false)
+    assert len(done) > LASTS_S / 15
+    checker.settle(stacks.lab, 120)
