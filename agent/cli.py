@@ -16,6 +16,7 @@ import structlog
 from agent import settings
 from agent.asks.answerer import Answerer
 from agent.asks.asker import Asker
+from agent.asks.sweep import Sweep
 from agent.asks.writing import ShortLived
 from agent.containers.docker_client import Containers
 from agent.desired_state import DesiredState
@@ -160,6 +161,7 @@ def _run(options: settings.Settings) -> None:
         {
             **answers.handlers,
             "explain": explainer.explain,
+            "sweep": Sweep(here.id, lambda: desired.graph, examiner, asker).sweep,
             "flows": Flows(Watcher(here.id, lambda: wired(agent.tasks), lambda: desired.graph)).flows,
             "records": Records(store.load).records,
         },

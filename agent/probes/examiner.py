@@ -127,7 +127,7 @@ def _seen(  # noqa: PLR0917 - what was read, all of it
         rules_hold=None if applied is None or table is None else table.rules == render(applied.policy, applied.name),
         backends=tuple(map(str, backends[:_MOST_SHOWN])),
         refused=sum(one.packets for one in counted if one.service == peer.service and one.direction != "apart"),
-        apart=sum(one.packets for one in counted if one.service == peer.service and one.direction == "apart"),
+        apart=sum(one.packets for one in counted if one.direction == "apart"),
         listeners=waiting,
     )
 

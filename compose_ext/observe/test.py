@@ -4,10 +4,13 @@ from dataclasses import asdict
 
 import click
 
+from compose_ext.commands.arguments import stack_name
+from compose_ext.completion import stacks
 from compose_ext.connectivity import run
 from compose_ext.connectivity.run import Tested
 from compose_ext.connectivity.stack import SECONDS
-from compose_ext.diagnostics import DockerError
+from compose_ext.connectivity.sweep import sweep
+from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
 from compose_ext.swarm import installation, queries
@@ -48,10 +51,11 @@ def _word(ok: int, tried: int) -> str:
 @click.command(
     "test",
     cls=Command,
-    usage="docker linkwire test [OPTIONS]",
+    usage="docker linkwire test [OPTIONS] [STACK]",
     examples="""
         docker linkwire test
         docker linkwire test --quick
+        docker linkwire test --all-links shop
         docker linkwire test --format json
     """,
 )
@@ -65,14 +69,24 @@ def _word(ok: int, tried: int) -> str:
 )
 @switch("--quick", help="No rolling update under load: done in half the time")
 @switch("--keep", help="Leave the stack linkwire-test there, to look at it")
+@switch("--all-links", help="Deploy nothing, and try the links that there are: a packet between each two tasks")
+@click.argument("stack", required=False, shell_complete=stacks)
 @pass_docker
-def test_command(docker: Docker, form: str, *, quick: bool, keep: bool, timeout: str) -> int:
+def test_command(
+    docker: Docker, stack: str | None, form: str, *, quick: bool, keep: bool, all_links: bool, timeout: str
+) -> int:
     """Try between all nodes what links promise, with a stack that is removed again.
 
     Every node asks every node over a link: TCP and UDP, IPv4 and IPv6, small, full and fragmented packets, a virtual
-    IP, and a rolling update under load. What no link allows is tried too, and must fail. Exits with 1 if anything is
-    not as it should be.
+    IP, and a rolling update under load. What no link allows is tried too, and must fail. With --all-links it tries
+    the links of all stacks, or of STACK, instead. Exits with 1 if anything is not as it should be.
     """
+    if all_links:
+        if quick or keep:
+            raise UsageError("--all-links deploys nothing: leave --quick and --keep out")
+        return _all_links(docker, stack_name(stack) if stack is not None else None, as_json=form == "json")
+    if stack is not None:
+        raise UsageError(f"{stack!r}: a stack can be named with --all-links only; without it, test deploys its own")
     image = installation.deployed(docker).image if queries.manager(docker) else None
     if not image:
         raise DockerError("Linkwire is not installed on this Swarm: docker linkwire install")
@@ -86,6 +100,21 @@ def test_command(docker: Docker, form: str, *, quick: bool, keep: bool, timeout:
         result = "not all is as it should be" if tested.problems else "ok"
         say(f"{len(tested.nodes)} nodes, {tested.seconds:g} s: {result}")
     return FAILED if tested.problems else 0
+
+
+def _all_links(docker: Docker, stack: str | None, *, as_json: bool) -> int:
+    links, unanswered = sweep(docker, stack)
+    if as_json:
+        show_json(
+            {"ok": not unanswered, "links": list(map(asdict, links)), "failures": list(map(asdict, unanswered))}
+        )
+    else:
+        rows = [
+            (f"{one.consumer} -> {one.provider}", str(one.tried), str(one.ok), _word(one.ok, one.tried))
+            for one in links
+        ]
+        show(Table(("LINK", "PAIRS", "OK", "RESULT"), tuple(rows), tuple(map(str, unanswered))))
+    return FAILED if unanswered else 0
 
 
 def _nothing(_text: str) -> None:

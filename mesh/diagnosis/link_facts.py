@@ -85,7 +85,7 @@ class Look:
         rules_hold: whether the rules in the namespace are those that the agent put; None where nobody looked.
         backends: addresses that the provider's VIP leads to, as applied.
         refused: packets that the rules refused towards the other service.
-        apart: packets that were refused outside the mesh because of `strict`.
+        apart: packets to and from the task that were refused outside the mesh because of `strict`.
         listeners: of the programs in the task.
     """
 

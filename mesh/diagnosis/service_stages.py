@@ -32,18 +32,12 @@ def rule(facts: LinkFacts) -> Iterator[Step]:
             return
     ports = "all ports" if facts.ports is None else ", ".join(facts.ports) or "no port"
     apart = facts.here.apart if facts.here is not None else 0
-    text = f"the link opens {ports}"
-    if apart:
-        yield Step(
-            "rule",
-            "warning",
-            f"{text}; {apart} packets between {facts.consumer} and {facts.provider} outside the link were refused "
-            f"(strict): something uses another name or address than the link's ({', '.join(facts.names[:_SHOWN])})",
-            f"service {facts.consumer}",
-            command=f"use the link's name, or x-wireguard: {{strict: false}} in {facts.provider}",
-        )
-    else:
-        yield ok("rule", text)
+    # No warning: they are counted for the task and not for the link, and a neighbour may have sent them.
+    beside = (
+        f"; {apart} packets of {_name(facts.consumer_end)} beside its links were refused (strict): a program there "
+        f"that gets no connection uses another name or address than {', '.join(facts.names[:_SHOWN])}"
+    )
+    yield ok("rule", f"the link opens {ports}{beside if apart else ''}")
 
 
 def vip(facts: LinkFacts) -> Iterator[Step]:

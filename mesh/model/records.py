@@ -1,7 +1,4 @@
-"""The records that Linkwire keeps in the store, as frozen data: one type for each kind of key.
-
-`mesh.model.keyspace` finds their keys, `mesh.model.codec` reads and writes them. No I/O here.
-"""
+"""Records of the store as frozen data, one type for each kind of key; `mesh.model.codec` reads and writes them."""
 
 from __future__ import annotations
 
@@ -252,8 +249,7 @@ class Refused:
     """Counter of the packets that a task's rules have refused since they were first put in place.
 
     Attributes:
-        direction: `in`: what came to the task over its device; `out`: what it tried to send over it; `apart`: what
-            passed between it and another wired service outside the mesh, or would have.
+        direction: `in`: came to the task by its device; `out`: was to leave by it; `apart`: to or from a neighbour.
         service: id of the service at the other end; "" where no link says which that is.
         packets: their number.
     """

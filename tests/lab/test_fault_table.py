@@ -142,16 +142,6 @@ def drained(stacks: Deployment) -> Iterator[None]:
 
 
 @contextmanager
-def strict_drop(stacks: Deployment) -> Iterator[None]:
-    """The client asks the provider by its address on the stack's own network."""
-    ((node, web),), ((asker, client),) = stacks.tasks("odd_web"), stacks.tasks("odd_client")
-    networks = node.get(f"/containers/{web}/json")["NetworkSettings"]["Networks"]
-    url = f"http://{networks['odd_default']['IPAddress']}/"
-    assert asker.docker("exec", client, "curl", "-s", "-m", "3", url, check=False).returncode != 0
-    yield
-
-
-@contextmanager
 def locked(stacks: Deployment) -> Iterator[None]:
     """A locked Swarm's manager cannot show its keys once its agent has started anew; then comes a new task."""
     manager = stacks.lab.manager
@@ -171,14 +161,13 @@ def locked(stacks: Deployment) -> Iterator[None]:
 
 FAULTS = (
     Fault("gate missing", no_gate, "placement", "with the start gate alone", ("odd_picky", "odd_web")),
-    Fault("strict drop", strict_drop, "rule", "outside the link were refused (strict)"),
     Fault("node drained", drained, "placement", "drained: n2"),
     Fault("agent dead", no_agent, "agent", "no agent runs on n2", status="n2"),
     Fault("clock wrong by an hour", wrong_clock, "agent", "the clock of n2 is 60 min behind", status="clock"),
     Fault("neither tun nor WireGuard", no_tun, "agent", "no agent runs on n2", status="n2"),
     Fault("unapproved node", locked, "record", "the keys of node n1 are not accepted", status="n1"),
 )
-SHORT = ("gate missing", "strict drop", "node drained")
+SHORT = ("gate missing", "node drained")
 
 
 @pytest.fixture
@@ -219,3 +208,14 @@ def test_fault_is_named_by_all(odd: Deployment, fault: Fault, figure: Callable[[
         assert fault.text in live.stderr
         assert not fault.status or (status.returncode, fault.status in status.stdout) != (0, False)
     checker.settle(odd.lab, 120)
+
+
+def test_packets_beside_the_link_are_told(odd: Deployment, figure: Callable[[str], None]) -> None:
+    """The client asks the provider by its address on the stack's own network, which `strict` refuses."""
+    ((node, web),), ((asker, client),) = odd.tasks("odd_web"), odd.tasks("odd_client")
+    networks = node.get(f"/containers/{web}/json")["NetworkSettings"]["Networks"]
+    url = f"http://{networks['odd_default']['IPAddress']}/"
+    assert asker.docker("exec", client, "curl", "-s", "-m", "3", url, check=False).returncode != 0
+    said = odd.linkwire("explain", "odd_client", "odd_web:80")
+    assert "packets of odd_client.1 beside its links were refused (strict)" in said
+    figure(next(line for line in said.splitlines() if line.startswith("rule")))

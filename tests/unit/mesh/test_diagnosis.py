@@ -57,6 +57,14 @@ def cause(facts: LinkFacts) -> Step:
     return found
 
 
+def test_packets_beside_the_link_are_told() -> None:
+    """They are the task's, and perhaps a neighbour's: nothing is wrong with the link."""
+    seen = steps(replace(GOOD, here=replace(GOOD.here or HERE, apart=3)))
+    (rule,) = (step for step in seen if step.stage == "rule")
+    assert "3 packets of shop_web.1 beside its links were refused (strict)" in rule.text
+    assert worst(seen) is None
+
+
 def test_sound_link_is_walked_to_its_end() -> None:
     assert [step.outcome for step in steps(GOOD)] == ["ok"] * 12
     assert [step.stage for step in steps(GOOD)] == list(STAGES[4:])
@@ -108,11 +116,6 @@ FAULTS: dict[str, tuple[LinkFacts, str, str]] = {
     ),
     "shut port": (replace(GOOD, ports=("80/tcp",), asked="5432/tcp"), "rule", "opens 80/tcp, and not 5432/tcp"),
     "other rules": (replace(GOOD, here=replace(HERE, rules_hold=False)), "rule", "are not those that Linkwire put"),
-    "strict": (
-        replace(GOOD, here=replace(HERE, apart=3, backends=("100.96.0.3",))),
-        "rule",
-        "3 packets between shop_web and shop_db outside the link were refused (strict)",
-    ),
     "stale vip": (replace(GOOD, here=replace(HERE, backends=("100.96.0.7",))), "vip", "leads to 100.96.0.7"),
     "not ready": (replace(GOOD, provider_ends=(replace(DB, ready=False),)), "backends", "has no ready task"),
     "loopback": (

@@ -1,0 +1,96 @@
+"""Sweep over the links that there are: one packet between each two tasks, tried by their agents."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker
+from compose_ext.swarm import agent_answer, queries
+from compose_ext.terminal import line
+
+SECONDS = 600.0
+"""For all links: some dozen pairs a second, and eight seconds for a node that does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """One link.
+
+    Attributes:
+        consumer: its service.
+        provider: likewise.
+        tried: pairs of tasks.
+        ok: of these, how many had an answer.
+    """
+
+    consumer: str
+    provider: str
+    tried: int
+    ok: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A pair of tasks of a link.
+
+    Attributes:
+        consumer: its service.
+        consumer_task: its name, as `ps` has it.
+        consumer_node: its node's name.
+        provider: likewise.
+        provider_task: likewise.
+        provider_node: likewise.
+        problem: why there was no answer, in words; empty where there was one.
+    """
+
+    consumer: str
+    consumer_task: str
+    consumer_node: str
+    provider: str
+    provider_task: str
+    provider_node: str
+    problem: str
+
+    def __str__(self) -> str:
+        ends = f"{self.consumer_task} on {self.consumer_node} -> {self.provider_task} on {self.provider_node}"
+        return f"{ends}: {self.problem}"
+
+
+def sweep(docker: Docker, stack: str | None) -> tuple[tuple[Swept, ...], tuple[Pair, ...]]:
+    """Try every link, or those with a side in a stack.
+
+    Raises:
+        DockerError: Docker or the agent does not answer, or there is no link to try.
+    """
+    names: dict[str, str] = {}
+    with suppress(DockerError):  # a worker's Docker does not know them
+        names = {str(raw["ID"]): line(str(raw["Description"]["Hostname"])) for raw in queries.nodes(docker)}
+    pairs = [_pair(names, one) for one in agent_answer.documents(docker, "sweep", SECONDS, stack=stack)]
+    if not pairs:
+        where = f"stack {stack} has" if stack else "there is"
+        raise DockerError(f"{where} no link between tasks that Linkwire knows: see `docker linkwire ps`")
+    links: dict[tuple[str, str], list[Pair]] = {}
+    for pair in pairs:
+        links.setdefault((pair.consumer, pair.provider), []).append(pair)
+    swept = tuple(
+        Swept(consumer, provider, len(found), sum(not pair.problem for pair in found))
+        for (consumer, provider), found in sorted(links.items())
+    )
+    return swept, tuple(pair for pair in pairs if pair.problem)
+
+
+def _pair(names: Mapping[str, str], raw: Mapping[str, Any]) -> Pair:
+    try:
+        ends = [_end(names, raw, side) for side in ("consumer", "provider")]
+        return Pair(*ends[0], *ends[1], line(str(raw["problem"])))
+    except KeyError as error:
+        raise DockerError(f"the agent's answer has no {error}") from None
+
+
+def _end(names: Mapping[str, str], raw: Mapping[str, Any], side: str) -> tuple[str, str, str]:
+    """Return a side's service, its task's name, and its node's name."""
+    service, task, node = (line(str(raw[f"{side}{of}"])) for of in ("", "_task", "_node"))
+    host = names.get(node, node)
+    return service, f"{service}.{raw[f'{side}_slot'] or host}.{task[:12]}", host
