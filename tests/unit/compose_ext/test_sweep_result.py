@@ -11,6 +11,7 @@ from compose_ext.cli import main
 from compose_ext.connectivity import sweep
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
+from compose_ext.swarm import agent_answer, queries
 
 
 def pair(consumer: str, provider: str, problem: str = "", slot: int = 1) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the agent answers."""
     said = list[dict[str, Any]]()
     node = {"ID": "a1", "Description": {"Hostname": "n1"}}
-    monkeypatch.setattr(sweep.agent_answer, "documents", lambda *_, **__: said)
-    monkeypatch.setattr(sweep.queries, "nodes", lambda _: [node])
+    monkeypatch.setattr(agent_answer, "documents", lambda *_, **__: said)
+    monkeypatch.setattr(queries, "nodes", lambda _: [node])
     return said
 
 
@@ -69,10 +70,10 @@ def test_all_well_is_said_so(answers: list[dict[str, Any]], capsys: pytest.Captu
 
 def test_no_link_is_no_success(answers: list[dict[str, Any]]) -> None:
     with pytest.raises(DockerError, match="stack shop has no link between tasks"):
-        sweep.sweep(Docker("docker", []), "shop")
+        sweep.sweep(Docker("docker", ()), "shop")
     answers.append({"consumer": "shop_web"})
     with pytest.raises(DockerError, match="the agent's answer has no 'consumer_task'"):
-        sweep.sweep(Docker("docker", []), None)
+        sweep.sweep(Docker("docker", ()), None)
 
 
 @pytest.mark.parametrize(
