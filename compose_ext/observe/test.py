@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 import click
 
-from compose_ext.commands.arguments import stack_name
 from compose_ext.completion import stacks
 from compose_ext.connectivity import run
 from compose_ext.connectivity.run import Tested
@@ -84,7 +83,7 @@ def test_command(
     if all_links:
         if quick or keep:
             raise UsageError("--all-links deploys nothing: leave --quick and --keep out")
-        return _all_links(docker, stack_name(stack) if stack is not None else None, as_json=form == "json")
+        return _all_links(docker, stack, as_json=form == "json")
     if stack is not None:
         raise UsageError(f"{stack!r}: a stack can be named with --all-links only; without it, test deploys its own")
     image = installation.deployed(docker).image if queries.manager(docker) else None
