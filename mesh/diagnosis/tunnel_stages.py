@@ -56,6 +56,18 @@ def handshake(facts: LinkFacts) -> Iterator[Step]:
         yield ok("handshake", f"a packet through the tunnel was answered; last handshake {last}")
         return
     text = f"a packet through the tunnel was not answered; last handshake {last}"
+    if facts.unheard and not facts.store:
+        unheard = facts.unheard[0]
+        yield Step(
+            "handshake",
+            "wrong",
+            f"{text}, and the agent on {unheard.host} {unheard.reason}: where a node's kernel has no WireGuard, its "
+            "links end with the agent",
+            f"node {unheard.host}",
+            _since(facts),
+            f"docker service ps --no-trunc --filter node={unheard.host} linkwire_agent",
+        )
+        return
     is_blocked = facts.underlay is not None and blocked(facts.underlay)
     there = facts.there
     if not is_blocked and there is not None and there.handshake_age is None and here.handshake_age is None:

@@ -147,6 +147,17 @@ FAULTS: dict[str, tuple[LinkFacts, str, str]] = {
         "db resolves to 10.0.0.1 in shop_web.1, and not to 100.96.0.9",
     ),
     "clock": (replace(GOOD, there=replace(THERE, clock=4600.0)), "agent", "the clock of n2 is 59 min ahead"),
+    "dead agent": (
+        replace(
+            GOOD,
+            there=None,
+            trial=DEAD,
+            underlay=Underlay(problem="UDP was not tried"),
+            unheard=(Unheard("b", "n2", "gives no signs of life in etcd"),),
+        ),
+        "handshake",
+        "and the agent on n2 gives no signs of life in etcd: where a node's kernel has no WireGuard",
+    ),
     "silent": (
         replace(GOOD, there=None, underlay=None, unheard=(Unheard("b", "n2", "did not answer"),)),
         "agent",
