@@ -24,7 +24,8 @@ LAB="
 /usr/bin/mmdebstrap mmdebstrap
 /usr/share/doc/busybox-static busybox-static
 /usr/bin/ping:/bin/ping iputils-ping
-/usr/lib/*/faketime/libfaketime.so.1 libfaketime
+/usr/bin/cc gcc
+/usr/include/time.h libc6-dev
 /usr/bin/openssl openssl
 /usr/bin/curl curl
 /usr/bin/make make

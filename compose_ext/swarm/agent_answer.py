@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,9 @@ TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
 _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
+_NAMING = ("links", "problems", "unanswered")
+"""The fields that name nodes to people; others go by their ids."""
+_NODE_ID = re.compile(r'\bnode [a-z0-9]{25}\b|_node": "[a-z0-9]{25}"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,19 @@ def ask(docker: Docker, stack: str | None, *, counted: bool = False) -> Answer:
         DockerError: there is no agent, or no answer that can be understood.
     """
     (answer,) = documents(docker, "links", stack=stack, counted=counted or None) or ({},)
-    return judged(answer)
+    return judged(_with_names(docker, answer))
+
+
+def _with_names(docker: Docker, raw: dict[str, Any]) -> dict[str, Any]:
+    """Put names in the place of nodes' ids: an agent that has started since does not know those of silent nodes."""
+    told = json.dumps({field: raw[field] for field in _NAMING if field in raw})
+    if not _NODE_ID.search(told):
+        return raw
+    with suppress(DockerError, KeyError, TypeError):  # a worker's Docker does not know them
+        for node in queries.nodes(docker):
+            told = told.replace(str(node["ID"]), json.dumps(str(node["Description"]["Hostname"]))[1:-1])
+    named: dict[str, Any] = json.loads(told)
+    return raw | named
 
 
 def ask_signers(docker: Docker) -> Answer:

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from tests.lab import checker, process
+from tests.lab import checker, process, programs
 from tests.lab.deployment import Deployment
 from tests.support.effort import LONG
 from tests.support.patience import slowness
@@ -108,13 +107,13 @@ def no_agent(stacks: Deployment) -> Iterator[None]:
 @contextmanager
 def wrong_clock(stacks: Deployment) -> Iterator[None]:
     """Only on n2 there is a library to load, by which it is an hour earlier."""
-    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
     for node in stacks.lab.nodes:
         folder = stacks.lab.layout.root / "clock" / node.name
         folder.mkdir(parents=True, exist_ok=True)
-    (stacks.lab.layout.root / "clock/n2/clock.so").write_bytes(library.read_bytes())
+    library = stacks.lab.layout.root / "clock/n2/clock.so"
+    process.answer(["cc", "-shared", "-fPIC", "-o", str(library), str(programs.INSIDE / "clock.c")])
     source = f"{stacks.lab.layout.root}/clock/{{{{.Node.Hostname}}}}"
-    preload = ("--env-add", "LD_PRELOAD=/clock/clock.so", "--env-add", "FAKETIME=-60m")
+    preload = ("--env-add", "LD_PRELOAD=/clock/clock.so")
     with changed(stacks, "--mount-add", f"type=bind,source={source},target=/clock,readonly", *preload):
         yield
 

@@ -61,6 +61,15 @@ def failed_check(stacks: Deployment) -> str:
     return done.stderr if done.returncode == 1 else ""
 
 
+def swept(stacks: Deployment) -> tuple[int, list[tuple[str, str, int, int]], list[tuple[str, str, str]]]:
+    """`test --all-links` of the stack: its exit code, links with pairs tried and answered, and failures."""
+    done = stacks.try_linkwire("test", "--all-links", "seen", "--format", "json")
+    said = json.loads(done.stdout)
+    links = [(one["consumer"], one["provider"], one["tried"], one["ok"]) for one in said["links"]]
+    failures = [(one["consumer_node"], one["provider_node"], one["problem"]) for one in said["failures"]]
+    return done.returncode, links, failures
+
+
 def until(stacks: Deployment, code: int, text: str, seconds: float) -> float:
     """Ask for the status until its exit code and its problems are so; how many seconds it took."""
     began = time.monotonic()
@@ -90,10 +99,13 @@ def test_faults_are_named_and_rest_is_well(stacks: Deployment, figure: Figure) -
         checked = stacks.try_linkwire("check")
         assert "gets no answer" not in checked.stderr
         assert "silent" not in checked.stderr
+        assert swept(stacks) == (0, [("seen_client", "seen_web", 1, 1)], [])
         with wall(stacks.lab.node("n2")):
             took = until(stacks, 2, "on node n1 gets no answer from seen_web.1.", BROKEN_S + LATE_S)
             assert states(stacks) == ["broken"]
             assert "gets no answer" in failed_check(stacks)
+            unanswered = [("n1", "n2", "a packet through the tunnel was not answered")]
+            assert swept(stacks) == (1, [("seen_client", "seen_web", 1, 0)], unanswered)
         back = well(stacks, 30 + LATE_S)
     with stopped_agent(stacks, "n3"):
         silent = until(stacks, 1, "node n3: its agent is silent", SILENT_S + LATE_S)

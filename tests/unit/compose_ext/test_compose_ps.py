@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from compose_ext.commands.ps import table
 from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker
+from compose_ext.swarm import agent_answer, queries
 from compose_ext.swarm.agent_answer import read
 from compose_ext.terminal import age, amount
 
@@ -186,3 +188,31 @@ def test_no_answer_makes_a_traceback(key: str, value: object) -> None:
 def test_an_answer_too_deep() -> None:
     with pytest.raises(DockerError):
         read("[" * 100_000)
+
+
+def test_nodes_have_names_where_swarm_knows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that has started since a node went silent knows its id alone; a worker's Docker knows no names."""
+    ids = {"6frketw2zt05lsehj51gdd9tc": "n2", "rss26glxva5s9l0aeburkjlnf": 'n"3'}
+    silent, named = ids
+    task = "v08udjkha5v1tlg59n06oe2sr"
+    (link,) = answer()["links"]
+    pairs = [pair(consumer_node=named, provider_node=silent, provider_task=f"shop_db.1.{task}")]
+    said = answer(
+        problems=[f"node {silent}: its agent is silent"],
+        links=[link | {"pairs": pairs}],
+        nodes=[{"id": silent}],
+    )
+    nodes = [{"ID": one, "Description": {"Hostname": name}} for one, name in ids.items()]
+    monkeypatch.setattr(agent_answer, "documents", lambda *_, **__: [said])
+    monkeypatch.setattr(queries, "nodes", lambda _: nodes)
+    found = agent_answer.ask(Docker("docker", ()), None)
+    assert found.problems == ("node n2: its agent is silent",)
+    (one,) = found.links[0].pairs
+    assert (one.consumer_node, one.provider_node, one.provider_task) == ('n"3', "n2", f"shop_db.1.{task}")
+    assert found.raw["nodes"] == [{"id": silent}], "programs go by ids"
+    monkeypatch.setattr(queries, "nodes", failing)
+    assert agent_answer.ask(Docker("docker", ()), None).problems == (f"node {silent}: its agent is silent",)
+
+
+def failing(_docker: Docker) -> list[dict[str, Any]]:
+    raise DockerError("this node is not a swarm manager")
