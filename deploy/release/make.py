@@ -117,7 +117,8 @@ def make_plugin(release: Release) -> None:
     wheels = release.work / "plugin-wheels"
     run(sys.executable, release.tree / "deploy/plugin/make.py", release.out / name, wheels, env=release.environment)
     plugin = sbom.Package("docker-linkwire", release.version, file=name, licence="Apache-2.0")
-    written = sbom.document(plugin, sbom.python_packages(wheels.rglob("*.whl")), release.epoch)
+    parts = [*sbom.python_packages(wheels.rglob("*.whl")), *sbom.page_packages(release.tree)]
+    written = sbom.document(plugin, parts, release.epoch)
     (release.out / f"{name}.spdx.json").write_bytes(written)
 
 
@@ -180,7 +181,8 @@ def make_image(release: Release) -> image.Digests:
     debian = sbom.debian_packages(listed)
     check_installed(built, {("debian", *each.key) for each in debian} | {("python", *each.key) for each in python})
     whole = sbom.Package("linkwire", release.version, file=f"{name}.tar", licence="Apache-2.0")
-    (release.out / f"{name}.spdx.json").write_bytes(sbom.document(whole, [*debian, *python], release.epoch))
+    parts = [*debian, *python, *sbom.page_packages(release.tree)]
+    (release.out / f"{name}.spdx.json").write_bytes(sbom.document(whole, parts, release.epoch))
     return digests
 
 

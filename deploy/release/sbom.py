@@ -1,4 +1,4 @@
-"""Bills of materials of a release, as SPDX 2.3 in JSON: the Debian packages and Python archives that were put in.
+"""Bills of materials of a release, as SPDX 2.3 in JSON: Debian packages, Python archives and the page's libraries.
 
 Written from what was installed, not from the lock: a test holds the two against each other. The same contents give
 the same bytes.
@@ -68,6 +68,24 @@ def debian_packages(listed: str) -> list[Package]:
                 f"pkg:deb/debian/{quote(name, safe='')}@{quote(version, safe='')}?arch={architecture}&distro=bookworm"
             )
             packages.append(Package(name, version, digest.removeprefix("sha256:"), purl=purl))
+    return packages
+
+
+def page_packages(tree: Path) -> list[Package]:
+    """JavaScript libraries of the page, by the lock and the files that are in the tree (deploy/ui/vendor.sh).
+
+    Raises:
+        KeyError: a library of the lock has no file in the tree.
+    """
+    lock = json.loads((tree / "deploy/ui/package-lock.json").read_text())["packages"]
+    sums = dict(reversed(line.split()) for line in (tree / "deploy/ui/SHA256SUMS").read_text().splitlines())
+    packages = []
+    for path, said in sorted(lock.items()):
+        name = path.removeprefix("node_modules/")
+        if path and not said.get("dev"):
+            file = f"compose_ext/ui/static/vendor/{name}.min.js"
+            purl = f"pkg:npm/{quote(name, safe='/')}@{said['version']}"
+            packages.append(Package(name, said["version"], sums[file], file, purl, said["license"]))
     return packages
 
 

@@ -24,7 +24,7 @@ def written() -> bytes:
     folder = images.wheels()
     archives = [*folder.glob("*.whl"), *folder.glob("*.tar.gz")]
     whole = sbom.Package("linkwire", "0.1.0", licence="Apache-2.0")
-    parts = [*sbom.debian_packages(DEBIAN), *sbom.python_packages(archives)]
+    parts = [*sbom.debian_packages(DEBIAN), *sbom.python_packages(archives), *sbom.page_packages(PROJECT)]
     return bytes(sbom.document(whole, parts, EPOCH))
 
 
@@ -51,9 +51,17 @@ def test_every_locked_package_is_listed(written: bytes, tmp_path: Path) -> None:
     assert (locked | debian) - listed == set()
 
 
+def test_libraries_of_the_page_are_listed(written: bytes) -> None:
+    _, *parts = json.loads(written)["packages"]
+    (library,) = [part for part in parts if part.get("packageFileName", "").endswith(".js")]
+    assert (library["name"], library["licenseDeclared"]) == ("cytoscape", "MIT")
+    assert library["externalRefs"][0]["referenceLocator"] == f"pkg:npm/cytoscape@{library['versionInfo']}"
+
+
 def test_every_listed_digest_is_a_locked_one(written: bytes) -> None:
     texts = (LOCKS / f"{name}.txt" for name in ("product", "build", "debian-amd64"))
     locked = set(re.findall("sha256:([0-9a-f]{64})", "".join(path.read_text() for path in texts)))
+    locked |= set(re.findall("(?m)^[0-9a-f]{64}", (PROJECT / "deploy/ui/SHA256SUMS").read_text()))
     _, *parts = json.loads(written)["packages"]
     assert {part["checksums"][0]["checksumValue"] for part in parts} - locked == set()
 
