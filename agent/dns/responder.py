@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -29,6 +30,7 @@ log = structlog.get_logger(__name__)
 SEND_S = 2.0
 """Seconds after which the process is taken for hung."""
 RESTART_S = 0.2
+END_S = 1.0
 _UNANSWERED = "wired, but its own DNS questions for links are not answered (its hosts file has their names)"
 
 
@@ -108,9 +110,10 @@ class Responder:
             for container in list(self._served):
                 self.stop(container)
             if self._process is not None and self._control is not None:
-                self._control.close()
-                self._process.kill()
-                self._process.wait()
+                self._end(self._process, self._control)
+                self._control = None
+                with suppress(subprocess.TimeoutExpired):  # it ends without the agent, later
+                    self._process.wait(END_S)
 
     def _open(self, container: str, served: _Served, resolving: Resolving) -> list[socket.socket]:
         servers = enumerate(resolving.servers[: ruleset.MOST_SERVERS])
@@ -133,8 +136,9 @@ class Responder:
             memory = os.memfd_create("linkwire-names")
         except OSError as error:
             log.warning("DNS answers not updated", error=str(error))
-            if self._process is not None:
-                self._process.kill()  # the next one is handed everything
+            if self._process is not None and self._control is not None:
+                self._end(self._process, self._control)  # the next one is handed everything
+                self._control = None
             return
         try:
             os.pwrite(memory, table, 0)
@@ -153,9 +157,18 @@ class Responder:
             socket.send_fds(self._control, [ORDER.pack(verb, container.encode()[:96])], list(descriptors))
         except OSError as error:
             log.warning("DNS responder not reachable, restarting", error=str(error))
-            self._control.close()
+            self._end(self._process, self._control)
             self._control = None
-            self._process.kill()
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes], control: socket.socket) -> None:
+        """End the process: by asking it, since it is another user's and an agent in a container has no CAP_KILL."""
+        control.settimeout(0)
+        with suppress(OSError):
+            control.send(ORDER.pack(b"!", b""))
+        control.close()
+        with suppress(PermissionError):
+            process.kill()
 
     def _start(self) -> bool:
         """Start the process, and hand it all that there is; False where it cannot be started."""

@@ -24,7 +24,8 @@ from agent.linux.privileges import USER
 from mesh.process import hardening
 
 ORDER = struct.Struct("=c96s")
-"""An order of the agent for a task: `+` with a file in memory that holds its table, and further sockets; or `-`."""
+"""An order of the agent: for a task `+`, with a file in memory that holds its table and further sockets, or `-`; or
+`!` to end at once."""
 LINGER_S = 30.0
 _MOST_DESCRIPTORS = 32
 _MOST_IN_A_ROW = 16
@@ -60,7 +61,9 @@ class Server:
             self._until = time.monotonic() + LINGER_S
             return
         verb, task = ORDER.unpack(order)
-        if verb == b"+":
+        if verb == b"!":
+            self._until = 0.0
+        elif verb == b"+":
             table, *opened = descriptors
             with open(table, "rb") as file:  # noqa: PTH123 - a descriptor
                 self._tables[task] = Table(os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0))

@@ -27,18 +27,21 @@ def last_words(docker: Docker, task: str, *, ended: bool) -> str:
         text = docker.ask(["service", "logs", "--raw", *window, task], TIMEOUT, merged=True)
     except DockerError:
         return ""
-    complaints = [words for raw in text.splitlines() if (words := _complaint(raw))]
+    complaints = [found for raw in text.splitlines() if (found := _complaint(raw))]
     if complaints:
-        return f"its log says: {complaints[-1]}"
+        # The newest of the worst: that a process ended is said after why it did.
+        level = max(level for level, _ in complaints)
+        return f"its log says: {next(words for at, words in reversed(complaints) if at == level)}"
     return "" if ended or text.strip() else f"its log has not had a line for {_WINDOW_S} s: it may hang"
 
 
-def _complaint(raw: str) -> str:
-    """Return a log line's event and error where it is one of a fault; empty for any other."""
+def _complaint(raw: str) -> tuple[int, str] | None:
+    """Return how bad a log line is, and its event and error, where it is one of a fault; None for any other."""
     try:
         entry = json.loads(raw)
         if entry["level"] not in _BAD:
-            return ""
-        return line(f"{entry['event']}: {entry['error']}" if entry.get("error") else str(entry["event"]))[:_LONGEST]
+            return None
+        words = f"{entry['event']}: {entry['error']}" if entry.get("error") else str(entry["event"])
+        return _BAD.index(entry["level"]), line(words)[:_LONGEST]
     except (AttributeError, KeyError, TypeError, ValueError):
-        return ""
+        return None

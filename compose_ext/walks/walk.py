@@ -46,7 +46,7 @@ def walk(docker: Docker, facts: SwarmFacts, port: str) -> Iterator[Step]:
 def _with_log(docker: Docker, facts: SwarmFacts, step: Step) -> Step:
     """Add what the log of an agent says that does not answer."""
     task = facts.agents.get(step.node)
-    if step.stage != "agent" or task is None:
+    if task is None:
         return step
     words = agent_log.last_words(docker, task.id, ended=not task.is_running)
     command = f"docker service logs --tail 20 {task.id}"

@@ -66,6 +66,7 @@ def handshake(facts: LinkFacts) -> Iterator[Step]:
             f"node {unheard.host}",
             _since(facts),
             f"docker service ps --no-trunc --filter node={unheard.host} linkwire_agent",
+            unheard.node,
         )
         return
     is_blocked = facts.underlay is not None and blocked(facts.underlay)

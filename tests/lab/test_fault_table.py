@@ -163,7 +163,7 @@ FAULTS = (
     Fault("node drained", drained, "placement", "drained: n2"),
     Fault("agent dead", no_agent, "handshake", "the agent on n2 gives no signs of life in etcd", status="n2"),
     Fault("clock wrong by an hour", wrong_clock, "agent", "the clock of n2 is 60 min behind", status="clock"),
-    Fault("neither tun nor WireGuard", no_tun, "agent", "/dev/net/tun", status="n2"),
+    Fault("neither tun nor WireGuard", no_tun, "handshake", "/dev/net/tun cannot be used", status="n2"),
     Fault("unapproved node", locked, "record", "the keys of node n1 are not accepted", status="n1"),
 )
 SHORT = ("gate missing", "node drained")

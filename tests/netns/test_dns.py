@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -162,6 +164,24 @@ def test_a_responder_that_is_killed_is_replaced(resolved: Resolved) -> None:
     process.kill()
     wait_for(lambda: resolved.responder._process not in {None, process}, seconds=STARTED_S)
     assert addresses(resolved.ask("db")) == [VIP]
+
+
+def test_agent_without_cap_kill_ends_it(tmp_path: Path) -> None:
+    """An agent in its container has no CAP_KILL, and the process is another user's."""
+    script = tmp_path / "close.py"
+    script.write_text(
+        "from agent.dns.responder import Responder\n"
+        "made = Responder()\n"
+        "assert made._start()\n"
+        "process = made._process\n"
+        "while f'Uid:\\t{65533}' not in open(f'/proc/{process.pid}/status').read():\n    pass\n"
+        "made.close()\n"
+        "print(process.poll())\n"
+    )
+    without = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", sys.executable, str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(without, check=False, env=environment, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("0", "")
 
 
 def test_responder_has_no_privileges_and_keeps_no_namespace(resolved: Resolved) -> None:

@@ -196,6 +196,11 @@ def test_absent_agent_is_a_warning(swarm: Swarm, folder: Path, capsys: pytest.Ca
             '{"level": "warning", "event": "reports not written", "error": "no etcd"}\nnonsense\n',
             "not written: no etcd",
         ),
+        (
+            '{"level": "error", "event": "agent stopped", "error": "no tun"}\n'
+            '{"level": "warning", "event": "agent ended, restarting"}\n',
+            "agent stopped: no tun",
+        ),
     ],
 )
 def test_log_of_a_silent_agent_tells_more(
