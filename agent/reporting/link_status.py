@@ -10,6 +10,8 @@ from typing import Any
 
 from agent.state.verified_state import generation
 from agent.wireguard.peer_health import state
+from mesh.diagnosis.record_stages import CLOCK_S
+from mesh.diagnosis.steps import ago
 from mesh.integrity.verification import verify_snapshot
 from mesh.model import device_readings, keyspace
 from mesh.model.device_readings import NodeReading, PeerReading
@@ -98,7 +100,7 @@ def inspect(
             links.append({**_link(graph, refused, consumer, link), **key, **told})
     named = re.compile(rf"(?<![A-Za-z0-9_-]){re.escape(stack or '')}_")  # `shop_db`, but not `workshop_db`
     names = pairs_of.hostname
-    problems = list(_distrusted(snapshot, reader, names))
+    problems = [*_distrusted(snapshot, reader, names), *_wrong_clocks(snapshot, now, reader, names)]
     unanswered = list(_unanswered(broken))
     problems += unanswered
     problems += [text for text in _problems(snapshot, graph, reader, names) if stack is None or named.search(text)]
@@ -341,6 +343,19 @@ def is_lasting(snapshot: Snapshot, reader: Reader, report: TaskReport) -> bool:
     """Tell whether a task has its error for longer than it takes to start: before, it is none to alarm anybody."""
     age = reader.age(snapshot.revision_of(keyspace.key_of(report)))
     return age is None or age >= STARTING_S
+
+
+def _wrong_clocks(snapshot: Snapshot, now: float, reader: Reader, hostname: Callable[[str], str]) -> Iterator[str]:
+    """Name the nodes whose clocks differ from this one's, by when the store had what they wrote."""
+    for status in sorted(snapshot.all(Status), key=lambda s: s.node):
+        age = reader.age(snapshot.revision_of(keyspace.status(status.node)))
+        off = status.written + age - now if age is not None else 0.0
+        if abs(off) > CLOCK_S:
+            name, way = hostname(status.node), "ahead of" if off > 0 else "behind"
+            yield (
+                f"node {name}: its clock is {ago(abs(off))} {way} that of the node that was asked; certificates and "
+                f"new handshakes depend on it: on {name}, timedatectl set-ntp true"
+            )
 
 
 def _problems(snapshot: Snapshot, graph: LinkGraph, reader: Reader, hostname: Callable[[str], str]) -> Iterator[str]:

@@ -150,7 +150,7 @@ def locked(stacks: Deployment) -> Iterator[None]:
     agent = stacks.agent(manager)
     assert agent is not None
     manager.docker("kill", agent)
-    process.wait_for("another agent", lambda: stacks.agent(manager) not in (None, agent), seconds=60)
+    process.wait_for("n1 to be unproven", lambda: "(autolock)" in stacks.linkwire("node", "ls"), seconds=60)
     manager.docker("service", "update", "--detach", "--force", "odd_client")
     try:
         yield
@@ -162,7 +162,13 @@ FAULTS = (
     Fault("gate missing", no_gate, "placement", "with the start gate alone", ("odd_picky", "odd_web")),
     Fault("node drained", drained, "placement", "drained: n2"),
     Fault("agent dead", no_agent, "handshake", "the agent on n2 gives no signs of life in etcd", status="n2"),
-    Fault("clock wrong by an hour", wrong_clock, "agent", "the clock of n2 is 60 min behind", status="clock"),
+    Fault(
+        "clock wrong by an hour",
+        wrong_clock,
+        "agent",
+        "the clock of n2 is 60 min behind",
+        status="node n2: its clock is ",
+    ),
     Fault("neither tun nor WireGuard", no_tun, "handshake", "/dev/net/tun cannot be used", status="n2"),
     Fault("unapproved node", locked, "record", "the keys of node n1 are not accepted", status="n1"),
 )

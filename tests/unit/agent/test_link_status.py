@@ -399,3 +399,21 @@ def test_error_of_starting_task_alarms_nobody(age: float | None, *, told: bool) 
     made = inspect(snapshot(*SHOP, failing), NOW, None, Reader(age=lambda _revision: age))
     assert (made["problems"] != []) == told
     assert made["links"][0]["pairs"][0]["error"] == "no namespace (yet)"
+
+
+@pytest.mark.parametrize(
+    ("written", "age", "told"),
+    [
+        (NOW - 3600, 3.0, "its clock is 59 min behind that of the node that was asked"),
+        (NOW + 7200, 10.0, "its clock is 2 h ahead of that of the node that was asked"),
+        (NOW - 3600, None, ""),
+        (NOW - 3600, 3590.0, ""),
+        (NOW - 31, 3.0, ""),
+    ],
+)
+def test_wrong_clock_is_named_by_age_of_its_words(written: float, age: float | None, told: str) -> None:
+    """When the store had them is known without that node's clock; nobody knows of what was there before."""
+    said = replace(status(2), written=written)
+    made = inspect(snapshot(*SHOP, said), NOW, None, Reader(hostnames={"n2": "host2"}, age=lambda _revision: age))
+    clocks = [text for text in made["problems"] if "clock" in text]
+    assert [told in text and text.startswith("node host2: ") for text in clocks] == [True] * bool(told)

@@ -197,8 +197,10 @@ def test_absent_agent_is_a_warning(swarm: Swarm, folder: Path, capsys: pytest.Ca
             "not written: no etcd",
         ),
         (
-            '{"level": "error", "event": "agent stopped", "error": "no tun"}\n'
-            '{"level": "warning", "event": "agent ended, restarting"}\n',
+            """\
+{"level": "error", "event": "agent stopped", "error": "no tun"}
+{"level": "warning", "event": "agent ended, restarting"}
+""",
             "agent stopped: no tun",
         ),
     ],
