@@ -150,12 +150,20 @@ def locked(stacks: Deployment) -> Iterator[None]:
     agent = stacks.agent(manager)
     assert agent is not None
     manager.docker("kill", agent)
-    process.wait_for("n1 to be unproven", lambda: "(autolock)" in stacks.linkwire("node", "ls"), seconds=60)
+    process.wait_for("n1 to be unproven", lambda: "(autolock)" in keys(stacks), seconds=60)
     manager.docker("service", "update", "--detach", "--force", "odd_client")
     try:
         yield
     finally:
         manager.docker("swarm", "update", "--autolock=false")
+        process.wait_for(
+            "all to be proven", lambda: keys(stacks).count(" proven ") == len(stacks.lab.nodes), seconds=60
+        )
+
+
+def keys(stacks: Deployment) -> str:
+    """What `node ls` says; it asks n1's agent, which may be starting."""
+    return stacks.try_linkwire("node", "ls").stdout
 
 
 FAULTS = (
