@@ -3,7 +3,8 @@
 A pytest plugin for `pytest -n`. A file's tests stay together, in their order.
 
 - The first two workers have a Swarm each, made for the first file that needs it. Its tests wait most of their time.
-- The others take what needs no Swarm, the longest file first; then they make labs of their own.
+- The third makes labs of its own. The others take what needs no Swarm, the longest file first; where there are three
+  workers, the third does that before.
 - What measures times or looks at the whole machine (ALONE) comes when all other workers have ended.
 """
 
@@ -45,6 +46,8 @@ LONGEST = (
     *("test_commit.py", "test_compose_loader.py", "test_plan_histories.py", "test_nft.py"),
 )
 """Ends of the files' names, the longest first, so that none of them begins when all others are done."""
+_WITH_ONE_FOR_ALL_ELSE = 3
+"""Workers of whom the last is the only one for what needs no Swarm, and begins with that."""
 OPENING = "netns/test_linkkeys.py"
 """The second worker's first: it waits minutes for a session's end, while the first makes the images for both."""
 
@@ -86,7 +89,8 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]
     def _sorts(self, node: Any) -> Iterator[str]:  # noqa: ANN401
         rank = self._rank(node)
         # Three nodes and Linkwire on them take 3 GiB of memory and half of a processor: no more than three at once.
-        yield from {0: (SWARM, OWN, QUICK), 1: (SWARM, OWN, QUICK), 2: (QUICK, OWN)}.get(rank, (QUICK,))
+        third = (QUICK, OWN) if len(self.nodes) == _WITH_ONE_FOR_ALL_ELSE else (OWN, QUICK)
+        yield from {0: (SWARM, OWN, QUICK), 1: (SWARM, OWN, QUICK), 2: third}.get(rank, (QUICK,))
         if self.nodes == [node]:
             yield ALONE
 

@@ -88,11 +88,16 @@ def test_every_test_runs_once_and_last_ones_alone(monkeypatch: pytest.MonkeyPatc
     assert swarms[0] | swarms[1] >= set(LAB)
     assert swarms[0] & set(LAB)
     assert swarms[1] & set(LAB), "it has a Swarm too"
-    assert swarms[2] <= set(OWN)
+    assert swarms[2] == set(OWN)
     assert swarms[3] == set()
     assert EVERY[workers[1].ran[0]].startswith("tests/netns/test_linkkeys.py"), "the first makes the images meanwhile"
     longest = EVERY.index("tests/kernel/test_kernel.py::test_0")
-    assert longest in {worker.ran[0] for worker in workers[2:]}, "it comes first"
+    assert longest == workers[3].ran[0], "it comes first"
+
+
+def test_third_of_three_begins_without_a_swarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, workers = scheduled(3, monkeypatch)
+    assert EVERY[workers[2].queue[0]] == "tests/kernel/test_kernel.py::test_0"
 
 
 def test_nothing_is_alone_while_another_worker_works(monkeypatch: pytest.MonkeyPatch) -> None:
