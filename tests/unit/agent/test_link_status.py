@@ -411,7 +411,7 @@ def test_error_of_starting_task_alarms_nobody(age: float | None, *, told: bool) 
         (NOW - 31, 3.0, ""),
     ],
 )
-def test_wrong_clock_is_named_by_age_of_its_words(written: float, age: float | None, told: str) -> None:
+def test_wrong_clock_is_named(written: float, age: float | None, told: str) -> None:
     """When the store had them is known without that node's clock; nobody knows of what was there before."""
     said = replace(status(2), written=written)
     made = inspect(snapshot(*SHOP, said), NOW, None, Reader(hostnames={"n2": "host2"}, age=lambda _revision: age))

@@ -152,14 +152,15 @@ def check_endpoints(store: MemoryStore, world: World, linked: set[str], made: Pl
         if (held := stored.get(wanted.id)) is not None:
             links = tuple(replace(link, provider=shown(link.provider)) for link in held.links)
             assert (links, held.name, held.dnsrr) == (wanted.labels.links, wanted.name, wanted.dnsrr)
-            banned = [
+            revoked = [
                 attachment
                 for task in world.tasks.values()
                 if task.service == wanted.id and not task.ended and task.node in world.nodes
                 if world.nodes[task.node].revoked is not None
                 for attachment in task.attachments
             ]
-            assert held.elsewhere == in_order((*wanted.attachments, *banned))
+            assert held.elsewhere == wanted.attachments
+            assert held.revoked == in_order(revoked)
 
 
 def check_settled(store: MemoryStore, world: World) -> None:
