@@ -68,6 +68,9 @@ def renew(index: Index, swarm: Swarm, stored: Snapshot, delta: Delta, members: I
     before, lists = _Before(index, swarm, delta, named), (index.swarm, swarm)
     banned = set(index.revoked)
     index.renew(swarm, stored, delta, named.ids)
+    # A node's problem is named while it has endpoints, those too that somebody wrote who was late.
+    ends = (index.endpoints.get(key.rpartition("/")[2]) for key in delta.keys if key.startswith(keyspace.ENDPOINTS))
+    named.ids.update(endpoint.node for endpoint in ends if endpoint is not None)
     if before.relinks(index):
         index.relink()
     if keyspace.CLUSTER in delta.keys or keyspace.CLUSTER in stored.invalid or before.other_networks(index):

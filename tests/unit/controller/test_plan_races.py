@@ -8,11 +8,12 @@ from random import Random
 
 from controller.planning.planner import plan
 from mesh.model import keyspace
-from mesh.model.records import Address, Cluster, Endpoint, Port, Service, TaskReport
+from mesh.model.records import Address, Cluster, Endpoint, Node, Port, Service, TaskReport
 from mesh.model.snapshot import Delete, Put
 from mesh.topology.ipam import ula
 from tests.support.swarm_world import DB, SUBNET, WEB, service
 from tests.unit.controller.plan_safety import check_moment
+from tests.unit.controller.planners import Remembering
 from tests.unit.controller.transactions import carry_out, endpoint_of, fresh, made_of, set_ports, settled
 
 # --- two planners
@@ -189,3 +190,25 @@ def test_order_of_records_is_not_order_of_steps() -> None:
     assert len(made.steps) == 24
     for seed in range(5):
         assert plan(world.swarm(), store.snapshot(Random(seed)), SUBNET, world.now, world.members) == made  # noqa: S311 - an order is no secret
+
+
+def test_late_endpoint_brings_its_nodes_problem() -> None:
+    """One that a late plan writes, of a service that is linked no more: nobody asks where its node is then."""
+    store, world = fresh()
+    world.add(WEB, "n1")
+    world.add(DB, "n2")
+    settled(store, world)
+    late = next(endpoint for endpoint in store.all(Endpoint) if endpoint.node == "n1")
+    node = store.entries[keyspace.node("n1")].record
+    assert isinstance(node, Node)
+    for found in list(world.services.values()):
+        world.services[found.id] = replace(found, labels=service(found.name).labels)
+    settled(store, world)
+    assert store.all(Endpoint) == []
+    store.write(replace(node, address=IPv4Address("192.0.2.77")))
+    remembering = Remembering()
+    remembering.check(world.swarm(), store.snapshot(), world)
+    store.write(late)
+    for _ in ("at once", "and still"):
+        made = remembering.check(world.swarm(), store.snapshot(), world)
+        assert any("its agent states the address 192.0.2.77" in problem for problem in made.problems)
