@@ -63,7 +63,6 @@ class Underlay:
         text = self._statement(node, observed)[1] if node is not None and observed.address is None else None
         if text and any(task in index.endpoints for task in index.tasks.on_node.get(node_id, ())):
             self._run.problems.append(text)
-            self._run.to_do.add(node_id)  # its last endpoints may be about to go, and nobody asks for its host then
         return iter(())
 
     def port(self, node: Node, task: SwarmTask) -> int:
