@@ -149,7 +149,7 @@ def _run(options: settings.Settings) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    running = Running(desired, lambda: reports.status, agent.age)
+    running = Running(desired, lambda: reports.status, agent.age, agent.exact_age)
     answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
     examiner = Examiner(agent.tasks, lambda: desired.graph, backend, (options.first_port, options.last_port))
     written = ShortLived(store, identity)

@@ -105,6 +105,10 @@ class Agent:
         """Return how many seconds ago the store was at a revision; None where this agent did not see it."""
         return self._follower.times.age(revision) if self._follower is not None else None
 
+    def exact_age(self, revision: int) -> float | None:
+        """Return the same where it is certain: None after a time without the store."""
+        return self._follower.times.exact_age(revision) if self._follower is not None else None
+
     def stop(self) -> None:
         """Wake the loop, so that it sees that it is to stop."""
         self._wake()

@@ -46,11 +46,13 @@ class Running:
         desired: the records that it acts on.
         status: returns what was last read of its devices.
         age: returns how many seconds ago the store was at a revision; None where nobody saw it.
+        exact_age: likewise, and None where that is not certain.
     """
 
     desired: DesiredState
     status: Callable[[], Status | None]
     age: Callable[[int], float | None]
+    exact_age: Callable[[int], float | None] = lambda _revision: None
 
 
 class Answers:
@@ -130,7 +132,7 @@ class Answers:
             others = {key: each for key, each in said.records.items() if not key.startswith(views)}
             records = {**others, keyspace.status(own.node): latest}
             said = replace(said, records=MappingProxyType(records), trail=None)
-        reader = Reader(hostnames=names, age=running.age, verified=verified, held=desired.trust.held)
+        reader = Reader(b"", names, running.age, running.exact_age, verified, desired.trust.held)
         document = inspect(said, time.time(), stack, reader, graph, counted=counted)
         for name in ("unanswered", "problems"):
             document[name] = [*problems, *document[name]]

@@ -10,7 +10,6 @@ from typing import Any
 
 from agent.state.verified_state import generation
 from agent.wireguard.peer_health import state
-from mesh.diagnosis.record_stages import CLOCK_S
 from mesh.diagnosis.steps import ago
 from mesh.integrity.verification import verify_snapshot
 from mesh.model import device_readings, keyspace
@@ -28,6 +27,9 @@ MIB = 1024**2
 SILENT_AFTER_S = 8.0
 """Seconds without a sign of life after which the controller calls an agent silent (controller.trust.presence)."""
 
+WRONG_CLOCK_S = 120.0
+"""Seconds between two nodes' clocks that are a problem: a node's words may have waited for etcd for some of them."""
+
 STARTING_S = 10.0
 """Seconds for which an error of a task that starts may pass: its namespace is not there yet, or its address."""
 
@@ -43,6 +45,7 @@ class Reader:
         seen: the manifest of the highest generation that it has acted on, empty for none.
         hostnames: of nodes by id, also of those whose record is gone because their agent is silent.
         age: returns how many seconds ago the store was at a revision; None where that is not known.
+        exact_age: likewise; None where it is not certain.
         verified: the controller's records that it acts on; None where the snapshot has them.
         held: reason, in words, for not acting on the store's present state; empty while it does.
     """
@@ -50,6 +53,7 @@ class Reader:
     seen: bytes = b""
     hostnames: Mapping[str, str] = field(default_factory=dict)
     age: Callable[[int], float | None] = lambda _revision: None
+    exact_age: Callable[[int], float | None] = lambda _revision: None
     verified: Snapshot | None = None
     held: str = ""
 
@@ -348,9 +352,9 @@ def is_lasting(snapshot: Snapshot, reader: Reader, report: TaskReport) -> bool:
 def _wrong_clocks(snapshot: Snapshot, now: float, reader: Reader, hostname: Callable[[str], str]) -> Iterator[str]:
     """Name the nodes whose clocks differ from this one's, by when the store had what they wrote."""
     for status in sorted(snapshot.all(Status), key=lambda s: s.node):
-        age = reader.age(snapshot.revision_of(keyspace.status(status.node)))
+        age = reader.exact_age(snapshot.revision_of(keyspace.status(status.node)))
         off = status.written + age - now if age is not None else 0.0
-        if abs(off) > CLOCK_S:
+        if abs(off) > WRONG_CLOCK_S:
             name, way = hostname(status.node), "ahead of" if off > 0 else "behind"
             yield (
                 f"node {name}: its clock is {ago(abs(off))} {way} that of the node that was asked; certificates and "

@@ -131,8 +131,9 @@ class Browser:
         """Return the addresses that pages asked for since it was last asked; not Chromium's own first page."""
         entries = self.driver.get_log("performance")  # type: ignore[no-untyped-call]
         messages = [json.loads(entry["message"])["message"] for entry in entries]
-        sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith("chrome://")]  # which no page may ask for
+        sent = [one["params"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+        # Chromium's first page may still be loading.
+        return [one["request"]["url"] for one in sent if not one["documentURL"].startswith("chrome://")]
 
 
 ESCAPE, ENTER, TAB = Keys.ESCAPE, Keys.ENTER, Keys.TAB

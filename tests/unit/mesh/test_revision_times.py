@@ -43,3 +43,18 @@ def test_memory_is_bounded(clock: list[float]) -> None:
     times = noted(clock, *((float(n), n) for n in range(1, 2 * MOST)))
     assert times.age(10) is None
     assert times.age(2 * MOST - 3) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("revision", "age"),
+    [(5, None), (6, None), (7, None), (8, 1.0), (9, None)],
+    ids=["first", "in", "end", "8", "new"],
+)
+def test_age_is_exact_where_store_was_watched(clock: list[float], revision: int, age: float | None) -> None:
+    """After an outage nobody knows when in it something was written; a quiet store is seen at one revision."""
+    times = noted(clock, (100.0, 5), (160.0, 7), (163.0, 7), (166.0, 7), (169.0, 8))
+    clock[0] = 170.0
+    assert times.exact_age(8) == 1.0
+    assert times.exact_age(9) == 0.0
+    clock[0] = 175.0
+    assert times.exact_age(revision) == (None if age is None else 6.0)
