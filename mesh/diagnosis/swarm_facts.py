@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 RUNNING = "running"
+STARTING = "starting"
+"""With the start gate a task waits in this state until it is wired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,10 @@ class SwarmFacts:
     provider_task: str = ""
 
     def running(self, service: str) -> tuple[SwarmTask, ...]:
-        """Return a service's running tasks."""
-        return tuple(task for task in self.tasks.get(service, ()) if task.is_running)
+        """Return a service's running tasks; where there are none, those that start and may wait for their links."""
+        wanted = [task for task in self.tasks.get(service, ()) if task.wanted == RUNNING]
+        started = [task for task in wanted if task.state == RUNNING]
+        return tuple(started or [task for task in wanted if task.state == STARTING])
 
     def node_name(self, node: str) -> str:
         """Return a node's name, its id where Swarm has none."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mesh.diagnosis.steps import Step, ago, ok, until_wrong
-from mesh.diagnosis.swarm_facts import SwarmFacts, SwarmTask
+from mesh.diagnosis.steps import Outcome, Step, ago, ok, until_wrong
+from mesh.diagnosis.swarm_facts import RUNNING, STARTING, SwarmFacts, SwarmTask
 from mesh.model.labels import suggestion
 
 _SHOWN = 5
@@ -52,11 +52,14 @@ def _consent(facts: SwarmFacts) -> Iterator[Step]:
 
 
 def _placement(facts: SwarmFacts) -> Iterator[Step]:
-    for service, task in ((facts.consumer, facts.consumer_task), (facts.provider, facts.provider_task)):
-        wrong = _not_placed(facts, service, task)
-        if wrong is not None:
-            yield wrong
-            return
+    found = [
+        _not_placed(facts, service, task)
+        for service, task in ((facts.consumer, facts.consumer_task), (facts.provider, facts.provider_task))
+    ]
+    missing = [step for step in found if step is not None]
+    yield from until_wrong(missing)
+    if missing:
+        return
     places = []
     for service in (facts.consumer, facts.provider):
         running = facts.running(service)
@@ -79,16 +82,17 @@ def _not_placed(facts: SwarmFacts, service: str, wanted: str) -> Step | None:
     if not chosen and known is not None and known.replicas == 0:
         text, command = f"{service} is scaled to 0", f"docker service scale {service}=1"
         return Step("placement", "wrong", text, f"service {service}", command=command)
-    text, since = f"{service} has no task", ""
+    text, since, is_starting = f"{service} has no task", "", False
     if chosen:
         newest = next((task for task in chosen if task.wanted == "running"), chosen[0])
         reason = f": {newest.error}" if newest.error else ""
         where = f" on {facts.node_name(newest.node)}" if newest.node else ""
         text, since = f"{newest.name} does not run{where}: it is {newest.state}{reason}", ago(newest.age)
-        if newest.state == "starting":
+        if newest.state == STARTING:
+            is_starting = newest.wanted == RUNNING
             text += ": its health check has not passed yet, or it waits for its links"
         if newest.node and facts.nodes.get(newest.node) and facts.nodes[newest.node].name in down:
-            text = f"{newest.name} does not run: node {facts.node_name(newest.node)} is down"
+            text, is_starting = f"{newest.name} does not run: node {facts.node_name(newest.node)} is down", False
     without = sorted(node.name for node in facts.nodes.values() if not node.has_gate)
     if known is not None and known.needs_gate and without and not any(task.node for task in chosen):
         text += f"; `gate: true` places it on nodes with the start gate alone, and {_some(without)} without it"
@@ -96,7 +100,9 @@ def _not_placed(facts: SwarmFacts, service: str, wanted: str) -> Step | None:
     elif drained and (not chosen or not any(task.node and task.error for task in chosen)):
         text += f"; drained: {', '.join(drained)}"
         command = f"docker node update --availability active {drained[0]}"
-    return Step("placement", "wrong", text, f"service {service}", since, command)
+    # A task that waits for its links is looked at further: why it is not wired is the cause.
+    outcome: Outcome = "warning" if is_starting else "wrong"
+    return Step("placement", outcome, text, f"service {service}", since, command)
 
 
 def _some(names: list[str]) -> str:

@@ -255,6 +255,20 @@ SWARMS_FAULTS: dict[str, tuple[SwarmFacts, str, str]] = {
         "placement",
         "no suitable node; `gate: true` places it on nodes with the start gate alone, and n1 is without it",
     ),
+    "starting": (
+        replace(SWARM, tasks={**TASKS, "shop_db": (replace(ENDED, state="starting", wanted="running", error=""),)}),
+        "placement",
+        "shop_db.1 does not run on n2: it is starting: its health check has not passed yet, or it waits for its",
+    ),
+    "starting and down": (
+        replace(
+            SWARM,
+            tasks={**TASKS, "shop_db": (replace(ENDED, state="starting", wanted="running", error=""),)},
+            nodes={**NODES, "b": SwarmNode("b", "n2", "down", "active")},
+        ),
+        "placement",
+        "shop_db.1 does not run: node n2 is down",
+    ),
     "no agent": (
         replace(SWARM, agents={"a": SWARM.agents["a"]}),
         "agent",
