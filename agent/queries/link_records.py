@@ -120,6 +120,7 @@ def _end(snapshot: Snapshot, graph: LinkGraph, task: SwarmTask, link_keys: Seque
     report = snapshot.get(keyspace.report(task.node, task.id), TaskReport)
     sealed = snapshot.get(keyspace.sealed_key(task.node, task.id), SealedKey) is not None
     shared = all(snapshot.get(keyspace.link_key(task.node, key), SealedLinkKey) is not None for key in link_keys)
+    node = snapshot.get(key, Node)
     end = End(
         task.id,
         task.name,
@@ -127,6 +128,7 @@ def _end(snapshot: Snapshot, graph: LinkGraph, task: SwarmTask, link_keys: Seque
         task.host,
         is_silent=key not in snapshot.records and key not in snapshot.invalid,
         approved=key not in snapshot.invalid,
+        unproven=node is not None and node.unproven is not None,
         has_keys=sealed and shared,
         error=(report.error or "") if report is not None else "",
     )

@@ -138,7 +138,9 @@ def _wait(docker: Docker, stack: str, links: Links, waiting: Waiting) -> int:
         raise
     took = time.monotonic() - began
     if judgement.done:
-        say(f"{stack}: every link is wired, and every provider has a ready task, after {took:.0f} s")
+        idle = f"; nobody answers on links to {', '.join(judgement.idle)}: scaled to 0" if judgement.idle else ""
+        which = "every other provider" if judgement.idle else "every provider"
+        say(f"{stack}: every link is wired, and {which} has a ready task, after {took:.0f} s{idle}")
         return 0
     complain(f"{stack} is deployed, and not complete after {took:.0f} s:")
     for service, missing in judgement.missing[:MAX_TOLD]:

@@ -48,9 +48,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A line a service, and the verdict over all of them."""
+    """A line a service, and the verdict over all of them; `idle` are providers of the stack that are scaled to 0."""
 
     lines: tuple[Line, ...]
+    idle: tuple[str, ...] = ()
 
     @property
     def missing(self) -> tuple[tuple[str, Missing], ...]:
@@ -71,7 +72,9 @@ class Judgement:
 
 def judge(look: Look) -> Judgement:
     """Judge one look at a stack."""
-    return Judgement(tuple(_line(service, look) for service in look.services))
+    asked = {provider for service in look.services for provider in service.providers}
+    idle = tuple(sorted(one.name for one in look.services if one.name in asked and one.wanted == 0))
+    return Judgement(tuple(_line(service, look) for service in look.services), idle)
 
 
 def _line(service: Service, look: Look) -> Line:

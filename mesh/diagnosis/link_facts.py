@@ -22,6 +22,7 @@ class End:
         ready: whether it takes new connections.
         is_silent: whether its node's agent gives no signs of life.
         approved: whether its node's keys are accepted.
+        unproven: whether its node says that it cannot prove its keys.
         has_keys: whether its own key and the link's lie in the store, sealed to its node; None where nobody looked.
         error: why it is not wired, by its node; empty for none.
     """
@@ -36,6 +37,7 @@ class End:
     approved: bool = True
     has_keys: bool | None = None
     error: str = ""
+    unproven: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,9 @@ def record(facts: LinkFacts) -> Iterator[Step]:
         if not end.approved:
             yield _unapproved(end)
             return
+        if not end.address and end.unproven:
+            yield _unapproved(end)
+            return
         if not end.address:
             why = "no controller leads that could give it one" if not facts.leads else "see the controller's log"
             text = f"{end.name} on {end.host} has no address in the mesh: {why}"

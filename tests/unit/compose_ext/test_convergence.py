@@ -126,7 +126,10 @@ def test_swarm_that_gave_up_ends_the_waiting() -> None:
 
 def test_provider_scaled_to_nothing_is_no_fault() -> None:
     scaled = replace(WHOLE, services=(replace(DATABASE, wanted=0, tasks=()), WEB))
-    assert missing(replace(scaled, recorded={**RECORDED, "shop_db": Recorded((), ())})) == []
+    whole = replace(scaled, recorded={**RECORDED, "shop_db": Recorded((), ())})
+    assert missing(whole) == []
+    assert judge(whole).idle == ("shop_db",), "and it is said"
+    assert judge(WHOLE).idle == ()
 
 
 def test_unlinked_service_needs_no_wiring() -> None:

@@ -84,6 +84,11 @@ FAULTS: dict[str, tuple[LinkFacts, str, str]] = {
         "record",
         "keys of node n2 are not accepted",
     ),
+    "no proof": (
+        replace(GOOD, provider_end=replace(DB, address="", unproven=True)),
+        "record",
+        "keys of node n2 are not accepted, so shop_db.1 gets no address",
+    ),
     "no address": (replace(GOOD, provider_end=replace(DB, address="")), "record", "shop_db.1 on n2 has no address"),
     "no key": (replace(GOOD, consumer_end=replace(WEB, has_keys=False)), "key", "sealed to n1"),
     "clash": (
