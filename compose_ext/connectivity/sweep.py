@@ -11,7 +11,7 @@ from compose_ext.swarm import agent_answer, queries
 from compose_ext.terminal import line
 
 SECONDS = 600.0
-"""For all links: some dozen pairs a second, and eight seconds for a node that does not answer."""
+"""For all links: each node tries eight pairs at once, for some two seconds where nobody answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
 _NAMING = ("links", "problems", "unanswered")
 """The fields that name nodes to people; others go by their ids."""
-_NODE_ID = re.compile(r'\bnode [a-z0-9]{25}\b|_node": "[a-z0-9]{25}"')
+_NODE_ID = re.compile(r"\bnode [a-z0-9]{25}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +116,24 @@ def ask(docker: Docker, stack: str | None, *, counted: bool = False) -> Answer:
 
 def _with_names(docker: Docker, raw: dict[str, Any]) -> dict[str, Any]:
     """Put names in the place of nodes' ids: an agent that has started since does not know those of silent nodes."""
-    told = json.dumps({field: raw[field] for field in _NAMING if field in raw})
-    if not _NODE_ID.search(told):
+    if not _has_ids(raw):
         return raw
+    told = json.dumps({field: raw[field] for field in _NAMING if field in raw})
     with suppress(DockerError, KeyError, TypeError):  # a worker's Docker does not know them
         for node in queries.nodes(docker):
             told = told.replace(str(node["ID"]), json.dumps(str(node["Description"]["Hostname"]))[1:-1])
     named: dict[str, Any] = json.loads(told)
     return raw | named
+
+
+def _has_ids(raw: dict[str, Any]) -> bool:
+    """Tell whether an answer names a node by its id; a malformed one, which is refused later, does not."""
+    try:
+        pairs = (pair for link in raw.get("links", ()) for pair in link.get("pairs", ()))
+        nodes = {pair[side] for pair in pairs for side in ("consumer_node", "provider_node")}
+        return any(map(_NODE_ID.search, (*(f"node {node}" for node in nodes), *raw.get("problems", ()))))
+    except (AttributeError, KeyError, TypeError):
+        return False
 
 
 def ask_signers(docker: Docker) -> Answer:
