@@ -16,6 +16,7 @@ import structlog
 from agent import settings
 from agent.asks.answerer import Answerer
 from agent.asks.asker import Asker
+from agent.asks.survey import Survey
 from agent.asks.sweep import Sweep
 from agent.asks.writing import ShortLived
 from agent.containers.docker_client import Containers
@@ -154,14 +155,14 @@ def _run(options: settings.Settings) -> None:
     examiner = Examiner(agent.tasks, lambda: desired.graph, backend, (options.first_port, options.last_port))
     written = ShortLived(store, identity)
     answerer = Answerer(here.id, keyring.cluster, store, written, examiner)
-    asker = Asker(here.id, keyring.cluster, store, written)
-    explainer = Explainer(here.id, store, keyring.cluster, desired, examiner, asker)
+    survey = Survey(here.id, examiner, Asker(here.id, keyring.cluster, store, written))
+    explainer = Explainer(store, keyring.cluster, desired, survey)
     queries = serve_queries(
         Path(SOCKET),
         {
             **answers.handlers,
             "explain": explainer.explain,
-            "sweep": Sweep(here.id, lambda: desired.graph, examiner, asker).sweep,
+            "sweep": Sweep(lambda: desired.graph, survey).sweep,
             "flows": Flows(Watcher(here.id, lambda: wired(agent.tasks), lambda: desired.graph)).flows,
             "records": Records(store.load).records,
         },

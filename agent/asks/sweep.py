@@ -4,41 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from agent.asks.asker import Asker
 from agent.asks.packing import MOST_QUESTIONS
-from agent.probes.examiner import Examiner
+from agent.asks.survey import Survey
 from mesh.diagnosis.questions import Answer, Question
-from mesh.errors import LinkwireError
 from mesh.model.records import Endpoint
 from mesh.topology.link_graph import LinkGraph
 
-_AT_ONCE = 4
-"""Of this node's own tasks, tried at the same time."""
 MOST_AT_A_NODE = 8
 """Pairs of one ask that one node tries: so many that nobody answers take it half of the time that it has."""
 Pair = tuple[Endpoint, Endpoint]
 """A consumer's task and a provider's."""
-UNHEARD = "its node's agent did not answer: it hangs, or it does not reach etcd"
 
 
 class Sweep:
     """Sweep over all links, from one node.
 
     Args:
-        node: id of this one.
         graph: returns the link graph that the node acts on.
-        examiner: tries from this node's own tasks.
-        asker: asks other nodes.
+        survey: from this node.
     """
 
-    def __init__(self, node: str, graph: Callable[[], LinkGraph], examiner: Examiner, asker: Asker) -> None:
-        self._node = node
+    def __init__(self, graph: Callable[[], LinkGraph], survey: Survey) -> None:
         self._graph = graph
-        self._examiner = examiner
-        self._asker = asker
+        self._survey = survey
 
     def sweep(self, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Try every pair, or with `stack` those of its links: a document a pair, in the order of the answers."""
@@ -46,33 +36,15 @@ class Sweep:
         graph = self._graph()
         left, unheard = list(pairs(graph, stack if isinstance(stack, str) else None)), dict[str, str]()
         while left:
-            batch, left = next_batch(left, self._node, unheard)
+            batch, left = next_batch(left, self._survey.node, unheard)
             questions = [Question(one.node, one.task, other.task, tries=True) for one, other in batch]
-            answers = self._tried(questions, unheard)
+            answers = self._survey.ask(questions, unheard)
             unheard |= {
                 pair[0].node: said for pair, said in zip(batch, answers, strict=True) if isinstance(said, str)
             }
             for (one, other), answer in zip(batch, answers, strict=True):
                 ends = (_end(graph, "consumer", one), _end(graph, "provider", other))
                 yield {**ends[0], **ends[1], "problem": _problem(answer)}
-
-    def _tried(self, questions: Sequence[Question], silent: Mapping[str, str]) -> list[Answer | str]:
-        """Ask each node, but those that did not answer before; a text says why one did not."""
-        others = [at for at, question in enumerate(questions) if question.node not in {self._node, *silent}]
-        with ThreadPoolExecutor(max_workers=_AT_ONCE + 1) as pool:
-            asked = pool.submit(self._asker.ask, [questions[at] for at in others])
-            own = {
-                at: pool.submit(self._examiner.examine, question)
-                for at, question in enumerate(questions)
-                if question.node == self._node
-            }
-            try:
-                answers, unheard = asked.result(), UNHEARD
-            except LinkwireError as error:
-                answers, unheard = {}, f"its node cannot be asked: {error}"
-            heard: dict[int, Answer | str] = {others[at]: answer for at, answer in answers.items()}
-            heard |= {at: job.result() for at, job in own.items()}
-            return [heard.get(at, silent.get(question.node, unheard)) for at, question in enumerate(questions)]
 
 
 def pairs(graph: LinkGraph, stack: str | None) -> Iterator[Pair]:
@@ -116,7 +88,7 @@ def _end(graph: LinkGraph, side: str, end: Endpoint) -> dict[str, Any]:
 def _problem(answer: Answer | str) -> str:
     """Return why a pair's packet was not answered, in words; empty where it was."""
     if isinstance(answer, str):
-        return answer
+        return f"its node's agent {answer}"
     if answer.trial is not None:
         return "" if answer.trial.small else "a packet through the tunnel was not answered"
     return answer.look.error or "its task is not wired"

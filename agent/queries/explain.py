@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from agent.asks.asker import Asker
+from agent.asks.survey import Survey
 from agent.desired_state import DesiredState
-from agent.probes.examiner import MOST_PORTS, Examiner
+from agent.probes.examiner import MOST_PORTS
 from agent.queries import link_records
 from agent.queries.link_records import MOST_ENDS, SwarmTask
 from agent.queries.server import BadQueryError, Document
@@ -19,7 +18,6 @@ from mesh.diagnosis import link_stages
 from mesh.diagnosis.link_facts import End, LinkFacts, Underlay, Unheard
 from mesh.diagnosis.questions import Answer, Probe, Question
 from mesh.diagnosis.steps import Step
-from mesh.errors import LinkwireError
 from mesh.model.ports import PortRange
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Store
@@ -34,29 +32,17 @@ class Explainer:
     """Explainer of links, from one node.
 
     Args:
-        node: id of this one.
         store: to read from.
         cluster: Swarm's id of it.
         desired: the records that this node acts on.
-        examiner: looks at this node's own tasks.
-        asker: asks other nodes.
+        survey: from this node.
     """
 
-    def __init__(  # noqa: PLR0917 - the parts of an agent
-        self,
-        node: str,
-        store: Store,
-        cluster: str,
-        desired: DesiredState,
-        examiner: Examiner,
-        asker: Asker,
-    ) -> None:
-        self._node = node
+    def __init__(self, store: Store, cluster: str, desired: DesiredState, survey: Survey) -> None:
         self._store = store
         self._cluster = cluster
         self._desired = desired
-        self._examiner = examiner
-        self._asker = asker
+        self._survey = survey
 
     def explain(self, query: Document) -> Iterator[Document]:
         """Walk along one link: a document a step, up to the first that is wrong."""
@@ -77,14 +63,14 @@ class Explainer:
         ports = _ports(facts)
         tried = Question(one.node, one.task, other.task, tries=True, ports=ports, probe=probes[0])
         looked = Question(other.node, other.task, one.task, probe=probes[1])
-        silent = {end.node for end in (one, other) if end.is_silent}
-        here, there = self._ask((tried, looked), silent)
+        silent = {end.node: "gives no signs of life in etcd" for end in (one, other) if end.is_silent}
+        here, there = self._survey.ask((tried, looked), silent)
         if not ports and isinstance(there, Answer) and isinstance(here, Answer):
             # The provider says what there is to try.
             ports = tuple(x.port for x in there.look.listeners if x.protocol == "tcp" and not x.loopback)
             if ports:
                 again = Question(one.node, one.task, other.task, tries=True, ports=ports[:MOST_PORTS])
-                (second,) = self._ask((again,), silent)
+                (second,) = self._survey.ask((again,), silent)
                 here = replace(second, arrived=here.arrived) if isinstance(second, Answer) else here
         ends = ((one, here), (other, there))
         unheard = [Unheard(end.node, end.host, answer) for end, answer in ends if isinstance(answer, str)]
@@ -97,29 +83,6 @@ class Explainer:
             unheard=tuple(dict.fromkeys(unheard)),
             clock=time.time(),
         )
-
-    def _ask(self, questions: Sequence[Question], silent: Collection[str]) -> list[Answer | str]:
-        """Ask each node; a text says why one did not answer."""
-        others = [question for question in questions if question.node != self._node and question.node not in silent]
-        with ThreadPoolExecutor(max_workers=len(questions) + 1) as pool:
-            asked = pool.submit(self._asker.ask, others)
-            looking = [
-                pool.submit(self._examiner.examine, question) if question.node == self._node else None
-                for question in questions
-            ]
-            try:
-                answers, unanswered = asked.result(), "did not answer: it hangs, or it does not reach etcd"
-            except LinkwireError as error:
-                answers, unanswered = {}, f"cannot be asked: {error}"
-            found: list[Answer | str] = []
-            for question, job in zip(questions, looking, strict=True):
-                if job is not None:
-                    found.append(job.result())
-                elif question.node in silent:
-                    found.append("gives no signs of life in etcd")
-                else:
-                    found.append(answers.get(others.index(question), unanswered))
-        return found
 
 
 def _probes(snapshot: Snapshot, one: End, other: End) -> tuple[Probe | None, Probe | None]:

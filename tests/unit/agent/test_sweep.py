@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.asks.packing import MOST_QUESTIONS
-from agent.asks.sweep import MOST_AT_A_NODE, UNHEARD, Sweep, next_batch, pairs
+from agent.asks.survey import UNHEARD, Survey
+from agent.asks.sweep import MOST_AT_A_NODE, Sweep, next_batch, pairs
 from mesh.diagnosis.link_facts import Look, Trial
 from mesh.diagnosis.questions import Answer, Question
 from mesh.errors import Retryable
@@ -48,7 +49,7 @@ class Nodes:
         return {at: self.answers[one.peer] for at, one in enumerate(questions) if one.peer in self.answers}
 
     def sweep(self, stack: str | None = None) -> dict[tuple[str, str], str]:
-        made = Sweep("n1", lambda: MADE, self, self)  # type: ignore[arg-type]
+        made = Sweep(lambda: MADE, Survey("n1", self, self))  # type: ignore[arg-type]
         said = made.sweep({"stack": stack} if stack else {})
         return {(one["consumer_task"], one["provider_task"]): one["problem"] for one in said}
 
@@ -86,11 +87,11 @@ def test_silent_node_is_said_and_not_asked_again() -> None:
         *(replace(endpoint("A", "a2", 2), node="n2"), *many),
     )
     nodes = Nodes({})
-    said = [one["problem"] for one in Sweep("n1", lambda: made, nodes, nodes).sweep({})]  # type: ignore[arg-type]
-    assert said == [UNHEARD] * 30
+    said = [one["problem"] for one in Sweep(lambda: made, Survey("n1", nodes, nodes)).sweep({})]  # type: ignore[arg-type]
+    assert said == [f"its node's agent {UNHEARD}"] * 30
     assert len(nodes.asked) == MOST_AT_A_NODE
     failed = Nodes(ALL, "etcd does not answer").sweep()
-    assert failed["a2", "b1"] == "its node cannot be asked: etcd does not answer"
+    assert failed["a2", "b1"] == "its node's agent cannot be asked: etcd does not answer"
     assert failed["a1", "b1"] == ""
 
 
