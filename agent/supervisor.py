@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -33,29 +34,31 @@ def supervise(arguments: Sequence[str]) -> int:
     Returns:
         The exit code for this process: 0 when told to stop.
     """
-    stopping: list[int] = []
+    stopping = threading.Event()
     child: subprocess.Popen[bytes] | None = None
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        stopping.append(number)
+    def stop(_signal: int = 0, _frame: FrameType | None = None) -> None:
+        stopping.set()
         if child is not None and child.returncode is None:
             os.kill(child.pid, signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     backoff = Backoff(MIN_DELAY_S, MAX_DELAY_S)
-    while not stopping:
+    while not stopping.is_set():
         started = time.monotonic()
         child = subprocess.Popen([sys.executable, "-m", "agent", "run", *arguments])
+        if stopping.is_set():
+            stop()  # the signal came before this child was known
         code = _reap_until(child)
-        if stopping:
+        if stopping.is_set():
             break
         is_steady = time.monotonic() - started > STEADY_S
         if is_steady:
             backoff.reset()
         delay = 0.0 if is_steady else backoff.after_failure()
         log.warning("agent ended, restarting", exit_code=code, seconds=delay)
-        time.sleep(delay)
+        stopping.wait(delay)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -113,10 +114,12 @@ def _is_dockerd(process: Path) -> bool:
 
 
 def _shares_network(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/ns/net").samefile("/proc/self/ns/net")
-    except OSError:
-        return False
+    # Any of its threads: dockerd's first one may at this moment be in a container's namespace.
+    for thread in Path(f"/proc/{pid}/task").glob("*/ns/net"):
+        with contextlib.suppress(OSError):
+            if thread.samefile("/proc/self/ns/net"):
+                return True
+    return False
 
 
 def _listener(path: str) -> int:

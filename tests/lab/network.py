@@ -160,9 +160,10 @@ def netns_exists(netns: str) -> bool:
 
 
 def same_netns(pid: int, netns: str) -> bool:
-    """Whether process `pid` lives in the named namespace."""
+    """Whether process `pid` lives in the named namespace: a thread of it, since dockerd's enter containers' too."""
     try:
-        return os.path.samestat(Path(f"/proc/{pid}/ns/net").stat(), (NETNS / netns).stat())
+        named = (NETNS / netns).stat()
+        return any(os.path.samestat(one.stat(), named) for one in Path(f"/proc/{pid}/task").glob("*/ns/net"))
     except FileNotFoundError:
         return False
 

@@ -218,7 +218,9 @@ class Node:
             raise LabError(f"{self.name} is stopped")
         group = self.group.child("run")
         group.make()
-        enter = ["nsenter", f"--target={pid}", "--net", "--mount", "--uts", "--", *argv]
+        # Its network by name: dockerd's first thread may at any moment be in a container's (netns.Set in libnetwork).
+        netns = network.NETNS / self.layout.node_netns(self.name)
+        enter = ["nsenter", f"--target={pid}", f"--net={netns}", "--mount", "--uts", "--", *argv]
         return ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(group.procs), *enter]
 
     def get(self, path: str, *, seconds: float = 10.0) -> Any:  # noqa: ANN401 - it is JSON

@@ -11,6 +11,10 @@ import asyncio
 import signal
 import socket
 from functools import partial
+from pathlib import Path
+
+LISTENS = Path("/tmp/listens")  # noqa: S108 - in a container
+"""There is such a file when it listens: for a healthcheck."""
 
 
 class Echo(asyncio.DatagramProtocol):
@@ -59,6 +63,7 @@ async def main(arguments: argparse.Namespace) -> None:
         await asyncio.start_server(serve, sock=dual(socket.SOCK_STREAM, port), backlog=1024)
     for port in arguments.udp:
         await loop.create_datagram_endpoint(partial(Echo, port, said), sock=dual(socket.SOCK_DGRAM, port))
+    LISTENS.touch()  # noqa: ASYNC240 - once, in memory
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     await stopped.wait()
