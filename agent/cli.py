@@ -1,60 +1,20 @@
-"""Command line of `linkwire-agent`: builds the parts, runs them, and stops them on a signal."""
+"""Command line of `linkwire-agent`. Each command loads its own modules: the supervisor has to be small and quick."""
 
 from __future__ import annotations
 
-import json
 import resource
-import signal
 import sys
-import threading
-import time
-from importlib import metadata
-from pathlib import Path
 
 import structlog
 
 from agent import settings
-from agent.asks.answerer import Answerer
-from agent.asks.asker import Asker
-from agent.asks.survey import Survey
-from agent.asks.sweep import Sweep
-from agent.asks.writing import ShortLived
-from agent.containers.docker_client import Containers
-from agent.desired_state import DesiredState
-from agent.firewall import preflight
-from agent.firewall.node_table import NodeTable
-from agent.flows.watcher import Watcher
-from agent.linux.netns import OWN_NETNS, TaskNetns
-from agent.loop import Agent
-from agent.node_gate import node_jobs
-from agent.probes.examiner import Examiner
-from agent.queries.answers import Answers, Running
-from agent.queries.client import SOCKET
-from agent.queries.explain import Explainer
-from agent.queries.flows import Flows, wired
-from agent.queries.records import Records
-from agent.queries.server import serve as serve_queries
-from agent.reporting import audit_log
-from agent.reporting.metrics import Metrics
-from agent.reporting.node_record import node_record
-from agent.reporting.node_reports import NodeReports
-from agent.state import installation
-from agent.state.clock import WatchedClock
-from agent.state.key_file import load_or_make_node_key
-from agent.state.node_identity import Identity
-from agent.state.verified_state import VerifiedState
 from agent.supervisor import supervise
-from agent.wireguard.backend import probe
-from mesh.errors import LinkwireError, Retryable
-from mesh.identity.key_files import read_verify_keys
-from mesh.integrity.record_signing import RecordSigner
-from mesh.process import hardening, metrics_page
+from mesh.errors import LinkwireError
+from mesh.process import hardening
 from mesh.process import log_setup as logging
-from mesh.store.client import Store
 
 log = structlog.get_logger(__name__)
 
-RETRY_S = 1.0
 OPEN_FILES = 65_536
 
 
@@ -67,14 +27,13 @@ def main() -> None:
     if options.command == "supervise":
         sys.exit(supervise([argument for argument in sys.argv[1:] if argument != "supervise"]))
     if options.command in settings.NODE_JOBS:
+        from agent.node_gate import node_jobs  # noqa: PLC0415 - see above
+
         sys.exit(node_jobs.run(options.command, options.docker, options.containers))
+    from agent import assembly  # noqa: PLC0415 - see above
+
     try:
-        if options.command == "inspect":
-            _inspect(options)
-        elif options.command == "events":
-            _events(options)
-        else:
-            _run(options)
+        {"inspect": assembly.inspect, "events": assembly.events}.get(options.command, assembly.run)(options)
     except LinkwireError as error:
         log.error("agent stopped", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
@@ -85,93 +44,3 @@ def _allow_open_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(most, OPEN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-
-
-def _inspect(options: settings.Settings) -> None:
-    keyring = read_verify_keys(options.verify_keys)
-    store = Store(options.etcd, RecordSigner.reader(keyring), tls=options.tls)
-    try:
-        answers = Answers(store, keyring.cluster, options.state, options.certificates)
-        for document in answers.links({"stack": options.stack}):
-            print(json.dumps(document))
-    finally:
-        store.close()
-
-
-def _events(options: settings.Settings) -> None:
-    store = Store(options.etcd, RecordSigner.reader(read_verify_keys(options.verify_keys)), tls=options.tls)
-    try:
-        audit_log.show(store, follow=options.follow)
-    finally:
-        store.close()
-
-
-def _answer_metrics(options: settings.Settings, version: str, backend: str) -> Metrics:
-    """Make the agent's metrics, and serve them where the settings say so."""
-    metrics = Metrics(version, backend)
-    if options.metrics is not None:
-        metrics_page.describe_process(metrics.registry, options.tls)
-        metrics_page.serve(metrics.registry, options.metrics)
-    return metrics
-
-
-def _run(options: settings.Settings) -> None:
-    stopped = threading.Event()
-    keyring = read_verify_keys(options.verify_keys)
-    key = load_or_make_node_key(options.state)
-    backend = probe()
-    answers_dns = preflight.require()
-    node_jobs.require_places(options.docker, options.containers)
-    containers = Containers(options.docker, folder=options.containers)
-    version = metadata.version("linkwire")
-    log.info("agent started", backend=backend.name, address=",".join(options.etcd), version=version)
-    while True:
-        try:
-            here = containers.identity()
-            break
-        except Retryable as error:
-            log.warning("node identity unknown, retrying", error=str(error))
-            time.sleep(RETRY_S)
-    identity = Identity(options.state, options.certificates, keyring.cluster, here.id, key.public)
-    node = node_record(here, identity, backend, (options.first_port, options.last_port), options.address, version)
-    store = Store(options.etcd, RecordSigner.agent(keyring, identity.key), tls=options.tls)
-    metrics = _answer_metrics(options, version, backend.name)
-    installation.bind(options.state, options.installation, keyring)
-    trust = VerifiedState(options.state)
-    trust.recover(store.opened)
-    desired = DesiredState(node.id, key, trust, backend)
-    reports = NodeReports(node, identity, metrics, WatchedClock(options.state))
-    table = NodeTable(TaskNetns(OWN_NETNS))
-    agent = Agent(containers, store, desired, reports, table, answers_dns=answers_dns)
-
-    def stop(_signal: int, _frame: object) -> None:
-        stopped.set()
-        agent.stop()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    running = Running(desired, lambda: reports.status, agent.age, agent.exact_age)
-    answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
-    examiner = Examiner(agent.tasks, lambda: desired.graph, backend, (options.first_port, options.last_port))
-    written = ShortLived(store, identity)
-    answerer = Answerer(here.id, keyring.cluster, store, written, examiner)
-    survey = Survey(here.id, examiner, Asker(here.id, keyring.cluster, store, written))
-    explainer = Explainer(store, keyring.cluster, desired, survey)
-    queries = serve_queries(
-        Path(SOCKET),
-        {
-            **answers.handlers,
-            "explain": explainer.explain,
-            "sweep": Sweep(lambda: desired.graph, survey).sweep,
-            "flows": Flows(Watcher(here.id, lambda: wired(agent.tasks), lambda: desired.graph)).flows,
-            "records": Records(store.load).records,
-        },
-    )
-    answerer.start()
-    try:
-        agent.run(stopped)
-    finally:
-        answerer.stop()
-        if queries is not None:
-            queries.close()
-        store.close()

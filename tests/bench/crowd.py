@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import agent.cli  # noqa: F401 - all that an agent has in memory
+import agent.assembly  # noqa: F401 - all that an agent has in memory
 from agent.containers.docker_client import LocalTask
 from agent.interface import reconcile
 from agent.interface.schedule import Schedule

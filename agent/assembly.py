@@ -1,0 +1,147 @@
+"""The agent, put together: its parts are made, run, and stopped on a signal. Also its commands that only read."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from importlib import metadata
+from pathlib import Path
+
+import structlog
+
+from agent import settings
+from agent.asks.answerer import Answerer
+from agent.asks.asker import Asker
+from agent.asks.survey import Survey
+from agent.asks.sweep import Sweep
+from agent.asks.writing import ShortLived
+from agent.containers.docker_client import Containers
+from agent.desired_state import DesiredState
+from agent.firewall import preflight
+from agent.firewall.node_table import NodeTable
+from agent.flows.watcher import Watcher
+from agent.linux.netns import OWN_NETNS, TaskNetns
+from agent.loop import Agent
+from agent.node_gate import node_jobs
+from agent.probes.examiner import Examiner
+from agent.queries.answers import Answers, Running
+from agent.queries.client import SOCKET
+from agent.queries.explain import Explainer
+from agent.queries.flows import Flows, wired
+from agent.queries.records import Records
+from agent.queries.server import serve as serve_queries
+from agent.reporting import audit_log
+from agent.reporting.metrics import Metrics
+from agent.reporting.node_record import node_record
+from agent.reporting.node_reports import NodeReports
+from agent.state import installation
+from agent.state.clock import WatchedClock
+from agent.state.key_file import load_or_make_node_key
+from agent.state.node_identity import Identity
+from agent.state.verified_state import VerifiedState
+from agent.wireguard.backend import probe
+from mesh.errors import Retryable
+from mesh.identity.key_files import read_verify_keys
+from mesh.integrity.record_signing import RecordSigner
+from mesh.process import metrics_page
+from mesh.store.client import Store
+
+log = structlog.get_logger(__name__)
+
+RETRY_S = 1.0
+
+
+def inspect(options: settings.Settings) -> None:
+    """Print what the records say of a stack's links, or of all. Raises LinkwireError."""
+    keyring = read_verify_keys(options.verify_keys)
+    store = Store(options.etcd, RecordSigner.reader(keyring), tls=options.tls)
+    try:
+        answers = Answers(store, keyring.cluster, options.state, options.certificates)
+        for document in answers.links({"stack": options.stack}):
+            sys.stdout.write(f"{json.dumps(document)}\n")
+    finally:
+        store.close()
+
+
+def events(options: settings.Settings) -> None:
+    """Print the audit log, and follow it where the settings say so. Raises LinkwireError."""
+    store = Store(options.etcd, RecordSigner.reader(read_verify_keys(options.verify_keys)), tls=options.tls)
+    try:
+        audit_log.show(store, follow=options.follow)
+    finally:
+        store.close()
+
+
+def _answer_metrics(options: settings.Settings, version: str, backend: str) -> Metrics:
+    """Make the agent's metrics, and serve them where the settings say so."""
+    metrics = Metrics(version, backend)
+    if options.metrics is not None:
+        metrics_page.describe_process(metrics.registry, options.tls)
+        metrics_page.serve(metrics.registry, options.metrics)
+    return metrics
+
+
+def run(options: settings.Settings) -> None:
+    """Run the agent until it is told to stop. Raises LinkwireError."""
+    stopped = threading.Event()
+    keyring = read_verify_keys(options.verify_keys)
+    key = load_or_make_node_key(options.state)
+    backend = probe()
+    answers_dns = preflight.require()
+    node_jobs.require_places(options.docker, options.containers)
+    containers = Containers(options.docker, folder=options.containers)
+    version = metadata.version("linkwire")
+    log.info("agent started", backend=backend.name, address=",".join(options.etcd), version=version)
+    while True:
+        try:
+            here = containers.identity()
+            break
+        except Retryable as error:
+            log.warning("node identity unknown, retrying", error=str(error))
+            time.sleep(RETRY_S)
+    identity = Identity(options.state, options.certificates, keyring.cluster, here.id, key.public)
+    node = node_record(here, identity, backend, (options.first_port, options.last_port), options.address, version)
+    store = Store(options.etcd, RecordSigner.agent(keyring, identity.key), tls=options.tls)
+    metrics = _answer_metrics(options, version, backend.name)
+    installation.bind(options.state, options.installation, keyring)
+    trust = VerifiedState(options.state)
+    trust.recover(store.opened)
+    desired = DesiredState(node.id, key, trust, backend)
+    reports = NodeReports(node, identity, metrics, WatchedClock(options.state))
+    table = NodeTable(TaskNetns(OWN_NETNS))
+    agent = Agent(containers, store, desired, reports, table, answers_dns=answers_dns)
+
+    def stop(_signal: int, _frame: object) -> None:
+        stopped.set()
+        agent.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    running = Running(desired, lambda: reports.status, agent.age, agent.exact_age)
+    answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
+    examiner = Examiner(agent.tasks, lambda: desired.graph, backend, (options.first_port, options.last_port))
+    written = ShortLived(store, identity)
+    answerer = Answerer(here.id, keyring.cluster, store, written, examiner)
+    survey = Survey(here.id, examiner, Asker(here.id, keyring.cluster, store, written))
+    explainer = Explainer(store, keyring.cluster, desired, survey)
+    queries = serve_queries(
+        Path(SOCKET),
+        {
+            **answers.handlers,
+            "explain": explainer.explain,
+            "sweep": Sweep(lambda: desired.graph, survey).sweep,
+            "flows": Flows(Watcher(here.id, lambda: wired(agent.tasks), lambda: desired.graph)).flows,
+            "records": Records(store.load).records,
+        },
+    )
+    answerer.start()
+    try:
+        agent.run(stopped)
+    finally:
+        answerer.stop()
+        if queries is not None:
+            queries.close()
+        store.close()
