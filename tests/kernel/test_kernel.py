@@ -51,8 +51,8 @@ BY_HAND = (
     # Half an hour of an emulated processor beside two Swarms: thousands of rules, capabilities, namespaces, bridges.
     *("test_port_lists", "test_recorded", "test_rights", "test_neighbours", "test_netns", "test_wrong_namespace"),
     "test_fifty_tasks_leave_no_file_open",
-    # What only wireguard-go can do wrong.
-    "test_userspace",
+    # What only wireguard-go can do wrong, and what has no device.
+    *("test_userspace", "test_first_process"),
     # Thousands of questions, whatever the backend.
     *("test_dns_programs", "test_other_questions_pass", "test_flood_from_one_task"),
 )

@@ -144,7 +144,8 @@ def settle(lab: Lab, seconds: float = 90.0) -> float:
         if asked - (moved if settled else began) > seconds:
             what = f"{len(faults)} differences" if settled else "Swarm has not converged"
             raise LabError(f"{what} after {seconds:.0f} s:\n" + "\n".join(faults[:20]))
-        time.sleep(0.05)
+        # All that is asked for takes the processors from what has to come to rest.
+        time.sleep(max(0.1, time.monotonic() - asked))
 
 
 def _graph(lab: Lab) -> Graph:
