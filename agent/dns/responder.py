@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from agent.dns import ruleset
+from agent.dns import process_health, ruleset
 from agent.dns.server import ORDER
 from agent.linux.netns import TaskNetns
 from mesh.errors import LinkwireError
@@ -166,6 +166,7 @@ class Responder:
         control.settimeout(0)
         with suppress(OSError):
             control.send(ORDER.pack(b"!", b""))
+            control.shutdown(socket.SHUT_RDWR)  # so that nobody waits for its answer any more
         control.close()
         with suppress(PermissionError):
             process.kill()
@@ -187,13 +188,26 @@ class Responder:
         finally:
             theirs.close()
         self._control = ours
-        threading.Thread(target=self._watch, args=(self._process,), name="dns-responder", daemon=True).start()
+        watched = (self._process, ours)
+        threading.Thread(target=self._watch, args=watched, name="dns-responder", daemon=True).start()
         for container, served in self._served.items():
             self._send(container, served.table, list(served.sockets.values()))
         return True
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        code = process.wait()
+    def _watch(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+        """Replace the process when it has ended, or hangs. A hung one's sockets keep the questions for the next."""
+        patience = process_health.START_S
+        while (code := process_health.exit_code(process, process_health.ASK_EVERY_S)) is None:
+            with self._lock:
+                asked = self._control is control and process_health.ask(control)
+            if asked and process_health.is_answered(control, patience):
+                patience = process_health.HANG_S
+                continue
+            code = process_health.exit_code(process, RESTART_S)
+            if code is None:
+                self._give_up(process, control, patience)
+                code = process_health.end(process, END_S)
+            break
         while True:
             time.sleep(RESTART_S)
             with self._lock:
@@ -201,10 +215,18 @@ class Responder:
                     return
                 if self._control is not None:
                     self._control.close()
-                log.warning("DNS responder ended, restarting", exit_code=code)
+                    log.warning("DNS responder ended, restarting", exit_code=code)
                 self._process = self._control = None
                 if self._start():
                     return
+
+    def _give_up(self, process: subprocess.Popen[bytes], control: socket.socket, seconds: float) -> None:
+        """Ask a process that did not answer for so many seconds to end."""
+        with self._lock:
+            if self._control is control:
+                log.warning("DNS responder hangs, restarting", seconds=seconds)
+                self._end(process, control)
+                self._control = None
 
 
 def _bound(wanted: Sequence[tuple[int, int]]) -> tuple[dict[int, socket.socket], str | None]:

@@ -24,8 +24,9 @@ from agent.linux.privileges import USER
 from mesh.process import hardening
 
 ORDER = struct.Struct("=c96s")
-"""An order of the agent: for a task `+`, with a file in memory that holds its table and further sockets, or `-`; or
-`!` to end at once."""
+"""An order of the agent: for a task `+`, with a file in memory that holds its table and further sockets, or `-`;
+`!` to end at once; `?` to answer ALIVE, which a process that hangs does not."""
+ALIVE = b"."
 LINGER_S = 30.0
 _MOST_DESCRIPTORS = 32
 _MOST_IN_A_ROW = 16
@@ -63,6 +64,9 @@ class Server:
         verb, task = ORDER.unpack(order)
         if verb == b"!":
             self._until = 0.0
+        elif verb == b"?":
+            with contextlib.suppress(OSError):  # the agent has gone, or reads nothing: that is no reason to wait
+                self._control.send(ALIVE, socket.MSG_DONTWAIT)
         elif verb == b"+":
             table, *opened = descriptors
             with open(table, "rb") as file:  # noqa: PTH123 - a descriptor

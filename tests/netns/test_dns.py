@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.dns import ruleset
+from agent.dns import process_health, ruleset
 from agent.dns.responder import Responder
 from agent.firewall import nft
 from agent.firewall.ruleset import render
@@ -164,6 +165,51 @@ def test_a_responder_that_is_killed_is_replaced(resolved: Resolved) -> None:
     process.kill()
     wait_for(lambda: resolved.responder._process not in {None, process}, seconds=STARTED_S)
     assert addresses(resolved.ask("db")) == [VIP]
+
+
+def test_a_responder_that_hangs_is_replaced(resolved: Resolved) -> None:
+    """And what was asked meanwhile is answered: the questions wait in sockets that the next one is handed."""
+    resolved.serve()
+    assert addresses(resolved.ask("db")) == [VIP]
+    process = resolved.responder._process
+    assert process is not None
+    time.sleep(2 * process_health.ASK_EVERY_S)
+    assert resolved.responder._process is process, "one that answers is left alone"
+    process.send_signal(signal.SIGSTOP)
+    assert addresses(resolved.ask("db")) == [VIP]
+    assert process.poll() == -signal.SIGKILL
+    assert resolved.responder._process not in {None, process}
+
+
+def test_agent_without_cap_kill_replaces_hanging_one(tmp_path: Path) -> None:
+    """An agent in its container may signal no other user's process."""
+    script = tmp_path / "replace.py"
+    script.write_text(
+        "import time\n"
+        "from agent.dns.responder import Responder\n"
+        "made = Responder()\n"
+        "assert made._start()\n"
+        "process = made._process\n"
+        "while f'Uid:\\t{65533}' not in open(f'/proc/{process.pid}/status').read():\n    pass\n"
+        "try:\n    process.kill()\nexcept PermissionError:\n    print(process.pid, flush=True)\n"
+        "while made._process in {None, process}:\n    time.sleep(0.1)\n"
+        "print(process.poll(), flush=True)\n"
+        "made.close()\n"
+    )
+    without = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", sys.executable, str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(without, env=environment, stdout=subprocess.PIPE, text=True) as agent:
+        assert agent.stdout is not None
+        pid = int(agent.stdout.readline())
+        time.sleep(2 * process_health.ASK_EVERY_S)  # so that it has answered once
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            said = agent.communicate(timeout=STARTED_S)[0]
+        finally:
+            agent.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert said.splitlines()[-1] == str(-signal.SIGKILL)
 
 
 def test_agent_without_cap_kill_ends_it(tmp_path: Path) -> None:
