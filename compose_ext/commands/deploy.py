@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import click
@@ -101,14 +101,31 @@ def deploy(
         say("no x-wireguard in these files: deploying them unchanged")
     watched = None if alone or waiting.detach else files.links
     flags = [*flags, *_docker_flags(docker, waiting, waits=watched is not None)]
-    with handed(docker, files.sources, override) as handover:
+    with (
+        _interrupted(f"Docker may have deployed a part of {stack}; deploy again to complete it"),
+        handed(docker, files.sources, override) as handover,
+    ):
         code = handover.docker.run(["stack", "deploy", *handover.arguments, *flags, stack], handover.stdin)
     if code:
         queries.manager(docker)  # Docker has said why; where this is no manager, say which one there is
         return 1
-    if not alone:
-        linked_stacks.remember(docker, stack, files.links, say)
-    return _wait(docker, stack, watched, waiting) if watched else 0
+    with _interrupted(
+        f"{stack} is deployed, only the waiting has ended: its links are wired all the same. To see them: "
+        f"docker linkwire ps {stack}. To wait again, deploy again"
+    ):
+        if not alone:
+            linked_stacks.remember(docker, stack, files.links, say)
+        return _wait(docker, stack, watched, waiting) if watched else 0
+
+
+@contextmanager
+def _interrupted(text: str) -> Iterator[None]:
+    """Say what an interruption leaves behind, by Ctrl-C or by a signal to end (`plugin` makes it a SystemExit)."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        say(text)
+        raise
 
 
 def _docker_flags(docker: Docker, waiting: Waiting, *, waits: bool) -> list[str]:
@@ -130,12 +147,8 @@ def _wait(docker: Docker, stack: str, links: Links, waiting: Waiting) -> int:
     names = {f"{stack}_{name}" for name in links.project.services}
     watched = poller.Stack(docker, stack, names, {f"{stack}_{name}" for name in links.linked})
     began = time.monotonic()
-    try:
-        with display.Display(quiet=bool(waiting.quiet)) as shown:
-            judgement = watched.wait(waiting.seconds, shown.show)
-    except KeyboardInterrupt:
-        say(f"{stack} stays deployed, and is wired all the same: docker linkwire ps {stack}")
-        raise
+    with display.Display(quiet=bool(waiting.quiet)) as shown:
+        judgement = watched.wait(waiting.seconds, shown.show)
     took = time.monotonic() - began
     if judgement.done:
         idle = f"; nobody answers on links to {', '.join(judgement.idle)}: scaled to 0" if judgement.idle else ""
@@ -257,7 +270,7 @@ def deploy_command(
     Without -c it reads the files in COMPOSE_FILE. Then it waits until all tasks run, every link is wired and every
     provider has a ready task; Ctrl-C ends the waiting and leaves the stack as it is. Exits with 0 if all went well,
     with 1 if Docker failed or the Swarm has no Linkwire, with 2 if the files or the command line are wrong, in which
-    case nothing is deployed, and with 3 if the stack is deployed and something is missing.
+    case nothing is deployed, with 3 if the stack is deployed and something is missing, and with 130 after Ctrl-C.
     """
     flags = [
         f"--{name.replace('_', '-')}={value if isinstance(value, str) else str(value).lower()}"

@@ -475,11 +475,24 @@ esac
 """
 
 
+DEPLOYED = """\
+#!/bin/sh
+# docker, of a Swarm with Linkwire, which has deployed the stack and then is slow to say how it is
+case "$*" in
+  *"stack deploy"*) ;;
+  *"service inspect s_"*) echo $$ > "$RECORD"; exec sleep 600 ;;
+  *"service ls"*) printf 'linkwire_agent\\nlinkwire_controller\\n' ;;
+esac
+"""
+
+
 @contextmanager
-def waiting_deploy(environment: dict[str, str], files: Path, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
+def waiting_deploy(
+    environment: dict[str, str], files: Path, script: str = WAITING, **more: str
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Start a deployment that does not end: its docker reads a pipe that nobody writes to."""
     program = files / "slow"
-    program.write_text(WAITING)
+    program.write_text(script)
     program.chmod(0o755)
     process = subprocess.Popen(
         [PLUGIN, "linkwire", "deploy", "-c", "good.yml", "s"],
@@ -518,6 +531,29 @@ def test_a_signal_leaves_nothing_behind(
         assert left_behind(files) == []
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("script", "last"),
+    [
+        (WAITING, "linkwire: Docker may have deployed a part of s; deploy again to complete it"),
+        (
+            DEPLOYED,
+            "linkwire: s is deployed, only the waiting has ended: its links are wired all the same. To see them: "
+            "docker linkwire ps s. To wait again, deploy again",
+        ),
+    ],
+    ids=["deploying", "waiting"],
+)
+def test_interrupted_deploy_says_what_stays(
+    environment: dict[str, str], files: Path, number: signal.Signals, script: str, last: str
+) -> None:
+    with waiting_deploy(environment, files, script) as process:
+        os.killpg(process.pid, number)
+        assert process.wait(timeout=20) == 128 + number
+        assert process.stderr
+        assert process.stderr.read().decode().splitlines()[-1] == last
 
 
 INTERRUPTED = """

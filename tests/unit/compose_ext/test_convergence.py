@@ -279,18 +279,6 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     ]
 
 
-def test_ctrl_c_says_that_the_stack_stays(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], links: Links
-) -> None:
-    def interrupt(_self: poller.Stack) -> Look:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(poller.Stack, "look", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        waited(links)
-    assert "shop stays deployed" in capsys.readouterr().err
-
-
 def test_only_changed_lines_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with Display(quiet=False) as shown:
         for look in (UNWIRED, UNWIRED, WHOLE):
