@@ -9,6 +9,10 @@ _SUGGESTED = 100
 _CANDIDATES = 2000
 
 
+INCOMPLETE = 3
+"""Exit code: it was done, and something is left to do or to come, which the last lines name."""
+
+
 class UsageError(Exception):
     """The command line cannot be understood; the text is for the user."""
 

@@ -7,10 +7,11 @@ Names, labels and errors come from tenants, nodes and containers. Nothing that c
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
+from compose_ext.diagnostics import INCOMPLETE
 from compose_ext.docker_cli import printable
 
 if TYPE_CHECKING:
@@ -144,6 +145,16 @@ class _Progress:
 
 say = _Progress()
 """Print a line of progress."""
+
+
+def leave(steps: Sequence[str]) -> int:
+    """Print all that is left for the user to do, in its order, as the last lines; returns the exit code."""
+    if not steps:
+        return 0
+    say("left to do:")
+    for step in steps:
+        say(f"  {step}")
+    return INCOMPLETE
 
 
 def line(text: str) -> str:

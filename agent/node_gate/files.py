@@ -206,7 +206,8 @@ def look(config: str, data: str, script: str) -> dict[str, Any]:
     Returns:
         `named`, whether dockerd's file has the gate; `script`, where it says that the script lies; `same`, whether
         that is the one given; `kept`, whether there is a copy of the file as it was; `users`, names of containers
-        that need the script; `own`, of those that run `linkwire-gate` now and do.
+        that need the script; `services`, the Swarm services of those that are tasks; `containers`, names of the
+        others; `own`, of those that run `linkwire-gate` now and do.
     """
     file = Path(config)
     parsed = daemon_json.parse(_text(file), config)
@@ -217,13 +218,15 @@ def look(config: str, data: str, script: str) -> dict[str, Any]:
         "script": where,
         "same": where is not None and _text(Path(where)) == script,
         "kept": file.with_name(file.name + KEPT).exists(),
-        "users": sorted(name for name, own in users if not own),
-        "own": sorted(name for name, own in users if own),
+        "users": sorted(name for name, _, own in users if not own),
+        "services": sorted({service for _, service, own in users if service and not own}),
+        "containers": sorted(name for name, service, own in users if not (service or own)),
+        "own": sorted(name for name, _, own in users if own),
     }
 
 
-def _users(data: Path) -> Iterator[tuple[str, bool]]:
-    """Return the containers whose runtime is the gate, and whether they are of this program itself.
+def _users(data: Path) -> Iterator[tuple[str, str, bool]]:
+    """Return the containers whose runtime is the gate, their Swarm service, and whether they are this program's own.
 
     Those of Swarm tasks that have ended are left out: they never start again.
     """
@@ -235,8 +238,11 @@ def _users(data: Path) -> Iterator[tuple[str, bool]]:
         except (OSError, ValueError):
             continue
         labels = (config.get("Config") or {}).get("Labels") or {}
-        if (config.get("State") or {}).get("Running") or "com.docker.swarm.task.id" not in labels:
-            yield str(config.get("Name", file.parent.name)).lstrip("/"), labels.get("linkwire.role") == "gate"
+        is_task = "com.docker.swarm.task.id" in labels
+        if (config.get("State") or {}).get("Running") or not is_task:
+            name = str(config.get("Name", file.parent.name)).lstrip("/")
+            service = str(labels.get("com.docker.swarm.service.name", "")) if is_task else ""
+            yield name, service, labels.get("linkwire.role") == "gate"
 
 
 def _place_script(journal: Journal, text: str, before: str | None) -> Path:

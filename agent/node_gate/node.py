@@ -63,8 +63,8 @@ def remove(docker: Engine) -> Answer:
     """Make the default runtime what it was before the gate, and remove the gate if no container needs it.
 
     Returns:
-        As `install`; `gate`: "out", or "leaving" while containers need the script; `again`: run from containers that
-        do not, it will leave nothing.
+        As `install`; `gate`: "out", or "leaving" while containers need the script, those of `services` and other
+        `containers`; `again`: run from containers that do not, it will leave nothing.
 
     Raises:
         Refused: dockerd did not take it over, and everything is as it was.
@@ -85,7 +85,8 @@ def remove(docker: Engine) -> Answer:
             f"the script stays, open, for what was made with it: {shown}. Have Swarm replace its tasks "
             "(`docker service update --force`), make other containers again, and run this once more"
         )
-        return {"gate": "leaving", "said": notes}
+        left = {"services": seen["services"], "containers": seen["containers"]}
+        return {"gate": "leaving", "said": notes, **left}
     if seen["own"]:  # they end by the script
         return {"gate": "leaving", "said": notes, "again": True}
     made = daemon.work(lambda: files.forget_runtime(daemon.config))

@@ -10,7 +10,7 @@ import click
 
 from compose_ext.commands.arguments import compose_files, named_files, stack_name
 from compose_ext.completion import stacks
-from compose_ext.diagnostics import BadFilesError, DockerError, Report
+from compose_ext.diagnostics import INCOMPLETE, BadFilesError, DockerError, Report
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.language.compose_files import Files, Named, open_all
 from compose_ext.language.override import compile_override, dump
@@ -23,8 +23,6 @@ from compose_ext.terminal import complain
 MAX_TOLD = 100
 """Problems that are printed one by one."""
 
-INCOMPLETE = 3
-"""Exit code: the stack is deployed, and not all of its links are wired."""
 DEFAULT_WAIT = 300.0
 """Seconds; an image may have to be pulled by every node."""
 _MOST_WAIT = 86_400

@@ -8,7 +8,7 @@ from compose_ext import completion
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Group, Seconds, form, pass_docker
 from compose_ext.swarm import gate
-from compose_ext.terminal import say, show_json
+from compose_ext.terminal import leave, say, show_json
 
 _MAX_WAIT = 86400
 """Seconds."""
@@ -72,7 +72,9 @@ def _install(docker: Docker, wait: str | None, ready_wait: str | None, nodes: Se
 @pass_docker
 def _remove_command(docker: Docker, nodes: Sequence[str]) -> int:
     """Take the start gate out of nodes' Docker."""
-    return 0 if gate.run(docker, "remove", nodes, say) else 1
+    done, left = gate.remove(docker, nodes, say)
+    code = leave(left)
+    return code if done else 1
 
 
 @gate_command.command(

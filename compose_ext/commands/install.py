@@ -13,7 +13,7 @@ from compose_ext.completion import ANY_FILE
 from compose_ext.diagnostics import UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
-from compose_ext.terminal import line, say, show, show_json
+from compose_ext.terminal import leave, line, say, show, show_json
 
 _MOST_WAIT = 86_400
 _NODE_WAIT = 300
@@ -212,12 +212,13 @@ def renew_command(
 )
 @switch("-y", "--yes", help="Do not ask")
 @pass_docker
-def uninstall_command(docker: Docker, *, keep_secrets: bool | None, image: str | None, yes: bool | None) -> None:
+def uninstall_command(docker: Docker, *, keep_secrets: bool | None, image: str | None, yes: bool | None) -> int:
     """Remove Linkwire from a Swarm.
 
     Removes the stack `linkwire`, its secrets and configs; and on every node that is up its volumes, and the links of
-    tasks that run. Names the nodes that it did not reach.
+    tasks that run. Exits with 3 where something is left to do, such as on nodes that it did not reach, or with tasks
+    that started with the gate: the last lines say what, with the commands.
     """
     from compose_ext.install.install import uninstall  # noqa: PLC0415 - see the module's docstring
 
-    uninstall(docker, yes=bool(yes), keep=bool(keep_secrets), image=image or "", say=say)
+    return leave(uninstall(docker, yes=bool(yes), keep=bool(keep_secrets), image=image or "", say=say))

@@ -94,11 +94,6 @@ def _tell_strangers(secrets: DockerSecrets, before: installation.Deployed, say: 
     )
 
 
-def _tell_left(secrets: DockerSecrets, say: Callable[[str], None]) -> None:
-    if secrets.strangers:
-        say(f"kept: secrets and configs that no install has recorded; to remove them: {'; '.join(_removal(secrets))}")
-
-
 def _removal(secrets: DockerSecrets) -> list[str]:
     """Return the commands that remove all that is not ours and has our names."""
     names = {sort: [one.name for one in secrets.strangers if one.sort == sort] for sort in (SECRET, CONFIG)}
@@ -155,7 +150,7 @@ def _prove(docker: Docker, image: str, say: Callable[[str], None]) -> None:
         )
 
 
-def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callable[[str], None]) -> None:
+def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callable[[str], None]) -> list[str]:
     """Remove the stack and everything that Linkwire made: secrets, configs, labels, volumes, and links on nodes.
 
     Args:
@@ -164,6 +159,9 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
         keep: leave all but the stack for another install.
         image: of the containers that clean up, for where the stack is gone already.
         say: prints a line of progress.
+
+    Returns:
+        What is left for the user to do, in its order.
 
     Raises:
         UsageError: not confirmed.
@@ -175,11 +173,10 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
     image = image or before.image or ""
     if not before.services and (keep or not (secrets.everything() or image)):
         say("Linkwire is not installed in this Swarm")
-        return
+        return []
     _agree(yes=yes, keep=keep)
-    if image and not keep:
-        # While the stack names the image: a run that is broken off later can be gone on with.
-        gate.take_out(docker, image, say)
+    # While the stack names the image: a run that is broken off later can be gone on with.
+    gates = gate.take_out(docker, image, say) if image and not keep else []
     if keep:
         secrets.record()  # no service mounts them from now on
     if before.services:
@@ -191,37 +188,44 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
             "kept: secrets and configs, the label of etcd's node, and on every node the volumes; "
             "`docker linkwire install` takes all of it up again. Tasks that run keep their links until they end"
         )
-        return
+        return []
+    left = list[str]()
     if before.services and read_label(before.options or "").etcd:
-        _clear_own_etcd(docker, before, swarm.node, say)
+        left += _clear_own_etcd(docker, before, swarm.node, say)
     for secret in secrets.everything():
         secrets.remove(secret)
     linked_stacks.forget_all(docker)
     say("its secrets and configs are removed")
-    _tell_left(secrets, say)
+    if removal := "; ".join(_removal(secrets)):
+        left.append(f"remove secrets and configs that no install has recorded, if you need them no more: {removal}")
     for label in (ETCD_LABEL, KEY_LABEL, made.LABEL):
         for node in labelled(docker, label):
             docker.ask(["node", "update", "--label-rm", label, node], TIMEOUT)
-    _clean(docker, image, say)
+    left += _clean(docker, image, say)
+    # Last, since it is this command again.
+    return [*left, *gates]
 
 
-def _clear_own_etcd(docker: Docker, before: installation.Deployed, node: str, say: Callable[[str], None]) -> None:
+def _clear_own_etcd(
+    docker: Docker, before: installation.Deployed, node: str, say: Callable[[str], None]
+) -> list[str]:
+    """Delete the records in the user's etcd; returns what is left to do."""
     name = node_jobs.active(docker).get(node, "this manager")
     if wrong := node_jobs.clear_etcd(docker, before.services["controller"], (node, name), say):
-        remedy = "remove them with `etcdctl del --prefix /linkwire/v1/`"
-        say(f"kept: the records in your own etcd, since {wrong}: {remedy}")
-    else:
-        say("its records in your own etcd are removed")
+        say(f"kept: the records in your own etcd, since {wrong}")
+        return ["remove the records in your own etcd: etcdctl del --prefix /linkwire/v1/"]
+    say("its records in your own etcd are removed")
+    return []
 
 
-def _clean(docker: Docker, image: str, say: Callable[[str], None]) -> None:
-    """Take links and volumes off every node. Raises DockerError, with what is left."""
+def _clean(docker: Docker, image: str, say: Callable[[str], None]) -> list[str]:
+    """Take links and volumes off every node; returns what is left to do. Raises DockerError, with what failed."""
     missed = node_jobs.others(docker)
     volumes = ("agent", "controller", "store", "containers", "certificates")
     by_hand = f"docker volume rm {' '.join(f'{STACK}_{name}' for name in volumes)}"
     if not image:
-        say(f"kept: volumes on the nodes, since the stack and with it the image's name was gone; there: {by_hand}")
-        return
+        say("kept: volumes on the nodes, since the stack and with it the image's name was gone")
+        return [f"remove the volumes on every node, there: {by_hand}"]
     jobs = node_jobs.UNWIRE, node_jobs.REMOVE
     wrong = [node_jobs.table(node_jobs.run(docker, job, image, WAIT, say)) for job in jobs]
     if any(wrong):
@@ -230,9 +234,11 @@ def _clean(docker: Docker, image: str, say: Callable[[str], None]) -> None:
             f"docker linkwire uninstall --image={image}"
         )
     say("links of running tasks and the volumes are removed, on every node that is up")
-    if missed:
-        nodes = ", ".join(missed)
-        say(f"kept: the volumes on {nodes}. A later install copes with them; to remove them, there: {by_hand}")
+    if not missed:
+        return []
+    nodes = ", ".join(missed)
+    say(f"kept: the volumes on {nodes}; a later install copes with them")
+    return [f"remove the volumes on {nodes}, there: {by_hand}"]
 
 
 def _agree(*, yes: bool, keep: bool) -> None:

@@ -5,8 +5,9 @@ a Swarm can do so already, and nothing that listens on a node has to have such r
 """
 
 import json
+import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from mesh.model.labels import GATE, suggestion
 
 LABEL = "linkwire.gate"
 """The node label by which services with `gate: true` are placed."""
+GATED = f"node.labels.{LABEL}==true"
+"""The constraint that does it, without its spaces (compose_ext.language.override writes it)."""
 _SERVICE = "linkwire_gate"
 _MARK = "linkwire.role=gate"
 _WAIT = 300.0
@@ -52,6 +55,15 @@ class Result:
     notes: tuple[str, ...] = ()
     problem: str | None = None
     """Why nothing was done, with what to do."""
+    services: tuple[str, ...] = ()
+    """Services with tasks that end by the gate's script, for which it stays."""
+    containers: tuple[str, ...] = ()
+    """The same of containers that are no Swarm task's."""
+
+    @property
+    def is_left(self) -> bool:
+        """Whether something of the gate is still there, or may be."""
+        return self.problem is not None or self.gate == "leaving"
 
     def __str__(self) -> str:
         done = f"gate {self.gate}: {'; '.join(self.notes)}"
@@ -104,15 +116,66 @@ def _told(results: Iterable[Result], say: Callable[[str], None]) -> bool:
     return done
 
 
-def take_out(docker: Docker, image: str, say: Callable[[str], None]) -> None:
-    """Take the gate out of every node, for `docker linkwire uninstall`. Raises DockerError."""
+def remove(docker: Docker, names: Sequence[str], say: Callable[[str], None]) -> tuple[bool, list[str]]:
+    """Take the gate out of nodes.
+
+    Returns:
+        Whether all of them did it, and what is left to do for it, as `left` has it.
+
+    Raises:
+        As `run`.
+    """
+    found = list(results(docker, "remove", names))
+    again = shlex.join(["docker", "linkwire", "gate", "remove", *names])
+    return _told(found, say), left(docker, found, again, everywhere=not names)
+
+
+def left(docker: Docker, found: Sequence[Result], again: str, *, everywhere: bool) -> list[str]:
+    """Return what is left to do until the gate is out of nodes, in its order. Raises DockerError.
+
+    Args:
+        docker: a manager's.
+        found: of a removal.
+        again: the command that removes it then.
+        everywhere: whether no node is to have it, so that no service may ask for one that does.
+    """
+    nodes = [result for result in found if result.is_left]
+    if not nodes:
+        return []
+    steps = _replacing(docker, {name for result in nodes for name in result.services}, everywhere=everywhere)
+    steps += [
+        f"on {result.node.name} make these containers again, which were made with the gate: {' '.join(some)}"
+        for result in nodes
+        if (some := result.containers)
+    ]
+    steps += [f"on {result.node.name}: {result.problem}" for result in nodes if result.problem is not None]
+    names = ", ".join(result.node.name for result in nodes)
+    return [*steps, f"{'then ' if steps else ''}take the gate out of {names}: {again}"]
+
+
+def _replacing(docker: Docker, names: Collection[str], *, everywhere: bool) -> list[str]:
+    """Return the commands that have Swarm replace the tasks of services, of those that there are."""
+    listed = docker.ask(["service", "ls", "--format", "{{.Name}}"], TIMEOUT).split() if names else []
+    here = sorted(set(names) & set(listed))
+    commands = []
+    for raw in queries.read(docker.ask(["service", "inspect", *here], TIMEOUT)) if here else []:
+        name = str(raw["Spec"]["Name"])
+        placed = ((raw["Spec"].get("TaskTemplate") or {}).get("Placement") or {}).get("Constraints") or ()
+        gated = [one for one in map(str, placed) if one.replace(" ", "") == GATED] if everywhere else []
+        options = [f"--constraint-rm={one}" for one in gated]
+        command = shlex.join(["docker", "service", "update", "--force", *options, name])
+        commands.append(f"replace the tasks of {name}, which started with the gate: {command}")
+    return commands
+
+
+def take_out(docker: Docker, image: str, say: Callable[[str], None]) -> list[str]:
+    """Take the gate out of every node, for `docker linkwire uninstall`; returns what is left. Raises DockerError."""
     nodes = _nodes(docker, None)
     # Of a node that is away the label is all that is known.
     asked = [node for node in nodes if node.labelled or not node.obstacle]
     found = list(_on(_Swarm(docker, nodes, image), asked, "remove"))
     _told((result for result in found if NOT_THERE not in result.notes), say)
-    if any(result.problem is not None or result.gate == "leaving" for result in found):
-        say(f"the gate is not out of every node: later run `docker linkwire uninstall --image={image}` again")
+    return left(docker, found, shlex.join(["docker", "linkwire", "uninstall", f"--image={image}"]), everywhere=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +266,8 @@ def _result(node: Node, answer: Mapping[str, Any], action: str) -> Result:
     notes = [str(text) for text in answer.get("said", ())]
     if action == "status":
         notes.append(f"label {LABEL}: {'yes' if node.labelled else 'no'}")
-    return Result(node, str(answer.get("gate")), tuple(notes))
+    services, containers = (tuple(map(str, answer.get(kind) or ())) for kind in ("services", "containers"))
+    return Result(node, str(answer.get("gate")), tuple(notes), services=services, containers=containers)
 
 
 def _ask(swarm: _Swarm, able: Sequence[Node], argv: Sequence[str]) -> list[tuple[Node, Mapping[str, Any]]]:

@@ -14,8 +14,6 @@ from mesh.diagnosis.swarm_facts import SwarmFacts, SwarmNode, SwarmService, Swar
 from mesh.model.labels import suggestion
 from mesh.topology.agreement import Recorded, agree, hidden, shown
 
-_GATED = f"node.labels.{gate.LABEL}==true"
-"""As the plugin writes it (compose_ext.language.override), without its spaces."""
 _LEAST_ID = 4
 """Characters of a task's or container's id that are enough, where they name one."""
 
@@ -191,7 +189,7 @@ def _node(raw: Mapping[str, Any]) -> SwarmNode:
 
 def _needs_gate(spec: Mapping[str, Any]) -> bool:
     placed = (spec.get("TaskTemplate") or {}).get("Placement") or {}
-    return any(str(one).replace(" ", "") == _GATED for one in placed.get("Constraints") or ())
+    return any(str(one).replace(" ", "") == gate.GATED for one in placed.get("Constraints") or ())
 
 
 def for_agent(facts: SwarmFacts, service: str, task: str) -> list[dict[str, str]]:

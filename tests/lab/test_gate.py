@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from compose_ext.diagnostics import INCOMPLETE
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node
@@ -198,11 +199,14 @@ def test_containers_made_with_gate_end_by_its_script(gated: Deployment) -> None:
     n2 = gated.lab.node("n2")
     assert "no gate" not in gated.try_linkwire("check").stderr
     try:
-        said = gated.linkwire("gate", "remove", "n2")
-        assert said.startswith(
+        done = gated.try_linkwire("gate", "remove", "n2")
+        assert done.returncode == INCOMPLETE
+        assert done.stdout.startswith(
             "linkwire: n2: gate leaving: default runtime linkwire -> runc; the script stays, open,"
         )
-        assert "gate_web" in said
+        _, _, left = done.stdout.partition("linkwire: left to do:\n")
+        assert "which started with the gate: docker service update --force gate_web\n" in left
+        assert left.endswith("then take the gate out of n2: docker linkwire gate remove n2\n")
         assert n2.get("/info")["DefaultRuntime"] == "runc"
         assert n2.run(["cat", "/etc/linkwire/gate"]).stdout == "LINKWIRE_GATE=off\n"
         assert gated.lab.node("n3").get("/info")["DefaultRuntime"] == "linkwire"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from compose_ext.diagnostics import INCOMPLETE
 from mesh.identity.ca import CertificateAuthority
 from tests.lab import Lab, images, process, programs
 from tests.lab.deployment import Deployment
@@ -390,9 +392,22 @@ def test_links_carry_again_without_a_volume(
 
 
 def test_uninstalling_leaves_nothing(installed: Deployment) -> None:
+    """But for what runs with the gate: its last lines are the commands that end that too, and these do."""
     before = node_state(installed)
     installed.linkwire("gate", "install")
-    installed.uninstall()
+    manager = installed.lab.manager
+    create = ["service", "create", "--name=kept", "--stop-grace-period=0s", "--no-resolve-image"]
+    gated = "--constraint=node.labels.linkwire.gate == true"
+    manager.docker(*create, gated, "--mode=global", installed.images.demo, "sleep", "86400", timeout=120)
+    done = installed.try_linkwire("uninstall", "--yes")
+    assert done.returncode == INCOMPLETE, done.stderr
+    _, _, left = done.stdout.partition("linkwire: left to do:\n")
+    replace, remove = left.splitlines()
+    assert replace.startswith("linkwire:   replace the tasks of kept, which")
+    assert remove.startswith("linkwire:   then take the gate out of n1, n2")
+    manager.docker(*shlex.split(replace.partition(": docker ")[2]), timeout=120)
+    installed.linkwire(*shlex.split(remove.partition(": docker linkwire ")[2]), "--yes")
+    manager.docker("service", "rm", "kept")
     process.wait_for("its last containers to go", lambda: not leftovers(installed), seconds=30)
     assert node_state(installed) == before
     assert installed.lab.manager.get("/services") == []

@@ -183,6 +183,8 @@ def test_a_mounted_file_is_written_in_place(place: Place, monkeypatch: pytest.Mo
     [
         ("linkwire", True, {"com.docker.swarm.task.id": "t"}, ["one"]),
         ("linkwire", False, {"com.docker.swarm.task.id": "t"}, []),
+        ("linkwire", True, {"com.docker.swarm.task.id": "t", "com.docker.swarm.service.name": "web"}, ["one"]),
+        ("linkwire", True, {"com.docker.swarm.service.name": "web"}, ["one"]),
         ("linkwire", False, {}, ["one"]),
         ("runc", True, {}, []),
     ],
@@ -198,3 +200,6 @@ def test_the_containers_that_need_the_script(  # noqa: PLR0917 - pytest names th
     place.put_in()
     seen = files.look(str(place.config), str(tmp_path / "data"), SCRIPT)
     assert (seen["users"], seen["own"], seen["same"], seen["named"]) == (users, [], True, True)
+    service = labels.get("com.docker.swarm.service.name") if "com.docker.swarm.task.id" in labels else None
+    assert seen["services"] == ([service] if service else [])
+    assert seen["containers"] == ([] if service else users)

@@ -533,16 +533,18 @@ def test_a_signal_leaves_nothing_behind(
             os.kill(child, 0)
 
 
+ONLY_WAITING = (
+    "linkwire: s is deployed, only the waiting has ended: its links are wired all the same. To see them: "
+    "docker linkwire ps s. To wait again, deploy again"
+)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("script", "last"),
     [
         (WAITING, "linkwire: Docker may have deployed a part of s; deploy again to complete it"),
-        (
-            DEPLOYED,
-            "linkwire: s is deployed, only the waiting has ended: its links are wired all the same. To see them: "
-            "docker linkwire ps s. To wait again, deploy again",
-        ),
+        (DEPLOYED, ONLY_WAITING),
     ],
     ids=["deploying", "waiting"],
 )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compose_ext.diagnostics import UsageError
+from compose_ext.diagnostics import INCOMPLETE, UsageError
+from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Seconds
 from compose_ext.swarm import gate
+from compose_ext.terminal import leave
 
 NODES = [
     gate.Node("abc1", "n1", None, labelled=False),
@@ -77,3 +82,41 @@ def test_two_runs_on_one_node_report_once() -> None:
         "n2: gate out: default runtime linkwire -> runc; script removed"
     )
     assert gate._both(first, {"refused": "no"}) == {"refused": "no"}
+
+
+SERVICES = {"shop_web": ["node.labels.linkwire.gate == true", "node.role == worker"], "shop_db": []}
+DOCKER = """#!{python}
+import json, sys
+services = json.loads({services!r})
+if sys.argv[2] == "ls":
+    print("\\n".join(services))
+else:
+    placed = {{name: {{"Placement": {{"Constraints": services[name]}}}} for name in sys.argv[3:]}}
+    print(json.dumps([{{"Spec": {{"Name": name, "TaskTemplate": placed[name]}}}} for name in placed]))
+"""
+
+
+def test_what_is_left_of_gates_is_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = tmp_path / "docker"
+    program.write_text(DOCKER.format(python=sys.executable, services=json.dumps(SERVICES)))
+    program.chmod(0o755)
+    docker = Docker(str(program))
+    n1 = gate.Result(NODES[0], "leaving", services=("shop_web", "shop_db", "gone"), containers=("tool",))
+    n2 = gate.Result(NODES[1], problem="the node is down: run this again when it is back")
+    steps = gate.left(docker, [n1, n2, gate.Result(NODES[2], "out")], "docker linkwire gate remove", everywhere=True)
+    assert leave(steps) == INCOMPLETE
+    removal = "docker service update --force '--constraint-rm=node.labels.linkwire.gate == true'"
+    assert (
+        capsys.readouterr().out
+        == f"""\
+linkwire: left to do:
+linkwire:   replace the tasks of shop_db, which started with the gate: docker service update --force shop_db
+linkwire:   replace the tasks of shop_web, which started with the gate: {removal} shop_web
+linkwire:   on n1 make these containers again, which were made with the gate: tool
+linkwire:   on n2: the node is down: run this again when it is back
+linkwire:   then take the gate out of n1, n2: docker linkwire gate remove
+"""
+    )
+    (step, _) = gate.left(docker, [gate.Result(NODES[0], "leaving", services=("shop_web",))], "x", everywhere=False)
+    assert "constraint" not in step, "another node has the gate"
+    assert leave(gate.left(docker, [gate.Result(NODES[2], "out")], "x", everywhere=True)) == 0

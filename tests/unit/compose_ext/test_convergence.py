@@ -13,7 +13,7 @@ from compose_ext.convergence import poller
 from compose_ext.convergence.display import Display
 from compose_ext.convergence.judgement import Judgement, judge
 from compose_ext.convergence.observed import Link, Look, Recorded, Service, Task, WiredTask
-from compose_ext.diagnostics import DockerError, Place
+from compose_ext.diagnostics import INCOMPLETE, DockerError, Place
 from compose_ext.docker_cli import Docker
 from compose_ext.language.project import Project
 from compose_ext.language.project import Service as FileService
@@ -271,7 +271,7 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert "linkwire: shop_web: 1 of 1 task run, wired" in said
     assert said[-1] == "linkwire: shop: every link is wired, and every provider has a ready task, after 3 s"
     Looks(monkeypatch, UNWIRED)
-    assert waited(links, quiet=True) == command.INCOMPLETE
+    assert waited(links, quiet=True) == INCOMPLETE
     assert capsys.readouterr().err.splitlines() == [
         "shop is deployed, and not complete after 5 s:",
         "  shop_web: shop_web.1 on n1 is not wired: its node's agent is at it",
