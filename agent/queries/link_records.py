@@ -71,6 +71,7 @@ def facts(
         vip=str(vip) if vip is not None else "",
         names=tuple(alias for link in links for alias in link.aliases),
         ports=None if ports is None else tuple(map(str, ports)),
+        ports_of="" if ports is None else "link" if any(link.ports for link in links) else "provider",
         consumer_ends=sides[0],
         provider_ends=sides[1],
         consumer_end=_chosen(sides[0]),

@@ -174,6 +174,7 @@ class LinkFacts:
         vip: address of the provider's service in the mesh; empty for none.
         names: by which the consumer's tasks resolve the provider.
         ports: that the link opens, as in labels; None for all.
+        ports_of: whose list they are: the `link`'s, or what the `provider` exposes; empty where all are open.
         asked: the port that was asked for, as in labels; empty for none.
         consumer_ends: every task of the consumer.
         provider_ends: every task of the provider.
@@ -197,6 +198,7 @@ class LinkFacts:
     vip: str = ""
     names: tuple[str, ...] = ()
     ports: tuple[str, ...] | None = None
+    ports_of: Literal["", "link", "provider"] = ""
     asked: str = ""
     consumer_ends: tuple[End, ...] = ()
     provider_ends: tuple[End, ...] = ()

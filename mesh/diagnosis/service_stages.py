@@ -22,7 +22,7 @@ def rule(facts: LinkFacts) -> Iterator[Step]:
             "wrong",
             f"the link from {facts.consumer} to {facts.provider} opens {opened}, and not {asked}",
             f"service {facts.consumer}",
-            command=f"add {asked} to the ports of this link in the compose file of {facts.consumer}, and deploy",
+            command=_opening(facts, str(asked)),
         )
         return
     for end, look in ((facts.consumer_end, facts.here), (facts.provider_end, facts.there)):
@@ -129,10 +129,10 @@ def _refused(facts: LinkFacts, end: End, failed: Connection, listeners: tuple[Li
         others = sorted({str(one) for one in listeners if one.protocol == "tcp" and not one.loopback})
         if at and all(one.loopback for one in at):
             text += ": its program listens on 127.0.0.1 only"
-            command = f"make the program in {facts.provider} listen on 0.0.0.0:{port}"
+            command = _from_loopback(facts, port)
         elif not at:
             text += f": nothing listens there; it listens on {', '.join(others[:_SHOWN]) or 'no TCP port'}"
-            command = f"correct the link's ports in {facts.consumer}, or the port in {facts.provider}"
+            command = _correcting(facts, f"{port}/tcp", others)
         elif failed.is_vip and failed.outcome == "refused":
             text += " by the virtual address, though the task listens"
             command = LOGS
@@ -164,8 +164,34 @@ def _datagrams(facts: LinkFacts, end: End, listeners: tuple[Listener, ...] | Non
     if any(not one.loopback for one in at):
         yield ok("listens", f"{end.name} listens on {facts.asked}")
         return
+    others = sorted({str(one) for one in listeners if one.protocol == "udp" and not one.loopback})
     why = "its program listens on 127.0.0.1 only" if at else "nothing listens there"
-    yield Step("listens", "wrong", f"{facts.asked} of {end.name}: {why}", f"task {end.name}")
+    command = _from_loopback(facts, port) if at else _correcting(facts, facts.asked, others)
+    yield Step("listens", "wrong", f"{facts.asked} of {end.name}: {why}", f"task {end.name}", command=command)
+
+
+def _opening(facts: LinkFacts, port: str) -> str:
+    """Say how a port is opened that the link does not open, in the words of the side that lists its ports."""
+    if facts.ports_of == "provider":
+        return f"add {port} to the `expose` of {facts.provider} in its compose file, and deploy"
+    return f"add {port} to the `ports` of this link in the compose file of {facts.consumer}, and deploy"
+
+
+def _correcting(facts: LinkFacts, port: str, others: list[str]) -> str:
+    """Say how the link and the provider's program come to the same port, where nothing listens at that one."""
+    listen = f"have the program in {facts.provider} listen on {port}"
+    match facts.ports_of:
+        case "link":
+            return f"correct {port} in the `ports` of this link in the compose file of {facts.consumer}, or {listen}"
+        case "provider":
+            return f"correct {port} in the `expose` of {facts.provider} in its compose file, or {listen}"
+    # The link opens all ports, so there is no list to correct: the port is the user's own word.
+    used = f"connect to {' or '.join(others[:_SHOWN])} instead, or " if others else ""
+    return f"{used}{listen}"
+
+
+def _from_loopback(facts: LinkFacts, port: int) -> str:
+    return f"make the program in {facts.provider} listen on 0.0.0.0:{port}"
 
 
 def _name(end: End | None) -> str:

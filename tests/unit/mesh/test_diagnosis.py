@@ -178,6 +178,35 @@ def test_fault_is_named(fault: str) -> None:
     assert (found.stage, text in found.text) == (stage, True), found
 
 
+SHUT, WRONG_TCP, WRONG_UDP = FAULTS["shut port"][0], FAULTS["wrong port"][0], FAULTS["udp"][0]
+OF_LINK, OF_PROVIDER = "the `ports` of this link in the compose file of shop_web", "the `expose` of shop_db in its"
+LISTEN = "have the program in shop_db listen on"
+
+
+@pytest.mark.parametrize(
+    ("facts", "mend"),
+    [
+        (replace(SHUT, ports_of="link"), f"add 5432/tcp to {OF_LINK}, and deploy"),
+        (replace(SHUT, ports_of="provider"), f"add 5432/tcp to {OF_PROVIDER} compose file, and deploy"),
+        (replace(WRONG_TCP, ports_of="link"), f"correct 5433/tcp in {OF_LINK}, or {LISTEN} 5433/tcp"),
+        (
+            replace(WRONG_TCP, ports_of="provider"),
+            f"correct 5433/tcp in {OF_PROVIDER} compose file, or {LISTEN} 5433/tcp",
+        ),
+        (WRONG_TCP, f"connect to 5432/tcp instead, or {LISTEN} 5433/tcp"),
+        (replace(WRONG_TCP, there=replace(THERE, listeners=())), f"{LISTEN} 5433/tcp"),
+        (replace(WRONG_UDP, ports=("53/udp",), ports_of="link"), f"correct 53/udp in {OF_LINK}, or {LISTEN} 53/udp"),
+        (WRONG_UDP, f"{LISTEN} 53/udp"),
+        (
+            replace(WRONG_UDP, there=replace(THERE, listeners=(Listener(53, "udp", loopback=True),))),
+            "make the program in shop_db listen on 0.0.0.0:53",
+        ),
+    ],
+)
+def test_mend_names_the_list_that_exists(facts: LinkFacts, mend: str) -> None:
+    assert cause(facts).command == mend
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_walk_ends_at_what_is_wrong(fault: str) -> None:
     found = steps(FAULTS[fault][0])
