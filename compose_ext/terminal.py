@@ -85,17 +85,27 @@ def show_json(document: Mapping[str, Any]) -> None:
     print(json.dumps(document, indent=2))
 
 
+def show_finding(text: str, style: str = "red") -> None:
+    """Print a finding that was asked for, on standard output: it goes through a pipe with all else."""
+    say.end()
+    _print(text, style, sys.stdout)
+
+
 def complain(text: str, style: str = "red") -> None:
-    """Print an error, or with another style a warning, on standard error."""
+    """Print an error of the command itself, or with another style a warning, on standard error."""
     say.end()  # rich has standard error as well while the line moves
-    # Standard error itself writes what it cannot encode, as of a file's name, in letters that it can.
+    _print(text, style, sys.stderr)
+
+
+def _print(text: str, style: str, stream: IO[str]) -> None:
+    # The streams themselves write what they cannot encode, as of a file's name, in letters that they can.
     text = "".join(char if "\ud800" <= char <= "\udfff" else printable(char) for char in text)
-    if not sys.stderr.isatty():
-        print(text, file=sys.stderr)
+    if not stream.isatty():
+        print(text, file=stream, flush=True)
         return
     from rich.text import Text  # noqa: PLC0415 - see the module's docstring
 
-    _console(sys.stderr).print(Text(text, style=style), soft_wrap=True)
+    _console(stream).print(Text(text, style=style), soft_wrap=True)
 
 
 def ask(question: str) -> str:

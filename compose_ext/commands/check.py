@@ -23,7 +23,7 @@ from compose_ext.language.validation import Links
 from compose_ext.pflag import Command, form, pass_docker, switch
 from compose_ext.swarm import agent_answer, consents, gate, linked_stacks, queries, revoked_nodes
 from compose_ext.swarm.handover import handed
-from compose_ext.terminal import complain, say, show_json
+from compose_ext.terminal import say, show_finding, show_json
 from compose_ext.walks import live as live_walks
 
 OK = 0
@@ -76,7 +76,7 @@ def check(docker: Docker, named: Named, stack: str | None, *, as_json: bool) -> 
     if as_json:
         show_json(_answer(report, summary))
         return BAD if report.errors else OK
-    deploy.tell(report)
+    deploy.tell(report, tell_one=show_finding)
     print(f"ok{summary}")
     return OK
 
@@ -195,9 +195,9 @@ def check_swarm(docker: Docker, stack: str | None, *, as_json: bool, is_live: bo
         show_json(_answer(report, ": nothing is wrong in this Swarm"))
         return 1 if problems else OK
     for note in notes:
-        complain(f"warning: {note}", "yellow")
+        show_finding(f"warning: {note}", "yellow")
     for problem in problems:
-        complain(problem)
+        show_finding(problem)
     if not problems:
         print("ok: nothing is wrong in this Swarm")
     return 1 if problems else OK

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -160,16 +160,16 @@ def _wait(docker: Docker, stack: str, links: Links, waiting: Waiting) -> int:
     return INCOMPLETE
 
 
-def tell(report: Report, consequence: str = "") -> None:
-    """Print every problem; raises BadFilesError if there are errors."""
+def tell(report: Report, consequence: str = "", tell_one: Callable[[str, str], None] = complain) -> None:
+    """Print every problem, by `tell_one`; raises BadFilesError if there are errors."""
     errors, warnings = report.errors, report.warnings
     for problems, style in ((warnings, "yellow"), (errors, "red")):
         for problem in problems[:MAX_TOLD]:
-            complain(str(problem), style)
+            tell_one(str(problem), style)
         if len(problems) > MAX_TOLD:
-            complain(f"... and {len(problems) - MAX_TOLD} more", style)
+            tell_one(f"... and {len(problems) - MAX_TOLD} more", style)
     if errors:
-        complain(f"{len(errors)} error{'s' if len(errors) > 1 else ''}{consequence}")
+        tell_one(f"{len(errors)} error{'s' if len(errors) > 1 else ''}{consequence}", "red")
         raise BadFilesError
 
 

@@ -140,9 +140,9 @@ def left(docker: Docker, found: Sequence[Result], again: str, *, everywhere: boo
         everywhere: whether no node is to have it, so that no service may ask for one that does.
     """
     nodes = [result for result in found if result.is_left]
+    steps = _updates(docker, {name for result in nodes for name in result.services}, everywhere=everywhere)
     if not nodes:
-        return []
-    steps = _replacing(docker, {name for result in nodes for name in result.services}, everywhere=everywhere)
+        return steps
     steps += [
         f"on {result.node.name} make these containers again, which were made with the gate: {' '.join(some)}"
         for result in nodes
@@ -153,19 +153,23 @@ def left(docker: Docker, found: Sequence[Result], again: str, *, everywhere: boo
     return [*steps, f"{'then ' if steps else ''}take the gate out of {names}: {again}"]
 
 
-def _replacing(docker: Docker, names: Collection[str], *, everywhere: bool) -> list[str]:
-    """Return the commands that have Swarm replace the tasks of services, of those that there are."""
-    listed = docker.ask(["service", "ls", "--format", "{{.Name}}"], TIMEOUT).split() if names else []
-    here = sorted(set(names) & set(listed))
-    commands = []
-    for raw in queries.read(docker.ask(["service", "inspect", *here], TIMEOUT)) if here else []:
-        name = str(raw["Spec"]["Name"])
-        placed = ((raw["Spec"].get("TaskTemplate") or {}).get("Placement") or {}).get("Constraints") or ()
+def _updates(docker: Docker, leaving: Collection[str], *, everywhere: bool) -> list[str]:
+    """Return the updates of services that there are: `leaving` have tasks that started with the gate."""
+    ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
+    steps = []
+    found = queries.read(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else []
+    for spec in (one["Spec"] for one in found):
+        name = str(spec["Name"])
+        placed = ((spec.get("TaskTemplate") or {}).get("Placement") or {}).get("Constraints") or ()
         gated = [one for one in map(str, placed) if one.replace(" ", "") == GATED] if everywhere else []
-        options = [f"--constraint-rm={one}" for one in gated]
-        command = shlex.join(["docker", "service", "update", "--force", *options, name])
-        commands.append(f"replace the tasks of {name}, which started with the gate: {command}")
-    return commands
+        update = ["docker", "service", "update", *(f"--constraint-rm={one}" for one in gated)]
+        if name in leaving:
+            command = shlex.join([*update, "--force", name])
+            steps.append(f"replace the tasks of {name}, which started with the gate: {command}")
+        elif gated:
+            command = shlex.join([*update, name])
+            steps.append(f"let the tasks of {name} run without the gate, for which they wait now: {command}")
+    return sorted(steps)
 
 
 def take_out(docker: Docker, image: str, say: Callable[[str], None]) -> list[str]:

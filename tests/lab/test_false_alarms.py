@@ -52,7 +52,7 @@ def alarms(stacks: Deployment) -> list[str]:
     told = stacks.try_linkwire("status", "--format", "json")
     checked = stacks.try_linkwire("check", "--stack", "calm")
     found = [f"status: {finding}" for finding in json.loads(told.stdout)["findings"]]
-    return found + ([f"check: {checked.stderr.strip()}"] if checked.returncode else [])
+    return found + ([f"check: {checked.stdout.strip()}"] if checked.returncode else [])
 
 
 def test_scaling_and_updating_alarm_nobody(stacks: Deployment, figure: Callable[[str], None]) -> None:

@@ -214,11 +214,11 @@ def test_fault_is_named_by_all(odd: Deployment, fault: Fault, figure: Callable[[
         status = odd.try_linkwire("status")
         figure(
             f"{fault.name}, named after {took:.1f} s\n  explain: {said[0]}: {said[1]}\n"
-            f"  check --live ({live.returncode}): {live.stderr.strip()}\n"
+            f"  check --live ({live.returncode}): {live.stdout.strip()}\n"
             f"  status ({status.returncode}): {status.stdout.strip()}"
         )
         assert live.returncode == 1
-        assert fault.text in live.stderr
+        assert fault.text in live.stdout
         assert not fault.status or (status.returncode, fault.status in status.stdout) != (0, False)
     checker.settle(odd.lab, 120)
 

@@ -197,7 +197,7 @@ def test_every_node_reports_its_gate_and_label(gated: Deployment) -> None:
 def test_containers_made_with_gate_end_by_its_script(gated: Deployment) -> None:
     """It stays, open, while something needs it; another node keeps the gate, and `check` names this one."""
     n2 = gated.lab.node("n2")
-    assert "no gate" not in gated.try_linkwire("check").stderr
+    assert "no gate" not in gated.try_linkwire("check").stdout
     try:
         done = gated.try_linkwire("gate", "remove", "n2")
         assert done.returncode == INCOMPLETE
@@ -211,7 +211,7 @@ def test_containers_made_with_gate_end_by_its_script(gated: Deployment) -> None:
         assert n2.run(["cat", "/etc/linkwire/gate"]).stdout == "LINKWIRE_GATE=off\n"
         assert gated.lab.node("n3").get("/info")["DefaultRuntime"] == "linkwire"
         warning = "on n2 linked tasks start before they are wired, since these nodes have no gate (gate_web):"
-        assert warning in gated.try_linkwire("check").stderr
+        assert warning in gated.try_linkwire("check").stdout
     finally:
         said = gated.linkwire("gate", "install", "n2")
     assert "n2: gate in: default runtime runc -> linkwire" in said

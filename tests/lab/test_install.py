@@ -396,18 +396,22 @@ def test_uninstalling_leaves_nothing(installed: Deployment) -> None:
     before = node_state(installed)
     installed.linkwire("gate", "install")
     manager = installed.lab.manager
-    create = ["service", "create", "--name=kept", "--stop-grace-period=0s", "--no-resolve-image"]
-    gated = "--constraint=node.labels.linkwire.gate == true"
-    manager.docker(*create, gated, "--mode=global", installed.images.demo, "sleep", "86400", timeout=120)
+    create = ["service", "create", "--mode=global", "--stop-grace-period=0s", "--no-resolve-image"]
+    forever = [installed.images.demo, "sleep", "86400"]
+    manager.docker(*create, "--name=kept", *forever, timeout=120)
+    manager.docker(*create, "--name=gated", "--constraint=node.labels.linkwire.gate == true", *forever, timeout=120)
     done = installed.try_linkwire("uninstall", "--yes")
     assert done.returncode == INCOMPLETE, done.stderr
     _, _, left = done.stdout.partition("linkwire: left to do:\n")
-    replace, remove = left.splitlines()
+    place, replace, remove = left.splitlines()
+    assert place.startswith("linkwire:   let the tasks of gated run without the gate")
     assert replace.startswith("linkwire:   replace the tasks of kept, which")
     assert remove.startswith("linkwire:   then take the gate out of n1, n2")
+    manager.docker(*shlex.split(place.partition(": docker ")[2]), timeout=120)
+    assert len(installed.wait_running("gated", 2)) == len(installed.lab.nodes)
     manager.docker(*shlex.split(replace.partition(": docker ")[2]), timeout=120)
     installed.linkwire(*shlex.split(remove.partition(": docker linkwire ")[2]), "--yes")
-    manager.docker("service", "rm", "kept")
+    manager.docker("service", "rm", "kept", "gated")
     process.wait_for("its last containers to go", lambda: not leftovers(installed), seconds=30)
     assert node_state(installed) == before
     assert installed.lab.manager.get("/services") == []

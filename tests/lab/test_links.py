@@ -142,7 +142,7 @@ def test_swarm_errors_are_one_line_and_rest_continues(stacks: Deployment) -> Non
         stacks.deploy("demo", EXAMPLES / "linuxkit/docker-compose.yml")
         stacks.wait_connected("demo")
         checked = stacks.try_linkwire("check")
-        said = checked.stderr
+        said = checked.stdout
         logged = stacks.logged("linkwire_controller")
         assert checked.returncode == 1
         assert "links to nowhere, which does not exist (yet)" in said

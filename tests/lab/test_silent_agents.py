@@ -82,7 +82,7 @@ def test_a_silent_agent_takes_no_provider_away(stacks: Deployment, client: Task,
     with Calls(client, "web", "--threads", "2", pause=0.05, timeout=1.0) as calls, stopped_agent(stacks, "n3"):
         began = time.time()
         time.sleep(SILENT_S)
-        named = stacks.try_linkwire("check").stderr
+        named = stacks.try_linkwire("check").stdout
         ended = time.time()
         stacks.lab.cut("n3")
         time.sleep(5)

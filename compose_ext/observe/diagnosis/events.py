@@ -14,7 +14,7 @@ from compose_ext.docker_cli import Docker, printable
 from compose_ext.observe.diagnosis.log_lines import Subject
 from compose_ext.pflag import Command, form, moment, pass_docker, switch
 from compose_ext.swarm import agent_answer
-from compose_ext.terminal import complain, words
+from compose_ext.terminal import complain, show_finding, words
 
 VERSION = 1
 """Of the agent's lines that are understood here."""
@@ -143,7 +143,9 @@ def events_command(  # noqa: PLR0917 - as many as the command has flags
     for event in lines(docker, follow=follow):
         if "problem" in event:
             damaged = True
-            complain(f"docker linkwire: {printable(str(event['problem']))}")
+            # A finding like the events; but standard output is JSON alone, which has it as well.
+            tell_one = complain if form == "json" else show_finding
+            tell_one(f"docker linkwire: {printable(str(event['problem']))}")
         elif not wanted.takes(event):
             continue
         elif form == "text":

@@ -8,7 +8,7 @@ from compose_ext.completion import services
 from compose_ext.diagnostics import UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, form, pass_docker
-from compose_ext.terminal import complain, line, say, show_json
+from compose_ext.terminal import line, say, show_finding, show_json
 from compose_ext.walks import link_facts
 from compose_ext.walks.link_facts import Side, Swarm
 from compose_ext.walks.walk import walk
@@ -25,7 +25,7 @@ def tell(step: Step) -> None:
     """Print one step."""
     text = f"{step.stage.ljust(_WIDTH)}  {_MARKS[step.outcome].ljust(7)}  {step.text}"
     since = f" (for {step.since})" if step.since and step.outcome != "ok" else ""
-    (complain if step.outcome == "wrong" else print)(line(f"{text}{since}"))
+    show_finding(line(f"{text}{since}"), "red" if step.outcome == "wrong" else "")
 
 
 def conclude(facts: SwarmFacts, found: Step | None) -> None:

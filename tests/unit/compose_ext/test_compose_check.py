@@ -62,7 +62,7 @@ def test_what_docker_refuses_is_passed_on(
 ) -> None:
     (newest / "a.yml").write_text(text)
     assert main(["check", "-c", "a.yml"]) == 2
-    *_, said, count = capsys.readouterr().err.splitlines()
+    *_, said, count = capsys.readouterr().out.splitlines()
     assert said.startswith(f"{place}Docker refuses this: ")
     assert count == "1 error"
 
@@ -70,13 +70,13 @@ def test_what_docker_refuses_is_passed_on(
 def test_keys_that_swarm_ignores_are_named(newest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (newest / "a.yml").write_text(GOOD.replace("image: a,", "image: a, build: ., restart: always, depends_on: [db],"))
     assert main(["check", "-c", "a.yml"]) == 0
-    captured = capsys.readouterr()
-    assert [line.partition("service 'web': ")[2].partition(":")[0] for line in captured.err.splitlines()] == [
+    *warnings, summary = capsys.readouterr().out.splitlines()
+    assert [line.partition("service 'web': ")[2].partition(":")[0] for line in warnings] == [
         "build",
         "restart",
         "depends_on",
     ]
-    assert captured.out == "ok: 1 link between 2 services\n"
+    assert summary == "ok: 1 link between 2 services"
 
 
 def test_json(newest: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +133,7 @@ def test_variables_from_a_file(
     monkeypatch.setenv("SAID", "yes")
     assert main(["check", "-c", "a.yml"]) == 2
     unset = "NAME is not set (.env here is not read, as docker stack deploy does not: --env-file .env does)"
-    assert f"links: '': write it as SERVICE or SERVICE:ALIAS; {unset}\n" in capsys.readouterr().err
+    assert f"links: '': write it as SERVICE or SERVICE:ALIAS; {unset}\n" in capsys.readouterr().out
     assert main(["deploy", "-d", "-c", "a.yml", "--env-file", ".env", "--resolve-image=never", "st"]) == 0
     made = api.forget().services
     assert made["st_db"]["TaskTemplate"]["ContainerSpec"]["Image"] == "postgres:latest"
@@ -143,7 +143,7 @@ def test_variables_from_a_file(
 def test_what_is_wrong_in_a_file_of_variables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "x.env").write_text("A=1\nB C\nD='open\n")
     assert main(["check", "-c", "a.yml", "--env-file", "x.env", "--env-file", "gone.env"]) == 2
-    assert [line for line in capsys.readouterr().err.splitlines() if ".env" in line] == [
+    assert [line for line in capsys.readouterr().out.splitlines() if ".env" in line] == [
         "x.env:2:1: 'B C': write it as NAME=value",
         "x.env:3:1: D: the quote at its begin is not closed, or something stands behind it",
         "gone.env: this --env-file cannot be read (No such file or directory)",

@@ -184,16 +184,14 @@ def test_check(docker: str, run: Run) -> None:
     shown = run(docker, "linkwire", "check", "-c", "good.yml")
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, f"{ok(docker)}: 1 link between 2 services\n", "")
     shown = run(docker, "linkwire", "check", "-c", "plain.yml")
-    assert (shown.returncode, shown.stdout) == (
-        0,
-        f"{ok(docker)}: no x-wireguard in these files; docker linkwire deploys them unchanged\n",
-    )
-    assert shown.stderr == (
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == (
         "plain.yml:2:30: warning: service 'web': links: Docker ignores these, and without x-wireguard so does "
         "Linkwire: for links by WireGuard write `x-wireguard: {}` at the top of plain.yml\n"
+        f"{ok(docker)}: no x-wireguard in these files; docker linkwire deploys them unchanged\n"
     )
     shown = run(docker, "linkwire", "check", "-c", "bad.yml")
-    assert (shown.returncode, shown.stdout, shown.stderr) == (
+    assert (shown.returncode, shown.stderr, shown.stdout) == (
         2,
         "",
         "bad.yml:2:38: service 'web': links: no service 'dbb' in these files; did you mean 'db'?\n1 error\n",
@@ -259,13 +257,13 @@ def test_several_files_and_standard_input(docker: str, run: Run, files: Path) ->
     shown = run(docker, "linkwire", "check", "-c", 'good.yml,"more,or less.yml"', "--compose-file=-", stdin=cache)
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, f"{ok(docker)}: 2 links between 3 services\n", "")
     shown = run(docker, "linkwire", "check", "-c", "-", stdin=BAD)
-    assert shown.stderr.startswith("<stdin>:2:38: service 'web': ")
+    assert shown.stdout.startswith("<stdin>:2:38: service 'web': ")
 
 
 def test_all_unreadable_files_are_told(docker: str, run: Run, files: Path) -> None:
     shown = run(docker, "linkwire", "check", "-c", "no.yml", "-c", "good.yml", "-c", ".", "-c", "-", stdin="a: [\n")
     assert shown.returncode == 2
-    assert shown.stderr.splitlines() == [
+    assert shown.stdout.splitlines() == [
         "no.yml: there is no such file",
         ".: this is a directory, not a file",
         "<stdin>:2:1: this is not YAML: while parsing a flow node, did not find expected node content",
@@ -295,14 +293,14 @@ def test_a_reader_that_has_seen_enough(run: Run, files: Path) -> None:
 
 def test_a_name_the_terminal_cannot_show(run: Run, files: Path) -> None:
     shown = run(PLUGIN, "linkwire", "check", "-c", os.fsdecode(b"caf\xe9.yml"), PYTHONIOENCODING="ascii")
-    assert (shown.returncode, shown.stderr) == (2, "caf\\udce9.yml: there is no such file\n1 error\n")
+    assert (shown.returncode, shown.stdout) == (2, "caf\\udce9.yml: there is no such file\n1 error\n")
     assert files
 
 
 def test_many_problems_are_told_shortly(run: Run, files: Path) -> None:
     names = ", ".join(f"no{number}" for number in range(5000))
     (files / "a.yml").write_text(f"x-wireguard: {{}}\nservices: {{a: {{links: [{names}]}}}}")
-    lines = run(PLUGIN, "linkwire", "check", "-c", "a.yml").stderr.splitlines()
+    lines = run(PLUGIN, "linkwire", "check", "-c", "a.yml").stdout.splitlines()
     assert len(lines) == 102
     assert lines[-2:] == ["... and 4900 more", "5000 errors"]
 
@@ -679,11 +677,11 @@ MAIL_PROBLEM = "service mail_mx: label 'linkwire.liks': 'x': no such label; did 
 def test_check_of_the_swarm(run: Run, agent: dict[str, str], tmp_path: Path) -> None:
     swarm = agent | {"SERVICES": json.dumps(SERVICES)}
     shown = run(PLUGIN, "linkwire", "check", **swarm)
-    assert (shown.returncode, shown.stdout) == (1, "")
-    assert shown.stderr.splitlines() == [MAIL_PROBLEM, WEB_PROBLEM, "a problem"]
+    assert (shown.returncode, shown.stderr) == (1, "")
+    assert shown.stdout.splitlines() == [MAIL_PROBLEM, WEB_PROBLEM, "a problem"]
     assert "service inspect id1 id2" in record(tmp_path)
     shown = run(PLUGIN, "linkwire", "check", "--stack", "shop", **swarm)
-    assert shown.stderr.splitlines() == [WEB_PROBLEM, "a problem"]
+    assert shown.stdout.splitlines() == [WEB_PROBLEM, "a problem"]
     assert record(tmp_path)[-1] == f'exec {CONTAINER} linkwire-ask links {{"stack": "shop"}}'
 
 
@@ -696,10 +694,10 @@ def test_check_of_a_swarm_in_order(run: Run, agent: dict[str, str], tmp_path: Pa
 def test_check_of_the_swarm_asks_both(run: Run, agent: dict[str, str]) -> None:
     shown = run(PLUGIN, "linkwire", "check", **agent, WORKER="1")
     assert shown.returncode == 1
-    assert shown.stderr.splitlines() == ["a problem", "the labels of services cannot be read: not a manager"]
+    assert shown.stdout.splitlines() == ["a problem", "the labels of services cannot be read: not a manager"]
     shown = run(PLUGIN, "linkwire", "check", **agent | {"SERVICES": json.dumps(SERVICES), "CONTAINERS": ""})
-    assert shown.stderr.splitlines()[:2] == [MAIL_PROBLEM, WEB_PROBLEM]
-    assert shown.stderr.splitlines()[2].startswith("no Linkwire agent runs on this Docker endpoint.")
+    assert shown.stdout.splitlines()[:2] == [MAIL_PROBLEM, WEB_PROBLEM]
+    assert shown.stdout.splitlines()[2].startswith("no Linkwire agent runs on this Docker endpoint.")
     shown = run(PLUGIN, "linkwire", "check", **agent | {"CONTAINERS": ""}, WORKER="1")
     assert shown.returncode == 1
     assert shown.stderr.startswith("docker linkwire: the labels of services cannot be read: not a manager\n")
@@ -729,9 +727,9 @@ TO_ADD = (
 def test_check_shows_refused_links(run: Run, agent: dict[str, str]) -> None:
     swarm = agent | {"SERVICES": json.dumps(ACROSS)}
     shown = run(PLUGIN, "linkwire", "check", **swarm)
-    assert sorted(shown.stderr.splitlines()) == ["a problem", NOT_ALLOWED, NOT_ACCEPTED]
+    assert sorted(shown.stdout.splitlines()) == ["a problem", NOT_ALLOWED, NOT_ACCEPTED]
     shown = run(PLUGIN, "linkwire", "check", "--stack", "blog", **swarm)
-    assert shown.stderr.splitlines() == [NOT_ALLOWED, "a problem"]
+    assert shown.stdout.splitlines() == [NOT_ALLOWED, "a problem"]
 
 
 def test_check_upgrade_gives_the_line_to_add(run: Run, agent: dict[str, str]) -> None:
@@ -753,10 +751,11 @@ def test_check_tells_of_absent_services(run: Run, files: Path, agent: dict[str, 
     (files / "a.yml").write_text(EXTERNAL)
     shown = run(PLUGIN, "linkwire", "check", "-c", "a.yml", **agent)
     assert shown.returncode == 0
-    assert shown.stdout.endswith(": 2 links between 3 services\n")
-    assert shown.stderr == (
+    warning, summary = shown.stdout.splitlines()
+    assert summary.endswith(": 2 links between 3 services")
+    assert warning == (
         "a.yml:2:57: warning: service 'a': external_links: this Swarm has no service 'other_news' (yet): "
-        "the link works as soon as there is one\n"
+        "the link works as soon as there is one"
     )
 
 
@@ -768,7 +767,7 @@ def test_check_tells_of_unwilling_providers(run: Run, files: Path, agent: dict[s
     assert (
         "a.yml:2:45: warning: service 'a': external_links: 'other_mail' does not allow it; its owner can, by "
         "`x-wireguard: {allow: [shop_a]}` there\n"
-    ) in shown.stderr
+    ) in shown.stdout
 
 
 def test_check_asks_nobody_without_need(run: Run, files: Path, agent: dict[str, str]) -> None:

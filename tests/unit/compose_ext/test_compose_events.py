@@ -126,8 +126,9 @@ def test_a_damaged_log_is_told(played: Played, form: str) -> None:
     played.lines.write_text(problem + line(service="a"))
     code, out, error = played.run("--format", form)
     assert code == 1
-    assert "2 pages are missing: 3-4" in error
-    assert out.count("\n") == (2 if form == "json" else 1)
+    assert "2 pages are missing: 3-4" in out
+    assert ("2 pages are missing: 3-4" in error) == (form == "json")
+    assert out.count("\n") == 2
 
 
 def test_bad_words_are_refused(played: Played) -> None:

@@ -84,7 +84,11 @@ def test_two_runs_on_one_node_report_once() -> None:
     assert gate._both(first, {"refused": "no"}) == {"refused": "no"}
 
 
-SERVICES = {"shop_web": ["node.labels.linkwire.gate == true", "node.role == worker"], "shop_db": []}
+SERVICES = {
+    "shop_web": ["node.labels.linkwire.gate == true", "node.role == worker"],
+    "shop_db": [],
+    "shop_api": ["node.labels.linkwire.gate==true"],
+}
 DOCKER = """#!{python}
 import json, sys
 services = json.loads({services!r})
@@ -105,11 +109,13 @@ def test_what_is_left_of_gates_is_commands(tmp_path: Path, capsys: pytest.Captur
     n2 = gate.Result(NODES[1], problem="the node is down: run this again when it is back")
     steps = gate.left(docker, [n1, n2, gate.Result(NODES[2], "out")], "docker linkwire gate remove", everywhere=True)
     assert leave(steps) == INCOMPLETE
-    removal = "docker service update --force '--constraint-rm=node.labels.linkwire.gate == true'"
+    removal = "docker service update '--constraint-rm=node.labels.linkwire.gate == true' --force"
+    placing = "docker service update --constraint-rm=node.labels.linkwire.gate==true"
     assert (
         capsys.readouterr().out
         == f"""\
 linkwire: left to do:
+linkwire:   let the tasks of shop_api run without the gate, for which they wait now: {placing} shop_api
 linkwire:   replace the tasks of shop_db, which started with the gate: docker service update --force shop_db
 linkwire:   replace the tasks of shop_web, which started with the gate: {removal} shop_web
 linkwire:   on n1 make these containers again, which were made with the gate: tool
@@ -119,4 +125,5 @@ linkwire:   then take the gate out of n1, n2: docker linkwire gate remove
     )
     (step, _) = gate.left(docker, [gate.Result(NODES[0], "leaving", services=("shop_web",))], "x", everywhere=False)
     assert "constraint" not in step, "another node has the gate"
-    assert leave(gate.left(docker, [gate.Result(NODES[2], "out")], "x", everywhere=True)) == 0
+    assert leave(gate.left(docker, [gate.Result(NODES[2], "out")], "x", everywhere=False)) == 0
+    assert len(gate.left(docker, [gate.Result(NODES[2], "out")], "x", everywhere=True)) == 2, "they cannot be placed"
