@@ -70,6 +70,7 @@ def document(health: Health, now: float) -> dict[str, Any]:
         "status": _WORDS[health.severity],
         "control": {key: facts.control.get(key) for key in ("reached", "leader", "etcd", "tasks")},
         "running": None if facts.running is None else {role: list(names) for role, names in facts.running.items()},
+        "controllers": None if facts.running is None else _controllers(facts),
         "agents": [
             {
                 "node": node.hostname,
@@ -101,21 +102,36 @@ def _counted(health: Health) -> str:
 
 def _control(facts: Facts) -> Iterator[tuple[str, str, str]]:
     control, running = facts.control, facts.running or {}
-    names = {node.id: node.hostname for node in facts.nodes or ()}
     if control.get("reached"):
-        holder = str(control.get("leader") or "none")
-        leader = printable(names.get(holder, holder))
-        yield "control", "leader", leader
-        standbys = [name for name in running.get("controller", ()) if name != leader]
-        if standbys:
-            yield "control", "standbys", ", ".join(standbys)
+        yield "control", "leader", _leader(facts) or "none"
     if "controller" in running:
-        yield "control", "controllers", ", ".join(running["controller"]) or "none runs"
+        words = {True: " (leads)", False: " (standby)", None: ""}
+        told = ", ".join(f"{one['node']}{words[one['leads']]}" for one in _controllers(facts))
+        yield "control", "controllers", told or "none runs"
     if "etcd" in running:
         yield "control", "etcd", ", ".join(running["etcd"]) or "none runs"
     size = control.get("etcd")
     if isinstance(size, dict):
         yield "control", "etcd's size", f"{size['size'] / _MIB:.1f} MiB of {size['quota'] / _MIB:.0f} MiB"
+
+
+def _leader(facts: Facts) -> str:
+    """Return the name of the node on which a controller leads; empty where none does."""
+    names = {node.id: node.hostname for node in facts.nodes or ()}
+    holder = str(facts.control.get("leader") or "")
+    return printable(names.get(holder, holder))
+
+
+def _controllers(facts: Facts) -> list[dict[str, Any]]:
+    """Return each controller that runs, the one that leads first; two may be on one node."""
+    nodes = list((facts.running or {}).get("controller", ()))
+    if not facts.control.get("reached"):
+        return [{"node": node, "leads": None} for node in nodes]
+    leader = _leader(facts)
+    leading = [leader] if leader in nodes else []
+    for node in leading:
+        nodes.remove(node)
+    return [{"node": node, "leads": True} for node in leading] + [{"node": node, "leads": False} for node in nodes]
 
 
 def _agents(facts: Facts) -> Iterator[tuple[str, str, str]]:

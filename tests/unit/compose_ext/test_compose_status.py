@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from compose_ext.health.judgement import BROKEN, DEGRADED, WELL, Expiry, Facts, Node, judge
-from compose_ext.observe.status import document, table
+from compose_ext.observe.status import document, rows, table
 from compose_ext.swarm.agent_answer import Answer, judged
 from tests.unit.compose_ext.test_compose_ps import answer as ps_answer
 from tests.unit.compose_ext.test_compose_ps import pair
@@ -98,8 +98,7 @@ def test_screen_shows_everything_and_what_is_wrong() -> None:
     assert str(table(health, 1_800_086_400.0)).splitlines() == [
         "STATUS    broken        1 thing wrong, worst first below",
         "control   leader        n1",
-        "          standbys      n2",
-        "          controllers   n1, n2",
+        "          controllers   n1 (leads), n2 (standby)",
         "          etcd          n1",
         "          etcd's size   3.0 MiB of 2048 MiB",
         "agents    n1            0.1.0, kernel, gate",
@@ -118,6 +117,26 @@ def test_screen_shows_everything_and_what_is_wrong() -> None:
     assert str(table(alike, 1_800_086_400.0)) == str(table(health, 1_800_086_400.0))
     assert document(alike, 1_800_086_400.0) == made
     assert made["findings"] == [{"severity": "broken", "text": LOST}]
+
+
+@pytest.mark.parametrize(
+    ("running", "control", "told", "leads"),
+    [
+        (("n1", "n1"), {}, "n1 (leads), n1 (standby)", [True, False]),
+        (("n1", "n2"), {"leader": "id2"}, "n2 (leads), n1 (standby)", [True, False]),
+        (("n2", "n2"), {}, "n2 (standby), n2 (standby)", [False, False]),
+        (("n1", "n1"), {"reached": False}, "n1, n1", [None, None]),
+        ((), {}, "none runs", []),
+    ],
+    ids=["both on one node", "the other leads", "the leader is gone", "nobody knows", "none"],
+)
+def test_controllers_are_told_with_their_part(
+    running: tuple[str, ...], control: dict[str, Any], told: str, leads: list[bool | None]
+) -> None:
+    health = judge(facts(answer=answer(control=control), running={**RUNNING, "controller": running}))
+    shown = {name: text for _, name, text in rows(health, 0.0)}
+    assert shown["controllers"] == told
+    assert [one["leads"] for one in document(health, 0.0)["controllers"]] == leads
 
 
 def test_older_agent_gives_no_account_and_no_alarm() -> None:
