@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -89,11 +90,17 @@ class Answers:
     def links(self, query: Document) -> Iterator[Document]:
         """Describe every link, or with `stack` those of one stack: what `docker linkwire ps` shows.
 
-        With `counted` a link has no pairs, but how many are in each state: that is all that `status` shows.
+        With `counted` a link has no pairs, but how many are in each state, and etcd's members are asked how they are:
+        that is what `status` shows.
         """
         stack, counted = text(query, "stack"), query.get("counted") is True
         if self._running is not None:
-            yield self._from_memory(self._running, stack, counted=counted)
+            with ThreadPoolExecutor(max_workers=1) as beside:  # an endpoint that does not answer takes its time
+                members = beside.submit(self._store.members) if counted else None
+                document = self._from_memory(self._running, stack, counted=counted)
+                if members is not None:
+                    document["control"]["members"] = [asdict(member) for member in members.result()]
+            yield document
             return
         snapshot = self._store.load((*keyspace.FOLLOWED, keyspace.VIEWS))
         reader = Reader(remembered(self._state), self._names(snapshot))

@@ -101,7 +101,7 @@ def inspect(
                 "epoch": _epoch(controllers, key_of),
                 "allowed": not link.provider.startswith(REFUSED),
             }
-            links.append({**_link(graph, refused, consumer, link), **key, **told})
+            links.append({**_link(graph, refused, consumer, link), **key, **_tasks(graph, consumer, link), **told})
     named = re.compile(rf"(?<![A-Za-z0-9_-]){re.escape(stack or '')}_")  # `shop_db`, but not `workshop_db`
     names = pairs_of.hostname
     problems = [*_distrusted(snapshot, reader, names), *_wrong_clocks(snapshot, now, reader, names)]
@@ -115,7 +115,8 @@ def inspect(
             apart[name] += packets
     stacks = sorted({service.name.partition("_")[0] for service in graph.services.values() if "_" in service.name})
     document = {"version": VERSION, "links": links, "apart": dict(apart), "problems": problems}
-    return {**document, "unanswered": unanswered, "stacks": stacks}
+    errors = {_error_text(report, graph, names) for report in _errors(snapshot, reader) if not report.wired}
+    return {**document, "unanswered": unanswered, "unwired": [p for p in problems if p in errors], "stacks": stacks}
 
 
 def _epoch(snapshot: Snapshot, key: str) -> int | None:
@@ -163,6 +164,13 @@ def _link(graph: LinkGraph, refused: Refusals, consumer: Service, link: LinkLabe
             "provider": {way: sum(refused[service, consumer.id, way] for service in others) for way in ("in", "out")},
         },
     }
+
+
+def _tasks(graph: LinkGraph, consumer: Service, link: LinkLabel) -> dict[str, int]:
+    """Count the consumer's tasks, and the provider's that take new connections."""
+    providers = graph.by_name.get(link.provider, ())
+    ready = sum(end.ready for service in providers for end in graph.endpoints.get(service, ()))
+    return {"consumers": len(graph.endpoints.get(consumer.id, ())), "ready": ready}
 
 
 @dataclass(slots=True)
@@ -376,8 +384,17 @@ def _problems(snapshot: Snapshot, graph: LinkGraph, reader: Reader, hostname: Ca
         services = sorted({graph.services[e.service].name for e in suspects if e.node == node})
         where = hostname(node)
         yield f"node {where}: its agent is silent; its tasks of {', '.join(services)} are used where they answer"
+    for report in _errors(snapshot, reader):
+        yield _error_text(report, graph, hostname)
+
+
+def _errors(snapshot: Snapshot, reader: Reader) -> Iterator[TaskReport]:
     for report in sorted(snapshot.all(TaskReport), key=lambda r: (r.task, r.node)):
         if report.error and report.state != "gone" and is_lasting(snapshot, reader, report):
-            owner = graph.services.get(report.service)
-            name = f"{owner.name} task {report.task}" if owner else f"task {report.task}"
-            yield f"{name} on {hostname(report.node)}: {report.error}"
+            yield report
+
+
+def _error_text(report: TaskReport, graph: LinkGraph, hostname: Callable[[str], str]) -> str:
+    owner = graph.services.get(report.service)
+    name = f"{owner.name} task {report.task}" if owner else f"task {report.task}"
+    return f"{name} on {hostname(report.node)}: {report.error}"

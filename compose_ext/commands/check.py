@@ -6,13 +6,14 @@ from contextlib import suppress
 
 import click
 
-from compose_ext.commands import deploy, node
+from compose_ext.commands import deploy
 from compose_ext.commands.arguments import compose_files, named_files, stack_name
 from compose_ext.completion import stacks
 from compose_ext.diagnostics import DockerError, Problem, Report, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.document.cursor import Context, Cursor
 from compose_ext.document.loader import Document
+from compose_ext.health import backends, node_keys
 from compose_ext.health.facts import about
 from compose_ext.health.judgement import judge
 from compose_ext.language.compose_files import Files, Named, open_all
@@ -244,10 +245,12 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
     try:
         answer = agent_answer.ask(docker, stack)
         found += answer.problems
-        if stack is None:
-            with suppress(DockerError):  # a worker's Docker does not know
+        with suppress(DockerError):  # a worker's Docker does not know
+            if stack is None:
                 found += (finding.text for finding in judge(about(docker, answer)).findings)
-                found += node.misplaced(docker, answer)
+                found += node_keys.misplaced(docker, answer)
+            else:
+                found += (finding.text for finding in backends.missing(docker, answer))
     except DockerError as error:
         unanswered.append(str(error))
     if len(unanswered) > 1:
@@ -306,9 +309,9 @@ def check_command(
     refuse.
 
     Without a file it checks the Swarm: labels that cannot be read, links to services that do not exist, tasks that
-    are not wired, links whose packets get no answer, silent agents, links that a provider does not allow, stacks
-    whose links `docker stack deploy` dropped. Exits with 1 if anything is wrong there; with --upgrade, if a link is
-    listed. With --live it also walks along every link.
+    are not wired, links whose packets get no answer or whose provider has no ready task, silent agents, links that a
+    provider does not allow, stacks whose links `docker stack deploy` dropped. Exits with 1 if anything is wrong
+    there; with --upgrade, if a link is listed. With --live it also walks along every link.
     """
     if upgrade and (compose_file or env_file):
         raise UsageError("--upgrade is about the links in the Swarm: leave -c and --env-file out")

@@ -1,122 +1,22 @@
 """`docker linkwire node`: the nodes with their keys, approving keys by hand, and revoking a node."""
 
 import datetime as dt
-import json
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from ipaddress import ip_address
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import click
 
 from compose_ext import completion
 from compose_ext.diagnostics import DockerError, UsageError
-from compose_ext.docker_cli import Docker, printable
+from compose_ext.docker_cli import Docker
+from compose_ext.health.node_keys import FINGERPRINT, LABEL, KeyState, SwarmMember, inspected, key_states, statements
 from compose_ext.pflag import Group, form, pass_docker
-from compose_ext.swarm import agent_answer, revoked_nodes
-from compose_ext.swarm.agent_answer import Answer
+from compose_ext.swarm import agent_answer
 from compose_ext.swarm.revoked_nodes import REVOKED_LABEL
 from compose_ext.terminal import Table, ask, show, show_json
-from mesh.model.net import IPAddress
-from mesh.topology.underlay import ADDRESS_LABEL, ports_refusal, refusal, swarms_addresses
 
-LABEL = "linkwire.key"
-"""The node label with the fingerprint of what was approved."""
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _HEADER = ("ID", "HOSTNAME", "KEYS", "FINGERPRINT")
-
-
-@dataclass(frozen=True, slots=True)
-class SwarmMember:
-    """A node as Swarm's managers have it."""
-
-    id: str
-    hostname: str
-    approved: str | None
-    """The label's value."""
-    known_at: tuple[IPAddress, ...]
-    """Addresses that Swarm knows it by."""
-    chosen: str | None
-    """The node label `linkwire.address`: an operator's word on where other nodes reach it."""
-    revoked: str | None
-    """Since when, if it is revoked."""
-    manager: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """The keys of a node as its own agent reported them, judged by the agent that was asked."""
-
-    fingerprint: str
-    unproven: str | None
-    """Why there is no proof, or it does not hold; None where it does."""
-    accepted: bool
-    address: IPAddress | None
-    """Where other nodes reach it, by its own word; None: the agent that was asked does not say."""
-    ports: tuple[int, int] | None
-    """Its UDP ports for tasks, by its own word."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyState:
-    """A node and the state of its keys."""
-
-    id: str
-    hostname: str
-    keys: str
-    """`proven`, `approved`, `unproven`, `REVOKED`, or `-` where no agent has reported them."""
-    fingerprint: str | None
-    problem: str | None
-    revoked: str | None
-    """Since when, if it is revoked."""
-
-
-def key_states(docker: Docker) -> list[KeyState]:
-    """List all nodes, by name.
-
-    Raises:
-        DockerError: the endpoint is no manager, or there is no agent to ask.
-    """
-    statements = _statements(docker)
-    found = []
-    for node in _swarm(docker):
-        statement = statements.get(node.id)
-        state, problem = _state(node, statement)
-        problem = "; ".join(filter(None, [problem, *_misplaced(node, statement)]))
-        found.append(
-            KeyState(
-                node.id,
-                node.hostname,
-                state,
-                statement.fingerprint if statement else None,
-                problem or None,
-                node.revoked,
-            )
-        )
-    return found
-
-
-def misplaced(docker: Docker, answer: Answer) -> list[str]:
-    """Return what nodes state about their addresses and ports, as the agent answered, and does not count.
-
-    Raises:
-        DockerError: the endpoint is no manager.
-    """
-    statements = _stated(answer)
-    return [
-        f"node {node.hostname}: {why}" for node in _swarm(docker) for why in _misplaced(node, statements.get(node.id))
-    ]
-
-
-def _misplaced(node: SwarmMember, statement: Statement | None) -> Iterator[str]:
-    if statement is None or statement.address is None or statement.ports is None:
-        return
-    if not node.chosen and (why := refusal(statement.address, node.known_at, ())):
-        yield why
-    if why := ports_refusal(*statement.ports):
-        yield why
 
 
 def table(nodes: Sequence[KeyState]) -> Table:
@@ -138,9 +38,9 @@ def approve(docker: Docker, name: str, fingerprint: str | None) -> None:
         UsageError: the fingerprint is none; or there is nobody to ask.
         DockerError: the endpoint is no manager, there is no such node, or no agent speaks for it.
     """
-    if fingerprint is not None and not _FINGERPRINT.fullmatch(fingerprint):
+    if fingerprint is not None and not FINGERPRINT.fullmatch(fingerprint):
         raise UsageError(f"--fingerprint is 64 hexadecimal digits, as the agent there logs it, not {fingerprint!r}")
-    (node,) = _inspected(docker, [name])
+    (node,) = inspected(docker, [name])
     lifted = ["--label-rm", REVOKED_LABEL] if node.revoked is not None else []
     chosen = fingerprint or (None if lifted else _asked(docker, node))
     added = ["--label-add", f"{LABEL}={chosen}"] if chosen else []
@@ -161,7 +61,7 @@ def revoke(docker: Docker, name: str) -> None:
     Raises:
         DockerError: the endpoint is no manager, there is no such node, or it is a manager.
     """
-    (node,) = _inspected(docker, [name])
+    (node,) = inspected(docker, [name])
     if node.manager:
         raise DockerError(
             f"{node.hostname} is a manager, which owns the Swarm and with it every link: "
@@ -183,7 +83,7 @@ def revoke(docker: Docker, name: str) -> None:
 
 
 def _asked(docker: Docker, node: SwarmMember) -> str:
-    statement = _statements(docker).get(node.id)
+    statement = statements(docker).get(node.id)
     if statement is None:
         raise DockerError(f"no agent has reported the keys of {node.hostname} (yet)")
     print(f"{node.hostname} says that its keys are {statement.fingerprint}")
@@ -201,66 +101,6 @@ def _asked(docker: Docker, node: SwarmMember) -> str:
     if ask("Do they match? Approve these keys? [y/N] ") not in ("y", "yes"):
         raise DockerError("nothing was approved")
     return statement.fingerprint
-
-
-def _state(node: SwarmMember, statement: Statement | None) -> tuple[str, str]:
-    if node.revoked is not None:
-        return "REVOKED", revoked_nodes.explained(node.revoked)
-    if statement is None:
-        return "-", "no agent has reported its keys (yet)"
-    approved = node.approved == statement.fingerprint
-    if statement.unproven is None or approved:
-        waits = (
-            "" if statement.accepted else "the controller has not accepted its keys (yet): see the controller's log"
-        )
-        return ("approved" if statement.unproven else "proven"), waits
-    other = f"; the label {LABEL} approves other keys" if node.approved else ""
-    kept = ". What it has stays, and nothing new is sealed to it" if statement.accepted else ""
-    return "unproven", f"{statement.unproven}{other}{kept}"
-
-
-def _statements(docker: Docker) -> dict[str, Statement]:
-    return _stated(agent_answer.ask(docker, None))
-
-
-def _stated(answer: Answer) -> dict[str, Statement]:
-    try:
-        return {str(raw["id"]): _statement(raw) for raw in answer.raw.get("nodes", ())}
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
-
-
-def _statement(raw: dict[str, Any]) -> Statement:
-    fingerprint, unproven = str(raw["fingerprint"]), raw["unproven"]
-    if not _FINGERPRINT.fullmatch(fingerprint):
-        raise TypeError("a fingerprint")
-    address = ip_address(str(raw["address"])) if "address" in raw else None
-    ports = (int(raw["ports"][0]), int(raw["ports"][1])) if "ports" in raw else None
-    why = None if unproven is None else printable(str(unproven))
-    return Statement(fingerprint, why, raw["accepted"] is True, address, ports)
-
-
-def _swarm(docker: Docker) -> list[SwarmMember]:
-    found = _inspected(docker, docker.ask(["node", "ls", "--quiet"], agent_answer.TIMEOUT).split())
-    return sorted(found, key=lambda node: node.hostname)
-
-
-def _inspected(docker: Docker, names: list[str]) -> list[SwarmMember]:
-    try:
-        return [
-            SwarmMember(
-                str(raw["ID"]),
-                printable(str(raw["Description"]["Hostname"])),
-                (raw["Spec"].get("Labels") or {}).get(LABEL),
-                swarms_addresses(raw),
-                (raw["Spec"].get("Labels") or {}).get(ADDRESS_LABEL),
-                revoked_nodes.since(raw),
-                raw["Spec"].get("Role") == "manager",
-            )
-            for raw in json.loads(docker.ask(["node", "inspect", *names], agent_answer.TIMEOUT))
-        ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
 
 
 @click.group(

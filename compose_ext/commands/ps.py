@@ -10,9 +10,10 @@ from compose_ext.commands.arguments import stack_name
 from compose_ext.completion import stacks
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
+from compose_ext.health import backends
 from compose_ext.pflag import Command, did_you_mean, form, pass_docker
 from compose_ext.swarm import agent_answer, queries, revoked_nodes
-from compose_ext.swarm.agent_answer import Answer, Link, Pair
+from compose_ext.swarm.agent_answer import NO_READY_TASK, Answer, Link, Pair
 from compose_ext.terminal import Table, age, amount, lasting, show, show_json
 
 _HEADER = (
@@ -52,6 +53,8 @@ def table(answer: Answer) -> Table:
             blank = ["-"] * (len(_HEADER) - 3)
             if not link.allowed:
                 blank[_STATE] = "not allowed"
+            elif link.is_without_backend:
+                blank[_STATE] = NO_READY_TASK
             rows.append((name, *blank, refused, _key(link)))
     return Table(_HEADER, tuple(rows), (*answer.problems, *notes))
 
@@ -118,13 +121,15 @@ def ps_command(docker: Docker, stack: str | None, form: str) -> None:
     Asks the Linkwire agent on the Docker endpoint. Exits with 1 if there is none, or no such stack.
 
     A state is connected, idle (no session, since nobody sends anything), broken (packets were sent, and none came
-    back), unwired, or unknown (its node is silent), with the time for which it has been broken or silent.
+    back), unwired, or unknown (its node is silent), with the time for which it has been broken or silent. A link that
+    no task of the provider serves has no ready task.
     """
     answer = agent_answer.ask(docker, stack_name(stack) if stack is not None else None)
     if stack is not None and not answer.links and answer.stacks is not None:
         require_stack(docker, stack, answer.stacks)
     with suppress(DockerError):  # a worker's Docker does not know
-        problems = (*revoked_nodes.problems(docker), *answer.problems)
+        unlinked = (finding.text for finding in backends.missing(docker, answer))
+        problems = (*revoked_nodes.problems(docker), *unlinked, *answer.problems)
         answer = replace(answer, problems=problems, raw={**answer.raw, "problems": list(problems)})
     if form == "json":
         show_json(answer.raw)

@@ -1,6 +1,6 @@
 """Sweep over the links that there are: one packet between each two tasks, tried by their agents."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.swarm import agent_answer, queries
+from compose_ext.swarm.agent_answer import NO_READY_TASK, Link
 from compose_ext.terminal import line
 
 SECONDS = 600.0
@@ -23,12 +24,14 @@ class Swept:
         provider: likewise.
         tried: pairs of tasks.
         ok: of these, how many had an answer.
+        problem: `no ready task` where no task of the provider takes new connections; else empty.
     """
 
     consumer: str
     provider: str
     tried: int
     ok: int
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Pair:
         provider_task: likewise.
         provider_node: likewise.
         problem: why there was no answer, in words; empty where there was one.
+
+    A link without a ready task of the provider is told as one pair, whose tasks and nodes are empty.
     """
 
     consumer: str
@@ -53,13 +58,20 @@ class Pair:
     provider_node: str
     problem: str
 
+    @property
+    def was_tried(self) -> bool:
+        """Whether there are two tasks."""
+        return bool(self.consumer_task)
+
     def __str__(self) -> str:
+        if not self.was_tried:
+            return f"{self.consumer} -> {self.provider}: {self.problem}"
         ends = f"{self.consumer_task} on {self.consumer_node} -> {self.provider_task} on {self.provider_node}"
         return f"{ends}: {self.problem}"
 
 
 def sweep(docker: Docker, stack: str | None) -> tuple[tuple[Swept, ...], tuple[Pair, ...]]:
-    """Try every link, or those with a side in a stack.
+    """Try every link, or those with a side in a stack; one whose provider has no ready task fails untried.
 
     Raises:
         DockerError: Docker or the agent does not answer, or there is no link to try.
@@ -67,18 +79,27 @@ def sweep(docker: Docker, stack: str | None) -> tuple[tuple[Swept, ...], tuple[P
     names: dict[str, str] = {}
     with suppress(DockerError):  # a worker's Docker does not know them
         names = {str(raw["ID"]): line(str(raw["Description"]["Hostname"])) for raw in queries.nodes(docker)}
+    listed = agent_answer.ask(docker, stack, counted=True).links
     pairs = [_pair(names, one) for one in agent_answer.documents(docker, "sweep", SECONDS, stack=stack)]
+    pairs += [_without_backend(link) for link in listed if link.is_without_backend]
     if not pairs:
         where = f"stack {stack} has" if stack else "there is"
         raise DockerError(f"{where} no link between tasks that Linkwire knows: see `docker linkwire ps`")
     links: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
         links.setdefault((pair.consumer, pair.provider), []).append(pair)
-    swept = tuple(
-        Swept(consumer, provider, len(found), sum(not pair.problem for pair in found))
-        for (consumer, provider), found in sorted(links.items())
-    )
+    swept = tuple(_summed(consumer, provider, found) for (consumer, provider), found in sorted(links.items()))
     return swept, tuple(pair for pair in pairs if pair.problem)
+
+
+def _summed(consumer: str, provider: str, found: Sequence[Pair]) -> Swept:
+    tried = [pair for pair in found if pair.was_tried]
+    problem = "" if len(tried) == len(found) else NO_READY_TASK
+    return Swept(consumer, provider, len(tried), sum(not pair.problem for pair in tried), problem)
+
+
+def _without_backend(link: Link) -> Pair:
+    return Pair(link.consumer, "", "", link.provider, "", "", f"{NO_READY_TASK} of {link.provider}")
 
 
 def _pair(names: Mapping[str, str], raw: Mapping[str, Any]) -> Pair:

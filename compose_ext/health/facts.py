@@ -6,7 +6,8 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.health.judgement import Expiry, Facts, Node
+from compose_ext.health import backends, node_keys
+from compose_ext.health.judgement import Expiry, Facts, Finding, Node
 from compose_ext.install import renew
 from compose_ext.swarm import agent_answer, gate, installation, queries, revoked_nodes
 from compose_ext.swarm.agent_answer import Answer
@@ -52,7 +53,12 @@ def about(docker: Docker, answer: Answer | None, unanswered: str = "") -> Facts:
             Expiry(each.name, each.days, each.remedy) for each in stored if each.in_use and each.days is not None
         ]
     up = tuple(sorted(nodes, key=lambda node: node.hostname))
-    return Facts(answer, unanswered, up, running, tuple(certificates), tuple(revoked_nodes.problems(docker)))
+    others = revoked_nodes.problems(docker)
+    found: tuple[Finding, ...] = ()
+    if answer is not None:
+        others += node_keys.unproven(docker, answer)
+        found = backends.missing(docker, answer)
+    return Facts(answer, unanswered, up, running, tuple(certificates), tuple(others), found)
 
 
 def _node(raw: Mapping[str, Any]) -> Node:
@@ -62,6 +68,7 @@ def _node(raw: Mapping[str, Any]) -> Node:
         printable(str(raw["Description"]["Hostname"])),
         raw["Status"]["State"] == "ready",
         labels.get(gate.LABEL) == "true",
+        raw["Spec"].get("Availability") == "drain",
     )
 
 

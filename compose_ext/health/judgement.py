@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from compose_ext.docker_cli import printable
 from compose_ext.swarm.agent_answer import Answer
 
 WELL, DEGRADED, BROKEN = 0, 1, 2
@@ -18,6 +19,7 @@ class Node:
     hostname: str
     is_up: bool
     has_gate: bool
+    is_drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,33 @@ class Expiry:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong, with what to do, and how bad it is: DEGRADED or BROKEN."""
+
+    severity: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdMember:
+    """A member of etcd, as the answering agent sees it.
+
+    Attributes:
+        endpoint: `host:port`.
+        name: its own; empty where etcd does not tell an agent.
+        is_leader: of etcd.
+        problem: why it does not answer; empty where it does.
+        size: of its file, in bytes; None where it does not say.
+    """
+
+    endpoint: str
+    name: str
+    is_leader: bool
+    problem: str
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Everything that is known of a Swarm.
 
@@ -41,6 +70,7 @@ class Facts:
         running: the nodes' names on which the tasks of Linkwire's own services run, by role; None as with `nodes`.
         certificates: in use.
         others: further problems, in words, whose links work.
+        missing: links of which one side has no task, judged (compose_ext.health.backends).
     """
 
     answer: Answer | None
@@ -49,6 +79,7 @@ class Facts:
     running: Mapping[str, tuple[str, ...]] | None = None
     certificates: tuple[Expiry, ...] = ()
     others: tuple[str, ...] = ()
+    missing: tuple[Finding, ...] = ()
 
     @property
     def control(self) -> Mapping[str, Any]:
@@ -57,18 +88,16 @@ class Facts:
         return found if isinstance(found, dict) else {}
 
     @property
+    def members(self) -> tuple[EtcdMember, ...]:
+        """Etcd's members as the agent sees them; empty where it does not say."""
+        found = self.control.get("members")
+        return tuple(map(_member, found)) if isinstance(found, list) else ()
+
+    @property
     def agents(self) -> Mapping[str, Mapping[str, Any]]:
         """The agents that are heard, by their node's id."""
         found = self.control.get("agents")
         return found if isinstance(found, dict) else {}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that is wrong, with what to do, and how bad it is: DEGRADED or BROKEN."""
-
-    severity: int
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +116,20 @@ class Health:
 def judge(facts: Facts) -> Health:
     """Find everything that is wrong."""
     by_text: dict[str, Finding] = {}
-    for finding in (*_control_plane(facts), *_links(facts), *_agents(facts), *_certificates(facts)):
+    found = (*_control_plane(facts), *_links(facts), *facts.missing, *_agents(facts), *_certificates(facts))
+    for finding in found:
         by_text.setdefault(finding.text, finding)
     for text in facts.others:
         by_text.setdefault(text, Finding(DEGRADED, text))
     return Health(facts, tuple(sorted(by_text.values(), key=lambda finding: -finding.severity)))
+
+
+def _member(raw: Mapping[str, Any]) -> EtcdMember:
+    size = raw.get("size")
+    texts = [printable(str(raw.get(field, ""))) for field in ("endpoint", "name", "problem")]
+    return EtcdMember(
+        texts[0], texts[1], raw.get("is_leader") is True, texts[2], size if isinstance(size, int) else None
+    )
 
 
 def silence(hostname: str) -> str:
@@ -116,14 +154,18 @@ def _control_plane(facts: Facts) -> Iterator[Finding]:
             BROKEN,
             "no controller leads, so new tasks and changes are not wired: docker service ps linkwire_controller",
         )
+    if facts.control.get("reached"):
+        for member in facts.members:
+            if member.problem:
+                yield Finding(DEGRADED, f"etcd at {member.endpoint} does not answer; the others do: {member.problem}")
 
 
 def _links(facts: Facts) -> Iterator[Finding]:
     if facts.answer is None:
         return
-    unanswered = frozenset(map(str, facts.answer.raw.get("unanswered", ())))
+    broken = frozenset(str(text) for field in ("unanswered", "unwired") for text in facts.answer.raw.get(field, ()))
     for text in facts.answer.problems:
-        yield Finding(BROKEN if text in unanswered else DEGRADED, text)
+        yield Finding(BROKEN if text in broken else DEGRADED, text)
 
 
 def _agents(facts: Facts) -> Iterator[Finding]:
@@ -132,7 +174,8 @@ def _agents(facts: Facts) -> Iterator[Finding]:
         return
     for node in facts.nodes:
         named = any(text.startswith(silence(node.hostname)) for text in facts.answer.problems)
-        if node.is_up and node.id not in facts.agents and not named:
+        # Of a drained node Swarm ends the agent too, when its linked tasks have ended.
+        if node.is_up and not node.is_drained and node.id not in facts.agents and not named:
             yield Finding(
                 DEGRADED,
                 f"{silence(node.hostname)}; links there go on, changes do not reach them: see `docker service ps "

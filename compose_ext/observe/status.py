@@ -11,7 +11,7 @@ from compose_ext.docker_cli import Docker, printable
 from compose_ext.health.facts import gather
 from compose_ext.health.judgement import BROKEN, DEGRADED, WELL, Facts, Health, judge
 from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
-from compose_ext.swarm.agent_answer import Link
+from compose_ext.swarm.agent_answer import NO_READY_TASK, Link
 from compose_ext.terminal import Table, lasting, say, show, show_json
 
 _WORDS = {WELL: "well", DEGRADED: "degraded", BROKEN: "broken"}
@@ -37,6 +37,9 @@ def rows(health: Health, now: float) -> Iterator[tuple[str, str, str]]:
         others = sorted(pairs.keys() - set(_STATES))
         told = ", ".join(f"{pairs[state]} {state}" for state in (*_STATES, *others))
         yield "links", str(len(facts.answer.links)), f"pairs of tasks: {told}"
+        alone = _without_backend(facts.answer.links)
+        if alone:
+            yield "links", "", f"{alone} {'has' if alone == 1 else 'have'} {NO_READY_TASK}"
         epochs = [link.epoch for link in facts.answer.links if link.epoch is not None]
         if epochs:
             yield "keys", "link keys", f"{len(epochs)}, the oldest renewed {lasting(now - _seconds(min(epochs)))} ago"
@@ -68,13 +71,14 @@ def document(health: Health, now: float) -> dict[str, Any]:
     nodes = facts.nodes or ()
     return {
         "status": _WORDS[health.severity],
-        "control": {key: facts.control.get(key) for key in ("reached", "leader", "etcd", "tasks")},
+        "control": {key: facts.control.get(key) for key in ("reached", "leader", "etcd", "members", "tasks")},
         "running": None if facts.running is None else {role: list(names) for role, names in facts.running.items()},
         "controllers": None if facts.running is None else _controllers(facts),
         "agents": [
             {
                 "node": node.hostname,
                 "up": node.is_up,
+                "drained": node.is_drained,
                 "heard": node.id in heard,
                 "version": heard.get(node.id, {}).get("version"),
                 "backend": heard.get(node.id, {}).get("backend"),
@@ -83,6 +87,7 @@ def document(health: Health, now: float) -> dict[str, Any]:
             for node in nodes
         ],
         "links": len(links),
+        "no_ready_task": _without_backend(links),
         "pairs": dict(sorted(pairs.items())),
         "certificates": [{"name": each.name, "days": each.days} for each in facts.certificates],
         "findings": [{"severity": _WORDS[each.severity], "text": each.text} for each in health.findings],
@@ -93,6 +98,10 @@ def document(health: Health, now: float) -> dict[str, Any]:
 def _pairs(links: Iterable[Link]) -> Counter[str]:
     """Add up how many pairs of tasks are in each state."""
     return sum((Counter(link.states) for link in links), Counter[str]())
+
+
+def _without_backend(links: Iterable[Link]) -> int:
+    return sum(link.is_without_backend for link in links)
 
 
 def _counted(health: Health) -> str:
@@ -106,10 +115,16 @@ def _control(facts: Facts) -> Iterator[tuple[str, str, str]]:
         yield "control", "leader", _leader(facts) or "none"
     if "controller" in running:
         words = {True: " (leads)", False: " (standby)", None: ""}
-        told = ", ".join(f"{one['node']}{words[one['leads']]}" for one in _controllers(facts))
-        yield "control", "controllers", told or "none runs"
+        named = ", ".join(f"{one['node']}{words[one['leads']]}" for one in _controllers(facts))
+        yield "control", "controllers", named or "none runs"
     if "etcd" in running:
         yield "control", "etcd", ", ".join(running["etcd"]) or "none runs"
+    for member in facts.members:
+        told = [member.name or "a member", *(["leads"] if member.is_leader else [])]
+        told.append("does not answer" if member.problem else "answers")
+        if member.size is not None:
+            told.append(f"{member.size / _MIB:.1f} MiB")
+        yield "control", f"etcd at {member.endpoint}", ", ".join(told)
     size = control.get("etcd")
     if isinstance(size, dict):
         yield "control", "etcd's size", f"{size['size'] / _MIB:.1f} MiB of {size['quota'] / _MIB:.0f} MiB"
@@ -142,8 +157,9 @@ def _agents(facts: Facts) -> Iterator[tuple[str, str, str]]:
         return
     unheard = "silent" if facts.control.get("reached") else "not known"
     for node in facts.nodes:
-        told = _agent(heard[node.id]) if node.id in heard else unheard
+        told = _agent(heard[node.id]) if node.id in heard else "none" if node.is_drained else unheard
         marks = [told, *(["gate"] if node.has_gate else []), *([] if node.is_up else ["node is down"])]
+        marks += ["node is drained"] if node.is_drained else []
         yield "agents", node.hostname, ", ".join(marks)
 
 

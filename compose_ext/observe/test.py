@@ -109,7 +109,12 @@ def _all_links(docker: Docker, stack: str | None, *, as_json: bool) -> int:
         )
     else:
         rows = [
-            (f"{one.consumer} -> {one.provider}", str(one.tried), str(one.ok), _word(one.ok, one.tried))
+            (
+                f"{one.consumer} -> {one.provider}",
+                str(one.tried),
+                str(one.ok),
+                one.problem or _word(one.ok, one.tried),
+            )
             for one in links
         ]
         show(Table(("LINK", "PAIRS", "OK", "RESULT"), tuple(rows), tuple(map(str, unanswered))))

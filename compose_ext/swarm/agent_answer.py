@@ -25,11 +25,13 @@ OLDER = (
     "the agent on this Docker endpoint is older than this program and cannot answer: update Linkwire, with "
     "`docker linkwire install --image IMAGE`"
 )
+NO_READY_TASK = "no ready task"
+"""The state of a link whose provider has none."""
 TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
 _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
-_NAMING = ("links", "problems", "unanswered")
+_NAMING = ("links", "problems", "unanswered", "unwired")
 """The fields that name nodes to people; others go by their ids."""
 _NODE_ID = re.compile(r"\bnode [a-z0-9]{25}\b")
 
@@ -75,6 +77,15 @@ class Link:
     """Such as `5432/tcp, 53/udp`, `all` or `none`; empty: the agent does not say."""
     states: Mapping[str, int] = field(default_factory=dict)
     """How many pairs are in each state."""
+    consumers: int | None = None
+    """Tasks of the consumer; None: the agent does not say."""
+    ready: int | None = None
+    """Tasks of the provider that take new connections; None: the agent does not say."""
+
+    @property
+    def is_without_backend(self) -> bool:
+        """Whether tasks of the consumer have no ready task of a provider that allows the link."""
+        return self.allowed and self.ready == 0 and bool(self.consumers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +268,13 @@ def _link(raw: dict[str, Any]) -> Link:
         raw.get("allowed") is not False,
         _text(raw.get("ports") or ""),
         {_text(state): int(_number(count)) for state, count in states.items()},
+        _count(raw.get("consumers")),
+        _count(raw.get("ready")),
     )
+
+
+def _count(value: object) -> int | None:
+    return None if value is None else int(_number(value))
 
 
 def _refused(raw: dict[str, dict[str, Any]] | None) -> int | None:

@@ -1,8 +1,10 @@
 """Questions to the Swarm: its services, tasks and nodes, as Docker shows them."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from compose_ext.diagnostics import DockerError
@@ -13,6 +15,8 @@ TIMEOUT = 30.0
 NO_MANAGER = "not a swarm manager"
 """In what every version of Docker says of it."""
 
+_FRACTION = re.compile(r"\.[0-9]+")
+"""Of a second, which Docker writes with nine digits."""
 _TELLING = (
     *("Image", "Command", "Args", "Env", "Labels", "Mounts", "Secrets", "Configs"),
     *("CapabilityAdd", "CapabilityDrop", "ReadOnly"),
@@ -91,6 +95,15 @@ def manager(docker: Docker) -> Manager:
         )
         raise DockerError(f"this node is a worker of its Swarm: ask a manager (at {managers}), with -H or --context")
     return Manager(str(state["NodeID"]), str((state.get("Cluster") or {}).get("ID", "")))
+
+
+def clock(docker: Docker) -> datetime:
+    """Return the time of the endpoint, to judge by its own clock how old a thing is. Raises DockerError."""
+    text = docker.ask(["info", "--format", "{{.SystemTime}}"], TIMEOUT).strip()
+    try:
+        return datetime.fromisoformat(_FRACTION.sub("", text))
+    except ValueError:
+        raise DockerError(f"docker says that it is {text!r}, which is no time") from None
 
 
 def explained(docker: Docker, error: DockerError) -> DockerError:

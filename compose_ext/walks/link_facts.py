@@ -10,10 +10,11 @@ from compose_ext.docker_cli import Docker, printable
 from compose_ext.swarm import agent_answer, consents, gate, queries
 from compose_ext.swarm.consents import Labelled
 from compose_ext.swarm.queries import TIMEOUT
-from mesh.diagnosis.swarm_facts import SwarmFacts, SwarmNode, SwarmService, SwarmTask
+from mesh.diagnosis.swarm_facts import Change, SwarmFacts, SwarmNode, SwarmService, SwarmTask
 from mesh.model.labels import suggestion
 from mesh.topology.agreement import Recorded, agree, hidden, shown
 
+_UPDATING = ("updating", "rollback_started")
 _LEAST_ID = 4
 """Characters of a task's or container's id that are enough, where they name one."""
 
@@ -27,12 +28,14 @@ class Swarm:
         replicas: service's name -> tasks that it should have; None for a global one.
         nodes: by id.
         gated: names of services that are placed on nodes with the start gate alone.
+        changes: service's name -> its last change.
     """
 
     services: Mapping[str, Labelled]
     replicas: Mapping[str, int | None]
     nodes: Mapping[str, SwarmNode]
     gated: frozenset[str]
+    changes: Mapping[str, Change]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,17 @@ class Side:
     task: str = ""
 
 
-def read(docker: Docker) -> Swarm:
-    """Read services and nodes. Raises DockerError."""
+def read(docker: Docker, now: datetime | None = None) -> Swarm:
+    """Read services and nodes.
+
+    Args:
+        docker: a manager's.
+        now: the time of the Swarm's managers; this machine's, where nothing depends on it.
+
+    Raises:
+        DockerError: Docker does not answer.
+    """
+    now = now or datetime.now(UTC)
     ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
     found = queries.read(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else []
     try:
@@ -52,9 +64,10 @@ def read(docker: Docker) -> Swarm:
         replicas = {str(one["Spec"]["Name"]): _replicas(one["Spec"]) for one in found}
         nodes = {str(one["ID"]): _node(one) for one in queries.nodes(docker)}
         gated = frozenset(str(one["Spec"]["Name"]) for one in found if _needs_gate(one["Spec"]))
+        changes = {str(one["Spec"]["Name"]): _change(one, now) for one in found}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
-    return Swarm(services, replicas, nodes, gated)
+    return Swarm(services, replicas, nodes, gated, changes)
 
 
 def side(docker: Docker, swarm: Swarm, named: str) -> Side:
@@ -85,13 +98,13 @@ Tasks = Mapping[str, tuple[SwarmTask, ...]]
 """Tasks of some services, by the service's name, the newest first."""
 
 
-def tasks_of(docker: Docker, swarm: Swarm, services: Iterable[str]) -> Tasks:
-    """Read the tasks of some services, and of the agents', with two calls. Raises DockerError."""
+def tasks_of(docker: Docker, swarm: Swarm, services: Iterable[str], now: datetime | None = None) -> Tasks:
+    """Read the tasks of some services, and of the agents', with two calls; `now` as of `read`. Raises DockerError."""
     names = sorted({*services, agent_answer.SERVICE} & swarm.services.keys())
     if not names:
         return {}
     by_id = {swarm.services[name].id: name for name in names}
-    now = datetime.now(UTC)
+    now = now or datetime.now(UTC)
     found: dict[str, list[SwarmTask]] = {name: [] for name in names}
     for raw in sorted(queries.tasks(docker, *names), key=_created, reverse=True):
         name = by_id.get(str(raw.get("ServiceID")))
@@ -158,6 +171,7 @@ def _task(service: str, raw: Mapping[str, Any], now: datetime) -> SwarmTask:
         str(raw.get("DesiredState") or ""),
         printable(str(status.get("Err") or "")).replace("\n", " "),
         _age(str(status.get("Timestamp") or ""), now),
+        _age(_created(raw), now),
     )
 
 
@@ -172,6 +186,15 @@ def _age(stamp: str, now: datetime) -> float | None:
     except ValueError:
         return None
     return max(0.0, (now - at).total_seconds())
+
+
+def _change(raw: Mapping[str, Any], now: datetime) -> Change:
+    status = raw.get("UpdateStatus") or {}
+    updating = status.get("State") in _UPDATING
+    return Change(
+        _age(str(raw.get("UpdatedAt") or ""), now),
+        _age(str(status.get("StartedAt") or ""), now) if updating else None,
+    )
 
 
 def _replicas(spec: Mapping[str, Any]) -> int | None:

@@ -42,7 +42,8 @@ class SwarmTask:
         state: Swarm's word.
         wanted: the state that Swarm wants it in.
         error: why it does not run, in Swarm's words; empty for none.
-        age: seconds since it came into this state; None where that is not known.
+        age: seconds since it came into this state, by its node's clock; None where that is not known.
+        made: seconds since Swarm made it; None likewise.
     """
 
     id: str
@@ -52,11 +53,25 @@ class SwarmTask:
     wanted: str
     error: str = ""
     age: float | None = None
+    made: float | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether it runs and is to."""
         return self.state == RUNNING == self.wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The last change of a service.
+
+    Attributes:
+        ago: seconds since its specification changed; None where that is not known.
+        updating: seconds since Swarm began to update its tasks, or to roll them back; None where it does neither.
+    """
+
+    ago: float | None = None
+    updating: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def _consent(facts: SwarmFacts) -> Iterator[Step]:
 
 def _placement(facts: SwarmFacts) -> Iterator[Step]:
     found = [
-        _not_placed(facts, service, task)
+        not_placed(facts, service, task)
         for service, task in ((facts.consumer, facts.consumer_task), (facts.provider, facts.provider_task))
     ]
     missing = [step for step in found if step is not None]
@@ -69,8 +69,14 @@ def _placement(facts: SwarmFacts) -> Iterator[Step]:
     yield ok("placement", "; ".join(places))
 
 
-def _not_placed(facts: SwarmFacts, service: str, wanted: str) -> Step | None:
-    """Return what keeps a service, or one of its tasks, from running; None for nothing."""
+def not_placed(facts: SwarmFacts, service: str, wanted: str) -> Step | None:
+    """Return what keeps a service, or one of its tasks, from running; None for nothing.
+
+    Args:
+        facts: of any link; of the service itself only its tasks and its specification count.
+        service: its name.
+        wanted: the task's id; empty for any.
+    """
     tasks = facts.tasks.get(service, ())
     chosen = [task for task in tasks if not wanted or task.id == wanted]
     if any(task.is_running for task in chosen):

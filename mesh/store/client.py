@@ -19,6 +19,7 @@ from mesh.model.records import Record
 from mesh.model.snapshot import Delete, Op, Put, Snapshot, Versioned, Write
 from mesh.store.etcd_channel import Channel, ChannelPool, LeaseLostError
 from mesh.store.follower import Batch, Follower, MaterializedView, RecordChange
+from mesh.store.members import EtcdMember, members
 from mesh.store.watch_stream import Ranges, WatchStream, read
 
 __all__ = ["MAX_OPS", "Follower", "LeaseLostError", "Store"]
@@ -168,6 +169,10 @@ class Store:
         with self._lock:
             self._followers.append(follower)
         return follower
+
+    def members(self) -> tuple[EtcdMember, ...]:
+        """Ask every endpoint by itself how it is; takes two seconds where one does not answer, and raises nothing."""
+        return members(self._targets, self._tls, self._key(keyspace.CLUSTER))
 
     @property
     def uses_preferred(self) -> bool:

@@ -99,7 +99,7 @@ def detach(argv: Sequence[str], group: Group, log: Path) -> None:
 def wait_for(what: str, ready: Callable[[], bool], *, seconds: float, every: float = 0.05) -> None:
     """Wait until `ready()`, asking again after `every` seconds.
 
-    A question that takes long takes the processor from what is awaited: it is asked for a quarter of the time at most.
+    A question that takes long takes the processor from what is awaited: it is asked a quarter of the time at most.
 
     Raises:
         LabError: it was not after `seconds`, or more where the machine is busy; the message has `what`.

@@ -140,6 +140,8 @@ def test_link_is_shown_with_its_measured_pairs() -> None:
                 "key": "shop_web:shop_db",
                 "epoch": None,
                 "allowed": True,
+                "consumers": 1,
+                "ready": 1,
                 "pairs": [
                     {
                         "consumer_task": "shop_web.1.t1",
@@ -160,6 +162,7 @@ def test_link_is_shown_with_its_measured_pairs() -> None:
         "apart": {},
         "problems": [],
         "unanswered": [],
+        "unwired": [],
         "stacks": ["shop"],
     }
 
@@ -200,6 +203,21 @@ def test_what_a_link_to_nobody_leads_to(link: tuple[PortRange, ...], ports: str 
     web = replace(service("shop_web"), links=(LinkLabel("shop_db", ("db",), link),))
     (made,) = inspect(snapshot(SHOP[0], web), NOW)["links"]
     assert (made["vip"], made["vip6"], made["ports"]) == (None, None, ports)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "consumers", "ready"),
+    [
+        ((endpoint("shop_web", 1),), 1, 0),
+        ((endpoint("shop_web", 1), endpoint("shop_web", 4, slot=2), endpoint("shop_db", 2)), 2, 1),
+        ((endpoint("shop_web", 1), replace(endpoint("shop_db", 2), ready=False)), 1, 0),
+        ((endpoint("shop_db", 2), endpoint("shop_db", 3, slot=2)), 0, 2),
+    ],
+    ids=["scaled to 0", "two consumers", "a task that is not ready", "no consumer"],
+)
+def test_tasks_of_both_sides_are_counted(tasks: tuple[Endpoint, ...], consumers: int, ready: int) -> None:
+    (made,) = inspect(snapshot(SHOP[0], service("shop_web", "shop_db"), service("shop_db"), *tasks), NOW)["links"]
+    assert (made["consumers"], made["ready"]) == (consumers, ready)
 
 
 def refusing(number: int, *refused: Refused, node: int | None = None) -> Status:
@@ -326,12 +344,14 @@ def test_a_stack_is_told_alone() -> None:
         ("shop_web", "shop_db"),
     ]
     assert made["problems"] == ["shop_db task t2 on n2: bad"], "and nothing of workshop_web"
+    assert made["unwired"] == made["problems"]
     nothing: dict[str, Any] = {
         "version": 1,
         "links": [],
         "apart": {},
         "problems": [],
         "unanswered": [],
+        "unwired": [],
         "stacks": ["blog", "shop", "workshop"],
     }
     assert inspect(snapshot(*records), NOW, "none") == nothing

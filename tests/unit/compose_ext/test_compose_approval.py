@@ -14,6 +14,7 @@ import pytest
 from compose_ext.commands import node as node_command
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
+from compose_ext.health import node_keys
 from compose_ext.swarm import agent_answer, revoked_nodes
 
 OWN, OTHER = "a" * 64, "b" * 64
@@ -103,7 +104,7 @@ def test_what_is_shown_of_a_node(
 ) -> None:
     world.swarm({"n1": label})
     world.said(said)
-    shown = str(node_command.table(node_command.key_states(world.docker))).splitlines()
+    shown = str(node_command.table(node_keys.key_states(world.docker))).splitlines()
     assert shown[1].split()[:3] == ["id-n1", "n1", state]
     assert ("PROBLEMS" in shown) == (note is not None)
     assert note is None or note in shown[-1]
@@ -112,16 +113,16 @@ def test_what_is_shown_of_a_node(
 def test_malformed_answer_is_an_error_in_words(world: World) -> None:
     world.said({**node("n1"), "fingerprint": "x\x1b[2J"})
     with pytest.raises(DockerError, match="the agent's answer is incomplete"):
-        node_command.key_states(world.docker)
+        node_keys.key_states(world.docker)
     world.said()
     (world.folder / "inspected").write_text("[{}]")
     with pytest.raises(DockerError, match="unexpected answer of docker"):
-        node_command.key_states(world.docker)
+        node_keys.key_states(world.docker)
 
 
 def test_what_an_agent_says_cannot_steer_a_terminal(world: World) -> None:
     world.said(node("n1", "\x1b[2J"))
-    assert "\x1b" not in str(node_command.table(node_command.key_states(world.docker)))
+    assert "\x1b" not in str(node_command.table(node_keys.key_states(world.docker)))
 
 
 def test_fingerprint_becomes_a_label_without_asking(world: World) -> None:
@@ -175,7 +176,7 @@ def test_nobody_is_asked_where_nobody_is(world: World, monkeypatch: pytest.Monke
 
 
 def misplaced(world: World) -> list[str]:
-    return node_command.misplaced(world.docker, agent_answer.ask(world.docker, None))
+    return node_keys.misplaced(world.docker, agent_answer.ask(world.docker, None))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_address_that_does_not_count_is_shown(
     found[0]["Spec"]["Labels"] = {"linkwire.address": label} if label else {}
     (world.folder / "inspected").write_text(json.dumps(found))
     world.said(node("n1") | {"address": stated, "ports": [51820, 53819]})
-    (shown,) = node_command.key_states(world.docker)
+    (shown,) = node_keys.key_states(world.docker)
     assert problem in (shown.problem or "")
     assert bool(shown.problem) == bool(problem)
     assert bool(misplaced(world)) == bool(problem)
@@ -247,7 +248,7 @@ def test_approval_ends_a_revocation(world: World, fingerprint: str | None, updat
 
 def test_revoked_node_is_shown_with_since(world: World) -> None:
     world.swarm({"n1": None}, Labels=REVOKED)
-    shown = str(node_command.table(node_command.key_states(world.docker))).splitlines()
+    shown = str(node_command.table(node_keys.key_states(world.docker))).splitlines()
     assert shown[1].split()[:3] == ["id-n1", "n1", "REVOKED"]
     assert f"n1: REVOKED since {SINCE}" in shown[-1]
     (problem,) = revoked_nodes.problems(world.docker)

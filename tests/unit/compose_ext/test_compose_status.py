@@ -1,10 +1,11 @@
 """What is judged of a whole Swarm, and the screen that says it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from compose_ext.health.judgement import BROKEN, DEGRADED, WELL, Expiry, Facts, Node, judge
+from compose_ext.health.judgement import BROKEN, DEGRADED, WELL, Expiry, Facts, Finding, Node, judge
 from compose_ext.observe.status import document, rows, table
 from compose_ext.swarm.agent_answer import Answer, judged
 from tests.unit.compose_ext.test_compose_ps import answer as ps_answer
@@ -31,6 +32,11 @@ def facts(**changes: Any) -> Facts:  # noqa: ANN401 - fields of Facts
     return Facts(**{"answer": answer(), "nodes": NODES, "running": RUNNING, **changes})
 
 
+MEMBERS = [
+    {"endpoint": "10.0.0.1:2379", "name": "n1", "is_leader": True, "problem": "", "size": 2**20, "in_use": 2**19},
+    {"endpoint": "10.0.0.2:2379", "name": "", "is_leader": False, "problem": "refused", "size": None, "in_use": None},
+]
+GONE = "shop_web -> shop_db: no ready task: shop_db is scaled to 0; docker service scale shop_db=1"
 LOST = "shop_web.1.k on node n1 gets no answer from shop_db.1.z on node n2 for 20 s: see that firewalls ..."
 OTHER = "node n2 keeps what it last verified: the manifest is missing"
 CUT_OFF = "this node's agent cannot reach etcd, so nothing is known of the other nodes: no answer"
@@ -58,6 +64,15 @@ CUT_OFF = "this node's agent cannot reach etcd, so nothing is known of the other
         ({"certificates": (Expiry("server", 20, "renew it"),)}, DEGRADED, ("server expires in 20 days: renew it",)),
         ({"certificates": (Expiry("server", -1, None),)}, BROKEN, ("server has expired",)),
         ({"others": ("node n2: REVOKED",)}, DEGRADED, ("node n2: REVOKED",)),
+        ({"missing": (Finding(BROKEN, GONE),), "others": ("x",)}, BROKEN, (GONE, "x")),
+        ({"answer": answer(problems=[LOST], unwired=[LOST])}, BROKEN, (LOST,)),
+        ({"answer": answer(control={"members": MEMBERS})}, DEGRADED, ("etcd at 10.0.0.2:2379 does not answer",)),
+        (
+            {"answer": answer(problems=[CUT_OFF], control={"reached": False, "members": MEMBERS})},
+            DEGRADED,
+            (CUT_OFF,),
+        ),
+        ({"nodes": (NODES[0], replace(NODES[1], id="id3", is_drained=True))}, WELL, ()),
     ],
     ids=[
         "all is well",
@@ -75,6 +90,11 @@ CUT_OFF = "this node's agent cannot reach etcd, so nothing is known of the other
         "a certificate that ends soon",
         "a certificate that ended",
         "a revoked node",
+        "a link without a backend",
+        "a task that is not wired",
+        "a member of etcd that is down",
+        "no etcd answers",
+        "a drained node, whose agent has ended",
     ],
 )
 def test_findings_with_their_severity(changes: dict[str, Any], severity: int, begins: tuple[str, ...]) -> None:
@@ -137,6 +157,20 @@ def test_controllers_are_told_with_their_part(
     shown = {name: text for _, name, text in rows(health, 0.0)}
     assert shown["controllers"] == told
     assert [one["leads"] for one in document(health, 0.0)["controllers"]] == leads
+
+
+def test_screen_shows_members_and_missing_backends() -> None:
+    (link,) = ps_answer()["links"]
+    alone = link | {"pairs": [], "consumers": 2, "ready": 0}
+    health = judge(facts(answer=answer(links=[alone], control={"members": MEMBERS})))
+    lines = str(table(health, 1_800_086_400.0)).splitlines()
+    assert [" ".join(line.split()) for line in lines if "etcd at" in line and "PROBLEMS" not in line][:2] == [
+        "etcd at 10.0.0.1:2379 n1, leads, answers, 1.0 MiB",
+        "etcd at 10.0.0.2:2379 a member, does not answer",
+    ]
+    assert any(line.split() == ["1", "has", "no", "ready", "task"] for line in lines)
+    made = document(health, 1_800_086_400.0)
+    assert (made["no_ready_task"], made["control"]["members"]) == (1, MEMBERS)
 
 
 def test_older_agent_gives_no_account_and_no_alarm() -> None:

@@ -30,12 +30,23 @@ def pair(consumer: str, provider: str, problem: str = "", slot: int = 1) -> dict
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the agent answers."""
+    """What the agent answers to `sweep`; to `links`, that nobody serves shop_cache."""
     said = list[dict[str, Any]]()
     node = {"ID": "a1", "Description": {"Hostname": "n1"}}
-    monkeypatch.setattr(agent_answer, "documents", lambda *_, **__: said)
+    links = [link("shop_web", "shop_cache", ready=0), link("shop_idle", "shop_cache", ready=0, consumers=0)]
+    listed = {"version": 1, "links": links}
+
+    def documents(_docker: Docker, query: str, *_: object, stack: str | None, **__: object) -> list[dict[str, Any]]:
+        return said if query == "sweep" else [listed if stack == "shop" else {"version": 1, "links": []}]
+
+    monkeypatch.setattr(agent_answer, "documents", documents)
     monkeypatch.setattr(queries, "nodes", lambda _: [node])
     return said
+
+
+def link(consumer: str, provider: str, *, ready: int, consumers: int = 1) -> dict[str, Any]:
+    counts = {"consumers": consumers, "ready": ready, "states": {}}
+    return {"consumer": consumer, "provider": provider, "aliases": [], **counts}
 
 
 def test_links_are_summed_and_failures_named(
@@ -49,8 +60,8 @@ def test_links_are_summed_and_failures_named(
     assert main(["test", "--all-links", "--format", "json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert said["links"] == [
-        {"consumer": "shop_web", "provider": "blog_api", "tried": 1, "ok": 1},
-        {"consumer": "shop_web", "provider": "shop_db", "tried": 2, "ok": 1},
+        {"consumer": "shop_web", "provider": "blog_api", "tried": 1, "ok": 1, "problem": ""},
+        {"consumer": "shop_web", "provider": "shop_db", "tried": 2, "ok": 1, "problem": ""},
     ]
     (failure,) = said["failures"]
     assert (failure["consumer_task"], failure["consumer_node"]) == ("shop_web.1.k3v9x1a7b2c4", "n1")
@@ -64,13 +75,24 @@ def test_links_are_summed_and_failures_named(
 
 def test_all_well_is_said_so(answers: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     answers += [pair("shop_web", "shop_db")]
-    assert main(["test", "--all-links", "shop"]) == 0
+    assert main(["test", "--all-links"]) == 0
     assert "failed" not in capsys.readouterr().out
 
 
+def test_link_without_ready_task_fails_untried(
+    answers: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers += [pair("shop_web", "shop_db")]
+    assert main(["test", "--all-links", "shop"]) == 1
+    told = capsys.readouterr().out
+    assert "shop_web -> shop_cache   0       0    no ready task" in told
+    assert "  shop_web -> shop_cache: no ready task of shop_cache" in told
+    assert "shop_idle" not in told
+
+
 def test_no_link_is_no_success(answers: list[dict[str, Any]]) -> None:
-    with pytest.raises(DockerError, match="stack shop has no link between tasks"):
-        sweep.sweep(Docker("docker", ()), "shop")
+    with pytest.raises(DockerError, match="stack blog has no link between tasks"):
+        sweep.sweep(Docker("docker", ()), "blog")
     answers.append({"consumer": "shop_web"})
     with pytest.raises(DockerError, match="the agent's answer has no 'consumer_task'"):
         sweep.sweep(Docker("docker", ()), None)
