@@ -18,6 +18,7 @@ from controller.election import Election, Lead
 from controller.index.baseline import LastSeen
 from controller.plan_writer import PlanWriter
 from controller.planning.shares import MOST
+from controller.recovery.ownerless_records import OwnerlessRecords
 from controller.recovery.restore_procedure import RestoreProcedure
 from controller.recovery.startup_wait import StartupWait
 from controller.reporting.metrics import ControllerMetrics, Sight
@@ -81,6 +82,7 @@ class Controller:
         self._writer = PlanWriter(store, self._link_secrets, self._audit)
         self._startup = StartupWait(self._writer.ledger)
         self._decider = Decider(self._writer, signer, subnet, rest_s, self._link_secrets, stack_share)
+        self._ownerless = OwnerlessRecords(store)
         self._restore = RestoreProcedure(self._writer, self._decider.members)
         self._metrics = metrics or ControllerMetrics("", name)
         self._reported = LastSeen()
@@ -177,6 +179,7 @@ class Controller:
             if self._writer.has_more_to_tell:  # nothing that the store shows wakes us for it
                 self._wake()
         lead.follow_up(revision)
+        self._ownerless.look(swarm, lead.token, time.monotonic())
         if revision == 0 and not self._wake.is_pending():
             self._upkeep.collect(time.monotonic())
         return self._decider.due

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from mesh.model.snapshot import Delete, Op, Put, Snapshot, Versioned, Write
 from mesh.store.etcd_channel import Channel, ChannelPool, LeaseLostError
 from mesh.store.follower import Batch, Follower, MaterializedView, RecordChange
 from mesh.store.members import EtcdMember, members
+from mesh.store.range_response import Page
 from mesh.store.watch_stream import Ranges, WatchStream, read
 
 __all__ = ["MAX_OPS", "Follower", "LeaseLostError", "Store"]
@@ -85,6 +87,19 @@ class Store:
         picture = MaterializedView(self._signer, known=known)
         picture.replace(self._twice(lambda link: read(link, ranges)))
         return picture.snapshot(complete=True)
+
+    def revisions(self, prefix: str) -> dict[str, int]:
+        """Return the keys below a prefix, each with the revision of its last change; no value is read."""
+        first = self._key(prefix)
+        end, found = first[:-1] + bytes([first[-1] + 1]), dict[str, int]()
+        more = True
+        while more:
+            page = self._twice(partial(_keys, first=first, end=end))
+            for entry in page.kvs:
+                found[entry.key.removeprefix(self._root).decode(errors="replace")] = entry.mod_revision
+                first = entry.key + b"\0"
+            more = page.more
+        return found
 
     def commit(self, ops: Sequence[Op], generation: int = 1) -> int | None:
         """Do all operations in one transaction if all their conditions hold, else none.
@@ -207,6 +222,10 @@ class Store:
         except Retryable:
             with self._line.use() as link:
                 return request(link)
+
+
+def _keys(link: Channel, first: bytes, end: bytes) -> Page:
+    return link.page(first, end, 0, keys_only=True)
 
 
 def _target(endpoint: str, wanted: str) -> str:

@@ -113,9 +113,11 @@ class Channel:
         """Read a key's name with quorum: a member that is cut off from the others does not answer."""
         self._kv.Range(etcdrpc.RangeRequest(key=key, keys_only=True), timeout=timeout or self._timeout)
 
-    def page(self, first: bytes, end: bytes, revision: int, limit: int = PAGE) -> range_response.Page:
-        """Read up to `limit` keys of [first, end) at a revision; 0 for the current one."""
-        request = etcdrpc.RangeRequest(key=first, range_end=end, limit=limit, revision=revision)
+    def page(
+        self, first: bytes, end: bytes, revision: int, limit: int = PAGE, *, keys_only: bool = False
+    ) -> range_response.Page:
+        """Read up to `limit` keys of [first, end) at a revision, 0 for the current one; or `keys_only`, no values."""
+        request = etcdrpc.RangeRequest(key=first, range_end=end, limit=limit, revision=revision, keys_only=keys_only)
         page: range_response.Page = self._pages(request, timeout=self._timeout)
         return page
 
