@@ -11,7 +11,8 @@ them. So what is in the file never moves (`changes`):
 - a line that is not needed becomes a comment of the same length, by one byte; a comment becomes a line by one byte;
 - a name that cannot be changed in place is written further down before it is taken away where it was;
 - what does not fit into the comments that there are is appended;
-- the block is first put in front of the other lines by copying these behind where it will end.
+- the block is first put in front of the other lines by copying these behind where it will end. Its first words say
+  to people what it is.
 
 Names are parted by spaces: when Docker drops a name of its own it deletes every line that ends in a tab and that name
 (libnetwork, etchosts.Delete). It keeps comments and drops blank lines, so there are none of these.
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 PIECE = 1024
 """Bytes that the smallest reader takes at once (musl, name_from_hosts in src/network/lookup_name.c)."""
 _MARK = b" # linkwire"
+_NOTE = b"# linkwire: names of links, and empty lines as room for more, since none may move"
+"""For people, once in a file: a comment that never becomes a line."""
 _OLD_ENDS = (b"# linkwire begin", b"# linkwire end")
 """Around the block as earlier versions wrote it."""
 _NAME = re.compile(r"[^\s#\x00-\x1f\x7f]+", re.ASCII)
@@ -71,6 +74,10 @@ class _Line:
     @property
     def is_comment(self) -> bool:
         return self.text.startswith(b"#")
+
+    @property
+    def is_spare(self) -> bool:
+        return self.is_comment and not self.text.startswith(_NOTE)
 
     def holds(self, text: bytes) -> bool:
         """Tell whether it can become this line, which ends in no mark yet, without a reader seeing a part of it."""
@@ -105,7 +112,7 @@ def changes(content: bytes, entries: Iterable[HostEntry]) -> tuple[Change, ...]:
     if not ours:
         return _in_front(content, [text for texts in wanted.values() for text in texts.values()]) if wanted else ()
     in_place, missing, stale = _compared(ours, wanted)
-    spare = [line for line in ours if line.is_comment]
+    spare = [line for line in ours if line.is_spare]
     ends = _ends(ours, stale)
     placed: list[Change] = []
     unplaced: list[bytes] = []
@@ -274,6 +281,7 @@ def _filled(line: _Line, text: bytes) -> tuple[Change, Change]:
 
 def _in_front(content: bytes, texts: list[bytes]) -> tuple[Change, ...]:
     """Write the first block: the other lines are copied to where it ends, then it takes their place in one write."""
+    texts = [_NOTE, *texts]
     lines = _comments(0, map(_length, texts), cut=len(content))
     end = lines[-1].start + len(lines[-1].text)
     lines += _comments(end, [], cut=len(content), until=-(-max(end, len(content)) // PIECE) * PIECE)

@@ -111,6 +111,17 @@ def test_parse(content: bytes, seen: tuple[HostEntry, ...] | None) -> None:
     assert hosts_file.parse(content) == seen
 
 
+@given(foreign, st.lists(entries, min_size=1, max_size=6))
+def test_one_comment_says_what_the_lines_are(content: bytes, meant: list[list[HostEntry]]) -> None:
+    """It is not taken for room when links come and go; in a file of Docker's it stands before every name."""
+    whole = DOCKERS + b"fe00::\tip6-localnet\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"  # as Docker writes it
+    content, dockers = after(content, [DB]), after(whole, [DB])
+    for one in meant:
+        content, dockers = after(content, one), after(dockers, one)
+        assert content.count(hosts_file._NOTE) == dockers.count(hosts_file._NOTE) == 1
+        assert seen_by(dockers.partition(hosts_file._NOTE)[0]) == []
+
+
 @given(foreign, entries, entries)
 def test_foreign_lines_stay_and_last_names_read_back(
     content: bytes, first: list[HostEntry], second: list[HostEntry]
