@@ -31,7 +31,7 @@ def rows(health: Health, now: float) -> Iterator[tuple[str, str, str]]:
     yield from _agents(facts)
     if facts.answer is not None:
         tasks = facts.control.get("tasks")
-        if isinstance(tasks, dict):
+        if isinstance(tasks, dict) and facts.control.get("reached"):  # else nothing is known of them
             yield "tasks", "", ", ".join(f"{count} {state}" for state, count in tasks.items())
         pairs = _pairs(facts.answer.links)
         others = sorted(pairs.keys() - set(_STATES))

@@ -210,8 +210,13 @@ def unhealthy(stacks: Deployment) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
     (folder / "well").touch()
     with with_more(stacks, ILL, "odd_ill", "odd_nurse", folder=str(folder)):
-        for service in ("odd_ill", "odd_nurse"):
-            stacks.wait_running(service, 1)
+        stacks.wait_running("odd_nurse", 1)
+        shown = ("service", "ps", "--filter", "desired-state=running", "--format", "{{.CurrentState}}", "odd_ill")
+        process.wait_for(
+            "the check to have passed",
+            lambda: stacks.lab.manager.docker(*shown).stdout.startswith("Running"),
+            seconds=60,
+        )
         (folder / "well").unlink()
         yield
 
@@ -331,7 +336,14 @@ FAULTS = (
         2,
     ),
     Fault("etcd down", no_etcd, "record", "etcd does not answer", status="cannot reach etcd", code=2),
-    Fault("agent dead", no_agent, "handshake", "the agent on n2 gives no signs of life in etcd", status="n2"),
+    Fault(
+        "agent dead",
+        no_agent,
+        "handshake",
+        "the agent on n2 gives no signs of life in etcd",
+        status="node n2: its agent is silent",
+        code=2,
+    ),
     Fault(
         "clock wrong by an hour",
         wrong_clock,
@@ -339,12 +351,20 @@ FAULTS = (
         "the clock of n2 is 60 min behind",
         status="node n2: its clock is ",
     ),
-    Fault("neither tun nor WireGuard", no_tun, "handshake", "/dev/net/tun cannot be used", status="n2", code=2),
+    Fault(
+        "neither tun nor WireGuard",
+        no_tun,
+        "handshake",
+        "/dev/net/tun cannot be used",
+        status="node n2: its agent is silent",
+        code=2,
+    ),
     Fault(
         "unapproved node",
         locked,
         "record",
         "the keys of node n1 are not accepted",
         status="node n1: its keys are not proven: its Swarm key is encrypted (autolock)",
+        code=2,
     ),
 )

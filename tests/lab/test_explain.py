@@ -17,6 +17,7 @@ from tests.lab.deployment import Deployment
 from tests.lab.node import Node
 
 Figure = Callable[[str], None]
+WELL = "nothing is wrong"
 
 STACK = """
 version: "3.8"
@@ -64,8 +65,8 @@ class Explained:
         assert done.returncode == (0 if answer["ok"] else 1), done.stderr
         return answer
 
-    def names(self, stage: str, text: str, *words: str) -> None:
-        """Wait until this cause is named."""
+    def names(self, stage: str, text: str, *words: str, status: str | None = None, code: int = 0) -> None:
+        """Wait until this cause is named, and with `status` until this is what `status` says, with this exit code."""
         began = time.monotonic()
         last: dict[str, str] = {}
 
@@ -74,7 +75,15 @@ class Explained:
             return bool(last["stage"] == stage and text in last["text"])
 
         process.wait_for(f"{stage}: {text}", is_named, seconds=40, every=0.5)
-        self._figure(f"{last['stage']}: {last['text']} ({time.monotonic() - began:.1f} s)")
+        took = time.monotonic() - began
+        if status is not None:
+            process.wait_for(f"status {code}: {status}", lambda: self._status(status, code), seconds=40, every=0.5)
+        also = f"; status ({code}) after {time.monotonic() - began:.1f} s: {status}" if status is not None else ""
+        self._figure(f"{last['stage']}: {last['text']} ({took:.1f} s{also})")
+
+    def _status(self, text: str, code: int) -> bool:
+        done = self.stacks.try_linkwire("status")
+        return done.returncode == code and text in done.stdout
 
 
 @pytest.fixture
@@ -92,16 +101,18 @@ def test_each_fault_is_named(explained: Explained) -> None:
     n1, n2 = lab.node("n1"), lab.node("n2")
     there, back = (f"ip saddr {node.address} meta l4proto udp" for node in (n1, n2))
     assert explained(*link)["ok"]
-    explained.names("listens", "nothing listens there; it listens on 80/tcp", "seek_client", "seek_web:81")
-    explained.names("listens", "listens on 127.0.0.1 only", "seek_client", "seek_shy:8000")
+    explained.names(
+        "listens", "nothing listens there; it listens on 80/tcp", "seek_client", "seek_web:81", status=WELL
+    )
+    explained.names("listens", "listens on 127.0.0.1 only", "seek_client", "seek_shy:8000", status=WELL)
     with dropping(n2, "input", there):
         explained.names("underlay", "UDP from n1 does not reach n2: a firewall", *link)
     with dropping(n1, "input", back):
         explained.names("underlay", "UDP from n2 does not reach n1: a firewall", *link)
     with dropping(n2, "input", f"{there} meta length > 1300"):
-        explained.names("mtu", "bytes gets no answer", *link)
+        explained.names("mtu", "bytes gets no answer", *link, status=WELL)
     with dropping(n2, "output", f"ip daddr {lab.etcd_endpoint.partition(':')[0]} tcp dport 2379"):
-        explained.names("agent", "reports not written", *link)
+        explained.names("agent", "reports not written", *link, status="node n2: its agent is silent", code=1)
     process.wait_for("all to be well", lambda: bool(explained(*link)["ok"]), seconds=40)
 
 
@@ -121,7 +132,8 @@ def test_hung_agent_and_absent_controller_are_named(explained: Explained) -> Non
             os.kill(pid, signal.SIGCONT)
     stacks.lab.manager.docker("service", "scale", "--detach", "linkwire_controller=0")
     try:
-        explained.names("record", "no controller leads", *link)
+        none_runs = "broken: no task of linkwire_controller runs"
+        explained.names("record", "no controller leads", *link, status=none_runs, code=2)
     finally:
         stacks.lab.manager.docker("service", "scale", "--detach", "linkwire_controller=2")
     process.wait_for("all to be well", lambda: bool(explained(*link)["ok"]), seconds=60)

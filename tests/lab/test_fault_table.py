@@ -19,7 +19,7 @@ from tests.support.patience import slowness
 
 NAMED_S = 60.0
 LONG_ONLY = "in make chaos: it takes longer"
-SHORT = ("gate missing", "node drained", "provider scaled to 0", "label typo", "provider does not consent")
+SHORT = ("gate missing", "node drained", "label typo", "provider does not consent")
 
 
 @pytest.fixture

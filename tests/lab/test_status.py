@@ -17,6 +17,7 @@ from tests.support.patience import slowness
 Figure = Callable[[str], None]
 BROKEN_S = 15.0
 SILENT_S = 8.0
+SETTLES_S = 10.0
 LATE_S = 15.0  # a busy machine, and the plugin's own start
 WALL = """\
 table inet wall {
@@ -81,6 +82,23 @@ def until(stacks: Deployment, code: int, text: str, seconds: float) -> float:
         time.sleep(0.5)
 
 
+def scaled_to_none(stacks: Deployment) -> float:
+    """Scale the provider to 0 and back; seconds until `status` says so."""
+    manager = stacks.lab.manager
+    manager.docker("service", "scale", "--detach", "seen_web=0")
+    why = "seen_client -> seen_web: no ready task: seen_web is scaled to 0; docker service scale seen_web=1"
+    took = until(stacks, 1, f"degraded: {why}", SETTLES_S + LATE_S)
+    assert why in failed_check(stacks)
+    shown = stacks.linkwire("ps", "seen")
+    assert "no ready task" in shown.partition("PROBLEMS")[0]
+    assert why in shown
+    untried = [("", "", "no ready task of seen_web")]
+    assert swept(stacks) == (1, [("seen_client", "seen_web", 0, 0)], untried)
+    manager.docker("service", "scale", "--detach", "seen_web=1")
+    well(stacks, 60)
+    return took
+
+
 def test_faults_are_named_and_rest_is_well(stacks: Deployment, figure: Figure) -> None:
     image = stacks.images.demo
     services = {
@@ -100,6 +118,8 @@ def test_faults_are_named_and_rest_is_well(stacks: Deployment, figure: Figure) -
         assert "gets no answer" not in checked.stdout
         assert "silent" not in checked.stdout
         assert swept(stacks) == (0, [("seen_client", "seen_web", 1, 1)], [])
+        (member,) = json.loads(stacks.linkwire("status", "--format", "json"))["control"]["members"]
+        assert (member["name"], member["is_leader"], member["problem"], member["size"] > 0) == ("lab", True, "", True)
         with wall(stacks.lab.node("n2")):
             took = until(stacks, 2, "on node n1 gets no answer from seen_web.1.", BROKEN_S + LATE_S)
             assert states(stacks) == ["broken"]
@@ -107,10 +127,14 @@ def test_faults_are_named_and_rest_is_well(stacks: Deployment, figure: Figure) -
             unanswered = [("n1", "n2", "a packet through the tunnel was not answered")]
             assert swept(stacks) == (1, [("seen_client", "seen_web", 1, 0)], unanswered)
         back = well(stacks, 30 + LATE_S)
+    scaled = scaled_to_none(stacks)
     with stopped_agent(stacks, "n3"):
         silent = until(stacks, 1, "node n3: its agent is silent", SILENT_S + LATE_S)
         checked = stacks.try_linkwire("check")
     assert (checked.returncode, "node n3: its agent is silent" in checked.stdout) == (1, True)
     assert "did you mean 'seen'?" in stacks.try_linkwire("ps", "sene").stderr
-    figure(f"blocked UDP named after {took:.1f} s, well again after {back:.1f} s, a hung agent after {silent:.1f} s")
+    figure(
+        f"blocked UDP named after {took:.1f} s, well again after {back:.1f} s, a hung agent after {silent:.1f} s, "
+        f"a provider scaled to 0 after {scaled:.1f} s"
+    )
     checker.settle(stacks.lab, 120)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
+from compose_ext.diagnostics import DockerError
+from compose_ext.docker_cli import Docker
 from compose_ext.health.backends import SLOW_S, STARTING_S, is_settling, judged
 from compose_ext.health.judgement import BROKEN, DEGRADED
+from compose_ext.swarm import queries
 from compose_ext.swarm.agent_answer import Link
 from mesh.diagnosis.swarm_facts import Change, SwarmFacts, SwarmNode, SwarmService, SwarmTask
 
 WEB, DB = "shop_web", "shop_db"
+CLOCKS = {
+    "2026-11-29T21:07:56.123456789Z": datetime(2026, 11, 29, 21, 7, 56, tzinfo=UTC),
+    "2026-11-29T22:07:56+01:00": datetime(2026, 11, 29, 21, 7, 56, tzinfo=UTC),
+}
 LASTS = Change(ago=600.0)
 NO_NODE = "no suitable node (1 node not available for new tasks)"
 NODES = {"a": SwarmNode("a", "n1", "ready", "active"), "b": SwarmNode("b", "n2", "ready", "drain")}
@@ -121,3 +129,15 @@ def test_nothing_that_is_meant_so_is_said(quiet: list[tuple[int, str]]) -> None:
 )
 def test_what_may_settle_by_itself(change: Change, tasks: tuple[SwarmTask, ...], *, settling: bool) -> None:
     assert is_settling(change, tasks) is settling
+
+
+@pytest.mark.parametrize("text", CLOCKS)
+def test_managers_clock_is_read(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Docker, "ask", lambda *_: f"{text}\n")
+    assert queries.clock(Docker("docker", ())) == CLOCKS[text]
+
+
+def test_malformed_clock_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Docker, "ask", lambda *_: "<no value>")
+    with pytest.raises(DockerError, match="which is no time"):
+        queries.clock(Docker("docker", ()))

@@ -173,5 +173,10 @@ def test_screen_shows_members_and_missing_backends() -> None:
     assert (made["no_ready_task"], made["control"]["members"]) == (1, MEMBERS)
 
 
+def test_tasks_are_not_told_where_nothing_is_known() -> None:
+    cut = answer(control={"reached": False, "agents": {}})
+    assert "waiting" not in str(table(judge(facts(answer=cut)), 1_800_086_400.0))
+
+
 def test_older_agent_gives_no_account_and_no_alarm() -> None:
     assert judge(facts(answer=judged(ps_answer()))).severity == WELL
