@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import signal
 import sys
@@ -18,7 +19,7 @@ from agent.asks.asker import Asker
 from agent.asks.survey import Survey
 from agent.asks.sweep import Sweep
 from agent.asks.writing import ShortLived
-from agent.containers.docker_client import Containers
+from agent.containers.docker_client import Containers, NodeIdentity
 from agent.desired_state import DesiredState
 from agent.firewall import preflight
 from agent.firewall.node_table import NodeTable
@@ -52,6 +53,8 @@ from mesh.store.client import Store
 log = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
+HANGS_S = 30.0
+"""Seconds in which an agent that was told to stop makes no step: Docker would wait for it for minutes."""
 
 
 def inspect(options: settings.Settings) -> None:
@@ -75,6 +78,33 @@ def events(options: settings.Settings) -> None:
         store.close()
 
 
+def _identity(containers: Containers) -> NodeIdentity:
+    """Ask Docker which node this is, until it answers."""
+    while True:
+        try:
+            return containers.identity()
+        except Retryable as error:
+            log.warning("node identity unknown, retrying", error=str(error))
+            time.sleep(RETRY_S)
+
+
+def _heed_signals(agent: Agent, stopped: threading.Event) -> None:
+    """Have SIGTERM and SIGINT tell the agent to leave."""
+
+    def stop(_signal: int, _frame: object) -> None:
+        still_leaving()
+        stopped.set()
+        agent.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+def still_leaving() -> None:
+    """Give an agent that leaves HANGS_S more; after them it ends where it is, with all threads' stacks on stderr."""
+    faulthandler.dump_traceback_later(HANGS_S, exit=True)
+
+
 def _answer_metrics(options: settings.Settings, version: str, backend: str) -> Metrics:
     """Make the agent's metrics, and serve them where the settings say so."""
     metrics = Metrics(version, backend)
@@ -95,13 +125,7 @@ def run(options: settings.Settings) -> None:
     containers = Containers(options.docker, folder=options.containers)
     version = metadata.version("linkwire")
     log.info("agent started", backend=backend.name, address=",".join(options.etcd), version=version)
-    while True:
-        try:
-            here = containers.identity()
-            break
-        except Retryable as error:
-            log.warning("node identity unknown, retrying", error=str(error))
-            time.sleep(RETRY_S)
+    here = _identity(containers)
     identity = Identity(options.state, options.certificates, keyring.cluster, here.id, key.public)
     node = node_record(here, identity, backend, (options.first_port, options.last_port), options.address, version)
     store = Store(options.etcd, RecordSigner.agent(keyring, identity.key), tls=options.tls)
@@ -114,12 +138,7 @@ def run(options: settings.Settings) -> None:
     table = NodeTable(TaskNetns(OWN_NETNS))
     agent = Agent(containers, store, desired, reports, table, answers_dns=answers_dns)
 
-    def stop(_signal: int, _frame: object) -> None:
-        stopped.set()
-        agent.stop()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    _heed_signals(agent, stopped)
     running = Running(desired, lambda: reports.status, agent.age, agent.exact_age)
     answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
     examiner = Examiner(agent.tasks, lambda: desired.graph, backend, (options.first_port, options.last_port))
@@ -139,7 +158,7 @@ def run(options: settings.Settings) -> None:
     )
     answerer.start()
     try:
-        agent.run(stopped)
+        agent.run(stopped, still_leaving)
     finally:
         answerer.stop()
         if queries is not None:

@@ -12,6 +12,9 @@ from agent.interface.task import TaskState
 from agent.wireguard.backend import Backend
 from mesh.topology.isolation import LocalNetworks
 
+SETTLE_S = 2.0
+"""Seconds within which all are told that are told to stop at once: Swarm decides one service after another."""
+
 
 class LocalTasks:
     """The tasks of one node. Only the loop calls it.
@@ -83,3 +86,17 @@ class LocalTasks:
             self.here = here
             for state in self:
                 state.schedule.graph = None
+
+
+def may_leave(seconds: float, stopping: int) -> bool:
+    """Tell whether an agent leaves now: it outlives the linked tasks that stop beside it.
+
+    A node that is drained loses its agent like its tasks: Swarm tells all of them to stop at once. A task has a grace
+    period, in which it ends what it has begun, over its links; with wireguard-go they would end with the agent. An
+    agent that is merely replaced sees no task stop beside it.
+
+    Args:
+        seconds: since it was told to stop.
+        stopping: how many wired tasks of its node have been told to stop and have not ended.
+    """
+    return stopping == 0 and seconds >= SETTLE_S

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -22,11 +22,10 @@ from agent.firewall.node_table import NodeTable
 from agent.interface.early_names import EarlyNames
 from agent.interface.task import TaskState
 from agent.interface.workers import Workers
-from agent.local_tasks import LocalTasks
+from agent.local_tasks import LocalTasks, may_leave
 from agent.reporting.liveness import Prober
 from agent.reporting.node_reports import NodeReports
 from agent.reporting.status_poller import to_confirm
-from agent.shutdown import may_leave
 from agent.state.verified_state import followed
 from mesh.errors import LinkwireError
 from mesh.model.snapshot import Snapshot
@@ -76,8 +75,13 @@ class Agent:
         """The states of this node's tasks, by container: for others to look at, never to change."""
         return self._tasks.by_container
 
-    def run(self, stopped: threading.Event) -> None:
-        """Reconcile until stopped and free to leave; the devices stay."""
+    def run(self, stopped: threading.Event, moving: Callable[[], None]) -> None:
+        """Reconcile until stopped and free to leave; the devices stay.
+
+        Args:
+            stopped: set when it is to leave.
+            moving: called in each pass from then on, and once more before threads and connections are closed.
+        """
         self._early_names.start(self._wake)
         watch = ContainerWatcher(self._containers, self._wake)
 
@@ -92,9 +96,13 @@ class Agent:
             while stop_seen_at is None or not self._may_leave(watch.local, time.monotonic() - stop_seen_at):
                 self._wake.wait(self._due_in() if stop_seen_at is None else min(self._due_in(), LEAVING_S))
                 self._pass(watch.local, follower.snapshot)
-                if stop_seen_at is None and stopped.is_set():
-                    stop_seen_at = time.monotonic()
+                if stopped.is_set():
+                    moving()
+                    if stop_seen_at is None:
+                        stop_seen_at = time.monotonic()
+                        log.info("agent leaves", stopping=self._tasks.count_stopping(watch.local))
         finally:
+            moving()
             self._workers.stop()
             self._early_names.stop()
             self._reports.stop()

@@ -62,3 +62,23 @@ def test_told_to_stop_while_it_starts_the_agent() -> None:
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=ENDS_S * slowness(), check=False)
     assert done.returncode == 0
+
+
+def test_an_agent_that_hangs_while_it_leaves() -> None:
+    """It ends, and says where it hung."""
+    code = """
+        import time
+        from agent import assembly
+
+        assembly.HANGS_S = 1.0
+        assembly.still_leaving()
+        time.sleep(0.7)
+        assembly.still_leaving()
+        time.sleep(0.7)
+        print("moved", flush=True)
+        time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, timeout=ENDS_S * slowness(), check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "moved\n")
+    assert "line 11 in <module>" in done.stderr

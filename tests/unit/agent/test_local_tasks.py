@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.shutdown import SETTLE_S, may_leave
+from agent.local_tasks import SETTLE_S, may_leave
 
 
 @pytest.mark.parametrize(
