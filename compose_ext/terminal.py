@@ -39,10 +39,12 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     problems: tuple[str, ...] = ()
+    gap: str = _GAP
+    """Between two columns."""
 
     def __str__(self) -> str:
         """Return the plain form: each column as wide as its widest cell."""
-        lines = [_GAP.join(cells).rstrip() for cells in self.padded()]
+        lines = [self.gap.join(cells).rstrip() for cells in self.padded()]
         if self.problems:
             lines += ["", _PROBLEMS, *(f"  {printable(problem)}" for problem in self.problems)]
         return "\n".join(lines) + "\n"
@@ -63,9 +65,10 @@ def show(table: Table) -> None:
     from rich.text import Text  # noqa: PLC0415 - see the module's docstring
 
     header, *rows = table.padded()
-    lines = [Text(_GAP.join(header), style="bold")]
+    lines = [Text(table.gap.join(header), style="bold")]
     lines += [
-        Text(_GAP).join(Text(cell, style=_COLOURS.get(cell.partition(" ")[0], "")) for cell in row) for row in rows
+        Text(table.gap).join(Text(cell, style=_COLOURS.get(cell.partition(" ")[0], "")) for cell in row)
+        for row in rows
     ]
     if table.problems:
         lines += [

@@ -7,6 +7,7 @@ reads the same files, the same way, by the same code.
 import importlib.metadata
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import yaml
 
 from tests.support.patience import slowness
 from tests.unit.compose_ext.compose_files import docker_programs, newest_docker
+from tests.unit.compose_ext.test_compose_ps import answer as ps_answer
 
 PLUGIN = Path(sys.executable).parent / "docker-linkwire"
 PROGRAMS = docker_programs()
@@ -620,6 +622,23 @@ def test_ps(run: Run, tmp_path: Path, agent: dict[str, str]) -> None:
         f"--host={NOWHERE} inspect --type task agenttask",
         f'--host={NOWHERE} exec {CONTAINER} linkwire-ask links {{"stack": "shop"}}',
     ]
+
+
+def test_ps_is_narrow_on_a_terminal_alone(run: Run, tmp_path: Path, agent: dict[str, str]) -> None:
+    (tmp_path / "answer").write_text(json.dumps(ps_answer()))
+    ask = f"{PLUGIN} linkwire ps"
+
+    def shown(command: str) -> list[str]:
+        on_terminal = ["script", "-qec", f"stty cols 120; {command}", "/dev/null"]
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", run(*on_terminal, **agent, TERM="xterm").stdout).splitlines()
+        return [line.rstrip() for line in lines]
+
+    piped = run(PLUGIN, "linkwire", "ps", **agent).stdout.splitlines()
+    assert "shop_web.1.k3v9x1a7b2c4d5e6f7g8h9i0j" in piped[1]
+    assert shown(f"{ask} --no-trunc") == piped
+    header, first = shown(ask)
+    assert header.startswith("LINK                      CONSUMER  PROVIDER  STATE")
+    assert max(len(header), len(first)) <= 120
 
 
 def test_ps_as_json(run: Run, agent: dict[str, str]) -> None:

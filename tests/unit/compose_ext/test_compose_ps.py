@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from compose_ext.commands.ps import table
+from compose_ext.commands.ps import narrow, table
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.swarm import agent_answer, queries
@@ -73,17 +73,44 @@ def test_the_table() -> None:
         },
     ]
     assert str(table(read(json.dumps(answer(links=links, problems=["node n4 does not answer"]))))) == (
-        "LINK                       CONSUMER TASK             NODE   PROVIDER TASK            NODE   STATE       HANDSHAKE   RECEIVED   SENT     REFUSED   KEY\n"  # noqa: E501 - a table
-        "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n2     connected   12s ago     123B       4.56kB   4321      shop_shop/1800000000\n"  # noqa: E501 - a table
-        "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4   n1     shop_db.2.x              n2     connected   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
-        "shop_web -> shop_cache     shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n3     unwired     never       0B         0B       -         -\n"  # noqa: E501 - a table
-        "shop_web -> shop_cache     shop_web.1.k3v9x1a7b2c4   n1     shop_db.1.zq8w7e6r5t4y   n2     broken 1m   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
-        "shop_web -> gone           -                         -      -                        -      -           -           -          -        0         own\n"  # noqa: E501 - a table
+        "LINK                       CONSUMER TASK                          NODE   PROVIDER TASK                         NODE   STATE       HANDSHAKE   RECEIVED   SENT     REFUSED   KEY\n"  # noqa: E501 - a table
+        "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4d5e6f7g8h9i0j   n1     shop_db.1.zq8w7e6r5t4y3u2i1o0pasdfg   n2     connected   12s ago     123B       4.56kB   4321      shop_shop/1800000000\n"  # noqa: E501 - a table
+        "shop_web -> shop_db (db)   shop_web.1.k3v9x1a7b2c4d5e6f7g8h9i0j   n1     shop_db.2.x                           n2     connected   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
+        "shop_web -> shop_cache     shop_web.1.k3v9x1a7b2c4d5e6f7g8h9i0j   n1     shop_db.1.zq8w7e6r5t4y3u2i1o0pasdfg   n3     unwired     never       0B         0B       -         -\n"  # noqa: E501 - a table
+        "shop_web -> shop_cache     shop_web.1.k3v9x1a7b2c4d5e6f7g8h9i0j   n1     shop_db.1.zq8w7e6r5t4y3u2i1o0pasdfg   n2     broken 1m   12s ago     123B       4.56kB\n"  # noqa: E501 - a table
+        "shop_web -> gone           -                                      -      -                                     -      -           -           -          -        0         own\n"  # noqa: E501 - a table
         "\n"
         "PROBLEMS\n"
         "  node n4 does not answer\n"
-        "  shop_web.1.k3v9x1a7b2c4 -> shop_db.1.zq8w7e6r5t4y: port taken\n"
+        "  shop_web.1.k3v9x1a7b2c4d5e6f7g8h9i0j -> shop_db.1.zq8w7e6r5t4y3u2i1o0pasdfg: port taken\n"
     )
+
+
+LONG = "a-stack-of-a-long-name_a-service-of-a-long-name"
+
+
+def test_terminal_shows_it_in_120_columns() -> None:
+    (first,) = answer()["links"]
+    other = pair(consumer_task="shop_web.1.otherwisenamedtask0000000")  # in a rolling update
+    everywhere = pair(provider_task="shop_db.qjvr4xg5zq0qk2y0cnp6yj2oi.zq8w7e6r5t4y3u2i1o0pasdfg")
+    measured = pair(rx=123_456_789, tx=987_654_321, consumer_node="worker-12", provider_node="worker-13")
+    links = [
+        first | {"pairs": [pair(), other, measured], "epoch": 1_800_000_000_000, "key": "shop_web:shop_db"},
+        first | {"pairs": [everywhere | {"state": "broken", "for": 3700.0}], "refused": None},
+    ]
+    found = read(json.dumps(answer(links=links)))
+    assert str(narrow(found, 120, 1_800_007_300.0)) == (
+        "LINK                      CONSUMER        PROVIDER        STATE      HANDSHAKE  RECEIVED  SENT    REFUSED  KEY, AGE\n"  # noqa: E501 - a table
+        "shop_web -> shop_db (db)  1 on n1 (k3v9)  1 on n2         connected  12s ago    123B      4.56kB  4321     own, 2h\n"  # noqa: E501 - a table
+        "shop_web -> shop_db (db)  1 on n1 (othe)  1 on n2         connected  12s ago    123B      4.56kB\n"
+        "shop_web -> shop_db (db)  1 on worker-12  1 on worker-13  connected  12s ago    123MB     988MB\n"
+        "shop_web -> shop_db (db)  1 on n1 (k3v9)  on n2           broken 1h  12s ago    123B      4.56kB  -        shop_shop, 2h\n"  # noqa: E501 - a table
+    )
+    for links in ([first], [first | {"consumer": LONG, "provider": f"{LONG}-2"}]):
+        shown = str(narrow(read(json.dumps(answer(links=links))), 120, 0.0)).splitlines()
+        assert all(len(line) <= 120 for line in shown)
+        assert ("\N{HORIZONTAL ELLIPSIS}" in shown[1]) == (links[0]["consumer"] == LONG), "the name alone is cut"
+        assert shown[1].endswith("4321     shop_shop, 0s")
 
 
 def test_no_links_is_a_header() -> None:
