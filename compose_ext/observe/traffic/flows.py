@@ -20,7 +20,7 @@ from compose_ext.terminal import Table, line, show
 MOST_S = 86_400
 _SECONDS = 10
 _TASK_ID = 12
-_HEADER = ("LINK", "CONNECTIONS", "REFUSED")
+_HEADER = ("LINK", "CONNECTIONS", "REFUSED PACKETS")
 _COUNTS = "counts"
 """Kind of the documents by which the agent notices that nobody reads any more."""
 
@@ -88,19 +88,25 @@ class Summary:
     def notes(self, hostnames: Mapping[str, str]) -> tuple[str, ...]:
         """Say all that was not seen."""
         watched, counts = self.watched, self.counts
-        here = hostnames.get(str(watched.get("node")), "this node")
+        here = _here(watched, hostnames)
         notes = [str(problem) for problem in watched.get("problems", ())]
         if watched.get("tasks", 0) < watched.get("tasks_here", 0):
-            notes.append(f"{here}: {watched['tasks']} of {watched['tasks_here']} tasks were watched, a random choice")
-        if counts.get("full_seconds") or counts.get("overflowed_tasks"):
             notes.append(
-                f"{here}: there were more connections than are shown: in {counts['full_seconds']} s more than the "
-                f"agent reads, and of {counts['overflowed_tasks']} tasks more than the kernel kept"
+                f"{here} runs {watched['tasks_here']} such tasks; {watched['tasks']} of them, chosen at random, were "
+                "watched"
             )
-        if others := [hostnames.get(node, node) for node in watched.get("nodes_not_watched", ())]:
+        if counts.get("full_seconds"):
             notes.append(
-                f"only {here} was watched: what tasks of {', '.join(sorted(others))} open is seen where it goes to "
-                f"a task of {here}; ask those nodes for the rest, with -H or --context"
+                f"connections are missing: in {counts['full_seconds']} s {here} had more than its agent reads"
+            )
+        if counts.get("overflowed_tasks"):
+            notes.append(
+                f"connections are missing: the kernel of {here} dropped some of {counts['overflowed_tasks']} tasks"
+            )
+        if others := _others(watched, hostnames):
+            notes.append(
+                f"only {here} was watched: connections between tasks of {others} are not shown; run this against "
+                "those nodes too, with -H or --context"
             )
         return tuple(notes)
 
@@ -111,26 +117,58 @@ class Summary:
         return Table(_HEADER, tuple(rows), self.notes(hostnames))
 
 
+def _here(watched: Mapping[str, Any], hostnames: Mapping[str, str]) -> str:
+    node = str(watched.get("node"))
+    return printable(hostnames.get(node, f"node {node}" if watched else "this node"))
+
+
+def _others(watched: Mapping[str, Any], hostnames: Mapping[str, str]) -> str:
+    return ", ".join(
+        sorted(printable(hostnames.get(str(node), str(node))) for node in watched.get("nodes_not_watched", ()))
+    )
+
+
+def beginning(watched: Mapping[str, Any], hostnames: Mapping[str, str], seconds: int | None) -> str:
+    """Say in one line which node is watched, and which ones are not.
+
+    Args:
+        watched: the agent's document about it.
+        hostnames: by node id.
+        seconds: for so long; None until it is interrupted.
+    """
+    count = int(watched.get("tasks", 0))
+    tasks = "1 task" if count == 1 else f"{count} tasks"
+    length = "until Ctrl-C" if seconds is None else f"for {seconds} s"
+    others = _others(watched, hostnames)
+    rest = f"; not watched: {others}" if others else "; no other node runs a consumer"
+    return line(f"watching {tasks} on {_here(watched, hostnames)} {length}{rest}")
+
+
 def _ends(document: Mapping[str, Any]) -> str:
     """Name the two services of a refusal, the one that sent first."""
-    own, other = str(document["service"]), str(document["other"] or "somebody")
+    own, other = str(document["service"]), str(document["other"] or "an unknown sender")
     return {"out": f"{own} -> {other}", "in": f"{other} -> {own}"}.get(
-        document["direction"], f"{own} beside its links"
+        document["direction"], f"{own}, outside its links"
     )
 
 
 def written(document: Mapping[str, Any]) -> str:
-    """Write a connection or a refusal as one line."""
-    at = datetime.fromtimestamp(float(document["time"]), UTC).astimezone().isoformat(timespec="milliseconds")
+    """Write a connection or a refusal as one line, with the time of day here."""
+    moment = datetime.fromtimestamp(float(document["time"]), UTC).astimezone()
+    at = moment.strftime("%H:%M:%S.") + f"{moment.microsecond // 1000:03}"
     if document["kind"] == "refused":
+        packets = "1 packet" if document["packets"] == 1 else f"{document['packets']} packets"
         task = str(document["task"])[:_TASK_ID]
-        return line(f"{at}  refused     {_ends(document)}: {document['packets']} packets, by task {task}")
+        return line(f"{at}  refused  {_ends(document)}: {packets}, by the rules of task {task}")
     consumer = f"{document['consumer']} ({str(document['consumer_task'])[:_TASK_ID]})"
     provider = f"{document['provider']} ({str(document['provider_task'])[:_TASK_ID]})"
-    to = _place(document["destination"], document["destination_port"])
-    by = "" if document["backend"] == document["destination"] else f" by {document['backend']}"
+    port = document["destination_port"]
+    to = f"{port}/{document['protocol']}" if port else str(document["protocol"])
     start = _place(document["source"], document["source_port"])
-    return line(f"{at}  connection  {consumer} -> {provider}  {document['protocol']} {start} to {to}{by}")
+    way = str(document["destination"])
+    if document["backend"] != document["destination"]:
+        way = f"the virtual address {way}, which chose {document['backend']}"
+    return line(f"{at}  opened   {consumer} -> {provider}: {to}, from {start} to {way}")
 
 
 def _place(address: str, port: int) -> str:
@@ -173,16 +211,21 @@ def _hostnames(docker: Docker) -> dict[str, str]:
 def flows_command(
     docker: Docker, name: str | None, form: str, *, follow: bool | None, refused: bool | None, seconds: str
 ) -> None:
-    """Print new connections over links, and what tasks' rules refuse, on the node of the Docker endpoint.
+    """Print new connections over links, and the packets that tasks' rules refuse, on one node.
 
-    The agent there listens only while this runs, in at most 64 of its tasks, and reads at most 400 connections a
-    second: what is left out is said at the end. Refusals are differences of the rules' counters, every two seconds.
+    It is the node of the Docker endpoint, which the first line names: choose another with -H or --context. A
+    connection is seen there if either of its tasks runs there. The agent listens only while this runs, in at most 64
+    of its tasks, and reads at most 400 connections a second; whatever is left out is said at the end. Refusals are
+    differences of the rules' counters, every two seconds.
     """
-    summary = Summary()
+    summary, hostnames = Summary(), dict[str, str]()
     try:
         for document in ask(docker, name, MOST_S if follow else int(seconds)):
             summary.add(document)
             kind = document["kind"]
+            if kind == "watched" and form == "text":
+                hostnames = _hostnames(docker)
+                print(beginning(document, hostnames, None if follow else int(seconds)), flush=True)
             if kind == _COUNTS or (refused and kind == "connection"):
                 continue
             if form == "json":
@@ -192,6 +235,5 @@ def flows_command(
     except KeyboardInterrupt:
         pass
     if form == "text":
-        if summary.connections or summary.refused:
-            print()
-        show(summary.table(_hostnames(docker)))
+        print()
+        show(summary.table(hostnames))

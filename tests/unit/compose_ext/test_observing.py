@@ -171,15 +171,20 @@ def test_flows_are_written_and_summed(played: Played) -> None:
     played.say("flows", WATCHED, CONNECTION, {"kind": "counts"}, REFUSED, END)
     code, out, error = played.run("flows", "--for", "5", "shop")
     assert (code, error) == (0, "")
-    ends, way = "shop_web (k3v9x1a7b2c4) -> shop_db (zq8w7e6r5t4y)", "[fd00::1]:40000 to [fd00::9]:5432 by fd00::2"
-    assert out.splitlines()[:2] == [
-        f"2027-01-15T08:00:00.000+00:00  connection  {ends}  tcp {way}",
-        "2027-01-15T08:00:01.000+00:00  refused     shop_web -> shop_db: 3 packets, by task k3v9x1a7b2c4",
+    ends = "shop_web (k3v9x1a7b2c4) -> shop_db (zq8w7e6r5t4y)"
+    way = "5432/tcp, from [fd00::1]:40000 to the virtual address fd00::9, which chose fd00::2"
+    assert out.splitlines()[:3] == [
+        "watching 2 tasks on n1 for 5 s; not watched: n2",
+        f"08:00:00.000  opened   {ends}: {way}",
+        "08:00:01.000  refused  shop_web -> shop_db: 3 packets, by the rules of task k3v9x1a7b2c4",
     ]
     assert "shop_web -> shop_db   1             3" in out
-    assert "n1: 2 of 3 tasks were watched" in out
-    assert "in 1 s more than the agent reads, and of 1 tasks more than the kernel kept" in out
-    assert "only n1 was watched: what tasks of n2 open" in out
+    assert "n1 runs 3 such tasks; 2 of them, chosen at random, were watched" in out
+    assert "in 1 s n1 had more than its agent reads" in out
+    assert "the kernel of n1 dropped some of 1 tasks" in out
+    assert (
+        "only n1 was watched: connections between tasks of n2 are not shown; run this against those nodes too" in out
+    )
     asked = (played.folder / "asked").read_text()
     assert json.loads(asked.partition("linkwire-ask flows ")[2].splitlines()[0]) == {
         "seconds": 5,
@@ -200,6 +205,7 @@ def test_flows_end_with_their_reader(played: Played) -> None:
     (played.folder / "goes-on").touch()
     process = played.start("flows", "-f")
     assert process.stdout
+    assert process.stdout.readline() == "watching 2 tasks on n1 until Ctrl-C; not watched: n2\n"
     assert "shop_db" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
