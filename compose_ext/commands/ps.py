@@ -56,12 +56,16 @@ def table(answer: Answer) -> Table:
                 notes.append(f"{pair.consumer_task} -> {pair.provider_task}: {pair.error}")
         if not link.pairs:
             blank = ["-"] * (len(_HEADER) - 3)
-            if not link.allowed:
-                blank[_STATE] = "not allowed"
-            elif link.is_without_backend:
-                blank[_STATE] = NO_READY_TASK
+            blank[_STATE] = _untold(link)
             rows.append((name, *blank, refused, _key(link)))
     return Table(_HEADER, tuple(rows), (*answer.problems, *notes))
+
+
+def _untold(link: Link) -> str:
+    """Return the state of a link that has no pair of tasks."""
+    if not link.allowed:
+        return "not allowed"
+    return NO_READY_TASK if link.is_without_backend else "-"
 
 
 def _cells(pair: Pair) -> tuple[str, ...]:
@@ -109,8 +113,7 @@ def narrow(answer: Answer, width: int, now: float) -> Table:
             once = (refused, key) if pair is link.pairs[0] else ("", "")
             rows.append((_name(link), *ends, *_measured(pair), *once))
         if not link.pairs:
-            state = "-" if link.allowed else "not allowed"
-            rows.append((_name(link), "-", "-", state, "-", "-", "-", refused, key))
+            rows.append((_name(link), "-", "-", _untold(link), "-", "-", "-", refused, key))
     made = Table(_NARROW, tuple(rows), whole.problems, gap="  ")
     over = len("  ".join(made.padded()[0])) - width
     most = max((len(row[0]) for row in rows), default=0)
