@@ -57,7 +57,8 @@ def about(docker: Docker, answer: Answer | None, unanswered: str = "") -> Facts:
     found: tuple[Finding, ...] = ()
     if answer is not None:
         others += node_keys.unproven(docker, answer)
-        found = backends.missing(docker, answer)
+        with suppress(DockerError):  # a service was removed meanwhile
+            found = backends.missing(docker, answer)
     return Facts(answer, unanswered, up, running, tuple(certificates), tuple(others), found)
 
 
