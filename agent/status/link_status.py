@@ -184,15 +184,11 @@ def _link(graph: LinkGraph, controllers: Snapshot, refused: Refusals, listed: Li
     own = listed.consumer.id
     ids = graph.by_name.get(listed.link.provider, ())
     others = [service for service in ids if service != own]  # of a service linked to itself there is one end
-    key = listed.described["key"]
-    return {
-        **listed.described,
-        "refused": {
-            "consumer": {way: sum(refused[own, service, way] for service in ids) for way in ("in", "out")},
-            "provider": {way: sum(refused[service, own, way] for service in others) for way in ("in", "out")},
-        },
-        "epoch": _epoch(controllers, key),
+    packets = {
+        "consumer": {way: sum(refused[own, service, way] for service in ids) for way in ("in", "out")},
+        "provider": {way: sum(refused[service, own, way] for service in others) for way in ("in", "out")},
     }
+    return {**listed.described, "refused": packets, "epoch": _epoch(controllers, listed.described["key"])}
 
 
 def _described(graph: LinkGraph, listed: Listed) -> dict[str, Any]:
