@@ -41,6 +41,7 @@ from mesh.model.records import (
     TaskReport,
 )
 from mesh.model.snapshot import Snapshot, Versioned, Write
+from mesh.process.gc_tuning import IdleCollector
 from mesh.store.client import Store
 from mesh.topology.ipam import ula
 from mesh.topology.link_graph import LinkGraph, index
@@ -156,6 +157,7 @@ class Swarm:
         desired: Any = SimpleNamespace(graph=graph, verified=self._verified, trust=SimpleNamespace(held=""))
         running = Running(desired, lambda: None, lambda _revision: 60.0)
         self.answers = Answers(self._store, worlds.CLUSTER, folder, folder, running)
+        IdleCollector().collect(time.monotonic())  # as in an agent, no collection goes over what stays
 
     def __enter__(self) -> Self:
         return self
