@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -242,6 +243,8 @@ def private_files(contents: dict[str, bytes]) -> Iterator[dict[str, str]]:
 
 def printable(text: str) -> str:
     """Replace characters that could control a terminal."""
+    if text.isprintable():  # as nearly all: of a thousand links there are a million texts
+        return text
     return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
 
 
@@ -300,7 +303,13 @@ def _spawn(
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold signals back while a process starts: one that ended us then would leave the process behind."""
+    """Hold signals back while a process starts: one that ended us then would leave the process behind.
+
+    They end the main thread alone, and no other may hold them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     caught: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     handlers = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}

@@ -14,7 +14,7 @@ import structlog
 from agent.asks.packing import pack_answers, unpack_questions
 from agent.asks.writing import ShortLived
 from agent.probes.examiner import Examiner
-from agent.reporting.node_status import believed
+from agent.status.node_status import believed
 from mesh.diagnosis.questions import Question
 from mesh.errors import LinkwireError
 from mesh.model import keyspace

@@ -16,9 +16,10 @@ from agent.desired_state import DesiredState
 from agent.queries.control import control
 from agent.queries.server import BadQueryError, Document, Handler
 from agent.queries.wiring import wiring
-from agent.reporting.link_status import Reader, inspect, signers
-from agent.reporting.node_status import believed, nodes
 from agent.state.verified_state import remembered
+from agent.status.link_pairs import LinkPairs
+from agent.status.link_status import PairsForm, Reader, inspect, signers
+from agent.status.node_status import believed, nodes
 from mesh.errors import Retryable
 from mesh.integrity.signature_cache import SignatureCache
 from mesh.model import keyspace
@@ -37,6 +38,11 @@ _SAID = (
 )
 """All that nodes say; what the controller says is followed anyway."""
 _CHANGING = (keyspace.STATUS, keyspace.VIEWS)
+
+KEPT_BYTES = 32 * 1024**2
+"""Bytes of statuses and views that are kept between two answers: those of 4,000 links of ten tasks at either end."""
+FORGOTTEN_S = 60.0
+"""Seconds after the last question for which they are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +83,17 @@ class Answers:
         self._running = running
         self._signatures = SignatureCache(cluster)
         self._read: Mapping[str, Versioned[Record]] = {}
-        """Records of the last answer, which are not decoded again where they are as they were."""
+        """Records of the last answer, which are not checked and decoded again where they are as they were."""
+        self._pairs = LinkPairs()
+        self._forgetting: threading.Timer | None = None
         self._lock = threading.Lock()
         """Of the caches, and of the names."""
         self._root = certificates / "swarm-root-ca.crt"
+
+    @property
+    def kept(self) -> Mapping[str, Versioned[Record]]:
+        """Records that are kept for the next answer, to look at."""
+        return self._read
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -91,20 +104,23 @@ class Answers:
         """Describe every link, or with `stack` those of one stack: what `docker linkwire ps` shows.
 
         With `counted` a link has no pairs, but how many are in each state, and etcd's members are asked how they are:
-        that is what `status` shows.
+        that is what `status` shows. With `columns` it has them in columns, which costs less here, on the way and at
+        the reader's.
         """
-        stack, counted = text(query, "stack"), query.get("counted") is True
+        stack = text(query, "stack")
+        form: PairsForm = "columns" if query.get("columns") is True else "objects"
+        form = "states" if query.get("counted") is True else form
         if self._running is not None:
             with ThreadPoolExecutor(max_workers=1) as beside:  # an endpoint that does not answer takes its time
-                members = beside.submit(self._store.members) if counted else None
-                document = self._from_memory(self._running, stack, counted=counted)
+                members = beside.submit(self._store.members) if form == "states" else None
+                document = self._from_memory(self._running, stack, form)
                 if members is not None:
                     document["control"]["members"] = [asdict(member) for member in members.result()]
             yield document
             return
         snapshot = self._store.load((*keyspace.FOLLOWED, keyspace.VIEWS))
         reader = Reader(remembered(self._state), self._names(snapshot))
-        document = inspect(believed(snapshot, self._cluster), time.time(), stack, reader, counted=counted)
+        document = inspect(believed(snapshot, self._cluster), time.time(), stack, reader, form=form)
         document["signed_by"] = signers(snapshot)
         document["nodes"] = list(nodes(snapshot, self._cluster, self._roots(), datetime.now(UTC)))
         yield document
@@ -113,10 +129,11 @@ class Answers:
         """Describe every linked service, or those of a `stack`: `docker linkwire deploy` waits for them."""
         yield wiring(believed(self._store.load(keyspace.FOLLOWED), self._cluster), text(query, "stack"))
 
-    def _from_memory(self, running: Running, stack: str | None, *, counted: bool) -> dict[str, Any]:
+    def _from_memory(self, running: Running, stack: str | None, form: PairsForm) -> dict[str, Any]:
         """Describe links by what this agent acts on anyway; only what the nodes say is read."""
         desired, problems = running.desired, list[str]()
         graph, verified = desired.graph, desired.verified
+        self._forget_later()
         try:
             read = self._store.load(_SAID, self._read)
         except Retryable as error:
@@ -129,9 +146,7 @@ class Answers:
             said = believed(read, self._cluster, self._signatures)
             names = dict(self._names(read))
             if read.revision:
-                # Of what changes with each reading nothing is kept: it is most of the store, and never read again.
-                self._read = {key: each for key, each in read.records.items() if not key.startswith(_CHANGING)}
-                self._signatures.drop_stale(self._read, ())
+                self._keep(read)
         own = running.status()
         if own is not None:  # newer than what it has written
             latest: Versioned[Record] = Versioned(own, 0)
@@ -140,12 +155,41 @@ class Answers:
             records = {**others, keyspace.status(own.node): latest}
             said = replace(said, records=MappingProxyType(records), trail=None)
         reader = Reader(b"", names, running.age, running.exact_age, verified, desired.trust.held)
-        document = inspect(said, time.time(), stack, reader, graph, counted=counted)
+        with self._lock:
+            pairs = self._pairs if stack is None else None  # else the next question about all would find nothing
+            document = inspect(said, time.time(), stack, reader, graph, form=form, pairs=pairs)
         for name in ("unanswered", "problems"):
             document[name] = [*problems, *document[name]]
         document["nodes"] = list(nodes(read, self._cluster, self._roots(), datetime.now(UTC)))
         document["control"] = control(read, said, graph, reader)
         return document
+
+    def _keep(self, read: Snapshot) -> None:
+        """Keep what was read for the next answer; of views, which are most of it, no more than KEPT_BYTES."""
+        left = KEPT_BYTES
+        kept: dict[str, Versioned[Record]] = {}
+        for key, each in read.records.items():
+            left -= len(each.raw or b"") if key.startswith(_CHANGING) else 0
+            if left >= 0 or not key.startswith(_CHANGING):
+                kept[key] = each
+        self._read = kept
+        self._signatures.drop_stale(kept, ())
+
+    def _forget_later(self) -> None:
+        """Forget all that is kept of views when nobody has asked for a while."""
+        with self._lock:
+            if self._forgetting is not None:
+                self._forgetting.cancel()
+            self._forgetting = threading.Timer(FORGOTTEN_S, self.forget)
+            self._forgetting.daemon = True
+            self._forgetting.start()
+
+    def forget(self) -> None:
+        """Forget all that is kept of what changes with each reading."""
+        with self._lock:
+            self._pairs = LinkPairs()
+            self._read = {key: each for key, each in self._read.items() if not key.startswith(_CHANGING)}
+            self._signatures.drop_stale(self._read, ())
 
     def _roots(self) -> tuple[bytes, ...]:
         return (self._root.read_bytes(),) if self._root.exists() else ()

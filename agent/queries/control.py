@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from agent.reporting.link_status import Reader, is_lasting
+from agent.status.link_status import Reader, is_lasting
 from mesh.model import keyspace
 from mesh.model.records import Leader, Node, StoreSpace, TaskReport
 from mesh.model.snapshot import Snapshot

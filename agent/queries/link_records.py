@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from agent.desired_state import DesiredState
-from agent.reporting.node_status import believed
+from agent.status.node_status import believed
 from mesh.diagnosis.link_facts import End, LinkFacts
 from mesh.errors import LinkwireError
 from mesh.model import keyspace

@@ -119,7 +119,12 @@ def encoded(document: Document) -> bytes:
         plain = msgspec.json.encode(document)
         if plain.isascii():
             return plain
-    return json.dumps(document, separators=(",", ":")).encode()
+    return json.dumps(document, separators=(",", ":"), default=_opened).encode()
+
+
+def _opened(column: object) -> Any:  # noqa: ANN401 - whatever JSON has
+    """Read what is JSON already."""
+    return msgspec.json.decode(column) if isinstance(column, msgspec.Raw) else str(column)
 
 
 def _read(connection: socket.socket) -> Document | None:

@@ -12,6 +12,7 @@ from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.swarm import queries
 from compose_ext.swarm.installation import STACK
+from mesh.model.pair_columns import with_pairs
 
 CONTRACT = 1
 """The version of the agent's answer that is understood here."""
@@ -31,7 +32,7 @@ TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
 _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
-_NAMING = ("links", "problems", "unanswered", "unwired")
+_NAMING = ("links", "ends", "problems", "unanswered", "unwired")
 """The fields that name nodes to people; others go by their ids."""
 _NODE_ID = re.compile(r"\bnode [a-z0-9]{25}\b")
 
@@ -121,8 +122,20 @@ def ask(docker: Docker, stack: str | None, *, counted: bool = False) -> Answer:
     Raises:
         DockerError: there is no agent, or no answer that can be understood.
     """
-    (answer,) = documents(docker, "links", stack=stack, counted=counted or None) or ({},)
-    return judged(_with_names(docker, answer))
+    return judged(_with_names(docker, links(docker, stack, counted=counted)))
+
+
+def links(docker: Docker, stack: str | None = None, *, counted: bool = False) -> dict[str, Any]:
+    """Ask the running agent on the endpoint as `ask` does; returns its answer as it came, {} where there is none.
+
+    Pairs come in columns (mesh.model.pair_columns); an older agent does not know that word, and sends each by itself.
+
+    Raises:
+        DockerError: there is no agent, or its answer cannot be read.
+    """
+    form = {"counted": True} if counted else {"columns": True}
+    (answer,) = documents(docker, "links", stack=stack, **form) or ({},)
+    return answer
 
 
 def _with_names(docker: Docker, raw: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +155,7 @@ def _has_ids(raw: dict[str, Any]) -> bool:
     try:
         pairs = (pair for link in raw.get("links", ()) for pair in link.get("pairs", ()))
         nodes = {pair[side] for pair in pairs for side in ("consumer_node", "provider_node")}
+        nodes.update(raw.get("ends", {}).get("node", ()))
         return any(map(_NODE_ID.search, (*(f"node {node}" for node in nodes), *raw.get("problems", ()))))
     except (AttributeError, KeyError, TypeError):
         return False
@@ -245,10 +259,11 @@ def judged(raw: object) -> Answer:
             f"the agent speaks version {version!r}, this program version {CONTRACT}: upgrade the older of the two"
         )
     try:
+        raw = with_pairs(raw) if "measured" in raw else raw
         links = tuple(_link(link) for link in raw.get("links", ()))
         problems = tuple(printable(str(problem)) for problem in raw.get("problems", ()))
         stacks = tuple(map(_text, raw["stacks"])) if "stacks" in raw else None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
     return Answer(links, problems, raw, stacks)
 
@@ -310,4 +325,6 @@ def _number(value: object) -> int | float:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{str(value)[:40]!r} is not a text")
+    if value.isprintable():
+        return value
     return printable(value).replace("\n", " ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
@@ -29,8 +28,7 @@ _T = TypeVar("_T")
 
 def links(docker: Docker) -> Answer:
     """Ask the agent on the endpoint for all links. Raises DockerError."""
-    answered = agent_answer.documents(docker, "links")
-    return agent_answer.read(json.dumps(answered[0] if answered else None))
+    return agent_answer.judged(agent_answer.links(docker))
 
 
 def audit_log(docker: Docker) -> list[dict[str, Any]]:

@@ -118,19 +118,29 @@ def readings(snapshot: Snapshot) -> tuple[dict[str, NodeReading], dict[str, str]
     found: dict[str, NodeReading] = {}
     invalid: dict[str, str] = {}
     for status in snapshot.all(Status):
-        parts = sorted(views.get(status.node, ()), key=lambda view: view.part)
-        if not parts:
-            found[status.node] = NodeReading(status.written, tuple(map(reading, status.devices)))
-            continue
-        first, devices = parts[0], list[DeviceReading]()
-        for view in parts:
-            if view.written == first.written and view.part < min(first.parts, MOST_PARTS):
-                try:
-                    devices += unpack(view)
-                except InvalidRecordError as error:
-                    invalid[keyspace.key_of(view)] = str(error)
-        found[status.node] = NodeReading(first.written, _joined(devices))
+        found[status.node], malformed = of_node(status, views.get(status.node, ()))
+        invalid.update(malformed)
     return found, invalid
+
+
+def of_node(status: Status, views: Iterable[View]) -> tuple[NodeReading, dict[str, str]]:
+    """Return what was read of the devices of one node, as `readings` does of all.
+
+    Args:
+        status: the node's.
+        views: the node's, in any order.
+    """
+    parts = sorted(views, key=lambda view: view.part)
+    if not parts:
+        return NodeReading(status.written, tuple(map(reading, status.devices))), {}
+    first, devices, invalid = parts[0], list[DeviceReading](), dict[str, str]()
+    for view in parts:
+        if view.written == first.written and view.part < min(first.parts, MOST_PARTS):
+            try:
+                devices += unpack(view)
+            except InvalidRecordError as error:
+                invalid[keyspace.key_of(view)] = str(error)
+    return NodeReading(first.written, _joined(devices)), invalid
 
 
 def reading(device: DeviceStatus) -> DeviceReading:

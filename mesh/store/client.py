@@ -84,7 +84,8 @@ class Store:
             known: records of an earlier snapshot. One that has the same bytes is not decoded again.
         """
         ranges = self._ranges(prefixes)
-        picture = MaterializedView(self._signer, known=known)
+        # By its bytes a record is known again, those of the controller's too, which are checked when they are read.
+        picture = MaterializedView(self._signer, known=known, with_raw=known is not _NOTHING)
         picture.replace(self._twice(lambda link: read(link, ranges)))
         return picture.snapshot(complete=True)
 

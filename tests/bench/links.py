@@ -1,4 +1,4 @@
-"""Queries `links` of a whole Swarm, asked of one agent: what `docker linkwire ps` and `status` cost it.
+"""Queries `links` of a whole Swarm, asked of one agent: what `ps`, `status` and the page cost it and the client.
 
     .venv/bin/python -m tests.bench.links 100 1000 5000
 
@@ -7,20 +7,22 @@ The store, its connection and all signatures are real. Each of a service's ten t
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 from agent.queries.answers import Answers, Running
-from agent.queries.server import encoded
+from agent.queries.server import QueryServer, encoded
 from mesh.crypto.envelope import Signer, SigningKey, wrap
 from mesh.crypto.keys import KEY_BYTES, PublicKey
 from mesh.integrity.record_signing import RecordSigner
@@ -39,6 +41,7 @@ from mesh.model.records import (
     TaskReport,
 )
 from mesh.model.snapshot import Snapshot, Versioned, Write
+from mesh.process.gc_tuning import IdleCollector
 from mesh.store.client import Store
 from mesh.topology.ipam import ula
 from mesh.topology.link_graph import LinkGraph, index
@@ -104,14 +107,14 @@ class Nodes:
             report = TaskReport(task.id, task.service, task.node, "running", True, None, None, ())
             yield self._by(self._keys[task.node], report)
 
-    def readings(self) -> Iterator[Write]:
-        """Yield another reading of all devices."""
+    def readings(self, count: int | None = None) -> Iterator[Write]:
+        """Yield another reading of all devices, or of those of the first so many nodes."""
         now = round(time.time(), 1)
         devices: dict[str, list[DeviceStatus]] = {node: [] for node in self._keys}
         for endpoint in self._graph.by_task.values():
             peers = tuple(map(_peer, self._graph.peers(endpoint)))
             devices[endpoint.node].append(DeviceStatus(endpoint.task, endpoint.public_key, peers, ()))
-        for node, key in self._keys.items():
+        for node, key in list(self._keys.items())[:count]:
             yield self._by(key, Status(node, now, ()))
             for view in device_readings.pack(node, now, devices[node]):
                 yield self._by(key, view)
@@ -138,8 +141,38 @@ def _write(store: Store, writes: Iterator[Write]) -> None:
     store.commit(ops)
 
 
-def _mib(name: str) -> float:
-    (found,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+class Swarm:
+    """A store with a Swarm of some tasks, ten a service, and the answers of one agent to questions about it."""
+
+    def __init__(self, tasks: int, folder: Path) -> None:
+        """Start the store, and write what is there from the beginning."""
+        world = worlds.stacks(tasks)
+        self._verified = controllers(world)
+        graph = index(self._verified)
+        self.nodes = Nodes(world, graph)
+        self.count = len(world.nodes)
+        self._etcd = EtcdServer(folder)
+        self._store = Store([self._etcd.__enter__().endpoint], RecordSigner.reader(KEYRING))
+        _write(self._store, self.nodes.once())
+        desired: Any = SimpleNamespace(graph=graph, verified=self._verified, trust=SimpleNamespace(held=""))
+        running = Running(desired, lambda: None, lambda _revision: 60.0)
+        self.answers = Answers(self._store, worlds.CLUSTER, folder, folder, running)
+        IdleCollector().collect(time.monotonic())  # as in an agent, no collection goes over what stays
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._store.close()
+        self._etcd.__exit__(None, None, None)
+
+    def read(self, count: int | None = None) -> None:
+        """Let all nodes read their devices again, or the first so many."""
+        _write(self._store, self.nodes.readings(count))
+
+
+def _mib(name: str, file: Path = Path("/proc/self/status")) -> float:
+    (found,) = re.findall(rf"{name}:\s+(\d+) kB", file.read_text())
     return int(found) / 1024
 
 
@@ -158,26 +191,105 @@ def cost(answers: Answers, query: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def _agent(swarm: Swarm, links: int, name: str, query: Mapping[str, Any]) -> None:
+    """Print what an answer costs the agent: asked for the first time, again, and when a tenth of the nodes is new."""
+    tenth = max(1, swarm.count // 10)
+    costs: dict[str, list[dict[str, float]]] = {"first": [], "tenth new": [], "again": []}
+    for _ in range(_TURNS):
+        swarm.read()
+        swarm.answers.forget()
+        costs["first"].append(cost(swarm.answers, query))
+        swarm.read(tenth)
+        costs["tenth new"].append(cost(swarm.answers, query))
+        costs["again"].append(cost(swarm.answers, query))
+    for when, turns in costs.items():
+        _say(links, f"agent, {name}, {when}", turns)
+
+
+def _say(links: int, name: str, turns: list[dict[str, float]]) -> None:
+    middle = {unit: statistics.median(each[unit] for each in turns) for unit in turns[0]}
+    load, _, _ = os.getloadavg()
+    told = ", ".join(f"{figure:.2f} {unit}" for unit, figure in middle.items())
+    print(f"{links} links, {name}: {told} (load {load:.0f})", flush=True)
+
+
+_DOCKER = """#!/bin/sh
+case "$*" in
+"exec "*) shift 3; exec {python} -S -c 'import sys; sys.path.insert(0, "{project}")
+from agent.queries.client import ask
+sys.exit(ask(sys.argv[1:], "{socket}"))' "$@" ;;
+"ps "*) echo {container} {service} ;;
+*) echo "This node is not a swarm manager" >&2; exit 1 ;;
+esac
+"""
+"""Stands for `docker exec` on a worker. It starts the same program, which asks over the same kind of socket."""
+
+_PLUGIN = "from compose_ext.plugin import main; import sys; sys.argv[0] = 'docker-linkwire'; main()"
+_PAGE = """
+import json
+from compose_ext.docker_cli import choose
+from compose_ext.ui import snapshot, source
+made = source.Source(lambda: source.links(choose(())), list)
+reading, failed = made.read()
+assert failed is None, failed
+print(len(json.dumps(snapshot.graph(reading))))
+"""
+_COMMANDS = {
+    "no command": [_PLUGIN, "linkwire", "--help"],
+    "ps": [_PLUGIN, "linkwire", "ps"],
+    "ps --format json": [_PLUGIN, "linkwire", "ps", "--format", "json"],
+    "status": [_PLUGIN, "linkwire", "status"],
+    "snapshot of the page": [_PAGE],
+}
+
+
+_NOTED = """
+import atexit, shutil, sys
+atexit.register(shutil.copyfile, "/proc/self/status", {file!r})
+"""
+
+
+def _plugin(words: Sequence[str], environment: Mapping[str, str], noted: Path) -> dict[str, float]:
+    """What a process costs, with all that it starts: seconds, CPU seconds, its own memory, output."""
+    code, *arguments = words
+    words = [_NOTED.format(file=os.fspath(noted)) + code, *arguments]
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen([sys.executable, "-c", *words], stdout=out, env=dict(environment))
+        _, _, used = os.wait4(process.pid, 0)
+        process.returncode = 0
+        size = out.tell() if out.seek(0, os.SEEK_END) >= 0 else 0
+    spent = used.ru_utime + used.ru_stime
+    return {
+        "s": time.monotonic() - began,
+        "s CPU": spent,
+        "MiB": _mib("VmHWM", noted),
+        "MB of output": size / 10**6,
+    }
+
+
+def _client(swarm: Swarm, links: int, folder: Path) -> None:
+    """Print what the commands cost that ask the agent."""
+    docker, path = folder / "docker", folder / "socket" / "queries"
+    container, project = 64 * "c", Path(__file__).resolve().parents[2]
+    values = {"python": sys.executable, "project": project, "socket": path, "container": container, "service": "s"}
+    docker.write_text(_DOCKER.format(**values))
+    docker.chmod(0o755)
+    server = QueryServer(path, swarm.answers.handlers)
+    try:
+        for name, words in _COMMANDS.items():
+            environment = {**os.environ, "LINKWIRE_DOCKER": str(docker), "PYTHONPATH": str(project)}
+            _say(links, f"client, {name}", [_plugin(words, environment, folder / "noted") for _ in range(_TURNS)])
+    finally:
+        server.close()
+
+
 def measure(links: int, folder: Path) -> None:
-    """Print what the answers to both queries cost, median of three."""
-    world = worlds.stacks(links * 2)
-    verified = controllers(world)
-    graph = index(verified)
-    nodes = Nodes(world, graph)
-    with EtcdServer(folder) as etcd:
-        store = Store([etcd.endpoint], RecordSigner.reader(KEYRING))
-        try:
-            _write(store, nodes.once())
-            desired: Any = SimpleNamespace(graph=graph, verified=verified, trust=SimpleNamespace(held=""))
-            running = Running(desired, lambda: None, lambda _revision: 60.0)
-            answers = Answers(store, worlds.CLUSTER, folder, folder, running)
-            for name, query in (("status", {"counted": True}), ("ps", {})):
-                _write(store, nodes.readings())
-                costs = [cost(answers, query) for _ in range(_TURNS + 1)][1:]
-                middle = {unit: statistics.median(each[unit] for each in costs) for unit in costs[0]}
-                print(links, name, ", ".join(f"{figure:.2f} {unit}" for unit, figure in middle.items()), flush=True)
-        finally:
-            store.close()
+    """Print what questions about some links cost the agent, and the program that asks; medians of three."""
+    with Swarm(links * 2, folder) as swarm:
+        for name, query in (("status", {"counted": True}), ("ps", {"columns": True}), ("ps in objects", {})):
+            _agent(swarm, links, name, query)
+        _client(swarm, links, folder)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from agent.reporting.link_status import signers
+from agent.status.link_status import signers
 from controller.swarm.model import SwarmService
 from controller.trust.signed_writer import SignedWriter
 from mesh.crypto.envelope import Keyring, SigningKey

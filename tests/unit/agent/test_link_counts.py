@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -12,10 +12,23 @@ from typing import Any
 import pytest
 
 from agent.queries.server import encoded
-from agent.reporting.link_status import SILENT_AFTER_S, Reader, inspect
+from agent.status.link_pairs import LinkPairs
+from agent.status.link_status import SILENT_AFTER_S, PairsForm, Reader, inspect
 from agent.wireguard.peer_health import state
 from mesh.model import codec, device_readings, keyspace
-from mesh.model.records import BrokenPeers, DeviceStatus, Endpoint, PeerStatus, Record, Service, Status, TaskReport
+from mesh.model.device_readings import DeviceReading
+from mesh.model.pair_columns import with_pairs
+from mesh.model.records import (
+    BrokenPeers,
+    DeviceStatus,
+    Endpoint,
+    PeerStatus,
+    Record,
+    Service,
+    Status,
+    TaskReport,
+    View,
+)
 from mesh.model.snapshot import Snapshot, Versioned
 from mesh.topology.link_graph import index
 from tests.unit.agent.test_link_status import NOW, SHOP, endpoint, key, node, report, service
@@ -23,6 +36,7 @@ from tests.unit.agent.test_link_status import NOW, SHOP, endpoint, key, node, re
 TASKS = range(1, 9)
 SERVICES = ("shop_web", "shop_db", "shop_cache")
 AGE = 20.0
+FORMS: tuple[PairsForm, ...] = ("objects", "columns", "states")
 
 
 def service_of(task: int) -> str:
@@ -135,7 +149,7 @@ def test_links_are_described_as_by_a_walk(seed: int) -> None:
         change(random, records)
         stored = taken(records.values())
         reader = Reader(age=lambda _revision: AGE, verified=stored)
-        made, counted = (inspect(stored, NOW, None, reader, counted=each) for each in (False, True))
+        made, counted = (inspect(stored, NOW, None, reader, form=each) for each in ("objects", "states"))
         walked = by_walk(stored)
         assert [link.pop("pairs") for link in made["links"]] == walked
         states = [dict(sorted(Counter(pair["state"] for pair in pairs).items())) for pairs in walked]
@@ -145,6 +159,78 @@ def test_links_are_described_as_by_a_walk(seed: int) -> None:
             pair["consumer_task"] for pairs in walked for pair in pairs if pair["state"] == "broken"
         }
         assert bool(made["unanswered"]) == any(pair["state"] == "broken" for pairs in walked for pair in pairs)
+
+
+def viewed(records: Mapping[str, Record], numbers: dict[str, tuple[object, int]]) -> Snapshot:
+    """The records as in the store: devices in views, and a generation that grows when a record is another."""
+    stored: list[Record] = []
+    for record in records.values():
+        if isinstance(record, Status):
+            stored += device_readings.pack(record.node, record.written, record.devices)
+        stored.append(replace(record, devices=()) if isinstance(record, Status) else record)
+    for record in stored:
+        key_of = keyspace.key_of(record)
+        last, number = numbers.get(key_of, (None, 0))
+        numbers[key_of] = record, number + (last != record)
+    found = {keyspace.key_of(each): Versioned(each, 1, numbers[keyspace.key_of(each)][1]) for each in stored}
+    return Snapshot(1, True, found)
+
+
+@pytest.mark.parametrize("by_view", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_kept_pairs_equal_pairs_described_anew(seed: int, *, by_view: bool) -> None:
+    """What an agent keeps between two questions is never seen in an answer."""
+    random, records = Random(seed), first()  # noqa: S311 - no secrets
+    kept, numbers = LinkPairs(), dict[str, tuple[object, int]]()
+    graph, graphed = index(taken(records.values())), dict[str, Service | Endpoint]()
+    for turn in range(20):
+        if turn % 3:  # else asked again, with nothing else to say
+            change(random, records)
+        stored = viewed(records, numbers) if by_view else taken(records.values())
+        controllers = {key: each for key, each in records.items() if isinstance(each, Service | Endpoint)}
+        if controllers != graphed:
+            graph, graphed = index(stored), controllers
+        form = random.choice(FORMS)
+        reader, now = Reader(age=lambda _revision: AGE, verified=stored), NOW + turn
+        told = inspect(stored, now, None, reader, graph, form=form, pairs=kept)
+        assert plain(told) == plain(inspect(stored, now, None, reader, form=form))
+
+
+def test_unchanged_views_are_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers, unpacked = dict[str, tuple[object, int]](), list[str]()
+    records = {key: replace(each, broken=()) if isinstance(each, Status) else each for key, each in first().items()}
+    unpack = device_readings.unpack
+
+    def noted(view: View) -> tuple[DeviceReading, ...]:
+        unpacked.append(view.node)
+        return unpack(view)
+
+    monkeypatch.setattr(device_readings, "unpack", noted)
+    kept, graph = LinkPairs(), index(taken(records.values()))
+    for _ in range(3):
+        stored = viewed(records, numbers)
+        inspect(stored, NOW, None, Reader(verified=stored), graph, form="columns", pairs=kept)
+    assert sorted(unpacked) == [f"n{task}" for task in TASKS]
+    records[keyspace.status("n3")] = replace(read(Random(99), 3), broken=())  # noqa: S311 - no secrets
+    stored = viewed(records, numbers)
+    inspect(stored, NOW, None, Reader(verified=stored), graph, form="columns", pairs=kept)
+    assert unpacked[len(TASKS) :] == ["n3"]
+
+
+def plain(document: dict[str, Any]) -> dict[str, Any]:
+    """A document as whoever asked for it gets it."""
+    read: dict[str, Any] = json.loads(encoded(document))
+    return read
+
+
+@pytest.mark.parametrize("name", ["plain", "Zürich", "\ud800"])
+def test_columns_say_the_same_as_objects(name: str) -> None:
+    records = first()
+    records[keyspace.node("n1")] = replace(node(1), hostname=name)
+    stored = taken(records.values())
+    columns = plain(inspect(stored, NOW, form="columns"))
+    assert with_pairs(columns) == plain(inspect(stored, NOW))
+    assert len(columns["measured"]) == len(TASKS)
 
 
 @pytest.mark.parametrize("seed", range(5))

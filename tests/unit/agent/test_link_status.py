@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.reporting.link_status import SILENT_AFTER_S, STARTING_S, Reader, inspect
+from agent.status.link_status import SILENT_AFTER_S, STARTING_S, Reader, inspect
 from agent.wireguard.peer_health import REJECT_AFTER_S
 from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
 
-from agent.reporting.node_status import believed, nodes
+from agent.status.node_status import believed, nodes
 from mesh.identity.attestation import TOLERANCE
 from mesh.model import keyspace
 from mesh.model.records import Member, Node, Record, Status, TaskReport

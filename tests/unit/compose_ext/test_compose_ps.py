@@ -184,6 +184,48 @@ def test_what_is_no_answer(text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+def columns(**changes: object) -> dict[str, Any]:
+    """An answer with two pairs of one consumer, in columns."""
+    (link,) = answer()["links"]
+    del link["pairs"]
+    ends = {"task": ["web.1.a", "db.1.b", "db.2.c"], "node": ["n1", "n2", "n3"], "at": [0, None, None]}
+    of_node = {
+        "state": ["connected", "broken"],
+        "handshake_age": [3.0, None],
+        "rx": [1, 2],
+        "tx": [3, 4],
+        "for": {"1": 12.0},
+        "error": {"1": "no answer"},
+        "silent_for": None,
+        "as_of": 1.2,
+    }
+    linked = link | {"consumers": [0], "providers": [1, 2]}
+    return answer(links=[linked], ends=ends, measured=[of_node | changes])
+
+
+def test_pairs_in_columns_are_the_same() -> None:
+    first, second = read(json.dumps(columns())).links[0].pairs
+    assert (first.consumer_task, first.provider_task, first.state, first.lasting) == (
+        "web.1.a",
+        "db.1.b",
+        "connected",
+        None,
+    )
+    assert (second.provider_node, second.state, second.lasting, second.error, second.sent) == (
+        "n3",
+        "broken",
+        12.0,
+        "no answer",
+        4,
+    )
+
+
+@pytest.mark.parametrize("changes", [{"state": []}, {"rx": [1]}, {"tx": [1, -1]}, {"for": 3}, {"state": [1, 2]}])
+def test_malformed_columns_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(DockerError, match="is incomplete"):
+        read(json.dumps(columns(**changes)))
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

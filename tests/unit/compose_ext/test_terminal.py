@@ -1,6 +1,7 @@
 """Tables, progress, errors and questions on terminals of many kinds."""
 
 import io
+import json
 import os
 import pty
 import re
@@ -10,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from compose_ext.terminal import Table, ask, complain, say, show
+from compose_ext.terminal import Table, ask, complain, indented, say, show
 
 TABLE = Table(
     ("ID", "HOSTNAME", "KEYS", "FINGERPRINT"),
@@ -76,3 +77,22 @@ def test_nothing_printed_controls_a_terminal(call: str, capsys: pytest.CaptureFi
     out = "".join(capsys.readouterr())
     assert "a?]0;owned?b?2Jc?d?e" in out
     assert not {character for character in out if not character.isprintable()} - {"\n"}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"a": []},
+        {"a": {}, "b": [{}]},
+        {"n": [1, -2.5, None, True, 2**63], "t": ("x", '"\\\n')},
+        {"u": "Zürich\ud800"},
+    ],
+)
+def test_documents_are_indented_as_json_does(document: dict[str, object]) -> None:
+    assert indented(document) == json.dumps(document, indent=2)
+
+
+def test_no_document_controls_a_terminal() -> None:
+    made = indented({"a": "".join(map(chr, range(0x20))) + "\x7f\x9b"})
+    assert all(character.isprintable() or character == "\n" for character in made)

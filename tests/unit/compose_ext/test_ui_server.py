@@ -207,6 +207,19 @@ def test_the_command_serves_until_interrupted(tmp_path: Path) -> None:
     assert (process.returncode, error) == (130, ""), time.monotonic() - began
 
 
+def test_the_page_goes_on_asking(tmp_path: Path) -> None:
+    process = command(tmp_path)
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    (tmp_path / "answer").write_text(json.dumps(world.shop() | {"links": world.shop()["links"][:3]}) + "\n")
+    time.sleep(FRESH_S)
+    with urllib.request.urlopen(f"{address}graph.json") as answer:  # noqa: S310 - it was just printed
+        graph = json.load(answer)
+    process.send_signal(2)
+    _, error = process.communicate(timeout=30)
+    assert (len(graph["links"]), graph["failed"], error) == (3, None, "")
+
+
 def test_bad_words_and_no_agent_are_told(tmp_path: Path) -> None:
     for words, code, text in ((["--port", "x"], 2, "--port takes a number"), (["--port=70000"], 2, "--port takes")):
         process = command(tmp_path, *words)

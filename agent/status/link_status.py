@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from agent.state.verified_state import generation
-from agent.wireguard.peer_health import state
+from agent.status.link_pairs import Broken, LinkPairs, Listed, Measured, Plan, Refusals
 from mesh.diagnosis.steps import ago
 from mesh.integrity.verification import verify_snapshot
-from mesh.model import device_readings, keyspace
-from mesh.model.device_readings import NodeReading, PeerReading
-from mesh.model.labels import LinkLabel, key_name
-from mesh.model.records import Endpoint, LinkKeyEpoch, Node, Service, Status, StoreSpace, TaskReport
+from mesh.model import keyspace
+from mesh.model.labels import key_name
+from mesh.model.pair_columns import with_pairs
+from mesh.model.records import LinkKeyEpoch, Node, Status, StoreSpace, TaskReport
 from mesh.model.snapshot import Snapshot, unreadable
 from mesh.topology.agreement import REFUSED, refusal_text, shown
 from mesh.topology.ipam import twin
@@ -33,8 +35,7 @@ WRONG_CLOCK_S = 120.0
 STARTING_S = 10.0
 """Seconds for which an error of a task that starts may pass: its namespace is not there yet, or its address."""
 
-Refusals = Counter[tuple[str, str, str]]
-"""(own service's id, the other's, direction) -> packets."""
+PairsForm = Literal["objects", "columns", "states"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ def inspect(
     reader: Reader | None = None,
     graph: LinkGraph | None = None,
     *,
-    counted: bool = False,
+    form: PairsForm = "objects",
+    pairs: LinkPairs | None = None,
 ) -> dict[str, Any]:
     """Describe all links as one JSON document.
 
@@ -75,37 +77,30 @@ def inspect(
         stack: only links with a side in this stack, and problems that name it.
         reader: who describes them.
         graph: the index of the snapshot, where there is one.
-        counted: whether links have, in place of `pairs`, how many are in each state: `states`.
+        form: of links' pairs: each an object, in columns (mesh.model.pair_columns), or how many are in which state.
+        pairs: those of an earlier snapshot, of which is kept what has not changed.
     """
     reader = reader or Reader()
     graph = graph or index(snapshot)
     controllers = snapshot if reader.verified is None else reader.verified
-    readings, malformed = device_readings.readings(snapshot)
+    hostnames = {**reader.hostnames, **{node.id: node.hostname for node in snapshot.all(Node)}}
+    pairs = pairs or LinkPairs()
+    malformed = pairs.update(snapshot, graph, stack, hostnames)
     if malformed:
         snapshot = replace(snapshot, invalid={**snapshot.invalid, **malformed}, trail=None)
-    pairs_of = _Pairs(snapshot, graph, now, reader, readings)
-    refused = _refused(readings, graph)
-    links, broken = list[dict[str, Any]](), list[_Pair]()
-    for consumer in sorted(graph.services.values(), key=lambda service: service.name):
-        for link in consumer.links:
-            provider = shown(link.provider)
-            if stack is not None and not any(n.startswith(f"{stack}_") for n in (consumer.name, provider)):
-                continue
-            pairs = list(pairs_of(consumer, link.provider))
-            broken += (pair for pair in pairs if pair[2] == "broken")
-            states = Counter(pair[2] for pair in pairs)
-            told = {"states": dict(sorted(states.items()))} if counted else {"pairs": list(map(_described, pairs))}
-            key_of = key_name(consumer.name, replace(link, provider=provider))
-            key = {
-                "key": key_of,
-                "epoch": _epoch(controllers, key_of),
-                "allowed": not link.provider.startswith(REFUSED),
-            }
-            links.append({**_link(graph, refused, consumer, link), **key, **_tasks(graph, consumer, link), **told})
+    refused, measured = pairs.refused, dict(pairs.measured("states" if form == "states" else "columns"))
+    links = [_link(graph, controllers, refused, listed) for listed in pairs.plan.links]
+    if form == "states":
+        for link, states in zip(links, _counted(len(links), measured.values()), strict=True):
+            link["states"] = dict(sorted(states.items()))
     named = re.compile(rf"(?<![A-Za-z0-9_-]){re.escape(stack or '')}_")  # `shop_db`, but not `workshop_db`
-    names = pairs_of.hostname
+
+    def names(node: str) -> str:
+        """Return a node's name; its id only where nobody ever said it."""
+        return hostnames.get(node, node)
+
     problems = [*_distrusted(snapshot, reader, names), *_wrong_clocks(snapshot, now, reader, names)]
-    unanswered = list(_unanswered(broken))
+    unanswered = list(_unanswered(pair for each in measured.values() for pair in each.broken))
     problems += unanswered
     problems += [text for text in _problems(snapshot, graph, reader, names) if stack is None or named.search(text)]
     apart: Counter[str] = Counter()
@@ -116,7 +111,59 @@ def inspect(
     stacks = sorted({service.name.partition("_")[0] for service in graph.services.values() if "_" in service.name})
     document = {"version": VERSION, "links": links, "apart": dict(apart), "problems": problems}
     errors = {_error_text(report, graph, names) for report in _errors(snapshot, reader) if not report.wired}
-    return {**document, "unanswered": unanswered, "unwired": [p for p in problems if p in errors], "stacks": stacks}
+    document |= {"unanswered": unanswered, "unwired": [p for p in problems if p in errors], "stacks": stacks}
+    if form == "states":
+        return document
+    for link, listed in zip(links, pairs.plan.links, strict=True):
+        link.update(_ended(listed))
+    silent = _silent(graph, controllers, reader)
+    told = [
+        {**each.columns, "silent_for": silent.get(node), "as_of": _as_of(pairs.written(node), now)}
+        for node, each in measured.items()
+    ]
+    document |= _ends(pairs.plan, tuple(measured)) | {"measured": told}
+    return with_pairs(_opened(document)) if form == "objects" else document
+
+
+def _counted(links: int, measured: Iterable[Measured]) -> list[Counter[str]]:
+    """Return how many pairs of each link are in each state, by the link's place in the plan."""
+    counted: list[Counter[str]] = [Counter() for _ in range(links)]
+    for each in measured:
+        for number, states in each.states.items():
+            counted[number].update(states)
+    return counted
+
+
+def _opened(document: dict[str, Any]) -> dict[str, Any]:
+    """Read the columns again, which were written as JSON."""
+    opened: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document["measured"]))
+    return {**document, "measured": opened}
+
+
+def _as_of(written: float | None, now: float) -> float | None:
+    return None if written is None else round(max(0.0, now - written), 1)
+
+
+def _silent(graph: LinkGraph, controllers: Snapshot, reader: Reader) -> dict[str, float | None]:
+    """Return the nodes whose agents are silent, and for how many seconds they are, where that is known."""
+    found: dict[str, float | None] = {}
+    for endpoint in graph.by_task.values():
+        if endpoint.suspect:
+            since = reader.age(controllers.revision_of(keyspace.key_of(endpoint)))
+            found[endpoint.node] = None if since is None else round(since + SILENT_AFTER_S, 1)
+    return found
+
+
+def _ends(plan: Plan, nodes: Sequence[str]) -> dict[str, Any]:
+    """Describe tasks as one JSON object of columns (mesh.model.pair_columns)."""
+    places = {node: place for place, node in enumerate(nodes)}
+    return {
+        "ends": {
+            "task": [end.name for end in plan.ends],
+            "node": [end.host for end in plan.ends],
+            "at": [places.get(end.node) for end in plan.ends],
+        }
+    }
 
 
 def _epoch(snapshot: Snapshot, key: str) -> int | None:
@@ -131,27 +178,37 @@ def signers(snapshot: Snapshot) -> list[str]:
     return sorted({value.signer.hex() for value in written})
 
 
-def _refused(readings: Mapping[str, NodeReading], graph: LinkGraph) -> Refusals:
-    """Sum what the tasks' rules have refused, by service."""
-    packets: Refusals = Counter()
-    for node, reading in readings.items():
-        for device in reading.devices:
-            own = graph.by_task.get(device.task)
-            if own is not None and own.node == node:
-                for refused in device.refused:
-                    packets[own.service, refused.service, refused.direction] += refused.packets
-    return packets
-
-
-def _link(graph: LinkGraph, refused: Refusals, consumer: Service, link: LinkLabel) -> dict[str, Any]:
+def _link(graph: LinkGraph, controllers: Snapshot, refused: Refusals, listed: Listed) -> dict[str, Any]:
     """Describe a link as a whole."""
+    if not listed.described:
+        listed.described.update(_described(graph, listed))
+    own = listed.consumer.id
+    ids = graph.by_name.get(listed.link.provider, ())
+    others = [service for service in ids if service != own]  # of a service linked to itself there is one end
+    packets = {
+        "consumer": {way: sum(refused[own, service, way] for service in ids) for way in ("in", "out")},
+        "provider": {way: sum(refused[service, own, way] for service in others) for way in ("in", "out")},
+    }
+    told = {"refused": packets, "epoch": _epoch(controllers, listed.described["key"])}
+    return {**listed.described, **_tasks(graph, listed), **told}
+
+
+def _tasks(graph: LinkGraph, listed: Listed) -> dict[str, int]:
+    """Count the consumer's tasks, and the provider's that take new connections."""
+    providers = graph.by_name.get(listed.link.provider, ())
+    ready = sum(end.ready for service in providers for end in graph.endpoints.get(service, ()))
+    return {"consumers": len(graph.endpoints.get(listed.consumer.id, ())), "ready": ready}
+
+
+def _described(graph: LinkGraph, listed: Listed) -> dict[str, Any]:
+    """Describe of a link what the controller's records say."""
+    consumer, link = listed.consumer, listed.link
     ids = graph.by_name.get(link.provider, ())
     provider = graph.services[ids[0]] if ids else None
     vip = graph.vips.get(provider.id) if provider else None
     dnsrr = provider is not None and provider.dnsrr  # its names have no IPv6
     ports = graph.ports(consumer, provider) if provider else link.ports
     open_ports = "all" if ports is None else ", ".join(map(str, ports))
-    others = [service for service in ids if service != consumer.id]  # of a service linked to itself there is one end
     return {
         "consumer": consumer.name,
         "provider": shown(link.provider),
@@ -159,164 +216,26 @@ def _link(graph: LinkGraph, refused: Refusals, consumer: Service, link: LinkLabe
         "vip": str(vip) if vip else None,
         "vip6": str(twin(graph.cluster.subnet6, vip)) if vip and graph.cluster and not dnsrr else None,
         "ports": open_ports or ("none" if provider else None),
-        "refused": {
-            "consumer": {way: sum(refused[consumer.id, service, way] for service in ids) for way in ("in", "out")},
-            "provider": {way: sum(refused[service, consumer.id, way] for service in others) for way in ("in", "out")},
-        },
+        "key": key_name(consumer.name, replace(link, provider=shown(link.provider))),
+        "allowed": not link.provider.startswith(REFUSED),
     }
 
 
-def _tasks(graph: LinkGraph, consumer: Service, link: LinkLabel) -> dict[str, int]:
-    """Count the consumer's tasks, and the provider's that take new connections."""
-    providers = graph.by_name.get(link.provider, ())
-    ready = sum(end.ready for service in providers for end in graph.endpoints.get(service, ()))
-    return {"consumers": len(graph.endpoints.get(consumer.id, ())), "ready": ready}
-
-
-@dataclass(slots=True)
-class _End:
-    """A task as an end of pairs, with all that does not differ between its pairs."""
-
-    task: str
-    name: str
-    node: str
-    """The name of its node."""
-    key: str
-    report: TaskReport | None
-    is_unwired: bool
-    peers: Mapping[str, PeerReading] | None
-    """By public key; None where its device was not read."""
-    is_unknown: bool
-    silent_for: float | None
-    broken: Mapping[str, float]
-    """Seconds by public key."""
-    as_of: float | None
-
-
-_Pair = tuple[_End, _End, str, float | None, PeerReading | None]
-"""Consumer's and provider's end, state, seconds for which it is so, the provider as read at the consumer's device."""
-
-
-class _Pairs:
-    """Pairs of tasks of the links of one snapshot, with the readings of both ends found once."""
-
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        graph: LinkGraph,
-        now: float,
-        reader: Reader,
-        readings: Mapping[str, NodeReading],
-    ) -> None:
-        self._snapshot = snapshot
-        self._graph = graph
-        self._now = now
-        self._reader = reader
-        self._written = {node: reading.written for node, reading in readings.items()}
-        self._devices = {
-            (node, device.task): device for node, reading in readings.items() for device in reading.devices
-        }
-        self._broken: defaultdict[str, dict[str, float]] = defaultdict(dict)
-        self._ends: dict[str, _End] = {}
-        for status in snapshot.all(Status):
-            for broken in status.broken:
-                owner = graph.by_task.get(broken.task)
-                if owner is not None and owner.node == status.node:
-                    self._broken[broken.task].update((str(key), broken.seconds) for key in broken.peers)
-        records = snapshot if reader.verified is None else reader.verified
-        suspects = (endpoint for endpoint in graph.by_task.values() if endpoint.suspect)
-        self._silent = {each.node: reader.age(records.revision_of(keyspace.key_of(each))) for each in suspects}
-
-    def __call__(self, consumer: Service, provider: str) -> Iterator[_Pair]:
-        services = (self._graph.services[service_id] for service_id in self._graph.by_name.get(provider, ()))
-        providers = [end for service in services for end in self._of(service)]
-        for mine in self._of(consumer):
-            for theirs in providers:
-                if theirs is not mine:
-                    yield (mine, theirs, *_measured(mine, theirs))
-
-    def hostname(self, node: str) -> str:
-        """Return a node's name; its id only where nobody ever said it."""
-        record = self._snapshot.get(keyspace.node(node), Node)
-        return record.hostname if record else self._reader.hostnames.get(node, node)
-
-    def _of(self, service: Service) -> list[_End]:
-        return [self._end(service, endpoint) for endpoint in self._graph.endpoints.get(service.id, ())]
-
-    def _end(self, service: Service, endpoint: Endpoint) -> _End:
-        found = self._ends.get(endpoint.task)
-        if found is None:
-            found = self._ends[endpoint.task] = self._made(service, endpoint)
-        return found
-
-    def _made(self, service: Service, endpoint: Endpoint) -> _End:
-        node, task = endpoint.node, endpoint.task
-        hostname, device, written = self.hostname(node), self._devices.get((node, task)), self._written.get(node)
-        report = self._snapshot.get(keyspace.report(node, task), TaskReport)
-        since = self._silent.get(node)
-        return _End(
-            task=task,
-            # As Docker names it, but for a global service with its node's name where Docker has the id.
-            name=f"{service.name}.{endpoint.slot or hostname}.{task}",
-            node=hostname,
-            key=str(endpoint.public_key),
-            report=report,
-            is_unwired=report is not None and not report.wired,
-            peers={peer.public_key: peer for peer in device.peers} if device is not None else None,
-            is_unknown=device is None or node in self._silent,
-            silent_for=None if since is None else round(since + SILENT_AFTER_S, 1),
-            broken=self._broken.get(task, {}),
-            as_of=None if written is None else round(max(0.0, self._now - written), 1),
-        )
-
-
-def _measured(mine: _End, theirs: _End) -> tuple[str, float | None, PeerReading | None]:
-    """Describe a connection, as it was read at the consumer's device; a break may be seen at either end."""
-    peer = mine.peers.get(theirs.key) if mine.peers else None
-    if mine.is_unwired or theirs.is_unwired:
-        return "unwired", None, peer
-    if mine.is_unknown:
-        return "unknown", mine.silent_for, peer
-    if peer is None:
-        return "unwired", None, None
-    broken: float | None = None
-    if mine.broken or theirs.broken:
-        seen = (mine.broken.get(theirs.key), theirs.broken.get(mine.key))
-        broken = max((seconds for seconds in seen if seconds is not None), default=None)
-    return state(peer.handshake_age, broken), broken, peer
-
-
-def _described(pair: _Pair) -> dict[str, Any]:
-    """Describe a pair as a JSON object."""
-    mine, theirs, told, lasts, peer = pair
+def _ended(listed: Listed) -> dict[str, Any]:
+    """Return the places of a link's ends."""
     return {
-        "consumer_task": mine.name,
-        "consumer_node": mine.node,
-        "provider_task": theirs.name,
-        "provider_node": theirs.node,
-        "state": told,
-        "for": lasts,
-        "handshake_age": peer.handshake_age if peer else None,
-        "rx": peer.rx_bytes if peer else 0,
-        "tx": peer.tx_bytes if peer else 0,
-        "error": _error(mine, theirs),
-        "as_of": mine.as_of,
+        "consumers": [end.number for end in listed.consumers],
+        "providers": [end.number for end in listed.providers],
     }
 
 
-def _error(mine: _End, theirs: _End) -> str | None:
-    """Return an error of either task, of one that is not wired first."""
-    reports = [each for each in (mine.report, theirs.report) if each is not None and each.error]
-    return min(reports, key=lambda each: each.wired).error if reports else None
-
-
-def _unanswered(pairs: Iterable[_Pair]) -> Iterator[str]:
+def _unanswered(pairs: Iterable[Broken]) -> Iterator[str]:
     """Name the pairs of nodes between which packets of links get no answer, of broken pairs of tasks."""
-    broken: defaultdict[tuple[str, str], list[_Pair]] = defaultdict(list)
+    broken: defaultdict[tuple[str, str], list[Broken]] = defaultdict(list)
     for pair in pairs:
-        broken[pair[0].node, pair[1].node].append(pair)
+        broken[pair[0].host, pair[1].host].append(pair)
     for (here, there), between in sorted(broken.items()):
-        (mine, theirs, *_), seconds = between[0], max(lasts or 0.0 for _, _, _, lasts, _ in between)
+        (mine, theirs, _), seconds = between[0], max(lasts for _, _, lasts in between)
         others = f" (and {len(between) - 1} more)" if between[1:] else ""
         yield (
             f"{mine.name} on node {here} gets no answer from {theirs.name} on node {there} "
