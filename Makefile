@@ -108,7 +108,7 @@ mutants: $(VENV)/ready
 
 chaos: $(VENV)/ready
 	LINKWIRE_CHAOS=long LINKWIRE_UPGRADE_LONG=1 $(PYTHON) -m pytest -s tests/chaos tests/netns/test_linkkeys.py \
-		tests/lab/test_linkkeys.py tests/lab/test_upgrade.py
+		tests/lab/test_linkkeys.py tests/lab/test_prometheus.py tests/lab/test_upgrade.py
 
 build/fuzz/ready: requirements/fuzz.txt requirements/build.txt
 	@deploy/bootstrap.sh plugin

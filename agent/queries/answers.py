@@ -40,7 +40,7 @@ _SAID = (
 _CHANGING = (keyspace.STATUS, keyspace.VIEWS)
 
 KEPT_BYTES = 32 * 1024**2
-"""Bytes of statuses and views that are kept between two answers: those of 4,000 links of ten tasks at either end."""
+"""Bytes of statuses and views that are kept between two answers: those of 7,000 links of ten tasks at either end."""
 FORGOTTEN_S = 60.0
 """Seconds after the last question for which they are kept."""
 

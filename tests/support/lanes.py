@@ -28,7 +28,8 @@ MUST_BE_ALONE = (
 )
 """How the ids of these begin."""
 LABS_OF_THEIR_OWN = (
-    *("test_demo.py", "test_install.py", "test_lab.py", "test_planted.py", "test_proof.py", "test_upgrade.py"),
+    *("test_demo.py", "test_install.py", "test_lab.py", "test_planted.py", "test_prometheus.py", "test_proof.py"),
+    "test_upgrade.py",
 )
 LONGEST = (
     # It builds what all others take, and then builds it again, which is quick where it was built before.
