@@ -169,9 +169,10 @@ def _node(node: SwarmNode, sight: Sight) -> str:
         return "revoked"
     if node.down:
         return "down"
+    is_member = sight.stored.get(keyspace.member(node.id), Member) is not None
     if sight.stored.get(keyspace.node(node.id), Node) is None:
-        return "absent"
-    if sight.stored.get(keyspace.member(node.id), Member) is None:
+        return "silent" if is_member else "absent"  # its record ends with its lease, 8 s after its last word
+    if not is_member:
         return "unaccepted"
     return "silent" if node.id in sight.silent else "ready"
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from controller.reporting.metrics import ControllerMetrics, Sight
-from mesh.model.records import Leader
+from mesh.model.records import Leader, Node
 from tests.support.metrics_pages import RECORDS, snapshot, swarm
 
 SIGHT = Sight(snapshot(*RECORDS), swarm(), leads=True, silent=frozenset({"n2"}), problems=2, committed=30, outdated=1)
@@ -57,6 +57,13 @@ def test_all_of_it() -> None:
         'nodes{state="down"}': 1,
         'nodes{state="revoked"}': 1,
     }
+
+
+def test_node_stays_silent_when_its_record_has_ended() -> None:
+    records = (record for record in RECORDS if not (isinstance(record, Node) and record.id == "n2"))
+    measured = ControllerMetrics("0", "manager-1")
+    measured.observe(replace(SIGHT, stored=snapshot(*records), silent=frozenset()))
+    assert (values(measured)['nodes{state="silent"}'], values(measured)['nodes{state="absent"}']) == (1, 1)
 
 
 def test_series_do_not_grow_with_the_mesh() -> None:
