@@ -87,7 +87,7 @@ class Fault:
         text: part of what it says.
         link: consumer and provider to ask for.
         status: part of what `status` says.
-        code: with which it ends: 1 where links work, 2 where they do not.
+        codes: with which it ends: 1 where links work, 2 where they do not; both where that comes a little later.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Fault:
     text: str
     link: tuple[str, str] = ("odd_client", "odd_web:80")
     status: str = ""
-    code: int = 1
+    codes: tuple[int, ...] = (1,)
 
 
 @contextmanager
@@ -285,7 +285,7 @@ FAULTS = (
         "with the start gate alone",
         ("odd_picky", "odd_web"),
         "odd_picky -> odd_web: odd_picky has no running task",
-        2,
+        (2,),
     ),
     Fault(
         "node drained",
@@ -293,7 +293,7 @@ FAULTS = (
         "placement",
         "drained: n2",
         status="odd_client -> odd_web: no ready task: odd_web.1 does not run",
-        code=2,
+        codes=(2,),
     ),
     Fault(
         "provider scaled to 0",
@@ -324,7 +324,7 @@ FAULTS = (
         "odd_ill has no ready task: its only task is not ready",
         ("odd_nurse", "odd_ill"),
         "odd_nurse -> odd_ill: no ready task: odd_ill.1 does not run",
-        2,
+        (2,),
     ),
     Fault(
         "subnet clash",
@@ -333,16 +333,16 @@ FAULTS = (
         "cannot be routed through",
         ("odd_astray", "odd_web"),
         "cannot be routed through",
-        2,
+        (2,),
     ),
-    Fault("etcd down", no_etcd, "record", "etcd does not answer", status="cannot reach etcd", code=2),
+    Fault("etcd down", no_etcd, "record", "etcd does not answer", status="cannot reach etcd", codes=(2,)),
     Fault(
         "agent dead",
         no_agent,
         "handshake",
         "the agent on n2 gives no signs of life in etcd",
         status="node n2: its agent is silent",
-        code=2,
+        codes=(1, 2),
     ),
     Fault(
         "clock wrong by an hour",
@@ -357,7 +357,7 @@ FAULTS = (
         "handshake",
         "/dev/net/tun cannot be used",
         status="node n2: its agent is silent",
-        code=2,
+        codes=(2,),
     ),
     Fault(
         "unapproved node",
@@ -365,6 +365,6 @@ FAULTS = (
         "record",
         "the keys of node n1 are not accepted",
         status="node n1: its keys are not proven: its Swarm key is encrypted (autolock)",
-        code=2,
+        codes=(1, 2),
     ),
 )
