@@ -224,8 +224,8 @@ def _described(graph: LinkGraph, listed: Listed) -> dict[str, Any]:
 def _ended(listed: Listed) -> dict[str, Any]:
     """Return the places of a link's ends."""
     return {
-        "consumers": [end.number for end in listed.consumers],
-        "providers": [end.number for end in listed.providers],
+        "consumer_ends": [end.number for end in listed.consumers],
+        "provider_ends": [end.number for end in listed.providers],
     }
 
 

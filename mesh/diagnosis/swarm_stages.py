@@ -91,7 +91,8 @@ def not_placed(facts: SwarmFacts, service: str, wanted: str) -> Step | None:
     text, since, is_starting = f"{service} has no task", "", False
     if chosen:
         newest = next((task for task in chosen if task.wanted == "running"), chosen[0])
-        reason = f": {newest.error}" if newest.error else ""
+        before = next((task for task in chosen[1:] if task.state == "failed" and task.error), None)
+        reason = f": {newest.error}" if newest.error else f", after one that failed: {before.error}" if before else ""
         where = f" on {facts.node_name(newest.node)}" if newest.node else ""
         text, since = f"{newest.name} does not run{where}: it is {newest.state}{reason}", ago(newest.age)
         if newest.state == STARTING:

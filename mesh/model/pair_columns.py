@@ -2,8 +2,8 @@
 
 A thousand links of ten tasks at either end have a hundred thousand pairs, as objects 26 MB of JSON. A document with
 columns has the tasks once (`ends`: `task`, `node`, and in `at` the place in `measured` of what its node read), in
-each link the places in `ends` of `consumers` and `providers`, and in `measured` for each node one value a pair whose
-consumer is there: `state`, `handshake_age`, `rx`, `tx`; by the pair's place, for those that have one, `for` and
+each link the places in `ends` as `consumer_ends` and `provider_ends`, and in `measured` for each node one value a pair
+whose consumer is there: `state`, `handshake_age`, `rx`, `tx`; by the pair's place, for those that have one, `for` and
 `error`; and for all of them `as_of` and `silent_for`. Pairs are in the order of the links, of their consumers, then
 of their providers. A task has no pair with itself.
 """
@@ -28,10 +28,10 @@ def with_pairs(document: Mapping[str, Any]) -> dict[str, Any]:
     places = [0] * len(measured)
     links = []
     for link in document["links"]:
-        rest = {name: value for name, value in link.items() if name not in ("consumers", "providers")}
+        rest = {name: value for name, value in link.items() if name not in ("consumer_ends", "provider_ends")}
         pairs: list[dict[str, Any]] = []
-        providers = link["providers"]
-        for mine in link["consumers"]:
+        providers = link["provider_ends"]
+        for mine in link["consumer_ends"]:
             theirs = [end for end in providers if end != mine] if mine in providers else providers
             start = places[at[mine]]
             places[at[mine]] = end = start + len(theirs)

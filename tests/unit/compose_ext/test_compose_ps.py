@@ -199,7 +199,7 @@ def columns(**changes: object) -> dict[str, Any]:
         "silent_for": None,
         "as_of": 1.2,
     }
-    linked = link | {"consumers": [0], "providers": [1, 2]}
+    linked = link | {"consumer_ends": [0], "provider_ends": [1, 2]}
     return answer(links=[linked], ends=ends, measured=[of_node | changes])
 
 

@@ -270,6 +270,20 @@ SWARMS_FAULTS: dict[str, tuple[SwarmFacts, str, str]] = {
         "placement",
         "shop_db.1 does not run on n2: it is failed: task: non-zero exit (1)",
     ),
+    "failing again and again": (
+        replace(
+            SWARM,
+            tasks={
+                **TASKS,
+                "shop_db": (
+                    replace(ENDED, state="ready", wanted="ready", error=""),
+                    replace(ENDED, wanted="shutdown"),
+                ),
+            },
+        ),
+        "placement",
+        "shop_db.1 does not run on n2: it is ready, after one that failed: task: non-zero exit (1)",
+    ),
     "drained": (
         replace(
             SWARM,
