@@ -243,7 +243,7 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
     with suppress(DockerError):  # a worker's Docker does not know
         found += revoked_nodes.problems(docker)
     try:
-        answer = agent_answer.ask(docker, stack)
+        answer = agent_answer.ask(docker, stack, counted=True)
         found += answer.problems
         with suppress(DockerError):  # a worker's Docker does not know
             if stack is None:

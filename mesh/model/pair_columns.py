@@ -2,10 +2,10 @@
 
 A thousand links of ten tasks at either end have a hundred thousand pairs, as objects 26 MB of JSON. A document with
 columns has the tasks once (`ends`: `task`, `node`, and in `at` the place in `measured` of what its node read), in
-each link the places in `ends` as `consumer_ends` and `provider_ends`, and in `measured` for each node one value a pair
-whose consumer is there: `state`, `handshake_age`, `rx`, `tx`; by the pair's place, for those that have one, `for` and
-`error`; and for all of them `as_of` and `silent_for`. Pairs are in the order of the links, of their consumers, then
-of their providers. A task has no pair with itself.
+each link the places in `ends` as `consumer_ends` and `provider_ends`, and in `measured` for each node one value for
+each pair whose consumer is there: `state`, `handshake_age`, `rx`, `tx`; by the pair's place, for those that have one,
+`for` and `error`; and for all of them `as_of` and `silent_for`. Pairs are in the order of the links, of their
+consumers, then of their providers. A task has no pair with itself.
 """
 
 from __future__ import annotations

@@ -620,7 +620,7 @@ def test_ps(run: Run, tmp_path: Path, agent: dict[str, str]) -> None:
     assert record(tmp_path)[:3] == [
         f"--host={NOWHERE} service ps --quiet --no-trunc --filter node=self linkwire_agent",
         f"--host={NOWHERE} inspect --type task agenttask",
-        f'--host={NOWHERE} exec {CONTAINER} linkwire-ask links {{"stack": "shop"}}',
+        f'--host={NOWHERE} exec {CONTAINER} linkwire-ask links {{"stack": "shop", "columns": true}}',
     ]
 
 
@@ -701,7 +701,7 @@ def test_check_of_the_swarm(run: Run, agent: dict[str, str], tmp_path: Path) -> 
     assert "service inspect id1 id2" in record(tmp_path)
     shown = run(PLUGIN, "linkwire", "check", "--stack", "shop", **swarm)
     assert shown.stdout.splitlines() == [WEB_PROBLEM, "a problem"]
-    assert record(tmp_path)[-1] == f'exec {CONTAINER} linkwire-ask links {{"stack": "shop"}}'
+    assert record(tmp_path)[-1] == f'exec {CONTAINER} linkwire-ask links {{"stack": "shop", "counted": true}}'
 
 
 def test_check_of_a_swarm_in_order(run: Run, agent: dict[str, str], tmp_path: Path) -> None:
