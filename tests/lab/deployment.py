@@ -63,9 +63,28 @@ class Deployment:
     def uninstall(self) -> None:
         """Remove it and wait for its containers to end."""
         self.linkwire("uninstall", "--yes")
-        process.wait_for(
-            "linkwire's containers to end", lambda: not self._containers(STACK), seconds=WAIT_S, every=0.2
-        )
+        self.wait_gone(WAIT_S)
+
+    def wait_gone(self, seconds: float = 60.0) -> None:
+        """Wait until no container of Linkwire's is left.
+
+        Raises:
+            LabError: one is; with each one's state and its last words.
+        """
+        try:
+            process.wait_for("linkwire's containers to end", lambda: not self._containers(STACK), seconds=seconds)
+        except LabError as error:
+            raise LabError(f"{error}:\n{self._last_words()}") from error
+
+    def _last_words(self) -> str:
+        said = []
+        for node in self.lab.nodes:
+            form = ["--format", "{{.ID}} {{.Names}}: {{.Status}}"]
+            of_stack = ["--filter", f"label=com.docker.stack.namespace={STACK}"]
+            for line in node.docker("ps", "--all", *of_stack, *form).stdout.splitlines():
+                done = node.docker("logs", "--tail", "40", line.split()[0], check=False)
+                said.append(f"{node.name}: {line}\n{done.stdout}{done.stderr}")
+        return "\n".join(said)
 
     def updated(self) -> bool:
         """Whether Swarm has replaced every task that an update of the stack replaces."""

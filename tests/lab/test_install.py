@@ -187,7 +187,7 @@ def test_installing_again_makes_nothing_and_replaces_nothing(installed: Deployme
 def test_broken_install_is_completed_and_rest_kept(installed: Deployment) -> None:
     before = held(installed)
     installed.lab.manager.docker("stack", "rm", "linkwire")
-    process.wait_for("the stack to go", lambda: not containers(installed), seconds=60)
+    installed.wait_gone()
     gone = next(name for name in before if "verify_keys" in name)
     installed.lab.manager.docker("config", "rm", gone)
     installed.install(own_etcd=True)
@@ -354,7 +354,7 @@ def test_links_carry_again_over_what_another_installation_left(installed: Deploy
     """Its keys are gone, and on every node its volumes are not: as an uninstall that reached no node leaves it."""
     said = installed.linkwire("uninstall", "--yes", "--keep-secrets")
     assert "kept: secrets and configs" in said
-    process.wait_for("the stack to go", lambda: not containers(installed), seconds=60)
+    installed.wait_gone()
     for sort in ("secret", "config"):
         listed = installed.lab.manager.docker(sort, "ls").stdout
         names = [name for name in held(installed) if name.startswith("linkwire_") and name in listed]
@@ -370,7 +370,7 @@ def test_links_carry_again_without_a_secret_or_config(
     installed: Deployment, linked: programs.Task, kind: str
 ) -> None:
     installed.linkwire("uninstall", "--yes", "--keep-secrets")
-    process.wait_for("the stack to go", lambda: not containers(installed), seconds=60)
+    installed.wait_gone()
     name = next(name for name in held(installed) if name.removeprefix("linkwire_").rpartition("_")[0] == kind)
     sort = "config" if name in installed.lab.manager.docker("config", "ls").stdout else "secret"
     installed.lab.manager.docker(sort, "rm", name)
@@ -384,7 +384,7 @@ def test_links_carry_again_without_a_volume(
     installed: Deployment, linked: programs.Task, volume: str, nodes: int
 ) -> None:
     installed.linkwire("uninstall", "--yes", "--keep-secrets")
-    process.wait_for("the stack to go", lambda: not containers(installed), seconds=60)
+    installed.wait_gone()
     for node in installed.lab.nodes[:nodes]:
         node.docker("volume", "rm", f"linkwire_{volume}")
     installed.install(own_etcd=True)
