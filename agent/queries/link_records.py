@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from agent.desired_state import DesiredState
 from agent.status.node_status import believed
+from mesh.crypto.keys import PublicKey
 from mesh.diagnosis.link_facts import End, LinkFacts
 from mesh.errors import LinkwireError
 from mesh.model import keyspace
-from mesh.model.records import Endpoint, Leader, Node, Port, SealedKey, SealedLinkKey, Service, TaskReport
+from mesh.model.records import Endpoint, Leader, Node, Port, SealedKey, SealedLinkKey, Service, Status, TaskReport
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Store
 from mesh.topology.agreement import hidden, shown
@@ -74,10 +76,9 @@ def facts(
         ports_of="" if ports is None else "link" if any(link.ports for link in links) else "provider",
         consumer_ends=sides[0],
         provider_ends=sides[1],
-        consumer_end=_chosen(sides[0]),
-        provider_end=_chosen(sides[1]),
     )
-    return found, snapshot
+    one, other = chosen_pair(sides[0], sides[1], snapshot, graph)
+    return replace(found, consumer_end=one, provider_end=other), snapshot
 
 
 def _service(graph: LinkGraph, name: str) -> Service | None:
@@ -90,7 +91,7 @@ def _keys(tasks: Iterable[SwarmTask], link_keys: Iterable[str]) -> tuple[str, ..
     wanted = [keyspace.LEADER]
     for task in tasks:
         node = task.node
-        wanted += [keyspace.node(node), keyspace.member(node), keyspace.report(node, task.id)]
+        wanted += [keyspace.node(node), keyspace.member(node), keyspace.report(node, task.id), keyspace.status(node)]
         wanted += [keyspace.sealed_key(node, task.id), *(keyspace.link_key(node, key) for key in link_keys)]
         wanted.append(f"{keyspace.PORTS}{node}/")
     return tuple(dict.fromkeys(wanted))
@@ -143,8 +144,39 @@ def _placed(end: End, endpoint: Endpoint | None) -> End:
     return replace(end, address=str(endpoint.address), ready=endpoint.ready)
 
 
-def _chosen(ends: Sequence[End]) -> End | None:
-    """Choose the end to look at: the one with the most that is wrong by its records."""
-    return min(
-        ends, key=lambda end: (bool(end.address) and end.approved, not end.error, not end.is_silent), default=None
-    )
+def chosen_pair(
+    consumers: Sequence[End], providers: Sequence[End], snapshot: Snapshot, graph: LinkGraph
+) -> tuple[End | None, End | None]:
+    """Choose the pair to look at: of each side the task with most wrong by its records; else the broken pair.
+
+    Args:
+        consumers: the running tasks of one side.
+        providers: those of the other.
+        snapshot: with the status of their nodes.
+        graph: with their public keys.
+    """
+    worst = [min(side, key=_soundness, default=None) for side in (consumers, providers)]
+    if any(end is None or _soundness(end) != _SOUND for end in worst):
+        return worst[0], worst[1]
+    broken = _broken(snapshot)
+    keys = {end.task: graph.by_task[end.task].public_key for end in (*consumers, *providers)}
+
+    def lasting(pair: tuple[End, End]) -> float:
+        ways = (pair, pair[::-1])
+        return max(broken.get((mine.task, keys[theirs.task]), 0.0) for mine, theirs in ways)
+
+    longest = max(product(consumers, providers), key=lasting)
+    return longest if lasting(longest) else (worst[0], worst[1])
+
+
+_SOUND = (True, True, True)
+
+
+def _soundness(end: End) -> tuple[bool, bool, bool]:
+    return bool(end.address) and end.approved, not end.error, not end.is_silent
+
+
+def _broken(snapshot: Snapshot) -> dict[tuple[str, PublicKey], float]:
+    """Return for how many seconds a task's packets to a peer get no answer, by both."""
+    told = [broken for status in snapshot.all(Status) for broken in status.broken]
+    return {(broken.task, key): broken.seconds for broken in told for key in broken.peers}

@@ -127,7 +127,9 @@ def _control(facts: Facts) -> Iterator[tuple[str, str, str]]:
         yield "control", f"etcd at {member.endpoint}", ", ".join(told)
     size = control.get("etcd")
     if isinstance(size, dict):
-        yield "control", "etcd's size", f"{size['size'] / _MIB:.1f} MiB of {size['quota'] / _MIB:.0f} MiB"
+        # The members' own word is of now, the record's of a minute ago.
+        used = max((member.size for member in facts.members if member.size is not None), default=size["size"])
+        yield "control", "etcd's size", f"{used / _MIB:.1f} MiB of {size['quota'] / _MIB:.0f} MiB"
 
 
 def _leader(facts: Facts) -> str:
