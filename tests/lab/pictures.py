@@ -35,7 +35,6 @@ LONGEST_S = 300.0
 WELL: Mapping[str, Sequence[str]] = {
     "status": ["status"],
     "ps": ["ps", "shop"],
-    "check": ["check"],
     "explain": ["explain", "shop_front", "shop_app:8000"],
     "test": ["test"],
     "test-all-links": ["test", "--all-links", "shop"],
