@@ -26,10 +26,25 @@ START_S = 120.0
 
 
 def exit_code(process: subprocess.Popen[bytes], seconds: float) -> int | None:
-    """Wait for a process to end; None where it has not after `seconds`."""
-    with suppress(subprocess.TimeoutExpired):
-        return process.wait(seconds)
-    return None
+    """Wait for a process to end; None where it has not after `seconds`.
+
+    `Popen.wait` with a time asks twenty times a second, for as long as an agent lives.
+    """
+    if process.poll() is not None:
+        return process.returncode
+    try:
+        ended = os.pidfd_open(process.pid)
+    except OSError:  # another thread has reaped it; or Linux before 5.3 (pidfd_open(2))
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(seconds)
+        return None
+    try:
+        waiting = select.poll()
+        waiting.register(ended, select.POLLIN)
+        waiting.poll(seconds * 1000)
+    finally:
+        os.close(ended)
+    return process.poll()
 
 
 def ask(control: socket.socket) -> bool:

@@ -13,6 +13,7 @@ from typing import Self
 from tests.lab.lab import Lab
 from tests.lab.layout import LabError
 from tests.lab.node import Node
+from tests.support.patience import slowness
 
 STARTING_S = 10.0
 
@@ -59,7 +60,7 @@ class Capture:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None:
-            time.sleep(0.5)  # what is still under way
+            time.sleep(0.5 * slowness())  # what is still under way, and what tcpdump has not read yet
             self._process.terminate()
             self._process.communicate()
 
