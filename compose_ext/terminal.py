@@ -97,7 +97,10 @@ def show_json(document: Mapping[str, Any]) -> None:
 
 def indented(document: Mapping[str, Any]) -> str:
     """Write a document as JSON in ASCII, indented. A large one takes msgspec a tenth of the time."""
-    import msgspec  # noqa: PLC0415 - most commands print no document
+    try:
+        import msgspec  # noqa: PLC0415 - most commands print no document
+    except ImportError:  # the plugin as one file has nothing compiled in it
+        return json.dumps(document, indent=2)
 
     with suppress(TypeError, UnicodeEncodeError, msgspec.MsgspecError):
         plain = msgspec.json.format(msgspec.json.encode(document), indent=2)
