@@ -28,7 +28,7 @@ from tests.lab import checker
 from tests.lab.deployment import EXAMPLES, Deployment, deployed
 from tests.lab.lab import Lab
 from tests.lab.node import Node
-from tests.lab.process import docker_cli
+from tests.lab.process import docker_cli, wait_for
 
 COLUMNS, ROWS = 120, 50
 LONGEST_S = 300.0
@@ -77,10 +77,14 @@ def main() -> None:
             with _busy(stacks):
                 take(WELL)
             with _blocked(stacks.tasks("shop_app")[0][0]), _busy(stacks):
-                time.sleep(30)
+                wait_for("a broken link", lambda: _is_broken(stacks), seconds=60, every=1.0)
                 take(ILL)
     finally:
         lab.down()
+
+
+def _is_broken(stacks: Deployment) -> bool:
+    return any(pair["state"] == "broken" for link in stacks.ps("shop")["links"] for pair in link["pairs"])
 
 
 @contextmanager
