@@ -76,7 +76,7 @@ def running(task: Task, mesh: SmallMesh, folder: Path, on: str = "n1", of: str =
     reports = NodeReports(node, identity, Metrics("0", backend.name), WatchedClock(folder))
     agent = Agent(told, store, desired, reports, NodeTable(task.node.netns))
     stopped = threading.Event()
-    thread = threading.Thread(target=agent.run, args=(stopped,), daemon=True)
+    thread = threading.Thread(target=agent.run, args=(stopped, lambda: None), daemon=True)
     thread.start()
     try:
         yield agent

@@ -171,7 +171,7 @@ class SimulatedNode:
         self.agent = Agent(told, self._store, desired, reports, table)
         running = Running(desired, lambda: reports.status, self.agent.age)
         self.answers = Answers(self._store, CLUSTER, folder, folder / "none", running)
-        self._thread = threading.Thread(target=self.agent.run, args=(self._stopped,), daemon=True)
+        self._thread = threading.Thread(target=self.agent.run, args=(self._stopped, lambda: None), daemon=True)
 
     def start(self) -> None:
         """Start the agent."""
