@@ -1,6 +1,5 @@
 """`docker linkwire rotate`: new secrets of link keys, requested by a label of the services whose links have them."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from compose_ext import completion
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, pass_docker, switch
+from compose_ext.swarm import queries
 from compose_ext.swarm.agent_answer import TIMEOUT
 from compose_ext.terminal import say
 from mesh.model.consent import NAMESPACE, own_key, stack_of
@@ -57,10 +57,9 @@ def rotate(docker: Docker, keys: Iterable[str], *, every: bool, say: Callable[[s
 
 def _keys(docker: Docker) -> dict[str, set[str]]:
     """Return link key -> the services whose links have it."""
-    ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
     found: dict[str, set[str]] = {}
     try:
-        for service in json.loads(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else ():
+        for service in queries.services(docker):
             name, labels = str(service["Spec"]["Name"]), service["Spec"].get("Labels") or {}
             stack = stack_of(name, labels.get(NAMESPACE))
             if LINKS in labels:

@@ -155,10 +155,8 @@ def left(docker: Docker, found: Sequence[Result], again: str, *, everywhere: boo
 
 def _updates(docker: Docker, leaving: Collection[str], *, everywhere: bool) -> list[str]:
     """Return the updates of services that there are: `leaving` have tasks that started with the gate."""
-    ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
     steps = []
-    found = queries.read(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else []
-    for spec in (one["Spec"] for one in found):
+    for spec in (one["Spec"] for one in queries.services(docker)):
         name = str(spec["Name"])
         placed = ((spec.get("TaskTemplate") or {}).get("Placement") or {}).get("Constraints") or ()
         gated = [one for one in map(str, placed) if one.replace(" ", "") == GATED] if everywhere else []
@@ -223,9 +221,7 @@ def notes(docker: Docker, stack: str | None) -> list[str]:
     Raises:
         DockerError: this is no manager, or it does not answer.
     """
-    ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
-    services = queries.read(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else []
-    gated = {str(one["ID"]): str(one["Spec"]["Name"]) for one in services if _waits(one, stack)}
+    gated = {str(one["ID"]): str(one["Spec"]["Name"]) for one in queries.services(docker) if _waits(one, stack)}
     if not gated:
         return []
     raw = queries.nodes(docker)

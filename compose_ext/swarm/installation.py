@@ -6,7 +6,6 @@ from typing import Any
 
 from compose_ext.docker_cli import Docker
 from compose_ext.swarm import queries
-from compose_ext.swarm.queries import TIMEOUT
 
 STACK = "linkwire"
 SERVICES = ("etcd", "controller", "agent")
@@ -54,11 +53,7 @@ NOTHING_DEPLOYED = Deployed({})
 
 def deployed(docker: Docker) -> Deployed:
     """Read the stack's services. Raises DockerError."""
-    label = f"label=com.docker.stack.namespace={STACK}"
-    ids = docker.ask(["service", "ls", "--quiet", "--filter", label], TIMEOUT).split()
-    if not ids:
-        return NOTHING_DEPLOYED
-    found = queries.read(docker.ask(["service", "inspect", *ids], TIMEOUT))
+    found = queries.services(docker, f"label=com.docker.stack.namespace={STACK}")
     # Anybody who may create a service may give it the stack's label; its name is the service's alone.
     names = {f"{STACK}_{role}": role for role in SERVICES}
     return Deployed({names[name]: one for one in found if (name := str(one["Spec"]["Name"])) in names})

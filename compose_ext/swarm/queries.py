@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,8 @@ TIMEOUT = 30.0
 NO_MANAGER = "not a swarm manager"
 """In what every version of Docker says of it."""
 
+_LISTED_AT_MOST = 3
+"""Times that a list is read before an id in it that is gone is an error."""
 _FRACTION = re.compile(r"\.[0-9]+")
 """Of a second, which Docker writes with nine digits."""
 _TELLING = (
@@ -49,14 +51,32 @@ def tasks(docker: Docker, *services: str, wanted: str = "") -> list[dict[str, An
         DockerError: Docker does not answer, or there is no such service.
     """
     filters = ["--filter", wanted] if wanted else []
-    ids = docker.ask(["service", "ps", "--quiet", "--no-trunc", *filters, *services], TIMEOUT).split()
-    if not ids:
-        return []
-    try:
-        found: list[dict[str, Any]] = read(docker.ask(["inspect", "--type", "task", *ids], TIMEOUT))
-    except DockerError:  # one of them ended meanwhile
-        return []
-    return found
+    listing = ["service", "ps", "--quiet", "--no-trunc", *filters, *services]
+    return _described(docker, listing, ["inspect", "--type", "task"])
+
+
+def services(docker: Docker, *filters: str) -> list[dict[str, Any]]:
+    """Return the services that Docker's filters select, all without one. Raises DockerError."""
+    selected = [part for one in filters for part in ("--filter", one)]
+    return _described(docker, ["service", "ls", "--quiet", *selected], ["service", "inspect"])
+
+
+def _described(docker: Docker, listing: Sequence[str], inspection: Sequence[str]) -> list[dict[str, Any]]:
+    """List ids and inspect them, again where one is gone meanwhile: Docker then fails for all of them.
+
+    Raises:
+        DockerError: Docker does not answer, or an inspection failed each time.
+    """
+    for left in reversed(range(_LISTED_AT_MOST)):
+        ids = docker.ask(listing, TIMEOUT).split()
+        try:
+            found: list[dict[str, Any]] = read(docker.ask([*inspection, *ids], TIMEOUT)) if ids else []
+        except DockerError:
+            if not left:
+                raise
+        else:
+            return found
+    raise AssertionError
 
 
 def is_current(task: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
@@ -67,9 +87,7 @@ def is_current(task: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
 
 def nodes(docker: Docker) -> list[dict[str, Any]]:
     """Return all nodes. Raises DockerError."""
-    ids = docker.ask(["node", "ls", "--quiet"], TIMEOUT).split()
-    found: list[dict[str, Any]] = read(docker.ask(["node", "inspect", *ids], TIMEOUT))
-    return found
+    return _described(docker, ["node", "ls", "--quiet"], ["node", "inspect"])
 
 
 def manager(docker: Docker) -> Manager:

@@ -9,7 +9,6 @@ from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.swarm import agent_answer, consents, gate, queries
 from compose_ext.swarm.consents import Labelled
-from compose_ext.swarm.queries import TIMEOUT
 from mesh.diagnosis.swarm_facts import Change, SwarmFacts, SwarmNode, SwarmService, SwarmTask
 from mesh.model.labels import suggestion
 from mesh.topology.agreement import Recorded, agree, hidden, shown
@@ -57,8 +56,7 @@ def read(docker: Docker, now: datetime | None = None) -> Swarm:
         DockerError: Docker does not answer.
     """
     now = now or datetime.now(UTC)
-    ids = docker.ask(["service", "ls", "--quiet"], TIMEOUT).split()
-    found = queries.read(docker.ask(["service", "inspect", *ids], TIMEOUT)) if ids else []
+    found = queries.services(docker)
     try:
         services = {one.name: one for one in consents.labelled(found)}
         replicas = {str(one["Spec"]["Name"]): _replicas(one["Spec"]) for one in found}
