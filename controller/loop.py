@@ -119,9 +119,10 @@ class Controller:
 
     def _pass(self, hints: set[tuple[str, str]], follower: Follower, election: Election) -> int | None:
         """Make one pass; return when time alone gives something to do, in seconds since the epoch; None for never."""
-        stored = follower.snapshot
-        swarm = self._watch.refresh(hints | self._news(stored))
+        # First of all: a lead that is won later finds the lists as a standby has them, and another pass comes.
         token = election.token
+        stored = follower.snapshot
+        swarm = self._watch.refresh(hints | self._news(stored), closely=token is not None)
         self._show(stored, swarm, leads=token is not None)
         if self._startup.lead_changed(token):
             self._decider.start_term()

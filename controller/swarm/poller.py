@@ -57,22 +57,30 @@ class SwarmPoller:
         self._roots: tuple[bytes, ...] = ()
         self._lists = ListCache()
         self._resync_at = 0.0
+        self._closely = True
         self._hinted: dict[str, float] = {}
         self._moved: dict[str, float] = {}
         self._listed: dict[str, float] = {}
         self._took = 0.0
 
-    def refresh(self, hints: Collection[tuple[str, str]]) -> Swarm:
+    def refresh(self, hints: Collection[tuple[str, str]], *, closely: bool = True) -> Swarm:
         """Renew the lists that are due and return the whole picture.
 
         Args:
             hints: (type, id) of everything that may have changed: `service`, `node`, or `resync` for anything.
+            closely: whether hints and moving services count. Without it everything is listed every few seconds, which
+                is enough for a standby; at the next call with it, everything is listed at once.
 
         Raises:
             Retryable: Swarm did not answer; the next call lists everything.
         """
         now = self._clock()
         kinds = {kind for kind, _ in hints}
+        if closely and not self._closely:
+            self._resync_at = 0.0
+        self._closely = closely
+        if not closely and "resync" not in kinds and now < self._resync_at:
+            return self._picture()
         for kind, name in hints:
             if kind in ("service", "task"):
                 self._hinted[name] = now
@@ -99,7 +107,7 @@ class SwarmPoller:
     def due_in(self) -> float:
         """Return the seconds until `refresh` has something to do without a hint."""
         now = self._clock()
-        close = self._close(now)
+        close = self._close(now) if self._closely else ()
         at = min((self._due_at(name) for name in close), default=self._resync_at)
         return max(0.0, min(at, self._resync_at) - now)
 

@@ -87,12 +87,13 @@ class Watched:
         self.watch = SwarmPoller(self.lists, self.lists.clock)
         self.first = self.watch.refresh(())
         self.asked_first, self.lists.asked = self.lists.asked, []
+        self.closely = True
 
     def refresh(self, *hints: tuple[str, str], after: float = 0.0) -> list[str]:
         """What was asked; the picture is always what is known of the world."""
         self.lists.now += after
         self.lists.asked = []
-        self.seen = self.watch.refresh(hints)
+        self.seen = self.watch.refresh(hints, closely=self.closely)
         return self.lists.asked
 
     def idle(self, seconds: float) -> list[tuple[float, str]]:
@@ -269,6 +270,29 @@ def test_handed_out_picture_does_not_change() -> None:
     watched.refresh(("task", WEB.id), after=1.0)
     assert plain(watched.first) == before
     assert plain(watched.seen) != before
+
+
+def test_standby_lists_everything_periodically_and_nothing_else() -> None:
+    watched = Watched(WEB, DB)
+    (task,) = (task.id for task in watched.world.tasks.values() if task.service == DB.id)
+    watched.closely = False
+    watched.world.change(task, state="starting")
+    assert watched.refresh(("service", DB.id), ("task", DB.id), ("node", "n1"), after=1.0) == []
+    assert watched.watch.due_in() == RESYNC_S - 1.0, "nothing moves for a standby"
+    whole = ["cluster", "services", "tasks", "nodes"]
+    assert watched.idle(RESYNC_S) == [(RESYNC_S - 1.0, what) for what in whole]
+    assert watched.refresh(("resync", "")) == whole
+
+
+def test_new_leader_lists_everything_before_it_acts() -> None:
+    watched = Watched(WEB, DB)
+    watched.closely = False
+    watched.world.start(WEB.id, "n2")
+    assert watched.refresh(("task", WEB.id), after=1.0) == []
+    watched.closely = True
+    assert watched.refresh() == ["cluster", "services", "tasks", "nodes"]
+    assert plain(watched.seen) == watched.world.swarm()
+    assert watched.refresh() == [], "once"
 
 
 @settings(deadline=None)
