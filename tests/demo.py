@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from tests.lab import Lab, images, process
-from tests.lab.capture import Capture, Seen
+from tests.lab.capture import Capture, MissedError, Seen
 from tests.lab.deployment import EXAMPLES, Deployment
 from tests.lab.lab import default_name
 from tests.lab.layout import DEFAULT_NAME, LabError
@@ -130,10 +130,9 @@ def _show(lab: Lab, deployment: Deployment) -> bool:
     deployment.lab.manager.docker(
         "stack", "deploy", "-c", "-", "plain", stdin=PLAIN.format(image=deployment.images.demo), env=dict(os.environ)
     )
-    tries = 0
-    while True:  # on a busy machine tcpdump may end before it has read all
-        plain, tries = _captured(lab, canary, lambda: _one(deployment, "plain_client")), tries + 1
-        if plain.canary or tries == CAPTURES:
+    for _ in range(CAPTURES):  # on a busy machine tcpdump may end before it has read all
+        plain = _captured(lab, canary, lambda: _one(deployment, "plain_client"))
+        if plain.canary:
             break
     say(f"on the wire, plain overlay:      {plain.packets} packets, canary {plain.canary} times")
     deployment.remove("plain")
@@ -239,14 +238,20 @@ def _captured(lab: Lab, canary: str, whence: Callable[[], tuple[Node, str]]) -> 
     def answered() -> bool:
         return "404" in _fetch(*whence(), f"http://web/{canary}")
 
-    capture = Capture(lab)
-    with capture:
-        process.wait_for(
-            "an answer from http://web/ to the canary", _patient(answered), seconds=PATIENCE_S, every=0.5
-        )
-    seen = capture.search(canary.encode())
-    capture.close()
-    return seen
+    for left in reversed(range(CAPTURES)):
+        capture = Capture(lab)
+        try:
+            with capture:
+                process.wait_for(
+                    "an answer from http://web/ to the canary", _patient(answered), seconds=PATIENCE_S, every=0.5
+                )
+            return capture.search(canary.encode())
+        except MissedError:
+            if not left:
+                raise
+        finally:
+            capture.close()
+    raise AssertionError
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 import time
@@ -16,6 +17,29 @@ from tests.lab.node import Node
 from tests.support.patience import slowness
 
 STARTING_S = 10.0
+_WHOLE = 16_384
+"""Bytes of the largest packet on a wire of the lab, and more."""
+_PACKETS = 4096
+"""That wait for tcpdump at a time: each takes the place of the largest there, so the 2 MiB by default are eight."""
+_HEADER = 512
+"""Bytes that the kernel keeps beside each packet, and more."""
+_DROPPED = re.compile(r"(\d+) packets? dropped by kernel")
+
+
+class MissedError(LabError):
+    """A capture is not whole."""
+
+
+def tcpdump_into(file: Path, size: int) -> list[str]:
+    """Return the command that keeps the first `size` bytes of each packet on every device."""
+    buffer = str(_PACKETS * (size + _HEADER) // 1024)
+    return ["tcpdump", "-i", "any", "-s", str(size), "-B", buffer, "-U", "--immediate-mode", "-w", str(file)]
+
+
+def missed_by(said: str) -> int:
+    """Return how many packets tcpdump has missed, by its last words."""
+    found = _DROPPED.search(said)
+    return int(found[1]) if found else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +67,7 @@ class Capture:
         """
         self._folder = tempfile.TemporaryDirectory(prefix="linkwire-capture-")
         self._file = Path(self._folder.name) / "wire.pcap"
-        tcpdump = ["tcpdump", "-i", "any", "-s", str(size), "-U", "-w", str(self._file), "--immediate-mode"]
+        tcpdump = tcpdump_into(self._file, size or _WHOLE)
         self._command = node.command(tcpdump) if node else lab.hub_command(tcpdump)
         self._process: subprocess.Popen[str] | None = None
 
@@ -62,7 +86,9 @@ class Capture:
         if self._process is not None:
             time.sleep(0.5 * slowness())  # what is still under way, and what tcpdump has not read yet
             self._process.terminate()
-            self._process.communicate()
+            _, said = self._process.communicate()
+            if error is None and (missed := missed_by(said)):
+                raise MissedError(f"tcpdump missed {missed} packets: what it has captured proves nothing")
 
     def close(self) -> None:
         """Forget what was captured."""

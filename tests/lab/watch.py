@@ -16,6 +16,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
 
+from tests.lab.capture import MissedError, missed_by, tcpdump_into
 from tests.lab.lab import Lab
 from tests.lab.layout import LabError
 from tests.lab.node import Node
@@ -58,13 +59,14 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
         for one in self._running.values():
             one.terminate()
-        for one in (*self._running.values(), *self._ended):
-            one.communicate()
+        missed = sum(missed_by(one.communicate()[1].decode()) for one in (*self._running.values(), *self._ended))
+        if missed and kind is None:
+            raise MissedError(f"tcpdump missed {missed} packets: what was seen proves nothing")
 
     def close(self) -> None:
         """Forget what was captured."""
@@ -116,8 +118,7 @@ class Watch:
 
     def _start(self, place: str, command: list[str]) -> None:
         file = Path(self._folder.name) / f"{place}-{len(self._ended) + len(self._running)}.pcap"
-        argv = [*command, "tcpdump", "-i", "any", "-s", str(SNAP), "-U", "--immediate-mode", "-w", str(file)]
-        self._running[place] = subprocess.Popen(argv, stderr=subprocess.PIPE)
+        self._running[place] = subprocess.Popen([*command, *tcpdump_into(file, SNAP)], stderr=subprocess.PIPE)
 
 
 def _is_listening(one: subprocess.Popen[bytes]) -> bool:
