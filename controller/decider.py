@@ -27,7 +27,8 @@ from controller.trust.members import Judged, Members
 from controller.trust.presence import Presence
 from mesh.crypto.envelope import Signer
 from mesh.model import keyspace
-from mesh.model.snapshot import Holds, Snapshot
+from mesh.model.records import Cluster
+from mesh.model.snapshot import Holds, Put, Snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +98,24 @@ class Decider:
         if silent != self.silent or not self._resting.due_in(now):
             self._idle.clear()
         self.silent = silent
+
+    def announcement(self, stored: Snapshot) -> Put | None:
+        """Return the record of this controller's own sealing key, if it has to be written."""
+        return self._link_secrets.announcement(stored) if self._link_secrets is not None else None
+
+    def refuses(self, swarm: Swarm) -> bool:
+        """Tell whether nothing may be written, since the keys are another Swarm's; that is a problem."""
+        if swarm.cluster == self._signer.cluster:
+            return False
+        text = f"the verify keys are for the Swarm {self._signer.cluster}, and this is {swarm.cluster}"
+        self.report((f"{text}: nothing is written",), swarm)
+        return True
+
+    def manifest_is_due(self, stored: Snapshot) -> bool:
+        """Tell whether the manifest has to be signed although nothing else is written."""
+        manifest = stored.records.get(keyspace.MANIFEST)
+        ours = manifest is not None and manifest.signer == self._signer.key.verify_key.id
+        return stored.get(keyspace.CLUSTER, Cluster) is not None and (self._writer.ledger.stale or not ours)
 
     def pause(self) -> None:
         """Note that the store cannot be read."""

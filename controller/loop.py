@@ -18,9 +18,9 @@ from controller.election import Election, Lead
 from controller.index.baseline import LastSeen
 from controller.plan_writer import PlanWriter
 from controller.planning.shares import MOST
-from controller.recovery.ownerless_records import OwnerlessRecords
 from controller.recovery.restore_procedure import RestoreProcedure
 from controller.recovery.startup_wait import StartupWait
+from controller.recovery.upkeep import Upkeep
 from controller.reporting.metrics import ControllerMetrics, Sight
 from controller.swarm.model import Swarm
 from controller.swarm.poller import SwarmPoller
@@ -31,7 +31,6 @@ from mesh.errors import LinkwireError
 from mesh.model import keyspace
 from mesh.model.records import Cluster, Node, TaskReport
 from mesh.model.snapshot import Snapshot
-from mesh.process.gc_tuning import IdleCollector
 from mesh.process.wakeup import Wake
 from mesh.store.client import Follower, Store
 
@@ -74,19 +73,17 @@ class Controller:
         """
         self._watch = watch
         self._store = store
-        self._signer = signer
         self._wake = wake
         self._name = name
-        self._link_secrets = LinkSecrets(link_seed, signer.cluster, own)
+        link_secrets = LinkSecrets(link_seed, signer.cluster, own)
         self._audit = AuditLog(store.load, name, signer.key.verify_key.id)
-        self._writer = PlanWriter(store, self._link_secrets, self._audit)
+        self._writer = PlanWriter(store, link_secrets, self._audit)
         self._startup = StartupWait(self._writer.ledger)
-        self._decider = Decider(self._writer, signer, subnet, rest_s, self._link_secrets, stack_share)
-        self._ownerless = OwnerlessRecords(store)
+        self._decider = Decider(self._writer, signer, subnet, rest_s, link_secrets, stack_share)
         self._restore = RestoreProcedure(self._writer, self._decider.members)
         self._metrics = metrics or ControllerMetrics("", name)
         self._reported = LastSeen()
-        self._upkeep = IdleCollector()
+        self._upkeep = Upkeep(store)
 
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped."""
@@ -139,9 +136,7 @@ class Controller:
         self._announce(stored)
         if token is None:
             return None
-        if swarm.cluster != self._signer.cluster:
-            text = f"the verify keys are for the Swarm {self._signer.cluster}, and this is {swarm.cluster}"
-            self._decider.report((f"{text}: nothing is written",), swarm)
+        if self._decider.refuses(swarm):
             return None
         lead = Lead(token, follower, election, self._wake)
         if self._startup.check(stored, up):
@@ -160,7 +155,7 @@ class Controller:
 
     def _announce(self, stored: Snapshot) -> None:
         """Write this controller's own sealing key, also while another controller leads: that one seals to it."""
-        put = self._link_secrets.announcement(stored)
+        put = self._decider.announcement(stored)
         if put is not None:
             before = stored.records.get(put.key)
             # Above the one before, or the leader would take it for an older record that was put back.
@@ -172,7 +167,7 @@ class Controller:
         self._audit.look(View(self._decider.verified or stored, swarm, mends=self._decider.mends))
         self._audit.note_problems(self._decider.problems.open)
         revision = self._writer.write(plan, lead.token, whole=whole)
-        if revision == 0 and whole and self._manifest_is_due(stored):
+        if revision == 0 and whole and self._decider.manifest_is_due(stored):
             revision = self._writer.ledger.commit((lead.token,))
             log.info("manifest signed", revision=revision)
         if revision == 0 and whole and stored.get(keyspace.CLUSTER, Cluster) is not None:
@@ -180,16 +175,8 @@ class Controller:
             if self._writer.has_more_to_tell:  # nothing that the store shows wakes us for it
                 self._wake()
         lead.follow_up(revision)
-        self._ownerless.look(swarm, lead.token, time.monotonic())
-        if revision == 0 and not self._wake.is_pending():
-            self._upkeep.collect(time.monotonic())
+        self._upkeep.look(swarm, lead.token, idle=revision == 0 and not self._wake.is_pending())
         return self._decider.due
-
-    def _manifest_is_due(self, stored: Snapshot) -> bool:
-        """Tell whether the manifest has to be signed although nothing else is written."""
-        manifest = stored.records.get(keyspace.MANIFEST)
-        ours = manifest is not None and manifest.signer == self._signer.key.verify_key.id
-        return stored.get(keyspace.CLUSTER, Cluster) is not None and (self._writer.ledger.stale or not ours)
 
     def _news(self, stored: Snapshot) -> set[tuple[str, str]]:
         """Name services with new reports and nodes that are new, so that Swarm is asked for them soon.

@@ -19,10 +19,8 @@ from tests.support.patience import slowness
 STARTING_S = 10.0
 _WHOLE = 16_384
 """Bytes of the largest packet on a wire of the lab, and more."""
-_PACKETS = 4096
-"""That wait for tcpdump at a time: each takes the place of the largest there, so the 2 MiB by default are eight."""
-_HEADER = 512
-"""Bytes that the kernel keeps beside each packet, and more."""
+_BUFFER_MIB = 64
+"""Each packet takes the place of the largest there, so the 2 MiB by default are eight packets."""
 _DROPPED = re.compile(r"(\d+) packets? dropped by kernel")
 
 
@@ -30,9 +28,9 @@ class MissedError(LabError):
     """A capture is not whole."""
 
 
-def tcpdump_into(file: Path, size: int) -> list[str]:
+def tcpdump_into(file: Path, size: int, buffer_mib: int) -> list[str]:
     """Return the command that keeps the first `size` bytes of each packet on every device."""
-    buffer = str(_PACKETS * (size + _HEADER) // 1024)
+    buffer = str(buffer_mib * 1024)
     return ["tcpdump", "-i", "any", "-s", str(size), "-B", buffer, "-U", "--immediate-mode", "-w", str(file)]
 
 
@@ -60,14 +58,14 @@ class Seen:
 class Capture:
     """Every packet on every bridge port of the lab, or on every device of one node, until it is left."""
 
-    def __init__(self, lab: Lab, node: Node | None = None, *, size: int = 0) -> None:
+    def __init__(self, lab: Lab, node: Node | None = None, *, size: int = 0, only: str = "") -> None:
         """Prepare: with a node its own devices, without one the bridge that joins all nodes.
 
-        Of each packet the first `size` bytes are kept, by default all.
+        Of each packet the first `size` bytes are kept, by default all; by a filter, only what that lets through.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="linkwire-capture-")
         self._file = Path(self._folder.name) / "wire.pcap"
-        tcpdump = tcpdump_into(self._file, size or _WHOLE)
+        tcpdump = [*tcpdump_into(self._file, size or _WHOLE, _BUFFER_MIB), *([only] if only else [])]
         self._command = node.command(tcpdump) if node else lab.hub_command(tcpdump)
         self._process: subprocess.Popen[str] | None = None
 

@@ -23,6 +23,7 @@ from tests.lab.node import Node
 
 SNAP = 512  # bytes: a canary stands near its packet's beginning, VXLAN's headers (RFC 7348) included
 EVERY_S = 0.25
+BUFFER_MIB = 8
 ICMP, UDP, VXLAN = 1, 17, 4789
 KINDS = {6: "tcp", UDP: "udp"}
 
@@ -118,7 +119,9 @@ class Watch:
 
     def _start(self, place: str, command: list[str]) -> None:
         file = Path(self._folder.name) / f"{place}-{len(self._ended) + len(self._running)}.pcap"
-        self._running[place] = subprocess.Popen([*command, *tcpdump_into(file, SNAP)], stderr=subprocess.PIPE)
+        self._running[place] = subprocess.Popen(
+            [*command, *tcpdump_into(file, SNAP, BUFFER_MIB)], stderr=subprocess.PIPE
+        )
 
 
 def _is_listening(one: subprocess.Popen[bytes]) -> bool:

@@ -12,6 +12,7 @@ from tests.support import log_events
 PROJECT = log_events.PROJECT
 LINES = 400
 MODULES = 9
+FIELDS = 12
 
 CROWDED = {"mesh/model": "the words of labels (durations, consent, ports) beside the codec, each short"}
 """Folders that may have more than nine modules, and why."""
@@ -77,6 +78,15 @@ def test_no_exception_for_folders_outlives_its_need() -> None:
 def test_modules_stay_under_400_lines() -> None:
     lengths = {str(path): len((PROJECT / path).read_text().splitlines()) for _, path in SOURCES}
     assert {path: lines for path, lines in lengths.items() if lines > LINES} == {}
+
+
+@pytest.mark.parametrize("module", ["controller/loop.py", "agent/loop.py"])
+def test_loops_hold_at_most_twelve_fields(module: str) -> None:
+    """What they are made of are objects with names."""
+    (loop,) = (node for node in ast.parse((PROJECT / module).read_text()).body if isinstance(node, ast.ClassDef))
+    kept = [node for node in ast.walk(loop) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
+    fields = {node.attr for node in kept if isinstance(node.value, ast.Name) and node.value.id == "self"}
+    assert 0 < len(fields) <= FIELDS
 
 
 def test_a_complex_function_gives_its_reason() -> None:

@@ -1,11 +1,13 @@
-"""Records of the kinds that controllers do not follow, of nodes that Swarm does not have: looked for now and then.
+"""Upkeep of the leader between its passes: garbage, and records of nodes that Swarm does not have.
 
-Views, questions and answers end with their agent's lease. But whoever may write them can do so without a lease, and
-then nothing would ever delete them once the node is gone, or where there never was one. Their keys alone are read.
+Controllers follow no views, questions and answers. They end with their agent's lease. But whoever may write them
+can do so without a lease, and then nothing would ever delete them once the node is gone, or where there was none.
+Their keys alone are read.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 
 import structlog
@@ -13,6 +15,7 @@ import structlog
 from controller.swarm.model import Swarm
 from mesh.model import keyspace
 from mesh.model.snapshot import Delete, Holds
+from mesh.process.gc_tuning import IdleCollector
 from mesh.store.client import MAX_OPS, Store
 
 log = structlog.get_logger(__name__)
@@ -21,6 +24,31 @@ LOOK_S = 60.0
 """Seconds between two looks, for which a record has to stand still: its agent may go on, Swarm's list be older."""
 _PARTS = {keyspace.VIEWS: 2, keyspace.ASKS: 1, keyspace.TOLD: 2}
 """Of a key behind its prefix: the node, then what there are several of."""
+
+
+class Upkeep:
+    """Does what is due of it. Not safe for several threads."""
+
+    def __init__(self, store: Store) -> None:
+        """Start with nothing looked at; `store` is where records without an owner are looked for."""
+        self._ownerless = OwnerlessRecords(store)
+        self._garbage = IdleCollector()
+
+    def look(self, swarm: Swarm, token: Holds, *, idle: bool) -> None:
+        """Look whether something is due.
+
+        Args:
+            swarm: complete lists.
+            token: of the lead.
+            idle: whether the pass has found nothing to do, and no other one waits.
+
+        Raises:
+            LinkwireError: etcd does not answer.
+        """
+        now = time.monotonic()
+        self._ownerless.look(swarm, token, now)
+        if idle:
+            self._garbage.collect(now)
 
 
 class OwnerlessRecords:

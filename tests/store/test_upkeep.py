@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.recovery import ownerless_records
+from controller.recovery import upkeep
 from mesh.model import keyspace
 from mesh.model.snapshot import Holds, Write
 from mesh.store.client import Store
@@ -34,7 +34,7 @@ def test_ownerless_records_are_deleted_and_no_others(
     mesh: SmallMesh, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has a lease here, as whoever plants them: only an owner counts."""
-    monkeypatch.setattr(ownerless_records, "LOOK_S", 1.0)
+    monkeypatch.setattr(upkeep, "LOOK_S", 1.0)
     store.commit([Write(key, 1, b"planted", None) for key in sorted(OWNED | PLANTED)])
 
     def is_clean() -> bool:
@@ -47,8 +47,8 @@ def test_ownerless_records_are_deleted_and_no_others(
 
 def test_record_that_is_written_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its node may have joined since Swarm's list was made."""
-    monkeypatch.setattr(ownerless_records, "LOOK_S", 1.0)
-    looked = ownerless_records.OwnerlessRecords(store)
+    monkeypatch.setattr(upkeep, "LOOK_S", 1.0)
+    looked = upkeep.OwnerlessRecords(store)
     for now in (0.0, 2.0, 4.0):
         store.commit([Write("asks/new", 1, str(now).encode(), None)])
         looked.look(SWARM, TOKEN, now)
