@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import socket
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
@@ -17,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.ui import snapshot
+from compose_ext.ui.encoded import GraphJson, encoded
 from compose_ext.ui.guard import App, Guard
 from compose_ext.ui.snapshot import Document
 from compose_ext.ui.source import Source
@@ -45,14 +47,23 @@ def token() -> str:
     return secrets.token_urlsafe(24)
 
 
-def application(source: Source, port: int, secret: str) -> App:
-    """Make the application: everything lies under `/SECRET/`."""
+def application(source: Source, port: int, secret: str, files: Path = FILES) -> App:
+    """Make the application: everything lies under `/SECRET/`.
+
+    Args:
+        source: of what the documents say.
+        port: of 127.0.0.1, as browsers name it.
+        secret: the first part of each address.
+        files: the page's own.
+    """
     hosts = frozenset({f"{LOOPBACK}:{port}", f"localhost:{port}"})
 
-    def graph(_: Request) -> Response:
-        reading, failed = source.read()
-        document = snapshot.graph(reading) if reading else {"version": snapshot.VERSION}
-        return _answer({**document, "failed": failed})
+    graph_json = GraphJson()
+    graph_json.of(*source.known())  # ready before the first window asks for it
+
+    def graph(request: Request) -> Response:
+        reading, failed = source.known() if "known" in request.query_params else source.read()
+        return Response(graph_json.of(reading, failed), media_type="application/json")
 
     def link(request: Request) -> Response:
         reading, _ = source.read()
@@ -77,8 +88,11 @@ def application(source: Source, port: int, secret: str) -> App:
         Route("/node.json", node),
         Route("/events.json", timeline),
     ]
-    files = Mount("/", StaticFiles(directory=FILES, html=True))
-    return Guard(Starlette(routes=[Mount(f"/{secret}", routes=[*documents, files])]), hosts, secret)
+    page = Mount("/", StaticFiles(directory=files, html=True))
+    # 5,000 links are 1 MB of JSON, or 60 kB for 2 ms: a window may be at the far end of an ssh tunnel.
+    packed = Middleware(GZipMiddleware, compresslevel=1)
+    app = Starlette(routes=[Mount(f"/{secret}", routes=[*documents, page])], middleware=[packed])
+    return Guard(app, hosts, secret)
 
 
 def configured(app: App) -> uvicorn.Config:
@@ -110,4 +124,4 @@ def serve(app: App, opened: socket.socket) -> None:
 def _answer(document: Document | None) -> Response:
     if document is None:
         return Response('{"error": "no such thing, or no longer"}', 404, media_type="application/json")
-    return Response(json.dumps(document, separators=(",", ":")), media_type="application/json")
+    return Response(encoded(document), media_type="application/json")

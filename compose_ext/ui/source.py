@@ -78,6 +78,10 @@ class Source:
                 kept.tried = self._clock()
             return kept.value, kept.failed
 
+    def known(self) -> tuple[Reading | None, str | None]:
+        """Return the newest reading, and why it is not of the last attempt, without asking for another one."""
+        return self._reading.value, self._reading.failed
+
     def _take(self, answer: Answer, at: float) -> None:
         before = self._reading.value
         rates = before.rates if before else Rates()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ from typing import Any
 import pytest
 
 from compose_ext.diagnostics import DockerError
-from compose_ext.ui import server
+from compose_ext.ui import server, snapshot
+from compose_ext.ui.encoded import GraphJson
 from compose_ext.ui.guard import HEADERS
 from compose_ext.ui.source import EVENTS_FRESH_S, FRESH_S, Source
 from tests.ui import world
@@ -63,6 +66,15 @@ def test_documents_and_files_are_served(page: Page) -> None:
         assert ask(page, f"/{page.token}/{path}")[0] == 404, path
     events = json.loads(ask(page, f"/{page.token}/events.json")[2])
     assert [event["kind"] for event in events["events"]] == [event["kind"] for event in reversed(world.LOG)]
+
+
+def test_large_answers_are_packed_for_browsers(page: Page) -> None:
+    path = f"/{page.token}/graph.json?known=1"
+    ask(page, f"/{page.token}/graph.json")
+    status, headers, body = ask(page, path, Accept_Encoding="gzip, deflate, br")
+    assert (status, headers["content-encoding"]) == (200, "gzip")
+    plain = ask(page, path)[2]
+    assert (gzip.decompress(body), len(body) < len(plain) / 4) == (plain, True)
 
 
 @pytest.mark.parametrize("path", ["/", "/graph.json", "/x/graph.json", "//graph.json", "/{token}x/", "/{half}/"])
@@ -165,6 +177,44 @@ def test_a_silent_agents_last_word_is_kept() -> None:
     agent.now += FRESH_S
     second, failed = agent.source.read()
     assert (failed, second is not None and second.at) == (None, agent.now)
+
+
+def test_what_is_known_waits_for_nobody() -> None:
+    agent = Agent()
+    assert (agent.source.known(), agent.links) == ((None, None), 0)
+    first, _ = agent.source.read()
+    agent.now += 3600
+    began, ends = threading.Event(), threading.Event()
+
+    def hangs() -> Any:  # noqa: ANN401 - an Answer
+        began.set()
+        assert ends.wait(60)
+        return world.answer(agent.document)
+
+    agent.source._ask = hangs
+    asks = threading.Thread(target=agent.source.read)
+    asks.start()
+    assert began.wait(60)
+    assert agent.source.known() == (first, None)
+    ends.set()
+    asks.join(60)
+    second, _ = agent.source.known()
+    assert second is not None
+    assert second.at == agent.now
+
+
+def test_a_graph_is_encoded_once_for_a_reading() -> None:
+    agent, graph_json = Agent(), GraphJson()
+    assert json.loads(graph_json.of(None, "no agent")) == {"version": 1, "failed": "no agent"}
+    reading, _ = agent.source.read()
+    assert reading is not None
+    made = graph_json.of(reading, None)
+    assert graph_json.of(reading, None) is made
+    assert json.loads(made) == snapshot.graph(reading) | {"failed": None}
+    assert json.loads(graph_json.of(reading, "it hangs"))["failed"] == "it hangs"
+    agent.document["links"].pop()
+    agent.now += FRESH_S
+    assert len(json.loads(graph_json.of(*agent.source.read()))["links"]) == len(agent.document["links"])
 
 
 def test_changes_of_state_join_the_timeline() -> None:
