@@ -1,20 +1,25 @@
 """The page with a large Swarm in Chromium: when it is drawn first, and how long its frames take while one drags.
 
-    .venv/bin/python -m tests.bench.page [SERVICES LINKS]
+    .venv/bin/python -m tests.bench.page [--beside FOLDER] [SERVICES LINKS]
 
 Chromium has no GPU here, so the processor draws: a desk's figures are better. The server runs in the same process.
+FOLDER has the page's files of another version (`git archive`), which is opened in turn with this one.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
 import os
 import statistics
-import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
+from compose_ext.swarm.agent_answer import read
+from compose_ext.ui.server import FILES
 from tests.ui import world
 from tests.ui.browser import Browser, started
 from tests.ui.served import Page
@@ -28,10 +33,10 @@ window.frame_ = requestAnimationFrame(note);
 """
 TAKEN = "cancelAnimationFrame(window.frame_); return window.frames_;"
 PLACE = """
-const cy = linkwire.graph.cy, box = document.getElementById("graph").getBoundingClientRect();
-const middle = { x: box.width / 2, y: box.height / 2 };
-const far = (node) => Math.hypot(node.renderedPosition("x") - middle.x, node.renderedPosition("y") - middle.y);
-const at = cy.nodes(".service").min(far).ele.renderedPosition();
+const { cy, drawing } = linkwire.graph, box = document.getElementById("graph").getBoundingClientRect();
+const places = cy ? cy.nodes(".service").map((node) => node.renderedPosition()) : [...drawing.services.values()];
+const far = (place) => Math.hypot(place.x - box.width / 2, place.y - box.height / 2);
+const at = places.reduce((a, b) => (far(a) < far(b) ? a : b));
 return [box.left + at.x, box.top + at.y];
 """
 """The service nearest to the middle."""
@@ -74,37 +79,62 @@ def told(name: str, values: list[float]) -> None:
     print(f"{name}: {figures} ({len(values)} of them, load {load:.0f})", flush=True)
 
 
-def measure(services: int, links: int) -> None:
-    """Print what a page of this size takes."""
-    page = Page()
-    page.document = world.large(services, links) if links > len(world.shop()["links"]) else world.shop()
+def opened(browser: Browser, page: Page) -> dict[str, list[float]]:
+    """Open the page, and drag in it; returns the figures by name."""
+    browser.open(page.address)
+    browser.wait(lambda: browser.run("return window.linkwire?.graph.drawn"))
+    used = spent(browser)
+    figures = {
+        "first text": [browser.run("return performance.getEntriesByName('first-contentful-paint')[0].startTime")],
+        "drawn after": [browser.run("return linkwire.graph.drawn")],
+        "drawn, its main thread's CPU": [used],
+    }
+    for name, script, place in DRAGS:
+        browser.run(script)
+        time.sleep(1)
+        frames, used = drag(browser, *browser.run(place))
+        figures[name] = frames
+        figures[f"{name}, its main thread's CPU"] = [used]
+    return figures
+
+
+def measure(services: int, links: int, versions: dict[str, Path]) -> None:
+    """Print what a page of this size takes, in each version."""
+    document = world.large(services, links) if links > len(world.shop()["links"]) else world.shop()
+    text = json.dumps(document)
+    pages = {name: Page(lambda: read(text), files) for name, files in versions.items()}
     with tempfile.TemporaryDirectory(prefix="linkwire-bench-") as folder:
         driver = started(Path(folder))
         try:
             browser = Browser(driver)
             browser.size(WIDTH, HEIGHT)
             driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
-            figures: dict[str, list[float]] = {}
-            page.source.warm()
-            for _ in range(TURNS):
-                browser.open(page.address)
-                browser.wait(lambda: browser.run("return window.linkwire?.graph.drawn"))
-                figures.setdefault("drawn after", []).append(browser.run("return linkwire.graph.drawn"))
-                figures.setdefault("drawn, its main thread's CPU", []).append(spent(browser))
-                for name, script, place in DRAGS:
-                    browser.run(script)
-                    time.sleep(1)
-                    frames, used = drag(browser, *browser.run(place))
-                    figures.setdefault(name, []).extend(frames)
-                    figures.setdefault(f"{name}, its main thread's CPU", []).append(used)
+            figures: dict[str, list[float]] = defaultdict(list)
+            for page in pages.values():
+                page.source.warm()
+            for turn in range(TURNS):
+                for version, page in pages.items() if turn % 2 else reversed(pages.items()):
+                    for name, values in opened(browser, page).items():
+                        figures[f"{version}{name}"].extend(values)
             for name, values in figures.items():
                 told(f"{services} services, {links} links, {name}", values)
         finally:
             driver.quit()
-            page.close()
+            for page in pages.values():
+                page.close()
+
+
+def main() -> None:
+    """Measure a small page, to see how busy the machine is, and a large one."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--beside", type=Path)
+    parser.add_argument("services", type=int, nargs="?", default=1000)
+    parser.add_argument("links", type=int, nargs="?", default=5000)
+    chosen = parser.parse_args()
+    versions = {"": FILES} if chosen.beside is None else {"this version, ": FILES, "the other, ": chosen.beside}
+    measure(9, 10, versions)
+    measure(chosen.services, chosen.links, versions)
 
 
 if __name__ == "__main__":
-    chosen = [int(word) for word in sys.argv[1:]] or [1000, 5000]
-    measure(9, 10)  # a small one, to see how busy the machine is
-    measure(chosen[0], chosen[1])
+    main()

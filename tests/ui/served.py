@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,23 @@ from tests.ui import world
 
 
 class Page:
-    """A server with the shop; `failure` is why the agent cannot be asked."""
+    """A server with the shop; `failure` is why the agent cannot be asked.
+
+    Args:
+        answer: the agent's instead, for what takes long to make.
+        files: the page's own, of another version.
+    """
 
     PROJECT = Path(__file__).resolve().parents[2]
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Callable[[], Answer] | None = None, files: Path = server.FILES) -> None:
         self.document = world.shop()
         self.log: list[dict[str, Any]] = list(world.LOG)
         self.failure: str | None = None
-        self.source = Source(self._answer, lambda: self.log)
+        self.source = Source(answer or self._answer, lambda: self.log)
         opened = server.listener(0)
         self.port, self.token = opened.getsockname()[1], server.token()
-        app = server.application(self.source, self.port, self.token)
+        app = server.application(self.source, self.port, self.token, files)
         self._server = server.Server(server.configured(app))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [opened]}, daemon=True)
         self._thread.start()
@@ -46,4 +51,4 @@ class Page:
     def _answer(self) -> Answer:
         if self.failure:
             raise DockerError(self.failure)
-        return world.answer(json.loads(json.dumps(self.document)))
+        return world.answer(self.document)

@@ -1,30 +1,37 @@
-// The graph: services where the server put them, links in the colour and line of their measured state.
+// The graph of few services and links, by Cytoscape. Many are drawn by canvas_graph.js: this takes seconds for them.
 
+import { FONT, LINES, palette } from "./palette.js";
+import { CLOSEST, FARTHEST, fitting } from "./viewport.js";
 import { ORDER, glyph, short } from "./words.js";
 
-const MANY = 1500; // links; more are drawn without arrows, and as a picture while the view moves
-const LINES = { broken: "dashed", unwired: "dotted", unknown: "dotted", "not-allowed": "dashed", "no-tasks": "dotted" };
-const STATES = [...ORDER];
+let library = null;
 
-function colour(name) {
-  const probe = document.createElement("span");
-  probe.className = name;
-  document.body.append(probe);
-  const found = getComputedStyle(probe).color;
-  probe.remove();
-  return found;
+/** Get the library, which a large graph does not need. */
+export function load() {
+  library ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = "vendor/cytoscape.min.js";
+    script.onload = resolve;
+    script.onerror = () => {
+      library = null; // the next one tries again
+      script.remove();
+      reject(new Error("the graph's library could not be read"));
+    };
+    document.head.append(script);
+  });
+  return library;
 }
 
-function style(many) {
-  const [text, quiet, surface, accent] = ["text", "quiet", "surface", "accent"].map((name) => colour(`c-${name}`));
+function style() {
+  const { text, quiet, surface, accent, ...colours } = palette();
   const rules = [
     {
       selector: "node.service",
       style: {
-        shape: "round-rectangle", width: 152, height: 34, label: "data(label)", color: many ? surface : text,
-        "font-size": 14, "font-family": "system-ui, DejaVu Sans, sans-serif", "text-valign": "center",
-        "text-halign": "center", "text-wrap": "ellipsis", "text-max-width": 140, "min-zoomed-font-size": 7,
-        "background-color": surface, "border-width": 2, "border-color": quiet,
+        shape: "round-rectangle", width: 152, height: 34, label: "data(label)", color: text, "font-size": 14,
+        "font-family": FONT, "text-valign": "center", "text-halign": "center", "text-wrap": "ellipsis",
+        "text-max-width": 140, "min-zoomed-font-size": 7, "background-color": surface, "border-width": 2,
+        "border-color": quiet,
       },
     },
     {
@@ -37,16 +44,16 @@ function style(many) {
     {
       selector: "edge",
       style: {
-        "curve-style": many ? "haystack" : "straight", width: many ? 1.5 : 2, "line-color": quiet, opacity: many ? 0.6 : 0.9,
-        ...(many ? { "haystack-radius": 0 } : { "target-arrow-shape": "triangle", "target-arrow-color": quiet }),
+        "curve-style": "straight", width: 2, "line-color": quiet, opacity: 0.9, "target-arrow-shape": "triangle",
+        "target-arrow-color": quiet,
       },
     },
-    { selector: "edge.crosses", style: many ? {} : { "curve-style": "bezier" } },
+    { selector: "edge.crosses", style: { "curve-style": "bezier" } },
   ];
-  for (const state of STATES) {
-    const own = colour(`s-${state}`);
+  for (const state of ORDER) {
+    const own = colours[state];
     rules.push(
-      { selector: `node.service[state = "${state}"]`, style: { "border-color": own, ...(many ? { "background-color": own } : { color: own }) } },
+      { selector: `node.service[state = "${state}"]`, style: { "border-color": own, color: own } },
       { selector: `edge[state = "${state}"]`, style: { "line-color": own, "target-arrow-color": own, "line-style": LINES[state] ?? "solid" } },
     );
   }
@@ -63,22 +70,29 @@ function style(many) {
 const serviceId = (name) => `service ${name}`;
 const linkId = (link) => `link ${link.consumer} ${link.provider}`;
 
-export class Graph {
-  /** @param {(kind: string, ...names: string[]) => void} open called for what is clicked on */
-  constructor(container, open) {
+export class CytoscapeGraph {
+  /** @param {{open: (kind: string, ...names: string[]) => void, drawn: () => void}} told of a click; of the first frame */
+  constructor(container, told) {
     this.container = container;
-    this.open = open;
-    this.cy = null;
-    this.many = false;
     this.seen = new Map();
-    this.drawn = null; // milliseconds since the page was asked for
     this.moved = false; // by the user: then the view stays where it is
+    this.cy = window.cytoscape({
+      container, style: style(), layout: { name: "preset" }, minZoom: FARTHEST, maxZoom: CLOSEST, boxSelectionEnabled: false,
+      autounselectify: true,
+    });
+    this.cy.on("dragpan scrollzoom pinchzoom", () => {
+      this.moved = true;
+    });
+    this.cy.on("tap", "node.service", (event) => told.open("service", event.target.data("name")));
+    this.cy.on("tap", "edge", (event) => told.open("link", event.target.data("consumer"), event.target.data("provider")));
+    this.told = told;
   }
 
-  /** Draw what a document says; what is there keeps its place. */
+  destroy() {
+    this.cy.destroy();
+  }
+
   update(graph) {
-    const many = graph.links.length > MANY;
-    if (!this.cy || many !== this.many) this.#start(many);
     const first = this.seen.size === 0;
     const wanted = new Map(this.#elements(graph).map((element) => [element.data.id, element]));
     this.cy.batch(() => {
@@ -96,27 +110,7 @@ export class Graph {
     this.seen = new Map([...wanted].map(([id, element]) => [id, element.data.state]));
     if (!first) return;
     this.fit();
-    if (this.drawn === null) {
-      this.cy.one("render", () => {
-        this.drawn ??= performance.now();
-      });
-    }
-  }
-
-  #start(many) {
-    this.cy?.destroy();
-    this.seen = new Map();
-    this.many = many;
-    this.cy = window.cytoscape({
-      container: this.container, style: style(many), layout: { name: "preset" }, minZoom: 0.03, maxZoom: 2.5,
-      boxSelectionEnabled: false, autounselectify: true, hideEdgesOnViewport: false, textureOnViewport: many,
-      ...(many ? { pixelRatio: 1 } : {}),
-    });
-    this.cy.on("dragpan scrollzoom pinchzoom", () => {
-      this.moved = true;
-    });
-    this.cy.on("tap", "node.service", (event) => this.open("service", event.target.data("name")));
-    this.cy.on("tap", "edge", (event) => this.open("link", event.target.data("consumer"), event.target.data("provider")));
+    this.cy.one("render", this.told.drawn);
   }
 
   #elements(graph) {
@@ -138,9 +132,7 @@ export class Graph {
     return [...stacks, ...nodes, ...links];
   }
 
-  /** Dim what does not fit. @param {Set<string> | null} links ids that stay, null for all; @param {Set<string>} services names */
   filter(links, services) {
-    if (!this.cy) return;
     this.cy.batch(() => {
       this.cy.elements().removeClass("dim");
       if (links === null) return;
@@ -149,45 +141,33 @@ export class Graph {
     });
   }
 
-  /** Mark what the details are about. */
   choose(kind, ...names) {
-    if (!this.cy) return;
     this.cy.elements(".chosen").removeClass("chosen");
     const id = kind === "service" ? serviceId(names[0]) : kind === "link" ? `link ${names[0]} ${names[1]}` : "";
     if (id) this.cy.getElementById(id).addClass("chosen");
   }
 
   fit(services) {
-    if (!this.cy) return;
     this.moved = false;
-    let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
-    this.cy.nodes(".service").forEach((node) => {
-      if (services?.size && !services.has(node.data("name"))) return;
-      const { x, y } = node.position();
-      [left, top] = [Math.min(left, x - 90), Math.min(top, y - 64)];
-      [right, bottom] = [Math.max(right, x + 90), Math.max(bottom, y + 30)];
-    });
-    if (left > right) return;
+    const nodes = this.cy.nodes(".service").filter((node) => !services?.size || services.has(node.data("name")));
     // Cytoscape's own fit() measures each line and label, which takes longer than all else.
-    const [width, height] = [this.container.clientWidth, this.container.clientHeight];
-    const zoom = Math.min(1.2, (width - 40) / (right - left), (height - 60) / (bottom - top));
-    if (zoom <= 0) return; // it is not shown
-    const pan = { x: (width - zoom * (left + right)) / 2, y: (height - zoom * (top + bottom)) / 2 };
-    this.cy.viewport({ zoom, pan });
+    const { clientWidth: width, clientHeight: height } = this.container;
+    const view = fitting(nodes.map((node) => node.position()), { width, height });
+    if (view) this.cy.viewport(view);
   }
 
   zoom(factor) {
     this.moved = true;
     const middle = { x: this.container.clientWidth / 2, y: this.container.clientHeight / 2 };
-    this.cy?.zoom({ level: this.cy.zoom() * factor, renderedPosition: middle });
+    this.cy.zoom({ level: this.cy.zoom() * factor, renderedPosition: middle });
   }
 
   restyle() {
-    this.cy?.style(style(this.many));
+    this.cy.style(style());
   }
 
   resize() {
-    this.cy?.resize();
+    this.cy.resize();
     if (!this.moved) this.fit();
   }
 }

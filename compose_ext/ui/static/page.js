@@ -22,7 +22,7 @@ const shown = {
   before: new Map(), // states of links, to announce what changed
   opener: null,
 };
-const graph = new Graph(byId("graph"), (kind, ...names) => open(kind, ...names));
+const graph = new Graph(byId("graph"), (kind, ...names) => open(kind, ...names), () => render());
 
 async function ask(path, parameters = {}) {
   const query = new URLSearchParams(parameters).toString();
@@ -48,8 +48,10 @@ function chosen() {
   return { links, all: false };
 }
 
+const endsOf = (links) => new Set(links.flatMap((link) => [link.consumer, link.provider]));
+
 function servicesOf(links) {
-  const found = new Set(links.flatMap((link) => [link.consumer, link.provider]));
+  const found = endsOf(links);
   if (!shown.words.length) return found;
   const named = [...found].filter((name) => fits(shown.words, name.toLowerCase()));
   return named.length ? new Set(named) : found;
@@ -61,8 +63,8 @@ function render() {
   const { links, all } = chosen();
   if (shown.view === "graph") {
     graph.update(shown.graph);
-    const services = new Set(links.flatMap((link) => [link.consumer, link.provider]));
-    graph.filter(all ? null : new Set(links.map((link) => `${link.consumer} ${link.provider}`)), services);
+    if (all) graph.filter(null, null);
+    else graph.filter(new Set(links.map((link) => `${link.consumer} ${link.provider}`)), endsOf(links));
     graph.choose(...(shown.details ?? []));
     const { services: nodes, links: edges } = shown.graph;
     byId("graph").setAttribute("aria-label", `Graph of ${nodes.length} services and ${edges.length} links`);
@@ -146,16 +148,18 @@ async function showDetails({ focus = false } = {}) {
   if (focus) byId("details-title").focus();
 }
 
-async function poll() {
+/** Show what the server says. At first it says what it knows already, of whatever time; asking its agent takes longer. */
+async function poll({ first = false } = {}) {
   let failure = null;
   try {
-    const answer = await ask("graph.json");
+    const answer = await ask("graph.json", first ? { known: 1 } : {});
     failure = answer.failed;
-    if (answer.links) shown.graph = answer;
-    if (shown.view === "events") shown.events = await ask("events.json");
-    if (answer.links) announce();
+    const isNewer = answer.links && !(shown.graph?.at > answer.at);
+    if (isNewer) shown.graph = answer;
+    if (shown.view === "events" && !first) shown.events = await ask("events.json");
+    if (isNewer) announce();
     render();
-    await showDetails();
+    if (!first) await showDetails();
   } catch (error) {
     failure = error instanceof TypeError ? "`docker linkwire ui` does not answer: has it ended?" : `the server answered ${error.message}`;
   }
@@ -244,4 +248,4 @@ setInterval(() => freshness(byId("failure").hidden ? null : byId("failure").text
 window.linkwire = { graph, states: ORDER }; // for whoever looks with the browser's tools
 
 route();
-loop();
+poll({ first: true }).then(loop);
