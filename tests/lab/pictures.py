@@ -5,17 +5,12 @@ They are taken by hand where the words or the looks of a command have changed, a
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
-import select
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,10 +23,10 @@ from tests.lab import checker
 from tests.lab.deployment import EXAMPLES, Deployment, deployed
 from tests.lab.lab import Lab
 from tests.lab.node import Node
-from tests.lab.process import docker_cli, wait_for
+from tests.lab.process import wait_for
+from tests.lab.terminal import written
 
 COLUMNS, ROWS = 120, 50
-LONGEST_S = 300.0
 WELL: Mapping[str, Sequence[str]] = {
     "status": ["status"],
     "ps": ["ps", "shop"],
@@ -113,27 +108,9 @@ def _busy(stacks: Deployment) -> Iterator[None]:
 
 
 def _shown(node: Node, environment: Mapping[str, str], folder: Path, words: Sequence[str]) -> str:
-    """Run a command of the plugin in a folder, on a terminal; return what it wrote there."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    command = [docker_cli(), f"--host=unix://{node.socket}", "linkwire", *words]
-    colours = {**environment, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
-    written = bytearray()
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=colours, cwd=folder) as process:
-        os.close(theirs)
-        deadline = time.monotonic() + LONGEST_S
-        while time.monotonic() < deadline:
-            ready, _, _ = select.select([ours], [], [], 0.2)
-            try:
-                block = os.read(ours, 65_536) if ready else b""
-            except OSError:  # its other end was closed
-                break
-            written += block
-            if not block and process.poll() is not None:
-                break
-        process.kill()
-    os.close(ours)
-    return _still(written.decode(errors="replace"))
+    """Run a command of the plugin in a folder, on a terminal; return what stays there."""
+    blocks = [block for _, block in written(node, environment, folder, words, (COLUMNS, ROWS))]
+    return _still(b"".join(blocks).decode(errors="replace"))
 
 
 def _still(text: str) -> str:
