@@ -132,8 +132,8 @@ class Browser:
         entries = self.driver.get_log("performance")  # type: ignore[no-untyped-call]
         messages = [json.loads(entry["message"])["message"] for entry in entries]
         sent = [one["params"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-        # Chromium's first page may still be loading.
-        return [one["request"]["url"] for one in sent if not one["documentURL"].startswith("chrome://")]
+        own = ("chrome://", "chrome-untrusted://")  # Chromium's first page may still be loading
+        return [one["request"]["url"] for one in sent if not one["documentURL"].startswith(own)]
 
 
 ESCAPE, ENTER, TAB = Keys.ESCAPE, Keys.ENTER, Keys.TAB

@@ -7,7 +7,7 @@ import { distance, fitting, zoomed } from "./viewport.js";
 import { glyph, rank, short } from "./words.js";
 
 const BOX = { width: 152, height: 34, text: 140, font: 14 };
-const STACK = { x: -76, y: -40, font: 20, room: 90 }; // its name above its first service
+const STACK = { x: -76, y: -25, font: 20, room: 90 }; // its name above its first service
 const NAMED = 0.5; // the zoom from which a service has its name; from farther away it is a bar in its state's colour
 const POINTED = 0.3; // the zoom from which a link has an arrow
 const SMALLEST = 8; // pixels of a letter
@@ -293,7 +293,7 @@ export class CanvasGraph {
     if (size < SMALLEST) return;
     context.globalAlpha = 1;
     context.font = `600 ${size}px ${FONT}`;
-    [context.textAlign, context.textBaseline, context.fillStyle] = ["left", "middle", this.colours.quiet];
+    [context.textAlign, context.textBaseline, context.fillStyle] = ["left", "bottom", this.colours.quiet];
     for (const [name, place] of this.stacks) {
       const at = this.#onScreen(place);
       if (this.#isSeen({ x: at.x, y: at.y }, { x: at.x + 40 * size, y: at.y }, size)) context.fillText(name, at.x, at.y);
