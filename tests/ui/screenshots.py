@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/ui, `python -m tests.ui.screenshots`: three widths, both themes, a broken link."""
+"""Makes the pictures of docs/ui, `python -m tests.ui.screenshots`: three widths, both themes; many links."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from tests.ui import world
 from tests.ui.browser import Browser, started
 from tests.ui.served import Page
 
@@ -23,7 +24,8 @@ def is_drawn(browser: Browser, view: str) -> bool:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    page = Page()
+    page, large = Page(), Page()
+    large.document = world.large()
     with tempfile.TemporaryDirectory() as folder:
         driver = started(Path(folder))
         browser = Browser(driver)
@@ -38,8 +40,13 @@ def main() -> None:
                 browser.wait(partial(is_drawn, browser, VIEWS[name]))
                 time.sleep(2)  # for the last frame
                 browser.shot(FOLDER / f"{name}-{scheme}.png")
+        browser.size(*SIZES["desk"])
+        browser.open(large.address)
+        browser.wait(lambda: browser.run("return window.linkwire?.graph.drawn"))
+        browser.shot(FOLDER / "large-light.png")
         driver.quit()
     page.close()
+    large.close()
 
 
 if __name__ == "__main__":
