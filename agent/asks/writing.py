@@ -39,6 +39,6 @@ class ShortLived:
                 self._lease = None
             raise
 
-    def delete(self, key: str) -> None:
-        """Delete a record of ours. Raises Retryable, Terminal."""
-        self._store.commit((Delete(key, None),))
+    def delete(self, *keys: str) -> None:
+        """Delete records of ours. Raises Retryable, Terminal."""
+        self._store.commit([Delete(key, None) for key in keys])

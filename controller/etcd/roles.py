@@ -48,7 +48,7 @@ def grants(
     if access is None:
         all_nodes = (
             *(keyspace.NODES, keyspace.TASKS, keyspace.STATUS, keyspace.VIEWS, keyspace.RECALLED),
-            *(keyspace.ASKS, keyspace.TOLD),
+            *(keyspace.ASKS, keyspace.TOLD, keyspace.FLOW_ASKS, keyspace.WATCHED),
         )
         return {
             CONTROLLER: everything[:1],
@@ -147,6 +147,8 @@ def _own(node: str, root: str) -> tuple[Grant, ...]:
         _below(WRITE, root + keyspace.report(node, "")),
         _below(WRITE, root + keyspace.recalled(node, "")),
         _below(WRITE, root + keyspace.told(node, "")),
+        _below(WRITE, root + keyspace.flow_ask(node, "")),
+        _below(WRITE, f"{root}{keyspace.WATCHED}{node}/"),
     )
 
 

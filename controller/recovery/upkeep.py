@@ -1,8 +1,8 @@
 """Upkeep of the leader between its passes: garbage, and records of nodes that Swarm does not have.
 
-Controllers follow no views, questions and answers. They end with their agent's lease. But whoever may write them
-can do so without a lease, and then nothing would ever delete them once the node is gone, or where there was none.
-Their keys alone are read.
+Controllers follow no views, asks and answers. They end with their agent's lease. But whoever may write them can do so
+without a lease, and then nothing would ever delete them once the node is gone, or where there was none. Their keys
+alone are read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 60.0
 """Seconds between two looks, for which a record has to stand still: its agent may go on, Swarm's list be older."""
-_PARTS = {keyspace.VIEWS: 2, keyspace.ASKS: 1, keyspace.TOLD: 2}
+_PARTS = {keyspace.VIEWS: 2, keyspace.ASKS: 1, keyspace.TOLD: 2, keyspace.FLOW_ASKS: 2, keyspace.WATCHED: 4}
 """Of a key behind its prefix: the node, then what there are several of."""
 
 

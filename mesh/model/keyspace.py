@@ -52,6 +52,10 @@ VIEWS = prefix(records.View)
 ASKS = prefix(asks.Ask)
 """Sorts before all keys that agents follow for the tasks' sake: an agent watches these by themselves (agent.asks)."""
 TOLD = prefix(asks.Told)
+FLOW_ASKS = prefix(asks.FlowAsk)
+"""Sorts beside ASKS, so that one watch hears both."""
+WATCHED = prefix(asks.Watched)
+"""Sorts after all keys that agents or controllers follow: nobody is woken by it but who asked."""
 AUDIT = prefix(AuditPage)
 """Sorts before all keys that agents follow: a page wakes none of them."""
 
@@ -65,7 +69,7 @@ _KINDS: tuple[type[Record], ...] = (
 )
 KINDS = {kind.KEY.partition("/")[0]: kind for kind in _KINDS}
 """First part of a key -> the kind of record under it."""
-_SHOWN = {records.View, records.Tenure, AuditPage, asks.Ask, asks.Told}
+_SHOWN = {records.View, records.Tenure, AuditPage, asks.Ask, asks.Told, asks.FlowAsk, asks.Watched}
 FOLLOWED = tuple(prefix(kind) for kind in _KINDS if kind not in _SHOWN)
 """All that controllers follow: every kind but those that are only shown, and the leader's tenure."""
 _KIB = 1024
@@ -79,6 +83,8 @@ _LIMITS = {
     VIEWS: 512 * _KIB,
     ASKS: 32 * _KIB,
     TOLD: 96 * _KIB,
+    FLOW_ASKS: 64 * _KIB,
+    WATCHED: 64 * _KIB,
 }
 """Bytes of the largest record of a kind that one node or nobody signs; of all others MAX_BODY."""
 _COVERED = frozenset(prefix(kind) for kind in _KINDS if kind.COVERED)
@@ -168,6 +174,16 @@ def ask(node_id: str) -> str:
 def told(node_id: str, asker: str) -> str:
     """Return the key of a Told."""
     return f"{TOLD}{node_id}/{asker}"
+
+
+def flow_ask(node_id: str, slot: object) -> str:
+    """Return the key of a FlowAsk."""
+    return f"{FLOW_ASKS}{node_id}/{slot}"
+
+
+def watched(node_id: str, asker: str, slot: object, part: object) -> str:
+    """Return the key of a Watched."""
+    return f"{WATCHED}{node_id}/{asker}/{slot}/{part}"
 
 
 def key_of(record: Record) -> str:

@@ -34,7 +34,10 @@ from tests.support.swarm_ca import Authority, Leaf, key_file, pem
 NOW = datetime.now(UTC)
 A, B = "a" * 25, "b" * 25
 SWARM = Authority.root(made=NOW - timedelta(days=1))
-THEIRS = (b"nodes/%s", b"tasks/%s/t", b"vitals/%s", b"recalled/%s/0", b"asks/%s", b"told/%s/x")
+THEIRS = (
+    *(b"nodes/%s", b"tasks/%s/t", b"vitals/%s", b"recalled/%s/0"),
+    *(b"asks/%s", b"told/%s/x", b"askflows/%s/0", b"watched/%s/x/0/0"),
+)
 REFUSED = r"permission denied|auth store is old"  # the latter while users are changed
 CONTROLLERS = ("services/x", "endpoints/x/y", "keys/n/x", "cluster", "leader", "manifest", "members/x", "access")
 

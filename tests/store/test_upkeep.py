@@ -15,10 +15,13 @@ from tests.store.small_mesh import SmallMesh
 from tests.store.waiting import until
 from tests.support import cluster
 
-OWNED = {"views/n1/0", "views/n2/7", "asks/n1", "told/n1/n2"}
-PLANTED = {"views/ID", "views/n1", "views/gone/0", "asks/gone", "asks/n1/n2", "told/gone/n1", "told/n1"}
+OWNED = {"views/n1/0", "views/n2/7", "asks/n1", "told/n1/n2", "askflows/n1/0", "watched/n1/n2/0/3"}
+PLANTED = {
+    *("views/ID", "views/n1", "views/gone/0", "asks/gone", "asks/n1/n2", "told/gone/n1", "told/n1"),
+    *("askflows/gone/0", "askflows/n1", "watched/gone/n1/0/3", "watched/n1/n2/0"),
+}
 SWARM, TOKEN = cluster.swarm(60), Holds("leader", 0)
-PREFIXES = (keyspace.VIEWS, keyspace.ASKS, keyspace.TOLD)
+PREFIXES = (keyspace.VIEWS, keyspace.ASKS, keyspace.TOLD, keyspace.FLOW_ASKS, keyspace.WATCHED)
 
 
 @pytest.fixture

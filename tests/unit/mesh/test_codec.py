@@ -17,7 +17,7 @@ from mesh.crypto.keys import PublicKey
 from mesh.errors import InvalidRecordError
 from mesh.identity.attestation import NodeProof
 from mesh.model import codec, keyspace
-from mesh.model.asks.records import Ask, Told
+from mesh.model.asks.records import Ask, FlowAsk, Told, Watched
 from mesh.model.audit.page import AuditPage
 from mesh.model.codec import MAX_BYTES, decode, encode
 from mesh.model.labels import LinkLabel
@@ -78,6 +78,8 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("leader", Leader("me")),
     ("asks/n1", Ask("n1", "ab12", b"[]")),
     ("told/n1/n2", Told("n1", "n2", "ab12", b"[]")),
+    ("askflows/n1/0", FlowAsk("n1", 0, "ab12", "shop_web", ("n2", "n3"), ending=False)),
+    ("watched/n2/n1/0/3", Watched("n2", "n1", 0, 3, "ab12", "cd34", 7, b"\x00\xff")),
     ("leader", Leader("me", "ab12")),
     ("tenure", Tenure("ab12", 7)),
     ("manifest", ManifestRecord(3, b"\x00\xff" * 16)),
@@ -183,7 +185,7 @@ def changed(record: Record, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON
 
 def test_there_is_one_of_each() -> None:
     assert {type(record) for _, record in ONE_OF_EACH} == set(keyspace.KINDS.values())
-    assert len(keyspace.KINDS) == 26
+    assert len(keyspace.KINDS) == 28
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,10 @@ def test_a_key_can_be_had_without_its_record(written: str, key: str) -> None:
     assert written == key in dict(ONE_OF_EACH)
 
 
-AGENTS = {"asks/n1", "told/n1/n2", "nodes/n", "recalled/n/2", "tasks/n/t", "vitals/n", "views/n/1"}
+AGENTS = {
+    *("asks/n1", "told/n1/n2", "nodes/n", "recalled/n/2", "tasks/n/t", "vitals/n", "views/n/1"),
+    *("askflows/n1/0", "watched/n2/n1/0/3"),
+}
 NOBODYS = {"leader", "space", "tenure"}
 COVERED = {"cluster", "services/s", "endpoints/s/t", "epochs/shop_shop"}
 
