@@ -16,6 +16,8 @@ import structlog
 from agent import settings
 from agent.asks.answerer import Answerer
 from agent.asks.asker import Asker
+from agent.asks.flow_answerer import FlowAnswerer
+from agent.asks.flow_asker import FlowAsker
 from agent.asks.survey import Survey
 from agent.asks.sweep import Sweep
 from agent.asks.writing import ShortLived
@@ -143,7 +145,10 @@ def run(options: settings.Settings) -> None:
     answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
     examiner = Examiner(agent.tasks, lambda: desired.graph, backend, (options.first_port, options.last_port))
     written = ShortLived(store, identity)
-    answerer = Answerer(here.id, keyring.cluster, store, written, examiner)
+    watcher = Watcher(lambda: wired(agent.tasks), lambda: desired.graph)
+    flow_answerer = FlowAnswerer(here.id, keyring.cluster, store, written, watcher)
+    answerer = Answerer(here.id, keyring.cluster, store, written, examiner, beside=flow_answerer.heard)
+    flows = Flows(here.id, watcher, lambda merge: FlowAsker(here.id, keyring.cluster, store, written, merge))
     survey = Survey(here.id, examiner, Asker(here.id, keyring.cluster, store, written))
     explainer = Explainer(store, keyring.cluster, desired, survey)
     queries = serve_queries(
@@ -152,7 +157,7 @@ def run(options: settings.Settings) -> None:
             **answers.handlers,
             "explain": explainer.explain,
             "sweep": Sweep(lambda: desired.graph, survey).sweep,
-            "flows": Flows(Watcher(here.id, lambda: wired(agent.tasks), lambda: desired.graph)).flows,
+            "flows": flows.flows,
             "records": Records(store.load).records,
         },
     )

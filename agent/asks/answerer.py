@@ -7,6 +7,7 @@ answered one ask at a time, and few askers at once, so that a hostile node costs
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -19,6 +20,7 @@ from mesh.diagnosis.questions import Question
 from mesh.errors import LinkwireError
 from mesh.model import keyspace
 from mesh.model.asks.records import Ask, Told
+from mesh.model.snapshot import Snapshot
 from mesh.store.client import Follower, Store
 
 log = structlog.get_logger(__name__)
@@ -40,14 +42,25 @@ class Answerer:
         store: to hear, and to check who asks.
         written: writes the answers.
         examiner: looks at this node's tasks.
+        beside: called with all that is asked, for other kinds of asks.
     """
 
-    def __init__(self, node: str, cluster: str, store: Store, written: ShortLived, examiner: Examiner) -> None:
+    def __init__(
+        self,
+        node: str,
+        cluster: str,
+        store: Store,
+        written: ShortLived,
+        examiner: Examiner,
+        *,
+        beside: Callable[[Snapshot], None] = lambda _snapshot: None,
+    ) -> None:
         self._node = node
         self._cluster = cluster
         self._store = store
         self._written = written
         self._examiner = examiner
+        self._beside = beside
         self._lock = threading.Lock()
         self._answered: dict[str, str] = {}  # asker -> nonce
         self._busy: set[str] = set()
@@ -55,12 +68,18 @@ class Answerer:
 
     def start(self) -> None:
         """Begin to listen."""
-        self._follower = self._store.follow((keyspace.ASKS,), self._heard)
+        self._follower = self._store.follow((keyspace.FLOW_ASKS, keyspace.ASKS), self._changed)
 
     def stop(self) -> None:
         """Listen no more."""
         if self._follower is not None:
             self._follower.stop()
+
+    def _changed(self) -> None:
+        """Hear what is new. Called from the follower's thread."""
+        if self._follower is not None:
+            self._beside(self._follower.snapshot)
+        self._heard()
 
     def _heard(self) -> None:
         """Begin to answer asks that are new. Called from the follower's thread, and after each answer."""

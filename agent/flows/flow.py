@@ -1,13 +1,50 @@
-"""The link that a connection goes over, by the records. Pure."""
+"""The link that a connection goes over, and the nodes whose tasks have such links, by the records. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.flows.conntrack_events import Address, Connection
 from mesh.model.records import Endpoint, Service
 from mesh.topology.link_graph import LinkGraph
+
+Wanted = Callable[[str], bool]
+"""Asked of a service's name: links with it at either end are watched."""
+
+
+def wanted_by(name: str | None) -> Wanted:
+    """Return what chooses the services of a name, a stack's or a service's; None for all."""
+    return lambda service: name is None or service == name or service.startswith(f"{name}_")
+
+
+def takes_part(graph: LinkGraph, endpoint: Endpoint, wanted: Wanted) -> bool:
+    """Tell whether a task has a link that is wanted."""
+    service = graph.services.get(endpoint.service)
+    return service is not None and _is_linked(graph, service, wanted)
+
+
+def nodes_of(graph: LinkGraph, wanted: Wanted) -> set[str]:
+    """Return the nodes of tasks that have a link that is wanted, at either end."""
+    return {
+        endpoint.node
+        for service in graph.services.values()
+        if _is_linked(graph, service, wanted)
+        for endpoint in graph.endpoints.get(service.id, ())
+    }
+
+
+def _is_linked(graph: LinkGraph, service: Service, wanted: Wanted) -> bool:
+    return any(map(wanted, (service.name, *_partners(graph, service))))
+
+
+def _partners(graph: LinkGraph, service: Service) -> Iterator[str]:
+    """Yield the names of the services at the other ends of a service's links."""
+    yield from (link.provider for link in service.links)
+    for consumer in graph.consumers.get(service.name, ()):
+        if consumer in graph.services:
+            yield graph.services[consumer].name
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def check_rates(document: dict[str, Any]) -> None:
 def check_flows(stacks: Deployment, told: list[dict[str, Any]], container: str) -> None:
     watched, end = told[0], told[-1]
     assert (watched["kind"], end["kind"]) == ("watched", "end")
-    assert len(watched["nodes_not_watched"]) == 2
+    assert (watched["nodes_not_watched"], len(watched["nodes"]), watched["tasks"]) == ([], 3, 4)
     assert watched["problems"] == []
     connections = [one for one in told if one["kind"] == "connection"]
     names = {(one["consumer"], one["provider"], one["protocol"], one["destination_port"]) for one in connections}

@@ -246,4 +246,35 @@ NODES = (
         "is_outdated = schedule.graph is not graph",
         ("tests/netns/test_confirmed.py::test_new_epoch_reaches_wired_task_at_once",),
     ),
+    Mutant(
+        "a node tells flows of its own tasks alone",
+        "agent/flows/merge.py",
+        "if own is None or own.node != node:",
+        "if own is None:",
+        (
+            "tests/unit/agent/test_flow_merge.py::test_a_node_speaks_for_itself_alone",
+            "tests/store/test_flow_asks.py::test_a_node_tells_nothing_of_anothers_tasks",
+        ),
+    ),
+    Mutant(
+        "a node's flows are signed by it",
+        "agent/asks/flow_asker.py",
+        "if problem := self._signatures.problem(key, value, member.report_key):",
+        'if problem := "":',
+        ("tests/store/test_flow_asks.py::test_what_another_node_signs_is_not_believed",),
+    ),
+    Mutant(
+        "an ask for flows that is not signed anew ends",
+        "agent/asks/flow_answerer.py",
+        "value.generation > watch.generation and ",
+        "",
+        ("tests/store/test_flow_asks.py::test_an_asker_that_dies_is_forgotten",),
+    ),
+    Mutant(
+        "an ask for flows is signed by the node that asks",
+        "agent/asks/flow_answerer.py",
+        "if member is None or self._signatures.problem(key, value, member.report_key) is not None:",
+        "if member is None:",
+        ("tests/store/test_flow_asks.py::test_an_ask_in_anothers_name_stays_unanswered",),
+    ),
 )

@@ -5,16 +5,17 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from ipaddress import IPv4Address
-from typing import Any
+from typing import TypeVar
 
 import pytest
 
 from agent.flows import watcher
+from agent.flows.events import Begun, Counts, Event, Refusal, Seen
+from agent.flows.flow import wanted_by
 from agent.flows.watcher import Watcher
 from agent.linux.netns import TaskNetns
-from mesh.errors import Retryable
 from mesh.model import keyspace
 from mesh.model.labels import LinkLabel
 from mesh.model.net import UdpEndpoint
@@ -26,7 +27,7 @@ from tests.netns.services import Link, Services, address
 from tests.netns.world import MESH, MESH6, Task, World, delete_netns
 from tests.support.signing import holding
 
-Document = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -64,34 +65,38 @@ def graph_of(mesh: Services) -> LinkGraph:
 class Watch:
     """A watch in a thread of its own."""
 
-    def __init__(self, mesh: Services, *tasks: Task, seconds: float = 3.0, wanted: str = "") -> None:
+    def __init__(self, mesh: Services, *tasks: Task, seconds: float = 3.0, name: str | None = None) -> None:
         graph = graph_of(mesh)
-        made = Watcher("192.0.2.1", lambda: [(task.name, task.netns.path) for task in tasks], lambda: graph)
-        self._documents: list[Document] = []
+        self._found = list(tasks)
+        made = Watcher(lambda: [(task.name, task.netns.path) for task in self._found], lambda: graph)
+        self._events: list[Event] = []
         self._begun = threading.Event()
-        documents = made.watch(lambda name: wanted in name, seconds)
+        until = time.monotonic() + seconds
+        events = made.watch(wanted_by(name), lambda: time.monotonic() < until)
 
         def read() -> None:
-            for document in documents:
-                self._documents.append(document)
+            for event in events:
+                self._events.append(event)
                 self._begun.set()
 
         self._thread = threading.Thread(target=read, daemon=True)
         self._thread.start()
         assert self._begun.wait(10)
 
-    def told(self, kind: str) -> list[Document]:
-        """Wait until it has ended; the documents of a kind."""
+    def add(self, task: Task) -> None:
+        """A task that is wired meanwhile."""
+        self._found.append(task)
+
+    def told(self, kind: type[T]) -> list[T]:
+        """Wait until it has ended; the events of a kind."""
         self._thread.join(30)
         assert not self._thread.is_alive()
-        return [document for document in self._documents if document["kind"] == kind]
+        return [event for event in self._events if isinstance(event, kind)]
 
 
-def ports(documents: list[Document]) -> set[tuple[str, str, str, int, str]]:
-    return {
-        (one["consumer_task"], one["provider_task"], one["protocol"], one["destination_port"], one["destination"])
-        for one in documents
-    }
+def place(seen: Seen) -> tuple[str, str, int, str, str]:
+    one = seen.connection
+    return seen.task, one.protocol, one.destination_port, str(one.destination), str(one.backend)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -104,18 +109,16 @@ def test_each_connection_is_told_once(mesh: Services, servers: Servers, version:
     assert ask(web.netns, vip, 80) == "db"
     assert ask(web.netns, direct, 53, protocol="udp") == "db"
     assert ask(other.netns, direct, 80) == "db"
-    told = watch.told("connection")
-    assert ports(told) == {
-        (web.name, db.name, "tcp", 80, str(vip)),
-        (web.name, db.name, "udp", 53, str(direct)),
-        (other.name, db.name, "tcp", 80, str(direct)),  # nobody watches there: the provider's end tells of it
+    told = watch.told(Seen)
+    assert {place(one) for one in told} == {
+        (web.name, "tcp", 80, str(vip), str(direct)),
+        (web.name, "udp", 53, str(direct), str(direct)),
+        (db.name, "tcp", 80, str(direct), str(direct)),  # nobody watches there: the provider's end tells of it
     }
     assert len(told) == 3
-    assert {one["backend"] for one in told} == {str(direct)}
-    (watched,) = watch.told("watched")
-    assert (watched["tasks"], watched["tasks_here"], watched["nodes_not_watched"]) == (2, 2, ["192.0.2.2"])
-    (end,) = watch.told("end")
-    assert (end["shown"], end["full_seconds"], end["overflowed_tasks"]) == (3, 0, 0)
+    assert watch.told(Begun) == [Begun(2, 2)]
+    end = watch.told(Counts)[-1]
+    assert (end.events >= 3, end.full_seconds, end.overflowed_tasks, end.tasks) == (True, 0, 0, 2)
 
 
 def test_refusals_are_counted_from_the_beginning(mesh: Services) -> None:
@@ -124,10 +127,10 @@ def test_refusals_are_counted_from_the_beginning(mesh: Services) -> None:
     watch = Watch(mesh, web, db)
     for _ in range(2):
         assert ask(web.netns, address(db), 81) == REFUSED
-    told = watch.told("refused")
-    assert {(one["service"], one["other"], one["direction"]) for one in told} == {("web", "db", "out")}
-    assert sum(one["packets"] for one in told) == 2
-    assert watch.told("connection") == []
+    told = watch.told(Refusal)
+    assert {(one.task, one.other, one.direction) for one in told} == {(web.name, "db", "out")}
+    assert sum(one.packets for one in told) == 2
+    assert watch.told(Seen) == []
 
 
 def test_floods_are_read_in_part_and_said(mesh: Services, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,23 +145,19 @@ def test_floods_are_read_in_part_and_said(mesh: Services, servers: Servers, monk
                 one.sendto(b"x", (str(db.address.ip), 53))
 
     web.netns.run(flood)
-    told = watch.told("connection")
-    (end,) = watch.told("end")
-    assert 10 <= len(told) <= 30
-    assert end["full_seconds"] >= 1
+    assert 10 <= len(watch.told(Seen)) <= 30
+    assert watch.told(Counts)[-1].full_seconds >= 1
 
 
 def test_a_sample_of_tasks_is_watched(mesh: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "MOST_TASKS", 2)
     watch = Watch(mesh, *mesh.every(), seconds=0.1)
-    (watched,) = watch.told("watched")
-    assert (watched["tasks"], watched["tasks_here"]) == (2, 3)
+    assert watch.told(Begun) == [Begun(2, 3)]
 
 
 def test_other_services_flows_are_left_out(mesh: Services) -> None:
-    watch = Watch(mesh, *mesh.every(), seconds=0.1, wanted="nobody")
-    (watched,) = watch.told("watched")
-    assert (watched["tasks_here"], watched["nodes_not_watched"]) == (0, [])
+    watch = Watch(mesh, *mesh.every(), seconds=0.1, name="nobody")
+    assert watch.told(Begun) == [Begun(0, 0)]
 
 
 def test_a_namespace_that_ended_is_let_go(mesh: Services, world: World) -> None:
@@ -166,29 +165,26 @@ def test_a_namespace_that_ended_is_let_go(mesh: Services, world: World) -> None:
     watch = Watch(mesh, web, db, seconds=4.0)
     web.node.backend.delete(web.netns, web.name)
     delete_netns(web.netns)
-    (end,) = watch.told("end")
-    assert end["tasks"] == 1
+    assert watch.told(Counts)[-1].tasks == 1
     assert world
 
 
-def test_few_may_watch_at_once(mesh: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "MOST_QUERIES", 1)
-    graph = graph_of(mesh)
-    made = Watcher("n", list, lambda: graph)
-    first = made.watch(lambda _name: True, 60)
-    assert next(first)["tasks"] == 0
-    with pytest.raises(Retryable, match="already"):
-        next(made.watch(lambda _name: True, 60))
-    first.close()  # type: ignore[attr-defined]
-    began = time.monotonic()
-    assert next(made.watch(lambda _name: True, 0.1))["kind"] == "watched"
-    assert time.monotonic() - began < 5
+def test_a_task_that_comes_later_is_watched(mesh: Services, servers: Servers) -> None:
+    (web, _), (db,) = mesh.tasks["web"], mesh.tasks["db"]
+    servers.add("db", db.netns, 80)
+    watch = Watch(mesh, seconds=5.0)
+    watch.add(web)
+    time.sleep(watcher.REFUSALS_S + 1.5)
+    assert ask(web.netns, address(db), 80) == "db"
+    assert [one.task for one in watch.told(Seen)] == [web.name]
+    assert watch.told(Begun) == [Begun(0, 0), Begun(1, 1)]
 
 
 def test_closing_a_watch_leaves_no_socket(mesh: Services) -> None:
     (web, _) = mesh.tasks["web"]
     graph = graph_of(mesh)
-    watch = Watcher("n", lambda: [(web.name, web.netns.path)], lambda: graph).watch(lambda _name: True, 60)
+    made = Watcher(lambda: [(web.name, web.netns.path)], lambda: graph)
+    watch = made.watch(wanted_by(None), lambda: True)
     next(watch)
     watch.close()  # type: ignore[attr-defined]
     assert isinstance(web.netns, TaskNetns)  # the world's own end tells whether the namespace lives on

@@ -25,7 +25,7 @@ case "$*" in
 "info"*) echo '{{"Swarm": {{"LocalNodeState": "active", "ControlAvailable": true, "NodeID": "m"}}}}' ;;
 "version"*) echo '{{"Client": {{"Version": "20.10"}}, "Server": {{"Version": "20.10", "Secret": "{CANARY}"}}}}' ;;
 "node ls --quiet"*) echo m ;;
-"node ls"*) echo 'm n1' ; echo 'w n2' ;;
+"node ls"*) echo 'm n1' ; echo 'w node2' ; echo 'x n3' ;;
 "node inspect"*) cat "$FOLDER/nodes" ;;
 "service ls --quiet"*) echo s1 ;;
 "service ls"*) printf 'linkwire_agent\\nshop_web\\n' ;;
@@ -57,9 +57,18 @@ SERVICE = {
         },
     },
 }
-WATCHED = {"kind": "watched", "node": "m", "tasks": 2, "tasks_here": 3, "nodes_not_watched": ["w"], "problems": []}
+ALONE = {"kind": "watched", "node": "m", "tasks": 2, "tasks_here": 3, "nodes_not_watched": ["w"], "problems": []}
+"""Of an agent of an earlier version, which watches its own node and no other."""
+WATCHED_HERE = {"node": "m", "tasks": 2, "tasks_here": 3, "problems": []}
+WATCHED = {
+    **ALONE,
+    "tasks": 3,
+    "nodes": [WATCHED_HERE, {"node": "w", "tasks": 1, "tasks_here": 1, "problems": []}],
+    "nodes_not_watched": ["x"],
+}
 CONNECTION = {
     "kind": "connection",
+    "node": "w",
     "time": 1_800_000_000.0,
     "consumer": "shop_web",
     "provider": "shop_db",
@@ -74,6 +83,7 @@ CONNECTION = {
 }
 REFUSED = {
     "kind": "refused",
+    "node": "m",
     "time": 1_800_000_001.0,
     "service": "shop_web",
     "task": "k3v9x1a7b2c4d5e6f7g8h9i0j",
@@ -81,7 +91,25 @@ REFUSED = {
     "other": "shop_db",
     "packets": 3,
 }
-END = {"kind": "end", "events": 500, "shown": 1, "full_seconds": 1, "overflowed_tasks": 1, "tasks": 2}
+END_ALONE = {"kind": "end", "events": 500, "shown": 1, "full_seconds": 1, "overflowed_tasks": 1, "tasks": 2}
+SHORT = {
+    "node": "w",
+    "tasks": 1,
+    "tasks_here": 1,
+    "problems": ["a namespace is gone"],
+    "full_seconds": 0,
+    "overflowed_tasks": 0,
+    "left_out": 7,
+    "not_believed": 2,
+    "missing_batches": 3,
+    "is_silent": True,
+}
+END = {
+    **END_ALONE,
+    "nodes": [{**WATCHED_HERE, "full_seconds": 1, "overflowed_tasks": 1}, SHORT],
+    "nodes_not_watched": ["x"],
+    "problems": ["other nodes cannot be asked: a reason"],
+}
 
 
 class Played:
@@ -167,6 +195,12 @@ def test_top_names_a_stack_without_links(played: Played) -> None:
     assert "shopp" in error
 
 
+def asked(played: Played) -> dict[str, Any]:
+    """What the agent was asked."""
+    text = (played.folder / "asked").read_text()
+    return dict(json.loads(text.partition("linkwire-ask flows ")[2].splitlines()[0]))
+
+
 def test_flows_are_written_and_summed(played: Played) -> None:
     played.say("flows", WATCHED, CONNECTION, {"kind": "counts"}, REFUSED, END)
     code, out, error = played.run("flows", "--for", "5", "shop")
@@ -174,23 +208,58 @@ def test_flows_are_written_and_summed(played: Played) -> None:
     ends = "shop_web (k3v9x1a7b2c4) -> shop_db (zq8w7e6r5t4y)"
     way = "5432/tcp, from [fd00::1]:40000 to the virtual address fd00::9, which chose fd00::2"
     assert out.splitlines()[:3] == [
-        "watching 2 tasks on n1 for 5 s; not watched: n2",
-        f"08:00:00.000  opened   {ends}: {way}",
-        "08:00:01.000  refused  shop_web -> shop_db: 3 packets, by the rules of task k3v9x1a7b2c4",
+        "watching 3 tasks on n1, node2 for 5 s; no answer: n3",
+        f"08:00:00.000  node2  opened   {ends}: {way}",
+        "08:00:01.000  n1     refused  shop_web -> shop_db: 3 packets, by the rules of task k3v9x1a7b2c4",
     ]
     assert "shop_web -> shop_db   1             3" in out
+    assert asked(played) == {"seconds": 5, "follow": True, "name": "shop", "nodes": []}
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "n1 runs 3 such tasks; 2 of them, chosen at random, were watched",
+        "in 1 s n1 had more than its agent reads",
+        "the kernel of n1 dropped some of 1 tasks",
+        "node2: a namespace is gone",
+        "7 of node2 were more than one node may send to another",
+        "3 messages of node2 did not arrive",
+        "2 events of node2 are not shown",
+        "node2 has fallen silent",
+        "no answer from n3",
+        "other nodes cannot be asked: a reason",
+    ],
+)
+@pytest.mark.parametrize("kind", ["end", "counts"])
+def test_flows_say_what_was_not_seen(played: Played, note: str, kind: str) -> None:
+    """After Ctrl-C too, when the last counts are all that has come."""
+    played.say("flows", WATCHED, {**END, "kind": kind})
+    assert note in played.run("flows")[1]
+
+
+def test_flows_of_an_older_agent(played: Played) -> None:
+    connection = {name: value for name, value in CONNECTION.items() if name != "node"}
+    played.say("flows", ALONE, connection, {"kind": "counts"}, END_ALONE)
+    code, out, error = played.run("flows", "--for", "5", "shop")
+    assert (code, error) == (0, "")
+    first, second, *_ = out.splitlines()
+    assert first == "watching 2 tasks on n1 for 5 s; not watched: node2"
+    assert second.startswith("08:00:00.000  n1  opened   shop_web")
     assert "n1 runs 3 such tasks; 2 of them, chosen at random, were watched" in out
     assert "in 1 s n1 had more than its agent reads" in out
-    assert "the kernel of n1 dropped some of 1 tasks" in out
     assert (
-        "only n1 was watched: connections between tasks of n2 are not shown; run this against those nodes too" in out
+        "only n1 was watched, since its agent is older than this program: connections between tasks of node2" in out
     )
-    asked = (played.folder / "asked").read_text()
-    assert json.loads(asked.partition("linkwire-ask flows ")[2].splitlines()[0]) == {
-        "seconds": 5,
-        "follow": True,
-        "name": "shop",
-    }
+
+
+def test_flows_of_one_node_by_its_name(played: Played) -> None:
+    played.say("flows", WATCHED, END)
+    assert played.run("flows", "--node", "node2", "--node=m", "--format", "json")[0] == 0
+    assert asked(played)["nodes"] == ["w", "m"]
+    code, _, error = played.run("flows", "--node", "elsewhere")
+    assert code == 1
+    assert "there is no node 'elsewhere'" in error
 
 
 def test_refused_flows_alone_as_json(played: Played) -> None:
@@ -205,7 +274,7 @@ def test_flows_end_with_their_reader(played: Played) -> None:
     (played.folder / "goes-on").touch()
     process = played.start("flows", "-f")
     assert process.stdout
-    assert process.stdout.readline() == "watching 2 tasks on n1 until Ctrl-C; not watched: n2\n"
+    assert process.stdout.readline() == "watching 3 tasks on n1, node2 until Ctrl-C; no answer: n3\n"
     assert "shop_db" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
