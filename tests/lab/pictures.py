@@ -34,7 +34,7 @@ WELL: Mapping[str, Sequence[str]] = {
     "test": ["test"],
     "test-all-links": ["test", "--all-links", "shop"],
     "top": ["top", "--no-stream"],
-    "flows": ["flows", "--for", "6", "shop"],
+    "flows": ["flows", "--for", "1", "shop"],
     "events": ["events", "shop"],
     "logs": ["logs", "-n", "12", "shop"],
     "node": ["node", "ls"],
