@@ -33,7 +33,8 @@ WRONG_CLOCK_S = 120.0
 """Seconds between two nodes' clocks that are a problem: a node's words may have waited for etcd for some of them."""
 
 STARTING_S = 10.0
-"""Seconds for which an error of a task that starts may pass: its namespace is not there yet, or its address."""
+"""Seconds for which an error of a task that starts may pass: its namespace is not there yet, or its address; and
+those for which a service may link to one that is still to be deployed."""
 
 PairsForm = Literal["objects", "columns", "states"]
 
@@ -102,7 +103,10 @@ def inspect(
     problems = [*_distrusted(snapshot, reader, names), *_wrong_clocks(snapshot, now, reader, names)]
     unanswered = list(_unanswered(pair for each in measured.values() for pair in each.broken))
     problems += unanswered
-    problems += [text for text in _problems(snapshot, graph, reader, names) if stack is None or named.search(text)]
+    graphs = (*unreadable(snapshot.invalid), *graph.problems, *_odd_links(controllers, graph, reader))
+    problems += [
+        text for text in (*graphs, *_problems(snapshot, graph, reader, names)) if stack is None or named.search(text)
+    ]
     apart: Counter[str] = Counter()
     for (own, _, direction), packets in sorted(refused.items()):
         name = graph.services[own].name if own in graph.services else own
@@ -289,15 +293,18 @@ def _wrong_clocks(snapshot: Snapshot, now: float, reader: Reader, hostname: Call
             )
 
 
-def _problems(snapshot: Snapshot, graph: LinkGraph, reader: Reader, hostname: Callable[[str], str]) -> Iterator[str]:
-    yield from unreadable(snapshot.invalid)
-    yield from graph.problems
+def _odd_links(controllers: Snapshot, graph: LinkGraph, reader: Reader) -> Iterator[str]:
+    """Name links that lead nowhere; a provider may be deployed a moment after its consumer."""
     for service in sorted(graph.services.values(), key=lambda s: s.name):
+        age = reader.age(controllers.revision_of(keyspace.service(service.id)))
         for link in service.links:
             if link.provider.startswith(REFUSED):
                 yield refusal_text(service.name, shown(link.provider))
-            elif link.provider not in graph.by_name:
+            elif link.provider not in graph.by_name and (age is None or age >= STARTING_S):
                 yield f"service {service.name}: links to {shown(link.provider)}, which does not exist (yet)"
+
+
+def _problems(snapshot: Snapshot, graph: LinkGraph, reader: Reader, hostname: Callable[[str], str]) -> Iterator[str]:
     suspects = [e for e in graph.by_task.values() if e.suspect and e.service in graph.services]
     for node in sorted({endpoint.node for endpoint in suspects}):
         services = sorted({graph.services[e.service].name for e in suspects if e.node == node})

@@ -141,6 +141,11 @@ def test_swarm_errors_are_one_line_and_rest_continues(stacks: Deployment) -> Non
     try:
         stacks.deploy("demo", EXAMPLES / "linuxkit/docker-compose.yml")
         stacks.wait_connected("demo")
+        process.wait_for(
+            "the absent provider to be no passing matter",
+            lambda: "links to nowhere" in stacks.try_linkwire("check").stdout,
+            seconds=30,
+        )
         checked = stacks.try_linkwire("check")
         said = checked.stdout
         logged = stacks.logged("linkwire_controller")

@@ -321,6 +321,18 @@ def test_problems_are_told_in_words() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("age", "told"), [(None, True), (STARTING_S - 1, False), (STARTING_S + 1, True)], ids=["unknown", "new", "old"]
+)
+def test_absent_provider_is_told_once_it_lasts(age: float | None, told: bool) -> None:
+    """A stack is deployed service by service, the consumer perhaps first."""
+    seen = snapshot(service("blog_web", "blog_db"), endpoint("blog_web", 1))
+    revision = seen.revision_of(keyspace.service("#blog_web"))
+    reader = Reader(age=lambda asked: age if asked == revision else None)
+    text = "service blog_web: links to blog_db, which does not exist (yet)"
+    assert inspect(seen, NOW, reader=reader)["problems"] == ([text] if told else [])
+
+
 def test_node_with_silent_agent_is_named_with_services() -> None:
     silent = replace(endpoint("shop_db", 2), suspect=True)
     stray = replace(endpoint("nowhere", 5), suspect=True)
