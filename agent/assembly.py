@@ -32,7 +32,6 @@ from agent.node_gate import node_jobs
 from agent.probes.examiner import Examiner
 from agent.queries.answers import Answers, Running
 from agent.queries.client import SOCKET
-from agent.queries.explain import Explainer
 from agent.queries.flows import Flows, wired
 from agent.queries.records import Records
 from agent.queries.server import serve as serve_queries
@@ -45,6 +44,8 @@ from agent.state.clock import WatchedClock
 from agent.state.key_file import load_or_make_node_key
 from agent.state.node_identity import Identity
 from agent.state.verified_state import VerifiedState
+from agent.walks.explain import Explainer
+from agent.walks.many import Walks
 from agent.wireguard.backend import probe
 from mesh.errors import Retryable
 from mesh.identity.key_files import read_verify_keys
@@ -156,6 +157,7 @@ def run(options: settings.Settings) -> None:
         {
             **answers.handlers,
             "explain": explainer.explain,
+            "walks": Walks(store, keyring.cluster, desired, survey).walks,
             "sweep": Sweep(lambda: desired.graph, survey).sweep,
             "flows": flows.flows,
             "records": Records(store.load).records,

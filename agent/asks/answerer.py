@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
 from agent.asks.packing import pack_answers, unpack_questions
 from agent.asks.writing import ShortLived
-from agent.probes.examiner import Examiner
+from agent.probes.examiner import MOST_OWN, Examiner
 from agent.status.node_status import believed
 from mesh.diagnosis.questions import Question
 from mesh.errors import LinkwireError
@@ -27,10 +26,6 @@ log = structlog.get_logger(__name__)
 
 MOST_ASKERS = 4
 """Nodes that are answered at the same time; others wait until their next ask."""
-MOST_OWN = 16
-"""Questions of one ask that one node answers."""
-_AT_ONCE = 4
-"""Of these, looked at at the same time."""
 
 
 class Answerer:
@@ -125,9 +120,7 @@ class Answerer:
         if not self._is_believed(ask):
             log.warning("questions not answered", node=ask.node, error="they are not signed by that node")
             return
-        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-            looking = {number: pool.submit(self._examiner.examine, question) for number, question in own.items()}
-            answers = {number: job.result() for number, job in looking.items()}
+        answers = dict(zip(own, self._examiner.examine(list(own.values())), strict=True))
         with self._lock:  # so that the asker's next ask, which it makes when it reads this, is heard
             self._busy.discard(ask.node)
         self._written.write(Told(self._node, ask.node, ask.nonce, pack_answers(answers)))

@@ -10,8 +10,6 @@ from agent.probes.examiner import Examiner
 from mesh.diagnosis.questions import Answer, Question
 from mesh.errors import LinkwireError
 
-_AT_ONCE = 4
-"""Of this node's own tasks, looked at at the same time."""
 UNHEARD = "did not answer: it hangs, or it does not reach etcd"
 
 
@@ -37,17 +35,14 @@ class Survey:
             silent: id of a node that is not asked, and what is said of it.
         """
         others = [at for at, question in enumerate(questions) if question.node not in {self.node, *silent}]
-        with ThreadPoolExecutor(max_workers=_AT_ONCE + 1) as pool:
+        mine = [at for at, question in enumerate(questions) if question.node == self.node]
+        with ThreadPoolExecutor(max_workers=2) as pool:
             asked = pool.submit(self._asker.ask, [questions[at] for at in others])
-            own = {
-                at: pool.submit(self._examiner.examine, question)
-                for at, question in enumerate(questions)
-                if question.node == self.node
-            }
+            own = pool.submit(self._examiner.examine, [questions[at] for at in mine])
             try:
                 answers, unheard = asked.result(), UNHEARD
             except LinkwireError as error:
                 answers, unheard = {}, f"cannot be asked: {error}"
             heard: dict[int, Answer | str] = {others[at]: answer for at, answer in answers.items()}
-            heard |= {at: job.result() for at, job in own.items()}
+            heard |= dict(zip(mine, own.result(), strict=True))
             return [heard.get(at, silent.get(question.node, unheard)) for at, question in enumerate(questions)]

@@ -10,7 +10,7 @@ from compose_ext.swarm import agent_answer
 from compose_ext.terminal import line
 from compose_ext.walks import agent_log, link_facts
 from mesh.diagnosis import swarm_stages
-from mesh.diagnosis.steps import Step
+from mesh.diagnosis.steps import STAGES, Step
 from mesh.diagnosis.swarm_facts import SwarmFacts
 
 TIMEOUT = 60.0
@@ -36,11 +36,16 @@ def walk(docker: Docker, facts: SwarmFacts, port: str) -> Iterator[Step]:
             provider_tasks=link_facts.for_agent(facts, facts.provider, facts.provider_task),
         )
     except DockerError as error:
-        text = f"the agent on this Docker endpoint, which has to be asked, does not answer: {error}"
-        yield Step("agent", "wrong", line(text), command=f"docker service ps {agent_answer.SERVICE}")
+        yield unanswered(error)
         return
     for document in answered:
-        yield _with_log(docker, facts, _step(document))
+        yield _with_log(docker, facts, read_step(document))
+
+
+def unanswered(error: DockerError) -> Step:
+    """Return the step of a walk whose agent's part nobody answers."""
+    text = f"the agent on this Docker endpoint, which has to be asked, does not answer: {error}"
+    return Step("agent", "wrong", line(text), command=f"docker service ps {agent_answer.SERVICE}")
 
 
 def _with_log(docker: Docker, facts: SwarmFacts, step: Step) -> Step:
@@ -53,12 +58,14 @@ def _with_log(docker: Docker, facts: SwarmFacts, step: Step) -> Step:
     return replace(step, text=f"{step.text}; {words}", command=command) if words else step
 
 
-def _step(document: dict[str, Any]) -> Step:
-    """Read one step of the agent's. Raises DockerError."""
+def read_step(document: dict[str, Any]) -> Step:
+    """Read one step of the agent's, and that by which it brings links together, if any. Raises DockerError."""
     try:
         step = Step(**{name: line(str(value)) for name, value in document["step"].items()})  # type: ignore[arg-type]
-    except (AttributeError, KeyError, TypeError) as error:
+        ways = tuple((line(str(one)), line(str(other))) for one, other in document.get("ways", ()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
-    if step.outcome not in OUTCOMES:
-        raise DockerError(f"the agent's answer has the unknown outcome {printable(step.outcome)!r}")
-    return step
+    if step.outcome not in OUTCOMES or step.stage not in STAGES:
+        unknown = printable(f"{step.stage} {step.outcome}")
+        raise DockerError(f"the agent's answer has the unknown step {unknown!r}")
+    return replace(step, cause=line(str(document.get("cause", ""))), ways=ways)

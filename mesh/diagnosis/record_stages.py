@@ -9,6 +9,8 @@ from mesh.diagnosis.steps import Step, ago, ok
 
 CLOCK_S = 30.0
 """Seconds between two nodes' clocks that are worth a word."""
+_NO_LEADER = "no controller leads: nothing that changes is wired"
+_NO_STORE = "etcd does not answer: nothing that changes is wired, and no other node can be asked"
 
 
 def record(facts: LinkFacts) -> Iterator[Step]:
@@ -21,6 +23,7 @@ def record(facts: LinkFacts) -> Iterator[Step]:
             "wrong",
             f"Linkwire has no record of a link from {facts.consumer} to {facts.provider}{why}",
             command="docker service logs --tail 20 linkwire_controller",
+            cause="" if facts.leads else _NO_LEADER,
         )
         return
     if not facts.is_allowed:
@@ -31,7 +34,8 @@ def record(facts: LinkFacts) -> Iterator[Step]:
         service = facts.consumer if facts.consumer_end is None else facts.provider
         text = f"no task of {service} has an address in the mesh"
         why = "" if facts.leads else ": no controller leads that could give it one"
-        yield Step("record", "wrong", text + why, f"service {service}", command=f"docker service ps {service}")
+        command, cause = f"docker service ps {service}", "" if facts.leads else _NO_LEADER
+        yield Step("record", "wrong", text + why, f"service {service}", command=command, cause=cause)
         return
     for end in (facts.consumer_end, facts.provider_end):
         if not end.approved:
@@ -44,7 +48,8 @@ def record(facts: LinkFacts) -> Iterator[Step]:
             why = "no controller leads that could give it one" if not facts.leads else "see the controller's log"
             text = f"{end.name} on {end.host} has no address in the mesh: {why}"
             logs = "docker service logs --tail 20 linkwire_controller"
-            yield Step("record", "wrong", text, f"task {end.name}", command=logs)
+            cause = "" if facts.leads else _NO_LEADER
+            yield Step("record", "wrong", text, f"task {end.name}", command=logs, cause=cause)
             return
     yield ok("record", f"{_place(facts.consumer_end)} and {_place(facts.provider_end)}")
 
@@ -52,13 +57,13 @@ def record(facts: LinkFacts) -> Iterator[Step]:
 def control(facts: LinkFacts) -> Iterator[Step]:
     """Warn of what keeps changes from being recorded or acted on, while links that are there go on."""
     if facts.store:
-        text = f"etcd does not answer: nothing that changes is wired, and no other node can be asked: {facts.store}"
-        yield Step("record", "warning", text, command="docker service ps --no-trunc linkwire_etcd")
+        text, command = f"{_NO_STORE}: {facts.store}", "docker service ps --no-trunc linkwire_etcd"
+        yield Step("record", "warning", text, command=command, cause=_NO_STORE)
     elif not facts.leads:
         yield Step(
             "record",
             "warning",
-            "no controller leads: nothing that changes is wired",
+            _NO_LEADER,
             command="docker service ps --no-trunc linkwire_controller",
         )
     if facts.held:
@@ -72,7 +77,8 @@ def key(facts: LinkFacts) -> Iterator[Step]:
         if end is not None and end.has_keys is False:
             text = f"the keys of {end.name} are not in the store, sealed to {end.host}"
             logs = "docker service logs --tail 20 linkwire_controller"
-            yield Step("key", "wrong", text, f"node {end.host}", command=logs)
+            cause = f"keys of tasks on {end.host} are not in the store, sealed to it"
+            yield Step("key", "wrong", text, f"node {end.host}", command=logs, cause=cause)
             return
     yield ok("key", "both nodes have the keys of their task and of the link")
 
@@ -86,7 +92,8 @@ def clocks(facts: LinkFacts) -> Iterator[Step]:
             text = f"the clock of {end.host} is {ago(abs(off))} {way} that of the node that was asked"
             why = "certificates and new handshakes depend on it"
             command = f"on {end.host}: timedatectl set-ntp true"
-            yield Step("agent", "warning", f"{text}: {why}", f"node {end.host}", command=command)
+            cause = f"the clock of {end.host} is {way} that of the node that was asked: {why}"
+            yield Step("agent", "warning", f"{text}: {why}", f"node {end.host}", command=command, cause=cause)
 
 
 def silent(facts: LinkFacts) -> Iterator[Step]:
@@ -109,6 +116,7 @@ def _unapproved(end: End) -> Step:
         f"the keys of node {end.host} are not accepted, so {end.name} gets no address",
         f"node {end.host}",
         command=f"docker linkwire node ls; docker linkwire node approve {end.host}",
+        cause=f"the keys of node {end.host} are not accepted, so its tasks get no address",
     )
 
 

@@ -122,8 +122,8 @@ def is_open(facts: LinkFacts, asked: PortRange) -> bool:
 def _refused(facts: LinkFacts, end: End, failed: Connection, listeners: tuple[Listener, ...] | None) -> Step:
     port, consumer = failed.port, _name(facts.consumer_end)
     ways = {"refused": "is refused", "silent": "gets no answer", "unreachable": "has no way", "open": "works"}
-    text = f"a connection from {consumer} to {port}/tcp of {end.name} {ways[failed.outcome]}"
-    place, command = f"task {end.name}", ""
+    connected = f"a connection from {consumer} to {port}/tcp of {end.name} {ways[failed.outcome]}"
+    text, place, command = "", f"task {end.name}", ""
     if listeners is not None:
         at = [one for one in listeners if one.protocol == "tcp" and one.port == port]
         others = sorted({str(one) for one in listeners if one.protocol == "tcp" and not one.loopback})
@@ -139,7 +139,10 @@ def _refused(facts: LinkFacts, end: End, failed: Connection, listeners: tuple[Li
         else:
             text += ", though its program listens: its own firewall, or a full backlog"
             command = f"docker service logs {facts.provider}"
-    return Step("listens", "wrong", text, place, command=command or f"docker service logs {facts.provider}")
+    command, cause = command or f"docker service logs {facts.provider}", ""
+    if listeners is not None and failed.outcome == "refused":  # by the provider's task, whoever connects
+        cause = f"a connection to {port}/tcp of {end.name} is refused{text}"
+    return Step("listens", "wrong", f"{connected}{text}", place, command=command, cause=cause)
 
 
 def _nothing(facts: LinkFacts, end: End, listeners: tuple[Listener, ...] | None) -> Step:

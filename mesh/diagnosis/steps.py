@@ -42,6 +42,9 @@ class Step:
         since: how long it has been so, in words; empty where nobody knows.
         command: mends it, or shows more of it; empty for none.
         node: id of the node whose agent is meant, for who can find out more about it; empty for none.
+        cause: what is the same for all links of this cause, where the text is of one link; empty where the text is.
+        ways: names of nodes between which packets are lost, the sender's first; for a cause that a node may have in
+            common with others.
     """
 
     stage: str
@@ -51,6 +54,20 @@ class Step:
     since: str = ""
     command: str = ""
     node: str = ""
+    cause: str = ""
+    ways: tuple[tuple[str, str], ...] = ()
+
+    def told(self) -> dict[str, str]:
+        """Return the step as one link's walk tells it: without that by which links are brought together."""
+        return {
+            "stage": self.stage,
+            "outcome": self.outcome,
+            "text": self.text,
+            "place": self.place,
+            "since": self.since,
+            "command": self.command,
+            "node": self.node,
+        }
 
 
 def ok(stage: str, text: str) -> Step:

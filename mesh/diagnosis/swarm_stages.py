@@ -88,7 +88,7 @@ def not_placed(facts: SwarmFacts, service: str, wanted: str) -> Step | None:
     if not chosen and known is not None and known.replicas == 0:
         text, command = f"{service} is scaled to 0", f"docker service scale {service}=1"
         return Step("placement", "wrong", text, f"service {service}", command=command)
-    text, since, is_starting = f"{service} has no task", "", False
+    text, since, is_starting, cause, reason = f"{service} has no task", "", False, "", ""
     if chosen:
         newest = next((task for task in chosen if task.wanted == "running"), chosen[0])
         before = next((task for task in chosen[1:] if task.state == "failed" and task.error), None)
@@ -99,17 +99,21 @@ def not_placed(facts: SwarmFacts, service: str, wanted: str) -> Step | None:
             is_starting = newest.wanted == RUNNING
             text += ": its health check has not passed yet, or it waits for its links"
         if newest.node and facts.nodes.get(newest.node) and facts.nodes[newest.node].name in down:
-            text, is_starting = f"{newest.name} does not run: node {facts.node_name(newest.node)} is down", False
+            down_node = f"node {facts.node_name(newest.node)} is down"
+            text, is_starting = f"{newest.name} does not run: {down_node}", False
+            cause = f"tasks do not run: {down_node}"
     without = sorted(node.name for node in facts.nodes.values() if not node.has_gate)
     if known is not None and known.needs_gate and without and not any(task.node for task in chosen):
-        text += f"; `gate: true` places it on nodes with the start gate alone, and {_some(without)} without it"
-        command = f"docker linkwire gate install {' '.join(without[:_SHOWN])}"
+        cause = f"`gate: true` places it on nodes with the start gate alone, and {_some(without)} without it"
+        text, command = f"{text}; {cause}", f"docker linkwire gate install {' '.join(without[:_SHOWN])}"
     elif drained and (not chosen or not any(task.node and task.error for task in chosen)):
         text += f"; drained: {', '.join(drained)}"
         command = f"docker node update --availability active {drained[0]}"
+        if not any(task.node for task in chosen):
+            cause = f"tasks do not run{reason}; drained: {', '.join(drained)}"
     # A task that waits for its links is looked at further: why it is not wired is the cause.
     outcome: Outcome = "warning" if is_starting else "wrong"
-    return Step("placement", outcome, text, f"service {service}", since, command)
+    return Step("placement", outcome, text, f"service {service}", since, command, cause=cause)
 
 
 def _some(names: list[str]) -> str:

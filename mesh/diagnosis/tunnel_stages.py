@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mesh.diagnosis.link_facts import End, LinkFacts, Look, Underlay
 from mesh.diagnosis.steps import Step, ago, ok
@@ -10,6 +10,7 @@ from mesh.diagnosis.steps import Step, ago, ok
 PORTS = "UDP 51820-53819"
 """The ports that `docker linkwire install` asks to open among the nodes, unless told others."""
 LOGS = "docker service logs --tail 20 linkwire_agent"
+DROPPED = "a firewall or the network drops it"
 _HEADERS = 60
 """Bytes that WireGuard adds to a packet over IPv4."""
 
@@ -22,14 +23,16 @@ def device(facts: LinkFacts) -> Iterator[Step]:
         if look is not None and not look.device:
             why = f": {error}" if error else ""
             text = f"{end.name} is not wired{why}"
-            yield Step("device", "wrong", text, f"node {end.host}", command=_advice(error))
+            cause = f"tasks on {end.host} are not wired{why}"
+            yield Step("device", "wrong", text, f"node {end.host}", command=_advice(error), cause=cause)
             return
         if look is not None and not look.is_up:
             text = f"device {look.device} of {end.name} is down"
             yield Step("device", "wrong", text, f"node {end.host}", command=LOGS)
             return
         if error:
-            yield Step("device", "wrong", f"{end.name}: {error}", f"node {end.host}", command=_advice(error))
+            text, cause = f"{end.name}: {error}", f"tasks on {end.host}: {error}"
+            yield Step("device", "wrong", text, f"node {end.host}", command=_advice(error), cause=cause)
             return
         seen.append(f"{look.device} of {end.name}" if look is not None else f"that of {end.name} was not looked at")
     yield ok("device", ", ".join(seen))
@@ -58,27 +61,33 @@ def handshake(facts: LinkFacts) -> Iterator[Step]:
     text = f"a packet through the tunnel was not answered; last handshake {last}"
     if facts.unheard and not facts.store:
         unheard = facts.unheard[0]
+        silent = f"the agent on {unheard.host} {unheard.reason}"
+        why = "where a node's kernel has no WireGuard, its links end with the agent"
         yield Step(
             "handshake",
             "wrong",
-            f"{text}, and the agent on {unheard.host} {unheard.reason}: where a node's kernel has no WireGuard, its "
-            "links end with the agent",
+            f"{text}, and {silent}: {why}",
             f"node {unheard.host}",
             _since(facts),
             f"docker service ps --no-trunc --filter node={unheard.host} linkwire_agent",
             unheard.node,
+            f"packets through tunnels are not answered, and {silent}: {why}",
         )
         return
     is_blocked = facts.underlay is not None and blocked(facts.underlay)
     there = facts.there
+    why = ""
     if not is_blocked and there is not None and there.handshake_age is None and here.handshake_age is None:
-        text += ": their keys differ, or a firewall drops UDP on the tasks' own ports"
+        why = ": their keys differ, or a firewall drops UDP on the tasks' own ports"
+    hosts = dict.fromkeys(sorted((_host(facts.consumer_end), _host(facts.provider_end))))
+    where = f"{'between' if len(hosts) > 1 else 'on'} {' and '.join(hosts)}"
     yield Step(
         "handshake",
         "warning" if is_blocked or _not_probed(facts) else "wrong",
-        text,
+        f"{text}{why}",
         since=_since(facts),
         command="" if is_blocked else LOGS,
+        cause=f"packets through tunnels {where} are not answered{why}",
     )
 
 
@@ -104,16 +113,13 @@ def underlay(facts: LinkFacts) -> Iterator[Step]:
         yield ok("underlay", f"UDP passes both ways between {consumer} and {provider}")
         return
     text = " and ".join(f"UDP from {source} does not reach {target}" for source, target in ways)
-    at = f"between {consumer} and {provider}"
-    hosts = " and ".join(dict.fromkeys(target for _, target in ways))
-    yield Step(
-        "underlay",
-        "wrong",
-        f"{text}: a firewall or the network drops it",
-        at,
-        since,
-        f"open {PORTS} towards {hosts}; look there: nft list ruleset",
-    )
+    at, command = f"between {consumer} and {provider}", opening(target for _, target in ways)
+    yield Step("underlay", "wrong", f"{text}: {DROPPED}", at, since, command, ways=tuple(ways))
+
+
+def opening(targets: Iterable[str]) -> str:
+    """Return the advice to let UDP reach some nodes, by their names."""
+    return f"open {PORTS} towards {' and '.join(dict.fromkeys(targets))}; look there: nft list ruleset"
 
 
 def mtu(facts: LinkFacts) -> Iterator[Step]:
@@ -136,6 +142,7 @@ def mtu(facts: LinkFacts) -> Iterator[Step]:
         f"small packets pass, one of {trial.large_bytes} bytes gets no answer: the way between {ends} loses packets "
         f"of {trial.large_bytes + _HEADERS} bytes and does not say so{proof}",
         f"between {ends}",
+        ways=((_host(facts.consumer_end), _host(facts.provider_end)),),
         command="on both nodes: ip route replace OTHER-NODE/32 via GATEWAY mtu 1400; or mend the network's MTU",
     )
 

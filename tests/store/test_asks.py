@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +12,14 @@ import pytest
 
 from agent.asks import asker as asking
 from agent.asks import packing
-from agent.asks.answerer import MOST_OWN, Answerer
+from agent.asks.answerer import Answerer
 from agent.asks.asker import Asker
 from agent.asks.writing import ShortLived
-from agent.probes.examiner import Examiner
+from agent.probes.examiner import MOST_OWN, Examiner
 from agent.state.node_identity import Identity
 from agent.wireguard.backend import probe
 from mesh.crypto.hpke import NodeKey
-from mesh.diagnosis.link_facts import Look
+from mesh.diagnosis.link_facts import Listener, Look
 from mesh.diagnosis.questions import Answer, Question
 from mesh.errors import InvalidRecordError
 from mesh.integrity.record_signing import RecordSigner
@@ -32,6 +33,7 @@ from tests.store.etcd_server import EtcdServer
 from tests.store.waiting import until
 from tests.support.signing import CLUSTER, KEYRING
 
+BOMB = zlib.compress(bytes(1 << 22))
 NO_LINK = "this node's records do not have this link"
 
 
@@ -168,13 +170,25 @@ def test_many_questions_get_few_answers(nodes: Nodes) -> None:
         a.asker.ask([question("b")] * (packing.MOST_QUESTIONS + 1))
 
 
-@pytest.mark.parametrize("packed", [b"", b"[1]", b"[" * 9000, b'[{"node":1}]', b"x" * (packing.MAX_QUESTIONS + 1)])
+def test_many_long_answers_come_compressed(nodes: Nodes) -> None:
+    """Each is of a task with as many listeners as are told of."""
+    a, b = nodes.add("a"), nodes.add("b", answers=False)
+    answers = in_background(lambda: a.asker.ask([question("b", number) for number in range(MOST_OWN)]))
+    listeners = tuple(Listener(port, "tcp", loopback=False) for port in range(1000, 1064))
+    long = {number: Answer(Look(float(number), listeners=listeners)) for number in range(MOST_OWN)}
+    b.written.write(Told("b", "a", asked_nonce(nodes, "a"), packing.pack_answers(long)))
+    assert answers() == long
+
+
+@pytest.mark.parametrize(
+    "packed", [b"", b"[1]", b"[" * 9000, b'[{"node":1}]', b"x" * (packing.MAX_QUESTIONS + 1), BOMB]
+)
 def test_malformed_questions_are_refused(packed: bytes) -> None:
     with pytest.raises(InvalidRecordError):
         packing.unpack_questions(packed)
 
 
-@pytest.mark.parametrize("packed", [b"", b"[[1]]", b'[[0,{"look":{}}]]', b"x" * (packing.MAX_ANSWERS + 1)])
+@pytest.mark.parametrize("packed", [b"", b"[[1]]", b'[[0,{"look":{}}]]', b"x" * (packing.MAX_ANSWERS + 1), BOMB])
 def test_malformed_answers_are_refused(packed: bytes) -> None:
     with pytest.raises(InvalidRecordError):
         packing.unpack_answers(packed)

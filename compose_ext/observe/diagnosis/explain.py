@@ -1,7 +1,5 @@
 """`docker linkwire explain`: one link, walked from its labels to its names, up to the first thing wrong."""
 
-from dataclasses import asdict
-
 import click
 
 from compose_ext.completion import services
@@ -99,8 +97,8 @@ def explain_command(docker: Docker, consumer: str, provider: str, form: str) -> 
                 "ok": found is None,
                 "consumer": facts.consumer,
                 "provider": facts.provider,
-                "steps": [asdict(step) for step in steps],
-                "cause": asdict(found) if found is not None else None,
+                "steps": [step.told() for step in steps],
+                "cause": found.told() if found is not None else None,
             }
         )
     else:

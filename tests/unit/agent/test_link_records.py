@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.queries.link_records import chosen_pair
+from agent.walks.link_records import broken_for, chosen_pair
 from mesh.diagnosis.link_facts import End
 from mesh.model import keyspace
 from mesh.model.records import BrokenPeers, Status
@@ -24,7 +24,7 @@ def end(task: str, **more: object) -> End:
 def chosen(consumers: list[End], providers: list[End], *broken: tuple[str, str, float]) -> tuple[str, str]:
     told = tuple(BrokenPeers(task, (TASKS[peer].public_key,), seconds) for task, peer, seconds in broken)
     records = {keyspace.status("n1"): Versioned(Status("n1", 0.0, (), broken=told), 1)}
-    one, other = chosen_pair(consumers, providers, Snapshot(1, True, records), MADE)
+    one, other = chosen_pair(consumers, providers, broken_for(Snapshot(1, True, records)), MADE)
     assert one is not None
     assert other is not None
     return one.task, other.task
@@ -50,4 +50,4 @@ def test_what_records_say_comes_first() -> None:
 
 
 def test_side_without_a_task_has_no_end() -> None:
-    assert chosen_pair([end("a1")], [], Snapshot(1, True, {}), MADE)[1] is None
+    assert chosen_pair([end("a1")], [], {}, MADE)[1] is None

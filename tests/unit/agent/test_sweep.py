@@ -38,9 +38,9 @@ class Nodes:
         self.here: list[Question] = []
         self.asked: list[Question] = []
 
-    def examine(self, question: Question) -> Answer:
-        self.here.append(question)
-        return self.answers[question.peer]
+    def examine(self, questions: Sequence[Question]) -> list[Answer]:
+        self.here += questions
+        return [self.answers[question.peer] for question in questions]
 
     def ask(self, questions: Sequence[Question]) -> dict[int, Answer]:
         self.asked += questions
