@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,7 +153,7 @@ class Docker:
         if failure is not None:
             raise failure
 
-    def follow_all(self, commands: Sequence[Sequence[str]], tick: float) -> Iterator[Said | None]:
+    def follow_all(self, commands: Sequence[Sequence[str]], tick: float) -> Generator[Said | None]:
         """Run commands at the same time, and yield lines of standard output and error as they come.
 
         `docker service logs` writes a program's standard error to its own. A command ends with None, or where it

@@ -1,6 +1,7 @@
 """`docker linkwire check`: everything that is wrong with compose files, or in the Swarm."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -186,7 +187,8 @@ def check_swarm(docker: Docker, stack: str | None, *, as_json: bool, is_live: bo
         notes = gate.notes(docker, stack)
     problems = swarm_problems(docker, stack)
     if is_live:
-        problems += live_walks.problems(docker, stack, _silently if as_json else say)
+        shown = say if sys.stdout.isatty() and not as_json else _silently
+        problems += map(str, live_walks.problems(docker, stack, shown, problems))
     if as_json:
         report = Report()
         for problem in problems:
@@ -289,7 +291,7 @@ def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
     shell_complete=stacks,
 )
 @switch("--upgrade", help="List the links between stacks that end when their provider is deployed again as it is")
-@switch("--live", help="Try every link as `explain` does, from inside its consumer's task; some seconds a link")
+@switch("--live", help="Try every link as `explain` does, from inside its consumer's task")
 @form("text", "json")
 @pass_docker
 def check_command(

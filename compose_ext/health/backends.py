@@ -7,12 +7,10 @@ from compose_ext.health.judgement import BROKEN, DEGRADED, Finding
 from compose_ext.swarm import queries
 from compose_ext.swarm.agent_answer import NO_READY_TASK, Answer, Link
 from compose_ext.walks import link_facts
-from compose_ext.walks.link_facts import Side
+from compose_ext.walks.link_facts import STARTING_S, Side
 from mesh.diagnosis.swarm_facts import Change, SwarmFacts, SwarmTask
 from mesh.diagnosis.swarm_stages import not_placed
 
-STARTING_S = 10.0
-"""Seconds after a change for which a service may have no running task: so long Swarm may take to begin."""
 SLOW_S = 60.0
 """Likewise while a task is on its way after none that failed, or while Swarm updates the service."""
 _ON_ITS_WAY = ("running", "ready")

@@ -2,9 +2,10 @@
 
 import json
 import re
+import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ NO_READY_TASK = "no ready task"
 """The state of a link whose provider has none."""
 TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
+_TICK_S = 0.5
 _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
 _NAMING = ("links", "ends", "problems", "unanswered", "unwired")
@@ -190,14 +192,55 @@ def documents(docker: Docker, query: str, timeout: float = TIMEOUT, **arguments:
         if f'"{ASK}"' in f"{error}{error.output}":
             raise DockerError(OLDER) from None
         raise
+    return [_document(line) for line in text.splitlines()]
+
+
+def stream(
+    docker: Docker,
+    agent: str,
+    query: str,
+    arguments: Mapping[str, Any],
+    *,
+    quiet_s: float,
+    waits: Callable[[], None],
+) -> Iterator[dict[str, Any]]:
+    """Ask a running agent and yield its answer's documents as they come.
+
+    Args:
+        docker: the endpoint.
+        agent: the container's id (`container`).
+        query: as of `documents`.
+        arguments: of the query.
+        quiet_s: seconds without a document after which it counts as one that does not answer.
+        waits: called again and again while nothing comes.
+
+    Raises:
+        DockerError: as `documents`.
+    """
+    last, other = time.monotonic(), ""
+    with closing(docker.follow_all([["exec", agent, ASK, query, json.dumps(arguments)]], _TICK_S)) as said:
+        for each in said:
+            line = each[1] if each is not None else ""
+            if isinstance(line, DockerError):
+                raise DockerError(OLDER) if f'"{ASK}"' in f"{line}{other}" else line
+            if line and line.startswith("{"):
+                yield _document(line)
+                last = time.monotonic()
+            other = line or other
+            waits()
+            if time.monotonic() - last > quiet_s:
+                raise DockerError(f"the agent did not answer within {quiet_s:g} s")
+
+
+def _document(line: str) -> dict[str, Any]:
+    """Read one document. Raises DockerError, also where the document says what is wrong."""
     try:
-        answered = [dict(json.loads(line)) for line in text.splitlines()]
+        document = dict(json.loads(line))
     except (RecursionError, TypeError, ValueError):
         raise DockerError("the agent's answer is not JSON") from None
-    for document in answered:
-        if "error" in document:
-            raise DockerError(printable(str(document["error"])))
-    return answered
+    if "error" in document:
+        raise DockerError(printable(str(document["error"])))
+    return document
 
 
 def _container(docker: Docker) -> str | None:

@@ -1,6 +1,6 @@
 """Facts of one link as Swarm has them, for its diagnosis: asked with a few calls of the docker program."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,9 @@ from mesh.diagnosis.swarm_facts import Change, SwarmFacts, SwarmNode, SwarmServi
 from mesh.model.labels import suggestion
 from mesh.topology.agreement import Recorded, agree, hidden, shown
 
+STARTING_S = 10.0
+"""Seconds after a change for which a service may lack a running task, or a provider: so long Swarm may take to begin,
+or whoever deploys a stack service by service."""
 _UPDATING = ("updating", "rollback_started")
 _LEAST_ID = 4
 """Characters of a task's or container's id that are enough, where they name one."""
@@ -98,13 +101,33 @@ Tasks = Mapping[str, tuple[SwarmTask, ...]]
 
 def tasks_of(docker: Docker, swarm: Swarm, services: Iterable[str], now: datetime | None = None) -> Tasks:
     """Read the tasks of some services, and of the agents', with two calls; `now` as of `read`. Raises DockerError."""
-    names = sorted({*services, agent_answer.SERVICE} & swarm.services.keys())
+    return _tasks_of(docker, swarm, {*services, agent_answer.SERVICE}, now or datetime.now(UTC))
+
+
+def tasks_for_walks(docker: Docker, swarm: Swarm, services: Iterable[str], now: datetime) -> Tasks:
+    """Read what walks along many links need, since Docker is asked for each task by itself.
+
+    That is the tasks that are to run. Of a service none of whose tasks runs, and of the agents where one is missing,
+    those that have ended count too: they say why.
+
+    Raises:
+        DockerError: Docker does not answer.
+    """
+    found = _tasks_of(docker, swarm, {*services, agent_answer.SERVICE}, now, "desired-state=running")
+    lacking = {name for name, tasks in found.items() if not any(task.is_running for task in tasks)}
+    nodes = {task.node for name, tasks in found.items() if name != agent_answer.SERVICE for task in tasks}
+    agents = {task.node for task in found.get(agent_answer.SERVICE, ()) if task.is_running}
+    lacking |= {agent_answer.SERVICE} if nodes - agents else set()
+    return {**found, **_tasks_of(docker, swarm, lacking, now)}
+
+
+def _tasks_of(docker: Docker, swarm: Swarm, services: Iterable[str], now: datetime, wanted: str = "") -> Tasks:
+    names = sorted(swarm.services.keys() & set(services))
     if not names:
         return {}
     by_id = {swarm.services[name].id: name for name in names}
-    now = now or datetime.now(UTC)
     found: dict[str, list[SwarmTask]] = {name: [] for name in names}
-    for raw in sorted(queries.tasks(docker, *names), key=_created, reverse=True):
+    for raw in sorted(queries.tasks(docker, *names, wanted=wanted), key=_created, reverse=True):
         name = by_id.get(str(raw.get("ServiceID")))
         if name is not None:
             found[name].append(_task(name, raw, now))
@@ -121,32 +144,38 @@ def links(swarm: Swarm, stack: str | None) -> list[tuple[str, str]]:
 
 def facts(swarm: Swarm, tasks: Tasks, consumer: Side, provider: Side) -> SwarmFacts:
     """Put together what Swarm knows of one link; `tasks` has those of both sides."""
+    return every(swarm, tasks)(consumer, provider)
+
+
+def every(swarm: Swarm, tasks: Tasks) -> Callable[[Side, Side], SwarmFacts]:
+    """Return a function that puts together what Swarm knows of a link, for many links; `tasks` has their sides'."""
     agreement = agree({one.id: one for one in swarm.services.values()}, Recorded())
     linked = {
         one.name: tuple(shown(link.provider) for link in agreement.links.get(one.id, ()))
         for one in swarm.services.values()
     }
-    refusals = [
-        one.text
-        for one in agreement.refusals
-        if one.provider == provider.service and one.consumer == consumer.service and one.reason != "silent"
-    ]
-    agents = tasks.get(agent_answer.SERVICE, ())
+    refusals: dict[tuple[str, str], str] = {}
+    for one in agreement.refusals:
+        if one.reason != "silent":
+            refusals.setdefault((one.consumer, one.provider), printable(one.text))
+    newest = newest_agents(tasks)
+    services = {name: _service(swarm, one, linked[name]) for name, one in swarm.services.items()}
+
+    def of_link(consumer: Side, provider: Side) -> SwarmFacts:
+        refusal = refusals.get((consumer.service, provider.service), "")
+        names = consumer.service, provider.service
+        return SwarmFacts(*names, services, refusal, tasks, swarm.nodes, newest, consumer.task, provider.task)
+
+    return of_link
+
+
+def newest_agents(tasks: Tasks) -> dict[str, SwarmTask]:
+    """Return each node's agent that runs, else the task that ended last, by the node's id."""
     newest: dict[str, SwarmTask] = {}
-    for task in agents:
+    for task in tasks.get(agent_answer.SERVICE, ()):
         if task.node and (task.node not in newest or (task.is_running and not newest[task.node].is_running)):
             newest[task.node] = task
-    return SwarmFacts(
-        consumer.service,
-        provider.service,
-        {name: _service(swarm, one, linked[name]) for name, one in swarm.services.items()},
-        printable(refusals[0]) if refusals else "",
-        tasks,
-        swarm.nodes,
-        newest,
-        consumer.task,
-        provider.task,
-    )
+    return newest
 
 
 def _service(swarm: Swarm, one: Labelled, links: tuple[str, ...]) -> SwarmService:

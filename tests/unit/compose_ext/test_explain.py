@@ -11,6 +11,7 @@ import pytest
 
 from compose_ext.cli import main
 from compose_ext.docker_cli import choose
+from compose_ext.walks import live
 from compose_ext.walks.live import problems
 
 NOW = "2026-01-01T00:00:00.123456789Z"
@@ -64,6 +65,8 @@ class Swarm:
         default_factory=lambda: [step("record", "ok", "web.1 is 100.96.0.2 on n1"), step("name", "ok", "db is there")]
     )
     """Of the agent."""
+    walks: list[dict[str, Any]] = field(default_factory=lambda: [{"link": 0}, {"link": 1}, {"unheard": {}}])
+    """Of the agent, of many links."""
     log: str = ""
     """Of an agent that does not answer."""
 
@@ -81,10 +84,13 @@ case "$*" in
   "service inspect "*) cat "$here/services" ;;
   "node ls "*) printf 'a\\nb\\n' ;;
   "node inspect "*) cat "$here/nodes" ;;
+  info*) echo 2026-01-01T00:10:00Z ;;
+  "service ps --quiet --no-trunc --filter desired-state=running "*) cat "$here/ps.running" ;;
   "service ps "*" "*" "*" "*) cat "$here/ps" ;;
   "service ps "*) cat "$here/ps.$last" ;;
   "inspect --type task "*) shift 3; IFS=_; cat "$here/tasks.$*" ;;
   "service logs "*) cat "$here/log" >&2 ;;
+  "exec "*" linkwire-ask walks "*) echo "$last" >> "$here/asked"; cat "$here/walks"; sleep $(cat "$here/hangs") ;;
   "exec "*" linkwire-ask explain "*) echo "$last" >> "$here/asked"; cat "$here/steps" ;;
   *) echo "what is $*?" >&2; exit 1 ;;
 esac
@@ -118,6 +124,11 @@ def run(swarm: Swarm, folder: Path, *words: str) -> int:
     every = [one for tasks in swarm.tasks.values() for one in tasks]
     say("ps", "\n".join(one["ID"] for one in every))
     say(f"tasks.{'_'.join(one['ID'] for one in every)}", every)
+    running = [one for one in every if one["DesiredState"] == "running"]
+    say("ps.running", "\n".join(one["ID"] for one in running))
+    say(f"tasks.{'_'.join(one['ID'] for one in running)}", running)
+    say("walks", "\n".join(json.dumps(one) for one in swarm.walks) + "\n")
+    say("hangs", "0")
     say("steps", "\n".join(json.dumps({"step": one}) for one in swarm.steps))
     say("asked", "")
     say("log", swarm.log)
@@ -239,22 +250,117 @@ def test_bad_names_are_refused(
     assert said in capsys.readouterr().err
 
 
-def test_live_check_names_each_cause_once(swarm: Swarm, folder: Path) -> None:
+@pytest.fixture
+def two(swarm: Swarm) -> Swarm:
+    """A Swarm with another consumer."""
     swarm.services.append(service("shop_api", links="shop_db:db"))
     swarm.tasks["shop_api"] = [task("c1", "b")]
     for one in swarm.services:
         one["Spec"].setdefault("Labels", {})["com.docker.stack.namespace"] = one["Spec"]["Name"].partition("_")[0]
-    run(swarm, folder)
+    return swarm
+
+
+def said(stack: str | None = None, *named: str) -> list[str]:
+    return [str(cause) for cause in problems(choose(()), stack, lambda _text: None, named)]
+
+
+CONTROLLER = {"step": step("record", "warning", "no controller leads", command="look"), "cause": "none leads"}
+
+
+def test_live_check_asks_for_all_links_at_once(two: Swarm, folder: Path) -> None:
+    run(two, folder)
+    assert said() == []
+    (query,) = queries(folder)
+    assert query["links"] == [["shop_api", "shop_db"], ["shop_web", "shop_db"]]
+    assert query["tasks"] == {
+        "shop_api": [["c1", "1", "b"]],
+        "shop_db": [["d1", "1", "b"]],
+        "shop_web": [["w1", "1", "a"]],
+    }
+    assert query["hosts"] == {"a": "n1", "b": "n2"}
+    assert said("other") == []
+
+
+def test_live_check_names_each_cause_once(two: Swarm, folder: Path) -> None:
+    two.walks = [{"link": 1, **CONTROLLER}, {"link": 0, **CONTROLLER}, {"unheard": {}}]
+    run(two, folder)
+    (text,) = said("shop")
+    assert text == "shop_api -> shop_db, shop_web -> shop_db: no controller leads; look"
+    assert said("shop", "broken: no controller leads, so nothing is wired") == [], "it is told already"
+
+
+@pytest.mark.parametrize(
+    ("documents", "why"),
+    [
+        ([{"link": 0}], "its answer is incomplete"),
+        ([{"link": 0}, {"link": 7}], "its answer is incomplete"),
+        ([{"link": 0}, {"step": 1, "link": 1}], "the agent's answer is incomplete"),
+        ([{"link": 0}, {"error": "the agent knows no query 'walks': it is older"}], "it is older"),
+    ],
+)
+def test_links_without_an_answer_are_no_good_ones(
+    two: Swarm, folder: Path, documents: list[dict[str, Any]], why: str
+) -> None:
+    two.walks = documents
+    run(two, folder)
+    (text,) = said()
+    assert text.startswith("shop_web -> shop_db: the agent on this Docker endpoint, which has to be asked, does not")
+    assert why in text
+
+
+def test_hanging_answer_ends(two: Swarm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "QUIET_S", 1.0)
+    two.walks = [{"link": 0}]
+    run(two, folder)
+    (folder / "hangs").write_text("9")
+    (text,) = said()
+    assert "the agent did not answer within 1 s" in text
+
+
+def test_silent_agents_log_is_asked_for_once(two: Swarm, folder: Path) -> None:
+    silent = {"step": step("agent", "warning", "the agent on n2 is silent", node="b")}
+    two.walks = [{"link": 0, **silent}, {"link": 1, **silent}, {"unheard": {"b": "hangs"}}]
+    two.log = '{"level": "error", "event": "agent stopped", "error": "no tun"}\n'
+    run(two, folder)
+    (text,) = said()
+    assert text == (
+        "shop_api -> shop_db, shop_web -> shop_db: the agent on n2 is silent; its log says: agent stopped: no tun; "
+        "docker service logs --tail 20 g2"
+    )
+
+
+def test_service_without_a_task_is_not_asked_for(two: Swarm, folder: Path) -> None:
+    ended = {**task("d1", "b", "failed"), "DesiredState": "shutdown"}
+    ended["Status"]["Err"] = "exit code 1"
+    two.tasks["shop_db"] = [ended]
+    run(two, folder)
+    (folder / "ps.shop_db").write_text("d1")
+    (text,) = said()
+    assert text.startswith(
+        "shop_api -> shop_db, shop_web -> shop_db: shop_db.1 does not run on n2: it is failed: exit"
+    )
+    assert queries(folder) == []
+
+
+@pytest.mark.parametrize(("changed", "told"), [("2026-01-01T00:09:55Z", 0), ("2026-01-01T00:09:45Z", 1)])
+def test_absent_provider_may_still_be_deployed(two: Swarm, folder: Path, changed: str, told: int) -> None:
+    two.services[0] = {**service("shop_web", links="shop_bd:db"), "UpdatedAt": changed}
+    two.services[0]["Spec"]["Labels"]["com.docker.stack.namespace"] = "shop"
+    two.walks = [{"link": 0}, {"unheard": {}}]
+    run(two, folder)
+    found = said()
+    assert len(found) == told
+    assert all("this Swarm has no service 'shop_bd'; did you mean 'shop_db'?" in text for text in found)
+
+
+def test_progress_is_said_when_it_takes_long(two: Swarm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(two, folder)
     told: list[str] = []
-    assert problems(choose(()), None, told.append) == []
-    assert [query["consumer"] for query in queries(folder)] == ["shop_api", "shop_web"]
-    assert len(told) == 2
-    swarm.steps[1:] = [step("record", "warning", "no controller leads", command="look")]
-    run(swarm, folder)
-    assert problems(choose(()), "shop", told.append) == [
-        "shop_api -> shop_db, shop_web -> shop_db: no controller leads; look"
-    ]
-    assert problems(choose(()), "other", told.append) == []
+    problems(choose(()), None, told.append)
+    assert told == [], "it was done in a moment"
+    monkeypatch.setattr(live, "SAID_AFTER_S", 0.0)
+    problems(choose(()), None, told.append)
+    assert told == ["waiting for links: 0 of 2 tried"]
 
 
 def test_foreign_answer_is_refused(swarm: Swarm, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
