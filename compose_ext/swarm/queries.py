@@ -17,7 +17,7 @@ NO_MANAGER = "not a swarm manager"
 
 _LISTED_AT_MOST = 3
 """Times that a list is read before an id in it that is gone is an error."""
-_INSPECTED_AT_ONCE = 2000
+INSPECTED_AT_ONCE = 2000
 """Ids of one question: docker asks its daemon for each by itself, some milliseconds long."""
 _FRACTION = re.compile(r"\.[0-9]+")
 """Of a second, which Docker writes with nine digits."""
@@ -73,8 +73,8 @@ def _described(docker: Docker, listing: Sequence[str], inspection: Sequence[str]
         ids = docker.ask(listing, TIMEOUT).split()
         try:
             found: list[dict[str, Any]] = []
-            for first in range(0, len(ids), _INSPECTED_AT_ONCE):
-                found += read(docker.ask([*inspection, *ids[first : first + _INSPECTED_AT_ONCE]], TIMEOUT))
+            for first in range(0, len(ids), INSPECTED_AT_ONCE):
+                found += read(docker.ask([*inspection, *ids[first : first + INSPECTED_AT_ONCE]], TIMEOUT))
         except DockerError:
             if not left:
                 raise

@@ -1,4 +1,4 @@
-"""Queries `links` of a whole Swarm, asked of one agent: what `ps`, `status` and the page cost it and the client.
+"""Queries `links` of a whole Swarm, asked of one agent: what `ps` and `status` cost it, first and again.
 
     .venv/bin/python -m tests.bench.links 100 1000 5000
 
@@ -7,14 +7,14 @@ The store, its connection and all signatures are real. Each of a service's ten t
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 from agent.queries.answers import Answers, Running
-from agent.queries.server import QueryServer, encoded
+from agent.queries.server import encoded
 from mesh.crypto.envelope import Signer, SigningKey, wrap
 from mesh.crypto.keys import KEY_BYTES, PublicKey
 from mesh.integrity.record_signing import RecordSigner
@@ -58,7 +58,8 @@ _FIRST_VIP = 1 << 15
 
 
 def controllers(world: worlds.World) -> Snapshot:
-    """What the controller has written of a world, as far as links are described by it."""
+    """What the controller has written of a world, as far as links are described by it: the same each time."""
+    random = Random(1)  # noqa: S311 - no keys
     records: list[Record] = [Cluster("cluster", SUBNET, ula("cluster"))]
     for number, one in enumerate(world.services.values()):
         vip = SUBNET.network_address + _FIRST_VIP + number
@@ -72,7 +73,7 @@ def controllers(world: worlds.World) -> Snapshot:
                 slot=task.slot + 1,
                 node=task.node,
                 address=SUBNET.network_address + number,
-                public_key=PublicKey(_RANDOM.randbytes(KEY_BYTES)),
+                public_key=PublicKey(random.randbytes(KEY_BYTES)),
                 epoch=0,
                 underlay=UdpEndpoint(worlds.underlay(task.node), 51820),
                 ready=True,
@@ -82,6 +83,11 @@ def controllers(world: worlds.World) -> Snapshot:
     return Snapshot(1, complete=True, records={keyspace.key_of(each): Versioned(each, 1) for each in records})
 
 
+def key_of(node: str) -> SigningKey:
+    """A node's report key: the same in every process of a simulation."""
+    return SigningKey(hashlib.sha256(node.encode()).digest())
+
+
 class Nodes:
     """The nodes of a world, as they write: every task is wired, and was read with all its peers."""
 
@@ -89,7 +95,7 @@ class Nodes:
         """Make their keys."""
         self._world = world
         self._graph = graph
-        self._keys = {node: SigningKey.generate() for node in world.nodes}
+        self._keys = {node: key_of(node) for node in world.nodes}
         self._generation = 0
 
     def once(self) -> Iterator[Write]:
@@ -98,14 +104,14 @@ class Nodes:
         for name, key in self._keys.items():
             address = worlds.underlay(name)
             hostname = worlds.hostname(name)
-            yield self._by(
+            yield self.signed(
                 self._keys[name],
                 replace(node, id=name, hostname=hostname, report_key=key.verify_key, address=address),
             )
-            yield self._by(SIGNING_KEY, Member(name, node.sealing_key, key.verify_key, 1))
+            yield self.signed(SIGNING_KEY, Member(name, node.sealing_key, key.verify_key, 1))
         for task in self._world.tasks.values():
             report = TaskReport(task.id, task.service, task.node, "running", True, None, None, ())
-            yield self._by(self._keys[task.node], report)
+            yield self.signed(self._keys[task.node], report)
 
     def readings(self, count: int | None = None) -> Iterator[Write]:
         """Yield another reading of all devices, or of those of the first so many nodes."""
@@ -115,11 +121,12 @@ class Nodes:
             peers = tuple(map(_peer, self._graph.peers(endpoint)))
             devices[endpoint.node].append(DeviceStatus(endpoint.task, endpoint.public_key, peers, ()))
         for node, key in list(self._keys.items())[:count]:
-            yield self._by(key, Status(node, now, ()))
+            yield self.signed(key, Status(node, now, ()))
             for view in device_readings.pack(node, now, devices[node]):
-                yield self._by(key, view)
+                yield self.signed(key, view)
 
-    def _by(self, signing_key: SigningKey, record: Record) -> Write:
+    def signed(self, signing_key: SigningKey, record: Record) -> Write:
+        """Sign a record."""
         self._generation += 1
         key, signer = keyspace.key_of(record), Signer(worlds.CLUSTER, signing_key)
         return Write(key, self._generation, wrap(signer, key, self._generation, codec.encode(record)), None)
@@ -131,14 +138,16 @@ def _peer(endpoint: Endpoint) -> PeerStatus:
     return PeerStatus(endpoint.public_key, age, received, sent, str(endpoint.underlay))
 
 
-def _write(store: Store, writes: Iterator[Write]) -> None:
+def write(store: Store, writes: Iterable[Write]) -> None:
+    """Write all of it, a few at a time."""
     ops: list[Write] = []
     for write in writes:
         if ops and (len(ops) == _BATCH or len(write.value) > 50_000):
             store.commit(ops)
             ops = []
         ops.append(write)
-    store.commit(ops)
+    if ops:
+        store.commit(ops)
 
 
 class Swarm:
@@ -153,7 +162,7 @@ class Swarm:
         self.count = len(world.nodes)
         self._etcd = EtcdServer(folder)
         self._store = Store([self._etcd.__enter__().endpoint], RecordSigner.reader(KEYRING))
-        _write(self._store, self.nodes.once())
+        write(self._store, self.nodes.once())
         desired: Any = SimpleNamespace(graph=graph, verified=self._verified, trust=SimpleNamespace(held=""))
         running = Running(desired, lambda: None, lambda _revision: 60.0)
         self.answers = Answers(self._store, worlds.CLUSTER, folder, folder, running)
@@ -168,7 +177,7 @@ class Swarm:
 
     def read(self, count: int | None = None) -> None:
         """Let all nodes read their devices again, or the first so many."""
-        _write(self._store, self.nodes.readings(count))
+        write(self._store, self.nodes.readings(count))
 
 
 def _mib(name: str, file: Path = Path("/proc/self/status")) -> float:
@@ -213,83 +222,11 @@ def _say(links: int, name: str, turns: list[dict[str, float]]) -> None:
     print(f"{links} links, {name}: {told} (load {load:.0f})", flush=True)
 
 
-_DOCKER = """#!/bin/sh
-case "$*" in
-"exec "*) shift 3; exec {python} -S -c 'import sys; sys.path.insert(0, "{project}")
-from agent.queries.client import ask
-sys.exit(ask(sys.argv[1:], "{socket}"))' "$@" ;;
-"ps "*) echo {container} {service} ;;
-*) echo "This node is not a swarm manager" >&2; exit 1 ;;
-esac
-"""
-"""Stands for `docker exec` on a worker. It starts the same program, which asks over the same kind of socket."""
-
-_PLUGIN = "from compose_ext.plugin import main; import sys; sys.argv[0] = 'docker-linkwire'; main()"
-_PAGE = """
-import json
-from compose_ext.docker_cli import choose
-from compose_ext.ui import snapshot, source
-made = source.Source(lambda: source.links(choose(())), list)
-reading, failed = made.read()
-assert failed is None, failed
-print(len(json.dumps(snapshot.graph(reading))))
-"""
-_COMMANDS = {
-    "no command": [_PLUGIN, "linkwire", "--help"],
-    "ps": [_PLUGIN, "linkwire", "ps"],
-    "ps --format json": [_PLUGIN, "linkwire", "ps", "--format", "json"],
-    "status": [_PLUGIN, "linkwire", "status"],
-    "snapshot of the page": [_PAGE],
-}
-
-
-_NOTED = """
-import atexit, shutil, sys
-atexit.register(shutil.copyfile, "/proc/self/status", {file!r})
-"""
-
-
-def _plugin(words: Sequence[str], environment: Mapping[str, str], noted: Path) -> dict[str, float]:
-    """What a process costs, with all that it starts: seconds, CPU seconds, its own memory, output."""
-    code, *arguments = words
-    words = [_NOTED.format(file=os.fspath(noted)) + code, *arguments]
-    began = time.monotonic()
-    with tempfile.TemporaryFile() as out:
-        process = subprocess.Popen([sys.executable, "-c", *words], stdout=out, env=dict(environment))
-        _, _, used = os.wait4(process.pid, 0)
-        process.returncode = 0
-        size = out.tell() if out.seek(0, os.SEEK_END) >= 0 else 0
-    spent = used.ru_utime + used.ru_stime
-    return {
-        "s": time.monotonic() - began,
-        "s CPU": spent,
-        "MiB": _mib("VmHWM", noted),
-        "MB of output": size / 10**6,
-    }
-
-
-def _client(swarm: Swarm, links: int, folder: Path) -> None:
-    """Print what the commands cost that ask the agent."""
-    docker, path = folder / "docker", folder / "socket" / "queries"
-    container, project = 64 * "c", Path(__file__).resolve().parents[2]
-    values = {"python": sys.executable, "project": project, "socket": path, "container": container, "service": "s"}
-    docker.write_text(_DOCKER.format(**values))
-    docker.chmod(0o755)
-    server = QueryServer(path, swarm.answers.handlers)
-    try:
-        for name, words in _COMMANDS.items():
-            environment = {**os.environ, "LINKWIRE_DOCKER": str(docker), "PYTHONPATH": str(project)}
-            _say(links, f"client, {name}", [_plugin(words, environment, folder / "noted") for _ in range(_TURNS)])
-    finally:
-        server.close()
-
-
 def measure(links: int, folder: Path) -> None:
-    """Print what questions about some links cost the agent, and the program that asks; medians of three."""
+    """Print what questions about some links cost the agent; medians of three."""
     with Swarm(links * 2, folder) as swarm:
         for name, query in (("status", {"counted": True}), ("ps", {"columns": True}), ("ps in objects", {})):
             _agent(swarm, links, name, query)
-        _client(swarm, links, folder)
 
 
 if __name__ == "__main__":

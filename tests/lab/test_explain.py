@@ -116,6 +116,31 @@ def test_each_fault_is_named(explained: Explained) -> None:
     process.wait_for("all to be well", lambda: bool(explained(*link)["ok"]), seconds=40)
 
 
+def test_live_check_tells_a_broken_node_once(explained: Explained, figure: Figure) -> None:
+    """Both links of the client are cut, since its node's firewall drops what other nodes send."""
+    stacks = explained.stacks
+    n1, *others = stacks.lab.nodes
+    sources = ", ".join(node.address for node in others)
+    told: list[str] = []
+
+    def check() -> list[str]:
+        began = time.monotonic()
+        done = stacks.try_linkwire("check", "--live", "--stack", "seek")
+        assert done.returncode == 1, done.stderr
+        figure(f"check --live after {time.monotonic() - began:.1f} s: {done.stdout.strip()}")
+        told[:] = [line for line in done.stdout.splitlines() if " -> " in line]
+        return told
+
+    only = ["seek_client -> seek_shy: no program in seek_shy.1 listens on any port but on 127.0.0.1"]
+    assert [line.partition(";")[0] for line in check()] == only
+    with dropping(n1, "input", f"ip saddr {{ {sources} }} udp dport 51820-53819"):
+        process.wait_for("the cut to be told", lambda: any("UDP from" in line for line in check()), seconds=40)
+        (cut,) = told
+        both = "seek_client -> seek_shy, seek_client -> seek_web: UDP from n2, n3 does not reach n1: a firewall"
+        assert cut.startswith(both), "a cause of two links is told twice, or without one of them"
+    process.wait_for("the cut to be over", lambda: len(check()) == 1 and "UDP" not in told[0], seconds=40)
+
+
 def test_hung_agent_and_absent_controller_are_named(explained: Explained) -> None:
     stacks, link = explained.stacks, ("seek_client", "seek_web:80")
     n2 = stacks.lab.node("n2")
