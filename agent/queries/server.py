@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 
 MOST = 16
 """Queries that are answered at the same time, those that are followed included."""
-MAX_QUERY = 65_536
-"""Bytes."""
+MAX_QUERY = 131_072
+"""Bytes: what Linux takes in one argument of a program, as the query comes."""
 TIMEOUT_S = 10.0
 """For a client to say what it asks, and to take each part of the answer: one that hangs must not hold a thread."""
 

@@ -16,8 +16,10 @@ from mesh.diagnosis.link_facts import LinkFacts
 from mesh.diagnosis.steps import Step, worst
 from mesh.store.client import Store
 
-MOST_LINKS = 256
+MOST_LINKS = 1000
 """Links of one query."""
+_TOGETHER = 250
+"""Of these, looked at together: after so many the plugin hears how far it is."""
 
 
 class Walks:
@@ -53,9 +55,11 @@ class Walks:
                 yield _document(number, steps)
             else:
                 left.append(number)
-        looked = look(self._survey, records, [facts[number] for number in left], unheard)
-        for number, seen in zip(left, looked, strict=True):
-            yield _document(number, (*recorded[number], *link_stages.by_looking(seen)))
+        for first in range(0, len(left), _TOGETHER):
+            some = left[first : first + _TOGETHER]
+            looked = look(self._survey, records, [facts[number] for number in some], unheard)
+            for number, seen in zip(some, looked, strict=True):
+                yield _document(number, (*recorded[number], *link_stages.by_looking(seen)))
         yield {"unheard": unheard}
 
 

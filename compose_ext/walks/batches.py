@@ -1,16 +1,18 @@
 """Batches of links to ask an agent for: as many as a query takes, with the running tasks of their services. Pure."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mesh.diagnosis.swarm_facts import SwarmFacts, SwarmTask
 
-MAX_QUERY = 60_000
-"""Bytes of one query: the agent takes 65,536, and Linux 131,072 in one argument of a program."""
-MOST_LINKS = 250
-"""Links of one query: so many are looked at together, and each batch tells how far it is."""
+MAX_QUERY = 120_000
+"""Bytes of one query, but for silent nodes: the agent takes 131,072, as Linux does in one argument of a program."""
+MAX_UNHEARD = 8_000
+"""Bytes of the silent nodes that one query names; more are asked once more."""
+MOST_LINKS = 1000
+"""Links of one query."""
 MOST_ENDS = 32
 """Tasks of one service that are told of: the agent takes no more."""
 
@@ -27,6 +29,17 @@ class Batch:
 
     numbers: list[int] = field(default_factory=list)
     query: dict[str, Any] = field(default_factory=lambda: {"hosts": {}, "tasks": {}, "links": []})
+
+    def without(self, unheard: Mapping[str, str]) -> dict[str, Any]:
+        """Return the query, so that nodes of which others said that they do not answer are not asked again."""
+        named: dict[str, str] = {}
+        size = 0
+        for node in self.query["hosts"].keys() & unheard.keys():
+            size += len(json.dumps([node, unheard[node]]))
+            if size > MAX_UNHEARD:
+                break
+            named[node] = unheard[node]
+        return {**self.query, "unheard": named}
 
 
 def batches(links: Sequence[SwarmFacts]) -> Iterator[Batch]:

@@ -105,7 +105,7 @@ def _answered(
     docker: Docker, agent: str, batch: Batch, unheard: dict[str, str], progress: Callable[[int], None]
 ) -> Iterator[tuple[int, Step | None]]:
     """Ask for one batch; adds to `unheard` the nodes that did not answer, which the next batch does not ask again."""
-    query = {**batch.query, "unheard": unheard}
+    query = batch.without(unheard)
     told = agent_answer.stream(docker, agent, "walks", query, quiet_s=QUIET_S, waits=lambda: progress(0))
     for document in told:
         try:
