@@ -63,6 +63,10 @@ class Cost:
     other: tuple[float, float]
 
 
+class Unanswered(Exception):  # noqa: N818 - a row of the table
+    """A command failed; the text is its own."""
+
+
 class Node:
     """A node's agent, in a process of its own (tests.bench.questions.node)."""
 
@@ -134,7 +138,7 @@ def _run(words: Sequence[str], program: Path, noted: Path, nodes: Sequence[Node]
         seconds = time.monotonic() - began
         out.seek(0)
         if process.returncode not in _GOOD:
-            raise RuntimeError(f"{arguments}: {process.returncode}: {out.read(2000).decode()}")
+            raise Unanswered(out.read(2000).decode().strip())
         if arguments[1:] == ["check", "--live"]:
             _check(out.read().decode())
     after = [(node.cpu() - spent, node.mib()) for node, spent in zip(nodes, before, strict=True)]
@@ -159,8 +163,12 @@ def measure(links: int, folder: Path, names: Sequence[str]) -> None:
         ):
             program = docker.install(swarm.world, folder / "docker", first.socket)
             for name in names:
-                turns = [_run(COMMANDS[name], program, folder / "noted", (first, second)) for _ in range(TURNS)]
-                _show(links, name, turns)
+                try:
+                    turns = [_run(COMMANDS[name], program, folder / "noted", (first, second)) for _ in range(TURNS)]
+                except Unanswered as error:
+                    print(f"| {links:,} | {name} | {error} | | | | {os.getloadavg()[0]:.0f} |", flush=True)
+                else:
+                    _show(links, name, turns)
 
 
 def _show(links: int, name: str, turns: Sequence[Cost]) -> None:
