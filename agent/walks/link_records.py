@@ -23,7 +23,8 @@ _SPREAD = 200
 MOST_ENDS = 32
 """Tasks of one service that are told of."""
 _FEW_TASKS, _FEW_NODES = 64, 64
-"""Of so few tasks the records are read one by one, and of so few nodes node by node: a read costs a millisecond."""
+"""Of so few tasks the records are read one by one, and of so few nodes, or of half of all, node by node: a read costs
+a millisecond, as much as some ten records."""
 _OF_NODES = (keyspace.TASKS, keyspace.KEYS, keyspace.LINK_KEYS, keyspace.PORTS)
 """Kinds whose keys name the node first."""
 _ONE_A_NODE = (keyspace.NODES, keyspace.MEMBERS, keyspace.STATUS)
@@ -181,7 +182,8 @@ def _keys(graph: LinkGraph, links: Iterable[tuple[LinkFacts, Sides]]) -> tuple[s
         link_keys |= {(task.node, key) for key in _link_keys(graph, asked) for task in tasks}
     nodes = sorted({task.node for task in of_tasks.values()})
     wanted = [keyspace.LEADER]
-    if len(nodes) > _FEW_NODES:
+    all_nodes = {endpoint.node for endpoint in graph.by_task.values()}
+    if len(nodes) > max(_FEW_NODES, len(all_nodes) // 2):
         return (*wanted, *_ONE_A_NODE, *_OF_NODES)
     wanted += [f"{prefix}{node}" for node in nodes for prefix in _ONE_A_NODE]
     if len(of_tasks) > _FEW_TASKS:

@@ -1,13 +1,16 @@
-"""Which pair of tasks of a link is looked at."""
+"""Records of links: the pair of tasks that is looked at, and what is read for how many."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from agent.walks.link_records import broken_for, chosen_pair
-from mesh.diagnosis.link_facts import End
+from agent.walks.link_records import SwarmTask, broken_for, chosen_pair, read
+from mesh.diagnosis.link_facts import End, LinkFacts
 from mesh.model import keyspace
 from mesh.model.records import BrokenPeers, Status
 from mesh.model.snapshot import Snapshot, Versioned
@@ -51,3 +54,41 @@ def test_what_records_say_comes_first() -> None:
 
 def test_side_without_a_task_has_no_end() -> None:
     assert chosen_pair([end("a1")], [], {}, MADE)[1] is None
+
+
+def test_link_to_itself_is_tried_between_two_tasks() -> None:
+    assert chosen([end("a1"), end("a2")], [end("a1"), end("a2")]) == ("a1", "a2")
+    assert chosen([end("a1")], [end("a1")]) == ("a1", "a1"), "there is no other"
+
+
+def ranges(services: int, tasks: int, nodes: int, asked: int) -> list[str]:
+    """What is read for links between some services of a Swarm, whose tasks are spread over so many nodes."""
+    made = [service(f"S{n}", f"shop_s{n}", (f"shop_s{n + 1}", "next")) for n in range(services)]
+    ends = [
+        replace(endpoint(f"S{n}", f"t{n}.{slot}", n * tasks + slot + 1), node=f"n{(n * tasks + slot) % nodes}")
+        for n in range(services)
+        for slot in range(tasks)
+    ]
+    desired: Any = SimpleNamespace(graph=graph(CLUSTER, *made, *ends), trust=SimpleNamespace(held=""))
+    seen: list[str] = []
+
+    def load(keys: Sequence[str]) -> Snapshot:
+        seen.extend(keys)
+        return Snapshot()
+
+    def side(n: int) -> list[SwarmTask]:
+        return [SwarmTask(one.task, one.task, one.node, one.node) for one in ends if one.service == f"S{n}"]
+
+    links = [(LinkFacts(f"shop_s{n}", f"shop_s{n + 1}"), (side(n), side(n + 1))) for n in range(asked)]
+    read(load, desired, "cluster", links)
+    return seen
+
+
+def test_few_records_are_read_for_few_links() -> None:
+    one = ranges(services=100, tasks=2, nodes=200, asked=1)
+    assert len(one) < 40
+    assert "keys/n0/t0.0" in one
+    some = ranges(services=100, tasks=2, nodes=200, asked=45)
+    assert len(some) == 1 + 7 * 92, "each node's records, and no other's"
+    every = ranges(services=100, tasks=2, nodes=200, asked=99)
+    assert len(every) == 1 + 7, "all at once"
