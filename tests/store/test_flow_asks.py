@@ -299,6 +299,18 @@ def test_nothing_is_written_without_other_nodes(nodes: Nodes) -> None:
     assert nodes.controller.load((keyspace.MEMBERS,)).revision == before
 
 
+def test_an_agent_that_may_not_ask_says_so(nodes: Nodes) -> None:
+    a, _ = nodes.add("a"), nodes.add("b")
+    reader = Store([nodes.etcd.endpoint], RecordSigner.reader(KEYRING), root=nodes.root)
+    written = ShortLived(reader, a.identity)
+    asked = Flows("a", a.watcher, lambda merge: FlowAsker("a", CLUSTER, a.store, written, merge))
+    told = list(asked.flows({"seconds": 1.0, "nodes": []}))
+    reader.close()
+    assert (told[0]["tasks"], told[0]["nodes_not_watched"]) == (1, ["b", "c"])
+    for document in (told[0], told[-1]):
+        assert "other nodes cannot be asked: " in document["problems"][0]
+
+
 class Liar:
     """A member that writes for an ask of a's whatever a test says."""
 
