@@ -98,7 +98,7 @@ def examined(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         yield made
 
 
-def test_links_of_a_task_are_tried_by_two_looks(examined: Examined) -> None:
+def test_links_of_a_task_take_two_looks(examined: Examined) -> None:
     first, second, third = examined.examiner().examine([examined.question(at, 80) for at in range(3)])
     for answer in (first, second, third):
         assert answer.look.is_peer

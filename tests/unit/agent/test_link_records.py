@@ -56,7 +56,7 @@ def test_side_without_a_task_has_no_end() -> None:
     assert chosen_pair([end("a1")], [], {}, MADE)[1] is None
 
 
-def test_link_to_itself_is_tried_between_two_tasks() -> None:
+def test_link_to_itself_has_two_tasks() -> None:
     assert chosen([end("a1"), end("a2")], [end("a1"), end("a2")]) == ("a1", "a2")
     assert chosen([end("a1")], [end("a1")]) == ("a1", "a1"), "there is no other"
 
