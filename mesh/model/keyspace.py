@@ -47,7 +47,7 @@ VAULT = prefix(vault.Vault)
 VAULTS = prefix(vault.EpochHistory)
 """Sorts after all keys that agents follow: they need none of it."""
 VIEWS = prefix(records.View)
-"""Sorts after all keys that controllers follow, for the same reason."""
+"""Sorts after all keys that agents follow, for the same reason. Controllers, which follow `vitals/`, receive them."""
 
 ASKS = prefix(asks.Ask)
 """Sorts before all keys that agents follow for the tasks' sake: an agent watches these by themselves (agent.asks)."""
