@@ -42,6 +42,7 @@ BY_HAND = (
     "test_no_packet_lacks_route_while_mtu_changes",
     # The node's own rules, a file, programs that know of no device: whatever the backend.
     *("test_node_table", "test_flows", "test_torn_reads", "test_connectivity", "test_probes", "test_packet_filter"),
+    "test_examiner",
     # Half a minute of waiting; also by hand with the kernel's WireGuard.
     *("test_blocked_traffic_is_broken", "test_initiations_of_the_other_end"),
     # Rules and programs that know of no device, again, and times of a second, which an emulated processor misses

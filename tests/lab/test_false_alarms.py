@@ -7,10 +7,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
-from tests.lab import checker, programs
+from tests.lab import checker, process, programs
 from tests.lab.deployment import Deployment
+from tests.lab.node import Node
 from tests.lab.programs import Calls
 from tests.support.effort import LONG
 
@@ -18,6 +21,12 @@ LASTS_S = 600 if LONG else 45
 ASKED_EVERY_S = 5.0
 SEED = 20261129
 MOST = 5
+
+
+def _accepted(manager: Node, change: list[str]) -> bool:
+    answer = manager.docker("service", *change, check=False)
+    assert answer.returncode == 0 or "out of sequence" in answer.stderr, answer.stderr
+    return answer.returncode == 0
 
 
 @contextmanager
@@ -32,19 +41,21 @@ def restless(stacks: Deployment) -> Iterator[list[str]]:
             service = chosen.choice(("calm_web", "calm_api"))
             if chosen.random() < 0.6:
                 done.append(f"{service}={chosen.randint(1, MOST)}")
-                manager.docker("service", "scale", "--detach", done[-1])
+                change = ["scale", "--detach", done[-1]]
             else:
                 done.append(f"{service} updated")
-                manager.docker("service", "update", "--detach", "--force", service)
+                change = ["update", "--detach", "--force", service]
+            # Swarm refuses a change where its own scheduler has just written the service ("update out of sequence").
+            process.wait_for(done[-1], partial(_accepted, manager, change), seconds=30)
             ends.wait(chosen.uniform(3, 9))
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield done
-    finally:
-        ends.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as apart:
+        worked = apart.submit(work)
+        try:
+            yield done
+        finally:
+            ends.set()
+        worked.result()
 
 
 def alarms(stacks: Deployment) -> list[str]:
