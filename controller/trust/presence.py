@@ -42,6 +42,7 @@ class Presence:
         self._signatures = SignatureCache(cluster)
         self._seen = LastSeen()
         self._signs: dict[str, _Sign] = {}  # by node, the one that has been silent longest first
+        self._unknown: set[tuple[str, str]] = set()  # node and key of signs that are not known to be its own, yet
         self._observed = 0.0
         self._paused = False
 
@@ -64,7 +65,10 @@ class Presence:
                 for node, sign in self._signs.items()
             }
         self._observed, self._paused = now, False
-        for node, key in self._changed(stored):
+        # A node may sign, and die, before its statement is accepted: then this was its sign of life.
+        looked_at = {*self._changed(stored), *self._unknown}
+        self._unknown = set()
+        for node, key in looked_at:
             versioned = stored.records.get(key)
             if keyspace.node(node) not in stored.records:  # it is absent, which is as good as silent
                 if (gone := self._signs.pop(node, None)) is not None:
@@ -74,13 +78,16 @@ class Presence:
                 continue
             member = accepted.get(node) or stored.get(keyspace.member(node), Member)
             if member is None:
+                self._unknown.add((node, key))
                 continue
             last = self._signs.get(node)
             if last is not None and last.key == member.report_key and versioned.generation <= last.generation:
                 continue
-            if self._signatures.problem(key, versioned, member.report_key) is None:
-                self._signs.pop(node, None)
-                self._signs[node] = _Sign(member.report_key, versioned.generation, now)
+            if self._signatures.problem(key, versioned, member.report_key) is not None:
+                self._unknown.add((node, key))
+                continue
+            self._signs.pop(node, None)
+            self._signs[node] = _Sign(member.report_key, versioned.generation, now)
 
     def _changed(self, stored: Snapshot) -> Iterator[tuple[str, str]]:
         changed = self._seen.changed(stored)

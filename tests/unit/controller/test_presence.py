@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+from immutables import Map
+
 from controller.recovery.resting_addresses import RestingAddresses
 from controller.trust.presence import LOOK_S, SILENCE_S, Presence
 from mesh.crypto.envelope import Signer, SigningKey, wrap
 from mesh.crypto.hpke import NodeKey
 from mesh.model import codec, keyspace
+from mesh.model.changelog import ChangeLog
 from mesh.model.records import Address, Member, Node, Record, Status
-from mesh.model.snapshot import Snapshot, Versioned
+from mesh.model.snapshot import Lineage, Snapshot, Versioned
 from tests.support.signing import CLUSTER
 
 KEYS = {name: SigningKey(name.encode().ljust(32)) for name in ("n1", "n2")}
@@ -82,6 +85,22 @@ def test_earlier_vitals_are_no_life_after_an_absence() -> None:
     assert world.look() == {"n1"}
     world.say("n1", 6)
     assert not world.look()
+
+
+def test_last_sign_before_acceptance_is_life() -> None:
+    """A node may join, sign, and die before the controller has accepted its statement."""
+    world = World()
+    world.say("n1", 1)
+    made = world.snapshot()  # and it stays the same: nothing of it has changed when the statement is accepted
+    kinds: dict[type, Map[str, Versioned[Record]]] = {
+        kind: Map({key: made.records[key] for key, _ in made.keys_of(kind)}) for kind in (Node, Status)
+    }
+    stored = replace(made, trail=Lineage(made.records, made.invalid, kinds, ChangeLog[str]().mark()))
+    world.presence.observe(stored, {}, world.now)
+    for seconds in range(1, int(SILENCE_S) + 2):
+        assert not world.presence.silent()
+        world.presence.observe(stored, ACCEPTED, world.now + seconds)
+    assert world.presence.silent() == {"n1"}
 
 
 def test_vitals_without_statement_are_no_life() -> None:
