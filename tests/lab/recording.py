@@ -13,11 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.lab import checker
 from tests.lab.deployment import EXAMPLES, deployed
 from tests.lab.lab import Lab, default_name
 from tests.lab.node import Node
@@ -51,8 +49,7 @@ def main() -> None:
             events: list[Event] = []
             for words in COMMANDS:
                 if words[0] == "ps":
-                    checker.settle(lab)
-                    time.sleep(30)  # until the first links have been used
+                    stacks.wait_connected("shop")
                 at = events[-1][0] + READ_S if events else 0.0
                 events.extend(_recorded(lab.manager, environment | stacks.example_images(), shop, words, at))
     finally:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -146,7 +145,6 @@ def test_a_reader_that_goes_leaves_nothing(stacks: Deployment, tasks: tuple[Task
         assert started.stdout.readline() == "watching 2 tasks on n2, n3 until Ctrl-C\n"
         assert "flow_web" in started.stdout.readline()
         assert listeners(web) == listeners(db) == 1
-        began = time.monotonic()
         if how == "interrupted":
             os.killpg(started.pid, signal.SIGINT)
         elif how == "pipe":
@@ -154,7 +152,6 @@ def test_a_reader_that_goes_leaves_nothing(stacks: Deployment, tasks: tuple[Task
         else:
             os.killpg(started.pid, signal.SIGKILL)
         process.wait_for("nobody to watch", lambda: is_quiet(stacks, web, db), seconds=10, every=0.2)
-        assert time.monotonic() - began < 10
 
 
 def test_an_agent_that_dies_is_not_watched_for(stacks: Deployment, tasks: tuple[Task, Task]) -> None:
