@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from agent.state.clock import WatchedClock
 from agent.state.key_file import load_or_make_node_key
 from agent.state.node_identity import Identity
 from agent.state.verified_state import VerifiedState
+from agent.walks import link_records
 from agent.walks.explain import Explainer
 from agent.walks.many import Walks
 from agent.wireguard.backend import probe
@@ -151,13 +153,13 @@ def run(options: settings.Settings) -> None:
     answerer = Answerer(here.id, keyring.cluster, store, written, examiner, beside=flow_answerer.heard)
     flows = Flows(here.id, watcher, lambda merge: FlowAsker(here.id, keyring.cluster, store, written, merge))
     survey = Survey(here.id, examiner, Asker(here.id, keyring.cluster, store, written))
-    explainer = Explainer(store, keyring.cluster, desired, survey)
+    read_links = partial(link_records.read, store.load, desired, keyring.cluster)
     queries = serve_queries(
         Path(SOCKET),
         {
             **answers.handlers,
-            "explain": explainer.explain,
-            "walks": Walks(store, keyring.cluster, desired, survey).walks,
+            "explain": Explainer(read_links, survey).explain,
+            "walks": Walks(read_links, survey).walks,
             "sweep": Sweep(lambda: desired.graph, survey).sweep,
             "flows": flows.flows,
             "records": Records(store.load).records,

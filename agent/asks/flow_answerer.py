@@ -98,11 +98,6 @@ class FlowAnswerer:
         self._members: dict[str, Member] = {}
         self._snapshot = Snapshot()
 
-    @property
-    def watches(self) -> int:
-        """How many watches go on, to look at."""
-        return len(self._watches)
-
     def heard(self, snapshot: Snapshot) -> None:
         """Begin, renew and end watches. Called with all asks that there are, whenever one changes."""
         with self._lock:

@@ -13,6 +13,7 @@ import msgspec
 
 from mesh.diagnosis.questions import Answer, Question
 from mesh.errors import InvalidRecordError
+from mesh.model.compression import decompressed
 
 MOST_QUESTIONS = 256
 """Questions of one ask."""
@@ -47,7 +48,7 @@ def unpack_questions(packed: bytes) -> tuple[Question, ...]:
         raise InvalidRecordError("more questions than one ask holds")
     try:
         questions = msgspec.json.decode(_opened(packed), type=tuple[Question, ...])
-    except (msgspec.MsgspecError, ValueError, RecursionError, zlib.error) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidRecordError(f"questions: {error}") from None
     if len(questions) > MOST_QUESTIONS:
         raise InvalidRecordError("more questions than one ask holds")
@@ -70,7 +71,7 @@ def unpack_answers(packed: bytes) -> dict[int, Answer]:
         raise InvalidRecordError("answers: too large")
     try:
         return dict(msgspec.json.decode(_opened(packed), type=tuple[tuple[int, Answer], ...]))
-    except (msgspec.MsgspecError, ValueError, RecursionError, zlib.error) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidRecordError(f"answers: {error}") from None
 
 
@@ -80,11 +81,7 @@ def _packed(plain: bytes, most: int) -> bytes:
 
 
 def _opened(packed: bytes) -> bytes:
-    """Undo `_packed`. Raises ValueError, zlib.error."""
+    """Undo `_packed`. Raises ValueError."""
     if packed[:1] in {b"", b"["}:  # a compressed one begins otherwise (RFC 1950: with 0x78)
         return packed
-    opener = zlib.decompressobj()
-    plain = opener.decompress(packed, _MAX_OPENED)
-    if not opener.eof or opener.unused_data:
-        raise ValueError("cut short, or too large")
-    return plain
+    return decompressed(packed, _MAX_OPENED)

@@ -16,6 +16,7 @@ import msgspec
 from agent.flows.conntrack_events import Connection
 from agent.flows.events import Begun, Counts, Refusal, Seen
 from mesh.errors import InvalidRecordError
+from mesh.model.compression import decompressed
 
 BYTES_PER_S = 64 * 1024
 """All nodes together write for one ask so much, as etcd has it: bytes are base64 in a record's JSON."""
@@ -144,15 +145,8 @@ def unpack(packed: bytes) -> Batch:
     """Read a batch. Raises InvalidRecordError."""
     if len(packed) > MOST_BYTES:
         raise InvalidRecordError("a batch of flows: too large")
-    opened = zlib.decompressobj()
     try:
-        plain = opened.decompress(packed, MOST_UNPACKED)
-    except zlib.error as error:
-        raise InvalidRecordError(f"a batch of flows: {error}") from None
-    if not opened.eof:
-        raise InvalidRecordError("a batch of flows: it is cut off, or unpacks to too much")
-    try:
-        return _batch(_DECODER.decode(plain))
+        return _batch(_DECODER.decode(decompressed(packed, MOST_UNPACKED)))
     except (msgspec.MsgspecError, ValueError, IndexError, RecursionError) as error:
         raise InvalidRecordError(f"a batch of flows: {error}") from None
 

@@ -6,16 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.asks.survey import Survey
-from agent.desired_state import DesiredState
 from agent.queries.server import BadQueryError, Document
-from agent.walks import link_records
-from agent.walks.link_records import MOST_ENDS, Sides, SwarmTask
+from agent.walks.link_records import MOST_ENDS, Reader, Sides, SwarmTask
 from agent.walks.looking import look_at
 from mesh.diagnosis import link_stages
 from mesh.diagnosis.link_facts import LinkFacts
 from mesh.diagnosis.steps import Step
 from mesh.model.ports import PortRange
-from mesh.store.client import Store
 
 _LONGEST = 256
 """Characters of a name in a query."""
@@ -25,22 +22,18 @@ class Explainer:
     """Explainer of links, from one node.
 
     Args:
-        store: to read from.
-        cluster: Swarm's id of it.
-        desired: the records that this node acts on.
+        read: reads the records of links.
         survey: from this node.
     """
 
-    def __init__(self, store: Store, cluster: str, desired: DesiredState, survey: Survey) -> None:
-        self._store = store
-        self._cluster = cluster
-        self._desired = desired
+    def __init__(self, read: Reader, survey: Survey) -> None:
+        self._read = read
         self._survey = survey
 
     def explain(self, query: Document) -> Iterator[Document]:
         """Walk along one link: a document a step, up to the first that is wrong."""
         asked, ends = _asked(query)
-        records = link_records.read(self._store.load, self._desired, self._cluster, [(asked, ends)])
+        records = self._read([(asked, ends)])
         facts = records.facts(asked, ends)
         steps = link_stages.by_records(facts)
         yield from map(_document, steps)

@@ -136,11 +136,15 @@ class LinkRecords:
         return _placed(end, endpoint)
 
 
+Reader = Callable[[Sequence[tuple[LinkFacts, Sides]]], LinkRecords]
+"""Reads the records of links, as `read` does with its other arguments given."""
+
+
 def read(
     load: Callable[[Sequence[str]], Snapshot],
     desired: DesiredState,
     cluster: str,
-    links: Iterable[tuple[LinkFacts, Sides]],
+    links: Sequence[tuple[LinkFacts, Sides]],
 ) -> LinkRecords:
     """Read the records of some links.
 

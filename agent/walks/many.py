@@ -6,15 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agent.asks.survey import Survey
-from agent.desired_state import DesiredState
 from agent.queries.server import BadQueryError, Document
-from agent.walks import link_records
-from agent.walks.link_records import MOST_ENDS, Sides, SwarmTask
+from agent.walks.link_records import MOST_ENDS, Reader, Sides, SwarmTask
 from agent.walks.looking import look
 from mesh.diagnosis import link_stages
 from mesh.diagnosis.link_facts import LinkFacts
 from mesh.diagnosis.steps import Step, worst
-from mesh.store.client import Store
 
 MOST_LINKS = 1000
 """Links of one query."""
@@ -26,16 +23,12 @@ class Walks:
     """Walks along many links at a time, from one node.
 
     Args:
-        store: to read from.
-        cluster: Swarm's id of it.
-        desired: the records that this node acts on.
+        read: reads the records of links.
         survey: from this node.
     """
 
-    def __init__(self, store: Store, cluster: str, desired: DesiredState, survey: Survey) -> None:
-        self._store = store
-        self._cluster = cluster
-        self._desired = desired
+    def __init__(self, read: Reader, survey: Survey) -> None:
+        self._read = read
         self._survey = survey
 
     def walks(self, query: Document) -> Iterator[Document]:
@@ -46,7 +39,7 @@ class Walks:
         nodes that are not asked, by id, and what is said of them.
         """
         links, unheard = _asked(query)
-        records = link_records.read(self._store.load, self._desired, self._cluster, links)
+        records = self._read(links)
         facts = [records.facts(asked, ends) for asked, ends in links]
         recorded = [link_stages.by_records(one) for one in facts]
         left: list[int] = []

@@ -14,6 +14,7 @@ import msgspec
 
 from mesh.errors import InvalidRecordError
 from mesh.model import codec, keyspace
+from mesh.model.compression import decompressed
 from mesh.model.records import MOST_BROKEN, BrokenPeers, DeviceStatus, Refused, Status, View
 from mesh.model.snapshot import Snapshot
 
@@ -84,12 +85,11 @@ def unpack(view: View) -> tuple[DeviceReading, ...]:
     Raises:
         InvalidRecordError: `pack` has not made it.
     """
-    opened = zlib.decompressobj()
     try:
-        part = _DECODER.decode(opened.decompress(view.packed, MAX_UNPACKED))
-    except (zlib.error, msgspec.MsgspecError, ValueError, RecursionError):
+        part = _DECODER.decode(decompressed(view.packed, MAX_UNPACKED))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         part = None
-    if part is None or not opened.eof or (part.node, part.v) != (view.node, codec.FORMAT):
+    if part is None or (part.node, part.v) != (view.node, codec.FORMAT):
         raise InvalidRecordError(f"{keyspace.key_of(view)}: cannot be unpacked")
     return part.devices
 

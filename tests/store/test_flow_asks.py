@@ -144,7 +144,7 @@ class Nodes:
     def are_quiet(self) -> bool:
         """Whether nobody asks, watches or tells any more."""
         return not self.records() and not any(
-            node.watcher.running or node.flow_answerer.watches for node in self.made
+            node.watcher.running or node.flow_answerer._watches for node in self.made
         )
 
 
@@ -357,7 +357,7 @@ def test_an_ask_in_anothers_name_stays_unanswered(nodes: Nodes) -> None:
     b, thief = nodes.add("b"), nodes.add("thief", answers=False)
     thief.written.write(FlowAsk("a", 0, "1" * 32, "", (), ending=False))
     time.sleep(1.5)
-    assert (b.watcher.running, b.flow_answerer.watches) == (0, 0)
+    assert (b.watcher.running, b.flow_answerer._watches) == (0, {})
     assert nodes.records() == ["askflows/a/0"]
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 
 from mesh.crypto.framing import framed
 from mesh.errors import InvalidRecordError
+from mesh.model.compression import decompressed
 from mesh.model.records import Record
 
 Stream = Literal["decisions", "routine"]
@@ -75,10 +76,9 @@ class AuditPage(Record, key="audit/{0.stream}/{0.slot:04}"):
     def events(self) -> tuple[Event, ...]:
         """Return its events. Raises InvalidRecordError: they are no such events."""
         try:
-            unzip = zlib.decompressobj()
-            plain = json.loads(unzip.decompress(self.packed, _MAX_UNPACKED))
+            plain = json.loads(decompressed(self.packed, _MAX_UNPACKED))
             return tuple(Event(str(kind), tuple((str(n), str(t)) for n, t in details)) for kind, details in plain)
-        except (ValueError, TypeError, zlib.error, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise InvalidRecordError(f"audit page {self.number}: its events cannot be read: {error}") from None
 
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from agent.asks.survey import Survey
 from agent.asks.writing import ShortLived
 from agent.queries.answers import Answers, Running
 from agent.queries.server import QueryServer
+from agent.walks import link_records
 from agent.walks.many import Walks
 from mesh.integrity.record_signing import RecordSigner
 from mesh.process.gc_tuning import IdleCollector
@@ -54,7 +56,7 @@ def main(told: dict[str, Any]) -> None:
     written = ShortLived(store, identity)
     answerer = Answerer(node, CLUSTER, store, written, examiner)
     survey = Survey(node, examiner, Asker(node, CLUSTER, store, written))
-    walks = Walks(store, CLUSTER, desired, survey)
+    walks = Walks(partial(link_records.read, store.load, desired, CLUSTER), survey)
     server = QueryServer(folder / "socket" / "queries", {**answers.handlers, "walks": walks.walks})
     answerer.start()
     IdleCollector().collect(time.monotonic())  # as in an agent, no collection goes over what stays

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from agent.asks.survey import UNHEARD, Survey
 from agent.queries.server import BadQueryError
-from agent.walks import many
+from agent.walks import link_records, many
 from agent.walks.link_records import LinkRecords
 from agent.walks.looking import look, look_at
 from mesh.diagnosis.link_facts import Connection, End, LinkFacts, Listener, Look, Trial
@@ -199,9 +200,8 @@ def made(fabric: Fabric) -> many.Walks:
     from mesh.model.snapshot import Snapshot  # noqa: PLC0415
     from mesh.topology.link_graph import index  # noqa: PLC0415
 
-    store: Any = SimpleNamespace(load=lambda _keys: Snapshot())
     desired: Any = SimpleNamespace(graph=index(Snapshot()), trust=SimpleNamespace(held=""), verified=Snapshot())
-    return many.Walks(store, "cluster", desired, fabric.survey())
+    return many.Walks(partial(link_records.read, lambda _keys: Snapshot(), desired, "cluster"), fabric.survey())
 
 
 def test_each_link_gets_a_document() -> None:
