@@ -128,7 +128,7 @@ class Docker:
                 raise DockerError(f"docker did not answer within {timeout:g} s") from None
         if process.returncode:
             reason = printable((out if merged else error).decode("utf-8", "replace").strip()[:_LONGEST_ERROR])
-            written = out.decode("utf-8", "replace")[:_LONGEST_ERROR]
+            written = out.decode("utf-8", "replace")
             raise DockerError(reason or f"docker failed with exit code {process.returncode}", written)
         return out.decode("utf-8", "replace")
 

@@ -15,8 +15,8 @@ TIMEOUT = 30.0
 NO_MANAGER = "not a swarm manager"
 """In what every version of Docker says of it."""
 
-_LISTED_AT_MOST = 3
-"""Times that a list is read before an id in it that is gone is an error."""
+_GONE = re.compile(r"(?i)no such|not found")
+"""In each line of what docker says of objects that are not there."""
 INSPECTED_AT_ONCE = 2000
 """Ids of one question: docker asks its daemon for each by itself, some milliseconds long."""
 _FRACTION = re.compile(r"\.[0-9]+")
@@ -64,23 +64,21 @@ def services(docker: Docker, *filters: str) -> list[dict[str, Any]]:
 
 
 def _described(docker: Docker, listing: Sequence[str], inspection: Sequence[str]) -> list[dict[str, Any]]:
-    """List ids and inspect them, again where one is gone meanwhile: Docker then fails for all of them.
+    """List ids and inspect them; one that is gone meanwhile is left out. Raises DockerError."""
+    ids = docker.ask(listing, TIMEOUT).split()
+    found: list[dict[str, Any]] = []
+    for first in range(0, len(ids), INSPECTED_AT_ONCE):
+        found += read(_inspected(docker, [*inspection, *ids[first : first + INSPECTED_AT_ONCE]]))
+    return found
 
-    Raises:
-        DockerError: Docker does not answer, or an inspection failed each time.
-    """
-    for left in reversed(range(_LISTED_AT_MOST)):
-        ids = docker.ask(listing, TIMEOUT).split()
-        try:
-            found: list[dict[str, Any]] = []
-            for first in range(0, len(ids), INSPECTED_AT_ONCE):
-                found += read(docker.ask([*inspection, *ids[first : first + INSPECTED_AT_ONCE]], TIMEOUT))
-        except DockerError:
-            if not left:
-                raise
-        else:
-            return found
-    raise AssertionError
+
+def _inspected(docker: Docker, command: Sequence[str]) -> str:
+    try:
+        return docker.ask(command, TIMEOUT)
+    except DockerError as error:
+        if not all(map(_GONE.search, str(error).splitlines())):
+            raise
+        return error.output  # docker fails if one is not there, and writes all others
 
 
 def is_current(task: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
