@@ -18,18 +18,17 @@ from agent.asks.writing import ShortLived
 from agent.probes.examiner import MOST_OWN, Examiner
 from agent.state.node_identity import Identity
 from agent.wireguard.backend import probe
-from mesh.crypto.hpke import NodeKey
 from mesh.diagnosis.link_facts import Listener, Look
 from mesh.diagnosis.questions import Answer, Question
 from mesh.errors import InvalidRecordError
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import keyspace
 from mesh.model.asks.records import Ask, Told
-from mesh.model.records import Member
-from mesh.model.snapshot import Put, Snapshot
+from mesh.model.snapshot import Snapshot
 from mesh.store.client import Store
 from mesh.topology.link_graph import index
 from tests.store.etcd_server import EtcdServer
+from tests.store.joining import joined
 from tests.store.waiting import until
 from tests.support.signing import CLUSTER, KEYRING
 
@@ -60,10 +59,7 @@ class Nodes:
     made: list[Node] = field(default_factory=list)
 
     def add(self, name: str, *, answers: bool = True) -> Node:
-        folder, key = self.folder / name, NodeKey.generate()
-        folder.mkdir()
-        identity = Identity(folder, folder / "none", CLUSTER, name, key.public)
-        self.controller.commit((Put(Member(name, key.public, identity.key.verify_key, 1), None),))
+        identity = joined(self.controller, name, self.folder / name)
         store = Store([self.etcd.endpoint], RecordSigner.agent(KEYRING, identity.key), root=self.root)
         written = ShortLived(store, identity)
         examiner = Examiner({}, lambda: index(Snapshot()), probe(), (51820, 51899))

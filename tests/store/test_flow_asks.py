@@ -31,16 +31,15 @@ from agent.queries import flows
 from agent.queries.flows import Flows
 from agent.state.node_identity import Identity
 from agent.wireguard.backend import probe
-from mesh.crypto.hpke import NodeKey
 from mesh.errors import Retryable
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import keyspace
 from mesh.model.asks.records import FlowAsk, Watched
-from mesh.model.records import Member
 from mesh.model.snapshot import Put, Snapshot
 from mesh.store.client import Store
 from mesh.topology.link_graph import index
 from tests.store.etcd_server import EtcdServer
+from tests.store.joining import joined
 from tests.store.waiting import until
 from tests.support.link_graphs import CLUSTER as MESH
 from tests.support.link_graphs import endpoint, graph, service
@@ -115,10 +114,7 @@ class Nodes:
     made: list[Node] = field(default_factory=list)
 
     def add(self, name: str, *, answers: bool = True) -> Node:
-        folder, key = self.folder / f"{name}{len(self.made)}", NodeKey.generate()
-        folder.mkdir()
-        identity = Identity(folder, folder / "none", CLUSTER, name, key.public)
-        self.controller.commit((Put(Member(name, key.public, identity.key.verify_key, 1), None),))
+        identity = joined(self.controller, name, self.folder / f"{name}{len(self.made)}")
         return self.start(name, identity, answers=answers)
 
     def start(self, name: str, identity: Identity, *, answers: bool = True) -> Node:
