@@ -32,10 +32,10 @@ def own(node: str, number: int) -> bytes:
 
 
 def fill(line: ChannelPool, node: str = A, first: int = 0) -> str:
-    """Write large values until there is no more room; what etcd said last."""
+    """Write large values until there is no more room; what etcd said last. A write that is late is no full etcd."""
     said = ""
     for number in range(first, first + 60):
-        if (said := write(line, own(node, number), LARGE)) != "written":
+        if SPACE in (said := write(line, own(node, number), LARGE)):
             break
     return said
 
