@@ -28,6 +28,8 @@ class ListCache:
         self.tasks: Map[str, SwarmTask] = Map()
         self.nodes_up: tuple[str, ...] = ()
         """Ids of the nodes that Swarm calls up."""
+        self.linkless: frozenset[str] = frozenset()
+        """Ids of the services that have no label of ours, and that no other's links name."""
         self._tasks_of: MultiMap[str, str] = MultiMap()
         self._unsettled: set[str] = set()
         self._look_at: set[str] = set()  # services to be checked again for _unsettled
@@ -59,6 +61,10 @@ class ListCache:
         if differ:
             self.services = _with(self.services, listed)
             self._look_at |= differ
+            named = {link.provider for service in self.services.values() for link in service.labels.links}
+            self.linkless = frozenset(
+                service.id for service in self.services.values() if service.is_plain and service.name not in named
+            )
             self._note("service", differ)
 
     def update_nodes(self, listed: Mapping[str, SwarmNode]) -> None:

@@ -70,6 +70,11 @@ class SwarmService:
     deploy: Deploy = field(default=Deploy(), compare=False)
     """Of the change that was noticed last: a service that differs in nothing else is the same."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has no label of ours, or none that says more than its absence would."""
+        return self.labels == ServiceLabels() and not self.label_errors
+
 
 @dataclass(frozen=True, slots=True)
 class SwarmNetwork:

@@ -1,8 +1,9 @@
 """Poller of Swarm: lists everything now and then, and the tasks of moving services often.
 
 Swarm has no task events (moby#37403), so the tasks of a service that Swarm is moving are listed repeatedly, often at
-first and less so the longer nothing changes. Everything is listed after a break and every few seconds, since Swarm
-does not restart the store watch behind its events after an error.
+first and less so the longer nothing changes. One that has no part in links waits for the next list of everything.
+Everything is listed after a break and every few seconds, since Swarm does not restart the store watch behind its
+events after an error.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ class SwarmPoller:
         else:
             try:
                 if "service" in kinds:
+                    linkless = self._lists.linkless
                     self._lists.update_services(self._swarm.services())
+                    self._hinted.update(dict.fromkeys(linkless - self._lists.linkless, now))
                 if "node" in kinds:
                     self._lists.update_nodes(self._swarm.nodes())
                 self._list_close(now)
@@ -142,7 +145,7 @@ class SwarmPoller:
 
     def _close(self, now: float) -> frozenset[str]:
         hinted = {name for name, at in self._hinted.items() if now - at < HINT_S}
-        return self._lists.unsettled(self._picture()) | hinted
+        return (self._lists.unsettled(self._picture()) | hinted) - self._lists.linkless
 
     def _due_at(self, name: str) -> float:
         """Return the time to list a service under close watch again; without a hint it changes only by a list."""

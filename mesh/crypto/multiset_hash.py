@@ -63,7 +63,8 @@ class Entry:
 class MultisetHash:
     """Product of a multiset of entries, without the entries. Immutable: every change gives another one.
 
-    Two are equal when their digests are.
+    Two are equal when their digests are. A digest is computed once, when it is first asked for: the inversion takes
+    as long as a hundred changes.
 
     Attributes:
         count: number of entries; negative while more were removed than added.
@@ -72,6 +73,7 @@ class MultisetHash:
     count: int = 0
     _numerator: int = 1
     _denominator: int = 1
+    _digest: bytes | None = None
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Self:
@@ -95,7 +97,11 @@ class MultisetHash:
         Raises:
             ValueError: more entries were removed than added.
         """
-        return hashlib.sha256(framed("linkwire manifest 1", self.state())).digest()
+        if self._digest is None:
+            digest = hashlib.sha256(framed("linkwire manifest 1", self.state())).digest()
+            object.__setattr__(self, "_digest", digest)
+            return digest
+        return self._digest
 
     def state(self) -> bytes:
         """Return the count and the product in 392 bytes, the only encoding.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +21,9 @@ QUICK = (
     "tests/netns/test_linkkeys.py",
 )
 ALONE = "tests/bench/test_docker.py"
+SPARE = ("tests/unit/mesh/test_ipam.py", "tests/unit/agent/test_diff.py", "tests/unit/test_mutants.py")
 COUNT = 3  # tests in each file
-EVERY = [f"{file}::test_{n}" for file in (*LAB, *OWN, *QUICK, ALONE) for n in range(COUNT)]
+EVERY = [f"{file}::test_{n}" for file in (*LAB, *OWN, *QUICK, *SPARE, ALONE) for n in range(COUNT)]
 
 
 @dataclass(eq=False)
@@ -47,10 +49,15 @@ class Worker:
         return len(self.queue) > (not self.shutting_down)
 
 
-def scheduled(count: int, monkeypatch: pytest.MonkeyPatch, collected: list[str] | None = None) -> Any:  # noqa: ANN401
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    return tmp_path / "alone"
+
+
+def scheduled(count: int, monkeypatch: pytest.MonkeyPatch, begun: Path, collected: list[str] | None = None) -> Any:  # noqa: ANN401
     monkeypatch.setattr("xdist.scheduler.loadscope.parse_tx_spec_config", lambda _: [""] * count)
     config: Any = SimpleNamespace(option=SimpleNamespace(dist="load", loadscopereorder=True))
-    made: Any = lanes.pytest_xdist_make_scheduler(config, None)
+    made: Any = lanes.Lanes(config, None, begun)
     workers = [Worker(f"gw{number}") for number in range(count)]
     for worker in reversed(workers):  # whoever is ready first
         made.add_node(worker)
@@ -75,14 +82,19 @@ def end_those_told(made: Any, workers: list[Worker]) -> None:  # noqa: ANN401
             made.remove_node(worker)
 
 
-def test_every_test_runs_once_and_last_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, workers = scheduled(4, monkeypatch)
+def test_every_test_runs_once_and_last_ones_alone(monkeypatch: pytest.MonkeyPatch, begun: Path) -> None:
+    made, workers = scheduled(4, monkeypatch, begun)
     order: list[str] = []
     while ready := [worker for worker in workers if worker.can_run()]:
         order += [run_one(made, worker) for worker in ready]
         end_those_told(made, workers)
     assert sorted(order) == sorted(EVERY)
-    assert all(test.startswith(ALONE) for test in order[-COUNT:])
+    last = [test for test in order if not test.startswith(SPARE)][-COUNT:]
+    assert all(test.startswith(ALONE) for test in last)
+    beside = [test for test in order[order.index(last[0]) :] if test.startswith(SPARE)]
+    assert len({test.split("::")[0] for test in beside}) >= len(SPARE) - 1, "one hands over to them"
+    assert begun.exists()
+    assert {EVERY[index].split("::")[0] for index in workers[3].ran} >= {*SPARE}
     assert all(worker.shutting_down and not worker.queue for worker in workers)
     swarms = [{EVERY[index].split("::")[0] for index in worker.ran} & {*LAB, *OWN} for worker in workers]
     assert swarms[0] | swarms[1] >= set(LAB)
@@ -95,13 +107,54 @@ def test_every_test_runs_once_and_last_ones_alone(monkeypatch: pytest.MonkeyPatc
     assert longest == workers[3].ran[0], "it comes first"
 
 
-def test_third_of_three_begins_without_a_swarm(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, workers = scheduled(3, monkeypatch)
+def test_alone_ones_do_not_wait_for_computations(monkeypatch: pytest.MonkeyPatch, begun: Path) -> None:
+    made, workers = scheduled(4, monkeypatch, begun)
+    spare = workers[3]
+    while ready := [worker for worker in workers[:3] if worker.can_run()] or (
+        [] if begun.exists() or not spare.can_run() else [spare]
+    ):
+        for worker in ready:
+            run_one(made, worker)
+        end_those_told(made, workers)
+    assert sum(EVERY[index].startswith(ALONE) for index in workers[0].ran) == COUNT
+    assert workers[0].shutting_down, "it ends with them"
+    assert spare.can_run()
+    while spare.can_run():
+        assert run_one(made, spare).startswith(SPARE)
+    assert sum(len(worker.ran) for worker in workers) == len(EVERY)
+
+
+def test_computations_of_a_dead_worker_are_run(monkeypatch: pytest.MonkeyPatch, begun: Path) -> None:
+    made, workers = scheduled(4, monkeypatch, begun)
+    made.remove_node(workers.pop())
+    ran = 0
+    while ready := [worker for worker in workers if worker.can_run()]:
+        for worker in ready:
+            run_one(made, worker)
+            ran += 1
+        end_those_told(made, workers)
+    assert ran == len(EVERY)
+
+
+def test_without_alone_ones_computations_come_as_others(monkeypatch: pytest.MonkeyPatch, begun: Path) -> None:
+    quick = [test for test in EVERY if test.startswith((*QUICK, *SPARE))]
+    made, workers = scheduled(4, monkeypatch, begun, quick)
+    while ready := [worker for worker in workers if worker.can_run()]:
+        for worker in ready:
+            worker.ran.append(index := worker.queue.pop(0))
+            made.mark_test_complete(worker, index)
+    of_whom = {worker.name for worker in workers for index in worker.ran if quick[index].startswith(SPARE)}
+    assert len(of_whom) > 1
+    assert sum(len(worker.ran) for worker in workers) == len(quick)
+
+
+def test_third_of_three_begins_without_a_swarm(monkeypatch: pytest.MonkeyPatch, begun: Path) -> None:
+    _, workers = scheduled(3, monkeypatch, begun)
     assert EVERY[workers[2].queue[0]] == "tests/kernel/test_kernel.py::test_0"
 
 
-def test_nothing_is_alone_while_another_worker_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, workers = scheduled(2, monkeypatch)
+def test_nothing_is_alone_while_another_worker_works(monkeypatch: pytest.MonkeyPatch, begun: Path) -> None:
+    made, workers = scheduled(2, monkeypatch, begun)
     slow = workers[1]
     while workers[0].can_run():
         run_one(made, workers[0])
@@ -115,8 +168,8 @@ def test_nothing_is_alone_while_another_worker_works(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_any_number_of_workers_ends(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    made, workers = scheduled(count, monkeypatch)
+def test_any_number_of_workers_ends(monkeypatch: pytest.MonkeyPatch, begun: Path, count: int) -> None:
+    made, workers = scheduled(count, monkeypatch, begun)
     ran = 0
     while ready := [worker for worker in workers if worker.can_run()]:
         for worker in ready:
@@ -131,11 +184,12 @@ def test_what_the_lanes_name_is_there() -> None:
     """Renamed, a measurement would no longer be alone, and nobody would be told."""
     files = [str(path.relative_to(PROJECT)) for path in (PROJECT / "tests").rglob("test_*.py")]
     ends = (*lanes.LONGEST, *lanes.LABS_OF_THEIR_OWN, lanes.OPENING)
+    assert [start for start in lanes.COMPUTED if not any(file.startswith(start) for file in files)] == []
     assert [end for end in ends if not any(file.endswith(f"/{end}") for file in files)] == []
     for file, _, test in (alone.partition("::") for alone in lanes.MUST_BE_ALONE):
         assert f"def {test}" in (PROJECT / file).read_text()
 
 
 def test_another_way_can_be_asked_for() -> None:
-    config: Any = SimpleNamespace(option=SimpleNamespace(dist="loadfile"))
+    config: Any = SimpleNamespace(option=SimpleNamespace(dist="loadfile"), stash={})
     assert lanes.pytest_xdist_make_scheduler(config, None) is None

@@ -166,6 +166,25 @@ def test_service_without_tasks_is_not_watched_forever() -> None:
     assert len(closely) <= 20 / CLOSE_MAX_S
 
 
+def test_service_without_links_is_not_watched() -> None:
+    batch = service("shop_batch", replicas=3)
+    watched = Watched(WEB, DB, batch)
+    assert watched.refresh(("service", batch.id), after=1.0) == ["services"]
+    assert {what for _, what in watched.idle(20)} == {"cluster", "services", "tasks", "nodes"}
+
+
+def test_newly_linked_service_is_listed_at_once() -> None:
+    cache = service("shop_cache", replicas=3)
+    watched = Watched(WEB, DB, cache)
+    watched.world.services[WEB.id] = linked = service("shop_web", "shop_db", "shop_cache", replicas=1)
+    assert linked.id == WEB.id
+    assert watched.refresh(("service", WEB.id), after=1.0) == ["services", f"tasks of {cache.id} {WEB.id}"]
+    assert any(cache.id in what for _, what in watched.idle(1))
+    watched.world.services[WEB.id] = WEB
+    watched.refresh(("service", WEB.id), after=1.0)
+    assert not any(cache.id in what for _, what in watched.idle(RESYNC_S))
+
+
 def test_whole_listing_is_not_repeated_at_once() -> None:
     watched = Watched(replace(WEB, replicas=2))
     assert watched.watch.due_in() == pytest.approx(CLOSE_S)

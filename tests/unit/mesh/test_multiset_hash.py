@@ -176,3 +176,20 @@ def test_cost_of_10000(figure: Callable[[str], None]) -> None:
     figure(
         f"manifest of 10,000: {took:.2f} s of CPU; a change {change * 1e6:.0f} us, its digest {digest * 1e3:.1f} ms"
     )
+
+
+def test_a_digest_is_inverted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents compare it in every pass, and most passes change no record."""
+    inversions: list[int] = []
+
+    def inverted(number: int, exponent: int, modulus: int) -> int:
+        inversions.append(number)
+        return pow(number, exponent, modulus)
+
+    monkeypatch.setattr(multiset_hash, "pow", inverted, raising=False)
+    first, second = (Entry.of(key, 1, b"x") for key in "ab")
+    left = of([first, second]).remove(second)
+    assert left.digest() == left.digest() == of([first]).digest()
+    assert len(inversions) == 1
+    assert left.add(second).digest() == of([first, second]).digest() != left.digest()
+    assert len(inversions) == 2
