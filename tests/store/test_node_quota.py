@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.support.attacks import Attempts
 
 QUOTA = 24 * 1024**2
 LARGE = b"x" * 1_400_000
+AT_ONCE = 6
 SPACE = "database space exceeded"
 OF_CONTROLLER = ROOT + b"services/x"
 
@@ -32,11 +34,16 @@ def own(node: str, number: int) -> bytes:
 
 
 def fill(line: ChannelPool, node: str = A, first: int = 0) -> str:
-    """Write large values until there is no more room; what etcd said last. A write that is late is no full etcd."""
+    """Write large values, several at a time, until there is no more room; what etcd said last.
+
+    A write that is late is no full etcd. Those that come at once are all taken: etcd counts what it has on the disk.
+    """
     said = ""
-    for number in range(first, first + 60):
-        if SPACE in (said := write(line, own(node, number), LARGE)):
-            break
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in range(first, first + 60, AT_ONCE):
+            for said in pool.map(lambda number: write(line, own(node, number), LARGE), range(start, start + AT_ONCE)):
+                if SPACE in said:
+                    return said
     return said
 
 
