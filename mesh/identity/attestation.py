@@ -228,6 +228,11 @@ def _chain(proof: NodeProof) -> tuple[x509.Certificate, list[x509.Certificate]]:
         leaf, *rest = (x509.load_der_x509_certificate(each) for each in proof.certificates)
     except (ValueError, x509.InvalidVersion):
         raise InvalidProofError("a certificate cannot be read") from None
+    for one, der in zip((leaf, *rest), proof.certificates, strict=True):
+        # The bit string at the end (RFC 5280, section 4.1.1.3) may say that some of its last bits are unused: another
+        # encoding of the same certificate, which OpenSSL and this library take.
+        if not der.endswith(b"\0" + one.signature):
+            raise InvalidProofError("a certificate's signature has unused bits")
     return leaf, rest
 
 

@@ -319,6 +319,17 @@ def test_every_bit_of_the_signature_counts() -> None:
         assert "the signature does not hold" in refusal(NodeProof(PROOF.certificates, signature))
 
 
+def test_signature_with_unused_bits_is_refused() -> None:
+    """The same certificate in other bytes, where the last bit of its signature is 0: half of them."""
+    leaf = next(made for made in (LEAF.signed_by(NEXT) for _ in range(99)) if made.signature[-1] % 2 == 0)
+    bridge = BRIDGE.public_bytes(Encoding.DER)
+    signature = proof_of(LEAF, NEXT).signature
+    written = bytearray(leaf.public_bytes(Encoding.DER))
+    written[-len(leaf.signature) - 1] = 1
+    assert x509.load_der_x509_certificate(bytes(written)).signature == leaf.signature
+    assert "unused bits" in refusal(NodeProof((bytes(written), bridge), signature))
+
+
 @given(certificates=st.lists(st.binary(max_size=100), max_size=7), signature=st.binary(max_size=100))
 @example([], b"")
 @example([b""], b"")
