@@ -82,6 +82,17 @@ def end_those_told(made: Any, workers: list[Worker]) -> None:  # noqa: ANN401
             made.remove_node(worker)
 
 
+def run_all(made: Any, workers: list[Worker]) -> int:  # noqa: ANN401
+    """Run to the end; how many tests that were."""
+    ran = 0
+    while ready := [worker for worker in workers if worker.can_run()]:
+        for worker in ready:
+            run_one(made, worker)
+            ran += 1
+        end_those_told(made, workers)
+    return ran
+
+
 def test_every_test_runs_once_and_last_ones_alone(monkeypatch: pytest.MonkeyPatch, begun: Path) -> None:
     made, workers = scheduled(4, monkeypatch, begun)
     order: list[str] = []
@@ -127,13 +138,7 @@ def test_alone_ones_do_not_wait_for_computations(monkeypatch: pytest.MonkeyPatch
 def test_computations_of_a_dead_worker_are_run(monkeypatch: pytest.MonkeyPatch, begun: Path) -> None:
     made, workers = scheduled(4, monkeypatch, begun)
     made.remove_node(workers.pop())
-    ran = 0
-    while ready := [worker for worker in workers if worker.can_run()]:
-        for worker in ready:
-            run_one(made, worker)
-            ran += 1
-        end_those_told(made, workers)
-    assert ran == len(EVERY)
+    assert run_all(made, workers) == len(EVERY)
 
 
 def test_without_alone_ones_computations_come_as_others(monkeypatch: pytest.MonkeyPatch, begun: Path) -> None:
@@ -170,13 +175,7 @@ def test_nothing_is_alone_while_another_worker_works(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_any_number_of_workers_ends(monkeypatch: pytest.MonkeyPatch, begun: Path, count: int) -> None:
     made, workers = scheduled(count, monkeypatch, begun)
-    ran = 0
-    while ready := [worker for worker in workers if worker.can_run()]:
-        for worker in ready:
-            run_one(made, worker)
-            ran += 1
-        end_those_told(made, workers)
-    assert ran == len(EVERY)
+    assert run_all(made, workers) == len(EVERY)
     assert all(worker.shutting_down for worker in workers[1:])
 
 
