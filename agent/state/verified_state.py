@@ -41,6 +41,8 @@ def followed(node: str) -> tuple[str, ...]:
         keyspace.SERVICES,
         keyspace.ENDPOINTS,
         keyspace.EPOCHS,
+        keyspace.ENCRYPTION,
+        keyspace.UNDERLAYS,
         keyspace.sealed_key(node, ""),
         keyspace.link_key(node, ""),
         keyspace.report(node, ""),

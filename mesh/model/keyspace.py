@@ -9,6 +9,7 @@ from mesh.crypto.envelope import MAX_BODY
 from mesh.model import records
 from mesh.model.asks import records as asks
 from mesh.model.audit.page import AuditPage
+from mesh.model.encryption import records as encryption
 from mesh.model.records import Record, Writer
 from mesh.model.vault import records as vault
 
@@ -49,6 +50,8 @@ VAULTS = prefix(vault.EpochHistory)
 VIEWS = prefix(records.View)
 """Sorts after all keys that agents follow, for the same reason. Controllers, which follow `vitals/`, receive them."""
 
+ENCRYPTION = prefix(encryption.NodeEncryption)
+UNDERLAYS = prefix(encryption.Underlay)
 ASKS = prefix(asks.Ask)
 """Sorts before all keys that agents follow for the tasks' sake: an agent watches these by themselves (agent.asks)."""
 TOLD = prefix(asks.Told)
@@ -62,7 +65,8 @@ AUDIT = prefix(AuditPage)
 _KINDS: tuple[type[Record], ...] = (
     *(
         kind
-        for kind in (*vars(records).values(), *vars(vault).values(), *vars(asks).values())
+        for kinds in (records, vault, asks, encryption)
+        for kind in vars(kinds).values()
         if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
     ),
     AuditPage,
@@ -149,6 +153,11 @@ def member(node_id: str) -> str:
 def report(node_id: str, task: str) -> str:
     """Return the key of a TaskReport."""
     return f"{TASKS}{node_id}/{task}"
+
+
+def underlay(node_id: str) -> str:
+    """Return the key of an Underlay."""
+    return f"{UNDERLAYS}{node_id}"
 
 
 def recalled(node_id: str, part: object) -> str:

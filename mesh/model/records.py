@@ -11,6 +11,7 @@ from mesh.crypto.envelope import VerifyKey
 from mesh.crypto.hpke import NodePublicKey
 from mesh.crypto.keys import PublicKey
 from mesh.identity.attestation import NodeProof, NodeStatement
+from mesh.model.encryption.status import EncryptionStatus
 from mesh.model.labels import LinkLabel
 from mesh.model.net import IPAddress, UdpEndpoint
 from mesh.model.ports import PortRange
@@ -195,6 +196,9 @@ class Node(Record, key="nodes/{0.id}", writer="agent"):
     version: str
     own_user: bool = field(default=False, metadata=OPTIONAL)
     """True once its agent is an etcd user of its own, with the node's name, by the node's Swarm certificate."""
+    encryption_key: PublicKey | None = field(default=None, metadata=OPTIONAL)
+    """Of its device for node encryption; None for an agent of an earlier version, or one that can have none."""
+    encryption_port: int = field(default=0, metadata=OPTIONAL)
 
     def statement(self, cluster: str) -> NodeStatement:
         """Return the statement that its proof has to prove, in the Swarm of that id."""
@@ -228,8 +232,7 @@ class TaskReport(Record, key="tasks/{0.node}/{0.task}", writer="agent"):
     elsewhere: tuple[Attachment, ...]
     """The task's addresses on other networks as the node's Docker gave them, sorted."""
     spent: int | None = field(default=None, metadata=OPTIONAL)
-    """Epoch of a key that peers refuse because the node's clock went back, or that was in another task's namespace:
-    the controller assigns another keypair."""
+    """Epoch of a key to be replaced: peers refuse it (a clock went back), or it was in another task's namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +301,7 @@ class Status(Record, key="vitals/{0.node}", writer="agent"):
     """Names, in words, the node's record that is too large for the store; empty while there is none."""
     broken: tuple[BrokenPeers, ...] = field(default=(), metadata=OPTIONAL)
     """Of the node's tasks, at most MOST_BROKEN peers in all. Here and not in the views, which are written seldom."""
+    encryption: EncryptionStatus | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,13 +373,10 @@ class ManifestRecord(Record, key="manifest"):
 
 @dataclass(frozen=True, slots=True)
 class Recall(Record, key="recall"):
-    """The controller's request, after the store was emptied, for the signed records that the nodes still have.
-
-    Each node brings back its own keys; the one that has seen the newest state also brings back that state.
-    """
+    """The controller's request, after the store was emptied: each node is to bring back the keys that it has."""
 
     node: str
-    """Id of the node with the newest state."""
+    """Id of the node that has seen the newest state, and brings back that state as well."""
 
 
 @dataclass(frozen=True, slots=True)

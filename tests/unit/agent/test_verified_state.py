@@ -9,10 +9,12 @@ import pytest
 import structlog
 
 from agent.state.state_encoding import pack, unpack
-from agent.state.verified_state import VerifiedState, generation, remembered
+from agent.state.verified_state import VerifiedState, followed, generation, remembered
 from mesh.errors import Terminal
+from mesh.model import keyspace
 from mesh.model.snapshot import Snapshot
 from mesh.store.follower import Batch, MaterializedView, RecordChange
+from mesh.store.watch_stream import Ranges
 from tests.support.signing import RECORD_SIGNER
 from tests.unit.mesh.test_contents import CLUSTER, RECORDS, service, shown, values
 
@@ -202,3 +204,16 @@ def test_state_damaged_on_disk_is_not_acted_on(kept: Path, how: Callable[[bytes]
     again = VerifiedState(kept)
     again.recover(opened)
     assert again.update(Snapshot()) == Snapshot()
+
+
+def test_agents_follow_all_that_is_covered() -> None:
+    """What the manifest covers and an agent does not read would be missing in its set: it would hold its state."""
+    covered = {keyspace.prefix(kind) for kind in keyspace.KINDS.values() if kind.COVERED}
+    assert covered <= set(followed("n"))
+
+
+def test_no_task_of_others_wakes_an_agent() -> None:
+    """One watch spans all that is followed; what it spans beyond that is received for nothing."""
+    first, end = Ranges.of(b"/", [name.encode() for name in followed("0")]).span()
+    for key in (keyspace.TENURE, keyspace.report("zzzz", "t"), keyspace.told("n", "m")):
+        assert not first <= b"/" + key.encode() < end

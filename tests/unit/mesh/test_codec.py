@@ -20,6 +20,8 @@ from mesh.model import codec, keyspace
 from mesh.model.asks.records import Ask, FlowAsk, Told, Watched
 from mesh.model.audit.page import AuditPage
 from mesh.model.codec import MAX_BYTES, decode, encode
+from mesh.model.encryption.records import NodeEncryption, Underlay
+from mesh.model.encryption.status import EncryptionStatus
 from mesh.model.labels import LinkLabel
 from mesh.model.net import IPAddress, UdpEndpoint
 from mesh.model.ports import PortRange
@@ -130,6 +132,10 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("nodes/n", NODE),
     ("nodes/n", dataclasses.replace(NODE, proof=None, unproven="locked")),
     ("nodes/n", dataclasses.replace(NODE, own_user=True)),
+    ("nodes/n", dataclasses.replace(NODE, encryption_key=KEY, encryption_port=51819)),
+    ("encryption", NodeEncryption("strict", "send", 4789, 7)),
+    ("peers/n", Underlay("n", KEY, UdpEndpoint(IPv4Address("10.0.0.1"), 51819))),
+    ("vitals/n", Status("n", 1234.5, (), encryption=EncryptionStatus(7, "off", 2, 1, 3, "no kernel module"))),
     ("access", Access(("n", "m"), ("m",), ("-----BEGIN CERTIFICATE-----",))),
     ("access", Access(("n",), (), (), ("m@2026-11-28",))),
     ("members/n", Member("n", NODE_KEY, REPORT_KEY, 3)),
@@ -185,7 +191,7 @@ def changed(record: Record, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON
 
 def test_there_is_one_of_each() -> None:
     assert {type(record) for _, record in ONE_OF_EACH} == set(keyspace.KINDS.values())
-    assert len(keyspace.KINDS) == 28
+    assert len(keyspace.KINDS) == 30
 
 
 @pytest.mark.parametrize(
@@ -201,6 +207,7 @@ def test_there_is_one_of_each() -> None:
         (keyspace.node("n"), "nodes/n"),
         (keyspace.member("n"), "members/n"),
         (keyspace.report("n", "t"), "tasks/n/t"),
+        (keyspace.underlay("n"), "peers/n"),
         (keyspace.recalled("n", 2), "recalled/n/2"),
         (keyspace.status("n"), "vitals/n"),
         (keyspace.view("n", 1), "views/n/1"),
@@ -215,7 +222,7 @@ AGENTS = {
     *("askflows/n1/0", "watched/n2/n1/0/3"),
 }
 NOBODYS = {"leader", "space", "tenure"}
-COVERED = {"cluster", "services/s", "endpoints/s/t", "epochs/shop_shop"}
+COVERED = {"cluster", "services/s", "endpoints/s/t", "epochs/shop_shop", "encryption", "peers/n"}
 
 
 @pytest.mark.parametrize("key", [*dict(ONE_OF_EACH), "unknown/x", "", "cluster/x", "clusters", "services"])

@@ -1,0 +1,1 @@
+"""Encryption between nodes: its records, and the words of its steps."""

@@ -1,0 +1,42 @@
+"""Records of node encryption: WireGuard between nodes, under the overlays of all stacks. No I/O here.
+
+A mesh that never switched it on has none of them. An older agent does not know them, and would not act on a signed
+set that has one: so the controller writes them only while every member states an encryption key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mesh.crypto.keys import PublicKey
+from mesh.model.encryption.status import Mode, Step
+from mesh.model.net import UdpEndpoint
+from mesh.model.records import Record
+
+NODES_KEY = "nodes"
+"""Name of the link key of all nodes. No link has it: the key of a link has a `_` or a `:` in its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEncryption(Record, key="encryption", covered=True):
+    """Encryption between nodes, as every node is to do it now; absent where it is off."""
+
+    mode: Mode
+    step: Step
+    data_path_port: int
+    """UDP port of Swarm's VXLAN."""
+    generation: int
+    """Grows with each change of this record: nodes acknowledge it in their status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay(Record, key="peers/{0.node}", covered=True):
+    """A node's place in node encryption; only members have one.
+
+    The key sorts between the first and the last that agents follow: their one watch spans no more for it.
+    """
+
+    node: str
+    public_key: PublicKey
+    endpoint: UdpEndpoint
+    """Of its WireGuard device. VXLAN packets for the node are sent to the same host."""

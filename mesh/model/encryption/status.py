@@ -1,0 +1,30 @@
+"""Words of node encryption that several records share: its modes, its steps and a node's own account. No I/O here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["prefer", "strict"]
+"""`prefer`: overlay packets go plain to a node that is not ready. `strict`: they are refused."""
+
+Step = Literal["accept", "send", "enforce"]
+"""What every node does: have the device and take what comes in by it; also send by it; also refuse plain packets."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionStatus:
+    """A node's part in node encryption, as it is. Of an agent that knows node encryption only."""
+
+    generation: int
+    """Of the `NodeEncryption` that the node has acted on; 0 for none."""
+    step: Literal["off", "accept", "send", "enforce"]
+    """The step that is in place."""
+    peers: int
+    """Other nodes that its device has as peers."""
+    ready: int
+    """Those of them to which overlay packets go by the device."""
+    refused: int
+    """Plain overlay packets that were refused since the rules were first put in place."""
+    problem: str = ""
+    """In words; empty for none."""
