@@ -61,46 +61,53 @@ class _Broken(_Refused):
 
 @dataclass(slots=True)
 class _Known:
-    """A namespace's table when it was last listed."""
+    """A table of a namespace when it was last listed."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     generation: int | None = None
     rules: Rules | None = None
 
 
-def read(netns: TaskNetns) -> Table | None:
-    """Read the table; None when there is none.
+class _Tables(dict[str, _Known]):
+    """The tables of a namespace, by name."""
+
+    def __missing__(self, table: str) -> _Known:
+        return self.setdefault(table, _Known())
+
+
+def read(netns: TaskNetns, table: str = ruleset.NAME) -> Table | None:
+    """Read a table of ours; None when there is none.
 
     A table that cannot be listed is no rendering of any policy, and counts nothing.
 
     Raises:
         NetnsGoneError, Retryable, Terminal.
     """
-    with _of(netns) as listing:
-        rules = _look(netns, listing)
+    with _of(netns, table) as listing:
+        rules = _look(netns, listing, table)
     if rules is None:
         return None
-    return Table(rules, ruleset.refused(nf_tables_netlink.counted(netns, ruleset.NAME)))
+    return Table(rules, ruleset.refused(nf_tables_netlink.counted(netns, table)))
 
 
-def apply(netns: TaskNetns, rules: Rules) -> None:
-    """Make the table be these rules, at once; nothing is done to a table that is them.
+def apply(netns: TaskNetns, rules: Rules, table: str = ruleset.NAME) -> None:
+    """Make the table of that name be these rules, at once; nothing is done to a table that is them.
 
     Raises:
         NetnsGoneError, Retryable.
         Terminal: the kernel does not take them.
     """
-    with _of(netns) as listing:
-        present = _look(netns, listing)
+    with _of(netns, table) as listing:
+        present = _look(netns, listing, table)
         if present != rules:
             _do(netns, nft_json.transaction(rules, present), "set the rules")
 
 
-def remove(netns: TaskNetns) -> None:
+def remove(netns: TaskNetns, table: str = ruleset.NAME) -> None:
     """Take the table away, if it is there. Raises NetnsGoneError, Retryable, Terminal."""
-    with _of(netns) as listing:
-        if _look(netns, listing) is not None:
-            _do(netns, nft_json.removal(ruleset.NAME), "remove the rules")
+    with _of(netns, table) as listing:
+        if _look(netns, listing, table) is not None:
+            _do(netns, nft_json.removal(table), "remove the rules")
 
 
 def enforce(netns: TaskNetns, command: str) -> None:
@@ -139,28 +146,28 @@ def lacking(netns: TaskNetns, needed: Mapping[str, str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _of(netns: TaskNetns) -> Iterator[_Known]:
-    listing = netns.own(_Known)
+def _of(netns: TaskNetns, table: str) -> Iterator[_Known]:
+    listing = netns.own(_Tables)[table]
     with listing.lock:
         yield listing
     netns.check()
 
 
-def _look(netns: TaskNetns, listing: _Known) -> Rules | None:
+def _look(netns: TaskNetns, listing: _Known, table: str) -> Rules | None:
     generation = nf_tables_netlink.generation(netns)
     if generation != listing.generation:
         listing.generation, listing.rules = None, None  # whatever comes of it
         # A task that is wired for the first time has none: no process is needed to find out.
-        rules = _listed(netns) if nf_tables_netlink.exists(netns, ruleset.NAME) else None
+        rules = _listed(netns, table) if nf_tables_netlink.exists(netns, table) else None
         if generation != nf_tables_netlink.generation(netns):
             return rules
         listing.generation, listing.rules = generation, rules
     return listing.rules
 
 
-def _listed(netns: TaskNetns) -> Rules | None:
+def _listed(netns: TaskNetns, table: str) -> Rules | None:
     try:
-        listing = _nft(netns, nft_json.request(ruleset.NAME))
+        listing = _nft(netns, nft_json.request(table))
     except _Broken:
         return _UNREADABLE
     except _Refused as error:

@@ -25,7 +25,9 @@ from agent.wireguard.peer_health import REJECT_AFTER_S
 from mesh.model.net import IPInterface
 from mesh.topology.policy import Allow, Policy
 from mesh.topology.wgtypes import (
+    Device,
     DeviceChange,
+    DeviceConfig,
     HostEntry,
     Interface,
     InterfaceConfig,
@@ -104,7 +106,8 @@ def diff(
     memo = memo or RenderCache()
     reasons: list[str] = []
     interface, hosts = observed.interface, observed.hosts
-    device = _device(desired, interface, previous, now, reasons, memo=memo, complete=complete)
+    seen = interface.device if interface is not None else None
+    device = device_change(desired, seen, previous, now, reasons, memo=memo, complete=complete)
     mtu = desired.mtu if interface is None or interface.mtu != desired.mtu else None
     if mtu is not None and interface is not None:
         reasons.append(f"mtu {interface.mtu} -> {mtu}")
@@ -227,21 +230,31 @@ def _between(old: Policy, new: Policy) -> Policy:
     )
 
 
-def _device(
-    desired: InterfaceConfig,
-    interface: Interface | None,
-    previous: InterfaceConfig | None,
+def device_change(
+    desired: DeviceConfig,
+    device: Device | None,
+    previous: DeviceConfig | None,
     now: float,
     reasons: list[str],
     *,
     memo: RenderCache,
     complete: bool,
 ) -> DeviceChange | None:
-    if interface is None:
+    """Compute the change of a device's key, port and peers; None where there is none.
+
+    Args:
+        desired: as it should be.
+        device: as it was read, None where it is to be made.
+        previous: as in `diff`.
+        now: as in `diff`.
+        reasons: gets why, a part each.
+        memo: as in `diff`.
+        complete: as in `diff`.
+    """
+    if device is None:
         peers = tuple(_upsert(peer) for peer in desired.peers if peer.preshared_key is not None)
         reasons.append(f"no device yet; {len(peers)} peers")
         return DeviceChange(desired.private_key, desired.listen_port, peers)
-    device = interface.device
     key = desired.private_key if device.public_key != desired.private_key.public else None
     port = desired.listen_port if device.listen_port != desired.listen_port else None
     wanted = {peer.public_key: peer for peer in desired.peers}

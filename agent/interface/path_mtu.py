@@ -21,10 +21,10 @@ MIN_MTU = 576  # RFC 791: what every IPv4 host must take
 
 
 class PathMtu:
-    """Cache of the MTU of the ways to other nodes."""
+    """Cache of the MTU of the ways to other nodes. `home`: the node's own namespace."""
 
-    def __init__(self) -> None:
-        self._home = TaskNetns(OWN_NETNS)
+    def __init__(self, home: str = OWN_NETNS) -> None:
+        self._home = TaskNetns(home)
         self._mtus: dict[IPAddress, tuple[float, int]] = {}
 
     def least(self, hosts: tuple[IPAddress, ...]) -> int:

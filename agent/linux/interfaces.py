@@ -219,6 +219,18 @@ def remove_route(netns: TaskNetns, name: str, route: Route) -> None:
                 raise
 
 
+def holders(netns: TaskNetns, address: IPAddress) -> tuple[str, ...]:
+    """List the devices that have an address, by name, link-local addresses too. Raises NetnsGoneError, Retryable."""
+    with explained(f"list the addresses of {netns.path}"):
+        answer = netns.socket(NETLINK_ROUTE).dump(
+            rtnetlink_codec.RTM_GETADDR, rtnetlink_codec.encode_address_request(0)
+        )
+    seen = (rtnetlink_codec.decode_address(message.payload) for message in answer)
+    indexes = {one.index for one in seen if one.address.ip == address}
+    links = (_link(netns, index=index) for index in indexes)
+    return tuple(sorted(link.name for link in links if link is not None))
+
+
 def set_mtu(netns: TaskNetns, name: str, mtu: int) -> None:
     """Set the device's MTU, in bytes. Raises DeviceNotFoundError, NetnsGoneError, Retryable, Terminal."""
     with explained(f"set the MTU of {name} to {mtu}"):

@@ -115,7 +115,10 @@ def encode_link_request(name: str = "", index: int = 0) -> bytes:
 
 def encode_address(index: int, address: IPInterface) -> bytes:
     """Encode an address of a device, to be added or removed."""
-    head = _ADDRESS.pack(AF[address.version], address.network.prefixlen, 0, 0, index)
+    # Of the link's scope no program, and no other device without an address, takes it for the node's own.
+    local = isinstance(address, IPv4Interface) and address.ip.is_link_local
+    scope = _RT_SCOPE_LINK if local else _RT_SCOPE_UNIVERSE
+    head = _ADDRESS.pack(AF[address.version], address.network.prefixlen, 0, scope, index)
     attrs = attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
     # Nobody else can be asked on such a device.
     lonely = attribute(_IFA_FLAGS, _NUMBER.pack(_IFA_F_NODAD)) if isinstance(address, IPv6Interface) else b""

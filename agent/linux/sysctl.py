@@ -1,4 +1,4 @@
-"""IPv6 settings of devices, in /proc/sys/net as the calling thread's network namespace has it.
+"""Settings of devices, in /proc/sys/net as the calling thread's network namespace has it.
 
 /proc/sys/net shows the network namespace of the thread that looks, through whatever mount
 (net_ctl_header_lookup in net/sysctl_net.c). A container's own /proc/sys is read-only, so the host's /proc/sys/net is
@@ -10,11 +10,14 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from mesh.errors import Retryable, Terminal
+from mesh.errors import DeviceNotFoundError, Retryable, Terminal
 
 BOUND = Path("/run/linkwire/sysctl")
 """Where the host's /proc/sys/net is bound into the agent's container (deploy/stack.yml)."""
 OWN = Path("/proc/sys/net")
+_REVERSE_PATH = "rp_filter"
+_STRICT, _LOOSE = "1", "2"
+"""The kernel takes the higher one of `all` and the device's (Documentation/networking/ip-sysctl.rst)."""
 _REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -48,6 +51,31 @@ def enable_ipv6(device: str) -> bool:
             raise Terminal(f"{text}; bind the host's /proc/sys/net to {BOUND} in the agent's container") from error
         raise Retryable(text) from error
     return True
+
+
+def is_strict_everywhere() -> bool:
+    """Tell whether this thread's namespace drops, on all devices, what came by another way than it answers."""
+    return (_folder() / "ipv4" / "conf" / "all" / _REVERSE_PATH).read_text().strip() == _STRICT
+
+
+def loosen(device: str) -> None:
+    """Let a device receive what this thread's network namespace would answer by another one.
+
+    Raises:
+        DeviceNotFoundError: there is no such device.
+        Terminal: /proc/sys may not be written to.
+    """
+    setting = _folder() / "ipv4" / "conf" / device / _REVERSE_PATH
+    try:
+        if setting.read_text().strip() == _STRICT:
+            setting.write_text(_LOOSE)
+    except FileNotFoundError:
+        raise DeviceNotFoundError(f"there is no device {device}") from None
+    except OSError as error:
+        raise Terminal(
+            f"cannot set {setting} to {_LOOSE}: {error.strerror}; bind the host's /proc/sys/net to {BOUND} in the "
+            "agent's container"
+        ) from error
 
 
 def _folder() -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Protocol
 
 from mesh.crypto.keys import PrivateKey, PublicKey
 from mesh.crypto.preshared_keys import PresharedKey
@@ -70,6 +71,22 @@ class PeerConfig:
     """None while it is not known: then no such peer is made, and one that is there keeps the one that it has."""
     keepalive: int
     """Seconds, 0 for off."""
+
+
+class DeviceConfig(Protocol):
+    """A device as it is meant to be: a part of an InterfaceConfig, or the node's own."""
+
+    @property
+    def private_key(self) -> PrivateKey:
+        """The device's."""
+
+    @property
+    def listen_port(self) -> int:
+        """UDP, on the node."""
+
+    @property
+    def peers(self) -> tuple[PeerConfig, ...]:
+        """Each with a key of its own."""
 
 
 @dataclass(frozen=True, slots=True)

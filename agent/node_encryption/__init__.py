@@ -1,0 +1,1 @@
+"""Node encryption: one WireGuard device a node, under the overlays of all stacks."""

@@ -1,0 +1,141 @@
+"""The node's WireGuard device and all that belongs to it, in the node's own namespace: read, and changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from ipaddress import IPv4Interface
+
+from agent.firewall import nf_tables_netlink, nft
+from agent.interface.path_mtu import OVERHEAD
+from agent.linux import interfaces, sysctl
+from agent.linux.netns import TaskNetns
+from agent.node_encryption import policy_routing, ruleset
+from agent.node_encryption.diff import Observed, TunnelDiff, off
+from agent.node_encryption.tunnel import NodeTunnel
+from agent.wireguard.backend import Backend
+from mesh.errors import DeviceNotFoundError, Terminal
+from mesh.model.net import IPAddress
+
+NAME = "lwnode"
+"""The device's name."""
+ADDRESS = IPv4Interface("169.254.76.87/32")
+"""The device's, on every node, and nobody's to send to: without one the kernel gives up its look at the way back, and
+drops what the device receives (fib_validate_source in net/ipv4/fib_frontend.c)."""
+_ROUTES_S = 30.0
+"""Seconds between two looks at the MTU of the ways to other nodes."""
+_MIN_MTU = 576  # RFC 791: what every IPv4 host must take
+
+
+class NodeDevice:
+    """The device of one node.
+
+    Args:
+        home: the node's own namespace.
+        backend: of its WireGuard devices, with their sockets in the same namespace.
+        name: of the device.
+    """
+
+    def __init__(self, home: TaskNetns, backend: Backend, name: str = NAME) -> None:
+        self.home = home
+        self.backend = backend
+        self.name = name
+        self._mtus: dict[IPAddress, tuple[float, int]] = {}
+
+    def read(self) -> Observed:
+        """Read all of it. Raises Retryable, Terminal."""
+        try:
+            device = self.backend.read(self.home, self.name)
+        except DeviceNotFoundError:
+            device = None
+        state = interfaces.observe(self.home, self.name) if device is not None else None
+        routes = policy_routing.routes(self.home)
+        if device is not None:
+            index = policy_routing.index(self.home, self.name)
+            routes = {route: through for route, through in routes.items() if through == index}
+        table = nft.read(self.home, ruleset.NAME)
+        return Observed(
+            device=device if state is not None else None,
+            up=state is not None and state.up,
+            mtu=state.mtu if state is not None else 0,
+            has_address=state is not None and self.name in interfaces.holders(self.home, ADDRESS.ip),
+            routes=frozenset(routes),
+            rules=policy_routing.rules(self.home),
+            table=table.rules if table is not None else None,
+        )
+
+    def refused(self) -> int:
+        """Return how many plain packets were refused since the rules were first put in place."""
+        return sum(nf_tables_netlink.counted(self.home, ruleset.NAME).values())
+
+    def mtu(self, hosts: Iterable[IPAddress]) -> int:
+        """Return the largest packet, in bytes, that fits inside WireGuard on the ways to all of the nodes."""
+        now, fitting = time.monotonic(), [interfaces.ETHERNET_MTU - OVERHEAD[4]]
+        for host in hosts:
+            at, mtu = self._mtus.get(host, (0.0, 0))
+            if now >= at:
+                mtu = interfaces.route_mtu(self.home, (host,)) - OVERHEAD[host.version]
+                self._mtus[host] = (now + _ROUTES_S, mtu)
+            fitting.append(mtu)
+        return self.backend.largest(max(_MIN_MTU, min(fitting)))
+
+    def check(self, desired: NodeTunnel) -> None:
+        """Make sure that the node can take part, before anything is switched.
+
+        Raises:
+            Terminal: it cannot; the text says what to do.
+            Retryable.
+        """
+        if self.home.run(sysctl.is_strict_everywhere):
+            raise Terminal(
+                "net.ipv4.conf.all.rp_filter is 1 (strict) on this node, and the kernel would drop what comes in "
+                "encrypted: set it to 2 (loose), or 0"
+            )
+        if desired.place is not None and not interfaces.holders(self.home, desired.place.host):
+            raise Terminal(f"{desired.place.host}, where others reach this node, is no address of the node itself")
+
+    def apply(self, changes: TunnelDiff) -> None:
+        """Make changes, in their order. Raises DeviceNotFoundError, PortTakenError, Retryable, Terminal."""
+        if changes.table is not None:
+            nft.apply(self.home, changes.table, ruleset.NAME)
+        if changes.remove_table:
+            nft.remove(self.home, ruleset.NAME)
+        self._make(changes)
+        for rule in changes.remove_rules:
+            policy_routing.remove_rule(self.home, rule)
+        for route in changes.remove_routes:
+            policy_routing.remove_route(self.home, route)
+        if changes.remove_peers is not None:
+            self.backend.apply(self.home, self.name, changes.remove_peers)
+        for route in changes.add_routes:
+            policy_routing.add_route(self.home, self.name, route)
+        for rule in changes.add_rules:
+            policy_routing.add_rule(self.home, rule)
+        if changes.delete:
+            self.backend.delete(self.home, self.name)
+
+    def _make(self, changes: TunnelDiff) -> None:
+        if changes.create:
+            self.backend.create(self.home, self.name)
+        if changes.device is not None:
+            self.backend.apply(self.home, self.name, changes.device)
+        if changes.mtu is not None:
+            interfaces.set_mtu(self.home, self.name, changes.mtu)
+        if changes.create or changes.add_address:
+            self.home.run(lambda: sysctl.loosen(self.name))
+        if changes.add_address:
+            interfaces.add_address(self.home, self.name, ADDRESS)
+        if changes.up:
+            interfaces.set_up(self.home, self.name)
+
+
+def remove(home: TaskNetns, backend: Backend, name: str = NAME) -> bool:
+    """Take everything off a node, for when no agent is to run there any more; returns whether there was anything.
+
+    Raises:
+        Retryable, Terminal: it could not be done.
+    """
+    device = NodeDevice(home, backend, name)
+    changes = off(device.read())
+    device.apply(changes)
+    return bool(changes)

@@ -1,0 +1,259 @@
+"""Keeper of this node's part in node encryption: a thread that makes it what the records say.
+
+Level-based: it reads what is there, and changes only differences. So a new agent goes on with the device, routes and
+rules of the one before, and what somebody else took away is put back. Nothing of it ends with the agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from agent.firewall import nf_tables_netlink
+from agent.interface.render_cache import RenderCache
+from agent.linux.netlink_socket import NETLINK_NETFILTER
+from agent.node_encryption import overlays, policy_routing, readiness
+from agent.node_encryption.device import NodeDevice
+from agent.node_encryption.diff import Observed, TunnelDiff, Way, diff, off
+from agent.node_encryption.readiness import Readiness
+from agent.node_encryption.tunnel import NodeTunnel, addresses
+from mesh.crypto.keys import PublicKey
+from mesh.errors import LinkwireError, Retryable
+from mesh.model.encryption.status import EncryptionStatus
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 2.0
+"""Seconds between two looks at the device. Peers that stop to answer are known by it (peer_health.ANSWER_S)."""
+SOON_S = 0.25
+"""The same for SETTLING_S after a change of the records, while a peer is not ready: a handshake takes a moment."""
+SETTLING_S = 15.0
+IDLE_S = 60.0
+"""Where node encryption is off."""
+OVERLAYS_S = 15.0
+"""Seconds between two looks at the overlays' forwarding entries."""
+_RECEIVE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A tunnel that the records say this node should have.
+
+    Attributes:
+        tunnel: None for none.
+        complete: whether it rests on everything: else nothing is removed.
+    """
+
+    tunnel: NodeTunnel | None = None
+    complete: bool = False
+
+
+class Keeper:
+    """Keeper of one node's tunnel.
+
+    Args:
+        device: the node's.
+        folder: of the overlays' namespaces.
+    """
+
+    def __init__(self, device: NodeDevice, folder: Path = overlays.FOLDER) -> None:
+        self._device = device
+        self._folder = folder
+        self._changed: Callable[[], None] = lambda: None
+        self._lock = threading.Lock()
+        self._wanted = Wanted()
+        self._wanted_at = 0.0
+        self._status: EncryptionStatus | None = None
+        self._applied: NodeTunnel | None = None
+        self._memo = RenderCache()
+        self._readiness: Readiness = {}
+        self._uncovered: tuple[float, str] = (0.0, "")
+        self._is_clean = False
+        self._said = ""
+        self._awake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def status(self) -> EncryptionStatus | None:
+        """The node's part as it was last read back; None where it has none."""
+        return self._status
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Start the thread; `changed` is called from it when the status has come to say something else."""
+        self._changed = changed
+        self._thread = threading.Thread(target=self._run, name="node-encryption", daemon=True)
+        self._thread.start()
+
+    def want(self, wanted: Wanted) -> None:
+        """Have the tunnel be so from soon on; called again with the same it does nothing."""
+        with self._lock:
+            if wanted == self._wanted:
+                return
+            self._wanted, self._wanted_at, self._is_clean = wanted, time.monotonic(), False
+        os.eventfd_write(self._awake, 1)
+
+    def stop(self) -> None:
+        """End the thread. Device, routes and rules stay."""
+        self._stopped.set()
+        os.eventfd_write(self._awake, 1)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.ExitStack() as stack:
+            news: list[socket.socket] = []
+            for subscribed in (nf_tables_netlink.subscribed, policy_routing.subscribed):
+                try:
+                    news.append(stack.enter_context(subscribed(self._device.home)))
+                except LinkwireError as error:
+                    log.warning("changes of rules and routes not followed", error=str(error))
+            while not self._stopped.is_set():
+                self._look_safely()
+                self._wait(news)
+
+    def _look_safely(self) -> None:
+        before = self._status
+        with self._lock:
+            wanted = self._wanted
+        try:
+            problem = self._look(wanted)
+        except LinkwireError as error:
+            problem = str(error)
+        except Exception as error:
+            log.exception("node encryption crashed")
+            problem = f"internal error: {type(error).__name__}"
+        if problem and problem != self._said:
+            log.warning("node encryption has a problem", error=problem)
+        self._said = problem
+        if problem and (self._status is not None or wanted.tunnel is not None):
+            status = self._status or EncryptionStatus(0, "off", 0, 0, 0)
+            self._status = replace(status, problem=problem)
+        if _without_counts(before) != _without_counts(self._status):
+            self._changed()
+
+    def _wait(self, news: list[socket.socket]) -> None:
+        """Wait until something that concerns us has changed, or for the time to look."""
+        until = time.monotonic() + self._pause()
+        while (left := until - time.monotonic()) > 0:
+            ready, _, _ = select.select([self._awake, *(each.fileno() for each in news)], [], [], left)
+            if self._awake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._awake)
+                return
+            concerns = [_drain(each) for each in news]  # of each, and not only of the first that says so
+            if any(concerns):
+                return
+
+    def _pause(self) -> float:
+        with self._lock:
+            wanted, since = self._wanted, time.monotonic() - self._wanted_at
+        if wanted.tunnel is None:
+            return IDLE_S if self._is_clean or not wanted.complete else LOOK_S
+        status = self._status
+        settled = status is not None and status.ready == status.peers and not status.problem
+        return LOOK_S if settled or since > SETTLING_S else SOON_S
+
+    # --- one look
+
+    def _look(self, wanted: Wanted) -> str:
+        """Make the tunnel so; return what is wrong though it was made, in words. Raises LinkwireError."""
+        if wanted.tunnel is None:
+            self._take_away(wanted)
+            return ""
+        tunnel, device = wanted.tunnel, self._device
+        device.check(tunnel)
+        observed, ready = self._read(tunnel)
+        changes = self._diff(wanted, tunnel, observed, ready)
+        if changes:
+            log.info("node encryption changes", step=tunnel.encryption.step, changed=", ".join(changes.changed))
+            device.apply(changes)
+            observed, ready = self._read(tunnel)
+            left = self._diff(wanted, tunnel, observed, ready)
+            # A peer that has come to answer in between is no difference: its route comes with the next look.
+            if replace(left, add_routes=()):
+                raise Retryable(f"node encryption does not read back as it was set: {', '.join(left.changed)}")
+        self._applied = tunnel
+        self._report(tunnel, observed, ready)
+        return "; ".join(filter(None, (tunnel.problem, self._uncovered_problem(tunnel))))
+
+    def _take_away(self, wanted: Wanted) -> None:
+        if self._is_clean or not wanted.complete:
+            return
+        if changes := off(self._device.read()):
+            log.info("node encryption taken away", changed=", ".join(changes.changed))
+            self._device.apply(changes)
+            if not self._device.read().is_off:
+                raise Retryable("node encryption was not taken away")
+        self._applied, self._readiness, self._memo, self._status = None, {}, RenderCache(), None
+        with self._lock:
+            self._is_clean = self._wanted == wanted
+
+    def _read(self, tunnel: NodeTunnel) -> tuple[Observed, frozenset[PublicKey]]:
+        observed, now = self._device.read(), time.monotonic()
+        device = observed.device
+        known = self._readiness
+        self._readiness = readiness.follow(known, device, now, time.time()) if device is not None else {}
+        return observed, readiness.ready(self._readiness, now) & {peer.public_key for peer in tunnel.peers}
+
+    def _diff(
+        self, wanted: Wanted, tunnel: NodeTunnel, observed: Observed, ready: frozenset[PublicKey]
+    ) -> TunnelDiff:
+        hosts = [peer.endpoint.host for peer in tunnel.peers]
+        way = Way(self._device.name, self._device.mtu(hosts), time.time(), ready)
+        return diff(tunnel, observed, self._applied, way, self._memo, complete=wanted.complete)
+
+    def _report(self, tunnel: NodeTunnel, observed: Observed, ready: frozenset[PublicKey]) -> None:
+        encryption = tunnel.encryption
+        present = observed.device.peers.keys() if observed.device is not None else ()
+        step: Literal["off", "accept", "send", "enforce"] = encryption.step
+        self._status = EncryptionStatus(
+            generation=encryption.generation,
+            step=step,
+            peers=sum(peer.public_key in present for peer in tunnel.peers),
+            ready=len(ready),
+            refused=self._device.refused() if observed.table is not None else 0,
+        )
+
+    def _uncovered_problem(self, tunnel: NodeTunnel) -> str:
+        """Name the addresses that overlays send to and that no peer has: nothing sent there is encrypted."""
+        at, problem = self._uncovered
+        if time.monotonic() >= at:
+            covered = {address for peer in tunnel.peers for address in addresses(peer)}
+            if tunnel.place is not None:
+                covered.add(tunnel.place.host)
+            uncovered = sorted(map(str, overlays.destinations(self._folder) - covered))
+            text = "overlays send to addresses that no node has in node encryption: "
+            problem = f"{text}{', '.join(uncovered)}" if uncovered else ""
+            self._uncovered = (time.monotonic() + OVERLAYS_S, problem)
+        return problem
+
+
+def _without_counts(status: EncryptionStatus | None) -> EncryptionStatus | None:
+    return replace(status, refused=0) if status is not None else None
+
+
+def _drain(news: socket.socket) -> bool:
+    """Read all that a subscription has; tell whether it concerns us. Of nftables every change may."""
+    concerns = False
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            try:
+                datagram = news.recv(_RECEIVE_BYTES)
+            except OSError as error:
+                if isinstance(error, BlockingIOError):
+                    raise
+                return True  # ENOBUFS: there was more than could be told
+            is_nftables = news.proto == NETLINK_NETFILTER
+            concerns |= is_nftables or policy_routing.is_removal(datagram)
+    return concerns
