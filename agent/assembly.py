@@ -29,6 +29,9 @@ from agent.firewall.node_table import NodeTable
 from agent.flows.watcher import Watcher
 from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.loop import Agent
+from agent.node_encryption import key as encryption_key
+from agent.node_encryption.device import NodeDevice
+from agent.node_encryption.keeper import Keeper
 from agent.node_gate import node_jobs
 from agent.probes.examiner import Examiner
 from agent.queries.answers import Answers, Running
@@ -132,21 +135,23 @@ def run(options: settings.Settings) -> None:
     log.info("agent started", backend=backend.name, address=",".join(options.etcd), version=version)
     here = _identity(containers)
     identity = Identity(options.state, options.certificates, keyring.cluster, here.id, key.public)
-    node = node_record(here, identity, backend, (options.first_port, options.last_port), options.address, version)
+    tunnel_key, ports = encryption_key.load_or_make(options.state), (options.first_port, options.last_port)
+    node = node_record(here, identity, backend, ports, options.address, version, tunnel_key.public)
     store = Store(options.etcd, RecordSigner.agent(keyring, identity.key), tls=options.tls)
     metrics = _answer_metrics(options, version, backend.name)
     installation.bind(options.state, options.installation, keyring)
     trust = VerifiedState(options.state)
     trust.recover(store.opened)
-    desired = DesiredState(node.id, key, trust, backend)
+    desired = DesiredState(node.id, key, trust, backend, tunnel_key=tunnel_key)
     reports = NodeReports(node, identity, metrics, WatchedClock(options.state))
     table = NodeTable(TaskNetns(OWN_NETNS))
-    agent = Agent(containers, store, desired, reports, table, answers_dns=answers_dns)
+    keeper = Keeper(NodeDevice(TaskNetns(OWN_NETNS), backend))
+    agent = Agent(containers, store, desired, reports, table, keeper=keeper, answers_dns=answers_dns)
 
     _heed_signals(agent, stopped)
     running = Running(desired, lambda: reports.status, agent.age, agent.exact_age)
     answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
-    examiner = Examiner(agent.tasks, lambda: desired.graph, backend, (options.first_port, options.last_port))
+    examiner = Examiner(agent.tasks, lambda: desired.graph, backend, ports)
     written = ShortLived(store, identity)
     watcher = Watcher(lambda: wired(agent.tasks), lambda: desired.graph)
     flow_answerer = FlowAnswerer(here.id, keyring.cluster, store, written, watcher)

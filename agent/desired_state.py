@@ -9,15 +9,19 @@ from ipaddress import IPv4Address
 from agent.interface.path_mtu import PathMtu
 from agent.interface.task import TaskState
 from agent.linux import sysctl
+from agent.node_encryption import tunnel as tunnels
+from agent.node_encryption.keeper import Wanted
+from agent.node_encryption.tunnel import NodeTunnel
 from agent.state.link_keys import HeldLinkKeys
 from agent.state.verified_state import VerifiedState
 from agent.wireguard.backend import Backend
 from mesh.crypto.hpke import NodeKey
-from mesh.crypto.keys import PrivateKey
-from mesh.crypto.preshared_keys import LinkKeys
+from mesh.crypto.keys import PrivateKey, PublicKey
+from mesh.crypto.preshared_keys import LinkKeys, PresharedKey
 from mesh.errors import Terminal
 from mesh.integrity.sealed_keys import open_key
 from mesh.model import keyspace
+from mesh.model.encryption.records import NODES_KEY, NodeEncryption, Underlay
 from mesh.model.records import Endpoint, SealedKey
 from mesh.model.snapshot import Snapshot
 from mesh.topology.desired import desired
@@ -36,8 +40,10 @@ class DesiredState:
         graph: their index.
     """
 
-    def __init__(self, node: str, key: NodeKey, trust: VerifiedState, backend: Backend) -> None:
-        """Act on nothing yet. `node` is this node's id, `key` its sealing key."""
+    def __init__(
+        self, node: str, key: NodeKey, trust: VerifiedState, backend: Backend, *, tunnel_key: PrivateKey | None = None
+    ) -> None:
+        """Act on nothing yet. `node`: this node's id; `key`: its sealing key; `tunnel_key`: its own device's."""
         self._node = node
         self._key = key
         self.backend = backend
@@ -45,6 +51,8 @@ class DesiredState:
         self._ipv6 = sysctl.has_ipv6()
         self._link_keys = HeldLinkKeys(node, key)
         self._task_keys: dict[tuple[str, int], PrivateKey] = {}
+        self._tunnel_key = tunnel_key
+        self._tunnel: tuple[Snapshot, LinkKeys, Wanted] = (Snapshot(), self._link_keys.held, Wanted())
         self._shown = Snapshot()
         self.trust = trust
         self.verified = Snapshot()
@@ -71,6 +79,31 @@ class DesiredState:
                 self._link_keys.learn(verified)
         if unreachable != self.graph.unreachable:
             self.graph = replace(self.graph, unreachable=unreachable)
+
+    def node_tunnel(self) -> Wanted:
+        """Derive this node's part in node encryption."""
+        snapshot, held, wanted = self._tunnel
+        changed = self.verified.changed_since(snapshot)
+        is_other = changed is None or any(
+            key.startswith((keyspace.ENCRYPTION, keyspace.UNDERLAYS)) for key in changed
+        )
+        if is_other or held is not self.link_keys:
+            wanted = replace(wanted, tunnel=self._derive_tunnel())
+        wanted = replace(wanted, complete=self.is_whole and self._tunnel_key is not None)
+        self._tunnel = (self.verified, self.link_keys, wanted)
+        return wanted
+
+    def _derive_tunnel(self) -> NodeTunnel | None:
+        encryption, key = self.verified.get(keyspace.ENCRYPTION, NodeEncryption), self._tunnel_key
+        if encryption is None or key is None:
+            return None
+
+        def preshared_key(other: PublicKey) -> PresharedKey | None:
+            return self.link_keys.between(key.public, other, (NODES_KEY,))
+
+        tunnel = tunnels.desired(encryption, self.verified.all(Underlay), self._node, key, preshared_key)
+        self.link_keys.drop_stale(key.public, [peer.public_key for peer in tunnel.peers])
+        return tunnel
 
     def drop_keys(self, task: str) -> None:
         """Forget the keys of a task that ended."""

@@ -23,6 +23,7 @@ from agent.interface.early_names import EarlyNames
 from agent.interface.task import TaskState
 from agent.interface.workers import Workers
 from agent.local_tasks import LocalTasks, may_leave
+from agent.node_encryption.keeper import Keeper
 from agent.reporting.liveness import Prober
 from agent.reporting.node_reports import NodeReports
 from agent.reporting.status_poller import to_confirm
@@ -54,9 +55,20 @@ class Agent:
         reports: NodeReports,
         table: NodeTable,
         *,
+        keeper: Keeper,
         answers_dns: bool = True,
     ) -> None:
-        """Prepare; `run` does the work. `answers_dns`: whether the kernel can turn DNS questions to the responder."""
+        """Prepare; `run` does the work.
+
+        Args:
+            containers: this node's.
+            store: where the records are.
+            desired: what they mean.
+            reports: of this node.
+            table: the node's own, which refuses the mesh's networks.
+            keeper: of the node's part in node encryption.
+            answers_dns: whether the kernel can turn DNS questions to the responder.
+        """
         self._containers = containers
         self._store = store
         self._desired = desired
@@ -65,6 +77,7 @@ class Agent:
         self._responder = Responder(able=answers_dns)
         self._tasks = LocalTasks(self._responder, desired.backend)
         self._early_names = EarlyNames(table)
+        self._keeper = keeper
         self._prober = Prober(self._wake)
         self._workers = Workers(self._wake)
         self._upkeep = IdleCollector()
@@ -83,6 +96,7 @@ class Agent:
             moving: called in each pass from then on, and once more before threads and connections are closed.
         """
         self._early_names.start(self._wake)
+        self._keeper.start(self._wake)
         watch = ContainerWatcher(self._containers, self._wake)
 
         def changed() -> None:
@@ -105,6 +119,7 @@ class Agent:
             moving()
             self._workers.stop()
             self._early_names.stop()
+            self._keeper.stop()
             self._reports.stop()
             follower.stop()
             self._responder.close()
@@ -135,6 +150,7 @@ class Agent:
         desired, tasks = self._desired, self._tasks
         self._update_tasks(local)
         desired.update(snapshot, self._prober.unreachable)
+        self._keeper.want(desired.node_tunnel())
         self._reports.answer_recall(snapshot, desired.verified)
         self._early_names.write(desired.graph, tasks)
         now = time.monotonic()
@@ -145,7 +161,7 @@ class Agent:
             self._reconcile_safely(state, now)
         wired = (state for state in tasks if state.interface.applied is not None)
         self._prober.ask({s.local.netns: s.suspects for s in wired if s.local.netns is not None and s.suspects})
-        self._reports.report(tasks, desired, snapshot, self._wake.is_pending)
+        self._reports.report(tasks, desired, snapshot, self._wake.is_pending, self._keeper.status)
         if desired.graph.complete and not self._wake.is_pending():
             self._upkeep.collect(time.monotonic())
 
@@ -170,7 +186,7 @@ class Agent:
             or local.netns is not None
             or not desired.is_whole
             or local.task in desired.graph.by_task
-        }
+        } | {self._keeper.device_name}
         try:
             for name in self._desired.backend.served():
                 if name not in needed:

@@ -85,6 +85,11 @@ class Keeper:
         self._thread: threading.Thread | None = None
 
     @property
+    def device_name(self) -> str:
+        """Name of the node's device."""
+        return self._device.name
+
+    @property
     def status(self) -> EncryptionStatus | None:
         """The node's part as it was last read back; None where it has none."""
         return self._status

@@ -6,6 +6,7 @@ step `enforce` alone:
     input   packets to the VXLAN port that came by another device than the node's WireGuard device are dropped
     output  packets to that port that are to leave by another one are dropped, whatever their destination
 
+Those of an overlay with the option `encrypted` are not plain: IPsec has them, and they pass.
 Forwarded packets are others': a virtual machine's VXLAN is none of Swarm's.
 """
 
@@ -29,9 +30,14 @@ def render(device: str, port: int) -> Rules:
     here: Json = {"family": "inet", "table": NAME}
     items: list[Json] = [{"table": {"family": "inet", "name": NAME}}]
     items += [{"counter": {**here, "name": counter}} for counter in COUNTERS]
-    for hook, key, counter in (("input", "iifname", COUNTERS[0]), ("output", "oifname", COUNTERS[1])):
+    for hook, key, secured, counter in (
+        ("input", "iifname", "meta", COUNTERS[0]),
+        ("output", "oifname", "rt", COUNTERS[1]),
+    ):
         chain = {"name": hook, "type": "filter", "hook": hook, "prio": _PRIORITY, "policy": "accept"}
         elsewhere = compared({"meta": {"key": key}}, {"set": ["lo", device]}, "!=")
         refused = [elsewhere, field_is("udp", "dport", port), {"counter": counter}, {"drop": None}]
-        items += [{"chain": {**here, **chain}}, {"rule": {**here, "chain": hook, "expr": refused}}]
+        by_ipsec = [compared({secured: {"key": "ipsec"}}, right=True), {"accept": None}]
+        items.append({"chain": {**here, **chain}})
+        items += [{"rule": {**here, "chain": hook, "expr": rule}} for rule in (by_ipsec, refused)]
     return canonical(items)

@@ -31,7 +31,8 @@ from agent.firewall import node_table, preflight, source_guard
 from agent.fitness import facts
 from agent.interface import reconcile
 from agent.linux import hosts_file
-from agent.linux.netns import TaskNetns
+from agent.linux.netns import OWN_NETNS, TaskNetns
+from agent.node_encryption import device as node_device
 from agent.wireguard.backend import Backend, probe
 from mesh.errors import LinkwireError, NetnsGoneError, Retryable, Terminal
 
@@ -179,7 +180,7 @@ def _ended(volumes: Volumes) -> None:
 
 
 def unwire(containers: Containers) -> Iterator[str]:
-    """Take devices, names and rules out of every task's namespace, and the gate's files off the node.
+    """Take devices, names and rules out of all namespaces, the node's own too, and the gate's files off the node.
 
     Returns:
         What could not be done, in words. Raises LinkwireError where nothing could.
@@ -196,6 +197,11 @@ def unwire(containers: Containers) -> Iterator[str]:
                 yield f"{task.name}: {error}"
         except LinkwireError as error:
             yield f"{task.name}: {error}"
+    try:
+        with TaskNetns(OWN_NETNS) as home:
+            node_device.remove(home, backend)
+    except LinkwireError as error:
+        yield f"node encryption: {error}"
     try:
         source_guard.remove_all()
     except LinkwireError as error:

@@ -21,6 +21,7 @@ from mesh.crypto.keys import PublicKey
 from mesh.errors import LinkwireError, Terminal
 from mesh.model import keyspace
 from mesh.model.device_readings import bounded
+from mesh.model.encryption.status import EncryptionStatus
 from mesh.model.records import BrokenPeers, Member, Node, Recall, Status, TaskReport
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Follower, Store
@@ -58,6 +59,7 @@ class NodeReports:
         self.status: Status | None = None
         self._report_by: float | None = None
         self._reported_at = -REPORT_S
+        self._step: tuple[object, ...] | None = None
         self._broken: tuple[tuple[str, tuple[PublicKey, ...]], ...] = ()
 
     def start(self, store: Store, follower: Follower) -> None:
@@ -90,8 +92,16 @@ class NodeReports:
         desired: DesiredState,
         snapshot: Snapshot,
         is_wanted: Callable[[], bool],
+        encryption: EncryptionStatus | None,
     ) -> None:
         """Report the tasks, read devices until `is_wanted` elsewhere, and report what was read.
+
+        Args:
+            tasks: this node's.
+            desired: what the records mean.
+            snapshot: of the store.
+            is_wanted: tells whether something else is to be done.
+            encryption: the node's part in node encryption, as it was read back.
 
         Raises:
             Terminal: somebody else has the node's report key.
@@ -114,23 +124,35 @@ class NodeReports:
         if devices is None:
             return
         broken = bounded(state.interface.broken_peers(state.local.task) for state in tasks)
-        if not self._is_due(broken):
+        if not self._is_due(broken, encryption):
             return
         trust = desired.trust
         self._clock.save()
         trust.save(self.node.id)
         self._renew_proof(snapshot, reporter)
-        status = Status(self.node.id, round(time.time(), 1), devices, trust.manifest, trust.held, broken=broken)
+        status = Status(
+            self.node.id,
+            round(time.time(), 1),
+            devices,
+            trust.manifest,
+            trust.held,
+            broken=broken,
+            encryption=encryption,
+        )
         self.status = status
         reporter.status(status)
         self._metrics.update(graph, status, self._task_reports(tasks, graph))
 
-    def _is_due(self, broken: tuple[BrokenPeers, ...]) -> bool:
-        """Tell whether to report what was read: now and then, and at once when other links are broken than before."""
+    def _is_due(self, broken: tuple[BrokenPeers, ...], encryption: EncryptionStatus | None) -> bool:
+        """Tell whether to report what was read: now and then, and at once what somebody waits for.
+
+        That is other broken links than before, and another step of node encryption.
+        """
         now, which = time.monotonic(), tuple((each.task, each.peers) for each in broken)
-        if which == self._broken and now < self._reported_at + REPORT_S:
+        step = (encryption.generation, encryption.step, encryption.ready, encryption.problem) if encryption else None
+        if (which, step) == (self._broken, self._step) and now < self._reported_at + REPORT_S:
             return False
-        self._broken, self._reported_at = which, now
+        self._broken, self._step, self._reported_at = which, step, now
         return True
 
     def _may_report(self, tasks: LocalTasks, desired: DesiredState, now: float) -> bool:

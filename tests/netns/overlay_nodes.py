@@ -105,6 +105,9 @@ class OverlayNode:
 class Cluster:
     """Nodes that share an overlay; what a controller writes is given to their keepers at once."""
 
+    foreign = IPv4Address("192.0.2.99")
+    """On the underlay, and nobody's."""
+
     def __init__(self, world: World, size: int) -> None:
         self._world = world
         self._folder = tempfile.TemporaryDirectory(prefix="linkwire-overlays-")
@@ -168,10 +171,10 @@ class Cluster:
         ip("-n", inside, "link", "set", "eth0", "up")
         return node
 
-    def give(self, mode: Mode | None, step: Step = "accept", *, without: OverlayNode | None = None) -> None:
-        """Give all keepers the records; with no mode, none. `without` has no place in them."""
+    def give(self, mode: Mode | None, step: Step = "accept") -> None:
+        """Give all keepers the records; with no mode, none. A node without a keeper has no place in them."""
         self.generation += 1
-        underlays = [node.underlay for node in self.nodes if node is not without]
+        underlays = [node.underlay for node in self.nodes if node.keeper is not None]
         link_keys = LinkKeys({NODES_KEY: _LINK_KEY})
         for node in self.nodes:
             if node.keeper is None:
@@ -183,17 +186,26 @@ class Cluster:
                 tunnel = desired(record, underlays, node.name, node.key, psk)
             node.keeper.want(Wanted(tunnel, complete=True))
 
-    def switch(self, mode: Mode | None, step: Step = "accept", *, ready: bool = True) -> None:
-        """Give the records, and wait as the controller does for each node's acknowledgement."""
-        self.give(mode, step)
-        wait_for(lambda: all(self._acknowledged(node, mode, ready=ready) for node in self.nodes if node.keeper))
+    def switch(self, mode: Mode | None, step: Step = "accept", *, ready: int | None = None) -> None:
+        """Give the records, and wait as the controller does for each node's acknowledgement, and for peers to answer.
 
-    def _acknowledged(self, node: OverlayNode, mode: Mode | None, *, ready: bool) -> bool:
+        That is `ready` of them, by default all.
+        """
+        self.give(mode, step)
+        wait_for(
+            lambda: all(
+                self._acknowledged(node, mode, len(self.nodes) - 1 if ready is None else ready)
+                for node in self.nodes
+                if node.keeper
+            )
+        )
+
+    def _acknowledged(self, node: OverlayNode, mode: Mode | None, ready: int) -> bool:
         assert node.keeper is not None
         status = node.keeper.status
         if mode is None or status is None:
             return mode is None and status is None and node.device.read().is_off
-        return status.generation == self.generation and (not ready or status.ready == len(self.nodes) - 1)
+        return status.generation == self.generation and status.ready == ready
 
 
 def _psk(link_keys: LinkKeys, own: PublicKey, other: PublicKey) -> PresharedKey | None:

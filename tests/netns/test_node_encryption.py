@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.netns.overlay_nodes import Cluster, Pinging, Wire
-from tests.netns.world import World
+from agent.firewall import nft
+from agent.node_encryption import device as node_device
+from agent.node_encryption import ruleset
+from mesh.model.encryption.status import Mode
+from tests.netns.overlay_nodes import Cluster, OverlayNode, Pinging, Wire
+from tests.netns.transfer import Transfer
+from tests.netns.world import World, wait_for
+
+LARGE = 1200
+"""Bytes of a ping that fits into the overlay's packets, encrypted too."""
 
 
 @pytest.fixture
@@ -18,23 +27,204 @@ def pair(world: World) -> Iterator[Cluster]:
         yield cluster
 
 
-def test_switching_on_and_off_loses_nothing(pair: Cluster) -> None:
+@pytest.fixture
+def trio(world: World) -> Iterator[Cluster]:
+    """The third node has no agent."""
+    with Cluster(world, 3) as cluster:
+        for node in cluster.nodes[:2]:
+            node.start()
+        yield cluster
+
+
+def switch_on(cluster: Cluster, mode: Mode = "strict", *, ready: int | None = None) -> None:
+    steps = ("accept", "send", "enforce") if mode == "strict" else ("accept", "send")
+    for step in steps:
+        cluster.switch(mode, step, ready=ready)  # type: ignore[arg-type]
+
+
+def switch_off(cluster: Cluster, mode: Mode = "strict") -> None:
+    for step in ("send", "accept") if mode == "strict" else ("accept",):
+        cluster.switch(mode, step)  # type: ignore[arg-type]
+    cluster.switch(None)
+
+
+def problem_of(node: OverlayNode) -> str:
+    assert node.keeper is not None
+    return node.keeper.status.problem if node.keeper.status is not None else ""
+
+
+def refused_by(node: OverlayNode) -> int:
+    assert node.keeper is not None
+    return node.keeper.status.refused if node.keeper.status is not None else 0
+
+
+@pytest.mark.parametrize("mode", ["prefer", "strict"])
+def test_switching_on_and_off_loses_nothing(pair: Cluster, mode: Mode) -> None:
     one, other = pair.nodes
-    with Pinging(one, other) as there, Pinging(other, one) as back:
+    with Pinging(one, other) as there, Pinging(other, one, LARGE) as back:
         with Wire(pair) as before:
-            pair.switch("strict", "accept")
-        pair.switch("strict", "send")
-        pair.switch("strict", "enforce")
-        with Wire(pair) as strict, Pinging(one, other, 1200):
+            pair.switch(mode, "accept")
+        switch_on(pair, mode)
+        with Wire(pair) as encrypted, Pinging(one, other, LARGE):
             pass
-        pair.switch("strict", "send")
-        pair.switch("strict", "accept")
-        pair.switch(None)
+        switch_off(pair, mode)
         with Wire(pair) as after:
             pass
-    print(f"plain packets before {before.packets}, in strict {strict.packets}, after {after.packets}")
-    print(f"there {there.result}, back {back.result}")
+    print(f"{mode}: plain packets before {before.packets}, while on {encrypted.packets}, after {after.packets}")
+    print(f"{mode}: there {there.result}, back {back.result}")
     assert min(before.packets, after.packets) > 0, "the capture sees what is plain"
-    assert strict.packets == 0
-    assert there.result.lost == back.result.lost == 0
-    assert there.result.received > 200
+    assert encrypted.packets == 0
+    assert (there.result.lost, back.result.lost) == (0, 0)
+    assert min(there.result.received, back.result.received) > 100
+
+
+def test_large_transfers_go_on_while_switching(pair: Cluster) -> None:
+    one, other = pair.nodes
+    with Transfer(one.container, other.container, other.inside) as transfer:
+        wait_for(lambda: transfer.rounds > 3)
+        for mode in ("prefer", "strict"):
+            switch_on(pair, mode)  # type: ignore[arg-type]
+            rounds = transfer.rounds
+            wait_for(lambda rounds=rounds: transfer.rounds > rounds + 3)  # type: ignore[misc]
+            switch_off(pair, mode)  # type: ignore[arg-type]
+        rounds = transfer.rounds
+        wait_for(lambda: transfer.rounds > rounds + 3)
+    print(f"rounds of {Transfer.SIZE} bytes: {transfer.rounds}, longest {transfer.longest:.2f} s")
+    assert transfer.problem == ""
+
+
+def test_plain_packets_are_refused_and_counted(trio: Cluster) -> None:
+    one, _, stranger = trio.nodes
+    switch_on(trio, "prefer", ready=1)
+    with Pinging(one, stranger) as before, Pinging(stranger, one):
+        pass
+    assert before.result.lost == 0, "in prefer all goes plain to a node that is not ready"
+    trio.switch("strict", "enforce", ready=1)
+    with Wire(trio, f"src host {one.address} and udp port 4789") as wire:
+        with Pinging(stranger, one) as inwards:
+            pass
+        wait_for(lambda: refused_by(one) >= inwards.result.sent > 10)
+        seen = refused_by(one)
+        with Pinging(one, stranger) as outwards:
+            pass
+        assert (inwards.result.received, outwards.result.received) == (0, 0)
+        assert wire.packets == 0
+        wait_for(lambda: refused_by(one) >= seen)
+    assert wire.packets == 0
+
+
+def test_silent_peer_is_sent_plain_in_prefer(trio: Cluster) -> None:
+    one, other, _ = trio.nodes
+    switch_on(trio, "prefer", ready=1)
+    assert other.keeper is not None
+    other.keeper.stop()
+    other.device.backend.delete(other.netns, other.device.name)  # as wireguard-go ends with its container
+    with Pinging(other, one):
+        assert one.keeper is not None
+        wait_for(
+            lambda: one.keeper is not None and one.keeper.status is not None and one.keeper.status.ready == 0, 30
+        )
+    with Pinging(one, other) as plain:
+        pass
+    assert plain.result.lost == 0
+    other.start()
+    trio.switch("prefer", "send", ready=1)
+    with Wire(trio) as wire, Pinging(one, other) as again:
+        pass
+    assert (again.result.lost, wire.packets) == (0, 0)
+
+
+def test_new_agent_adopts_what_is_there(pair: Cluster) -> None:
+    one, other = pair.nodes
+    switch_on(pair)
+    refused = nft.read(one.netns, ruleset.NAME)
+    index = one.do(f"cat /sys/class/net/{one.device.name}/ifindex")
+    with Wire(pair) as wire, Pinging(one, other) as there, Pinging(other, one) as back:
+        one.restart()
+        pair.switch("strict", "enforce", ready=1)
+    assert (there.result.lost, back.result.lost, wire.packets) == (0, 0, 0)
+    assert one.do(f"cat /sys/class/net/{one.device.name}/ifindex") == index
+    assert nft.read(one.netns, ruleset.NAME) == refused
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "nft flush ruleset",
+        f"nft delete table inet {ruleset.NAME}",
+        "ip rule del pref 4789",
+        "ip route flush table 19543",
+        "ip link set DEVICE down",
+        "ip address flush dev DEVICE",
+    ],
+)
+def test_what_others_take_away_comes_back(pair: Cluster, harm: str) -> None:
+    one, other = pair.nodes
+    switch_on(pair)
+    whole = one.device.read()
+    one.do(harm.replace("DEVICE", one.device.name))
+    wait_for(
+        lambda: (
+            (now := one.device.read()).table == whole.table
+            and (now.rules, now.routes, now.up, now.has_address) == (whole.rules, whole.routes, True, True)
+        )
+    )
+    with Wire(pair) as wire, Pinging(one, other) as there:
+        pass
+    assert (there.result.lost, wire.packets) == (0, 0)
+
+
+def test_agent_takes_away_what_is_over(pair: Cluster) -> None:
+    one = pair.nodes[0]
+    switch_on(pair)
+    one.restart()
+    time.sleep(1.0)
+    assert not one.device.read().is_off, "without records nothing is removed"
+    pair.switch(None)
+    assert one.device.read().is_off
+
+
+def test_removal_leaves_nothing_on_the_node(pair: Cluster) -> None:
+    one, other = pair.nodes
+    switch_on(pair)
+    for node in pair.nodes:
+        assert node.keeper is not None
+        node.keeper.stop()
+        assert node_device.remove(node.netns, node.device.backend, node.device.name)
+        assert not node_device.remove(node.netns, node.device.backend, node.device.name)
+        for leftover in (
+            "ip rule | grep -c 19543",
+            "ip route show table all | grep -c 19543",
+            "ip -br link | grep -c lw",
+        ):
+            assert node.do(f"{leftover} || true").strip() == "0"
+        assert node.do("nft list tables").strip() == ""
+    with Pinging(one, other) as plain:
+        pass
+    assert plain.result.lost == 0
+
+
+def test_strict_reverse_path_filter_stops_the_switch(pair: Cluster) -> None:
+    one, other = pair.nodes
+    one.do("sysctl -qw net.ipv4.conf.all.rp_filter=1")
+    pair.give("strict", "accept")
+    wait_for(lambda: "rp_filter is 1" in problem_of(one))
+    assert one.keeper is not None
+    assert one.keeper.status is not None
+    assert one.keeper.status.generation == 0
+    assert one.device.read().is_off
+    one.do("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=1")
+    switch_on(pair)
+    with Pinging(one, other) as there:
+        pass
+    assert (there.result.lost, problem_of(one)) == (0, "")
+
+
+def test_address_of_nobody_is_named(pair: Cluster) -> None:
+    one, other = pair.nodes
+    one.vxlan_to(other, pair.foreign)
+    switch_on(pair, "prefer")
+    wait_for(
+        lambda: f"overlays send to addresses that no node has in node encryption: {pair.foreign}" in problem_of(one)
+    )
+    assert problem_of(other) == ""
