@@ -49,7 +49,7 @@ class NodeTunnel:
         return frozenset(
             address
             for peer in self.peers
-            if peer.preshared_key is not None and (step == "enforce" or peer.public_key in ready)
+            if peer.public_key in ready or (step == "enforce" and peer.preshared_key is not None)
             for address in addresses(peer)
             if address.version == version
         )

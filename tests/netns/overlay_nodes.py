@@ -242,11 +242,11 @@ class Pinging:
         assert self._process is not None
         time.sleep(0.3)
         self._process.send_signal(2)
-        output, _ = self._process.communicate()
+        output = self._process.communicate()[0]
         found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
         assert found, output
-        # The last one may be on its way.
         sent, received = int(found[1]), int(found[2])
+        # The last one may be on its way.
         self.result = Pinged(received if sent == received + 1 else sent, received)
 
 

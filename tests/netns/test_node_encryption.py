@@ -9,8 +9,8 @@ import pytest
 
 from agent.firewall import nft
 from agent.node_encryption import device as node_device
-from agent.node_encryption import ruleset
-from mesh.model.encryption.status import Mode
+from agent.node_encryption import policy_routing, ruleset
+from mesh.model.encryption.status import Mode, Step
 from tests.netns.overlay_nodes import Cluster, OverlayNode, Pinging, Wire
 from tests.netns.transfer import Transfer
 from tests.netns.world import World, wait_for
@@ -37,14 +37,15 @@ def trio(world: World) -> Iterator[Cluster]:
 
 
 def switch_on(cluster: Cluster, mode: Mode = "strict", *, ready: int | None = None) -> None:
-    steps = ("accept", "send", "enforce") if mode == "strict" else ("accept", "send")
+    steps: tuple[Step, ...] = ("accept", "send", "enforce") if mode == "strict" else ("accept", "send")
     for step in steps:
-        cluster.switch(mode, step, ready=ready)  # type: ignore[arg-type]
+        cluster.switch(mode, step, ready=ready)
 
 
 def switch_off(cluster: Cluster, mode: Mode = "strict") -> None:
-    for step in ("send", "accept") if mode == "strict" else ("accept",):
-        cluster.switch(mode, step)  # type: ignore[arg-type]
+    steps: tuple[Step, ...] = ("send", "accept") if mode == "strict" else ("accept",)
+    for step in steps:
+        cluster.switch(mode, step)
     cluster.switch(None)
 
 
@@ -82,11 +83,12 @@ def test_large_transfers_go_on_while_switching(pair: Cluster) -> None:
     one, other = pair.nodes
     with Transfer(one.container, other.container, other.inside) as transfer:
         wait_for(lambda: transfer.rounds > 3)
-        for mode in ("prefer", "strict"):
-            switch_on(pair, mode)  # type: ignore[arg-type]
+        modes: tuple[Mode, ...] = ("prefer", "strict")
+        for mode in modes:
+            switch_on(pair, mode)
             rounds = transfer.rounds
             wait_for(lambda rounds=rounds: transfer.rounds > rounds + 3)  # type: ignore[misc]
-            switch_off(pair, mode)  # type: ignore[arg-type]
+            switch_off(pair, mode)
         rounds = transfer.rounds
         wait_for(lambda: transfer.rounds > rounds + 3)
     print(f"rounds of {Transfer.SIZE} bytes: {transfer.rounds}, longest {transfer.longest:.2f} s")
@@ -138,12 +140,12 @@ def test_new_agent_adopts_what_is_there(pair: Cluster) -> None:
     one, other = pair.nodes
     switch_on(pair)
     refused = nft.read(one.netns, ruleset.NAME)
-    index = one.do(f"cat /sys/class/net/{one.device.name}/ifindex")
+    index = policy_routing.index(one.netns, one.device.name)
     with Wire(pair) as wire, Pinging(one, other) as there, Pinging(other, one) as back:
         one.restart()
         pair.switch("strict", "enforce", ready=1)
     assert (there.result.lost, back.result.lost, wire.packets) == (0, 0, 0)
-    assert one.do(f"cat /sys/class/net/{one.device.name}/ifindex") == index
+    assert policy_routing.index(one.netns, one.device.name) == index
     assert nft.read(one.netns, ruleset.NAME) == refused
 
 
