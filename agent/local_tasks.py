@@ -63,6 +63,10 @@ class LocalTasks:
                 state.schedule.listed, state.schedule.dirty = False, True
         return ended
 
+    def close(self) -> None:
+        """Have their DNS questions answered no more."""
+        self._responder.close()
+
     def count_stopping(self, local: LocalContainers) -> int:
         """Count the wired tasks that are being stopped; by their namespaces, since Docker may be stopping as well."""
         stopping = local.stopping & self.by_container.keys()

@@ -74,8 +74,7 @@ class Agent:
         self._desired = desired
         self._reports = reports
         self._wake = Wake()
-        self._responder = Responder(able=answers_dns)
-        self._tasks = LocalTasks(self._responder, desired.backend)
+        self._tasks = LocalTasks(Responder(able=answers_dns), desired.backend)
         self._early_names = EarlyNames(table)
         self._keeper = keeper
         self._prober = Prober(self._wake)
@@ -122,7 +121,7 @@ class Agent:
             self._keeper.stop()
             self._reports.stop()
             follower.stop()
-            self._responder.close()
+            self._tasks.close()
 
     def age(self, revision: int) -> float | None:
         """Return how many seconds ago the store was at a revision; None where this agent did not see it."""

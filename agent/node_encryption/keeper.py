@@ -122,7 +122,7 @@ class Keeper:
                 try:
                     news.append(stack.enter_context(subscribed(self._device.home)))
                 except LinkwireError as error:
-                    log.warning("changes of rules and routes not followed", error=str(error))
+                    log.warning("changes of node encryption not followed", error=str(error))
             while not self._stopped.is_set():
                 self._look_safely()
                 self._wait(news)
@@ -139,7 +139,7 @@ class Keeper:
             log.exception("node encryption crashed")
             problem = f"internal error: {type(error).__name__}"
         if problem and problem != self._said:
-            log.warning("node encryption has a problem", error=problem)
+            log.warning("node encryption not as it should be", error=problem)
         self._said = problem
         if problem and (self._status is not None or wanted.tunnel is not None):
             status = self._status or EncryptionStatus(0, "off", 0, 0, 0)
@@ -181,7 +181,7 @@ class Keeper:
         observed, ready = self._read(tunnel)
         changes = self._diff(wanted, tunnel, observed, ready)
         if changes:
-            log.info("node encryption changes", step=tunnel.encryption.step, changed=", ".join(changes.changed))
+            log.info("node encryption changed", step=tunnel.encryption.step, reasons=", ".join(changes.changed))
             device.apply(changes)
             observed, ready = self._read(tunnel)
             left = self._diff(wanted, tunnel, observed, ready)
@@ -196,7 +196,7 @@ class Keeper:
         if self._is_clean or not wanted.complete:
             return
         if changes := off(self._device.read()):
-            log.info("node encryption taken away", changed=", ".join(changes.changed))
+            log.info("node encryption taken away", reasons=", ".join(changes.changed))
             self._device.apply(changes)
             if not self._device.read().is_off:
                 raise Retryable("node encryption was not taken away")
