@@ -81,6 +81,7 @@ def main() -> None:
             own,
             options.stack_share,
             metrics,
+            options.node_encryption,
         )
         running.run(stopped)
     except Terminal as error:

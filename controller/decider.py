@@ -19,14 +19,16 @@ from controller.recovery.address_quarantine import AddressQuarantine
 from controller.recovery.departed_nodes import DepartedNodes
 from controller.recovery.repair import cluster_again, mend, resign, unknown
 from controller.recovery.resting_addresses import RestingAddresses
-from controller.steps import OpenVault, Plan
+from controller.steps import EncryptionGoal, OpenVault, Plan
 from controller.swarm.model import Swarm
 from controller.transactions import Packed
+from controller.trust.acknowledgements import Acknowledgements
 from controller.trust.link_secrets import LinkSecrets
 from controller.trust.members import Judged, Members
 from controller.trust.presence import Presence
 from mesh.crypto.envelope import Signer
 from mesh.model import keyspace
+from mesh.model.encryption.status import Mode
 from mesh.model.records import Cluster
 from mesh.model.snapshot import Holds, Put, Snapshot
 
@@ -56,6 +58,7 @@ class Decider:
         rest_s: float,
         link_secrets: LinkSecrets | None = None,
         stack_share: float = MOST,
+        encryption: Mode | None = None,
     ) -> None:
         """Prepare.
 
@@ -66,6 +69,7 @@ class Decider:
             rest_s: seconds before a released address may be reused.
             link_secrets: the vault that new epochs' secrets are kept under; None for none.
             stack_share: part of the addresses, and of a node's ports, that no stack exceeds where they are scarce.
+            encryption: mode of node encryption; None for none.
         """
         self._writer = writer
         self._link_secrets = link_secrets
@@ -75,6 +79,10 @@ class Decider:
         self._planner = Planner(stack_share)
         self._presence = Presence(signer.cluster)
         self.silent: frozenset[str] = frozenset()
+        self._encryption = encryption
+        self._acknowledgements = Acknowledgements(signer.cluster)
+        self._goal = EncryptionGoal(encryption)
+        self._awaits = False  # whether what nodes acknowledge decides on the next step
         self._resting = RestingAddresses(rest_s)
         self._rests = AddressQuarantine()
         self._departed = DepartedNodes()
@@ -148,7 +156,8 @@ class Decider:
         """
         now = time.time()
         self.mends = False
-        if self._idle.decides_alike(swarm, stored, now) and (self.due is None or now < self.due):
+        heard = self._awaits and self._encryption_goal(stored) != self._goal
+        if not heard and self._idle.decides_alike(swarm, stored, now) and (self.due is None or now < self.due):
             # Else each pass of an idle mesh looks again at every status since the last decision.
             self._idle.move(swarm, stored, now, whole=False)
             return Packed(), True
@@ -179,7 +188,7 @@ class Decider:
         judged, plan = self._planned(stored, swarm, now)
         free = self._resting.over(time.monotonic())
         gone = tuple(self._departed.steps(stored, swarm, time.monotonic()))
-        self.due = self._earliest(plan.due, now)
+        self.due, self._awaits = self._earliest(plan.due, now), plan.awaits
         steps = (*vault, *judged.steps, *access.steps(swarm, judged.stored), *free, *gone, *plan.steps)
         made = self._writer.pack(steps)
         self.report((*judged.problems, *access.problems(swarm), *plan.problems, *made.problems), swarm)
@@ -207,7 +216,14 @@ class Decider:
     def _planned(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Judged, Plan]:
         judged = self.members.judge(swarm, stored, now, self.silent)
         at, members = int(now.timestamp()), judged.members
-        return judged, self._planner.plan(swarm, judged.stored, self._subnet, at, members, self._vault())
+        self._goal = goal = self._encryption_goal(stored)
+        return judged, self._planner.plan(swarm, judged.stored, self._subnet, at, members, self._vault(), goal)
+
+    def _encryption_goal(self, stored: Snapshot) -> EncryptionGoal:
+        """Return node encryption as it is to be, with the nodes' accounts; without them while all of it is off."""
+        if self._encryption is None and keyspace.ENCRYPTION not in stored.records:
+            return EncryptionGoal()
+        return EncryptionGoal(self._encryption, self._acknowledgements.read(stored, self.members.accepted))
 
     def _vault(self) -> OpenVault | None:
         return self._link_secrets.opened if self._link_secrets is not None else None

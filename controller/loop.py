@@ -29,6 +29,7 @@ from mesh.crypto.envelope import Signer
 from mesh.crypto.preshared_keys import LinkSeed
 from mesh.errors import LinkwireError
 from mesh.model import keyspace
+from mesh.model.encryption.status import Mode
 from mesh.model.records import Cluster, Node, TaskReport
 from mesh.model.snapshot import Snapshot
 from mesh.process.wakeup import Wake
@@ -55,6 +56,7 @@ class Controller:
         own: ControllerIdentity | None = None,
         stack_share: float = MOST,
         metrics: ControllerMetrics | None = None,
+        encryption: Mode | None = None,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -70,6 +72,7 @@ class Controller:
             own: node and sealing key of this controller; None where all secrets follow from the link seed alone.
             stack_share: as in `Decider`.
             metrics: for Prometheus; None for nobody.
+            encryption: as in `Decider`.
         """
         self._watch = watch
         self._store = store
@@ -79,7 +82,7 @@ class Controller:
         self._audit = AuditLog(store.load, name, signer.key.verify_key.id)
         self._writer = PlanWriter(store, link_secrets, self._audit)
         self._startup = StartupWait(self._writer.ledger)
-        self._decider = Decider(self._writer, signer, subnet, rest_s, link_secrets, stack_share)
+        self._decider = Decider(self._writer, signer, subnet, rest_s, link_secrets, stack_share, encryption)
         self._restore = RestoreProcedure(self._writer, self._decider.members)
         self._metrics = metrics or ControllerMetrics("", name)
         self._reported = LastSeen()

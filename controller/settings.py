@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from mesh.identity.key_files import CONTROLLER_KEY_FILE, LINK_SEED_FILE, SEED_FILE
 from mesh.identity.tls import Tls
+from mesh.model.encryption.status import MODES, Mode
 from mesh.process.options import Options, listen, number, subnet
 
 MAX_REST_S = 7 * 86400
@@ -34,6 +36,7 @@ class Settings:
         own_key: file with that sealing key.
         signing_seed: file with the seed of the controller's signing key.
         verify_keys: file with the public keys of signers, and the cluster's id.
+        node_encryption: its mode; None for none.
         metrics: the host and TCP port where Prometheus may ask; None for nowhere.
         command: `run`, or `clear`, which deletes all records in etcd and ends.
     """
@@ -49,10 +52,21 @@ class Settings:
     signing_seed: Path
     verify_keys: Path
     metrics: tuple[str, int] | None
+    node_encryption: Mode | None = None
     tls: Tls | None = None
     node: str = ""
     own_key: Path = Path(CONTROLLER_KEY_FILE)
     command: str = "run"
+
+
+def _mode(text: str) -> Mode | None:
+    """Read a mode of node encryption; `off` is None. Raises argparse.ArgumentTypeError."""
+    if text == "off":
+        return None
+    for mode in MODES:
+        if text == mode:
+            return mode
+    raise argparse.ArgumentTypeError(f"{text!r} is none of off, {', '.join(MODES)}")
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
@@ -65,6 +79,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add("--address-rest", "LINKWIRE_ADDRESS_REST", "600", number(1, MAX_REST_S, "seconds"), text)
     text = "percent of the mesh's addresses and a node's UDP ports: who has as many gets none of the last ones"
     flags.add("--stack-share", "LINKWIRE_STACK_SHARE", "25", number(1, 100, "percent"), text)
+    text = "encryption of overlay packets between nodes: prefer, strict, or off"
+    flags.add("--node-encryption", "LINKWIRE_NODE_ENCRYPTION", "off", _mode, text)
     flags.add("--name", "LINKWIRE_NAME", socket.gethostname(), str, "name of this controller in logs")
     flags.add("--signing-seed", "LINKWIRE_SIGNING_SEED_FILE", SEED_FILE, Path, "file with the signing seed")
     flags.add("--link-seed", "LINKWIRE_LINK_SEED_FILE", LINK_SEED_FILE, Path, "file with the seed of all link keys")
@@ -83,6 +99,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         subnet=read.subnet,
         rest_s=read.address_rest,
         stack_share=read.stack_share / 100,
+        node_encryption=read.node_encryption,
         name=read.name,
         log_level=read.log_level,
         link_seed=read.link_seed,

@@ -6,8 +6,10 @@ Keypairs and secrets come from outside: `allocation`, `sharing` and `release` ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
+from types import MappingProxyType
 from typing import Protocol
 
 from controller.swarm.model import SwarmTask
@@ -15,6 +17,7 @@ from mesh.crypto.hpke import NodePublicKey
 from mesh.crypto.keys import PrivateKey
 from mesh.crypto.preshared_keys import LinkKey
 from mesh.integrity.sealed_keys import sealed_key, sealed_link_key
+from mesh.model.encryption.status import EncryptionStatus, Mode
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import Address, Attachment, Endpoint, Port
 from mesh.model.snapshot import Delete, Op, Put
@@ -32,6 +35,19 @@ class OpenVault:
     id: str = ""
     first: bool = False
     """Whether epochs below FRESH follow from the link seed in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionGoal:
+    """Node encryption as it is to be, and the nodes' own accounts of it.
+
+    Attributes:
+        mode: None to have none.
+        states: node -> its account, by its own signature.
+    """
+
+    mode: Mode | None = None
+    states: Mapping[str, EncryptionStatus] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class Secrets(Protocol):
@@ -115,6 +131,8 @@ class Plan:
     problems: tuple[str, ...]
     due: int | None = None
     """Time at which the plan changes without any input, in seconds since the epoch; None for never."""
+    awaits: bool = False
+    """Whether its next step waits until nodes have acknowledged the last one."""
 
 
 def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:

@@ -12,6 +12,7 @@ from controller.swarm.model import Swarm
 from mesh.model import keyspace
 from mesh.model.audit.page import Event, Stream
 from mesh.model.durations import format_duration
+from mesh.model.encryption.records import NodeEncryption, Underlay
 from mesh.model.labels import LinkLabel, key_name
 from mesh.model.ports import PortRange
 from mesh.model.records import Access, Endpoint, LinkKeyEpoch, Member, Recall, Record, Service
@@ -74,6 +75,12 @@ def _changed(before: Record | None, after: Record | None, view: View) -> Iterato
         case Vault() as vault:
             kind = _verb(before, after, "vault begun", "vault changed", "vault gone")
             yield "decisions", Event.of(kind, id=vault.id)
+        case NodeEncryption() as encryption:
+            kind = _verb(before, after, "node encryption begun", "node encryption changed", "node encryption ended")
+            yield "decisions", Event.of(kind, mode=encryption.mode, step=encryption.step)
+        case Underlay() as place:
+            kind = _verb(before, after, "encryption peer added", "encryption peer changed", "encryption peer removed")
+            yield "decisions", Event.of(kind, **_place(place, view.swarm))
         case Recall() as recall:
             kind = "restore ended" if after is None else "restore begun"
             yield "decisions", Event.of(kind, node=recall.node)
@@ -185,6 +192,11 @@ def _node(member: Member, view: View) -> dict[str, str]:
         "sealing_key": member.sealing_key.fingerprint,
         "approved": approved or "",
     }
+
+
+def _place(place: Underlay, swarm: Swarm) -> dict[str, str]:
+    hostname = _hostname(place.node, swarm)
+    return {"node": hostname, "id": place.node, "public_key": str(place.public_key), "address": str(place.endpoint)}
 
 
 def _hostname(node: str, swarm: Swarm) -> str:

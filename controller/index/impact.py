@@ -7,7 +7,9 @@ Beside those
   networks of which Swarm gives the addresses;
 - an address, port, sealed key or report depends on everything whose id it names;
 - a link key depends on the labels of its services, the nodes of their tasks and endpoints, the sealing keys of these
-  nodes, the boxes sealed to them, the note of its epoch, the nodes that are revoked, and the time.
+  nodes, the boxes sealed to them, the note of its epoch, the nodes that are revoked, and the time;
+- the link key of all nodes depends on the records of node encryption, and on every node. The rest of node encryption
+  is in no scope: it is planned as a whole each time (controller.planning.node_encryption).
 
 Any other change concerns everything.
 """
@@ -22,6 +24,7 @@ from controller.index.index import Index, holder_id
 from controller.index.scope import EVERYTHING, Scope
 from controller.swarm.model import Swarm, SwarmService
 from mesh.model import keyspace
+from mesh.model.encryption.records import NODES_KEY
 from mesh.model.records import Address, Attachment, Port
 from mesh.model.snapshot import Snapshot
 
@@ -37,13 +40,16 @@ _OF_NO_PLAN = (
 )
 """No plan reads these records. Unreadable ones count, as under every key."""
 
+_NEEDS = (keyspace.SERVICES, keyspace.ENDPOINTS, keyspace.ENCRYPTION, keyspace.UNDERLAYS)
+"""Records by which nodes need link keys."""
+
 _Seat = tuple[tuple[str, str] | None, tuple[str, str] | None]
 """The service and the node of a live task, and those of its endpoint."""
 
 
 def ends_unknown(stored: Snapshot) -> bool:
-    """Tell whether it is unknown which nodes need which link keys: a service or endpoint cannot be read."""
-    return any(key.startswith((keyspace.SERVICES, keyspace.ENDPOINTS)) for key in stored.invalid)
+    """Tell whether it is unknown which nodes need which link keys: a record that says so cannot be read."""
+    return any(key.startswith(_NEEDS) for key in stored.invalid)
 
 
 def renew(index: Index, swarm: Swarm, stored: Snapshot, delta: Delta, members: Iterable[str]) -> Scope:
@@ -61,6 +67,8 @@ def renew(index: Index, swarm: Swarm, stored: Snapshot, delta: Delta, members: I
     """
     named = _named(index.stored, stored, delta)
     named.nodes.update(delta.swarm.nodes, members)
+    if named.nodes and index.encryption is not None:
+        named.link_keys.add(NODES_KEY)
     for node in named.nodes:
         named.ids.add(node)
         named.ids.update(index.tasks.on_node.get(node, ()))
@@ -110,6 +118,8 @@ def _named(before: Snapshot, stored: Snapshot, delta: Delta) -> _Named:
         match kind:
             case "nodes":
                 named.nodes.add(rest)
+            case "encryption" | "peers":
+                named.link_keys.add(NODES_KEY)
             case "epochs" | "vaults":
                 named.link_keys.add(rest)
             case "linkkeys":

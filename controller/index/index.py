@@ -10,6 +10,8 @@ from controller.index.allocations import Allocations
 from controller.index.baseline import Delta
 from controller.index.link_index import LinkIndex, links_of
 from controller.swarm.model import Swarm, SwarmNode, SwarmTask
+from mesh.model import keyspace
+from mesh.model.encryption.records import NodeEncryption, Underlay
 from mesh.model.records import (
     Address,
     Attachment,
@@ -105,6 +107,15 @@ class Index:
         for service in swarm.services.values():
             self._count(service.attachments, 1)
         self.links = self._links()
+
+    @property
+    def encryption(self) -> NodeEncryption | None:
+        """Encryption between nodes; None where it is off."""
+        return self.stored.get(keyspace.ENCRYPTION, NodeEncryption)
+
+    def underlays(self) -> dict[str, Underlay]:
+        """Return the nodes' places in node encryption, by node."""
+        return {place.node: place for place in self.stored.all(Underlay)}
 
     @property
     def ambiguous(self) -> bool:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from controller.index.index import Index
 from controller.index.scope import Scope
 from controller.planning.shares import Shares
-from controller.steps import OpenVault, Step
+from controller.steps import EncryptionGoal, OpenVault, Step
 from controller.swarm.model import SwarmTask
 from mesh.crypto.hpke import NodePublicKey
 from mesh.errors import Terminal
@@ -46,6 +46,8 @@ class PlanContext:
             link keys in scope that are renewed by time.
         vault: that new epochs' secrets are kept under; None where every secret follows from the link seed.
         vips: service whose own record was lost -> the VIP that it still holds.
+        encryption: that between nodes, as it is to be.
+        awaits: whether its next step waits until nodes have acknowledged the last one.
     """
 
     index: Index
@@ -61,6 +63,8 @@ class PlanContext:
     keys_to_do: set[str] = field(default_factory=set)
     timed: dict[str, tuple[int, int]] = field(default_factory=dict)
     vips: dict[str, IPv4Address] = field(default_factory=dict)
+    encryption: EncryptionGoal = field(default_factory=EncryptionGoal)
+    awaits: bool = False
     _given: _Given = field(default_factory=_Given)
 
     def each(self, ids: Iterable[str], make: Callable[[str], Iterable[Step]]) -> Iterator[Step]:

@@ -8,20 +8,24 @@ Its rules, beside those of every plan (controller.planning.planner):
 - no new epoch begins while a node that holds the key is silent: its kernel would go on with the old secret, and its
   links would end with the running sessions;
 - except after a revocation: an epoch whose secret a revoked node may know ends at once, and the node's box is deleted
-  only when it has ended. A node that left the Swarm ends it too, but that waits for silent nodes.
+  only when it has ended. A node that left the Swarm ends it too, but that waits for silent nodes;
+- the link key of all nodes is given to each with a place in node encryption (controller.planning.node_encryption).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 
 from controller.index.impact import ends_unknown
+from controller.index.link_index import Use
 from controller.planning.context import PlanContext
 from controller.steps import FRESH, Box, PlanStep, Share, Step
 from controller.swarm.model import SwarmTask
 from mesh.model import keyspace
+from mesh.model.encryption.records import NODES_KEY
 from mesh.model.records import LinkKeyEpoch
 from mesh.model.snapshot import Delete, Put
 from mesh.model.vault.records import EpochHistory
@@ -39,6 +43,12 @@ class LinkKeyPlan:
         self._index = run.index
         self._swarm = run.index.swarm
         self._stored = run.index.stored
+        self._uses: Mapping[str, Use] = self._index.links.uses
+        self._encrypting: frozenset[str] = frozenset()
+        """Nodes with a place in node encryption: all have the link key of nodes."""
+        if self._index.encryption is not None:
+            self._uses = ChainMap({NODES_KEY: Use(None, ())}, dict(self._uses))
+            self._encrypting = frozenset(self._index.underlays())
         self._epochs: dict[str, int | None] = {}
         self._given: set[tuple[str, str]] = set()
         # By service first: a key is asked for each of its services, and not for each of their tasks.
@@ -64,7 +74,14 @@ class LinkKeyPlan:
         return frozenset(nodes.union(index.tasks.live[task].node for task in live))
 
     def _holders(self, key: str) -> frozenset[str]:
+        if key == NODES_KEY:
+            return self._encrypting
         return _nodes(self._holding, self._index.links.ends.get(key, ()))
+
+    def _needers(self, key: str) -> frozenset[str]:
+        if key == NODES_KEY:
+            return self._encrypting
+        return _nodes(self._needing, self._index.links.ends.get(key, ()))
 
     # --- epochs
 
@@ -84,7 +101,7 @@ class LinkKeyPlan:
         begins = self._run.now if self._run.vault is None else self._run.now * 1000
         epoch = max(begins, highest + 1, stored.epoch + 1 if stored is not None else 0)
         self._epochs[key] = epoch
-        record = LinkKeyEpoch(key, epoch, self._run.now, self._index.links.uses[key].asked)
+        record = LinkKeyEpoch(key, epoch, self._run.now, self._uses[key].asked)
         history = EpochHistory(key, epoch, tuple(sorted(self._index.revoked.values())))
         note = keyspace.history(key)
         replaced = None if note in self._stored.invalid else self._stored.revision_of(note)
@@ -93,7 +110,7 @@ class LinkKeyPlan:
     def _new_epoch_is_due(self, stored: LinkKeyEpoch) -> bool:
         if self._is_known_to_revoked(stored):
             return True
-        use = self._index.links.uses[stored.key]
+        use = self._uses[stored.key]
         wanted = bool(set(use.asked) - set(stored.asked)) or bool(self._left(stored)) or not self._is_open(stored)
         if use.rotate is not None and not wanted:
             # A clock that was set back makes it due, rather than late by as much.
@@ -160,7 +177,7 @@ class LinkKeyPlan:
 
     def first_steps(self) -> Iterator[Step]:
         """Give keys to nodes that have endpoints already: before the links that need the keys are written."""
-        return self._run.each_key(self._run.focus.keys_among(self._index.links.uses), self._first)
+        return self._run.each_key(self._run.focus.keys_among(self._uses), self._first)
 
     def _first(self, key: str) -> Iterator[Step]:
         holders = self._holders(key)
@@ -204,9 +221,9 @@ class LinkKeyPlan:
 
     def _last_boxes(self, key: str) -> Iterator[Step]:
         boxes = self._index.link_keys.boxes[key]
-        unneeded = boxes.keys() - _nodes(self._needing, self._index.links.ends.get(key, ()))
+        unneeded = boxes.keys() - self._needers(key)
         stored, notes = self._index.link_keys.epochs.get(key), tuple[Put, ...]()
-        if stored is not None and key in self._index.links.uses:
+        if stored is not None and key in self._uses:
             # These boxes alone say that their nodes know the epoch's secret: they go when it has ended.
             unneeded -= {node for node in self._index.revoked if node in boxes and boxes[node].epoch >= stored.epoch}
             unneeded -= self._left(stored)
@@ -227,7 +244,7 @@ class LinkKeyPlan:
         return (Put(replace(history, forgotten=True), self._stored.revision_of(keyspace.history(stored.key))),)
 
     def _last_epoch(self, key: str) -> Iterator[Step]:
-        if key in self._index.links.uses:
+        if key in self._uses:
             return
         paths = [path for path in (keyspace.epoch(key), keyspace.history(key)) if path in self._stored.records]
         ends = tuple(Delete(path, self._stored.revision_of(path)) for path in paths)

@@ -25,10 +25,11 @@ from controller.index.index import Index
 from controller.index.scope import EVERYTHING, Scope
 from controller.planning.context import PlanContext
 from controller.planning.link_keys import LinkKeyPlan
+from controller.planning.node_encryption import NodeEncryptionPlan
 from controller.planning.placement import Placement
 from controller.planning.reclaim import Reclaim
 from controller.planning.shares import MOST, Shares
-from controller.steps import OpenVault, Plan, PlanStep, Step
+from controller.steps import EncryptionGoal, OpenVault, Plan, PlanStep, Step
 from controller.swarm.model import Swarm
 from mesh.crypto.hpke import NodePublicKey
 from mesh.model import keyspace
@@ -36,6 +37,8 @@ from mesh.model.records import Cluster
 from mesh.model.snapshot import Put, Snapshot, unreadable
 from mesh.process.gc_tuning import gc_paused
 from mesh.topology.ipam import ula
+
+NO_ENCRYPTION = EncryptionGoal()
 
 
 def plan(  # noqa: PLR0917 - the inputs of one plan
@@ -45,6 +48,7 @@ def plan(  # noqa: PLR0917 - the inputs of one plan
     now: int,
     members: Mapping[str, NodePublicKey],
     vault: OpenVault | None = None,
+    encryption: EncryptionGoal = NO_ENCRYPTION,
 ) -> Plan:
     """Plan the changes of the store.
 
@@ -56,8 +60,9 @@ def plan(  # noqa: PLR0917 - the inputs of one plan
         members: node -> its proven sealing key (controller.trust.members). Nothing new is sealed to another node, and
             nothing that it has is taken from it.
         vault: that new epochs' secrets are kept under; None where every secret follows from the link seed.
+        encryption: that between nodes, as it is to be.
     """
-    return Planner().plan(swarm, stored, subnet, now, members, vault)
+    return Planner().plan(swarm, stored, subnet, now, members, vault, encryption)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class Planner:
         now: int,
         members: Mapping[str, NodePublicKey],
         vault: OpenVault | None = None,
+        encryption: EncryptionGoal = NO_ENCRYPTION,
     ) -> Plan:
         """Plan as `plan` does, from what has changed in the arguments since the last call (`changed_since`)."""
         # After a failure below nothing is remembered.
@@ -120,6 +126,7 @@ class Planner:
         index, focus = _looked_up(last, delta, swarm, stored, now, members)
         used = cluster.subnet if cluster else subnet
         run = PlanContext(index, focus, used, now, members, Shares(index, used, self._share), vault)
+        run.encryption = encryption
         if run.subnet != subnet:
             run.problems.append(f"the mesh's subnet is {run.subnet} since its first use; {subnet} is ignored")
         run.problems += unreadable(stored.invalid)
@@ -128,7 +135,7 @@ class Planner:
         self.looked_at, self._last = focus, _remembered(last, run)
         self._baseline.move(swarm, stored, now, whole=focus.everything)
         due = min((until for _, until in self._last.timed.values()), default=None)
-        return Plan(steps, tuple(dict.fromkeys((*run.problems, *run.key_problems))), due)
+        return Plan(steps, tuple(dict.fromkeys((*run.problems, *run.key_problems))), due, run.awaits)
 
 
 def _looked_up(  # noqa: PLR0917 - the parts of one call
@@ -175,6 +182,7 @@ def _steps(run: PlanContext, cluster: Cluster | None) -> Iterator[Step]:
     link_keys = LinkKeyPlan(run)
     places, ends = Placement(run, link_keys), Reclaim(run)
     yield from ends.revoked_steps()
+    yield from NodeEncryptionPlan(run).steps()
     yield from link_keys.first_steps()
     yield from places.service_steps()
     yield from places.endpoint_steps()

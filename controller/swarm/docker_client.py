@@ -15,7 +15,7 @@ import docker.errors
 import requests
 import structlog
 
-from controller.swarm.model import Deploy, SwarmNetwork, SwarmNode, SwarmService, SwarmTask
+from controller.swarm.model import DATA_PATH_PORT, Deploy, SwarmNetwork, SwarmNode, SwarmService, SwarmTask
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model import labels
 from mesh.model.consent import NAMESPACE, stack_of
@@ -84,8 +84,10 @@ class SwarmManager:
             self._client = connect(self._url, self._timeout)
         return self._client
 
-    def cluster(self) -> tuple[str, tuple[bytes, ...]]:
-        """Return Swarm's id and its root certificates in PEM. Raises Retryable; Terminal if Docker is no manager.
+    def cluster(self) -> tuple[str, tuple[bytes, ...], int]:
+        """Return Swarm's id, its root certificates in PEM, and the UDP port of its VXLAN.
+
+        Raises Retryable; Terminal if Docker is no manager.
 
         While the root is rotated this is the old one, and certificates of the new root come with a cross-signed one
         (mesh.identity.attestation).
@@ -93,7 +95,8 @@ class SwarmManager:
         with _wrapped("read the Swarm's id"):
             raw = self._api().inspect_swarm()
         root = (raw.get("TLSInfo") or {}).get("TrustRoot") or ""
-        return str(raw["ID"]), (str(root).encode(),) if root else ()
+        port = int(raw.get("DataPathPort") or DATA_PATH_PORT)  # 0 stands for it
+        return str(raw["ID"]), (str(root).encode(),) if root else (), port
 
     def services(self) -> dict[str, SwarmService]:
         """List every service, by id. Raises Retryable."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from immutables import Map
 
-from controller.swarm.model import Lineage, Named, Swarm, SwarmNode, SwarmService, SwarmTask
+from controller.swarm.model import DATA_PATH_PORT, Lineage, Named, Swarm, SwarmNode, SwarmService, SwarmTask
 from mesh.model.changelog import ChangeLog
 from mesh.process.multimap import MultiMap
 
@@ -35,10 +35,10 @@ class ListCache:
         self._look_at: set[str] = set()  # services to be checked again for _unsettled
         self._log = ChangeLog[Named]()
 
-    def swarm(self, cluster: str, roots: tuple[bytes, ...]) -> Swarm:
+    def swarm(self, cluster: str, roots: tuple[bytes, ...], data_path_port: int = DATA_PATH_PORT) -> Swarm:
         """Return the picture of now; none of the mappings in it ever changes."""
         trail = Lineage(self.services, self.tasks, self.nodes, self._log.mark())
-        return Swarm(cluster, self.services, self.tasks, self.nodes, roots, trail)
+        return Swarm(cluster, self.services, self.tasks, self.nodes, roots, data_path_port, trail)
 
     def named(self) -> frozenset[str]:
         """Return the ids of every listed service, and of the services of every listed task."""

@@ -29,6 +29,8 @@ STATES = (
     "remove",
     "orphaned",
 )
+DATA_PATH_PORT = 4789
+"""UDP port of VXLAN, where `docker swarm init` was given no other."""
 _ORDER = MappingProxyType({name: n for n, name in enumerate(STATES)})
 _RUNNING = _ORDER["running"]
 _COMPLETE = _ORDER["complete"]
@@ -189,18 +191,23 @@ class Swarm:
     nodes: Mapping[str, SwarmNode]
     roots: tuple[bytes, ...] = ()
     """Roots of the nodes' certificates, in PEM."""
+    data_path_port: int = DATA_PATH_PORT
+    """UDP port of its VXLAN."""
     trail: Lineage | None = field(default=None, compare=False, repr=False)
 
     def changed_since(self, before: Swarm) -> SwarmChange | None:
         """Return what may differ from an earlier picture; None for anything."""
         now, then = self._trail(), before._trail()
         changed = now.mark.since(then.mark) if now is not None and then is not None else None
-        if changed is None or (self.cluster, self.roots) != (before.cluster, before.roots):
+        if changed is None or self._own() != before._own():
             return None
         named: dict[str, set[str]] = {"service": set(), "task": set(), "node": set()}
         for kind, name in changed:
             named[kind].add(name)
         return SwarmChange(frozenset(named["service"]), frozenset(named["task"]), frozenset(named["node"]))
+
+    def _own(self) -> tuple[object, ...]:
+        return self.cluster, self.roots, self.data_path_port
 
     def _trail(self) -> Lineage | None:
         """Return the trail; None if the picture was copied with other lists."""

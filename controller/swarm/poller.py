@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from controller.swarm.list_cache import ListCache
-from controller.swarm.model import Swarm, SwarmNode, SwarmService, SwarmTask
+from controller.swarm.model import DATA_PATH_PORT, Swarm, SwarmNode, SwarmService, SwarmTask
 
 RESYNC_S = 5.0
 CLOSE_S = 0.1
@@ -34,8 +34,8 @@ COST = 20
 class SwarmLists(Protocol):
     """Lists of a Swarm; each is complete or raises Retryable."""
 
-    def cluster(self) -> tuple[str, tuple[bytes, ...]]:
-        """Return Swarm's id, and its root certificates in PEM."""
+    def cluster(self) -> tuple[str, tuple[bytes, ...], int]:
+        """Return Swarm's id, its root certificates in PEM, and the UDP port of its VXLAN."""
 
     def services(self) -> dict[str, SwarmService]:
         """List every service."""
@@ -56,6 +56,7 @@ class SwarmPoller:
         self._clock = clock
         self._cluster = ""
         self._roots: tuple[bytes, ...] = ()
+        self._data_path_port = DATA_PATH_PORT
         self._lists = ListCache()
         self._resync_at = 0.0
         self._closely = True
@@ -115,11 +116,11 @@ class SwarmPoller:
         return max(0.0, min(at, self._resync_at) - now)
 
     def _picture(self) -> Swarm:
-        return self._lists.swarm(self._cluster, self._roots)
+        return self._lists.swarm(self._cluster, self._roots, self._data_path_port)
 
     def _resync(self, now: float) -> None:
         self._resync_at = 0.0
-        self._cluster, self._roots = self._swarm.cluster()
+        self._cluster, self._roots, self._data_path_port = self._swarm.cluster()
         # Nodes last: or a task on a node that has just joined would look like one whose node has left.
         services = self._swarm.services()
         tasks = self._swarm.tasks()

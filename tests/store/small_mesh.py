@@ -72,8 +72,8 @@ class Swarm:
     def end(self, task: str) -> None:
         self.tasks_now = {name: found for name, found in self.tasks_now.items() if name != task}
 
-    def cluster(self) -> tuple[str, tuple[bytes, ...]]:
-        return self.id, ()
+    def cluster(self) -> tuple[str, tuple[bytes, ...], int]:
+        return self.id, (), 4789
 
     def services(self) -> dict[str, SwarmService]:
         return dict(self.services_now)

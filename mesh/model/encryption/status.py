@@ -8,6 +8,8 @@ from typing import Literal
 Mode = Literal["prefer", "strict"]
 """`prefer`: overlay packets go plain to a node that is not ready. `strict`: they are refused."""
 
+MODES: tuple[Mode, ...] = ("prefer", "strict")
+
 Step = Literal["accept", "send", "enforce"]
 """What every node does: have the device and take what comes in by it; also send by it; also refuse plain packets."""
 

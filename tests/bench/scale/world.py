@@ -120,9 +120,9 @@ class SyntheticSwarm:
             for one in world.nodes
         }
 
-    def cluster(self) -> tuple[str, tuple[bytes, ...]]:
+    def cluster(self) -> tuple[str, tuple[bytes, ...], int]:
         """As SwarmManager."""
-        return CLUSTER, ()
+        return CLUSTER, (), 4789
 
     def services(self) -> dict[str, SwarmService]:
         """As SwarmManager."""

@@ -18,15 +18,18 @@ from controller.swarm.model import Deploy, Swarm, SwarmNode
 from mesh.crypto.hpke import NodeKey
 from mesh.model import keyspace
 from mesh.model.audit.page import MAX_PACKED, MAX_TEXT, AuditPage, Event, packed
+from mesh.model.encryption.records import NodeEncryption, Underlay
 from mesh.model.labels import LinkLabel
+from mesh.model.net import UdpEndpoint
 from mesh.model.ports import PortRange
 from mesh.model.records import Member, Record, Service
 from mesh.model.snapshot import Delete, Op, Put, Snapshot, Versioned
 from mesh.store.packing import MAX_OPS
-from tests.support.swarm_world import DB, REPORT_KEY, WEB
+from tests.support.swarm_world import DB, REPORT_KEY, WEB, node_of, private_key
 from tests.unit.controller.transactions import fresh, made_of, settled
 
 OWN = b"own key"
+NODE_KEY = private_key(1).public
 NOTHING = Swarm("cluster", {}, {}, {}, ())
 VIP = IPv4Address("10.1.0.9")
 
@@ -75,6 +78,31 @@ def log(pages: Pages) -> AuditLog:
     made = AuditLog(pages.load, "manager-1", OWN)
     made.look(View(Snapshot(), NOTHING))
     return made
+
+
+def test_each_step_of_node_encryption_is_told() -> None:
+    on, strict = NodeEncryption("prefer", "send", 4789, 7), NodeEncryption("strict", "enforce", 4789, 8)
+    at = UdpEndpoint(VIP, 51819)
+    place = Underlay("n1", NODE_KEY, at)
+    swarm = Swarm("cluster", {}, {}, {"n1": node_of("n1")}, ())
+    begun = told([Put(on, 0), Put(place, 0)], shown(), swarm)
+    assert begun == [
+        Event.of("node encryption begun", mode="prefer", step="send"),
+        Event.of(
+            "encryption peer added", node="host-n1", id="n1", public_key=str(NODE_KEY), address="10.1.0.9:51819"
+        ),
+    ]
+    (changed,) = told([Put(strict, 1)], shown(on), swarm)
+    assert changed == Event.of("node encryption changed", mode="strict", step="enforce")
+    moved = replace(place, endpoint=UdpEndpoint(VIP, 51820))
+    ended = told([Put(moved, 1)], shown(place)) + told(
+        [Delete("encryption", 1), Delete("peers/n1", 1)], shown(on, place)
+    )
+    assert [event.kind for event in ended] == [
+        "encryption peer changed",
+        "node encryption ended",
+        "encryption peer removed",
+    ]
 
 
 def test_each_change_of_a_service_is_told() -> None:

@@ -12,10 +12,12 @@ import pytest
 from controller.decider import LEAST_S, Decider
 from controller.index.baseline import WHOLE_S, Delta
 from controller.plan_writer import PlanWriter
+from controller.steps import EncryptionGoal
 from controller.swarm.list_cache import ListCache
 from controller.swarm.model import SwarmChange
 from controller.transactions import Packed
 from mesh.crypto.envelope import Signer
+from mesh.model.encryption.status import EncryptionStatus
 from mesh.model.records import Address
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Store
@@ -71,6 +73,22 @@ def test_alike_decisions_compare_only_what_came_since(decider: Decider) -> None:
     assert not planned(decider, later)
     assert decider._idle.delta(SWARM, later, now) == Delta(SwarmChange(), frozenset())
     assert decider._idle.delta(SWARM, later, now + WHOLE_S) is None, "a move of the baseline postpones no whole look"
+
+
+def test_acknowledgements_have_an_awaiting_decider_plan(decider: Decider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A status wakes nobody otherwise: while a step of node encryption waits for them, nodes' accounts do."""
+    stored = Stored().snapshot()
+    goals = [EncryptionGoal("prefer")]
+    monkeypatch.setattr(decider, "_encryption_goal", lambda _: goals[-1])
+    decider._goal = goals[-1]
+    decider._idle.move(SWARM, stored, time.time())
+    goals.append(EncryptionGoal("prefer", {"n1": EncryptionStatus(7, "accept", 2, 2, 0)}))
+    assert not planned(decider, stored), "no step waits"
+    decider._awaits = True
+    assert planned(decider, stored)
+    decider._idle.move(SWARM, stored, time.time())
+    decider._goal = goals[-1]
+    assert not planned(decider, stored)
 
 
 def test_silence_and_rests_end_have_it_plan_again(decider: Decider, monkeypatch: pytest.MonkeyPatch) -> None:

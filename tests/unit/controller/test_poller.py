@@ -43,9 +43,9 @@ class Lists:
     def clock(self) -> float:
         return self.now
 
-    def cluster(self) -> tuple[str, tuple[bytes, ...]]:
+    def cluster(self) -> tuple[str, tuple[bytes, ...], int]:
         self._ask("cluster")
-        return "cluster", self.world.roots
+        return "cluster", self.world.roots, 4789
 
     def services(self) -> dict[str, SwarmService]:
         self._ask("services")

@@ -1,0 +1,209 @@
+"""Node encryption part of a plan: the nodes' places in it, and the next step of switching it on, off or over. Pure.
+
+Its rules, beside those of every plan (controller.planning.planner):
+
+- it begins when every node that is up is a member that states an encryption key: an older agent would not act on a
+  signed set with records that it does not know;
+- the next step begins when every node that is up and has a place has acknowledged the last one, so that no node
+  sends by a device that another does not have, or refuses what another still sends;
+- plain packets are refused only once every node that is up has a place, and reaches all others by its device;
+- it is taken back by the same steps, the record last, and the places after it;
+- a node loses its place when it has left the Swarm or is revoked, never because it is silent.
+
+It is planned as a whole each time: its size is that of the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from controller.planning.context import PlanContext
+from controller.planning.underlay import Underlay as Addresses
+from controller.steps import PlanStep, Step
+from controller.swarm.model import SwarmNode
+from mesh.errors import Terminal
+from mesh.model import keyspace
+from mesh.model.encryption.records import NodeEncryption, Underlay
+from mesh.model.encryption.status import Mode
+from mesh.model.encryption.status import Step as EncryptionStep
+from mesh.model.net import UdpEndpoint
+from mesh.model.ports import MAX_PORT
+from mesh.model.records import Node
+from mesh.model.snapshot import Delete, Put
+from mesh.topology.underlay import FIRST_PORT
+
+_STEPS: tuple[EncryptionStep, ...] = ("accept", "send", "enforce")
+_NAMED = 5
+"""Nodes that a problem names."""
+
+
+class NodeEncryptionPlan:
+    """Node encryption steps of one run."""
+
+    def __init__(self, run: PlanContext) -> None:
+        """Prepare."""
+        self._run = run
+        self._index = run.index
+        self._stored = run.index.stored
+        self._underlays = run.index.underlays()
+        self._keys = {place.public_key: name for name, place in self._underlays.items()}
+        self._hosts = {place.endpoint.host: name for name, place in self._underlays.items()}
+        self._addresses = Addresses(run)
+        self._up = {
+            name: node for name, node in run.index.swarm.nodes.items() if not node.down and node.revoked is None
+        }
+        self._lacking: dict[str, str] = {}
+        """Node that is up and gets no place -> why."""
+
+    def steps(self) -> Iterator[Step]:
+        """Give nodes their places, and go the next step."""
+        goal, current = self._run.encryption.mode, self._index.encryption
+        if keyspace.ENCRYPTION in self._stored.invalid:
+            return  # unknown: it is restored first
+        if goal is None and current is None:
+            yield from self._clear()
+            return
+        places = list(self._places())
+        if current is None and self._lacking:
+            self._report_lacking("nothing is switched until every node has an agent that can take part")
+            return
+        if self._lacking:
+            packets = "refused" if current is not None and current.step == "enforce" else "sent and taken plain"
+            self._report_lacking(f"overlay packets to and from it are {packets}")
+        yield from places
+        yield from self._gone()
+        yield from self._next(current, goal)
+
+    def _clear(self) -> Iterator[Step]:
+        """Delete the places that are left when all else is off."""
+        for node in sorted(self._underlays):
+            yield self._removal(node, "node encryption is off")
+
+    # --- places
+
+    def _places(self) -> Iterator[Step]:
+        """Yield new and changed places, and note who gets none."""
+        for name, observed in sorted(self._up.items()):
+            before = self._underlays.get(name)
+            try:
+                place = self._place(name, before)
+                self._check_unique(place)
+            except Terminal as error:
+                if before is None:
+                    self._lacking[name] = str(error).removeprefix(f"node {observed.hostname}: ")
+                continue  # who is silent now keeps its place
+            self._underlays[name] = place
+            if place != before:
+                key = keyspace.underlay(name)
+                replaced = None if key in self._stored.invalid else self._stored.revision_of(key)
+                reason = f"node encryption: {observed.hostname} at {place.endpoint}"
+                yield PlanStep((Put(place, replaced),), reason)
+
+    def _check_unique(self, place: Underlay) -> None:
+        """Check that no other node has the same key or address: WireGuard tells peers apart by them.
+
+        Raises:
+            Terminal: another has.
+        """
+        if (other := self._keys.setdefault(place.public_key, place.node)) != place.node:
+            raise Terminal(f"it states the encryption key of {self._hostname(other)}")
+        if (other := self._hosts.setdefault(place.endpoint.host, place.node)) != place.node:
+            raise Terminal(f"its address, {place.endpoint.host}, is that of {self._hostname(other)}")
+
+    def _place(self, name: str, before: Underlay | None) -> Underlay:
+        """Return the place of a node. Raises Terminal, with the reason, where it gets none."""
+        node = self._index.nodes.get(name)
+        if node is None:
+            raise Terminal("no agent is heard there")
+        if name not in self._run.members:
+            raise Terminal("its agent's keys are neither proven nor approved")
+        if node.encryption_key is None:
+            raise Terminal("its agent states no encryption key: it is of an earlier version, or its log says why")
+        if not FIRST_PORT <= node.encryption_port <= MAX_PORT or self._is_data_path(node):
+            raise Terminal(f"its agent states the UDP port {node.encryption_port} for it, which is not used")
+        host = self._addresses.host(node, before.endpoint.host if before is not None else None)
+        return Underlay(name, node.encryption_key, UdpEndpoint(host, node.encryption_port))
+
+    def _is_data_path(self, node: Node) -> bool:
+        return node.encryption_port == self._index.swarm.data_path_port
+
+    def _gone(self) -> Iterator[Step]:
+        nodes = self._index.swarm.nodes
+        for name in sorted(self._underlays):
+            observed = nodes.get(name)
+            if observed is None:
+                yield self._removal(name, "it has left the Swarm")
+            elif observed.revoked is not None:
+                yield self._removal(name, "it is revoked")
+
+    def _removal(self, node: str, why: str) -> PlanStep:
+        key = keyspace.underlay(node)
+        text = f"node encryption: {self._hostname(node)} has no place any more: {why}"
+        return PlanStep((Delete(key, self._stored.revision_of(key)),), text)
+
+    def _report_lacking(self, effect: str) -> None:
+        for name, why in sorted(self._lacking.items()):
+            self._run.problems.append(f"node encryption: node {self._hostname(name)}: {why}; {effect}")
+
+    # --- steps
+
+    def _next(self, current: NodeEncryption | None, goal: Mode | None) -> Iterator[Step]:
+        """Yield the next step, unless nodes are still at the last one."""
+        port = self._index.swarm.data_path_port
+        if current is None:
+            if goal is not None:
+                record = NodeEncryption(goal, "accept", port, self._run.now)
+                self._run.awaits = True
+                yield PlanStep((Put(record, 0),), f"node encryption: {goal}: every node takes encrypted packets")
+            return
+        step = following(current.step, goal)
+        mode = current.mode if goal is None else goal
+        if (step, mode, port) == (current.step, current.mode, current.data_path_port):
+            return
+        self._run.awaits = True
+        waiting = self._behind(current) or (self._unready() if step == "enforce" else [])
+        if waiting:
+            text = f"node encryption: step {current.step} of {current.mode}: next comes {step or 'off'}, waiting for "
+            more = f", and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""
+            self._run.problems.append(text + ", ".join(waiting[:_NAMED]) + more)
+            return
+        revision = self._stored.revision_of(keyspace.ENCRYPTION)
+        if step is None:
+            yield PlanStep((Delete(keyspace.ENCRYPTION, revision),), "node encryption: off")
+            return
+        record = NodeEncryption(mode, step, port, max(self._run.now, current.generation + 1))
+        yield PlanStep((Put(record, revision),), f"node encryption: {mode}: step {step}")
+
+    def _behind(self, current: NodeEncryption) -> list[str]:
+        """Name the nodes that are up, have a place, and have not acknowledged the current step."""
+        names = sorted(self._up.keys() & self._underlays.keys())
+        return [self._hostname(name) for name in names if not self._is_at(name, current)]
+
+    def _is_at(self, node: str, current: NodeEncryption) -> bool:
+        state = self._run.encryption.states.get(node)
+        return state is not None and (state.generation, state.step) == (current.generation, current.step)
+
+    def _unready(self) -> list[str]:
+        """Name the nodes that are up and would lose packets if plain ones were refused now."""
+        others = len(self._up) - 1
+        names = []
+        for name, observed in sorted(self._up.items()):
+            state = self._run.encryption.states.get(name)
+            ready = state.ready if state is not None else 0
+            if name not in self._underlays:
+                names.append(f"{observed.hostname} (which has no part in it)")
+            elif ready < others:
+                names.append(f"{observed.hostname} (which reaches {ready} of {others} other nodes by it)")
+        return names
+
+    def _hostname(self, node: str) -> str:
+        observed: SwarmNode | None = self._index.swarm.nodes.get(node)
+        return observed.hostname if observed is not None else node
+
+
+def following(step: EncryptionStep, goal: Mode | None) -> EncryptionStep | None:
+    """Return the step after one on the way to a mode, or to none; the same where it is reached, None for off."""
+    last = {None: -1, "prefer": 1, "strict": 2}[goal]
+    at = _STEPS.index(step)
+    to = at + (last > at) - (last < at)
+    return _STEPS[to] if to >= 0 else None
