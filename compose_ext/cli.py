@@ -65,7 +65,7 @@ class _Linkwire(Group):
         "renew": "Renew Linkwire's certificates, signing key or link seed, or show when they expire",
         "uninstall": "Remove Linkwire from a Swarm",
         "gate": "Put the start gate into nodes' Docker, take it out, or show its state",
-        "node": "List nodes and whether their keys are proven, approve keys by hand, and revoke a node",
+        "node": "List nodes, approve their keys, revoke a node, and encrypt overlay packets between nodes",
         "rotate": "Give link keys new secrets, now",
         "version": "Print the version and what it was built from",
         "events": "Print who linked what to what, key and node events, and what was refused",

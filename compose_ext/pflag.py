@@ -42,6 +42,18 @@ class Switch(click.Option):
         return None if self.hidden else (", ".join(self.opts), self.help or "")
 
 
+class Bare(click.Option):
+    """A flag whose value may be left out: `--name` or `--name=value`, and never `--name value`.
+
+    Attributes:
+        bare: the value where it is left out.
+    """
+
+    def __init__(self, names: Sequence[str], *, bare: str, **more: Any) -> None:  # noqa: ANN401 - click's own
+        super().__init__(names, **more)
+        self.bare = bare
+
+
 class OneOf(click.Choice[str]):
     """One of some words."""
 
@@ -192,7 +204,8 @@ def _flag(
     if option is None:
         raise UsageError(f"unknown flag: {name}{did_you_mean(name, options)}")
     if not option.is_flag:
-        value = next(words, None) if value is None else value
+        if value is None:
+            value = option.bare if isinstance(option, Bare) else next(words, None)
         if value is None:
             raise UsageError(f"the flag {name} needs a value")
         return option, value

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from agent.status.link_status import Reader, is_lasting
 from mesh.model import keyspace
-from mesh.model.records import Leader, Node, StoreSpace, TaskReport
+from mesh.model.encryption.records import NodeEncryption, Underlay
+from mesh.model.records import Leader, Node, Status, StoreSpace, TaskReport
 from mesh.model.snapshot import Snapshot
 from mesh.topology.link_graph import LinkGraph
 
@@ -22,6 +24,8 @@ def control(read: Snapshot, said: Snapshot, graph: LinkGraph, reader: Reader) ->
         reader: as of `link_status.inspect`.
     """
     leader, space = read.get(keyspace.LEADER, Leader), read.get(keyspace.SPACE, StoreSpace)
+    acted_on = read if reader.verified is None else reader.verified
+    encryption = acted_on.get(keyspace.ENCRYPTION, NodeEncryption)
     tasks: Counter[str] = Counter()
     for endpoint in graph.by_task.values():
         report = said.get(keyspace.report(endpoint.node, endpoint.task), TaskReport)
@@ -34,8 +38,25 @@ def control(read: Snapshot, said: Snapshot, graph: LinkGraph, reader: Reader) ->
         "leader": leader.holder if leader else None,
         "etcd": {"size": space.size, "in_use": space.in_use, "quota": space.quota} if space else None,
         "agents": {
-            node.id: {"hostname": node.hostname, "backend": node.backend, "version": node.version}
+            node.id: {
+                "hostname": node.hostname,
+                "backend": node.backend,
+                "version": node.version,
+                "encryption": _part(node, said, acted_on),
+            }
             for node in said.all(Node)
         },
+        "encryption": asdict(encryption) if encryption is not None else None,
         "tasks": {state: tasks[state] for state in ("wired", "waiting", "error")},
+    }
+
+
+def _part(node: Node, said: Snapshot, acted_on: Snapshot) -> dict[str, Any]:
+    """Describe a node's part in node encryption."""
+    status = said.get(keyspace.status(node.id), Status)
+    account = status.encryption if status is not None else None
+    return {
+        "able": node.encryption_key is not None,
+        "placed": acted_on.get(keyspace.underlay(node.id), Underlay) is not None,
+        "state": asdict(account) if account is not None else None,
     }

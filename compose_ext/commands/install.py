@@ -12,11 +12,12 @@ import click
 from compose_ext.completion import ANY_FILE
 from compose_ext.diagnostics import UsageError
 from compose_ext.docker_cli import Docker
-from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
+from compose_ext.pflag import Bare, Command, Seconds, form, pass_docker, switch
 from compose_ext.terminal import leave, line, say, show, show_json
 
 _MOST_WAIT = 86_400
 _NODE_WAIT = 300
+_MODES = ("prefer", "strict", "off")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -68,6 +69,18 @@ def _values(rows: Mapping[str, tuple[str, str]]) -> Callable[[Callable[..., Any]
         "metrics": ("HOST:PORT", "Address at which each agent answers Prometheus, or off (default 127.0.0.1:9586)"),
         "controller-metrics": ("HOST:PORT", "The same for each controller (default 127.0.0.1:9587)"),
         "etcd-metrics": ("HOST:PORT", "The same for etcd (default 127.0.0.1:9588)"),
+    }
+)
+@click.option(
+    "--node-encryption",
+    cls=Bare,
+    bare="prefer",
+    metavar="MODE",
+    help="Encrypt overlay packets between nodes, of all stacks: alone or =prefer, =strict, =off (default off)",
+    shell_complete=lambda _ctx, _option, word: [mode for mode in _MODES if mode.startswith(word)],
+)
+@_values(
+    {
         "address-rest": ("SECONDS", "Seconds before a released address may be reused (default 600)"),
     }
 )

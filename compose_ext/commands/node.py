@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from compose_ext import completion
+from compose_ext.commands.node_encryption import encryption_command
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.health.node_keys import FINGERPRINT, LABEL, KeyState, SwarmMember, inspected, key_states, statements
@@ -16,12 +17,14 @@ from compose_ext.swarm import agent_answer
 from compose_ext.swarm.revoked_nodes import REVOKED_LABEL
 from compose_ext.terminal import Table, ask, show, show_json
 
-_HEADER = ("ID", "HOSTNAME", "KEYS", "FINGERPRINT")
+_HEADER = ("ID", "HOSTNAME", "KEYS", "ENCRYPTION", "FINGERPRINT")
 
 
 def table(nodes: Sequence[KeyState]) -> Table:
     """Return the nodes as a table, with everything that is wrong under it."""
-    rows = tuple((node.id, node.hostname, node.keys, node.fingerprint or "-") for node in nodes)
+    rows = tuple(
+        (node.id, node.hostname, node.keys, node.encryption or "-", node.fingerprint or "-") for node in nodes
+    )
     return Table(_HEADER, rows, tuple(f"{node.hostname}: {node.problem}" for node in nodes if node.problem))
 
 
@@ -106,7 +109,7 @@ def _asked(docker: Docker, node: SwarmMember) -> str:
 @click.group(
     "node",
     cls=Group,
-    usage="docker linkwire node ls | approve [--fingerprint TEXT] NODE | revoke NODE",
+    usage="docker linkwire node ls | approve [--fingerprint TEXT] NODE | revoke NODE | encryption COMMAND",
     examples="""
         docker linkwire node ls
         docker linkwire node approve n1
@@ -114,12 +117,15 @@ def _asked(docker: Docker, node: SwarmMember) -> str:
     """,
 )
 def node_command() -> None:
-    """List nodes and whether their keys are proven, approve keys by hand, and revoke a node.
+    """List nodes, approve their keys, revoke a node, and encrypt overlay packets between nodes.
 
     A node proves its keys by its Swarm certificate. Where it cannot, as a manager of a locked Swarm (autolock), an
     operator approves them: `approve` sets the node label linkwire.key to their fingerprint. `revoke` takes the links
     from a node that is in other hands. All need a manager.
     """
+
+
+node_command.add_command(encryption_command)
 
 
 @node_command.command(

@@ -6,7 +6,8 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.health import backends, node_keys
+from compose_ext.health import backends, encryption, node_keys
+from compose_ext.health.encryption import Encryption
 from compose_ext.health.judgement import Expiry, Facts, Finding, Node
 from compose_ext.install import renew
 from compose_ext.swarm import agent_answer, gate, installation, queries, revoked_nodes
@@ -42,7 +43,8 @@ def about(docker: Docker, answer: Answer | None, unanswered: str = "") -> Facts:
     try:
         nodes = tuple(map(_node, queries.nodes(docker)))
         names = {node.id: node.hostname for node in nodes}
-        services = installation.deployed(docker).services
+        deployed = installation.deployed(docker)
+        services = deployed.services
         running = {role: _running(docker, role, names) for role in installation.SERVICES if role in services}
     except (AttributeError, KeyError, TypeError) as error:
         raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
@@ -55,11 +57,19 @@ def about(docker: Docker, answer: Answer | None, unanswered: str = "") -> Facts:
     up = tuple(sorted(nodes, key=lambda node: node.hostname))
     others = revoked_nodes.problems(docker)
     found: tuple[Finding, ...] = ()
+    encrypted: Encryption | None = None
     if answer is not None:
+        encrypted = encryption.read(Facts(answer).control, _up(nodes), encryption.wanted(deployed))
+        if encrypted is not None and encrypted.wanted != "off":
+            others += encryption.overlays(docker).problems()
         others += node_keys.unproven(docker, answer)
         with suppress(DockerError):  # a service was removed meanwhile
             found = backends.missing(docker, answer)
-    return Facts(answer, unanswered, up, running, tuple(certificates), tuple(others), found)
+    return Facts(answer, unanswered, up, running, tuple(certificates), tuple(others), found, encrypted)
+
+
+def _up(nodes: Iterable[Node]) -> dict[str, str]:
+    return {node.id: node.hostname for node in sorted(nodes, key=lambda node: node.hostname) if node.is_up}
 
 
 def _node(raw: Mapping[str, Any]) -> Node:

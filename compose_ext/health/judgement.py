@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compose_ext.docker_cli import printable
+from compose_ext.health import encryption
+from compose_ext.health.encryption import Encryption
 from compose_ext.swarm.agent_answer import Answer
 
 WELL, DEGRADED, BROKEN = 0, 1, 2
@@ -70,6 +72,7 @@ class Facts:
         running: the nodes' names on which the tasks of Linkwire's own services run, by role; None as with `nodes`.
         certificates: in use.
         others: further problems, in words, whose links work.
+        encryption: that between nodes; None where nobody says.
         missing: links of which one side has no task, judged (compose_ext.health.backends).
     """
 
@@ -80,6 +83,7 @@ class Facts:
     certificates: tuple[Expiry, ...] = ()
     others: tuple[str, ...] = ()
     missing: tuple[Finding, ...] = ()
+    encryption: Encryption | None = None
 
     @property
     def control(self) -> Mapping[str, Any]:
@@ -119,7 +123,7 @@ def judge(facts: Facts) -> Health:
     found = (*_control_plane(facts), *_links(facts), *facts.missing, *_agents(facts), *_certificates(facts))
     for finding in found:
         by_text.setdefault(finding.text, finding)
-    for text in facts.others:
+    for text in (*facts.others, *(encryption.problems(facts.encryption) if facts.encryption is not None else ())):
         by_text.setdefault(text, Finding(DEGRADED, text))
     return Health(facts, tuple(sorted(by_text.values(), key=lambda finding: -finding.severity)))
 

@@ -62,6 +62,8 @@ class KeyState:
     problem: str | None
     revoked: str | None
     """Since when, if it is revoked."""
+    encryption: str | None = None
+    """Step of node encryption that it has taken (compose_ext.health.encryption); None where nobody says."""
 
 
 def key_states(docker: Docker) -> list[KeyState]:
@@ -70,7 +72,8 @@ def key_states(docker: Docker) -> list[KeyState]:
     Raises:
         DockerError: the endpoint is no manager, or there is no agent to ask.
     """
-    by_node = statements(docker)
+    answer = agent_answer.ask(docker, None)
+    by_node = _stated(answer)
     found = []
     for node in _swarm(docker):
         statement = by_node.get(node.id)
@@ -84,9 +87,20 @@ def key_states(docker: Docker) -> list[KeyState]:
                 statement.fingerprint if statement else None,
                 problem or None,
                 node.revoked,
+                _encryption(answer, node.id),
             )
         )
     return found
+
+
+def _encryption(answer: Answer, node: str) -> str | None:
+    """Return the step of node encryption that a node has taken."""
+    part: Any = answer.raw
+    for name in ("control", "agents", node, "encryption"):
+        part = part.get(name) if isinstance(part, dict) else None
+    if not isinstance(part, dict):
+        return None
+    return printable(str((part.get("state") or {}).get("step", "off")))
 
 
 def misplaced(docker: Docker, answer: Answer) -> list[str]:

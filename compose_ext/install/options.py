@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 from compose_ext.diagnostics import UsageError
+from mesh.model.encryption.status import MODES
 from mesh.topology.underlay import FIRST_PORT
 
 MAX_PORT = 65535
@@ -14,6 +15,7 @@ _ENDPOINT = re.compile(r"(https?)://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{
 _PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 _LISTEN = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _LEVELS = ("debug", "info", "warning", "error")
+NODE_ENCRYPTION = ("off", *MODES)
 _MOST_CONTROLLERS = 9
 _LARGEST_NET = 29
 _MAX_REST = 7 * 86400
@@ -35,6 +37,7 @@ class Options:
         metrics: where an agent answers Prometheus, or `off`.
         controller_metrics: where a controller does.
         etcd_metrics: where the etcd that we bring does.
+        node_encryption: `prefer` or `strict`: overlay packets between nodes are encrypted; `off`.
         address_rest: seconds before a released address may be reused.
         log_level: of controller and agent.
     """
@@ -50,6 +53,7 @@ class Options:
     metrics: str = "127.0.0.1:9586"
     controller_metrics: str = "127.0.0.1:9587"
     etcd_metrics: str = "127.0.0.1:9588"
+    node_encryption: str = "off"
     address_rest: str = "600"
     log_level: str = "info"
 
@@ -108,6 +112,8 @@ def _problems(options: Options) -> Iterable[str]:
             yield f"--{flag} {page!r} is neither an address and port such as 127.0.0.1:9586 nor off"
     if not 1 <= _number(options.address_rest) <= _MAX_REST:
         yield f"--address-rest {options.address_rest!r} is not a number of seconds from 1 to {_MAX_REST}"
+    if options.node_encryption not in NODE_ENCRYPTION:
+        yield f"--node-encryption {options.node_encryption!r} is none of {', '.join(NODE_ENCRYPTION)}"
     if options.log_level not in _LEVELS:
         yield f"--log-level {options.log_level!r} is none of {', '.join(_LEVELS)}"
 

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -33,6 +34,8 @@ def rows(health: Health, now: float) -> Iterator[tuple[str, str, str]]:
         tasks = facts.control.get("tasks")
         if isinstance(tasks, dict) and facts.control.get("reached"):  # else nothing is known of them
             yield "tasks", "", ", ".join(f"{count} {state}" for state, count in tasks.items())
+        if facts.encryption is not None and facts.encryption.summary != "off":
+            yield "nodes", "encryption", facts.encryption.summary
         pairs = _pairs(facts.answer.links)
         others = sorted(pairs.keys() - set(_STATES))
         told = ", ".join(f"{pairs[state]} {state}" for state in (*_STATES, *others))
@@ -86,6 +89,7 @@ def document(health: Health, now: float) -> dict[str, Any]:
             }
             for node in nodes
         ],
+        "node_encryption": None if facts.encryption is None else asdict(facts.encryption),
         "links": len(links),
         "no_ready_task": _without_backend(links),
         "pairs": dict(sorted(pairs.items())),

@@ -1,0 +1,226 @@
+"""Node encryption as it is: what was asked for, how far each node is, and what is wrong."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compose_ext.docker_cli import Docker, printable
+from compose_ext.install.options import read_label
+from compose_ext.swarm import installation, queries
+
+LAST = {"off": "off", "prefer": "send", "strict": "enforce"}
+"""Mode -> the step at which it is reached."""
+FITS = 1370
+"""MTU of an overlay network whose packets fit into node encryption, where the nodes' own network has 1500: 80 bytes
+less for WireGuard, and 50 for VXLAN."""
+_DEFAULT_MTU = 1450
+_MTU = "com.docker.network.driver.mtu"
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """A node's part in node encryption.
+
+    Attributes:
+        hostname: of the node.
+        step: that is in place there; `off` also where its agent does not say.
+        acknowledged: generation of the record that the node has acted on.
+        peers: other nodes that its device has as peers.
+        ready: those of them that it reaches by its device.
+        refused: plain packets that it refused.
+        problem: in words; empty for none.
+        why_not: why it has no part in it; empty where it has.
+    """
+
+    hostname: str
+    step: str = "off"
+    acknowledged: int = 0
+    peers: int = 0
+    ready: int = 0
+    refused: int = 0
+    problem: str = ""
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """Node encryption of a Swarm.
+
+    Attributes:
+        wanted: mode of the last install or `node encryption on`; `off`.
+        mode: that the controllers are at; `off`.
+        step: that every node is to take now; `off`.
+        generation: of the controllers' record; 0 where there is none.
+        nodes: those that are up.
+    """
+
+    wanted: str
+    mode: str = "off"
+    step: str = "off"
+    generation: int = 0
+    nodes: tuple[NodeState, ...] = ()
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether every node that is up does what was asked for."""
+        at_goal = (self.mode, self.step) == (self.wanted, LAST[self.wanted])
+        return at_goal and all(
+            node.step == self.step and (self.wanted == "off" or node.acknowledged == self.generation)
+            for node in self.nodes
+        )
+
+    @property
+    def summary(self) -> str:
+        """Return it in one line."""
+        if self.wanted == self.mode == "off":
+            return "off"
+        there = sum(node.step == self.step for node in self.nodes)
+        switching = "" if (self.mode, self.step) == (self.wanted, LAST[self.wanted]) else f", to be {self.wanted}"
+        return f"{self.mode}{switching}: {there} of {len(self.nodes)} nodes at step {self.step}"
+
+
+def wanted(deployed: installation.Deployed) -> str:
+    """Return the mode that was asked for last."""
+    mode = read_label(deployed.options or "").node_encryption
+    return mode if mode in LAST else "off"
+
+
+def read(control: Mapping[str, Any], up: Mapping[str, str], goal: str) -> Encryption | None:
+    """Read the agent's account of the control plane.
+
+    Args:
+        control: the account.
+        up: id of each node that is up, with its hostname.
+        goal: mode that was asked for.
+
+    Returns:
+        None where the agent does not say: it is of an earlier version, or does not reach etcd.
+    """
+    if "encryption" not in control or not control.get("reached"):
+        return None
+    record = control["encryption"] or {}
+    agents = control.get("agents") or {}
+    return Encryption(
+        goal,
+        str(record.get("mode", "off")),
+        str(record.get("step", "off")),
+        int(record.get("generation", 0)),
+        tuple(_node(hostname, agents.get(node)) for node, hostname in up.items()),
+    )
+
+
+def _node(hostname: str, agent: Mapping[str, Any] | None) -> NodeState:
+    if agent is None:
+        return NodeState(hostname, why_not="its agent is silent")
+    part = agent.get("encryption") or {}
+    why_not = ""
+    if not part.get("able"):
+        why_not = "its agent states no encryption key: it is of an earlier version, or its log says why"
+    elif not part.get("placed"):
+        why_not = "the controllers have given it no place: see `docker linkwire events --kind problem`"
+    state = part.get("state") or {}
+    acknowledged, peers, ready, refused = (
+        int(state.get(name, 0)) for name in ("generation", "peers", "ready", "refused")
+    )
+    step, problem = str(state.get("step", "off")), printable(str(state.get("problem", "")))
+    return NodeState(hostname, step, acknowledged, peers, ready, refused, problem, why_not)
+
+
+def problems(encryption: Encryption) -> Iterator[str]:
+    """Name everything that is wrong with it, nothing while it is off and was asked to be."""
+    if encryption.wanted == encryption.mode == "off":
+        return
+    without = [node for node in encryption.nodes if node.why_not]
+    for node in without:
+        effect = "nothing is switched before that" if encryption.mode == "off" else _PLAIN[encryption.step]
+        yield f"node encryption: node {node.hostname} has no part in it: {node.why_not}; {effect}"
+    for node in encryption.nodes:
+        if node.problem:
+            yield f"node encryption: node {node.hostname}: {node.problem}"
+    if encryption.mode == "off" and not without:
+        yield (
+            f"node encryption: {encryption.wanted} was asked for, and no controller has begun it: see `docker "
+            "service logs linkwire_controller`"
+        )
+    elif not encryption.is_reached and encryption.mode != "off":
+        yield from _switching(encryption)
+
+
+_PLAIN = {
+    "enforce": "overlay packets to and from it are refused",
+    "send": "overlay packets to and from it go in plain text",
+    "accept": "overlay packets to and from it go in plain text",
+    "off": "overlay packets to and from it go in plain text",
+}
+
+
+def _switching(encryption: Encryption) -> Iterator[str]:
+    behind = [
+        node.hostname
+        for node in encryption.nodes
+        if not node.why_not and (node.step, node.acknowledged) != (encryption.step, encryption.generation)
+    ]
+    others = len(encryption.nodes) - 1
+    unready = [node for node in encryption.nodes if not node.why_not and node.ready < others]
+    text = f"node encryption is being switched: {encryption.mode}, step {encryption.step}"
+    if behind:
+        yield f"{text}: waiting for {_some(behind)}"
+    elif encryption.wanted == "strict" and encryption.step == "send" and unready:
+        names = _some([f"{node.hostname} (reaches {node.ready} of {others} other nodes)" for node in unready])
+        yield f"{text}: waiting for {names}: see that firewalls let UDP 51819 pass between the nodes"
+    else:
+        yield text
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayNetworks:
+    """Overlay networks to which node encryption makes a difference.
+
+    Attributes:
+        encrypted: those that Docker encrypts itself.
+        large: those whose packets do not fit, with their MTU.
+    """
+
+    encrypted: tuple[str, ...] = ()
+    large: tuple[tuple[str, int], ...] = ()
+
+    def problems(self) -> Iterator[str]:
+        """Name what is wrong with them."""
+        if self.encrypted:
+            yield (
+                f"networks {_some(list(self.encrypted))} are encrypted by Docker (option `encrypted`): beside node "
+                "encryption that is not needed, and Docker's packets take the way past it: make them without it"
+            )
+
+    def costs(self) -> Iterator[str]:
+        """Say what node encryption costs on them."""
+        if self.large:
+            names = _some([f"{name} ({mtu})" for name, mtu in self.large])
+            yield (
+                f"the MTU of networks {names} is above {FITS}: with node encryption the first large packets of a "
+                "connection are fragmented or lost, until the sender has adapted. Where that matters, make the "
+                f"network again with `driver_opts: {{{_MTU}: {FITS}}}`"
+            )
+
+
+def overlays(docker: Docker) -> OverlayNetworks:
+    """Look at all overlay networks of the Swarm. Raises DockerError."""
+    ids = docker.ask(["network", "ls", "--quiet", "--filter", "driver=overlay"], queries.TIMEOUT).split()
+    found = queries.read(docker.ask(["network", "inspect", *ids], queries.TIMEOUT)) if ids else []
+    encrypted: list[str] = []
+    large: list[tuple[str, int]] = []
+    for raw in found:
+        name, options = printable(str(raw.get("Name", ""))), raw.get("Options") or {}
+        if "encrypted" in options:
+            encrypted.append(name)
+        text = str(options.get(_MTU, _DEFAULT_MTU))
+        mtu = int(text) if text.isdecimal() else _DEFAULT_MTU
+        if mtu > FITS:
+            large.append((name, mtu))
+    return OverlayNetworks(tuple(sorted(encrypted)), tuple(sorted(large)))

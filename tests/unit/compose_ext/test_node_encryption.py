@@ -1,0 +1,170 @@
+"""Node encryption on the command line: what is asked of docker, and what is said of how far it is."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compose_ext.cli import main
+from compose_ext.commands.node_encryption import switch_to, table
+from compose_ext.diagnostics import UsageError
+from compose_ext.docker_cli import Docker
+from compose_ext.health.encryption import Encryption, OverlayNetworks, overlays, problems, read
+from compose_ext.health.judgement import DEGRADED, judge
+from compose_ext.install.options import Options, choose, read_label
+from compose_ext.observe.status import document
+from compose_ext.observe.status import table as screen
+from compose_ext.swarm.installation import OPTIONS_LABEL
+from tests.unit.compose_ext.test_compose_status import facts
+
+UP = {"id1": "n1", "id2": "n2"}
+RECORD = {"mode": "strict", "step": "enforce", "data_path_port": 4789, "generation": 7}
+AT_GOAL = {"generation": 7, "step": "enforce", "peers": 1, "ready": 1, "refused": 0, "problem": ""}
+
+
+def part(*, able: bool = True, placed: bool = True, **state: object) -> dict[str, Any]:
+    return {"encryption": {"able": able, "placed": placed, "state": AT_GOAL | state}}
+
+
+def known(goal: str = "strict", record: dict[str, Any] | None = RECORD, **agents: dict[str, Any]) -> Encryption:
+    control = {"reached": True, "encryption": record, "agents": {"id1": part(), "id2": part(), **agents}}
+    found = read(control, UP, goal)
+    assert found is not None
+    return found
+
+
+def test_all_at_their_goal_is_no_problem() -> None:
+    found = known()
+    assert found.is_reached
+    assert found.summary == "strict: 2 of 2 nodes at step enforce"
+    assert list(problems(found)) == []
+    assert str(table(found, ())) == (
+        "NODE   STEP      PEERS   READY   REFUSED\n"
+        "n1     enforce   1       1       0\n"
+        "n2     enforce   1       1       0\n"
+    )
+
+
+def test_off_is_no_problem_and_no_row() -> None:
+    idle = {"encryption": {"able": True, "placed": False, "state": None}}
+    off = known("off", None, id1=idle, id2={"encryption": {"able": False, "placed": False, "state": None}})
+    assert off.is_reached
+    assert (off.summary, list(problems(off))) == ("off", [])
+    health = judge(facts(encryption=off))
+    assert health.severity == 0
+    assert "encryption" not in str(screen(health, 0.0))
+    assert judge(facts()).severity == 0, "an older agent does not say"
+    assert read({"reached": True, "agents": {}}, UP, "off") is None
+    assert read({"reached": False, "encryption": None}, UP, "off") is None
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (
+            known(record=None, id2=part(able=False, placed=False)),
+            "node n2 has no part in it: its agent states no encryption key: it is of an earlier version",
+        ),
+        (known(record=None), "strict was asked for, and no controller has begun it"),
+        (known(id2=part(placed=False)), "the controllers have given it no place"),
+        (known(id2=part(problem="rp_filter is strict")), "node encryption: node n2: rp_filter is strict"),
+        (known(id2=part(generation=6)), "is being switched: strict, step enforce: waiting for n2"),
+        (
+            known(record=RECORD | {"step": "send"}, id1=part(step="send"), id2=part(step="send", ready=0)),
+            "waiting for n2 (reaches 0 of 1 other nodes): see that firewalls let UDP 51819 pass between the nodes",
+        ),
+        (known("off"), "node encryption is being switched: strict, step enforce"),
+    ],
+)
+def test_everything_wrong_is_named(found: Encryption, text: str) -> None:
+    (problem,) = problems(found)
+    assert text in problem
+    assert not found.is_reached or found.nodes[1].problem or found.nodes[1].why_not
+    health = judge(facts(encryption=found))
+    assert [(each.severity, each.text) for each in health.findings] == [(DEGRADED, problem)]
+    assert document(health, 0.0)["node_encryption"]["mode"] == found.mode
+    assert found.summary in str(screen(health, 0.0))
+
+
+def test_silent_agent_has_no_part() -> None:
+    found = read({"reached": True, "encryption": RECORD, "agents": {"id1": part()}}, UP, "strict")
+    assert found is not None
+    (problem,) = (text for text in problems(found) if "n2" in text)
+    assert problem.endswith("its agent is silent; overlay packets to and from it are refused")
+
+
+def docker(folder: Path, answers: Mapping[str, object]) -> Docker:
+    """A docker program that answers some questions, and notes all of them."""
+    cases = []
+    for number, (question, answer) in enumerate(answers.items()):
+        (folder / str(number)).write_text(answer if isinstance(answer, str) else json.dumps(answer))
+        cases.append(f'  "{question}"*) cat {folder}/{number} ;;')
+    program = folder / "docker"
+    script = ["#!/bin/sh", f'echo "$*" >> {folder}/asked', 'case "$*" in', *cases, "  *) exit 1 ;;", "esac", ""]
+    program.write_text("\n".join(script))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return Docker(str(program))
+
+
+def test_switching_updates_controllers_and_keeps_options(tmp_path: Path) -> None:
+    before = Options(image="registry/linkwire:1", controllers="3")
+    labels = {OPTIONS_LABEL: before.label()}
+    service = {"ID": "c", "Spec": {"Name": "linkwire_controller", "Labels": labels}}
+    swarm = {"Swarm": {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n", "Cluster": {"ID": "c"}}}
+    asked = {"info": swarm, "service ls": "c", "service inspect": [service], "service update": ""}
+    said: list[str] = []
+    switch_to(docker(tmp_path, asked), "strict", said.append)
+    (update,) = [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith("service update")]
+    words = update.partition(f"{OPTIONS_LABEL}=")
+    assert words[0] == "service update --detach --env-add LINKWIRE_NODE_ENCRYPTION=strict --label-add "
+    label = words[2].removesuffix(" linkwire_controller")
+    assert read_label(label) == Options(image="registry/linkwire:1", controllers="3", node_encryption="strict")
+    assert choose({}, label).node_encryption == "strict", "a later install keeps it"
+    assert said == ["node encryption: strict is asked for"]
+
+
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [
+        ([], "off"),
+        (["--node-encryption"], "prefer"),
+        (["--node-encryption=strict"], "strict"),
+        (["--node-encryption=off"], "off"),
+    ],
+)
+def test_install_takes_mode_or_none(words: list[str], mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[Options] = []
+
+    def install(_docker: Docker, given: dict[str, str], **_more: object) -> None:
+        chosen.append(choose(given, None))
+
+    monkeypatch.setattr("compose_ext.install.install.install", install)
+    assert main(["install", *words]) == 0
+    assert chosen == [Options(node_encryption=mode)]
+
+
+def test_install_refuses_another_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="'often' is none of off, prefer, strict"):
+        choose({"node_encryption": "often"}, None)
+    assert main(["install", "--node-encryption", "strict"]) == 2
+    assert "wrong number of arguments" in capsys.readouterr().err
+
+
+def test_networks_are_told_by_what_it_costs(tmp_path: Path) -> None:
+    mtu = "com.docker.network.driver.mtu"
+    networks = [
+        {"Name": "shop_default", "Options": {"com.docker.network.driver.overlay.vxlanid_list": "4097"}},
+        {"Name": "small", "Options": {mtu: "1370"}},
+        {"Name": "jumbo", "Options": {mtu: "8900"}},
+        {"Name": "ipsec", "Options": {"encrypted": "", mtu: "1300"}},
+    ]
+    found = overlays(docker(tmp_path, {"network ls": "a\nb\nc\nd", "network inspect": networks}))
+    assert found == OverlayNetworks(("ipsec",), (("jumbo", 8900), ("shop_default", 1450)))
+    assert next(found.problems()).startswith("networks ipsec are encrypted by Docker (option `encrypted`)")
+    assert next(found.costs()).startswith("the MTU of networks jumbo (8900), shop_default (1450) is above 1370")
+    assert not [*OverlayNetworks().problems(), *OverlayNetworks().costs()]
