@@ -21,6 +21,9 @@ from agent.desired_state import DesiredState
 from agent.firewall.node_table import NodeTable
 from agent.interface import reconcile
 from agent.loop import Agent
+from agent.node_encryption import key as encryption_key
+from agent.node_encryption.device import NodeDevice
+from agent.node_encryption.keeper import Keeper
 from agent.reporting import status_poller
 from agent.reporting.metrics import Metrics
 from agent.reporting.node_record import node_record
@@ -71,10 +74,12 @@ def running(task: Task, mesh: SmallMesh, folder: Path, on: str = "n1", of: str =
     told: Any = FakeContainers([local])
     backend, address = task.node.backend, task.node.address.ip
     assert isinstance(address, IPv4Address)
-    node = node_record(NodeIdentity(on, on, address), identity, backend, (task.port, task.port + 9), None, "0")
-    desired = DesiredState(on, key, VerifiedState(folder), backend)
+    ports, own = (task.port, task.port + 9), encryption_key.load_or_make(folder)
+    node = node_record(NodeIdentity(on, on, address), identity, backend, ports, None, "0", own.public)
+    desired = DesiredState(on, key, VerifiedState(folder), backend, tunnel_key=own)
     reports = NodeReports(node, identity, Metrics("0", backend.name), WatchedClock(folder))
-    agent = Agent(told, store, desired, reports, NodeTable(task.node.netns))
+    keeper = Keeper(NodeDevice(task.node.netns, backend, device_name()), folder)
+    agent = Agent(told, store, desired, reports, NodeTable(task.node.netns), keeper=keeper)
     stopped = threading.Event()
     thread = threading.Thread(target=agent.run, args=(stopped, lambda: None), daemon=True)
     thread.start()

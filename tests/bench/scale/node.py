@@ -33,7 +33,7 @@ from agent.state.node_identity import Identity
 from agent.state.verified_state import VerifiedState
 from agent.wireguard.backend import Backend
 from mesh.crypto.envelope import Keyring, SigningKey
-from mesh.crypto.keys import PublicKey
+from mesh.crypto.keys import PrivateKey, PublicKey
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model.records import DeviceStatus, PeerStatus
 from mesh.store.client import Store
@@ -44,6 +44,7 @@ from tests.support.told import FakeContainers
 SIGNING_KEY = SigningKey(bytes(32))
 KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))
 PORTS = (51820, 53819)
+_TUNNEL_KEY = PrivateKey.generate().public
 _ENDPOINT = "10.128.0.1:51820"
 _RANDOM = Random()  # noqa: S311 - numbers of packets, no secrets
 
@@ -61,6 +62,21 @@ class _NoTable:
 
     def holds(self) -> bool:
         return False
+
+    def stop(self) -> None:
+        pass
+
+
+class _NoKeeper:
+    """Stands where `agent.node_encryption.keeper.Keeper` stands, for the same reason."""
+
+    device_name, status = "lwnode", None
+
+    def start(self, _changed: Callable[[], None]) -> None:
+        pass
+
+    def want(self, _wanted: object) -> None:
+        pass
 
     def stop(self) -> None:
         pass
@@ -159,7 +175,7 @@ class SimulatedNode:
         address = IPv4Address("10.128.0.1") + int(node[4:])
         backend: Any = _Backend()
         record = node_record(
-            NodeIdentity(node, hostname(node), address), self._identity, backend, PORTS, address, "0"
+            NodeIdentity(node, hostname(node), address), self._identity, backend, PORTS, address, "0", _TUNNEL_KEY
         )
         told: Any = self.containers
         self._stopped = threading.Event()
@@ -168,7 +184,8 @@ class SimulatedNode:
         table: Any = _NoTable()
         desired = DesiredState(node, key, trust, backend)
         reports = NodeReports(record, self._identity, metrics, clock)
-        self.agent = Agent(told, self._store, desired, reports, table)
+        keeper: Any = _NoKeeper()
+        self.agent = Agent(told, self._store, desired, reports, table, keeper=keeper)
         running = Running(desired, lambda: reports.status, self.agent.age)
         self.answers = Answers(self._store, CLUSTER, folder, folder / "none", running)
         self._thread = threading.Thread(target=self.agent.run, args=(self._stopped, lambda: None), daemon=True)

@@ -1,0 +1,171 @@
+"""A stack that never heard of Linkwire, its overlay's packets between nodes, and node encryption put under them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.node_encryption.key import port_beside
+from agent.node_encryption.policy_routing import TABLE
+from agent.node_encryption.ruleset import NAME
+from tests.chaos.killer import processes
+from tests.lab import process
+from tests.lab.capture import Capture
+from tests.lab.deployment import Deployment
+from tests.lab.node import Node
+
+STACK = """
+version: "3.8"
+services:
+  web:
+    image: {image}
+    command: [sh, -c, "for root in /var/www/html /usr/share/nginx/html; do mkdir -p $$root;
+      head -c 200000 /dev/urandom > $$root/large; done; exec nginx -g 'daemon off;'"]
+    deploy: {{mode: global, placement: {{constraints: [node.hostname != n1]}}}}
+  client:
+    image: {image}
+    command: [sleep, "86400"]
+    stop_grace_period: 1s
+    deploy: {{placement: {{constraints: [node.hostname == n1]}}}}
+"""
+LOAD = """
+import json, os, threading, time, urllib.request
+stop, ok, lost, large = "/tmp/stop", [], [], []
+def ask(url, pause, answered):
+    at = time.monotonic()
+    while not os.path.exists(stop):
+        try:
+            urllib.request.urlopen(url, timeout=3).read()
+            answered.append(1)
+        except Exception as error:
+            lost.append((round(time.time(), 2), url, str(error)))
+        at = max(at + pause, time.monotonic() - 1)
+        time.sleep(max(0, at - time.monotonic()))
+threads = [threading.Thread(target=ask, args=("http://web/", 0.02, ok)) for _ in range(4)]
+threads.append(threading.Thread(target=ask, args=("http://web/large", 0.2, large)))
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+open("/tmp/counted", "w").write(json.dumps({"ok": len(ok), "large": len(large), "lost": lost}))
+"""
+"""200 requests a second, each on a connection of its own, and 5 a second that need 140 full packets."""
+PLAIN = "udp port 4789"
+ENCRYPTED = f"udp port {port_beside(51820, 53819)}"
+SECONDS = 4.0
+
+Figure = Callable[[str], None]
+
+
+class Load:
+    """Requests from the client, while the block runs; afterwards `counted`."""
+
+    def __init__(self, node: Node, container: str) -> None:
+        self._node, self._container = node, container
+        self.counted: dict[str, Any] = {}
+
+    def __enter__(self) -> Load:  # noqa: PYI034 - final
+        self._node.docker("exec", self._container, "rm", "-f", "/tmp/stop", "/tmp/counted")  # noqa: S108 - in the container
+        self._node.docker("exec", "--detach", self._container, "python3", "-c", LOAD)
+        time.sleep(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._node.docker("exec", self._container, "touch", "/tmp/stop")  # noqa: S108 - in the container
+
+        def told() -> str:
+            return self._node.docker("exec", self._container, "cat", "/tmp/counted", check=False).stdout  # noqa: S108
+
+        process.wait_for("the requests to be counted", lambda: bool(told()), seconds=20, every=0.2)
+        self.counted = json.loads(told())
+
+
+@pytest.fixture
+def client(stacks: Deployment) -> Iterator[tuple[Node, str]]:
+    manager = stacks.lab.manager
+    with tempfile.TemporaryDirectory(prefix="linkwire-plain-") as folder:
+        path = Path(folder) / "docker-compose.yml"
+        path.write_text(STACK.format(image=stacks.images.demo))
+        manager.docker("stack", "deploy", "--detach", "--compose-file", str(path), "plain")
+    stacks.wait_running("plain_web", 2)
+    task = stacks.wait_running("plain_client", 1)[0]
+    ready = ("curl", "-sf", "-m", "2", "http://web/large", "-o", "/dev/null")
+    process.wait_for("the web servers", lambda: all(_exec(task, *ready) for _ in range(4)), seconds=60, every=0.5)
+    try:
+        yield task
+    finally:
+        stacks.linkwire("node", "encryption", "off")
+
+
+def _exec(task: tuple[Node, str], *argv: str) -> bool:
+    node, container = task
+    return node.docker("exec", container, *argv, check=False).returncode == 0
+
+
+def wires(stacks: Deployment) -> tuple[int, int]:
+    """How many overlay packets cross the wires plain, and how many encrypted, in SECONDS."""
+    capture = Capture(stacks.lab, size=128, only=f"{PLAIN} or {ENCRYPTED}")
+    with capture:
+        time.sleep(SECONDS)
+    counted = capture.count(PLAIN), capture.count(ENCRYPTED)
+    capture.close()
+    return counted
+
+
+def status(stacks: Deployment) -> dict[str, Any]:
+    done = stacks.try_linkwire("node", "encryption", "status", "--format", "json")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def leftovers(node: Node) -> list[str]:
+    commands = (
+        f"ip rule | grep {TABLE}",
+        f"ip route show table {TABLE}",
+        "ip link show lwnode",
+        f"nft list table inet {NAME}",
+    )
+    return [said for command in commands if (said := node.run(["sh", "-c", command], check=False).stdout)]
+
+
+def kill_agents(stacks: Deployment) -> None:
+    """End every agent's process as a crash would; the supervisors start new ones."""
+    for pid in processes(stacks.lab, "worker"):
+        os.kill(pid, signal.SIGKILL)
+    process.wait_for("new agents", lambda: len(processes(stacks.lab, "worker")) == 3, seconds=30, every=0.2)
+    process.wait_for("agents that answer", stacks.agents_ready, seconds=60, every=0.5)
+
+
+def test_overlays_of_plain_stacks_are_encrypted(stacks: Deployment, client: tuple[Node, str], figure: Figure) -> None:
+    on, took = ("node", "encryption", "on", "--mode"), {}
+    with Load(*client) as load:
+        before = wires(stacks)
+        for mode in ("prefer", "strict"):
+            began = time.monotonic()
+            stacks.linkwire(*on, mode)
+            took[mode] = time.monotonic() - began
+            seen = wires(stacks)
+            figure(f"{mode} after {took[mode]:.1f} s: {seen[0]} plain and {seen[1]} encrypted packets in {SECONDS} s")
+            assert seen[0] == 0
+            assert seen[1] > 100
+        kill_agents(stacks)
+        killed = wires(stacks)
+        told = status(stacks)
+        began = time.monotonic()
+        stacks.linkwire("node", "encryption", "off")
+        took["off"] = time.monotonic() - began
+        after = wires(stacks)
+    figure(f"plain packets before {before[0]}, with agents killed in strict {killed[0]}, after {after[0]}; {took}")
+    figure(f"{load.counted['ok']} small and {load.counted['large']} large requests, lost: {load.counted['lost']}")
+    assert min(before[0], after[0]) > 100, "the capture sees what is plain"
+    assert (killed[0], after[1]) == (0, 0)
+    assert [(node["step"], node["peers"], node["ready"]) for node in told["nodes"]] == [("enforce", 2, 2)] * 3
+    assert load.counted["lost"] == []
+    assert load.counted["ok"] > 1000
+    assert {node.name: leftovers(node) for node in stacks.lab.nodes} == {"n1": [], "n2": [], "n3": []}
