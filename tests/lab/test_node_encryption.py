@@ -29,7 +29,8 @@ services:
     image: {image}
     command: [sh, -c, "for root in /var/www/html /usr/share/nginx/html; do mkdir -p $$root;
       head -c 200000 /dev/urandom > $$root/large; done; exec nginx -g 'daemon off;'"]
-    deploy: {{mode: global, placement: {{constraints: [node.hostname != n1]}}}}
+    # Not every kernel that runs the lab has IPVS, which Swarm needs for virtual addresses.
+    deploy: {{mode: global, endpoint_mode: dnsrr, placement: {{constraints: [node.hostname != n1]}}}}
   client:
     image: {image}
     command: [sleep, "86400"]
