@@ -125,9 +125,6 @@ def node_command() -> None:
     """
 
 
-node_command.add_command(encryption_command)
-
-
 @node_command.command(
     "ls",
     usage="docker linkwire node ls [OPTIONS]",
@@ -188,3 +185,6 @@ def _revoke(docker: Docker, node: str) -> None:
     demote it first. `docker linkwire node approve` undoes it.
     """
     revoke(docker, node)
+
+
+node_command.add_command(encryption_command)

@@ -88,11 +88,11 @@ def look(docker: Docker) -> tuple[Facts, Encryption | None]:
     """,
 )
 def encryption_command() -> None:
-    """Encrypt overlay packets between nodes, of all stacks, or stop it, or show how far it is.
+    """Encrypt overlay packets between nodes.
 
-    Every node gets one WireGuard device, and Swarm's VXLAN packets between nodes go through it: stacks, their names
-    and their tasks stay as they are, whether they use links or not. It is switched in steps, each when every node
-    that is up has taken the one before: no packet is lost by it. All need a manager.
+    Every node gets one WireGuard device, and Swarm's VXLAN packets between nodes go through it: those of all stacks,
+    whether they use links or not; their names and tasks stay as they are. It is switched in steps, each when every
+    node that is up has taken the one before: no packet is lost by it. All need a manager.
     """
 
 

@@ -24,7 +24,7 @@ from controller.swarm.model import SwarmNode
 from mesh.errors import Terminal
 from mesh.model import keyspace
 from mesh.model.encryption.records import NodeEncryption, Underlay
-from mesh.model.encryption.status import Mode
+from mesh.model.encryption.status import STEPS, Mode
 from mesh.model.encryption.status import Step as EncryptionStep
 from mesh.model.net import UdpEndpoint
 from mesh.model.ports import MAX_PORT
@@ -32,7 +32,6 @@ from mesh.model.records import Node
 from mesh.model.snapshot import Delete, Put
 from mesh.topology.underlay import FIRST_PORT
 
-_STEPS: tuple[EncryptionStep, ...] = ("accept", "send", "enforce")
 _NAMED = 5
 """Nodes that a problem names."""
 
@@ -204,6 +203,6 @@ class NodeEncryptionPlan:
 def following(step: EncryptionStep, goal: Mode | None) -> EncryptionStep | None:
     """Return the step after one on the way to a mode, or to none; the same where it is reached, None for off."""
     last = {None: -1, "prefer": 1, "strict": 2}[goal]
-    at = _STEPS.index(step)
+    at = STEPS.index(step)
     to = at + (last > at) - (last < at)
-    return _STEPS[to] if to >= 0 else None
+    return STEPS[to] if to >= 0 else None

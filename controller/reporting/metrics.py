@@ -19,6 +19,8 @@ from prometheus_client.registry import Collector
 
 from controller.swarm.model import Swarm, SwarmNode
 from mesh.model import keyspace
+from mesh.model.encryption.records import NodeEncryption, Underlay
+from mesh.model.encryption.status import MODES, STEPS
 from mesh.model.records import Address, Cluster, Endpoint, Leader, Member, Node, Service
 from mesh.model.snapshot import Snapshot
 from mesh.process.metrics_page import gauge, new_registry
@@ -145,6 +147,10 @@ def _of_store(stored: Snapshot) -> Iterator[Metric]:
     links = Counter(_link(link.provider) for service in services for link in service.links)
     text = "Links of all services: allowed, refused by their provider, or to a service that is absent."
     yield gauge("controller_links", text, {(state,): links[state] for state in LINK_STATES}, "state")
+    text = "Mode and step of node encryption: 1 for the ones that every node is to take now."
+    yield gauge("controller_node_encryption", text, _encryption(stored), "mode", "step")
+    text = "Nodes that have a place in node encryption."
+    yield gauge("controller_node_encryption_nodes", text, {(): sum(1 for _ in stored.all(Underlay))})
     tasks = Counter("ready" if endpoint.ready else "unready" for endpoint in stored.all(Endpoint))
     text = "Tasks that take part in a link: ready to be used by others, or not."
     yield gauge("controller_tasks", text, {(state,): tasks[state] for state in ("ready", "unready")}, "state")
@@ -155,6 +161,14 @@ def _of_store(stored: Snapshot) -> Iterator[Metric]:
     yield gauge("controller_addresses", text, addresses, "state")
     size: Values = {(): max(0, cluster.subnet.num_addresses - 2)} if cluster is not None else {}
     yield gauge("controller_addresses_limit", "Addresses that the mesh's subnet has.", size)
+
+
+def _encryption(stored: Snapshot) -> Values:
+    """Count the step of node encryption that every node is to take now."""
+    record = stored.get(keyspace.ENCRYPTION, NodeEncryption)
+    now = (record.mode, record.step) if record is not None else ("off", "off")
+    states = [("off", "off"), *((mode, step) for mode in MODES for step in STEPS)]
+    return {state: int(state == now) for state in states}
 
 
 def _link(provider: str) -> str:

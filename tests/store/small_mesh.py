@@ -22,6 +22,7 @@ from mesh.crypto.preshared_keys import LinkSeed
 from mesh.errors import Retryable
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import keyspace
+from mesh.model.encryption.status import Mode
 from mesh.model.labels import LinkLabel, ServiceLabels
 from mesh.model.records import Node, Recall, Recalled, Status
 from mesh.model.snapshot import Delete, Op, Put, Snapshot
@@ -210,12 +211,15 @@ class SmallMesh:
         own: ControllerIdentity | None = None,
         link_seed: LinkSeed = LINK_SEED,
         rest_s: int = 60,
+        *,
+        encryption: Mode | None = None,
     ) -> Iterator[Controller]:
         store = Store([self.endpoint], RecordSigner.controller(keyring, key), root=self.root)
         wake, stopped = Wake(), threading.Event()
         watch, signer = SwarmPoller(self.swarm), Signer(CLUSTER, key)
         subnet = IPv4Network("10.1.0.0/16")
-        controller = Controller(watch, store, signer, wake, subnet, rest_s, "test", link_seed, own)
+        names = "test", link_seed, own
+        controller = Controller(watch, store, signer, wake, subnet, rest_s, *names, encryption=encryption)
         thread = threading.Thread(target=controller.run, args=(stopped,), daemon=True)
         thread.start()
         self._wakes.append(wake)

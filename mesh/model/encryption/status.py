@@ -13,6 +13,8 @@ MODES: tuple[Mode, ...] = ("prefer", "strict")
 Step = Literal["accept", "send", "enforce"]
 """What every node does: have the device and take what comes in by it; also send by it; also refuse plain packets."""
 
+STEPS: tuple[Step, ...] = ("accept", "send", "enforce")
+
 
 @dataclass(frozen=True, slots=True)
 class EncryptionStatus:

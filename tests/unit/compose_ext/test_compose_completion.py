@@ -121,6 +121,7 @@ def test_descriptions_are_one_line() -> None:
         "ls\tList nodes and whether their keys are proven",
         "approve\tApprove a node's keys",
         "revoke\tTake all links from a node's tasks",
+        "encryption\tEncrypt overlay packets between nodes",
         NO_FILES,
     ]
 

@@ -158,6 +158,7 @@ SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
                     "fingerprint": "str",
                     "problem": "null",
                     "revoked": "null",
+                    "encryption": "null",
                 }
             ]
         },
@@ -323,6 +324,6 @@ def test_a_terminal_has_colour_unless_refused() -> None:
 def test_a_pipe_has_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["node", "ls"]) == 0
     fingerprint = "a" * 64
-    assert (
-        capsys.readouterr().out == f"ID   HOSTNAME   KEYS     FINGERPRINT\na1   n1         proven   {fingerprint}\n"
+    assert capsys.readouterr().out == (
+        f"ID   HOSTNAME   KEYS     ENCRYPTION   FINGERPRINT\na1   n1         proven   -            {fingerprint}\n"
     )

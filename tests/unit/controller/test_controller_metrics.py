@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 import pytest
 
 from controller.reporting.metrics import ControllerMetrics, Sight
+from mesh.model.encryption.records import NodeEncryption, Underlay
+from mesh.model.net import UdpEndpoint
 from mesh.model.records import Leader, Node
 from tests.support.metrics_pages import RECORDS, snapshot, swarm
+from tests.support.swarm_world import private_key
 
 SIGHT = Sight(snapshot(*RECORDS), swarm(), leads=True, silent=frozenset({"n2"}), problems=2, committed=30, outdated=1)
 
@@ -45,6 +49,13 @@ def test_all_of_it() -> None:
         'links{state="allowed"}': 1,
         'links{state="refused"}': 1,
         'links{state="absent"}': 1,
+        'node_encryption{mode="off",step="off"}': 1,
+        **{
+            f'node_encryption{{mode="{mode}",step="{step}"}}': 0
+            for mode in ("prefer", "strict")
+            for step in ("accept", "send", "enforce")
+        },
+        "node_encryption_nodes": 0,
         'tasks{state="ready"}': 1,
         'tasks{state="unready"}': 1,
         'addresses{state="held"}': 2,
@@ -106,3 +117,11 @@ def test_labels_name_no_service_node_or_address() -> None:
     measured.observe(SIGHT)
     for name in ("web", "stranger", "host-", "n1", "10.1.", "manager-1"):
         assert name not in measured.text
+
+
+def test_node_encryption_is_told_by_mode_and_step() -> None:
+    place = Underlay("n1", private_key(1).public, UdpEndpoint(IPv4Address("192.0.2.1"), 51819))
+    measured = ControllerMetrics("0.1.0", "manager-1")
+    measured.observe(replace(SIGHT, stored=snapshot(*RECORDS, NodeEncryption("strict", "send", 4789, 7), place)))
+    told = {name: value for name, value in values(measured).items() if name.startswith("node_encryption") and value}
+    assert told == {'node_encryption{mode="strict",step="send"}': 1, "node_encryption_nodes": 1}
