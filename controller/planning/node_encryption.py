@@ -32,6 +32,8 @@ from mesh.model.records import Node
 from mesh.model.snapshot import Delete, Put
 from mesh.topology.underlay import FIRST_PORT
 
+LATE_S = 15
+"""Seconds after which a step that nodes have not taken is a problem. A generation is the second in which it began."""
 _NAMED = 5
 """Nodes that a problem names."""
 
@@ -161,6 +163,8 @@ class NodeEncryptionPlan:
             return
         self._run.awaits = True
         waiting = self._behind(current) or (self._unready() if step == "enforce" else [])
+        if waiting and 0 <= self._run.now - current.generation < LATE_S:
+            return  # a step takes a few seconds
         if waiting:
             text = f"node encryption: step {current.step} of {current.mode}: next comes {step or 'off'}, waiting for "
             more = f", and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""

@@ -11,8 +11,8 @@ from typing import ClassVar
 import pytest
 
 from agent.state.recovery import recalled
-from controller.planning.planner import Planner
-from controller.steps import Allocate, OpenVault, Plan
+from controller.planning.planner import NO_ENCRYPTION, Planner
+from controller.steps import Allocate, EncryptionGoal, OpenVault, Plan
 from controller.swarm.model import Swarm
 from mesh.crypto.hpke import NodePublicKey
 from mesh.integrity.verification import verify_snapshot
@@ -229,8 +229,9 @@ class Shown(Planner):
         now: int,
         members: Mapping[str, NodePublicKey],
         vault: OpenVault | None = None,
+        encryption: EncryptionGoal = NO_ENCRYPTION,
     ) -> Plan:
-        plan = super().plan(swarm, stored, subnet, now, members, vault)
+        plan = super().plan(swarm, stored, subnet, now, members, vault, encryption)
         Shown.first = Shown.first or plan
         return plan
 

@@ -27,7 +27,7 @@ class EncryptionStatus:
     peers: int
     """Other nodes that its device has as peers."""
     ready: int
-    """Those of them to which overlay packets go by the device."""
+    """Those of them that have answered by the device within three minutes, and answer still."""
     refused: int
     """Plain overlay packets that were refused since the rules were first put in place."""
     problem: str = ""

@@ -166,5 +166,5 @@ def test_networks_are_told_by_what_it_costs(tmp_path: Path) -> None:
     found = overlays(docker(tmp_path, {"network ls": "a\nb\nc\nd", "network inspect": networks}))
     assert found == OverlayNetworks(("ipsec",), (("jumbo", 8900), ("shop_default", 1450)))
     assert next(found.problems()).startswith("networks ipsec are encrypted by Docker (option `encrypted`)")
-    assert next(found.costs()).startswith("the MTU of networks jumbo (8900), shop_default (1450) is above 1370")
+    assert next(found.costs()).startswith("the MTU of networks jumbo (8900), shop_default (1450) is above 1386")
     assert not [*OverlayNetworks().problems(), *OverlayNetworks().costs()]

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from controller.planning.node_encryption import following
+from controller.planning.node_encryption import LATE_S, following
 from controller.planning.planner import Planner, plan
 from controller.steps import EncryptionGoal, Plan, PlanStep
 from mesh.crypto.keys import PublicKey
@@ -184,6 +184,9 @@ def test_a_step_waits_for_each_node_that_is_up(late: str) -> None:
     for step, following_step in (("accept", "send"), ("send", "enforce")):
         nodes.settle()
         nodes.acknowledge(*others)
+        assert nodes.settle().problems == (), "it takes a few seconds"
+        assert nodes.plan().awaits
+        nodes.world.now += LATE_S
         made = nodes.settle()
         assert nodes.step == step
         assert made.awaits
@@ -218,6 +221,7 @@ def test_nothing_is_refused_while_nodes_lack_each_other() -> None:
     nodes = Nodes()
     nodes.reached["n2"] = 1
     assert nodes.switch("strict") == ["accept", "send"]
+    nodes.world.now += LATE_S
     (problem,) = nodes.settle().problems
     assert problem.endswith("next comes enforce, waiting for host-n2 (which reaches 1 of 2 other nodes by it)")
     nodes.reached.clear()
