@@ -86,7 +86,8 @@ class NodeDevice:
             Terminal: it cannot; the text says what to do.
             Retryable.
         """
-        if self.home.run(sysctl.is_strict_everywhere):
+        by_ipv4 = desired.place is not None and desired.place.host.version == 4  # noqa: PLR2004 - IPv6 has no such filter
+        if by_ipv4 and self.home.run(sysctl.is_strict_everywhere):
             raise Terminal(
                 "net.ipv4.conf.all.rp_filter is 1 (strict) on this node, and the kernel would drop what comes in "
                 "encrypted: set it to 2 (loose), or 0"
@@ -94,13 +95,21 @@ class NodeDevice:
         if desired.place is not None and not interfaces.holders(self.home, desired.place.host):
             raise Terminal(f"{desired.place.host}, where others reach this node, is no address of the node itself")
 
-    def apply(self, changes: TunnelDiff) -> None:
-        """Make changes, in their order. Raises DeviceNotFoundError, PortTakenError, Retryable, Terminal."""
+    def apply(self, changes: TunnelDiff, version: int = 4) -> None:
+        """Make changes, in their order.
+
+        Args:
+            changes: as computed.
+            version: of IP, by which nodes reach one another.
+
+        Raises:
+            DeviceNotFoundError, PortTakenError, Retryable, Terminal.
+        """
         if changes.table is not None:
             nft.apply(self.home, changes.table, ruleset.NAME)
         if changes.remove_table:
             nft.remove(self.home, ruleset.NAME)
-        self._make(changes)
+        self._make(changes, version)
         for rule in changes.remove_rules:
             policy_routing.remove_rule(self.home, rule)
         for route in changes.remove_routes:
@@ -114,7 +123,7 @@ class NodeDevice:
         if changes.delete:
             self.backend.delete(self.home, self.name)
 
-    def _make(self, changes: TunnelDiff) -> None:
+    def _make(self, changes: TunnelDiff, version: int) -> None:
         if changes.create:
             self.backend.create(self.home, self.name)
         if changes.device is not None:
@@ -125,6 +134,8 @@ class NodeDevice:
             self.home.run(lambda: sysctl.loosen(self.name))
         if changes.add_address:
             interfaces.add_address(self.home, self.name, ADDRESS)
+        if version == 6 and (changes.create or changes.up):  # noqa: PLR2004 - IPv6
+            interfaces.enable_ipv6(self.home, self.name)
         if changes.up:
             interfaces.set_up(self.home, self.name)
 

@@ -182,7 +182,7 @@ class Keeper:
         changes = self._diff(wanted, tunnel, observed, ready)
         if changes:
             log.info("node encryption changed", step=tunnel.encryption.step, reasons=", ".join(changes.changed))
-            device.apply(changes)
+            device.apply(changes, tunnel.place.host.version if tunnel.place is not None else 4)
             observed, ready = self._read(tunnel)
             left = self._diff(wanted, tunnel, observed, ready)
             # A peer that has come to answer in between is no difference: its route comes with the next look.

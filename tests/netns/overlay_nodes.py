@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Self
 
@@ -23,13 +23,12 @@ from mesh.crypto.keys import PrivateKey, PublicKey
 from mesh.crypto.preshared_keys import LinkKey, LinkKeys, PresharedKey
 from mesh.model.encryption.records import NODES_KEY, NodeEncryption, Underlay
 from mesh.model.encryption.status import Mode, Step
-from mesh.model.net import UdpEndpoint
+from mesh.model.net import IPAddress, UdpEndpoint
 from tests.netns.world import World, device_name, ip, make_backend, wait_for
 
 VXLAN_PORT = 4789
 WIREGUARD_PORT = 51819
 _MTU = "1450"
-_LINK_KEY = LinkKey.generate()
 
 
 def short(netns: TaskNetns) -> str:
@@ -41,6 +40,8 @@ class OverlayNode:
     """A node, its overlay, a container there, and the keeper of its part in node encryption."""
 
     number: int
+    address: IPAddress
+    """On the underlay, where the overlay's packets are sent to."""
     netns: TaskNetns
     overlay: TaskNetns
     container: TaskNetns
@@ -52,11 +53,6 @@ class OverlayNode:
     @property
     def name(self) -> str:
         return f"node{self.number}"
-
-    @property
-    def address(self) -> IPv4Address:
-        """On the underlay."""
-        return IPv4Address(f"192.0.2.{self.number}")
 
     @property
     def inside(self) -> str:
@@ -108,18 +104,19 @@ class Cluster:
     foreign = IPv4Address("192.0.2.99")
     """On the underlay, and nobody's."""
 
-    def __init__(self, world: World, size: int) -> None:
+    def __init__(self, world: World, size: int, version: int = 4) -> None:
         self._world = world
         self._folder = tempfile.TemporaryDirectory(prefix="linkwire-overlays-")
         self.hub = world.netns()
         ip("-n", short(self.hub), "link", "add", "bridge", "type", "bridge")
         ip("-n", short(self.hub), "link", "set", "bridge", "up")
-        self.nodes = [self._node(number) for number in range(1, size + 1)]
+        self.nodes = [self._node(number, version) for number in range(1, size + 1)]
         for node in self.nodes:
             for other in self.nodes:
                 if node is not other:
                     node.vxlan_to(other)
         self.generation = 0
+        self.link_key = LinkKey.generate()
 
     def __enter__(self) -> Self:
         return self
@@ -132,32 +129,22 @@ class Cluster:
             node.device.backend.close()
         self._folder.cleanup()
 
-    def _node(self, number: int) -> OverlayNode:
+    def _node(self, number: int, version: int) -> OverlayNode:
         netns, overlay, container = (self._world.netns() for _ in range(3))
         folder = Path(self._folder.name) / str(number)
         folder.mkdir()
         (folder / "1-overlay").symlink_to(overlay.path)
         device = NodeDevice(netns, make_backend(netns.path), device_name())
-        node = OverlayNode(number, netns, overlay, container, folder, device)
+        address = ip_address(f"2001:db8::{number}" if version == 6 else f"192.0.2.{number}")
+        node = OverlayNode(number, address, netns, overlay, container, folder, device)
         home, shared, inside = short(netns), short(overlay), short(container)
-        ip(
-            "link",
-            "add",
-            "under",
-            "netns",
-            home,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            f"n{number}",
-            "netns",
-            short(self.hub),
-        )
+        ip(*f"link add under netns {home} type veth peer name n{number} netns {short(self.hub)}".split())
         ip("-n", short(self.hub), "link", "set", f"n{number}", "master", "bridge", "up")
-        ip("-n", home, "address", "add", f"{node.address}/24", "dev", "under")
+        ip("-n", home, "address", "add", f"192.0.2.{number}/24", "dev", "under")
+        ip("-n", home, "address", "add", f"2001:db8::{number}/64", "dev", "under", "nodad")
         ip("-n", home, "link", "set", "under", "up")
         vxlan = ["type", "vxlan", "id", "4097", "dstport", str(VXLAN_PORT), "learning", "proxy", "l2miss", "l3miss"]
+        vxlan += ["local", "::"] if version == 6 else []
         ip("-n", home, "link", "add", "vxlan1", "mtu", _MTU, *vxlan)
         ip("-n", home, "link", "set", "vxlan1", "netns", shared)
         ip("-n", shared, "link", "add", "br0", "mtu", _MTU, "type", "bridge")
@@ -175,7 +162,7 @@ class Cluster:
         """Give all keepers the records; with no mode, none. A node without a keeper has no place in them."""
         self.generation += 1
         underlays = [node.underlay for node in self.nodes if node.keeper is not None]
-        link_keys = LinkKeys({NODES_KEY: _LINK_KEY})
+        link_keys = LinkKeys({NODES_KEY: self.link_key})
         for node in self.nodes:
             if node.keeper is None:
                 continue

@@ -10,6 +10,7 @@ import pytest
 from agent.firewall import nft
 from agent.node_encryption import device as node_device
 from agent.node_encryption import policy_routing, ruleset
+from mesh.crypto.preshared_keys import LinkKey
 from mesh.model.encryption.status import Mode, Step
 from tests.netns.overlay_nodes import Cluster, OverlayNode, Pinging, Wire
 from tests.netns.transfer import Transfer
@@ -77,6 +78,39 @@ def test_switching_on_and_off_loses_nothing(pair: Cluster, mode: Mode) -> None:
     assert encrypted.packets == 0
     assert (there.result.lost, back.result.lost) == (0, 0)
     assert min(there.result.received, back.result.received) > 100
+
+
+def test_overlay_on_an_ipv6_underlay_is_encrypted(world: World) -> None:
+    with Cluster(world, 2, version=6) as cluster:
+        one, other = cluster.nodes
+        for node in cluster.nodes:
+            node.do("sysctl -qw net.ipv6.conf.default.disable_ipv6=1")
+            node.start()
+        with Pinging(one, other) as there, Pinging(other, one, LARGE) as back:
+            switch_on(cluster)
+            with Wire(cluster) as encrypted, Pinging(one, other):
+                pass
+            switch_off(cluster)
+            with Wire(cluster) as after:
+                pass
+    assert (there.result.lost, back.result.lost, encrypted.packets) == (0, 0, 0)
+    assert after.packets > 0
+
+
+def test_new_epoch_of_the_link_key_loses_nothing(pair: Cluster) -> None:
+    one, other = pair.nodes
+    switch_on(pair)
+    with Pinging(one, other) as there, Wire(pair) as wire:
+        before = one.device.read().device
+        pair.link_key = LinkKey.generate()
+        pair.switch("strict", "enforce")
+        after = one.device.read().device
+    assert (there.result.lost, wire.packets) == (0, 0)
+    assert before is not None
+    assert after is not None
+    secrets = [device.peers[other.key.public].preshared_key for device in (before, after)]
+    assert None not in secrets
+    assert secrets[0] != secrets[1]
 
 
 def test_large_transfers_go_on_while_switching(pair: Cluster) -> None:
