@@ -42,6 +42,7 @@ def followed(node: str) -> tuple[str, ...]:
         keyspace.ENDPOINTS,
         keyspace.EPOCHS,
         keyspace.ENCRYPTION,
+        keyspace.ENCRYPTION_WANTED,
         keyspace.UNDERLAYS,
         keyspace.sealed_key(node, ""),
         keyspace.link_key(node, ""),

@@ -2,6 +2,8 @@
 
 Its rules, beside those of every plan (controller.planning.planner):
 
+- nodes state their encryption keys only when they are asked to (`EncryptionWanted`): an older controller could not
+  read their records;
 - it begins when every node that is up is a member that states an encryption key: an older agent would not act on a
   signed set with records that it does not know;
 - the next step begins when every node that is up and has a place has acknowledged the last one, so that no node
@@ -23,7 +25,7 @@ from controller.steps import PlanStep, Step
 from controller.swarm.model import SwarmNode
 from mesh.errors import Terminal
 from mesh.model import keyspace
-from mesh.model.encryption.records import NodeEncryption, Underlay
+from mesh.model.encryption.records import EncryptionWanted, NodeEncryption, Underlay
 from mesh.model.encryption.status import STEPS, Mode
 from mesh.model.encryption.status import Step as EncryptionStep
 from mesh.model.net import UdpEndpoint
@@ -53,6 +55,8 @@ class NodeEncryptionPlan:
         self._up = {
             name: node for name, node in run.index.swarm.nodes.items() if not node.down and node.revoked is None
         }
+        self._asked = run.now
+        """Since when nodes are asked for their keys."""
         self._lacking: dict[str, str] = {}
         """Node that is up and gets no place -> why."""
 
@@ -64,9 +68,11 @@ class NodeEncryptionPlan:
         if goal is None and current is None:
             yield from self._clear()
             return
+        yield from self._request()
         places = list(self._places())
         if current is None and self._lacking:
-            self._report_lacking("nothing is switched until every node has an agent that can take part")
+            if self._is_late(self._asked):
+                self._report_lacking("nothing is switched until every node has an agent that can take part")
             return
         if self._lacking:
             packets = "refused" if current is not None and current.step == "enforce" else "sent and taken plain"
@@ -76,9 +82,25 @@ class NodeEncryptionPlan:
         yield from self._next(current, goal)
 
     def _clear(self) -> Iterator[Step]:
-        """Delete the places that are left when all else is off."""
+        """Delete the places that are left when all else is off, and ask for no keys any more."""
         for node in sorted(self._underlays):
             yield self._removal(node, "node encryption is off")
+        if revision := self._stored.revision_of(keyspace.ENCRYPTION_WANTED):
+            end = Delete(keyspace.ENCRYPTION_WANTED, revision)
+            yield PlanStep((end,), "node encryption: no node is to state its key any more")
+
+    def _request(self) -> Iterator[Step]:
+        """Ask the nodes to state their keys."""
+        asked = self._stored.get(keyspace.ENCRYPTION_WANTED, EncryptionWanted)
+        self._asked = asked.since if asked is not None else self._run.now
+        if asked is None:
+            replaced = self._stored.revision_of(keyspace.ENCRYPTION_WANTED)
+            put = Put(EncryptionWanted(self._run.now), replaced)
+            yield PlanStep((put,), "node encryption: every node is to state its key")
+
+    def _is_late(self, since: int) -> bool:
+        """Tell whether what began then should be over by now: it takes a few seconds."""
+        return not 0 <= self._run.now - since < LATE_S
 
     # --- places
 
@@ -163,8 +185,8 @@ class NodeEncryptionPlan:
             return
         self._run.awaits = True
         waiting = self._behind(current) or (self._unready() if step == "enforce" else [])
-        if waiting and 0 <= self._run.now - current.generation < LATE_S:
-            return  # a step takes a few seconds
+        if waiting and not self._is_late(current.generation):
+            return
         if waiting:
             text = f"node encryption: step {current.step} of {current.mode}: next comes {step or 'off'}, waiting for "
             more = f", and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""

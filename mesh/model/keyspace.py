@@ -51,6 +51,7 @@ VIEWS = prefix(records.View)
 """Sorts after all keys that agents follow, for the same reason. Controllers, which follow `vitals/`, receive them."""
 
 ENCRYPTION = prefix(encryption.NodeEncryption)
+ENCRYPTION_WANTED = prefix(encryption.EncryptionWanted)
 UNDERLAYS = prefix(encryption.Underlay)
 ASKS = prefix(asks.Ask)
 """Sorts before all keys that agents follow for the tasks' sake: an agent watches these by themselves (agent.asks)."""

@@ -54,7 +54,9 @@ class EncryptingReader(Reader):
             super().speak()
             return
         self.take_step()
-        own = replace(record(self.node), encryption_key=KEYS[self.node].public, encryption_port=51819)
+        own = record(self.node)
+        if keyspace.ENCRYPTION_WANTED in self.follower.snapshot.records:
+            own = replace(own, encryption_key=KEYS[self.node].public, encryption_port=51819)
         status = Status(self.node, 0.0, (), self.trust.manifest, self.trust.held, encryption=self.state)
         self.store.commit([Put(own, None), Put(status, None)], time.monotonic_ns())
 
@@ -160,6 +162,7 @@ def test_older_agent_is_waited_for_and_verifies_all(mesh: SmallMesh) -> None:
         settled(*agents)
         problems = controller._decider.problems
         until(lambda: any("n2: its agent states no encryption key" in text for text in problems.open), PATIENT)
-        assert not [key for key in agents[0].believed.records if key.startswith(("encryption", "peers/"))]
+        told = agents[0].believed.records
+        assert not [key for key in told if key == keyspace.ENCRYPTION or key.startswith(keyspace.UNDERLAYS)]
         agents[1].is_old = False
         all_at(agents, "send")

@@ -18,6 +18,17 @@ NODES_KEY = "nodes"
 
 
 @dataclass(frozen=True, slots=True)
+class EncryptionWanted(Record, key="encryptionwanted"):
+    """The controller's request that every node states its encryption key, while node encryption is wanted or on.
+
+    Without it no node does: an earlier version of the controller could not read the node's record.
+    """
+
+    since: int
+    """In seconds since 1970 by the controller's clock."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeEncryption(Record, key="encryption", covered=True):
     """Encryption between nodes, as every node is to do it now; absent where it is off."""
 

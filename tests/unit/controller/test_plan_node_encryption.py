@@ -132,6 +132,7 @@ def test_switching_on_and_off_goes_step_by_step() -> None:
     assert nodes.record.mode == "prefer"
     assert nodes.switch("strict") == ["enforce"]
     assert nodes.switch(None) == ["send", "accept", "off"]
+    assert keyspace.ENCRYPTION_WANTED not in nodes.store.entries
     assert not nodes.places
     assert not nodes.store.all(LinkKeyEpoch)
     assert not nodes.store.all(SealedLinkKey)
@@ -150,14 +151,19 @@ def test_never_switched_on_leaves_no_record() -> None:
         assert isinstance(node, Node)
         nodes.store.write(replace(node, encryption_key=None, encryption_port=0))
     nodes.settle()
+    assert keyspace.ENCRYPTION_WANTED in nodes.store.entries, "nodes are asked for their keys"
+    nodes.mode = None
+    nodes.settle()
     kinds = [sorted(key.partition("/")[0] for key in each.store.entries) for each in (nodes, plain)]
     assert kinds[0] == kinds[1]
-    assert not {"encryption", "peers"} & set(kinds[0])
+    assert not {"encryption", "encryptionwanted", "peers"} & set(kinds[0])
 
 
 def test_nothing_is_switched_before_all_can_take_part() -> None:
     nodes = Nodes("n1", "n2")
     nodes.mode = "prefer"
+    assert nodes.settle().problems == (), "nodes are asked for their keys just now"
+    nodes.world.now += LATE_S
     made = nodes.settle()
     (problem,) = made.problems
     assert problem == (
@@ -281,6 +287,8 @@ def test_no_node_takes_anothers_key_address_or_ports() -> None:
         ("n3", 4789, "its agent states the UDP port 4789 for it, which is not used"),
     ):
         nodes.enable("n3", key, port)
+        nodes.settle()
+        nodes.world.now += LATE_S
         (problem,) = nodes.settle().problems
         assert problem.startswith(f"node encryption: node host-n3: {text}")
     nodes.enable("n3")

@@ -20,7 +20,7 @@ from mesh.model import codec, keyspace
 from mesh.model.asks.records import Ask, FlowAsk, Told, Watched
 from mesh.model.audit.page import AuditPage
 from mesh.model.codec import MAX_BYTES, decode, encode
-from mesh.model.encryption.records import NodeEncryption, Underlay
+from mesh.model.encryption.records import EncryptionWanted, NodeEncryption, Underlay
 from mesh.model.encryption.status import EncryptionStatus
 from mesh.model.labels import LinkLabel
 from mesh.model.net import IPAddress, UdpEndpoint
@@ -133,6 +133,7 @@ ONE_OF_EACH: list[tuple[str, Record]] = [
     ("nodes/n", dataclasses.replace(NODE, proof=None, unproven="locked")),
     ("nodes/n", dataclasses.replace(NODE, own_user=True)),
     ("nodes/n", dataclasses.replace(NODE, encryption_key=KEY, encryption_port=51819)),
+    ("encryptionwanted", EncryptionWanted(1_800_000_000)),
     ("encryption", NodeEncryption("strict", "send", 4789, 7)),
     ("peers/n", Underlay("n", KEY, UdpEndpoint(IPv4Address("10.0.0.1"), 51819))),
     ("vitals/n", Status("n", 1234.5, (), encryption=EncryptionStatus(7, "off", 2, 1, 3, "no kernel module"))),
@@ -191,7 +192,7 @@ def changed(record: Record, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON
 
 def test_there_is_one_of_each() -> None:
     assert {type(record) for _, record in ONE_OF_EACH} == set(keyspace.KINDS.values())
-    assert len(keyspace.KINDS) == 30
+    assert len(keyspace.KINDS) == 31
 
 
 @pytest.mark.parametrize(
