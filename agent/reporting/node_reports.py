@@ -21,6 +21,7 @@ from mesh.crypto.keys import PublicKey
 from mesh.errors import LinkwireError, Terminal
 from mesh.model import keyspace
 from mesh.model.device_readings import bounded
+from mesh.model.encryption.records import EncryptionWanted
 from mesh.model.encryption.status import EncryptionStatus
 from mesh.model.records import BrokenPeers, Member, Node, Recall, Status, TaskReport
 from mesh.model.snapshot import Snapshot
@@ -39,7 +40,7 @@ class NodeReports:
     """Reports of one node, its tasks and its devices. Only the loop calls it.
 
     Args:
-        node: its record at first.
+        node: its record with its encryption key, which it states only while it is asked to.
         identity: its keys, and the proof of them.
         metrics: for Prometheus.
         clock: the node's wall clock.
@@ -50,7 +51,8 @@ class NodeReports:
     """
 
     def __init__(self, node: Node, identity: Identity, metrics: Metrics, clock: WatchedClock) -> None:
-        self.node = node
+        self._own_place = node.encryption_key, node.encryption_port
+        self.node = replace(node, encryption_key=None, encryption_port=0)
         self._identity = identity
         self._metrics = metrics
         self._clock = clock
@@ -109,6 +111,7 @@ class NodeReports:
         reporter = self._reporter
         if reporter is None:
             return
+        self._state_place(snapshot, reporter)
         graph = desired.graph
         if self._may_report(tasks, desired, time.monotonic()):
             # Keys of tasks that are not wired yet count too: a new agent makes the devices of wireguard-go again.
@@ -182,6 +185,16 @@ class NodeReports:
                 spent = self._clock.spent.get(task)
                 reports[task] = replace(state.report(), node=self.node.id, spent=spent)
         return reports
+
+    def _state_place(self, snapshot: Snapshot, reporter: Reporter) -> None:
+        """State the node's encryption key while it is asked for: an older controller could not read the record."""
+        if not snapshot.complete or keyspace.ENCRYPTION_WANTED in snapshot.invalid:
+            return
+        is_asked = snapshot.get(keyspace.ENCRYPTION_WANTED, EncryptionWanted) is not None
+        key, port = self._own_place if is_asked else (None, 0)
+        if (self.node.encryption_key, self.node.encryption_port) != (key, port):
+            self.node = replace(self.node, encryption_key=key, encryption_port=port)
+            reporter.node(self.node)
 
     def _renew_proof(self, snapshot: Snapshot, reporter: Reporter) -> None:
         """Prove this node's keys again when Swarm renewed its certificate or the controller knows a later proof."""

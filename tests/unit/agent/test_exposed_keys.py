@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ from agent.reporting.metrics import Metrics
 from agent.reporting.node_reports import NodeReports
 from agent.state.clock import WatchedClock
 from mesh.crypto.keys import PrivateKey
+from tests.unit.mesh.test_codec import NODE
 
 KEY = PrivateKey.generate().public
 
@@ -26,10 +26,9 @@ def spent(reports: NodeReports, states: Iterable[TaskState], epoch: int) -> int 
 
 
 def made(folder: Path) -> tuple[NodeReports, WatchedClock]:
-    node: Any = SimpleNamespace(id="n", address=IPv4Address("192.0.2.1"))
     identity: Any = None
     clock = WatchedClock(folder)
-    return NodeReports(node, identity, Metrics("0", "kernel"), clock), clock
+    return NodeReports(NODE, identity, Metrics("0", "kernel"), clock), clock
 
 
 def test_exposed_key_is_reported_as_spent(tmp_path: Path) -> None:
