@@ -8,6 +8,7 @@ from compose_ext.docker_cli import printable
 from compose_ext.health import encryption
 from compose_ext.health.encryption import Encryption
 from compose_ext.swarm.agent_answer import Answer
+from mesh.store.etcd_member import EtcdMember
 
 WELL, DEGRADED, BROKEN = 0, 1, 2
 """Exit codes: all is well; something is wrong, and links work; links, or what makes new ones, do not work."""
@@ -40,25 +41,6 @@ class Finding:
 
     severity: int
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class EtcdMember:
-    """A member of etcd, as the answering agent sees it.
-
-    Attributes:
-        endpoint: `host:port`.
-        name: its own; empty where etcd does not tell an agent.
-        is_leader: of etcd.
-        problem: why it does not answer; empty where it does.
-        size: of its file, in bytes; None where it does not say.
-    """
-
-    endpoint: str
-    name: str
-    is_leader: bool
-    problem: str
-    size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +111,9 @@ def judge(facts: Facts) -> Health:
 
 
 def _member(raw: Mapping[str, Any]) -> EtcdMember:
-    size = raw.get("size")
     texts = [printable(str(raw.get(field, ""))) for field in ("endpoint", "name", "problem")]
-    return EtcdMember(
-        texts[0], texts[1], raw.get("is_leader") is True, texts[2], size if isinstance(size, int) else None
-    )
+    size, in_use = (value if isinstance(value := raw.get(field), int) else None for field in ("size", "in_use"))
+    return EtcdMember(texts[0], texts[1], raw.get("is_leader") is True, texts[2], size, in_use)
 
 
 def silence(hostname: str) -> str:

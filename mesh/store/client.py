@@ -19,8 +19,9 @@ from mesh.model.ports import MAX_PORT
 from mesh.model.records import Record
 from mesh.model.snapshot import Delete, Op, Put, Snapshot, Versioned, Write
 from mesh.store.etcd_channel import Channel, ChannelPool, LeaseLostError
+from mesh.store.etcd_member import EtcdMember
 from mesh.store.follower import Batch, Follower, MaterializedView, RecordChange
-from mesh.store.members import EtcdMember, members
+from mesh.store.members import members
 from mesh.store.range_response import Page
 from mesh.store.watch_stream import Ranges, WatchStream, read
 

@@ -4,36 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mesh.errors import LinkwireError
 from mesh.identity.tls import Tls
 from mesh.store import range_response
 from mesh.store.etcd_channel import DIAL_TIMEOUT, Channel, ChannelPool, rpc
+from mesh.store.etcd_member import EtcdMember
 
 _DB_SIZE, _DB_SIZE_IN_USE = 3, 9  # fields of StatusResponse; the second came with etcd 3.4, after etcd3's stubs
 _AT_ONCE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class EtcdMember:
-    """A member of etcd, at one of the endpoints that a client was given.
-
-    Attributes:
-        endpoint: `host:port`.
-        name: its own; empty where etcd tells this client no names.
-        is_leader: by its own word.
-        problem: why it does not answer a read with quorum, in words; empty where it does.
-        size: bytes of its file; None where it does not say.
-        in_use: bytes of it in use; None likewise.
-    """
-
-    endpoint: str
-    name: str = ""
-    is_leader: bool = False
-    problem: str = ""
-    size: int | None = None
-    in_use: int | None = None
 
 
 def members(targets: Sequence[str], tls: Tls | None, probe: bytes) -> tuple[EtcdMember, ...]:
