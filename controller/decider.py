@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
@@ -27,6 +27,7 @@ from controller.trust.link_secrets import LinkSecrets
 from controller.trust.members import Judged, Members
 from controller.trust.presence import Presence
 from mesh.crypto.envelope import Signer
+from mesh.diagnosis.steps import is_lasting, lasts_in
 from mesh.model import keyspace
 from mesh.model.encryption.status import Mode
 from mesh.model.records import Cluster
@@ -188,10 +189,11 @@ class Decider:
         judged, plan = self._planned(stored, swarm, now)
         free = self._resting.over(time.monotonic())
         gone = tuple(self._departed.steps(stored, swarm, time.monotonic()))
-        self.due, self._awaits = self._earliest(plan.due, now), plan.awaits
         steps = (*vault, *judged.steps, *access.steps(swarm, judged.stored), *free, *gone, *plan.steps)
         made = self._writer.pack(steps)
-        self.report((*judged.problems, *access.problems(swarm), *plan.problems, *made.problems), swarm)
+        problems = (*judged.problems, *access.problems(swarm), *plan.problems, *made.problems)
+        self.report(problems, swarm, plan.unsettled)
+        self.due, self._awaits = self._earliest(plan.due, now), plan.awaits
         if not made.batches:
             old = resign(stored, self._signer.key.verify_key.id, self._resigned)
             self._resigned = None if old else stored
@@ -202,16 +204,16 @@ class Decider:
         return made, whole
 
     def _earliest(self, due: int | None, now: datetime) -> int | None:
-        """Return when time alone gives something to do, for the plan or for a node that has left."""
-        left = self._departed.due_in(time.monotonic())
-        both = [
-            each for each in (due, None if left is None else math.ceil(now.timestamp() + left)) if each is not None
-        ]
-        return min(both, default=None)
+        """Return when time alone gives something to do: for the plan, a node that has left, or what then lasts."""
+        at = time.monotonic()
+        waits = (self._departed.due_in(at), self.problems.due_in(at))
+        times = [math.ceil(now.timestamp() + seconds) for seconds in waits if seconds is not None]
+        return min((*times, *(() if due is None else (due,))), default=None)
 
-    def report(self, problems: Iterable[str], swarm: Swarm) -> None:
-        """Replace the open problems by these and those of node labels."""
-        self.problems.update((*problems, *(node.label_error for node in swarm.nodes.values() if node.label_error)))
+    def report(self, problems: Iterable[str], swarm: Swarm, unsettled: Collection[str] = ()) -> None:
+        """Replace the open problems by these and those of node labels; those that are unsettled, once they last."""
+        errors = (node.label_error for node in swarm.nodes.values() if node.label_error)
+        self.problems.update((*problems, *errors), time.monotonic(), unsettled)
 
     def _planned(self, stored: Snapshot, swarm: Swarm, now: datetime) -> tuple[Judged, Plan]:
         judged = self.members.judge(swarm, stored, now, self.silent)
@@ -229,6 +231,24 @@ class Decider:
         return self._link_secrets.opened if self._link_secrets is not None else None
 
 
+class Settling:
+    """Problems of one observer that count once they last. Not safe for several threads."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._since: dict[str, float] = {}
+
+    def lasting(self, problems: Iterable[str], now: float) -> frozenset[str]:
+        """Return those of the problems seen now that last; `now` is of the monotonic clock."""
+        self._since = {text: self._since.get(text, now) for text in problems}
+        return frozenset(text for text, since in self._since.items() if is_lasting(now - since))
+
+    def due_in(self, now: float) -> float | None:
+        """Return the seconds until another one lasts; None where none is to come."""
+        waits = (lasts_in(now - since) for since in self._since.values())
+        return min((seconds for seconds in waits if seconds), default=None)
+
+
 class ProblemLog:
     """Problems that are open now.
 
@@ -239,10 +259,22 @@ class ProblemLog:
     def __init__(self) -> None:
         """Start without problems."""
         self.open: dict[str, None] = {}
+        self._settling = Settling()
 
-    def update(self, problems: Iterable[str]) -> None:
-        """Replace the open problems, and log those that are new and those that are gone."""
-        before, self.open = self.open, dict.fromkeys(problems)
+    def due_in(self, now: float) -> float | None:
+        """Return the seconds until a problem that is not open yet has lasted long enough; None where none is."""
+        return self._settling.due_in(now)
+
+    def update(self, problems: Iterable[str], now: float, unsettled: Collection[str] = ()) -> None:
+        """Replace the open problems, and log those that are new and those that are gone.
+
+        Args:
+            problems: all of them, in their order.
+            now: of the monotonic clock.
+            unsettled: those that are none before they last.
+        """
+        young = frozenset(unsettled) - self._settling.lasting(unsettled, now)
+        before, self.open = self.open, dict.fromkeys(text for text in problems if text not in young)
         for problem in self.open:
             if problem not in before:
                 log.warning("problem found", reason=problem)

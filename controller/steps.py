@@ -133,6 +133,8 @@ class Plan:
     """Time at which the plan changes without any input, in seconds since the epoch; None for never."""
     awaits: bool = False
     """Whether its next step waits until nodes have acknowledged the last one."""
+    unsettled: frozenset[str] = frozenset()
+    """The problems that are none before they last (controller.decider)."""
 
 
 def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from agent.status.link_status import Reader, is_lasting
+from agent.status.link_status import Reader, has_lasting_error
 from mesh.model import keyspace
 from mesh.model.encryption.records import NodeEncryption, Underlay
 from mesh.model.records import Leader, Node, Status, StoreSpace, TaskReport
@@ -29,7 +29,7 @@ def control(read: Snapshot, said: Snapshot, graph: LinkGraph, reader: Reader) ->
     tasks: Counter[str] = Counter()
     for endpoint in graph.by_task.values():
         report = said.get(keyspace.report(endpoint.node, endpoint.task), TaskReport)
-        if report is not None and report.error and is_lasting(said, reader, report):
+        if report is not None and report.error and has_lasting_error(said, reader, report):
             tasks["error"] += 1
         else:
             tasks["wired" if report is not None and report.wired else "waiting"] += 1

@@ -12,14 +12,14 @@ import msgspec
 
 from agent.state.verified_state import generation
 from agent.status.link_pairs import Broken, LinkPairs, Listed, Measured, Plan, Refusals
-from mesh.diagnosis.steps import ago
+from mesh.diagnosis.steps import ago, is_lasting
 from mesh.integrity.verification import verify_snapshot
 from mesh.model import keyspace
 from mesh.model.labels import key_name
 from mesh.model.pair_columns import with_pairs
 from mesh.model.records import LinkKeyEpoch, Node, Status, StoreSpace, TaskReport
 from mesh.model.snapshot import Snapshot, unreadable
-from mesh.topology.agreement import REFUSED, refusal_text, shown
+from mesh.topology.agreement import REFUSED, absent_text, refusal_text, shown
 from mesh.topology.ipam import twin
 from mesh.topology.link_graph import LinkGraph, index
 
@@ -31,10 +31,6 @@ SILENT_AFTER_S = 8.0
 
 WRONG_CLOCK_S = 120.0
 """Seconds between two nodes' clocks that are a problem: a node's words may have waited for etcd for some of them."""
-
-STARTING_S = 10.0
-"""Seconds for which an error of a task that starts may pass: its namespace is not there yet, or its address; and
-those for which a service may link to one that is still to be deployed."""
 
 PairsForm = Literal["objects", "columns", "states"]
 
@@ -274,10 +270,9 @@ def _distrusted(snapshot: Snapshot, reader: Reader, hostname: Callable[[str], st
             yield f"node {hostname(status.node)} keeps what it last verified: {status.held}"
 
 
-def is_lasting(snapshot: Snapshot, reader: Reader, report: TaskReport) -> bool:
+def has_lasting_error(snapshot: Snapshot, reader: Reader, report: TaskReport) -> bool:
     """Tell whether a task has its error for longer than it takes to start: before, it is none to alarm anybody."""
-    age = reader.age(snapshot.revision_of(keyspace.key_of(report)))
-    return age is None or age >= STARTING_S
+    return is_lasting(reader.age(snapshot.revision_of(keyspace.key_of(report))))
 
 
 def _wrong_clocks(snapshot: Snapshot, now: float, reader: Reader, hostname: Callable[[str], str]) -> Iterator[str]:
@@ -300,8 +295,8 @@ def _odd_links(controllers: Snapshot, graph: LinkGraph, reader: Reader) -> Itera
         for link in service.links:
             if link.provider.startswith(REFUSED):
                 yield refusal_text(service.name, shown(link.provider))
-            elif link.provider not in graph.by_name and (age is None or age >= STARTING_S):
-                yield f"service {service.name}: links to {shown(link.provider)}, which does not exist (yet)"
+            elif link.provider not in graph.by_name and is_lasting(age):
+                yield absent_text(service.name, shown(link.provider))
 
 
 def _problems(snapshot: Snapshot, graph: LinkGraph, reader: Reader, hostname: Callable[[str], str]) -> Iterator[str]:
@@ -316,7 +311,7 @@ def _problems(snapshot: Snapshot, graph: LinkGraph, reader: Reader, hostname: Ca
 
 def _errors(snapshot: Snapshot, reader: Reader) -> Iterator[TaskReport]:
     for report in sorted(snapshot.all(TaskReport), key=lambda r: (r.task, r.node)):
-        if report.error and report.state != "gone" and is_lasting(snapshot, reader, report):
+        if report.error and report.state != "gone" and has_lasting_error(snapshot, reader, report):
             yield report
 
 

@@ -265,7 +265,7 @@ def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
     for service in services:
         if stack is None or service.name.startswith(f"{stack}_"):
             yield from (printable(f"service {service.name}: {error}") for error in service.errors)
-    yield from consents.refused(services, stack)
+    yield from consents.refused(docker, services, stack)
     linked = {s.name: bool(s.labels.links or s.labels.consent.sources) for s in services}
     if linked:
         yield from linked_stacks.dropped(docker, linked, stack)

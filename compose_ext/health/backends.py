@@ -7,7 +7,8 @@ from compose_ext.health.judgement import BROKEN, DEGRADED, Finding
 from compose_ext.swarm import queries
 from compose_ext.swarm.agent_answer import NO_READY_TASK, Answer, Link
 from compose_ext.walks import link_facts
-from compose_ext.walks.link_facts import STARTING_S, Side
+from compose_ext.walks.link_facts import Side
+from mesh.diagnosis.steps import STARTING_S
 from mesh.diagnosis.swarm_facts import Change, SwarmFacts, SwarmTask
 from mesh.diagnosis.swarm_stages import not_placed
 

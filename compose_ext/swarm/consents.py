@@ -1,6 +1,5 @@
 """Consent between stacks as the services' labels in the Swarm have it: links that are refused, or will be."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,9 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
+from compose_ext.swarm import queries
 from compose_ext.swarm.agent_answer import TIMEOUT
+from mesh.diagnosis.steps import is_lasting
 from mesh.model.consent import NAMESPACE, stack_of
 from mesh.model.labels import PREFIX, LabelError, ServiceLabels, decode
 from mesh.topology.agreement import Recorded, Refusal, agree, allows, known_hosts, network_aliases
@@ -25,6 +26,8 @@ class Labelled:
     errors: tuple[LabelError, ...]
     hosts: frozenset[str]
     aliases: tuple[tuple[str, str], ...]
+    updated: str = ""
+    """When it was changed last, as Docker writes it."""
 
 
 def listed(docker: Docker) -> list[Labelled]:
@@ -33,30 +36,31 @@ def listed(docker: Docker) -> list[Labelled]:
     Raises:
         DockerError: they cannot be asked, or the answer cannot be understood.
     """
-    return _inspected(docker, docker.ask(["service", "ls", "--quiet"], TIMEOUT).split())
+    return _understood(queries.services(docker))
 
 
-def _inspected(docker: Docker, names: Sequence[str]) -> list[Labelled]:
-    if not names:
-        return []
+def _understood(services: Sequence[dict[str, Any]]) -> list[Labelled]:
     try:
-        return labelled(json.loads(docker.ask(["service", "inspect", *names], TIMEOUT)))
+        return labelled(services)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None
 
 
 def labelled(services: Sequence[dict[str, Any]]) -> list[Labelled]:
     """Read services as Docker shows them, by name. Raises AttributeError, KeyError, TypeError, ValueError."""
-    return sorted((_labelled(str(one.get("ID", "")), one["Spec"]) for one in services), key=lambda one: one.name)
+    return sorted(map(_labelled, services), key=lambda one: one.name)
 
 
-def _labelled(identity: str, spec: dict[str, object]) -> Labelled:
+def _labelled(raw: dict[str, Any]) -> Labelled:
+    identity, spec = str(raw.get("ID", "")), raw["Spec"]
     name, labels = str(spec["Name"]), spec.get("Labels") or {}
     if not isinstance(labels, dict):
         raise TypeError("labels are no mapping")
     ours = {label: str(text) for label, text in labels.items() if label.lower().startswith(PREFIX)}
     stack = stack_of(name, labels.get(NAMESPACE))
-    return Labelled(identity or name, name, stack, *decode(ours), known_hosts(spec), network_aliases(spec))
+    said, errors = decode(ours)
+    hosts, aliases, updated = known_hosts(spec), network_aliases(spec), str(raw.get("UpdatedAt") or "")
+    return Labelled(identity or name, name, stack, said, errors, hosts, aliases, updated)
 
 
 def unwilling(docker: Docker, providers: Sequence[str], consumer: str, stack: str) -> list[str]:
@@ -66,19 +70,30 @@ def unwilling(docker: Docker, providers: Sequence[str], consumer: str, stack: st
         DockerError: they cannot be asked.
     """
     asking = Labelled(consumer, consumer, stack, ServiceLabels(), (), frozenset(), ())
-    return [one.name for one in _inspected(docker, providers) if not allows(one, asking)]
+    found = queries.read(docker.ask(["service", "inspect", *providers], TIMEOUT)) if providers else []
+    return [one.name for one in _understood(found) if not allows(one, asking)]
 
 
-def refused(services: Sequence[Labelled], stack: str | None) -> list[str]:
+def refused(docker: Docker, services: Sequence[Labelled], stack: str | None) -> list[str]:
     """Say which links the labels themselves refuse.
 
-    Not those to a provider that says nothing: only the store knows which of them go on, so the agent says that.
+    Not those to a provider that says nothing: only the store knows which of them go on, so the agent says that. Nor,
+    for a moment, those from a service that has yet to accept them: it may be deployed after the provider.
 
     Args:
+        docker: a manager's.
         services: all of them.
         stack: only links with a side in this stack; None: all.
+
+    Raises:
+        DockerError: Docker does not say what time it is.
     """
-    return [printable(one.text) for one in _refusals(services, stack) if one.reason != "silent"]
+    found = [one for one in _refusals(services, stack) if one.reason != "silent"]
+    if any(one.reason == "not accepted" for one in found):
+        now = queries.clock(docker)
+        lasting = {one.name for one in services if is_lasting(queries.age(one.updated, now))}
+        found = [one for one in found if one.reason != "not accepted" or one.provider in lasting]
+    return [printable(one.text) for one in found]
 
 
 def silent(services: Sequence[Labelled], stack: str | None) -> list[str]:

@@ -126,6 +126,15 @@ def clock(docker: Docker) -> datetime:
         raise DockerError(f"docker says that it is {text!r}, which is no time") from None
 
 
+def age(stamp: str, now: datetime) -> float | None:
+    """Return the seconds since a time as Docker writes it, with nanoseconds; None where it is no time."""
+    try:
+        at = datetime.fromisoformat(f"{stamp[:19]}+00:00")
+    except ValueError:
+        return None
+    return max(0.0, (now - at).total_seconds())
+
+
 def explained(docker: Docker, error: DockerError) -> DockerError:
     """Return the same error; where a worker was asked what a manager answers, one that names the managers."""
     if NO_MANAGER not in str(error):

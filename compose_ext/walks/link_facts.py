@@ -13,9 +13,6 @@ from mesh.diagnosis.swarm_facts import Change, SwarmFacts, SwarmNode, SwarmServi
 from mesh.model.labels import suggestion
 from mesh.topology.agreement import Recorded, agree, hidden, shown
 
-STARTING_S = 10.0
-"""Seconds after a change for which a service may lack a running task, or a provider: so long Swarm may take to begin,
-or whoever deploys a stack service by service."""
 _UPDATING = ("updating", "rollback_started")
 _LEAST_ID = 4
 """Characters of a task's or container's id that are enough, where they name one."""
@@ -197,8 +194,8 @@ def _task(service: str, raw: Mapping[str, Any], now: datetime) -> SwarmTask:
         str(status.get("State") or ""),
         str(raw.get("DesiredState") or ""),
         printable(str(status.get("Err") or "")).replace("\n", " "),
-        _age(str(status.get("Timestamp") or ""), now),
-        _age(_created(raw), now),
+        queries.age(str(status.get("Timestamp") or ""), now),
+        queries.age(_created(raw), now),
     )
 
 
@@ -206,21 +203,12 @@ def _name(service: str, raw: Mapping[str, Any]) -> str:
     return f"{service}.{raw.get('Slot') or raw.get('NodeID') or '?'}"
 
 
-def _age(stamp: str, now: datetime) -> float | None:
-    """Return the seconds since a time as Docker writes it, with nanoseconds; None where it is no time."""
-    try:
-        at = datetime.fromisoformat(f"{stamp[:19]}+00:00")
-    except ValueError:
-        return None
-    return max(0.0, (now - at).total_seconds())
-
-
 def _change(raw: Mapping[str, Any], now: datetime) -> Change:
     status = raw.get("UpdateStatus") or {}
     updating = status.get("State") in _UPDATING
     return Change(
-        _age(str(raw.get("UpdatedAt") or ""), now),
-        _age(str(status.get("StartedAt") or ""), now) if updating else None,
+        queries.age(str(raw.get("UpdatedAt") or ""), now),
+        queries.age(str(status.get("StartedAt") or ""), now) if updating else None,
     )
 
 

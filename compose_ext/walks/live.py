@@ -11,10 +11,10 @@ from compose_ext.swarm import agent_answer, queries
 from compose_ext.walks import agent_log, link_facts
 from compose_ext.walks.batches import Batch, batches
 from compose_ext.walks.causes import Cause, Concerned, causes
-from compose_ext.walks.link_facts import STARTING_S, Side, Swarm, Tasks
+from compose_ext.walks.link_facts import Side, Swarm, Tasks
 from compose_ext.walks.walk import read_step, unanswered
 from mesh.diagnosis import swarm_stages
-from mesh.diagnosis.steps import Step, worst
+from mesh.diagnosis.steps import Step, is_lasting, worst
 from mesh.diagnosis.swarm_facts import SwarmFacts, SwarmTask
 
 QUIET_S = 150.0
@@ -57,7 +57,7 @@ def problems(
 def _is_settling(swarm: Swarm, consumer: str, provider: str) -> bool:
     """Tell whether a provider that is not there may be deployed in a moment, as its consumer just was."""
     ago = swarm.changes[consumer].ago
-    return provider not in swarm.services and ago is not None and ago < STARTING_S
+    return provider not in swarm.services and not is_lasting(ago)
 
 
 class _Progress:

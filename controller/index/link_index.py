@@ -15,7 +15,7 @@ from mesh.model.durations import MIN_ROTATE
 from mesh.model.labels import LinkLabel, key_name
 from mesh.model.records import Service
 from mesh.process.multimap import MultiMap
-from mesh.topology.agreement import Agreement, Recorded, agree, hidden
+from mesh.topology.agreement import Agreement, Recorded, absent_text, agree, hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class LinkIndex:
     Attributes:
         linked: ids of the services that link or are linked to, among those that exist or still have live tasks.
         problems: texts, by the names of the services.
+        unsettled: those of them that are none before they last (controller.decider).
         agreed: the links of the services that exist.
         keys: service id -> the link keys of its links, at either end.
         ends: link key -> the ids of the services at either end of its links.
@@ -42,6 +43,7 @@ class LinkIndex:
 
     linked: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
+    unsettled: frozenset[str] = frozenset()
     agreed: Agreement = field(default_factory=Agreement)
     keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     ends: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -65,8 +67,8 @@ def links_of(
     """
     names = frozenset(stored[service].name for service in ending if service in stored)
     agreed = agree(now, Recorded({service.id: service.links for service in stored.values()}, names))
-    linked, problems = _linked(now, stored, agreed, ending, invalid)
-    return LinkIndex(linked, problems, agreed, *_keys(now, stored, agreed))
+    linked, problems, unsettled = _linked(now, stored, agreed, ending, invalid)
+    return LinkIndex(linked, problems, unsettled, agreed, *_keys(now, stored, agreed))
 
 
 def _linked(
@@ -75,7 +77,7 @@ def _linked(
     agreed: Agreement,
     ending: Collection[str],
     invalid: Container[str],
-) -> tuple[frozenset[str], tuple[str, ...]]:
+) -> tuple[frozenset[str], tuple[str, ...], frozenset[str]]:
     links = {service: agreed.links.get(service, ()) for service in now}
     links |= {service: stored[service].links for service in ending if service in stored}
     by_name: MultiMap[str, str] = MultiMap()  # two services of one name while one ends and is created again
@@ -83,13 +85,13 @@ def _linked(
         by_name.add(now[service_id].name if service_id in now else stored[service_id].name, service_id)
     linked = {service for service in ending if service in links or keyspace.service(service) in invalid}
     problems: list[str] = []
+    unsettled = {refusal.text for refusal in agreed.refusals if refusal.reason == "not accepted"}
     for service in sorted(now.values(), key=lambda s: (s.name, s.id)):
         problems += [f"service {service.name}: {error}" for error in service.label_errors]
-        problems += [
-            f"service {service.name}: links to {link.provider}, which does not exist (yet)"
-            for link in service.labels.links
-            if link.provider not in by_name
-        ]
+        others = [link.provider for link in service.labels.links if link.provider not in by_name]
+        absent = [absent_text(service.name, provider) for provider in others]
+        problems += absent
+        unsettled.update(absent)
     problems += [refusal.text for refusal in agreed.refusals]
     linked.update(service.id for service in now.values() if service.labels.consent.takes_part)
     for service_id, its in links.items():
@@ -98,7 +100,7 @@ def _linked(
         linked.update(*(by_name.get(link.provider, ()) for link in its))
         if keyspace.service(service_id) in invalid and service_id in now:  # its record may have any of its links
             linked.update(*(by_name.get(link.provider, ()) for link in now[service_id].labels.links))
-    return frozenset(linked), tuple(problems)
+    return frozenset(linked), tuple(problems), frozenset(unsettled)
 
 
 def _keys(

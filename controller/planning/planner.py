@@ -135,7 +135,8 @@ class Planner:
         self.looked_at, self._last = focus, _remembered(last, run)
         self._baseline.move(swarm, stored, now, whole=focus.everything)
         due = min((until for _, until in self._last.timed.values()), default=None)
-        return Plan(steps, tuple(dict.fromkeys((*run.problems, *run.key_problems))), due, run.awaits)
+        problems = tuple(dict.fromkeys((*run.problems, *run.key_problems)))
+        return Plan(steps, problems, due, run.awaits, index.links.unsettled)
 
 
 def _looked_up(  # noqa: PLR0917 - the parts of one call

@@ -1,4 +1,8 @@
-"""Steps of a walk along one link, and how a walk ends. Pure."""
+"""Steps of a walk along one link, how a walk ends, and when a thing is wrong only once it lasts. Pure.
+
+A stack is deployed service by service, and a task starts step by step: what is still to come may be missing for a
+moment. Status, checks, the controller's log and what it records and counts all wait equally long.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,11 @@ STAGES = (
     "name",
 )
 """In the order of the walk: each rests on those before it."""
+
+STARTING_S = 10.0
+"""Seconds for which a service may link to one that is still to be deployed, or wait for one to accept its link; for
+which it may lack a running task after a change; and for which an error of a task that starts may pass: its namespace
+is not there yet, or its address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,16 @@ def worst(steps: Iterable[Step]) -> Step | None:
     every = tuple(steps)
     wrong = [step for step in every if step.outcome == "wrong"]
     return next(iter(wrong or [step for step in every if step.outcome == "warning"]), None)
+
+
+def is_lasting(age: float | None) -> bool:
+    """Tell whether something lasts, by its age in seconds; an unknown age is a long one."""
+    return age is None or age >= STARTING_S
+
+
+def lasts_in(age: float) -> float:
+    """Return the seconds until something of an age lasts; 0 where it does."""
+    return max(0.0, STARTING_S - age)
 
 
 def ago(seconds: float | None) -> str:

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -141,9 +142,13 @@ def test_swarm_errors_are_one_line_and_rest_continues(stacks: Deployment) -> Non
     try:
         stacks.deploy("demo", EXAMPLES / "linuxkit/docker-compose.yml")
         stacks.wait_connected("demo")
+        tell: tuple[Callable[[], str], ...] = (
+            lambda: stacks.try_linkwire("check").stdout,
+            lambda: stacks.logged("linkwire_controller"),
+        )
         process.wait_for(
             "the absent provider to be no passing matter",
-            lambda: "links to nowhere" in stacks.try_linkwire("check").stdout,
+            lambda: all("links to nowhere" in told() for told in tell),
             seconds=30,
         )
         checked = stacks.try_linkwire("check")

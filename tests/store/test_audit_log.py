@@ -113,7 +113,8 @@ def test_it_goes_on_with_another_controller(mesh: SmallMesh) -> None:
     assert kinds(lines)["task key made"] == 8
 
 
-def test_what_is_refused_is_told(mesh: SmallMesh) -> None:
+def test_what_is_refused_is_told(mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.diagnosis.steps.STARTING_S", 1.0)
     with (
         mesh.controller(),
         mesh.reader("n1") as one,

@@ -13,7 +13,7 @@ from compose_ext.health.backends import SLOW_S, is_settling, judged
 from compose_ext.health.judgement import BROKEN, DEGRADED
 from compose_ext.swarm import queries
 from compose_ext.swarm.agent_answer import Link
-from compose_ext.walks.link_facts import STARTING_S
+from mesh.diagnosis.steps import STARTING_S
 from mesh.diagnosis.swarm_facts import Change, SwarmFacts, SwarmNode, SwarmService, SwarmTask
 
 WEB, DB = "shop_web", "shop_db"

@@ -594,6 +594,7 @@ case "$*" in
   *"service ls --quiet"*) [ -z "$WORKER" ] || { echo "not a manager" >&2; exit 1; }; printf "id1\\nid2\\n" ;;
   *"service inspect"*) printf '%s' "$SERVICES" ;;
   *"service ls"*) printf 'other_mail\\nshop_db\\n' ;;
+  *SystemTime*) echo "2026-11-29T22:07:56.123456789+01:00" ;;
 esac
 """
 
@@ -749,6 +750,14 @@ def test_check_shows_refused_links(run: Run, agent: dict[str, str]) -> None:
     assert sorted(shown.stdout.splitlines()) == ["a problem", NOT_ALLOWED, NOT_ACCEPTED]
     shown = run(PLUGIN, "linkwire", "check", "--stack", "blog", **swarm)
     assert shown.stdout.splitlines() == [NOT_ALLOWED, "a problem"]
+
+
+@pytest.mark.parametrize(("second", "told"), [("47", False), ("46", True)])
+def test_check_waits_for_a_link_to_be_accepted(run: Run, agent: dict[str, str], second: str, told: bool) -> None:
+    """The consumer's stack may be deployed a moment after the provider's."""
+    new = [*ACROSS[:3], {**ACROSS[3], "UpdatedAt": f"2026-11-29T21:07:{second}.123456789Z"}]
+    shown = run(PLUGIN, "linkwire", "check", **agent, SERVICES=json.dumps(new))
+    assert (NOT_ALLOWED in shown.stdout, NOT_ACCEPTED in shown.stdout) == (True, told)
 
 
 def test_check_upgrade_gives_the_line_to_add(run: Run, agent: dict[str, str]) -> None:

@@ -8,31 +8,38 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
+from structlog.testing import capture_logs
 
-from controller.decider import LEAST_S, Decider
+from controller.decider import LEAST_S, Decider, Settling
 from controller.index.baseline import WHOLE_S, Delta
 from controller.plan_writer import PlanWriter
 from controller.steps import EncryptionGoal
 from controller.swarm.list_cache import ListCache
-from controller.swarm.model import SwarmChange
+from controller.swarm.model import Swarm, SwarmChange, SwarmService
 from controller.transactions import Packed
 from mesh.crypto.envelope import Signer
+from mesh.diagnosis.steps import STARTING_S, is_lasting
 from mesh.model.encryption.status import EncryptionStatus
 from mesh.model.records import Address
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Store
+from mesh.topology.agreement import absent_text
 from tests.support.signing import CLUSTER, RECORD_SIGNER, SIGNING_KEY
-from tests.support.swarm_world import secret
+from tests.support.swarm_world import secret, service
 from tests.unit.controller.test_baseline import STATUS, Stored
 
 SWARM = ListCache().swarm(CLUSTER, ())
+
+
+def fresh_decider(store: Store) -> Decider:
+    return Decider(PlanWriter(store, secret), Signer(CLUSTER, SIGNING_KEY), IPv4Network("10.1.0.0/16"), 60)
 
 
 @pytest.fixture
 def decider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decider]:
     """It found nothing to do just now, and says so when it plans again; its store is never connected."""
     store = Store(["http://127.0.0.1:1"], RECORD_SIGNER)
-    made = Decider(PlanWriter(store, secret), Signer(CLUSTER, SIGNING_KEY), IPv4Network("10.1.0.0/16"), 60)
+    made = fresh_decider(store)
     monkeypatch.setattr(made, "_act_on", lambda *_: (Packed(problems=("planned",)), True))
     yield made
     store.close()
@@ -113,3 +120,55 @@ def test_silence_and_rests_end_have_it_plan_again(decider: Decider, monkeypatch:
     monkeypatch.setattr(decider._presence, "silent", lambda: frozenset({"n1"}))
     decider.observe(stored)
     assert planned(decider, stored)
+
+
+def test_absent_provider_is_a_problem_once_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the log, the audit log and the metric alike: all have the problems that are open."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    store = Store(["http://127.0.0.1:1"], RECORD_SIGNER)
+    decider, stored = fresh_decider(store), Stored().snapshot()
+
+    def listed(web: SwarmService) -> Swarm:
+        return Swarm(CLUSTER, {web.id: web}, {}, {})
+
+    dangling = listed(service("shop_web", "shop_db"))
+    decider.decide(stored, dangling)
+    assert decider.problems.open == {}
+    assert decider.due is not None
+    assert STARTING_S - 1 < decider.due - time.time() < STARTING_S + 2, "the loop wakes by it"
+    clock[0] += STARTING_S - 1
+    with capture_logs() as logged:
+        decider.decide(stored, dangling)
+        assert decider.problems.open == {}
+        clock[0] += 1
+        decider.decide(stored, dangling)
+        decider.decide(stored, listed(service("shop_web")))
+    told = [(entry["event"], entry["reason"]) for entry in logged if "reason" in entry]
+    text = absent_text("shop_web", "shop_db")
+    assert told == [("problem found", text), ("problem solved", text)]
+    store.close()
+
+
+def test_unknown_age_is_a_long_one() -> None:
+    assert [is_lasting(age) for age in (None, 0.0, STARTING_S - 0.1, STARTING_S)] == [True, False, False, True]
+
+
+def test_problem_counts_once_it_lasts() -> None:
+    settling = Settling()
+    assert settling.due_in(0.0) is None
+    assert settling.lasting(["a"], 100.0) == frozenset()
+    assert settling.lasting(["a", "b"], 104.0) == frozenset()
+    assert settling.due_in(104.0) == STARTING_S - 4
+    assert settling.lasting(["a", "b"], 100.0 + STARTING_S) == {"a"}
+    assert settling.due_in(100.0 + STARTING_S) == 4, "the next one's"
+    assert settling.lasting(["a", "b"], 104.0 + STARTING_S) == {"a", "b"}
+    assert settling.due_in(104.0 + STARTING_S) is None
+
+
+def test_problem_that_comes_back_begins_anew() -> None:
+    settling = Settling()
+    settling.lasting(["a"], 100.0)
+    settling.lasting([], 105.0)
+    assert settling.due_in(105.0) is None
+    assert settling.lasting(["a"], 100.0 + STARTING_S) == frozenset()
