@@ -33,11 +33,13 @@ class Deployment:
         lab: it is up.
         images: built and in its registry.
         settings: more flags of `docker linkwire install`, as LINKWIRE_ADDRESS_REST for --address-rest.
+        plugin: the program `docker-linkwire`.
     """
 
     lab: Lab
     images: Images
     settings: dict[str, str] = field(default_factory=dict)
+    plugin: Path = Path(sys.executable).parent / "docker-linkwire"
 
     def install(self, *, own_etcd: bool, gate: bool = False) -> None:
         """`docker linkwire install`, and wait until every node has a wired-up agent.
@@ -164,7 +166,7 @@ class Deployment:
         with tempfile.TemporaryDirectory(prefix="linkwire-docker-") as folder:
             plugins = Path(folder) / "cli-plugins"
             plugins.mkdir()
-            (plugins / "docker-linkwire").symlink_to(Path(sys.executable).parent / "docker-linkwire")
+            (plugins / "docker-linkwire").symlink_to(self.plugin)
             yield {**os.environ, "DOCKER_CONFIG": folder}
 
     def example_images(self) -> dict[str, str]:

@@ -87,18 +87,21 @@ def _provide(lab: Lab, image: str, made_from: bytes, make: Callable[[], str], sa
     lab.manager.docker("pull", "--quiet", image, timeout=BUILDING)  # or it would go on with an older one of that name
 
 
-def build_image(lab: Lab, say: Callable[[str], None] = lambda _: None, source: bytes | None = None) -> str:
+def build_image(
+    lab: Lab, say: Callable[[str], None] = lambda _: None, source: bytes | None = None, tag: str = "dev"
+) -> str:
     """Build the image of controller and agent on the first node, push it, return its name.
 
     Args:
         lab: it is up.
         say: is told what is being done.
         source: a build context; None: the project's, as it is now.
+        tag: of the image.
 
     Raises:
         LabError: a step failed, with what it said.
     """
-    node, image = lab.manager, names(lab).linkwire
+    node, image = lab.manager, f"{lab.registry}/linkwire:{tag}"
     base = _import(node, root_file_system("linkwire", say), "linkwire-base", say)
     say(f"building {image}")
     # The classic builder: it is in every Docker, and nothing of it has to be fetched.
@@ -188,11 +191,11 @@ def _push(node: Node, image: str, say: Callable[[str], None]) -> str:
     return image
 
 
-def context(wheel_folder: Path) -> bytes:
-    """The build context: the project's code and the wheels, nothing of the working tree besides."""
+def context(wheel_folder: Path, project: Path = PROJECT) -> bytes:
+    """The build context: a project's code and the wheels, nothing of the working tree besides."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for path, name in _files(wheel_folder):
+        for path, name in _files(wheel_folder, project):
             entry = tarfile.TarInfo(name)
             entry.size = path.stat().st_size
             entry.mode = 0o644
@@ -200,15 +203,15 @@ def context(wheel_folder: Path) -> bytes:
     return out.getvalue()
 
 
-def _files(wheel_folder: Path) -> Iterator[tuple[Path, str]]:
+def _files(wheel_folder: Path, project: Path) -> Iterator[tuple[Path, str]]:
     for name in ("deploy/Dockerfile", "deploy/linkwire-runc", "pyproject.toml", "README.md", *LOCKS):
-        if (PROJECT / name).exists():
-            yield PROJECT / name, name
+        if (project / name).exists():
+            yield project / name, name
     for package in PACKAGES:
-        if not (PROJECT / package).is_dir():
-            raise LabError(f"{PROJECT} has no folder {package}")
-        for path in sorted((PROJECT / package).rglob("*")):
+        if not (project / package).is_dir():
+            raise LabError(f"{project} has no folder {package}")
+        for path in sorted((project / package).rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
-                yield path, str(path.relative_to(PROJECT))
+                yield path, str(path.relative_to(project))
     for archive in sorted([*wheel_folder.glob("*.whl"), *wheel_folder.glob("*.tar.gz")]):
         yield archive, f"build/wheels/{archive.name}"
