@@ -18,6 +18,7 @@ It is planned as a whole each time: its size is that of the nodes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 from controller.planning.context import PlanContext
 from controller.planning.underlay import Underlay as Addresses
@@ -52,9 +53,6 @@ class NodeEncryptionPlan:
         self._keys = {place.public_key: name for name, place in self._underlays.items()}
         self._hosts = {place.endpoint.host: name for name, place in self._underlays.items()}
         self._addresses = Addresses(run)
-        self._up = {
-            name: node for name, node in run.index.swarm.nodes.items() if not node.down and node.revoked is None
-        }
         self._asked = run.now
         """Since when nodes are asked for their keys."""
         self._lacking: dict[str, str] = {}
@@ -80,6 +78,12 @@ class NodeEncryptionPlan:
         yield from places
         yield from self._gone()
         yield from self._next(current, goal)
+
+    @cached_property
+    def _up(self) -> dict[str, SwarmNode]:
+        """The nodes that are up; nobody looks while all of it is off, so that a plan then reads no node."""
+        nodes = self._run.index.swarm.nodes
+        return {name: node for name, node in nodes.items() if not node.down and node.revoked is None}
 
     def _clear(self) -> Iterator[Step]:
         """Delete the places that are left when all else is off, and ask for no keys any more."""

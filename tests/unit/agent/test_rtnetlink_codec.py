@@ -78,6 +78,7 @@ def test_an_address(index: int, address: IPInterface) -> None:
     attrs: list[tuple[str, Any]] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
     attrs += [("IFA_FLAGS", 2)] if address.version == 6 else []
     header = {"family": AF[address.version], "prefixlen": address.network.prefixlen, "index": index}
+    header["scope"] = 253 if address.version == 4 and address.ip.is_link_local else 0
     assert rtnetlink_codec.encode_address(index, address) == by_pyroute2(ifaddrmsg, attrs, **header)
 
 

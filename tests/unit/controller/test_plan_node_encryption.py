@@ -183,7 +183,7 @@ def test_nothing_is_switched_before_all_can_take_part() -> None:
 
 
 @pytest.mark.parametrize("late", NODES)
-def test_a_step_waits_for_each_node_that_is_up(late: str) -> None:
+def test_a_step_waits_for_nodes_up(late: str) -> None:
     nodes = Nodes()
     nodes.mode = "strict"
     others = [name for name in NODES if name != late]
@@ -337,7 +337,7 @@ def test_unreadable_record_switches_nothing() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_any_order_of_any_events_keeps_nodes_in_step(seed: int) -> None:
+def test_any_events_keep_nodes_in_step(seed: int) -> None:
     """A controller that ends after any write, agents that are late, and goals that change on the way."""
     random = Random(seed)  # noqa: S311 - a test's choices
     nodes = Nodes()
