@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from agent.wireguard.peer_health import state
 from mesh.crypto.keys import PublicKey
-from mesh.model.records import DeviceStatus, Status, TaskReport
+from mesh.model.records import DeviceStatus, PeerStatus, Status, TaskReport
 from mesh.process.metrics_page import gauge, new_registry
 from mesh.topology.agreement import REFUSED, shown
 from mesh.topology.link_graph import LinkGraph
@@ -127,8 +127,10 @@ class Metrics(Collector):
             self._not_allowed = _not_allowed(graph, status)
             broken = {(each.task, key): each.seconds for each in status.broken for key in each.peers}
             for device in status.devices:
+                silent = ((p, broken.get((device.task, p.public_key))) for p in device.peers)
                 self._peers.update(
-                    state(p.handshake_age, broken.get((device.task, p.public_key))) for p in device.peers
+                    state(p.handshake_age, None if seconds and _is_starting(graph, p) else seconds)
+                    for p, seconds in silent
                 )
                 self._add(graph, device)
             self._forget(self._updates - KEEP_UPDATES)
@@ -221,6 +223,15 @@ def _service(graph: LinkGraph, key: PublicKey) -> str | None:
     """Return the service that a public key belongs to, among those that may be wired."""
     endpoint = graph.by_task.get(graph.keys.get(key, ""))
     return endpoint.service if endpoint is not None and endpoint.public_key == key else None
+
+
+def _is_starting(graph: LinkGraph, peer: PeerStatus) -> bool:
+    """Tell whether nothing is to be heard of a peer yet: others send as soon as there is a record of it.
+
+    The nodes' word on which tasks are wired is not followed here; the controller makes those ready that are.
+    """
+    endpoint = graph.by_task.get(graph.keys.get(peer.public_key, ""))
+    return peer.handshake_age is None and endpoint is not None and not endpoint.ready
 
 
 def _state(report: TaskReport) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from agent.status.unanswered import Age, unanswered
 from agent.wireguard.peer_health import REJECT_AFTER_S, state
 from mesh.model import device_readings, keyspace
 from mesh.model.device_readings import NodeReading, PeerReading
@@ -87,7 +88,7 @@ class Plan:
         links: with their ends.
         ends: of all links.
         by_node: each node's consumers, with the place of their link in `links`, in the order of their pairs.
-        has_unwired: whether a task of them is not wired.
+        has_unwired: whether a task of them is not wired, or nobody has said that it is.
         has_errors: whether a task of them has an error.
     """
 
@@ -152,7 +153,12 @@ class LinkPairs:
         self._silent: frozenset[str] = frozenset()
 
     def update(
-        self, snapshot: Snapshot, graph: LinkGraph, stack: str | None, hostnames: Mapping[str, str]
+        self,
+        snapshot: Snapshot,
+        graph: LinkGraph,
+        stack: str | None,
+        hostnames: Mapping[str, str],
+        age: Age = lambda _revision: None,
     ) -> Mapping[str, str]:
         """Look at a snapshot from now on; returns what of it cannot be unpacked, by its key.
 
@@ -161,6 +167,7 @@ class LinkPairs:
             graph: the index of the controller's.
             stack: only links with a side in it.
             hostnames: of nodes, by id, as far as they are known.
+            age: returns how many seconds ago the store was at a revision; None where that is not known.
         """
         self._snapshot = snapshot
         self._silent = frozenset(endpoint.node for endpoint in graph.by_task.values() if endpoint.suspect)
@@ -169,7 +176,7 @@ class LinkPairs:
             self.plan = _planned(graph, stack, hostnames, reports)
             self._nodes = {}
         self._views = _views(snapshot)
-        self._broken = _broken(snapshot, graph)
+        self._broken = unanswered(snapshot, graph, age)
         statuses = {status.node: status for status in snapshot.all(Status)}
         self._nodes = {node: self._of_node(node, status) for node, status in statuses.items()}
         return {key: text for each in self._nodes.values() for key, text in each.malformed.items()}
@@ -291,8 +298,8 @@ class LinkPairs:
             return "unwired", None
         if not is_known:
             return "unknown", None
-        if peer is None:
-            return "unwired", None
+        if peer is None or (peer.handshake_age is None and (mine.report is None or theirs.report is None)):
+            return "unwired", None  # such as while the image is pulled: peers are there as soon as the record is
         seen = (self._broken.get(mine.task, {}).get(theirs.key), self._broken.get(theirs.task, {}).get(mine.key))
         broken = max((seconds for seconds in seen if seconds is not None), default=None)
         return state(peer.handshake_age, broken), broken
@@ -324,7 +331,7 @@ def _planned(
             for end in listed.consumers:
                 plan.by_node.setdefault(end.node, []).append((len(plan.links), end))
             plan.links.append(listed)
-    plan.has_unwired = any(end.is_unwired for end in plan.ends)
+    plan.has_unwired = any(end.is_unwired or end.report is None for end in plan.ends)
     plan.has_errors = any(end.report is not None and end.report.error for end in plan.ends)
     return plan
 
@@ -345,17 +352,6 @@ def _views(snapshot: Snapshot) -> dict[str, list[View]]:
     for view in snapshot.all(View):
         found[view.node].append(view)
     return {node: sorted(views, key=lambda view: view.part) for node, views in found.items()}
-
-
-def _broken(snapshot: Snapshot, graph: LinkGraph) -> dict[str, dict[str, float]]:
-    """Return the seconds by peers' public keys, by task, as the task's own node tells them."""
-    found: defaultdict[str, dict[str, float]] = defaultdict(dict)
-    for status in snapshot.all(Status):
-        for broken in status.broken:
-            owner = graph.by_task.get(broken.task)
-            if owner is not None and owner.node == status.node:
-                found[broken.task].update((str(key), broken.seconds) for key in broken.peers)
-    return dict(found)
 
 
 def _written(column: list[Any]) -> msgspec.Raw:

@@ -82,7 +82,7 @@ def inspect(
     controllers = snapshot if reader.verified is None else reader.verified
     hostnames = {**reader.hostnames, **{node.id: node.hostname for node in snapshot.all(Node)}}
     pairs = pairs or LinkPairs()
-    malformed = pairs.update(snapshot, graph, stack, hostnames)
+    malformed = pairs.update(snapshot, graph, stack, hostnames, reader.age)
     if malformed:
         snapshot = replace(snapshot, invalid={**snapshot.invalid, **malformed}, trail=None)
     refused, measured = pairs.refused, dict(pairs.measured("states" if form == "states" else "columns"))

@@ -58,10 +58,10 @@ def restless(stacks: Deployment) -> Iterator[list[str]]:
         worked.result()
 
 
-def alarms(stacks: Deployment) -> list[str]:
+def alarms(stacks: Deployment, stack: str = "calm") -> list[str]:
     """What `status` and `check` say is wrong now."""
     told = stacks.try_linkwire("status", "--format", "json")
-    checked = stacks.try_linkwire("check", "--stack", "calm")
+    checked = stacks.try_linkwire("check", "--stack", stack)
     found = [f"status: {finding}" for finding in json.loads(told.stdout)["findings"]]
     return found + ([f"check: {checked.stdout.strip()}"] if checked.returncode else [])
 
@@ -92,3 +92,55 @@ def test_scaling_and_updating_alarm_nobody(stacks: Deployment, figure: Callable[
     assert false == [], "\n".join(false)
     assert len(done) > LASTS_S / 15
     checker.settle(stacks.lab, 120)
+
+
+SLOW_S = 20.0
+"""For which an image is pulled: silence is a fault after half of it, and a slow start after three times."""
+
+
+@contextmanager
+def stalled_registry(stacks: Deployment, node: Node) -> Iterator[None]:
+    """While entered a registry's large answers do not reach a node: what it pulls stalls, and goes on later."""
+    host, port = stacks.lab.registry.split(":")
+    stalled = f"ip saddr {host} tcp sport {port} ip length > 400 drop"
+    hook = "type filter hook input priority 0"
+    node.run(["nft", f"add table ip slow; add chain ip slow in {{ {hook}; }}; add rule ip slow in {stalled}"])
+    try:
+        yield
+    finally:
+        node.run(["nft", "delete", "table", "ip", "slow"])
+
+
+def test_image_that_is_pulled_slowly_alarms_nobody(stacks: Deployment, figure: Callable[[str], None]) -> None:
+    """Others send to the task from its record on, and get no answer before its container is there."""
+    manager, node = stacks.lab.manager, stacks.lab.node("n3")
+    image, there = f"{stacks.lab.registry}/unknown-to-n3:dev", {"constraints": ["node.hostname==n3"]}
+    manager.docker("tag", stacks.images.demo, image)
+    manager.docker("push", "--quiet", image)
+    services = {
+        "web": programs.service(image, "listen", "web", "--tcp", "80", deploy={"placement": there}),
+        "client": programs.idle(stacks.images.demo, links=["web"], deploy={"mode": "global"}),
+    }
+    states, false = set[str](), list[str]()
+
+    def ask() -> set[str]:
+        found = {pair["state"] for link in stacks.ps("slow")["links"] for pair in link["pairs"]}
+        states.update(found)
+        false.extend(alarms(stacks, "slow"))
+        return found
+
+    with stalled_registry(stacks, node):
+        stacks.deploy("slow", programs.stack(services))
+        stacks.wait_running("slow_client", 3)
+        process.wait_for("the pairs", lambda: bool(ask()), seconds=20)
+        ends = time.monotonic() + SLOW_S
+        while time.monotonic() < ends:
+            assert ask() == {"unwired"}
+    stacks.wait_running("slow_web", 1)
+    checker.settle(stacks.lab)
+    stacks.wait_connected("slow")
+    assert ask() == {"connected"}
+    figure(
+        f"an image pulled for {SLOW_S:.0f} s and more: {len(false)} false alarms, pairs {', '.join(sorted(states))}"
+    )
+    assert false == [], "\n".join(false)

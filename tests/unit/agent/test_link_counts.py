@@ -14,7 +14,7 @@ import pytest
 from agent.queries.server import encoded
 from agent.status.link_pairs import LinkPairs
 from agent.status.link_status import SILENT_AFTER_S, PairsForm, Reader, inspect
-from agent.wireguard.peer_health import state
+from agent.wireguard.peer_health import ANSWER_S, state
 from mesh.model import codec, device_readings, keyspace
 from mesh.model.device_readings import DeviceReading
 from mesh.model.pair_columns import with_pairs
@@ -35,7 +35,10 @@ from tests.unit.agent.test_link_status import NOW, SHOP, endpoint, key, node, re
 
 TASKS = range(1, 9)
 SERVICES = ("shop_web", "shop_db", "shop_cache")
-AGE = 20.0
+AGES = {1: 60.0, 2: 20.0, 3: 15.0, 4: 3.0}
+"""Seconds since the store was at a revision."""
+READ = 4
+"""Revision of what nodes read."""
 FORMS: tuple[PairsForm, ...] = ("objects", "columns", "states")
 
 
@@ -43,8 +46,14 @@ def service_of(task: int) -> str:
     return SERVICES[task % len(SERVICES)]
 
 
+def revision(record: Record) -> int:
+    if isinstance(record, TaskReport):
+        return 1 + int(record.task[1:]) % 3
+    return READ if isinstance(record, Status) else 2
+
+
 def taken(records: Iterable[Record]) -> Snapshot:
-    return Snapshot(1, True, {keyspace.key_of(record): Versioned(record, 1) for record in records})
+    return Snapshot(1, True, {keyspace.key_of(record): Versioned(record, revision(record)) for record in records})
 
 
 def first() -> dict[str, Record]:
@@ -118,9 +127,10 @@ def _pair(
     errors = [each.error for each in (*unwired, *reports) if each is not None and each.error]
     told, lasts = ("unwired", None) if unwired else ("", None)
     if not told and (device is None or mine.node in silent):
-        told, lasts = "unknown", AGE + SILENT_AFTER_S if mine.node in silent else None
+        told, lasts = "unknown", AGES[2] + SILENT_AFTER_S if mine.node in silent else None
     elif not told:
-        told, lasts = (state(peer.handshake_age, seconds), seconds) if peer else ("unwired", None)
+        began = peer is not None and (peer.handshake_age is not None or None not in reports)
+        told, lasts = (state(peer.handshake_age, seconds), seconds) if peer and began else ("unwired", None)
     return {
         "consumer_task": names[0],
         "consumer_node": names[1],
@@ -137,9 +147,14 @@ def _pair(
 
 
 def _broken(stored: Snapshot, mine: Endpoint, theirs: Endpoint) -> float | None:
+    """For how long one end got no answer since both said that they were wired; None where that is no fault yet."""
     status = stored.get(keyspace.status(mine.node), Status)
     found = [b.seconds for b in status.broken if theirs.public_key in b.peers] if status else []
-    return found[0] if found else None
+    for end in (mine, theirs):
+        report_key = keyspace.report(end.node, end.task)
+        said = stored.get(report_key, TaskReport)
+        found += [AGES[stored.revision_of(report_key)] - AGES[READ]] if said and found else []
+    return min(found) if found and min(found) >= ANSWER_S else None
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -148,7 +163,7 @@ def test_links_are_described_as_by_a_walk(seed: int) -> None:
     for _ in range(15):
         change(random, records)
         stored = taken(records.values())
-        reader = Reader(age=lambda _revision: AGE, verified=stored)
+        reader = Reader(age=AGES.get, verified=stored)
         made, counted = (inspect(stored, NOW, None, reader, form=each) for each in ("objects", "states"))
         walked = by_walk(stored)
         assert [link.pop("pairs") for link in made["links"]] == walked
@@ -172,7 +187,9 @@ def viewed(records: Mapping[str, Record], numbers: dict[str, tuple[object, int]]
         key_of = keyspace.key_of(record)
         last, number = numbers.get(key_of, (None, 0))
         numbers[key_of] = record, number + (last != record)
-    found = {keyspace.key_of(each): Versioned(each, 1, numbers[keyspace.key_of(each)][1]) for each in stored}
+    found = {
+        keyspace.key_of(each): Versioned(each, revision(each), numbers[keyspace.key_of(each)][1]) for each in stored
+    }
     return Snapshot(1, True, found)
 
 
@@ -191,7 +208,7 @@ def test_kept_pairs_equal_pairs_described_anew(seed: int, *, by_view: bool) -> N
         if controllers != graphed:
             graph, graphed = index(stored), controllers
         form = random.choice(FORMS)
-        reader, now = Reader(age=lambda _revision: AGE, verified=stored), NOW + turn
+        reader, now = Reader(age=AGES.get, verified=stored), NOW + turn
         told = inspect(stored, now, None, reader, graph, form=form, pairs=kept)
         assert plain(told) == plain(inspect(stored, now, None, reader, form=form))
 

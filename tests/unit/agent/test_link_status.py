@@ -411,6 +411,33 @@ def test_either_end_tells_a_broken_link(teller: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("reported", "age", "told"),
+    [
+        (None, 60.0, ("unwired", None)),
+        (report("shop_db", 2, wired=False), 60.0, ("unwired", None)),
+        (report("shop_db", 2), 5.0, ("idle", None)),
+        (report("shop_db", 2), 18.0, ("broken", 15.0)),
+        (report("shop_db", 2), 600.0, ("broken", 40.0)),
+    ],
+)
+def test_starting_task_is_awaited_before_it_alarms(
+    reported: TaskReport | None, age: float, told: tuple[str, float | None]
+) -> None:
+    """Such as one whose image is pulled for minutes: others' handshakes with it begin with its record."""
+    unheard = replace(status(1, (2, None)), broken=(BrokenPeers("t1", (key(2),), 40.0),))
+    records = {keyspace.key_of(each): Versioned(each, 1) for each in (*SHOP, unheard)}
+    records.pop(keyspace.report("n2", "t2"))
+    if reported is not None:
+        records[keyspace.key_of(reported)] = Versioned(reported, 2)
+    records[keyspace.status("n1")] = Versioned(unheard, 3)
+    reader = Reader(age={1: 600.0, 2: age, 3: 3.0}.get)
+    made = inspect(Snapshot(3, True, records), NOW, None, reader)
+    (pair,) = made["links"][0]["pairs"]
+    assert (pair["state"], pair["for"]) == told
+    assert bool(made["unanswered"]) == (told[0] == "broken")
+
+
 def test_other_nodes_claims_of_broken_links_are_ignored() -> None:
     liar = Status("n3", NOW, (), broken=(BrokenPeers("t1", (key(2),), 12.5),))
     made = inspect(snapshot(*SHOP, status(1, (2, 5.0)), liar), NOW)

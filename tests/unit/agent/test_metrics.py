@@ -93,6 +93,15 @@ def refused(direction: str, service: str = "db") -> str:
 SHOP = graph(("web", 1), ("web", 2), ("db", 3), ("db", 4))
 
 
+@pytest.mark.parametrize(("ready", "age", "told"), [(False, None, 0), (True, None, 1), (False, 5.0, 1)])
+def test_peer_that_starts_is_not_broken(told: int, age: float | None, *, ready: bool) -> None:
+    measured = Metrics("0.1.0", "kernel")
+    unanswered = (BrokenPeers("t1", (key(4),), 20.0),)
+    starting = replace(SHOP, by_task={**SHOP.by_task, "t4": replace(SHOP.by_task["t4"], ready=ready)})
+    measured.update(starting, replace(status(device(1, peer(4, 0, 300, age))), broken=unanswered), {})
+    assert value(measured, 'peers{state="broken"}') == told
+
+
 def test_all_of_it() -> None:
     measured = Metrics("0.1.0", "kernel")
     one = device(1, peer(3, 10, 20, 190.0), peer(4, 1, 2, None), refused=[Refused("out", "#db", 7)])
