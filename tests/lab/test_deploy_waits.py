@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.lab import programs
 from tests.lab.deployment import Deployment
+from tests.support.patience import slowness
 
 HEALTHY_AFTER_S = 3
 INTERRUPTED = 130
@@ -50,7 +51,7 @@ def test_deploy_returns_when_links_are_wired(stacks: Deployment, tmp_path: Path)
 
 def test_deploy_says_what_is_missing(stacks: Deployment, tmp_path: Path) -> None:
     path = compose(stacks, tmp_path, command=["sh", "-c", "exit 7"])
-    done = stacks.try_linkwire("deploy", "-c", path, "--timeout", "15", "lacks", seconds=200)
+    done = stacks.try_linkwire("deploy", "-c", path, "--timeout", f"{15 * slowness():.0f}", "lacks", seconds=200)
     assert done.returncode == INCOMPLETE, done.stderr
     said = done.stderr.partition("lacks is deployed, and not complete after")[2]
     assert "lacks_client: lacks_web, which it links to, has no ready task" in said
