@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from agent.containers import start_gate
 from agent.containers.watcher import LocalContainers
@@ -10,7 +11,9 @@ from agent.dns.responder import Responder
 from agent.dns.task_dns import TaskDns
 from agent.interface.task import TaskState
 from agent.wireguard.backend import Backend
+from mesh.topology.desired import device_name
 from mesh.topology.isolation import LocalNetworks
+from mesh.topology.link_graph import LinkGraph
 
 SETTLE_S = 2.0
 """Seconds within which all are told that are told to stop at once: Swarm decides one service after another."""
@@ -71,6 +74,23 @@ class LocalTasks:
         """Count the wired tasks that are being stopped; by their namespaces, since Docker may be stopping as well."""
         stopping = local.stopping & self.by_container.keys()
         return sum(1 for container in stopping if self.by_container[container].is_wired_still())
+
+    def devices(self, graph: LinkGraph, *, is_whole: bool) -> Iterator[str]:
+        """Yield the names of the devices that these tasks have, or are about to have.
+
+        A container that was made when its node lost power, or whose start was broken off, stays as it is, and its
+        task is never started again. Of the latter a namespace is known, which is gone.
+
+        Args:
+            graph: the index of the controller's records.
+            is_whole: whether that is all of them, so that a task that is not in it has no device.
+        """
+        for state in self:
+            local = state.local
+            is_there = local.netns is not None and Path(local.netns).exists()
+            is_expected = local.state == "created" and (is_there or not is_whole or local.task in graph.by_task)
+            if local.state == "running" or is_expected:
+                yield device_name(local.task)
 
     def _close_ended(self) -> None:
         """Let go of tasks that ended, each as soon as no thread is at work on it."""

@@ -33,7 +33,6 @@ from mesh.model.snapshot import Snapshot
 from mesh.process.gc_tuning import IdleCollector
 from mesh.process.wakeup import Wake
 from mesh.store.client import Follower, Store
-from mesh.topology.desired import device_name
 from mesh.topology.wgtypes import InterfaceConfig
 
 log = structlog.get_logger(__name__)
@@ -175,17 +174,8 @@ class Agent:
 
     def _discard_surplus_devices(self) -> None:
         """End what serves no task's device: prepared in vain, or left in a namespace that outlives its task."""
-        # A container that was made when its node lost power stays as it is, and its task is never started again.
         desired = self._desired
-        here = [state.local for state in self._tasks if state.local.state != "gone"]
-        needed = {
-            device_name(local.task)
-            for local in here
-            if local.state != "created"
-            or local.netns is not None
-            or not desired.is_whole
-            or local.task in desired.graph.by_task
-        } | {self._keeper.device_name}
+        needed = {self._keeper.device_name, *self._tasks.devices(desired.graph, is_whole=desired.is_whole)}
         try:
             for name in self._desired.backend.served():
                 if name not in needed:
