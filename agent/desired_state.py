@@ -70,7 +70,7 @@ class DesiredState:
 
     def update(self, snapshot: Snapshot, unreachable: frozenset[IPv4Address]) -> None:
         """Act on a snapshot from now on, if it may be acted on; and on which endpoints answer here."""
-        if snapshot is not self._shown or not snapshot.revision:
+        if snapshot is not self._shown or not snapshot.revision or self.trust.is_unsaved:
             self._shown = snapshot
             verified = self.trust.update(snapshot)
             if verified is not self.verified:

@@ -58,6 +58,8 @@ class VerifiedState:
     Attributes:
         held: why the newest snapshot is not acted on, in words; empty while it is.
         manifest: the signed manifest of the highest generation that was acted on; empty while there was none.
+        is_unsaved: whether the newest snapshot is not acted on only because the disk did not take its manifest:
+            judged again later, it may be.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,6 +72,7 @@ class VerifiedState:
         self.manifest = remembered(folder)
         self._generation = generation(self.manifest)
         self.held = ""
+        self.is_unsaved = False
         self._verified: Snapshot | None = None
         self._believed = Snapshot()
         self._opened: Callable[[Iterable[tuple[str, bytes]]], Snapshot] | None = None
@@ -90,6 +93,7 @@ class VerifiedState:
         problem = verdict.problem
         if verdict.verified:
             problem = self._remember(snapshot, verdict.generation)
+        self.is_unsaved = verdict.verified and bool(problem)
         self._settle(problem)
         if not problem:
             self._verified = self._believed = snapshot
@@ -115,7 +119,7 @@ class VerifiedState:
         try:
             self._save(node, self._verified, before)
         except OSError as error:
-            self._size = 0  # nobody knows what is there: next time all of it is written
+            self._saved, self._size = None, 0  # nobody knows what is there: next time all of it is written
             log.warning("verified state not saved", file=STATE_FILE, error=error.strerror)
 
     def _save(self, node: str, state: Snapshot, before: Snapshot | None) -> None:

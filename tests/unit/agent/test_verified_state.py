@@ -91,8 +91,16 @@ def test_unwritable_state_is_not_acted_on(tmp_path: Path) -> None:
     trust = VerifiedState(tmp_path / "none")
     assert trust.update(shown(NEW)) == Snapshot()
     assert "cannot be written down" in trust.held
+    assert is_unsaved(trust), "so it is tried again, though the store stays as it is"
     (tmp_path / "none").mkdir()
     assert trust.update(shown(NEW)).records
+    assert not is_unsaved(trust)
+    trust.update(shown(broken_values()))
+    assert not is_unsaved(trust)
+
+
+def is_unsaved(trust: VerifiedState) -> bool:
+    return trust.is_unsaved
 
 
 def opened(given: Iterable[tuple[str, bytes]], *, revision: int = 0) -> Snapshot:
