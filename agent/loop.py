@@ -197,6 +197,8 @@ class Agent:
             return
         try:
             self._reconcile(state, now)
+        except LinkwireError as error:
+            state.put_off(error)
         except Exception as error:
             # Whatever it is: one task must not keep this node's others from being wired.
             log.exception("task reconciliation crashed", task=state.local.task)

@@ -245,6 +245,10 @@ class TaskState:
         self.error, self.port_taken = None, None
         self.schedule.succeed()
 
+    def put_off(self, error: LinkwireError) -> None:
+        """Try again later, where the work could not even begin."""
+        self._retry(error)
+
     def fail_unexpectedly(self, error: Exception) -> None:
         """Try again after an error that has no name here: say its kind, not its text, which may hold anything."""
         self._retry(Terminal(f"an error of Linkwire's own, {type(error).__name__}: see the agent's log"))

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from agent.interface.task import TaskState
+from mesh.errors import Retryable
 
 log = structlog.get_logger(__name__)
 
@@ -39,17 +40,31 @@ class Workers:
         return self._busy < (THREADS if is_urgent else THREADS - URGENT)
 
     def run(self, state: TaskState, work: Callable[[], None]) -> None:
-        """Have a thread do the work on a task that no thread is at work on."""
+        """Have a thread do the work on a task that no thread is at work on.
+
+        Raises:
+            Retryable: there is no thread for it, and the task is as it was.
+        """
         state.busy = True
         with self._lock:
             self._busy += 1
-        self._threads.submit(self._work, state, work)
+        begins = threading.Lock()  # for who takes the work: a thread, or we that give it up
+        try:
+            self._threads.submit(self._work, state, work, begins)
+        except RuntimeError as error:  # the node, or the agent's container, may have no more threads
+            if begins.acquire(blocking=False):  # it is in their queue all the same
+                with self._lock:
+                    self._busy -= 1
+                state.busy = False
+                raise Retryable(f"no thread to wire the task: {error}") from error
 
     def stop(self) -> None:
         """Wait until all work has ended."""
         self._threads.shutdown()
 
-    def _work(self, state: TaskState, work: Callable[[], None]) -> None:
+    def _work(self, state: TaskState, work: Callable[[], None], begins: threading.Lock) -> None:
+        if not begins.acquire(blocking=False):
+            return
         try:
             work()
         except Exception as error:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from agent.containers.docker_client import LocalTask
 from agent.interface.task import TaskState
 from agent.interface.workers import THREADS, URGENT, Workers
+from mesh.errors import Retryable
 from tests.store.waiting import until
 
 
@@ -65,3 +68,23 @@ def test_work_that_fails_oddly_is_tried_again() -> None:
     assert not one.busy
     assert one.error == "an error of Linkwire's own, ZeroDivisionError: see the agent's log"
     assert one.schedule.retry_at is not None
+
+
+def test_without_a_thread_task_is_not_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nobody would ever work on it again."""
+    workers, task = Workers(lambda: None), state(0)
+    done: list[bool] = []
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(Retryable, match="no thread to wire the task: can't start new thread"):
+            workers.run(task, lambda: done.append(True))
+    assert not task.busy
+    assert workers.has_room(is_urgent=False)
+    workers.run(task, lambda: done.append(True))
+    until(lambda: not task.busy, 5)
+    assert done == [True], "what was given up is not done later"
+    workers.stop()
