@@ -58,7 +58,10 @@ _RECEIVE_BYTES = 1 << 17
 """More than the kernel puts into one datagram of a dump (32 KiB, net/netlink/af_netlink.c)."""
 _DUMP_ATTEMPTS = 10
 
-_TRY_AGAIN = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENETDOWN, errno.ENOBUFS, errno.ENOMEM})
+TRY_AGAIN = frozenset(
+    {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENETDOWN, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+)
+"""Errors of a kernel, or of a process, that is short of something for the moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +227,7 @@ def explained(doing: str) -> Iterator[None]:
             raise DeviceNotFoundError(reason) from error
         if error.errno == errno.EADDRINUSE:
             raise PortTakenError(reason) from error
-        if error.errno in _TRY_AGAIN:
+        if error.errno in TRY_AGAIN:
             raise Retryable(reason) from error
         if error.errno == errno.EPERM:
             raise Terminal(f"{reason} (the agent needs NET_ADMIN and SYS_ADMIN)") from error

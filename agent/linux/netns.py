@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from agent.errors import NotNetnsError
-from agent.linux.netlink_socket import NetlinkSocket
-from mesh.errors import NetnsGoneError, Terminal
+from agent.linux.netlink_socket import TRY_AGAIN, NetlinkSocket
+from mesh.errors import NetnsGoneError, Retryable, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,7 @@ class TaskNetns:
     Raises:
         NetnsGoneError: there is no such file.
         NotNetnsError: the file is not a namespace, not yet or no longer.
+        Retryable: the agent has too many files open, for the moment.
         Terminal: the file may not be opened.
     """
 
@@ -56,7 +57,8 @@ class TaskNetns:
         except FileNotFoundError as error:
             raise NetnsGoneError(f"there is no network namespace {path}") from error
         except OSError as error:
-            raise Terminal(f"cannot open the network namespace {path}: {error.strerror}") from error
+            kind = Retryable if error.errno in TRY_AGAIN else Terminal
+            raise kind(f"cannot open the network namespace {path}: {error.strerror}") from error
         status = os.fstat(self._fd)
         self._identity = (status.st_dev, status.st_ino)
         if not _is_netns(self._fd):
@@ -144,7 +146,10 @@ def _in_thread(enter: Callable[[], None], function: Callable[[], T]) -> T:
             errors.append(error)
 
     thread = threading.Thread(target=body, name="netns", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # the node, or the agent's container, may have no more threads
+        raise Retryable(f"cannot enter a network namespace: {error}") from error
     thread.join()
     if errors:
         raise errors[0]

@@ -49,9 +49,13 @@ def socket_path(name: str) -> Path:
 
 
 def process(name: str) -> int | None:
-    """Return the process id of the wireguard-go that serves a device, or None when none does."""
+    """Return the process id of the wireguard-go that serves a device, or None when none does.
+
+    Raises:
+        Retryable, Terminal: it could not be asked.
+    """
     try:
-        with _connect(name) as connection:
+        with explained(f"ask who serves {name}"), _connect(name) as connection:
             pid, _, _ = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
     except DeviceNotFoundError:
         return None

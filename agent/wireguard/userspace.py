@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from agent.errors import PortTakenError
 from agent.linux import interfaces
+from agent.linux.netlink_socket import explained
 from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.wireguard import uapi
 from mesh.errors import DeviceNotFoundError, LinkwireError, NetnsGoneError, Retryable, Terminal
@@ -194,8 +195,9 @@ class UserspaceBackend:
     def _start(self, name: str) -> None:
         """Start a wireguard-go and wait until it answers; its device is there by then."""
         # Nobody answers at it; and one that a killed process left would not be in our way, only in our tests'.
-        uapi.socket_path(name).unlink(missing_ok=True)
-        child = self._home.run(lambda: _spawn(name))
+        with explained(f"start {PROGRAM} for {name}"):
+            uapi.socket_path(name).unlink(missing_ok=True)
+            child = self._home.run(lambda: _spawn(name))
         with self._lock:
             self._children.append(child)
         deadline = time.monotonic() + _START_SECONDS
@@ -215,11 +217,12 @@ class UserspaceBackend:
     def _end(self, name: str) -> None:
         """End the process that serves a device, and with it the device."""
         pid = uapi.process(name)
-        with suppress(ProcessLookupError):
-            if pid:
-                _end_process(pid, name)
-        if uapi.process(name) is None:
-            uapi.socket_path(name).unlink(missing_ok=True)
+        with explained(f"end the {PROGRAM} of {name}"):
+            with suppress(ProcessLookupError):
+                if pid:
+                    _end_process(pid, name)
+            if uapi.process(name) is None:
+                uapi.socket_path(name).unlink(missing_ok=True)
         self._reap()
 
     def _reap(self) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from pathlib import Path
 
 import pytest
 
-from agent.linux.netlink_socket import NETLINK_GENERIC, NETLINK_ROUTE
+from agent.linux.netlink_socket import NETLINK_GENERIC, NETLINK_ROUTE, explained
 from agent.linux.netns import OWN_NETNS, TaskNetns, in_scratch_netns
 from mesh.errors import NetnsGoneError, Retryable
 from tests.netns.world import World, delete_netns, ip
@@ -112,3 +113,26 @@ def test_socket_closed_by_other_thread_means_vanished_namespace(world: World) ->
 def test_the_own_namespace_is_one_like_any_other() -> None:
     with TaskNetns(OWN_NETNS) as netns:
         assert os.fstat(netns.fileno()).st_ino == own_inode()
+
+
+def test_shortage_of_descriptors_or_threads_passes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wired task keeps its links: nothing is taken down but for an error that stays."""
+    netns = world.netns()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(Retryable, match="Too many open files"):
+            TaskNetns(netns.path)
+        with pytest.raises(Retryable, match="Too many open files"), explained("list"):
+            netns.socket(NETLINK_GENERIC)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(Retryable, match="can't start new thread"):
+            netns.run(own_inode)
+    assert netns.run(own_inode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -191,3 +192,39 @@ def test_the_agents_own_namespace_is_its_default_home(world: World, task: Task) 
     backend.delete(netns, task.name)
     backend.close()
     assert subprocess.run(["pgrep", "-f", task.name], check=False, capture_output=True).stdout == b""
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.EMFILE])
+def test_busy_process_is_asked_again(task: Task, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Its queue of connections is full, or the agent has too many files open: no error without a name."""
+    backend = task.node.backend
+    backend.create(task.netns, task.name)
+    pid = served(task)
+
+    def connect(_: str) -> socket.socket:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(uapi, "_connect", connect)
+        for ask in (
+            lambda: backend.prepare(task.name),
+            lambda: backend.found(task.netns),
+            lambda: backend.read(task.netns, task.name),
+            lambda: backend.discard(task.name),
+        ):
+            with pytest.raises(Retryable, match=os.strerror(code)):
+                ask()
+    assert served(task) == pid
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOMEM])
+def test_process_without_memory_is_started_later(task: Task, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def popen(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", popen)
+        with pytest.raises(Retryable, match=f"start wireguard-go .*{os.strerror(code)}"):
+            task.node.backend.create(task.netns, task.name)
+    task.node.backend.create(task.netns, task.name)
+    assert served(task)
