@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 15.0
 """Seconds between two looks at the node's routes, whose changes are not followed."""
+RETRY_S = 1.0
+"""Seconds until the next look after one that failed."""
 SHARE = 20
 """Looking takes at most one part in so many of a processor: a node may have very many routes."""
 NAMES_FIRST_S = 1.0
@@ -57,6 +59,7 @@ class NodeTable:
         self._networks: Networks | None = None
         self._seen: tuple[int, tuple[bytes, ...]] | None = None
         self._said: str | None = None
+        self._has_failed = self._is_deaf = False
         self._awake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.is_given_up = False
         """Whether the node has a way of its own to the networks: then no name may stand without a device."""
@@ -106,11 +109,8 @@ class NodeTable:
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:
             news = None
-            try:
-                news = stack.enter_context(nf_tables_netlink.subscribed(self._home))
-            except LinkwireError as error:
-                log.warning("changes of nftables not followed", error=str(error))
             while not self._stopped.is_set():
+                news = news or self._subscribed(stack)
                 began = time.thread_time()
                 try:
                     self._look()
@@ -120,9 +120,20 @@ class NodeTable:
                 self._stopped.wait(max(PAUSE_S, SHARE * (time.thread_time() - began)))
                 self._wait(news)
 
+    def _subscribed(self, stack: contextlib.ExitStack) -> socket.socket | None:
+        """Subscribe to changes of nftables; None where that did not work: it is tried again before the next look."""
+        try:
+            return stack.enter_context(nf_tables_netlink.subscribed(self._home))
+        except LinkwireError as error:
+            if not self._is_deaf:
+                log.warning("changes of nftables not followed", error=str(error))
+            self._is_deaf = True
+        return None
+
     def _wait(self, news: socket.socket | None) -> None:
-        """Wait for a change of nftables, a request to look, or the time to."""
-        select.select([self._awake, *([news.fileno()] if news else [])], [], [], LOOK_S)
+        """Wait for a change of nftables, a request to look, or the time to: soon where the last look failed."""
+        seconds = RETRY_S if self._has_failed else LOOK_S
+        select.select([self._awake, *([news.fileno()] if news else [])], [], [], seconds)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._awake)
         with contextlib.suppress(OSError):  # nothing is left; or ENOBUFS: there was more than could be told
@@ -135,6 +146,7 @@ class NodeTable:
         if networks is None:
             return
         try:
+            self._has_failed = True  # until it is known what came of it
             if ways := interfaces.ways_to(self._home, networks):
                 self._give_up(networks, ways)
             elif not self.holds():
@@ -143,6 +155,7 @@ class NodeTable:
                 if not self._said:
                     log.info("mesh networks refused on this node", address=", ".join(map(str, networks)))
                 self._said = ""
+            self._has_failed = False
         except LinkwireError as error:
             with self._lock:
                 self._seen = None

@@ -5,17 +5,18 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
 
-from agent.firewall import nft, node_table
+from agent.firewall import nf_tables_netlink, nft, node_table
 from agent.firewall.node_ruleset import render
 from agent.firewall.node_table import NodeTable
 from agent.linux.netns import TaskNetns
+from mesh.errors import Retryable
 from mesh.model.ports import Protocol
 from tests.netns.programs import REFUSED, SILENCE, Address, Servers, ask
 from tests.netns.world import MESH, MESH6, World, ip, wait_for
@@ -194,3 +195,27 @@ def test_table_outlives_its_keeper_until_removed(way: Way) -> None:
     assert node_table.remove(way.node.path)
     assert not node_table.remove(way.node.path)
     assert ask(way.task, VIP[4], 80) == "thief"
+
+
+def test_table_is_followed_after_failed_beginnings(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel was short of something when it was asked to tell of changes, and when the table was put."""
+    failing = ["subscribed", "generation"]
+    for name in tuple(failing):
+        plain = getattr(nf_tables_netlink, name)
+
+        def once(netns: TaskNetns, name: str = name, plain: Callable[[TaskNetns], object] = plain) -> object:
+            if name in failing:
+                failing.remove(name)
+                raise Retryable("No buffer space available")
+            return plain(netns)
+
+        monkeypatch.setattr(nf_tables_netlink, name, once)
+    monkeypatch.setattr(node_table, "LOOK_S", 3600.0)
+    way.table.stop()
+    way.table = NodeTable(way.node)
+    way.table.start(way.changed.set)
+    way.table.refuse((MESH, MESH6))
+    wait_for(lambda: nf_tables_netlink.exists(way.node, "linkwire"), 5.0)
+    assert failing == []
+    way.do("nft flush ruleset")  # and nobody asks whether it holds
+    wait_for(lambda: nf_tables_netlink.exists(way.node, "linkwire"), 5.0)
