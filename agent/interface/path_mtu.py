@@ -14,6 +14,7 @@ from mesh.model.net import IPAddress
 log = structlog.get_logger(__name__)
 
 ROUTES_S = 30.0
+RETRY_S = 1.0
 OVERHEAD = {4: 60, 6: 80}
 """Bytes that WireGuard adds to a packet: IP 20 or 40, UDP 8, its own 32 (WireGuard paper, section 5.4.6)."""
 DEFAULT_MTU = 1420
@@ -38,7 +39,9 @@ class PathMtu:
                     mtu = interfaces.route_mtu(self._home, (host,))
                 except LinkwireError as error:
                     log.warning("route to node not found", address=str(host), error=str(error))
-                    mtu = DEFAULT_MTU + OVERHEAD[6]
-                self._mtus[host] = (now + ROUTES_S, mtu)
+                    mtu = mtu or DEFAULT_MTU + OVERHEAD[6]
+                    self._mtus[host] = (now + RETRY_S, mtu)
+                else:
+                    self._mtus[host] = (now + ROUTES_S, mtu)
             mtus.append(mtu - OVERHEAD[host.version])
         return max(MIN_MTU, min(mtus, default=DEFAULT_MTU))
