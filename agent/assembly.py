@@ -43,7 +43,7 @@ from agent.reporting import audit_log
 from agent.reporting.metrics import Metrics
 from agent.reporting.node_record import node_record
 from agent.reporting.node_reports import NodeReports
-from agent.state import installation
+from agent.state import atomic_file, installation
 from agent.state.clock import WatchedClock
 from agent.state.key_file import load_or_make_node_key
 from agent.state.node_identity import Identity
@@ -139,6 +139,7 @@ def run(options: settings.Settings) -> None:
     node = node_record(here, identity, backend, ports, options.address, version, tunnel_key.public)
     store = Store(options.etcd, RecordSigner.agent(keyring, identity.key), tls=options.tls)
     metrics = _answer_metrics(options, version, backend.name)
+    atomic_file.drop_leftovers(options.state)
     installation.bind(options.state, options.installation, keyring)
     trust = VerifiedState(options.state)
     trust.recover(store.opened)

@@ -12,12 +12,17 @@ import hashlib
 import os
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 SLOT = 4096
 """Bytes, of which no disk that is known changes fewer than these when it changes others."""
+LEFT_S = 3600.0
+"""Seconds; nobody writes one file for so long."""
+_RANDOM = 8
+"""Letters that tempfile.mkstemp adds."""
 _HEAD = struct.Struct(">I32s")  # length and SHA-256 of the value
 
 Number = Callable[[bytes], int]
@@ -59,6 +64,17 @@ def write(path: Path, value: bytes, *, mode: int = 0o600, replace: bool = True) 
             raise
     finally:
         os.close(folder)
+
+
+def drop_leftovers(folder: Path) -> None:
+    """Remove, as far as that goes, what processes have left of files that they were killed over.
+
+    Only what is so old that nobody can be at it still: of an agent's start-first update two run at once.
+    """
+    with suppress(OSError):
+        for path in folder.glob(f".*.{'?' * _RANDOM}"):
+            if time.time() - path.stat().st_mtime > LEFT_S:
+                path.unlink(missing_ok=True)
 
 
 def append(path: Path, size: int, value: bytes) -> bool:

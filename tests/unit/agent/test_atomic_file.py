@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.state.atomic_file import SLOT, read_newest, write, write_newest
+from agent.state.atomic_file import SLOT, drop_leftovers, read_newest, write, write_newest
 
 SECTOR = 512
 
@@ -130,3 +130,18 @@ def test_a_folder_that_cannot_be_synced(
     with pytest.raises(OSError, match=os.strerror(code)) if fails else contextlib.nullcontext():
         write(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_leftovers_of_killed_processes_go_later(tmp_path: Path) -> None:
+    write(tmp_path / "state", b"whole")
+    lock = tmp_path / ".counter.lock"
+    lock.touch()
+    descriptor, left = tempfile.mkstemp(dir=tmp_path, prefix=".state.")
+    os.close(descriptor)
+    drop_leftovers(tmp_path)
+    assert Path(left).exists(), "another agent may be writing it"
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    drop_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"state", lock.name}
+    drop_leftovers(tmp_path / "none")
