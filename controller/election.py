@@ -98,6 +98,11 @@ class Election:
                 self._sight = None  # an etcd that does not answer shows no silence
                 self._set(None)
                 log.warning("election failed, retrying", error=str(error))
+            except Exception:
+                # Whatever it is: without this thread the controller would never lead again, nor say so.
+                self._sight = None
+                self._set(None)
+                log.exception("election crashed, retrying")
             self._stopped.wait(LOOK_S if self._revision is None else BEAT_S)
 
     def _campaign(self) -> None:

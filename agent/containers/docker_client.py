@@ -273,6 +273,9 @@ class Containers:
                         _tell(event, asked, heard)
             except LinkwireError as error:
                 log.warning("container events interrupted, following again", error=str(error))
+            except Exception:
+                # Whatever it is: without events a task is wired with the next list only, up to 15 s late.
+                log.exception("following of container events crashed")
             time.sleep(RECONNECT_S)
 
     def _ask_ends(self, asked: queue.SimpleQueue[tuple[str, str]], heard: Heard) -> None:

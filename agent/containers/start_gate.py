@@ -56,14 +56,17 @@ def shut(container: str, why: str) -> None:
 
 def drop_stale_files(containers: Collection[str]) -> None:
     """Remove the files of every container but these, which must be all that there are."""
-    for path in _listed(FOLDER / "gate"):
-        if path.name not in containers:
-            path.unlink(missing_ok=True)
-    for path in _listed(FOLDER / "waiting"):
-        # One that is no older may be that of a container that came since.
-        with contextlib.suppress(FileNotFoundError):
-            if path.name not in containers and time.time() - path.stat().st_mtime > OLD_S:
-                path.unlink()
+    try:
+        for path in _listed(FOLDER / "gate"):
+            if path.name not in containers:
+                path.unlink(missing_ok=True)
+        for path in _listed(FOLDER / "waiting"):
+            # One that is no older may be that of a container that came since.
+            with contextlib.suppress(FileNotFoundError):
+                if path.name not in containers and time.time() - path.stat().st_mtime > OLD_S:
+                    path.unlink()
+    except OSError as error:  # they are looked for again with the next list
+        log.warning("start gate files not removed", file=str(FOLDER), error=str(error))
 
 
 def waiting() -> Mapping[str, str]:

@@ -183,9 +183,17 @@ class Reporter:
                 self._say()
             except LinkwireError as error:
                 log.warning("reports not written, retrying", error=str(error))
-                self._lease.id = None
-                threading.Event().wait(RETRY_S)
-                self._woken.set()
+                self._begin_again()
+            except Exception:
+                # Whatever it is: a node that says nothing more counts as silent, and nobody would know why.
+                log.exception("writing of reports crashed, retrying")
+                self._begin_again()
+
+    def _begin_again(self) -> None:
+        """Have all of it written with a new lease, a moment later: nobody knows what was."""
+        self._lease.id = None
+        threading.Event().wait(RETRY_S)
+        self._woken.set()
 
     def _renew_lease(self) -> None:
         now = time.monotonic()

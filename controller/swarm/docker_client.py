@@ -134,6 +134,9 @@ class SwarmManager:
                         changed(str(event.get("Type")), str(event.get("Actor", {}).get("ID", "")))
             except LinkwireError as error:
                 log.warning("swarm events interrupted, reconnecting", error=str(error))
+            except Exception:
+                # Whatever it is: without events Swarm's changes are seen with the next list only.
+                log.exception("following of swarm events crashed")
             time.sleep(RECONNECT_S)
 
 
