@@ -12,7 +12,7 @@ import structlog
 
 from agent.firewall import nft, ruleset
 from agent.linux.netns import TaskNetns, in_scratch_netns
-from mesh.errors import LinkwireError, Terminal
+from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model.ports import PortRange
 from mesh.topology.policy import Allow, Balance, Policy, Resolving
 
@@ -67,13 +67,22 @@ def require() -> bool:
     """
     if shutil.which(nft.PROGRAM) is None:
         raise Terminal(f"{nft.PROGRAM} is not installed: it is of the Debian package nftables")
-    in_scratch_netns(lambda: _try_everything(_EVERYTHING))
+    _try_twice(_EVERYTHING)
     try:
-        in_scratch_netns(lambda: _try_everything(replace(_EVERYTHING, resolving=_DNS)))
+        _try_twice(replace(_EVERYTHING, resolving=_DNS))
     except Terminal as error:
         log.warning("DNS answers disabled, links keep their names in hosts files", error=str(error))
         return False
     return True
+
+
+def _try_twice(policy: Policy) -> None:
+    """Try it, and once more where it fails: that may be chance, and the answer counts until the agent ends."""
+    try:
+        in_scratch_netns(lambda: _try_everything(policy))
+    except LinkwireError as error:
+        log.info("nftables tried again", error=str(error))
+        in_scratch_netns(lambda: _try_everything(policy))
 
 
 def _try_everything(policy: Policy) -> None:
@@ -83,6 +92,8 @@ def _try_everything(policy: Policy) -> None:
         try:
             nft.apply(netns, rendered)
             table = nft.read(netns)
+        except Retryable:
+            raise
         except LinkwireError as error:
             lacking = "; ".join(nft.lacking(netns, _NEEDED))
             raise Terminal(f"nftables of this node cannot do what links need: {lacking or error}") from error
