@@ -156,6 +156,10 @@ class EtcdServer:
         """Delete a key past the code under test."""
         self._ctl("del", "--", key)
 
+    def delete_all(self, prefix: str) -> None:
+        """Delete all keys below a prefix past the code under test."""
+        self._ctl("del", "--prefix", "--", prefix)
+
     def keys(self, prefix: str) -> dict[str, bytes]:
         """All keys under a prefix with their values, as etcdctl tells it."""
         found = json.loads(self._ctl("get", "--prefix", "-w", "json", "--", prefix).stdout)

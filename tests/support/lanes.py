@@ -55,6 +55,7 @@ LONGEST = (
     *("lab/test_neighbours.py", "test_proof.py", "test_forgery.py", "test_underlay.py", "test_vip.py"),
     # All others.
     *("test_kernel.py", "test_node_table.py", "test_recall.py", "test_rules_beside.py"),
+    *("netns/test_adapter_faults.py", "store/test_adapter_faults.py"),
     *("test_etcd_users.py", "test_etcd_owner.py", "test_signed.py", "test_breakage.py", "test_bench.py"),
     *("netns/test_gate.py", "netns/test_rules.py", "test_status_growth.py", "test_etcd_upkeep.py"),
     *("test_compose_cli.py", "test_confirmed.py", "test_tls.py", "test_compose_differential.py", "test_follow.py"),

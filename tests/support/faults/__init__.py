@@ -1,0 +1,1 @@
+"""Faults of adapters in processes under test."""
