@@ -122,6 +122,12 @@ def _holdings(stored: Snapshot, brought: Snapshot) -> Iterator[Put]:
         records.append(Port(endpoint.node, endpoint.underlay.port, endpoint.task))
     records += [Address(service.vip, f"service/{service.id}") for service in brought.all(Service)]
     for record in records:
-        put = Put(record, stored.revision_of(keyspace.key_of(record)))
-        if put.revision == 0:
-            yield put
+        # An older store may say that an address rests, or is another's: it would not rest when this holder ends.
+        key = keyspace.key_of(record)
+        found = stored.get(key, type(record))
+        if found is None or _holder(found) != _holder(record):
+            yield Put(record, stored.revision_of(key))
+
+
+def _holder(record: Address | Port) -> str | None:
+    return record.holder if isinstance(record, Address) else record.task
