@@ -41,7 +41,7 @@ LABS_OF_THEIR_OWN = (
     *("test_upgrade.py", "test_upgrade_code.py"),
 )
 COMPUTED = (
-    *("tests/unit/mesh/", "tests/unit/controller/", "tests/unit/agent/", "tests/unit/test_fuzz"),
+    *("tests/unit/mesh/", "tests/unit/controller/", "tests/unit/agent/", "tests/unit/model/", "tests/unit/test_fuzz"),
     "tests/unit/test_mutants.py",
 )
 """How the ids of SPARE begin, where four or more workers run what must be alone too: no clock counts in them."""
