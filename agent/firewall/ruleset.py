@@ -19,12 +19,14 @@ Where a packet goes (the first five hook into the kernel; before them DNS questi
     in_link, out_link          who is at the other end? from_ROLE_SERVICE, to_ROLE_SERVICE; nobody known: refused
     from_ROLE_SERVICE, to_...  what the link allows passes, and replies to that; else counted for the link and refused
     open_PORTS, reply_PORTS    a longer list of ports that links allow, once for all of them that have it
-    in_odd                     before that is refused: what fits no connection is dropped, errors about one pass
+    in_odd, out_odd            before that is refused: what fits no connection is dropped, errors about one pass
     refuse                     answers, so that whoever asked knows at once
 
 Every packet is judged, not only a connection's first: what is taken from a link ends the connections on it. Replies
 are judged by the port they come from, so that this is so at both ends, and for a flow of replies to nothing. What
-fits no connection has no direction either, so no link allows it, and in_odd can wait until none does.
+fits no connection has no direction either, so no link allows it, and in_odd can wait until none does. It is never
+answered: the kernel may call a packet of a living connection that when it is late or damaged, and the answer would
+end the connection, at whichever end gets it (moby#40374).
 """
 
 from __future__ import annotations
@@ -93,10 +95,8 @@ _DISCOVERY: Json = {
     ]
 }
 _RELATED: Json = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "related"}}
-_ODD: Mapping[Direction, list[Json]] = {
-    "in": [{"jump": {"target": "in_odd"}}],
-    "out": [_RELATED, _ACCEPT],  # also our own answers to what in_link refused
-}
+_INVALID: Json = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}
+_ODD: Mapping[Direction, list[Json]] = {way: [{"jump": {"target": f"{way}_odd"}}] for way in ("in", "out")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +167,10 @@ def render(policy: Policy, device: str) -> Rules:
             [*_refused("out_")],
         ],
         "in_odd": [
-            [compared({"ct": {"key": "state"}}, "invalid", "in"), _DROP],
+            [_INVALID, _DROP],
             [compared({"meta": {"key": "l4proto"}}, {"set": [_ICMP, _ICMPV6]}), _RELATED, _ACCEPT],
         ],
+        "out_odd": [[_INVALID, _DROP], [_RELATED, _ACCEPT]],  # also our own answers to what in_link refused
         "refuse": REFUSAL,
     }
     for end in ends:
@@ -321,9 +322,9 @@ def _closed(open_ports: Iterable[PortRange]) -> Body:
     opened = [[field_is(protocol, "dport", {"set": ports}), _ACCEPT] for protocol, ports in _by_protocol(open_ports)]
     return [
         [compared({"ct": {"key": "direction"}}, "reply"), _ACCEPT],
-        [compared({"meta": {"key": "l4proto"}}, {"set": [_ICMP, _ICMPV6]}), _RELATED, _ACCEPT],
         [field_is("icmpv6", "type", _DISCOVERY), _ACCEPT],
         *opened,
+        _ODD["in"],
         [*_refused(_APART)],
     ]
 

@@ -20,7 +20,9 @@ from agent.linux.netns import TaskNetns
 from mesh.model.ports import PortRange
 from mesh.model.records import Attachment
 from mesh.topology.policy import Exit, Policy
-from tests.netns.programs import PATIENCE, REFUSED, SILENCE, Address, Servers, ask, echo, say
+from tests.netns import strays
+from tests.netns.programs import PATIENCE, REFUSED, SILENCE, Address, Servers, ask, connect, echo, say
+from tests.netns.strays import checksum
 from tests.netns.world import MESH, MESH6, World, ip, wait_for
 from tests.support.attacks import Attempts
 
@@ -177,6 +179,19 @@ def test_closed_task_opens_published_ports_only(
     assert servers.heard
 
 
+@both_families
+def test_invalid_packet_ends_no_closed_tasks_connection(shared: tuple[Network, Servers], version: int) -> None:
+    """What connection tracking calls invalid is of no direction: not of the replies either (moby#40374)."""
+    network, _ = shared
+    put(network[DB], policy(open_ports=()))
+    with connect(network[DB], place(STRANGER, version), 90) as own:
+        assert say(own) == str(STRANGER)
+        before = strays.invalid(network[DB])
+        strays.send(network[STRANGER], strays.answering(own))
+        wait_for(lambda: strays.invalid(network[DB]) > before)
+        assert say(own) == str(STRANGER)
+
+
 NETWORK = "q7xpn5bdrf76rxieo0tn83piaq"  # an overlay's id, as Swarm has them
 FREE = 77
 """Number of an address that nobody has."""
@@ -187,22 +202,14 @@ def frame(network: Network, claimed: Address, version: int) -> bytes:
     source, target, body = claimed.packed, place(DB, version).packed, b"lie"
     datagram = struct.pack("!HHHH", 40000, 53, 8 + len(body), 0) + body
     pseudo = source + target + struct.pack("!II", len(datagram), 17)
-    datagram = datagram[:6] + _checksum(pseudo + datagram) + datagram[8:]
+    datagram = datagram[:6] + checksum(pseudo + datagram) + datagram[8:]
     if version == 4:
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 1, 0, 64, 17, 0)
-        packet = head[:10] + _checksum(head + source + target) + source + target + datagram
+        packet = head[:10] + checksum(head + source + target) + source + target + datagram
     else:
         packet = struct.pack("!IHBB", 6 << 28, len(datagram), 17, 64) + source + target + datagram
     macs = bytes.fromhex((network.mac(DB) + network.mac(STRANGER)).replace(":", ""))
     return macs + (b"\x08\x00" if version == 4 else b"\x86\xdd") + packet
-
-
-def _checksum(data: bytes) -> bytes:
-    """RFC 1071."""
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return struct.pack("!H", ~total & 0xFFFF)
 
 
 def send(netns: TaskNetns, sent: bytes) -> None:

@@ -44,7 +44,7 @@ def meant(policy: Policy, packet: Packet) -> Fate:
         return Fate("accept")
     if packet.device != DEVICE:
         return _beside(policy, packet)
-    if packet.way == "in" and packet.state == "invalid":
+    if packet.state == "invalid":
         return Fate("drop")
     if packet.state == "related" and (packet.way == "out" or packet.protocol in ICMP):
         return Fate("accept")
@@ -71,7 +71,9 @@ def _beside(policy: Policy, packet: Packet) -> Fate:
     is_published = any(
         one.protocol == packet.protocol and one.first <= packet.dport <= one.last for one in policy.open_ports
     )
-    return Fate("accept") if is_error or is_published else Fate("refuse", "apart")
+    if is_error or is_published:
+        return Fate("accept")
+    return Fate("drop") if packet.state == "invalid" else Fate("refuse", "apart")
 
 
 def _is_of_mesh(one: Address) -> bool:
@@ -173,5 +175,4 @@ def test_connectionless_packets_pass_no_link_at_all(way: Way, state: str) -> Non
     allow = (Allow("both", (address(1),), None),)
     ruled = Ruled(ruleset.render(Policy(SUBNET, SUBNET6, inbound=allow, outbound=allow), DEVICE))
     packet = Packet(way, DEVICE, address(1), address(1), False, "tcp", 80, 80, "", state, None)
-    is_dropped = (way, state) == ("in", "invalid")
-    assert ruled.fate(packet) == (Fate("drop") if is_dropped else Fate("refuse", f"{way}_both"))
+    assert ruled.fate(packet) == (Fate("drop") if state == "invalid" else Fate("refuse", f"{way}_both"))

@@ -94,7 +94,7 @@ def test_without_links_the_mesh_device_passes_nothing() -> None:
     assert chain("in_link", found)[-1] == refuse
     accepted = [
         rule[:-1]
-        for name in ("in_link", "in_odd", "out_link")
+        for name in ("in_link", "in_odd", "out_link", "out_odd")
         for rule in chain(name, found)
         if {"accept": None} in rule
     ]
