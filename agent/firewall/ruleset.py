@@ -11,7 +11,8 @@ Where a packet goes (the first five hook into the kernel; before them DNS questi
     out      what it sends by the device: out_link; to the mesh by any other way: early; to an address apart, or to
              another than the gateway on an exit, or to a link-local address: refused
     source   what it sends by the device has its address there: a connection that was begun before there was one, too
-    early    a connection's first packet is dropped, for its program to come again in a second; all else is refused
+    early    a connection's first packet is dropped, for its program to come again in a second, and so is one of a TCP
+             connection that is established, which outlives its device being made again; all else is refused
     in       what comes by the device: in_link; from the mesh by any other way, from an address apart, from
              another than the gateway on an exit, or from a link-local address: dropped; of a task that is closed
              whatever opens another port than the published ones: refused
@@ -80,7 +81,7 @@ _HOOKS: Mapping[str, Json] = {
     "dns": dns.HOOK,
 }
 # As numbers: libnftables looks names up in /etc/protocols, which a small image lacks (IANA, protocol numbers).
-_ICMP, _ICMPV6 = 1, 58
+_ICMP, _TCP, _ICMPV6 = 1, 6, 58
 _OTHER_END: Mapping[Direction, str] = {"in": "saddr", "out": "daddr"}
 # What the kernel sends by itself (IGMP, MLD, router solicitations), to nobody on a link.
 _MULTICAST = (IPv4Network("224.0.0.0/4"), IPv6Network("ff00::/8"))
@@ -96,6 +97,11 @@ _DISCOVERY: Json = {
 }
 _RELATED: Json = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "related"}}
 _INVALID: Json = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}
+_GOES_ON: list[Json] = [
+    {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": _TCP}},
+    {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "established"}},
+    _DROP,
+]
 _ODD: Mapping[Direction, list[Json]] = {way: [{"jump": {"target": f"{way}_odd"}}] for way in ("in", "out")}
 
 
@@ -154,7 +160,7 @@ def render(policy: Policy, device: str) -> Rules:
             [_device("oifname", device), is_in("saddr", network, "!="), _MASQUERADE]
             for network in (policy.subnet, policy.subnet6)
         ],
-        "early": [early(), [*_refused("out_")]],
+        "early": [early(), _GOES_ON, [*_refused("out_")]],
         "forward": [[_device("iifname", device), _DROP], [_device("oifname", device), _DROP]],
         "in_link": [*_by_address("in", addresses, families), _ODD["in"], [*_refused("in_")]],
         "out_link": [

@@ -298,7 +298,8 @@ class TaskState:
             self.schedule.dirty = self.schedule.dirty or is_wired
             return None
         observed, table = read
-        self.schedule.dirty = self.schedule.dirty or not self.interface.has_its_rules(table)
+        is_whole = self.interface.has_its_rules(table) and self.interface.has_its_device(observed)
+        self.schedule.dirty = self.schedule.dirty or not is_whole
         return status_of(self.local.task, observed, table)
 
     def _open(self, backend: Backend, path: str) -> TaskNetns:

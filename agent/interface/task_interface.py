@@ -135,6 +135,19 @@ class TaskInterface:
             for key, peer in peers.items()
         }
 
+    def has_its_device(self, observed: Interface) -> bool:
+        """Tell whether nothing is missing of an interface that was read: somebody may have made the device anew."""
+        applied, device = self.applied, observed.device
+        return (
+            applied is not None
+            and observed.up
+            and device.public_key == applied.private_key.public
+            and observed.addresses.issuperset(applied.addresses)
+            and observed.routes.issuperset(applied.routes)
+            # A peer whose preshared key is not known yet is not made.
+            and all(peer.public_key in device.peers or peer.preshared_key is None for peer in applied.peers)
+        )
+
     def has_its_rules(self, table: Table) -> bool:
         """Tell whether a table that was read is as it was applied."""
         if self.netns is None or self.applied is None:

@@ -60,21 +60,19 @@ SECONDS = 60.0  # for what takes one, or two where nobody else is busy
 
 
 @contextmanager
-def running(task: Task, mesh: SmallMesh, folder: Path, on: str = "n1", of: str = "db") -> Iterator[Agent]:
-    """The agent of a node, with the container of the only task there, which is of that service."""
+def running(
+    task: Task, mesh: SmallMesh, folder: Path, on: str = "n1", of: str = "db", *, more: tuple[Task, ...] = ()
+) -> Iterator[Agent]:
+    """The agent of a node, with the containers of the tasks there, which are of that service: "c", "c1" and so on."""
     folder.mkdir()
     key = load_or_make_node_key(folder)
     identity = Identity(folder, folder / "none", CLUSTER, on, key.public)
     mesh.swarm.approved[on] = identity.statement.fingerprint
     store = Store([mesh.endpoint], RecordSigner.agent(KEYRING, identity.key), root=mesh.root)
-    hosts = stage.hosts_file(folder, "hosts")
-    local = LocalTask(
-        "c", swarm_id(task.name), f"#{of}", of, "running", task.netns.path, hosts, None, (), gated=False
-    )
-    told: Any = FakeContainers([local])
+    told: Any = FakeContainers(local_task(f"c{n or ''}", one, of, folder) for n, one in enumerate((task, *more)))
     backend, address = task.node.backend, task.node.address.ip
     assert isinstance(address, IPv4Address)
-    ports, own = (task.port, task.port + 9), encryption_key.load_or_make(folder)
+    ports, own = (task.port, task.port + 19), encryption_key.load_or_make(folder)
     node = node_record(NodeIdentity(on, on, address), identity, backend, ports, None, "0", own.public)
     desired = DesiredState(on, key, VerifiedState(folder), backend, tunnel_key=own)
     reports = NodeReports(node, identity, Metrics("0", backend.name), WatchedClock(folder))
@@ -91,6 +89,12 @@ def running(task: Task, mesh: SmallMesh, folder: Path, on: str = "n1", of: str =
         thread.join(SECONDS)
         store.close()
         assert not thread.is_alive()
+
+
+def local_task(container: str, task: Task, service: str, folder: Path) -> LocalTask:
+    hosts = stage.hosts_file(folder, f"hosts-{container}")
+    name, path = swarm_id(task.name), task.netns.path
+    return LocalTask(container, name, f"#{service}", service, "running", path, hosts, None, (), gated=False)
 
 
 def swarm_id(device: str) -> str:

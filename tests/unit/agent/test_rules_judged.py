@@ -57,8 +57,9 @@ def _beside(policy: Policy, packet: Packet) -> Fate:
     if any(_is_of_mesh(end) for end in ends):
         if is_in:
             return Fate("drop", "apart")
-        is_early = packet.protocol == "tcp" and packet.flag == "syn" and not packet.is_put_off
-        return Fate("drop") if is_early else Fate("refuse", "out_")
+        is_early = packet.flag == "syn" and not packet.is_put_off
+        goes_on = packet.state == "established"
+        return Fate("drop") if packet.protocol == "tcp" and (is_early or goes_on) else Fate("refuse", "out_")
     other = packet.source if is_in else packet.target
     if other in policy.isolated or any(other in exit_.subnet and other != exit_.gateway for exit_ in policy.exits):
         return Fate("drop" if is_in else "refuse", "apart")
@@ -71,9 +72,8 @@ def _beside(policy: Policy, packet: Packet) -> Fate:
     is_published = any(
         one.protocol == packet.protocol and one.first <= packet.dport <= one.last for one in policy.open_ports
     )
-    if is_error or is_published:
-        return Fate("accept")
-    return Fate("drop") if packet.state == "invalid" else Fate("refuse", "apart")
+    is_let_in = is_error or is_published
+    return Fate("accept") if is_let_in else Fate("drop") if packet.state == "invalid" else Fate("refuse", "apart")
 
 
 def _is_of_mesh(one: Address) -> bool:
