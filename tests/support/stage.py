@@ -97,7 +97,12 @@ def strangers(count: int, *, keepalive: int = KEEPALIVE) -> tuple[PeerConfig, ..
     )
 
 
-def interface(name: str, task: Task, peers: tuple[PeerConfig, ...]) -> InterfaceConfig:
+def vip() -> IPv4Address:
+    """Of all peers, in `interface`."""
+    return _VIP
+
+
+def interface(name: str, task: Task, peers: tuple[PeerConfig, ...], *, mtu: int = MTU) -> InterfaceConfig:
     """What a task is meant to have: one name and one VIP for all of its peers, and with each a link either way."""
     networks = (network for peer in peers for network in peer.allowed_ips)
     addresses = tuple(sorted(network.network_address for network in networks if isinstance(network, IPv4Network)))
@@ -108,7 +113,7 @@ def interface(name: str, task: Task, peers: tuple[PeerConfig, ...]) -> Interface
         listen_port=task.port,
         addresses=(IPv4Interface((task.address.ip, 32)), IPv6Interface((task.address6, 128))),
         routes=(Route(MESH), Route(MESH6)),
-        mtu=MTU,
+        mtu=mtu,
         peers=peers,
         hosts=(HostEntry(_VIP, ("peer",)), HostEntry(twin(MESH6, _VIP), ("peer",))),
         policy=Policy(MESH, MESH6, (Balance(_VIP, addresses, "db"),), allow, allow),
