@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
+import json
+import threading
 from ipaddress import ip_address
 from typing import Any
 
@@ -93,3 +96,32 @@ def test_what_a_containers_labels_say_of_its_start(
     raw = listed("created")
     local = task({**raw, "Labels": raw["Labels"] | labels})
     assert (local.gated, local.awaits) == (gated, awaits)
+
+
+@pytest.mark.parametrize("folder", ["/srv/docker", "/var/lib/docker/231072.231072"])
+def test_hosts_file_is_found_below_a_moved_root(folder: str) -> None:
+    """Docker's data folder is elsewhere, by `data-root` or as `userns-remap` names it (moby#26106)."""
+    answers: dict[str, object] = {
+        "/version": {"ApiVersion": "1.45", "MinAPIVersion": "1.24"},
+        "/v1.45/info": {"DockerRootDir": folder, "Name": "n1", "Swarm": {"NodeID": "n", "NodeAddr": "192.0.2.1"}},
+        "/v1.45/containers/json": [listed("created")],
+    }
+
+    class Engine(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(answers[self.path.partition("?")[0]]).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Engine) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        containers = Containers(f"tcp://127.0.0.1:{server.server_address[1]}")
+        containers.identity()
+        assert [one.hosts for one in containers.all().values()] == [f"{folder}/containers/c1/hosts"]
+        server.shutdown()
