@@ -7,8 +7,8 @@ import socket
 import struct
 from functools import partial
 from ipaddress import ip_address
-from pathlib import Path
 
+from agent.linux.netlink_socket import NETLINK_NETFILTER, attributes
 from agent.linux.netns import TaskNetns
 
 _REPAIR, _REPAIR_QUEUE, _QUEUE_SEQ = 19, 20, 21  # TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ: linux/tcp.h
@@ -17,6 +17,8 @@ _OFF_SILENTLY = 0xFFFFFFFF  # TCP_REPAIR_OFF_NO_WP, -1
 _BEYOND = 50_000_000
 """Bytes: more than any window."""
 _IPV6_HDRINCL = 36  # linux/in6.h
+_STATISTICS = 1 << 8 | 4  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET_STATS_CPU: linux/netfilter/nfnetlink_conntrack.h
+_INVALID = 4  # CTA_STATS_INVALID
 _ACK, _PUSH = 1 << 4, 1 << 3
 
 Place = tuple[str, int]
@@ -60,10 +62,9 @@ def send(netns: TaskNetns, packet: bytes) -> None:
 
 def invalid(netns: TaskNetns) -> int:
     """Return how many packets connection tracking has called invalid in a namespace."""
-    lines = netns.run(lambda: Path("/proc/thread-self/net/stat/nf_conntrack").read_text())
-    rows = [line.split() for line in lines.splitlines()]
-    column = rows[0].index("invalid")
-    return sum(int(row[column], 16) for row in rows[1:])
+    answer = netns.socket(NETLINK_NETFILTER).dump(_STATISTICS, struct.pack("=BBH", 0, 0, 0))
+    processors = [dict(attributes(message.payload[4:])) for message in answer]
+    return sum(int.from_bytes(counts[_INVALID], "big") for counts in processors)
 
 
 def checksum(data: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """A connection on which nothing is said: connection tracking keeps it for days (moby#31208).
 
-There IPVS forgets it after 15 minutes, and the next packet finds no backend. Here the consumer's namespace tracks it, by
-its VIP or not, and so does the provider's.
+There IPVS forgets it after 15 minutes, and the next packet finds no backend. Here the consumer's namespace tracks it,
+by its VIP or not, and so does the provider's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A task with unusual addresses of its own beside the mesh's: links do not ask what a task's other devices are like.
 
-IPv6 alone (istio#61027), several addresses on one device, a /32 whose gateway is on no subnet of it, and addresses that
-change while it runs (istio#55968).
+IPv6 alone (istio#61027), several addresses on one device, a /32 whose gateway is on no subnet of it, and addresses
+that change while it runs (istio#55968).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The underlay's MTU is lowered while a large transfer runs over a link.
 
-Black holes of large packets, and an MTU taken from another device, are in cilium#47176 and terraform-hcloud-kubernetes#450.
+Black holes of large packets, and an MTU taken from another device, are in cilium#47176 and
+terraform-hcloud-kubernetes#450.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def test_transfer_goes_on_when_underlay_mtu_falls(
         took, rounds = time.monotonic() - began, transfer.rounds
         wait_for(lambda: transfer.rounds >= rounds + 3 or bool(transfer.problem), 20)
     figure(
-        f"underlay MTU {LOW}: longest round {outside:.2f} s, and {transfer.longest:.2f} s once all is done ({took:.1f} s)"
+        f"underlay MTU {LOW}: longest round {outside:.2f} s, "
+        f"and {transfer.longest:.2f} s once all is done ({took:.1f} s)"
     )
     assert transfer.problem == ""
     assert transfer.longest < STALL_S * slowness()

@@ -1,4 +1,7 @@
-"""The version of Docker's API: the newest that was tried, or what the daemon has nearest to it."""
+"""The version of Docker's API: the newest that was tried, or what the daemon has nearest to it.
+
+Docker 29 takes none below 1.44 (traefik#12253).
+"""
 
 from __future__ import annotations
 
