@@ -88,8 +88,9 @@ def wired(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         for task in (db, web, other):
             task.address = IPv4Interface((graph.by_task[swarm_id(task.name)].address, 32))
         servers.add("db", db.netns, PORT)
-        policy = agents[1]._tasks.by_container["c"].interface.applied.policy
-        made = Wired(db, web, other, graph.vips["#db"], policy.subnet6)
+        applied = agents[1]._tasks.by_container["c"].interface.applied
+        assert applied is not None
+        made = Wired(db, web, other, graph.vips["#db"], applied.policy.subnet6)
         until(lambda: made.works() and ask(other.netns, made.vip, PORT) == "db", SECONDS)
         yield made
 
