@@ -35,6 +35,7 @@ from agent.node_encryption.keeper import Keeper
 from agent.node_gate import node_jobs
 from agent.probes.examiner import Examiner
 from agent.queries.answers import Answers, Running
+from agent.queries.backup import Backups
 from agent.queries.client import SOCKET
 from agent.queries.flows import Flows, wired
 from agent.queries.records import Records
@@ -169,6 +170,7 @@ def run(options: settings.Settings) -> None:
             "sweep": Sweep(lambda: desired.graph, survey).sweep,
             "flows": flows.flows,
             "records": Records(store.load).records,
+            "backup": Backups(store.load, keyring.cluster, version).backup,
         },
     )
     answerer.start()

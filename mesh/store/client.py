@@ -76,17 +76,24 @@ class Store:
         self._followers: list[Follower] = []
         self._lock = threading.Lock()
 
-    def load(self, prefixes: Sequence[str], known: Mapping[str, Versioned[Record]] = _NOTHING) -> Snapshot:
+    def load(
+        self,
+        prefixes: Sequence[str],
+        known: Mapping[str, Versioned[Record]] = _NOTHING,
+        *,
+        with_raw: bool = False,
+    ) -> Snapshot:
         """Read some prefixes at one revision; the snapshot is complete.
 
         Args:
             prefixes: `nodes/` for all keys below it, `cluster` (no slash) for this one key, an empty one for all
                 keys; at least one.
             known: records of an earlier snapshot. One that has the same bytes is not decoded again.
+            with_raw: whether every record has its signed bytes (`Versioned.raw`).
         """
         ranges = self._ranges(prefixes)
         # By its bytes a record is known again, those of the controller's too, which are checked when they are read.
-        picture = MaterializedView(self._signer, known=known, with_raw=known is not _NOTHING)
+        picture = MaterializedView(self._signer, known=known, with_raw=with_raw or known is not _NOTHING)
         picture.replace(self._twice(lambda link: read(link, ranges)))
         return picture.snapshot(complete=True)
 

@@ -18,8 +18,10 @@ from compose_ext.language.schema import read as read_schema
 from compose_ext.language.validation import check
 from mesh.crypto.envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
 from mesh.crypto.hpke import DecryptionError, MalformedCiphertextError, NodeKey, unseal
+from mesh.crypto.sealed_stream import SealedStreamError, opened, sealed
 from mesh.errors import InvalidRecordError
 from mesh.model import codec, keyspace, labels
+from mesh.model.backup.contents import PURPOSE, Backup, BackupError, decoded, encoded
 from mesh.store import range_response
 from mesh.topology.wgtypes import HostEntry
 
@@ -145,6 +147,26 @@ def sealed_box(data: bytes) -> None:
     raise AssertionError("a box opened that nobody sealed")
 
 
+def backup(data: bytes) -> None:
+    """A file that is said to be a backup: refused, or one that is written the same."""
+    try:
+        read = decoded(data)
+    except BackupError:
+        return
+    assert decoded(b"".join(encoded(read))) == read
+
+
+def sealed_backup(data: bytes) -> None:
+    """A sealed file that somebody changed: opens for nobody."""
+    for value in (data, SEALED[: len(data)] + data, SEALED[: -len(data)] + data):
+        try:
+            plain = opened(value, NODE_KEY, PURPOSE)
+        except SealedStreamError:
+            continue
+        assert plain == b"".join(encoded(BACKUP))
+        assert value == SEALED
+
+
 @dataclass(frozen=True)
 class Target:
     """One function, and inputs to begin with."""
@@ -153,9 +175,12 @@ class Target:
     seeds: tuple[bytes, ...]
 
 
+BACKUP = Backup("swarm", 2, 1, 0.5, "1", {"cluster": b"c", "services/s": b"s"})
+SEALED = b"".join(sealed(encoded(BACKUP), NODE_KEY.public, PURPOSE))
 SEEDED = wrap(SIGNER, "link", 1, b"{}")
 QUERY = bytes.fromhex("1234010000010000000000010764617461626173650000010001000029100000000000000000")
 TARGETS = {
+    "backup": Target(backup, (b"".join(encoded(BACKUP)),)),
     "compose-file": Target(compose_file, (b"services: {a: {links: [b], x-wireguard: {}}, b: {}}\n",)),
     "dns-question": Target(dns_question, (QUERY, QUERY[:-11])),
     "docker-settings": Target(docker_settings, (b'{"runtimes": {"a": {"path": "a"}}, "default-runtime": "a"}',)),
@@ -165,6 +190,7 @@ TARGETS = {
         hosts, (b"127.0.0.1 localhost\n", hosts_file.applied(b"", hosts_file.changes(b"", ENTRIES)))
     ),
     "record": Target(record, (b'leader\n{"format":1}',)),
+    "sealed-backup": Target(sealed_backup, (b"", b"x")),
     "sealed-box": Target(sealed_box, (b"",)),
     "service-labels": Target(
         service_labels, (b"linkwire.links=db:d\nlinkwire.link.db.ports=1-2/tcp\nlinkwire.expose=1",)
