@@ -35,6 +35,7 @@ _LENGTH_BYTES = 4
 _LAST = nacl.bindings.crypto_secretstream_xchacha20poly1305_TAG_FINAL
 _MORE = nacl.bindings.crypto_secretstream_xchacha20poly1305_TAG_MESSAGE
 _DOMAIN = "linkwire sealed stream 1"
+_State = nacl.bindings.crypto_secretstream_xchacha20poly1305_state
 
 
 class SealedStreamError(LinkwireError):
@@ -58,7 +59,7 @@ def sealed(parts: Iterable[bytes], to: NodePublicKey, purpose: str) -> Iterator[
         purpose: the stream opens for the same one alone; not sent along.
     """
     key = _StreamKey.generate()
-    state = nacl.bindings.crypto_secretstream_xchacha20poly1305_state()
+    state = _State()
     header = nacl.bindings.crypto_secretstream_xchacha20poly1305_init_push(state, key.raw)
     fingerprint = bytes.fromhex(to.fingerprint)
     head = _MAGIC + fingerprint + seal(key.raw, to, framed(_DOMAIN, purpose, fingerprint)) + header
@@ -72,9 +73,7 @@ def sealed(parts: Iterable[bytes], to: NodePublicKey, purpose: str) -> Iterator[
     yield _pushed(state, rest, head, _LAST)
 
 
-def _pushed(
-    state: nacl.bindings.crypto_secretstream_xchacha20poly1305_state, plain: bytes, head: bytes, tag: int
-) -> bytes:
+def _pushed(state: _State, plain: bytes, head: bytes, tag: int) -> bytes:
     chunk = nacl.bindings.crypto_secretstream_xchacha20poly1305_push(state, plain, head, tag)
     return len(chunk).to_bytes(_LENGTH_BYTES, "big") + chunk
 
@@ -104,7 +103,7 @@ def opened(data: bytes, key: NodeKey, purpose: str) -> bytes:
         secret = unseal(box, key, framed(_DOMAIN, purpose, fingerprint))
     except (MalformedCiphertextError, DecryptionError):
         raise SealedStreamError("its beginning was changed, or it was made for another purpose") from None
-    state = nacl.bindings.crypto_secretstream_xchacha20poly1305_state()
+    state = _State()
     nacl.bindings.crypto_secretstream_xchacha20poly1305_init_pull(state, header, secret)
     return b"".join(_chunks(data, len(head), state, head))
 
@@ -126,23 +125,28 @@ def _check_magic(data: bytes) -> int:
     raise SealedStreamError("it is no sealed file of Linkwire")
 
 
-def _chunks(
-    data: bytes, at: int, state: nacl.bindings.crypto_secretstream_xchacha20poly1305_state, head: bytes
-) -> Iterator[bytes]:
+def _chunks(data: bytes, at: int, state: _State, head: bytes) -> Iterator[bytes]:
     number, tag = 0, _MORE
     while tag != _LAST:
         length = int.from_bytes(data[at : at + _LENGTH_BYTES], "big")
         at += _LENGTH_BYTES
-        if len(data) < at or (_OVERHEAD <= length <= CHUNK + _OVERHEAD and len(data) < at + length):
+        fits = _OVERHEAD <= length <= CHUNK + _OVERHEAD
+        if len(data) < at or (fits and len(data) < at + length):
             raise SealedStreamError(f"it is cut short after {len(data)} bytes")
         number += 1
-        try:
-            if not _OVERHEAD <= length <= CHUNK + _OVERHEAD:
-                raise ValueError(length)
-            plain, tag = nacl.bindings.crypto_secretstream_xchacha20poly1305_pull(state, data[at : at + length], head)
-        except (nacl.exceptions.CryptoError, ValueError, TypeError, RuntimeError):
-            raise SealedStreamError(f"it was changed: chunk {number} does not open") from None
+        pulled = _pulled(state, data[at : at + length], head) if fits else None
+        if pulled is None:
+            raise SealedStreamError(f"it was changed: chunk {number} does not open")
+        plain, tag = pulled
         yield plain
         at += length
     if at != len(data):
         raise SealedStreamError(f"{len(data) - at} bytes follow its end")
+
+
+def _pulled(state: _State, chunk: bytes, head: bytes) -> tuple[bytes, int] | None:
+    """Decrypt the next chunk; None for another one."""
+    try:
+        return nacl.bindings.crypto_secretstream_xchacha20poly1305_pull(state, chunk, head)
+    except (nacl.exceptions.CryptoError, RuntimeError):
+        return None

@@ -25,6 +25,7 @@ VERSION = 1
 _LENGTH_BYTES = 4
 _MAX_HEADER = 4096
 _MAX_KEY = 1024
+_INFINITE = float("inf")
 
 PREFIXES = (
     keyspace.CLUSTER,
@@ -45,7 +46,7 @@ PREFIXES = (
     keyspace.AUDIT,
 )
 """Kinds of records in a backup. Not in it: `access`, by which a node that was revoked since would be a user of etcd
-again; controllers' keys, the lead, and all that agents write: those who write them are there, and say it themselves."""
+again; controllers' keys, the lead, and all that agents write: those who write these say them again themselves."""
 
 
 class BackupError(LinkwireError):
@@ -133,7 +134,7 @@ _FIELDS = {
 
 def _header(line: bytes) -> dict[str, object]:
     try:
-        header = json.loads(line)
+        header = json.loads(line, parse_constant=_refused)
         version = header["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BackupError("it does not begin as a backup does") from None
@@ -141,9 +142,14 @@ def _header(line: bytes) -> dict[str, object]:
         raise BackupError(f"it has version {version!r}, and this program reads version {VERSION}: upgrade the older")
     for name, kinds in _FIELDS.items():
         value = header.get(name)
-        if not isinstance(value, kinds) or isinstance(value, bool) or (isinstance(value, float) and value != value):
+        if not isinstance(value, kinds) or isinstance(value, bool) or value in {_INFINITE, -_INFINITE}:
             raise BackupError(f"its first line lacks {name!r}, or has something else there")
     return dict(header)
+
+
+def _refused(word: str) -> float:
+    """Refuse NaN and the infinities, which are no JSON."""
+    raise ValueError(word)
 
 
 def _part(data: bytes, at: int, most: int) -> tuple[bytes, int]:

@@ -50,7 +50,7 @@ def test_nothing_of_it_is_readable() -> None:
 
 def test_a_stream_cut_anywhere_is_refused() -> None:
     for length in range(len(SEALED)):
-        with pytest.raises(SealedStreamError, match="cut short|no sealed file"):
+        with pytest.raises(SealedStreamError, match=r"cut short|no sealed file"):
             opened(SEALED[:length], KEY, PURPOSE)
 
 
@@ -72,7 +72,7 @@ def test_each_flipped_bit_is_refused() -> None:
     for at in range(len(SEALED)):
         changed = bytearray(SEALED)
         changed[at] ^= 1 << at % 8
-        with pytest.raises(SealedStreamError, match="changed|cut short|sealed to the key|no sealed file|format"):
+        with pytest.raises(SealedStreamError, match=r"changed|cut short|sealed to the key|no sealed file|format"):
             opened(bytes(changed), KEY, PURPOSE)
 
 
@@ -116,6 +116,8 @@ def changed(**fields: object) -> bytes:
         (changed(records=2), "3 records, where its first line says 2"),
         (changed(records=True), "lacks 'records'"),
         (changed(made="today"), "lacks 'made'"),
+        (changed(made=float("nan")), "does not begin as a backup does"),
+        (changed().replace(b"1764000000.5", b"1e999"), "lacks 'made'"),
         (changed(cluster=None), "lacks 'cluster'"),
         (b"{}\n", "does not begin as a backup does"),
         (b"[" * 4000 + b"\n", "does not begin as a backup does"),
