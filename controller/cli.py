@@ -12,6 +12,7 @@ from importlib import metadata
 import structlog
 
 from controller import settings
+from controller.backup import program as restore_program
 from controller.etcd.clear import clear
 from controller.loop import Controller
 from controller.reporting.metrics import ControllerMetrics
@@ -42,6 +43,8 @@ def main() -> None:
     logging.configure(options.log_level)
     if options.command == "clear":
         sys.exit(_clear(options))
+    if options.command == "restore":
+        sys.exit(restore_program.run(options, sys.stdin.buffer))
     stopped = threading.Event()
     wake = Wake()
 

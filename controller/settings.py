@@ -38,7 +38,7 @@ class Settings:
         verify_keys: file with the public keys of signers, and the cluster's id.
         node_encryption: its mode; None for none.
         metrics: the host and TCP port where Prometheus may ask; None for nowhere.
-        command: `run`, or `clear`, which deletes all records in etcd and ends.
+        command: `run`; `clear`, which deletes all records in etcd; or `restore`, which writes a backup's.
     """
 
     etcd: tuple[str, ...]
@@ -89,8 +89,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add("--own-key", "LINKWIRE_CONTROLLER_KEY_FILE", CONTROLLER_KEY_FILE, Path, "file with that sealing key")
     text = "where Prometheus may scrape, HOST:PORT, or off"
     flags.add("--metrics", "LINKWIRE_CONTROLLER_METRICS", "127.0.0.1:9587", listen, text)
-    text = "run: plan until stopped (default); clear: for docker linkwire uninstall, delete all records"
-    flags.parser.add_argument("command", nargs="?", default="run", choices=("run", "clear"), help=text)
+    text = "run: plan until stopped (default); for docker linkwire uninstall and restore: clear deletes all records, "
+    text += "restore writes a backup's"
+    flags.parser.add_argument("command", nargs="?", default="run", choices=("run", "clear", "restore"), help=text)
     read = flags.parser.parse_args(argv)
     return Settings(
         etcd=read.etcd,

@@ -155,16 +155,60 @@ def clear_etcd(
     Raises:
         DockerError: Docker could not make the service.
     """
-    name, spec = f"{STACK}_clear", controller["Spec"]["TaskTemplate"]["ContainerSpec"]
-    argv = ["--network=host", f"--constraint=node.id=={node[0]}", "--entrypoint=linkwire-controller"]
-    argv += [f"--env={variable}" for variable in (*(spec.get("Env") or ()), "LINKWIRE_NODE_ID={{.Node.ID}}")]
+    with as_controller(docker, name := f"{STACK}_clear", controller, node[0], "linkwire-controller", ["clear"]):
+        return table(outcomes(docker, name, dict([node]), _CLEARED, say))
+
+
+@contextmanager
+def as_controller(  # noqa: PLR0917 - as `service`, and what runs in it
+    docker: Docker, name: str, controller: Mapping[str, Any], node: str, program: str, argv: Sequence[str]
+) -> Iterator[None]:
+    """Run a program on one manager for the time of a block, with what the controllers have.
+
+    Args:
+        docker: a manager's.
+        name: of the service.
+        controller: the controllers' service, as Docker showed it.
+        node: id of the manager.
+        program: in the controllers' image.
+        argv: its arguments.
+
+    Raises:
+        DockerError: Docker could not make the service.
+    """
+    spec = controller["Spec"]["TaskTemplate"]["ContainerSpec"]
+    options = ["--network=host", f"--constraint=node.id=={node}", f"--entrypoint={program}"]
+    options += [f"--env={variable}" for variable in (*(spec.get("Env") or ()), "LINKWIRE_NODE_ID={{.Node.ID}}")]
     for sort in ("Secret", "Config"):
         for one in spec.get(f"{sort}s") or ():
             file = one["File"]
             mode = f"mode=0{int(file.get('Mode', 0o444)):o}"
-            argv += [f"--{sort.lower()}=source={one[f'{sort}Name']},target={file['Name']},{mode}"]
-    with service(docker, name, [*argv, str(spec["Image"]), "clear"]):
-        return table(outcomes(docker, name, dict([node]), _CLEARED, say))
+            options += [f"--{sort.lower()}=source={one[f'{sort}Name']},target={file['Name']},{mode}"]
+    with service(docker, name, [*options, str(spec["Image"]), *argv]):
+        yield
+
+
+def container_here(docker: Docker, name: str, seconds: float = CREATE_TIMEOUT) -> str:
+    """Wait for a service's task on the endpoint, and return its container's id.
+
+    Raises:
+        DockerError: it has ended, or does not run in time.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        found = [task["Status"] for task in queries.tasks(docker, name, wanted="node=self")]
+        for status in found:
+            container = str((status.get("ContainerStatus") or {}).get("ContainerID", ""))
+            if status["State"] == "running" and container:
+                return container
+            if status["State"] in ENDED:
+                raise DockerError(f"{name} ended: {status.get('Err') or status.get('Message') or status['State']}")
+        if time.monotonic() > deadline:
+            states = (
+                ", ".join(str(status["State"]) for status in found) or "Swarm starts no task there: is it drained?"
+            )
+            raise DockerError(f"{name} does not run on this manager after {seconds:g} s ({states})")
+        time.sleep(_LOOK_EVERY)
 
 
 def outcomes(

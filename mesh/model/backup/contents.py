@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mesh.crypto.envelope import MAX_BODY, OVERHEAD
 from mesh.errors import LinkwireError
@@ -132,7 +133,7 @@ _FIELDS = {
 }
 
 
-def _header(line: bytes) -> dict[str, object]:
+def _header(line: bytes) -> dict[str, Any]:
     try:
         header = json.loads(line, parse_constant=_refused)
         version = header["version"]
