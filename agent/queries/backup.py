@@ -1,6 +1,6 @@
 """The query `backup`: the controllers' signed records at one revision, sealed to the recipient of who asks.
 
-What is not sealed leaves this process nowhere, so neither Docker's log nor who runs `docker` sees it.
+No open record leaves this process, so neither Docker's log nor who runs `docker` sees it.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a restore does.
+    """Effect of a restore.
 
     Attributes:
         whole: whether the backup's signed set replaces the store's; else only what is missing comes.

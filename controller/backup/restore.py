@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from controller.backup import audit_pages, comparison
 from controller.backup.comparison import Comparison
+from controller.election import BEAT_S
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model import keyspace
 from mesh.model.audit.page import Event
@@ -84,11 +86,11 @@ def _once(store: Store, backup: Backup, opened: Snapshot, *, force: bool, dry_ru
     found = outcome.comparison
     if found is None or dry_run or (found.lost and not force):
         return outcome
-    with held_lead(store) as (token, instance):
+    with held_lead(store) as token:
         outcome, ops = _compared(store, backup, opened)  # nobody writes the controllers' records from now on
         if outcome.comparison is None or (outcome.comparison.lost and not force):
             return outcome
-        _write(store, ops, token, instance, max(outcome.generation, backup.generation) + 1)
+        _write(store, ops, token, max(outcome.generation, backup.generation) + 1)
     return replace(outcome, written=True)
 
 
@@ -109,8 +111,12 @@ def _compared(store: Store, backup: Backup, opened: Snapshot) -> tuple[Outcome, 
 
 
 @contextmanager
-def held_lead(store: Store) -> Iterator[tuple[Holds, str]]:
-    """Take the lead for the time of a block; gives its token and instance. Raises LinkwireError: it was not won."""
+def held_lead(store: Store) -> Iterator[Holds]:
+    """Take the lead for the time of a block, and show signs of life; gives the condition of each transaction.
+
+    Raises:
+        LinkwireError: it was not won.
+    """
     instance = secrets.token_hex(8)
     for _ in range(TRIES):
         seen = store.load((keyspace.LEADER, keyspace.TENURE))
@@ -120,21 +126,32 @@ def held_lead(store: Store) -> Iterator[tuple[Holds, str]]:
             break
     else:
         raise Retryable("the lead was not won: controllers take it from each other")
-    token = Holds(keyspace.LEADER, revision)
+    token, ended = Holds(keyspace.LEADER, revision), threading.Event()
+
+    def beat() -> None:
+        for count in itertools.count(1):
+            if ended.wait(BEAT_S):
+                return
+            with suppress(LinkwireError):  # a lead that is lost by it is noticed by the next write
+                store.commit((token, Put(Tenure(instance, count), None)))
+
+    thread = threading.Thread(target=beat, name="lead", daemon=True)
+    thread.start()
     try:
-        yield token, instance
+        yield token
     finally:
+        ended.set()
+        thread.join()
         with suppress(LinkwireError):  # it ends by silence
             store.commit((Delete(keyspace.LEADER, revision),))
 
 
-def _write(store: Store, ops: Sequence[Op], token: Holds, instance: str, generation: int) -> None:
-    """Write in order, in transactions of many; each is a sign of life of the lead too."""
+def _write(store: Store, ops: Sequence[Op], token: Holds, generation: int) -> None:
+    """Write in order, in transactions of many."""
     refused: list[str] = []
     parts = ((None, (op,)) for op in ops)
-    for count, batch in enumerate(pack(parts, lambda _op, reason: refused.append(reason)), 1):
-        life = Put(Tenure(instance, count), None)
-        if store.commit((token, life, *(op for _, part in batch for op in part)), generation) is None:
+    for batch in pack(parts, lambda _op, reason: refused.append(reason)):
+        if store.commit((token, *(op for _, part in batch for op in part)), generation) is None:
             raise Retryable("the store changed while it was restored")
     if refused:
         raise Terminal(refused[0])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from agent.queries.backup import Backups
 from controller.backup.restore import Outcome, held_lead, restore
+from controller.election import SILENCE_S
 from controller.trust.link_secrets import ControllerIdentity
 from mesh.crypto.envelope import Keyring, SigningKey
 from mesh.crypto.hpke import NodeKey
@@ -121,7 +123,7 @@ def test_without_the_controllers_volumes_epochs_begin_anew(mesh: SmallMesh, etcd
         }
 
 
-def test_a_mesh_that_began_anew_gives_way_only_by_force(mesh: SmallMesh, etcd: EtcdServer, store: Store) -> None:
+def test_a_mesh_begun_anew_yields_to_force(mesh: SmallMesh, etcd: EtcdServer, store: Store) -> None:
     with mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller(own=OWN):
         begun(one, two)
         for _ in range(6):  # or the new one counts as far
@@ -184,7 +186,8 @@ def test_from_an_old_backup_nothing_goes_back(mesh: SmallMesh, etcd: EtcdServer,
             rests = whole(store).get(keyspace.address(freed), Address)
             assert rests is not None
             assert rests.holder is None
-            assert log_of(whole(store))[: len(history) + 1] == [*history, "audit log begun"]
+            assert log_of(whole(store))[: len(history)] == history
+            assert "audit log begun" in log_of(whole(store))[len(history) :]
             mesh.live(one, two)
             keys = {k: r for k, r in before.items() if not k.startswith(keyspace.EPOCHS)}
             assert keys.items() <= signed(one, two).items()
@@ -245,7 +248,6 @@ def test_a_restore_that_died_is_completed(
 
 
 def test_controllers_write_nothing_under_its_lead(mesh: SmallMesh, store: Store) -> None:
-    attack_free = {"leader", "tenure"}
     with mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller(own=OWN) as controller:
         begun(one, two)
         with held_lead(store):
@@ -253,15 +255,9 @@ def test_controllers_write_nothing_under_its_lead(mesh: SmallMesh, store: Store)
             revisions = written(store)
             mesh.swarm.start("web")
             mesh.wake()
-            with suppress(AssertionError):
-                settled_soon(one)
+            time.sleep(SILENCE_S + 2)  # after which a leader without a sign of life would be replaced
             assert written(store) == revisions
         settled(one, two, tasks=7)
-        assert attack_free <= whole(store).records.keys()
-
-
-def settled_soon(reader: Reader) -> None:
-    until(lambda: len(list(reader.look().all(Endpoint))) == 7, 2)
 
 
 def written(store: Store) -> dict[str, int]:
@@ -296,7 +292,7 @@ def test_each_refusal_says_why_and_writes_nothing(mesh: SmallMesh, etcd: EtcdSer
     for reason, outcome in refusals.items():
         assert not outcome.written
         assert reason in "; ".join(outcome.problems), outcome.problems
-    assert whole(store).records == {}
+    assert dict(whole(store).records) == {}
 
 
 def test_records_of_another_installation_stay(mesh: SmallMesh, etcd: EtcdServer, store: Store) -> None:
@@ -312,9 +308,7 @@ def test_records_of_another_installation_stay(mesh: SmallMesh, etcd: EtcdServer,
     assert not outcome.written
 
 
-def test_no_backup_is_made_of_what_was_not_signed(
-    mesh: SmallMesh, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_backup_of_what_was_not_signed(mesh: SmallMesh, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.queries.backup.TRIES", 2)
     with mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller(own=OWN):
         begun(one, two)
