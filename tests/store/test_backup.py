@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from mesh.model.audit.chain import chains
 from mesh.model.backup.contents import PURPOSE, Backup, decoded
 from mesh.model.records import Address, Endpoint, LinkKeyEpoch, Member
 from mesh.model.snapshot import Snapshot
+from mesh.model.vault.records import EpochHistory
 from mesh.store.client import Store
 from tests.store.attacks import Attack
 from tests.store.etcd_server import EtcdServer
@@ -102,9 +103,12 @@ def test_a_store_that_nobody_remembers_comes_back(mesh: SmallMesh, etcd: EtcdSer
     with mesh.reader("n1", "n1 lost") as one, mesh.reader("n2", "n2 lost") as two, mesh.controller(own=OWN):
         settled(one, two)
         assert signed(one, two) == before
-        assert epoch_of(whole(store)) == epoch  # and the vault opens: no key began a new one
         assert log_of(whole(store))[: len(history) + 1] == [*history, "backup restored"]
         mesh.live(one, two)
+        assert epoch_of(whole(store)) == epoch  # the vault opens, and its note is there: no key began a new one
+        note = whole(store).get(keyspace.history(KEY), EpochHistory)
+        assert note is not None
+        assert (note.epoch, bool(note.kept)) == (epoch, True)
 
 
 def test_without_the_controllers_volumes_epochs_begin_anew(mesh: SmallMesh, etcd: EtcdServer, store: Store) -> None:
@@ -214,7 +218,7 @@ def test_a_running_mesh_is_left_as_it_is(mesh: SmallMesh, store: Store) -> None:
         mesh.live(one, two)
 
 
-def signed_alike(seen: Snapshot, before: dict[str, object]) -> bool:
+def signed_alike(seen: Snapshot, before: Mapping[str, object]) -> bool:
     return all(before[key] == versioned.record for key, versioned in seen.records.items() if key in before)
 
 
