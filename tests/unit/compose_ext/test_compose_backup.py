@@ -15,11 +15,10 @@ import pytest
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.sealed_stream import opened, sealed
 from mesh.model.backup import key_files
-from mesh.model.backup.contents import PURPOSE, Backup, decoded, encoded
+from mesh.model.backup.contents import PURPOSE, decoded, encoded
+from tests.support.backup_files import BACKUP, KEY
 
 CONTAINER = "c0ffee" + 58 * "0"
-KEY = NodeKey(b"\5" * 32)
-BACKUP = Backup("swarm", 12, 7, 1_764_000_000.0, "1.2.3", {"cluster": b"c" * 90, "services/s": b"s" * 70_000})
 DOCKER = f"""#!/bin/sh
 echo "$*" >>"$FOLDER/asked"
 case "$*" in

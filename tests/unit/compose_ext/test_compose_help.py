@@ -11,6 +11,7 @@ import pytest
 
 from compose_ext.cli import linkwire, main
 from compose_ext.pflag import Command, context_of
+from tests.support import backup_files
 
 
 def commands(command: click.Command = linkwire) -> Iterator[Command]:
@@ -75,4 +76,5 @@ def test_every_example_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "f" * 64 if re.fullmatch(r"[A-Z]+", word) and words[words.index(word) - 1] == "--fingerprint" else word
             for word in words
         ]
+        backup_files.prepare(tmp_path, words)
         assert main(filled) != 2, words

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from compose_ext.cli import main
+from tests.support import backup_files
 
 PROJECT = Path(__file__).parents[3]
 PAGES = sorted([PROJECT / "README.md", *PROJECT.glob("docs/*.md"), *PROJECT.glob("docs/recipes/*.md")])
@@ -56,6 +57,7 @@ def test_every_command_in_docs_is_taken(
     given = words(line)[1:]
     for file in (word for word in given if word.endswith((".yml", ".env"))):
         (tmp_path / file).write_text('version: "3.8"\nx-wireguard: {}\nservices: {web: {image: web}}\n')
+    backup_files.prepare(tmp_path, given)
     given = [FINGERPRINT if given[at - 1] == "--fingerprint" else word for at, word in enumerate(given)]
     assert main(given) != 2, (page, line, capsys.readouterr().err)
 
