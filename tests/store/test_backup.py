@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,10 +24,11 @@ from mesh.crypto.envelope import Keyring, SigningKey
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.sealed_stream import opened
 from mesh.errors import Retryable, Terminal
+from mesh.identity.key_files import verify_keys_text
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import keyspace
 from mesh.model.audit.chain import chains
-from mesh.model.backup.contents import PURPOSE, Backup, decoded
+from mesh.model.backup.contents import PURPOSE, Backup, decoded, encoded
 from mesh.model.records import Address, Endpoint, LinkKeyEpoch, Member
 from mesh.model.snapshot import Snapshot
 from mesh.model.vault.records import EpochHistory
@@ -320,3 +326,42 @@ def test_no_backup_of_what_was_not_signed(mesh: SmallMesh, etcd: EtcdServer, mon
     attack.delete(next(key for key in attack.now() if key.startswith(keyspace.ENDPOINTS)))
     with pytest.raises(Retryable, match="nothing to back up: not what was signed"):
         taken(mesh)
+
+
+def test_the_program_restores_what_it_is_handed(tmp_path: Path) -> None:
+    """As in the container that `docker linkwire restore` makes; its last line is the outcome, whatever it logs."""
+    (tmp_path / "seed").write_text(SIGNING_KEY.raw.hex())
+    (tmp_path / "verify-keys").write_text(verify_keys_text(CLUSTER, KEYRING.keys))
+    (tmp_path / "etcd").mkdir()
+    with EtcdServer(tmp_path / "etcd") as etcd:
+        mesh = SmallMesh(etcd.endpoint, keyspace.ROOT, tmp_path)
+        with mesh.reader("n1") as one, mesh.reader("n2") as two, mesh.controller(own=OWN):
+            begun(one, two)
+            before, backup = signed(one, two), taken(mesh)
+        etcd.wipe()
+        environment = {
+            "LINKWIRE_ETCD": etcd.endpoint,
+            "LINKWIRE_SIGNING_SEED_FILE": str(tmp_path / "seed"),
+            "LINKWIRE_VERIFY_KEYS_FILE": str(tmp_path / "verify-keys"),
+        }
+
+        def run(backup: Backup, **asked: bool) -> tuple[int, dict[str, Any]]:
+            plain = json.dumps(asked).encode() + b"\n" + b"".join(encoded(backup))
+            command = [sys.executable, "-c", "from controller.cli import main; main()", "restore"]
+            done = subprocess.run(
+                command, env=os.environ | environment, input=plain, capture_output=True, check=False
+            )
+            return done.returncode, json.loads(done.stdout.splitlines()[-1])
+
+        code, outcome = run(replace(backup, cluster="another"))
+        assert code == 1
+        assert "it is of the Swarm another" in outcome["problems"][0]
+        code, outcome = run(backup, dry_run=True)
+        assert (code, outcome["written"], outcome["whole"]) == (0, False, True)
+        code, outcome = run(backup)
+        assert (code, outcome["written"], outcome["lost"]) == (0, True, [])
+        assert outcome["restored"]["services"] == 2
+        assert outcome["restored"]["pages of the audit log"] > 1
+        with mesh.reader("n1", "n1 lost") as one, mesh.reader("n2", "n2 lost") as two, mesh.controller(own=OWN):
+            settled(one, two)
+            assert signed(one, two) == before
