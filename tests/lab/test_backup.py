@@ -130,18 +130,3 @@ def knows(installed: Deployment) -> bool:
     done = installed.try_linkwire("ps", "kept", "--format", "json")
     told = installed.try_linkwire("events", "--format", "json")
     return done.returncode == 0 and bool(json.loads(done.stdout)["links"]) and "audit log begun" in told.stdout
-
-
-def test_a_backup_of_another_key_is_refused(installed: Deployment, tmp_path: Path) -> None:
-    key, other, file = tmp_path / "key", tmp_path / "other", tmp_path / "b"
-    installed.linkwire("backup", "--keygen", str(key))
-    installed.linkwire("backup", "--keygen", str(other))
-    installed.linkwire("backup", "--to", str(file), "--recipient", f"{key}.pub")
-    done = installed.try_linkwire("restore", "--identity", str(other), str(file))
-    assert done.returncode == 2
-    assert "it is sealed to the key" in done.stderr
-    installed.linkwire("renew", "--signing-key")
-    done = installed.try_linkwire("restore", "--identity", str(key), str(file))
-    assert done.returncode == 1
-    assert "signed by a key that may not sign this" in done.stderr
-    installed.wait_connected("kept")
