@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
 
 class Proxy:
-    """Passes connections on to a port of loopback until it is told to freeze or to refuse."""
+    """Passes connections on to a port of loopback until it is told to freeze, to be slow, or to refuse."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._flowing = threading.Event()
         self._flowing.set()
         self._refusing = False
+        self._delay = 0.0
         self._over = False
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -49,6 +51,10 @@ class Proxy:
         frozen, self._flowing = self._flowing, threading.Event()
         self._flowing.set()
         frozen.clear()
+
+    def slow(self, seconds: float) -> None:
+        """Pass everything on so much later."""
+        self._delay = seconds
 
     def thaw(self) -> None:
         """Pass on again."""
@@ -89,6 +95,8 @@ class Proxy:
                 while not flowing.wait(0.1):
                     if self._over:
                         return
+                if self._delay:
+                    time.sleep(self._delay)
                 sink.sendall(data)
         self._close([source, sink])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -11,29 +10,16 @@ import pytest
 
 from mesh.identity.tls import Tls
 from mesh.store.client import Store
-from tests.store.etcd_server import EtcdServer, free_port
+from tests.store.etcd_server import EtcdServer
 from tests.store.secured import Secured
+from tests.store.three_members import NAMES, three_members
 from tests.support.signing import RECORD_SIGNER
-
-NAMES = ("a", "b", "c")
 
 
 @pytest.fixture
 def three(tmp_path: Path) -> Iterator[tuple[EtcdServer, ...]]:
-    """A cluster of three members."""
-    peers = {name: f"http://127.0.0.1:{free_port()}" for name in NAMES}
-    cluster = ",".join(f"{name}={peer}" for name, peer in peers.items())
-    servers = []
-    for name, peer in peers.items():
-        own = ("--name", name, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer)
-        (tmp_path / name).mkdir()
-        servers.append(EtcdServer(tmp_path / name, arguments=(*own, "--initial-cluster", cluster)))
-    # Each dies with the thread that starts it, and answers only with another.
-    with ThreadPoolExecutor(max_workers=len(NAMES)) as threads:
-        list(threads.map(EtcdServer.start, servers))
-        yield tuple(servers)
-        for server in servers:
-            server.kill9()
+    with three_members(tmp_path) as servers:
+        yield servers
 
 
 def client(*endpoints: str, tls: Tls | None = None) -> closing[Store]:
