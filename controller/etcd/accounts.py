@@ -14,7 +14,7 @@ import structlog
 from controller.etcd.access import made_by_swarm
 from controller.etcd.roles import Grant, establish, grants, keep_established
 from mesh.crypto.envelope import peek
-from mesh.errors import InvalidRecordError
+from mesh.errors import InvalidRecordError, Retryable
 from mesh.model import codec, keyspace
 from mesh.model.records import Access, Record
 from mesh.store.etcd_channel import Channel, ChannelPool
@@ -74,9 +74,33 @@ class Accounts:
                 self._grants = wanted
                 shared = "all" if access is None else len(access.shared)
                 log.info("etcd users and roles set", count=len(access.nodes) if access else 0, shared=shared)
-        if access is None:
-            return None
-        return Trust(tuple(made_by_swarm([root.encode() for root in access.roots])), frozenset(access.revoked))
+        return _trust(access)
+
+    def read(self, line: ChannelPool, *, first: bool = False) -> Trust | None:
+        """Return what `update` does, and set nothing: another member of etcd leads, and its supervisor sets them.
+
+        Args:
+            line: as root.
+            first: nobody has been let in yet: make sure that authentication is on.
+
+        Raises:
+            LinkwireError: etcd does not answer, or its users and roles were never all set.
+        """
+        self._grants = {}  # another one changes them from now on
+        with line.use() as link:
+            if first and not keep_established(link):
+                raise Retryable("the leading member of etcd has not set users and roles yet")
+            try:
+                self._access = _read(link)
+            except InvalidRecordError as error:
+                log.warning("access record rejected", error=str(error))
+        return _trust(self._access)
+
+
+def _trust(access: Access | None) -> Trust | None:
+    if access is None:
+        return None
+    return Trust(tuple(made_by_swarm([root.encode() for root in access.roots])), frozenset(access.revoked))
 
 
 def _read(link: Channel) -> Access | None:

@@ -127,6 +127,30 @@ class Upkeep:
         except LinkwireError as error:
             log.warning("etcd upkeep failed, retrying", error=str(error))
 
+    def look_own(self, line: ChannelPool, now: float) -> None:
+        """Do what is due for this member's file alone, where another member leads.
+
+        Args:
+            line: to this member, as root.
+            now: seconds of a monotonic clock.
+        """
+        if now - self._asked_at < ASK_EVERY:
+            return
+        self._asked_at = now
+        try:
+            with line.use() as link:
+                space = etcd_space.space(link)
+            rested = now - self._defragmented_at >= DEFRAGMENT_EVERY
+            full = space.alarm and space.size > SHORT * self.quota
+            # The leader compacts and disarms; only this member can give back its own file's free space.
+            if (full and (rested or space.in_use < SHORT * self.quota)) or (rested and is_worth(space, self.quota)):
+                self._defragmented_at = now
+                self._defragment(line, space)
+            if self.metrics is not None:
+                self.metrics.publish(etcd_metrics.Space(space.size, space.in_use, self.quota, space.alarm, 0))
+        except LinkwireError as error:
+            log.warning("etcd upkeep failed, retrying", error=str(error))
+
     def _make_room(self, line: ChannelPool, full: Space) -> None:
         """Compact, defragment, disarm: an alarm that is disarmed first comes back at once."""
         log.warning("etcd full, making room", size=full.size, in_use=full.in_use, quota=self.quota)

@@ -53,24 +53,39 @@ class CertificateAuthority:
         """
         names = [_general_name(address) for address in addresses]
         alternative = x509.SubjectAlternativeName(names)
-        return self._issue(x509.Name([]), ExtendedKeyUsageOID.SERVER_AUTH, alternative)
+        return self._issue(x509.Name([]), [ExtendedKeyUsageOID.SERVER_AUTH], alternative)
+
+    def member(self, name: str, addresses: Iterable[str]) -> bytes:
+        """Issue a new key and certificate for members of a cluster, in PEM: each is server and client of the others.
+
+        Args:
+            name: its common name, by which a member knows others.
+            addresses: IP addresses or host names of all of them.
+        """
+        purposes = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+        alternative = x509.SubjectAlternativeName([_general_name(address) for address in addresses])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        return self._issue(subject, purposes, alternative)
 
     def client(self, user: str) -> bytes:
         """Issue a client's new key and certificate, in PEM; etcd reads the common name as its user."""
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, user)])
-        return self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, None)
+        return self._issue(name, [ExtendedKeyUsageOID.CLIENT_AUTH], None)
 
     def _issue(
-        self, name: x509.Name, purpose: x509.ObjectIdentifier, alternative: x509.SubjectAlternativeName | None
+        self,
+        name: x509.Name,
+        purposes: Iterable[x509.ObjectIdentifier],
+        alternative: x509.SubjectAlternativeName | None,
     ) -> bytes:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(name, key.public_key())
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(authority=False), critical=True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         if alternative is not None:
             # RFC 5280, 4.2.1.6: critical where there is no subject.
-            builder = builder.add_extension(alternative, critical=True)
+            builder = builder.add_extension(alternative, critical=not list(name))
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -11,6 +11,9 @@ CONTROLLER = "controller"
 AGENT = "agent"
 """Shared by the agents that cannot use their node's own certificate."""
 
+MEMBER = "linkwire-etcd-member"
+"""No user: the name that etcd's members show each other, which their ports for each other take alone."""
+
 _NODE = re.compile("[0-9a-z]{25}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,7 @@ class Traffic:
     def gap(self, times: dict[int, float], since: float = 0.0) -> float:
         """The longest pause between two of them, or to now, since a moment."""
         moments = [max(since, self.begun), *(at for at in times.values() if at > since), time.monotonic()]
-        return max(after - before for before, after in zip(moments, moments[1:], strict=False))
+        return max(after - before for before, after in itertools.pairwise(moments))
 
     def go_on(self, seconds: float) -> bool:
         """Whether, from now on, a write is confirmed and another seen, each within so many seconds."""
