@@ -52,6 +52,7 @@ def _values(rows: Mapping[str, tuple[str, str]]) -> Callable[[Callable[..., Any]
             "Address at which nodes reach etcd (default: the one its node advertises)",
         ),
         "etcd-port": ("PORT", "TCP port of etcd (default 2379)"),
+        "etcd-nodes": ("NUMBER", "Nodes that etcd runs on: 1, 3 or 5; it outlives the loss of 0, 1 or 2 (default 1)"),
         "etcd": ("URL[,URL]", "etcds of your own, instead: https://HOST:PORT"),
         "etcd-ca": ("FILE", "CA bundle that etcd's certificate must chain to"),
         "etcd-cert": ("FILE", "Client certificate of the controllers"),
@@ -102,7 +103,7 @@ def install_command(docker: Docker, **given: str | bool | None) -> int:
     an agent on every node. Run again, it makes what is missing and updates the stack; a flag that is not given keeps
     the value that it had. Before anything is changed the image is run on every node, and looks at its ports, subnet,
     MTU, WireGuard, firewall and clock; --check does only that. At the end a link of its own is tried. etcd runs on
-    the node with the label linkwire.etcd=true, which this manager gets if no node has it.
+    the nodes with the label linkwire.etcd=true, which managers get, this one first, where too few nodes have it.
     """
     from compose_ext.install import fitness, install, preflight  # noqa: PLC0415 - see the module's docstring
 

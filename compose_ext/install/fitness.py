@@ -48,13 +48,13 @@ class Wish:
     Attributes:
         options: of it.
         before: options of the installation that is there; None where there is none.
-        etcd: name of the node that is to run etcd; empty where the user has an etcd of his own.
+        etcd: names of the nodes that are to run etcd; none where the user has an etcd of his own.
         addresses: address of each node, by name.
     """
 
     options: Options
     before: Options | None = None
-    etcd: str = ""
+    etcd: frozenset[str] = frozenset()
     addresses: Mapping[str, str] | None = None
 
     @property
@@ -68,9 +68,15 @@ class Wish:
         """Return the TCP port of agents' metrics."""
         return None if self.options.metrics == "off" else int(self.options.metrics.rpartition(":")[2])
 
+    @property
+    def etcd_ports(self) -> tuple[int, ...]:
+        """Return the TCP ports of etcd: for clients, and where it has several members for these."""
+        port = int(self.options.etcd_port)
+        return (port,) if self.options.etcd_nodes == "1" else (port, port + 1)
+
     def question(self) -> dict[str, Any]:
         """Return what each node is asked: `agent.fitness.facts.ASKED`."""
-        tcp = [port for port in (int(self.options.etcd_port), self.metrics) if port is not None]
+        tcp = [port for port in (*self.etcd_ports, self.metrics) if port is not None]
         return {
             "ports": self.ports,
             "tcp": sorted(set(tcp)),
@@ -140,9 +146,10 @@ def _ports(node: str, facts: Mapping[str, Any], wish: Wish) -> Iterator[Finding]
         text += ": choose others with --ports" if full else ", and are passed over"
         found.append(Finding(node, PORTS, PROBLEM if full else WARNING, text))
     has_etcd = before is not None and not before.etcd and before.etcd_port == options.etcd_port
-    if node == wish.etcd and not has_etcd and int(options.etcd_port) in facts["tcp"]:
-        text = f"TCP {options.etcd_port} is taken, and etcd is to listen there: choose another with --etcd-port"
-        found.append(Finding(node, PORTS, PROBLEM, text))
+    for port in wish.etcd_ports if node in wish.etcd and not has_etcd else ():
+        if port in facts["tcp"]:
+            text = f"TCP {port} is taken, and etcd is to listen there: choose another with --etcd-port"
+            found.append(Finding(node, PORTS, PROBLEM, text))
     if wish.metrics in facts["tcp"] and (before is None or before.metrics != options.metrics):
         text = f"TCP {wish.metrics} is taken, so its agent answers no Prometheus: choose another with --metrics"
         found.append(Finding(node, PORTS, WARNING, text))
@@ -187,8 +194,8 @@ def _firewall(node: str, facts: Mapping[str, Any], wish: Wish) -> Iterator[Findi
     found = []
     ends = {f"udp/{port}" for port in wish.ports}
     wanted = {"UDP " + wish.options.ports: ends}
-    if node == wish.etcd:
-        wanted[f"TCP {wish.options.etcd_port}"] = {f"tcp/{wish.options.etcd_port}"}
+    if node in wish.etcd:
+        wanted |= {f"TCP {port}": {f"tcp/{port}"} for port in wish.etcd_ports}
     for name, ports in wanted.items():
         chains = sorted({str(chain) for port in ports for chain in facts["filters"].get(port, ())})
         if chains:

@@ -11,9 +11,11 @@ from compose_ext.connectivity import run as connectivity
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.install import preflight, rollout
+from compose_ext.install.etcd_members import nodes
+from compose_ext.install.etcd_members.resize import Resize
 from compose_ext.install.fitness import Finding
 from compose_ext.install.options import Options, choose, read_label
-from compose_ext.install.target import ETCD_LABEL, KEY_LABEL, ensure_etcd_node, labelled, work_out
+from compose_ext.install.target import KEY_LABEL, labelled, work_out
 from compose_ext.secrets import external_etcd, made, seeds
 from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecrets
 from compose_ext.swarm import gate, installation, linked_stacks, node_jobs, queries
@@ -60,13 +62,17 @@ def install(
     _tell_strangers(secrets, before, say)
     known = len(secrets.everything())
     _try_nodes(docker, swarm, before, options, force=force, say=say)
-    if not options.etcd:
-        ensure_etcd_node(docker, swarm, say)
-    release = work_out(docker, secrets, swarm, before, options, given=given, say=say).release(secrets)
+    places = None if options.etcd else nodes.choose(docker, swarm, before, int(options.etcd_nodes))
+    target = work_out(docker, secrets, swarm, before, options, given=given, say=say, places=places)
     made = len(secrets.everything()) - known
     say(f"{made} secrets and configs made" if made else "all secrets and configs are there")
-    rollout.deploy(docker, release, secrets)
+    resize = Resize(docker, secrets, before, places, target, WAIT, say) if places else None
+    target = resize.prepare() if resize else target
+    rollout.deploy(docker, target.release(secrets), secrets)
     say(f"the stack {STACK} is {'updated' if before.services else 'deployed'}")
+    if resize and target.tls and len(target.tls.server_trusts) > 1:
+        rollout.wait(docker, WAIT, say, settle=True)
+        resize.finish(target)
     if with_gate or not detach:
         rollout.wait(docker, WAIT, say, settle=True)
         _prove(docker, options.image, say)
@@ -198,7 +204,7 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
     say("its secrets and configs are removed")
     if removal := "; ".join(_removal(secrets)):
         left.append(f"remove secrets and configs that no install has recorded, if you need them no more: {removal}")
-    for label in (ETCD_LABEL, KEY_LABEL, made.LABEL):
+    for label in (nodes.ETCD_LABEL, KEY_LABEL, made.LABEL):
         for node in labelled(docker, label):
             docker.ask(["node", "update", "--label-rm", label, node], TIMEOUT)
     left += _clean(docker, image, say)

@@ -18,6 +18,8 @@ _LEVELS = ("debug", "info", "warning", "error")
 NODE_ENCRYPTION = ("off", *MODES)
 _MOST_CONTROLLERS = 9
 _LARGEST_NET = 29
+_ETCD_NODES = (1, 3, 5)
+"""An even number bears no more losses than one less."""
 _MAX_REST = 7 * 86400
 
 
@@ -31,6 +33,7 @@ class Options:
         etcd_insecure: `true`: those may be `http://`.
         etcd_address: where nodes reach the etcd that we bring; "" for what its node advertises.
         etcd_port: its TCP port.
+        etcd_nodes: how many nodes it runs on; its members reach each other at the port after that.
         subnet: the mesh's addresses.
         controllers: how many.
         ports: UDP ports of a node for its tasks, `FIRST-LAST`.
@@ -47,6 +50,7 @@ class Options:
     etcd_insecure: str = "false"
     etcd_address: str = ""
     etcd_port: str = "2379"
+    etcd_nodes: str = "1"
     subnet: str = "100.96.0.0/16"
     controllers: str = "2"
     ports: str = "51820-53819"
@@ -100,6 +104,7 @@ def _problems(options: Options) -> Iterable[str]:
     if not options.image or options.image != "".join(options.image.split()):
         yield f"--image {options.image!r} is no image's name"
     yield from _etcd_problems(options)
+    yield from _etcd_nodes_problems(options)
     yield from _address_problems(options)
     if not 1 <= _number(options.controllers) <= _MOST_CONTROLLERS:
         yield f"--controllers {options.controllers!r} is not a number from 1 to {_MOST_CONTROLLERS}"
@@ -129,6 +134,19 @@ def _etcd_problems(options: Options) -> Iterable[str]:
             f"--etcd {options.etcd} is plaintext http:// to another host: anyone on the path can read and modify it. "
             "Use https:// endpoints, or add --etcd-insecure"
         )
+
+
+def _etcd_nodes_problems(options: Options) -> Iterable[str]:
+    if _number(options.etcd_nodes) not in _ETCD_NODES:
+        yield f"--etcd-nodes {options.etcd_nodes!r} is none of {', '.join(map(str, _ETCD_NODES))}"
+    elif options.etcd_nodes == "1":
+        return
+    elif options.etcd:
+        yield "--etcd names etcds of your own, --etcd-nodes is for those that Linkwire brings: give one"
+    elif options.etcd_address:
+        yield "--etcd-address is for etcd on one node; with --etcd-nodes each is reached where it advertises itself"
+    elif _number(options.etcd_port) == MAX_PORT:
+        yield f"--etcd-port {MAX_PORT} leaves none for members among each other, which take the next one"
 
 
 def _address_problems(options: Options) -> Iterable[str]:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.install import fitness
+from compose_ext.install.etcd_members import nodes as etcd_nodes
 from compose_ext.install.fitness import PROBLEM, WARNING, Finding, Wish
 from compose_ext.install.options import Options, read_label
-from compose_ext.install.target import labelled
 from compose_ext.swarm import installation, node_jobs, queries
 from compose_ext.terminal import Table
 
@@ -58,7 +58,8 @@ def look(
 def _wish(docker: Docker, swarm: queries.Manager, before: installation.Deployed, options: Options) -> Wish:
     nodes = queries.nodes(docker)
     names = {str(node["ID"]): str(node["Description"]["Hostname"]) for node in nodes}
-    etcd = "" if options.etcd else names.get(next(iter(labelled(docker)), swarm.node), "")
+    places = None if options.etcd else etcd_nodes.choose(docker, swarm, before, int(options.etcd_nodes))
+    etcd = frozenset(names[place.node] for place in places.chosen) if places else frozenset[str]()
     addresses: dict[str, str] = {}
     for node in nodes:
         manager = str((node.get("ManagerStatus") or {}).get("Addr", "")).rpartition(":")[0].strip("[]")

@@ -104,12 +104,13 @@ def _certificates(renewal: _Renewal, *, drop: bool) -> None:
         )
     newest = etcd_certificates.generations(renewal.secrets)[-1]
     begun = newest.number not in {state.server, state.clients} or state.server != state.clients
-    if begun and etcd_certificates.following(state, newest.number):
+    several = bool(renewal.target.members)
+    if begun and etcd_certificates.following(state, newest.number, several=several):
         renewal.say(f"continuing with certificates number {newest.number}")
     else:
-        newest = etcd_certificates.make(renewal.secrets, newest.address)
+        newest = etcd_certificates.make(renewal.secrets, newest.addresses)
         renewal.say(f"made certificates number {newest.number}")
-    while step := etcd_certificates.following(state, newest.number, drop=drop):
+    while step := etcd_certificates.following(state, newest.number, drop=drop, several=several):
         what = _described(state, step)
         state = step
         renewal.step(replace(renewal.target, tls=step), what)
@@ -119,7 +120,9 @@ def _certificates(renewal: _Renewal, *, drop: bool) -> None:
 def _described(before: etcd_certificates.State, after: etcd_certificates.State) -> str:
     if before.clients != after.clients:
         return "controllers and agents present the new certificate"
-    if before.server != after.server:
+    if before.server != after.server and len(after.server_trusts) > 1:
+        return "etcd's members present the new certificate, one after the other"
+    if before.server != after.server or (len(before.server_trusts) > len(after.server_trusts) == 1):
         return "etcd presents the new certificate, and accepts no old one"
     if before.clients_trust != after.clients_trust:
         return "controllers and agents accept no old certificate"

@@ -21,12 +21,16 @@ class Release:
         endpoints: of etcd, for controller and agent.
         mounted: variable, such as LINKWIRE_LINK_SEED_NAME, to Docker's name.
         installation: id of it.
+        members: of etcd, where it has several: `LINKWIRE_ETCD_MEMBERS`; "" for an only one.
+        replicas: of etcd, on as many nodes.
     """
 
     options: Options
     endpoints: str
     mounted: Mapping[str, str]
     installation: str = ""
+    members: str = ""
+    replicas: int = 1
 
     def variables(self) -> dict[str, str]:
         """Return the variables of the stack file; none is secret."""
@@ -35,6 +39,8 @@ class Release:
             "LINKWIRE_IMAGE": chosen.image,
             "LINKWIRE_ETCD": self.endpoints,
             "LINKWIRE_ETCD_INSECURE": "1" if chosen.in_clear else "0",
+            "LINKWIRE_ETCD_MEMBERS": self.members,
+            "LINKWIRE_ETCD_REPLICAS": str(self.replicas),
             "LINKWIRE_INSTALLATION": self.installation,
             "LINKWIRE_SUBNET": chosen.subnet,
             "LINKWIRE_CONTROLLERS": chosen.controllers,
@@ -80,6 +86,8 @@ class Release:
     def _document(self) -> dict[str, Any]:
         document: dict[str, Any] = yaml.safe_load(template())
         services = document["services"]
+        if not self.members:
+            _remove_members(document)
         if self.options.etcd:
             _remove_etcd(document)
         if self.options.in_clear:
@@ -88,6 +96,16 @@ class Release:
         label = self.options.label().replace("$", "$$")
         services["controller"]["deploy"]["labels"] = {OPTIONS_LABEL: label}
         return document
+
+
+def _remove_members(document: dict[str, Any]) -> None:
+    """Leave etcd as it is where it has one member: nobody to meet, and no health to wait for."""
+    etcd = document["services"]["etcd"]
+    for variable in ("LINKWIRE_ETCD_MEMBERS", "LINKWIRE_ETCD_PEER_CERT", "LINKWIRE_NODE_ID"):
+        del etcd["environment"][variable]
+    etcd["secrets"] = [one for one in etcd["secrets"] if one["source"] != "etcd_peer"]
+    del document["secrets"]["etcd_peer"], etcd["healthcheck"]
+    del etcd["deploy"]["replicas"], etcd["deploy"]["placement"]["max_replicas_per_node"]
 
 
 def _remove_etcd(document: dict[str, Any]) -> None:

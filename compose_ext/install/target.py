@@ -1,11 +1,10 @@
 """The target of an install: options, seeds and certificates, taken from the Swarm or made."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
+from compose_ext.install.etcd_members import nodes
 from compose_ext.install.options import Options
 from compose_ext.install.stack_template import Release
 from compose_ext.secrets import etcd_certificates, external_etcd, seeds
@@ -13,8 +12,6 @@ from compose_ext.secrets.docker_secrets import DockerSecrets
 from compose_ext.swarm import installation, queries
 from compose_ext.swarm.queries import TIMEOUT
 
-ETCD_LABEL = "linkwire.etcd"
-"""Label of the node that etcd runs on."""
 KEY_LABEL = "linkwire.key"
 """Label of a node whose keys were approved by hand."""
 
@@ -29,6 +26,8 @@ class Target:
         seeds: signing and link seed, verify keys.
         tls: certificates of the etcd that we bring.
         own: those of the user's own etcd. Neither for plaintext http://.
+        members: of etcd, where it has several; else empty.
+        replicas: of etcd.
     """
 
     options: Options
@@ -36,6 +35,8 @@ class Target:
     seeds: seeds.Seeds
     tls: etcd_certificates.State | None
     own: external_etcd.ExternalEtcd | None = None
+    members: str = ""
+    replicas: int = 1
 
     def release(self, secrets: DockerSecrets) -> Release:
         """Return what to hand to Docker; makes the configs that list trusted authorities. Raises DockerError."""
@@ -43,7 +44,8 @@ class Target:
             etcd_certificates.mounted(secrets, self.tls) if self.tls else self.own.mounted() if self.own else {}
         )
         mounted = {**self.seeds.mounted(), **certificates}
-        return Release(self.options, self.endpoints, mounted, self.seeds.installation)
+        options, installed = self.options, self.seeds.installation
+        return Release(options, self.endpoints, mounted, installed, self.members, self.replicas)
 
 
 def work_out(
@@ -55,8 +57,19 @@ def work_out(
     *,
     given: Mapping[str, str],
     say: Callable[[str], None],
+    places: nodes.Places | None = None,
 ) -> Target:
     """Keep what is deployed, and make what is missing for the options.
+
+    Args:
+        docker: a manager's.
+        secrets: of the Swarm.
+        swarm: it.
+        before: what is deployed.
+        options: of the target.
+        given: files for etcds of the user's own.
+        say: prints a line of progress.
+        places: nodes of the etcd that we bring; None: those that have its label.
 
     Raises:
         UsageError: a file of the user's will not do.
@@ -68,41 +81,22 @@ def work_out(
         own = external_etcd.ensure(secrets, given, in_use | before.mounts("agent"), say) if over_tls else None
         return Target(options, options.etcd, seeds.ensure(secrets, swarm.cluster, in_use, say), None, own)
     installed = seeds.ensure(secrets, swarm.cluster, in_use, say)
-    address = options.etcd_address or _advertised(docker, _etcd_node(docker))
-    endpoints = f"https://{f'[{address}]' if ':' in address else address}:{options.etcd_port}"
+    number = int(options.etcd_nodes)
+    chosen = (places or nodes.choose(docker, swarm, before, number, grow=False)).chosen
+    addresses = [options.etcd_address or place.address for place in chosen]
+    endpoints = ",".join(_url(address, int(options.etcd_port)) for address in addresses)
     tls = etcd_certificates.state_of(secrets, before.mounts("etcd"), before.mounts("agent"))
-    if tls is None or not any(one.address == address for one in etcd_certificates.generations(secrets)):
-        good = [one for one in etcd_certificates.generations(secrets) if one.address == address]
-        tls = etcd_certificates.settled((good[-1] if good else etcd_certificates.make(secrets, address)).number)
-    return Target(options, endpoints, installed, tls)
+    good = [one for one in etcd_certificates.generations(secrets) if one.covers(addresses)]
+    if tls is None or tls.server not in {one.number for one in good}:
+        tls = etcd_certificates.settled((good[-1] if good else etcd_certificates.make(secrets, addresses)).number)
+    members = [f"{place.node}={_url(place.address, int(options.etcd_port) + 1)}" for place in chosen]
+    return Target(options, endpoints, installed, tls, None, ",".join(members) if number > 1 else "", number)
 
 
-def ensure_etcd_node(docker: Docker, swarm: queries.Manager, say: Callable[[str], None]) -> None:
-    """Let etcd run on this manager if no node has its label. Raises DockerError."""
-    if not labelled(docker):
-        docker.ask(["node", "update", "--label-add", f"{ETCD_LABEL}=true", swarm.node], TIMEOUT)
-        say("etcd runs on this manager, which now has the label linkwire.etcd=true")
+def _url(address: str, port: int) -> str:
+    return f"https://{f'[{address}]' if ':' in address else address}:{port}"
 
 
-def labelled(docker: Docker, label: str = f"{ETCD_LABEL}=true") -> list[str]:
+def labelled(docker: Docker, label: str = f"{nodes.ETCD_LABEL}=true") -> list[str]:
     """Return the ids of nodes with a label, by default etcd's. Raises DockerError."""
     return docker.ask(["node", "ls", "--quiet", "--filter", f"node.label={label}"], TIMEOUT).split()
-
-
-def _etcd_node(docker: Docker) -> str:
-    nodes = labelled(docker)
-    if len(nodes) != 1:
-        raise DockerError(
-            f"{len(nodes)} nodes have the label {ETCD_LABEL}=true, and etcd runs on one, where its data is: "
-            f"docker node update --label-rm {ETCD_LABEL} NODE"
-        )
-    return nodes[0]
-
-
-def _advertised(docker: Docker, node: str) -> str:
-    found = json.loads(docker.ask(["node", "inspect", node], TIMEOUT))[0]
-    manager = str((found.get("ManagerStatus") or {}).get("Addr", "")).rpartition(":")[0].strip("[]")
-    address = manager or str((found.get("Status") or {}).get("Addr", ""))
-    if address in ("", "0.0.0.0", "127.0.0.1", "::1"):  # noqa: S104 - what Swarm writes when it does not know
-        raise DockerError(f"Swarm does not know how other nodes reach {node}: give --etcd-address")
-    return address

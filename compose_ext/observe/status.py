@@ -124,7 +124,7 @@ def _control(facts: Facts) -> Iterator[tuple[str, str, str]]:
     if "etcd" in running:
         yield "control", "etcd", ", ".join(running["etcd"]) or "none runs"
     for member in facts.members:
-        told = [member.name or "a member", *(["leads"] if member.is_leader else [])]
+        told = [_node_name(facts, member.name) or "a member", *(["leads"] if member.is_leader else [])]
         told.append("does not answer" if member.problem else "answers")
         if member.size is not None:
             told.append(f"{member.size / _MIB:.1f} MiB")
@@ -134,6 +134,11 @@ def _control(facts: Facts) -> Iterator[tuple[str, str, str]]:
         # The members' own word is of now, the record's of a minute ago.
         used = max((member.size for member in facts.members if member.size is not None), default=size["size"])
         yield "control", "etcd's size", f"{used / _MIB:.1f} MiB of {size['quota'] / _MIB:.0f} MiB"
+
+
+def _node_name(facts: Facts, name: str) -> str:
+    """Return the hostname where a member has its node's id for its name, as one of several has."""
+    return next((node.hostname for node in facts.nodes or () if node.id == name), name)
 
 
 def _leader(facts: Facts) -> str:

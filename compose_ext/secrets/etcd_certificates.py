@@ -6,21 +6,23 @@ So while one takes another's place, both authorities are trusted, in an order in
 """
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.secrets.docker_secrets import AUTHORITY, CONFIG, SECRET, DockerSecret, DockerSecrets, name_of
 from mesh.identity.ca import CertificateAuthority
-from mesh.identity.etcd_users import AGENT, CONTROLLER
+from mesh.identity.etcd_users import AGENT, CONTROLLER, MEMBER
 
 CA, SERVER, TRUST = AUTHORITY, "etcd_server", "etcd_trust"
 CONTROLLER_KEY, AGENT_KEY = "etcd_controller", "etcd_agent"
+PEER = "etcd_peer"
+"""Shown by etcd's members to each other; there where etcd has several."""
 SECRETS = (SERVER, CONTROLLER_KEY, AGENT_KEY)
 EXPIRES = "org.linkwire.expires"
 """Label: when, in UTC, as ISO 8601 writes it."""
 ADDRESS = "org.linkwire.address"
-"""Label: the address that etcd's certificate is good at."""
+"""Label: the addresses that etcd's certificate is good at, comma separated."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -36,11 +38,24 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A complete generation."""
+    """A complete generation.
+
+    Attributes:
+        number: of its secrets and config.
+        expires: with all of its certificates.
+        addresses: that etcd's certificate is good at.
+        has_peer: whether it has a certificate for members among each other.
+    """
 
     number: int
     expires: dt.datetime
-    address: str
+    addresses: tuple[str, ...]
+    has_peer: bool = False
+
+    def covers(self, addresses: Iterable[str]) -> bool:
+        """Tell whether it will do for etcd's members at these addresses."""
+        wanted = set(addresses)
+        return wanted <= set(self.addresses) and (len(wanted) == 1 or self.has_peer)
 
 
 def settled(number: int) -> State:
@@ -48,7 +63,7 @@ def settled(number: int) -> State:
     return State(number, number, frozenset({number}), frozenset({number}))
 
 
-def following(state: State, wanted: int, *, drop: bool = False) -> State | None:
+def following(state: State, wanted: int, *, drop: bool = False, several: bool = False) -> State | None:
     """The next step on the way to a generation; None at the end.
 
     In every step each side trusts what the other shows, before and after it, and in whatever order Swarm does it.
@@ -57,16 +72,23 @@ def following(state: State, wanted: int, *, drop: bool = False) -> State | None:
         state: as it is.
         wanted: the generation.
         drop: clients are restarted once more, not to trust the old authority; else that ends with its certificate.
+        several: etcd has several members, which show each other certificates and are restarted one by one.
     """
-    if wanted not in state.server_trusts and state.clients != wanted:
-        return replace(state, server_trusts=frozenset({state.clients, wanted}))
-    if state.clients != wanted or wanted not in state.clients_trust:
-        return replace(state, clients=wanted, clients_trust=frozenset({state.server, wanted}))
-    if state.server != wanted or state.server_trusts != {wanted}:
-        return replace(state, server=wanted, server_trusts=frozenset({wanted}))
-    if drop and state.clients_trust != {wanted}:
-        return replace(state, clients_trust=frozenset({wanted}))
-    return None
+    old = {state.clients, state.server} if several else {state.clients}
+    step = state
+    if (wanted not in state.server_trusts and state.clients != wanted) or (
+        several and state.server != wanted and not {state.server, wanted} <= state.server_trusts
+    ):
+        step = replace(state, server_trusts=frozenset({*old, wanted}))
+    elif state.clients != wanted or wanted not in state.clients_trust:
+        step = replace(state, clients=wanted, clients_trust=frozenset({state.server, wanted}))
+    elif state.server != wanted and several:
+        step = replace(state, server=wanted)
+    elif state.server != wanted or state.server_trusts != {wanted}:
+        step = replace(state, server=wanted, server_trusts=frozenset({wanted}))
+    elif drop and state.clients_trust != {wanted}:
+        step = replace(state, clients_trust=frozenset({wanted}))
+    return None if step == state else step
 
 
 def generations(secrets: DockerSecrets) -> list[Generation]:
@@ -78,29 +100,34 @@ def generations(secrets: DockerSecrets) -> list[Generation]:
                 expires = dt.datetime.fromisoformat(ca.labels[EXPIRES])
             except (KeyError, ValueError):
                 continue
-            found.append(Generation(ca.number, expires, ca.labels.get(ADDRESS, "")))
+            addresses = tuple(ca.labels.get(ADDRESS, "").split(","))
+            found.append(Generation(ca.number, expires, addresses, secrets.find(PEER, ca.number) is not None))
     return found
 
 
-def make(secrets: DockerSecrets, address: str, authority: CertificateAuthority | None = None) -> Generation:
+def make(
+    secrets: DockerSecrets, addresses: Sequence[str], authority: CertificateAuthority | None = None
+) -> Generation:
     """Make a generation. Leftovers of an interrupted one stay unused: its authority's key is gone.
 
     Args:
         secrets: of the Swarm.
-        address: at which etcd is reached.
+        addresses: at which etcd is reached, one of each member.
         authority: for tests; None: a new one.
 
     Raises:
         DockerError: Docker failed.
     """
-    number = secrets.next_number(CA, *SECRETS)
+    number, several = secrets.next_number(CA, *SECRETS, PEER), len(addresses) > 1
     authority = authority or CertificateAuthority(f"Linkwire etcd {number}")
-    labels = {EXPIRES: authority.expires.isoformat(), ADDRESS: address}
-    secrets.make(SECRET, SERVER, number, authority.server([address, LOOPBACK]), labels)
+    labels = {EXPIRES: authority.expires.isoformat(), ADDRESS: ",".join(addresses)}
+    secrets.make(SECRET, SERVER, number, authority.server([*addresses, LOOPBACK]), labels)
+    if several:
+        secrets.make(SECRET, PEER, number, authority.member(MEMBER, addresses), labels)
     secrets.make(SECRET, CONTROLLER_KEY, number, authority.client(CONTROLLER), labels)
     secrets.make(SECRET, AGENT_KEY, number, authority.client(AGENT), labels)
     secrets.make(CONFIG, CA, number, authority.pem, labels)
-    return Generation(number, authority.expires, address)
+    return Generation(number, authority.expires, tuple(addresses), several)
 
 
 def state_of(secrets: DockerSecrets, server: frozenset[str], clients: frozenset[str]) -> State | None:
@@ -131,6 +158,7 @@ def mounted(secrets: DockerSecrets, state: State) -> dict[str, str]:
     """
     return {
         "LINKWIRE_ETCD_SERVER_NAME": name_of(SERVER, state.server),
+        "LINKWIRE_ETCD_PEER_NAME": name_of(PEER, state.server),
         "LINKWIRE_ETCD_CONTROLLER_NAME": name_of(CONTROLLER_KEY, state.clients),
         "LINKWIRE_ETCD_AGENT_NAME": name_of(AGENT_KEY, state.clients),
         "LINKWIRE_ETCD_SERVER_TRUST_NAME": _trust(secrets, state.server_trusts).name,

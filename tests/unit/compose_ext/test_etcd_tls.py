@@ -9,9 +9,9 @@ import pytest
 from compose_ext.secrets.etcd_certificates import State, following, settled
 
 
-def steps(state: State, wanted: int, *, drop: bool = False) -> list[State]:
+def steps(state: State, wanted: int, *, drop: bool = False, several: bool = False) -> list[State]:
     found = [state]
-    while (state := following(found[-1], wanted, drop=drop) or found[-1]) != found[-1]:
+    while (state := following(found[-1], wanted, drop=drop, several=several) or found[-1]) != found[-1]:
         found.append(state)
         assert len(found) < 10
     return found
@@ -29,6 +29,23 @@ def test_certificates_of_adjacent_steps_accept_each_other(drop: bool) -> None:
         ):
             assert clients in server_trusts, (before, after)
             assert server in clients_trust, (before, after)
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("begun", range(5))
+def test_members_accept_each_other_in_each_step(drop: bool, begun: int) -> None:
+    """Swarm restarts one after the other, and each needs the others to be ready."""
+    first = steps(settled(1), 2, drop=drop, several=True)
+    found = steps(first[min(begun, len(first) - 1)], 3 if begun else 2, drop=drop, several=True)
+    for before, after in itertools.pairwise(found):
+        for one, other in itertools.product((before, after), repeat=2):
+            assert one.server in other.server_trusts, (before, after)
+        for (server, server_trusts), (clients, clients_trust) in itertools.product(
+            (halves(before)[0], halves(after)[0]), (halves(before)[1], halves(after)[1])
+        ):
+            assert clients in server_trusts, (before, after)
+            assert server in clients_trust, (before, after)
+    assert (found[-1].server, found[-1].server_trusts) == (3 if begun else 2, {3 if begun else 2})
 
 
 def test_each_side_restarts_as_rarely_as_possible() -> None:

@@ -28,7 +28,7 @@ from compose_ext.install.fitness import (
 from compose_ext.install.options import Options
 from compose_ext.swarm.node_jobs import Outcome, _ahead
 
-NEW = Wish(Options(), None, "n1", {"n1": "10.0.0.1", "n2": "10.0.0.2", "n3": "10.0.0.3"})
+NEW = Wish(Options(), None, frozenset({"n1"}), {"n1": "10.0.0.1", "n2": "10.0.0.2", "n3": "10.0.0.3"})
 THERE = replace(NEW, before=Options())
 FACTS: dict[str, Any] = {
     "udp": [],
@@ -105,7 +105,7 @@ def test_other_options_than_before_are_checked() -> None:
     found = judged(outcome(tcp=[2380], udp=[[60000, 60000]]), moved, PORTS)
     assert [level for level, _ in found] == [WARNING, PROBLEM]
     assert moved.question()["tcp"] == [2380]
-    assert judged(outcome(tcp=[2379]), replace(NEW, etcd=""), PORTS)[0][0] == OK, "with an etcd of one's own"
+    assert judged(outcome(tcp=[2379]), replace(NEW, etcd=frozenset()), PORTS)[0][0] == OK, "with an etcd of one's own"
 
 
 def test_node_that_cannot_run_the_image_is_named() -> None:
