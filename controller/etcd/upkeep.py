@@ -141,9 +141,9 @@ class Upkeep:
             with line.use() as link:
                 space = etcd_space.space(link)
             rested = now - self._defragmented_at >= DEFRAGMENT_EVERY
-            full = space.alarm and space.size > SHORT * self.quota
-            # The leader compacts and disarms; only this member can give back its own file's free space.
-            if (full and (rested or space.in_use < SHORT * self.quota)) or (rested and is_worth(space, self.quota)):
+            # The leader compacts first; only this member can give back its own file's free space then.
+            full = space.alarm and space.in_use < SHORT * self.quota < space.size
+            if full or (rested and is_worth(space, self.quota)):
                 self._defragmented_at = now
                 self._defragment(line, space)
             if self.metrics is not None:

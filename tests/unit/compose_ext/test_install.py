@@ -12,10 +12,12 @@ import yaml
 from agent.containers.volumes import BOUND, DEFAULT_ROOT
 from compose_ext.diagnostics import UsageError
 from compose_ext.install import install
+from compose_ext.install.etcd_members.nodes import order
 from compose_ext.install.options import Options, choose, read_label
 from compose_ext.install.stack_template import Release, template
 from compose_ext.swarm import node_jobs
 from compose_ext.swarm.installation import OPTIONS_LABEL
+from controller.etcd.server import READY
 from mesh.identity.key_files import CONTROLLER_KEY_FILE
 
 
@@ -43,6 +45,8 @@ def test_flag_precedes_earlier_choice_precedes_default() -> None:
         ("--etcd-address=127.0.0.1", "other nodes cannot reach"),
         ("--etcd-address=etcd", "not an IP address"),
         ("--etcd-port=0", "not a TCP port"),
+        ("--etcd-nodes=2", "none of 1, 3, 5"),
+        ("--etcd-nodes=" + "9" * 5000, "none of 1, 3, 5"),
         ("--subnet=10.0.0.0/30", "too few addresses"),
         ("--subnet=10.0.0.1/16", "not an IPv4 subnet"),
         ("--controllers=0", "number from 1 to 9"),
@@ -61,6 +65,48 @@ def test_unsuitable_choice_is_reported_in_users_words(flag: str, message: str) -
     name, _, value = flag.removeprefix("--").partition("=")
     with pytest.raises(UsageError, match=message):
         choose({name.replace("-", "_"): value}, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"etcd": "https://10.0.0.1:2379"}, "give one"),
+        ({"etcd_address": "10.0.0.1"}, "where it advertises itself"),
+        ({"etcd_port": "65535"}, "leaves none for members"),
+    ],
+)
+def test_flags_that_three_etcd_nodes_exclude(flags: dict[str, str], message: str) -> None:
+    choose(flags, None)
+    with pytest.raises(UsageError, match=message):
+        choose({**flags, "etcd_nodes": "3"}, None)
+
+
+def test_only_several_members_of_etcd_meet() -> None:
+    single = stack(Options())["services"]["etcd"]
+    assert "healthcheck" not in single
+    assert not [name for name in single["environment"] if "MEMBERS" in name or "PEER" in name]
+    release = Release(Options(etcd_nodes="3"), "https://10.0.0.1:2379", {}, "", "n1=https://10.0.0.1:2380", 3)
+    document = json.loads(release.text())
+    several = document["services"]["etcd"]
+    assert several["deploy"]["placement"]["max_replicas_per_node"] == 1
+    assert several["healthcheck"]["test"] == ["CMD", "test", "-e", f"/tmp/{READY}"]  # noqa: S108 - its own tmpfs
+    assert {one["source"] for one in several["secrets"]} == {"etcd_server", "etcd_peer"}
+    assert release.variables()["LINKWIRE_ETCD_REPLICAS"] == "3"
+    assert {"etcd_peer"} == set(document["secrets"]) - set(stack(Options())["secrets"])
+
+
+def docker_node(manager: bool, *, up: bool = True) -> dict[str, Any]:
+    found: dict[str, Any] = {"Status": {"State": "ready" if up else "down"}, "Spec": {"Availability": "active"}}
+    return found | ({"ManagerStatus": {"Reachability": "reachable"}} if manager else {}) | {"ID": "x"}
+
+
+def test_etcd_goes_where_its_data_is() -> None:
+    swarm = {name: docker_node(name != "w") for name in ("a", "b", "c", "w")}
+    assert order(swarm, (), (), "b")[0] == "b", "the manager that is asked"
+    assert order(swarm, ("w",), (), "b") == ["w", *order(swarm, (), (), "b")], "a worker with the label alone"
+    assert order(swarm, ("a", "b", "c"), ("c", "a"), "b") == ["c", "a", "b"]
+    swarm["c"] = docker_node(manager=True, up=False)
+    assert order(swarm, ("a", "c"), ("c", "a"), "b") == ["a", "c", "b"], "one that is down keeps its place"
 
 
 def test_end_of_input_removes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
