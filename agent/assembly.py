@@ -34,6 +34,7 @@ from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.keeper import Keeper
 from agent.node_gate import node_jobs
 from agent.probes.examiner import Examiner
+from agent.probes.tunnel_examiner import TunnelExaminer
 from agent.queries.answers import Answers, Running
 from agent.queries.backup import Backups
 from agent.queries.client import SOCKET
@@ -50,6 +51,7 @@ from agent.state.key_file import load_or_make_node_key
 from agent.state.node_identity import Identity
 from agent.state.verified_state import VerifiedState
 from agent.walks import link_records
+from agent.walks.between_nodes import NodesExplainer
 from agent.walks.explain import Explainer
 from agent.walks.many import Walks
 from agent.wireguard.backend import probe
@@ -153,7 +155,9 @@ def run(options: settings.Settings) -> None:
     _heed_signals(agent, stopped)
     running = Running(desired, lambda: reports.status, agent.age, agent.exact_age)
     answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
-    examiner = Examiner(agent.tasks, lambda: desired.graph, backend, ports)
+    node_device = NodeDevice(TaskNetns(OWN_NETNS), backend)
+    tunnel = TunnelExaminer(here.id, node_device, lambda: desired.verified, lambda: keeper.status, ports)
+    examiner = Examiner(agent.tasks, lambda: desired.graph, backend, ports, tunnel=tunnel)
     written = ShortLived(store, identity)
     watcher = Watcher(lambda: wired(agent.tasks), lambda: desired.graph)
     flow_answerer = FlowAnswerer(here.id, keyring.cluster, store, written, watcher)
@@ -166,6 +170,7 @@ def run(options: settings.Settings) -> None:
         {
             **answers.handlers,
             "explain": Explainer(read_links, survey).explain,
+            "explain-nodes": NodesExplainer(store.load, desired, keyring.cluster, survey).explain,
             "walks": Walks(read_links, survey).walks,
             "sweep": Sweep(lambda: desired.graph, survey).sweep,
             "flows": flows.flows,

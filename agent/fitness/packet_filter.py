@@ -38,10 +38,12 @@ class Packet:
     Attributes:
         protocol: `udp` or `tcp`.
         port: of destination.
+        device: by which it comes in or leaves; empty where that is not known.
     """
 
     protocol: str
     port: int
+    device: str = ""
 
 
 def dropping(ruleset: Sequence[Mapping[str, Any]], packet: Packet) -> tuple[str, ...]:
@@ -138,8 +140,19 @@ def _equal(left: Any, right: Any, packet: Packet) -> bool | None:  # noqa: ANN40
         case "meta", "l4proto":
             return _is_protocol(right, packet)
         case "meta", ("iifname" | "oifname" | "iif" | "oif"):
-            return False if right == _LOOPBACK else None  # any other name may be the one
+            return _is_device(right, packet.device)
     return None
+
+
+def _is_device(right: Any, device: str) -> bool | None:  # noqa: ANN401 - nft's own
+    """Tell whether a name, a set of them, or one that ends in a wildcard, is a device's, known or not."""
+    if not device:
+        return False if right == _LOOPBACK else None  # any other name may be the one
+    if isinstance(right, Mapping) and "set" in right:
+        return _any(_is_device(one, device) for one in right["set"])
+    if not isinstance(right, str) or right.startswith("@"):
+        return None
+    return device.startswith(right[:-1]) if right.endswith("*") else right == device
 
 
 def _header(protocol: object, name: object, right: Any, packet: Packet) -> bool | None:  # noqa: ANN401 - nft's own

@@ -44,7 +44,7 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 """struct rtmsg: family, destination's length, source's, TOS, table, protocol, scope, type, flags."""
 _TO_TABLE = 1  # FR_ACT_TO_TBL
 _FRA_IIFNAME, _FRA_PRIORITY, _FRA_TABLE, _FRA_PROTOCOL, _FRA_IP_PROTO, _FRA_DPORT_RANGE = 3, 6, 15, 21, 22, 24
-_RTA_DST, _RTA_OIF, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 7, 15
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_PREFSRC, _RTA_TABLE, _RTA_IP_PROTO, _RTA_DPORT = 1, 2, 4, 7, 15, 27, 29
 _SCOPE = {4: 253, 6: 0}  # RT_SCOPE_LINK; IPv6 has no scopes
 _UNICAST = 1
 _NUMBER = struct.Struct("=I")
@@ -139,6 +139,26 @@ def remove_route(netns: TaskNetns, route: NodeRoute) -> None:
     """Let those packets go as they went before. Raises NetnsGoneError, Retryable, Terminal."""
     with explained(f"remove the route of overlay packets to {route.node}"):
         _try(netns, RTM_DELROUTE, _encode_route(route), 0, errno.ESRCH)
+
+
+def leaves_by(netns: TaskNetns, route: NodeRoute, port: int) -> str:
+    """Ask the kernel by which device it sends packets to a UDP port of another node; empty where there is no way.
+
+    Raises NetnsGoneError, Retryable, Terminal.
+    """
+    version = route.node.version
+    head = _ROUTE.pack(AF[version], route.node.max_prefixlen, route.source.max_prefixlen, *[0] * 6)
+    attrs = attribute(_RTA_DST, route.node.packed) + attribute(_RTA_SRC, route.source.packed)
+    attrs += attribute(_RTA_IP_PROTO, bytes((socket.IPPROTO_UDP,))) + attribute(_RTA_DPORT, struct.pack("!H", port))
+    with explained(f"look up the route to {route.node}"):
+        try:
+            (answer,) = netns.socket(NETLINK_ROUTE).request(RTM_GETROUTE, head + attrs)
+            out = number(dict(attributes(answer.payload[_ROUTE.size :])).get(_RTA_OIF))
+            return netns.run(lambda: socket.if_indextoname(out)) if out else ""
+        except OSError as error:
+            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENXIO, errno.EACCES, errno.EINVAL):
+                return ""
+            raise
 
 
 def subscribed(netns: TaskNetns) -> socket.socket:

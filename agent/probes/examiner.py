@@ -20,6 +20,7 @@ from agent.interface import reconcile
 from agent.interface.task import TaskState
 from agent.linux.netns import TaskNetns
 from agent.probes import connect, datagrams, echo, listeners, names
+from agent.probes.tunnel_examiner import TunnelExaminer
 from agent.wireguard.backend import Backend
 from mesh.diagnosis.link_facts import Connection, Listener, Look, Trial
 from mesh.diagnosis.questions import Answer, Arrived, Question
@@ -29,7 +30,6 @@ from mesh.model.records import Endpoint, Refused
 from mesh.topology.desired import device_name
 from mesh.topology.link_graph import LinkGraph
 from mesh.topology.policy import Balance
-from mesh.topology.underlay import FIRST_PORT
 from mesh.topology.wgtypes import Interface
 
 MOST_OWN = 32
@@ -41,7 +41,6 @@ MOST_PORTS = 8
 _LOOKS_AT_ONCE = 2
 """Tasks that are looked at at the same time, whoever asks: that is what costs processor time."""
 _MOST_SHOWN = 16
-_NONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +97,19 @@ class Examiner:
         graph: returns the link graph that the node acts on.
         backend: of its devices.
         ports: the first and the last UDP port that this node's tasks may have.
+        tunnel: examiner of the node's part in node encryption; None where it has none.
     """
 
     def __init__(
-        self, tasks: Mapping[str, TaskState], graph: Callable[[], LinkGraph], backend: Backend, ports: tuple[int, int]
+        self,
+        tasks: Mapping[str, TaskState],
+        graph: Callable[[], LinkGraph],
+        backend: Backend,
+        ports: tuple[int, int],
+        *,
+        tunnel: TunnelExaminer | None = None,
     ) -> None:
+        self._tunnel = tunnel
         self._tasks = tasks
         self._graph = graph
         self._backend = backend
@@ -119,6 +126,8 @@ class Examiner:
         """
         if not questions:
             return []
+        if self._tunnel is not None and any(question.between for question in questions):
+            return self._with_tunnel(self._tunnel, questions)
         graph = self._graph()
         ends = {at: self._ends(graph, question) for at, question in enumerate(questions)}
         found = {at: end for at, end in ends.items() if isinstance(end, _Ends)}
@@ -148,6 +157,16 @@ class Examiner:
             }
         clock = time.time()
         return [answers[at] if at in answers else Answer(Look(clock, error=str(end))) for at, end in ends.items()]
+
+    def _with_tunnel(self, tunnel: TunnelExaminer, questions: Sequence[Question]) -> list[Answer]:
+        """Answer questions some of which are about node encryption."""
+        about = [at for at, question in enumerate(questions) if question.between]
+        others = [at for at, question in enumerate(questions) if not question.between]
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            beside = pool.submit(self.examine, [questions[at] for at in others])
+            found = dict(zip(about, tunnel.examine([questions[at] for at in about]), strict=True))
+            found |= dict(zip(others, beside.result(), strict=True))
+        return [found[at] for at in range(len(questions))]
 
     def _ends(self, graph: LinkGraph, question: Question) -> _Ends | str:
         """Return both ends of the link that is asked about; a text says why it is none of this node's."""
@@ -188,9 +207,7 @@ class Examiner:
         probe = question.probe
         if probe is None or end.own.node == end.peer.node:
             return Arrived(problem="both tasks are on one node")
-        first, last = self._ports
-        good = first <= probe.own_port <= last and FIRST_PORT <= probe.port <= MAX_PORT
-        if not good or len(probe.nonce) != _NONCE or not set(probe.nonce) <= set("0123456789abcdef"):
+        if not datagrams.is_good(probe, self._ports):
             return Arrived(problem="the question is malformed")
         return datagrams.exchange(end.peer.underlay.host, probe)
 

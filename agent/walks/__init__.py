@@ -1,1 +1,1 @@
-"""Walks along links, for `docker linkwire explain` and `check --live`: their records, and looks at both ends."""
+"""Walks along links and between nodes, for `docker linkwire explain` and `check --live`: records, and looks."""

@@ -106,12 +106,7 @@ class LinkRecords:
             node: its id.
             choice: any number, so that two who ask at once hardly choose the same; other numbers are other ports.
         """
-        record = self.snapshot.get(keyspace.node(node), Node)
-        if record is None:
-            return None
-        taken, last = self.ports.get(node, frozenset()), record.last_port
-        free = [port for port in range(max(record.first_port, last - _SPREAD), last + 1) if port not in taken]
-        return free[choice % len(free)] if free else None
+        return free_port(self.snapshot.get(keyspace.node(node), Node), self.ports.get(node, frozenset()), choice)
 
     def _end(self, task: SwarmTask, link_keys: Sequence[str]) -> End:
         endpoint, snapshot = self.graph.by_task.get(task.id), self.snapshot
@@ -159,11 +154,24 @@ def read(
         snapshot = believed(load(_keys(graph, links)), cluster)
     except LinkwireError as error:
         snapshot, unread = desired.verified, str(error)
+    return LinkRecords(snapshot, graph, held, unread, broken_for(snapshot), taken_ports(snapshot))
+
+
+def taken_ports(snapshot: Snapshot) -> dict[str, frozenset[int]]:
+    """Return the UDP ports that tasks hold, by node."""
     ports: defaultdict[str, set[int]] = defaultdict(set)
     for port in snapshot.all(Port):
         ports[port.node].add(port.port)
-    taken = {node: frozenset(numbers) for node, numbers in ports.items()}
-    return LinkRecords(snapshot, graph, held, unread, broken_for(snapshot), taken)
+    return {node: frozenset(numbers) for node, numbers in ports.items()}
+
+
+def free_port(node: Node | None, taken: frozenset[int], choice: int) -> int | None:
+    """Return a UDP port of a node that is not taken, from its range's end; `choice` as of `LinkRecords.free_port`."""
+    if node is None:
+        return None
+    last = node.last_port
+    free = [port for port in range(max(node.first_port, last - _SPREAD), last + 1) if port not in taken]
+    return free[choice % len(free)] if free else None
 
 
 def _service(graph: LinkGraph, name: str) -> Service | None:

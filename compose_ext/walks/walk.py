@@ -10,7 +10,7 @@ from compose_ext.swarm import agent_answer
 from compose_ext.terminal import line
 from compose_ext.walks import agent_log, link_facts
 from mesh.diagnosis import swarm_stages
-from mesh.diagnosis.steps import STAGES, Step
+from mesh.diagnosis.steps import NODE_STAGES, STAGES, Step
 from mesh.diagnosis.swarm_facts import SwarmFacts
 
 TIMEOUT = 60.0
@@ -65,7 +65,7 @@ def read_step(document: dict[str, Any]) -> Step:
         ways = tuple((line(str(one)), line(str(other))) for one, other in document.get("ways", ()))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"the agent's answer is incomplete ({type(error).__name__}: {error})") from None
-    if step.outcome not in OUTCOMES or step.stage not in STAGES:
+    if step.outcome not in OUTCOMES or step.stage not in {*STAGES, *NODE_STAGES}:
         unknown = printable(f"{step.stage} {step.outcome}")
         raise DockerError(f"the agent's answer has the unknown step {unknown!r}")
     return replace(step, cause=line(str(document.get("cause", ""))), ways=ways)

@@ -1,6 +1,6 @@
-"""Questions about one task, which its own node answers, and the answers. Pure.
+"""Questions about one task or one node, which the node itself answers, and the answers. Pure.
 
-They go through etcd from one agent to another (agent.asks), so they name nothing but tasks and ports: what a node
+They go through etcd from one agent to another (agent.asks), so they name nothing but tasks, nodes and ports: what it
 looks at, sends to and connects to, it takes from records that a controller has signed.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mesh.diagnosis.link_facts import Look, Trial
+from mesh.diagnosis.nodes.facts import TunnelLook
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question to one node about a task of its own.
+    """A question to one node about a task of its own, or about its part in node encryption.
 
     Attributes:
         node: its id.
@@ -39,6 +40,8 @@ class Question:
         tries: whether to try the link from inside the task, which is the consumer then.
         ports: TCP ports to connect to.
         probe: None for none.
+        between: id of another node: the question is about node encryption between the two, and about no task.
+        inside: datagrams to exchange with that node through the devices of node encryption; None for none.
     """
 
     node: str
@@ -47,6 +50,8 @@ class Question:
     tries: bool = False
     ports: tuple[int, ...] = ()
     probe: Probe | None = None
+    between: str = ""
+    inside: Probe | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,18 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer to a question; `look` is what the node sees of its task."""
+    """An answer to a question.
+
+    Attributes:
+        look: what the node sees of its task.
+        trial: what was tried from inside the task.
+        arrived: of the datagrams besides WireGuard.
+        tunnel: what the node sees of its part in node encryption, where the question is about that.
+        inside: of the datagrams through the devices of node encryption.
+    """
 
     look: Look
     trial: Trial | None = None
     arrived: Arrived | None = None
+    tunnel: TunnelLook | None = None
+    inside: Arrived | None = None

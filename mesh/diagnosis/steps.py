@@ -1,4 +1,4 @@
-"""Steps of a walk along one link, how a walk ends, and when a thing is wrong only once it lasts. Pure.
+"""Steps of a walk, along a link or between nodes; how it ends, and when a thing is wrong only once it lasts. Pure.
 
 A stack is deployed service by service, and a task starts step by step: what is still to come may be missing for a
 moment. Status, checks, the controller's log and what it records and counts all wait equally long.
@@ -31,7 +31,25 @@ STAGES = (
     "listens",
     "name",
 )
-"""In the order of the walk: each rests on those before it."""
+"""Of a walk along a link, in its order: each rests on those before it."""
+
+NODE_STAGES = (
+    "node",
+    "agent",
+    "member",
+    "key",
+    "place",
+    "step",
+    "device",
+    "peer",
+    "handshake",
+    "underlay",
+    "route",
+    "firewall",
+    "plain",
+    "mtu",
+)
+"""The same of a walk between two nodes, along node encryption."""
 
 STARTING_S = 10.0
 """Seconds for which a service may link to one that is still to be deployed, or wait for one to accept its link; for
@@ -44,7 +62,7 @@ class Step:
     """Finding of one stage.
 
     Attributes:
-        stage: one of STAGES.
+        stage: one of STAGES, or of NODE_STAGES.
         outcome: `wrong` ends the walk.
         text: what was found, in the user's words.
         place: the node, task or service that it was found at; empty where the text says it all.

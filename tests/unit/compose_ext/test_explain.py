@@ -11,6 +11,8 @@ import pytest
 
 from compose_ext.cli import main
 from compose_ext.docker_cli import choose
+from compose_ext.install.options import Options
+from compose_ext.swarm.installation import OPTIONS_LABEL
 from compose_ext.walks import live
 from compose_ext.walks.live import problems
 
@@ -38,9 +40,9 @@ def task(name: str, node: str, state: str = "running") -> dict[str, Any]:
     }
 
 
-def node(name: str, host: str) -> dict[str, Any]:
-    spec = {"Availability": "active"}
-    return {"ID": name, "Description": {"Hostname": host}, "Spec": spec, "Status": {"State": "ready"}}
+def node(name: str, host: str, state: str = "ready", **labels: str) -> dict[str, Any]:
+    spec = {"Availability": "active", "Labels": {f"linkwire.{key}": value for key, value in labels.items()}}
+    return {"ID": name, "Description": {"Hostname": host}, "Spec": spec, "Status": {"State": state}}
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Swarm:
             "linkwire_agent": [task("g1", "a"), task("g2", "b")],
         }
     )
+    nodes: list[dict[str, Any]] = field(default_factory=lambda: [node("a", "n1"), node("b", "n2")])
     steps: list[dict[str, str]] = field(
         default_factory=lambda: [step("record", "ok", "web.1 is 100.96.0.2 on n1"), step("name", "ok", "db is there")]
     )
@@ -80,7 +83,7 @@ PROGRAM = """\
 here=$(dirname "$0")
 for last; do :; done
 case "$*" in
-  "service ls --quiet") cat "$here/ids" ;;
+  "service ls --quiet"*) cat "$here/ids" ;;
   "service inspect "*) cat "$here/services" ;;
   "node ls "*) printf 'a\\nb\\n' ;;
   "node inspect "*) cat "$here/nodes" ;;
@@ -91,7 +94,7 @@ case "$*" in
   "inspect --type task "*) shift 3; IFS=_; cat "$here/tasks.$*" ;;
   "service logs "*) cat "$here/log" >&2 ;;
   "exec "*" linkwire-ask walks "*) echo "$last" >> "$here/asked"; cat "$here/walks"; sleep $(cat "$here/hangs") ;;
-  "exec "*" linkwire-ask explain "*) echo "$last" >> "$here/asked"; cat "$here/steps" ;;
+  "exec "*" linkwire-ask explain"*" "*) echo "$last" >> "$here/asked"; cat "$here/steps" ;;
   *) echo "what is $*?" >&2; exit 1 ;;
 esac
 """
@@ -117,7 +120,7 @@ def run(swarm: Swarm, folder: Path, *words: str) -> int:
 
     say("ids", "\n".join(one["ID"] for one in swarm.services))
     say("services", swarm.services)
-    say("nodes", [node("a", "n1"), node("b", "n2")])
+    say("nodes", swarm.nodes)
     for name, tasks in swarm.tasks.items():
         say(f"ps.{name}", "\n".join(one["ID"] for one in tasks))
         say(f"tasks.{'_'.join(one['ID'] for one in tasks)}", tasks)
@@ -248,6 +251,72 @@ def test_bad_names_are_refused(
 ) -> None:
     assert run(swarm, folder, *words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.fixture
+def encrypting(swarm: Swarm) -> Swarm:
+    """A Swarm with node encryption."""
+    controller = service("linkwire_controller")
+    controller["Spec"]["Labels"] = {OPTIONS_LABEL: Options(node_encryption="strict").label()}
+    swarm.services.append(controller)
+    swarm.steps = [step("member", "ok", "n1 and n2 are members"), step("route", "ok", "by the device")]
+    return swarm
+
+
+@pytest.mark.parametrize("names", [("n1", "n2"), ("a", "b"), ("n1", "b")])
+def test_two_nodes_are_walked_between(
+    encrypting: Swarm, folder: Path, names: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(encrypting, folder, *names) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "node       ok       n1 and n2 are up",
+        "agent      ok       an agent runs on n1 and n2",
+        "member     ok       n1 and n2 are members",
+        "route      ok       by the device",
+        "ok: overlay packets between n1 and n2 are encrypted",
+    ]
+    (query,) = queries(folder)
+    assert (query["nodes"], query["wanted"]) == ([{"id": "a", "host": "n1"}, {"id": "b", "host": "n2"}], "strict")
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        (node("b", "n2", "down"), "node n2 is down"),
+        (node("b", "n2", revoked="2026-01-01"), "node n2 is revoked: it has no part in node encryption"),
+    ],
+)
+def test_node_that_is_away_ends_the_walk(
+    encrypting: Swarm, folder: Path, other: dict[str, Any], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encrypting.nodes[1] = other
+    assert run(encrypting, folder, "n1", "n2", "--format", "json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["ok"], document["one"], document["other"]) == (False, "n1", "n2")
+    assert (document["cause"]["text"], document["cause"]["place"]) == (text, "node n2")
+    assert queries(folder) == []
+
+
+def test_fault_between_nodes_is_concluded(
+    encrypting: Swarm, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encrypting.tasks["linkwire_agent"] = [task("g1", "a"), task("g2", "b", "failed")]
+    encrypting.steps = [step("plain", "wrong", "the rules are not there", place="node n2", node="b")]
+    assert run(encrypting, folder, "n1", "n2") == 1
+    out = capsys.readouterr().out
+    assert "agent      warning  no agent runs on n2; its kernel goes on with what is there" in out
+    assert out.endswith(
+        "what:   the rules are not there\nwhere:  node n2\nmend:   docker service logs --tail 20 g2\n"
+    )
+
+
+def test_service_goes_before_a_node(encrypting: Swarm, folder: Path) -> None:
+    """Of the same name; by its id a node is meant in any case."""
+    encrypting.services.append(service("n1"))
+    encrypting.tasks["n1"] = [task("w1", "a")]
+    assert run(encrypting, folder, "n1", "n2") == 2
+    assert queries(folder) == []
+    assert run(encrypting, folder, "a", "n2") == 0
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Walk between two nodes along node encryption: its facts, and its stages."""

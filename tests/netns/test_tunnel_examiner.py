@@ -1,0 +1,210 @@
+"""Walks between two nodes with real devices: each thing that may be wrong is named, where it is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from agent.asks.survey import Survey
+from agent.node_encryption.device import NodeDevice
+from agent.node_encryption.ruleset import NAME
+from agent.probes.examiner import Examiner
+from agent.probes.tunnel_examiner import TunnelExaminer
+from agent.walks.between_nodes import NodesExplainer
+from mesh.diagnosis.nodes import walk
+from mesh.diagnosis.nodes.facts import NodeEnd, NodesFacts
+from mesh.diagnosis.questions import Answer, Probe, Question
+from mesh.diagnosis.steps import Step
+from mesh.model.encryption.records import NodeEncryption
+from mesh.model.encryption.status import Mode
+from mesh.model.encryption.status import Step as EncryptionStep
+from mesh.model.keyspace import key_of
+from mesh.model.records import Record
+from mesh.model.snapshot import Snapshot, Versioned
+from tests.netns.overlay_nodes import VXLAN_PORT, WIREGUARD_PORT, Cluster, OverlayNode
+from tests.netns.world import World
+from tests.support.metrics_pages import node as node_record
+
+PORTS = (53000, 53100)
+STAGES = ("device", "peer", "handshake", "underlay", "route", "firewall", "plain", "mtu")
+
+
+@dataclass
+class Walked:
+    """A cluster of two whose agents can be asked about node encryption."""
+
+    cluster: Cluster
+    mode: Mode = "strict"
+    step: EncryptionStep = "enforce"
+
+    def switch(self, mode: Mode, step: EncryptionStep) -> None:
+        steps: tuple[EncryptionStep, ...] = ("accept", "send", "enforce")
+        for each in steps[: steps.index(step) + 1]:
+            self.cluster.switch(mode, each)
+        self.mode, self.step = mode, step
+
+    def snapshot(self) -> Snapshot:
+        nodes = self.cluster.nodes
+        record = NodeEncryption(self.mode, self.step, VXLAN_PORT, self.cluster.generation)
+        records: list[Record] = [record, *(node.underlay for node in nodes)]
+        records += [replace(node_record(node.name), first_port=PORTS[0], last_port=PORTS[1]) for node in nodes]
+        return Snapshot({key_of(each): Versioned(each, 1) for each in records}, revision=1)
+
+    def examiner(self, node: OverlayNode) -> Examiner:
+        device = NodeDevice(node.netns, node.device.backend, node.device.name)
+        keeper = node.keeper
+        assert keeper is not None
+        tunnel = TunnelExaminer(node.name, device, self.snapshot, lambda: keeper.status, PORTS)
+        graph: Any = None
+        return Examiner({}, graph, node.device.backend, PORTS, tunnel=tunnel)
+
+    def steps(self) -> dict[str, Step]:
+        """By stage; of several the last."""
+        one, other = self.cluster.nodes
+        survey = Survey(one.name, self.examiner(one), _Asked(self.examiner(other)))  # type: ignore[arg-type]
+        ends = [
+            NodeEnd(node.name, node.name, states_key=True, place=str(node.underlay.endpoint)) for node in (one, other)
+        ]
+        facts = NodesFacts(ends[0], ends[1], self.mode, self.mode, self.step, port=VXLAN_PORT)
+        desired: Any = None
+        explainer = NodesExplainer(lambda _keys: self.snapshot(), desired, "cluster", survey)
+        return {step.stage: step for step in walk.by_looking(explainer._look(self.snapshot(), facts))}
+
+
+@dataclass
+class _Asked:
+    """Another node's examiner, without etcd in between."""
+
+    examiner: Examiner
+
+    def ask(self, questions: Sequence[Question]) -> dict[int, Answer]:
+        return dict(enumerate(self.examiner.examine(questions)))
+
+
+@pytest.fixture
+def walked(world: World) -> Iterator[Walked]:
+    with Cluster(world, 2) as cluster:
+        for node in cluster.nodes:
+            node.start()
+            node.do("ip link set lo up")
+        yield Walked(cluster)
+
+
+def outcomes(steps: dict[str, Step]) -> dict[str, str]:
+    return {stage: step.outcome for stage, step in steps.items()}
+
+
+@pytest.mark.parametrize(("mode", "step"), [("prefer", "send"), ("strict", "enforce")])
+def test_encrypted_pair_is_walked_to_its_end(walked: Walked, mode: Mode, step: EncryptionStep) -> None:
+    walked.switch(mode, step)
+    steps = walked.steps()
+    assert outcomes(steps) == dict.fromkeys(STAGES, "ok"), steps
+    assert re.search(r"node1 received [1-9]\d* and sent [1-9]\d* bytes", steps["handshake"].text)
+
+
+WIRE = "add table inet host; add chain inet host input { type filter hook input priority 0; }; add rule inet host"
+
+
+@pytest.mark.parametrize(
+    ("harm", "stage", "text"),
+    [
+        (
+            f"nft '{WIRE} input iifname DEVICE drop'",
+            "firewall",
+            "a firewall on node2 drops overlay packets in DEVICE: nftables chain inet host input (input)",
+        ),
+        (
+            f"nft '{WIRE} input iifname lw* udp dport 1-9000 drop'",
+            "firewall",
+            "a firewall on node2 drops overlay packets in DEVICE: nftables chain inet host input (input)",
+        ),
+        (
+            f"nft '{WIRE} input iifname DEVICE ip saddr 192.0.2.1 drop'",
+            "firewall",
+            "datagrams by the device from node1 do not arrive on node2, though the devices have a session",
+        ),
+        (f"nft '{WIRE} input iifname eth9 drop'", "", ""),
+        ("ip link del DEVICE", "device", "the device of node2 is missing"),
+        ("ip link set DEVICE down", "device", "the device of node2 is down"),
+        (
+            "ip rule add pref 4000 to 192.0.2.1 lookup main",
+            "route",
+            "from node2 to node1 leave by under, in plain text",
+        ),
+        (f"nft delete table inet {NAME}", "plain", "the rules that refuse plain overlay packets are not on node2"),
+    ],
+)
+def test_fault_on_one_node_is_named(walked: Walked, harm: str, stage: str, text: str) -> None:
+    """Its agent does not run meanwhile, or it would mend some of it."""
+    walked.switch("strict", "enforce")
+    other = walked.cluster.nodes[1]
+    assert other.keeper is not None
+    other.keeper.stop()
+    other.do(harm.replace("DEVICE", other.device.name))
+    steps = walked.steps()
+    wrong = {name: step for name, step in steps.items() if step.outcome not in {"ok", "skipped"}}
+    if not stage:
+        assert outcomes(steps) == dict.fromkeys(STAGES, "ok"), steps
+        return
+    assert set(wrong) == {stage}, steps
+    assert text.replace("DEVICE", other.device.name) in wrong[stage].text
+    assert wrong[stage].place == "node node2"
+    assert wrong[stage].command
+
+
+def test_firewall_between_nodes_is_named(walked: Walked) -> None:
+    """Devices without a session: of the UDP port alone, then of all UDP."""
+    one, other = walked.cluster.nodes
+    other.do(f"nft '{WIRE} input udp dport {WIREGUARD_PORT} drop'")
+    walked.cluster.switch("prefer", "accept", ready=0)
+    walked.mode, walked.step = "prefer", "accept"
+    found = walked.steps()["handshake"]
+    text = (
+        f"no session; last handshake never: a firewall on node2 drops UDP {WIREGUARD_PORT}: nftables chain inet host"
+    )
+    assert (found.outcome, found.place) == ("wrong", "node node2")
+    assert text in found.text
+    other.do(f"nft '{WIRE} input ip protocol udp ip saddr {one.address} drop'")
+    steps = walked.steps()
+    assert (steps["handshake"].outcome, steps["underlay"].outcome) == ("warning", "wrong")
+    assert "UDP from node1 does not reach node2" in steps["underlay"].text
+
+
+def test_narrow_way_is_named_by_size(walked: Walked) -> None:
+    """The network in between loses what is larger, and does not say so."""
+    walked.switch("strict", "enforce")
+    hub = walked.cluster.hub
+    command = [
+        "nft",
+        "table bridge narrow { chain f { type filter hook forward priority 0; ip length > 1400 drop; }; }",
+    ]
+    assert hub.run(lambda: subprocess.run(command, check=False)).returncode == 0
+    steps = walked.steps()
+    assert steps["mtu"].outcome == "wrong", steps
+    assert "small packets pass, those of 1420 bytes are lost there and back" in steps["mtu"].text
+
+
+def test_questions_get_nothing_unsigned_done(walked: Walked) -> None:
+    """A hostile node's words: nodes without a place, ports that are not tasks', more than is answered."""
+    walked.switch("prefer", "send")
+    one = walked.examiner(walked.cluster.nodes[0])
+    good = Probe("ab" * 16, PORTS[0], PORTS[0], 1400)
+    answers = one.examine(
+        [
+            Question("node1", "", "", probe=good, between="stranger"),
+            Question("node1", "", "", probe=good, between="node1"),
+            Question("node1", "", "", inside=replace(good, own_port=4789), between="node2"),
+            Question("node1", "", "", probe=replace(good, nonce="x"), between="node2"),
+            *[Question("node1", "", "", between="node2")] * 2,
+        ]
+    )
+    refused = [(answer.arrived or answer.inside) for answer in answers[:4]]
+    assert [each.sent for each in refused if each is not None] == [0] * 4
+    assert answers[0].tunnel is not None
+    assert not answers[0].tunnel.is_peer
+    assert [answer.tunnel.error for answer in answers[4:] if answer.tunnel] == ["it is asked too much at once"] * 2
