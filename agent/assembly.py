@@ -26,6 +26,7 @@ from agent.containers.docker_client import Containers, NodeIdentity
 from agent.desired_state import DesiredState
 from agent.firewall import preflight
 from agent.firewall.node_table import NodeTable
+from agent.fitness.node_encryption import DeviceFilters
 from agent.flows.watcher import Watcher
 from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.loop import Agent
@@ -42,6 +43,7 @@ from agent.queries.flows import Flows, wired
 from agent.queries.records import Records
 from agent.queries.server import serve as serve_queries
 from agent.reporting import audit_log
+from agent.reporting.encryption_metrics import EncryptionMetrics
 from agent.reporting.metrics import Metrics
 from agent.reporting.node_record import node_record
 from agent.reporting.node_reports import NodeReports
@@ -50,6 +52,7 @@ from agent.state.clock import WatchedClock
 from agent.state.key_file import load_or_make_node_key
 from agent.state.node_identity import Identity
 from agent.state.verified_state import VerifiedState
+from agent.status.node_tunnel import TunnelReader
 from agent.walks import link_records
 from agent.walks.between_nodes import NodesExplainer
 from agent.walks.explain import Explainer
@@ -147,13 +150,16 @@ def run(options: settings.Settings) -> None:
     trust = VerifiedState(options.state)
     trust.recover(store.opened)
     desired = DesiredState(node.id, key, trust, backend, tunnel_key=tunnel_key)
-    reports = NodeReports(node, identity, metrics, WatchedClock(options.state))
+    tunnel_reader = TunnelReader(TaskNetns(OWN_NETNS), backend, lambda: desired.verified)
+    reports = NodeReports(node, identity, metrics, WatchedClock(options.state), tunnel=tunnel_reader.figures)
     table = NodeTable(TaskNetns(OWN_NETNS))
-    keeper = Keeper(NodeDevice(TaskNetns(OWN_NETNS), backend))
+    filters = DeviceFilters(TaskNetns(OWN_NETNS))
+    keeper = Keeper(NodeDevice(TaskNetns(OWN_NETNS), backend), filtered=filters.problem)
+    metrics.registry.register(EncryptionMetrics(lambda: keeper.status, tunnel_reader.peers))
     agent = Agent(containers, store, desired, reports, table, keeper=keeper, answers_dns=answers_dns)
 
     _heed_signals(agent, stopped)
-    running = Running(desired, lambda: reports.status, agent.age, agent.exact_age)
+    running = Running(desired, lambda: reports.status, agent.age, agent.exact_age, tunnel_reader.peers)
     answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
     node_device = NodeDevice(TaskNetns(OWN_NETNS), backend)
     tunnel = TunnelExaminer(here.id, node_device, lambda: desired.verified, lambda: keeper.status, ports)

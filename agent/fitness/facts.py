@@ -16,14 +16,15 @@ from typing import Any, TypeVar
 
 from agent.containers.docker_api import Docker
 from agent.firewall import nft
-from agent.fitness import sockets
+from agent.fitness import node_encryption, sockets
 from agent.fitness.packet_filter import Packet, dropping
 from agent.linux import interfaces
 from agent.linux.netns import OWN_NETNS, TaskNetns
 from mesh.errors import LinkwireError
 
 ASKED = "LINKWIRE_FITNESS"
-"""Environment variable with the question: JSON with `ports`, `tcp`, `subnet` and `nodes`."""
+"""Environment variable with the question: JSON with `ports`, `tcp`, `subnet`, `nodes`, and where node encryption is
+wanted `encryption`."""
 MOST_NAMED = 20
 """Routes, networks and runs of ports that are told: Docker cuts a line of its log at 16 KiB."""
 _T = TypeVar("_T")
@@ -57,6 +58,7 @@ def gather(question: str, docker: str) -> dict[str, Any]:
         "filters": filters or {},
         "legacy": _legacy(),
         "unread": unread,
+        "encryption": _told(unread, lambda: node_encryption.gather(home, asked)) if "encryption" in asked else None,
     }
 
 

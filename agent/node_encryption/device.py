@@ -15,6 +15,7 @@ from agent.node_encryption.diff import Observed, TunnelDiff, off
 from agent.node_encryption.tunnel import NodeTunnel
 from agent.wireguard.backend import Backend
 from mesh.errors import DeviceNotFoundError, Terminal
+from mesh.model.encryption.status import NOT_OWN
 from mesh.model.net import IPAddress
 
 NAME = "lwnode"
@@ -93,7 +94,7 @@ class NodeDevice:
                 "encrypted: set it to 2 (loose), or 0"
             )
         if desired.place is not None and not interfaces.holders(self.home, desired.place.host):
-            raise Terminal(f"{desired.place.host}, where others reach this node, is no address of the node itself")
+            raise Terminal(f"{desired.place.host}, where others reach this node, {NOT_OWN}")
 
     def apply(self, changes: TunnelDiff, version: int = 4) -> None:
         """Make changes, in their order.

@@ -64,10 +64,17 @@ class Keeper:
     Args:
         device: the node's.
         folder: of the overlays' namespaces.
+        filtered: names what on the node drops overlay packets in the device, by their port; empty for nothing.
     """
 
-    def __init__(self, device: NodeDevice, folder: Path = overlays.FOLDER) -> None:
+    def __init__(
+        self,
+        device: NodeDevice,
+        folder: Path = overlays.FOLDER,
+        filtered: Callable[[int], str] = lambda _port: "",
+    ) -> None:
         self._device = device
+        self._filtered = filtered
         self._folder = folder
         self._changed: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
@@ -190,7 +197,8 @@ class Keeper:
                 raise Retryable(f"node encryption does not read back as it was set: {', '.join(left.changed)}")
         self._applied = tunnel
         self._report(tunnel, observed, ready)
-        return "; ".join(filter(None, (tunnel.problem, self._uncovered_problem(tunnel))))
+        filtered = self._filtered(tunnel.encryption.data_path_port) if observed.device is not None else ""
+        return "; ".join(filter(None, (tunnel.problem, self._uncovered_problem(tunnel), filtered)))
 
     def _take_away(self, wanted: Wanted) -> None:
         if self._is_clean or not wanted.complete:

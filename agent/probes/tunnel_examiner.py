@@ -91,12 +91,13 @@ class TunnelExaminer:
             return Arrived(problem="not both nodes have a place in node encryption")
         if not datagrams.is_good(probe, self._ports):
             return Arrived(problem="the question is malformed")
-        host = other.endpoint.host
+        host, home = other.endpoint.host, self._device.home
         if not by_device:
-            return datagrams.exchange(host, probe)
+            return home.run(lambda: datagrams.exchange(host, probe))
         if host.version != 4:  # noqa: PLR2004 - IPv6 sends nowhere by a device without a route
             return Arrived(problem="nothing was sent by the devices: the nodes reach each other by IPv6")
-        return datagrams.exchange(host, probe, Through(self._device.name, own.endpoint.host))
+        through = Through(self._device.name, own.endpoint.host)
+        return home.run(lambda: datagrams.exchange(host, probe, through))
 
     def look(self, other: str) -> TunnelLook:
         """Look at the device, and at another node as its peer.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from agent.status.node_status import believed, nodes
 from mesh.errors import Retryable
 from mesh.integrity.signature_cache import SignatureCache
 from mesh.model import keyspace
+from mesh.model.encryption.status import PeerFigures
 from mesh.model.records import Node, Record, Status
 from mesh.model.snapshot import Snapshot, Versioned
 from mesh.store.client import Store
@@ -54,12 +55,14 @@ class Running:
         status: returns what was last read of its devices.
         age: returns how many seconds ago the store was at a revision; None where nobody saw it.
         exact_age: likewise, and None where that is not certain.
+        peers: reads the peers of its device of node encryption.
     """
 
     desired: DesiredState
     status: Callable[[], Status | None]
     age: Callable[[int], float | None]
     exact_age: Callable[[int], float | None] = lambda _revision: None
+    peers: Callable[[], Sequence[PeerFigures]] = tuple
 
 
 class Answers:
@@ -162,6 +165,7 @@ class Answers:
             document[name] = [*problems, *document[name]]
         document["nodes"] = list(nodes(read, self._cluster, self._roots(), datetime.now(UTC)))
         document["control"] = control(read, said, graph, reader)
+        document["control"]["peers"] = [asdict(peer) for peer in running.peers()]
         return document
 
     def _keep(self, read: Snapshot) -> None:

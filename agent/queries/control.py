@@ -55,8 +55,10 @@ def _part(node: Node, said: Snapshot, acted_on: Snapshot) -> dict[str, Any]:
     """Describe a node's part in node encryption."""
     status = said.get(keyspace.status(node.id), Status)
     account = status.encryption if status is not None else None
+    figures = status.tunnel if status is not None else None
     return {
         "able": node.encryption_key is not None,
         "placed": acted_on.get(keyspace.underlay(node.id), Underlay) is not None,
         "state": asdict(account) if account is not None else None,
+        "figures": asdict(figures) if figures is not None else None,
     }

@@ -22,7 +22,7 @@ from mesh.errors import LinkwireError, Terminal
 from mesh.model import keyspace
 from mesh.model.device_readings import bounded
 from mesh.model.encryption.records import EncryptionWanted
-from mesh.model.encryption.status import EncryptionStatus
+from mesh.model.encryption.status import EncryptionStatus, TunnelFigures
 from mesh.model.records import BrokenPeers, Member, Node, Recall, Status, TaskReport
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Follower, Store
@@ -44,13 +44,23 @@ class NodeReports:
         identity: its keys, and the proof of them.
         metrics: for Prometheus.
         clock: the node's wall clock.
+        tunnel: reads the figures of the node's device of node encryption.
 
     Attributes:
         node: its record.
         status: what was last read of its devices; None while nothing was.
     """
 
-    def __init__(self, node: Node, identity: Identity, metrics: Metrics, clock: WatchedClock) -> None:
+    def __init__(
+        self,
+        node: Node,
+        identity: Identity,
+        metrics: Metrics,
+        clock: WatchedClock,
+        *,
+        tunnel: Callable[[], TunnelFigures | None] = lambda: None,
+    ) -> None:
+        self._tunnel = tunnel
         self._own_place = node.encryption_key, node.encryption_port
         self.node = replace(node, encryption_key=None, encryption_port=0)
         self._identity = identity
@@ -141,6 +151,7 @@ class NodeReports:
             trust.held,
             broken=broken,
             encryption=encryption,
+            tunnel=self._tunnel() if encryption is not None else None,
         )
         self.status = status
         reporter.status(status)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from compose_ext import completion
-from compose_ext.commands.node_encryption import encryption_command
+from compose_ext.commands.node_encryption import encryption_command, figures
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.health.node_keys import FINGERPRINT, LABEL, KeyState, SwarmMember, inspected, key_states, statements
@@ -17,15 +17,24 @@ from compose_ext.swarm import agent_answer
 from compose_ext.swarm.revoked_nodes import REVOKED_LABEL
 from compose_ext.terminal import Table, ask, show, show_json
 
-_HEADER = ("ID", "HOSTNAME", "KEYS", "ENCRYPTION", "FINGERPRINT")
+_HEADER = ("ID", "HOSTNAME", "KEYS", "ENCRYPTION", "PEERS", "HANDSHAKE", "RECEIVED", "SENT", "FINGERPRINT")
 
 
 def table(nodes: Sequence[KeyState]) -> Table:
     """Return the nodes as a table, with everything that is wrong under it."""
     rows = tuple(
-        (node.id, node.hostname, node.keys, node.encryption or "-", node.fingerprint or "-") for node in nodes
+        (node.id, node.hostname, node.keys, node.encryption or "-", *tunnel_cells(node), node.fingerprint or "-")
+        for node in nodes
     )
     return Table(_HEADER, rows, tuple(f"{node.hostname}: {node.problem}" for node in nodes if node.problem))
+
+
+def tunnel_cells(node: KeyState) -> tuple[str, ...]:
+    """Return the cells of a node's part in node encryption: peers that answer, of how many; handshake; bytes."""
+    tunnel = node.tunnel
+    if tunnel is None:
+        return ("-",) * 4
+    return (f"{tunnel.ready}/{tunnel.peers}", *figures(tunnel))
 
 
 def approve(docker: Docker, name: str, fingerprint: str | None) -> None:
@@ -136,7 +145,11 @@ def node_command() -> None:
 @form("table", "json")
 @pass_docker
 def _ls(docker: Docker, form: str) -> None:
-    """List nodes and whether their keys are proven."""
+    """List nodes, whether their keys are proven, and their part in node encryption.
+
+    ENCRYPTION is the step that is in place, PEERS how many other nodes answer by the device, of those that it knows,
+    HANDSHAKE the age of the oldest last one, RECEIVED and SENT the bytes of the device.
+    """
     nodes = key_states(docker)
     if form == "json":
         show_json({"nodes": [asdict(node) for node in nodes]})

@@ -9,17 +9,17 @@ import click
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.health import encryption, facts
-from compose_ext.health.encryption import Encryption
+from compose_ext.health.encryption import Encryption, NodeState
 from compose_ext.health.judgement import Facts
 from compose_ext.install.options import Options, read_label
 from compose_ext.pflag import Group, OneOf, Seconds, form, pass_docker, switch
 from compose_ext.swarm import installation, queries
-from compose_ext.terminal import Table, line, say, show, show_json
+from compose_ext.terminal import Table, age, amount, line, say, show, show_json
 from mesh.model.encryption.status import MODES
 
 VARIABLE = "LINKWIRE_NODE_ENCRYPTION"
 _SERVICE = f"{installation.STACK}_controller"
-_HEADER = ("NODE", "STEP", "PEERS", "READY", "REFUSED")
+_HEADER = ("NODE", "STEP", "PEERS", "READY", "HANDSHAKE", "RECEIVED", "SENT", "REFUSED")
 _WAIT, _MOST = 300, 86_400
 _LOOK_EVERY = 1.0
 
@@ -38,12 +38,50 @@ def switch_to(docker: Docker, mode: str, say: Callable[[str], None]) -> None:
     queries.manager(docker)
     deployed = installation.deployed(docker)
     if "controller" not in deployed.services:
-        raise DockerError("Linkwire is not installed in this Swarm: docker linkwire install")
+        raise DockerError(_NOT_INSTALLED)
     options = read_label(deployed.options) if deployed.options else Options()
     label = replace(options, node_encryption=mode).label()
     words = ["service", "update", "--detach", "--env-add", f"{VARIABLE}={mode}"]
     docker.ask([*words, "--label-add", f"{installation.OPTIONS_LABEL}={label}", _SERVICE], queries.TIMEOUT)
     say(f"node encryption: {mode} is asked for")
+
+
+def look_first(docker: Docker, mode: str, say: Callable[[str], None], *, force: bool) -> None:
+    """Look on every node whether it can take part, before anything is switched.
+
+    Args:
+        docker: a manager's.
+        mode: `prefer` or `strict`.
+        say: prints a line of progress.
+        force: name what is wrong, and go on.
+
+    Raises:
+        DockerError: a node cannot, with all that is wrong; or Docker failed.
+    """
+    from compose_ext.install import fitness, preflight  # noqa: PLC0415 - they import what is slow to import
+
+    swarm = queries.manager(docker)
+    deployed = installation.deployed(docker)
+    if "controller" not in deployed.services:
+        raise DockerError(_NOT_INSTALLED)
+    options = read_label(deployed.options) if deployed.options else Options()
+    options = replace(options, node_encryption=mode, image=deployed.image or options.image)
+    for text in encryption.overlays(docker).problems():
+        say(f"warning: {text}")
+    say("looking on every node whether it can take part")
+    _, findings = preflight.look(docker, swarm, deployed, options, seconds=_WAIT, say=say)
+    about = [one for one in findings if one.check in {fitness.ENCRYPTION, fitness.IMAGE}]
+    for text in preflight.lines(about, fitness.WARNING):
+        say(f"warning: {text}")
+    problems = preflight.lines(about, fitness.PROBLEM)
+    if problems and not force:
+        listed = "\n  ".join(problems)
+        raise DockerError(
+            f"not every node can take part in node encryption, so nothing was switched:\n  {listed}\n"
+            "Mend it and run this again; --force asks for it all the same"
+        )
+    for text in problems:
+        say(f"in spite of: {text}")
 
 
 def wait(docker: Docker, mode: str, seconds: float, say: Callable[[str], None]) -> None:
@@ -67,6 +105,7 @@ def wait(docker: Docker, mode: str, seconds: float, say: Callable[[str], None]) 
         time.sleep(_LOOK_EVERY)
 
 
+_NOT_INSTALLED = "Linkwire is not installed in this Swarm: docker linkwire install"
 _UNKNOWN = "the agent here does not say how far node encryption is: it is of an earlier version, or reaches no etcd"
 
 
@@ -118,14 +157,17 @@ def encryption_command() -> None:
     metavar="SECONDS",
     help=f"How long to wait at most (default {_WAIT})",
 )
+@switch("--force", help="Ask for it also where a node cannot take part")
 @switch("-d", "--detach", help="Do not wait until every node does it")
 @pass_docker
-def _on(docker: Docker, mode: str, timeout: str, *, detach: bool | None) -> None:
+def _on(docker: Docker, mode: str, timeout: str, *, detach: bool | None, force: bool | None) -> None:
     """Encrypt overlay packets between nodes.
 
     The same as `docker linkwire install --node-encryption`, and kept by later installs. UDP 51819 has to be open
     between the nodes. `strict` begins to refuse plain packets only when every node reaches all others by its device.
+    Before anything is switched each node is looked at: its port, firewall, reverse path filter and addresses.
     """
+    look_first(docker, mode, say, force=bool(force))
     switch_to(docker, mode, say)
     if not detach:
         wait(docker, mode, float(timeout), say)
@@ -171,8 +213,9 @@ def _status(docker: Docker, form: str) -> int:
     """Show how far node encryption is on every node, and what is wrong.
 
     STEP is what the node does: accept encrypted packets, send them too, or enforce them. PEERS are other nodes that
-    its device knows, READY those that answer there, REFUSED plain packets that it refused. Exits with 1 if anything
-    is wrong, or not every node does what was asked for.
+    its device knows, READY those that answer there; HANDSHAKE is the age of the oldest last one, RECEIVED and SENT
+    are the device's bytes, REFUSED plain packets that it refused. Exits with 1 if anything is wrong, or not every
+    node does what was asked for.
     """
     known, found = look(docker)
     if found is None:
@@ -183,6 +226,7 @@ def _status(docker: Docker, form: str) -> int:
         nodes = [asdict(node) for node in found.nodes]
         record = {"wanted": found.wanted, "mode": found.mode, "step": found.step, "generation": found.generation}
         told = {"reached": found.is_reached, "nodes": nodes, "problems": wrong, "costs": [*overlays.costs()]}
+        told["peers"] = encryption.peers(known.control)
         show_json({**record, **told})
     else:
         print(line(f"node encryption: {found.summary}"))
@@ -195,6 +239,14 @@ def _status(docker: Docker, form: str) -> int:
 def table(found: Encryption, wrong: tuple[str, ...]) -> Table:
     """Return the nodes as a table, with everything that is wrong under it."""
     rows = tuple(
-        (node.hostname, node.step, str(node.peers), str(node.ready), str(node.refused)) for node in found.nodes
+        (node.hostname, node.step, str(node.peers), str(node.ready), *figures(node), str(node.refused))
+        for node in found.nodes
     )
     return Table(_HEADER, rows, wrong)
+
+
+def figures(node: NodeState) -> tuple[str, str, str]:
+    """Return the cells of a device: the age of the oldest last handshake, and the bytes received and sent."""
+    if not node.peers:
+        return "-", "-", "-"
+    return age(node.handshake_age), amount(node.received), amount(node.sent)

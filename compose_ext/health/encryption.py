@@ -1,12 +1,13 @@
 """Node encryption as it is: what was asked for, how far each node is, and what is wrong."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.install.options import read_label
 from compose_ext.swarm import installation, queries
+from mesh.model.encryption.status import NOT_OWN
 
 LAST = {"off": "off", "prefer": "send", "strict": "enforce"}
 """Mode -> the step at which it is reached."""
@@ -29,6 +30,9 @@ class NodeState:
         peers: other nodes that its device has as peers.
         ready: those of them that it reaches by its device.
         refused: plain packets that it refused.
+        received: bytes from all its peers.
+        sent: bytes to them.
+        handshake_age: seconds since the last handshake, of the peer of which that is the longest ago; None for never.
         problem: in words; empty for none.
         why_not: why it has no part in it; empty where it has.
     """
@@ -41,6 +45,9 @@ class NodeState:
     refused: int = 0
     problem: str = ""
     why_not: str = ""
+    received: int = 0
+    sent: int = 0
+    handshake_age: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,25 @@ def _node(hostname: str, agent: Mapping[str, Any] | None) -> NodeState:
         int(state.get(name, 0)) for name in ("generation", "peers", "ready", "refused")
     )
     step, problem = str(state.get("step", "off")), printable(str(state.get("problem", "")))
-    return NodeState(hostname, step, acknowledged, peers, ready, refused, problem, why_not)
+    figures = part.get("figures") or {}
+    received, sent = (int(figures.get(name, 0)) for name in ("received", "sent"))
+    age = figures.get("handshake_age")
+    known = NodeState(hostname, step, acknowledged, peers, ready, refused, problem, why_not, received, sent)
+    return replace(known, handshake_age=float(age)) if isinstance(age, int | float) else known
+
+
+def node_state(control: Mapping[str, Any], node: str, hostname: str) -> NodeState | None:
+    """Read the account of one node; None where its agent is silent or the answering one does not say."""
+    agent = (control.get("agents") or {}).get(node)
+    return _node(hostname, agent) if isinstance(agent, Mapping) and "encryption" in agent else None
+
+
+def peers(control: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the figures of the answering node's own peers: each as `node` (its name), and what its agent says."""
+    agents = control.get("agents") or {}
+    names = {node: printable(str(agent.get("hostname", node))) for node, agent in agents.items()}
+    found = control.get("peers") or ()
+    return [{**peer, "node": names.get(peer.get("node"), printable(str(peer.get("node"))))} for peer in found]
 
 
 def problems(encryption: Encryption) -> Iterator[str]:
@@ -138,6 +163,13 @@ def problems(encryption: Encryption) -> Iterator[str]:
     for node in encryption.nodes:
         if node.problem:
             yield f"node encryption: node {node.hostname}: {node.problem}"
+    behind = [node.hostname for node in encryption.nodes if NOT_OWN in node.problem]
+    if len(behind) > 1:
+        yield (
+            f"node encryption: {_some(behind)} are behind NAT, and two such nodes reach each other by no device: "
+            "give them addresses that are their own, and say which: docker node update --label-add "
+            "linkwire.address=ADDRESS NODE"
+        )
     if encryption.mode == "off" and not without:
         yield (
             f"node encryption: {encryption.wanted} was asked for, and no controller has begun it: see `docker "
@@ -194,8 +226,10 @@ class OverlayNetworks:
         """Name what is wrong with them."""
         if self.encrypted:
             yield (
-                f"networks {_some(list(self.encrypted))} are encrypted by Docker (option `encrypted`): beside node "
-                "encryption that is not needed, and their packets go past it, as IPsec: make them without it"
+                f"networks {_some(list(self.encrypted))} are encrypted by Docker too (option `encrypted`), which is "
+                "double: their packets go past node encryption, as IPsec. To leave it, make a network without that "
+                "option for each, move its services there (docker service update --network-rm OLD --network-add NEW "
+                "SERVICE; in a compose file, name another network), and remove the old one"
             )
 
     def costs(self) -> Iterator[str]:

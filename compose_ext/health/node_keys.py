@@ -9,6 +9,8 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
+from compose_ext.health import encryption
+from compose_ext.health.encryption import NodeState
 from compose_ext.swarm import agent_answer, revoked_nodes
 from compose_ext.swarm.agent_answer import Answer
 from mesh.model.net import IPAddress
@@ -64,6 +66,8 @@ class KeyState:
     """Since when, if it is revoked."""
     encryption: str | None = None
     """Step of node encryption that it has taken (compose_ext.health.encryption); None where nobody says."""
+    tunnel: NodeState | None = None
+    """Its part in node encryption, where it has one."""
 
 
 def key_states(docker: Docker) -> list[KeyState]:
@@ -74,10 +78,12 @@ def key_states(docker: Docker) -> list[KeyState]:
     """
     answer = agent_answer.ask(docker, None)
     by_node = _stated(answer)
+    control = answer.raw.get("control") or {}
     found = []
     for node in _swarm(docker):
         statement = by_node.get(node.id)
         state, problem = _state(node, statement)
+        tunnel = encryption.node_state(control, node.id, node.hostname)
         problem = "; ".join(filter(None, [problem, *_misplaced(node, statement)]))
         found.append(
             KeyState(
@@ -87,20 +93,11 @@ def key_states(docker: Docker) -> list[KeyState]:
                 statement.fingerprint if statement else None,
                 problem or None,
                 node.revoked,
-                _encryption(answer, node.id),
+                tunnel.step if tunnel is not None else None,
+                tunnel if tunnel is not None and tunnel.step != "off" else None,
             )
         )
     return found
-
-
-def _encryption(answer: Answer, node: str) -> str | None:
-    """Return the step of node encryption that a node has taken."""
-    part: Any = answer.raw
-    for name in ("control", "agents", node, "encryption"):
-        part = part.get(name) if isinstance(part, dict) else None
-    if not isinstance(part, dict):
-        return None
-    return printable(str((part.get("state") or {}).get("step", "off")))
 
 
 def misplaced(docker: Docker, answer: Answer) -> list[str]:

@@ -2,15 +2,17 @@
 
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from compose_ext.install.options import Options
 from compose_ext.swarm.node_jobs import Outcome
+from mesh.model.encryption.status import NOT_OWN
+from mesh.topology.underlay import ADDRESS_LABEL
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
-IMAGE, ENGINE, WIREGUARD, PORTS, SUBNET, MTU, FIREWALL, CLOCK = (
-    *("image", "engine", "WireGuard", "ports", "subnet", "MTU", "firewall", "clock"),
+IMAGE, ENGINE, WIREGUARD, PORTS, SUBNET, MTU, FIREWALL, CLOCK, ENCRYPTION = (
+    *("image", "engine", "WireGuard", "ports", "subnet", "MTU", "firewall", "clock", "node encryption"),
 )
 OLDEST_ENGINE = (20, 10)
 """Services of it can be given capabilities (API 1.41)."""
@@ -22,6 +24,9 @@ _FULL = 0.5
 _IPV4_LEAST, _IPV6_LEAST = 576 + 60, 1280 + 60
 """Bytes on the way for what every host must take (RFC 791, RFC 8200), with WireGuard's around it."""
 _CUT = 3
+_TWO = 2
+_DEVICE = "lwnode"
+_UNKNOWN_TO_IT = "node encryption needs nodes that reach one another by addresses of their own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,26 @@ class Wish:
         before: options of the installation that is there; None where there is none.
         etcd: names of the nodes that are to run etcd; none where the user has an etcd of his own.
         addresses: address of each node, by name.
+        told: addresses that operators told of nodes (the node label linkwire.address), by name.
+        data_path_port: UDP, of the Swarm's VXLAN.
     """
 
     options: Options
     before: Options | None = None
     etcd: frozenset[str] = frozenset()
     addresses: Mapping[str, str] | None = None
+    told: Mapping[str, str] = field(default_factory=dict)
+    data_path_port: int = 4789
+
+    @property
+    def encrypts(self) -> bool:
+        """Return whether node encryption is wanted."""
+        return self.options.node_encryption != "off"
+
+    @property
+    def known(self) -> Mapping[str, str]:
+        """Return the address by which each node is reached, by name: an operator's word goes first."""
+        return {**(self.addresses or {}), **self.told}
 
     @property
     def ports(self) -> tuple[int, int]:
@@ -77,17 +96,25 @@ class Wish:
     def question(self) -> dict[str, Any]:
         """Return what each node is asked: `agent.fitness.facts.ASKED`."""
         tcp = [port for port in (*self.etcd_ports, self.metrics) if port is not None]
-        return {
+        asked = {
             "ports": self.ports,
             "tcp": sorted(set(tcp)),
             "subnet": self.options.subnet,
-            "nodes": sorted(set((self.addresses or {}).values())),
+            "nodes": sorted({*(self.addresses or {}).values(), *self.told.values()}),
         }
+        return {**asked, **({"encryption": {"data_path_port": self.data_path_port}} if self.encrypts else {})}
 
 
 def judge(outcomes: Sequence[Outcome], wish: Wish) -> tuple[Finding, ...]:
     """Judge every node; returns a finding for each check of each node."""
-    return tuple(finding for outcome in outcomes for finding in _node(outcome, wish))
+    found = tuple(finding for outcome in outcomes for finding in _node(outcome, wish))
+    behind = [one.node for one in found if one.check == ENCRYPTION and NOT_OWN in one.text]
+    if len(behind) < _TWO:
+        return found
+    text = (
+        f"{' and '.join(behind)} are behind NAT, and two such nodes reach each other by no device: {_UNKNOWN_TO_IT}"
+    )
+    return (*found, Finding(behind[0], ENCRYPTION, PROBLEM, text))
 
 
 def _node(outcome: Outcome, wish: Wish) -> Iterator[Finding]:
@@ -110,6 +137,8 @@ def _node(outcome: Outcome, wish: Wish) -> Iterator[Finding]:
         yield from _mtu(node, facts, wish)
         yield from _firewall(node, facts, wish)
         yield from _clock(node, outcome.ahead, wish)
+        if wish.encrypts and facts.get("encryption"):
+            yield from _encryption(node, facts["encryption"], wish)
         yield from (Finding(node, FIREWALL, WARNING, f"not looked at: {text}") for text in facts["unread"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         yield Finding(node, IMAGE, WARNING, f"its answer is not understood ({type(error).__name__}: {error})")
@@ -216,6 +245,43 @@ def _clock(node: str, ahead: float, wish: Wish) -> Iterator[Finding]:
     text = f"at least {apart:.0f} s {where} that of Swarm's leader, and certificates have a beginning and an end"
     bad = apart >= MOST_APART and wish.before is None
     yield Finding(node, CLOCK, PROBLEM if bad else WARNING, f"{text}. Run chrony or systemd-timesyncd on all nodes")
+
+
+def _encryption(node: str, facts: Mapping[str, Any], wish: Wish) -> Iterator[Finding]:
+    """Judge whether a node can take part in node encryption."""
+    problems = list(_unfit(node, facts, wish))
+    found = f"UDP {facts['port']} is free, and nothing drops its packets"
+    yield from [Finding(node, ENCRYPTION, PROBLEM, text) for text in problems] or [
+        Finding(node, ENCRYPTION, OK, found)
+    ]
+
+
+def _unfit(node: str, facts: Mapping[str, Any], wish: Wish) -> Iterator[str]:
+    port, vxlan = facts["port"], wish.data_path_port
+    if facts["taken"]:
+        yield f"UDP {port} is taken by another program: end it (ss -ulpn sport = :{port}), or choose other --ports"
+    if facts["strict_filter"]:
+        yield (
+            "net.ipv4.conf.all.rp_filter is 1 (strict), and the kernel would drop what comes in encrypted: "
+            "sysctl -w net.ipv4.conf.all.rp_filter=2, and in /etc/sysctl.d"
+        )
+    if facts["tables"]:
+        yield f"nftables cannot be used, by which plain packets are refused: {facts['tables']}"
+    if facts["wire_filters"]:
+        chains = ", ".join(facts["wire_filters"][:_CUT])
+        yield f"drops UDP {port}: nftables chain {chains}. Let the other nodes' packets in"
+    if facts["overlay_filters"]:
+        chains = ", ".join(facts["overlay_filters"][:_CUT])
+        rule = f'iifname "{_DEVICE}" udp dport {vxlan} accept'
+        yield f"drops overlay packets that come out of the device {_DEVICE}: nftables chain {chains}. Add: {rule}"
+    own = wish.known.get(node)
+    if own and own not in facts["holds"]:
+        yield f"other nodes reach it at {own}, which {NOT_OWN} (NAT, or a wrong linkwire.address): {_UNKNOWN_TO_IT}"
+    for address in sorted(set(facts["sends_to"]) - {*wish.known.values(), *facts["holds"]}):
+        yield (
+            f"its overlays send to {address}, by which no node is known (a --data-path-addr?): say whose it is: "
+            f"docker node update --label-add {ADDRESS_LABEL}={address} NODE"
+        )
 
 
 def is_address(text: str) -> bool:

@@ -13,6 +13,7 @@ from compose_ext.install.fitness import PROBLEM, WARNING, Finding, Wish
 from compose_ext.install.options import Options, read_label
 from compose_ext.swarm import installation, node_jobs, queries
 from compose_ext.terminal import Table
+from mesh.topology.underlay import ADDRESS_LABEL
 
 QUESTION = "LINKWIRE_FITNESS"
 """The variable in which `linkwire-agent look` finds its question."""
@@ -44,7 +45,8 @@ def look(
         DockerError: Docker could not run it.
     """
     wish = _wish(docker, swarm, before, options)
-    job = replace(node_jobs.LOOK, environment=(f"{QUESTION}={json.dumps(wish.question())}",))
+    mounts = node_jobs.NAMESPACES if wish.encrypts else ()
+    job = replace(node_jobs.LOOK, mounts=mounts, environment=(f"{QUESTION}={json.dumps(wish.question())}",))
     outcomes = node_jobs.run(docker, job, options.image, seconds, say)
     findings = fitness.judge(outcomes, wish)
     if any((one.check, one.level) == (fitness.PORTS, PROBLEM) for one in findings):
@@ -66,8 +68,13 @@ def _wish(docker: Docker, swarm: queries.Manager, before: installation.Deployed,
         for address in (manager, str((node.get("Status") or {}).get("Addr", ""))):
             if fitness.is_address(address):
                 addresses.setdefault(names[str(node["ID"])], address)
+    told = {
+        names[str(node["ID"])]: str(by_hand)
+        for node in nodes
+        if (by_hand := ((node.get("Spec") or {}).get("Labels") or {}).get(ADDRESS_LABEL))
+    }
     earlier = read_label(before.options) if before.services and before.options else None
-    return Wish(options, earlier, etcd, addresses)
+    return Wish(options, earlier, etcd, addresses, told, swarm.data_path_port)
 
 
 def table(findings: Sequence[Finding]) -> Table:

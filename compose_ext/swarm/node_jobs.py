@@ -62,13 +62,15 @@ class Job:
     environment: tuple[str, ...] = ()
 
 
+NAMESPACES = ("type=bind,source=/run/docker,target=/run/docker,bind-propagation=rslave",)
+"""Mount with Docker's namespaces, those of overlays among them."""
 LOOK = Job("look", host=True)
 PLACE = Job("place")
 UNWIRE = Job(
     "unwire",
     (
         f"type=volume,source={STACK}_containers,target=/run/linkwire/containers,volume-nocopy,{_BIND_OPTIONS}",
-        "type=bind,source=/run/docker,target=/run/docker,bind-propagation=rslave",
+        *NAMESPACES,
         "type=bind,source=/proc/sys/net,target=/run/linkwire/sysctl",
     ),
     host=True,

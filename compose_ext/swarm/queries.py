@@ -28,6 +28,10 @@ _TELLING = (
 """Fields that differ between an old task and a new one, without those that only a service has."""
 
 
+DATA_PATH_PORT = 4789
+"""UDP, of VXLAN, unless `docker swarm init --data-path-port` said otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Manager:
     """A manager of a Swarm, as Docker shows it."""
@@ -36,6 +40,8 @@ class Manager:
     """The id of the manager that answers."""
     cluster: str
     """Swarm's own id."""
+    data_path_port: int = DATA_PATH_PORT
+    """UDP, of the Swarm's VXLAN."""
 
 
 def read(text: str) -> Any:  # noqa: ANN401 - Docker's own documents
@@ -114,7 +120,9 @@ def manager(docker: Docker) -> Manager:
             str(peer.get("Addr", "")).rpartition(":")[0] for peer in state.get("RemoteManagers") or []
         )
         raise DockerError(f"this node is a worker of its Swarm: ask a manager (at {managers}), with -H or --context")
-    return Manager(str(state["NodeID"]), str((state.get("Cluster") or {}).get("ID", "")))
+    cluster = state.get("Cluster") or {}
+    port = int(cluster.get("DataPathPort") or DATA_PATH_PORT)  # 0 stands for it
+    return Manager(str(state["NodeID"]), str(cluster.get("ID", "")), port)
 
 
 def clock(docker: Docker) -> datetime:

@@ -11,7 +11,7 @@ from mesh.crypto.envelope import VerifyKey
 from mesh.crypto.hpke import NodePublicKey
 from mesh.crypto.keys import PublicKey
 from mesh.identity.attestation import NodeProof, NodeStatement
-from mesh.model.encryption.status import EncryptionStatus
+from mesh.model.encryption.status import EncryptionStatus, TunnelFigures
 from mesh.model.labels import LinkLabel
 from mesh.model.net import IPAddress, UdpEndpoint
 from mesh.model.ports import PortRange
@@ -302,6 +302,8 @@ class Status(Record, key="vitals/{0.node}", writer="agent"):
     broken: tuple[BrokenPeers, ...] = field(default=(), metadata=OPTIONAL)
     """Of the node's tasks, at most MOST_BROKEN peers in all. Here and not in the views, which are written seldom."""
     encryption: EncryptionStatus | None = field(default=None, metadata=OPTIONAL)
+    tunnel: TunnelFigures | None = field(default=None, metadata=OPTIONAL)
+    """Beside the account, which controllers compare with the one before: these change with each reading."""
 
 
 @dataclass(frozen=True, slots=True)

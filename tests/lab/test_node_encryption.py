@@ -170,3 +170,50 @@ def test_overlays_of_plain_stacks_are_encrypted(stacks: Deployment, client: tupl
     assert load.counted["lost"] == []
     assert load.counted["ok"] > 1000
     assert {node.name: leftovers(node) for node in stacks.lab.nodes} == {"n1": [], "n2": [], "n3": []}
+
+
+def explained(stacks: Deployment, one: str, other: str) -> dict[str, Any]:
+    done = stacks.try_linkwire("explain", one, other, "--format", "json")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_walk_between_nodes_names_faults(stacks: Deployment, figure: Figure) -> None:
+    """What is wrong on a node is refused before it is switched, and found afterwards, by who looks between nodes."""
+    two, on = stacks.lab.nodes[1], ("node", "encryption", "on", "--mode", "strict")
+    off = explained(stacks, "n1", "n2")
+    assert off["cause"]["text"].startswith("node encryption is off: overlay packets between n1 and n2 go in plain")
+    port = port_beside(51820, 53819)
+    program = f"import socket, time; s = socket.socket(2, 2); s.bind(('', {port})); time.sleep(600)"
+    holder = two.run(["sh", "-c", f'python3 -c "{program}" >/dev/null 2>&1 & echo $!']).stdout.strip()
+    refused = stacks.try_linkwire(*on)
+    two.run(["kill", holder])
+    assert refused.returncode == 1
+    assert f"n2: node encryption: UDP {port} is taken by another program" in refused.stderr
+    assert status(stacks)["wanted"] == "off", "nothing was switched"
+    try:
+        began = time.monotonic()
+        stacks.linkwire(*on)
+        figure(f"on, with its look at every node: {time.monotonic() - began:.1f} s")
+        began = time.monotonic()
+        good = explained(stacks, "n1", "n2")
+        figure(f"explain n1 n2: {time.monotonic() - began:.1f} s, {[step['stage'] for step in good['steps']]}")
+        assert good["ok"], good["cause"]
+        assert explained(stacks, "n3", "n2")["ok"], "neither of which is asked"
+        nodes = json.loads(stacks.linkwire("node", "ls", "--format", "json"))["nodes"]
+        assert all(node["tunnel"]["handshake_age"] is not None for node in nodes), nodes
+        table = "add table inet host; add chain inet host input { type filter hook input priority 0; }"
+        two.run(["nft", f'{table}; add rule inet host input iifname "lwnode" drop'])
+        found = explained(stacks, "n1", "n2")["cause"]
+        figure(f"a firewall: {found['text']}; mend: {found['command']}")
+        assert (found["stage"], found["place"]) == ("firewall", "node n2")
+        problem = "n2: a firewall of this node drops overlay packets in its device lwnode"
+        process.wait_for(
+            "its agent to name the firewall",
+            lambda: any(problem in text for text in status(stacks)["problems"]),
+            seconds=60,
+            every=1.0,
+        )
+    finally:
+        two.run(["nft", "delete table inet host"], check=False)
+        stacks.linkwire("node", "encryption", "off")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.asks.survey import Survey
+from agent.fitness import sockets
+from agent.fitness.node_encryption import DeviceFilters, gather
 from agent.node_encryption.device import NodeDevice
+from agent.node_encryption.keeper import Keeper
 from agent.node_encryption.ruleset import NAME
 from agent.probes.examiner import Examiner
 from agent.probes.tunnel_examiner import TunnelExaminer
@@ -27,7 +33,7 @@ from mesh.model.keyspace import key_of
 from mesh.model.records import Record
 from mesh.model.snapshot import Snapshot, Versioned
 from tests.netns.overlay_nodes import VXLAN_PORT, WIREGUARD_PORT, Cluster, OverlayNode
-from tests.netns.world import World
+from tests.netns.world import World, wait_for
 from tests.support.metrics_pages import node as node_record
 
 PORTS = (53000, 53100)
@@ -53,7 +59,7 @@ class Walked:
         record = NodeEncryption(self.mode, self.step, VXLAN_PORT, self.cluster.generation)
         records: list[Record] = [record, *(node.underlay for node in nodes)]
         records += [replace(node_record(node.name), first_port=PORTS[0], last_port=PORTS[1]) for node in nodes]
-        return Snapshot({key_of(each): Versioned(each, 1) for each in records}, revision=1)
+        return Snapshot(1, True, {key_of(each): Versioned(each, 1) for each in records})
 
     def examiner(self, node: OverlayNode) -> Examiner:
         device = NodeDevice(node.netns, node.device.backend, node.device.name)
@@ -208,3 +214,44 @@ def test_questions_get_nothing_unsigned_done(walked: Walked) -> None:
     assert answers[0].tunnel is not None
     assert not answers[0].tunnel.is_peer
     assert [answer.tunnel.error for answer in answers[4:] if answer.tunnel] == ["it is asked too much at once"] * 2
+
+
+def test_agent_names_firewall_of_its_device(walked: Walked) -> None:
+    """Beside the walk: in its status, which `check` and `node encryption status` show."""
+    walked.switch("prefer", "send")
+    node = walked.cluster.nodes[1]
+    filters = DeviceFilters(node.netns, node.device.name)
+    assert filters.problem(VXLAN_PORT) == ""
+    node.do(f"nft '{WIRE} input iifname under udp dport {VXLAN_PORT} accept; add rule inet host input drop'")
+    assert filters.problem(VXLAN_PORT) == "", "not looked at again so soon"
+    (filtered,) = [DeviceFilters(node.netns, node.device.name)]
+    assert "inet host input (input)" in filtered.problem(VXLAN_PORT)
+    assert node.keeper is not None
+    node.keeper.stop()
+    node.keeper = Keeper(node.device, node.folder, filtered=filtered.problem)
+    node.keeper.start(lambda: None)
+    walked.cluster.give("prefer", "send")
+    keeper = node.keeper
+    wait_for(lambda: keeper.status is not None and "a firewall of this node drops" in keeper.status.problem)
+
+
+def test_facts_of_a_node_before_switching(walked: Walked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "PROC", Path("/proc/thread-self/net"))  # a node's agent has one namespace
+    node = walked.cluster.nodes[0]
+    asked = {"ports": [WIREGUARD_PORT + 1, 53819], "nodes": ["192.0.2.1", "192.0.2.2"], "encryption": {}}
+    asked["encryption"] = {"data_path_port": VXLAN_PORT}
+
+    def gathered() -> dict[str, Any]:
+        return node.netns.run(lambda: gather(node.netns, asked))
+
+    found = gathered()
+    assert (found["port"], found["taken"], found["strict_filter"]) == (WIREGUARD_PORT, False, False)
+    assert (found["holds"], found["tables"], found["wire_filters"]) == (["192.0.2.1"], "", [])
+    node.do("sysctl -qw net.ipv4.conf.all.rp_filter=1")
+    node.do(f"nft '{WIRE} input udp dport {WIREGUARD_PORT} drop; add rule inet host input iifname lwnode drop'")
+    program = node.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    program.bind((str(node.address), WIREGUARD_PORT))
+    with closing(program):
+        found = gathered()
+    assert (found["taken"], found["strict_filter"]) == (True, True)
+    assert found["wire_filters"] == found["overlay_filters"] == ["inet host input (input)"]

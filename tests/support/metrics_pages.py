@@ -11,6 +11,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.reporting.encryption_metrics import EncryptionMetrics
 from agent.reporting.metrics import Metrics
 from controller.reporting.etcd_metrics import EtcdMetrics, Space
 from controller.reporting.metrics import ControllerMetrics, Sight
@@ -21,6 +22,7 @@ from mesh.crypto.keys import PublicKey
 from mesh.identity.ca import CertificateAuthority
 from mesh.identity.tls import Tls
 from mesh.model import keyspace
+from mesh.model.encryption.status import EncryptionStatus, PeerFigures
 from mesh.model.labels import LinkLabel
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import (
@@ -107,6 +109,9 @@ def agent_registry() -> CollectorRegistry:
     device = DeviceStatus("t1", PublicKey((1).to_bytes(32, "little")), (peers,), (Refused("out", "#db", 7),))
     report = TaskReport("t1", "#web", "n1", "running", wired=True, error=None, port_taken=None, elsewhere=())
     measured.update(index(snapshot(*RECORDS)), Status("n1", 1.0, (device,)), {"t1": report})
+    state = EncryptionStatus(7, "send", 2, 1, 0)
+    others = (PeerFigures("n2", 1.0, 10, 20),)
+    measured.registry.register(EncryptionMetrics(lambda: state, lambda: others))
     return measured.registry
 
 

@@ -96,5 +96,3 @@ def _asked(facts: NodesFacts) -> tuple[NodeEnd, ...]:
 
 def _both(facts: NodesFacts) -> str:
     return f"{facts.one.host} and {facts.other.host}"
-
-

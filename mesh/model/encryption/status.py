@@ -10,6 +10,9 @@ Mode = Literal["prefer", "strict"]
 
 MODES: tuple[Mode, ...] = ("prefer", "strict")
 
+NOT_OWN = "is no address of the node itself"
+"""Said of the address at which others reach a node, where NAT or an operator's label makes it so."""
+
 Step = Literal["accept", "send", "enforce"]
 """What every node does: have the device and take what comes in by it; also send by it; also refuse plain packets."""
 
@@ -32,3 +35,27 @@ class EncryptionStatus:
     """Plain overlay packets that were refused since the rules were first put in place."""
     problem: str = ""
     """In words; empty for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelFigures:
+    """Figures of a node's device of node encryption, over all its peers."""
+
+    received: int
+    """Bytes."""
+    sent: int
+    """Bytes."""
+    handshake_age: float | None
+    """Seconds since the last handshake with the peer of which that is the longest ago; None where one had none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFigures:
+    """Figures of one peer of this node's device of node encryption; never stored."""
+
+    node: str
+    """Id of the peer's node."""
+    handshake_age: float | None
+    """Seconds; None for never."""
+    received: int
+    sent: int

@@ -11,6 +11,7 @@ from compose_ext.diagnostics import DockerError
 from compose_ext.install import preflight
 from compose_ext.install.fitness import (
     CLOCK,
+    ENCRYPTION,
     ENGINE,
     FIREWALL,
     IMAGE,
@@ -160,3 +161,56 @@ def test_force_helps_no_image_that_cannot_run() -> None:
 def test_clocks_are_compared_by_the_leaders_times(at: str, ahead: float) -> None:
     task = {"CreatedAt": "2026-11-29T08:00:00.1Z", "UpdatedAt": "2026-11-29T08:00:10Z", "Status": {"Timestamp": at}}
     assert _ahead(task) == pytest.approx(ahead, abs=0.2)
+
+
+ENCRYPTING = replace(THERE, options=Options(node_encryption="prefer"), told={"n3": "10.9.0.3"})
+ABLE: dict[str, Any] = {
+    "port": 51819,
+    "taken": False,
+    "strict_filter": False,
+    "holds": ["10.0.0.1"],
+    "sends_to": ["10.0.0.2", "10.9.0.3"],
+    "tables": "",
+    "wire_filters": [],
+    "overlay_filters": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"taken": True}, "UDP 51819 is taken by another program: end it (ss -ulpn sport = :51819), or choose other"),
+        ({"strict_filter": True}, "net.ipv4.conf.all.rp_filter is 1 (strict)"),
+        ({"tables": "no nf_tables"}, "nftables cannot be used, by which plain packets are refused: no nf_tables"),
+        ({"wire_filters": ["inet f input (input)"]}, "drops UDP 51819: nftables chain inet f input (input)."),
+        (
+            {"overlay_filters": ["inet f input (input)"]},
+            "the device lwnode: nftables chain inet f input (input).",
+        ),
+        ({"holds": []}, "other nodes reach it at 10.0.0.1, which is no address of the node itself (NAT,"),
+        (
+            {"sends_to": ["10.9.0.9"]},
+            "its overlays send to 10.9.0.9, by which no node is known",
+        ),
+    ],
+)
+def test_unfit_for_encryption_is_a_problem(facts: dict[str, Any], text: str) -> None:
+    ((level, found),) = judged(outcome(encryption=ABLE | facts), ENCRYPTING, ENCRYPTION)
+    assert level == PROBLEM
+    assert text in found
+    assert judged(outcome(encryption=None), THERE, ENCRYPTION) == []
+
+
+def test_fit_for_encryption_has_a_line() -> None:
+    ((level, found),) = judged(outcome(encryption=ABLE), ENCRYPTING, ENCRYPTION)
+    assert (level, found) == (OK, "UDP 51819 is free, and nothing drops its packets")
+    assert ENCRYPTING.question()["encryption"] == {"data_path_port": 4789}
+    assert ENCRYPTING.question()["nodes"] == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.9.0.3"]
+    assert "encryption" not in THERE.question()
+
+
+def test_two_nodes_behind_nat_are_one_problem() -> None:
+    behind = [outcome(node, encryption=ABLE | {"holds": []}) for node in ("n1", "n2")]
+    found = [one for one in judge(behind, ENCRYPTING) if "behind NAT" in one.text]
+    assert [one.text.partition(",")[0] for one in found] == ["n1 and n2 are behind NAT"]
+    assert not [one for one in judge(behind[:1], ENCRYPTING) if "behind NAT" in one.text]

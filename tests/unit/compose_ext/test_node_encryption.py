@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 
 from compose_ext.cli import main
-from compose_ext.commands.node_encryption import switch_to, table
-from compose_ext.diagnostics import UsageError
+from compose_ext.commands.node_encryption import look_first, switch_to, table
+from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.health.encryption import Encryption, OverlayNetworks, overlays, problems, read
 from compose_ext.health.judgement import DEGRADED, judge
+from compose_ext.install import preflight
+from compose_ext.install.fitness import ENCRYPTION, MTU, PROBLEM, Finding
 from compose_ext.install.options import Options, choose, read_label
 from compose_ext.observe.status import document
 from compose_ext.observe.status import table as screen
 from compose_ext.swarm.installation import OPTIONS_LABEL
+from mesh.model.encryption.status import NOT_OWN
 from tests.unit.compose_ext.test_compose_status import facts
 
 UP = {"id1": "n1", "id2": "n2"}
@@ -39,14 +42,16 @@ def known(goal: str = "strict", record: dict[str, Any] | None = RECORD, **agents
 
 
 def test_all_at_their_goal_is_no_problem() -> None:
-    found = known()
+    one = part()
+    one["encryption"]["figures"] = {"received": 1_234_567, "sent": 5, "handshake_age": 12.4}
+    found = known(id1=one)
     assert found.is_reached
     assert found.summary == "strict: 2 of 2 nodes at step enforce"
     assert list(problems(found)) == []
     assert str(table(found, ())) == (
-        "NODE   STEP      PEERS   READY   REFUSED\n"
-        "n1     enforce   1       1       0\n"
-        "n2     enforce   1       1       0\n"
+        "NODE   STEP      PEERS   READY   HANDSHAKE   RECEIVED   SENT   REFUSED\n"
+        "n1     enforce   1       1       12s ago     1.23MB     5B     0\n"
+        "n2     enforce   1       1       never       0B         0B     0\n"
     )
 
 
@@ -91,6 +96,13 @@ def test_everything_wrong_is_named(found: Encryption, text: str) -> None:
     assert found.summary in str(screen(health, 0.0))
 
 
+def test_two_nodes_behind_nat_are_named() -> None:
+    one, other = (part(generation=0, problem=f"192.0.2.{n}, where others reach it, {NOT_OWN}") for n in (1, 2))
+    texts = list(problems(known(id1=one, id2=other)))
+    assert any("n1, n2 are behind NAT, and two such nodes reach each other by no device" in text for text in texts)
+    assert not any("NAT" in text for text in problems(known(id1=one)))
+
+
 def test_silent_agent_has_no_part() -> None:
     found = read({"reached": True, "encryption": RECORD, "agents": {"id1": part()}}, UP, "strict")
     assert found is not None
@@ -128,6 +140,36 @@ def test_switching_updates_controllers_and_keeps_options(tmp_path: Path) -> None
     assert said == ["node encryption: strict is asked for"]
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_nothing_is_switched_on_unfit_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
+    labels = {OPTIONS_LABEL: Options().label()}
+    task = {"ContainerSpec": {"Image": "linkwire:1"}}
+    services = [
+        {"ID": role, "Spec": {"Name": f"linkwire_{role}", "Labels": labels, "TaskTemplate": task}}
+        for role in ("controller", "agent")
+    ]
+    swarm = {"Swarm": {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n", "Cluster": {"ID": "c"}}}
+    networks = [{"Name": "ipsec", "Options": {"encrypted": "", "com.docker.network.driver.mtu": "1300"}}]
+    asked = {"info": swarm, "service ls": "c", "service inspect": services, "network ls": "a"}
+    looked: list[Options] = []
+
+    def look(*given: Any, **_more: object) -> tuple[list[object], tuple[Finding, ...]]:  # noqa: ANN401
+        looked.append(given[3])
+        return [], (Finding("n1", ENCRYPTION, PROBLEM, "UDP 51819 is taken"), Finding("n1", MTU, PROBLEM, "narrow"))
+
+    monkeypatch.setattr(preflight, "look", look)
+    said: list[str] = []
+    program = docker(tmp_path, {**asked, "network inspect": networks})
+    if force:
+        look_first(program, "strict", said.append, force=True)
+        assert said[-1] == "in spite of: n1: node encryption: UDP 51819 is taken"
+    else:
+        with pytest.raises(DockerError, match=r"nothing was switched:\n  n1: node encryption: UDP 51819 is taken\n"):
+            look_first(program, "strict", said.append, force=False)
+    assert said[0].startswith("warning: networks ipsec are encrypted by Docker too")
+    assert [(one.image, one.node_encryption) for one in looked] == [("linkwire:1", "strict")]
+
+
 @pytest.mark.parametrize(
     ("words", "mode"),
     [
@@ -139,6 +181,7 @@ def test_switching_updates_controllers_and_keeps_options(tmp_path: Path) -> None
 )
 def test_install_takes_mode_or_none(words: list[str], mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[Options] = []
+    monkeypatch.setattr("compose_ext.health.encryption.overlays", lambda _docker: OverlayNetworks())
 
     def install(_docker: Docker, given: dict[str, str], **_more: object) -> None:
         chosen.append(choose(given, None))
@@ -165,6 +208,6 @@ def test_networks_are_told_by_what_it_costs(tmp_path: Path) -> None:
     ]
     found = overlays(docker(tmp_path, {"network ls": "a\nb\nc\nd", "network inspect": networks}))
     assert found == OverlayNetworks(("ipsec",), (("jumbo", 8900), ("shop_default", 1450)))
-    assert next(found.problems()).startswith("networks ipsec are encrypted by Docker (option `encrypted`)")
+    assert next(found.problems()).startswith("networks ipsec are encrypted by Docker too (option `encrypted`)")
     assert next(found.costs()).startswith("the MTU of networks jumbo (8900), shop_default (1450) is above 1386")
     assert not [*OverlayNetworks().problems(), *OverlayNetworks().costs()]
