@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compose_ext.health import encryption
 from compose_ext.swarm.agent_answer import Answer, Link, Pair
 from compose_ext.ui.layout import placed
 from compose_ext.ui.rates import Rates
@@ -87,7 +88,7 @@ def graph(reading: Reading) -> Document:
         "stacks": stacks,
         "links": links,
         "nodes": list(_nodes(reading.answer)),
-        "problems": list(reading.answer.problems),
+        "problems": [*reading.answer.problems, *_encryption_problems(reading.answer)],
     }
 
 
@@ -232,7 +233,32 @@ def _nodes(answer: Answer) -> Iterator[Document]:
             "address": record.get("address"),
             "accepted": record.get("accepted"),
             "unproven": record.get("unproven"),
+            "encryption": _encryption(answer, str(record.get("id")), name),
         }
+
+
+def _control(answer: Answer) -> Mapping[str, Any]:
+    found = answer.raw.get("control")
+    return found if isinstance(found, dict) else {}
+
+
+def _encryption(answer: Answer, node: str, hostname: str) -> Document | None:
+    """Describe a node's part in node encryption; None where all of it is off, or nobody says."""
+    control = _control(answer)
+    state = encryption.node_state(control, node, hostname) if control.get("encryption") else None
+    if state is None:
+        return None
+    fields = ("step", "peers", "ready", "handshake_age", "received", "sent", "refused", "problem", "why_not")
+    return {field: getattr(state, field) for field in fields}
+
+
+def _encryption_problems(answer: Answer) -> Iterator[str]:
+    """Name what is wrong with the nodes' parts in node encryption."""
+    for record in answer.raw.get("nodes") or ():
+        name = str(record.get("hostname"))
+        part = _encryption(answer, str(record.get("id")), name) or {}
+        if text := part.get("problem") or part.get("why_not"):
+            yield f"node encryption: node {name}: {text}"
 
 
 def _sum(rates: Iterable[float | None]) -> float | None:

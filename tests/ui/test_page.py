@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.by import By
 
+from tests.ui import world
 from tests.ui.browser import ENTER, ESCAPE, TAB, Browser
 from tests.ui.served import Page
 
@@ -155,6 +156,18 @@ def test_names_and_texts_stay_text(browser: Browser, page: Page) -> None:
         browser.wait(partial(has_all, browser, bad, shown))
     assert browser.all("#content img, #details img, #content b") == []
     assert "taken" not in browser.driver.title
+
+
+def test_nodes_show_their_encryption(browser: Browser, page: Page) -> None:
+    browser.go("#/nodes/node/n1")
+    browser.wait(lambda: "send, reaches 1 of 1" in browser.text("#nodes"))
+    details = ("Encryption", "send, reaches 1 of 1 nodes", "12 s ago", "1.23MB received, 98.8kB sent")
+    browser.wait(lambda: all(text in browser.text("#details") for text in details))
+    nodes = page.document["nodes"]
+    page.document["control"]["agents"][nodes[1]["id"]] = world.part(2, "UDP port 51819 is in use on the node")
+    browser.go("#/problems/node/n2")
+    browser.wait(lambda: "node n2: UDP port 51819 is in use on the node" in browser.text("#problems"))
+    browser.wait(lambda: "UDP port 51819 is in use on the node" in browser.text("#details"))
 
 
 def test_an_agent_that_is_silent_is_told(browser: Browser, page: Page) -> None:

@@ -61,6 +61,14 @@ def node(name: str, **changes: object) -> dict[str, Any]:
     } | changes
 
 
+def part(number: int, problem: str = "") -> dict[str, Any]:
+    """What an agent says of a node: here of its part in node encryption."""
+    state = {"generation": 7, "step": "send", "peers": 1, "ready": 1, "refused": 0, "problem": problem}
+    figures = {"received": 1_234_567 * number, "sent": 98_765, "handshake_age": 12.5}
+    encryption = {"able": True, "placed": True, "state": state, "figures": figures}
+    return {"hostname": f"n{number}", "encryption": encryption}
+
+
 def shop() -> dict[str, Any]:
     """Two stacks with each state that a link can have."""
     refused = {"consumer": {"in": 0, "out": 3}, "provider": {"in": 14, "out": 0}}
@@ -92,6 +100,10 @@ def shop() -> dict[str, Any]:
         "apart": {"shop_db": 7},
         "problems": problems,
         "nodes": [node("n1"), node("n2"), node("n3", accepted=False, unproven="it gives no proof of its keys")],
+        "control": {
+            "encryption": {"mode": "strict", "step": "send", "data_path_port": 4789, "generation": 7},
+            "agents": {f"{number:025}": part(number) for number in (1, 2)},
+        },
     }
 
 

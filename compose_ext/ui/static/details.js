@@ -77,6 +77,18 @@ function ofService(service, address) {
   ];
 }
 
+/** A node's part in node encryption as facts; none where all of it is off. */
+function encryptionFacts(part) {
+  if (!part) return [];
+  return [
+    ["Encryption", part.why_not || `${part.step}, reaches ${number(part.ready)} of ${number(part.peers)} nodes`],
+    ["Oldest handshake", part.peers ? age(part.handshake_age) : null],
+    ["Its device", part.peers ? `${amount(part.received)} received, ${amount(part.sent)} sent` : null],
+    ["Plain, refused", part.refused ? `${number(part.refused)} packets` : null],
+    ["Problem", part.problem],
+  ];
+}
+
 function ofNode(node, address) {
   const states = Object.entries(node.states).sort(([a], [b]) => rank(a) - rank(b)).map(([state, count]) => el("span", {}, stateMark(state), ` ${number(count)}  `));
   return [
@@ -86,6 +98,7 @@ function ofNode(node, address) {
       ["Keys", node.accepted === null ? null : node.accepted ? "accepted" : "not accepted"],
       ["Proof", node.unproven],
       ["Tasks", number(node.tasks_count)],
+      ...encryptionFacts(node.encryption),
     ]),
     el("h3", {}, `Pairs (${number(node.pairs_count)})`),
     el("ul", { class: "cards" }, ...upTo(node.pairs.map((pair) => pairCard(pair, address, true)), node.pairs_count)),

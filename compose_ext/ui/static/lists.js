@@ -70,6 +70,14 @@ export function showLinks(links, shown, address) {
 
 const keys = (node) => (node.accepted === null ? "–" : node.accepted ? "accepted" : node.unproven || "not accepted");
 
+/** A node's part in node encryption: its step, and how many of its peers answer. */
+export function encryption(part) {
+  if (!part) return "–";
+  if (part.why_not) return "no part in it";
+  const reached = `${part.step}, reaches ${number(part.ready)} of ${number(part.peers)}`;
+  return part.problem ? `${glyph("stale")} ${reached}` : reached;
+}
+
 export function showNodes(nodes, shown, address) {
   const chosen = JSON.stringify(shown.details);
   keyed(
@@ -78,14 +86,15 @@ export function showNodes(nodes, shown, address) {
     (node) => node.name,
     (node) =>
       el("tr", {}, el("td"), el("td", {}, el("a", { href: "#" }, node.name)), el("td", { class: "wide" }),
-        el("td", { class: "number" }), el("td", { class: "wide" })),
+        el("td", { class: "number" }), el("td", { class: "wide" }), el("td", { class: "wide" })),
     (row, node) => {
-      const [state, name, where, tasks, trusted] = row.children;
+      const [state, name, where, tasks, trusted, encrypted] = row.children;
       mark(state, node.state);
       name.firstElementChild.setAttribute("href", address("node", node.name));
       write(where, node.address ?? "–");
       write(tasks, number(node.tasks_count));
       write(trusted, keys(node));
+      write(encrypted, encryption(node.encryption));
       current(row, chosen === JSON.stringify(["node", node.name]));
     },
   );

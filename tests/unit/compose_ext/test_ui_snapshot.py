@@ -65,6 +65,30 @@ def test_services_and_nodes_of_the_shop() -> None:
     json.dumps(graph, allow_nan=False)
 
 
+def test_part_of_each_node_in_encryption() -> None:
+    raw = world.shop()
+    nodes = snapshot.graph(reading(raw))["nodes"]
+    assert one(nodes, name="n1")["encryption"] == {
+        "step": "send",
+        "peers": 1,
+        "ready": 1,
+        "handshake_age": 12.5,
+        "received": 1_234_567,
+        "sent": 98_765,
+        "refused": 0,
+        "problem": "",
+        "why_not": "",
+    }
+    assert one(nodes, name="n3")["encryption"] is None, "its agent is silent"
+    raw["control"]["agents"][raw["nodes"][1]["id"]] = world.part(2, "UDP port 51819 is in use on the node")
+    wrong = snapshot.graph(reading(raw))
+    assert wrong["problems"][-1] == "node encryption: node n2: UDP port 51819 is in use on the node"
+    raw["control"]["encryption"] = None
+    off = snapshot.graph(reading(raw))
+    assert {node["encryption"] for node in off["nodes"]} == {None}
+    assert off["problems"] == raw["problems"]
+
+
 def test_one_link_one_service_one_node() -> None:
     link = snapshot.link(SHOP, "shop_web", "shop_db")
     assert link is not None
