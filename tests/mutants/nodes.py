@@ -12,6 +12,13 @@ _NFT = "tests/netns/test_nft.py::test_nft_runs_with_no_more_than_it_needs"
 
 NODES = (
     Mutant(
+        "a peer of a node's device has its own node's address alone",
+        "agent/node_encryption/tunnel.py",
+        "only = frozenset({ip_network(underlay.endpoint.host)})",
+        'only = frozenset({ip_network("0.0.0.0/0")})',
+        ("tests/netns/test_rogue_nodes.py::test_member_wears_no_other_nodes_address",),
+    ),
+    Mutant(
         "an address that two services claim is neither's",
         _RULES,
         "for address, names in claims.items() if len(names) == 1}",

@@ -17,7 +17,7 @@ from mesh.integrity.sealed_keys import open_link_key
 from mesh.model import keyspace
 from mesh.model.encryption.records import NODES_KEY, NodeEncryption, Underlay
 from mesh.model.encryption.status import STEPS, EncryptionStatus, Mode
-from mesh.model.records import SealedLinkKey, Status
+from mesh.model.records import Node, SealedLinkKey, Status
 from mesh.model.snapshot import Put
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import NODES, Reader, SmallMesh, keys, record, settled
@@ -54,11 +54,16 @@ class EncryptingReader(Reader):
             super().speak()
             return
         self.take_step()
-        own = record(self.node)
-        if keyspace.ENCRYPTION_WANTED in self.follower.snapshot.records:
-            own = replace(own, encryption_key=KEYS[self.node].public, encryption_port=51819)
+        own = self.own_record()
         status = Status(self.node, 0.0, (), self.trust.manifest, self.trust.held, encryption=self.state)
         self.store.commit([Put(own, None), Put(status, None)], time.monotonic_ns())
+
+    def own_record(self) -> Node:
+        """What it states of itself."""
+        own = record(self.node)
+        if keyspace.ENCRYPTION_WANTED in self.follower.snapshot.records:
+            return replace(own, encryption_key=KEYS[self.node].public, encryption_port=51819)
+        return own
 
     def at(self) -> str:
         """The step that it has taken."""
@@ -66,9 +71,11 @@ class EncryptingReader(Reader):
 
 
 @contextmanager
-def readers(mesh: SmallMesh) -> Iterator[tuple[EncryptingReader, ...]]:
+def readers(
+    mesh: SmallMesh, kind: type[EncryptingReader] = EncryptingReader
+) -> Iterator[tuple[EncryptingReader, ...]]:
     """Both nodes' agents."""
-    with mesh.reader("n1", kind=EncryptingReader) as one, mesh.reader("n2", kind=EncryptingReader) as other:
+    with mesh.reader("n1", kind=kind) as one, mesh.reader("n2", kind=kind) as other:
         assert isinstance(one, EncryptingReader)
         assert isinstance(other, EncryptingReader)
         yield one, other
