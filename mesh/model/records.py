@@ -303,7 +303,6 @@ class Status(Record, key="vitals/{0.node}", writer="agent"):
     """Of the node's tasks, at most MOST_BROKEN peers in all. Here and not in the views, which are written seldom."""
     encryption: EncryptionStatus | None = field(default=None, metadata=OPTIONAL)
     tunnel: TunnelFigures | None = field(default=None, metadata=OPTIONAL)
-    """Beside the account, which controllers compare with the one before: these change with each reading."""
 
 
 @dataclass(frozen=True, slots=True)

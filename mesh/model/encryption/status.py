@@ -39,7 +39,10 @@ class EncryptionStatus:
 
 @dataclass(frozen=True, slots=True)
 class TunnelFigures:
-    """Figures of a node's device of node encryption, over all its peers."""
+    """Figures of a node's device of node encryption, over all its peers.
+
+    A field of the status beside the account, which controllers compare with the one before; these always change.
+    """
 
     received: int
     """Bytes."""
