@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mesh.topology.wgtypes import Route
 
 _HEADER_BYTES = 16  # struct nlmsghdr
+_RTN_LOCAL = 2  # linux/rtnetlink.h: to one of the node's own addresses
+_RTM_F_FIB_MATCH = 0x2000  # linux/rtnetlink.h: the route as it is configured (Linux 4.13)
 
 DEVICE_PREFIX = "lw"
 """What the name of every device of ours begins with."""
@@ -276,11 +278,16 @@ def ways_to(netns: TaskNetns, networks: Iterable[IPNetwork]) -> tuple[str, ...]:
     return tuple(sorted(ways))
 
 
-def route_mtu(home: TaskNetns, destinations: Iterable[IPAddress]) -> int:
+def route_mtu(home: TaskNetns, destinations: Iterable[IPAddress], *, learned: bool = True) -> int:
     """Return the largest packet, in bytes, that fits the way from the node to each of the underlay addresses.
 
     Of a route: its own MTU where it has one (set by hand, or learned from the path), else its device's. The node's
     own addresses go through the loopback device and limit nothing; nor does an address without a way there.
+
+    Args:
+        home: the node's own namespace.
+        destinations: the addresses.
+        learned: whether what was learned from the path counts.
 
     Returns:
         The smallest of them; ETHERNET_MTU where nothing says less or more.
@@ -288,14 +295,14 @@ def route_mtu(home: TaskNetns, destinations: Iterable[IPAddress]) -> int:
     Raises:
         Retryable, Terminal.
     """
-    limits = [mtu for mtu in (_mtu_to(home, destination) for destination in set(destinations)) if mtu is not None]
-    return min(limits, default=ETHERNET_MTU)
+    found = (_mtu_to(home, destination, learned=learned) for destination in set(destinations))
+    return min((mtu for mtu in found if mtu is not None), default=ETHERNET_MTU)
 
 
-def _mtu_to(home: TaskNetns, destination: IPAddress) -> int | None:
+def _mtu_to(home: TaskNetns, destination: IPAddress, *, learned: bool) -> int | None:
     with explained(f"look up the route to {destination}"):
         try:
-            found = _request(home, rtnetlink_codec.RTM_GETROUTE, _encode_lookup(destination))
+            found = _request(home, rtnetlink_codec.RTM_GETROUTE, _encode_lookup(destination, learned=learned))
         except OSError as error:
             if error.errno in _NO_WAY_THERE:
                 return None
@@ -304,15 +311,16 @@ def _mtu_to(home: TaskNetns, destination: IPAddress) -> int | None:
     route: Any = rtmsg(found[0].raw)
     route.decode()
     link = _link(home, index=int(route.get_attr("RTA_OIF") or 0))
-    if link is None or link.flags & rtnetlink_codec.IFF_LOOPBACK:
+    if link is None or link.flags & rtnetlink_codec.IFF_LOOPBACK or route["type"] == _RTN_LOCAL:
         return None
     metrics = route.get_attr("RTA_METRICS")
     mtu = metrics.get_attr("RTAX_MTU") if metrics else None
     return int(mtu) if mtu else link.mtu
 
 
-def _encode_lookup(destination: IPAddress) -> bytes:
+def _encode_lookup(destination: IPAddress, *, learned: bool) -> bytes:
     lookup: Any = rtmsg()
+    lookup["flags"] = 0 if learned else _RTM_F_FIB_MATCH
     lookup["family"], lookup["dst_len"] = rtnetlink_codec.AF[destination.version], destination.max_prefixlen
     lookup["attrs"] = [("RTA_DST", str(destination))]
     lookup.encode()

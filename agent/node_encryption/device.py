@@ -25,7 +25,7 @@ ADDRESS = IPv4Interface("169.254.76.87/32")
 drops what the device receives (fib_validate_source in net/ipv4/fib_frontend.c)."""
 _ROUTES_S = 30.0
 """Seconds between two looks at the MTU of the ways to other nodes."""
-_MIN_MTU = 576  # RFC 791: what every IPv4 host must take
+_MIN_MTU = {4: 576, 6: 1280}  # RFC 791, RFC 8200: what every host must take; below it a device has no IPv6
 
 
 class NodeDevice:
@@ -70,15 +70,23 @@ class NodeDevice:
         return sum(nf_tables_netlink.counted(self.home, ruleset.NAME).values())
 
     def mtu(self, hosts: Iterable[IPAddress]) -> int:
-        """Return the largest packet, in bytes, that fits inside WireGuard on the ways to all of the nodes."""
+        """Return the largest packet, in bytes, that fits inside WireGuard on the ways to all of the nodes.
+
+        More than Ethernet's MTU is not used: a node elsewhere may take no more, and nothing tells.
+
+        By IPv6 learned MTUs do not count. VXLAN lets the kernel refuse to fragment its packets, and the refusal, with
+        this device's MTU, is then taken for what the way to the other node has: the device would shrink again and
+        again.
+        """
         now, fitting = time.monotonic(), [interfaces.ETHERNET_MTU - OVERHEAD[4]]
         for host in hosts:
             at, mtu = self._mtus.get(host, (0.0, 0))
             if now >= at:
-                mtu = interfaces.route_mtu(self.home, (host,)) - OVERHEAD[host.version]
+                way = interfaces.route_mtu(self.home, (host,), learned=host.version == 4)  # noqa: PLR2004 - IPv4
+                mtu = max(_MIN_MTU[host.version], min(way, interfaces.ETHERNET_MTU) - OVERHEAD[host.version])
                 self._mtus[host] = (now + _ROUTES_S, mtu)
             fitting.append(mtu)
-        return self.backend.largest(max(_MIN_MTU, min(fitting)))
+        return self.backend.largest(min(fitting))
 
     def check(self, desired: NodeTunnel) -> None:
         """Make sure that the node can take part, before anything is switched.

@@ -43,6 +43,8 @@ IDLE_S = 60.0
 OVERLAYS_S = 15.0
 """Seconds between two looks at the overlays' forwarding entries."""
 _RECEIVE_BYTES = 1 << 16
+_VXLAN_BYTES = 70
+"""Bytes that VXLAN adds to a packet over IPv6: IP 40, UDP 8, its own 8, Ethernet's 14."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +250,19 @@ class Keeper:
             uncovered = sorted(map(str, overlays.destinations(self._folder) - covered))
             text = "overlays send to addresses that no node has in node encryption: "
             problem = f"{text}{', '.join(uncovered)}" if uncovered else ""
+            problem = "; ".join(filter(None, (problem, self._size_problem(tunnel))))
             self._uncovered = (time.monotonic() + OVERLAYS_S, problem)
         return problem
+
+    def _size_problem(self, tunnel: NodeTunnel) -> str:
+        """Name overlays whose packets do not fit, where that loses some: VXLAN is fragmented over IPv4 alone."""
+        if tunnel.place is None or tunnel.place.host.version == 4:  # noqa: PLR2004 - IPv4
+            return ""
+        fits = self._device.mtu(peer.endpoint.host for peer in tunnel.peers) - _VXLAN_BYTES
+        if (largest := overlays.largest_mtu(self._folder)) <= fits:
+            return ""
+        text = f"overlays have an MTU of up to {largest}, and over IPv6 {fits} fit: larger packets that may be "
+        return f"{text}fragmented are lost"
 
 
 def _without_counts(status: EncryptionStatus | None) -> EncryptionStatus | None:

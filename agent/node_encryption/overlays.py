@@ -36,6 +36,16 @@ def destinations(folder: Path = FOLDER) -> frozenset[IPAddress]:
     return frozenset(found)
 
 
+def largest_mtu(folder: Path = FOLDER) -> int:
+    """Read the largest MTU of the node's overlays, in bytes; 0 where there is none."""
+    found = 0
+    for path in sorted(folder.glob(_OVERLAYS)):
+        with suppress(LinkwireError), TaskNetns(str(path)) as netns:
+            states = [interfaces.observe(netns, name) for name in interfaces.of_kind(netns, _KIND)]
+            found = max([found, *(state.mtu for state in states if state is not None)])
+    return found
+
+
 def entries(netns: TaskNetns) -> frozenset[IPAddress]:
     """Read the addresses that the VXLAN devices of a namespace send to. Raises LinkwireError."""
     if not interfaces.of_kind(netns, _KIND):

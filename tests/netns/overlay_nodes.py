@@ -1,6 +1,6 @@
 """Nodes with an overlay as Docker makes one: a VXLAN device in a namespace of its own, whose packets the node sends.
 
-container [eth0] -- overlay netns [br0, vxlan1] .. node netns [under] -- hub netns [bridge] -- the other nodes
+container [eth0] -- overlay netns [br0, vxlan1] .. node netns [under] -- hub netns [bridge or router] -- other nodes
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address, ip_address
@@ -27,12 +28,24 @@ from mesh.model.net import IPAddress, UdpEndpoint
 from tests.netns.world import World, device_name, ip, make_backend, wait_for
 
 VXLAN_PORT = 4789
+VNI = 4097
 WIREGUARD_PORT = 51819
-_MTU = "1450"
+MTU = 1450
+"""Of an overlay as Docker makes it."""
+UNDERLAY_MTU = 1500
+_HUB_MTU = 9000
+"""A switch takes all that a node sends; the node at the other end may not."""
 
 
 def short(netns: TaskNetns) -> str:
     return Path(netns.path).name
+
+
+def batch(netns: TaskNetns, *lines: str) -> None:
+    """Run lines of `ip` in a namespace, by one process."""
+    command = ["ip", "-n", short(netns), "-batch", "-"]
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{lines}: {done.stderr}"
 
 
 @dataclass
@@ -60,6 +73,11 @@ class OverlayNode:
         return f"10.0.9.{self.number}"
 
     @property
+    def inside6(self) -> str:
+        """Its IPv6 address."""
+        return f"fd00:9::{self.number}"
+
+    @property
     def mac(self) -> str:
         return f"02:42:0a:00:09:{self.number:02x}"
 
@@ -77,7 +95,8 @@ class OverlayNode:
         """The agent ends, and another one begins that knows nothing."""
         assert self.keeper is not None
         self.keeper.stop()
-        self.device = NodeDevice(self.netns, self.device.backend, self.device.name)
+        self.device.backend.close()
+        self.device = NodeDevice(self.netns, make_backend(self.netns.path), self.device.name)
         self.start()
 
     def do(self, command: str) -> str:
@@ -87,11 +106,18 @@ class OverlayNode:
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
 
+    def forget_mtus(self) -> None:
+        """The container knows of no way's MTU, as at its start."""
+        for version in ("-4", "-6"):
+            ip("-n", short(self.container), version, "route", "flush", "cache")
+
     def vxlan_to(self, other: OverlayNode, address: IPv4Address | None = None) -> None:
-        """What libnetwork writes for each task elsewhere."""
+        """What libnetwork writes for each task elsewhere; for IPv6 the container is told itself."""
         name = short(self.overlay)
         to = str(address or other.address)
-        ip("-n", name, "neighbour", "replace", other.inside, "lladdr", other.mac, "dev", "vxlan1", "nud", "permanent")
+        entry = ("lladdr", other.mac, "nud", "permanent", "dev")
+        ip("-n", name, "neighbour", "replace", other.inside, *entry, "vxlan1")
+        ip("-n", short(self.container), "neighbour", "replace", other.inside6, *entry, "eth0")
         subprocess.run(
             ["bridge", "-n", name, "fdb", "replace", other.mac, "dev", "vxlan1", "dst", to, "self", "permanent"],
             check=True,
@@ -99,18 +125,42 @@ class OverlayNode:
 
 
 class Cluster:
-    """Nodes that share an overlay; what a controller writes is given to their keepers at once."""
+    """Nodes that share an overlay; what a controller writes is given to their keepers at once.
+
+    Args:
+        world: of the namespaces.
+        size: number of nodes.
+        version: of IP on the underlay.
+        mtu: of the overlay.
+        underlay: MTU of the underlay at each node, all the same where one is missing.
+        routed: whether a router joins the nodes, in place of a switch.
+    """
 
     foreign = IPv4Address("192.0.2.99")
     """On the underlay, and nobody's."""
 
-    def __init__(self, world: World, size: int, version: int = 4) -> None:
+    def __init__(
+        self,
+        world: World,
+        size: int,
+        version: int = 4,
+        *,
+        mtu: int = MTU,
+        underlay: Sequence[int] = (),
+        routed: bool = False,
+    ) -> None:
         self._world = world
+        self._mtu = mtu
+        self._routed = routed
         self._folder = tempfile.TemporaryDirectory(prefix="linkwire-overlays-")
         self.hub = world.netns()
-        ip("-n", short(self.hub), "link", "add", "bridge", "type", "bridge")
-        ip("-n", short(self.hub), "link", "set", "bridge", "up")
-        self.nodes = [self._node(number, version) for number in range(1, size + 1)]
+        if routed:
+            forward = ("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+            self.hub.run(lambda: subprocess.run(forward, check=True))
+        else:
+            batch(self.hub, f"link add bridge mtu {_HUB_MTU} type bridge", "link set bridge up")
+        mtus = [*underlay, *[UNDERLAY_MTU] * (size - len(underlay))]
+        self.nodes = [self._node(number, version, mtu) for number, mtu in enumerate(mtus, 1)]
         for node in self.nodes:
             for other in self.nodes:
                 if node is not other:
@@ -129,7 +179,7 @@ class Cluster:
             node.device.backend.close()
         self._folder.cleanup()
 
-    def _node(self, number: int, version: int) -> OverlayNode:
+    def _node(self, number: int, version: int, underlay: int) -> OverlayNode:
         netns, overlay, container = (self._world.netns() for _ in range(3))
         folder = Path(self._folder.name) / str(number)
         folder.mkdir()
@@ -137,26 +187,50 @@ class Cluster:
         device = NodeDevice(netns, make_backend(netns.path), device_name())
         address = ip_address(f"2001:db8::{number}" if version == 6 else f"192.0.2.{number}")
         node = OverlayNode(number, address, netns, overlay, container, folder, device)
-        home, shared, inside = short(netns), short(overlay), short(container)
-        ip(*f"link add under netns {home} type veth peer name n{number} netns {short(self.hub)}".split())
-        ip("-n", short(self.hub), "link", "set", f"n{number}", "master", "bridge", "up")
-        ip("-n", home, "address", "add", f"192.0.2.{number}/24", "dev", "under")
-        ip("-n", home, "address", "add", f"2001:db8::{number}/64", "dev", "under", "nodad")
-        ip("-n", home, "link", "set", "under", "up")
-        vxlan = ["type", "vxlan", "id", "4097", "dstport", str(VXLAN_PORT), "learning", "proxy", "l2miss", "l3miss"]
-        vxlan += ["local", "::"] if version == 6 else []
-        ip("-n", home, "link", "add", "vxlan1", "mtu", _MTU, *vxlan)
-        ip("-n", home, "link", "set", "vxlan1", "netns", shared)
-        ip("-n", shared, "link", "add", "br0", "mtu", _MTU, "type", "bridge")
-        ip("-n", shared, "address", "add", f"10.0.9.{100 + number}/24", "dev", "br0")
-        ip("link", "add", "eth0", "netns", inside, "type", "veth", "peer", "name", "veth0", "netns", shared)
-        ip("-n", inside, "link", "set", "eth0", "address", node.mac, "mtu", _MTU)
-        ip("-n", inside, "address", "add", f"{node.inside}/24", "dev", "eth0")
-        for device_up in ("vxlan1", "veth0"):
-            ip("-n", shared, "link", "set", device_up, "master", "br0", "mtu", _MTU, "up")
-        ip("-n", shared, "link", "set", "br0", "up")
-        ip("-n", inside, "link", "set", "eth0", "up")
+        self._join(node, underlay)
+        shared, mtu = short(overlay), f"mtu {self._mtu}"
+        local = "local ::" if version == 6 else ""
+        vxlan = f"type vxlan id {VNI} dstport {VXLAN_PORT} learning proxy l2miss l3miss {local}"
+        batch(netns, f"link add vxlan1 {mtu} {vxlan}", f"link set vxlan1 netns {shared}")
+        batch(
+            overlay,
+            f"link add br0 {mtu} type bridge",
+            f"address add 10.0.9.{100 + number}/24 dev br0",
+            f"link add veth0 {mtu} type veth peer name eth0 netns {short(container)} {mtu} address {node.mac}",
+            *(f"link set {name} master br0 {mtu} up" for name in ("vxlan1", "veth0")),
+            "link set br0 up",
+        )
+        batch(
+            container,
+            f"address add {node.inside}/24 dev eth0",
+            f"address add {node.inside6}/64 dev eth0 nodad",
+            "link set eth0 up",
+        )
         return node
+
+    def _join(self, node: OverlayNode, mtu: int) -> None:
+        """Join a node to the underlay, whose own end takes whatever is sent to it or routed there."""
+        number, hub = node.number, short(self.hub)
+        own = (f"192.0.2.{number}", f"2001:db8::{number}")
+        wide = mtu if self._routed else _HUB_MTU
+        batch(node.netns, f"link add under mtu {mtu} type veth peer name n{number} netns {hub} mtu {wide}")
+        if not self._routed:
+            batch(self.hub, f"link set n{number} master bridge up")
+            hosts = [
+                f"address add {address}/{length} dev under" for address, length in zip(own, (24, 64), strict=True)
+            ]
+            batch(node.netns, hosts[0], f"{hosts[1]} nodad", "link set under up")
+            return
+        router = ("192.0.2.254", "2001:db8::fe")
+        here = [f"address add {router[0]}/32 dev n{number}", f"address add {router[1]}/128 dev n{number} nodad"]
+        batch(self.hub, *here, f"link set n{number} up", *(f"route add {address} dev n{number}" for address in own))
+        batch(node.netns, f"address add {own[0]}/32 dev under", f"address add {own[1]}/128 dev under nodad")
+        ways = [
+            line
+            for address in router
+            for line in (f"route add {address} dev under", f"route add default via {address}")
+        ]
+        batch(node.netns, "link set under up", *ways)
 
     def give(self, mode: Mode | None, step: Step = "accept") -> None:
         """Give all keepers the records; with no mode, none. A node without a keeper has no place in them."""

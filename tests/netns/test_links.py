@@ -345,7 +345,8 @@ def test_the_mtu_of_the_way_to_a_node(netns: TaskNetns, destinations: list[str],
         "route add 2001:db8:1::/64 dev other mtu 1300",
     ):
         ip("-n", name, *command.split())
-    assert interfaces.route_mtu(netns, [ip_address(text) for text in destinations]) == mtu
+    for learned in (True, False):
+        assert interfaces.route_mtu(netns, [ip_address(text) for text in destinations], learned=learned) == mtu
 
 
 @pytest.mark.parametrize(("version", "far"), [("-4", "198.51.100.7"), ("-6", "2001:db8:1::7")])
@@ -377,3 +378,4 @@ def test_routers_path_mtu_for_a_node_counts(world: World, version: str, far: str
     ping = ["ping", version, "-c", "2", "-i", "0.2", "-W", "1", "-M", "do", "-s", "1400", far]
     assert node.run(lambda: subprocess.run(ping, capture_output=True, check=False)).returncode == 1
     assert interfaces.route_mtu(node, [ip_address(far)]) == 1320
+    assert interfaces.route_mtu(node, [ip_address(far)], learned=False) == 1500

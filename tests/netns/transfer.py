@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from ipaddress import ip_address
 from typing import Self
 
 from agent.linux.netns import TaskNetns
@@ -26,7 +27,8 @@ class Transfer:
         """Seconds that a round took."""
         self.problem = ""
         self._stopped = threading.Event()
-        self._listener = target.run(lambda: socket.create_server(("0.0.0.0", _PORT)))  # noqa: S104 - in a namespace
+        family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
+        self._listener = target.run(lambda: socket.create_server((address, _PORT), family=family))
         self._listener.settimeout(_PATIENCE_S)
         self._client = source.run(lambda: socket.create_connection((address, _PORT), _PATIENCE_S))
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._serve, self._ask)]
