@@ -19,6 +19,7 @@ from tests.bench import (
     link,
     machine,
     many,
+    nodes,
     overlay,
     peers,
     plan,
@@ -37,6 +38,7 @@ from tests.support import stage
 GROUPS: dict[str, Measure] = {
     "link": link.measure,
     "overlay": overlay.measure,
+    "nodes": nodes.measure,
     "rules": rules.measure,
     "wire": wire.measure,
     "device": device.measure,

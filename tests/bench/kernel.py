@@ -8,21 +8,22 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from mesh.process.log_setup import configure
-from tests.bench import device, link, many, overlay, peers, report, wire
-from tests.bench.measure import QUICK, Effort, NotHere, Row
-from tests.bench.run import Run, run_groups
+from tests.bench import device, link, many, nodes, overlay, peers, report, wire
+from tests.bench.measure import QUICK, Effort, NotHere
+from tests.bench.run import Measure, Run, run_groups
 from tests.kernel import guest
 from tests.kernel.errors import GuestError, GuestSetupError
 
 _NAME = "kernel"
-_GROUPS: Mapping[str, Callable[[Effort], list[Row]]] = {
+_GROUPS: Mapping[str, Measure] = {
     "link": link.measure,
     "overlay": overlay.measure,
+    "nodes": lambda effort: nodes.measure(replace(effort, turns=4 * effort.turns)),
     "wire": wire.measure,
     "device": device.measure,
     "peers": peers.measure,

@@ -6,9 +6,11 @@ import operator
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
+
+_T = TypeVar("_T")
 
 MIN_CPU_SECONDS = 0.05
 """A shorter piece of work is repeated until it took this much."""
@@ -151,13 +153,17 @@ def alternate(rounds: int, ours: Callable[[], float], theirs: Callable[[], float
 
 def crosswise(turns: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[list[float], list[float]]:
     """The same, each second turn theirs first (A B B A): what drifts, or is left for the next, falls on both."""
-    mine: list[float] = []
-    other: list[float] = []
+    mine, other = in_turns(turns, {"ours": ours, "theirs": theirs}).values()
+    return mine, other
+
+
+def in_turns(turns: int, ways: Mapping[str, Callable[[], _T]]) -> dict[str, list[_T]]:
+    """The same with several, each second turn the last one first (A B C C B A)."""
+    found: dict[str, list[_T]] = {name: [] for name in ways}
     for turn in range(turns + 1):
-        pair = [(mine, ours), (other, theirs)]
-        for into, way in pair if turn % 2 else reversed(pair):
-            into.append(way())
-    return mine[1:], other[1:]
+        for name in ways if turn % 2 else reversed([*ways]):
+            found[name].append(ways[name]())
+    return {name: results[1:] for name, results in found.items()}
 
 
 def timed(work: Callable[[], object]) -> float:

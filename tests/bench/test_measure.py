@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.measure import Row, crosswise
+from tests.bench.measure import Row, crosswise, in_turns
 
 
 def row(ours: list[float], theirs: list[float], aim: str) -> Row:
@@ -45,3 +45,15 @@ def test_crosswise_alternates_and_drops_the_first_pair() -> None:
     assert "".join(called) == "ba" + "abba" * 2
     assert ours == [3, 6, 7, 10]
     assert theirs == [4, 5, 8, 9]
+
+
+def test_several_ways_take_turns_both_ways_round() -> None:
+    called: list[str] = []
+
+    def way(name: str) -> float:
+        called.append(name)
+        return float(len(called))
+
+    found = in_turns(2, {name: lambda name=name: way(name) for name in "abc"})  # type: ignore[misc]
+    assert "".join(called) == "cba" + "abc" + "cba"
+    assert found == {"a": [4, 9], "b": [5, 8], "c": [6, 7]}
