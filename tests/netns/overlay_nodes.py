@@ -258,7 +258,8 @@ class Cluster:
                 self._acknowledged(node, mode, len(self.nodes) - 1 if ready is None else ready)
                 for node in self.nodes
                 if node.keeper
-            )
+            ),
+            30,
         )
 
     def _acknowledged(self, node: OverlayNode, mode: Mode | None, ready: int) -> bool:
