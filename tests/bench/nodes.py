@@ -190,6 +190,7 @@ def carried(source: Task, target: Task, count: int, seconds: float) -> _Carried:
 
 def _send(outbound: socket.socket, until: float) -> None:
     chunk = bytes(_CHUNK)
+    outbound.sendall(chunk)  # also where a thread begins late
     while time.perf_counter() < until:
         outbound.sendall(chunk)
     outbound.shutdown(socket.SHUT_WR)

@@ -7,6 +7,9 @@ import os
 import pytest
 
 from tests.kernel.guest import GUEST_VARIABLE
+from tests.netns.conftest import world
+
+__all__ = ["world"]
 
 if GUEST_VARIABLE not in os.environ:
     raise pytest.UsageError(
