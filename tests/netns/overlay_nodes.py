@@ -37,6 +37,10 @@ MTU = 1450
 """Of an overlay as Docker makes it."""
 UNDERLAY_MTU = 1500
 _APART_S = 2.0
+_INTERVAL_S = 0.01
+"""Between two pings."""
+_AFTER_S = 0.3
+"""A ping goes on after its block."""
 _HUB_MTU = 9000
 """A switch takes all that a node sends; the node at the other end may not."""
 
@@ -296,14 +300,16 @@ class Pinging:
     """A ping every 10 ms from one container to another, while the block runs."""
 
     def __init__(self, source: OverlayNode, target: OverlayNode, size: int = 56) -> None:
-        self._arguments = ["ping", "-n", "-q", "-i", "0.01", "-s", str(size), target.inside]
+        self._arguments = ["ping", "-n", "-i", f"{_INTERVAL_S}", "-s", str(size), target.inside]
         self._source = source
         self._process: subprocess.Popen[str] | None = None
+        # Read at the end: a pipe that nobody reads would stop it.
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
         self.result = Pinged(0, 0)
 
     def __enter__(self) -> Self:
         self._process = self._source.container.run(
-            lambda: subprocess.Popen(self._arguments, stdout=subprocess.PIPE, text=True)
+            lambda: subprocess.Popen(self._arguments, stdout=self._output, text=True)
         )
         status = Path(f"/proc/{self._process.pid}/status")
         wait_for(lambda: _catches(status.read_text(), signal.SIGINT))
@@ -312,14 +318,19 @@ class Pinging:
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
-        time.sleep(0.3)
+        time.sleep(_AFTER_S)
         self._process.send_signal(signal.SIGINT)
-        output = self._process.communicate()[0]
-        found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
+        self._process.wait()
+        with self._output:
+            self._output.seek(0)
+            output = self._output.read()
+        found = re.search(r"(\d+) packets transmitted", output)
         assert found, output
-        sent, received = int(found[1]), int(found[2])
-        # The last one may be on its way.
-        self.result = Pinged(received if sent == received + 1 else sent, received)
+        answered = {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", output)}
+        sent, last = int(found[1]), max(answered, default=0)
+        # What was sent after the block may be on its way.
+        counted = last if answered and sent - last <= _AFTER_S / _INTERVAL_S else sent
+        self.result = Pinged(counted, len(answered))
 
 
 def _catches(status: str, number: signal.Signals) -> bool:
