@@ -152,17 +152,18 @@ def run(options: settings.Settings) -> None:
     desired = DesiredState(node.id, key, trust, backend, tunnel_key=tunnel_key)
     tunnel_reader = TunnelReader(TaskNetns(OWN_NETNS), backend, lambda: desired.verified)
     reports = NodeReports(node, identity, metrics, WatchedClock(options.state), tunnel=tunnel_reader.figures)
-    table = NodeTable(TaskNetns(OWN_NETNS))
     filters = DeviceFilters(TaskNetns(OWN_NETNS))
     keeper = Keeper(NodeDevice(TaskNetns(OWN_NETNS), backend), filtered=filters.problem)
     metrics.registry.register(EncryptionMetrics(lambda: keeper.status, tunnel_reader.peers))
+    table = NodeTable(TaskNetns(OWN_NETNS))
     agent = Agent(containers, store, desired, reports, table, keeper=keeper, answers_dns=answers_dns)
 
     _heed_signals(agent, stopped)
     running = Running(desired, lambda: reports.status, agent.age, agent.exact_age, tunnel_reader.peers)
     answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
-    node_device = NodeDevice(TaskNetns(OWN_NETNS), backend)
-    tunnel = TunnelExaminer(here.id, node_device, lambda: desired.verified, lambda: keeper.status, ports)
+    tunnel = TunnelExaminer(
+        here.id, NodeDevice(TaskNetns(OWN_NETNS), backend), lambda: desired.verified, lambda: keeper.status, ports
+    )
     examiner = Examiner(agent.tasks, lambda: desired.graph, backend, ports, tunnel=tunnel)
     written = ShortLived(store, identity)
     watcher = Watcher(lambda: wired(agent.tasks), lambda: desired.graph)

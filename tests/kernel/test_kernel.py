@@ -55,9 +55,11 @@ BY_HAND = (
     "test_fifty_tasks_leave_no_file_open",
     # What only wireguard-go can do wrong, and what has no device.
     *("test_userspace", "test_first_process"),
-    # Minutes of datagrams; also by hand. A narrow link and what is too large over IPv6 stay.
-    *("test_no_size_is_a_black_hole", "test_overlays_that_fit_over", "test_device_mtu_follows"),
-    "test_largest_overlay",
+    # Minutes of datagrams, agents that are killed and begin again, times of a second: also by hand. guest_tests has
+    # node encryption with the kernel's WireGuard and IPsec.
+    *("test_node_encryption", "test_overlay_mtu", "test_tunnel_examiner", "test_rogue_nodes", "test_preflight"),
+    *("test_adapter_faults", "test_dead_ends", "test_outside_changes", "test_underlay_mtu", "test_own_addresses"),
+    *("test_idle_connections", "test_invalid_packets"),
     # Thousands of questions, whatever the backend.
     *("test_dns_programs", "test_other_questions_pass", "test_flood_from_one_task"),
 )
@@ -75,7 +77,7 @@ def test_what_the_guest_leaves_out_exists() -> None:
 def test_self_test_and_netns_suite_pass_in_guest(announce: Announce) -> None:
     """One guest for both: a boot and a start of pytest are half a minute of an emulated processor."""
     suites = ("tests/kernel/guest_tests", "tests/netns")
-    options = ("-q", "--durations=8", "-k", f"test_guest or not ({' or '.join(BY_HAND)})")
+    options = ("-q", "--durations=8", "-k", f"guest_tests or not ({' or '.join(BY_HAND)})")
     env = {BACKEND_VARIABLE: "kernel"}
     run = inner.run([*(str(REPO / suite) for suite in suites), *options], timeout=2900, env=env, stream=sys.stdout)
     announce(" and ".join(suites), run)

@@ -14,6 +14,9 @@ from tests.lab import Lab, checker, process
 from tests.lab.deployment import Deployment, deployed
 from tests.lab.fixtures import lab_name
 from tests.lab.requests import Requests
+from tests.support.effort import LONG
+
+pytestmark = pytest.mark.skipif(not LONG, reason="in make chaos: a Swarm of its own, some minutes")
 
 STACK = """
 version: "3.8"

@@ -11,6 +11,9 @@ from tests.lab import Lab, images, process, programs
 from tests.lab.deployment import WAIT_S, Deployment
 from tests.lab.fixtures import lab_name
 from tests.lab.requests import Requests
+from tests.support.effort import LONG
+
+pytestmark = pytest.mark.skipif(not LONG, reason="in make chaos: three managers of their own, some minutes")
 
 LEAST_OK = 0.5
 """Share of requests while agents are replaced, which costs links of wireguard-go seconds each time."""

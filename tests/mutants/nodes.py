@@ -115,8 +115,8 @@ NODES = (
     Mutant(
         "packets of no connection pass no link",
         _RULES,
-        '[compared({"ct": {"key": "state"}}, "invalid", "in"), _DROP],',
-        "",
+        '"in_odd": [\n            [_INVALID, _DROP],',
+        '"in_odd": [',
         (f"{_AGENT}/test_rules_judged.py::test_connectionless_packets_pass_no_link_at_all", *_JUDGED),
     ),
     Mutant(

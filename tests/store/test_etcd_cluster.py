@@ -18,6 +18,7 @@ from tests.store.secured import ROOT, write
 from tests.store.supervised import HOSTS, START_S, Supervised
 from tests.store.three_members import Traffic, lost
 from tests.store.waiting import until
+from tests.support.effort import LONG
 from tests.support.patience import slowness
 
 THREE = ("a", "b", "c")
@@ -26,6 +27,7 @@ WITHIN = 20.0
 QUOTA = 16 * 1024**2
 
 pytestmark = pytest.mark.timeout(300)
+long = pytest.mark.skipif(not LONG, reason="in make chaos: half a minute and more each")
 
 
 @pytest.fixture
@@ -131,6 +133,7 @@ def test_lost_member_gives_way_to_another(three: Supervised) -> None:
     require_nothing_lost(three, written, "b", "d")
 
 
+@long
 def test_full_disk_of_one_stops_nobody(etcds: Supervised) -> None:
     data = etcds.members["c"].data
     data.mkdir()
@@ -166,6 +169,7 @@ def fill(path: Path) -> None:
             return
 
 
+@long
 def test_all_wiped_form_anew(three: Supervised) -> None:
     for name in THREE:
         three.kill(name, stays=True)
@@ -179,6 +183,7 @@ def test_all_wiped_form_anew(three: Supervised) -> None:
         assert "permission denied" in write(line, ROOT + b"services/x")
 
 
+@long
 def test_without_the_others_nothing_is_formed(three: Supervised) -> None:
     """The first has lost its disk, and nobody says that there is nothing else: it waits."""
     for name in THREE:
@@ -193,6 +198,7 @@ def test_without_the_others_nothing_is_formed(three: Supervised) -> None:
     three.wait_members(*THREE)
 
 
+@long
 def test_quota_is_kept_on_every_member(tmp_path: Path) -> None:
     with Supervised(tmp_path, QUOTA) as etcds:
         for name in THREE:

@@ -38,7 +38,7 @@ MUST_BE_ALONE = (
 """How the ids of these begin."""
 LABS_OF_THEIR_OWN = (
     *("test_demo.py", "test_install.py", "test_lab.py", "test_planted.py", "test_prometheus.py", "test_proof.py"),
-    *("test_upgrade.py", "test_upgrade_code.py"),
+    *("test_upgrade.py", "test_upgrade_code.py", "test_etcd_nodes.py", "lab/test_backup.py"),
 )
 COMPUTED = (
     *("tests/unit/mesh/", "tests/unit/controller/", "tests/unit/agent/", "tests/unit/model/", "tests/unit/test_fuzz"),

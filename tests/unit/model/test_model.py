@@ -26,6 +26,7 @@ BUG_STATES = 1_500
 DEEPER = 3 if LONG else 0
 WALKS, WALK_STEPS = (20, 2_000) if LONG else (3, 300)
 SEED = "LINKWIRE_MODEL_SEED"
+SHORT_SEED = 25
 
 Figure = Callable[[str], None]
 
@@ -63,8 +64,8 @@ def test_each_seeded_bug_is_found(bug: Bug, monkeypatch: pytest.MonkeyPatch, fig
 
 
 def test_rules_hold_on_long_random_walks(figure: Figure) -> None:
-    """With LINKWIRE_MODEL_SEED the first walk is that one."""
-    seed = int(os.environ.get(SEED) or random.randrange(1_000_000))  # noqa: S311 - no secret
+    """With LINKWIRE_MODEL_SEED the first walk is that one; the short form takes the same each time."""
+    seed = int(os.environ.get(SEED) or (random.randrange(1_000_000) if LONG else SHORT_SEED))  # noqa: S311 - no secret
     for number in range(seed, seed + WALKS):
         print(f"{SEED}={number}", flush=True)
         began = time.process_time()
