@@ -17,23 +17,29 @@ from compose_ext.swarm import agent_answer
 from compose_ext.swarm.revoked_nodes import REVOKED_LABEL
 from compose_ext.terminal import Table, ask, show, show_json
 
-_HEADER = ("ID", "HOSTNAME", "KEYS", "ENCRYPTION", "PEERS", "HANDSHAKE", "RECEIVED", "SENT", "FINGERPRINT")
+_HEADER, _TUNNEL = ("ID", "HOSTNAME", "KEYS", "ENCRYPTION"), ("PEERS", "HANDSHAKE", "RECEIVED", "SENT")
 
 
 def table(nodes: Sequence[KeyState]) -> Table:
     """Return the nodes as a table, with everything that is wrong under it."""
+    is_on = any(node.tunnel is not None for node in nodes)
     rows = tuple(
-        (node.id, node.hostname, node.keys, node.encryption or "-", *tunnel_cells(node), node.fingerprint or "-")
+        (
+            *(node.id, node.hostname, node.keys, node.encryption or "-"),
+            *(tunnel_cells(node) if is_on else ()),
+            node.fingerprint or "-",
+        )
         for node in nodes
     )
-    return Table(_HEADER, rows, tuple(f"{node.hostname}: {node.problem}" for node in nodes if node.problem))
+    header = (*_HEADER, *(_TUNNEL if is_on else ()), "FINGERPRINT")
+    return Table(header, rows, tuple(f"{node.hostname}: {node.problem}" for node in nodes if node.problem))
 
 
 def tunnel_cells(node: KeyState) -> tuple[str, ...]:
     """Return the cells of a node's part in node encryption: peers that answer, of how many; handshake; bytes."""
     tunnel = node.tunnel
     if tunnel is None:
-        return ("-",) * 4
+        return ("-",) * len(_TUNNEL)
     return (f"{tunnel.ready}/{tunnel.peers}", *figures(tunnel))
 
 
@@ -145,10 +151,11 @@ def node_command() -> None:
 @form("table", "json")
 @pass_docker
 def _ls(docker: Docker, form: str) -> None:
-    """List nodes, whether their keys are proven, and their part in node encryption.
+    """List nodes and whether their keys are proven.
 
-    ENCRYPTION is the step that is in place, PEERS how many other nodes answer by the device, of those that it knows,
-    HANDSHAKE the age of the oldest last one, RECEIVED and SENT the bytes of the device.
+    ENCRYPTION is the step of node encryption that is in place. While it is on, PEERS is how many nodes answer by
+    the device, of those that it knows, HANDSHAKE the age of the oldest last one, RECEIVED and SENT are the device's
+    bytes.
     """
     nodes = key_states(docker)
     if form == "json":

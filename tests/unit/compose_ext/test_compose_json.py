@@ -159,6 +159,7 @@ SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
                     "problem": "null",
                     "revoked": "null",
                     "encryption": "null",
+                    "tunnel": "null",
                 }
             ]
         },
