@@ -27,8 +27,9 @@ class Transfer:
         """Seconds that a round took."""
         self.problem = ""
         self._stopped = threading.Event()
-        family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
-        self._listener = target.run(lambda: socket.create_server((address, _PORT), family=family))
+        # Of any address: one that is asked for may be a VIP.
+        family, here = (socket.AF_INET6, "::") if ip_address(address).version == 6 else (socket.AF_INET, "0.0.0.0")  # noqa: S104 - in a namespace
+        self._listener = target.run(lambda: socket.create_server((here, _PORT), family=family))
         self._listener.settimeout(_PATIENCE_S)
         self._client = source.run(lambda: socket.create_connection((address, _PORT), _PATIENCE_S))
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._serve, self._ask)]
