@@ -17,6 +17,7 @@ from tests.netns.datagrams import Datagrams, Discovery, Fate
 from tests.netns.overlay_nodes import MTU, Cluster, OverlayNode
 from tests.netns.transfer import Transfer
 from tests.netns.world import World, wait_for
+from tests.support.effort import of_long_form
 
 DISCOVERIES: tuple[Discovery, ...] = ("dont", "want", "do")
 SIZES = (1200, 1380, MTU, 4000)
@@ -57,6 +58,10 @@ def carries_tcp(source: OverlayNode, target: OverlayNode) -> None:
         assert transfer.problem == ""
 
 
+UNDERLAYS = [(1500, 1500), of_long_form((1450, 1450)), of_long_form((9000, 9000)), of_long_form((9000, 1500))]
+"""MTU of the two nodes' underlay."""
+
+
 def loses_nothing(source: OverlayNode, target: OverlayNode) -> None:
     found = fates(source, target)
     told = "\n".join(f"IPv{version} {discovery}: {', '.join(each)}" for (version, discovery), each in found.items())
@@ -66,7 +71,7 @@ def loses_nothing(source: OverlayNode, target: OverlayNode) -> None:
     carries_tcp(source, target)
 
 
-@pytest.mark.parametrize("underlay", [(1500, 1500), (1450, 1450), (9000, 9000), (9000, 1500)])
+@pytest.mark.parametrize("underlay", UNDERLAYS)
 def test_no_size_is_a_black_hole(world: World, underlay: tuple[int, int]) -> None:
     with Cluster(world, 2, underlay=underlay) as cluster:
         one, other = cluster.nodes
@@ -86,7 +91,7 @@ def test_narrow_link_on_the_way_loses_nothing(world: World, version: int, mtu: i
         carries_tcp(one, other)
 
 
-@pytest.mark.parametrize("underlay", [(1500, 1500), (9000, 1500)])
+@pytest.mark.parametrize("underlay", [(1500, 1500), of_long_form((9000, 1500))])
 def test_overlays_that_fit_over_ipv6_lose_nothing(world: World, underlay: tuple[int, int]) -> None:
     with Cluster(world, 2, version=6, mtu=FITS_IPV6, underlay=underlay) as cluster:
         one, other = cluster.nodes

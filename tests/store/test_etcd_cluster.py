@@ -105,6 +105,7 @@ def test_grown_and_shrunk_back_under_writes(etcds: Supervised, figure: Callable[
     assert etcds.logged("etcd members form a new cluster") == 0
 
 
+@long
 def test_wiped_member_is_replaced(three: Supervised, figure: Callable[[str], None]) -> None:
     lost_one = three.leader(*THREE)
     with traffic(three, *THREE) as written:
@@ -119,6 +120,7 @@ def test_wiped_member_is_replaced(three: Supervised, figure: Callable[[str], Non
     assert three.logged("etcd members form a new cluster") == 1
 
 
+@long
 def test_lost_member_gives_way_to_another(three: Supervised) -> None:
     others = ("a", "b", "d")
     with traffic(three, *THREE, "d") as written:

@@ -4,4 +4,14 @@ from __future__ import annotations
 
 import os
 
+import pytest
+from _pytest.mark import ParameterSet
+
 LONG = os.environ.get("LINKWIRE_CHAOS") == "long"
+
+
+def of_long_form(*values: object) -> ParameterSet:
+    """Return a parameter that the long form alone tries."""
+    return pytest.param(
+        *values, marks=pytest.mark.skipif(not LONG, reason="in make chaos, or by LINKWIRE_CHAOS=long")
+    )

@@ -12,6 +12,7 @@ from tests.netns.overlay_nodes import VNI, VXLAN_PORT, Cluster, OverlayNode, Pin
 from tests.netns.transfer import Transfer
 from tests.netns.world import World, wait_for
 from tests.support import docker_ipsec
+from tests.support.effort import of_long_form
 
 REKEY_S = 100
 """Seconds within which a device begins no session of itself, while one lasts (WireGuard: 120)."""
@@ -30,7 +31,7 @@ def peer_of(node: OverlayNode, other: OverlayNode) -> Peer:
     return device.peers[other.key.public]
 
 
-@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("version", [4, of_long_form(6)])
 def test_new_agent_adopts_kernel_device_losing_nothing(world: World, version: int) -> None:
     with Cluster(world, 2, version) as cluster:
         one, other = cluster.nodes
@@ -61,7 +62,7 @@ def test_new_agent_adopts_kernel_device_losing_nothing(world: World, version: in
     assert after.rx_bytes > before.rx_bytes
 
 
-@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("version", [4, of_long_form(6)])
 def test_strict_lets_only_esp_of_docker_pass(world: World, version: int) -> None:
     """The third node has no part in node encryption, and ESP is all that it may send and be sent."""
     with Cluster(world, 3, version) as cluster:
