@@ -108,7 +108,7 @@ mutants: $(VENV)/ready
 
 chaos: $(VENV)/ready
 	LINKWIRE_IDLE_S=1020 LINKWIRE_KILLS=20 LINKWIRE_SILENT_PEERS_S=600 LINKWIRE_POOL_CYCLES=500 LINKWIRE_ROUGH_ROUNDS=300 \
-		$(PYTHON) -m pytest -s --timeout 2400 tests/netns/test_idle_connections.py tests/netns/test_dead_ends.py \
+		$(PYTHON) -m pytest -s --timeout 2400 tests/netns/test_idle_connections.py tests/netns/test_dead_ends.py tests/netns/test_userspace.py \
 		tests/unit/controller/test_pool_cycles.py tests/netns/test_invalid_packets.py
 	LINKWIRE_CHAOS=long LINKWIRE_UPGRADE_LONG=1 $(PYTHON) -m pytest -s tests/chaos tests/unit/model tests/netns/test_linkkeys.py \
 		tests/netns/test_adapter_faults.py tests/store/test_adapter_faults.py tests/netns/test_overlay_mtu.py \

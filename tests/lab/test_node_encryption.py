@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
+from agent.linux.netns import TaskNetns
 from agent.node_encryption.key import port_beside
 from agent.node_encryption.policy_routing import TABLE
 from agent.node_encryption.ruleset import NAME
 from tests.chaos.killer import processes
-from tests.lab import process
+from tests.lab import network, process
 from tests.lab.capture import Capture
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node
+from tests.netns.world import occupied
 
 STACK = """
 version: "3.8"
@@ -184,10 +186,10 @@ def test_walk_between_nodes_names_faults(stacks: Deployment, figure: Figure) -> 
     off = explained(stacks, "n1", "n2")
     assert off["cause"]["text"].startswith("node encryption is off: overlay packets between n1 and n2 go in plain")
     port = port_beside(51820, 53819)
-    program = f"import socket, time; s = socket.socket(2, 2); s.bind(('', {port})); time.sleep(600)"
-    holder = two.run(["sh", "-c", f'python3 -c "{program}" >/dev/null 2>&1 & echo $!']).stdout.strip()
-    refused = stacks.try_linkwire(*on)
-    two.run(["kill", holder])
+    home = TaskNetns(str(network.NETNS / stacks.lab.layout.node_netns("n2")))
+    with occupied(home, port):
+        refused = stacks.try_linkwire(*on)
+    home.close()
     assert refused.returncode == 1
     assert f"n2: node encryption: UDP {port} is taken by another program" in refused.stderr
     assert status(stacks)["wanted"] == "off", "nothing was switched"

@@ -21,6 +21,7 @@ from tests.lab import Lab, images, process, programs
 from tests.lab.deployment import WAIT_S, Deployment
 from tests.lab.fixtures import lab_name
 from tests.lab.images import PROJECT
+from tests.lab.layout import LabError
 from tests.lab.programs import Calls
 
 pytestmark = pytest.mark.skipif(
@@ -48,7 +49,9 @@ def earlier() -> str:
     code = ("mesh", "controller", "agent")
     found = git("rev-list", "--max-count=1", f"--skip={BACK}", "HEAD", "--", *code).decode().strip()
     if not found:
-        pytest.skip("this clone has no commit that is old enough")
+        raise LabError(
+            "the history here is too short: git fetch --unshallow, or name a commit in LINKWIRE_UPGRADE_FROM"
+        )
     return found
 
 

@@ -7,26 +7,38 @@ import os
 import signal
 import socket
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent.errors import PortTakenError
+from agent.interface import reconcile
 from agent.linux import interfaces
 from agent.linux.netns import OWN_NETNS
 from agent.wireguard import uapi, userspace
 from mesh.errors import DeviceNotFoundError, Retryable, Terminal
 from mesh.topology.wgtypes import DeviceChange
 from tests.netns.world import Node, Task, World, occupied, wait_for
+from tests.support import stage
+
+SILENT_S = float(os.environ.get("LINKWIRE_SILENT_PEERS_S") or 11)
+"""Seconds for which peers do not answer; ten minutes with `make chaos`."""
+SILENT_PEERS = 100
+GROWTH_MIB = 4.0
 
 
 @pytest.fixture
 def task(world: World) -> Task:
     """A task of a node that has wireguard-go, whatever the other tests use."""
-    node = world.node()
+    return world.task(with_wireguard_go(world.node()))
+
+
+def with_wireguard_go(node: Node) -> Node:
     node.backend.close()
     node.backend = userspace.UserspaceBackend(node.netns.path)
-    return world.task(node)
+    return node
 
 
 def served(task: Task) -> int:
@@ -228,3 +240,33 @@ def test_process_without_memory_is_started_later(task: Task, monkeypatch: pytest
             task.node.backend.create(task.netns, task.name)
     task.node.backend.create(task.netns, task.name)
     assert served(task)
+
+
+def rss_mib(pid: int) -> float:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def test_silent_peers_cost_no_memory(world: World, tmp_path: Path, figure: Callable[[str], None]) -> None:
+    """Handshakes are tried every 5 s with a hundred peers that never answer (tailscale#20183)."""
+    task = world.task(with_wireguard_go(world.nodes()[0]))  # which has a network to send to
+    peers = stage.strangers(SILENT_PEERS, keepalive=1)
+    config, hosts = stage.interface(task.name, task, peers), stage.hosts_file(tmp_path, "hosts")
+    reconcile.reconcile(task.node.backend, task.netns, hosts, config, None, complete=True)
+    pid = served(task)
+    time.sleep(SILENT_S / 3)  # the first attempts make their buffers
+    before, sent = rss_mib(pid), tried(task)
+    time.sleep(SILENT_S * 2 / 3)
+    after, attempts = rss_mib(pid), (tried(task) - sent) / SILENT_PEERS
+    figure(
+        f"wireguard-go, {SILENT_PEERS} silent peers for {SILENT_S:.0f} s: {attempts:.1f} handshakes with each, "
+        f"{before:.1f} MiB, then {after:.1f}"
+    )
+    assert attempts >= 1
+    assert after - before < GROWTH_MIB
+
+
+def tried(task: Task) -> int:
+    """Return how many handshake initiations were sent, of 148 bytes each (WireGuard paper, section 5.4.2)."""
+    peers = task.node.backend.read(task.netns, task.name).peers.values()
+    return sum(peer.tx_bytes for peer in peers) // 148
