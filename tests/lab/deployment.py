@@ -34,12 +34,14 @@ class Deployment:
         images: built and in its registry.
         settings: more flags of `docker linkwire install`, as LINKWIRE_ADDRESS_REST for --address-rest.
         plugin: the program `docker-linkwire`.
+        staying: names of the stacks that stay until the last test of the file has ended.
     """
 
     lab: Lab
     images: Images
     settings: dict[str, str] = field(default_factory=dict)
     plugin: Path = Path(sys.executable).parent / "docker-linkwire"
+    staying: set[str] = field(default_factory=set)
 
     def install(self, *, own_etcd: bool, gate: bool = False) -> None:
         """`docker linkwire install`, and wait until every node has a wired-up agent.

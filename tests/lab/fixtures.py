@@ -41,13 +41,24 @@ def deployment(lab: Lab) -> Deployment:
     return deployed(lab, {"LINKWIRE_ADDRESS_REST": str(REST_S)}, own_etcd=False, gate=True)
 
 
+@pytest.fixture(scope="module")
+def staying(deployment: Deployment) -> Iterator[None]:
+    """For a file whose tests deploy the same stack: what they add to `deployment.staying` is removed with the last.
+
+    Each deploys it as if it were not there. Swarm takes six seconds to end a stack, and ten to make another.
+    """
+    yield
+    deployment.remove(*deployment.staying)
+    deployment.staying.clear()
+
+
 @pytest.fixture
 def stacks(deployment: Deployment) -> Iterator[Deployment]:
-    """The deployment, with every stack but Linkwire's own removed afterwards, and every node active."""
+    """The deployment, with every stack but Linkwire's own and those that stay removed after, all nodes active."""
     yield deployment
     manager = deployment.lab.manager
     for member in manager.get("/nodes"):
         if member["Spec"]["Availability"] != "active":
             manager.docker("node", "update", "--availability", "active", member["ID"])
     listed = manager.docker("stack", "ls", "--format", "{{.Name}}").stdout.split()
-    deployment.remove(*(stack for stack in listed if stack != STACK))
+    deployment.remove(*(stack for stack in listed if stack not in {STACK, *deployment.staying}))

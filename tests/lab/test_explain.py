@@ -16,6 +16,8 @@ from tests.lab import process
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node
 
+pytestmark = pytest.mark.usefixtures("staying")
+
 Figure = Callable[[str], None]
 WELL = "nothing is wrong"
 
@@ -89,6 +91,7 @@ class Explained:
 @pytest.fixture
 def explained(stacks: Deployment, figure: Figure) -> Explained:
     """A client on n1 that is linked to a server on n2, and to one on n3 that listens on its loopback device."""
+    stacks.staying.add("seek")
     stacks.deploy("seek", STACK.format(image=stacks.images.demo))
     for service in ("web", "shy", "client"):
         stacks.wait_running(f"seek_{service}", 1)

@@ -18,6 +18,8 @@ from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 from tests.lab.requests import Counted, Requests
 
+pytestmark = pytest.mark.usefixtures("staying")
+
 STACK = """
 version: "3.8"
 x-wireguard: {{}}
@@ -47,6 +49,7 @@ Figure = Callable[[str], None]
 @pytest.fixture
 def linked(stacks: Deployment) -> Deployment:
     """A client on n1 linked to a web server on n2."""
+    stacks.staying.add("faults")
     stacks.deploy("faults", STACK.format(image=stacks.images.demo))
     stacks.wait_connected("faults")
     checker.settle(stacks.lab)

@@ -17,6 +17,8 @@ from tests.lab import process, programs
 from tests.lab.deployment import Deployment
 from tests.lab.programs import Calls, Task
 
+pytestmark = pytest.mark.usefixtures("staying")
+
 SECONDS = "12"
 _NETFILTER = "12"
 """NETLINK_NETFILTER in /proc/net/netlink."""
@@ -45,6 +47,7 @@ def shop(stacks: Deployment) -> str:
 
 @pytest.fixture
 def tasks(stacks: Deployment) -> tuple[Task, Task]:
+    stacks.staying.add("flow")
     stacks.deploy("flow", shop(stacks))
     web, db = (stacks.wait_running(f"flow_{name}", 1)[0] for name in ("web", "db"))
     stacks.wait_connected("flow")

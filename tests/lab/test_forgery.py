@@ -29,6 +29,8 @@ from tests.lab.requests import Counted, Requests
 from tests.lab.test_faults import STACK
 from tests.support.attacks import Attempts
 
+pytestmark = pytest.mark.usefixtures("staying")
+
 WATCH_S = 4.0
 Attack = Callable[[EtcdOwner, str, Signer], None]
 
@@ -36,6 +38,7 @@ Attack = Callable[[EtcdOwner, str, Signer], None]
 @pytest.fixture
 def linked(stacks: Deployment) -> Deployment:
     """A client on n1 linked to a web server on n2."""
+    stacks.staying.add("forged")
     stacks.deploy("forged", STACK.format(image=stacks.images.demo))
     stacks.wait_connected("forged")
     checker.settle(stacks.lab)

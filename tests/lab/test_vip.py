@@ -13,6 +13,8 @@ from tests.lab.deployment import Deployment
 from tests.lab.programs import Call, Calls, Task
 from tests.support.patience import slowness
 
+pytestmark = pytest.mark.usefixtures("staying")
+
 Figure = Callable[[str], None]
 WITHIN_S = 1.0  # from the event to the last new connection
 REFUSED_S = 0.2
@@ -32,6 +34,7 @@ def deploy(stacks: Deployment, replicas: int) -> Task:
         "web": {**listen, "stop_grace_period": "10s", "deploy": {"replicas": replicas}},
         "client": programs.idle(image, links=["web"]),
     }
+    stacks.staying.add("vip")
     stacks.deploy("vip", programs.stack(services))
     stacks.wait_running("vip_web", replicas)
     client = stacks.wait_running("vip_client", 1)[0]

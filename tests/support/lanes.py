@@ -30,7 +30,6 @@ disturbs nobody."""
 MUST_BE_ALONE = (
     "tests/lab/test_first_connection.py",
     "tests/lab/test_lifecycle.py",
-    "tests/lab/test_revoke.py",
     "tests/lab/test_vip.py::test_datagram_flow_leaves_a_dead_backend",
     "tests/bench/test_docker.py",
     "tests/lab/test_lab.py::test_down_leaves_nothing",
@@ -40,11 +39,9 @@ LABS_OF_THEIR_OWN = (
     *("test_demo.py", "test_install.py", "test_lab.py", "test_planted.py", "test_prometheus.py", "test_proof.py"),
     *("test_upgrade.py", "test_upgrade_code.py", "test_etcd_nodes.py", "lab/test_backup.py"),
 )
-COMPUTED = (
-    *("tests/unit/mesh/", "tests/unit/controller/", "tests/unit/agent/", "tests/unit/model/", "tests/unit/test_fuzz"),
-    "tests/unit/test_mutants.py",
-)
-"""How the ids of SPARE begin, where four or more workers run what must be alone too: no clock counts in them."""
+COMPUTED = ("tests/unit/agent/",)
+"""How the ids of SPARE begin, where four or more workers run what must be alone too: these take about as long, and no
+clock counts in them."""
 LONGEST = (
     # It builds what all others take, and then builds it again, which is quick where it was built before.
     "test_images.py",
@@ -52,13 +49,15 @@ LONGEST = (
     *("test_install.py", "test_faults.py", "test_gate.py", "test_attacks_nodes.py", "test_links.py"),
     *("test_silent_agents.py", "test_secrets.py", "test_leaks.py", "test_kills.py", "test_demo.py", "test_lab.py"),
     "lab/test_upgrade.py",
-    *("lab/test_neighbours.py", "test_proof.py", "test_forgery.py", "test_underlay.py", "test_vip.py"),
+    *("lab/test_neighbours.py", "test_proof.py", "test_forgery.py", "test_underlay.py", "test_revoke.py"),
+    "test_vip.py",
     # All others.
     *("test_kernel.py", "test_node_table.py", "test_recall.py", "test_rules_beside.py"),
     *("netns/test_adapter_faults.py", "store/test_adapter_faults.py"),
     *("test_etcd_users.py", "test_etcd_owner.py", "test_signed.py", "test_breakage.py", "test_bench.py"),
     *("netns/test_gate.py", "netns/test_rules.py", "test_status_growth.py", "test_etcd_upkeep.py"),
     *("test_compose_cli.py", "test_confirmed.py", "test_tls.py", "test_compose_differential.py", "test_follow.py"),
+    *("test_mutants.py", "test_imports.py"),
     *("test_commit.py", "test_compose_loader.py", "test_plan_histories.py", "test_nft.py"),
 )
 """Ends of the files' names, the longest first, so that none of them begins when all others are done."""

@@ -21,7 +21,7 @@ QUICK = (
     "tests/netns/test_linkkeys.py",
 )
 ALONE = "tests/bench/test_docker.py"
-SPARE = ("tests/unit/mesh/test_ipam.py", "tests/unit/agent/test_diff.py", "tests/unit/test_mutants.py")
+SPARE = tuple(f"tests/unit/agent/test_{name}.py" for name in ("diff", "ruleset", "queries"))
 COUNT = 3  # tests in each file
 EVERY = [f"{file}::test_{n}" for file in (*LAB, *OWN, *QUICK, *SPARE, ALONE) for n in range(COUNT)]
 
