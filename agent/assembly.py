@@ -30,9 +30,9 @@ from agent.fitness.node_encryption import DeviceFilters
 from agent.flows.watcher import Watcher
 from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.loop import Agent
-from agent.node_encryption import key as encryption_key
 from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.keeper import Keeper
+from agent.node_encryption.key import NodeKeys, ports_beside
 from agent.node_gate import node_jobs
 from agent.probes.examiner import Examiner
 from agent.probes.tunnel_examiner import TunnelExaminer
@@ -57,7 +57,7 @@ from agent.walks import link_records
 from agent.walks.between_nodes import NodesExplainer
 from agent.walks.explain import Explainer
 from agent.walks.many import Walks
-from agent.wireguard.backend import probe
+from agent.wireguard.backend import Backend, probe
 from mesh.errors import Retryable
 from mesh.identity.key_files import read_verify_keys
 from mesh.integrity.record_signing import RecordSigner
@@ -141,29 +141,27 @@ def run(options: settings.Settings) -> None:
     log.info("agent started", backend=backend.name, address=",".join(options.etcd), version=version)
     here = _identity(containers)
     identity = Identity(options.state, options.certificates, keyring.cluster, here.id, key.public)
-    tunnel_key, ports = encryption_key.load_or_make(options.state), (options.first_port, options.last_port)
-    node = node_record(here, identity, backend, ports, options.address, version, tunnel_key.public)
+    ports = (options.first_port, options.last_port)
+    node_keys = NodeKeys(options.state, ports_beside(*ports))
+    node = node_record(here, identity, backend, ports, options.address, version)
     store = Store(options.etcd, RecordSigner.agent(keyring, identity.key), tls=options.tls)
     metrics = _answer_metrics(options, version, backend.name)
     atomic_file.drop_leftovers(options.state)
     installation.bind(options.state, options.installation, keyring)
     trust = VerifiedState(options.state)
     trust.recover(store.opened)
-    desired = DesiredState(node.id, key, trust, backend, tunnel_key=tunnel_key)
-    tunnel_reader = TunnelReader(TaskNetns(OWN_NETNS), backend, lambda: desired.verified)
-    reports = NodeReports(node, identity, metrics, WatchedClock(options.state), tunnel=tunnel_reader.figures)
-    filters = DeviceFilters(TaskNetns(OWN_NETNS))
-    keeper = Keeper(NodeDevice(TaskNetns(OWN_NETNS), backend), filtered=filters.problem)
-    metrics.registry.register(EncryptionMetrics(lambda: keeper.status, tunnel_reader.peers))
+    desired = DesiredState(node.id, key, trust, backend, node_keys=node_keys)
+    reader = TunnelReader(TaskNetns(OWN_NETNS), backend, lambda: desired.verified)
+    reports = NodeReports(node, identity, metrics, WatchedClock(options.state), node_keys, tunnel=reader.figures)
     table = NodeTable(TaskNetns(OWN_NETNS))
+    keeper = _keeper(backend, metrics, reader)
     agent = Agent(containers, store, desired, reports, table, keeper=keeper, answers_dns=answers_dns)
 
     _heed_signals(agent, stopped)
-    running = Running(desired, lambda: reports.status, agent.age, agent.exact_age, tunnel_reader.peers)
+    running = Running(desired, lambda: reports.status, agent.age, agent.exact_age, reader.peers)
     answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
-    tunnel = TunnelExaminer(
-        here.id, NodeDevice(TaskNetns(OWN_NETNS), backend), lambda: desired.verified, lambda: keeper.status, ports
-    )
+    node_device = NodeDevice(TaskNetns(OWN_NETNS), backend)
+    tunnel = TunnelExaminer(here.id, node_device, lambda: desired.verified, lambda: keeper.status, ports)
     examiner = Examiner(agent.tasks, lambda: desired.graph, backend, ports, tunnel=tunnel)
     written = ShortLived(store, identity)
     watcher = Watcher(lambda: wired(agent.tasks), lambda: desired.graph)
@@ -193,3 +191,11 @@ def run(options: settings.Settings) -> None:
         if queries is not None:
             queries.close()
         store.close()
+
+
+def _keeper(backend: Backend, metrics: Metrics, reader: TunnelReader) -> Keeper:
+    """Make the keeper of the node's part in node encryption, with its metrics."""
+    home = TaskNetns(OWN_NETNS)
+    keeper = Keeper(NodeDevice(home, backend), filtered=DeviceFilters(home).problem)
+    metrics.registry.register(EncryptionMetrics(lambda: keeper.status, reader.peers))
+    return keeper

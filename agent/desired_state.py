@@ -11,6 +11,7 @@ from agent.interface.task import TaskState
 from agent.linux import sysctl
 from agent.node_encryption import tunnel as tunnels
 from agent.node_encryption.keeper import Wanted
+from agent.node_encryption.key import HeldKey, NodeKeys
 from agent.node_encryption.tunnel import NodeTunnel
 from agent.state.link_keys import HeldLinkKeys
 from agent.state.verified_state import VerifiedState
@@ -41,9 +42,9 @@ class DesiredState:
     """
 
     def __init__(
-        self, node: str, key: NodeKey, trust: VerifiedState, backend: Backend, *, tunnel_key: PrivateKey | None = None
+        self, node: str, key: NodeKey, trust: VerifiedState, backend: Backend, *, node_keys: NodeKeys | None = None
     ) -> None:
-        """Act on nothing yet. `node`: this node's id; `key`: its sealing key; `tunnel_key`: its own device's."""
+        """Act on nothing yet. `node`: this node's id; `key`: its sealing key; `node_keys`: its own devices'."""
         self._node = node
         self._key = key
         self.backend = backend
@@ -51,8 +52,13 @@ class DesiredState:
         self._ipv6 = sysctl.has_ipv6()
         self._link_keys = HeldLinkKeys(node, key)
         self._task_keys: dict[tuple[str, int], PrivateKey] = {}
-        self._tunnel_key = tunnel_key
-        self._tunnel: tuple[Snapshot, LinkKeys, Wanted] = (Snapshot(), self._link_keys.held, Wanted())
+        self._node_keys = node_keys
+        self._tunnel: tuple[Snapshot, LinkKeys, tuple[HeldKey, ...], Wanted] = (
+            Snapshot(),
+            self._link_keys.held,
+            (),
+            Wanted(),
+        )
         self._shown = Snapshot()
         self.trust = trust
         self.verified = Snapshot()
@@ -82,27 +88,31 @@ class DesiredState:
 
     def node_tunnel(self) -> Wanted:
         """Derive this node's part in node encryption."""
-        snapshot, held, wanted = self._tunnel
+        snapshot, held, had, wanted = self._tunnel
+        keys = self._node_keys.held if self._node_keys is not None else ()
         changed = self.verified.changed_since(snapshot)
         is_other = changed is None or any(
             key.startswith((keyspace.ENCRYPTION, keyspace.UNDERLAYS)) for key in changed
         )
-        if is_other or held is not self.link_keys:
-            wanted = replace(wanted, tunnel=self._derive_tunnel())
-        wanted = replace(wanted, complete=self.is_whole and self._tunnel_key is not None)
-        self._tunnel = (self.verified, self.link_keys, wanted)
+        if is_other or held is not self.link_keys or had != keys:
+            wanted = replace(wanted, tunnel=self._derive_tunnel(keys, had))
+        wanted = replace(wanted, complete=self.is_whole and bool(keys))
+        self._tunnel = (self.verified, self.link_keys, keys, wanted)
         return wanted
 
-    def _derive_tunnel(self) -> NodeTunnel | None:
-        encryption, key = self.verified.get(keyspace.ENCRYPTION, NodeEncryption), self._tunnel_key
-        if encryption is None or key is None:
+    def _derive_tunnel(self, keys: tuple[HeldKey, ...], had: tuple[HeldKey, ...]) -> NodeTunnel | None:
+        encryption = self.verified.get(keyspace.ENCRYPTION, NodeEncryption)
+        if encryption is None or not keys:
             return None
 
-        def preshared_key(other: PublicKey) -> PresharedKey | None:
-            return self.link_keys.between(key.public, other, (NODES_KEY,))
+        def preshared_key(own: PublicKey, other: PublicKey) -> PresharedKey | None:
+            return self.link_keys.between(own, other, (NODES_KEY,))
 
-        tunnel = tunnels.desired(encryption, self.verified.all(Underlay), self._node, key, preshared_key)
-        self.link_keys.drop_stale(key.public, [peer.public_key for peer in tunnel.peers])
+        tunnel = tunnels.desired(encryption, self.verified.all(Underlay), self._node, keys, preshared_key)
+        peers = {device.private_key.public: device.peers for device in tunnel.devices}
+        for key in {*keys, *had}:
+            own = key.private_key.public
+            self.link_keys.drop_stale(own, [peer.public_key for peer in peers.get(own, ())])
         return tunnel
 
     def drop_keys(self, task: str) -> None:

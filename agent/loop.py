@@ -159,7 +159,7 @@ class Agent:
             self._reconcile_safely(state, now)
         wired = (state for state in tasks if state.interface.applied is not None)
         self._prober.ask({s.local.netns: s.suspects for s in wired if s.local.netns is not None and s.suspects})
-        self._reports.report(tasks, desired, snapshot, self._wake.is_pending, self._keeper.status)
+        self._reports.report(tasks, desired, snapshot, self._wake.is_pending, self._keeper)
         if desired.graph.complete and not self._wake.is_pending():
             self._upkeep.collect(time.monotonic())
 
@@ -175,7 +175,7 @@ class Agent:
     def _discard_surplus_devices(self) -> None:
         """End what serves no task's device: prepared in vain, or left in a namespace that outlives its task."""
         desired = self._desired
-        needed = {self._keeper.device_name, *self._tasks.devices(desired.graph, is_whole=desired.is_whole)}
+        needed = {*self._keeper.device_names, *self._tasks.devices(desired.graph, is_whole=desired.is_whole)}
         try:
             for name in self._desired.backend.served():
                 if name not in needed:

@@ -16,6 +16,7 @@ from controller.backup import program as restore_program
 from controller.etcd.clear import clear
 from controller.loop import Controller
 from controller.reporting.metrics import ControllerMetrics
+from controller.steps import EncryptionGoal
 from controller.swarm.docker_client import SwarmManager
 from controller.swarm.poller import SwarmPoller
 from controller.trust.link_secrets import ControllerIdentity
@@ -84,7 +85,7 @@ def main() -> None:
             own,
             options.stack_share,
             metrics,
-            options.node_encryption,
+            EncryptionGoal(options.node_encryption, renewed=options.renewed, rotate=options.rotate),
         )
         running.run(stopped)
     except Terminal as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
@@ -13,7 +14,7 @@ import structlog
 from controller.etcd import access
 from controller.index.baseline import Baseline
 from controller.plan_writer import PlanWriter
-from controller.planning.planner import Planner
+from controller.planning.planner import NO_ENCRYPTION, Planner
 from controller.planning.shares import MOST
 from controller.recovery.address_quarantine import AddressQuarantine
 from controller.recovery.departed_nodes import DepartedNodes
@@ -29,7 +30,6 @@ from controller.trust.presence import Presence
 from mesh.crypto.envelope import Signer
 from mesh.diagnosis.steps import is_lasting, lasts_in
 from mesh.model import keyspace
-from mesh.model.encryption.status import Mode
 from mesh.model.records import Cluster
 from mesh.model.snapshot import Holds, Put, Snapshot
 
@@ -59,7 +59,7 @@ class Decider:
         rest_s: float,
         link_secrets: LinkSecrets | None = None,
         stack_share: float = MOST,
-        encryption: Mode | None = None,
+        encryption: EncryptionGoal = NO_ENCRYPTION,
     ) -> None:
         """Prepare.
 
@@ -70,7 +70,7 @@ class Decider:
             rest_s: seconds before a released address may be reused.
             link_secrets: the vault that new epochs' secrets are kept under; None for none.
             stack_share: part of the addresses, and of a node's ports, that no stack exceeds where they are scarce.
-            encryption: mode of node encryption; None for none.
+            encryption: node encryption as it is to be, without accounts of nodes.
         """
         self._writer = writer
         self._link_secrets = link_secrets
@@ -82,7 +82,7 @@ class Decider:
         self.silent: frozenset[str] = frozenset()
         self._encryption = encryption
         self._acknowledgements = Acknowledgements(signer.cluster)
-        self._goal = EncryptionGoal(encryption)
+        self._goal = encryption
         self._awaits = False  # whether what nodes acknowledge decides on the next step
         self._resting = RestingAddresses(rest_s)
         self._rests = AddressQuarantine()
@@ -223,9 +223,12 @@ class Decider:
 
     def _encryption_goal(self, stored: Snapshot) -> EncryptionGoal:
         """Return node encryption as it is to be, with the nodes' accounts; without them while all of it is off."""
-        if self._encryption is None and keyspace.ENCRYPTION not in stored.records:
-            return EncryptionGoal()
-        return EncryptionGoal(self._encryption, self._acknowledgements.read(stored, self.members.accepted))
+        if self._encryption.mode is None and keyspace.ENCRYPTION not in stored.records:
+            return NO_ENCRYPTION
+        accounts = self._acknowledgements.read_all(stored, self.members.accepted)
+        states = {node: state for node, (state, _) in accounts.items()}
+        keys = {node: told for node, (_, told) in accounts.items() if told is not None}
+        return replace(self._encryption, states=states, keys=keys)
 
     def _vault(self) -> OpenVault | None:
         return self._link_secrets.opened if self._link_secrets is not None else None

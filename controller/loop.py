@@ -17,11 +17,13 @@ from controller.decider import Decider
 from controller.election import Election, Lead
 from controller.index.baseline import LastSeen
 from controller.plan_writer import PlanWriter
+from controller.planning.planner import NO_ENCRYPTION
 from controller.planning.shares import MOST
 from controller.recovery.restore_procedure import RestoreProcedure
 from controller.recovery.startup_wait import StartupWait
 from controller.recovery.upkeep import Upkeep
 from controller.reporting.metrics import ControllerMetrics, Sight
+from controller.steps import EncryptionGoal
 from controller.swarm.model import Swarm
 from controller.swarm.poller import SwarmPoller
 from controller.trust.link_secrets import ControllerIdentity, LinkSecrets
@@ -29,7 +31,6 @@ from mesh.crypto.envelope import Signer
 from mesh.crypto.preshared_keys import LinkSeed
 from mesh.errors import LinkwireError
 from mesh.model import keyspace
-from mesh.model.encryption.status import Mode
 from mesh.model.records import Cluster, Node, TaskReport
 from mesh.model.snapshot import Snapshot
 from mesh.process.wakeup import Wake
@@ -56,7 +57,7 @@ class Controller:
         own: ControllerIdentity | None = None,
         stack_share: float = MOST,
         metrics: ControllerMetrics | None = None,
-        encryption: Mode | None = None,
+        encryption: EncryptionGoal = NO_ENCRYPTION,
     ) -> None:
         """Prepare; `run` does the work.
 

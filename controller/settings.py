@@ -12,10 +12,12 @@ from pathlib import Path
 
 from mesh.identity.key_files import CONTROLLER_KEY_FILE, LINK_SEED_FILE, SEED_FILE
 from mesh.identity.tls import Tls
+from mesh.model.durations import parse_rotation
 from mesh.model.encryption.status import MODES, Mode
 from mesh.process.options import Options, listen, number, subnet
 
 MAX_REST_S = 7 * 86400
+_LATEST = 2**40
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Settings:
         signing_seed: file with the seed of the controller's signing key.
         verify_keys: file with the public keys of signers, and the cluster's id.
         node_encryption: its mode; None for none.
+        renewed: seconds since 1970: a node's key for it is not to be older.
+        rotate: seconds after which nodes get new keys for it; None for never.
         metrics: the host and TCP port where Prometheus may ask; None for nowhere.
         command: `run`; `clear`, which deletes all records in etcd; or `restore`, which writes a backup's.
     """
@@ -53,6 +57,8 @@ class Settings:
     verify_keys: Path
     metrics: tuple[str, int] | None
     node_encryption: Mode | None = None
+    renewed: int = 0
+    rotate: int | None = None
     tls: Tls | None = None
     node: str = ""
     own_key: Path = Path(CONTROLLER_KEY_FILE)
@@ -69,6 +75,14 @@ def _mode(text: str) -> Mode | None:
     raise argparse.ArgumentTypeError(f"{text!r} is none of off, {', '.join(MODES)}")
 
 
+def _rotation(text: str) -> int | None:
+    """Read after how long something gets a new key; `off` is None. Raises argparse.ArgumentTypeError."""
+    try:
+        return None if text == "off" else parse_rotation(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; on an error print it and exit with 2, as argparse does."""
     flags = Options("linkwire-controller", "Plans the mesh from Swarm's services.", environ)
@@ -81,6 +95,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add("--stack-share", "LINKWIRE_STACK_SHARE", "25", number(1, 100, "percent"), text)
     text = "encryption of overlay packets between nodes: prefer, strict, or off"
     flags.add("--node-encryption", "LINKWIRE_NODE_ENCRYPTION", "off", _mode, text)
+    text = "after how long nodes get new keys for it: 30d, 24h; or off"
+    flags.add("--node-key-rotation", "LINKWIRE_NODE_KEY_ROTATION", "off", _rotation, text)
+    text = "seconds since 1970: nodes get new keys for it where theirs are older; for docker linkwire rotate --nodes"
+    flags.add("--node-keys-since", "LINKWIRE_NODE_KEYS_SINCE", "0", number(0, _LATEST, "seconds"), text)
     flags.add("--name", "LINKWIRE_NAME", socket.gethostname(), str, "name of this controller in logs")
     flags.add("--signing-seed", "LINKWIRE_SIGNING_SEED_FILE", SEED_FILE, Path, "file with the signing seed")
     flags.add("--link-seed", "LINKWIRE_LINK_SEED_FILE", LINK_SEED_FILE, Path, "file with the seed of all link keys")
@@ -101,6 +119,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         rest_s=read.address_rest,
         stack_share=read.stack_share / 100,
         node_encryption=read.node_encryption,
+        renewed=read.node_keys_since,
+        rotate=read.node_key_rotation,
         name=read.name,
         log_level=read.log_level,
         link_seed=read.link_seed,

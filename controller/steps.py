@@ -17,7 +17,7 @@ from mesh.crypto.hpke import NodePublicKey
 from mesh.crypto.keys import PrivateKey
 from mesh.crypto.preshared_keys import LinkKey
 from mesh.integrity.sealed_keys import sealed_key, sealed_link_key
-from mesh.model.encryption.status import EncryptionStatus, Mode
+from mesh.model.encryption.status import EncryptionStatus, KeyStatus, Mode
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import Address, Attachment, Endpoint, Port
 from mesh.model.snapshot import Delete, Op, Put
@@ -44,10 +44,16 @@ class EncryptionGoal:
     Attributes:
         mode: None to have none.
         states: node -> its account, by its own signature.
+        keys: node -> its account of its keys, likewise.
+        renewed: seconds since 1970: a node's key is not to be older.
+        rotate: seconds after which nodes get new keys; None for never.
     """
 
     mode: Mode | None = None
     states: Mapping[str, EncryptionStatus] = field(default_factory=lambda: MappingProxyType({}))
+    keys: Mapping[str, KeyStatus] = field(default_factory=lambda: MappingProxyType({}))
+    renewed: int = 0
+    rotate: int | None = None
 
 
 class Secrets(Protocol):

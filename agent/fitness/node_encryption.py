@@ -1,14 +1,14 @@
-"""Facts of a node for node encryption: its port, filters, addresses of overlays; and filters as they come.
+"""Facts of a node for node encryption: its ports, filters, addresses of overlays; and filters as they come.
 
 A packet filter may know interfaces: one that lets VXLAN in by the node's own, and by no other, drops what comes out
-of the device of node encryption.
+of the devices of node encryption.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
@@ -19,9 +19,10 @@ from agent.fitness.packet_filter import Packet, dropping
 from agent.linux import interfaces, sysctl
 from agent.linux.netns import TaskNetns
 from agent.node_encryption import overlays
-from agent.node_encryption.device import NAME
-from agent.node_encryption.key import port_beside
+from agent.node_encryption.device import NAMES
+from agent.node_encryption.key import ports_beside
 from mesh.errors import LinkwireError
+from mesh.model.encryption.status import letting
 
 MOST_NAMED = 20
 LOOK_S = 30.0
@@ -36,45 +37,58 @@ def gather(home: TaskNetns, asked: Mapping[str, Any]) -> dict[str, Any]:
         asked: `ports` of the node's tasks, `nodes`, the addresses by which nodes are known, and in `encryption`
             `data_path_port`, UDP.
     """
-    port, vxlan = port_beside(*asked["ports"]), int(asked["encryption"]["data_path_port"])
-    has_device = interfaces.kind(home, NAME) is not None
+    ports, vxlan = ports_beside(*asked["ports"]), int(asked["encryption"]["data_path_port"])
+    # The port of a device that is there is its own.
+    foreign = {port for port, name in zip(ports, NAMES, strict=True) if interfaces.kind(home, name) is None}
     found: dict[str, Any] = {
-        "port": port,
-        # The port of a device that is there is its own.
-        "taken": not has_device and port in sockets.taken("udp"),
+        "ports": [port for port in ports if port],
+        "taken": sorted(foreign & sockets.taken("udp")),
         "strict_filter": home.run(sysctl.is_strict_everywhere),
         "holds": [node for node in asked["nodes"] if interfaces.holders(home, ip_address(node))],
         "sends_to": sorted(map(str, overlays.destinations()))[:MOST_NAMED],
         "tables": "",
-        "wire_filters": [],
+        "wire_filters": {},
         "overlay_filters": [],
     }
     try:
         ruleset = json.loads(nft.listed(home))["nftables"]
     except LinkwireError as error:
         return {**found, "tables": str(error)}
-    found["wire_filters"] = list(dropping(ruleset, Packet("udp", port)))[:MOST_NAMED]
-    found["overlay_filters"] = list(dropping(ruleset, Packet("udp", vxlan, NAME)))[:MOST_NAMED]
+    wire = {port: dropping(ruleset, Packet("udp", port)) for port in found["ports"]}
+    found["wire_filters"] = {port: list(chains)[:MOST_NAMED] for port, chains in wire.items() if chains}
+    found["overlay_filters"] = list(dropping_in(ruleset, vxlan, NAMES))[:MOST_NAMED]
     return found
 
 
+def dropping_in(ruleset: Sequence[Mapping[str, Any]], port: int, devices: Iterable[str]) -> tuple[str, ...]:
+    """Name the chains that drop overlay packets in any of a node's devices.
+
+    Args:
+        ruleset: of nftables, as `dropping` takes it.
+        port: UDP, of the Swarm's VXLAN.
+        devices: their names.
+    """
+    found = (dropping(ruleset, Packet("udp", port, device)) for device in devices)
+    return tuple(dict.fromkeys(chain for chains in found for chain in chains))
+
+
 class DeviceFilters:
-    """Packet filters of a node that drop what comes out of its device: looked at again when nftables changed.
+    """Packet filters of a node that drop what comes out of its devices: looked at again when nftables changed.
 
     Args:
         home: the node's own namespace.
-        device: its name.
+        devices: their names, of all that it may have: keys rotate from one to the other.
     """
 
-    def __init__(self, home: TaskNetns, device: str = NAME) -> None:
+    def __init__(self, home: TaskNetns, devices: Sequence[str] = NAMES) -> None:
         self._home = home
-        self._device = device
+        self._devices = devices
         self._seen: tuple[int, int] | None = None
         self._next = 0.0
         self._problem = ""
 
     def problem(self, port: int) -> str:
-        """Name the chains that drop overlay packets in the device; empty for none, or where nobody can say.
+        """Name the chains that drop overlay packets in the devices; empty for none, or where nobody can say.
 
         Args:
             port: UDP, of the Swarm's VXLAN.
@@ -87,15 +101,15 @@ class DeviceFilters:
             seen = (nf_tables_netlink.generation(self._home), port)
             if seen != self._seen:
                 ruleset = json.loads(nft.listed(self._home))["nftables"]
-                self._problem = _named(self._device, port, dropping(ruleset, Packet("udp", port, self._device)))
+                self._problem = _named(port, dropping_in(ruleset, port, self._devices))
                 self._seen = seen
         return self._problem
 
 
-def _named(device: str, port: int, chains: tuple[str, ...]) -> str:
+def _named(port: int, chains: tuple[str, ...]) -> str:
     if not chains:
         return ""
     return (
-        f"a firewall of this node drops overlay packets in its device {device}: nftables chain {', '.join(chains)}: "
-        f'let them pass there, with nft: iifname "{device}" udp dport {port} accept'
+        f"a firewall of this node drops overlay packets in its devices: nftables chain {', '.join(chains)}: "
+        f"let them pass there, with nft: {letting(port)}"
     )

@@ -1,4 +1,4 @@
-"""The node's WireGuard device and all that belongs to it, in the node's own namespace: read, and changed."""
+"""The node's WireGuard devices and all that belongs to them, in the node's own namespace: read, and changed."""
 
 from __future__ import annotations
 
@@ -11,59 +11,78 @@ from agent.interface.path_mtu import OVERHEAD
 from agent.linux import interfaces, sysctl
 from agent.linux.netns import TaskNetns
 from agent.node_encryption import policy_routing, ruleset
-from agent.node_encryption.diff import Observed, TunnelDiff, off
+from agent.node_encryption.diff import DeviceDiff, Observed, ObservedDevice, TunnelDiff, off
+from agent.node_encryption.key import SLOTS
 from agent.node_encryption.tunnel import NodeTunnel
 from agent.wireguard.backend import Backend
 from mesh.errors import DeviceNotFoundError, Terminal
-from mesh.model.encryption.status import NOT_OWN
+from mesh.model.encryption.status import DEVICE, NOT_OWN
 from mesh.model.net import IPAddress
 
-NAME = "lwnode"
-"""The device's name."""
 ADDRESS = IPv4Interface("169.254.76.87/32")
-"""The device's, on every node, and nobody's to send to: without one the kernel gives up its look at the way back, and
+"""The devices', on every node, and nobody's to send to: without one the kernel gives up its look at the way back, and
 drops what the device receives (fib_validate_source in net/ipv4/fib_frontend.c)."""
 _ROUTES_S = 30.0
 """Seconds between two looks at the MTU of the ways to other nodes."""
+_NO_SLOT = -1  # of a route through another device: there is none that it should lead through
 _MIN_MTU = {4: 576, 6: 1280}  # RFC 791, RFC 8200: what every host must take; below it a device has no IPv6
 
 
+def names(first: str = DEVICE) -> tuple[str, ...]:
+    """Return the names of a node's devices, by slot.
+
+    Args:
+        first: that of the first.
+    """
+    return (first, *(f"{first}{number}" for number in range(2, SLOTS + 1)))
+
+
+NAMES = names()
+"""Of the devices of a node that runs one agent, as all do."""
+
+
 class NodeDevice:
-    """The device of one node.
+    """The devices of one node: one, and while its keys rotate two.
 
     Args:
         home: the node's own namespace.
         backend: of its WireGuard devices, with their sockets in the same namespace.
-        name: of the device.
+        name: of the first device.
+
+    Attributes:
+        names: of the devices, by slot, whether they are there or not.
     """
 
-    def __init__(self, home: TaskNetns, backend: Backend, name: str = NAME) -> None:
+    def __init__(self, home: TaskNetns, backend: Backend, name: str = DEVICE) -> None:
         self.home = home
         self.backend = backend
-        self.name = name
+        self.names = names(name)
         self._mtus: dict[IPAddress, tuple[float, int]] = {}
 
     def read(self) -> Observed:
         """Read all of it. Raises Retryable, Terminal."""
-        try:
-            device = self.backend.read(self.home, self.name)
-        except DeviceNotFoundError:
-            device = None
-        state = interfaces.observe(self.home, self.name) if device is not None else None
+        found = ((slot, self._read(name)) for slot, name in enumerate(self.names))
+        devices = {slot: device for slot, device in found if device is not None}
+        indexes = {policy_routing.index(self.home, self.names[slot]): slot for slot in devices}
         routes = policy_routing.routes(self.home)
-        if device is not None:
-            index = policy_routing.index(self.home, self.name)
-            routes = {route: through for route, through in routes.items() if through == index}
         table = nft.read(self.home, ruleset.NAME)
         return Observed(
-            device=device if state is not None else None,
-            up=state is not None and state.up,
-            mtu=state.mtu if state is not None else 0,
-            has_address=state is not None and self.name in interfaces.holders(self.home, ADDRESS.ip),
-            routes=frozenset(routes),
+            devices=devices,
+            routes={route: indexes.get(through, _NO_SLOT) for route, through in routes.items()},
             rules=policy_routing.rules(self.home),
             table=table.rules if table is not None else None,
         )
+
+    def _read(self, name: str) -> ObservedDevice | None:
+        try:
+            device = self.backend.read(self.home, name)
+        except DeviceNotFoundError:
+            return None
+        state = interfaces.observe(self.home, name)
+        if state is None:
+            return None
+        has_address = name in interfaces.holders(self.home, ADDRESS.ip)
+        return ObservedDevice(device, state.up, state.mtu, has_address)
 
     def refused(self) -> int:
         """Return how many plain packets were refused since the rules were first put in place."""
@@ -95,14 +114,14 @@ class NodeDevice:
             Terminal: it cannot; the text says what to do.
             Retryable.
         """
-        by_ipv4 = desired.place is not None and desired.place.host.version == 4  # noqa: PLR2004 - IPv6 has no such filter
+        by_ipv4 = desired.host is not None and desired.host.version == 4  # noqa: PLR2004 - IPv6 has no such filter
         if by_ipv4 and self.home.run(sysctl.is_strict_everywhere):
             raise Terminal(
                 "net.ipv4.conf.all.rp_filter is 1 (strict) on this node, and the kernel would drop what comes in "
                 "encrypted: set it to 2 (loose), or 0"
             )
-        if desired.place is not None and not interfaces.holders(self.home, desired.place.host):
-            raise Terminal(f"{desired.place.host}, where others reach this node, {NOT_OWN}")
+        if desired.host is not None and not interfaces.holders(self.home, desired.host):
+            raise Terminal(f"{desired.host}, where others reach this node, {NOT_OWN}")
 
     def apply(self, changes: TunnelDiff, version: int = 4) -> None:
         """Make changes, in their order.
@@ -118,38 +137,40 @@ class NodeDevice:
             nft.apply(self.home, changes.table, ruleset.NAME)
         if changes.remove_table:
             nft.remove(self.home, ruleset.NAME)
-        self._make(changes, version)
+        for device in changes.devices:
+            self._make(device, version)
         for rule in changes.remove_rules:
             policy_routing.remove_rule(self.home, rule)
         for route in changes.remove_routes:
             policy_routing.remove_route(self.home, route)
-        if changes.remove_peers is not None:
-            self.backend.apply(self.home, self.name, changes.remove_peers)
-        for route in changes.add_routes:
-            policy_routing.add_route(self.home, self.name, route)
+        for route, slot in changes.set_routes:
+            policy_routing.set_route(self.home, self.names[slot], route)
         for rule in changes.add_rules:
             policy_routing.add_rule(self.home, rule)
-        if changes.delete:
-            self.backend.delete(self.home, self.name)
+        for slot, gone in changes.remove_peers:
+            self.backend.apply(self.home, self.names[slot], gone)
+        for slot in changes.delete:
+            self.backend.delete(self.home, self.names[slot])
 
-    def _make(self, changes: TunnelDiff, version: int) -> None:
+    def _make(self, changes: DeviceDiff, version: int) -> None:
+        name = self.names[changes.slot]
         if changes.create:
-            self.backend.create(self.home, self.name)
+            self.backend.create(self.home, name)
         if changes.device is not None:
-            self.backend.apply(self.home, self.name, changes.device)
+            self.backend.apply(self.home, name, changes.device)
         if changes.mtu is not None:
-            interfaces.set_mtu(self.home, self.name, changes.mtu)
+            interfaces.set_mtu(self.home, name, changes.mtu)
         if changes.create or changes.add_address:
-            self.home.run(lambda: sysctl.loosen(self.name))
+            self.home.run(lambda: sysctl.loosen(name))
         if changes.add_address:
-            interfaces.add_address(self.home, self.name, ADDRESS)
+            interfaces.add_address(self.home, name, ADDRESS)
         if version == 6 and (changes.create or changes.up):  # noqa: PLR2004 - IPv6
-            interfaces.enable_ipv6(self.home, self.name)
+            interfaces.enable_ipv6(self.home, name)
         if changes.up:
-            interfaces.set_up(self.home, self.name)
+            interfaces.set_up(self.home, name)
 
 
-def remove(home: TaskNetns, backend: Backend, name: str = NAME) -> bool:
+def remove(home: TaskNetns, backend: Backend, name: str = DEVICE) -> bool:
     """Take everything off a node, for when no agent is to run there any more; returns whether there was anything.
 
     Raises:

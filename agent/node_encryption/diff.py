@@ -4,8 +4,8 @@ What each value of `TunnelDiff` keeps, when applied in the order of its fields:
 
 - refusal comes first and goes first: with `enforce` no plain packet leaves while the rest is made, and none is
   refused while the rest is taken away;
-- a packet is sent through the device only while it is there, up and has the peer, and the peer answers: a route is
-  added after its peer, and removed before it;
+- a packet is sent through a device only while it is there, up and has the peer, and the peer answers: a route is
+  added, or led to another device, after its peer is there, and before the peer that it led to is removed;
 - what rests on knowing everything is not removed where not everything is known (design, section 8, rule 2).
 
 `diff(d, apply(diff(d, s), s))` is empty for every `d` and `s`.
@@ -13,31 +13,40 @@ What each value of `TunnelDiff` keeps, when applied in the order of its fields:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from agent.interface.diff import device_change
 from agent.interface.render_cache import RenderCache
 from agent.linux.nft_json import Rules
 from agent.node_encryption.policy_routing import NodeRoute, Rule
 from agent.node_encryption.ruleset import render
-from agent.node_encryption.tunnel import NodeTunnel, addresses
+from agent.node_encryption.tunnel import NodeTunnel, TunnelDevice
 from mesh.crypto.keys import PublicKey
 from mesh.topology.wgtypes import Device, DeviceChange
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedDevice:
+    """A WireGuard device of the node, as it was read."""
+
+    device: Device
+    up: bool
+    mtu: int
+    """Bytes."""
+    has_address: bool
+    """Whether it has the address without which the kernel drops what it receives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """Everything of node encryption that is on the node."""
 
-    device: Device | None
-    """None where there is none."""
-    up: bool
-    mtu: int
-    """Bytes."""
-    has_address: bool
-    """Whether the device has the address without which the kernel drops what it receives."""
-    routes: frozenset[NodeRoute]
+    devices: Mapping[int, ObservedDevice]
+    """By slot."""
+    routes: Mapping[NodeRoute, int]
+    """Each with the slot of the device that it leads through."""
     rules: frozenset[Rule]
     table: Rules | None
     """nftables; None where there is no table of ours."""
@@ -45,7 +54,31 @@ class Observed:
     @property
     def is_off(self) -> bool:
         """Whether there is nothing."""
-        return self.device is None and not self.routes and not self.rules and self.table is None
+        return not self.devices and not self.routes and not self.rules and self.table is None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDiff:
+    """Changes of a device that is to be there.
+
+    Attributes:
+        slot: of the device.
+        create: make it.
+        device: its key, its port, and peers that come or change.
+        mtu: bytes, None to leave it.
+        add_address: give it its address.
+        up: bring it up.
+    """
+
+    slot: int
+    create: bool = False
+    device: DeviceChange | None = None
+    mtu: int | None = None
+    add_address: bool = False
+    up: bool = False
+
+    def __bool__(self) -> bool:
+        return self != DeviceDiff(self.slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,32 +88,24 @@ class TunnelDiff:
     Attributes:
         table: the nftables rules as they should be, None to leave them.
         remove_table: take them away.
-        create: make the device.
-        device: its key, its port, and peers that come or change.
-        mtu: bytes, None to leave it.
-        add_address: give the device its address.
-        up: bring the device up.
+        devices: changes of those that are to be there.
         remove_rules: routing rules that are not desired.
         remove_routes: routes that are not desired.
-        remove_peers: peers that are not desired.
-        add_routes: routes that are missing.
+        set_routes: routes that are missing or lead through another device, each with the slot of its own.
         add_rules: routing rules that are missing.
-        delete: delete the device.
+        remove_peers: peers that are not desired, by the slot of their device.
+        delete: slots of the devices to delete.
     """
 
     table: Rules | None = None
     remove_table: bool = False
-    create: bool = False
-    device: DeviceChange | None = None
-    mtu: int | None = None
-    add_address: bool = False
-    up: bool = False
+    devices: tuple[DeviceDiff, ...] = ()
     remove_rules: tuple[Rule, ...] = ()
     remove_routes: tuple[NodeRoute, ...] = ()
-    remove_peers: DeviceChange | None = None
-    add_routes: tuple[NodeRoute, ...] = ()
+    set_routes: tuple[tuple[NodeRoute, int], ...] = ()
     add_rules: tuple[Rule, ...] = ()
-    delete: bool = False
+    remove_peers: tuple[tuple[int, DeviceChange], ...] = ()
+    delete: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
         return self != TunnelDiff()
@@ -97,16 +122,18 @@ class Way:
     """Facts of this node that a tunnel rests on beside the records.
 
     Attributes:
-        device: name of its WireGuard device.
+        names: of its WireGuard devices, by slot.
         mtu: bytes of the largest packet inside WireGuard.
         now: seconds since the epoch, of the clock that handshakes are dated by.
         ready: the peers that answer.
+        memos: what was worked out before of the same devices, by slot.
     """
 
-    device: str
+    names: Sequence[str]
     mtu: int
     now: float
     ready: AbstractSet[PublicKey]
+    memos: Sequence[RenderCache] = field(compare=False)
 
 
 def off(observed: Observed) -> TunnelDiff:
@@ -115,18 +142,12 @@ def off(observed: Observed) -> TunnelDiff:
         remove_table=observed.table is not None,
         remove_rules=tuple(sorted(observed.rules)),
         remove_routes=tuple(sorted(observed.routes, key=_order)),
-        delete=observed.device is not None,
+        delete=tuple(sorted(observed.devices)),
     )
 
 
 def diff(
-    desired: NodeTunnel,
-    observed: Observed,
-    previous: NodeTunnel | None,
-    way: Way,
-    memo: RenderCache,
-    *,
-    complete: bool,
+    desired: NodeTunnel, observed: Observed, previous: NodeTunnel | None, way: Way, *, complete: bool
 ) -> TunnelDiff:
     """Compute the changes that turn the observed tunnel into `desired`.
 
@@ -135,72 +156,72 @@ def diff(
         observed: what was read.
         previous: what was applied last, as far as is known: it tells a roamed endpoint from a changed record.
         way: of this node.
-        memo: what was worked out before of the same device.
         complete: whether `desired` rests on everything; if not, nothing is removed but routes to peers that are known
             and do not answer.
     """
-    if desired.place is not None:
-        changes = _make(desired, observed, previous, way, memo, complete=complete)
-    else:
-        changes = TunnelDiff(delete=complete and observed.device is not None)
-    changes = _guard(changes, desired, observed, way.device, complete=complete)
+    before = {device.slot: device for device in previous.devices} if previous is not None else {}
+    devices: list[DeviceDiff] = []
+    remove_peers: list[tuple[int, DeviceChange]] = []
+    for device in desired.devices:
+        made, gone = _make(device, observed.devices.get(device.slot), before.get(device.slot), way, complete=complete)
+        if made:
+            devices.append(made)
+        if gone.peers:
+            remove_peers.append((device.slot, gone))
+    surplus = observed.devices.keys() - {device.slot for device in desired.devices}
+    changes = TunnelDiff(
+        devices=tuple(devices), remove_peers=tuple(remove_peers), delete=tuple(sorted(surplus)) if complete else ()
+    )
+    changes = _guard(changes, desired, observed, way, complete=complete)
     return _route(changes, desired, observed, way.ready, complete=complete)
 
 
-def _guard(
-    changes: TunnelDiff, desired: NodeTunnel, observed: Observed, device: str, *, complete: bool
-) -> TunnelDiff:
+def _guard(changes: TunnelDiff, desired: NodeTunnel, observed: Observed, way: Way, *, complete: bool) -> TunnelDiff:
     encryption = desired.encryption
     if encryption.step == "enforce":
-        table = render(device, encryption.data_path_port)
+        table = render(way.names, encryption.data_path_port)
         return replace(changes, table=table if table != observed.table else None)
     return replace(changes, remove_table=complete and observed.table is not None)
 
 
 def _make(
-    desired: NodeTunnel,
-    observed: Observed,
-    previous: NodeTunnel | None,
-    way: Way,
-    memo: RenderCache,
-    *,
-    complete: bool,
-) -> TunnelDiff:
-    device = observed.device
-    change = device_change(desired, device, previous, way.now, [], memo=memo, complete=complete)
-    gone = tuple(peer for peer in change.peers if peer.remove) if change is not None else ()
-    if change is not None:
-        change = replace(change, peers=tuple(peer for peer in change.peers if not peer.remove))
-        change = None if change == DeviceChange() else change
-    return TunnelDiff(
-        create=device is None,
-        device=change,
-        mtu=way.mtu if device is None or observed.mtu != way.mtu else None,
-        add_address=device is None or not observed.has_address,
-        up=device is None or not observed.up,
-        remove_peers=DeviceChange(peers=gone) if gone else None,
+    desired: TunnelDevice, observed: ObservedDevice | None, previous: TunnelDevice | None, way: Way, *, complete: bool
+) -> tuple[DeviceDiff, DeviceChange]:
+    """Compute the changes of a device, and the peers that go."""
+    seen, memo = observed.device if observed is not None else None, way.memos[desired.slot]
+    change = device_change(desired, seen, previous, way.now, [], memo=memo, complete=complete) or DeviceChange()
+    gone = tuple(peer for peer in change.peers if peer.remove)
+    change = replace(change, peers=tuple(peer for peer in change.peers if not peer.remove))
+    made = DeviceDiff(
+        slot=desired.slot,
+        create=observed is None,
+        device=None if change == DeviceChange() else change,
+        mtu=way.mtu if observed is None or observed.mtu != way.mtu else None,
+        add_address=observed is None or not observed.has_address,
+        up=observed is None or not observed.up,
     )
+    return made, DeviceChange(peers=gone)
 
 
 def _route(
     changes: TunnelDiff, desired: NodeTunnel, observed: Observed, ready: AbstractSet[PublicKey], *, complete: bool
 ) -> TunnelDiff:
-    routed = desired.routed(ready)
-    wanted: frozenset[NodeRoute] = frozenset()
+    wanted: dict[NodeRoute, int] = {}
     rules: frozenset[Rule] = frozenset()
-    if desired.place is not None and desired.encryption.step != "accept":
-        wanted = frozenset(NodeRoute(node, desired.place.host) for node in routed)
-        rules = frozenset({Rule(desired.place.host.version, desired.encryption.data_path_port)})
-    surplus = observed.routes - wanted
+    if desired.host is not None and desired.encryption.step != "accept":
+        wanted = {NodeRoute(node, desired.host): slot for node, slot in desired.routed(ready).items()}
+        rules = frozenset({Rule(desired.host.version, desired.encryption.data_path_port)})
+    surplus = observed.routes.keys() - wanted.keys()
     if not complete:
-        known = {address for peer in desired.peers for address in addresses(peer)}
-        surplus = frozenset(route for route in surplus if route.node in known and desired.encryption.step != "accept")
+        known = desired.others
+        surplus = {route for route in surplus if route.node in known and desired.encryption.step != "accept"}
     # Of a device that is made anew there is no route: they went with the one before.
+    missing = [route for route, slot in wanted.items() if observed.routes.get(route) != slot]
     return replace(
         changes,
         remove_rules=tuple(sorted(observed.rules - rules)) if complete else (),
         remove_routes=tuple(sorted(surplus, key=_order)),
-        add_routes=tuple(sorted(wanted - observed.routes, key=_order)),
+        set_routes=tuple((route, wanted[route]) for route in sorted(missing, key=_order)),
         add_rules=tuple(sorted(rules - observed.rules)),
     )
 

@@ -1,6 +1,6 @@
 """Keeper of this node's part in node encryption: a thread that makes it what the records say.
 
-Level-based: it reads what is there, and changes only differences. So a new agent goes on with the device, routes and
+Level-based: it reads what is there, and changes only differences. So a new agent goes on with the devices, routes and
 rules of the one before, and what somebody else took away is put back. Nothing of it ends with the agent.
 """
 
@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -25,11 +25,14 @@ from agent.linux.netlink_socket import NETLINK_NETFILTER
 from agent.node_encryption import overlays, policy_routing, readiness
 from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.diff import Observed, TunnelDiff, Way, diff, off
+from agent.node_encryption.key import SLOTS
 from agent.node_encryption.readiness import Readiness
 from agent.node_encryption.tunnel import NodeTunnel, addresses
 from mesh.crypto.keys import PublicKey
 from mesh.errors import LinkwireError, Retryable
-from mesh.model.encryption.status import EncryptionStatus
+from mesh.model.encryption.status import EncryptionStatus, KeyStatus
+from mesh.model.net import IPAddress
+from mesh.topology.wgtypes import PeerConfig
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +45,9 @@ IDLE_S = 60.0
 """Where node encryption is off."""
 OVERLAYS_S = 15.0
 """Seconds between two looks at the overlays' forwarding entries."""
+DRAIN_S = 2.0
+"""Seconds for which no route has changed, until a node says that it sends by its newest key alone: what was on its
+way through the other device has arrived by then."""
 _RECEIVE_BYTES = 1 << 16
 _VXLAN_BYTES = 70
 """Bytes that VXLAN adds to a packet over IPv6: IP 40, UDP 8, its own 8, Ethernet's 14."""
@@ -66,7 +72,7 @@ class Keeper:
     Args:
         device: the node's.
         folder: of the overlays' namespaces.
-        filtered: names what on the node drops overlay packets in the device, by their port; empty for nothing.
+        filtered: names what on the node drops overlay packets in its devices, by their port; empty for nothing.
     """
 
     def __init__(
@@ -84,8 +90,10 @@ class Keeper:
         self._wanted_at = 0.0
         self._status: EncryptionStatus | None = None
         self._applied: NodeTunnel | None = None
-        self._memo = RenderCache()
+        self._memos = tuple(RenderCache() for _ in range(SLOTS))
         self._readiness: Readiness = {}
+        self._keys: KeyStatus | None = None
+        self._moved_at = time.monotonic()
         self._uncovered: tuple[float, str] = (0.0, "")
         self._is_clean = False
         self._said = ""
@@ -94,14 +102,19 @@ class Keeper:
         self._thread: threading.Thread | None = None
 
     @property
-    def device_name(self) -> str:
-        """Name of the node's device."""
-        return self._device.name
+    def device_names(self) -> frozenset[str]:
+        """Names of the node's devices, whether they are there or not."""
+        return frozenset(self._device.names)
 
     @property
     def status(self) -> EncryptionStatus | None:
         """The node's part as it was last read back; None where it has none."""
         return self._status
+
+    @property
+    def keys(self) -> KeyStatus | None:
+        """The epochs of its keys as they were last read back; None where they have never rotated."""
+        return self._keys
 
     def start(self, changed: Callable[[], None]) -> None:
         """Start the thread; `changed` is called from it when the status has come to say something else."""
@@ -137,7 +150,7 @@ class Keeper:
                 self._wait(news)
 
     def _look_safely(self) -> None:
-        before = self._status
+        before, keys = self._status, self._keys
         with self._lock:
             wanted = self._wanted
         try:
@@ -153,7 +166,7 @@ class Keeper:
         if problem and (self._status is not None or wanted.tunnel is not None):
             status = self._status or EncryptionStatus(0, "off", 0, 0, 0)
             self._status = replace(status, problem=problem)
-        if _without_counts(before) != _without_counts(self._status):
+        if (_without_counts(before), keys) != (_without_counts(self._status), self._keys):
             self._changed()
 
     def _wait(self, news: list[socket.socket]) -> None:
@@ -176,6 +189,7 @@ class Keeper:
             return IDLE_S if self._is_clean or not wanted.complete else LOOK_S
         status = self._status
         settled = status is not None and status.ready == status.peers and not status.problem
+        settled = settled and (self._keys is None or not self._keys.waiting)
         return LOOK_S if settled or since > SETTLING_S else SOON_S
 
     # --- one look
@@ -191,15 +205,17 @@ class Keeper:
         changes = self._diff(wanted, tunnel, observed, ready)
         if changes:
             log.info("node encryption changed", step=tunnel.encryption.step, reasons=", ".join(changes.changed))
-            device.apply(changes, tunnel.place.host.version if tunnel.place is not None else 4)
+            device.apply(changes, tunnel.host.version if tunnel.host is not None else 4)
+            if changes.set_routes or changes.remove_routes:
+                self._moved_at = time.monotonic()
             observed, ready = self._read(tunnel)
             left = self._diff(wanted, tunnel, observed, ready)
             # A peer that has come to answer in between is no difference: its route comes with the next look.
-            if replace(left, add_routes=()):
+            if replace(left, set_routes=()):
                 raise Retryable(f"node encryption does not read back as it was set: {', '.join(left.changed)}")
         self._applied = tunnel
         self._report(tunnel, observed, ready)
-        filtered = self._filtered(tunnel.encryption.data_path_port) if observed.device is not None else ""
+        filtered = self._filtered(tunnel.encryption.data_path_port) if observed.devices else ""
         return "; ".join(filter(None, (tunnel.problem, self._uncovered_problem(tunnel), filtered)))
 
     def _take_away(self, wanted: Wanted) -> None:
@@ -210,43 +226,56 @@ class Keeper:
             self._device.apply(changes)
             if not self._device.read().is_off:
                 raise Retryable("node encryption was not taken away")
-        self._applied, self._readiness, self._memo, self._status = None, {}, RenderCache(), None
+        self._applied, self._readiness, self._status, self._keys = None, {}, None, None
         with self._lock:
             self._is_clean = self._wanted == wanted
 
     def _read(self, tunnel: NodeTunnel) -> tuple[Observed, frozenset[PublicKey]]:
         observed, now = self._device.read(), time.monotonic()
-        device = observed.device
-        known = self._readiness
-        self._readiness = readiness.follow(known, device, now, time.time()) if device is not None else {}
+        devices = [each.device for each in observed.devices.values()]
+        self._readiness = readiness.follow(self._readiness, devices, now, time.time())
         return observed, readiness.ready(self._readiness, now) & {peer.public_key for peer in tunnel.peers}
 
     def _diff(
         self, wanted: Wanted, tunnel: NodeTunnel, observed: Observed, ready: frozenset[PublicKey]
     ) -> TunnelDiff:
         hosts = [peer.endpoint.host for peer in tunnel.peers]
-        way = Way(self._device.name, self._device.mtu(hosts), time.time(), ready)
-        return diff(tunnel, observed, self._applied, way, self._memo, complete=wanted.complete)
+        way = Way(self._device.names, self._device.mtu(hosts), time.time(), ready, self._memos)
+        return diff(tunnel, observed, self._applied, way, complete=wanted.complete)
 
     def _report(self, tunnel: NodeTunnel, observed: Observed, ready: frozenset[PublicKey]) -> None:
         encryption = tunnel.encryption
-        present = observed.device.peers.keys() if observed.device is not None else ()
+        present = {public for each in observed.devices.values() for public in each.device.peers}
         step: Literal["off", "accept", "send", "enforce"] = encryption.step
+        peers = [peer for peer in tunnel.peers if peer.public_key in present]
         self._status = EncryptionStatus(
             generation=encryption.generation,
             step=step,
-            peers=sum(peer.public_key in present for peer in tunnel.peers),
-            ready=len(ready),
+            peers=len(_nodes(peers)),
+            ready=len(_nodes(peer for peer in peers if peer.public_key in ready)),
             refused=self._device.refused() if observed.table is not None else 0,
         )
+        self._keys = self._key_status(tunnel, observed, ready)
+
+    def _key_status(self, tunnel: NodeTunnel, observed: Observed, ready: frozenset[PublicKey]) -> KeyStatus | None:
+        epochs = tuple(device.epoch for device in tunnel.devices if device.slot in observed.devices)
+        if not any(epochs):
+            return None
+        newest = tunnel.devices[-1]
+        reached = _nodes(peer for peer in newest.peers if peer.public_key in ready)
+        if tunnel.encryption.step != "accept":
+            reached &= {route.node for route, slot in observed.routes.items() if slot == newest.slot}
+        is_drained = time.monotonic() - self._moved_at >= DRAIN_S
+        waiting = sorted(name for host, name in tunnel.names if host not in reached or not is_drained)
+        return KeyStatus(epochs, tuple(waiting))
 
     def _uncovered_problem(self, tunnel: NodeTunnel) -> str:
         """Name the addresses that overlays send to and that no peer has: nothing sent there is encrypted."""
         at, problem = self._uncovered
         if time.monotonic() >= at:
-            covered = {address for peer in tunnel.peers for address in addresses(peer)}
-            if tunnel.place is not None:
-                covered.add(tunnel.place.host)
+            covered = set(tunnel.others)
+            if tunnel.host is not None:
+                covered.add(tunnel.host)
             uncovered = sorted(map(str, overlays.destinations(self._folder) - covered))
             text = "overlays send to addresses that no node has in node encryption: "
             problem = f"{text}{', '.join(uncovered)}" if uncovered else ""
@@ -256,13 +285,18 @@ class Keeper:
 
     def _size_problem(self, tunnel: NodeTunnel) -> str:
         """Name overlays whose packets do not fit, where that loses some: VXLAN is fragmented over IPv4 alone."""
-        if tunnel.place is None or tunnel.place.host.version == 4:  # noqa: PLR2004 - IPv4
+        if tunnel.host is None or tunnel.host.version == 4:  # noqa: PLR2004 - IPv4
             return ""
-        fits = self._device.mtu(peer.endpoint.host for peer in tunnel.peers) - _VXLAN_BYTES
+        fits = self._device.mtu(tunnel.others) - _VXLAN_BYTES
         if (largest := overlays.largest_mtu(self._folder)) <= fits:
             return ""
         text = f"overlays have an MTU of up to {largest}, and over IPv6 {fits} fit: larger packets that may be "
         return f"{text}fragmented are lost"
+
+
+def _nodes(peers: Iterable[PeerConfig]) -> set[IPAddress]:
+    """Return the addresses of the peers' nodes."""
+    return set[IPAddress]().union(*map(addresses, peers))
 
 
 def _without_counts(status: EncryptionStatus | None) -> EncryptionStatus | None:

@@ -128,8 +128,11 @@ def index(netns: TaskNetns, device: str) -> int:
         return netns.socket(NETLINK_ROUTE).device_index(device)
 
 
-def add_route(netns: TaskNetns, device: str, route: NodeRoute) -> None:
-    """Send packets that are looked up in our table through the device. Raises DeviceNotFoundError and as above."""
+def set_route(netns: TaskNetns, device: str, route: NodeRoute) -> None:
+    """Send packets that are looked up in our table through the device. Raises DeviceNotFoundError and as above.
+
+    A route that led through another device is replaced at once: each packet finds the one or the other.
+    """
     with explained(f"route overlay packets to {route.node} through {device}"):
         through = index(netns, device)
         _try(netns, RTM_NEWROUTE, _encode_route(route, through), NLM_F_CREATE | NLM_F_REPLACE)

@@ -1,11 +1,11 @@
-"""Readiness of a node's peers: whether they answer, by the counters of its device. Pure.
+"""Readiness of a node's peers: whether they answer, by the counters of its devices. Pure.
 
 All of it goes by changes that were seen and by the monotonic clock: a wall clock that is set makes no peer unready.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.wireguard import peer_health
@@ -35,16 +35,17 @@ class Answering:
 Readiness = Mapping[PublicKey, Answering]
 
 
-def follow(before: Readiness, device: Device, now: float, wall: float) -> Readiness:
-    """Return what is known of all peers after one more reading of the device.
+def follow(before: Readiness, devices: Iterable[Device], now: float, wall: float) -> Readiness:
+    """Return what is known of all peers after one more reading of the devices.
 
     Args:
         before: after the reading before; empty where there was none.
-        device: as read.
+        devices: as read; no two have the same peer.
         now: by the monotonic clock.
         wall: by the clock that handshakes are dated by.
     """
-    return {public: _follow(before.get(public), peer, now, wall) for public, peer in device.peers.items()}
+    peers = (each for device in devices for each in device.peers.items())
+    return {public: _follow(before.get(public), peer, now, wall) for public, peer in peers}
 
 
 def _follow(before: Answering | None, peer: Peer, now: float, wall: float) -> Answering:

@@ -1,4 +1,9 @@
-"""Desired tunnel of this node, derived from the records. Pure."""
+"""Desired tunnel of this node, derived from the records. Pure.
+
+The node has a device, and while the nodes' keys rotate two of them. Devices of two nodes are peers where their keys
+are of the same epoch, so that both can be used at once. Packets are sent by the newest one by which the other node
+answers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+from agent.node_encryption.key import HeldKey
 from mesh.crypto.keys import PrivateKey, PublicKey
 from mesh.crypto.preshared_keys import PresharedKey
 from mesh.model.encryption.records import NodeEncryption, Underlay
@@ -17,42 +23,65 @@ from mesh.topology.wgtypes import PeerConfig
 
 
 @dataclass(frozen=True, slots=True)
+class TunnelDevice:
+    """A WireGuard device of one node, as it is meant to be."""
+
+    epoch: int
+    """Of its key, and of those of its peers."""
+    slot: int
+    private_key: PrivateKey
+    listen_port: int
+    peers: tuple[PeerConfig, ...]
+    """By public key. The one address in `allowed_ips` is the node's."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeTunnel:
     """The part of one node in node encryption, as it is meant to be."""
 
     encryption: NodeEncryption
-    private_key: PrivateKey
-    place: UdpEndpoint | None
-    """The node's own; None where the records give it none, and then no other node knows its device."""
-    peers: tuple[PeerConfig, ...]
-    """By public key. The one address in `allowed_ips` is the node's."""
+    host: IPAddress | None
+    """The node's own; None where the records give it no place, and then no other node knows its devices."""
+    devices: tuple[TunnelDevice, ...]
+    """By epoch; none without a place."""
+    names: tuple[tuple[IPAddress, str], ...]
+    """The address of each other node that has a place, and its id."""
     problem: str
     """In words; empty for none."""
 
     @property
-    def listen_port(self) -> int:
-        """UDP port of the device; 0 where it has no place."""
-        return self.place.port if self.place is not None else 0
+    def peers(self) -> tuple[PeerConfig, ...]:
+        """Those of all devices."""
+        return tuple(peer for device in self.devices for peer in device.peers)
 
-    def routed(self, ready: AbstractSet[PublicKey]) -> frozenset[IPAddress]:
-        """Return the nodes to which overlay packets are to go through the device, by their addresses.
+    @property
+    def others(self) -> frozenset[IPAddress]:
+        """The addresses of the nodes that are peers."""
+        return frozenset[IPAddress]().union(*map(addresses, self.peers))
 
-        With `enforce` plain packets are refused: then the device takes all, and holds them until it has a session.
+    def routed(self, ready: AbstractSet[PublicKey]) -> dict[IPAddress, int]:
+        """Return the nodes to which overlay packets are to go through a device, and its slot.
+
+        That is the newest one by which the node answers. With `enforce` plain packets are refused: then some device
+        takes all, and holds them until it has a session.
 
         Args:
             ready: the peers that answer.
         """
+        routed: dict[IPAddress, int] = {}
         step = self.encryption.step
-        if self.place is None or step == "accept":
-            return frozenset()
-        version = self.place.host.version
-        return frozenset(
-            address
-            for peer in self.peers
-            if peer.public_key in ready or (step == "enforce" and peer.preshared_key is not None)
-            for address in addresses(peer)
-            if address.version == version
-        )
+        if self.host is None or step == "accept":
+            return routed
+        for device in self.devices:
+            for peer in device.peers:
+                for address in addresses(peer):
+                    if address.version != self.host.version:
+                        continue
+                    if peer.public_key in ready:
+                        routed[address] = device.slot
+                    elif step == "enforce" and peer.preshared_key is not None:
+                        routed.setdefault(address, device.slot)
+        return routed
 
 
 def addresses(peer: PeerConfig) -> frozenset[IPAddress]:
@@ -64,8 +93,8 @@ def desired(
     encryption: NodeEncryption,
     underlays: Iterable[Underlay],
     node: str,
-    key: PrivateKey,
-    preshared_key: Callable[[PublicKey], PresharedKey | None],
+    keys: Iterable[HeldKey],
+    preshared_key: Callable[[PublicKey, PublicKey], PresharedKey | None],
 ) -> NodeTunnel:
     """Derive the tunnel of a node.
 
@@ -73,36 +102,64 @@ def desired(
         encryption: the record of that kind.
         underlays: of all nodes.
         node: this node's id.
-        key: this node's.
-        preshared_key: returns that of the pair of this node and the one with that key; None while it is not known.
+        keys: this node's.
+        preshared_key: returns that of the pair of a key of this node and another node's; None while it is not known.
     """
     every = {underlay.node: underlay for underlay in underlays}
     own = every.pop(node, None)
     problems: list[str] = []
+    devices: list[TunnelDevice] = []
     if own is None:
         problems.append("this node has no place in node encryption yet")
-    elif own.public_key != key.public:
-        problems.append("the records have another key for this node: overlay traffic of it is not encrypted")
-        own = None
-    peers: list[PeerConfig] = []
-    if own is not None:
-        # One address must never be two peers': the device would give it to the one that was set last.
-        keys = Counter(underlay.public_key for underlay in (own, *every.values()))
-        hosts = Counter(underlay.endpoint.host for underlay in (own, *every.values()))
-        for underlay in sorted(every.values(), key=lambda each: each.node):
-            if keys[underlay.public_key] > 1 or hosts[underlay.endpoint.host] > 1:
-                problems.append(
-                    f"node {underlay.node} has the key or the address {underlay.endpoint.host} of another"
-                )
+    else:
+        by_public = {key.private_key.public: key for key in keys}
+        others, shared = _distinct(own, every.values())
+        problems += [f"node {name} has the key or the address {host} of another" for name, host in shared]
+        for placed in own.keys:
+            key = by_public.get(placed.public_key)
+            if key is None:
+                problems.append("the records have another key for this node: overlay traffic of it is not encrypted")
                 continue
-            peers.append(_peer(underlay, preshared_key(underlay.public_key)))
-    if any(peer.preshared_key is None for peer in peers):
+            peers = _peers(others, placed.epoch, key.private_key.public, preshared_key)
+            devices.append(TunnelDevice(placed.epoch, key.slot, key.private_key, placed.port, peers))
+    if any(peer.preshared_key is None for device in devices for peer in device.peers):
         problems.append("this node has not got the link key of all nodes yet")
-    place = own.endpoint if own is not None else None
-    peers.sort(key=lambda peer: peer.public_key)
-    return NodeTunnel(encryption, key, place, tuple(peers), "; ".join(problems))
+    host = own.endpoint.host if own is not None and devices else None
+    names = tuple((other.endpoint.host, other.node) for other in sorted(every.values(), key=lambda each: each.node))
+    return NodeTunnel(encryption, host, tuple(devices), names, "; ".join(problems))
 
 
-def _peer(underlay: Underlay, preshared_key: PresharedKey | None) -> PeerConfig:
-    only = frozenset({ip_network(underlay.endpoint.host)})
-    return PeerConfig(underlay.public_key, underlay.endpoint, only, preshared_key, KEEPALIVE)
+def _distinct(own: Underlay, others: Iterable[Underlay]) -> tuple[list[Underlay], list[tuple[str, IPAddress]]]:
+    """Return the other nodes that share no key or address with another, and those that do.
+
+    One address must never be two peers': the device would give it to the one that was set last.
+    """
+    others = sorted(others, key=lambda each: each.node)
+    keys = Counter(key.public_key for underlay in (own, *others) for key in underlay.keys)
+    hosts = Counter(underlay.endpoint.host for underlay in (own, *others))
+    distinct: list[Underlay] = []
+    shared: list[tuple[str, IPAddress]] = []
+    for other in others:
+        host = other.endpoint.host
+        if hosts[host] > 1 or any(keys[key.public_key] > 1 for key in other.keys):
+            shared.append((other.node, host))
+        else:
+            distinct.append(other)
+    return distinct, shared
+
+
+def _peers(
+    others: Iterable[Underlay],
+    epoch: int,
+    own: PublicKey,
+    preshared_key: Callable[[PublicKey, PublicKey], PresharedKey | None],
+) -> tuple[PeerConfig, ...]:
+    peers = []
+    for other in others:
+        for key in other.keys:
+            if key.epoch == epoch:
+                host, public = other.endpoint.host, key.public_key
+                only = frozenset({ip_network(host)})
+                psk = preshared_key(own, public)
+                peers.append(PeerConfig(public, UdpEndpoint(host, key.port), only, psk, KEEPALIVE))
+    return tuple(sorted(peers, key=lambda peer: peer.public_key))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 from agent.firewall import nft
+from agent.fitness.node_encryption import dropping_in
 from agent.fitness.packet_filter import Packet, dropping
 from agent.node_encryption import policy_routing, ruleset
 from agent.node_encryption.device import NodeDevice
@@ -21,7 +23,7 @@ from agent.probes import datagrams
 from agent.probes.datagrams import Through
 from mesh.diagnosis.link_facts import Look
 from mesh.diagnosis.nodes.facts import TunnelLook
-from mesh.diagnosis.questions import Answer, Arrived, Question
+from mesh.diagnosis.questions import Answer, Arrived, Probe, Question
 from mesh.errors import LinkwireError
 from mesh.model import keyspace
 from mesh.model.encryption.records import NodeEncryption, Underlay
@@ -40,7 +42,7 @@ class TunnelExaminer:
 
     Args:
         node: its id.
-        device: of node encryption; for this examiner alone.
+        device: those of node encryption; for this examiner alone.
         verified: returns the records that the node acts on.
         status: returns the node's part as it was last read back.
         ports: the first and the last UDP port that this node's tasks may have.
@@ -96,11 +98,25 @@ class TunnelExaminer:
             return home.run(lambda: datagrams.exchange(host, probe))
         if host.version != 4:  # noqa: PLR2004 - IPv6 sends nowhere by a device without a route
             return Arrived(problem="nothing was sent by the devices: the nodes reach each other by IPv6")
-        through = Through(self._device.name, own.endpoint.host)
-        return home.run(lambda: datagrams.exchange(host, probe, through))
+        return self._through(probe, own, other)
+
+    def _through(self, probe: Probe, own: Underlay, other: Underlay) -> Arrived:
+        """Exchange through each device that both nodes share, as either may send by each; the best of them counts."""
+        home, host = self._device.home, other.endpoint.host
+        try:
+            observed = self._device.read()
+        except LinkwireError as error:
+            return Arrived(problem=str(error)[:_LONGEST])
+        names = [self._device.names[slot] for slot in _peers(observed, other) or observed.devices]
+        if not names:
+            return Arrived(problem="nothing was sent by the devices: there is none on a node")
+        ways = [Through(name, own.endpoint.host) for name in names]
+        with ThreadPoolExecutor(len(ways)) as pool:
+            jobs = [pool.submit(home.run, partial(datagrams.exchange, host, probe, way)) for way in ways]
+            return max((job.result() for job in jobs), key=lambda arrived: (arrived.large, arrived.small))
 
     def look(self, other: str) -> TunnelLook:
-        """Look at the device, and at another node as its peer.
+        """Look at the devices, and at another node as their peer.
 
         Args:
             other: its id.
@@ -114,29 +130,59 @@ class TunnelExaminer:
             )
         try:
             observed = self._device.read()
-            if observed.device is None:
-                return look
-            look = replace(look, device=self._device.name, is_up=observed.up, mtu=observed.mtu)
-            return self._look_at(look, observed, other)
+            return self._look_at(look, observed, other) if observed.devices else look
         except LinkwireError as error:
             return replace(look, error=str(error)[:_LONGEST])
 
     def _look_at(self, look: TunnelLook, observed: Observed, other: str) -> TunnelLook:
-        """Add what there is of the other node. Raises LinkwireError."""
+        """Add the device by which packets go to another node, and that node as seen there. Raises LinkwireError."""
         own, theirs = self._place(self._node), self._place(other)
         record = self._verified().get(keyspace.ENCRYPTION, NodeEncryption)
-        if own is None or theirs is None or record is None or observed.device is None:
-            return look
-        home, name, port = self._device.home, self._device.name, record.data_path_port
-        look = _with_peer(look, observed.device.peers.get(theirs.public_key))
+        if own is None or theirs is None or record is None:
+            return self._with_device(look, observed, max(observed.devices))
+        home, names, port = self._device.home, self._device.names, record.data_path_port
+        out_by = policy_routing.leaves_by(home, NodeRoute(theirs.endpoint.host, own.endpoint.host), port)
+        peers = _peers(observed, theirs)
+        sending = [slot for slot in observed.devices if names[slot] == out_by]
+        slot = sending[0] if sending else _newest(observed, own, peers)
+        look = _with_peer(self._with_device(look, observed, slot), peers.get(slot))
         rules = json.loads(nft.listed(home))["nftables"]
         return replace(
             look,
-            out_by=policy_routing.leaves_by(home, NodeRoute(theirs.endpoint.host, own.endpoint.host), port),
-            refuses_plain=observed.table == ruleset.render(name, port),
-            wire_filters=dropping(rules, Packet("udp", own.endpoint.port))[:_MOST_SHOWN],
-            overlay_filters=dropping(rules, Packet("udp", port, name))[:_MOST_SHOWN],
+            out_by=out_by,
+            refuses_plain=observed.table == ruleset.render(names, port),
+            wire_filters=dropping(rules, Packet("udp", look.port))[:_MOST_SHOWN],
+            overlay_filters=dropping_in(rules, port, [names[each] for each in observed.devices])[:_MOST_SHOWN],
         )
+
+    def _with_device(self, look: TunnelLook, observed: Observed, slot: int) -> TunnelLook:
+        found = observed.devices[slot]
+        return replace(
+            look, device=self._device.names[slot], port=found.device.listen_port, is_up=found.up, mtu=found.mtu
+        )
+
+
+def _peers(observed: Observed, other: Underlay) -> dict[int, Peer]:
+    """Return another node as a peer of each device that has it, by the device's slot."""
+    keys = [key.public_key for key in other.keys]
+    return {
+        slot: each.device.peers[key]
+        for slot, each in observed.devices.items()
+        for key in keys
+        if key in each.device.peers
+    }
+
+
+def _newest(observed: Observed, own: Underlay, peers: Mapping[int, Peer]) -> int:
+    """Return the slot of the device that heard the other node last; of several that of the newest key."""
+    epochs = {key.public_key: key.epoch for key in own.keys}
+
+    def order(slot: int) -> tuple[bool, float, int]:
+        peer, public = peers.get(slot), observed.devices[slot].device.public_key
+        epoch = epochs.get(public, -1) if public is not None else -1
+        return peer is not None, (peer.last_handshake or 0.0) if peer is not None else 0.0, epoch
+
+    return max(observed.devices, key=order)
 
 
 def _with_peer(look: TunnelLook, peer: Peer | None) -> TunnelLook:

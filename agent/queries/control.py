@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.status.link_status import Reader, has_lasting_error
 from mesh.model import keyspace
-from mesh.model.encryption.records import NodeEncryption, Underlay
+from mesh.model.encryption.records import EncryptionWanted, NodeEncryption, Underlay
 from mesh.model.records import Leader, Node, Status, StoreSpace, TaskReport
 from mesh.model.snapshot import Snapshot
 from mesh.topology.link_graph import LinkGraph
@@ -26,6 +26,7 @@ def control(read: Snapshot, said: Snapshot, graph: LinkGraph, reader: Reader) ->
     leader, space = read.get(keyspace.LEADER, Leader), read.get(keyspace.SPACE, StoreSpace)
     acted_on = read if reader.verified is None else reader.verified
     encryption = acted_on.get(keyspace.ENCRYPTION, NodeEncryption)
+    asked = read.get(keyspace.ENCRYPTION_WANTED, EncryptionWanted)
     tasks: Counter[str] = Counter()
     for endpoint in graph.by_task.values():
         report = said.get(keyspace.report(endpoint.node, endpoint.task), TaskReport)
@@ -47,6 +48,7 @@ def control(read: Snapshot, said: Snapshot, graph: LinkGraph, reader: Reader) ->
             for node in said.all(Node)
         },
         "encryption": asdict(encryption) if encryption is not None else None,
+        "node_keys": {"epoch": asked.epoch, "since": asked.epoch or asked.since} if asked is not None else None,
         "tasks": {state: tasks[state] for state in ("wired", "waiting", "error")},
     }
 
@@ -60,5 +62,6 @@ def _part(node: Node, said: Snapshot, acted_on: Snapshot) -> dict[str, Any]:
         "able": node.encryption_key is not None,
         "placed": acted_on.get(keyspace.underlay(node.id), Underlay) is not None,
         "state": asdict(account) if account is not None else None,
+        "keys": asdict(status.node_keys) if status is not None and status.node_keys is not None else None,
         "figures": asdict(figures) if figures is not None else None,
     }

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.containers.docker_client import NodeIdentity
-from agent.node_encryption.key import port_beside
 from agent.state.node_identity import Identity
 from agent.wireguard.backend import Backend
-from mesh.crypto.keys import PublicKey
 from mesh.errors import Terminal
 from mesh.model.net import IPAddress
 from mesh.model.records import Node
@@ -21,7 +19,6 @@ def node_record(  # noqa: PLR0917 - called once, from cli
     ports: tuple[int, int],
     address: IPAddress | None,
     version: str,
-    tunnel_key: PublicKey,
 ) -> Node:
     """Build the node's record. Raises Terminal where its address is not known."""
     reached_at = address or here.address
@@ -41,8 +38,6 @@ def node_record(  # noqa: PLR0917 - called once, from cli
         last_port=ports[1],
         backend=backend.name,
         version=version,
-        encryption_key=tunnel_key,
-        encryption_port=port_beside(*ports),
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import structlog
 
 from agent.desired_state import DesiredState
 from agent.local_tasks import LocalTasks
+from agent.node_encryption.key import NodeKeys
 from agent.reporting.metrics import Metrics
 from agent.reporting.node_record import stated
 from agent.reporting.reporter import Reporter
@@ -21,8 +23,8 @@ from mesh.crypto.keys import PublicKey
 from mesh.errors import LinkwireError, Terminal
 from mesh.model import keyspace
 from mesh.model.device_readings import bounded
-from mesh.model.encryption.records import EncryptionWanted
-from mesh.model.encryption.status import EncryptionStatus, TunnelFigures
+from mesh.model.encryption.records import EncryptionWanted, Underlay
+from mesh.model.encryption.status import EncryptionStatus, KeyStatus, TunnelFigures
 from mesh.model.records import BrokenPeers, Member, Node, Recall, Status, TaskReport
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Follower, Store
@@ -36,15 +38,28 @@ FIRST_REPORT_S = 20.0
 """Seconds from when all is known until an agent says which tasks are wired, though it has not looked at each."""
 
 
+class Tunnel(Protocol):
+    """The node's part in node encryption, as it was read back."""
+
+    @property
+    def status(self) -> EncryptionStatus | None:
+        """None where it has none."""
+
+    @property
+    def keys(self) -> KeyStatus | None:
+        """None where its keys have never rotated."""
+
+
 class NodeReports:
     """Reports of one node, its tasks and its devices. Only the loop calls it.
 
     Args:
-        node: its record with its encryption key, which it states only while it is asked to.
+        node: its record.
         identity: its keys, and the proof of them.
         metrics: for Prometheus.
         clock: the node's wall clock.
-        tunnel: reads the figures of the node's device of node encryption.
+        keys: of its devices for node encryption, which it states only while it is asked to; None where it has none.
+        tunnel: reads the figures of those devices.
 
     Attributes:
         node: its record.
@@ -57,12 +72,13 @@ class NodeReports:
         identity: Identity,
         metrics: Metrics,
         clock: WatchedClock,
+        keys: NodeKeys | None = None,
         *,
         tunnel: Callable[[], TunnelFigures | None] = lambda: None,
     ) -> None:
         self._tunnel = tunnel
-        self._own_place = node.encryption_key, node.encryption_port
-        self.node = replace(node, encryption_key=None, encryption_port=0)
+        self._keys = keys
+        self.node = node
         self._identity = identity
         self._metrics = metrics
         self._clock = clock
@@ -71,7 +87,7 @@ class NodeReports:
         self.status: Status | None = None
         self._report_by: float | None = None
         self._reported_at = -REPORT_S
-        self._step: tuple[object, ...] | None = None
+        self._step: tuple[object, ...] = ()
         self._broken: tuple[tuple[str, tuple[PublicKey, ...]], ...] = ()
 
     def start(self, store: Store, follower: Follower) -> None:
@@ -104,7 +120,7 @@ class NodeReports:
         desired: DesiredState,
         snapshot: Snapshot,
         is_wanted: Callable[[], bool],
-        encryption: EncryptionStatus | None,
+        tunnel: Tunnel,
     ) -> None:
         """Report the tasks, read devices until `is_wanted` elsewhere, and report what was read.
 
@@ -113,7 +129,7 @@ class NodeReports:
             desired: what the records mean.
             snapshot: of the store.
             is_wanted: tells whether something else is to be done.
-            encryption: the node's part in node encryption, as it was read back.
+            tunnel: the node's part in node encryption, as it was read back.
 
         Raises:
             Terminal: somebody else has the node's report key.
@@ -121,7 +137,7 @@ class NodeReports:
         reporter = self._reporter
         if reporter is None:
             return
-        self._state_place(snapshot, reporter)
+        self._state_keys(snapshot, desired, reporter)
         graph = desired.graph
         if self._may_report(tasks, desired, time.monotonic()):
             # Keys of tasks that are not wired yet count too: a new agent makes the devices of wireguard-go again.
@@ -137,7 +153,8 @@ class NodeReports:
         if devices is None:
             return
         broken = bounded(state.interface.broken_peers(state.local.task) for state in tasks)
-        if not self._is_due(broken, encryption):
+        encryption, node_keys = tunnel.status, tunnel.keys
+        if not self._is_due(broken, encryption, node_keys):
             return
         trust = desired.trust
         self._clock.save()
@@ -151,19 +168,26 @@ class NodeReports:
             trust.held,
             broken=broken,
             encryption=encryption,
+            node_keys=node_keys,
             tunnel=self._tunnel() if encryption is not None else None,
         )
         self.status = status
         reporter.status(status)
         self._metrics.update(graph, status, self._task_reports(tasks, graph))
 
-    def _is_due(self, broken: tuple[BrokenPeers, ...], encryption: EncryptionStatus | None) -> bool:
+    def _is_due(
+        self, broken: tuple[BrokenPeers, ...], encryption: EncryptionStatus | None, keys: KeyStatus | None
+    ) -> bool:
         """Tell whether to report what was read: now and then, and at once what somebody waits for.
 
-        That is other broken links than before, and another step of node encryption.
+        That is other broken links than before, and another step of node encryption or of its keys' rotation.
         """
         now, which = time.monotonic(), tuple((each.task, each.peers) for each in broken)
-        step = (encryption.generation, encryption.step, encryption.ready, encryption.problem) if encryption else None
+        step: tuple[object, ...] = ()
+        if encryption is not None:
+            step = encryption.generation, encryption.step, encryption.ready, encryption.problem
+        if keys is not None:  # each node that comes to be reached is none: there may be hundreds
+            step += keys.epochs, bool(keys.waiting)
         if (which, step) == (self._broken, self._step) and now < self._reported_at + REPORT_S:
             return False
         self._broken, self._step, self._reported_at = which, step, now
@@ -197,15 +221,29 @@ class NodeReports:
                 reports[task] = replace(state.report(), node=self.node.id, spent=spent)
         return reports
 
-    def _state_place(self, snapshot: Snapshot, reporter: Reporter) -> None:
-        """State the node's encryption key while it is asked for: an older controller could not read the record."""
-        if not snapshot.complete or keyspace.ENCRYPTION_WANTED in snapshot.invalid:
+    def _state_keys(self, snapshot: Snapshot, desired: DesiredState, reporter: Reporter) -> None:
+        """State the node's encryption keys while they are asked for: an older controller could not read the record.
+
+        One of the epoch that is asked for is made; one that the records do not have any more is forgotten.
+        """
+        keys = self._keys
+        if keys is None or not snapshot.complete or keyspace.ENCRYPTION_WANTED in snapshot.invalid:
             return
-        is_asked = snapshot.get(keyspace.ENCRYPTION_WANTED, EncryptionWanted) is not None
-        key, port = self._own_place if is_asked else (None, 0)
-        if (self.node.encryption_key, self.node.encryption_port) != (key, port):
-            self.node = replace(self.node, encryption_key=key, encryption_port=port)
-            reporter.node(self.node)
+        asked = snapshot.get(keyspace.ENCRYPTION_WANTED, EncryptionWanted)
+        if asked is not None and desired.is_whole:
+            place = desired.verified.get(keyspace.underlay(self.node.id), Underlay)
+            keys.keep(asked.epoch, [key.public_key for key in place.keys] if place is not None else [])
+        first, later = (*(keys.stated if asked is not None else ()), None, None)[:2]
+        node = replace(
+            self.node,
+            encryption_key=first.public_key if first is not None else None,
+            encryption_port=first.port if first is not None else 0,
+            encryption_epoch=first.epoch if first is not None else 0,
+            encryption_next=later,
+        )
+        if node != self.node:
+            self.node = node
+            reporter.node(node)
 
     def _renew_proof(self, snapshot: Snapshot, reporter: Reporter) -> None:
         """Prove this node's keys again when Swarm renewed its certificate or the controller knows a later proof."""

@@ -1,12 +1,12 @@
-"""Figures of this node's device of node encryption, read from it: of each peer, and of all of them together."""
+"""Figures of this node's devices of node encryption, read from them: of each peer, and of all of them together."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from agent.linux.netns import TaskNetns
-from agent.node_encryption.device import NAME
+from agent.node_encryption.device import NAMES
 from agent.wireguard.backend import Backend
 from mesh.crypto.keys import PublicKey
 from mesh.errors import LinkwireError
@@ -18,33 +18,44 @@ from mesh.topology.wgtypes import Peer
 
 
 class TunnelReader:
-    """Reader of one node's device. Safe for several threads.
+    """Reader of one node's devices. Safe for several threads.
 
     Args:
         home: the node's own namespace.
-        backend: of its device.
+        backend: of its devices.
         verified: returns the records that the node acts on.
-        name: of the device.
+        names: of the devices.
     """
 
-    def __init__(self, home: TaskNetns, backend: Backend, verified: Callable[[], Snapshot], name: str = NAME) -> None:
+    def __init__(
+        self, home: TaskNetns, backend: Backend, verified: Callable[[], Snapshot], names: Sequence[str] = NAMES
+    ) -> None:
         self._home = home
         self._backend = backend
         self._verified = verified
-        self._name = name
+        self._names = names
 
     def peers(self) -> tuple[PeerFigures, ...]:
-        """Read each peer that the records know, by its node's id; none where there is no device."""
+        """Read each other node that the records know, by its id; none where there is no device.
+
+        While keys rotate a node is a peer of both devices: the bytes are those of both, the handshake the later one.
+        """
         verified, now = self._verified(), time.time()
         if verified.get(ENCRYPTION, NodeEncryption) is None:
             return ()
-        places = {place.public_key: place.node for place in verified.all(Underlay)}
+        places = {key.public_key: place.node for place in verified.all(Underlay) for key in place.keys}
+        found: dict[str, list[Peer]] = {}
+        for name in self._names:
+            for key, peer in self._read(name).items():
+                if key in places:
+                    found.setdefault(places[key], []).append(peer)
+        return tuple(_figures(node, peers, now) for node, peers in sorted(found.items()))
+
+    def _read(self, name: str) -> Mapping[PublicKey, Peer]:
         try:
-            read = self._backend.read(self._home, self._name).peers
-        except LinkwireError:  # the keeper of the device names it
-            return ()
-        known = {key: peer for key, peer in read.items() if key in places}
-        return tuple(sorted((_figures(places, key, peer, now) for key, peer in known.items()), key=_by_node))
+            return self._backend.read(self._home, name).peers
+        except LinkwireError:  # there is none, or the keeper of the devices names what is wrong
+            return {}
 
     def figures(self) -> TunnelFigures | None:
         """Read all of them together; None where there is none."""
@@ -56,10 +67,7 @@ class TunnelReader:
         return TunnelFigures(sum(peer.received for peer in peers), sum(peer.sent for peer in peers), oldest)
 
 
-def _figures(places: dict[PublicKey, str], key: PublicKey, peer: Peer, now: float) -> PeerFigures:
-    age = round(max(0.0, now - peer.last_handshake), 1) if peer.last_handshake else None
-    return PeerFigures(places[key], age, peer.rx_bytes, peer.tx_bytes)
-
-
-def _by_node(figures: PeerFigures) -> str:
-    return figures.node
+def _figures(node: str, peers: Sequence[Peer], now: float) -> PeerFigures:
+    handshake = max(peer.last_handshake or 0.0 for peer in peers)
+    age = round(max(0.0, now - handshake), 1) if handshake else None
+    return PeerFigures(node, age, sum(peer.rx_bytes for peer in peers), sum(peer.tx_bytes for peer in peers))

@@ -128,13 +128,15 @@ def _end(snapshot: Snapshot, verified: Snapshot, end: NodeEnd) -> NodeEnd:
     place = verified.get(keyspace.underlay(end.node), Underlay)
     status = snapshot.get(keyspace.status(end.node), Status)
     state = status.encryption if status is not None else None
+    ports = tuple(key.port for key in place.keys) if place is not None else ()
     end = replace(
         end,
         is_silent=key not in snapshot.records and key not in snapshot.invalid,
         approved=key not in snapshot.invalid,
         unproven=node is not None and node.unproven is not None,
         states_key=node is not None and node.encryption_key is not None,
-        place=str(place.endpoint) if place is not None else "",
+        place=" and ".join((str(place.endpoint), *map(str, ports[1:]))) if place is not None else "",
+        ports=ports,
         has_link_key=snapshot.get(keyspace.link_key(end.node, NODES_KEY), SealedLinkKey) is not None,
     )
     if state is None:

@@ -82,6 +82,10 @@ def _values(rows: Mapping[str, tuple[str, str]]) -> Callable[[Callable[..., Any]
 )
 @_values(
     {
+        "node-key-rotation": (
+            "DURATION",
+            "Age at which nodes get new keys for it: 30d, 24h, or off (default off)",
+        ),
         "address-rest": ("SECONDS", "Seconds before a released address may be reused (default 600)"),
     }
 )

@@ -14,12 +14,13 @@ from compose_ext.health.judgement import Facts
 from compose_ext.install.options import Options, read_label
 from compose_ext.pflag import Group, OneOf, Seconds, form, pass_docker, switch
 from compose_ext.swarm import installation, queries
-from compose_ext.terminal import Table, age, amount, line, say, show, show_json
+from compose_ext.terminal import Table, age, amount, lasting, line, say, show, show_json
 from mesh.model.encryption.status import MODES
 
 VARIABLE = "LINKWIRE_NODE_ENCRYPTION"
+SINCE = "LINKWIRE_NODE_KEYS_SINCE"
 _SERVICE = f"{installation.STACK}_controller"
-_HEADER = ("NODE", "STEP", "PEERS", "READY", "HANDSHAKE", "RECEIVED", "SENT", "REFUSED")
+_HEADER = ("NODE", "STEP", "PEERS", "READY", "HANDSHAKE", "RECEIVED", "SENT", "REFUSED", "KEY")
 _WAIT, _MOST = 300, 86_400
 _LOOK_EVERY = 1.0
 
@@ -105,6 +106,56 @@ def wait(docker: Docker, mode: str, seconds: float, say: Callable[[str], None]) 
         time.sleep(_LOOK_EVERY)
 
 
+def renew_keys(docker: Docker, say: Callable[[str], None]) -> int:
+    """Have the controllers give every node a new key for node encryption.
+
+    Args:
+        docker: a manager's.
+        say: prints a line of progress.
+
+    Returns:
+        The time from which on nodes' keys are to be, in seconds since 1970.
+
+    Raises:
+        DockerError: as `switch_to`, or node encryption is off.
+    """
+    queries.manager(docker)
+    deployed = installation.deployed(docker)
+    if "controller" not in deployed.services:
+        raise DockerError(_NOT_INSTALLED)
+    if encryption.wanted(deployed) == "off":
+        raise DockerError("node encryption is off: nodes have no keys to rotate")
+    since = int(time.time())
+    words = ["service", "update", "--detach", "--env-add", f"{SINCE}={since}", _SERVICE]
+    docker.ask(words, queries.TIMEOUT)
+    say("requested new keys of all nodes")
+    return since
+
+
+def await_keys(docker: Docker, since: int, seconds: float, say: Callable[[str], None]) -> None:
+    """Wait until every node that is up has a key of that time or later, and no other.
+
+    Raises:
+        DockerError: it took longer, with what is waited for.
+    """
+    until, told = time.monotonic() + seconds, ""
+    while True:
+        found = look(docker)[1]
+        waiting = _UNKNOWN
+        if found is not None:
+            begun = found.epoch >= since
+            if begun and not found.behind:
+                say("all nodes have new keys")
+                return
+            waiting = encryption.rotation(found) if begun else "the controllers have not begun"
+        if time.monotonic() > until:
+            raise DockerError(f"not done after {seconds:g} s, and it goes on: {waiting}")
+        if waiting != told:
+            told = waiting
+            say(f"waiting: {waiting}")
+        time.sleep(_LOOK_EVERY)
+
+
 _NOT_INSTALLED = "Linkwire is not installed in this Swarm: docker linkwire install"
 _UNKNOWN = "the agent here does not say how far node encryption is: it is of an earlier version, or reaches no etcd"
 
@@ -163,9 +214,10 @@ def encryption_command() -> None:
 def _on(docker: Docker, mode: str, timeout: str, *, detach: bool | None, force: bool | None) -> None:
     """Encrypt overlay packets between nodes.
 
-    The same as `docker linkwire install --node-encryption`, and kept by later installs. UDP 51819 has to be open
-    between the nodes. `strict` begins to refuse plain packets only when every node reaches all others by its device.
-    Before anything is switched each node is looked at: its port, firewall, reverse path filter and addresses.
+    The same as `docker linkwire install --node-encryption`, and kept by later installs. UDP 51818 and 51819
+    have to be open between the nodes. `strict` begins to refuse plain packets only when every node reaches all
+    others by its device. Before anything is switched each node is looked at: its ports, firewall, reverse path
+    filter and addresses.
     """
     look_first(docker, mode, say, force=bool(force))
     switch_to(docker, mode, say)
@@ -213,9 +265,10 @@ def _status(docker: Docker, form: str) -> int:
     """Show how far node encryption is on every node, and what is wrong.
 
     STEP is what the node does: accept encrypted packets, send them too, or enforce them. PEERS are other nodes that
-    its device knows, READY those that answer there; HANDSHAKE is the age of the oldest last one, RECEIVED and SENT
-    are the device's bytes, REFUSED plain packets that it refused. Exits with 1 if anything is wrong, or not every
-    node does what was asked for.
+    its devices know, READY those that answer there; HANDSHAKE is the age of the oldest last one, RECEIVED and SENT
+    are the devices' bytes, REFUSED plain packets that it refused. KEY is how long ago its key was asked for, and
+    `+ new` while it has a second one (`docker linkwire rotate --nodes`). Exits with 1 if anything is wrong, or not
+    every node does what was asked for.
     """
     known, found = look(docker)
     if found is None:
@@ -226,27 +279,42 @@ def _status(docker: Docker, form: str) -> int:
         nodes = [asdict(node) for node in found.nodes]
         record = {"wanted": found.wanted, "mode": found.mode, "step": found.step, "generation": found.generation}
         told = {"reached": found.is_reached, "nodes": nodes, "problems": wrong, "costs": [*overlays.costs()]}
+        told |= {"epoch": found.epoch, "since": found.since, "rotation": encryption.rotation(found)}
         told["peers"] = encryption.peers(known.control)
         show_json({**record, **told})
     else:
         print(line(f"node encryption: {found.summary}"))
-        show(table(found, tuple(wrong)))
+        if rotation := encryption.rotation(found):
+            print(line(rotation))
+        show(table(found, tuple(wrong), time.time()))
         for text in overlays.costs():
             print(line(text))
     return 1 if wrong or not found.is_reached else 0
 
 
-def table(found: Encryption, wrong: tuple[str, ...]) -> Table:
-    """Return the nodes as a table, with everything that is wrong under it."""
+def table(found: Encryption, wrong: tuple[str, ...], now: float) -> Table:
+    """Return the nodes as a table, with everything that is wrong under it; `now` in seconds since 1970."""
     rows = tuple(
-        (node.hostname, node.step, str(node.peers), str(node.ready), *figures(node), str(node.refused))
+        (
+            *(node.hostname, node.step, str(node.peers), str(node.ready)),
+            *(*figures(node), str(node.refused), _key(found, node, now)),
+        )
         for node in found.nodes
     )
     return Table(_HEADER, rows, wrong)
 
 
+def _key(found: Encryption, node: NodeState, now: float) -> str:
+    """Say how old a node's key is; those of a mesh that never rotated are as old as the first request."""
+    if node.step == "off":
+        return "-"
+    first, *later = node.epochs or (0,)
+    began = first or (found.since if not found.epoch else 0)
+    return f"{lasting(now - began) if began else 'first'}{' + new' if later else ''}"
+
+
 def figures(node: NodeState) -> tuple[str, str, str]:
-    """Return the cells of a device: the age of the oldest last handshake, and the bytes received and sent."""
+    """Return the cells of a node's devices: the age of the oldest last handshake, and the bytes received and sent."""
     if not node.peers:
         return "-", "-", "-"
     return age(node.handshake_age), amount(node.received), amount(node.sent)

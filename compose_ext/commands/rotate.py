@@ -1,4 +1,7 @@
-"""`docker linkwire rotate`: new secrets of link keys, requested by a label of the services whose links have them."""
+"""`docker linkwire rotate`: new secrets of link keys, requested by a label of the services whose links have them.
+
+And new keys of the nodes themselves, requested by a setting of the controllers.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -8,9 +11,10 @@ from dataclasses import replace
 import click
 
 from compose_ext import completion
+from compose_ext.commands.node_encryption import await_keys, renew_keys
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
-from compose_ext.pflag import Command, pass_docker, switch
+from compose_ext.pflag import Command, Seconds, pass_docker, switch
 from compose_ext.swarm import queries
 from compose_ext.swarm.agent_answer import TIMEOUT
 from compose_ext.terminal import say
@@ -18,6 +22,7 @@ from mesh.model.consent import NAMESPACE, own_key, stack_of
 from mesh.model.labels import LINKS, PREFIX, RENEW, decode, key_name, suggestion
 
 _MILLISECONDS = 1000
+_WAIT, _MOST = 300, 86_400
 
 
 def rotate(docker: Docker, keys: Iterable[str], *, every: bool, say: Callable[[str], None]) -> None:
@@ -81,23 +86,43 @@ def _candidates(ctx: click.Context, parameter: click.Parameter, word: str) -> li
 @click.command(
     "rotate",
     cls=Command,
-    usage="docker linkwire rotate KEY...",
+    usage="docker linkwire rotate KEY... | --all | --nodes",
     examples="""
         docker linkwire rotate shop_web:shop_db
         docker linkwire rotate --all
+        docker linkwire rotate --nodes
     """,
 )
 @switch("-a", "--all", help="All keys of all links")
+@switch("--nodes", help="The nodes' own keys, of node encryption, instead")
+@click.option(
+    "--timeout",
+    type=Seconds(_MOST),
+    default=str(_WAIT),
+    metavar="SECONDS",
+    help=f"With --nodes: how long to wait at most (default {_WAIT})",
+)
+@switch("-d", "--detach", help="With --nodes: do not wait until every node has its new key")
 @click.argument("keys", metavar="KEY", nargs=-1, shell_complete=_candidates)
 @pass_docker
-def rotate_command(docker: Docker, keys: Sequence[str], **given: bool | None) -> None:
-    """Give link keys new secrets, now.
+def rotate_command(docker: Docker, keys: Sequence[str], timeout: str, **given: bool | None) -> None:
+    """Give link keys new secrets, or nodes new keys, now.
 
     For a key that somebody may know: a node was removed, or broken into. What runs is not interrupted, and nothing is
     restarted; from the next handshake of each pair of tasks on, some two minutes later, the old secret is of no use.
     KEY is its full name as `docker linkwire ps` shows it; the own key of a link is CONSUMER:PROVIDER.
+
+    With --nodes every node makes itself a new key of node encryption, on a second device; when all send by it, the
+    old devices and keys go. Nothing is lost by it. Nodes that are down get theirs when they are back.
     """
     every = bool(given["all"])
+    if given["nodes"]:
+        if every or keys:
+            raise UsageError("name link keys, or give --all, or --nodes")
+        since = renew_keys(docker, say)
+        if not given["detach"]:
+            await_keys(docker, since, float(timeout), say)
+        return
     if every and keys:
         raise UsageError("name link keys, or give --all")
     rotate(docker, keys, every=every, say=say)

@@ -1,7 +1,7 @@
 """Node encryption as it is: what was asked for, how far each node is, and what is wrong."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from compose_ext.docker_cli import Docker, printable
@@ -35,6 +35,8 @@ class NodeState:
         handshake_age: seconds since the last handshake, of the peer of which that is the longest ago; None for never.
         problem: in words; empty for none.
         why_not: why it has no part in it; empty where it has.
+        epochs: of its keys, sorted: two while keys rotate.
+        waits_for: nodes to which it does not send by its newest key yet.
     """
 
     hostname: str
@@ -45,6 +47,8 @@ class NodeState:
     refused: int = 0
     problem: str = ""
     why_not: str = ""
+    epochs: tuple[int, ...] = ()
+    waits_for: tuple[str, ...] = ()
     received: int = 0
     sent: int = 0
     handshake_age: float | None = None
@@ -60,6 +64,8 @@ class Encryption:
         step: that every node is to take now; `off`.
         generation: of the controllers' record; 0 where there is none.
         nodes: those that are up.
+        epoch: of the keys that nodes are to have.
+        since: when those were asked for, in seconds since 1970; 0 where nobody says.
     """
 
     wanted: str
@@ -67,6 +73,14 @@ class Encryption:
     step: str = "off"
     generation: int = 0
     nodes: tuple[NodeState, ...] = ()
+    epoch: int = 0
+    since: int = 0
+
+    @property
+    def behind(self) -> tuple[NodeState, ...]:
+        """The nodes that take part, and have another key than one of the newest epoch, or an older one beside it."""
+        own = [node for node in self.nodes if not node.why_not and self.mode != "off"]
+        return tuple(node for node in own if (node.epochs or (0,)) != (self.epoch,))
 
     @property
     def is_reached(self) -> bool:
@@ -107,17 +121,19 @@ def read(control: Mapping[str, Any], up: Mapping[str, str], goal: str) -> Encryp
     if "encryption" not in control or not control.get("reached"):
         return None
     record = control["encryption"] or {}
-    agents = control.get("agents") or {}
+    agents, keys = control.get("agents") or {}, control.get("node_keys") or {}
     return Encryption(
         goal,
         str(record.get("mode", "off")),
         str(record.get("step", "off")),
         int(record.get("generation", 0)),
-        tuple(_node(hostname, agents.get(node)) for node, hostname in up.items()),
+        tuple(_node(hostname, agents.get(node), up) for node, hostname in up.items()),
+        int(keys.get("epoch", 0)),
+        int(keys.get("since", 0)),
     )
 
 
-def _node(hostname: str, agent: Mapping[str, Any] | None) -> NodeState:
+def _node(hostname: str, agent: Mapping[str, Any] | None, up: Mapping[str, str]) -> NodeState:
     if agent is None:
         return NodeState(hostname, why_not="its agent is silent")
     part = agent.get("encryption") or {}
@@ -131,17 +147,30 @@ def _node(hostname: str, agent: Mapping[str, Any] | None) -> NodeState:
         int(state.get(name, 0)) for name in ("generation", "peers", "ready", "refused")
     )
     step, problem = str(state.get("step", "off")), printable(str(state.get("problem", "")))
+    keys = part.get("keys") or {}
     figures = part.get("figures") or {}
-    received, sent = (int(figures.get(name, 0)) for name in ("received", "sent"))
     age = figures.get("handshake_age")
-    known = NodeState(hostname, step, acknowledged, peers, ready, refused, problem, why_not, received, sent)
-    return replace(known, handshake_age=float(age)) if isinstance(age, int | float) else known
+    return NodeState(
+        hostname,
+        step,
+        acknowledged,
+        peers,
+        ready,
+        refused,
+        problem,
+        why_not,
+        epochs=tuple(map(int, keys.get("epochs", ()))),
+        waits_for=tuple(up[other] for other in keys.get("waiting", ()) if other in up),
+        received=int(figures.get("received", 0)),
+        sent=int(figures.get("sent", 0)),
+        handshake_age=float(age) if isinstance(age, int | float) else None,
+    )
 
 
 def node_state(control: Mapping[str, Any], node: str, hostname: str) -> NodeState | None:
     """Read the account of one node; None where its agent is silent or the answering one does not say."""
     agent = (control.get("agents") or {}).get(node)
-    return _node(hostname, agent) if isinstance(agent, Mapping) and "encryption" in agent else None
+    return _node(hostname, agent, {}) if isinstance(agent, Mapping) and "encryption" in agent else None
 
 
 def peers(control: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -179,6 +208,21 @@ def problems(encryption: Encryption) -> Iterator[str]:
         yield from _switching(encryption)
 
 
+def rotation(encryption: Encryption) -> str:
+    """Say what a rotation of the nodes' keys waits for; empty while none is under way."""
+    if not encryption.behind:
+        return ""
+    waits = []
+    for node in encryption.behind:
+        if encryption.epoch not in node.epochs:
+            waits.append(f"{node.hostname} (has not got its new key)")
+        elif node.waits_for:
+            waits.append(f"{node.hostname} (does not reach {_some(list(node.waits_for))} by it)")
+        else:
+            waits.append(f"{node.hostname} (has its older key yet)")
+    return f"new keys of nodes are under way: waiting for {_some(waits)}"
+
+
 _PLAIN = {
     "enforce": "overlay packets to and from it are refused",
     "send": "overlay packets to and from it go in plain text",
@@ -200,7 +244,7 @@ def _switching(encryption: Encryption) -> Iterator[str]:
         yield f"{text}: waiting for {_some(behind)}"
     elif encryption.wanted == "strict" and encryption.step == "send" and unready:
         names = _some([f"{node.hostname} (reaches {node.ready} of {others} other nodes)" for node in unready])
-        yield f"{text}: waiting for {names}: see that firewalls let UDP 51819 pass between the nodes"
+        yield f"{text}: waiting for {names}: see that firewalls let UDP 51818 and 51819 pass between the nodes"
     else:
         yield text
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from compose_ext.install.options import Options
 from compose_ext.swarm.node_jobs import Outcome
-from mesh.model.encryption.status import NOT_OWN
+from mesh.model.encryption.status import NOT_OWN, letting
 from mesh.topology.underlay import ADDRESS_LABEL
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -25,7 +25,6 @@ _IPV4_LEAST, _IPV6_LEAST = 576 + 60, 1280 + 60
 """Bytes on the way for what every host must take (RFC 791, RFC 8200), with WireGuard's around it."""
 _CUT = 3
 _TWO = 2
-_DEVICE = "lwnode"
 _UNKNOWN_TO_IT = "node encryption needs nodes that reach one another by addresses of their own"
 
 
@@ -250,15 +249,15 @@ def _clock(node: str, ahead: float, wish: Wish) -> Iterator[Finding]:
 def _encryption(node: str, facts: Mapping[str, Any], wish: Wish) -> Iterator[Finding]:
     """Judge whether a node can take part in node encryption."""
     problems = list(_unfit(node, facts, wish))
-    found = f"UDP {facts['port']} is free, and nothing drops its packets"
+    ports = " and ".join(map(str, facts["ports"]))
+    found = f"UDP {ports} {'are' if len(facts['ports']) > 1 else 'is'} free, and nothing drops packets there"
     yield from [Finding(node, ENCRYPTION, PROBLEM, text) for text in problems] or [
         Finding(node, ENCRYPTION, OK, found)
     ]
 
 
 def _unfit(node: str, facts: Mapping[str, Any], wish: Wish) -> Iterator[str]:
-    port, vxlan = facts["port"], wish.data_path_port
-    if facts["taken"]:
+    for port in facts["taken"]:
         yield f"UDP {port} is taken by another program: end it (ss -ulpn sport = :{port}), or choose other --ports"
     if facts["strict_filter"]:
         yield (
@@ -267,13 +266,13 @@ def _unfit(node: str, facts: Mapping[str, Any], wish: Wish) -> Iterator[str]:
         )
     if facts["tables"]:
         yield f"nftables cannot be used, by which plain packets are refused: {facts['tables']}"
-    if facts["wire_filters"]:
-        chains = ", ".join(facts["wire_filters"][:_CUT])
+    for port, dropping in facts["wire_filters"].items():
+        chains = ", ".join(dropping[:_CUT])
         yield f"drops UDP {port}: nftables chain {chains}. Let the other nodes' packets in"
     if facts["overlay_filters"]:
         chains = ", ".join(facts["overlay_filters"][:_CUT])
-        rule = f'iifname "{_DEVICE}" udp dport {vxlan} accept'
-        yield f"drops overlay packets that come out of the device {_DEVICE}: nftables chain {chains}. Add: {rule}"
+        rule = letting(wish.data_path_port)
+        yield f"drops overlay packets that come out of its devices: nftables chain {chains}. Add: {rule}"
     own = wish.known.get(node)
     if own and own not in facts["holds"]:
         yield f"other nodes reach it at {own}, which {NOT_OWN} (NAT, or a wrong linkwire.address): {_UNKNOWN_TO_IT}"

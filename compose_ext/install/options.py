@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 from compose_ext.diagnostics import UsageError
+from mesh.model.durations import parse_rotation
 from mesh.model.encryption.status import MODES
 from mesh.topology.underlay import FIRST_PORT
 
@@ -41,6 +42,7 @@ class Options:
         controller_metrics: where a controller does.
         etcd_metrics: where the etcd that we bring does.
         node_encryption: `prefer` or `strict`: overlay packets between nodes are encrypted; `off`.
+        node_key_rotation: after how long nodes get new keys for it, such as `30d`; `off`.
         address_rest: seconds before a released address may be reused.
         log_level: of controller and agent.
     """
@@ -58,6 +60,7 @@ class Options:
     controller_metrics: str = "127.0.0.1:9587"
     etcd_metrics: str = "127.0.0.1:9588"
     node_encryption: str = "off"
+    node_key_rotation: str = "off"
     address_rest: str = "600"
     log_level: str = "info"
 
@@ -119,6 +122,10 @@ def _problems(options: Options) -> Iterable[str]:
         yield f"--address-rest {options.address_rest!r} is not a number of seconds from 1 to {_MAX_REST}"
     if options.node_encryption not in NODE_ENCRYPTION:
         yield f"--node-encryption {options.node_encryption!r} is none of {', '.join(NODE_ENCRYPTION)}"
+    try:
+        _ = options.node_key_rotation == "off" or parse_rotation(options.node_key_rotation)
+    except ValueError as error:
+        yield f"--node-key-rotation {options.node_key_rotation!r}: {error}"
     if options.log_level not in _LEVELS:
         yield f"--log-level {options.log_level!r} is none of {', '.join(_LEVELS)}"
 

@@ -49,6 +49,7 @@ class Release:
             "LINKWIRE_CONTROLLER_METRICS": chosen.controller_metrics,
             "LINKWIRE_ETCD_METRICS": chosen.etcd_metrics,
             "LINKWIRE_NODE_ENCRYPTION": chosen.node_encryption,
+            "LINKWIRE_NODE_KEY_ROTATION": chosen.node_key_rotation,
             "LINKWIRE_ADDRESS_REST": chosen.address_rest,
             "LINKWIRE_LOG_LEVEL": chosen.log_level,
             **self.mounted,

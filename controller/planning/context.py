@@ -48,6 +48,7 @@ class PlanContext:
         vips: service whose own record was lost -> the VIP that it still holds.
         encryption: that between nodes, as it is to be.
         awaits: whether its next step waits until nodes have acknowledged the last one.
+        due: when time alone changes something else than link keys, in seconds since the epoch; None for never.
     """
 
     index: Index
@@ -65,7 +66,12 @@ class PlanContext:
     vips: dict[str, IPv4Address] = field(default_factory=dict)
     encryption: EncryptionGoal = field(default_factory=EncryptionGoal)
     awaits: bool = False
+    due: int | None = None
     _given: _Given = field(default_factory=_Given)
+
+    def changes_at(self, due: int) -> None:
+        """Have time alone be reason for another plan, then."""
+        self.due = due if self.due is None else min(due, self.due)
 
     def each(self, ids: Iterable[str], make: Callable[[str], Iterable[Step]]) -> Iterator[Step]:
         """Yield the steps of each id, in the order of ids."""

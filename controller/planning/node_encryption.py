@@ -10,7 +10,8 @@ Its rules, beside those of every plan (controller.planning.planner):
   sends by a device that another does not have, or refuses what another still sends;
 - plain packets are refused only once every node that is up has a place, and reaches all others by its device;
 - it is taken back by the same steps, the record last, and the places after it;
-- a node loses its place when it has left the Swarm or is revoked, never because it is silent.
+- a node loses its place when it has left the Swarm or is revoked, never because it is silent;
+- which of its keys a place has, and when nodes get new ones, is said by controller.planning.node_keys.
 
 It is planned as a whole each time: its size is that of the nodes.
 """
@@ -21,22 +22,20 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from controller.planning.context import PlanContext
+from controller.planning.node_keys import NodeKeys
 from controller.planning.underlay import Underlay as Addresses
 from controller.steps import PlanStep, Step
 from controller.swarm.model import SwarmNode
 from mesh.errors import Terminal
 from mesh.model import keyspace
-from mesh.model.encryption.records import EncryptionWanted, NodeEncryption, Underlay
+from mesh.model.encryption.records import NodeEncryption, Underlay
 from mesh.model.encryption.status import STEPS, Mode
 from mesh.model.encryption.status import Step as EncryptionStep
-from mesh.model.net import UdpEndpoint
-from mesh.model.ports import MAX_PORT
-from mesh.model.records import Node
 from mesh.model.snapshot import Delete, Put
-from mesh.topology.underlay import FIRST_PORT
 
 LATE_S = 15
-"""Seconds after which a step that nodes have not taken is a problem. A generation is the second in which it began."""
+"""Seconds after which a step that nodes have not taken is a problem. A generation, as an epoch of their keys, is the
+second in which it began."""
 _NAMED = 5
 """Nodes that a problem names."""
 
@@ -50,11 +49,10 @@ class NodeEncryptionPlan:
         self._index = run.index
         self._stored = run.index.stored
         self._underlays = run.index.underlays()
-        self._keys = {place.public_key: name for name, place in self._underlays.items()}
+        self._owners = {key.public_key: name for name, place in self._underlays.items() for key in place.keys}
         self._hosts = {place.endpoint.host: name for name, place in self._underlays.items()}
         self._addresses = Addresses(run)
-        self._asked = run.now
-        """Since when nodes are asked for their keys."""
+        self._keys = NodeKeys(run, self._up)
         self._lacking: dict[str, str] = {}
         """Node that is up and gets no place -> why."""
 
@@ -66,10 +64,11 @@ class NodeEncryptionPlan:
         if goal is None and current is None:
             yield from self._clear()
             return
-        yield from self._request()
+        settled = current is not None and goal is not None and following(current.step, goal) == current.step
+        yield from self._keys.request(settled=settled and current is not None and current.mode == goal)
         places = list(self._places())
         if current is None and self._lacking:
-            if self._is_late(self._asked):
+            if self._is_late(self._keys.since):
                 self._report_lacking("nothing is switched until every node has an agent that can take part")
             return
         if self._lacking:
@@ -78,6 +77,7 @@ class NodeEncryptionPlan:
         yield from places
         yield from self._gone()
         yield from self._next(current, goal)
+        self._follow_rotation()
 
     @cached_property
     def _up(self) -> dict[str, SwarmNode]:
@@ -92,15 +92,6 @@ class NodeEncryptionPlan:
         if revision := self._stored.revision_of(keyspace.ENCRYPTION_WANTED):
             end = Delete(keyspace.ENCRYPTION_WANTED, revision)
             yield PlanStep((end,), "node encryption: no node is to state its key any more")
-
-    def _request(self) -> Iterator[Step]:
-        """Ask the nodes to state their keys."""
-        asked = self._stored.get(keyspace.ENCRYPTION_WANTED, EncryptionWanted)
-        self._asked = asked.since if asked is not None else self._run.now
-        if asked is None:
-            replaced = self._stored.revision_of(keyspace.ENCRYPTION_WANTED)
-            put = Put(EncryptionWanted(self._run.now), replaced)
-            yield PlanStep((put,), "node encryption: every node is to state its key")
 
     def _is_late(self, since: int) -> bool:
         """Tell whether what began then should be over by now: it takes a few seconds."""
@@ -132,8 +123,9 @@ class NodeEncryptionPlan:
         Raises:
             Terminal: another has.
         """
-        if (other := self._keys.setdefault(place.public_key, place.node)) != place.node:
-            raise Terminal(f"it states the encryption key of {self._hostname(other)}")
+        for key in place.keys:
+            if (other := self._owners.setdefault(key.public_key, place.node)) != place.node:
+                raise Terminal(f"it states the encryption key of {self._hostname(other)}")
         if (other := self._hosts.setdefault(place.endpoint.host, place.node)) != place.node:
             raise Terminal(f"its address, {place.endpoint.host}, is that of {self._hostname(other)}")
 
@@ -144,15 +136,8 @@ class NodeEncryptionPlan:
             raise Terminal("no agent is heard there")
         if name not in self._run.members:
             raise Terminal("its agent's keys are neither proven nor approved")
-        if node.encryption_key is None:
-            raise Terminal("its agent states no encryption key: it is of an earlier version, or its log says why")
-        if not FIRST_PORT <= node.encryption_port <= MAX_PORT or self._is_data_path(node):
-            raise Terminal(f"its agent states the UDP port {node.encryption_port} for it, which is not used")
         host = self._addresses.host(node, before.endpoint.host if before is not None else None)
-        return Underlay(name, node.encryption_key, UdpEndpoint(host, node.encryption_port))
-
-    def _is_data_path(self, node: Node) -> bool:
-        return node.encryption_port == self._index.swarm.data_path_port
+        return self._keys.place(name, node, host)
 
     def _gone(self) -> Iterator[Step]:
         nodes = self._index.swarm.nodes
@@ -193,8 +178,7 @@ class NodeEncryptionPlan:
             return
         if waiting:
             text = f"node encryption: step {current.step} of {current.mode}: next comes {step or 'off'}, waiting for "
-            more = f", and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""
-            self._run.problems.append(text + ", ".join(waiting[:_NAMED]) + more)
+            self._run.problems.append(text + _some(waiting))
             return
         revision = self._stored.revision_of(keyspace.ENCRYPTION)
         if step is None:
@@ -202,6 +186,16 @@ class NodeEncryptionPlan:
             return
         record = NodeEncryption(mode, step, port, max(self._run.now, current.generation + 1))
         yield PlanStep((Put(record, revision),), f"node encryption: {mode}: step {step}")
+
+    def _follow_rotation(self) -> None:
+        """Hear the nodes while their keys rotate, and name those that are waited for."""
+        if not self._keys.is_under_way:
+            return
+        self._run.awaits = True
+        if not self._is_late(self._keys.epoch):
+            self._run.changes_at(self._keys.epoch + LATE_S)
+        elif waiting := [*self._keys.waiting()]:
+            self._run.problems.append(f"node encryption: new keys of nodes: waiting for {_some(waiting)}")
 
     def _behind(self, current: NodeEncryption) -> list[str]:
         """Name the nodes that are up, have a place, and have not acknowledged the current step."""
@@ -228,6 +222,11 @@ class NodeEncryptionPlan:
     def _hostname(self, node: str) -> str:
         observed: SwarmNode | None = self._index.swarm.nodes.get(node)
         return observed.hostname if observed is not None else node
+
+
+def _some(names: list[str]) -> str:
+    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def following(step: EncryptionStep, goal: Mode | None) -> EncryptionStep | None:

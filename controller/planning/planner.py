@@ -134,7 +134,8 @@ class Planner:
         steps = tuple(_steps(run, cluster))
         self.looked_at, self._last = focus, _remembered(last, run)
         self._baseline.move(swarm, stored, now, whole=focus.everything)
-        due = min((until for _, until in self._last.timed.values()), default=None)
+        times = [until for _, until in self._last.timed.values()] + [run.due or now][: run.due is not None]
+        due = min(times, default=None)
         problems = tuple(dict.fromkeys((*run.problems, *run.key_problems)))
         return Plan(steps, problems, due, run.awaits, index.links.unsettled)
 

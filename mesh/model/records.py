@@ -11,7 +11,7 @@ from mesh.crypto.envelope import VerifyKey
 from mesh.crypto.hpke import NodePublicKey
 from mesh.crypto.keys import PublicKey
 from mesh.identity.attestation import NodeProof, NodeStatement
-from mesh.model.encryption.status import EncryptionStatus, TunnelFigures
+from mesh.model.encryption.status import EncryptionStatus, EpochKey, KeyStatus, TunnelFigures
 from mesh.model.labels import LinkLabel
 from mesh.model.net import IPAddress, UdpEndpoint
 from mesh.model.ports import PortRange
@@ -199,6 +199,8 @@ class Node(Record, key="nodes/{0.id}", writer="agent"):
     encryption_key: PublicKey | None = field(default=None, metadata=OPTIONAL)
     """Of its device for node encryption; None for an agent of an earlier version, or one that can have none."""
     encryption_port: int = field(default=0, metadata=OPTIONAL)
+    encryption_epoch: int = field(default=0, metadata=OPTIONAL)
+    encryption_next: EpochKey | None = field(default=None, metadata=OPTIONAL)
 
     def statement(self, cluster: str) -> NodeStatement:
         """Return the statement that its proof has to prove, in the Swarm of that id."""
@@ -293,8 +295,7 @@ class Status(Record, key="vitals/{0.node}", writer="agent"):
     devices: tuple[DeviceStatus, ...]
     """Empty in the store: the devices are in the node's views (mesh.model.device_readings)."""
     manifest: bytes = b""
-    """The signed manifest of the highest generation that the node has acted on, as stored: it proves that this
-    generation was signed, whoever brings it. Empty while there was none."""
+    """The signed manifest of the highest generation that the node has acted on, as stored; empty for none."""
     held: str = ""
     """Reason, in words, for not acting on the store's present state; empty while the node acts on it."""
     unwritten: str = field(default="", metadata=OPTIONAL)
@@ -302,6 +303,7 @@ class Status(Record, key="vitals/{0.node}", writer="agent"):
     broken: tuple[BrokenPeers, ...] = field(default=(), metadata=OPTIONAL)
     """Of the node's tasks, at most MOST_BROKEN peers in all. Here and not in the views, which are written seldom."""
     encryption: EncryptionStatus | None = field(default=None, metadata=OPTIONAL)
+    node_keys: KeyStatus | None = field(default=None, metadata=OPTIONAL)
     tunnel: TunnelFigures | None = field(default=None, metadata=OPTIONAL)
 
 
@@ -336,14 +338,12 @@ class Tenure(Record, key="tenure", writer="anybody"):
 
 @dataclass(frozen=True, slots=True)
 class StoreSpace(Record, key="space", writer="anybody"):
-    """Space that the stack's etcd takes, as last reported by `linkwire-etcd`. `barred` are nodes that filled it."""
+    """Bytes that the stack's etcd takes, as last reported by `linkwire-etcd`. `barred` are nodes that filled it."""
 
     size: int
-    """Bytes of its file."""
+    """Of its file; `in_use` of it hold data, and at `quota` it refuses all writes."""
     in_use: int
-    """Bytes of it that hold data."""
     quota: int
-    """Bytes at which it refuses all writes."""
     short: bool
     """True when an operator should make room."""
     barred: tuple[str, ...] = field(default=(), metadata=OPTIONAL)

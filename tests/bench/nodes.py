@@ -27,7 +27,7 @@ from tests.bench.link import connection, round_trip
 from tests.bench.measure import Effort, Row, in_turns
 from tests.bench.run import Run
 from tests.kernel.guest import GUEST_VARIABLE
-from tests.netns.overlay_nodes import VNI, VXLAN_PORT, WIREGUARD_PORT, Cluster, OverlayNode, batch, short
+from tests.netns.overlay_nodes import VNI, VXLAN_PORT, WIREGUARD_PORTS, Cluster, OverlayNode, batch, short
 from tests.netns.world import MESH, MESH6, Node, Task
 from tests.support import docker_ipsec, stage
 from tests.support.by_hand import ReferenceFailed, Wiring, write_wg_file
@@ -126,12 +126,16 @@ def _by_hand(pair: Cluster, folder: Path) -> None:
     for node, other in (pair.nodes, pair.nodes[::-1]):
         allowed = frozenset({ip_network(other.address)})
         peer = PeerConfig(
-            other.key.public, UdpEndpoint(other.address, WIREGUARD_PORT), allowed, stage.SHARED, KEEPALIVE
+            other.keys.stated[0].public_key,
+            UdpEndpoint(other.address, WIREGUARD_PORTS[0]),
+            allowed,
+            stage.SHARED,
+            KEEPALIVE,
         )
         config = InterfaceConfig(
-            name=node.device.name,
-            private_key=node.key,
-            listen_port=WIREGUARD_PORT,
+            name=node.device.names[0],
+            private_key=node.keys.held[0].private_key,
+            listen_port=WIREGUARD_PORTS[0],
             addresses=(IPv4Interface(f"100.95.0.{node.number}/32"),),
             routes=(),
             mtu=node.device.mtu([other.address]),
@@ -162,7 +166,7 @@ def _task(node: OverlayNode) -> Task:
 
 def _received(node: OverlayNode) -> int:
     """Bytes that a node's device has had from the other one's."""
-    device = node.device.backend.read(node.netns, node.device.name)
+    device = node.device.backend.read(node.netns, node.device.names[0])
     return sum(peer.rx_bytes for peer in device.peers.values())
 
 

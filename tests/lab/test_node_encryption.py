@@ -8,13 +8,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.linux.netns import TaskNetns
-from agent.node_encryption.key import port_beside
+from agent.node_encryption.key import ports_beside
 from agent.node_encryption.policy_routing import TABLE
 from agent.node_encryption.ruleset import NAME
 from tests.chaos.killer import processes
@@ -60,8 +61,9 @@ open("/tmp/counted", "w").write(json.dumps({"ok": len(ok), "large": len(large), 
 """
 """200 requests a second, each on a connection of its own, and 5 a second that need 140 full packets."""
 PLAIN = "udp port 4789"
-ENCRYPTED = f"udp port {port_beside(51820, 53819)}"
+ENCRYPTED = " or ".join(f"udp port {port}" for port in ports_beside(51820, 53819))
 SECONDS = 4.0
+ROTATIONS = 6
 
 Figure = Callable[[str], None]
 
@@ -131,7 +133,7 @@ def leftovers(node: Node) -> list[str]:
     commands = (
         f"ip rule | grep {TABLE}",
         f"ip route show table {TABLE}",
-        "ip link show lwnode",
+        "ip -brief link | grep lwnode",
         f"nft list table inet {NAME}",
     )
     return [said for command in commands if (said := node.run(["sh", "-c", command], check=False).stdout)]
@@ -174,6 +176,42 @@ def test_overlays_of_plain_stacks_are_encrypted(stacks: Deployment, client: tupl
     assert {node.name: leftovers(node) for node in stacks.lab.nodes} == {"n1": [], "n2": [], "n3": []}
 
 
+def test_node_keys_rotate_under_load(stacks: Deployment, client: tuple[Node, str], figure: Figure) -> None:
+    """By hand, again and again, with all agents and the leading controller killed in different phases."""
+    stacks.linkwire("node", "encryption", "on", "--mode", "strict")
+    epochs: list[int] = []
+    with Load(*client) as load:
+        for turn in range(ROTATIONS):
+            began = time.monotonic()
+            stacks.linkwire("rotate", "--nodes", "--detach")
+            if turn % 2:
+                time.sleep(turn % 5)
+                kill_agents(stacks)
+                for pid in processes(stacks.lab, "controller"):
+                    os.kill(pid, signal.SIGKILL)
+            last = max(epochs, default=0)
+            process.wait_for("new keys", partial(rotated, stacks, last), seconds=120, every=0.5)
+            epochs.append(status(stacks)["epoch"])
+            seconds, killed = time.monotonic() - began, ", with agents and controllers killed" if turn % 2 else ""
+            figure(f"rotation {turn + 1}: {seconds:.1f} s{killed}")
+        seen = wires(stacks)
+    figure(f"{seen[0]} plain and {seen[1]} encrypted packets in {SECONDS} s afterwards")
+    figure(f"{load.counted['ok']} small and {load.counted['large']} large requests, lost: {load.counted['lost']}")
+    assert load.counted["lost"] == []
+    assert len(set(epochs)) == ROTATIONS
+    assert seen[0] == 0
+    assert seen[1] > 100
+    stacks.linkwire("node", "encryption", "off")
+    assert {node.name: leftovers(node) for node in stacks.lab.nodes} == {"n1": [], "n2": [], "n3": []}
+
+
+def rotated(stacks: Deployment, last: int) -> bool:
+    """Whether every node has a key of a later epoch, and no other."""
+    told = status(stacks)
+    epoch = told.get("epoch", 0)
+    return epoch > last and all(node["epochs"] == [epoch] for node in told["nodes"])
+
+
 def explained(stacks: Deployment, one: str, other: str) -> dict[str, Any]:
     done = stacks.try_linkwire("explain", one, other, "--format", "json")
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -185,7 +223,7 @@ def test_walk_between_nodes_names_faults(stacks: Deployment, figure: Figure) -> 
     two, on = stacks.lab.nodes[1], ("node", "encryption", "on", "--mode", "strict")
     off = explained(stacks, "n1", "n2")
     assert off["cause"]["text"].startswith("node encryption is off: overlay packets between n1 and n2 go in plain")
-    port = port_beside(51820, 53819)
+    port = ports_beside(51820, 53819)[0]
     home = TaskNetns(str(network.NETNS / stacks.lab.layout.node_netns("n2")))
     with occupied(home, port):
         refused = stacks.try_linkwire(*on)
@@ -205,11 +243,11 @@ def test_walk_between_nodes_names_faults(stacks: Deployment, figure: Figure) -> 
         nodes = json.loads(stacks.linkwire("node", "ls", "--format", "json"))["nodes"]
         assert all(node["tunnel"]["handshake_age"] is not None for node in nodes), nodes
         table = "add table inet host; add chain inet host input { type filter hook input priority 0; }"
-        two.run(["nft", f'{table}; add rule inet host input iifname "lwnode" drop'])
+        two.run(["nft", f'{table}; add rule inet host input iifname "lwnode*" drop'])
         found = explained(stacks, "n1", "n2")["cause"]
         figure(f"a firewall: {found['text']}; mend: {found['command']}")
         assert (found["stage"], found["place"]) == ("firewall", "node n2")
-        problem = "n2: a firewall of this node drops overlay packets in its device lwnode"
+        problem = "n2: a firewall of this node drops overlay packets in its devices"
         process.wait_for(
             "its agent to name the firewall",
             lambda: any(problem in text for text in status(stacks)["problems"]),

@@ -11,8 +11,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
@@ -21,8 +21,9 @@ from typing import Self
 from agent.linux.netns import TaskNetns
 from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.keeper import Keeper, Wanted
+from agent.node_encryption.key import NodeKeys
 from agent.node_encryption.tunnel import desired
-from mesh.crypto.keys import PrivateKey, PublicKey
+from mesh.crypto.keys import PublicKey
 from mesh.crypto.preshared_keys import LinkKey, LinkKeys, PresharedKey
 from mesh.model.encryption.records import NODES_KEY, NodeEncryption, Underlay
 from mesh.model.encryption.status import Mode, Step
@@ -32,7 +33,7 @@ from tests.netns.world import World, device_name, ip, make_backend, wait_for
 
 VXLAN_PORT = 4789
 VNI = 4097
-WIREGUARD_PORT = 51819
+WIREGUARD_PORTS = (51819, 51818)
 MTU = 1450
 """Of an overlay as Docker makes it."""
 UNDERLAY_MTU = 1500
@@ -68,8 +69,14 @@ class OverlayNode:
     container: TaskNetns
     folder: Path
     device: NodeDevice
-    key: PrivateKey = field(default_factory=PrivateKey.generate)
+    keys: NodeKeys
+    place: Underlay = field(init=False)
+    """By the records."""
     keeper: Keeper | None = None
+
+    def __post_init__(self) -> None:
+        first = self.keys.stated[0]
+        self.place = Underlay(self.name, first.public_key, UdpEndpoint(self.address, first.port))
 
     @property
     def name(self) -> str:
@@ -89,9 +96,9 @@ class OverlayNode:
     def mac(self) -> str:
         return f"02:42:0a:00:09:{self.number:02x}"
 
-    @property
-    def underlay(self) -> Underlay:
-        return Underlay(self.name, self.key.public, UdpEndpoint(self.address, WIREGUARD_PORT))
+    def keep(self, epoch: int) -> None:
+        """What an agent does with its keys after each reading of the records."""
+        self.keys.keep(epoch, [key.public_key for key in self.place.keys])
 
     def start(self) -> Keeper:
         """An agent's part begins."""
@@ -104,7 +111,8 @@ class OverlayNode:
         assert self.keeper is not None
         self.keeper.stop()
         self.device.backend.close()
-        self.device = NodeDevice(self.netns, make_backend(self.netns.path), self.device.name)
+        self.device = NodeDevice(self.netns, make_backend(self.netns.path), self.device.names[0])
+        self.keys = NodeKeys(self.folder.with_suffix(".state"), WIREGUARD_PORTS)
         self.start()
 
     def do(self, command: str) -> str:
@@ -174,6 +182,9 @@ class Cluster:
                 if node is not other:
                     node.vxlan_to(other)
         self.generation = 0
+        self.epoch = 0
+        self.rotating = list(self.nodes)
+        self.record: NodeEncryption | None = None
         self.link_key = LinkKey.generate()
 
     def __enter__(self) -> Self:
@@ -183,7 +194,8 @@ class Cluster:
         for node in self.nodes:
             if node.keeper is not None:
                 node.keeper.stop()
-            node.device.backend.delete(node.netns, node.device.name)
+            for name in node.device.names:
+                node.device.backend.delete(node.netns, name)
             node.device.backend.close()
         self._folder.cleanup()
 
@@ -194,7 +206,8 @@ class Cluster:
         (folder / "1-overlay").symlink_to(overlay.path)
         device = NodeDevice(netns, make_backend(netns.path), device_name())
         address = ip_address(f"2001:db8::{number}" if version == 6 else f"192.0.2.{number}")
-        node = OverlayNode(number, address, netns, overlay, container, folder, device)
+        keys = NodeKeys(folder.with_suffix(".state"), WIREGUARD_PORTS)
+        node = OverlayNode(number, address, netns, overlay, container, folder, device, keys)
         self._join(node, underlay)
         shared, mtu = short(overlay), f"mtu {self._mtu}"
         local = "local ::" if version == 6 else ""
@@ -243,21 +256,54 @@ class Cluster:
     def give(self, mode: Mode | None, step: Step = "accept") -> None:
         """Give all keepers the records; with no mode, none. A node without a keeper has no place in them."""
         self.generation += 1
-        underlays = [node.underlay for node in self.nodes if node.keeper is not None]
-        link_keys = LinkKeys({NODES_KEY: self.link_key})
+        self.record = None if mode is None else NodeEncryption(mode, step, VXLAN_PORT, self.generation)
         for node in self.nodes:
-            if node.keeper is None:
-                continue
-            tunnel = None
-            if mode is not None:
-                record = NodeEncryption(mode, step, VXLAN_PORT, self.generation)
-                psk = partial(_psk, link_keys, node.key.public)
-                tunnel = desired(record, underlays, node.name, node.key, psk)
-            node.keeper.want(Wanted(tunnel, complete=True))
-            if step == "accept" and GUEST_VARIABLE in os.environ:
+            self.tell(node)
+            if step == "accept" and node.keeper is not None and GUEST_VARIABLE in os.environ:
                 # Handshakes that begin at once undo each other. WireGuard begins the next ones up to a third of a
                 # second apart, and for an emulated processor that is at once.
                 time.sleep(_APART_S)
+
+    def tell(self, node: OverlayNode) -> None:
+        """Give one keeper the records as they are now."""
+        if node.keeper is None:
+            return
+        tunnel = None
+        if self.record is not None:
+            underlays = [other.place for other in self.nodes if other.keeper is not None]
+            link_keys = LinkKeys({NODES_KEY: self.link_key})
+            psk = partial(_psk, link_keys)
+            tunnel = desired(self.record, underlays, node.name, node.keys.held, psk)
+        node.keeper.want(Wanted(tunnel, complete=True))
+
+    def tell_all(self) -> None:
+        """Give all keepers the records, one after another."""
+        for node in self.nodes:
+            if node.keeper is not None:
+                node.keep(self.epoch)
+                self.tell(node)
+
+    def offer_next(self, epoch: int) -> None:
+        """What the controller writes first: each node's key of a new epoch beside the one that it has."""
+        self.epoch = epoch
+        for node in self.rotating:
+            node.keep(epoch)
+            node.place = replace(node.place, next=node.keys.stated[-1])
+            self.tell_all()
+
+    def drop_first(self) -> None:
+        """What it writes when all have moved: the new key alone, one node after another."""
+        for node in self.rotating:
+            key = node.place.next
+            assert key is not None
+            endpoint = UdpEndpoint(node.address, key.port)
+            node.place = Underlay(node.name, key.public_key, endpoint, key.epoch)
+            self.tell_all()
+
+    def await_epochs(self, *epochs: int, only: Iterable[OverlayNode] | None = None) -> None:
+        """Wait until all have the devices of these epochs, and send by the last one alone."""
+        keepers = [node.keeper for node in only or self.nodes if node.keeper is not None]
+        wait_for(lambda: all(_is_at(keeper, epochs) for keeper in keepers), 30)
 
     def switch(self, mode: Mode | None, step: Step = "accept", *, ready: int | None = None) -> None:
         """Give the records, and wait as the controller does for each node's acknowledgement, and for peers to answer.
@@ -280,6 +326,10 @@ class Cluster:
         if mode is None or status is None:
             return mode is None and status is None and node.device.read().is_off
         return status.generation == self.generation and status.ready == ready
+
+
+def _is_at(keeper: Keeper, epochs: tuple[int, ...]) -> bool:
+    return keeper.keys is not None and (keeper.keys.epochs, keeper.keys.waiting) == (epochs, ())
 
 
 def _psk(link_keys: LinkKeys, own: PublicKey, other: PublicKey) -> PresharedKey | None:

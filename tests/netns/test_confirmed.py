@@ -21,9 +21,9 @@ from agent.desired_state import DesiredState
 from agent.firewall.node_table import NodeTable
 from agent.interface import reconcile
 from agent.loop import Agent
-from agent.node_encryption import key as encryption_key
 from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.keeper import Keeper
+from agent.node_encryption.key import NodeKeys, ports_beside
 from agent.reporting import status_poller
 from agent.reporting.metrics import Metrics
 from agent.reporting.node_record import node_record
@@ -72,10 +72,11 @@ def running(
     told: Any = FakeContainers(local_task(f"c{n or ''}", one, of, folder) for n, one in enumerate((task, *more)))
     backend, address = task.node.backend, task.node.address.ip
     assert isinstance(address, IPv4Address)
-    ports, own = (task.port, task.port + 19), encryption_key.load_or_make(folder)
-    node = node_record(NodeIdentity(on, on, address), identity, backend, ports, None, "0", own.public)
-    desired = DesiredState(on, key, VerifiedState(folder), backend, tunnel_key=own)
-    reports = NodeReports(node, identity, Metrics("0", backend.name), WatchedClock(folder))
+    ports = (task.port, task.port + 19)
+    own = NodeKeys(folder, ports_beside(*ports))
+    node = node_record(NodeIdentity(on, on, address), identity, backend, ports, None, "0")
+    desired = DesiredState(on, key, VerifiedState(folder), backend, node_keys=own)
+    reports = NodeReports(node, identity, Metrics("0", backend.name), WatchedClock(folder), own)
     keeper = Keeper(NodeDevice(task.node.netns, backend, device_name()), folder)
     agent = Agent(told, store, desired, reports, NodeTable(task.node.netns), keeper=keeper)
     stopped = threading.Event()

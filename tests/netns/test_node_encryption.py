@@ -101,14 +101,12 @@ def test_new_epoch_of_the_link_key_loses_nothing(pair: Cluster) -> None:
     one, other = pair.nodes
     switch_on(pair)
     with Pinging(one, other) as there, Wire(pair) as wire:
-        before = one.device.read().device
+        before = one.device.read().devices[0].device
         pair.link_key = LinkKey.generate()
         pair.switch("strict", "enforce")
-        after = one.device.read().device
+        after = one.device.read().devices[0].device
     assert (there.result.lost, wire.packets) == (0, 0)
-    assert before is not None
-    assert after is not None
-    secrets = [device.peers[other.key.public].preshared_key for device in (before, after)]
+    secrets = [device.peers[other.place.public_key].preshared_key for device in (before, after)]
     assert None not in secrets
     assert secrets[0] != secrets[1]
 
@@ -154,7 +152,7 @@ def test_silent_peer_is_sent_plain_in_prefer(trio: Cluster) -> None:
     switch_on(trio, "prefer", ready=1)
     assert other.keeper is not None
     other.keeper.stop()
-    other.device.backend.delete(other.netns, other.device.name)  # as wireguard-go ends with its container
+    other.device.backend.delete(other.netns, other.device.names[0])  # as wireguard-go ends with its container
     with Pinging(other, one):
         assert one.keeper is not None
         wait_for(
@@ -174,12 +172,12 @@ def test_new_agent_adopts_what_is_there(pair: Cluster) -> None:
     one, other = pair.nodes
     switch_on(pair)
     refused = nft.read(one.netns, ruleset.NAME)
-    index = policy_routing.index(one.netns, one.device.name)
+    index = policy_routing.index(one.netns, one.device.names[0])
     with Wire(pair) as wire, Pinging(one, other) as there, Pinging(other, one) as back:
         one.restart()
         pair.switch("strict", "enforce", ready=1)
     assert (there.result.lost, back.result.lost, wire.packets) == (0, 0, 0)
-    assert policy_routing.index(one.netns, one.device.name) == index
+    assert policy_routing.index(one.netns, one.device.names[0]) == index
     assert nft.read(one.netns, ruleset.NAME) == refused
 
 
@@ -198,11 +196,12 @@ def test_what_others_take_away_comes_back(pair: Cluster, harm: str) -> None:
     one, other = pair.nodes
     switch_on(pair)
     whole = one.device.read()
-    one.do(harm.replace("DEVICE", one.device.name))
+    one.do(harm.replace("DEVICE", one.device.names[0]))
     wait_for(
         lambda: (
             (now := one.device.read()).table == whole.table
-            and (now.rules, now.routes, now.up, now.has_address) == (whole.rules, whole.routes, True, True)
+            and (now.rules, now.routes) == (whole.rules, whole.routes)
+            and (now.devices[0].up, now.devices[0].has_address) == (True, True)
         )
     )
     with Wire(pair) as wire, Pinging(one, other) as there:
@@ -226,8 +225,8 @@ def test_removal_leaves_nothing_on_the_node(pair: Cluster) -> None:
     for node in pair.nodes:
         assert node.keeper is not None
         node.keeper.stop()
-        assert node_device.remove(node.netns, node.device.backend, node.device.name)
-        assert not node_device.remove(node.netns, node.device.backend, node.device.name)
+        assert node_device.remove(node.netns, node.device.backend, node.device.names[0])
+        assert not node_device.remove(node.netns, node.device.backend, node.device.names[0])
         for leftover in (
             "ip rule | grep -c 19543",
             "ip route show table all | grep -c 19543",

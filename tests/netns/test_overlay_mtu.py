@@ -109,11 +109,11 @@ def test_overlays_too_large_over_ipv6_are_named(world: World) -> None:
         assert found[4, "dont"][2] == "lost", "the kernel has come to fragment VXLAN over IPv6: say so in the docs"
         assert "lost" not in {fate for (_, discovery), each in found.items() if discovery != "dont" for fate in each}
         carries_tcp(one, other)
-        mtu = one.device.read().mtu
+        mtu = one.device.read().devices[0].mtu
         one.restart()  # and looks at the ways to other nodes anew
         cluster.switch("strict", "enforce")
         wait_for(lambda: f"an MTU of up to {MTU}, and over IPv6 {FITS_IPV6} fit" in problem_of(one))
-        assert one.device.read().mtu == mtu == FITS_IPV6 + 70
+        assert one.device.read().devices[0].mtu == mtu == FITS_IPV6 + 70
         carries_tcp(one, other)
 
 
@@ -122,7 +122,7 @@ def test_device_mtu_follows_the_underlay(world: World) -> None:
         (one,) = cluster.nodes
         for underlay, *mtus in ((1500, 1440, 1420), (9000, 1440, 1420), (1450, 1390, 1370), (1300, 1240, 1280)):
             one.do(f"ip link set under mtu {underlay}")
-            device = NodeDevice(one.netns, one.device.backend, one.device.name)
+            device = NodeDevice(one.netns, one.device.backend, one.device.names[0])
             for other, mtu in zip(("192.0.2.2", "2001:db8::2"), mtus, strict=True):
                 assert device.mtu([ip_address(other)]) == one.device.backend.largest(mtu)
 

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from ipaddress import ip_network
 
 import pytest
@@ -37,7 +38,7 @@ def trio(world: World) -> Iterator[Cluster]:
 def listening(node: OverlayNode) -> Iterator[socket.socket]:
     """A socket that takes what comes out of the node's device alone."""
     with closing(node.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))) as opened:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, node.device.name.encode())
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, node.device.names[0].encode())
         opened.bind(("", PORT))
         yield opened
 
@@ -46,7 +47,7 @@ def send(source: OverlayNode, target: OverlayNode, worn: str) -> None:
     """Send into the node's device, to another node, by an address that may be anybody's."""
     made = source.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with closing(made):
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, source.device.name.encode())
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, source.device.names[0].encode())
         made.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
         made.bind((worn, PORT))
         made.sendto(worn.encode(), (str(target.address), PORT))
@@ -75,8 +76,8 @@ def test_member_wears_no_other_nodes_address(trio: Cluster, attempt: Attempts) -
     assert one.keeper is not None
     one.keeper.stop()  # or it would put right what comes
     both = frozenset(ip_network(node.address) for node in (rogue, other))
-    worn = PeerChange(rogue.key.public, allowed_ips=both)
-    one.device.backend.apply(one.netns, one.device.name, DeviceChange(peers=(worn,)))
+    worn = PeerChange(rogue.place.public_key, allowed_ips=both)
+    one.device.backend.apply(one.netns, one.device.names[0], DeviceChange(peers=(worn,)))
     tried.works(arrives(rogue, one, str(other.address)), "where the device takes any address of it")
 
 
@@ -114,30 +115,31 @@ def test_rogue_node_gets_no_session(trio: Cluster, attempt: Attempts) -> None:
 def pose(cluster: Cluster, keeper: Keeper, link_key: LinkKey) -> None:
     """Have the third node's device do all that a member's does."""
     rogue = cluster.nodes[2]
-    places = [node.underlay for node in cluster.nodes]
+    places = [node.place for node in cluster.nodes]
     record = NodeEncryption("prefer", "accept", VXLAN_PORT, cluster.generation)
     known = LinkKeys({NODES_KEY: link_key})
-    tunnel = desired(record, places, rogue.name, rogue.key, lambda theirs: psk(known, rogue.key.public, theirs))
+    tunnel = desired(record, places, rogue.name, rogue.keys.held, partial(psk, known))
     keeper.want(Wanted(tunnel, complete=True))
 
 
 def take_in(cluster: Cluster, one: OverlayNode, link_key: LinkKey) -> None:
     """Make the third node a peer, as if the records had it."""
     rogue = cluster.nodes[2]
-    secret = psk(LinkKeys({NODES_KEY: link_key}), one.key.public, rogue.key.public)
+    secret = psk(LinkKeys({NODES_KEY: link_key}), one.place.public_key, rogue.place.public_key)
     only = frozenset({ip_network(rogue.address)})
-    peer = PeerChange(rogue.key.public, rogue.underlay.endpoint, only, preshared_key=secret, keepalive=1)
-    one.device.backend.apply(one.netns, one.device.name, DeviceChange(peers=(peer,)))
+    peer = PeerChange(rogue.place.public_key, rogue.place.endpoint, only, preshared_key=secret, keepalive=1)
+    one.device.backend.apply(one.netns, one.device.names[0], DeviceChange(peers=(peer,)))
 
 
 def take_out(one: OverlayNode, rogue: OverlayNode) -> None:
-    gone = PeerChange(rogue.key.public, remove=True)
-    one.device.backend.apply(one.netns, one.device.name, DeviceChange(peers=(gone,)))
+    gone = PeerChange(rogue.place.public_key, remove=True)
+    one.device.backend.apply(one.netns, one.device.names[0], DeviceChange(peers=(gone,)))
 
 
 def has_session(one: OverlayNode, other: OverlayNode) -> bool:
-    read = one.device.read().device
-    return read is not None and bool((peer := read.peers.get(other.key.public)) and peer.last_handshake)
+    read = one.device.read().devices.get(0)
+    peer = read.device.peers.get(other.place.public_key) if read is not None else None
+    return peer is not None and bool(peer.last_handshake)
 
 
 def psk(link_keys: LinkKeys, own: PublicKey, other: PublicKey) -> PresharedKey | None:

@@ -21,7 +21,8 @@ from agent.node_encryption.keeper import Keeper
 from agent.node_encryption.ruleset import NAME
 from agent.probes.examiner import Examiner
 from agent.probes.tunnel_examiner import TunnelExaminer
-from agent.walks.between_nodes import NodesExplainer
+from agent.status.node_tunnel import TunnelReader
+from agent.walks.between_nodes import NodesExplainer, _end
 from mesh.diagnosis.nodes import walk
 from mesh.diagnosis.nodes.facts import NodeEnd, NodesFacts
 from mesh.diagnosis.questions import Answer, Probe, Question
@@ -32,7 +33,7 @@ from mesh.model.encryption.status import Step as EncryptionStep
 from mesh.model.keyspace import key_of
 from mesh.model.records import Record
 from mesh.model.snapshot import Snapshot, Versioned
-from tests.netns.overlay_nodes import VXLAN_PORT, WIREGUARD_PORT, Cluster, OverlayNode
+from tests.netns.overlay_nodes import VXLAN_PORT, WIREGUARD_PORTS, Cluster, OverlayNode
 from tests.netns.world import World, wait_for
 from tests.support.metrics_pages import node as node_record
 
@@ -57,12 +58,12 @@ class Walked:
     def snapshot(self) -> Snapshot:
         nodes = self.cluster.nodes
         record = NodeEncryption(self.mode, self.step, VXLAN_PORT, self.cluster.generation)
-        records: list[Record] = [record, *(node.underlay for node in nodes)]
+        records: list[Record] = [record, *(node.place for node in nodes)]
         records += [replace(node_record(node.name), first_port=PORTS[0], last_port=PORTS[1]) for node in nodes]
         return Snapshot(1, True, {key_of(each): Versioned(each, 1) for each in records})
 
     def examiner(self, node: OverlayNode) -> Examiner:
-        device = NodeDevice(node.netns, node.device.backend, node.device.name)
+        device = NodeDevice(node.netns, node.device.backend, node.device.names[0])
         keeper = node.keeper
         assert keeper is not None
         tunnel = TunnelExaminer(node.name, device, self.snapshot, lambda: keeper.status, PORTS)
@@ -73,9 +74,7 @@ class Walked:
         """By stage; of several the last."""
         one, other = self.cluster.nodes
         survey = Survey(one.name, self.examiner(one), _Asked(self.examiner(other)))  # type: ignore[arg-type]
-        ends = [
-            NodeEnd(node.name, node.name, states_key=True, place=str(node.underlay.endpoint)) for node in (one, other)
-        ]
+        ends = [_end(self.snapshot(), self.snapshot(), NodeEnd(node.name, node.name)) for node in (one, other)]
         facts = NodesFacts(ends[0], ends[1], self.mode, self.mode, self.step, port=VXLAN_PORT)
         desired: Any = None
         explainer = NodesExplainer(lambda _keys: self.snapshot(), desired, "cluster", survey)
@@ -113,6 +112,34 @@ def test_encrypted_pair_is_walked_to_its_end(walked: Walked, mode: Mode, step: E
     assert re.search(r"node1 received [1-9]\d* and sent [1-9]\d* bytes", steps["handshake"].text)
 
 
+def test_rotating_pair_is_walked_by_device_in_use(walked: Walked) -> None:
+    """With both devices, then with the second one alone: figures are those of both."""
+    walked.switch("strict", "enforce")
+    cluster, (one, other) = walked.cluster, walked.cluster.nodes
+    reader = TunnelReader(one.netns, one.device.backend, walked.snapshot, one.device.names)
+    before = reader.figures()
+    cluster.offer_next(1001)
+    cluster.await_epochs(0, 1001)
+    steps = walked.steps()
+    assert outcomes(steps) == dict.fromkeys(STAGES, "ok"), steps
+    assert steps["device"].text == ", ".join(f"{node.device.names[1]} on {node.name}" for node in (one, other))
+    both = reader.figures()
+    assert before is not None
+    assert both is not None
+    assert both.received > before.received, "bytes of the first device count on"
+    assert [peer.node for peer in reader.peers()] == ["node2"]
+    cluster.drop_first()
+    cluster.await_epochs(1001)
+    steps = walked.steps()
+    assert outcomes(steps) == dict.fromkeys(STAGES, "ok"), steps
+    figures = reader.figures()
+    assert figures is not None
+    assert figures.handshake_age is not None
+    other.do(f"nft '{WIRE} input iifname {other.device.names[1]} drop'")
+    steps = walked.steps()
+    assert (steps["firewall"].outcome, steps["firewall"].place) == ("wrong", "node node2"), steps
+
+
 WIRE = "add table inet host; add chain inet host input { type filter hook input priority 0; }; add rule inet host"
 
 
@@ -122,12 +149,12 @@ WIRE = "add table inet host; add chain inet host input { type filter hook input 
         (
             f"nft '{WIRE} input iifname DEVICE drop'",
             "firewall",
-            "a firewall on node2 drops overlay packets in DEVICE: nftables chain inet host input (input)",
+            "a firewall on node2 drops overlay packets in its devices: nftables chain inet host input (input)",
         ),
         (
             f"nft '{WIRE} input iifname lw* udp dport 1-9000 drop'",
             "firewall",
-            "a firewall on node2 drops overlay packets in DEVICE: nftables chain inet host input (input)",
+            "a firewall on node2 drops overlay packets in its devices: nftables chain inet host input (input)",
         ),
         (
             f"nft '{WIRE} input iifname DEVICE ip saddr 192.0.2.1 drop'",
@@ -151,14 +178,14 @@ def test_fault_on_one_node_is_named(walked: Walked, harm: str, stage: str, text:
     other = walked.cluster.nodes[1]
     assert other.keeper is not None
     other.keeper.stop()
-    other.do(harm.replace("DEVICE", other.device.name))
+    other.do(harm.replace("DEVICE", other.device.names[0]))
     steps = walked.steps()
     wrong = {name: step for name, step in steps.items() if step.outcome not in {"ok", "skipped"}}
     if not stage:
         assert outcomes(steps) == dict.fromkeys(STAGES, "ok"), steps
         return
     assert set(wrong) == {stage}, steps
-    assert text.replace("DEVICE", other.device.name) in wrong[stage].text
+    assert text.replace("DEVICE", other.device.names[0]) in wrong[stage].text
     assert wrong[stage].place == "node node2"
     assert wrong[stage].command
 
@@ -166,13 +193,11 @@ def test_fault_on_one_node_is_named(walked: Walked, harm: str, stage: str, text:
 def test_firewall_between_nodes_is_named(walked: Walked) -> None:
     """Devices without a session: of the UDP port alone, then of all UDP."""
     one, other = walked.cluster.nodes
-    other.do(f"nft '{WIRE} input udp dport {WIREGUARD_PORT} drop'")
+    other.do(f"nft '{WIRE} input udp dport {WIREGUARD_PORTS[0]} drop'")
     walked.cluster.switch("prefer", "accept", ready=0)
     walked.mode, walked.step = "prefer", "accept"
     found = walked.steps()["handshake"]
-    text = (
-        f"no session; last handshake never: a firewall on node2 drops UDP {WIREGUARD_PORT}: nftables chain inet host"
-    )
+    text = f"no session; last handshake never: a firewall on node2 drops UDP {WIREGUARD_PORTS[0]}: nftables chain"
     assert (found.outcome, found.place) == ("wrong", "node node2")
     assert text in found.text
     other.do(f"nft '{WIRE} input ip protocol udp ip saddr {one.address} drop'")
@@ -220,11 +245,11 @@ def test_agent_names_firewall_of_its_device(walked: Walked) -> None:
     """Beside the walk: in its status, which `check` and `node encryption status` show."""
     walked.switch("prefer", "send")
     node = walked.cluster.nodes[1]
-    filters = DeviceFilters(node.netns, node.device.name)
+    filters = DeviceFilters(node.netns, node.device.names)
     assert filters.problem(VXLAN_PORT) == ""
     node.do(f"nft '{WIRE} input iifname under udp dport {VXLAN_PORT} accept; add rule inet host input drop'")
     assert filters.problem(VXLAN_PORT) == "", "not looked at again so soon"
-    (filtered,) = [DeviceFilters(node.netns, node.device.name)]
+    (filtered,) = [DeviceFilters(node.netns, node.device.names)]
     assert "inet host input (input)" in filtered.problem(VXLAN_PORT)
     assert node.keeper is not None
     node.keeper.stop()
@@ -238,20 +263,21 @@ def test_agent_names_firewall_of_its_device(walked: Walked) -> None:
 def test_facts_of_a_node_before_switching(walked: Walked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "PROC", Path("/proc/thread-self/net"))  # a node's agent has one namespace
     node = walked.cluster.nodes[0]
-    asked = {"ports": [WIREGUARD_PORT + 1, 53819], "nodes": ["192.0.2.1", "192.0.2.2"], "encryption": {}}
+    asked = {"ports": [WIREGUARD_PORTS[0] + 1, 53819], "nodes": ["192.0.2.1", "192.0.2.2"], "encryption": {}}
     asked["encryption"] = {"data_path_port": VXLAN_PORT}
 
     def gathered() -> dict[str, Any]:
         return node.netns.run(lambda: gather(node.netns, asked))
 
     found = gathered()
-    assert (found["port"], found["taken"], found["strict_filter"]) == (WIREGUARD_PORT, False, False)
-    assert (found["holds"], found["tables"], found["wire_filters"]) == (["192.0.2.1"], "", [])
+    assert (found["ports"], found["taken"], found["strict_filter"]) == ([*WIREGUARD_PORTS], [], False)
+    assert (found["holds"], found["tables"], found["wire_filters"]) == (["192.0.2.1"], "", {})
+    second = WIREGUARD_PORTS[1]
     node.do("sysctl -qw net.ipv4.conf.all.rp_filter=1")
-    node.do(f"nft '{WIRE} input udp dport {WIREGUARD_PORT} drop; add rule inet host input iifname lwnode drop'")
+    node.do(f"nft '{WIRE} input udp dport {second} drop; add rule inet host input iifname lwnode2 drop'")
     program = node.netns.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    program.bind((str(node.address), WIREGUARD_PORT))
+    program.bind((str(node.address), second))
     with closing(program):
         found = gathered()
-    assert (found["taken"], found["strict_filter"]) == (True, True)
-    assert found["wire_filters"] == found["overlay_filters"] == ["inet host input (input)"]
+    assert (found["taken"], found["strict_filter"]) == ([second], True)
+    assert found["wire_filters"] == {second: found["overlay_filters"]} == {second: ["inet host input (input)"]}

@@ -13,6 +13,7 @@ from pathlib import Path
 from agent.state.recovery import recalled
 from agent.state.verified_state import VerifiedState, followed
 from controller.loop import Controller
+from controller.steps import EncryptionGoal
 from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
 from controller.swarm.poller import SwarmPoller
 from controller.trust.link_secrets import ControllerIdentity
@@ -213,13 +214,14 @@ class SmallMesh:
         rest_s: int = 60,
         *,
         encryption: Mode | None = None,
+        renewed: int = 0,
     ) -> Iterator[Controller]:
         store = Store([self.endpoint], RecordSigner.controller(keyring, key), root=self.root)
         wake, stopped = Wake(), threading.Event()
         watch, signer = SwarmPoller(self.swarm), Signer(CLUSTER, key)
         subnet = IPv4Network("10.1.0.0/16")
-        names = "test", link_seed, own
-        controller = Controller(watch, store, signer, wake, subnet, rest_s, *names, encryption=encryption)
+        names, goal = ("test", link_seed, own), EncryptionGoal(encryption, renewed=renewed)
+        controller = Controller(watch, store, signer, wake, subnet, rest_s, *names, encryption=goal)
         thread = threading.Thread(target=controller.run, args=(stopped,), daemon=True)
         thread.start()
         self._wakes.append(wake)

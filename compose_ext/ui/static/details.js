@@ -83,7 +83,7 @@ function encryptionFacts(part) {
   return [
     ["Encryption", part.why_not || `${part.step}, reaches ${number(part.ready)} of ${number(part.peers)} nodes`],
     ["Oldest handshake", part.peers ? age(part.handshake_age) : null],
-    ["Its device", part.peers ? `${amount(part.received)} received, ${amount(part.sent)} sent` : null],
+    ["Its devices", part.peers ? `${amount(part.received)} received, ${amount(part.sent)} sent` : null],
     ["Plain, refused", part.refused ? `${number(part.refused)} packets` : null],
     ["Problem", part.problem],
   ];

@@ -9,7 +9,9 @@ from mesh.diagnosis.link_facts import Underlay, Unheard
 
 @dataclass(frozen=True, slots=True)
 class TunnelLook:
-    """A node's view of its own device of node encryption, and of one other node as its peer.
+    """A node's view of its own devices of node encryption, and of one other node as its peer.
+
+    While keys rotate there are two devices, and the one that is told of is the one that its packets go by.
 
     Attributes:
         clock: seconds since the epoch by the node's clock, when it looked.
@@ -18,6 +20,7 @@ class TunnelLook:
         step: that is in place.
         problem: that the node's agent names itself; empty for none.
         device: name of the device; empty where there is none.
+        port: UDP, of the device.
         is_up: whether it is up.
         mtu: bytes of the largest packet inside it.
         is_peer: whether the other node is a peer of it.
@@ -29,7 +32,7 @@ class TunnelLook:
         refuses_plain: whether the rules that refuse plain overlay packets are there, as the agent put them.
         refused: packets that they refused.
         wire_filters: chains of a firewall that drop the other node's WireGuard packets.
-        overlay_filters: chains that drop overlay packets in the device, either way.
+        overlay_filters: chains that drop overlay packets in any of its devices, either way.
     """
 
     clock: float
@@ -38,6 +41,7 @@ class TunnelLook:
     step: str = "off"
     problem: str = ""
     device: str = ""
+    port: int = 0
     is_up: bool = False
     mtu: int = 0
     is_peer: bool = False
@@ -63,7 +67,8 @@ class NodeEnd:
         approved: whether its keys are accepted.
         unproven: whether it says that it cannot prove its keys.
         states_key: whether it states an encryption key.
-        place: address and UDP port of its device; empty where the controllers gave it none.
+        place: address and UDP ports of its devices; empty where the controllers gave it none.
+        ports: of its devices.
         has_link_key: whether the link key of all nodes lies in the store, sealed to it.
         acknowledged: generation that it has acknowledged; 0 for none.
         step: that it says is in place.
@@ -77,6 +82,7 @@ class NodeEnd:
     unproven: bool = False
     states_key: bool = False
     place: str = ""
+    ports: tuple[int, ...] = ()
     has_link_key: bool = False
     acknowledged: int = 0
     step: str = "off"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mesh.diagnosis.link_facts import Underlay
-from mesh.diagnosis.nodes.facts import NodesFacts, TunnelLook
+from mesh.diagnosis.nodes.facts import NodesFacts
 from mesh.diagnosis.steps import Step, ago, ok
 from mesh.diagnosis.tunnel_stages import DROPPED, blocked
+from mesh.model.encryption.status import letting
 
 LOGS = "docker service logs --tail 20 linkwire_agent"
 SESSION_S = 180.0
@@ -75,12 +76,12 @@ def handshake(facts: NodesFacts) -> Iterator[Step]:
         return
     for end, look in facts.ends:
         if look is not None and look.wire_filters:
-            port = end.place.rpartition(":")[2]
+            port = look.port
             text = f"{text}: a firewall on {end.host} drops UDP {port}: nftables chain {', '.join(look.wire_filters)}"
             command = f"open UDP {port} towards {end.host}; look there: nft list ruleset"
             yield Step("handshake", "wrong", text, f"node {end.host}", since, command, end.node)
             return
-    ports = " and ".join(dict.fromkeys(end.place.rpartition(":")[2] for end, _ in facts.ends if end.place))
+    ports = _ports(facts)
     why = f"UDP passes on other ports: a firewall drops UDP {ports}, another program holds it, or their keys differ"
     hosts = f"{facts.one.host} and {facts.other.host}"
     command = f"open UDP {ports} between {hosts}; look there: nft list ruleset"
@@ -104,9 +105,8 @@ def underlay(facts: NodesFacts) -> Iterator[Step]:
         yield ok("underlay", f"UDP passes both ways between {one} and {other}")
         return
     text = " and ".join(f"UDP from {source} does not reach {target}" for source, target in ways)
-    ports = ", ".join(dict.fromkeys(end.place.rpartition(":")[2] for end, _ in facts.ends if end.place))
     targets = " and ".join(target for _, target in ways)
-    command = f"open UDP {ports} and the tasks' ports towards {targets}; look there: nft list ruleset"
+    command = f"open UDP {_ports(facts)} and the tasks' ports towards {targets}; look there: nft list ruleset"
     at = f"between {one} and {other}"
     yield Step("underlay", "wrong", f"{text}: {DROPPED}", at, _since(facts), command, ways=ways)
 
@@ -138,8 +138,8 @@ def firewall(facts: NodesFacts) -> Iterator[Step]:
     for end, look in facts.ends:
         if look is not None and look.overlay_filters:
             chains = ", ".join(look.overlay_filters)
-            text = f"a firewall on {end.host} drops overlay packets in {look.device}: nftables chain {chains}"
-            yield Step("firewall", "wrong", text, f"node {end.host}", command=_letting(facts, look), node=end.node)
+            text = f"a firewall on {end.host} drops overlay packets in its devices: nftables chain {chains}"
+            yield Step("firewall", "wrong", text, f"node {end.host}", command=_letting(facts), node=end.node)
             return
     found = facts.inside
     if found is None or found.problem:
@@ -152,7 +152,7 @@ def firewall(facts: NodesFacts) -> Iterator[Step]:
     text = " and ".join(f"datagrams by the device from {source} do not arrive on {target}" for source, target in ways)
     target, look = (facts.other.host, facts.there) if ways[0][1] == facts.other.host else (facts.one.host, facts.here)
     why = f"though the devices have a session: a firewall on {target} drops what comes out of the device"
-    command = _letting(facts, look) if look is not None else "nft list ruleset"
+    command = _letting(facts) if look is not None else "nft list ruleset"
     yield Step("firewall", "warning", f"{text}, {why}", f"node {target}", command=command, ways=ways)
 
 
@@ -207,8 +207,13 @@ def _lost(found: Underlay, one: str, other: str) -> tuple[tuple[str, str], ...]:
     return (*ways, *([(other, one)] if found.here == 0 else []))
 
 
-def _letting(facts: NodesFacts, look: TunnelLook) -> str:
-    return f'let it pass there, with nft: iifname "{look.device}" udp dport {facts.port} accept'
+def _letting(facts: NodesFacts) -> str:
+    return f"let it pass there, with nft: {letting(facts.port)}"
+
+
+def _ports(facts: NodesFacts) -> str:
+    """Return the UDP ports of both nodes' devices."""
+    return " and ".join(dict.fromkeys(str(port) for end, _ in facts.ends for port in end.ports))
 
 
 def _since(facts: NodesFacts) -> str:

@@ -6,12 +6,12 @@ set that has one: so the controller writes them only while every member states a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mesh.crypto.keys import PublicKey
-from mesh.model.encryption.status import Mode, Step
+from mesh.model.encryption.status import EpochKey, Mode, Step
 from mesh.model.net import UdpEndpoint
-from mesh.model.records import Record
+from mesh.model.records import OPTIONAL, Record
 
 NODES_KEY = "nodes"
 """Name of the link key of all nodes. No link has it: the key of a link has a `_` or a `:` in its name."""
@@ -26,6 +26,8 @@ class EncryptionWanted(Record, key="encryptionwanted"):
 
     since: int
     """In seconds since 1970 by the controller's clock."""
+    epoch: int = field(default=0, metadata=OPTIONAL)
+    """Of the keys that are asked for: a node that has none of it makes one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +53,13 @@ class Underlay(Record, key="peers/{0.node}", covered=True):
     public_key: PublicKey
     endpoint: UdpEndpoint
     """Of its WireGuard device. VXLAN packets for the node are sent to the same host."""
+    epoch: int = field(default=0, metadata=OPTIONAL)
+    """Of its key: devices are peers where their keys are of the same epoch."""
+    next: EpochKey | None = field(default=None, metadata=OPTIONAL)
+    """While keys rotate: that of its second device, at the same host."""
+
+    @property
+    def keys(self) -> tuple[EpochKey, ...]:
+        """Its keys, the newest last."""
+        first = EpochKey(self.epoch, self.public_key, self.endpoint.port)
+        return (first, self.next) if self.next is not None else (first,)

@@ -5,13 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mesh.crypto.keys import PublicKey
+
 Mode = Literal["prefer", "strict"]
 """`prefer`: overlay packets go plain to a node that is not ready. `strict`: they are refused."""
 
 MODES: tuple[Mode, ...] = ("prefer", "strict")
 
+DEVICE = "lwnode"
+"""Name of a node's first WireGuard device; those of the others have a number after it."""
+
 NOT_OWN = "is no address of the node itself"
 """Said of the address at which others reach a node, where NAT or an operator's label makes it so."""
+
+
+def letting(port: int) -> str:
+    """Return the nftables rule that lets overlay packets in by all of a node's devices.
+
+    Args:
+        port: UDP, of the Swarm's VXLAN.
+    """
+    return f'iifname "{DEVICE}*" udp dport {port} accept'
+
 
 Step = Literal["accept", "send", "enforce"]
 """What every node does: have the device and take what comes in by it; also send by it; also refuse plain packets."""
@@ -38,8 +53,29 @@ class EncryptionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochKey:
+    """A node's key of one epoch, and the device that has it; beside another the later one, which was asked for."""
+
+    epoch: int
+    """The number of the nodes' keys: 0 for their first ones, else when they were asked for, in seconds since 1970."""
+    public_key: PublicKey
+    port: int
+    """UDP, of its device."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStatus:
+    """The epochs of a node's keys in node encryption, as they are. Of a node whose keys have rotated only."""
+
+    epochs: tuple[int, ...]
+    """Of the devices that are in place, sorted: two while keys rotate."""
+    waiting: tuple[str, ...]
+    """Other nodes to which overlay packets do not go by the newest one, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
 class TunnelFigures:
-    """Figures of a node's device of node encryption, over all its peers.
+    """Figures of a node's devices of node encryption, over all their peers.
 
     A field of the status beside the account, which controllers compare with the one before; these always change.
     """
@@ -49,12 +85,12 @@ class TunnelFigures:
     sent: int
     """Bytes."""
     handshake_age: float | None
-    """Seconds since the last handshake with the peer of which that is the longest ago; None where one had none."""
+    """Seconds since the last handshake with the node of which that is the longest ago; None where one had none."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerFigures:
-    """Figures of one peer of this node's device of node encryption; never stored."""
+    """Figures of another node as a peer of this node's devices of node encryption; never stored."""
 
     node: str
     """Id of the peer's node."""

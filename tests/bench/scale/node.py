@@ -23,6 +23,7 @@ from agent.desired_state import DesiredState
 from agent.interface.task import TaskState
 from agent.linux import interfaces
 from agent.loop import Agent
+from agent.node_encryption.key import NodeKeys, ports_beside
 from agent.queries.answers import Answers, Running
 from agent.reporting.metrics import Metrics
 from agent.reporting.node_record import node_record
@@ -33,7 +34,7 @@ from agent.state.node_identity import Identity
 from agent.state.verified_state import VerifiedState
 from agent.wireguard.backend import Backend
 from mesh.crypto.envelope import Keyring, SigningKey
-from mesh.crypto.keys import PrivateKey, PublicKey
+from mesh.crypto.keys import PublicKey
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model.records import DeviceStatus, PeerStatus
 from mesh.store.client import Store
@@ -44,7 +45,6 @@ from tests.support.told import FakeContainers
 SIGNING_KEY = SigningKey(bytes(32))
 KEYRING = Keyring(CLUSTER, (SIGNING_KEY.verify_key,))
 PORTS = (51820, 53819)
-_TUNNEL_KEY = PrivateKey.generate().public
 _ENDPOINT = "10.128.0.1:51820"
 _RANDOM = Random()  # noqa: S311 - numbers of packets, no secrets
 
@@ -70,7 +70,7 @@ class _NoTable:
 class _NoKeeper:
     """Stands where `agent.node_encryption.keeper.Keeper` stands, for the same reason."""
 
-    device_name, status = "lwnode", None
+    device_names, status, keys = frozenset({"lwnode"}), None, None
 
     def start(self, _changed: Callable[[], None]) -> None:
         pass
@@ -174,16 +174,15 @@ class SimulatedNode:
         self._store = Store([endpoint], RecordSigner.agent(KEYRING, self._identity.key))
         address = IPv4Address("10.128.0.1") + int(node[4:])
         backend: Any = _Backend()
-        record = node_record(
-            NodeIdentity(node, hostname(node), address), self._identity, backend, PORTS, address, "0", _TUNNEL_KEY
-        )
+        here = NodeIdentity(node, hostname(node), address)
+        record = node_record(here, self._identity, backend, PORTS, address, "0")
         told: Any = self.containers
         self._stopped = threading.Event()
         metrics, trust, clock = Metrics("0", backend.name), VerifiedState(folder), WatchedClock(folder)
         trust.recover(self._store.opened)
         table: Any = _NoTable()
         desired = DesiredState(node, key, trust, backend)
-        reports = NodeReports(record, self._identity, metrics, clock)
+        reports = NodeReports(record, self._identity, metrics, clock, NodeKeys(folder, ports_beside(*PORTS)))
         keeper: Any = _NoKeeper()
         self.agent = Agent(told, self._store, desired, reports, table, keeper=keeper)
         running = Running(desired, lambda: reports.status, self.agent.age)

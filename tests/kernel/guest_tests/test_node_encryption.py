@@ -26,9 +26,7 @@ def switch_on(cluster: Cluster, *, ready: int) -> None:
 
 
 def peer_of(node: OverlayNode, other: OverlayNode) -> Peer:
-    device = node.device.read().device
-    assert device is not None
-    return device.peers[other.key.public]
+    return node.device.read().devices[0].device.peers[other.keys.stated[0].public_key]
 
 
 @pytest.mark.parametrize("version", [4, of_long_form(6)])
@@ -38,8 +36,8 @@ def test_new_agent_adopts_kernel_device_losing_nothing(world: World, version: in
         for node in cluster.nodes:
             node.start()
         switch_on(cluster, ready=1)
-        assert "wireguard" in one.do(f"ip -details link show {one.device.name}")
-        index, before = policy_routing.index(one.netns, one.device.name), peer_of(one, other)
+        assert "wireguard" in one.do(f"ip -details link show {one.device.names[0]}")
+        index, before = policy_routing.index(one.netns, one.device.names[0]), peer_of(one, other)
         with (
             Wire(cluster) as wire,
             Pinging(one, other) as there,
@@ -52,7 +50,7 @@ def test_new_agent_adopts_kernel_device_losing_nothing(world: World, version: in
             rounds = transfer.rounds
             wait_for(lambda: transfer.rounds > rounds + 1, 30)
         after = peer_of(one, other)
-        assert policy_routing.index(one.netns, one.device.name) == index
+        assert policy_routing.index(one.netns, one.device.names[0]) == index
     print(f"there {there.result}, back {back.result}, {transfer.rounds} rounds, longest {transfer.longest:.2f} s")
     assert (there.result.lost, back.result.lost, wire.packets, transfer.problem) == (0, 0, 0, "")
     assert min(there.result.received, back.result.received) > 50

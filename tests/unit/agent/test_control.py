@@ -48,9 +48,10 @@ def test_part_of_each_node_is_told() -> None:
             "refused": 3,
             "problem": "rp_filter is strict",
         },
+        "keys": None,
         "figures": {"received": 1000, "sent": 2000, "handshake_age": 12.5},
     }
-    silent = {"able": False, "placed": False, "state": None, "figures": None}
+    silent = {"able": False, "placed": False, "state": None, "keys": None, "figures": None}
     assert answer["agents"]["n2"]["encryption"] == silent
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from agent.interface.render_cache import RenderCache
 from agent.node_encryption import key as node_key
 from agent.node_encryption import readiness
-from agent.node_encryption.diff import Observed, TunnelDiff, Way, diff, off
+from agent.node_encryption.diff import Observed, ObservedDevice, TunnelDiff, Way, diff, off
+from agent.node_encryption.key import HeldKey, NodeKeys
 from agent.node_encryption.policy_routing import NodeRoute, Rule
 from agent.node_encryption.ruleset import render
 from agent.node_encryption.tunnel import NodeTunnel, desired
@@ -21,7 +23,7 @@ from mesh.crypto.keys import PublicKey
 from mesh.crypto.preshared_keys import PresharedKey
 from mesh.errors import Terminal
 from mesh.model.encryption.records import NodeEncryption, Underlay
-from mesh.model.encryption.status import Mode, Step
+from mesh.model.encryption.status import EpochKey, Mode, Step
 from mesh.model.net import UdpEndpoint
 from mesh.topology.wgtypes import Device, DeviceChange, Peer
 from tests.support.swarm_world import private_key
@@ -30,7 +32,12 @@ OWN = private_key(1)
 KEYS = {f"n{number}": private_key(number) for number in range(1, 5)}
 PSK = PresharedKey(bytes([7] * 32))
 PORT = 4789
-NOTHING = Observed(None, up=False, mtu=0, has_address=False, routes=frozenset(), rules=frozenset(), table=None)
+EPOCH = 1001
+NOTHING = Observed({}, routes={}, rules=frozenset(), table=None)
+NEXT = {f"n{number}": private_key(10 + number) for number in range(1, 5)}
+"""Keys of the next epoch."""
+FIRST_KEY, NEXT_KEY = HeldKey(0, 0, OWN), HeldKey(EPOCH, 1, NEXT["n1"])
+NAMES = ("lwnode", "lwnode2")
 MTU = 1440
 
 
@@ -40,6 +47,16 @@ def host(name: str) -> IPv4Address:
 
 def underlay(name: str, at: str | None = None, key: str | None = None) -> Underlay:
     return Underlay(name, KEYS[key or name].public, UdpEndpoint(host(at or name), 51819))
+
+
+def offered(name: str) -> Underlay:
+    """Its place while keys rotate."""
+    return replace(underlay(name), next=EpochKey(EPOCH, NEXT[name].public, 51818))
+
+
+def renewed(name: str) -> Underlay:
+    """Its place afterwards."""
+    return Underlay(name, NEXT[name].public, UdpEndpoint(host(name), 51818), EPOCH)
 
 
 def tunnel(
@@ -52,34 +69,52 @@ def tunnel(
     """`lacking`: nodes whose pair's preshared key is not known."""
     unknown = {KEYS[name].public for name in lacking}
     record = NodeEncryption(mode, step, PORT, 7)
-    return desired(record, map(underlay, nodes), "n1", OWN, lambda other: None if other in unknown else PSK)
+    return told(record, map(underlay, nodes), lambda other: None if other in unknown else PSK)
 
 
-def way(*ready: str) -> Way:
-    return Way("lwnode", MTU, 1000.0, frozenset(KEYS[name].public for name in ready))
+def told(
+    record: NodeEncryption,
+    places: Iterable[Underlay],
+    preshared_key: Callable[[PublicKey], PresharedKey | None] = lambda _: PSK,
+) -> NodeTunnel:
+    return desired(record, places, "n1", (FIRST_KEY, NEXT_KEY), lambda _, other: preshared_key(other))
+
+
+def way(*ready: str, newly: Iterable[str] = ()) -> Way:
+    """`newly`: nodes that answer by their next key."""
+    keys = {KEYS[name].public for name in ready} | {NEXT[name].public for name in newly}
+    return Way(NAMES, MTU, 1000.0, frozenset(keys), (RenderCache(), RenderCache()))
 
 
 def difference(wanted: NodeTunnel, seen: Observed, at: Way, *, complete: bool = True) -> TunnelDiff:
-    return diff(wanted, seen, None, at, RenderCache(), complete=complete)
+    return diff(wanted, seen, None, at, complete=complete)
 
 
 def applied(seen: Observed, changes: TunnelDiff) -> Observed:
     """What the kernel would have then."""
     table = None if changes.remove_table else seen.table
-    device = Device("lwnode", None, 0, {}) if changes.create else seen.device
-    for change in (changes.device, changes.remove_peers):
-        if change is not None:
-            assert device is not None, "peers of no device"
-            device = after(device, change)
-    routes = (seen.routes - set(changes.remove_routes)) | set(changes.add_routes)
-    assert not changes.add_routes or device is not None, "a route through no device"
-    if changes.delete:
-        device, routes = None, frozenset()
+    devices = dict(seen.devices)
+    for made in changes.devices:
+        old = devices.get(made.slot)
+        device = Device(NAMES[made.slot], None, 0, {}) if made.create or old is None else old.device
+        device = after(device, made.device) if made.device is not None else device
+        devices[made.slot] = ObservedDevice(
+            device,
+            up=made.up or (old is not None and old.up),
+            mtu=made.mtu or (old.mtu if old is not None else 0),
+            has_address=made.add_address or (old is not None and old.has_address),
+        )
+    routes = {route: slot for route, slot in seen.routes.items() if route not in changes.remove_routes}
+    for route, slot in changes.set_routes:
+        assert slot in devices, "a route through no device"
+        routes[route] = slot
+    for slot, gone in changes.remove_peers:
+        devices[slot] = replace(devices[slot], device=after(devices[slot].device, gone))
+    for slot in changes.delete:
+        del devices[slot]
+        routes = {route: through for route, through in routes.items() if through != slot}
     return Observed(
-        device=device,
-        up=device is not None and (seen.up or changes.up),
-        mtu=(changes.mtu or seen.mtu) if device is not None else 0,
-        has_address=device is not None and (seen.has_address or changes.add_address),
+        devices=devices,
         routes=routes,
         rules=(seen.rules - set(changes.remove_rules)) | set(changes.add_rules),
         table=changes.table if changes.table is not None else table,
@@ -129,30 +164,28 @@ def test_one_diff_makes_the_tunnel_so(before: NodeTunnel, wanted: NodeTunnel, re
 def test_partial_knowledge_removes_nothing(before: NodeTunnel, wanted: NodeTunnel, ready: set[str]) -> None:
     seen = made(before, *ready)
     changes = difference(wanted, seen, way(*ready), complete=False)
-    assert not changes.delete
+    assert changes.delete == ()
     assert not changes.remove_table
     assert changes.remove_rules == ()
-    assert changes.remove_peers is None
+    assert changes.remove_peers == ()
     known = {host(name) for name in ("n2", "n3", "n4") if KEYS[name].public not in way(*ready).ready}
     assert {route.node for route in changes.remove_routes} <= known, "only those that do not answer"
 
 
 def test_each_step_adds_what_it_says() -> None:
     accept, send, enforce = (made(tunnel(step), "n2") for step in ("accept", "send", "enforce"))
-    assert accept.device is not None
-    assert set(accept.device.peers) == {KEYS["n2"].public, KEYS["n3"].public}
-    assert (accept.routes, accept.rules, accept.table) == (frozenset(), frozenset(), None)
-    assert send.routes == {NodeRoute(host("n2"), host("n1"))}, "n3 does not answer"
+    assert set(accept.devices[0].device.peers) == {KEYS["n2"].public, KEYS["n3"].public}
+    assert (accept.routes, accept.rules, accept.table) == ({}, frozenset(), None)
+    assert send.routes == {NodeRoute(host("n2"), host("n1")): 0}, "n3 does not answer"
     assert send.rules == {Rule(4, PORT)}
     assert send.table is None
     assert {route.node for route in enforce.routes} == {host("n2"), host("n3")}
-    assert enforce.table == render("lwnode", PORT)
+    assert enforce.table == render(NAMES, PORT)
 
 
 def test_peer_without_preshared_key_is_not_made() -> None:
     seen = made(tunnel("enforce", lacking=frozenset({"n3"})), "n2")
-    assert seen.device is not None
-    assert set(seen.device.peers) == {KEYS["n2"].public}
+    assert set(seen.devices[0].device.peers) == {KEYS["n2"].public}
     assert {route.node for route in seen.routes} == {host("n2")}
     assert "link key" in tunnel(lacking=frozenset({"n3"})).problem
 
@@ -167,25 +200,95 @@ def test_node_without_place_only_refuses() -> None:
     wanted = tunnel("enforce", ("n2", "n3"))
     assert "no place" in wanted.problem
     seen = made(wanted, "n2")
-    assert seen == replace(NOTHING, table=render("lwnode", PORT))
+    assert seen == replace(NOTHING, table=render(NAMES, PORT))
 
 
 def test_other_key_in_the_records_is_named() -> None:
     record = NodeEncryption("prefer", "send", PORT, 7)
-    wanted = desired(record, [underlay("n1", key="n4"), underlay("n2")], "n1", OWN, lambda _: PSK)
+    wanted = told(record, [underlay("n1", key="n4"), underlay("n2")])
     assert "another key" in wanted.problem
-    assert (wanted.place, wanted.peers) == (None, ())
+    assert (wanted.host, wanted.peers) == (None, ())
 
 
 @pytest.mark.parametrize("twin", [underlay("n3", at="n2"), underlay("n3", key="n2"), underlay("n3", at="n1")])
 def test_no_two_peers_share_address_or_key(twin: Underlay) -> None:
     record = NodeEncryption("prefer", "send", PORT, 7)
     records = [underlay("n1"), underlay("n2"), twin, underlay("n4")]
-    wanted = desired(record, records, "n1", OWN, lambda _: PSK)
+    wanted = told(record, records)
     networks = [network for peer in wanted.peers for network in peer.allowed_ips]
     assert len(networks) == len(set(networks)) == len({peer.public_key for peer in wanted.peers})
     assert IPv4Network("192.0.2.4/32") in networks
     assert "node n3 has the key or the address" in wanted.problem
+
+
+# --- rotation of keys
+
+
+@pytest.mark.parametrize("step", ["accept", "send", "enforce"])
+def test_second_device_is_made_and_first_stays(step: Step) -> None:
+    record = NodeEncryption("strict", step, PORT, 7)
+    before = made(tunnel(step), "n2", "n3")
+    wanted = told(record, map(offered, ("n1", "n2", "n3")))
+    changes = difference(wanted, before, way("n2", "n3"))
+    assert changes.changed == ("devices",), "nothing moves before the others answer, and no rule changes"
+    seen = applied(before, changes)
+    assert seen.devices[0] == before.devices[0]
+    assert set(seen.devices[1].device.peers) == {NEXT["n2"].public, NEXT["n3"].public}
+    assert not difference(wanted, seen, way("n2", "n3"))
+
+
+def test_routes_move_to_each_node_that_answers() -> None:
+    record = NodeEncryption("prefer", "send", PORT, 7)
+    wanted = told(record, map(offered, ("n1", "n2", "n3")))
+    seen = made(wanted, "n2", "n3")
+    changes = difference(wanted, seen, way("n2", "n3", newly=["n2"]))
+    assert changes == TunnelDiff(set_routes=((NodeRoute(host("n2"), host("n1")), 1),))
+    seen = applied(seen, changes)
+    back = difference(wanted, seen, way("n2", "n3"))
+    assert back.set_routes == ((NodeRoute(host("n2"), host("n1")), 0),), "it stopped to answer there"
+
+
+def test_first_device_and_its_peers_go_last() -> None:
+    record = NodeEncryption("strict", "enforce", PORT, 7)
+    both = made(told(record, map(offered, ("n1", "n2"))), "n2")
+    changes = difference(told(record, map(renewed, ("n1", "n2"))), both, way(newly=["n2"]))
+    assert changes == TunnelDiff(set_routes=((NodeRoute(host("n2"), host("n1")), 1),), delete=(0,))
+    seen = applied(both, changes)
+    assert set(seen.devices) == {1}
+
+
+places = st.sampled_from([underlay, offered, renewed])
+
+
+@given(st.tuples(places, places), st.tuples(places, places), st.sets(st.sampled_from(["n2", "n3"])), steps)
+def test_mixed_epochs_leave_no_packet_without_peer(
+    own_and_others: tuple[Callable[[str], Underlay], Callable[[str], Underlay]],
+    later: tuple[Callable[[str], Underlay], Callable[[str], Underlay]],
+    newly: set[str],
+    step: Step,
+) -> None:
+    """While the controller writes places one after another, or a node was away."""
+    record, seen = NodeEncryption("strict", step, PORT, 7), NOTHING
+    for own, others in (own_and_others, later, own_and_others):
+        wanted = told(record, [own("n1"), others("n2"), own("n3")])
+        peers = {peer.public_key for device in wanted.devices for peer in device.peers}
+        at = replace(way("n2", "n3", newly=newly), ready=way("n2", "n3", newly=newly).ready & peers)
+        changes = difference(wanted, seen, at)
+        moved = applied(seen, replace(changes, remove_peers=(), delete=()))
+        assert leads_somewhere(moved), "routes move while all peers are there"
+        seen = applied(seen, changes)
+        assert leads_somewhere(seen)
+        assert not difference(wanted, seen, at)
+        left = {slot: set(one.device.peers) for slot, one in seen.devices.items()}
+        assert left == {device.slot: {peer.public_key for peer in device.peers} for device in wanted.devices}
+
+
+def leads_somewhere(seen: Observed) -> bool:
+    """Tell whether every route leads through a device that has the node as a peer."""
+    return all(
+        any(IPv4Network(str(route.node)) in peer.allowed_ips for peer in seen.devices[slot].device.peers.values())
+        for route, slot in seen.routes.items()
+    )
 
 
 # --- readiness
@@ -207,7 +310,7 @@ class Clock:
         self.tx, self.rx = self.tx + sent, self.rx + received
         peer = Peer(KEYS["n2"].public, None, frozenset(), PSK, 25, self.handshake, self.rx, self.tx)
         device = Device("lwnode", OWN.public, 51819, {peer.public_key: peer})
-        self.known = readiness.follow(self.known or {}, device, self.now, self.wall)
+        self.known = readiness.follow(self.known or {}, [device], self.now, self.wall)
         return ready(self.known, self.now) == {KEYS["n2"].public}
 
     def shake(self) -> None:
@@ -255,16 +358,67 @@ def test_set_wall_clock_makes_nobody_unready() -> None:
 # --- key and port
 
 
+def keys_in(folder: Path) -> NodeKeys:
+    return NodeKeys(folder, (51819, 51818))
+
+
 def test_key_is_made_once_for_root_alone(tmp_path: Path) -> None:
-    first = node_key.load_or_make(tmp_path / "state")
+    first = keys_in(tmp_path / "state")
     path = tmp_path / "state" / node_key.FILE
     assert path.stat().st_mode & 0o777 == 0o600
-    assert node_key.load_or_make(tmp_path / "state").public == first.public
+    assert keys_in(tmp_path / "state").stated == first.stated
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Terminal, match="not a key of this version"):
-        node_key.load_or_make(tmp_path / "state")
+        keys_in(tmp_path / "state")
 
 
-@pytest.mark.parametrize(("first", "last", "port"), [(51820, 53819, 51819), (1024, 2000, 2001), (1025, 65535, 1024)])
-def test_port_lies_beside_those_of_tasks(first: int, last: int, port: int) -> None:
-    assert node_key.port_beside(first, last) == port
+def test_keys_of_two_epochs_alternate_between_slots(tmp_path: Path) -> None:
+    keys = keys_in(tmp_path)
+    (first,) = keys.stated
+    assert (first.epoch, first.port) == (0, 51819)
+    for epoch, port in ((1001, 51818), (1002, 51819), (1003, 51818)):
+        placed = [keys.stated[0].public_key]
+        for _ in range(2):  # and an agent that starts anew
+            keys.keep(epoch, placed)
+            assert [(key.epoch, key.port) for key in keys.stated][1:] == [(epoch, port)]
+            keys = keys_in(tmp_path)
+        newest = keys.stated[-1]
+        keys.keep(epoch, [*placed, newest.public_key])
+        assert newest != keys.stated[0], "both are in use"
+        keys.keep(epoch, [newest.public_key])
+        assert [*keys.stated] == [*keys_in(tmp_path).stated] == [newest]
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_key_without_place_outlasts_until_slot_is_needed(tmp_path: Path) -> None:
+    keys = keys_in(tmp_path)
+    keys.keep(1001, [])
+    first, second = keys.stated
+    keys.keep(1001, [])
+    assert keys.stated == (first, second), "nothing says yet that one is of no use"
+    keys.keep(1002, [second.public_key])
+    assert [key.epoch for key in keys.stated] == [1001, 1002]
+    keys.keep(0, [])
+    assert [key.epoch for key in keys.stated] == [0, 1001], "asked for the first again, after all was off"
+    assert keys.stated[0] != first
+
+
+def test_key_in_use_is_never_given_up(tmp_path: Path) -> None:
+    keys = keys_in(tmp_path)
+    keys.keep(1001, [keys.stated[0].public_key])
+    both = keys.stated
+    keys.keep(1002, [key.public_key for key in both])
+    assert keys.stated == both
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "ports"),
+    [
+        (51820, 53819, (51819, 51818)),
+        (1024, 2000, (2001, 2002)),
+        (1025, 65535, (1024, 0)),
+        (1026, 65535, (1025, 1024)),
+    ],
+)
+def test_ports_lie_beside_those_of_tasks(first: int, last: int, ports: tuple[int, int]) -> None:
+    assert node_key.ports_beside(first, last) == ports

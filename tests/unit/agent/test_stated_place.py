@@ -6,15 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from agent.desired_state import DesiredState
+from agent.node_encryption.key import NodeKeys
 from agent.reporting.metrics import Metrics
 from agent.reporting.node_reports import NodeReports
 from agent.reporting.reporter import Reporter
 from agent.state.clock import WatchedClock
 from mesh.model import codec, keyspace
-from mesh.model.encryption.records import EncryptionWanted
+from mesh.model.encryption.records import EncryptionWanted, Underlay
+from mesh.model.net import UdpEndpoint
 from mesh.model.records import Node
 from mesh.model.snapshot import Snapshot, Versioned
-from tests.support.swarm_world import private_key
 from tests.unit.mesh.test_codec import NODE
 
 
@@ -28,20 +30,30 @@ class Written:
         self.nodes.append(node)
 
 
-def shown(*, asked: bool, complete: bool = True) -> Snapshot:
-    request = {keyspace.ENCRYPTION_WANTED: Versioned(EncryptionWanted(1), 1)}
+class Knows:
+    """The records that an agent acts on: its place, as far as it has one."""
+
+    is_whole = True
+
+    def __init__(self, place: Underlay | None = None) -> None:
+        records = {keyspace.underlay(NODE.id): Versioned(place, 1)} if place is not None else {}
+        self.verified = Snapshot(1, complete=True, records=dict(records))
+
+
+def shown(*, asked: bool, complete: bool = True, epoch: int = 0) -> Snapshot:
+    request = {keyspace.ENCRYPTION_WANTED: Versioned(EncryptionWanted(1, epoch), 1)}
     return Snapshot(1, complete, dict(request) if asked else {})
 
 
 def test_key_is_stated_while_it_is_asked_for(tmp_path: Path) -> None:
     identity: Any = None
-    able = replace(NODE, encryption_key=private_key(1).public, encryption_port=51819)
-    reports = NodeReports(able, identity, Metrics("0", "kernel"), WatchedClock(tmp_path))
+    keys, nothing = NodeKeys(tmp_path, (51819, 51818)), Knows()
+    reports = NodeReports(NODE, identity, Metrics("0", "kernel"), WatchedClock(tmp_path), keys)
     written = Written()
     assert b"encryption" not in codec.encode(reports.node), "a controller of an earlier version reads it"
 
     def look(snapshot: Snapshot) -> None:
-        reports._state_place(snapshot, cast("Reporter", written))
+        reports._state_keys(snapshot, cast("DesiredState", nothing), cast("Reporter", written))
 
     look(shown(asked=False))
     look(shown(asked=True, complete=False))
@@ -49,8 +61,33 @@ def test_key_is_stated_while_it_is_asked_for(tmp_path: Path) -> None:
     look(shown(asked=True))
     look(shown(asked=True))
     (stated,) = written.nodes
-    assert (stated.encryption_key, stated.encryption_port) == (private_key(1).public, 51819)
+    assert (stated.encryption_key, stated.encryption_port) == (keys.stated[0].public_key, 51819)
     look(shown(asked=False, complete=False))
     assert written.nodes == [stated], "nothing is concluded from a part of the store"
     look(shown(asked=False))
     assert written.nodes[1:] == [replace(stated, encryption_key=None, encryption_port=0)]
+
+
+def test_next_key_is_stated_until_placed_alone(tmp_path: Path) -> None:
+    identity: Any = None
+    keys = NodeKeys(tmp_path, (51819, 51818))
+    reports = NodeReports(NODE, identity, Metrics("0", "kernel"), WatchedClock(tmp_path), keys)
+    written, host = Written(), NODE.address
+
+    def look(place: Underlay, epoch: int) -> Node:
+        known = cast("DesiredState", Knows(place))
+        reports._state_keys(shown(asked=True, epoch=epoch), known, cast("Reporter", written))
+        return written.nodes[-1]
+
+    first = keys.stated[0]
+    place = Underlay(NODE.id, first.public_key, UdpEndpoint(host, first.port))
+    assert look(place, 0).encryption_next is None
+    later = look(place, 1001).encryption_next
+    assert later is not None
+    assert (later.epoch, later.port) == (1001, 51818)
+    both = look(replace(place, next=later), 1001)
+    assert (both.encryption_key, both.encryption_next) == (first.public_key, later)
+    stated = look(Underlay(NODE.id, later.public_key, UdpEndpoint(host, later.port), 1001), 1001)
+    own = (stated.encryption_epoch, stated.encryption_key, stated.encryption_port, stated.encryption_next)
+    assert own == (1001, later.public_key, 51818, None)
+    assert first.public_key not in {key.public_key for key in keys.stated}

@@ -165,13 +165,13 @@ def test_clocks_are_compared_by_the_leaders_times(at: str, ahead: float) -> None
 
 ENCRYPTING = replace(THERE, options=Options(node_encryption="prefer"), told={"n3": "10.9.0.3"})
 ABLE: dict[str, Any] = {
-    "port": 51819,
-    "taken": False,
+    "ports": [51819, 51818],
+    "taken": [],
     "strict_filter": False,
     "holds": ["10.0.0.1"],
     "sends_to": ["10.0.0.2", "10.9.0.3"],
     "tables": "",
-    "wire_filters": [],
+    "wire_filters": {},
     "overlay_filters": [],
 }
 
@@ -179,13 +179,19 @@ ABLE: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("facts", "text"),
     [
-        ({"taken": True}, "UDP 51819 is taken by another program: end it (ss -ulpn sport = :51819), or choose other"),
+        (
+            {"taken": [51818]},
+            "UDP 51818 is taken by another program: end it (ss -ulpn sport = :51818), or choose other",
+        ),
         ({"strict_filter": True}, "net.ipv4.conf.all.rp_filter is 1 (strict)"),
         ({"tables": "no nf_tables"}, "nftables cannot be used, by which plain packets are refused: no nf_tables"),
-        ({"wire_filters": ["inet f input (input)"]}, "drops UDP 51819: nftables chain inet f input (input)."),
+        (
+            {"wire_filters": {"51818": ["inet f input (input)"]}},
+            "drops UDP 51818: nftables chain inet f input (input).",
+        ),
         (
             {"overlay_filters": ["inet f input (input)"]},
-            "the device lwnode: nftables chain inet f input (input).",
+            'of its devices: nftables chain inet f input (input). Add: iifname "lwnode*" udp dport 4789 accept',
         ),
         ({"holds": []}, "other nodes reach it at 10.0.0.1, which is no address of the node itself (NAT,"),
         (
@@ -203,7 +209,7 @@ def test_unfit_for_encryption_is_a_problem(facts: dict[str, Any], text: str) -> 
 
 def test_fit_for_encryption_has_a_line() -> None:
     ((level, found),) = judged(outcome(encryption=ABLE), ENCRYPTING, ENCRYPTION)
-    assert (level, found) == (OK, "UDP 51819 is free, and nothing drops its packets")
+    assert (level, found) == (OK, "UDP 51819 and 51818 are free, and nothing drops packets there")
     assert ENCRYPTING.question()["encryption"] == {"data_path_port": 4789}
     assert ENCRYPTING.question()["nodes"] == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.9.0.3"]
     assert "encryption" not in THERE.question()

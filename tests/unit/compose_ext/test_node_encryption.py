@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from compose_ext.cli import main
-from compose_ext.commands.node_encryption import look_first, switch_to, table
+from compose_ext.commands.node_encryption import look_first, renew_keys, switch_to, table
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
-from compose_ext.health.encryption import Encryption, OverlayNetworks, overlays, problems, read
+from compose_ext.health.encryption import Encryption, OverlayNetworks, overlays, problems, read, rotation
 from compose_ext.health.judgement import DEGRADED, judge
 from compose_ext.install import preflight
 from compose_ext.install.fitness import ENCRYPTION, MTU, PROBLEM, Finding
@@ -30,12 +30,19 @@ RECORD = {"mode": "strict", "step": "enforce", "data_path_port": 4789, "generati
 AT_GOAL = {"generation": 7, "step": "enforce", "peers": 1, "ready": 1, "refused": 0, "problem": ""}
 
 
-def part(*, able: bool = True, placed: bool = True, **state: object) -> dict[str, Any]:
-    return {"encryption": {"able": able, "placed": placed, "state": AT_GOAL | state}}
+NOW = 1_700_000_000.0
+SINCE = int(NOW) - 3 * 86_400
 
 
-def known(goal: str = "strict", record: dict[str, Any] | None = RECORD, **agents: dict[str, Any]) -> Encryption:
+def part(*, able: bool = True, placed: bool = True, keys: object = None, **state: object) -> dict[str, Any]:
+    return {"encryption": {"able": able, "placed": placed, "state": AT_GOAL | state, "keys": keys}}
+
+
+def known(
+    goal: str = "strict", record: dict[str, Any] | None = RECORD, epoch: int = 0, **agents: dict[str, Any]
+) -> Encryption:
     control = {"reached": True, "encryption": record, "agents": {"id1": part(), "id2": part(), **agents}}
+    control["node_keys"] = {"epoch": epoch, "since": epoch or SINCE}
     found = read(control, UP, goal)
     assert found is not None
     return found
@@ -48,10 +55,10 @@ def test_all_at_their_goal_is_no_problem() -> None:
     assert found.is_reached
     assert found.summary == "strict: 2 of 2 nodes at step enforce"
     assert list(problems(found)) == []
-    assert str(table(found, ())) == (
-        "NODE   STEP      PEERS   READY   HANDSHAKE   RECEIVED   SENT   REFUSED\n"
-        "n1     enforce   1       1       12s ago     1.23MB     5B     0\n"
-        "n2     enforce   1       1       never       0B         0B     0\n"
+    assert str(table(found, (), NOW)) == (
+        "NODE   STEP      PEERS   READY   HANDSHAKE   RECEIVED   SENT   REFUSED   KEY\n"
+        "n1     enforce   1       1       12s ago     1.23MB     5B     0         3d\n"
+        "n2     enforce   1       1       never       0B         0B     0         3d\n"
     )
 
 
@@ -81,7 +88,7 @@ def test_off_is_no_problem_and_no_row() -> None:
         (known(id2=part(generation=6)), "is being switched: strict, step enforce: waiting for n2"),
         (
             known(record=RECORD | {"step": "send"}, id1=part(step="send"), id2=part(step="send", ready=0)),
-            "waiting for n2 (reaches 0 of 1 other nodes): see that firewalls let UDP 51819 pass between the nodes",
+            "waiting for n2 (reaches 0 of 1 other nodes): see that firewalls let UDP 51818 and 51819 pass between",
         ),
         (known("off"), "node encryption is being switched: strict, step enforce"),
     ],
@@ -94,6 +101,57 @@ def test_everything_wrong_is_named(found: Encryption, text: str) -> None:
     assert [(each.severity, each.text) for each in health.findings] == [(DEGRADED, problem)]
     assert document(health, 0.0)["node_encryption"]["mode"] == found.mode
     assert found.summary in str(screen(health, 0.0))
+
+
+EPOCH = int(NOW) - 60
+BOTH, NEW = {"epochs": [0, EPOCH], "waiting": []}, {"epochs": [EPOCH], "waiting": []}
+MOVING = {"epochs": [0, EPOCH], "waiting": ["id1", "gone"]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "waits", "ages"),
+    [
+        ([None, None], "n1 (has not got its new key), n2 (has not got its new key)", ["first", "first"]),
+        ([NEW, MOVING], "n2 (does not reach n1 by it)", ["1m", "first + new"]),
+        ([NEW, BOTH], "n2 (has its older key yet)", ["1m", "first + new"]),
+        ([NEW, NEW], "", ["1m", "1m"]),
+    ],
+)
+def test_rotation_says_whom_it_waits_for(keys: list[object], waits: str, ages: list[str]) -> None:
+    one, other = keys
+    found = known(epoch=EPOCH, id1=part(keys=one), id2=part(keys=other))
+    assert rotation(found).removeprefix("new keys of nodes are under way: waiting for ") == waits
+    assert [row[-1] for row in table(found, (), NOW).rows] == ages
+    assert list(problems(found)) == [], "it is no fault"
+
+
+def test_rotation_is_asked_for_once(tmp_path: Path) -> None:
+    labels = {OPTIONS_LABEL: Options(node_encryption="strict").label()}
+    service = {"ID": "c", "Spec": {"Name": "linkwire_controller", "Labels": labels}}
+    swarm = {"Swarm": {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n", "Cluster": {"ID": "c"}}}
+    asked = {"info": swarm, "service ls": "c", "service inspect": [service], "service update": ""}
+    said: list[str] = []
+    since = renew_keys(docker(tmp_path, asked), said.append)
+    (update,) = [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith("service update")]
+    assert update == f"service update --detach --env-add LINKWIRE_NODE_KEYS_SINCE={since} linkwire_controller"
+    assert said == ["requested new keys of all nodes"]
+    labels[OPTIONS_LABEL] = Options().label()
+    with pytest.raises(DockerError, match="node encryption is off"):
+        renew_keys(docker(tmp_path, asked), said.append)
+
+
+def test_rotation_names_nodes_or_link_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["web:db"], ["--all"]):
+        assert main(["rotate", "--nodes", *words]) == 2
+        assert "name link keys, or give --all, or --nodes" in capsys.readouterr().err
+
+
+def test_age_of_node_keys_is_chosen() -> None:
+    assert choose({"node_key_rotation": "30d"}, None).node_key_rotation == "30d"
+    with pytest.raises(UsageError, match="--node-key-rotation 'often': not a duration"):
+        choose({"node_key_rotation": "often"}, None)
+    with pytest.raises(UsageError, match="too often"):
+        choose({"node_key_rotation": "9m"}, None)
 
 
 def test_two_nodes_behind_nat_are_named() -> None:

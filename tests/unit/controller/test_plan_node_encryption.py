@@ -14,7 +14,7 @@ from controller.steps import EncryptionGoal, Plan, PlanStep
 from mesh.crypto.keys import PublicKey
 from mesh.model import keyspace
 from mesh.model.encryption.records import NODES_KEY, NodeEncryption, Underlay
-from mesh.model.encryption.status import EncryptionStatus, Mode, Step
+from mesh.model.encryption.status import EncryptionStatus, KeyStatus, Mode, Step
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import LinkKeyEpoch, Node, SealedLinkKey
 from mesh.model.snapshot import Op, Put
@@ -29,10 +29,12 @@ OFF = EncryptionStatus(0, "off", 0, 0, 0)
 class Nodes:
     """Nodes whose agents do what the store says, one at a time."""
 
-    def __init__(self, *able: str) -> None:
+    def __init__(self, *able: str, rotate: int | None = None) -> None:
         self.store, self.world = fresh()
         self.states: dict[str, EncryptionStatus] = {}
+        self.keys: dict[str, KeyStatus] = {}
         self.mode: Mode | None = None
+        self.renewed, self.rotate = 0, rotate
         self.reached: dict[str, int] = {}
         """Node -> how many others it reaches by its device; all, where it is not named."""
         self.planner, self.pictures = Planner(), Pictures()
@@ -52,7 +54,7 @@ class Nodes:
 
     def plan(self) -> Plan:
         """The plan of a controller that remembers, which is that of one that does not."""
-        goal = EncryptionGoal(self.mode, dict(self.states))
+        goal = EncryptionGoal(self.mode, dict(self.states), dict(self.keys), self.renewed, self.rotate)
         swarm, stored = self.pictures.next(self.world.swarm(), self.store.snapshot())
         made = self.planner.plan(swarm, stored, SUBNET, self.world.now, dict(self.world.members), None, goal)
         assert made == plan(swarm, stored, SUBNET, self.world.now, self.world.members, None, goal)

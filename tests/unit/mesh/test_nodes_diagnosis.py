@@ -18,6 +18,7 @@ LOST = Underlay(5, 0, 5, 1420, 0, 5)
 
 def end(name: str, **fields: Any) -> NodeEnd:  # noqa: ANN401 - any of its fields
     known = NodeEnd(name, name, states_key=True, place=f"192.0.2.{name[1:]}:51819", has_link_key=True)
+    known = replace(known, ports=(51819,))
     return replace(replace(known, acknowledged=900, step="enforce"), **fields)
 
 
