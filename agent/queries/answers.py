@@ -34,10 +34,11 @@ _SAID = (
     keyspace.TASKS,
     keyspace.SPACE,
     keyspace.LEADER,
+    keyspace.ENCRYPTION_WANTED,
     keyspace.STATUS,
     keyspace.VIEWS,
 )
-"""All that nodes say; what the controller says is followed anyway."""
+"""All that nodes say, and what the controller says outside the signed set; all else of it is followed anyway."""
 _CHANGING = (keyspace.STATUS, keyspace.VIEWS)
 
 KEPT_BYTES = 32 * 1024**2
