@@ -52,9 +52,10 @@ class NodeEncryptionPlan:
         self._owners = {key.public_key: name for name, place in self._underlays.items() for key in place.keys}
         self._hosts = {place.endpoint.host: name for name, place in self._underlays.items()}
         self._addresses = Addresses(run)
-        self._keys = NodeKeys(run, self._up)
         self._lacking: dict[str, str] = {}
         """Node that is up and gets no place -> why."""
+        self._kept: dict[str, str] = {}
+        """Node that is up and keeps the place that it had, because it could get none now -> why."""
 
     def steps(self) -> Iterator[Step]:
         """Give nodes their places, and go the next step."""
@@ -85,6 +86,10 @@ class NodeEncryptionPlan:
         nodes = self._run.index.swarm.nodes
         return {name: node for name, node in nodes.items() if not node.down and node.revoked is None}
 
+    @cached_property
+    def _keys(self) -> NodeKeys:
+        return NodeKeys(self._run, self._up)
+
     def _clear(self) -> Iterator[Step]:
         """Delete the places that are left when all else is off, and ask for no keys any more."""
         for node in sorted(self._underlays):
@@ -107,9 +112,9 @@ class NodeEncryptionPlan:
                 place = self._place(name, before)
                 self._check_unique(place)
             except Terminal as error:
-                if before is None:
-                    self._lacking[name] = str(error).removeprefix(f"node {observed.hostname}: ")
-                continue  # who is silent now keeps its place
+                without = self._lacking if before is None else self._kept  # who is silent now keeps its place
+                without[name] = str(error).removeprefix(f"node {observed.hostname}: ")
+                continue
             self._underlays[name] = place
             if place != before:
                 key = keyspace.underlay(name)
@@ -194,7 +199,7 @@ class NodeEncryptionPlan:
         self._run.awaits = True
         if not self._is_late(self._keys.epoch):
             self._run.changes_at(self._keys.epoch + LATE_S)
-        elif waiting := [*self._keys.waiting()]:
+        elif waiting := [*self._keys.waiting(self._kept)]:
             self._run.problems.append(f"node encryption: new keys of nodes: waiting for {_some(waiting)}")
 
     def _behind(self, current: NodeEncryption) -> list[str]:

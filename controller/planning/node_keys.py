@@ -95,7 +95,10 @@ class NodeKeys:
         if not usable:
             raise Terminal(_WITHOUT)
         had = {key.public_key for key in before.keys} if before is not None else set()
-        first = next((key for key in usable if key.public_key in had), usable[-1])
+        placed = [key for key in usable if key.public_key in had]
+        # Of two older ones the later one: the node was down when a rotation ended, and the others have that one. The
+        # other device is for the key that is asked for.
+        first = ([key for key in placed if key.epoch < self.epoch] or placed[:1] or usable)[-1]
         later = usable[-1] if usable[-1].epoch == newest != first.epoch else None
         if later is not None and before is not None and before.next == later and self._have_moved:
             first, later = later, None
@@ -151,14 +154,21 @@ class NodeKeys:
 
     # --- problems
 
-    def waiting(self) -> Iterator[str]:
-        """Name the nodes that a rotation waits for, with the reason."""
+    def waiting(self, refused: Mapping[str, str]) -> Iterator[str]:
+        """Name the nodes that a rotation waits for, with the reason.
+
+        Args:
+            refused: nodes that have a place and would get none now, with the reason.
+        """
         if not self._may_offer:
-            yield from (f"{self._hostname(name)} (which states no new key)" for name in self._lacking)
+            for name in self._lacking:
+                yield f"{self._hostname(name)} ({refused.get(name, 'which states no new key')})"
             return
         for name in self._active if self._rotating else ():
             waits_for = self._waits_for(name)
-            if waits_for:
+            if name in refused:
+                yield f"{self._hostname(name)} ({refused[name]})"
+            elif waits_for:
                 others = ", ".join(map(self._hostname, waits_for[:_NAMED]))
                 yield f"{self._hostname(name)} (which does not reach {others} by the new key)"
             elif waits_for is not None:
