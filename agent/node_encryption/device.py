@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Interface
 
 from agent.firewall import nf_tables_netlink, nft
@@ -15,7 +15,7 @@ from agent.node_encryption.diff import DeviceDiff, Observed, ObservedDevice, Tun
 from agent.node_encryption.key import SLOTS
 from agent.node_encryption.tunnel import NodeTunnel
 from agent.wireguard.backend import Backend
-from mesh.errors import DeviceNotFoundError, Terminal
+from mesh.errors import DeviceNotFoundError, LinkwireError, Terminal
 from mesh.model.encryption.status import DEVICE, NOT_OWN
 from mesh.model.net import IPAddress
 
@@ -123,34 +123,54 @@ class NodeDevice:
         if desired.host is not None and not interfaces.holders(self.home, desired.host):
             raise Terminal(f"{desired.host}, where others reach this node, {NOT_OWN}")
 
-    def apply(self, changes: TunnelDiff, version: int = 4) -> None:
+    def apply(self, changes: TunnelDiff, version: int = 4) -> Mapping[int, LinkwireError]:
         """Make changes, in their order.
 
         Args:
             changes: as computed.
             version: of IP, by which nodes reach one another.
 
+        Returns:
+            The devices that could not be made so, by slot, and why: one of two is no reason to leave the other as it
+            is. No route is led through such a device, and no other is deleted in favour of it.
+
         Raises:
-            DeviceNotFoundError, PortTakenError, Retryable, Terminal.
+            Retryable, Terminal: anything else could not be done.
         """
         if changes.table is not None:
             nft.apply(self.home, changes.table, ruleset.NAME)
         if changes.remove_table:
             nft.remove(self.home, ruleset.NAME)
-        for device in changes.devices:
-            self._make(device, version)
+        failed = self._make_each(changes.devices, version)
+        self._lead(changes, failed)
+        for slot, gone in changes.remove_peers:
+            if slot not in failed:
+                self.backend.apply(self.home, self.names[slot], gone)
+        for slot in changes.delete if not failed else ():
+            self.backend.delete(self.home, self.names[slot])
+        return failed
+
+    def _lead(self, changes: TunnelDiff, failed: Collection[int]) -> None:
+        """Lead packets through the devices, but for those that could not be made."""
         for rule in changes.remove_rules:
             policy_routing.remove_rule(self.home, rule)
         for route in changes.remove_routes:
             policy_routing.remove_route(self.home, route)
         for route, slot in changes.set_routes:
-            policy_routing.set_route(self.home, self.names[slot], route)
+            if slot not in failed:
+                policy_routing.set_route(self.home, self.names[slot], route)
         for rule in changes.add_rules:
             policy_routing.add_rule(self.home, rule)
-        for slot, gone in changes.remove_peers:
-            self.backend.apply(self.home, self.names[slot], gone)
-        for slot in changes.delete:
-            self.backend.delete(self.home, self.names[slot])
+
+    def _make_each(self, devices: Iterable[DeviceDiff], version: int) -> dict[int, LinkwireError]:
+        """Make or change devices; return those that could not be, by slot, and why."""
+        failed: dict[int, LinkwireError] = {}
+        for device in devices:
+            try:
+                self._make(device, version)
+            except LinkwireError as error:
+                failed[device.slot] = error
+        return failed
 
     def _make(self, changes: DeviceDiff, version: int) -> None:
         name = self.names[changes.slot]

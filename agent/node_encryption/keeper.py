@@ -202,21 +202,33 @@ class Keeper:
         tunnel, device = wanted.tunnel, self._device
         device.check(tunnel)
         observed, ready = self._read(tunnel)
-        changes = self._diff(wanted, tunnel, observed, ready)
+        changes, problem = self._diff(wanted, tunnel, observed, ready), ""
         if changes:
             log.info("node encryption changed", step=tunnel.encryption.step, reasons=", ".join(changes.changed))
-            device.apply(changes, tunnel.host.version if tunnel.host is not None else 4)
-            if changes.set_routes or changes.remove_routes:
-                self._moved_at = time.monotonic()
+            problem = self._apply(changes, tunnel)
             observed, ready = self._read(tunnel)
             left = self._diff(wanted, tunnel, observed, ready)
             # A peer that has come to answer in between is no difference: its route comes with the next look.
-            if replace(left, set_routes=()):
+            if replace(left, set_routes=()) and not problem:
                 raise Retryable(f"node encryption does not read back as it was set: {', '.join(left.changed)}")
         self._applied = tunnel
         self._report(tunnel, observed, ready)
         filtered = self._filtered(tunnel.encryption.data_path_port) if observed.devices else ""
-        return "; ".join(filter(None, (tunnel.problem, self._uncovered_problem(tunnel), filtered)))
+        return "; ".join(filter(None, (problem, tunnel.problem, self._uncovered_problem(tunnel), filtered)))
+
+    def _apply(self, changes: TunnelDiff, tunnel: NodeTunnel) -> str:
+        """Make changes; return what is wrong with the newer of two devices, in words. Raises LinkwireError."""
+        try:
+            failed = self._device.apply(changes, tunnel.host.version if tunnel.host is not None else 4)
+        finally:  # some may have moved
+            if changes.set_routes or changes.remove_routes:
+                self._moved_at = time.monotonic()
+        if not failed:
+            return ""
+        first, *later = tunnel.devices
+        if first.slot in failed or not later:
+            raise failed[min(failed)]
+        return str(failed[later[-1].slot])
 
     def _take_away(self, wanted: Wanted) -> None:
         if self._is_clean or not wanted.complete:

@@ -78,6 +78,7 @@ class NodeReports:
     ) -> None:
         self._tunnel = tunnel
         self._keys = keys
+        self._unkept = ""
         self.node = node
         self._identity = identity
         self._metrics = metrics
@@ -232,7 +233,7 @@ class NodeReports:
         asked = snapshot.get(keyspace.ENCRYPTION_WANTED, EncryptionWanted)
         if asked is not None and desired.is_whole:
             place = desired.verified.get(keyspace.underlay(self.node.id), Underlay)
-            keys.keep(asked.epoch, [key.public_key for key in place.keys] if place is not None else [])
+            self._keep_keys(keys, asked.epoch, [key.public_key for key in place.keys] if place is not None else [])
         first, later = (*(keys.stated if asked is not None else ()), None, None)[:2]
         node = replace(
             self.node,
@@ -244,6 +245,17 @@ class NodeReports:
         if node != self.node:
             self.node = node
             reporter.node(node)
+
+    def _keep_keys(self, keys: NodeKeys, asked: int, placed: list[PublicKey]) -> None:
+        """Make and forget keys. Where the disk does not take them the node goes on with those that it has."""
+        problem = ""
+        try:
+            keys.keep(asked, placed)
+        except LinkwireError as error:
+            problem = str(error)
+        if problem and problem != self._unkept:
+            log.warning("node key not kept", error=problem)
+        self._unkept = problem
 
     def _renew_proof(self, snapshot: Snapshot, reporter: Reporter) -> None:
         """Prove this node's keys again when Swarm renewed its certificate or the controller knows a later proof."""

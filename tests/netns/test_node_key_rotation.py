@@ -8,11 +8,12 @@ from contextlib import ExitStack
 
 import pytest
 
+from agent.node_encryption import policy_routing
 from mesh.model.encryption.status import Mode
 from tests.netns.overlay_nodes import WIREGUARD_PORTS, Cluster, OverlayNode, Pinging, Wire
-from tests.netns.test_node_encryption import LARGE, switch_on
+from tests.netns.test_node_encryption import LARGE, problem_of, switch_on
 from tests.netns.transfer import Transfer
-from tests.netns.world import World, wait_for
+from tests.netns.world import World, occupied, wait_for
 
 EPOCHS = range(1001, 1006)
 
@@ -109,6 +110,28 @@ def test_closed_second_port_holds_the_rotation(pair: Cluster) -> None:
         pair.drop_first()
         pair.await_epochs(EPOCHS[0])
     assert (there.result.lost, wire.packets) == (0, 0)
+
+
+def test_taken_second_port_holds_the_rotation_alone(pair: Cluster) -> None:
+    """The first device is looked after meanwhile, and the node takes other steps of node encryption."""
+    one, other = pair.nodes
+    switch_on(pair)
+    with Pinging(one, other) as there, Wire(pair) as wire:
+        with occupied(one.netns, WIREGUARD_PORTS[1]):
+            pair.offer_next(EPOCHS[0])
+            wait_for(lambda: str(WIREGUARD_PORTS[1]) in problem_of(one), 15)
+            assert "in use" in problem_of(one)
+            pair.switch("strict", "send")
+            one.do(f"ip route flush table {policy_routing.TABLE}")
+            wait_for(lambda: bool(one.device.read().routes))
+            pair.switch("strict", "enforce")
+            assert set(one.device.read().routes.values()) == {0}
+        pair.await_epochs(0, EPOCHS[0])
+        pair.drop_first()
+        pair.await_epochs(EPOCHS[0])
+    assert problem_of(one) == ""
+    print(f"second port taken: {there.result}, plain {wire.packets}")
+    assert there.result.lost == 0
 
 
 def test_plain_packets_are_refused_while_keys_rotate(world: World) -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from structlog.testing import capture_logs
+
 from agent.desired_state import DesiredState
 from agent.node_encryption.key import NodeKeys
 from agent.reporting.metrics import Metrics
@@ -91,3 +93,26 @@ def test_next_key_is_stated_until_placed_alone(tmp_path: Path) -> None:
     own = (stated.encryption_epoch, stated.encryption_key, stated.encryption_port, stated.encryption_next)
     assert own == (1001, later.public_key, 51818, None)
     assert first.public_key not in {key.public_key for key in keys.stated}
+
+
+def test_full_disk_leaves_the_node_its_first_key(tmp_path: Path) -> None:
+    """The agent wires tasks all the same, and tries again."""
+    identity: Any = None
+    keys, written = NodeKeys(tmp_path, (51819, 51818)), Written()
+    reports = NodeReports(NODE, identity, Metrics("0", "kernel"), WatchedClock(tmp_path), keys)
+    first = keys.stated[0]
+    known = Knows(Underlay(NODE.id, first.public_key, UdpEndpoint(NODE.address, first.port)))
+    in_the_way = tmp_path / "encryption-1-1001.key"
+    in_the_way.mkdir()
+
+    def look() -> Node:
+        asked = shown(asked=True, epoch=1001)
+        reports._state_keys(asked, cast("DesiredState", known), cast("Reporter", written))
+        return written.nodes[-1]
+
+    with capture_logs() as logs:
+        stated = [look(), look()]
+    assert [(node.encryption_key, node.encryption_next) for node in stated] == [(first.public_key, None)] * 2
+    assert [entry["event"] for entry in logs] == ["node key not kept"], "said once"
+    in_the_way.rmdir()
+    assert look().encryption_next is not None
