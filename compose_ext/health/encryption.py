@@ -212,7 +212,7 @@ def rotation(encryption: Encryption) -> str:
     """Say what a rotation of the nodes' keys waits for; empty while none is under way."""
     if not encryption.behind:
         return ""
-    waits = []
+    waits = [f"{node.hostname} ({node.why_not})" for node in encryption.nodes if node.why_not]
     for node in encryption.behind:
         if encryption.epoch not in node.epochs:
             waits.append(f"{node.hostname} (has not got its new key)")
