@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import tempfile
 import time
@@ -24,6 +25,7 @@ from tests.lab.capture import Capture
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node
 from tests.netns.world import occupied
+from tests.support.effort import of_long_form
 
 STACK = """
 version: "3.8"
@@ -63,7 +65,8 @@ open("/tmp/counted", "w").write(json.dumps({"ok": len(ok), "large": len(large), 
 PLAIN = "udp port 4789"
 ENCRYPTED = " or ".join(f"udp port {port}" for port in ports_beside(51820, 53819))
 SECONDS = 4.0
-ROTATIONS = 6
+PHASES = ("asked", "two devices", "routes move", "first devices go")
+"""Of a rotation of node keys."""
 
 Figure = Callable[[str], None]
 
@@ -161,48 +164,78 @@ def test_overlays_of_plain_stacks_are_encrypted(stacks: Deployment, client: tupl
             assert seen[1] > 100
         kill_agents(stacks)
         killed = wires(stacks)
+        took["rotation"] = rotate(stacks, "routes move")
+        rotated_by = wires(stacks)
         told = status(stacks)
         began = time.monotonic()
         stacks.linkwire("node", "encryption", "off")
         took["off"] = time.monotonic() - began
         after = wires(stacks)
-    figure(f"plain packets before {before[0]}, with agents killed in strict {killed[0]}, after {after[0]}; {took}")
+    said = f"with agents killed in strict {killed[0]}, with new node keys {rotated_by[0]}, after {after[0]}"
+    figure(f"plain packets before {before[0]}, {said}; {took}")
     figure(f"{load.counted['ok']} small and {load.counted['large']} large requests, lost: {load.counted['lost']}")
     assert min(before[0], after[0]) > 100, "the capture sees what is plain"
-    assert (killed[0], after[1]) == (0, 0)
+    assert (killed[0], rotated_by[0], after[1]) == (0, 0, 0)
+    assert rotated_by[1] > 100
     assert [(node["step"], node["peers"], node["ready"]) for node in told["nodes"]] == [("enforce", 2, 2)] * 3
     assert load.counted["lost"] == []
     assert load.counted["ok"] > 1000
     assert {node.name: leftovers(node) for node in stacks.lab.nodes} == {"n1": [], "n2": [], "n3": []}
 
 
-def test_node_keys_rotate_under_load(stacks: Deployment, client: tuple[Node, str], figure: Figure) -> None:
-    """By hand, again and again, with all agents and the leading controller killed in different phases."""
+@pytest.mark.parametrize("rotations", [of_long_form(20)])
+def test_node_keys_rotate_again_and_again(
+    stacks: Deployment, client: tuple[Node, str], figure: Figure, rotations: int
+) -> None:
+    """By hand, with all agents and controllers killed in each phase."""
     stacks.linkwire("node", "encryption", "on", "--mode", "strict")
-    epochs: list[int] = []
+    epochs: set[int] = set()
     with Load(*client) as load:
-        for turn in range(ROTATIONS):
-            began = time.monotonic()
-            stacks.linkwire("rotate", "--nodes", "--detach")
-            if turn % 2:
-                time.sleep(turn % 5)
-                kill_agents(stacks)
-                for pid in processes(stacks.lab, "controller"):
-                    os.kill(pid, signal.SIGKILL)
-            last = max(epochs, default=0)
-            process.wait_for("new keys", partial(rotated, stacks, last), seconds=120, every=0.5)
-            epochs.append(status(stacks)["epoch"])
-            seconds, killed = time.monotonic() - began, ", with agents and controllers killed" if turn % 2 else ""
-            figure(f"rotation {turn + 1}: {seconds:.1f} s{killed}")
+        for turn in range(rotations):
+            phase = PHASES[turn % len(PHASES)]
+            seconds = rotate(stacks, phase)
+            figure(f"rotation {turn + 1}: {seconds:.1f} s, agents and controllers killed: {phase}")
+            epochs.add(status(stacks)["epoch"])
         seen = wires(stacks)
     figure(f"{seen[0]} plain and {seen[1]} encrypted packets in {SECONDS} s afterwards")
     figure(f"{load.counted['ok']} small and {load.counted['large']} large requests, lost: {load.counted['lost']}")
     assert load.counted["lost"] == []
-    assert len(set(epochs)) == ROTATIONS
+    assert len(epochs) == rotations
     assert seen[0] == 0
     assert seen[1] > 100
-    stacks.linkwire("node", "encryption", "off")
-    assert {node.name: leftovers(node) for node in stacks.lab.nodes} == {"n1": [], "n2": [], "n3": []}
+
+
+def rotate(stacks: Deployment, phase: str) -> float:
+    """Rotate node keys, and kill all agents and controllers in one of PHASES; return the seconds that it takes."""
+    began, before, names = time.monotonic(), status(stacks), devices(stacks)
+    stacks.linkwire("rotate", "--nodes", "--detach")
+
+    def has_come() -> bool:
+        now = devices(stacks)
+        match phase:
+            case "asked":
+                return bool(processes(stacks.lab, "controller"))
+            case "two devices":
+                return any(len(each) == 2 for each in now)
+            case "routes move":
+                ways = [node.run(["ip", "route", "show", "table", str(TABLE)]).stdout for node in stacks.lab.nodes]
+                return any(set(re.findall(r"dev (\S+)", way)) - names[n] for n, way in enumerate(ways))
+            case _:
+                return any(not each & names[n] for n, each in enumerate(now))
+
+    process.wait_for(f"phase: {phase}", has_come, seconds=60, every=0.05)
+    killed = [*processes(stacks.lab, "worker"), *processes(stacks.lab, "controller")]
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    process.wait_for("agents that answer", stacks.agents_ready, seconds=60, every=0.5)
+    process.wait_for("new keys", partial(rotated, stacks, before["epoch"]), seconds=120, every=0.5)
+    return time.monotonic() - began
+
+
+def devices(stacks: Deployment) -> list[set[str]]:
+    """The names of each node's devices."""
+    listed = [node.run(["ip", "-brief", "link"]).stdout for node in stacks.lab.nodes]
+    return [set(re.findall(r"(?m)^lwnode\d?(?=\s)", each)) for each in listed]
 
 
 def rotated(stacks: Deployment, last: int) -> bool:
