@@ -23,11 +23,13 @@ from agent.asks.survey import Survey
 from agent.asks.sweep import Sweep
 from agent.asks.writing import ShortLived
 from agent.containers.docker_client import Containers, NodeIdentity
+from agent.containers.holder import HolderContainer
 from agent.desired_state import DesiredState
 from agent.firewall import preflight
 from agent.firewall.node_table import NodeTable
 from agent.fitness.node_encryption import DeviceFilters
 from agent.flows.watcher import Watcher
+from agent.holder.client import HeldProcesses
 from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.loop import Agent
 from agent.node_encryption.device import NodeDevice
@@ -57,8 +59,8 @@ from agent.walks import link_records
 from agent.walks.between_nodes import NodesExplainer
 from agent.walks.explain import Explainer
 from agent.walks.many import Walks
-from agent.wireguard.backend import Backend, probe
-from mesh.errors import Retryable
+from agent.wireguard.backend import USERSPACE, Backend, probe
+from mesh.errors import LinkwireError, Retryable
 from mesh.identity.key_files import read_verify_keys
 from mesh.integrity.record_signing import RecordSigner
 from mesh.process import metrics_page
@@ -102,6 +104,20 @@ def _identity(containers: Containers) -> NodeIdentity:
             time.sleep(RETRY_S)
 
 
+def _backend(options: settings.Settings) -> Backend:
+    """Choose the node's backend; its wireguard-go processes are a holder's, where the settings name its folder."""
+    if options.holder is None:
+        return probe()
+    held = HeldProcesses(options.holder, HolderContainer(options.docker, options.holder))
+    backend = probe(processes=held)
+    if backend.name == USERSPACE:
+        try:
+            held.ready()
+        except LinkwireError as error:  # tried again with the first device
+            log.warning("holder not ready", error=str(error))
+    return backend
+
+
 def _heed_signals(agent: Agent, stopped: threading.Event) -> None:
     """Have SIGTERM and SIGINT tell the agent to leave."""
 
@@ -133,7 +149,7 @@ def run(options: settings.Settings) -> None:
     stopped = threading.Event()
     keyring = read_verify_keys(options.verify_keys)
     key = load_or_make_node_key(options.state)
-    backend = probe()
+    backend = _backend(options)
     answers_dns = preflight.require()
     node_jobs.require_places(options.docker, options.containers)
     containers = Containers(options.docker, folder=options.containers)

@@ -37,6 +37,7 @@ class Settings:
         verify_keys: file with the public keys that may sign the controller's records, and the cluster's id.
         containers: where Docker's folder `containers` is to be seen; empty for where Docker has it.
         installation: id of the installation that this agent is part of; empty where nobody says.
+        holder: folder of wireguard-go's sockets that a holder has; None for children of the agent's own.
     """
 
     command: str
@@ -55,6 +56,7 @@ class Settings:
     installation: str = ""
     containers: str = ""
     follow: bool = False
+    holder: Path | None = None
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:
@@ -83,6 +85,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     text = "where Docker's folder of containers is to be seen; where Docker has it, if not given"
     flags.add("--containers", "LINKWIRE_CONTAINERS", "", str, text)
     flags.add("--installation", "LINKWIRE_INSTALLATION", "", str, "id of the installation that the state belongs to")
+    text = "folder of sockets for a container that has wireguard-go outlive the agent's; none, if not given"
+    flags.add("--holder", "LINKWIRE_HOLDER", "", str, text)
     flags.parser.add_argument("--stack", help="for inspect: only this stack's links")
     text = "for events: go on until standard input ends"
     flags.parser.add_argument("--follow", action="store_true", help=text)
@@ -105,4 +109,5 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
         installation=read.installation,
         containers=read.containers,
         follow=read.follow,
+        holder=Path(read.holder) if read.holder else None,
     )

@@ -25,6 +25,7 @@ import structlog
 
 from agent.containers import start_gate
 from agent.containers.docker_client import Containers, LocalTask
+from agent.containers.holder import HolderContainer
 from agent.containers.volumes import BOUND, DEFAULT_ROOT, Volumes
 from agent.errors import HostsFileMissingError, NotNetnsError
 from agent.firewall import node_table, preflight, source_guard
@@ -76,6 +77,7 @@ def run(command: str, url: str, folder: str) -> int:
             place(volumes, engine.root)
         elif command == "unwire":
             _again(partial(_ended, volumes))
+            _again(HolderContainer(url).remove)
             problems += unwire(Containers(url, folder=folder))
         else:
             problems += remove(volumes)

@@ -11,11 +11,14 @@ from agent.wireguard import kernel, userspace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.holder.processes import Processes
     from agent.linux.netns import TaskNetns
     from mesh.crypto.keys import PublicKey
     from mesh.topology.wgtypes import Device, DeviceChange
 
-__all__ = ["Backend", "PortTakenError", "probe"]
+__all__ = ["USERSPACE", "Backend", "PortTakenError", "probe"]
+
+USERSPACE = userspace.UserspaceBackend.name
 
 
 class Backend(Protocol):
@@ -101,11 +104,12 @@ class Backend(Protocol):
         """Release what the backend itself keeps open. The devices stay."""
 
 
-def probe(home: str = OWN_NETNS) -> Backend:
+def probe(home: str = OWN_NETNS, processes: Processes | None = None) -> Backend:
     """Choose this node's backend: the kernel's where it has WireGuard, else wireguard-go.
 
     Args:
         home: the namespace in which the devices' UDP sockets are to be.
+        processes: of wireguard-go; children of this one, if not given.
 
     Raises:
         Terminal: neither can be had; the text says what to do.
@@ -113,4 +117,4 @@ def probe(home: str = OWN_NETNS) -> Backend:
     if kernel.available():
         return kernel.KernelBackend(home)
     userspace.require()
-    return userspace.UserspaceBackend(home)
+    return userspace.UserspaceBackend(home, processes)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import struct
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.linux.interfaces import DEVICE_PREFIX
+from agent.holder import sockets
+from agent.holder.sockets import ANSWER_SECONDS, SOCKETS
 from agent.linux.netlink_socket import explained
 from agent.wireguard.peer_decoder import PeerDecoder, Split
 from mesh.crypto.keys import PrivateKey, PublicKey
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
     from mesh.model.net import IPNetwork
     from mesh.topology.wgtypes import DeviceChange, PeerChange
 
-SOCKETS = Path("/var/run/wireguard")
-"""Compiled into wireguard-go (ipc/uapi_unix.go)."""
-
-_ANSWER_SECONDS = 10.0
-_PEERCRED = struct.Struct("=iII")  # struct ucred, linux/socket.h
 _ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)(?:%\w+)?\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
 _PEER_BEGINS = "\npublic_key="
 _KEY_DIGITS = 64
@@ -43,41 +37,16 @@ _COUNTERS = re.compile(
 """As they follow one another in a peer's lines (wireguard-go, device/uapi.go, IpcGetOperation)."""
 
 
-def socket_path(name: str) -> Path:
-    """Return the path of a device's control socket; there is one folder for all namespaces."""
-    return SOCKETS / f"{name}.sock"
-
-
-def process(name: str) -> int | None:
-    """Return the process id of the wireguard-go that serves a device, or None when none does.
-
-    Raises:
-        Retryable, Terminal: it could not be asked.
-    """
-    try:
-        with explained(f"ask who serves {name}"), _connect(name) as connection:
-            pid, _, _ = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
-    except DeviceNotFoundError:
-        return None
-    return int(pid)
-
-
-def served() -> tuple[str, ...]:
-    """Return the names of the devices of ours that a wireguard-go serves, sorted."""
-    names = (path.name.removesuffix(".sock") for path in SOCKETS.glob(f"{DEVICE_PREFIX}*.sock"))
-    return tuple(sorted(name for name in names if process(name) is not None))
-
-
-def get(name: str, decoder: Decoder | None = None) -> Device:
+def get(name: str, decoder: Decoder | None = None, folder: Path = SOCKETS) -> Device:
     """Read a device, with what its decoder knows from before. Raises DeviceNotFoundError, Retryable, Terminal."""
     with explained(f"read {name}"):
-        return (decoder or Decoder()).decode(name, _exchange(name, b"get=1\n\n"))
+        return (decoder or Decoder()).decode(name, _exchange(name, b"get=1\n\n", folder))
 
 
-def set_device(name: str, change: DeviceChange) -> None:
+def set_device(name: str, change: DeviceChange, folder: Path = SOCKETS) -> None:
     """Change a device. Raises PortTakenError, DeviceNotFoundError, Retryable, Terminal."""
     with explained(f"set {name}"):
-        _exchange(name, encode_set(change))
+        _exchange(name, encode_set(change), folder)
 
 
 def encode_set(change: DeviceChange) -> bytes:
@@ -246,24 +215,10 @@ def _endpoint(value: str) -> UdpEndpoint:
     return UdpEndpoint(host, int(match["port"]))
 
 
-def _connect(name: str) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    connection.settimeout(_ANSWER_SECONDS)
-    try:
-        connection.connect(str(socket_path(name)))
-    except (FileNotFoundError, ConnectionRefusedError) as error:
-        connection.close()
-        raise DeviceNotFoundError(f"no wireguard-go serves {name}") from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _exchange(name: str, request: bytes) -> str:
+def _exchange(name: str, request: bytes, folder: Path) -> str:
     """Return the answer's lines before the errno. Raises OSError with that errno, DeviceNotFoundError, Retryable."""
     answer = bytearray()
-    with _connect(name) as connection:
+    with sockets.connect(name, folder) as connection:
         try:
             connection.sendall(request)
             while not answer.endswith(b"\n\n"):
@@ -274,7 +229,7 @@ def _exchange(name: str, request: bytes) -> str:
         except (BrokenPipeError, ConnectionResetError) as error:
             raise DeviceNotFoundError(f"the wireguard-go of {name} ended while it was asked") from error
         except TimeoutError as error:
-            raise Retryable(f"no answer from the wireguard-go of {name} within {_ANSWER_SECONDS:.0f} s") from error
+            raise Retryable(f"no answer from the wireguard-go of {name} within {ANSWER_SECONDS:.0f} s") from error
     text, separator, code = answer[:-2].decode("ascii", errors="replace").rpartition("errno=")
     if not separator or not re.fullmatch(r"-?[0-9]+", code):
         raise Terminal(f"wireguard-go's answer about {name} has no errno")

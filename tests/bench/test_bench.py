@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.wireguard import uapi
+from agent.holder import sockets
 from tests.netns.world import NETNS_FOLDER, wait_for
 
 ROWS = [
@@ -62,7 +62,7 @@ def namespaces(pid: int) -> list[Path]:
 
 
 def devices(pid: int) -> list[Path]:
-    return list(uapi.SOCKETS.glob(f"lw{pid:07d}*.sock"))
+    return list(sockets.SOCKETS.glob(f"lw{pid:07d}*.sock"))
 
 
 def processes(of: str) -> list[str]:

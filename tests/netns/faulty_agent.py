@@ -13,9 +13,10 @@ from typing import Any
 from agent import assembly, cli, local_tasks, settings
 from agent.containers import netns_discovery, start_gate, watcher
 from agent.firewall import nft, preflight, source_guard
+from agent.holder import processes, sockets
 from agent.linux import hosts_file, netlink_socket, netns, sysctl
 from agent.state import atomic_file
-from agent.wireguard import uapi, userspace
+from agent.wireguard import uapi
 from mesh.errors import DeviceNotFoundError, Retryable
 from tests.support.faults.fork_server import Order, serve
 from tests.support.faults.injection import KILLED, Failure, Injector, Module, give, hanging, raising
@@ -64,8 +65,8 @@ def wrap(injector: Injector) -> None:
         injector.wrap(netlink_socket.NetlinkSocket, name, "netlink", NETLINK)
     injector.wrap(nft, "_nft", "nft", NFT)
     injector.wrap(uapi, "_exchange", "wireguard-go", UAPI)
-    injector.wrap(uapi, "_connect", "wireguard-go connect", CONNECT)
-    injector.wrap(userspace, "_spawn", "wireguard-go start", SPAWN, method("process"))
+    injector.wrap(sockets, "connect", "wireguard-go connect", CONNECT)
+    injector.wrap(processes, "_spawn", "wireguard-go start", SPAWN, method("process"))
     kinds = {"open": OPEN, "pread": READ, "pwrite": WRITE, "fsync": WRITE, "fdatasync": WRITE, "fchmod": WRITE}
     for module in (hosts_file, atomic_file, netns):
         others: Any = Module(os, **{name: getattr(os, name) for name in kinds})
@@ -97,8 +98,8 @@ def prepare(injector: Injector, order: Order) -> Callable[[], object]:
     start_gate.FOLDER = FaultyPath(folder / "gate")
     netns_discovery.FOLDER = source_guard.FOLDER = FaultyPath(folder / "sandboxes")
     sysctl.OWN = FaultyPath(sysctl.OWN)
-    served = uapi.served
-    uapi.served = lambda: tuple(name for name in served() if name.startswith(order["prefix"]))
+    served = sockets.served
+    sockets.served = lambda *_folder: tuple(name for name in served() if name.startswith(order["prefix"]))
     give(assembly, SOCKET=str(folder / "queries" / "socket"))
     local_tasks.SETTLE_S = 0.0
     if order["without"]:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from agent.firewall import nf_tables_netlink
+from agent.holder import sockets
 from agent.linux.netlink_socket import NETLINK_ROUTE
-from agent.wireguard import uapi
 from tests.netns.faulty_mesh import FaultyMesh, faulty_mesh
 from tests.netns.faulty_node import Container
 from tests.netns.world import is_own
@@ -82,7 +82,7 @@ class Life:
     def _leaked(self) -> list[str]:
         """What serves no task any more."""
         kept = self.mesh.device(self.bystander)
-        names = (name for name in uapi.served() if is_own(name) and name != kept)
+        names = (name for name in sockets.served() if is_own(name) and name != kept)
         left = [f"process of {name}" for name in names]
         # An agent that was killed leaves them for a while (agent.state.atomic_file).
         return left if self.is_killed else left + [f"file {path.name}" for path in self._temporary()]
@@ -100,7 +100,7 @@ def touched(mesh: FaultyMesh, bystander: Container) -> tuple[object, ...]:
     place, device = bystander.netns, mesh.device(bystander)
     return (
         place.socket(NETLINK_ROUTE).device_index(device),
-        uapi.process(device),
+        sockets.process(device),
         nf_tables_netlink.generation(place),
         bystander.hosts.read_bytes(),
     )

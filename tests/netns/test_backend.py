@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import PortTakenError
+from agent.holder import sockets
 from agent.linux import interfaces
-from agent.wireguard import uapi
 from agent.wireguard.backend import Backend, probe
 from mesh.crypto.keys import PrivateKey, PublicKey
 from mesh.errors import DeviceNotFoundError, NetnsGoneError, Terminal
@@ -165,7 +165,7 @@ def test_remaking_keeps_own_device_and_reports_foreign_one(made: Task, world: Wo
 def test_deleting_leaves_nothing_and_may_be_done_twice(made: Task) -> None:
     made.node.backend.delete(made.netns, made.name)
     assert interfaces.observe(made.netns, made.name) is None
-    assert uapi.process(made.name) is None
+    assert sockets.process(made.name) is None
     with pytest.raises(DeviceNotFoundError):
         made.node.backend.read(made.netns, made.name)
     with pytest.raises(DeviceNotFoundError):
@@ -175,7 +175,7 @@ def test_deleting_leaves_nothing_and_may_be_done_twice(made: Task) -> None:
 
 def test_dead_device_is_not_found_and_is_remade(made: Task) -> None:
     made.wire()
-    if pid := uapi.process(made.name):
+    if pid := sockets.process(made.name):
         os.kill(pid, signal.SIGKILL)
     else:
         ip("-n", Path(made.netns.path).name, "link", "delete", made.name)
@@ -330,7 +330,7 @@ def test_every_call_reports_a_vanished_namespace(made: Task) -> None:
             call()
     netns.close()
     wait_for(lambda: is_free(made.node.netns, made.port))  # the device has gone with it
-    wait_for(lambda: uapi.process(name) is None)
+    wait_for(lambda: sockets.process(name) is None)
 
 
 def test_the_home_namespace_may_be_the_own_one(world: World) -> None:

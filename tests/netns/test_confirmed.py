@@ -19,6 +19,7 @@ from agent.containers import start_gate, watcher
 from agent.containers.docker_client import LocalTask, NodeIdentity
 from agent.desired_state import DesiredState
 from agent.firewall.node_table import NodeTable
+from agent.holder import sockets
 from agent.interface import reconcile
 from agent.loop import Agent
 from agent.node_encryption.device import NodeDevice
@@ -32,7 +33,6 @@ from agent.state.clock import WatchedClock
 from agent.state.key_file import load_or_make_node_key
 from agent.state.node_identity import Identity
 from agent.state.verified_state import VerifiedState
-from agent.wireguard import uapi
 from controller.swarm.model import SwarmTask
 from controller.trust.link_secrets import ControllerIdentity
 from mesh.crypto.hpke import NodeKey
@@ -152,8 +152,8 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "RESYNC_S", NEVER_S)
     monkeypatch.setattr(status_poller, "STATUS_S", NEVER_S)
     # Other tests that run now have devices too, of which it would end those that it does not know.
-    served = uapi.served
-    monkeypatch.setattr(uapi, "served", lambda: tuple(filter(is_own, served())))
+    served = sockets.served
+    monkeypatch.setattr(sockets, "served", lambda *_folder: tuple(filter(is_own, served())))
 
 
 @pytest.mark.usefixtures("alone")

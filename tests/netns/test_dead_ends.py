@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.holder import sockets
 from agent.interface import reconcile
-from agent.wireguard import uapi
 from mesh.topology.wgtypes import InterfaceConfig
 from tests.netns.test_traffic import await_first_packet
 from tests.netns.world import Task, World, wait_for
@@ -27,7 +27,7 @@ def wired(task: Task, config: InterfaceConfig, hosts: str) -> tuple[str, ...]:
 
 def kill(task: Task) -> None:
     """End the task's device as its program's end does; the kernel's own has no program."""
-    pid = uapi.process(task.name)
+    pid = sockets.process(task.name)
     if pid is None:
         task.node.backend.delete(task.netns, task.name)
         return

@@ -19,9 +19,9 @@ from typing import Self
 import pytest
 
 from agent.containers import start_gate, watcher
+from agent.holder import sockets
 from agent.interface.reconcile import observe
 from agent.loop import Agent
-from agent.wireguard import uapi
 from mesh.crypto.keys import PrivateKey
 from mesh.topology.ipam import twin
 from mesh.topology.wgtypes import DeviceChange, Interface, PeerChange
@@ -70,8 +70,8 @@ def wired(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr(start_gate, "FOLDER", tmp_path / "gate")
     monkeypatch.setattr(watcher, "RESYNC_S", 86_400.0)
     monkeypatch.setattr(Agent, "_discard_surplus_devices", lambda _: None)  # each would end the other's
-    served = uapi.served
-    monkeypatch.setattr(uapi, "served", lambda: tuple(filter(is_own, served())))
+    served = sockets.served
+    monkeypatch.setattr(sockets, "served", lambda *_folder: tuple(filter(is_own, served())))
     left, right = world.nodes()
     db, web, other = world.task(left), world.task(right), world.task(right)
     (tmp_path / "etcd").mkdir()

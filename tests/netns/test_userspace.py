@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import PortTakenError
+from agent.holder import processes, sockets
 from agent.interface import reconcile
 from agent.linux import interfaces
 from agent.linux.netns import OWN_NETNS
@@ -42,7 +43,7 @@ def with_wireguard_go(node: Node) -> Node:
 
 
 def served(task: Task) -> int:
-    pid = uapi.process(task.name)
+    pid = sockets.process(task.name)
     assert pid
     return pid
 
@@ -92,14 +93,14 @@ def test_stubborn_process_is_killed(task: Task) -> None:
     task.node.backend.delete(task.netns, task.name)
     assert not is_running(pid)
     assert interfaces.observe(task.netns, task.name) is None
-    assert not uapi.socket_path(task.name).exists()
+    assert not sockets.socket_path(task.name).exists()
 
 
 def test_dead_processs_socket_is_no_device_nor_obstacle(task: Task) -> None:
-    uapi.SOCKETS.mkdir(exist_ok=True)
+    sockets.SOCKETS.mkdir(exist_ok=True)
     with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(uapi.socket_path(task.name)))
-    assert uapi.process(task.name) is None
+        left.bind(str(sockets.socket_path(task.name)))
+    assert sockets.process(task.name) is None
     task.wire()
     assert task.node.backend.read(task.netns, task.name).public_key == task.key.public
 
@@ -137,7 +138,7 @@ def test_serving_process_is_found_and_ended_anywhere(world: World, task: Task) -
 
 def start_only(node: Node, name: str) -> None:
     assert isinstance(node.backend, userspace.UserspaceBackend)
-    node.backend._start(name)
+    node.backend.prepare(name)
 
 
 def test_name_used_in_other_namespace_is_not_taken(world: World, task: Task) -> None:
@@ -165,13 +166,13 @@ def test_process_without_socket_is_ended_and_remade(task: Task, monkeypatch: pyt
     backend = task.node.backend
     backend.create(task.netns, task.name)
     interfaces.set_up(task.netns, task.name)
-    wait_for(lambda: userspace._hears(served(task), uapi.get(task.name).listen_port))  # it is up when it knows it is
+    wait_for(lambda: processes.hears(served(task), uapi.get(task.name).listen_port))  # it is up when it knows it is
     with occupied(task.node.netns, task.port):
         with pytest.raises(PortTakenError):  # taken after the backend has looked and before wireguard-go opens it
             uapi.set_device(task.name, DeviceChange(listen_port=task.port))
         wait_for(lambda: not is_found(task))
     task.wire()
-    wait_for(lambda: userspace._hears(served(task), task.port))
+    wait_for(lambda: processes.hears(served(task), task.port))
     assert is_found(task)
 
 
@@ -185,7 +186,7 @@ def is_found(task: Task) -> bool:
 def test_setting_same_port_again_keeps_it_open(task: Task) -> None:
     task.wire()
     pid = served(task)
-    wait_for(lambda: userspace._hears(pid, task.port))
+    wait_for(lambda: processes.hears(pid, task.port))
     before = udp_inodes(pid, task.port)
     task.node.backend.apply(task.netns, task.name, DeviceChange(task.key, task.port))
     assert udp_inodes(pid, task.port) == before != set()
@@ -213,11 +214,11 @@ def test_busy_process_is_asked_again(task: Task, monkeypatch: pytest.MonkeyPatch
     backend.create(task.netns, task.name)
     pid = served(task)
 
-    def connect(_: str) -> socket.socket:
+    def connect(*_: object) -> socket.socket:
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patched:
-        patched.setattr(uapi, "_connect", connect)
+        patched.setattr(sockets, "connect", connect)
         for ask in (
             lambda: backend.prepare(task.name),
             lambda: backend.found(task.netns),

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from pathlib import Path
 
+from agent.holder import processes, sockets
 from agent.linux import interfaces
 from agent.linux.netns import TaskNetns
-from agent.wireguard import kernel, uapi, userspace
+from agent.wireguard import kernel, userspace
 from agent.wireguard.backend import Backend, probe
 from mesh.crypto.keys import PrivateKey
 from mesh.model.net import IPNetwork, UdpEndpoint
@@ -182,8 +183,8 @@ def sweep() -> None:
     for path in NETNS_FOLDER.glob(f"{_PREFIX}*"):
         if not owner_is_alive(path.name.removeprefix(_PREFIX).split("-")[0]):
             ip("netns", "delete", path.name)
-    for path in uapi.SOCKETS.glob("lw[0-9]*.sock"):
-        pid = uapi.process(path.stem)
+    for path in sockets.SOCKETS.glob("lw[0-9]*.sock"):
+        pid = sockets.process(path.stem)
         if not owner_is_alive(path.stem[2:9]):
             if pid:
                 os.kill(pid, signal.SIGTERM)
@@ -194,13 +195,13 @@ def own_leftovers() -> list[str]:
     """Namespaces, control sockets and wireguard-go processes that this process made and that are still there."""
     ours = f"lw{os.getpid():07d}"
     left = [str(path) for path in NETNS_FOLDER.glob(f"{_PREFIX}{os.getpid()}-*")]
-    left += [str(path) for path in uapi.SOCKETS.glob(f"{ours}*.sock")]
+    left += [str(path) for path in sockets.SOCKETS.glob(f"{ours}*.sock")]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             arguments = path.read_text(errors="replace")
         except OSError:
             continue
-        if ours in arguments and userspace.PROGRAM in arguments:
+        if ours in arguments and processes.PROGRAM in arguments:
             left.append(arguments.replace("\0", " "))
     return left
 

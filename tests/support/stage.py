@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
+from agent.holder import sockets
 from agent.linux.netns import TaskNetns
-from agent.wireguard import uapi
 from mesh.crypto.keys import PrivateKey
 from mesh.crypto.preshared_keys import PresharedKey
 from mesh.model.net import UdpEndpoint
@@ -61,8 +61,8 @@ def end_leftovers() -> list[str]:
         signal.signal(number, signal.SIG_IGN)
     if not own_leftovers():
         return []
-    for path in uapi.SOCKETS.glob(f"lw{os.getpid():07d}*.sock"):
-        pid = uapi.process(path.stem)
+    for path in sockets.SOCKETS.glob(f"lw{os.getpid():07d}*.sock"):
+        pid = sockets.process(path.stem)
         if pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
