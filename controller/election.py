@@ -6,6 +6,8 @@ lead, on condition that both still are what it saw. Only the controllers' user o
 
 A controller that lost the lead without knowing it (a pause, a partition) cannot write: each of its transactions
 carries the revision of the leader record that it created (a fencing token).
+
+One that reaches etcd and not its Swarm would lead for ever and do nothing. It gives the lead up, and wins none.
 """
 
 from __future__ import annotations
@@ -47,13 +49,14 @@ class _Sight:
 class Election:
     """Campaign for the lead, in a thread of its own."""
 
-    def __init__(self, store: Store, name: str, changed: Callable[[], None]) -> None:
+    def __init__(self, store: Store, name: str, changed: Callable[[], None], *, fit: bool = True) -> None:
         """Start to campaign.
 
         Args:
             store: holds the leader's record.
             name: of this controller, for people.
             changed: called from the thread when the lead is won or lost.
+            fit: as in `set_fit`.
         """
         self._store = store
         self._name = name
@@ -63,7 +66,9 @@ class Election:
         self._sight: _Sight | None = None
         self._revision: int | None = None
         self._lock = threading.Lock()
+        self._fit = fit
         self._stopped = threading.Event()
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="election", daemon=True)
         self._thread.start()
 
@@ -79,9 +84,16 @@ class Election:
         if revision is not None and self._store.load((keyspace.LEADER,)).revision_of(keyspace.LEADER) != revision:
             self._lose(revision)
 
+    def set_fit(self, fit: bool) -> None:  # noqa: FBT001 - a fact, not a mode
+        """Note whether this controller can do a leader's work; one that cannot gives the lead up, and wins none."""
+        if fit != self._fit:
+            self._fit = fit
+            self._woken.set()
+
     def stop(self) -> None:
         """Give up the lead, so that another controller wins it at once."""
         self._stopped.set()
+        self._woken.set()
         self._thread.join()
         revision, self._revision = self._revision, None
         if revision is not None:
@@ -103,9 +115,13 @@ class Election:
                 self._sight = None
                 self._set(None)
                 log.exception("election crashed, retrying")
-            self._stopped.wait(LOOK_S if self._revision is None else BEAT_S)
+            self._woken.wait(LOOK_S if self._revision is None else BEAT_S)
+            self._woken.clear()
 
     def _campaign(self) -> None:
+        if not self._fit:
+            self._yield()
+            return
         revision = self._revision
         if revision is not None:
             self._count += 1
@@ -122,6 +138,14 @@ class Election:
             self._sight = None
             lead = Put(Leader(self._name, self._instance), revisions[0])
             self._set(self._store.commit((lead, Put(self._tenure(), revisions[1]))))
+
+    def _yield(self) -> None:
+        """Give up the lead, if this is the leader; where etcd does not answer, another one leads by our silence."""
+        revision, self._sight = self._revision, None
+        if revision is not None:
+            log.warning("lead given up, Swarm does not answer", controller=self._name)
+            self._lose(revision)
+            self._store.commit((Delete(keyspace.LEADER, revision),))
 
     def _is_silent(self, revisions: tuple[int, int], now: float) -> bool:
         """Tell whether the leader has shown no sign of life for SILENCE_S while this controller looked."""

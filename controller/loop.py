@@ -92,7 +92,7 @@ class Controller:
     def run(self, stopped: threading.Event) -> None:
         """Reconcile until stopped."""
         follower = self._store.follow(keyspace.FOLLOWED, self._wake)
-        election = Election(self._store, self._name, self._wake)
+        election = Election(self._store, self._name, self._wake, fit=self._watch.answers)
         due: int | None = None
         try:
             while not stopped.is_set():
@@ -123,7 +123,10 @@ class Controller:
         # First of all: a lead that is won later finds the lists as a standby has them, and another pass comes.
         token = election.token
         stored = follower.snapshot
-        swarm = self._watch.refresh(hints | self._news(stored), closely=token is not None)
+        try:
+            swarm = self._watch.refresh(hints | self._news(stored), closely=token is not None)
+        finally:
+            election.set_fit(self._watch.answers)
         self._show(stored, swarm, leads=token is not None)
         if self._startup.lead_changed(token):
             self._decider.start_term()

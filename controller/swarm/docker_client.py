@@ -34,11 +34,12 @@ RECONNECT_S = 0.5
 
 
 @contextlib.contextmanager
-def _wrapped(what: str) -> Iterator[None]:
+def _wrapped(what: str, *, once_managed: bool = False) -> Iterator[None]:
+    """Raise errors of the project; `once_managed` is whether this Docker was a manager, and may be one again."""
     try:
         yield
     except docker.errors.APIError as error:
-        if error.status_code == requests.codes.service_unavailable:
+        if error.status_code == requests.codes.service_unavailable and not once_managed:
             raise Terminal(
                 f"{what}: this Docker is not a Swarm manager: {error.explanation}; run the controller on a manager"
             ) from error
@@ -78,6 +79,7 @@ class SwarmManager:
         self._url = url
         self._timeout = timeout
         self._client: docker.APIClient | None = None
+        self._managed = False  # a manager that starts, or is locked, says for a while that it is none
 
     def _api(self) -> docker.APIClient:
         if self._client is None:
@@ -87,31 +89,32 @@ class SwarmManager:
     def cluster(self) -> tuple[str, tuple[bytes, ...], int]:
         """Return Swarm's id, its root certificates in PEM, and the UDP port of its VXLAN.
 
-        Raises Retryable; Terminal if Docker is no manager.
+        Raises Retryable; Terminal if Docker is no manager, and was none since this object was made.
 
         While the root is rotated this is the old one, and certificates of the new root come with a cross-signed one
         (mesh.identity.attestation).
         """
-        with _wrapped("read the Swarm's id"):
+        with _wrapped("read the Swarm's id", once_managed=self._managed):
             raw = self._api().inspect_swarm()
+            self._managed = True
         root = (raw.get("TLSInfo") or {}).get("TrustRoot") or ""
         port = int(raw.get("DataPathPort") or DATA_PATH_PORT)  # 0 stands for it
         return str(raw["ID"]), (str(root).encode(),) if root else (), port
 
     def services(self) -> dict[str, SwarmService]:
         """List every service, by id. Raises Retryable."""
-        with _wrapped("list services"):
+        with _wrapped("list services", once_managed=self._managed):
             return {raw["ID"]: _service(raw) for raw in self._api().services()}  # type: ignore[no-untyped-call]
 
     def tasks(self, services: frozenset[str] | None = None) -> dict[str, SwarmTask]:
         """List every task, or every task of some services, by id. Raises Retryable."""
-        with _wrapped("list tasks"):
+        with _wrapped("list tasks", once_managed=self._managed):
             filters = {"service": sorted(services)} if services is not None else None
             return {raw["ID"]: _task(raw) for raw in self._api().tasks(filters=filters)}  # type: ignore[no-untyped-call]
 
     def nodes(self) -> dict[str, SwarmNode]:
         """List every node, by id. Raises Retryable."""
-        with _wrapped("list nodes"):
+        with _wrapped("list nodes", once_managed=self._managed):
             return {raw["ID"]: _node(raw) for raw in self._api().nodes()}
 
     def follow(self, changed: Callable[[str, str], None]) -> None:

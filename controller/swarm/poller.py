@@ -16,6 +16,8 @@ from controller.swarm.list_cache import ListCache
 from controller.swarm.model import DATA_PATH_PORT, Swarm, SwarmNode, SwarmService, SwarmTask
 
 RESYNC_S = 5.0
+SILENCE_S = 6.0
+"""Seconds without an answer of Swarm's after which this controller knows too little of it to lead."""
 CLOSE_S = 0.1
 """Seconds between two lists of a moving service."""
 CLOSE_MAX_S = 2.0
@@ -64,6 +66,12 @@ class SwarmPoller:
         self._moved: dict[str, float] = {}
         self._listed: dict[str, float] = {}
         self._took = 0.0
+        self._silent_since: float | None = float("-inf")  # it has never answered
+
+    @property
+    def answers(self) -> bool:
+        """Whether Swarm answers, or did not for a moment only."""
+        return self._silent_since is None or self._clock() - self._silent_since < SILENCE_S
 
     def refresh(self, hints: Collection[tuple[str, str]], *, closely: bool = True) -> Swarm:
         """Renew the lists that are due and return the whole picture.
@@ -76,7 +84,17 @@ class SwarmPoller:
         Raises:
             Retryable: Swarm did not answer; the next call lists everything.
         """
-        now = self._clock()
+        began = self._clock()
+        try:
+            swarm = self._refresh(hints, began, closely=closely)
+        except Exception:
+            if self._silent_since is None:
+                self._silent_since = began
+            raise
+        self._silent_since = None
+        return swarm
+
+    def _refresh(self, hints: Collection[tuple[str, str]], now: float, *, closely: bool) -> Swarm:
         kinds = {kind for kind, _ in hints}
         if closely and not self._closely:
             self._resync_at = 0.0

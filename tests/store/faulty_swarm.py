@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,11 @@ from tests.support.signing import CLUSTER
 from tests.support.swarm_world import home
 
 STACK = "small"
+NO_LEADER: Answer = (
+    500,
+    {"message": "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few"},
+)
+"""What a manager says that has lost the others, shortened."""
 
 
 @dataclass
@@ -28,11 +34,20 @@ class Swarm:
 
 
 class ManagersDocker(DockerApi):
-    """Docker of a manager."""
+    """Docker of a manager.
+
+    Attributes:
+        swarm: as it tells of it.
+        refusal: what it says to each question about the Swarm; None to answer.
+        answers: it does not answer at all while this is not set.
+    """
 
     def __init__(self, socket: Path) -> None:
         super().__init__(socket)
         self.swarm = Swarm()
+        self.refusal: Answer | None = None
+        self.answers = threading.Event()
+        self.answers.set()
 
     def begin(self) -> None:
         """Begin with another Swarm."""
@@ -61,6 +76,9 @@ class ManagersDocker(DockerApi):
 
     def answer(self, path: str, query: dict[str, Any]) -> Answer:
         """As the other."""
+        self.answers.wait(60)
+        if self.refusal is not None and path != "version":
+            return self.refusal
         swarm = self.swarm
         match path:
             case "swarm":
@@ -98,5 +116,5 @@ def _node(name: str) -> dict[str, Any]:
         "ID": name,
         "Description": {"Hostname": name},
         "Status": {"State": "ready", "Addr": str(home(name))},
-        "Spec": {"Labels": {"linkwire.key": record(name).statement(CLUSTER).fingerprint}},
+        "Spec": {"Role": "manager", "Labels": {"linkwire.key": record(name).statement(CLUSTER).fingerprint}},
     }

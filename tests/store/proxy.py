@@ -11,7 +11,12 @@ from typing import Self
 
 
 class Proxy:
-    """Passes connections on to a port of loopback until it is told to freeze, to be slow, or to refuse."""
+    """Passes connections on to a port of loopback until it is told to freeze, to be slow, or to refuse.
+
+    Attributes:
+        accepted: connections so far.
+        held: all that waits to be passed on while it is frozen.
+    """
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -24,6 +29,7 @@ class Proxy:
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.accepted = 0
+        self.held: list[bytes] = []
 
     @property
     def endpoint(self) -> str:
@@ -92,6 +98,8 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket, flowing: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if not flowing.is_set():
+                    self.held.append(data)
                 while not flowing.wait(0.1):
                     if self._over:
                         return

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,11 @@ def _run(prepare: Callable[[Injector, Order], Callable[[], object]], order: Orde
 class ForkServer:
     """The server of a module that calls `serve`."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, more: Mapping[str, str] | None = None) -> None:
+        """Start it; `more` is for its environment."""
         command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", module]
-        self._process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **(more or {})}, **pipes)
 
     def start(self, order: Order) -> int:
         """Start a process; return its id."""

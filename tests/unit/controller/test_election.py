@@ -126,6 +126,20 @@ def test_sign_of_life_defeats_a_takeover(now: list[float]) -> None:
     assert first.token is not None
 
 
+def test_unfit_controller_gives_its_lead_up(now: list[float]) -> None:
+    etcd = Etcd()
+    first, second = campaigner(etcd, "c1"), campaigner(etcd, "c2")
+    first._campaign()
+    first.set_fit(False)
+    first._campaign()
+    assert (first.token, etcd.leader) == (None, None)
+    assert not looks(first, now, 3 * SILENCE_S)
+    first.set_fit(True)
+    second._campaign()
+    assert second.token is not None, "at once: nobody waits for silence"
+    assert not looks(first, now, 1)
+
+
 def test_silence_of_etcd_is_none_of_leader(now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     etcd = Etcd()
     first, second = campaigner(etcd, "c1"), campaigner(etcd, "c2")

@@ -20,6 +20,7 @@ from controller.swarm.poller import (
     HEARD_S,
     HINT_S,
     RESYNC_S,
+    SILENCE_S,
     SwarmPoller,
 )
 from mesh.errors import Retryable
@@ -116,6 +117,22 @@ def test_first_listing_is_whole_with_nodes_last() -> None:
     watched = Watched(WEB, DB)
     assert watched.asked_first == ["cluster", "services", "tasks", "nodes"]
     assert plain(watched.first) == watched.world.swarm()
+
+
+def test_swarm_answers_until_it_is_silent() -> None:
+    """Each question fails from one moment on: what was asked of it counts from then, also for a standby."""
+    assert not SwarmPoller(Lists()).answers, "it was never asked"
+    for closely in (True, False):
+        watched = Watched(WEB, DB)
+        watched.closely = closely
+        watched.lists.broken = {"cluster"}
+        for after, answers in ((RESYNC_S + 1, True), (SILENCE_S - 0.5, True), (0.5, False), (60.0, False)):
+            with pytest.raises(Retryable):
+                watched.refresh(after=after)
+            assert watched.watch.answers == answers
+        watched.lists.broken = set()
+        watched.refresh(after=0.5)
+        assert watched.watch.answers
 
 
 def test_quiet_swarm_is_fully_listed_only_periodically() -> None:
