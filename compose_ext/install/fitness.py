@@ -53,6 +53,7 @@ class Wish:
         options: of it.
         before: options of the installation that is there; None where there is none.
         etcd: names of the nodes that are to run etcd; none where the user has an etcd of his own.
+        etcd_now: names of those that it runs on now.
         addresses: address of each node, by name.
         told: addresses that operators told of nodes (the node label linkwire.address), by name.
         data_path_port: UDP, of the Swarm's VXLAN.
@@ -61,6 +62,7 @@ class Wish:
     options: Options
     before: Options | None = None
     etcd: frozenset[str] = frozenset()
+    etcd_now: frozenset[str] = frozenset()
     addresses: Mapping[str, str] | None = None
     told: Mapping[str, str] = field(default_factory=dict)
     data_path_port: int = 4789
@@ -173,7 +175,7 @@ def _ports(node: str, facts: Mapping[str, Any], wish: Wish) -> Iterator[Finding]
         text = f"{taken} of the UDP ports {options.ports} are taken ({named}{', ...' if len(runs) > _CUT else ''})"
         text += ": choose others with --ports" if full else ", and are passed over"
         found.append(Finding(node, PORTS, PROBLEM if full else WARNING, text))
-    has_etcd = before is not None and not before.etcd and before.etcd_port == options.etcd_port
+    has_etcd = node in wish.etcd_now and before is not None and before.etcd_port == options.etcd_port
     for port in wish.etcd_ports if node in wish.etcd and not has_etcd else ():
         if port in facts["tcp"]:
             text = f"TCP {port} is taken, and etcd is to listen there: choose another with --etcd-port"

@@ -70,8 +70,7 @@ def install(
     target = resize.prepare() if resize else target
     rollout.deploy(docker, target.release(secrets), secrets)
     say(f"the stack {STACK} is {'updated' if before.services else 'deployed'}")
-    if resize and target.tls and len(target.tls.server_trusts) > 1:
-        rollout.wait(docker, WAIT, say, settle=True)
+    if resize:
         resize.finish(target)
     if with_gate or not detach:
         rollout.wait(docker, WAIT, say, settle=True)

@@ -62,6 +62,7 @@ def _wish(docker: Docker, swarm: queries.Manager, before: installation.Deployed,
     names = {str(node["ID"]): str(node["Description"]["Hostname"]) for node in nodes}
     places = None if options.etcd else etcd_nodes.choose(docker, swarm, before, int(options.etcd_nodes))
     etcd = frozenset(names[place.node] for place in places.chosen) if places else frozenset[str]()
+    etcd_now = frozenset(names[node] for node in places.running & names.keys()) if places else frozenset[str]()
     addresses: dict[str, str] = {}
     for node in nodes:
         manager = str((node.get("ManagerStatus") or {}).get("Addr", "")).rpartition(":")[0].strip("[]")
@@ -74,7 +75,7 @@ def _wish(docker: Docker, swarm: queries.Manager, before: installation.Deployed,
         if (by_hand := ((node.get("Spec") or {}).get("Labels") or {}).get(ADDRESS_LABEL))
     }
     earlier = read_label(before.options) if before.services and before.options else None
-    return Wish(options, earlier, etcd, addresses, told, swarm.data_path_port)
+    return Wish(options, earlier, etcd, etcd_now, addresses, told, swarm.data_path_port)
 
 
 def table(findings: Sequence[Finding]) -> Table:

@@ -91,6 +91,12 @@ def following(state: State, wanted: int, *, drop: bool = False, several: bool = 
     return None if step == state else step
 
 
+def without_surplus(state: State) -> State | None:
+    """Return the state in which etcd trusts only what is shown to it; None where it does, as in a renewal."""
+    shown = frozenset({state.server, state.clients})
+    return replace(state, server_trusts=shown) if shown < state.server_trusts else None
+
+
 def generations(secrets: DockerSecrets) -> list[Generation]:
     """Return the complete generations, the oldest first."""
     found = []

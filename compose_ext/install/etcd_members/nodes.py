@@ -36,10 +36,12 @@ class Places:
     Attributes:
         chosen: those that it is to run on, the ones with its data first.
         labelled: ids of those that have the label now.
+        running: ids of those that it runs on now.
     """
 
     chosen: tuple[Place, ...]
     labelled: frozenset[str]
+    running: frozenset[str]
 
     @property
     def ids(self) -> frozenset[str]:
@@ -64,7 +66,8 @@ def choose(
     """
     nodes = {str(node["ID"]): node for node in queries.nodes(docker)}
     labelled = frozenset(node for node in nodes if _labels(nodes[node]).get(ETCD_LABEL) == "true")
-    ordered = order(nodes, labelled, _data_first(docker, before), swarm.node)
+    running = _data_first(docker, before)
+    ordered = order(nodes, labelled, running, swarm.node)
     chosen = ordered[:number] if grow else [node for node in ordered if node in labelled]
     if len(chosen) != number:
         if grow:
@@ -76,7 +79,7 @@ def choose(
             f"{len(chosen)} nodes have the label {ETCD_LABEL}=true, and etcd is to run on {number} (--etcd-nodes): "
             "run `docker linkwire install` first"
         )
-    return Places(tuple(_place(nodes[node]) for node in chosen), labelled)
+    return Places(tuple(_place(nodes[node]) for node in chosen), labelled, frozenset(running))
 
 
 def order(

@@ -58,10 +58,11 @@ class Resize:
         return target
 
     def finish(self, target: Target) -> None:
-        """End the members' trust in certificates that none of them shows any more. Raises DockerError."""
-        if target.tls is None or len(target.tls.server_trusts) == 1:
+        """End etcd's trust in certificates that nobody shows any more. Raises DockerError."""
+        if target.tls is None or (settled := etcd_certificates.without_surplus(target.tls)) is None:
             return
-        self._deploy(replace(target, tls=etcd_certificates.settled(target.tls.server)), ["etcd"])
+        rollout.wait(self.docker, self.seconds, self.say, settle=True)
+        self._deploy(replace(target, tls=settled), ["etcd"])
 
     def _certificates(self) -> Target:
         """Have clients and etcd trust the certificates of the target; return it as it can be deployed then."""

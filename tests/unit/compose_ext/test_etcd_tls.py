@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from compose_ext.secrets.etcd_certificates import State, following, settled
+from compose_ext.secrets.etcd_certificates import State, following, settled, without_surplus
 
 
 def steps(state: State, wanted: int, *, drop: bool = False, several: bool = False) -> list[State]:
@@ -67,3 +67,11 @@ def test_interrupted_renewal_completes_from_anywhere(wanted: int) -> None:
         assert (last.server, last.clients) == (wanted, wanted)
         assert last.server_trusts == {wanted}
         assert steps(last, wanted, drop=True)[-1] == settled(wanted)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_trust_ends_only_in_what_nobody_shows(several: bool) -> None:
+    """An `install` may follow a renewal that was broken off."""
+    found = [without_surplus(state) or state for state in steps(settled(1), 2, several=several)]
+    assert all(state.server_trusts == {state.server, state.clients} for state in found)
+    assert [set(state.server_trusts) for state in found][:3] == [{1}, {1}, {1, 2}]

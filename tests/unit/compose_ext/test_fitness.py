@@ -29,8 +29,9 @@ from compose_ext.install.fitness import (
 from compose_ext.install.options import Options
 from compose_ext.swarm.node_jobs import Outcome, _ahead
 
-NEW = Wish(Options(), None, frozenset({"n1"}), {"n1": "10.0.0.1", "n2": "10.0.0.2", "n3": "10.0.0.3"})
-THERE = replace(NEW, before=Options())
+ADDRESSES = {"n1": "10.0.0.1", "n2": "10.0.0.2", "n3": "10.0.0.3"}
+NEW = Wish(Options(), None, frozenset({"n1"}), addresses=ADDRESSES)
+THERE = replace(NEW, before=Options(), etcd_now=frozenset({"n1"}))
 FACTS: dict[str, Any] = {
     "udp": [],
     "tcp": [],
@@ -107,6 +108,13 @@ def test_other_options_than_before_are_checked() -> None:
     assert [level for level, _ in found] == [WARNING, PROBLEM]
     assert moved.question()["tcp"] == [2380]
     assert judged(outcome(tcp=[2379]), replace(NEW, etcd=frozenset()), PORTS)[0][0] == OK, "with an etcd of one's own"
+
+
+def test_ports_of_a_new_etcd_node_are_checked() -> None:
+    wish = replace(THERE, options=Options(etcd_nodes="3"), etcd=frozenset(ADDRESSES))
+    found = {node: judged(outcome(node, tcp=[2379, 2380]), wish, PORTS) for node in ("n1", "n2")}
+    assert [level for level, _ in found["n1"]] == [OK], "etcd itself has them there"
+    assert [(level, text[:8]) for level, text in found["n2"]] == [(PROBLEM, "TCP 2379"), (PROBLEM, "TCP 2380")]
 
 
 def test_node_that_cannot_run_the_image_is_named() -> None:
