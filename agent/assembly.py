@@ -108,13 +108,16 @@ def _backend(options: settings.Settings) -> Backend:
     """Choose the node's backend; its wireguard-go processes are a holder's, where the settings name its folder."""
     if options.holder is None:
         return probe()
-    held = HeldProcesses(options.holder, HolderContainer(options.docker, options.holder))
+    container = HolderContainer(options.docker, options.holder)
+    held = HeldProcesses(options.holder, container)
     backend = probe(processes=held)
-    if backend.name == USERSPACE:
-        try:
+    try:
+        if backend.name == USERSPACE:
             held.ready()
-        except LinkwireError as error:  # tried again with the first device
-            log.warning("holder not ready", error=str(error))
+        elif options.holder.exists() and container.remove():
+            log.info("holder removed, the kernel has WireGuard now")  # its devices would be in the way of the kernel's
+    except LinkwireError as error:  # tried again with the first device
+        log.warning("holder not ready", error=str(error))
     return backend
 
 

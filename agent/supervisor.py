@@ -1,8 +1,9 @@
 """Supervisor: the agent container's first process, which restarts the agent at once when it dies.
 
-When a container's first process ends, so does everything in it. Here that would be the wireguard-go processes, and
-with them every tunnel of the node: so the first process is this one, which does next to nothing, and the agent may
-crash or be killed with no tunnel noticing. It also reaps what is left to it, as a first process must.
+When a container's first process ends, so does everything in it. Here that would be the wireguard-go processes where
+no holder has them (agent/holder), and with them every tunnel of the node: so the first process is this one, which
+does next to nothing, and the agent may crash or be killed with no tunnel noticing. It also reaps what is left to it,
+as a first process must.
 """
 
 from __future__ import annotations

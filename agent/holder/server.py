@@ -68,6 +68,9 @@ class Holder:
         """Answer until nobody needs it; the socket is there, for root alone, when this process can be asked."""
         folder = self._processes.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in folder.glob(f"{sockets.PREFIX}*.sock"):  # by a holder that was killed
+            if sockets.process(left.stem) is None:
+                left.unlink(missing_ok=True)
         path = sockets.socket_path(SOCKET, folder)
         path.unlink(missing_ok=True)  # of one that was killed; Docker lets two of that name not be
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listening:

@@ -61,7 +61,7 @@ BY_HAND = (
     *("test_port_lists", "test_recorded", "test_rights", "test_neighbours", "test_netns", "test_wrong_namespace"),
     "test_fifty_tasks_leave_no_file_open",
     # What only wireguard-go can do wrong, and what has no device.
-    *("test_userspace", "test_first_process"),
+    *("test_userspace", "test_holder", "test_first_process"),
     # Minutes of datagrams, agents that are killed and begin again, times of a second: also by hand. guest_tests has
     # node encryption with the kernel's WireGuard and IPsec.
     *("test_node_encryption", "test_overlay_mtu", "test_tunnel_examiner", "test_rogue_nodes", "test_preflight"),

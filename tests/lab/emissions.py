@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from agent.containers.holder import LABEL, ROLE
 from tests.lab.deployment import STACK, Deployment
 from tests.lab.node import Node
 
@@ -46,10 +47,11 @@ def secrets(stacks: Deployment) -> dict[bytes, str]:
 
 def own(stacks: Deployment) -> list[tuple[Node, str]]:
     """The running containers of Linkwire itself."""
-    label = f"label=com.docker.stack.namespace={STACK}"
+    labels = f"label=com.docker.stack.namespace={STACK}", f"label={LABEL}={ROLE}"
     return [
         (node, container)
         for node in stacks.lab.nodes
+        for label in labels
         for container in node.docker("ps", "--quiet", "--filter", label).stdout.split()
     ]
 

@@ -148,8 +148,8 @@ def test_killed_worker_or_controller_loses_no_request(linked: Deployment, victim
     checker.settle(linked.lab)
 
 
-def test_links_return_after_agent_container_dies(linked: Deployment, figure: Figure) -> None:
-    """With wireguard-go the devices die with it; the next agent makes them again with the keys they had."""
+def test_agents_container_dies_and_no_request_is_lost(linked: Deployment, figure: Figure) -> None:
+    """With wireguard-go too: it is in another container, and the next agent adopts the devices."""
 
     def fault() -> None:
         agent = linked.agent(linked.lab.node("n2"))
@@ -162,8 +162,7 @@ def test_links_return_after_agent_container_dies(linked: Deployment, figure: Fig
 
     lost = counted(linked, fault)
     figure(f"agent's container on the provider's node killed, userspace backend: {lost}")
-    assert lost.gap < 20
-    assert counted(linked, lambda: None).lost == 0
+    assert lost.lost == 0
 
 
 def test_device_ends_with_task_though_namespace_stays(linked: Deployment) -> None:

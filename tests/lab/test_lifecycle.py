@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from agent.containers.holder import NAME
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 
@@ -97,10 +98,6 @@ def left(deployment: Deployment) -> list[str]:
 
 
 def wireguard_processes(deployment: Deployment) -> int:
-    """wireguard-go processes in the lab's agents."""
-    count = 0
-    for node in deployment.lab.nodes:
-        agent = deployment.agent(node)
-        assert agent is not None
-        count += node.docker("top", agent, "-eo", "pid,comm").stdout.count("wireguard-go")
-    return count
+    """wireguard-go processes of the lab's nodes."""
+    listed = (node.docker("top", NAME, "-eo", "pid,comm").stdout for node in deployment.lab.nodes)
+    return sum(names.count("wireguard-go") for names in listed)

@@ -2,7 +2,7 @@
 
 With the kernel's WireGuard this is also what becomes of links when the agent's container is replaced: its sockets are
 on the node's own network, and nothing of a device is a process. With wireguard-go it is so only as long as the
-container stays (agent/supervisor.py).
+container stays, or where a holder has its processes (test_holder.py).
 """
 
 from __future__ import annotations
