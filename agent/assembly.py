@@ -115,7 +115,8 @@ def _backend(options: settings.Settings) -> Backend:
         if backend.name == USERSPACE:
             held.ready()
         elif options.holder.exists() and container.remove():
-            log.info("holder removed, the kernel has WireGuard now")  # its devices would be in the way of the kernel's
+            # Its devices would be in the way of the kernel's.
+            log.info("holder removed, the kernel has WireGuard now")
     except LinkwireError as error:  # tried again with the first device
         log.warning("holder not ready", error=str(error))
     return backend
