@@ -84,7 +84,7 @@ class Election:
         if revision is not None and self._store.load((keyspace.LEADER,)).revision_of(keyspace.LEADER) != revision:
             self._lose(revision)
 
-    def set_fit(self, fit: bool) -> None:  # noqa: FBT001 - a fact, not a mode
+    def set_fit(self, fit: bool) -> None:
         """Note whether this controller can do a leader's work; one that cannot gives the lead up, and wins none."""
         if fit != self._fit:
             self._fit = fit

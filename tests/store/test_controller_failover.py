@@ -1,7 +1,7 @@
 """A controller that leads is lost in each way: another writes within seconds, and nothing is written by both.
 
-Two processes, a real etcd. Which of them is cut off from what is said by the proxy before its etcd and the Docker that
-it asks. The short form has shorter times; LINKWIRE_CHAOS=long has the real ones, and more faults.
+Two processes, a real etcd. What cuts one off is the proxy before its etcd, and the Docker that it asks. The short
+form has shorter times; LINKWIRE_CHAOS=long has the real ones, and more faults.
 """
 
 from __future__ import annotations
@@ -123,8 +123,7 @@ def test_another_writes_and_the_first_follows(
 def test_write_in_flight_of_an_old_leader_fails(two: Pair, figure: Figure) -> None:
     """Its whole transaction is on the wire when it is stopped, and reaches etcd while another leads.
 
-    The task is in the eyes of its own manager alone. So the other writes nothing that stands in the way of it, and the
-    fence is all that does.
+    Its own manager alone has the task. So nothing of the other's stands in its way, but the fence.
     """
     two.first.way.freeze()
     task = two.start_task(two.first)

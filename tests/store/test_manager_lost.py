@@ -1,4 +1,4 @@
-"""A Docker that says it is no manager: at first nothing mends that, later it may be one again. tests/lab has real ones."""
+"""A Docker that says it is no manager: at first nothing mends that, later it may be one again."""
 
 from __future__ import annotations
 

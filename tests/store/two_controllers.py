@@ -20,6 +20,7 @@ from mesh.identity.key_files import verify_keys_text
 from mesh.model import keyspace
 from mesh.model.keyspace import ROOT
 from mesh.model.records import Leader
+from mesh.model.vault.records import Vault
 from tests.store.etcd_server import EtcdServer
 from tests.store.faulty_swarm import ManagersDocker
 from tests.store.proxy import Proxy
@@ -31,6 +32,7 @@ from tests.support.signing import CLUSTER, SIGNING_KEY
 
 ENDPOINTS = f"{ROOT}{keyspace.ENDPOINTS}"
 ADDRESSES = f"{ROOT}{keyspace.ADDRESSES}"
+EPOCHS = f"{ROOT}{keyspace.EPOCHS}"
 MANIFEST = f"{ROOT}{keyspace.MANIFEST}"
 
 
@@ -66,7 +68,7 @@ class History:
         self._process.wait()
 
     def writes(self) -> Iterator[Written]:
-        """Yield so far each deletion, and each write of the manifest, an endpoint or an address."""
+        """Yield so far each deletion, and each write of the manifest, an endpoint, an address or an epoch."""
         lines = self._file.read_text().splitlines(keepends=True)
         for line in lines:
             if not line.endswith("\n"):
@@ -78,12 +80,12 @@ class History:
                     yield Written(revision, key)
                     continue
                 value = base64.b64decode(kv["value"])
-                if key.startswith((MANIFEST, ENDPOINTS, ADDRESSES)):  # others are compressed, or not signed
+                if key.startswith((MANIFEST, ENDPOINTS, ADDRESSES, EPOCHS)):  # others are compressed, or not signed
                     said = peek(key.removeprefix(ROOT), value)
                     yield Written(revision, key, said.generation, json.loads(said.body))
 
     def wrong(self) -> list[str]:
-        """Name what no two writers in turn would have done: keys given twice, addresses shared, an older set signed."""
+        """Name what two writers in turn would not have done: a second key, a shared address, an older set signed."""
         keys, holders = dict[str, str](), dict[str, str | None]()
         signed, wrong = 0, list[str]()
         for write in self.writes():
@@ -101,6 +103,15 @@ class History:
                     wrong.append(f"{write.key}: {before} -> {holder}")
                 holders[write.key] = holder
         return wrong
+
+    def epochs(self) -> list[int]:
+        """List the epochs of link keys that began."""
+        return [write.body["epoch"] for write in self.writes() if write.key.startswith(EPOCHS) and write.body]
+
+    def suspects(self) -> list[str]:
+        """List the endpoints that were ever suspect."""
+        endpoints = (write for write in self.writes() if write.key.startswith(ENDPOINTS) and write.body)
+        return [write.key for write in endpoints if write.body and write.body.get("suspect")]
 
     def signs(self) -> int:
         """Count the signatures of the whole set."""
@@ -154,6 +165,11 @@ class Pair:
         """Name the controller that the store says leads; empty for none."""
         found = self.readers[0].store.load((keyspace.LEADER,)).get(keyspace.LEADER, Leader)
         return found.holder if found is not None else ""
+
+    def heirs(self) -> set[str]:
+        """Name the nodes whose controllers can open the vault."""
+        vault = self.readers[0].store.load((keyspace.VAULT,)).get(keyspace.VAULT, Vault)
+        return {box.node for box in vault.boxes} if vault is not None else set()
 
     def start_task(self, *candidates: Candidate) -> str:
         """Start a task in the eyes of some controllers' managers, of both without any; return its id."""
@@ -218,7 +234,7 @@ def pair(where: Place, folder: Path) -> Iterator[Pair]:
         first.process.start()
         until(lambda: all(reader.verified() for reader in readers) and both.leader() == "first", 20)
         second.process.start()
-        until(lambda: first.said(f"sealed to the controller of {NODES[1]}"), 20)  # it can do the first one's work
+        until(lambda: NODES[1] in both.heirs(), 20)  # it can do the first one's work
         both.seconds_until_written(both.start_task(), 20)
         yield both
 

@@ -71,8 +71,9 @@ class ForkServer:
     def __init__(self, module: str, more: Mapping[str, str] | None = None) -> None:
         """Start it; `more` is for its environment."""
         command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", module]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._process = subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **(more or {})}, **pipes)
+        environment = {**os.environ, **(more or {})}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdin=pipe, stdout=pipe)
 
     def start(self, order: Order) -> int:
         """Start a process; return its id."""
