@@ -48,7 +48,7 @@ def control(read: Snapshot, said: Snapshot, graph: LinkGraph, reader: Reader) ->
             for node in said.all(Node)
         },
         "encryption": asdict(encryption) if encryption is not None else None,
-        "node_keys": {"epoch": asked.epoch, "since": asked.epoch or asked.since} if asked is not None else None,
+        "node_keys": {"epoch": asked.epoch, "since": asked.since} if asked is not None else None,
         "tasks": {state: tasks[state] for state in ("wired", "waiting", "error")},
     }
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 import click
@@ -125,11 +126,22 @@ def renew_keys(docker: Docker, say: Callable[[str], None]) -> int:
         raise DockerError(_NOT_INSTALLED)
     if encryption.wanted(deployed) == "off":
         raise DockerError("node encryption is off: nodes have no keys to rotate")
-    since = int(time.time())
+    found = None
+    with suppress(DockerError):
+        found = look(docker)[1]
+    since = renewed_since(int(time.time()), found.epoch if found is not None else 0)
     words = ["service", "update", "--detach", "--env-add", f"{SINCE}={since}", _SERVICE]
     docker.ask(words, queries.TIMEOUT)
     say("requested new keys of all nodes")
     return since
+
+
+def renewed_since(now: int, epoch: int) -> int:
+    """Return the time from which on keys are to be, so that those of an epoch, which may be the future's, are older.
+
+    That is an epoch by a clock that was wrong, or is wrong here.
+    """
+    return now if epoch <= now else epoch + 1
 
 
 def await_keys(docker: Docker, since: int, seconds: float, say: Callable[[str], None]) -> None:
@@ -305,11 +317,11 @@ def table(found: Encryption, wrong: tuple[str, ...], now: float) -> Table:
 
 
 def _key(found: Encryption, node: NodeState, now: float) -> str:
-    """Say how old a node's key is; those of a mesh that never rotated are as old as the first request."""
+    """Say how long ago a node's key was asked for; of the first keys nobody knows once there are later ones."""
     if node.step == "off":
         return "-"
     first, *later = node.epochs or (0,)
-    began = first or (found.since if not found.epoch else 0)
+    began = found.since if first == found.epoch else first
     return f"{lasting(now - began) if began else 'first'}{' + new' if later else ''}"
 
 

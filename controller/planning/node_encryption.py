@@ -34,8 +34,7 @@ from mesh.model.encryption.status import Step as EncryptionStep
 from mesh.model.snapshot import Delete, Put
 
 LATE_S = 15
-"""Seconds after which a step that nodes have not taken is a problem. A generation, as an epoch of their keys, is the
-second in which it began."""
+"""Seconds after which a step that nodes have not taken is a problem. A generation is the second in which it began."""
 _NAMED = 5
 """Nodes that a problem names."""
 
@@ -197,8 +196,8 @@ class NodeEncryptionPlan:
         if not self._keys.is_under_way:
             return
         self._run.awaits = True
-        if not self._is_late(self._keys.epoch):
-            self._run.changes_at(self._keys.epoch + LATE_S)
+        if not self._is_late(self._keys.since):
+            self._run.changes_at(self._keys.since + LATE_S)
         elif waiting := [*self._keys.waiting(self._kept)]:
             self._run.problems.append(f"node encryption: new keys of nodes: waiting for {_some(waiting)}")
 

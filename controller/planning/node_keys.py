@@ -51,7 +51,7 @@ class NodeKeys:
         self._asked = self._stored.get(keyspace.ENCRYPTION_WANTED, EncryptionWanted)
         self._placed = max((key.epoch for place in self._places.values() for key in place.keys), default=0)
         self.since = self._asked.since if self._asked is not None else run.now
-        """Since when nodes are asked for their keys."""
+        """Since when nodes are asked for these, by the clock of the controller that did."""
         self.epoch = max(self._placed, self._asked.epoch if self._asked is not None else 0)
 
     # --- requests
@@ -62,18 +62,27 @@ class NodeKeys:
         Args:
             settled: whether no step of node encryption is under way: else no rotation begins.
         """
-        began = self.epoch or self.since
-        if settled and not self._rotating:
-            goal = self._run.encryption
-            if began < goal.renewed or (goal.rotate is not None and self._run.now >= began + goal.rotate):
-                self.epoch = max(self._run.now, goal.renewed, self.epoch + 1)
-            elif goal.rotate is not None:
-                self._run.changes_at(began + goal.rotate)
+        if settled and not self._rotating and self._is_due():
+            self.epoch = max(self._run.now, self._run.encryption.renewed, self.epoch + 1)
+            self.since = self._run.now
         if self._asked is None or self._asked.epoch != self.epoch:
             replaced = self._stored.revision_of(keyspace.ENCRYPTION_WANTED)
             what = f"a key of epoch {self.epoch}" if self.epoch else "its key"
             put = Put(EncryptionWanted(self.since, self.epoch), replaced)
             yield PlanStep((put,), f"node encryption: every node is to state {what}")
+
+    def _is_due(self) -> bool:
+        """Tell whether nodes are to get new keys: by hand, or after so long."""
+        if (self.epoch or self.since) < self._run.encryption.renewed:
+            return True
+        rotate, now = self._run.encryption.rotate, self._run.now
+        if rotate is None:
+            return False
+        # A clock that was set back makes it due, rather than late by as much.
+        if not self.since <= now < self.since + rotate:
+            return True
+        self._run.changes_at(self.since + rotate)
+        return False
 
     @property
     def _active(self) -> list[str]:

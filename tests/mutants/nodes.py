@@ -14,9 +14,16 @@ NODES = (
     Mutant(
         "a peer of a node's device has its own node's address alone",
         "agent/node_encryption/tunnel.py",
-        "only = frozenset({ip_network(underlay.endpoint.host)})",
+        "only = frozenset({ip_network(host)})",
         'only = frozenset({ip_network("0.0.0.0/0")})',
         ("tests/netns/test_rogue_nodes.py::test_member_wears_no_other_nodes_address",),
+    ),
+    Mutant(
+        "a node keeps its older key until all have moved to the newer one",
+        "controller/planning/node_keys.py",
+        "before.next == later and self._have_moved",
+        "before.next == later",
+        ("tests/unit/controller/test_plan_node_keys.py::test_rotation_goes_by_three_phases",),
     ),
     Mutant(
         "an address that two services claim is neither's",

@@ -11,7 +11,7 @@ import pytest
 from agent.node_encryption import policy_routing
 from mesh.model.encryption.status import Mode
 from tests.netns.overlay_nodes import WIREGUARD_PORTS, Cluster, OverlayNode, Pinging, Wire
-from tests.netns.test_node_encryption import LARGE, problem_of, switch_on
+from tests.netns.test_node_encryption import LARGE, problem_of, switch_off, switch_on
 from tests.netns.transfer import Transfer
 from tests.netns.world import World, occupied, wait_for
 
@@ -110,6 +110,25 @@ def test_closed_second_port_holds_the_rotation(pair: Cluster) -> None:
         pair.drop_first()
         pair.await_epochs(EPOCHS[0])
     assert (there.result.lost, wire.packets) == (0, 0)
+
+
+def test_modes_change_amid_a_rotation(pair: Cluster) -> None:
+    one, other = pair.nodes
+    switch_on(pair)
+    with Pinging(one, other) as there, Pinging(other, one, LARGE) as back:
+        pair.offer_next(EPOCHS[0])
+        switch_on(pair, "prefer")
+        switch_on(pair, "strict")
+        pair.await_epochs(0, EPOCHS[0])
+        switch_off(pair)
+        assert all(node.device.read().is_off for node in pair.nodes)
+        switch_on(pair)
+        pair.await_epochs(0, EPOCHS[0])
+        pair.drop_first()
+        pair.await_epochs(EPOCHS[0])
+        switch_off(pair)
+    print(f"modes amid a rotation: there {there.result}, back {back.result}")
+    assert (there.result.lost, back.result.lost) == (0, 0)
 
 
 def test_taken_second_port_holds_the_rotation_alone(pair: Cluster) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from compose_ext.cli import main
-from compose_ext.commands.node_encryption import look_first, renew_keys, switch_to, table
+from compose_ext.commands.node_encryption import look_first, renew_keys, renewed_since, switch_to, table
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.health.encryption import Encryption, OverlayNetworks, overlays, problems, read, rotation
@@ -125,6 +125,18 @@ def test_rotation_says_whom_it_waits_for(keys: list[object], waits: str, ages: l
     assert list(problems(found)) == [], "it is no fault"
 
 
+def test_rotation_names_silent_nodes_too() -> None:
+    control = {
+        "reached": True,
+        "encryption": RECORD,
+        "agents": {"id1": part(keys=BOTH)},
+        "node_keys": {"epoch": EPOCH},
+    }
+    found = read(control, UP, "strict")
+    assert found is not None
+    assert rotation(found).endswith("waiting for n2 (its agent is silent), n1 (has its older key yet)")
+
+
 def test_rotation_is_asked_for_once(tmp_path: Path) -> None:
     labels = {OPTIONS_LABEL: Options(node_encryption="strict").label()}
     service = {"ID": "c", "Spec": {"Name": "linkwire_controller", "Labels": labels}}
@@ -138,6 +150,12 @@ def test_rotation_is_asked_for_once(tmp_path: Path) -> None:
     labels[OPTIONS_LABEL] = Options().label()
     with pytest.raises(DockerError, match="node encryption is off"):
         renew_keys(docker(tmp_path, asked), said.append)
+
+
+def test_keys_of_the_future_are_renewed_too() -> None:
+    assert renewed_since(100, 0) == renewed_since(100, 99) == 100
+    assert renewed_since(100, 100) == 100, "asked for twice in one second"
+    assert renewed_since(100, 4_000) == 4_001
 
 
 def test_rotation_names_nodes_or_link_keys(capsys: pytest.CaptureFixture[str]) -> None:

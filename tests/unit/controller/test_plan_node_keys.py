@@ -52,8 +52,10 @@ class Agents(Nodes):
             if asked is not None and name not in self.old:
                 needed = {e: key for e, key in held.items() if e == asked.epoch or key.public_key in in_use}
                 free = [port for port in SLOTS if port not in {key.port for key in needed.values()}]
+                free.sort(key=lambda port: any(key.port == port for key in held.values()))
                 if asked.epoch not in needed and free:
                     needed[asked.epoch] = self.made(name, asked.epoch, free[0])
+                    held = {e: key for e, key in held.items() if key.port != free[0]}
                 held = self.held[name] = needed if in_use else {**held, **needed}
             first, *later = (held[epoch] for epoch in sorted(held)[:2])
             node = self.store.entries[keyspace.node(name)].record
@@ -93,6 +95,10 @@ class Agents(Nodes):
 
     def put_up(self, name: str) -> None:
         self.world.nodes[name] = replace(self.world.nodes[name], down=False)
+
+    def plan_once(self) -> None:
+        self.world.now += 1
+        carry_out(self.store, self.plan().steps)
 
     def rotate_now(self) -> None:
         self.renewed = self.world.now = self.world.now + 100
@@ -251,7 +257,7 @@ def test_node_that_was_down_gets_its_key_later() -> None:
     assert nodes.at("n3") == [epoch]
 
 
-def test_two_old_keys_do_not_hold_the_next_rotation() -> None:
+def test_two_old_keys_hold_no_later_rotation() -> None:
     """A node went down amid one rotation, and comes back amid the next, which needs one of its two devices."""
     nodes = begun()
     nodes.rotate_now()
@@ -311,6 +317,33 @@ def test_rotation_waits_until_no_step_is_under_way() -> None:
     asked = nodes.store.snapshot().get(keyspace.ENCRYPTION_WANTED, EncryptionWanted)
     assert asked is not None
     assert asked.epoch == 0
+
+
+@pytest.mark.parametrize("phase", range(6))
+def test_all_is_switched_off_amid_each_phase(phase: int) -> None:
+    """And on again, by nodes some of which have made new keys."""
+    nodes = begun()
+    nodes.rotate_now()
+    for _ in range(phase):
+        nodes.plan_once()
+        nodes.state(*NODES[: 1 + phase % len(NODES)])
+        nodes.say()
+    assert nodes.switch(None) == ["send", "accept", "off"]
+    assert not nodes.places
+    assert keyspace.ENCRYPTION_WANTED not in nodes.store.entries
+    nodes.mode = "prefer"
+    for _ in range(4):
+        nodes.settle()
+        nodes.state()
+        nodes.acknowledge()
+        nodes.say()
+    assert nodes.step == "send"
+    nodes.check_keys()
+    assert len(set(nodes.epochs.values())) == 1
+    nodes.rotate_now()
+    nodes.run()
+    assert len(set(nodes.epochs.values())) == 1
+    assert nodes.at("n1")[0] >= nodes.renewed
 
 
 def test_new_key_of_another_node_is_not_placed() -> None:
@@ -390,3 +423,21 @@ def test_any_nodes_that_come_and_go_end_alike(seed: int) -> None:
     (epochs,) = set(nodes.epochs.values())
     assert len(epochs) == 1
     nodes.run()
+
+
+def test_clock_that_was_wrong_once_stops_no_rotation() -> None:
+    """A controller of the year 2099 rotated; the next one knows better, and keys are renewed all the same."""
+    nodes = begun(rotate=MONTH)
+    today = nodes.world.now
+    nodes.world.now += 30_000 * 86_400
+    nodes.run()
+    ((ahead,),) = set(nodes.epochs.values())
+    assert ahead > today + MONTH
+    nodes.world.now = today
+    nodes.run()
+    (epochs,) = set(nodes.epochs.values())
+    assert epochs == (ahead + 1,)
+    assert today + MONTH < (nodes.settle().due or 0) < today + MONTH + 60, "and not again and again"
+    nodes.renewed = ahead + 2
+    nodes.run()
+    assert set(nodes.epochs.values()) == {(ahead + 2,)}
