@@ -170,7 +170,7 @@ class Holder:
         devices = sockets.served(self._processes.folder)
         with self._lock:
             if self._starting or devices:
-                return f"failed {len(devices) or 'some'} devices are left"
+                return f"failed it has devices: {len(devices) or 'one that starts'}"
             self._leaving = True
         threading.Timer(LEAVES_S, os.kill, (os.getpid(), signal.SIGTERM)).start()  # when the answer is on its way
         return "ok"

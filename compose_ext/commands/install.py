@@ -197,8 +197,7 @@ def renew_command(
     """Renew Linkwire's certificates, signing key or link seed, or show when they expire.
 
     Without a flag: new certificates for etcd, controllers and agents, of a new authority, in steps in which nobody
-    is refused. Broken off, it goes on when it is run again. Links carry traffic meanwhile; where wireguard-go does
-    their work they pause for seconds while a node's agent is replaced.
+    is refused. Broken off, it goes on when it is run again. Links carry traffic meanwhile.
     """
     from compose_ext.install import renew  # noqa: PLC0415 - see the module's docstring
 

@@ -339,7 +339,7 @@ FAULTS = (
     Fault(
         "agent dead",
         no_agent,
-        "handshake",
+        "agent",
         "the agent on n2 gives no signs of life in etcd",
         status="node n2: its agent is silent",
         codes=(1, 2),
@@ -354,10 +354,10 @@ FAULTS = (
     Fault(
         "neither tun nor WireGuard",
         no_tun,
-        "handshake",
+        "agent",
         "/dev/net/tun cannot be used",
         status="node n2: its agent is silent",
-        codes=(2,),
+        codes=(1, 2),
     ),
     Fault(
         "unapproved node",

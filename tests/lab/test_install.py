@@ -268,7 +268,7 @@ def test_no_container_has_more_than_it_needs(installed: Deployment) -> None:
 
 
 def test_renewing_refuses_nobody(installed: Deployment) -> None:
-    """With wireguard-go a replaced agent has to make its devices again: that is what requests are lost by."""
+    """With wireguard-go too, a replaced agent adopts the devices that are there."""
     services = {
         "web": programs.service(installed.images.demo, "listen", "web", "--tcp", "80"),
         "client": programs.idle(installed.images.demo, links=["web"]),
@@ -285,7 +285,7 @@ def test_renewing_refuses_nobody(installed: Deployment) -> None:
     print(f"renewed in {took:.0f} s: {len(lost)} of {len(calls.made)} requests lost\n{said}")
     answered = partial(programs.count_calls, client, "web", 1)
     process.wait_for("the link to carry again", lambda: answered()[-1].who is not None, seconds=CARRIES_S)
-    assert len(lost) < len(calls.made) / 2
+    assert len(lost) <= len(calls.made) / 100
     after = set(held(installed))
     assert {"linkwire_etcd_server_2", "linkwire_etcd_agent_2"} <= after
     assert not {"linkwire_etcd_server_1", "linkwire_etcd_agent_1"} & after
