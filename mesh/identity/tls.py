@@ -21,6 +21,7 @@ from mesh.errors import Terminal
 # gRPC's messages, which differ between versions: `make test-ranges` tries the oldest and the newest.
 _BROKEN_OFF = re.compile("TSI_DATA_CORRUPTED|Socket closed|reset by peer|Unwrap failed")
 _UNTRUSTED = re.compile("CERTIFICATE_VERIFY_FAILED|Hostname Verification|is not in peer certificate")
+_NOT_NOW = re.compile("certificate has expired|certificate is not yet valid")
 _BEGIN = b"-----BEGIN "
 
 
@@ -66,6 +67,9 @@ class Tls:
 
     def explain(self, reason: str) -> str:
         """Add the likely cause to gRPC's reason of a failed connection."""
+        if _NOT_NOW.search(reason):
+            now = dt.datetime.now(dt.UTC)
+            return f"{reason}, by this node's clock, {now:%Y-%m-%d %H:%M} UTC: set it right, or renew the certificate"
         if _UNTRUSTED.search(reason):
             return f"{reason}: its certificate is not for this address, or not from {self.ca} (LINKWIRE_ETCD_CA)"
         if not _BROKEN_OFF.search(reason):

@@ -83,7 +83,7 @@ def test_wrong_clock_of_a_leader_harms_nothing(
         counts.append(settled(two, counts[-1] + renewed[1]))
         until(lambda: all(reader.verified() for reader in two.readers), 10)
         figure(
-            f"clock {before:+} s, then {during:+} s: a task's place after {took:.2f} s; then another leader wrote after"
+            f"clock {before:+} s, then {during:+} s: a task's place after {took:.2f} s; another leader wrote after"
             f" {after:.1f} s; the link key was renewed {counts[1] - counts[0]} and {counts[2] - counts[1]} times"
         )
         assert (counts[1] - counts[0], counts[2] - counts[1]) == renewed

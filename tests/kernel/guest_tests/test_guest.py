@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from agent.state.clock import WatchedClock
 from tests.kernel.guest import EXCHANGE, GUEST_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Side:
 LEFT = Side("guest-left", 51820, "192.0.2.1")
 RIGHT = Side("guest-right", 51821, "192.0.2.2")
 NOBODY = "127.0.0.1:9"
+HOUR_S, YEAR_S = 3600, 365 * 86400
 
 
 def sh(*command: str, stdin: str = "") -> str:
@@ -115,16 +118,36 @@ def test_nothing_passes_without_the_peer_on_both_sides(tmp_path: Path) -> None:
         inside(LEFT, "ping", "-c", "1", "-W", "2", RIGHT.address)
 
 
+@contextmanager
+def clock(seconds: int) -> Iterator[Callable[[int], None]]:
+    """While entered, the machine's clock is wrong by so many seconds; what is yielded sets another difference."""
+    began, now = time.monotonic(), time.time()
+
+    def put(off: int) -> None:
+        time.clock_settime(time.CLOCK_REALTIME, now + time.monotonic() - began + off)
+
+    put(seconds)
+    try:
+        yield put
+    finally:
+        put(0)
+
+
 @pytest.mark.usefixtures("namespaces")
-def test_after_clock_rollback_only_new_key_is_accepted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "after"), [(0, -HOUR_S), (YEAR_S, 0)], ids=["an hour back", "a year put right"])
+def test_after_clock_rollback_only_new_key_is_accepted(tmp_path: Path, before: int, after: int) -> None:
+    """The device is made again after its clock went back; an agent that starts names the key, and a new one works."""
     left_key, right_key = make_device(LEFT, tmp_path), make_device(RIGHT, tmp_path)
     add_peer(LEFT, RIGHT, right_key)
     add_peer(RIGHT, LEFT, left_key)
     ping = ("ping", "-c", "2", "-W", "6", RIGHT.address)
-    inside(LEFT, *ping)
-    began, now = time.monotonic(), time.time()
-    time.clock_settime(time.CLOCK_REALTIME, now - 3600)
-    try:
+    with clock(before) as put:
+        inside(LEFT, *ping)
+        agent = WatchedClock(tmp_path)
+        agent.look({"task": 0})
+        agent.save()
+        assert not agent.spent
+        put(after)
         inside(LEFT, "ip", "link", "delete", LEFT.name)
         # Else the other end, whose clock is right, begins a handshake in the 15 s after which it misses an answer.
         inside(RIGHT, "wg", "set", RIGHT.name, "peer", left_key, "endpoint", NOBODY)
@@ -132,6 +155,9 @@ def test_after_clock_rollback_only_new_key_is_accepted(tmp_path: Path) -> None:
         add_peer(LEFT, RIGHT, right_key)
         with pytest.raises(AssertionError, match="ping"):
             inside(LEFT, *ping)
+        agent = WatchedClock(tmp_path)
+        agent.look({"task": 0})
+        assert agent.spent == {"task": 0}
         (tmp_path / LEFT.name).unlink()
         inside(LEFT, "ip", "link", "delete", LEFT.name)
         new_key = make_device(LEFT, tmp_path)
@@ -141,8 +167,20 @@ def test_after_clock_rollback_only_new_key_is_accepted(tmp_path: Path) -> None:
         inside(RIGHT, "wg", "set", RIGHT.name, "peer", new_key, "endpoint", NOBODY)
         add_peer(LEFT, RIGHT, right_key)
         inside(LEFT, *ping)
-    finally:
-        time.clock_settime(time.CLOCK_REALTIME, now + time.monotonic() - began)
+        agent.look({"task": 1})
+        assert not agent.spent
+
+
+@pytest.mark.usefixtures("namespaces")
+@pytest.mark.parametrize("seconds", [YEAR_S, -HOUR_S])
+def test_clock_that_is_set_ends_no_session(tmp_path: Path, seconds: int) -> None:
+    """A session's age goes by the machine's uptime, so packets pass on."""
+    left_key, right_key = make_device(LEFT, tmp_path), make_device(RIGHT, tmp_path)
+    add_peer(LEFT, RIGHT, right_key)
+    add_peer(RIGHT, LEFT, left_key)
+    inside(LEFT, "ping", "-c", "2", "-W", "6", RIGHT.address)
+    with clock(seconds):
+        assert " 0% packet loss" in inside(LEFT, "ping", "-c", "10", "-i", "0.2", "-W", "5", RIGHT.address)
 
 
 @pytest.mark.parametrize("kind", ["veth", "bridge", "dummy"])
