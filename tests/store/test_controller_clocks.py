@@ -51,31 +51,26 @@ def rotate(two: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "during", "renewed"),
+    ("offsets", "renewed"),
     [
-        pytest.param(0, YEAR_S, (1, 1), id="a year forward while it leads"),
-        pytest.param(0, -HOUR_S, (1, 0), id="an hour back while it leads"),
-        of_long_form(YEAR_S, YEAR_S, (0, 1)),
-        of_long_form(-HOUR_S, -HOUR_S, (0, 0)),
-        of_long_form(YEAR_S, 0, (1, 0)),
+        pytest.param((0, YEAR_S), (1, 1), id="a year forward while it leads"),
+        pytest.param((0, -HOUR_S), (1, 0), id="an hour back while it leads"),
+        of_long_form((YEAR_S, YEAR_S), (0, 1)),
+        of_long_form((-HOUR_S, -HOUR_S), (0, 0)),
+        of_long_form((YEAR_S, 0), (1, 0)),
     ],
 )
 def test_wrong_clock_of_a_leader_harms_nothing(
-    shared: Place,
-    folder: Path,
-    tmp_path: Path,
-    before: int,
-    during: int,
-    renewed: tuple[int, int],
-    figure: Callable[[str], None],
+    shared: Place, tmp_path: Path, offsets: tuple[int, int], renewed: tuple[int, int], figure: Callable[[str], None]
 ) -> None:
     """A link key that is renewed daily is renewed where a day seems to be over, or not to have come."""
-    off(folder, before)
+    before, during = offsets
+    off(shared.folder, before)
     with pair(shared, tmp_path) as two:
         rotate(two)
         two.seconds_until_written(two.start_task(), 10)
         counts = [len(two.history.epochs())]
-        off(folder, during)
+        off(shared.folder, during)
         took = two.seconds_until_written(two.start_task(), 10)
         counts.append(settled(two, counts[-1] + renewed[0]))
         two.first.process.kill()
