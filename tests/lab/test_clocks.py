@@ -1,7 +1,7 @@
 """The clock of a provider's node is set while requests pass over its link: what is lost, and which keys are replaced.
 
-Its agent loads a library by which its clock is off; wireguard-go goes on by the machine's. The kernel suite's guest has
-what WireGuard itself does.
+Its agent loads a library by which its clock is off; wireguard-go goes on by the machine's. The guest of the kernel
+suite has what WireGuard itself does.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ def keys(stacks: Deployment) -> set[str]:
     return {device.public_key for device in checker.devices(stacks.lab.node("n2"))}
 
 
+def wait_for_other_keys(stacks: Deployment, before: set[str]) -> None:
+    process.wait_for("new keys", lambda: not before & keys(stacks), seconds=60, every=0.2)
+
+
 @pytest.mark.parametrize(("off", "goes_back"), [(YEAR_S, "put right"), (-HOUR_S, "set")])
 def test_set_clock_costs_a_moment(
     clocked: tuple[Deployment, Callable[[int], None]], off: int, goes_back: str, figure: Callable[[str], None]
@@ -56,7 +60,7 @@ def test_set_clock_costs_a_moment(
             time.sleep(2)
             put(seconds)
             if what == goes_back:
-                process.wait_for("a new key", lambda: not before & keys(stacks), seconds=60, every=0.2)
+                wait_for_other_keys(stacks, before)
             time.sleep(20)
         renewed = before != keys(stacks)
         figure(f"clock {off:+} s, {what}: keys {'renewed' if renewed else 'kept'}; {requests.counted}")

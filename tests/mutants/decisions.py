@@ -9,6 +9,23 @@ _JUDGEMENT, _LABELS = "controller/trust/judgement.py", "mesh/model/labels.py"
 
 DECISIONS = (
     Mutant(
+        "a write names the lead that it was decided under",
+        "controller/plan_writer.py",
+        "self._told((token, *(op for _, part in batch for op in part)), sign=sign)",
+        "self._told([op for _, part in batch for op in part], sign=sign)",
+        ("tests/store/test_controller_failover.py::test_write_in_flight_of_an_old_leader_fails",),
+    ),
+    Mutant(
+        "a controller without its Swarm does not lead",
+        "controller/election.py",
+        "if not self._fit:",
+        "if self._stopped.is_set():",
+        (
+            f"{_CONTROLLER}/test_election.py::test_unfit_controller_gives_its_lead_up",
+            "tests/store/test_controller_failover.py::test_without_any_manager_nobody_leads",
+        ),
+    ),
+    Mutant(
         "a node proves its keys",
         _JUDGEMENT,
         "problem = self._beliefs.proof_problem(node, self._swarm, self._now)",
