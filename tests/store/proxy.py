@@ -103,10 +103,19 @@ class Proxy:
                 while not flowing.wait(0.1):
                     if self._over:
                         return
+                    data += self._more(source)
                 if self._delay:
                     time.sleep(self._delay)
                 sink.sendall(data)
         self._close([source, sink])
+
+    def _more(self, source: socket.socket) -> bytes:
+        """Take what has come meanwhile, so that all that was sent is held."""
+        with contextlib.suppress(BlockingIOError):
+            data = source.recv(65536, socket.MSG_DONTWAIT)
+            self.held.append(data)
+            return data
+        return b""
 
     @staticmethod
     def _close(sockets: list[socket.socket]) -> None:

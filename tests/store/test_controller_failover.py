@@ -125,6 +125,7 @@ def test_write_in_flight_of_an_old_leader_fails(two: Pair, figure: Figure) -> No
 
     Its own manager alone has the task. So nothing of the other's stands in its way, but the fence.
     """
+    two.first.wait_idle()
     two.first.way.freeze()
     task = two.start_task(two.first)
     sent = f"{ROOT}endpoints/#web/{task}".encode()

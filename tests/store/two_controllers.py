@@ -34,6 +34,7 @@ ENDPOINTS = f"{ROOT}{keyspace.ENDPOINTS}"
 ADDRESSES = f"{ROOT}{keyspace.ADDRESSES}"
 EPOCHS = f"{ROOT}{keyspace.EPOCHS}"
 MANIFEST = f"{ROOT}{keyspace.MANIFEST}"
+IDLE_S = 1.0
 
 
 @dataclass
@@ -140,6 +141,14 @@ class Candidate:
     def go_on(self) -> None:
         """Undo `stop`."""
         os.kill(self.process.pid, signal.SIGCONT)
+
+    def wait_idle(self) -> None:
+        """Wait until it has said nothing for a while: it waits for no answer of etcd's then."""
+        before, since = "", time.monotonic()
+        while time.monotonic() - since < IDLE_S:
+            if (now := self.process.log()) != before:
+                before, since = now, time.monotonic()
+            time.sleep(0.05)
 
     def said(self, text: str) -> int:
         """How often its log has a text."""
