@@ -30,13 +30,12 @@ def wrap(injector: Injector) -> None:
 
 
 def prepare(injector: Injector, order: Order) -> Callable[[], object]:
-    """Have a controller take the lead sooner than it would, unless the order asks for its own times."""
-    if order.get("real"):
-        sys.argv = ["linkwire-controller", *order["arguments"]]
-        return cli.main
+    """Have a controller take the lead sooner than it would; the order may say after how many seconds of silence."""
     wrap(injector)
-    give(election, SILENCE_S=1.0, BEAT_S=0.3, LOOK_S=0.1)
-    give(poller, SILENCE_S=1.0)
+    silence = order.get("silence", 1.0)
+    if silence < election.SILENCE_S:
+        give(election, SILENCE_S=silence, BEAT_S=0.3, LOOK_S=0.1)
+        give(poller, SILENCE_S=silence)
     sys.argv = ["linkwire-controller", *order["arguments"]]
     return cli.main
 

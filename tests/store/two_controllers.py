@@ -34,6 +34,8 @@ ENDPOINTS = f"{ROOT}{keyspace.ENDPOINTS}"
 ADDRESSES = f"{ROOT}{keyspace.ADDRESSES}"
 EPOCHS = f"{ROOT}{keyspace.EPOCHS}"
 MANIFEST = f"{ROOT}{keyspace.MANIFEST}"
+SILENCE_S = 6.0 if LONG else 2.0
+"""Seconds of silence of the leader, or of Swarm; the long form has the controllers' own."""
 IDLE_S = 1.0
 
 
@@ -257,4 +259,4 @@ def _order(where: Place, folder: Path, name: str, etcd: str, docker: str) -> dic
         *("--node", node, "--own-key", str(folder / f"own-{name}" / "key")),
     ]
     files = {"log": str(folder / f"{name}.log"), "calls": str(folder / f"{name}.calls")}
-    return {**files, "arguments": arguments, "real": LONG}
+    return {**files, "arguments": arguments, "silence": SILENCE_S}
