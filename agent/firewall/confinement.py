@@ -5,7 +5,8 @@ namespace without such a file: all that is mounted is detached there (/proc, /ru
 the program itself lies on. That namespace is made once and kept; each nft enters it.
 
 Without /proc there is no /dev/stdin: a command comes by a pipe that has a random name, in a folder that nobody can
-list, until nft has opened it.
+list, until nft has opened it. An nft whose agent was killed meanwhile would wait at that pipe for ever: the next
+agent lets it read nothing, and removes the folder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import atexit
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -28,8 +30,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from agent.linux import privileges
 from mesh.errors import Terminal
 
+_FOLDERS = Path("/tmp")  # noqa: S108 - not TMPDIR: nft's user has to get there; names in it are random
+_PREFIX = "linkwire-pipes-"
 _CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000  # linux/sched.h
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000  # linux/mount.h
 _DETACH = 0x2 | 0x8  # sys/mount.h, MNT_DETACH and UMOUNT_NOFOLLOW
@@ -43,10 +48,17 @@ _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 
 @dataclass(frozen=True, slots=True)
 class _Confinement:
-    """The mount namespace, kept open, and the folder of the pipes, which is in it too."""
+    """The mount namespace, kept open, and the folder of the pipes, which is in it too.
+
+    Attributes:
+        mounts: descriptor of the namespace.
+        folder: of the pipes.
+        lock: descriptor of the folder, locked for as long as this process lives.
+    """
 
     mounts: int
     folder: Path
+    lock: int
 
 
 _lock = threading.Lock()
@@ -114,13 +126,53 @@ def opened(path: Path, by: subprocess.Popen[bytes], seconds: float) -> IO[bytes]
 
 
 def _make(program: str) -> _Confinement:
-    # Not in TMPDIR: nft's user has to get there.
-    folder = Path(tempfile.mkdtemp(prefix="linkwire-nft-", dir="/tmp"))
+    _drop_left()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_FOLDERS))
+    lock = _locked(folder)
+    if lock is None:
+        raise Terminal(f"the folder {folder} is somebody else's")
     atexit.register(_remove, folder, os.getpid())
     folder.chmod(0o733)  # any user makes a pipe in it, and finds no other
     found = Path(shutil.which(program) or program).resolve()
     with ThreadPoolExecutor(1) as apart:  # a thread of its own: what it detaches stays where it is for all others
-        return _Confinement(apart.submit(_detached, (*_PROGRAMS, str(found), str(folder.resolve()))).result(), folder)
+        mounts = apart.submit(_detached, (*_PROGRAMS, str(found), str(folder.resolve()))).result()
+    return _Confinement(mounts, folder, lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """Lock a folder of pipes; return its descriptor, None where another process has it. Raises OSError."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        return None
+    except BaseException:
+        os.close(opened)
+        raise
+    return opened
+
+
+def _drop_left() -> None:
+    """Remove, as far as that goes, the folders of processes that were killed, and end the nfts that wait there."""
+    for folder in _FOLDERS.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if (lock := _locked(folder)) is None:
+                continue
+            try:
+                with ThreadPoolExecutor(1) as apart:
+                    apart.submit(_open_once, list(folder.iterdir())).result()
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _open_once(pipes: Iterable[Path]) -> None:
+    """Let whoever waits at the pipes read their end, as the user whose they are."""
+    privileges.give_up(keep=privileges.NET_ADMIN)
+    for path in pipes:
+        with contextlib.suppress(OSError):  # ENXIO: nobody waits
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
 
 
 def _remove(folder: Path, process: int) -> None:

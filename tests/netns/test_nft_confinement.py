@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -115,6 +117,36 @@ def test_a_command_is_read_by_nobody_else(world: World) -> None:
         assert len(list(folder.iterdir())) == 1
         assert shell(netns, f"ls {folder}").startswith("failed: ")
     assert list(folder.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from agent.firewall import confinement, nft
+from agent.linux.netns import TaskNetns
+
+def opened(path, by, seconds):
+    print(by.pid, path.parent, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+confinement.opened = opened
+nft.listed(TaskNetns(sys.argv[1]))
+"""
+
+
+def test_nft_of_a_killed_agent_is_ended_by_the_next(world: World) -> None:
+    """It waits at its pipe; that of an agent that lives is left alone."""
+    netns = world.netns()
+    shell(netns, "true")
+    own = confinement._made[0].folder
+    done = subprocess.run([sys.executable, "-c", KILLED, netns.path], check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    pid, folder = done.stdout.split()
+    process = Path("/proc", pid)
+    assert process.exists()
+    confinement._drop_left()
+    wait_for(lambda: not process.exists() or "State:\tZ" in (process / "status").read_text(), 30.0)
+    assert not Path(folder).exists()
+    assert own.exists()
 
 
 def test_only_what_is_needed_stays_mounted() -> None:
