@@ -6,12 +6,13 @@ LINKWIRE_LAB_KEEP=1 leaves it up.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from tests.lab import Lab
-from tests.lab.deployment import STACK, Deployment, deployed
+from tests.lab import Lab, images, process, programs
+from tests.lab.deployment import STACK, WAIT_S, Deployment, deployed
 from tests.lab.lab import default_name
 
 REST_S = 15
@@ -22,6 +23,33 @@ def lab_name(letter: str = "") -> str:
     """Return the name of this process's lab, or with a letter of one more: pytest-xdist's workers have their own."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     return f"{default_name()[:6]}{worker if worker != '0' else ''}{letter}"
+
+
+@contextmanager
+def linked_nodes(letter: str, image: Callable[[Deployment], str] | None = None) -> Iterator[Deployment]:
+    """Linkwire with its own etcd on a lab of two nodes, of which each runs a consumer of a link that carries.
+
+    Args:
+        letter: of the lab's name.
+        image: makes another one to install, and may set another plugin; None for what is here.
+    """
+    lab = Lab(lab_name(letter), nodes=2, say=print)
+    try:
+        lab.up()
+        deployment = Deployment(lab, images.build_all(lab))
+        installed = image(deployment) if image else deployment.images.linkwire
+        deployment.linkwire("install", f"--image={installed}", "--detach", seconds=400)
+        process.wait_for("an agent on every node", deployment.agents_ready, seconds=WAIT_S, every=0.2)
+        demo = deployment.images.demo
+        services = {
+            "web": programs.service(demo, "listen", "web", "--tcp", "80"),
+            "client": programs.idle(demo, links=["web"], deploy={"mode": "global"}),
+        }
+        deployment.deploy("up", programs.stack(services))
+        deployment.wait_connected("up")
+        yield deployment
+    finally:
+        lab.down()
 
 
 @pytest.fixture(scope="session")

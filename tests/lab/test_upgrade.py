@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import Lab, images, process, programs
-from tests.lab.deployment import WAIT_S, Deployment
-from tests.lab.fixtures import lab_name
+from tests.lab import process, programs
+from tests.lab.deployment import Deployment
+from tests.lab.fixtures import linked_nodes
 
 LONG = os.environ.get("LINKWIRE_UPGRADE_LONG") == "1"
 INTERRUPTED = 130
@@ -26,23 +26,8 @@ BROKEN = (
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Deployment]:
-    """Linkwire with its own etcd on two nodes, of which each runs a consumer of a link that carries."""
-    lab = Lab(lab_name("u"), nodes=2, say=print)
-    try:
-        lab.up()
-        deployment = Deployment(lab, images.build_all(lab))
-        deployment.linkwire("install", f"--image={deployment.images.linkwire}", "--detach", seconds=400)
-        process.wait_for("an agent on every node", deployment.agents_ready, seconds=WAIT_S, every=0.2)
-        demo = deployment.images.demo
-        services = {
-            "web": programs.service(demo, "listen", "web", "--tcp", "80"),
-            "client": programs.idle(demo, links=["web"], deploy={"mode": "global"}),
-        }
-        deployment.deploy("up", programs.stack(services))
-        deployment.wait_connected("up")
+    with linked_nodes("u") as deployment:
         yield deployment
-    finally:
-        lab.down()
 
 
 def variant(deployment: Deployment, tag: str, line: str) -> str:

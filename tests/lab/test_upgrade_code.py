@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Lab, images, process, programs
-from tests.lab.deployment import WAIT_S, Deployment
-from tests.lab.fixtures import lab_name
+from tests.lab import images
+from tests.lab.deployment import Deployment
+from tests.lab.fixtures import linked_nodes
 from tests.lab.images import PROJECT
 from tests.lab.layout import LabError
 from tests.lab.programs import Calls
@@ -72,23 +72,13 @@ def old(tree: Path, tmp_path: Path) -> Iterator[Deployment]:
     plugin = tmp_path / "docker-linkwire"
     plugin.write_text(PLUGIN.format(tree=shlex.quote(str(tree)), python=shlex.quote(sys.executable)))
     plugin.chmod(0o755)
-    lab = Lab(lab_name("c"), nodes=NODES, say=print)
-    try:
-        lab.up()
-        deployment = Deployment(lab, images.build_all(lab), plugin=plugin)
-        image = images.build_image(lab, print, images.context(images.wheels(), tree), "earlier")
-        deployment.linkwire("install", f"--image={image}", "--detach", seconds=400)
-        process.wait_for("an agent on every node", deployment.agents_ready, seconds=WAIT_S, every=0.2)
-        demo = deployment.images.demo
-        services = {
-            "web": programs.service(demo, "listen", "web", "--tcp", "80"),
-            "client": programs.idle(demo, links=["web"], deploy={"mode": "global"}),
-        }
-        deployment.deploy("up", programs.stack(services))
-        deployment.wait_connected("up")
+
+    def image(deployment: Deployment) -> str:
+        deployment.plugin = plugin
+        return images.build_image(deployment.lab, print, images.context(images.wheels(), tree), "earlier")
+
+    with linked_nodes("c", image) as deployment:
         yield deployment
-    finally:
-        lab.down()
 
 
 def versions(deployment: Deployment) -> set[str]:
