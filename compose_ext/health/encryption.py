@@ -7,10 +7,8 @@ from typing import Any
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.install.options import read_label
 from compose_ext.swarm import installation, queries
-from mesh.model.encryption.status import NOT_OWN
+from mesh.model.encryption.status import LAST, NOT_OWN
 
-LAST = {"off": "off", "prefer": "send", "strict": "enforce"}
-"""Mode -> the step at which it is reached."""
 FITS = 1386
 """MTU of an overlay network whose packets fit into node encryption, where the nodes' own network has 1500 and IPv4:
 WireGuard takes 60 bytes (64 by wireguard-go), VXLAN 50."""
@@ -83,10 +81,13 @@ class Encryption:
         return tuple(node for node in own if (node.epochs or (0,)) != (self.epoch,))
 
     @property
+    def _is_at_goal(self) -> bool:
+        return (self.mode, self.step) == (self.wanted, LAST.get(self.wanted, "off"))
+
+    @property
     def is_reached(self) -> bool:
         """Whether every node that is up does what was asked for."""
-        at_goal = (self.mode, self.step) == (self.wanted, LAST[self.wanted])
-        return at_goal and all(
+        return self._is_at_goal and all(
             node.step == self.step and (self.wanted == "off" or node.acknowledged == self.generation)
             for node in self.nodes
         )
@@ -97,7 +98,7 @@ class Encryption:
         if self.wanted == self.mode == "off":
             return "off"
         there = sum(node.step == self.step for node in self.nodes)
-        switching = "" if (self.mode, self.step) == (self.wanted, LAST[self.wanted]) else f", to be {self.wanted}"
+        switching = "" if self._is_at_goal else f", to be {self.wanted}"
         return f"{self.mode}{switching}: {there} of {len(self.nodes)} nodes at step {self.step}"
 
 

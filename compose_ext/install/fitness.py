@@ -7,7 +7,7 @@ from typing import Any
 
 from compose_ext.install.options import Options
 from compose_ext.swarm.node_jobs import Outcome
-from mesh.model.encryption.status import NOT_OWN, letting
+from mesh.model.encryption.status import DATA_PATH_PORT, NOT_OWN, letting
 from mesh.topology.underlay import ADDRESS_LABEL
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -65,7 +65,7 @@ class Wish:
     etcd_now: frozenset[str] = frozenset()
     addresses: Mapping[str, str] | None = None
     told: Mapping[str, str] = field(default_factory=dict)
-    data_path_port: int = 4789
+    data_path_port: int = DATA_PATH_PORT
 
     @property
     def encrypts(self) -> bool:

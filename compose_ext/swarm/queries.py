@@ -9,6 +9,7 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
+from mesh.model.encryption.status import DATA_PATH_PORT
 
 TIMEOUT = 30.0
 """Seconds for one question to Docker."""
@@ -26,10 +27,6 @@ _TELLING = (
     *("CapabilityAdd", "CapabilityDrop", "ReadOnly"),
 )
 """Fields that differ between an old task and a new one, without those that only a service has."""
-
-
-DATA_PATH_PORT = 4789
-"""UDP, of VXLAN, unless `docker swarm init --data-path-port` said otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

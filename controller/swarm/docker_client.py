@@ -15,10 +15,11 @@ import docker.errors
 import requests
 import structlog
 
-from controller.swarm.model import DATA_PATH_PORT, Deploy, SwarmNetwork, SwarmNode, SwarmService, SwarmTask
+from controller.swarm.model import Deploy, SwarmNetwork, SwarmNode, SwarmService, SwarmTask
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model import labels
 from mesh.model.consent import NAMESPACE, stack_of
+from mesh.model.encryption.status import DATA_PATH_PORT
 from mesh.model.ports import PortRange, merge
 from mesh.model.records import Attachment
 from mesh.process import docker_api

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from immutables import Map
 
-from controller.swarm.model import DATA_PATH_PORT, Lineage, Named, Swarm, SwarmNode, SwarmService, SwarmTask
+from controller.swarm.model import Lineage, Named, Swarm, SwarmNode, SwarmService, SwarmTask
 from mesh.model.changelog import ChangeLog
+from mesh.model.encryption.status import DATA_PATH_PORT
 from mesh.process.multimap import MultiMap
 
 T = TypeVar("T")

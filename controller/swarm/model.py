@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from mesh.model.changelog import Cursor
+from mesh.model.encryption.status import DATA_PATH_PORT
 from mesh.model.labels import LabelError, ServiceLabels
 from mesh.model.net import IPAddress, IPNetwork
 from mesh.model.ports import PortRange
@@ -29,8 +30,6 @@ STATES = (
     "remove",
     "orphaned",
 )
-DATA_PATH_PORT = 4789
-"""UDP port of VXLAN, where `docker swarm init` was given no other."""
 _ORDER = MappingProxyType({name: n for n, name in enumerate(STATES)})
 _RUNNING = _ORDER["running"]
 _COMPLETE = _ORDER["complete"]

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from controller.swarm.list_cache import ListCache
-from controller.swarm.model import DATA_PATH_PORT, Swarm, SwarmNode, SwarmService, SwarmTask
+from controller.swarm.model import Swarm, SwarmNode, SwarmService, SwarmTask
+from mesh.model.encryption.status import DATA_PATH_PORT
 
 RESYNC_S = 5.0
 SILENCE_S = 6.0

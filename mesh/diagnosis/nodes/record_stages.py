@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 from mesh.diagnosis.nodes.facts import NodeEnd, NodesFacts
 from mesh.diagnosis.steps import Step, ago, ok
+from mesh.model.encryption.status import LAST
 
 ON = "docker linkwire node encryption on"
 STATUS = "docker linkwire node encryption status"
 CONTROLLER_LOGS = "docker service logs --tail 20 linkwire_controller"
-LAST = {"prefer": "send", "strict": "enforce"}
-"""Mode -> the step at which it is reached."""
 _NO_STORE = "etcd does not answer: nothing is switched, and no other node can be asked"
 
 

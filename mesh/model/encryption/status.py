@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from mesh.crypto.keys import PublicKey
@@ -32,6 +34,12 @@ Step = Literal["accept", "send", "enforce"]
 """What every node does: have the device and take what comes in by it; also send by it; also refuse plain packets."""
 
 STEPS: tuple[Step, ...] = ("accept", "send", "enforce")
+
+LAST: Mapping[str, Step] = MappingProxyType({"prefer": "send", "strict": "enforce"})
+"""Mode -> the step at which it is reached."""
+
+DATA_PATH_PORT = 4789
+"""UDP, of Swarm's VXLAN, unless `docker swarm init --data-path-port` said otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
