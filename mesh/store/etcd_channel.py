@@ -49,8 +49,8 @@ _CHANNEL = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # `ChannelPool` tries again. gRPC (1.85) does for a stream that an etcd which stops has not begun, and where nobody
-    # listens there any more, it then waits for ever, past the deadline too.
+    # `ChannelPool` tries again. gRPC (1.85) would for a stream that an etcd which stops has not begun, and where
+    # nobody listens there any more, it then waits for ever, past the deadline too.
     ("grpc.enable_retries", 0),
 )
 # WatchProgressRequest (field 3) came with etcd 3.4, after etcd3's stubs were made. Unknown fields are sent on.
@@ -183,7 +183,7 @@ class Channel:
         return int(self._lease.LeaseGrant(etcdrpc.LeaseGrantRequest(TTL=ttl), timeout=self._timeout).ID)
 
     def renew_lease(self, lease: int) -> int:
-        """Renew a lease and return its seconds; 0 or less: it is gone. A stream in etcd, of which one answer will do."""
+        """Renew a lease and return its seconds; 0 or less: it is gone."""
         raw = self.raw("Lease/LeaseKeepAlive", etcdrpc.LeaseKeepAliveRequest(ID=lease), self._timeout)
         if not raw:
             raise Retryable(f"{self.target} ended the request without an answer")
