@@ -113,6 +113,16 @@ def build_image(
     return _push(node, image, say)
 
 
+def variant(lab: Lab, tag: str, line: str) -> str:
+    """Make and push another image of Linkwire, of this one and one more line of a Dockerfile; return its name."""
+    image = f"{lab.registry}/linkwire:{tag}"
+    text = f"FROM {names(lab).linkwire}\n{line}\n"
+    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+    lab.manager.docker("build", "--network", "none", "--tag", image, "-", stdin=text, env=environment)
+    lab.manager.docker("push", image)
+    return image
+
+
 def push_demo(lab: Lab, say: Callable[[str], None] = lambda _: None) -> str:
     """Push the image that holds the programs of the examples, return its name.
 

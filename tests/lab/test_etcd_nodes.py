@@ -1,4 +1,4 @@
-"""`docker linkwire install --etcd-nodes`: 1 -> 3 -> 1 on three managers, under requests, and one gone."""
+"""`docker linkwire install --etcd-nodes`: 1 -> 3 -> 1 under requests; members renewed, upgraded, lost, removed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def on(node: str) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Deployment]:
-    """Linkwire with its own etcd on three managers, and a link between two of them."""
-    lab = Lab(lab_name("e"), nodes=3, managers=3, say=print)
+    """Linkwire with its own etcd on a node of three managers and a worker, and a link between two of the managers."""
+    lab = Lab(lab_name("e"), nodes=4, managers=3, say=print)
     try:
         lab.up()
         deployment = Deployment(lab, images.build_all(lab))
@@ -97,8 +97,52 @@ def test_links_are_made_with_one_manager_gone(own: Deployment) -> None:
     process.wait_for("three members to answer", lambda: answering(own) == 3, seconds=WAIT_S)
 
 
+def test_members_are_renewed_one_by_one(own: Deployment) -> None:
+    said = own.linkwire("renew", seconds=900)
+    assert "etcd's members present the new certificate, one after the other" in said
+    require_well(own)
+
+
+def test_members_are_upgraded(own: Deployment) -> None:
+    image = images.variant(own.lab, "next", "ENV NEXT=1")
+    own.linkwire("upgrade", "--image", image, seconds=900)
+    require_well(own)
+
+
+def require_well(own: Deployment) -> None:
+    """All members answer, and every node's agent is heard: none fell silent while members were replaced."""
+    assert answering(own) == 3
+    process.wait_for("nothing to be wrong", lambda: own.try_linkwire("status").returncode == 0, seconds=WAIT_S)
+    own.wait_connected("up")
+
+
+def test_lost_member_is_replaced_by_another(own: Deployment) -> None:
+    """Its node is gone for good, and a worker becomes a manager in its place."""
+    manager = own.lab.manager
+    own.lab.stop_node("n3")
+    manager.docker("node", "promote", "n4")
+    manager.docker("node", "demote", "n3", check=False)  # Swarm may wait in vain for the lost one's word
+    manager.docker("node", "rm", "--force", "n3")
+    own.linkwire("install", seconds=900)
+    assert {str(one["endpoint"]) for one in members(own) if not one["problem"]} == {
+        f"{own.lab.node(name).address}:2379" for name in ("n1", "n2", "n4")
+    }
+    require_well(own)
+
+
 def test_etcd_shrinks_to_one(own: Deployment, figure: Callable[[str], None]) -> None:
     require_requests(own, "--etcd-nodes", "1", figure=figure, name="3 -> 1")
     assert [one["problem"] for one in members(own)] == [""]
     assert len(own.tasks("linkwire_etcd")) == 1
     own.wait_connected("up")
+
+
+def test_nothing_of_any_member_stays(own: Deployment) -> None:
+    own.linkwire("install", "--etcd-nodes", "3", seconds=900)
+    own.uninstall()
+    for node in own.lab.nodes:
+        if node.is_up():
+            assert "linkwire" not in node.docker("volume", "ls", "--quiet").stdout
+    manager = own.lab.manager
+    assert "linkwire" not in manager.docker("secret", "ls").stdout + manager.docker("config", "ls").stdout
+    assert not manager.docker("node", "ls", "--quiet", "--filter", "node.label=linkwire.etcd").stdout

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import process, programs
+from tests.lab import images, process, programs
 from tests.lab.deployment import Deployment
 from tests.lab.fixtures import linked_nodes
 
@@ -28,17 +28,6 @@ BROKEN = (
 def own() -> Iterator[Deployment]:
     with linked_nodes("u") as deployment:
         yield deployment
-
-
-def variant(deployment: Deployment, tag: str, line: str) -> str:
-    """Make and push another image, of the one that runs and one more line; return its name."""
-    lab = deployment.lab
-    image = f"{lab.registry}/linkwire:{tag}"
-    text = f"FROM {deployment.images.linkwire}\n{line}\n"
-    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
-    lab.manager.docker("build", "--network", "none", "--tag", image, "-", stdin=text, env=environment)
-    lab.manager.docker("push", image)
-    return image
 
 
 def runs(deployment: Deployment) -> dict[str, set[str]]:
@@ -68,7 +57,7 @@ def wait_carries(deployment: Deployment) -> None:
 
 
 def test_good_image_comes_one_node_at_a_time(own: Deployment) -> None:
-    image = variant(own, "next", "ENV NEXT=1")
+    image = images.variant(own.lab, "next", "ENV NEXT=1")
     done = own.try_linkwire("upgrade", "--image", image, "--timeout", "120", seconds=600)
     assert done.returncode == 0, done.stdout + done.stderr
     steps = [line for line in done.stdout.splitlines() if "the agent is replaced, on " in line]
@@ -79,7 +68,7 @@ def test_good_image_comes_one_node_at_a_time(own: Deployment) -> None:
 
 @pytest.mark.skipif(not LONG, reason="LINKWIRE_UPGRADE_LONG=1: a minute more")
 def test_upgrade_that_was_broken_off_goes_on(own: Deployment) -> None:
-    image = variant(own, "after", "ENV AFTER=1")
+    image = images.variant(own.lab, "after", "ENV AFTER=1")
     with own.plugged_in() as environment:
         argv = own.lab.manager.docker_command("linkwire", "upgrade", "--image", image)
         done = subprocess.Popen(
@@ -102,7 +91,7 @@ def test_upgrade_that_was_broken_off_goes_on(own: Deployment) -> None:
 
 def test_bad_image_is_taken_back(own: Deployment) -> None:
     running, before = runs(own), agents(own)
-    bad = variant(own, "bad", BROKEN)
+    bad = images.variant(own.lab, "bad", BROKEN)
     done = own.try_linkwire("upgrade", "--image", bad, "--timeout", "60", seconds=300)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the upgrade failed, and everything runs as before" in done.stderr

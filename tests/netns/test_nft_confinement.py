@@ -133,7 +133,7 @@ nft.listed(TaskNetns(sys.argv[1]))
 """
 
 
-def test_nft_of_a_killed_agent_is_ended_by_the_next(world: World) -> None:
+def test_next_agent_ends_a_killed_ones_nft(world: World) -> None:
     """It waits at its pipe; that of an agent that lives is left alone."""
     netns = world.netns()
     shell(netns, "true")
