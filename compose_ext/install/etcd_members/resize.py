@@ -66,6 +66,8 @@ class Resize:
 
     def _certificates(self) -> Target:
         """Have clients and etcd trust the certificates of the target; return it as it can be deployed then."""
+        if not self.places.labelled:  # no etcd runs that could go on: it begins anew with the target's
+            return self.target
         before, wanted = self.before, self.target.tls
         state = etcd_certificates.state_of(self.secrets, before.mounts("etcd"), before.mounts("agent"))
         if state is None or wanted is None or state.server == wanted.server:

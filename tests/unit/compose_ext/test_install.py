@@ -12,9 +12,12 @@ import yaml
 from agent.containers.volumes import BOUND, DEFAULT_ROOT
 from compose_ext.diagnostics import UsageError
 from compose_ext.install import install
-from compose_ext.install.etcd_members.nodes import order
+from compose_ext.install.etcd_members.nodes import Places, order
+from compose_ext.install.etcd_members.resize import Resize
 from compose_ext.install.options import Options, choose, read_label
 from compose_ext.install.stack_template import Release, template
+from compose_ext.install.target import Target
+from compose_ext.secrets.etcd_certificates import settled
 from compose_ext.swarm import node_jobs
 from compose_ext.swarm.installation import OPTIONS_LABEL
 from controller.etcd.server import READY
@@ -107,6 +110,14 @@ def test_etcd_goes_where_its_data_is() -> None:
     assert order(swarm, ("a", "b", "c"), ("c", "a"), "b") == ["c", "a", "b"]
     swarm["c"] = docker_node(manager=True, up=False)
     assert order(swarm, ("a", "c"), ("c", "a"), "b") == ["a", "c", "b"], "one that is down keeps its place"
+
+
+def test_without_an_etcd_no_step_waits_for_one() -> None:
+    """As where most of its nodes are lost for good, and the others have lost the label."""
+    nothing: Any = None
+    target = Target(Options(etcd_nodes="3"), "https://10.0.0.4:2379", nothing, settled(2))
+    resize = Resize(nothing, nothing, nothing, Places((), frozenset(), frozenset()), target, 0.0, print)
+    assert resize.prepare() is target
 
 
 def test_end_of_input_removes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
