@@ -7,6 +7,7 @@ import socket
 import struct
 from typing import Literal
 
+from agent.linux import netlink_socket
 from agent.linux.netlink_socket import NETLINK_NETFILTER, attribute, attributes, explained, text, text_attribute
 from agent.linux.netns import TaskNetns
 from mesh.errors import Terminal
@@ -16,7 +17,6 @@ _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_GENERATION, _GET_OBJECT = (
     _NF_TABLES | number for number in (1, 4, 7, 16, 19)
 )
 """NFT_MSG_GET..."""
-_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1  # linux/socket.h, linux/netlink.h
 _GROUP_NFTABLES = 7  # NFNLGRP_NFTABLES, linux/netfilter/nfnetlink.h
 _FAMILY = {"any": 0, "inet": 1, "netdev": 5, "bridge": 7}  # linux/netfilter.h
 _HEADER = struct.Struct("=BBH")  # struct nfgenmsg
@@ -99,13 +99,5 @@ def subscribed(netns: TaskNetns) -> socket.socket:
 
     Raises NetnsGoneError; Terminal where the kernel does not tell of them.
     """
-
-    def opened() -> socket.socket:
-        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
-        made.bind((0, 0))
-        made.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTABLES)
-        made.setblocking(False)
-        return made
-
     with explained("follow the changes of nftables"):
-        return netns.run(opened)
+        return netns.run(lambda: netlink_socket.subscribed(NETLINK_NETFILTER, _GROUP_NFTABLES))

@@ -8,20 +8,18 @@ connections a little, and nothing else does.
 from __future__ import annotations
 
 import errno
-import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.linux.netlink_socket import NETLINK_NETFILTER, attributes
+from agent.linux.netlink_socket import NETLINK_NETFILTER, attributes, subscribed
 from agent.linux.netns import TaskNetns
 from mesh.errors import Terminal
 
 _NEW = 1 << 8  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW
 _GROUP_NEW = 1  # NFNLGRP_CONNTRACK_NEW
-_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1  # linux/netlink.h
 _MESSAGE = struct.Struct("=IHHII")
 _FAMILY_BYTES = 4  # struct nfgenmsg
 _ORIGINAL, _REPLY = 1, 2  # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY
@@ -60,7 +58,7 @@ class Subscription:
     """
 
     def __init__(self, netns: TaskNetns) -> None:
-        self._socket = netns.run(_listening)
+        self._socket = netns.run(lambda: subscribed(NETLINK_NETFILTER, _GROUP_NEW, buffer_bytes=_BUFFER_BYTES))
         self.overflowed = False
         """Whether there were more than the kernel could tell of."""
 
@@ -87,19 +85,6 @@ class Subscription:
     def close(self) -> None:
         """Listen no more. May be called twice."""
         self._socket.close()
-
-
-def _listening() -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
-    try:
-        opened.bind((0, 0))
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-        opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NEW)
-        opened.setblocking(False)
-    except OSError:
-        opened.close()
-        raise
-    return opened
 
 
 def connections(datagram: bytes) -> Iterator[Connection]:

@@ -43,7 +43,7 @@ _NLA_TYPE_MASK = 0x3FFF
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _NLMSGERR_ATTR_MSG = 1
-_SOL_NETLINK = 270
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
@@ -76,6 +76,31 @@ class Message:
     def payload(self) -> memoryview:
         """The bytes after the header."""
         return memoryview(self.raw)[_HEADER.size :]
+
+
+def subscribed(protocol: int, *groups: int, buffer_bytes: int = 0) -> socket.socket:
+    """Open a socket of the calling thread's network namespace that hears of changes, and never blocks.
+
+    Args:
+        protocol: NETLINK_ROUTE or NETLINK_NETFILTER.
+        groups: of changes.
+        buffer_bytes: that the kernel keeps until they are read; 0 for as many as it has by default.
+
+    Raises:
+        OSError: the kernel does not tell of them.
+    """
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        made.bind((0, 0))
+        if buffer_bytes:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        for group in groups:
+            made.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 class NetlinkSocket:

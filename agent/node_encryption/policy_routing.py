@@ -15,6 +15,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from agent.linux import netlink_socket
 from agent.linux.netlink_socket import (
     NETLINK_ROUTE,
     NLM_F_CREATE,
@@ -50,7 +51,6 @@ _UNICAST = 1
 _NUMBER = struct.Struct("=I")
 _PORTS = struct.Struct("=HH")
 _GROUPS = (7, 8, 11, 19)  # RTNLGRP_IPV4_ROUTE, _IPV4_RULE, _IPV6_ROUTE, _IPV6_RULE
-_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _HEADER = struct.Struct("=IHHII")
 
 
@@ -166,17 +166,8 @@ def leaves_by(netns: TaskNetns, route: NodeRoute, port: int) -> str:
 
 def subscribed(netns: TaskNetns) -> socket.socket:
     """Open a socket that is readable after changes of routing rules and routes. Raises NetnsGoneError, Terminal."""
-
-    def opened() -> socket.socket:
-        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
-        made.bind((0, 0))
-        for group in _GROUPS:
-            made.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
-        made.setblocking(False)
-        return made
-
     with explained("follow the changes of routes"):
-        return netns.run(opened)
+        return netns.run(lambda: netlink_socket.subscribed(NETLINK_ROUTE, *_GROUPS))
 
 
 def is_removal(datagram: bytes) -> bool:
