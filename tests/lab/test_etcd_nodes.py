@@ -122,7 +122,11 @@ def test_lost_member_is_replaced_by_another(own: Deployment) -> None:
     own.lab.stop_node("n3")
     manager.docker("node", "promote", "n4")
     manager.docker("node", "demote", "n3", check=False)  # Swarm may wait in vain for the lost one's word
-    manager.docker("node", "rm", "--force", "n3")
+    process.wait_for(
+        "the lost node to leave",
+        lambda: manager.docker("node", "rm", "--force", "n3", check=False).returncode == 0,
+        seconds=WAIT_S,
+    )
     own.linkwire("install", seconds=900)
     assert {str(one["endpoint"]) for one in members(own) if not one["problem"]} == {
         f"{own.lab.node(name).address}:2379" for name in ("n1", "n2", "n4")
