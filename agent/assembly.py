@@ -22,6 +22,7 @@ from agent.asks.flow_asker import FlowAsker
 from agent.asks.survey import Survey
 from agent.asks.sweep import Sweep
 from agent.asks.writing import ShortLived
+from agent.containers.after_reboot import AfterReboot
 from agent.containers.docker_client import Containers, NodeIdentity
 from agent.containers.holder import HolderContainer
 from agent.desired_state import DesiredState
@@ -32,7 +33,7 @@ from agent.flows.watcher import Watcher
 from agent.holder.client import HeldProcesses
 from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.loop import Agent
-from agent.node_encryption.device import NodeDevice
+from agent.node_encryption.device import NAMES, NodeDevice
 from agent.node_encryption.keeper import Keeper
 from agent.node_encryption.key import NodeKeys, ports_beside
 from agent.node_gate import node_jobs
@@ -174,7 +175,7 @@ def run(options: settings.Settings) -> None:
     reader = TunnelReader(TaskNetns(OWN_NETNS), backend, lambda: desired.verified)
     reports = NodeReports(node, identity, metrics, WatchedClock(options.state), node_keys, tunnel=reader.figures)
     table = NodeTable(TaskNetns(OWN_NETNS))
-    keeper = _keeper(backend, metrics, reader)
+    keeper = _keeper(options, backend, metrics, reader)
     agent = Agent(containers, store, desired, reports, table, keeper=keeper, answers_dns=answers_dns)
 
     _heed_signals(agent, stopped)
@@ -213,9 +214,11 @@ def run(options: settings.Settings) -> None:
         store.close()
 
 
-def _keeper(backend: Backend, metrics: Metrics, reader: TunnelReader) -> Keeper:
+def _keeper(options: settings.Settings, backend: Backend, metrics: Metrics, reader: TunnelReader) -> Keeper:
     """Make the keeper of the node's part in node encryption, with its metrics."""
     home = TaskNetns(OWN_NETNS)
-    keeper = Keeper(NodeDevice(home, backend), filtered=DeviceFilters(home).problem)
+    after_reboot = AfterReboot(options.state, options.docker, NAMES)
+    device = NodeDevice(home, backend)
+    keeper = Keeper(device, filtered=DeviceFilters(home).problem, after_reboot=after_reboot.refuse)
     metrics.registry.register(EncryptionMetrics(lambda: keeper.status, reader.peers))
     return keeper

@@ -29,7 +29,7 @@ def main() -> None:
     if options.command in settings.NODE_JOBS:
         from agent.node_gate import node_jobs  # noqa: PLC0415 - see above
 
-        sys.exit(node_jobs.run(options.command, options.docker, options.containers))
+        sys.exit(node_jobs.run(options.command, options.docker, options.containers, options.state))
     from agent import assembly  # noqa: PLC0415 - see above
 
     try:

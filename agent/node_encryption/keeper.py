@@ -73,6 +73,8 @@ class Keeper:
         device: the node's.
         folder: of the overlays' namespaces.
         filtered: names what on the node drops overlay packets in its devices, by their port; empty for nothing.
+        after_reboot: has packets to a port refused from the node's next start on, or for 0 none; names what hinders
+            it. Raises LinkwireError.
     """
 
     def __init__(
@@ -80,9 +82,11 @@ class Keeper:
         device: NodeDevice,
         folder: Path = overlays.FOLDER,
         filtered: Callable[[int], str] = lambda _port: "",
+        after_reboot: Callable[[int], str] = lambda _port: "",
     ) -> None:
         self._device = device
         self._filtered = filtered
+        self._after_reboot = after_reboot
         self._folder = folder
         self._changed: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
@@ -212,9 +216,10 @@ class Keeper:
             if replace(left, set_routes=()) and not problem:
                 raise Retryable(f"node encryption does not read back as it was set: {', '.join(left.changed)}")
         self._applied = tunnel
+        unkept = self._keep_refusal(tunnel, complete=wanted.complete)
         self._report(tunnel, observed, ready)
         filtered = self._filtered(tunnel.encryption.data_path_port) if observed.devices else ""
-        return "; ".join(filter(None, (problem, tunnel.problem, self._uncovered_problem(tunnel), filtered)))
+        return "; ".join(filter(None, (problem, tunnel.problem, self._uncovered_problem(tunnel), filtered, unkept)))
 
     def _apply(self, changes: TunnelDiff, tunnel: NodeTunnel) -> str:
         """Make changes; return what is wrong with the newer of two devices, in words. Raises LinkwireError."""
@@ -230,9 +235,16 @@ class Keeper:
             raise failed[min(failed)]
         return str(failed[later[-1].slot])
 
+    def _keep_refusal(self, tunnel: NodeTunnel, *, complete: bool) -> str:
+        """Have `enforce`, which a node acknowledges after this, outlive a reboot; name what hinders it."""
+        if tunnel.encryption.step == "enforce":
+            return self._after_reboot(tunnel.encryption.data_path_port)
+        return self._after_reboot(0) if complete else ""
+
     def _take_away(self, wanted: Wanted) -> None:
         if self._is_clean or not wanted.complete:
             return
+        self._after_reboot(0)  # first, or the gate's script might put the rules back
         if changes := off(self._device.read()):
             log.info("node encryption taken away", reasons=", ".join(changes.changed))
             self._device.apply(changes)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent.containers.volumes import DEFAULT_ROOT
 from agent.node_gate import daemon_json
 from agent.node_gate.errors import GateError
 from agent.state import atomic_file
@@ -24,7 +25,7 @@ SCRIPT = "linkwire-runc"
 FOLDERS = ("/usr/local/bin", "/opt/bin")
 """Where the script may lie; the second where /usr cannot be written to."""
 SETTINGS = Path("/etc/linkwire/gate")
-VARIABLES = ("LINKWIRE_GATE", "LINKWIRE_RUNC", "LINKWIRE_GATE_SECONDS", "LINKWIRE_READY_SECONDS")
+VARIABLES = ("LINKWIRE_GATE", "LINKWIRE_RUNC", "LINKWIRE_GATE_SECONDS", "LINKWIRE_READY_SECONDS", "LINKWIRE_DATA")
 """Our variables in the settings."""
 KEPT = ".before-linkwire"
 """Suffix of the copy of dockerd's file; an empty copy: there was no file."""
@@ -75,7 +76,14 @@ def restore(undo: Sequence[Sequence[Any]]) -> dict[str, Any]:
     return {}
 
 
-def place(config: str, command: tuple[str, ...], path: str, script: str, waits: Mapping[str, int]) -> dict[str, Any]:
+def place(  # noqa: PLR0917 - all of it is the node's
+    config: str,
+    command: tuple[str, ...],
+    path: str,
+    script: str,
+    waits: Mapping[str, int],
+    data: str = DEFAULT_ROOT,
+) -> dict[str, Any]:
     """Put the gate into a node's files.
 
     Args:
@@ -84,6 +92,7 @@ def place(config: str, command: tuple[str, ...], path: str, script: str, waits: 
         path: dockerd's PATH.
         script: the gate's own text.
         waits: variables of the settings, in seconds; one that is not given stays as it is.
+        data: Docker's root folder.
 
     Returns:
         `script` and `config`, where these are; `behind`, the runtime behind the gate; `undo`; `changed`, whether
@@ -101,6 +110,7 @@ def place(config: str, command: tuple[str, ...], path: str, script: str, waits: 
     try:
         settings: dict[str, str | None] = {
             "LINKWIRE_GATE": None,
+            "LINKWIRE_DATA": shlex.quote(data) if data != DEFAULT_ROOT else None,
             **{name: str(seconds) for name, seconds in waits.items()},
         }
         if behind is not None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from agent.containers.volumes import DEFAULT_ROOT
 from agent.node_gate import daemon_json, daemon_process, engine, files
 from agent.node_gate.engine import Engine
 from agent.node_gate.errors import GateError
@@ -34,8 +35,9 @@ def install(docker: Engine, script: str, waits: Mapping[str, int]) -> Answer:
         Refused: it cannot be, and nothing is changed.
     """
     daemon = daemon_process.find(engine.SOCKET)
-    was = engine.default_runtime(docker.info())
-    made = daemon.work(lambda: files.place(daemon.config, daemon.command, daemon.path, script, waits))
+    info = docker.info()
+    was, data = engine.default_runtime(info), _data(info)
+    made = daemon.work(lambda: files.place(daemon.config, daemon.command, daemon.path, script, waits, data))
 
     def taken(info: Mapping[str, Any]) -> bool:
         return (
@@ -123,8 +125,11 @@ def status(docker: Engine, script: str) -> Answer:
 
 
 def _look(daemon: daemon_process.Dockerd, info: Mapping[str, Any], script: str) -> Answer:
-    data = str(info.get("DockerRootDir", "/var/lib/docker"))
-    return daemon.work(lambda: files.look(daemon.config, data, script))
+    return daemon.work(lambda: files.look(daemon.config, _data(info), script))
+
+
+def _data(info: Mapping[str, Any]) -> str:
+    return str(info.get("DockerRootDir") or DEFAULT_ROOT)
 
 
 def _reload(

@@ -23,7 +23,7 @@ from typing import Any
 
 import structlog
 
-from agent.containers import start_gate
+from agent.containers import after_reboot, start_gate
 from agent.containers.docker_client import Containers, LocalTask
 from agent.containers.holder import HolderContainer
 from agent.containers.volumes import BOUND, DEFAULT_ROOT, Volumes
@@ -49,13 +49,14 @@ _EVERYBODY = ["0", "0", "4294967295"]
 Report = dict[str, Any]
 
 
-def run(command: str, url: str, folder: str) -> int:
+def run(command: str, url: str, folder: str, state: Path) -> int:
     """Do one of the four jobs, print the report; return the exit code.
 
     Args:
         command: `look`, `place`, `unwire` or `remove`.
         url: of this node's Docker.
         folder: where Docker's folder `containers` is to be seen.
+        state: the agent's own folder.
     """
     problems: list[str] = []
     report: Report = {"node": "", "hostname": "", "version": metadata.version("linkwire"), "problems": problems}
@@ -78,6 +79,7 @@ def run(command: str, url: str, folder: str) -> int:
         elif command == "unwire":
             _again(partial(_ended, volumes))
             _again(HolderContainer(url).remove)
+            (state / after_reboot.FILE).unlink(missing_ok=True)  # first: the gate's script would put rules back
             problems += unwire(Containers(url, folder=folder))
         else:
             problems += remove(volumes)

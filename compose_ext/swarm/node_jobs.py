@@ -70,6 +70,7 @@ UNWIRE = Job(
     "unwire",
     (
         f"type=volume,source={STACK}_containers,target=/run/linkwire/containers,volume-nocopy,{_BIND_OPTIONS}",
+        f"type=volume,source={STACK}_agent,target=/var/lib/linkwire,volume-label=com.docker.stack.namespace={STACK}",
         *NAMESPACES,
         "type=bind,source=/proc/sys/net,target=/run/linkwire/sysctl",
     ),

@@ -73,6 +73,8 @@ class OverlayNode:
     place: Underlay = field(init=False)
     """By the records."""
     keeper: Keeper | None = None
+    kept: list[int] = field(default_factory=list)
+    """Ports whose plain packets are to be refused after a reboot too, 0 for none, as the keeper said it."""
 
     def __post_init__(self) -> None:
         first = self.keys.stated[0]
@@ -102,7 +104,12 @@ class OverlayNode:
 
     def start(self) -> Keeper:
         """An agent's part begins."""
-        self.keeper = Keeper(self.device, self.folder)
+
+        def keep(port: int) -> str:
+            self.kept.append(port)
+            return ""
+
+        self.keeper = Keeper(self.device, self.folder, after_reboot=keep)
         self.keeper.start(lambda: None)
         return self.keeper
 
@@ -252,6 +259,13 @@ class Cluster:
             for line in (f"route add {address} dev under", f"route add default via {address}")
         ]
         batch(node.netns, "link set under up", *ways)
+
+    def do(self, command: str) -> None:
+        """Run a command on what joins the nodes."""
+        done = self.hub.run(
+            lambda: subprocess.run(["sh", "-ec", command], capture_output=True, text=True, check=False)
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
 
     def give(self, mode: Mode | None, step: Step = "accept") -> None:
         """Give all keepers the records; with no mode, none. A node without a keeper has no place in them."""

@@ -20,6 +20,13 @@ from typing import Any
 
 import pytest
 
+from agent.containers import after_reboot
+from agent.firewall import nft
+from agent.linux.netns import TaskNetns
+from agent.linux.nft_json import Rules
+from agent.node_encryption import ruleset
+from tests.netns.world import World
+
 PROJECT = Path(__file__).resolve().parents[2]
 WRAPPER = PROJECT / "deploy/linkwire-runc"
 ROOT = "/run/docker/runtime-runc/moby"
@@ -374,3 +381,55 @@ def test_the_settings_file(machine: Machine) -> None:
     container = machine.make(GATED)
     machine.sh("ls /run/used")
     assert "was not wired in 2 s" in container.start(seconds=60).stderr
+
+
+ASKED = f"{DOCKER}/volumes/linkwire_agent/_data/{after_reboot.FILE}"
+ANSWER = f"/run/docker/linkwire/{after_reboot.FILE}"
+
+
+def asked_version(machine: Machine, netns: TaskNetns) -> Rules | None:
+    """What the node's table is after dockerd, in that namespace, has asked for the version; None for no table."""
+    with open(netns.path) as place:  # noqa: PTH123 - of which a path is needed that the machine has too
+        entered = ("nsenter", f"--net=/proc/{os.getpid()}/fd/{place.fileno()}")
+        said = machine.run(*entered, WRAPPER, "--version").stdout
+    assert said == machine.run("runc", "--version").stdout
+    table = nft.read(netns, ruleset.NAME)
+    return None if table is None else table.rules
+
+
+def test_plain_packets_are_refused_before_the_agent(machine: Machine, world: World) -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    netns = world.netns()
+    assert asked_version(machine, netns) is None
+    machine.write(ASKED, "4790 lwnode\n")
+    assert asked_version(machine, netns) == ruleset.render("lwnode", 4790)
+    assert machine.sh(f"cat {ANSWER}") == f"{boot} 4790 lwnode\n"
+    nft.remove(netns, ruleset.NAME)
+    assert asked_version(machine, netns) is None, "once a start of the node: the rest is the agent's"
+    machine.write(ANSWER, "another-boot 4790 lwnode\n")
+    for _ in range(2):
+        assert asked_version(machine, netns) == ruleset.render("lwnode", 4790)
+        machine.sh(f"rm {ANSWER}")
+    machine.sh(f"rm {ASKED}")
+    nft.remove(netns, ruleset.NAME)
+    assert asked_version(machine, netns) is None
+
+
+@pytest.mark.parametrize("asked", ["4789; } lwnode", "4789 lw$node", "lwnode", "", "4789", "4789 lw*", "47x9 lwnode"])
+def test_what_the_agent_never_asks_is_not_done(machine: Machine, world: World, asked: str) -> None:
+    machine.write(ASKED, f"{asked}\n")
+    assert asked_version(machine, world.netns()) is None
+    assert machine.run("ls", ANSWER).returncode != 0
+
+
+def test_refusal_finds_dockers_data_elsewhere(machine: Machine, world: World) -> None:
+    machine.write("/etc/linkwire/gate", "LINKWIRE_DATA='/var/lib/a b/docker'\n")
+    machine.write(ASKED.replace(DOCKER, "/var/lib/a b/docker"), "4789 lwnode\n")
+    assert asked_version(machine, world.netns()) == ruleset.render("lwnode", 4789)
+
+
+def test_node_that_cannot_refuse_says_why(machine: Machine, world: World) -> None:
+    machine.write(ASKED, "4789 lwnode\n")
+    machine.sh('mount --bind /dev/null "$(command -v nft)"')
+    assert asked_version(machine, world.netns()) is None
+    assert "nft: Permission denied" in machine.sh(f"cat {ANSWER}")

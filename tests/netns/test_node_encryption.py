@@ -12,7 +12,7 @@ from agent.node_encryption import device as node_device
 from agent.node_encryption import policy_routing, ruleset
 from mesh.crypto.preshared_keys import LinkKey
 from mesh.model.encryption.status import Mode, Step
-from tests.netns.overlay_nodes import Cluster, OverlayNode, Pinging, Wire
+from tests.netns.overlay_nodes import VXLAN_PORT, Cluster, OverlayNode, Pinging, Wire
 from tests.netns.transfer import Transfer
 from tests.netns.world import World, wait_for
 
@@ -69,9 +69,11 @@ def test_switching_on_and_off_loses_nothing(pair: Cluster, mode: Mode) -> None:
         switch_on(pair, mode)
         with Wire(pair) as encrypted, Pinging(one, other, LARGE):
             pass
+        kept = one.kept[-1]
         switch_off(pair, mode)
         with Wire(pair) as after:
             pass
+    assert (kept, one.kept[-1]) == (VXLAN_PORT if mode == "strict" else 0, 0)
     print(f"{mode}: plain packets before {before.packets}, while on {encrypted.packets}, after {after.packets}")
     print(f"{mode}: there {there.result}, back {back.result}")
     assert min(before.packets, after.packets) > 0, "the capture sees what is plain"
