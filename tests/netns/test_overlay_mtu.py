@@ -8,6 +8,7 @@ of another program, so there the overlay's MTU has to fit, and one that does not
 from __future__ import annotations
 
 from ipaddress import ip_address
+from itertools import permutations
 
 import pytest
 
@@ -79,6 +80,16 @@ def test_no_size_is_a_black_hole(world: World, underlay: tuple[int, int]) -> Non
         loses_nothing(one, other)
         if len({*underlay}) > 1:
             loses_nothing(other, one)
+
+
+@pytest.mark.parametrize("underlay", [of_long_form((9000, 1500, 1450))])
+def test_three_underlays_in_one_swarm_lose_nothing(world: World, underlay: tuple[int, ...]) -> None:
+    """Joined by a router: a switch between nodes of 1500 and 1450 loses large packets of every protocol."""
+    with Cluster(world, len(underlay), underlay=underlay, routed=True) as cluster:
+        switch_on(cluster)
+        for one, other in permutations(cluster.nodes, 2):
+            told = {fate for each in fates(one, other).values() for fate in each}
+            assert "lost" not in told, f"{one.name} to {other.name}: {told}"
 
 
 @pytest.mark.parametrize(("version", "mtu"), [(4, MTU), (6, FITS_IPV6)])
