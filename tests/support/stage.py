@@ -77,6 +77,16 @@ def short(netns: TaskNetns) -> str:
     return Path(netns.path).name
 
 
+def address(netns: TaskNetns, device: str, own: IPv4Address) -> None:
+    """Give a namespace an address of its own, and a way to everybody else that leads nowhere."""
+    name = short(netns)
+    ip("-n", name, "link", "add", device, "type", "veth", "peer", "name", f"{device}0")
+    ip("-n", name, "address", "add", f"{own}/32", "dev", device)
+    for end in (device, f"{device}0"):
+        ip("-n", name, "link", "set", end, "up")
+    ip("-n", name, "route", "add", "default", "dev", device)
+
+
 def by_hand(task: Task) -> Wiring:
     """The reference's way of wiring a task."""
     return Wiring(short(task.node.netns), short(task.netns), userspace=task.node.backend.name == "userspace")

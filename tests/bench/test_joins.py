@@ -1,0 +1,12 @@
+"""The cost of one more node: what the store gets for it does not depend on the number of nodes."""
+
+from __future__ import annotations
+
+from tests.bench.joins import cost
+
+
+def test_one_more_node_is_two_records() -> None:
+    few, more = cost(2, turns=1), cost(6, turns=1)
+    assert dict(few.records) == dict(more.records) == {"Underlay": 1, "SealedLinkKey": 1}
+    assert abs(few.size - more.size) < 20, "but for digits of names and addresses"
+    assert min(few.planning, few.joining, few.others, few.looking) > 0
