@@ -245,7 +245,8 @@ def _switching(encryption: Encryption) -> Iterator[str]:
         yield f"{text}: waiting for {_some(behind)}"
     elif encryption.wanted == "strict" and encryption.step == "send" and unready:
         names = _some([f"{node.hostname} (reaches {node.ready} of {others} other nodes)" for node in unready])
-        yield f"{text}: waiting for {names}: see that firewalls let UDP 51818 and 51819 pass between the nodes"
+        advice = "see that firewalls let UDP 51818 and 51819 pass between the nodes, and that no two are behind NAT"
+        yield f"{text}: waiting for {names}: {advice}"
     else:
         yield text
 

@@ -88,7 +88,7 @@ def test_off_is_no_problem_and_no_row() -> None:
         (known(id2=part(generation=6)), "is being switched: strict, step enforce: waiting for n2"),
         (
             known(record=RECORD | {"step": "send"}, id1=part(step="send"), id2=part(step="send", ready=0)),
-            "waiting for n2 (reaches 0 of 1 other nodes): see that firewalls let UDP 51818 and 51819 pass between",
+            "see that firewalls let UDP 51818 and 51819 pass between the nodes, and that no two are behind NAT",
         ),
         (known("off"), "node encryption is being switched: strict, step enforce"),
     ],
