@@ -22,6 +22,7 @@ from agent.desired_state import DesiredState
 from agent.linux.netns import TaskNetns
 from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.keeper import Keeper
+from agent.node_encryption.key import HeldKey, NodeKeys
 from agent.state.verified_state import VerifiedState
 from controller.planning.planner import plan
 from controller.steps import EncryptionGoal
@@ -197,9 +198,9 @@ class Agent:
         self._backend = make_backend(home.path)
         self.device = NodeDevice(home, self._backend, device_name())
         self._keeper = Keeper(self.device, folder)
-        self._desired = DesiredState(
-            node, swarm.sealing[node], VerifiedState(folder), self._backend, tunnel_key=swarm.keys[node]
-        )
+        keys = NodeKeys(folder, (_PORT,))
+        keys.held = (HeldKey(0, 0, swarm.keys[node]),)
+        self._desired = DesiredState(node, swarm.sealing[node], VerifiedState(folder), self._backend, node_keys=keys)
 
     def act(self, batch: Batch) -> float:
         """Act on what was read; returns milliseconds of processor."""
@@ -219,7 +220,7 @@ class Agent:
     def close(self) -> None:
         """Take the device away."""
         with stage.uninterrupted():
-            self._backend.delete(self.device.home, self.device.name)
+            self._backend.delete(self.device.home, self.device.names[0])
             self._backend.close()
 
     def _act(self, batch: Batch) -> None:

@@ -40,9 +40,8 @@ def put_behind(cluster: Cluster, *nodes: OverlayNode, forgotten_s: int = 30) -> 
 
 
 def endpoint_of(other: OverlayNode, seen_by: OverlayNode) -> UdpEndpoint | None:
-    device = seen_by.device.read().device
-    assert device is not None
-    return device.peers[other.key.public].endpoint
+    device = seen_by.device.read().devices[0].device
+    return device.peers[other.keys.stated[0].public_key].endpoint
 
 
 def test_one_node_behind_nat_takes_part(cluster: Cluster) -> None:
