@@ -58,7 +58,7 @@ def test_keys_rotate_again_and_again_losing_nothing(pair: Cluster, mode: Mode) -
     print(f"{mode}: {len(EPOCHS)} rotations, there {there.result}, back {back.result}, plain {wire.packets}")
     assert len(seen) == len(EPOCHS) + 1
     assert (there.result.lost, back.result.lost, wire.packets) == (0, 0, 0)
-    assert min(there.result.received, back.result.received) > 1000
+    assert min(there.result.received, back.result.received) > 300
 
 
 def test_agents_started_anew_in_each_phase_lose_nothing(pair: Cluster) -> None:
