@@ -117,8 +117,8 @@ def test_modes_change_amid_a_rotation(pair: Cluster) -> None:
     switch_on(pair)
     with Pinging(one, other) as there, Pinging(other, one, LARGE) as back:
         pair.offer_next(EPOCHS[0])
-        switch_on(pair, "prefer")
-        switch_on(pair, "strict")
+        pair.switch("prefer", "send")
+        pair.switch("strict", "enforce")
         pair.await_epochs(0, EPOCHS[0])
         switch_off(pair)
         assert all(node.device.read().is_off for node in pair.nodes)
