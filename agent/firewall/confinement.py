@@ -127,10 +127,8 @@ def opened(path: Path, by: subprocess.Popen[bytes], seconds: float) -> IO[bytes]
 
 def _make(program: str) -> _Confinement:
     _drop_left()
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_FOLDERS))
-    lock = _locked(folder)
-    if lock is None:
-        raise Terminal(f"the folder {folder} is somebody else's")
+    while (lock := _locked(folder := Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_FOLDERS)))) is None:
+        pass  # an agent that starts at the same moment took it for one that was left
     atexit.register(_remove, folder, os.getpid())
     folder.chmod(0o733)  # any user makes a pipe in it, and finds no other
     found = Path(shutil.which(program) or program).resolve()
@@ -140,17 +138,19 @@ def _make(program: str) -> _Confinement:
 
 
 def _locked(folder: Path) -> int | None:
-    """Lock a folder of pipes; return its descriptor, None where another process has it. Raises OSError."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Lock a folder of pipes; return its descriptor, None where another process has it, or has removed it."""
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(opened).st_nlink:
+            return opened
     except BlockingIOError:
-        os.close(opened)
-        return None
-    except BaseException:
-        os.close(opened)
-        raise
-    return opened
+        pass
+    os.close(opened)
+    return None
 
 
 def _drop_left() -> None:
@@ -172,7 +172,12 @@ def _open_once(pipes: Iterable[Path]) -> None:
     privileges.give_up(keep=privileges.NET_ADMIN)
     for path in pipes:
         with contextlib.suppress(OSError):  # ENXIO: nobody waits
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+            found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                path.unlink()  # nft opens what is no JSON once more, and would wait there again
+                os.close(os.open(f"/proc/self/fd/{found}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            finally:
+                os.close(found)
 
 
 def _remove(folder: Path, process: int) -> None:
