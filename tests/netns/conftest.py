@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.netns.gate_machine import machine
 from tests.netns.world import World, sweep, wait_until_nothing_is_left
+
+__all__ = ["machine"]
 
 
 @pytest.fixture(scope="session", autouse=True)
