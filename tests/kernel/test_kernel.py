@@ -99,6 +99,18 @@ def test_self_test_and_netns_suite_pass_in_guest(announce: Announce) -> None:
     assert not (HERE / "guest_tests" / "written-in-the-guest").exists(), "the guest wrote on the host's disk"
 
 
+@pytest.mark.timeout(2000)
+@pytest.mark.skipif(not LONG, reason="in make chaos: minutes of an emulated processor")
+def test_wrong_clocks_harm_no_session_in_guest(announce: Announce) -> None:
+    """The long form of what guest_tests has of clocks."""
+    suite, env = "tests/kernel/guest_tests/test_guest.py", {"LINKWIRE_CHAOS": "long"}
+    run = inner.run([str(REPO / suite), "-q", "-k", "clock"], timeout=1900, env=env, stream=sys.stdout)
+    announce(suite, run)
+    if problem := run.problem():
+        pytest.fail(f"{problem}: {run.summary()}", pytrace=False)
+    assert run.count("passed") == 4
+
+
 def test_exit_code_output_and_exchange_come_back(tmp_path: Path) -> None:
     stream = io.StringIO()
     script = f"printf 'a\\n\\0b'; echo ä >&2; pwd; echo \"$GREETING\"; cp /etc/hostname {guest.EXCHANGE}; exit 7"

@@ -14,6 +14,7 @@ import pytest
 
 from agent.state.clock import WatchedClock
 from tests.kernel.guest import EXCHANGE, GUEST_VARIABLE
+from tests.support.effort import of_long_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,7 +135,7 @@ def clock(seconds: int) -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.usefixtures("namespaces")
-@pytest.mark.parametrize(("before", "after"), [(0, -HOUR_S), (YEAR_S, 0)], ids=["an hour back", "a year put right"])
+@pytest.mark.parametrize(("before", "after"), [pytest.param(0, -HOUR_S, id="an hour back"), of_long_form(YEAR_S, 0)])
 def test_after_clock_rollback_only_new_key_is_accepted(tmp_path: Path, before: int, after: int) -> None:
     """The device is made again after its clock went back; an agent that starts names the key, and a new one works."""
     left_key, right_key = make_device(LEFT, tmp_path), make_device(RIGHT, tmp_path)
@@ -172,7 +173,7 @@ def test_after_clock_rollback_only_new_key_is_accepted(tmp_path: Path, before: i
 
 
 @pytest.mark.usefixtures("namespaces")
-@pytest.mark.parametrize("seconds", [YEAR_S, -HOUR_S])
+@pytest.mark.parametrize("seconds", [of_long_form(YEAR_S), of_long_form(-HOUR_S)])
 def test_clock_that_is_set_ends_no_session(tmp_path: Path, seconds: int) -> None:
     """A session's age goes by the machine's uptime, so packets pass on."""
     left_key, right_key = make_device(LEFT, tmp_path), make_device(RIGHT, tmp_path)
