@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -134,30 +133,16 @@ def no_agent(stacks: Deployment) -> Iterator[None]:
 
 @contextmanager
 def wrong_clock(stacks: Deployment) -> Iterator[None]:
-    """It is an hour earlier for n2's agent."""
-    with set_clock(stacks, -3600):
-        yield
-
-
-@contextmanager
-def set_clock(stacks: Deployment, seconds: int) -> Iterator[Callable[[int], None]]:
-    """Only on n2 there is a library to load, by which its agent's clock is off; what is yielded sets it anew."""
+    """Only on n2 there is a library to load, by which it is an hour earlier."""
     for node in stacks.lab.nodes:
         folder = stacks.lab.layout.root / "clock" / node.name
         folder.mkdir(parents=True, exist_ok=True)
     library = stacks.lab.layout.root / "clock/n2/clock.so"
     process.answer(["cc", "-shared", "-fPIC", "-o", str(library), str(programs.INSIDE / "clock.c")])
-    off = library.with_name("off")
-    off.write_bytes(struct.pack("q", seconds))
-
-    def put(seconds: int) -> None:
-        with off.open("r+b") as file:
-            file.write(struct.pack("q", seconds))
-
     source = f"{stacks.lab.layout.root}/clock/{{{{.Node.Hostname}}}}"
-    preload = ("--env-add", "LD_PRELOAD=/clock/clock.so", "--env-add", "LINKWIRE_TEST_CLOCK=/clock/off")
+    preload = ("--env-add", "LD_PRELOAD=/clock/clock.so")
     with changed(stacks, "--mount-add", f"type=bind,source={source},target=/clock,readonly", *preload):
-        yield put
+        yield
 
 
 @contextmanager
