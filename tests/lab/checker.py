@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -23,8 +22,6 @@ from tests.lab.layout import LabError
 from tests.lab.node import Node, UnreachableError
 
 DEVICE = "lw"
-HOLDER = "linkwire-wireguard-go"
-"""The container of a node in which wireguard-go runs."""
 STABLE_S = 2.0
 TERMINAL = ("complete", "shutdown", "failed", "rejected", "remove", "orphaned")
 
@@ -293,7 +290,8 @@ def _twice(kind: str, values: list[tuple[str, str]]) -> list[str]:
 def _read_node(node: Node) -> Found:
     containers = _containers(node)
     root = f"/proc/{node.dockerd_pid}/root"
-    wg = _wg(pid) if (pid := _pid_with_sockets(node, containers)) else {}
+    agent = next((c for c in containers if c["Config"]["Labels"].get("linkwire.role") == "agent"), None)
+    wg = _wg(agent["State"]["Pid"]) if agent else {}
     found = Found([], {}, [])
     for container in containers:
         sandbox = _sandbox(container)
@@ -310,14 +308,6 @@ def _read_node(node: Node) -> Found:
     used = {device.device for device in found.wired}
     found.faults += [f"{node.name}: {device} is in no running task" for device in wg.keys() - used]
     return found
-
-
-def _pid_with_sockets(node: Node, containers: list[Any]) -> int:
-    """Return the process in whose mount namespace `wg` finds all devices, 0 where there is none."""
-    with suppress(UnreachableError):  # 404: the agent has made no holder of wireguard-go, so the devices are its own
-        return int(node.get(f"/containers/{HOLDER}/json")["State"]["Pid"])
-    agents = (one for one in containers if one["Config"]["Labels"].get("linkwire.role") == "agent")
-    return next((int(one["State"]["Pid"]) for one in agents), 0)
 
 
 def _sandbox(container: dict[str, Any]) -> str:
@@ -338,11 +328,11 @@ def _containers(node: Node) -> list[Any]:
 
 
 def _wg(pid: int) -> dict[str, dict[str, dict[str, str]]]:
-    """Device -> {what -> {key or "": value}}, from a process's mount namespace. Private keys are never asked for."""
+    """Device -> {what -> {key or "": value}}, from the agent's mount namespace. Private keys are never asked for."""
     wg: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for what in ("public-key", "listen-port", "allowed-ips", "endpoints"):
         argv = ["nsenter", f"--target={pid}", "--mount", "--net", "--", "wg", "show", "all", what]
-        shown = process.answer(argv, check=False)  # fails when it ends just now: its devices are then missing
+        shown = process.answer(argv, check=False)  # fails when the agent ends just now: its devices are then missing
         device = ""
         for line in shown.stdout.splitlines():
             name, *rest = line.split("\t")
