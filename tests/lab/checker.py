@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from agent.containers.holder import NAME
 from tests.lab import process, rules
 from tests.lab.lab import Lab
 from tests.lab.layout import LabError
@@ -291,7 +292,7 @@ def _read_node(node: Node) -> Found:
     containers = _containers(node)
     root = f"/proc/{node.dockerd_pid}/root"
     agent = next((c for c in containers if c["Config"]["Labels"].get("linkwire.role") == "agent"), None)
-    wg = _wg(agent["State"]["Pid"]) if agent else {}
+    wg = _wg(_with_sockets(node) or agent["State"]["Pid"]) if agent else {}
     found = Found([], {}, [])
     for container in containers:
         sandbox = _sandbox(container)
@@ -327,8 +328,16 @@ def _containers(node: Node) -> list[Any]:
     return [container for container in found if container["State"]["Running"]]
 
 
+def _with_sockets(node: Node) -> int:
+    """The holder's pid; 0 where there is none."""
+    try:
+        return int(node.get(f"/containers/{NAME}/json")["State"]["Pid"])
+    except UnreachableError:
+        return 0
+
+
 def _wg(pid: int) -> dict[str, dict[str, dict[str, str]]]:
-    """Device -> {what -> {key or "": value}}, from the agent's mount namespace. Private keys are never asked for."""
+    """Device -> {what -> {key or "": value}}, from a process's mount namespace. Private keys are never asked for."""
     wg: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for what in ("public-key", "listen-port", "allowed-ips", "endpoints"):
         argv = ["nsenter", f"--target={pid}", "--mount", "--net", "--", "wg", "show", "all", what]
