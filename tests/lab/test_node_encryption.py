@@ -221,7 +221,7 @@ def rotate(stacks: Deployment, phase: str) -> float:
             case "asked":
                 return bool(processes(stacks.lab, "controller"))
             case "two devices":
-                return any(len(each) == 2 for each in now)
+                return any(each != names[n] for n, each in enumerate(now))  # or is over already
             case "routes move":
                 ways = [node.run(["ip", "route", "show", "table", str(TABLE)]).stdout for node in stacks.lab.nodes]
                 return any(set(re.findall(r"dev (\S+)", way)) - names[n] for n, way in enumerate(ways))
