@@ -36,14 +36,14 @@ def test_plain_packets_are_refused_before_the_agent(machine: Machine, world: Wor
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     netns = world.netns()
     assert asked_version(machine, netns) is None
-    machine.write(ASKED, "4790 lwnode\n")
-    assert asked_version(machine, netns) == ruleset.render("lwnode", 4790)
-    assert machine.sh(f"cat {ANSWER}") == f"{boot} 4790 lwnode\n"
+    machine.write(ASKED, "4790 lwnode lwnode2\n")
+    assert asked_version(machine, netns) == ruleset.render(node_device.NAMES, 4790)
+    assert machine.sh(f"cat {ANSWER}") == f"{boot} 4790 lwnode lwnode2\n"
     nft.remove(netns, ruleset.NAME)
     assert asked_version(machine, netns) is None, "once a start of the node: the rest is the agent's"
-    machine.write(ANSWER, "another-boot 4790 lwnode\n")
+    machine.write(ANSWER, "another-boot 4790 lwnode lwnode2\n")
     for _ in range(2):
-        assert asked_version(machine, netns) == ruleset.render("lwnode", 4790)
+        assert asked_version(machine, netns) == ruleset.render(node_device.NAMES, 4790)
         machine.sh(f"rm {ANSWER}")
     machine.sh(f"rm {ASKED}")
     nft.remove(netns, ruleset.NAME)
@@ -59,12 +59,12 @@ def test_what_the_agent_never_asks_is_not_done(machine: Machine, world: World, a
 
 def test_refusal_finds_dockers_data_elsewhere(machine: Machine, world: World) -> None:
     machine.write("/etc/linkwire/gate", "LINKWIRE_DATA='/var/lib/a b/docker'\n")
-    machine.write(ASKED.replace(DOCKER, "/var/lib/a b/docker"), "4789 lwnode\n")
-    assert asked_version(machine, world.netns()) == ruleset.render("lwnode", 4789)
+    machine.write(ASKED.replace(DOCKER, "/var/lib/a b/docker"), "4789 lwnode lwnode2\n")
+    assert asked_version(machine, world.netns()) == ruleset.render(node_device.NAMES, 4789)
 
 
 def test_node_that_cannot_refuse_says_why(machine: Machine, world: World) -> None:
-    machine.write(ASKED, "4789 lwnode\n")
+    machine.write(ASKED, "4789 lwnode lwnode2\n")
     machine.sh('mount --bind /dev/null "$(command -v nft)"')
     assert asked_version(machine, world.netns()) is None
     assert "nft: Permission denied" in machine.sh(f"cat {ANSWER}")
@@ -81,9 +81,9 @@ def test_rebooted_node_sends_plain_without_the_gate(machine: Machine, world: Wor
             cluster.switch("strict", step)
         assert one.keeper is not None
         one.keeper.stop()
-        node_device.remove(one.netns, one.device.backend, one.device.name)
+        node_device.remove(one.netns, one.device.backend, one.device.names[0])
         if asked:
-            machine.write(ASKED, f"{VXLAN_PORT} {one.device.name}\n")
+            machine.write(ASKED, f"{VXLAN_PORT} {' '.join(one.device.names)}\n")
         asked_version(machine, one.netns)
         with Wire(cluster, f"src host {one.address} and udp port {VXLAN_PORT}") as wire, Pinging(one, other):
             pass
