@@ -158,7 +158,7 @@ def _wireguard(node: str, backend: object) -> Iterator[Finding]:
     if backend == "kernel":
         yield Finding(node, WIREGUARD, OK, "the kernel's")
     elif backend is not None:
-        text = "wireguard-go, since the kernel has none: and much slower"
+        text = "wireguard-go, since the kernel has none: much slower"
         yield Finding(node, WIREGUARD, WARNING, f"{text}. Where there is a module: modprobe wireguard")
 
 
