@@ -48,6 +48,9 @@ class Surroundings:
     def verify(self) -> None:
         """The lead is looked at where a pass begins."""
 
+    def set_fit(self, fit: bool) -> None:
+        """Steps say who leads."""
+
     def observe(self, *_: object) -> None:
         """No metrics."""
 
@@ -55,7 +58,7 @@ class Surroundings:
         """No audit log, and no upkeep of what nodes show each other."""
 
     note_problems = start_term = look
-    waits = False
+    waits, answers = False, True
 
 
 class ModelController:
