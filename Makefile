@@ -117,7 +117,7 @@ chaos: $(VENV)/ready
 		tests/lab/test_etcd_nodes.py tests/lab/test_backup.py tests/lab/test_node_encryption.py tests/store/test_etcd_cluster.py \
 		tests/store/test_controller_failover.py tests/store/test_controller_clocks.py tests/lab/test_controller_failover.py \
 		tests/kernel/test_kernel.py::test_self_test_and_netns_suite_pass_in_guest \
-		tests/kernel/test_kernel.py::test_wrong_clocks_harm_no_session_in_guest
+		tests/kernel/test_kernel.py::test_long_form_of_guest_tests_passes
 
 build/fuzz/ready: requirements/fuzz.txt requirements/build.txt
 	@deploy/bootstrap.sh plugin

@@ -7,14 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-import pytest
-
 from agent.containers.holder import FOLDER, NAME
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node
 from tests.lab.requests import Requests
-from tests.support.effort import LONG
+from tests.support.effort import in_long_form
 
 CLIENTS = 5
 """Each makes some 40 requests a second."""
@@ -47,7 +45,7 @@ def holders(stacks: Deployment) -> dict[str, str]:
     return {node.name: node.docker("inspect", "--format", "{{.Id}}", NAME).stdout for node in stacks.lab.nodes}
 
 
-@pytest.mark.skipif(not LONG, reason="in make chaos, or by LINKWIRE_CHAOS=long")
+@in_long_form
 def test_updating_all_agents_loses_no_request(stacks: Deployment, figure: Callable[[str], None]) -> None:
     clients = deploy(stacks, CLIENTS)
     before, agents = holders(stacks), {node.name: stacks.agent(node) for node in stacks.lab.nodes}

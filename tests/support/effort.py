@@ -9,9 +9,10 @@ from _pytest.mark import ParameterSet
 
 LONG = os.environ.get("LINKWIRE_CHAOS") == "long"
 
+in_long_form = pytest.mark.skipif(not LONG, reason="in make chaos, or by LINKWIRE_CHAOS=long")
+"""Mark of a test that the long form alone runs."""
+
 
 def of_long_form(*values: object) -> ParameterSet:
     """Return a parameter that the long form alone tries."""
-    return pytest.param(
-        *values, marks=pytest.mark.skipif(not LONG, reason="in make chaos, or by LINKWIRE_CHAOS=long")
-    )
+    return pytest.param(*values, marks=in_long_form)
