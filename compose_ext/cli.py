@@ -68,7 +68,7 @@ class _Linkwire(Group):
         "uninstall": "Remove Linkwire from a Swarm",
         "gate": "Put the start gate into nodes' Docker, take it out, or show its state",
         "node": "List nodes, approve their keys, revoke a node, and encrypt overlay packets between nodes",
-        "rotate": "Give link keys new secrets, now",
+        "rotate": "Give link keys new secrets, or nodes new keys, now",
         "backup": "Write all that is signed in etcd into one file, sealed to a key that you keep",
         "restore": "Put back from a backup what etcd lost",
         "version": "Print the version and what it was built from",
