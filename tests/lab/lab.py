@@ -141,10 +141,7 @@ class Lab:
             shutil.rmtree(self.layout.root, ignore_errors=True)
             if self.layout.root.exists():  # once more, loudly
                 shutil.rmtree(self.layout.root)
-            self._put_docker_folder_back()
-            (STATE / f"{self.name}.lock").unlink()
-            with contextlib.suppress(OSError):  # not empty: another lab's
-                STATE.rmdir()
+            self._leave_machine()
 
     def _parts(self) -> tuple[servers.Server | Node, ...]:
         return (*self.nodes, self.etcd, self.registry_server)
@@ -185,21 +182,27 @@ class Lab:
 
     def _record(self) -> None:
         """Write the lab's size down, for those who have only its name."""
-        self.layout.root.mkdir(parents=True, exist_ok=True)
-        if not DOCKER_FOLDER.exists():  # the nodes mount their own over it, so it must be there
-            (STATE / "made-docker-folder").touch()
-            DOCKER_FOLDER.mkdir(mode=0o710)
+        with _state_locked():
+            self.layout.root.mkdir(parents=True, exist_ok=True)
+            if not DOCKER_FOLDER.exists():  # the nodes mount their own over it, so it must be there
+                (STATE / "made-docker-folder").touch()
+                DOCKER_FOLDER.mkdir(mode=0o710)
         fresh = _size_file(self.name).with_suffix(".new")
         fresh.write_text(json.dumps({"nodes": len(self.nodes), "managers": self.layout.managers}))
         fresh.replace(_size_file(self.name))
 
-    def _put_docker_folder_back(self) -> None:
-        others = [entry for entry in STATE.iterdir() if entry.is_dir()]
-        mark = STATE / "made-docker-folder"
-        if mark.exists() and not others:
-            with contextlib.suppress(OSError):  # not empty: the machine's own Docker uses it by now
-                DOCKER_FOLDER.rmdir()
-            mark.unlink()
+    def _leave_machine(self) -> None:
+        """Remove what labs share, if this was the last, and the lock, which the caller holds."""
+        with _state_locked():
+            others = [entry for entry in STATE.iterdir() if entry.is_dir()]
+            mark = STATE / "made-docker-folder"
+            if mark.exists() and not others:
+                with contextlib.suppress(OSError):  # not empty: the machine's own Docker uses it by now
+                    DOCKER_FOLDER.rmdir()
+                mark.unlink()
+            (STATE / f"{self.name}.lock").unlink()
+            with contextlib.suppress(OSError):  # not empty: another lab's
+                STATE.rmdir()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -211,7 +214,10 @@ class Lab:
         path = STATE / f"{self.name}.lock"
         while True:
             STATE.mkdir(parents=True, exist_ok=True)
-            lock = path.open("w")
+            try:
+                lock = path.open("w")
+            except FileNotFoundError:  # another lab's `down` was the last, and removed the folder
+                continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -299,6 +305,17 @@ class Lab:
     def hub_command(self, argv: list[str]) -> list[str]:
         """The command line that runs `argv` beside the bridge, where every node's packets pass."""
         return ["nsenter", f"--net={network.NETNS / self.layout.hub_netns}", "--", *argv]
+
+
+@contextlib.contextmanager
+def _state_locked() -> Iterator[None]:
+    """Hold what all labs share: two that come up at once must not both make Docker's folder."""
+    folder = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _size_file(name: str) -> Path:
