@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Imported once, for speed. mesh.store.etcd_channel only for packages that never import etcd3, which it has to set up
-# first.
+# Imported once, for speed. mesh's modules only for the other packages: they never import etcd3, which
+# mesh.store.etcd_channel has to set up first.
 LIBRARIES = ["cryptography.x509", "docker", "grpc", "immutables", "nacl.bindings", "pyroute2", "structlog", "yaml"]
 PROGRAM = """
 import importlib, os, sys, traceback
@@ -33,12 +33,16 @@ sys.exit(f"cannot be imported first: {failed}" if failed else 0)
 """
 
 
+def modules(package: str) -> list[str]:
+    paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / package).rglob("*.py")]
+    return sorted(".".join(path.parts).removesuffix(".__init__") for path in paths if path.name != "__main__")
+
+
 @pytest.mark.parametrize("package", ["mesh", "controller", "agent", "compose_ext"])
 def test_every_module_can_be_imported_first(package: str) -> None:
-    paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / package).rglob("*.py")]
-    names = sorted(".".join(path.parts).removesuffix(".__init__") for path in paths if path.name != "__main__")
+    names = modules(package)
     assert package in names
-    libraries = LIBRARIES if package == "mesh" else [*LIBRARIES, "mesh.store.etcd_channel"]
+    libraries = LIBRARIES if package == "mesh" else [*LIBRARIES, *modules("mesh")]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PROTOCOL_BUFFERS", "GRPC_"))}
     command = [sys.executable, "-c", PROGRAM, " ".join(libraries), *names]
     done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, check=False)
