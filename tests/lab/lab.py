@@ -213,10 +213,10 @@ class Lab:
     def _lock_file(self) -> TextIO:
         path = STATE / f"{self.name}.lock"
         while True:
-            STATE.mkdir(parents=True, exist_ok=True)
             try:
+                STATE.mkdir(parents=True, exist_ok=True)
                 lock = path.open("w")
-            except FileNotFoundError:  # another lab's `down` was the last, and removed the folder
+            except (FileExistsError, FileNotFoundError):  # another lab's `down`, the last so far, removes the folder
                 continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
