@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from agent.containers.docker_api import Docker
 from agent.firewall import nft
-from agent.fitness import node_encryption, sockets
+from agent.fitness import node_encryption, taken_ports
 from agent.fitness.packet_filter import Packet, dropping
 from agent.linux import interfaces
 from agent.linux.netns import OWN_NETNS, TaskNetns
@@ -50,8 +50,8 @@ def gather(question: str, docker: str) -> dict[str, Any]:
     filters = _told(unread, lambda: _filters(home, asked))
     return {
         "time": time.time(),
-        "udp": sockets.spans(port for port in sockets.taken("udp") if first <= port <= last)[:MOST_NAMED],
-        "tcp": sorted(sockets.taken("tcp") & set(asked["tcp"])),
+        "udp": taken_ports.spans(port for port in taken_ports.taken("udp") if first <= port <= last)[:MOST_NAMED],
+        "tcp": sorted(taken_ports.taken("tcp") & set(asked["tcp"])),
         "routes": [route for route in routes if not route.startswith(tuple(f"{one} " for one in own))][:MOST_NAMED],
         "networks": [f"{name} ({network})" for name, network in sorted(networks.items())][:MOST_NAMED],
         "mtu": _told(unread, lambda: _mtus(home, asked["nodes"])) or {},

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from agent.firewall import nf_tables_netlink, nft
-from agent.fitness import sockets
+from agent.fitness import taken_ports
 from agent.fitness.packet_filter import Packet, dropping
 from agent.linux import interfaces, sysctl
 from agent.linux.netns import TaskNetns
@@ -42,7 +42,7 @@ def gather(home: TaskNetns, asked: Mapping[str, Any]) -> dict[str, Any]:
     foreign = {port for port, name in zip(ports, NAMES, strict=True) if interfaces.kind(home, name) is None}
     found: dict[str, Any] = {
         "ports": [port for port in ports if port],
-        "taken": sorted(foreign & sockets.taken("udp")),
+        "taken": sorted(foreign & taken_ports.taken("udp")),
         "strict_filter": home.run(sysctl.is_strict_everywhere),
         "holds": [node for node in asked["nodes"] if interfaces.holders(home, ip_address(node))],
         "sends_to": sorted(map(str, overlays.destinations()))[:MOST_NAMED],

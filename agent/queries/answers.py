@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from agent.desired_state import DesiredState
-from agent.queries.control import control
+from agent.queries.control_plane import control
 from agent.queries.server import BadQueryError, Document, Handler
 from agent.queries.wiring import wiring
 from agent.state.verified_state import remembered

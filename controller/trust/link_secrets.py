@@ -14,8 +14,8 @@ from controller.steps import FRESH, OpenVault, PlanStep, Step
 from controller.swarm.model import Swarm
 from mesh.crypto.framing import framed
 from mesh.crypto.hpke import NodeKey, NodePublicKey, seal, unseal
+from mesh.crypto.link_key_vault import EpochSecret, VaultSecret, fresh_link_key, keep, new_vault_id, seed_id, take_out
 from mesh.crypto.preshared_keys import LinkKey, LinkSeed, link_key
-from mesh.crypto.vaults import EpochSecret, VaultSecret, fresh_link_key, keep, new_vault_id, seed_id, take_out
 from mesh.errors import LinkwireError, Terminal
 from mesh.model import keyspace
 from mesh.model.records import LinkKeyEpoch

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agent.asks.survey import Survey
-from agent.fitness import sockets
+from agent.fitness import taken_ports
 from agent.fitness.node_encryption import DeviceFilters, gather
 from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.keeper import Keeper
@@ -261,7 +261,7 @@ def test_agent_names_firewall_of_its_device(walked: Walked) -> None:
 
 
 def test_facts_of_a_node_before_switching(walked: Walked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "PROC", Path("/proc/thread-self/net"))  # a node's agent has one namespace
+    monkeypatch.setattr(taken_ports, "PROC", Path("/proc/thread-self/net"))  # a node's agent has one namespace
     node = walked.cluster.nodes[0]
     asked = {"ports": [WIREGUARD_PORTS[0] + 1, 53819], "nodes": ["192.0.2.1", "192.0.2.2"], "encryption": {}}
     asked["encryption"] = {"data_path_port": VXLAN_PORT}

@@ -11,8 +11,8 @@ import pytest
 from controller.steps import FRESH
 from controller.trust.link_secrets import ControllerIdentity, LinkSecrets
 from mesh.crypto.hpke import NodeKey
+from mesh.crypto.link_key_vault import EpochSecret, fresh_link_key
 from mesh.crypto.preshared_keys import LinkKey, LinkSeed, link_key
-from mesh.crypto.vaults import EpochSecret, fresh_link_key
 from mesh.errors import Terminal
 from mesh.integrity.record_signing import RecordSigner
 from mesh.integrity.sealed_keys import open_link_key

@@ -24,7 +24,7 @@ class EpochHistory(Record, key="vaults/{0.key}"):
     vault: str = field(default="", metadata=OPTIONAL)
     """Id of the vault that the epoch's fresh secret is kept under; empty where there is none."""
     kept: bytes = field(default=b"", metadata=OPTIONAL)
-    """The epoch's fresh secret, encrypted (mesh.crypto.vaults)."""
+    """The epoch's fresh secret, encrypted (mesh.crypto.link_key_vault)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Vault(Record, key="vault"):
 
     id: str
     seed: str
-    """Name of the link seed that goes with it (`mesh.crypto.vaults.seed_id`)."""
+    """Name of the link seed that goes with it (`mesh.crypto.link_key_vault.seed_id`)."""
     first: bool
     """Whether there was none before: the epochs of an earlier version then follow from the same link seed."""
     boxes: tuple[VaultBox, ...]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mesh.crypto.link_key_vault import EpochSecret, VaultSecret, fresh_link_key, keep, seed_id, take_out
 from mesh.crypto.preshared_keys import LinkSeed, link_key
-from mesh.crypto.vaults import EpochSecret, VaultSecret, fresh_link_key, keep, seed_id, take_out
 from mesh.errors import InvalidRecordError, Terminal
 from mesh.identity.key_files import own_sealing_key
 

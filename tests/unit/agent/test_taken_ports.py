@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from agent.fitness.sockets import ports, spans, taken
+from agent.fitness.taken_ports import ports, spans, taken
 
 UDP = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops

@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent.queries.control import control
+from agent.queries.control_plane import control
 from agent.reporting.encryption_metrics import EncryptionMetrics
 from agent.status.link_status import Reader
 from mesh.crypto.keys import PublicKey
