@@ -14,7 +14,7 @@ help:
 	@echo "make demo       a three-node Swarm on this machine, with links that carry traffic, and the proof"
 	@echo "make demo-down  takes it away again"
 	@echo "make test       every suite: unit, store, netns, lab, kernel, chaos (short); WORKERS=4 at once"
-	@echo "make test-fast  unit, store and netns: what needs neither a Swarm nor QEMU"
+	@echo "make test-fast  unit, store, netns and ui, without the slowest: what needs neither a Swarm nor QEMU"
 	@echo "make test-ranges  unit and store suites with the oldest and newest libraries that pyproject.toml allows"
 	@echo "make lock       renews requirements/*.txt, the versions and hashes that everything is installed from"
 	@echo "make lock-base  renews requirements/debian-*.txt, the Debian packages of a release's image"
@@ -95,7 +95,7 @@ test: $(VENV)/ready
 
 test-fast: $(VENV)/ready
 	@deploy/bootstrap.sh resolvers metrics ui
-	$(PYTHON) -m pytest -n $(WORKERS) --durations=5 --durations-min=10 $(QUICK_SUITES)
+	$(PYTHON) -m pytest -n $(WORKERS) --without-slow --durations=5 --durations-min=10 $(QUICK_SUITES)
 
 check: $(VENV)/ready
 	$(VENV)/bin/ruff check .

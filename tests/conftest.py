@@ -19,7 +19,7 @@ from tests.support.gathered import is_worker, kept
 settings.register_profile("linkwire", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("linkwire")
 
-pytest_plugins = ["tests.support.attacks", "tests.lab.fixtures"]
+pytest_plugins = ["tests.support.attacks", "tests.support.slow_tests", "tests.lab.fixtures"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import lanes
+from tests.support import lanes, slow_tests
 from tests.support.locks import PROJECT
 
 LAB = tuple(f"tests/lab/test_{letter}.py" for letter in "abcd")
@@ -187,6 +187,16 @@ def test_what_the_lanes_name_is_there() -> None:
     assert [end for end in ends if not any(file.endswith(f"/{end}") for file in files)] == []
     for file, _, test in (alone.partition("::") for alone in lanes.MUST_BE_ALONE):
         assert f"def {test}" in (PROJECT / file).read_text()
+
+
+def test_slow_ones_are_there_and_left_out() -> None:
+    for file, names in slow_tests.SLOW.items():
+        text = (PROJECT / "tests" / file).read_text()
+        assert [name for name in names if f"def {name}(" not in text] == []
+    assert slow_tests.is_slow("tests/store/test_leases.py::test_a_silent_leader_is_replaced_in_time")
+    assert slow_tests.is_slow("tests/unit/test_imports.py::test_every_module_can_be_imported_first[mesh]")
+    assert not slow_tests.is_slow("tests/netns/test_leases.py::test_a_silent_leader_is_replaced_in_time")
+    assert not slow_tests.is_slow("tests/lab/test_lab.py::test_down_leaves_nothing")
 
 
 def test_another_way_can_be_asked_for() -> None:
