@@ -24,9 +24,9 @@ _PROBLEMS = "PROBLEMS"
 _COLOURS = {
     **dict.fromkeys(("connected", "idle", "proven", "approved"), "green"),
     **dict.fromkeys(("stale", "no-handshake", "unknown"), "yellow"),
-    **dict.fromkeys(("broken", "unwired", "error", "unproven"), "red"),
+    **dict.fromkeys(("broken", "unwired", "error", "unproven", "no ready task", "not allowed"), "red"),
 }
-"""Of a state's name in a table, the first word of its cell."""
+"""Of a state's name in a table: the whole of its cell, or its first word."""
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _THOUSAND = 1000.0
 _WAITING = "waiting"
@@ -73,10 +73,7 @@ def show(table: Table) -> None:
 
     header, *rows = table.padded()
     lines = [Text(table.gap.join(header), style="bold")]
-    lines += [
-        Text(table.gap).join(Text(cell, style=_COLOURS.get(cell.partition(" ")[0], "")) for cell in row)
-        for row in rows
-    ]
+    lines += [Text(table.gap).join(Text(cell, style=_colour(cell)) for cell in row) for row in rows]
     if table.problems:
         lines += [
             Text(),
@@ -87,6 +84,10 @@ def show(table: Table) -> None:
         line.rstrip()
     # The terminal breaks what is too long for it: rich would break or cut cells.
     _console(sys.stdout).print(*lines, sep="\n", soft_wrap=True)
+
+
+def _colour(cell: str) -> str:
+    return _COLOURS.get(cell.rstrip()) or _COLOURS.get(cell.partition(" ")[0], "")
 
 
 def show_json(document: Mapping[str, Any]) -> None:

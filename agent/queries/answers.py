@@ -108,11 +108,12 @@ class Answers:
         """Describe every link, or with `stack` those of one stack: what `docker linkwire ps` shows.
 
         With `counted` a link has no pairs, but how many are in each state, and etcd's members are asked how they are:
-        that is what `status` shows. With `columns` it has them in columns, which costs less here, on the way and at
-        the reader's.
+        that is what `status` shows. With `totals` it also has what its pairs come to, and the worst of them. With
+        `columns` it has its pairs in columns, which costs less here, on the way and at the reader's.
         """
         stack = text(query, "stack")
         form: PairsForm = "columns" if query.get("columns") is True else "objects"
+        form = "totals" if query.get("totals") is True else form
         form = "states" if query.get("counted") is True else form
         if self._running is not None:
             with ThreadPoolExecutor(max_workers=1) as beside:  # an endpoint that does not answer takes its time

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from agent.status.link_totals import WELL, IllPair, Totals
 from agent.status.unanswered import Age, unanswered
 from agent.wireguard.peer_health import REJECT_AFTER_S, state
 from mesh.model import device_readings, keyspace
@@ -71,11 +72,13 @@ class Measured:
         states: how many are in each state, by the link's place in the plan.
         broken: the pairs to which packets are sent that nobody answers.
         columns: the pairs as JSON (mesh.model.pair_columns).
+        totals: what they come to, by the link's place in the plan.
     """
 
     states: dict[int, Counter[str]]
     broken: list[Broken]
     columns: dict[str, Any]
+    totals: dict[int, Totals]
 
 
 @dataclass(slots=True)
@@ -124,6 +127,7 @@ class _Columns:
     errors: dict[str, str] = field(default_factory=dict)
     broken: list[Broken] = field(default_factory=list)
     by_link: defaultdict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    totals: defaultdict[int, Totals] = field(default_factory=lambda: defaultdict(Totals))
 
     def as_json(self) -> dict[str, Any]:
         peers = [peer or _NO_PEER for peer in self.peers]
@@ -135,6 +139,13 @@ class _Columns:
             "for": self.lasting,
             "error": self.errors,
         }
+
+    def ill(self, start: int, mine: End, theirs: Iterable[End]) -> Iterator[IllPair]:
+        """Yield the pairs of one consumer, from a place on, that are not well."""
+        for place, end in enumerate(theirs, start):
+            if self.states[place] not in WELL:
+                told = self.lasting.get(str(place)), self.errors.get(str(place))
+                yield IllPair(self.states[place], mine.number, end.number, self.peers[place], *told)
 
 
 class LinkPairs:
@@ -198,7 +209,7 @@ class LinkPairs:
         """Yield what was measured of each node's pairs, in the order of the plan's `by_node`.
 
         Args:
-            form: `columns`, or `states` where the columns stay empty.
+            form: `columns`, `totals`, or `states`: all else but the states and what is broken stays empty.
         """
         concerned = self._concerned()
         for node in self.plan.by_node:
@@ -275,7 +286,12 @@ class LinkPairs:
             if self.plan.has_errors:
                 told = ((start + place, error_of(mine, end)) for place, end in enumerate(theirs))
                 made.errors.update((str(place), error) for place, error in told if error is not None)
-        return Measured(dict(made.by_link), made.broken, {} if form == "states" else made.as_json())
+            if form == "totals":
+                made.totals[number].count(seen)
+                if not WELL.issuperset(made.states[start:]):
+                    made.totals[number].name(made.ill(start, mine, theirs))
+        columns = made.as_json() if form == "columns" else {}
+        return Measured(dict(made.by_link), made.broken, columns, dict(made.totals))
 
     @property
     def _is_plain(self) -> bool:

@@ -11,7 +11,9 @@ from typing import Any, Literal
 import msgspec
 
 from agent.state.verified_state import generation
+from agent.status import link_totals
 from agent.status.link_pairs import Broken, LinkPairs, Listed, Measured, Plan, Refusals
+from agent.status.link_totals import IllPair
 from mesh.diagnosis.steps import ago, is_lasting
 from mesh.integrity.verification import verify_snapshot
 from mesh.model import keyspace
@@ -32,7 +34,7 @@ SILENT_AFTER_S = 8.0
 WRONG_CLOCK_S = 120.0
 """Seconds between two nodes' clocks that are a problem: a node's words may have waited for etcd for some of them."""
 
-PairsForm = Literal["objects", "columns", "states"]
+PairsForm = Literal["objects", "columns", "totals", "states"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ def inspect(
         stack: only links with a side in this stack, and problems that name it.
         reader: who describes them.
         graph: the index of the snapshot, where there is one.
-        form: of links' pairs: each an object, in columns (mesh.model.pair_columns), or how many are in which state.
+        form: of links' pairs: each an object, in columns (mesh.model.pair_columns), what they come to and the worst
+            of them, or how many are in which state.
         pairs: those of an earlier snapshot, of which is kept what has not changed.
     """
     reader = reader or Reader()
@@ -85,9 +88,9 @@ def inspect(
     malformed = pairs.update(snapshot, graph, stack, hostnames, reader.age)
     if malformed:
         snapshot = replace(snapshot, invalid={**snapshot.invalid, **malformed}, trail=None)
-    refused, measured = pairs.refused, dict(pairs.measured("states" if form == "states" else "columns"))
+    refused, measured = pairs.refused, dict(pairs.measured("columns" if form == "objects" else form))
     links = [_link(graph, controllers, refused, listed) for listed in pairs.plan.links]
-    if form == "states":
+    if form in ("states", "totals"):
         for link, states in zip(links, _counted(len(links), measured.values()), strict=True):
             link["states"] = dict(sorted(states.items()))
     named = re.compile(rf"(?<![A-Za-z0-9_-]){re.escape(stack or '')}_")  # `shop_db`, but not `workshop_db`
@@ -114,13 +117,14 @@ def inspect(
     document |= {"unanswered": unanswered, "unwired": [p for p in problems if p in errors], "stacks": stacks}
     if form == "states":
         return document
+    silent = _silent(graph, controllers, reader)
+    as_of = {node: _as_of(pairs.written(node), now) for node in measured}
+    if form == "totals":
+        _add_totals(links, pairs.plan, measured, silent, as_of)
+        return document
     for link, listed in zip(links, pairs.plan.links, strict=True):
         link.update(_ended(listed))
-    silent = _silent(graph, controllers, reader)
-    told = [
-        {**each.columns, "silent_for": silent.get(node), "as_of": _as_of(pairs.written(node), now)}
-        for node, each in measured.items()
-    ]
+    told = [{**each.columns, "silent_for": silent.get(node), "as_of": as_of[node]} for node, each in measured.items()]
     document |= _ends(pairs.plan, tuple(measured)) | {"measured": told}
     return with_pairs(_opened(document)) if form == "objects" else document
 
@@ -132,6 +136,40 @@ def _counted(links: int, measured: Iterable[Measured]) -> list[Counter[str]]:
         for number, states in each.states.items():
             counted[number].update(states)
     return counted
+
+
+def _add_totals(
+    links: Iterable[dict[str, Any]],
+    plan: Plan,
+    measured: Mapping[str, Measured],
+    silent: Mapping[str, float | None],
+    as_of: Mapping[str, float | None],
+) -> None:
+    """Add to each link what its pairs come to (`totals`), and the worst of them where any is not well (`worst`)."""
+    totals = link_totals.joined(len(plan.links), [each.totals for each in measured.values()])
+    for link, one, pairs in zip(links, totals, link_totals.named(totals), strict=True):
+        link["totals"] = one.described()
+        link["worst"] = [_ill(plan, pair, silent, as_of) for pair in pairs]
+
+
+def _ill(
+    plan: Plan, pair: IllPair, silent: Mapping[str, float | None], as_of: Mapping[str, float | None]
+) -> dict[str, Any]:
+    """Describe a pair as `with_pairs` does."""
+    mine, theirs, peer = plan.ends[pair.consumer], plan.ends[pair.provider], pair.peer
+    return {
+        "consumer_task": mine.name,
+        "consumer_node": mine.host,
+        "provider_task": theirs.name,
+        "provider_node": theirs.host,
+        "state": pair.state,
+        "for": silent.get(mine.node) if pair.state == "unknown" else pair.lasting,
+        "handshake_age": peer.handshake_age if peer is not None else None,
+        "rx": peer.rx_bytes if peer is not None else 0,
+        "tx": peer.tx_bytes if peer is not None else 0,
+        "error": pair.error,
+        "as_of": as_of[mine.node],
+    }
 
 
 def _opened(document: dict[str, Any]) -> dict[str, Any]:
@@ -189,8 +227,13 @@ def _link(graph: LinkGraph, controllers: Snapshot, refused: Refusals, listed: Li
         "consumer": {way: sum(refused[own, service, way] for service in ids) for way in ("in", "out")},
         "provider": {way: sum(refused[service, own, way] for service in others) for way in ("in", "out")},
     }
-    told = {"refused": packets, "epoch": _epoch(controllers, listed.described["key"])}
+    told = {"refused": _bounded(packets), "epoch": _epoch(controllers, listed.described["key"])}
     return {**listed.described, **_tasks(graph, listed), **told}
+
+
+def _bounded(packets: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Return sums of counters that a reader takes, whatever nodes say."""
+    return {end: {way: min(count, 2**62) for way, count in ways.items()} for end, ways in packets.items()}
 
 
 def _tasks(graph: LinkGraph, listed: Listed) -> dict[str, int]:

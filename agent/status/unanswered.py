@@ -17,6 +17,8 @@ from mesh.model.snapshot import Snapshot
 from mesh.topology.link_graph import LinkGraph
 
 Age = Callable[[int], float | None]
+_MOST_S = 2.0**53
+"""A node may say any number: more than a reader takes would break the whole answer."""
 
 
 def unanswered(snapshot: Snapshot, graph: LinkGraph, age: Age) -> dict[str, dict[str, float]]:
@@ -40,7 +42,7 @@ def unanswered(snapshot: Snapshot, graph: LinkGraph, age: Age) -> dict[str, dict
             if peer is None:
                 continue
             other = _wired_for(snapshot, peer, age)
-            seconds = round(min(broken.seconds, own - read, other - read), 1)
+            seconds = round(min(broken.seconds, own - read, other - read, _MOST_S), 1)
             if seconds >= ANSWER_S:
                 found[broken.task][str(key)] = seconds
     return dict(found)

@@ -36,6 +36,8 @@ _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
 _NAMING = ("links", "ends", "problems", "unanswered", "unwired")
 """The fields that name nodes to people; others go by their ids."""
+_PAIRS = ("pairs", "worst")
+"""The fields of a link that name pairs of tasks."""
 _NODE_ID = re.compile(r"\bnode [a-z0-9]{25}\b")
 
 
@@ -57,6 +59,19 @@ class Pair:
     error: str | None
     lasting: float | None = None
     """Seconds for which it has been broken, or its node silent; None where it is neither, or nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the pairs of a link."""
+
+    received: int
+    """Bytes that its consumers received."""
+    sent: int
+    handshake_age: float | None
+    """Seconds since the last handshake of any pair; None: there was none."""
+    worst: tuple[Pair, ...]
+    """Pairs that are neither connected nor idle, the worst first: some of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +99,8 @@ class Link:
     """Tasks of the consumer; None: the agent does not say."""
     ready: int | None = None
     """Tasks of the provider that take new connections; None: the agent does not say."""
+    totals: Totals | None = None
+    """None where they were not asked for, or an older agent has named the pairs in their place."""
 
     @property
     def is_without_backend(self) -> bool:
@@ -113,21 +130,22 @@ def container(docker: Docker) -> str:
     return found
 
 
-def ask(docker: Docker, stack: str | None, *, counted: bool = False) -> Answer:
+def ask(docker: Docker, stack: str | None, *, counted: bool = False, totals: bool = False) -> Answer:
     """Ask the running agent on the endpoint.
 
     Args:
         docker: the endpoint.
         stack: only its links.
         counted: whether it is enough how many pairs of a link are in each state; an older agent names all.
+        totals: likewise, with what a link's pairs come to and the worst of them.
 
     Raises:
         DockerError: there is no agent, or no answer that can be understood.
     """
-    return judged(_with_names(docker, links(docker, stack, counted=counted)))
+    return judged(_with_names(docker, links(docker, stack, counted=counted, totals=totals)))
 
 
-def links(docker: Docker, stack: str | None = None, *, counted: bool = False) -> dict[str, Any]:
+def links(docker: Docker, stack: str | None, *, counted: bool = False, totals: bool = False) -> dict[str, Any]:
     """Ask the running agent on the endpoint as `ask` does; returns its answer as it came, {} where there is none.
 
     Pairs come in columns (mesh.model.pair_columns); an older agent does not know that word, and sends each by itself.
@@ -135,7 +153,7 @@ def links(docker: Docker, stack: str | None = None, *, counted: bool = False) ->
     Raises:
         DockerError: there is no agent, or its answer cannot be read.
     """
-    form = {"counted": True} if counted else {"columns": True}
+    form = {"columns": not counted or None, "totals": totals or None, "counted": counted or None}
     (answer,) = documents(docker, "links", stack=stack, **form) or ({},)
     return answer
 
@@ -155,7 +173,7 @@ def _with_names(docker: Docker, raw: dict[str, Any]) -> dict[str, Any]:
 def _has_ids(raw: dict[str, Any]) -> bool:
     """Tell whether an answer names a node by its id; a malformed one, which is refused later, does not."""
     try:
-        pairs = (pair for link in raw.get("links", ()) for pair in link.get("pairs", ()))
+        pairs = (pair for link in raw.get("links", ()) for name in _PAIRS for pair in link.get(name, ()))
         nodes = {pair[side] for pair in pairs for side in ("consumer_node", "provider_node")}
         nodes.update(raw.get("ends", {}).get("node", ()))
         return any(map(_NODE_ID.search, (*(f"node {node}" for node in nodes), *raw.get("problems", ()))))
@@ -328,7 +346,17 @@ def _link(raw: dict[str, Any]) -> Link:
         {_text(state): int(_number(count)) for state, count in states.items()},
         _count(raw.get("consumers")),
         _count(raw.get("ready")),
+        _totals(raw) if "totals" in raw else None,
     )
+
+
+def _totals(raw: dict[str, Any]) -> Totals:
+    told, worst = raw["totals"], tuple(map(_pair, raw["worst"]))
+    return Totals(int(_number(told["rx"])), int(_number(told["tx"])), _seconds(told["handshake_age"]), worst)
+
+
+def _seconds(value: object) -> float | None:
+    return None if value is None else float(_number(value))
 
 
 def _count(value: object) -> int | None:
@@ -343,18 +371,17 @@ def _refused(raw: dict[str, dict[str, Any]] | None) -> int | None:
 
 
 def _pair(raw: dict[str, Any]) -> Pair:
-    handshake, error, lasting = raw["handshake_age"], raw.get("error"), raw.get("for")
     return Pair(
         _text(raw["consumer_task"]),
         _text(raw["consumer_node"]),
         _text(raw["provider_task"]),
         _text(raw["provider_node"]),
         _text(raw["state"]),
-        None if handshake is None else float(_number(handshake)),
+        _seconds(raw["handshake_age"]),
         int(_number(raw["rx"])),
         int(_number(raw["tx"])),
-        None if error is None else _text(error),
-        None if lasting is None else float(_number(lasting)),
+        None if raw.get("error") is None else _text(raw["error"]),
+        _seconds(raw.get("for")),
     )
 
 

@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 def links(docker: Docker) -> Answer:
     """Ask the agent on the endpoint for all links. Raises DockerError."""
-    return agent_answer.judged(agent_answer.links(docker))
+    return agent_answer.judged(agent_answer.links(docker, None))
 
 
 def audit_log(docker: Docker) -> list[dict[str, Any]]:

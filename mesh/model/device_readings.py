@@ -9,13 +9,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import msgspec
 
 from mesh.errors import InvalidRecordError
 from mesh.model import codec, keyspace
 from mesh.model.compression import decompressed
-from mesh.model.records import MOST_BROKEN, BrokenPeers, DeviceStatus, Refused, Status, View
+from mesh.model.records import MOST_BROKEN, BrokenPeers, DeviceStatus, Status, View
 from mesh.model.snapshot import Snapshot
 
 PEERS = 2000
@@ -26,6 +27,10 @@ MOST_PARTS = 128
 """Parts of one node, 256,000 peers; without a limit a node could fill every reader's memory."""
 MAX_UNPACKED = codec.MAX_BYTES
 """Bytes of an unpacked part; without a limit a small record could unpack to gigabytes."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A counter of a device. A node may say any number; one that no device has would break every reader's answer."""
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=2**53)]
 
 
 def pack(node: str, written: float, devices: Sequence[DeviceStatus]) -> tuple[View, ...]:
@@ -50,9 +55,17 @@ class PeerReading(msgspec.Struct, frozen=True, gc=False):
     """A peer as read, for readers of many: of a PeerStatus what links are described by. The key is in base64."""
 
     public_key: str
-    handshake_age: float | None
-    rx_bytes: int
-    tx_bytes: int
+    handshake_age: Seconds | None
+    rx_bytes: Count
+    tx_bytes: Count
+
+
+class RefusedReading(msgspec.Struct, frozen=True):
+    """A counter of refused packets as read: Refused with a number that a counter can have."""
+
+    direction: Literal["in", "out", "apart"]
+    service: str
+    packets: Count
 
 
 class DeviceReading(msgspec.Struct, frozen=True):
@@ -60,7 +73,7 @@ class DeviceReading(msgspec.Struct, frozen=True):
 
     task: str
     peers: tuple[PeerReading, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedReading, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +159,8 @@ def of_node(status: Status, views: Iterable[View]) -> tuple[NodeReading, dict[st
 def reading(device: DeviceStatus) -> DeviceReading:
     """Return a device as its view would give it."""
     peers = (PeerReading(str(p.public_key), p.handshake_age, p.rx_bytes, p.tx_bytes) for p in device.peers)
-    return DeviceReading(device.task, tuple(peers), device.refused)
+    refused = (RefusedReading(each.direction, each.service, each.packets) for each in device.refused)
+    return DeviceReading(device.task, tuple(peers), tuple(refused))
 
 
 def _parts(devices: Sequence[DeviceStatus]) -> Iterator[tuple[DeviceStatus, ...]]:

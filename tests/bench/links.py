@@ -225,7 +225,12 @@ def _say(links: int, name: str, turns: list[dict[str, float]]) -> None:
 def measure(links: int, folder: Path) -> None:
     """Print what questions about some links cost the agent; medians of three."""
     with Swarm(links * 2, folder) as swarm:
-        for name, query in (("status", {"counted": True}), ("ps", {"columns": True}), ("ps in objects", {})):
+        for name, query in (
+            ("status", {"counted": True}),
+            ("ps", {"totals": True}),
+            ("ps in columns", {"columns": True}),
+            ("ps in objects", {}),
+        ):
             _agent(swarm, links, name, query)
 
 

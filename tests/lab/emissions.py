@@ -95,7 +95,7 @@ def emitted(stacks: Deployment) -> Iterator[tuple[str, bytes]]:
         yield f"docker {kind} inspect", manager.docker(kind, "inspect", *ids).stdout.encode() if ids else b""
     for service in manager.docker("service", "ls", "--quiet").stdout.split():
         yield "docker service ps", manager.docker("service", "ps", "--no-trunc", service).stdout.encode()
-    for arguments in (("ps",), ("ps", "--format", "json")):
+    for arguments in (("ps",), ("ps", "--pairs"), ("ps", "--format", "json")):
         yield f"docker linkwire {' '.join(arguments)}", stacks.linkwire(*arguments).encode()
     for path in sorted((lab.layout.root / "etcd").rglob("*")):
         if path.is_file():

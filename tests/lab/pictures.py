@@ -30,6 +30,7 @@ COLUMNS, ROWS = 120, 50
 WELL: Mapping[str, Sequence[str]] = {
     "status": ["status"],
     "ps": ["ps", "shop"],
+    "ps-pairs": ["ps", "--pairs", "shop"],
     "explain": ["explain", "shop_front", "shop_app:8000"],
     "test": ["test"],
     "test-all-links": ["test", "--all-links", "shop"],

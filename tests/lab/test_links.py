@@ -111,7 +111,7 @@ def test_ps_shows_every_measured_pair_from_any_node(stacks: Deployment) -> None:
     assert (link["consumer"], link["provider"], link["aliases"]) == ("demo_client", "demo_web", ["web"])
     assert sorted(pair["consumer_node"] for pair in link["pairs"]) == ["n1", "n2", "n3"]
     assert all(pair["handshake_age"] < 180 and pair["rx"] > 0 for pair in link["pairs"])
-    table = stacks.linkwire("ps", "demo", node=stacks.lab.node("n2"))
+    table = stacks.linkwire("ps", "--pairs", "demo", node=stacks.lab.node("n2"))
     assert "connected" in table
     assert "demo_web.1." in table
 

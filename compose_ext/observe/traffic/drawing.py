@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
@@ -75,15 +74,14 @@ def graph_of(links: Iterable[Link]) -> Graph:
 
 
 def _edge(link: Link) -> Edge:
-    pairs = Counter(pair.state for pair in link.pairs)
-    state = min(pairs, key=badness, default=NO_TASKS)
+    state = min(link.states, key=badness, default=NO_TASKS)
     return Edge(
         link.consumer,
         link.provider,
         tuple(alias for alias in link.aliases if alias != link.provider),
         "" if link.ports in ("", "all") else link.ports,
         state if link.allowed else NOT_ALLOWED,
-        dict(sorted(pairs.items())),
+        dict(sorted(link.states.items())),
         link.refused or 0,
     )
 

@@ -36,7 +36,7 @@ def graph_command(docker: Docker, stack: str | None, form: str) -> None:
     A link has the worst state of its pairs of tasks, and says how many are in it: green connected, blue idle, amber
     not known, red and dashed broken or refused. Asks the Linkwire agent on the Docker endpoint.
     """
-    answer = agent_answer.ask(docker, stack)
+    answer = agent_answer.ask(docker, stack, totals=True)
     if stack is not None and not answer.links:
         raise DockerError(f"no link has an end in a stack {stack!r}: docker linkwire graph shows all")
     print(_FORMATS[form](graph_of(answer.links)), end="")

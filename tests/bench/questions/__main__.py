@@ -40,6 +40,7 @@ COMMANDS = {
     "no command": [_PLUGIN, "linkwire", "--help"],
     "status": [_PLUGIN, "linkwire", "status"],
     "ps": [_PLUGIN, "linkwire", "ps"],
+    "ps --pairs": [_PLUGIN, "linkwire", "ps", "--pairs"],
     "ps --format json": [_PLUGIN, "linkwire", "ps", "--format", "json"],
     "snapshot of the page": [_PAGE],
     "check": [_PLUGIN, "linkwire", "check"],

@@ -14,9 +14,11 @@ import pytest
 from agent.queries.server import encoded
 from agent.status.link_pairs import LinkPairs
 from agent.status.link_status import SILENT_AFTER_S, PairsForm, Reader, inspect
+from agent.status.link_totals import MOST, MOST_OF_LINK, IllPair, Totals, named
 from agent.wireguard.peer_health import ANSWER_S, state
+from compose_ext.swarm import agent_answer
 from mesh.model import codec, device_readings, keyspace
-from mesh.model.device_readings import DeviceReading
+from mesh.model.device_readings import DeviceReading, PeerReading
 from mesh.model.pair_columns import with_pairs
 from mesh.model.records import (
     BrokenPeers,
@@ -24,6 +26,7 @@ from mesh.model.records import (
     Endpoint,
     PeerStatus,
     Record,
+    Refused,
     Service,
     Status,
     TaskReport,
@@ -39,7 +42,8 @@ AGES = {1: 60.0, 2: 20.0, 3: 15.0, 4: 3.0}
 """Seconds since the store was at a revision."""
 READ = 4
 """Revision of what nodes read."""
-FORMS: tuple[PairsForm, ...] = ("objects", "columns", "states")
+FORMS: tuple[PairsForm, ...] = ("objects", "columns", "totals", "states")
+WORST_FIRST = ("broken", "unwired", "unknown")
 
 
 def service_of(task: int) -> str:
@@ -164,16 +168,50 @@ def test_links_are_described_as_by_a_walk(seed: int) -> None:
         change(random, records)
         stored = taken(records.values())
         reader = Reader(age=AGES.get, verified=stored)
-        made, counted = (inspect(stored, NOW, None, reader, form=each) for each in ("objects", "states"))
+        made, summed, counted = (
+            inspect(stored, NOW, None, reader, form=each) for each in ("objects", "totals", "states")
+        )
         walked = by_walk(stored)
         assert [link.pop("pairs") for link in made["links"]] == walked
         states = [dict(sorted(Counter(pair["state"] for pair in pairs).items())) for pairs in walked]
         assert [link.pop("states") for link in counted["links"]] == states
-        assert made == counted, "but for their pairs they are the same"
+        assert [link.pop("states") for link in summed["links"]] == states
+        assert [link.pop("totals") for link in summed["links"]] == list(map(totals, walked))
+        for pairs, worst in zip(walked, [link.pop("worst") for link in summed["links"]], strict=True):
+            ill = [pair for pair in pairs if pair["state"] in WORST_FIRST]
+            ranked = sorted((pair["state"] for pair in ill), key=WORST_FIRST.index)
+            assert [pair["state"] for pair in worst] == ranked[:3]
+            assert all(pair in ill for pair in worst)
+        assert made == summed == counted, "but for their pairs they are the same"
         assert {text.split(" on node")[0] for text in made["unanswered"]} <= {
             pair["consumer_task"] for pairs in walked for pair in pairs if pair["state"] == "broken"
         }
         assert bool(made["unanswered"]) == any(pair["state"] == "broken" for pairs in walked for pair in pairs)
+
+
+def totals(pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the pairs of a link come to."""
+    ages = [pair["handshake_age"] for pair in pairs if pair["handshake_age"] is not None]
+    received, sent = sum(pair["rx"] for pair in pairs), sum(pair["tx"] for pair in pairs)
+    return {"rx": received, "tx": sent, "handshake_age": min(ages, default=None)}
+
+
+def test_few_pairs_are_named_the_worst_links_first() -> None:
+    def ill(state: str) -> IllPair:
+        return IllPair(state, 0, 1, None, None, None)
+
+    links = [Totals() for _ in range(MOST)]
+    for number, one in enumerate(links):
+        one.name(ill("broken" if number % 2 else "unknown") for _ in range(9))
+    chosen = list(named(links))
+    assert [len(pairs) for pairs in chosen[1::2]] == [MOST_OF_LINK] * (MOST // MOST_OF_LINK) + [0] * 10
+    assert not any(chosen[::2]), "no room is left for those that are less bad"
+
+
+def test_sums_fit_whatever_nodes_say() -> None:
+    one = Totals()
+    one.count([PeerReading("", None, 2**64 - 1, 2**64 - 1)] * 2)
+    assert one.described() == {"rx": 2**64 - 1, "tx": 2**64 - 1, "handshake_age": None}
 
 
 def viewed(records: Mapping[str, Record], numbers: dict[str, tuple[object, int]]) -> Snapshot:
@@ -272,3 +310,20 @@ def test_documents_are_ascii(text: str) -> None:
     made = encoded({"text": text, "number": 1.5, "none": None, "rows": ({"x": 2**63},)})
     assert made.isascii()
     assert json.loads(made) == {"text": text, "number": 1.5, "none": None, "rows": [{"x": 2**63}]}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_node_makes_the_answer_unreadable(form: PairsForm) -> None:
+    """A node may sign any number; a reader refuses an answer with one that no counter can have."""
+    records, most = first(), 2**63 - 1
+    for task in TASKS:
+        peers = tuple(PeerStatus(key(peer), 2.0**53, most, most, None) for peer in TASKS if peer != task)
+        refused = tuple(Refused(way, f"#{name}", most) for way in ("in", "out", "apart") for name in SERVICES)
+        broken = (BrokenPeers(f"t{task}", tuple(key(peer) for peer in TASKS if peer != task), 1e300),)
+        devices = (DeviceStatus(f"t{task}", None, peers, refused),)
+        records[keyspace.status(f"n{task}")] = Status(f"n{task}", NOW, devices, broken=broken)
+    stored = viewed(records, {})
+    told = plain(inspect(stored, NOW, None, Reader(verified=stored), form=form))
+    links = agent_answer.judged(told).links
+    assert {state for link in links for state in link.states} == {"broken"}
+    assert max(link.refused or 0 for link in links) > most

@@ -621,20 +621,20 @@ def test_ps(run: Run, tmp_path: Path, agent: dict[str, str]) -> None:
     assert record(tmp_path)[:3] == [
         f"--host={NOWHERE} service ps --quiet --no-trunc --filter node=self linkwire_agent",
         f"--host={NOWHERE} inspect --type task agenttask",
-        f'--host={NOWHERE} exec {CONTAINER} linkwire-ask links {{"stack": "shop", "columns": true}}',
+        f'--host={NOWHERE} exec {CONTAINER} linkwire-ask links {{"stack": "shop", "columns": true, "totals": true}}',
     ]
 
 
 def test_ps_is_narrow_on_a_terminal_alone(run: Run, tmp_path: Path, agent: dict[str, str]) -> None:
     (tmp_path / "answer").write_text(json.dumps(ps_answer()))
-    ask = f"{PLUGIN} linkwire ps"
+    ask = f"{PLUGIN} linkwire ps --pairs"
 
     def shown(command: str) -> list[str]:
         on_terminal = ["script", "-qec", f"stty cols 120; {command}", "/dev/null"]
         lines = re.sub(r"\x1b\[[0-9;]*m", "", run(*on_terminal, **agent, TERM="xterm").stdout).splitlines()
         return [line.rstrip() for line in lines]
 
-    piped = run(PLUGIN, "linkwire", "ps", **agent).stdout.splitlines()
+    piped = run(PLUGIN, "linkwire", "ps", "--pairs", **agent).stdout.splitlines()
     assert "shop_web.1.k3v9x1a7b2c4d5e6f7g8h9i0j" in piped[1]
     assert shown(f"{ask} --no-trunc") == piped
     header, first = shown(ask)

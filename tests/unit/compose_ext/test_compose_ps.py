@@ -8,9 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from compose_ext.commands.ps import narrow, table
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
+from compose_ext.observe.links import link_table
+from compose_ext.observe.links.pair_table import narrow, table
 from compose_ext.swarm import agent_answer, queries
 from compose_ext.swarm.agent_answer import read
 from compose_ext.terminal import age, amount
@@ -251,7 +252,9 @@ def test_no_answer_makes_a_traceback(key: str, value: object) -> None:
         if key in place:
             place[key] = value
     with contextlib.suppress(DockerError):
-        assert str(table(read(json.dumps(wrong))))
+        found = read(json.dumps(wrong))
+        assert str(table(found))
+        assert str(link_table.table(found))
 
 
 def test_an_answer_too_deep() -> None:
@@ -285,3 +288,68 @@ def test_nodes_have_names_where_swarm_knows_them(monkeypatch: pytest.MonkeyPatch
 
 def failing(_docker: Docker) -> list[dict[str, Any]]:
     raise DockerError("this node is not a swarm manager")
+
+
+def counted(**changes: object) -> dict[str, Any]:
+    """A link as the agent tells it without its pairs: what they come to, and the worst of them."""
+    (link,) = answer()["links"]
+    del link["pairs"]
+    sums = {"rx": 1_230_000, "tx": 45_600_000, "handshake_age": 12.9}
+    told = {"consumers": 2, "ready": 3, "states": {"connected": 6}, "totals": sums, "worst": []}
+    return {**link, "key": "shop_all", "epoch": 1_800_000_000_000, **told, **changes}
+
+
+def some_links() -> list[dict[str, Any]]:
+    broken = [
+        pair(state="broken", **{"for": 75.5}),
+        pair(state="unwired", handshake_age=None, rx=0, tx=0, error="port taken", provider_node="n3"),
+    ]
+    none = {"rx": 0, "tx": 0, "handshake_age": None}
+    return [
+        counted(key="shop_web:shop_db"),
+        counted(provider="shop_later", aliases=[], states={}, totals=none, consumers=2, ready=None),
+        counted(provider="shop_cache", aliases=[], states={"broken": 3, "connected": 2, "unwired": 1}, worst=broken),
+        counted(provider="shop_down", aliases=[], states={"idle": 2}, ready=0, totals=none),
+        counted(provider="blog_db", aliases=[], allowed=False, states={}, totals=none, key="x", epoch=None),
+    ]
+
+
+def test_links_are_listed_with_the_worst_first() -> None:
+    found = read(json.dumps(answer(links=some_links(), problems=["node n4 does not answer"])))
+    assert str(link_table.narrow(found, 120, 1_800_007_300.0)) == (
+        "LINK                      STATE          PAIRS   HANDSHAKE  RECEIVED  SENT    REFUSED  KEY, AGE\n"
+        "shop_web -> shop_cache    broken 1m      3 of 6  12s ago    1.23MB    45.6MB  4321     shop_all, 2h\n"
+        "  1 on n1 -> 1 on n2      broken 1m              12s ago    123B      4.56kB\n"
+        "  1 on n1 -> 1 on n3      unwired                never      0B        0B\n"
+        "  and 2 more: --pairs\n"
+        "shop_web -> shop_down     no ready task  2       never      0B        0B      4321     shop_all, 2h\n"
+        "shop_web -> blog_db       not allowed    -       -          -         -       4321     x\n"
+        "shop_web -> shop_later    no tasks       -       -          -         -       4321     shop_all, 2h\n"
+        "shop_web -> shop_db (db)  connected      6       12s ago    1.23MB    45.6MB  4321     own, 2h\n"
+        "\n"
+        "PROBLEMS\n"
+        "  node n4 does not answer\n"
+        "  shop_web.1.k3v9x1a7b2c4d5e6f7g8h9i0j -> shop_db.1.zq8w7e6r5t4y3u2i1o0pasdfg: port taken\n"
+    )
+    whole = str(link_table.table(found)).splitlines()
+    first, second = "shop_web.1.k3v9x1a7b2c4d5e6f7g8h9i0j on n1", "shop_db.1.zq8w7e6r5t4y3u2i1o0pasdfg on n2"
+    assert whole[2].startswith(f"  {first} -> {second}   broken 1m")
+    assert whole[8].endswith("own/1800000000000")
+
+
+def test_error_stands_in_one_line_alone() -> None:
+    ill = [pair(state="unwired", error="port taken")]
+    links = [counted(states={"unwired": 1}, worst=ill)]
+    found = read(json.dumps(answer(links=links, problems=["shop_web task k on n1: port taken"])))
+    assert str(link_table.table(found)).count("port taken") == 1
+
+
+def test_older_agents_pairs_are_added_up() -> None:
+    (link,) = answer()["links"]
+    states = ("unknown", "broken", "unwired", "unknown")
+    ill = [pair(state=state, rx=10, tx=20, handshake_age=None) for state in states]
+    (found,) = read(json.dumps(answer(links=[link | {"pairs": [pair(), *ill]}]))).links
+    told = link_table.totals(found)
+    assert (told.received, told.sent, told.handshake_age) == (163, 4640, 12.9)
+    assert [one.state for one in told.worst] == ["broken", "unwired", "unknown"]
+    assert link_table.state_of(found) == "broken"

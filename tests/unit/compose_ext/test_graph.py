@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from itertools import pairwise
 from xml.etree import ElementTree as ET
 
@@ -26,7 +27,8 @@ def pair(state: str) -> Pair:
 
 def link(consumer: str, provider: str, *states: str, ports: str = "all", allowed: bool = True) -> Link:
     pairs = tuple(map(pair, states))
-    return Link(consumer, provider, (provider, "alias"), pairs, 3, "k", None, allowed=allowed, ports=ports)
+    aliases, counted = (provider, "alias"), Counter(states)
+    return Link(consumer, provider, aliases, pairs, 3, "k", None, allowed=allowed, ports=ports, states=counted)
 
 
 def test_the_worst_pair_gives_the_state() -> None:

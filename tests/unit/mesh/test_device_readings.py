@@ -82,7 +82,12 @@ def test_undecodable_part_is_named_and_costs_nothing() -> None:
     bomb = zlib.compress(b" " * (64 * device_readings.MAX_UNPACKED))
     other = device_readings.pack("m", 5.0, [device(1, 1)])[0].packed
     newer = zlib.compress(zlib.decompress(bad.packed).replace(b'"v":1', b'"v":2'))
-    for packed in (b"", b"no zlib", bad.packed[:-5], bomb, zlib.compress(b"{}"), other, newer):
+    odd = [
+        zlib.compress(zlib.decompress(bad.packed).replace(value, number))
+        for value in (b'"handshake_age":0.5', b'"rx_bytes":0', b'"tx_bytes":0', b'"packets":3')
+        for number in (value.partition(b":")[0] + b":" + text for text in (b"-1", b"1" + 19 * b"0", b"true"))
+    ]
+    for packed in (b"", b"no zlib", bad.packed[:-5], bomb, zlib.compress(b"{}"), other, newer, *odd):
         devices, invalid = shown([good, replace(bad, packed=packed)])
         assert devices == read(device(0, device_readings.PEERS))
         assert invalid == {"views/n/1": "views/n/1: cannot be unpacked"}

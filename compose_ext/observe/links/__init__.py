@@ -1,0 +1,1 @@
+"""Tables of `docker linkwire ps`: a line for each link, or for each pair of tasks."""
