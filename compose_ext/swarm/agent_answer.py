@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.swarm import queries
 from compose_ext.swarm.installation import STACK
 from mesh.model.pair_columns import with_pairs
+from mesh.process.gc_tuning import gc_paused
 
 CONTRACT = 1
 """The version of the agent's answer that is understood here."""
@@ -37,12 +38,10 @@ _ID = re.compile(r"[0-9a-f]{64}")
 _NAMING = ("links", "ends", "problems", "unanswered", "unwired")
 """The fields that name nodes to people; others go by their ids."""
 _PAIRS = ("pairs", "worst")
-"""The fields of a link that name pairs of tasks."""
 _NODE_ID = re.compile(r"\bnode [a-z0-9]{25}\b")
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """Two tasks of a link, as measured at the consumer's device."""
 
     consumer_task: str
@@ -311,6 +310,7 @@ def read(text: str) -> Answer:
     return judged(raw)
 
 
+@gc_paused()
 def judged(raw: object) -> Answer:
     """Take the agent's answer apart. Raises DockerError, as `read`."""
     raw = raw if isinstance(raw, dict) else {}
@@ -387,7 +387,7 @@ def _pair(raw: dict[str, Any]) -> Pair:
 
 def _number(value: object) -> int | float:
     # What a counter of 64 bits can hold; it also keeps out NaN, which compares with nothing.
-    if not isinstance(value, int | float) or not 0 <= value < 2**64:
+    if not isinstance(value, (int, float)) or not 0 <= value < 2**64:
         raise TypeError(f"{str(value)[:40]!r} is not a number that fits")
     return value
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from compose_ext.swarm.agent_answer import Answer, Pair
+from mesh.process.gc_tuning import gc_paused
 
 _SAME_S = 0.5
 """Two readings that were written so close are one and the same status: the agent rounds its age to tenths."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(NamedTuple):
     """One pair's counters, and how fast they grew."""
 
     written: float = 0.0
@@ -37,6 +38,7 @@ class Rates:
         """Return a pair's rate."""
         return self.pairs.get((pair.consumer_task, pair.provider_task), _NOTHING)
 
+    @gc_paused()
     def after(self, answer: Answer, at: float) -> Rates:
         """Return the rates that follow from these and a newer answer.
 

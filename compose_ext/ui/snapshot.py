@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from compose_ext.health import encryption
 from compose_ext.swarm.agent_answer import Answer, Link, Pair
 from compose_ext.ui.layout import placed
 from compose_ext.ui.rates import Rates
+from mesh.process.gc_tuning import gc_paused
 
 VERSION = 1
 NOT_ALLOWED, NO_TASKS = "not-allowed", "no-tasks"
@@ -34,6 +36,9 @@ MOST = 200
 """Pairs, or tasks, of one document, the worst first: a link may have a million."""
 
 Document = dict[str, Any]
+_CONSUMER = attrgetter("consumer_task", "consumer_node")
+_PROVIDER = attrgetter("provider_task", "provider_node")
+_CONSUMERS_STATE, _PROVIDERS_STATE = attrgetter("consumer_node", "state"), attrgetter("provider_node", "state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,10 @@ def _rank(state: str) -> int:
 
 def link_state(link: Link) -> str:
     """Return the state of a link as a whole: the worst of its pairs."""
-    return worst((pair.state for pair in link.pairs), NO_TASKS if link.allowed else NOT_ALLOWED)
+    return worst(link.states, NO_TASKS if link.allowed else NOT_ALLOWED)
 
 
+@gc_paused()
 def graph(reading: Reading) -> Document:
     """Describe everything that is drawn or listed: services with their places, links, nodes and problems."""
     links = [_summary(reading, link) for link in reading.answer.links]
@@ -179,7 +185,7 @@ def _summary(reading: Reading, link: Link) -> Document:
         "provider": link.provider,
         "state": link_state(link),
         "pairs_count": len(link.pairs),
-        "states": dict(Counter(pair.state for pair in link.pairs)),
+        "states": dict(link.states),
         "received_rate": _sum(rate.received for rate in rates),
         "sent_rate": _sum(rate.sent for rate in rates),
         "refused": link.refused,
@@ -208,19 +214,21 @@ def _tasks(answer: Answer) -> Mapping[str, dict[str, str]]:
     """Return the nodes of the tasks that pairs name, by service; the last part of a task's name is its id."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for each in answer.links:
-        for pair in each.pairs:
-            found[each.consumer][pair.consumer_task] = pair.consumer_node
-            found[each.provider][pair.provider_task] = pair.provider_node
+        found[each.consumer].update(map(_CONSUMER, each.pairs))
+        found[each.provider].update(map(_PROVIDER, each.pairs))
     return found
 
 
 def _nodes(answer: Answer) -> Iterator[Document]:
-    states: dict[str, list[str]] = defaultdict(list)
+    states: dict[str, Counter[str]] = defaultdict(Counter)
     tasks: dict[str, set[str]] = defaultdict(set)
-    for pair in (pair for each in answer.links for pair in each.pairs):
-        for task, where in ((pair.consumer_task, pair.consumer_node), (pair.provider_task, pair.provider_node)):
-            states[where].append(pair.state)
-            tasks[where].add(task)
+    for each in answer.links:
+        for end in (_CONSUMER, _PROVIDER):
+            for task, where in set(map(end, each.pairs)):
+                tasks[where].add(task)
+        for end in (_CONSUMERS_STATE, _PROVIDERS_STATE):
+            for (where, state), count in Counter(map(end, each.pairs)).items():
+                states[where][state] += count
     records = {str(each.get("hostname")): each for each in answer.raw.get("nodes") or ()}
     for name in sorted({*states, *records}):
         record = records.get(name, {})
@@ -228,8 +236,8 @@ def _nodes(answer: Answer) -> Iterator[Document]:
             "name": name,
             "state": worst(states[name]),
             "tasks_count": len(tasks[name]),
-            "pairs_count": len(states[name]),
-            "states": dict(Counter(states[name])),
+            "pairs_count": states[name].total(),
+            "states": dict(states[name]),
             "address": record.get("address"),
             "accepted": record.get("accepted"),
             "unproven": record.get("unproven"),
