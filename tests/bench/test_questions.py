@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.questions import __main__ as questions
+from tests.bench.questions.swarm import Size
 
 
 def test_small_swarm_has_a_row_each(
@@ -14,7 +15,7 @@ def test_small_swarm_has_a_row_each(
 ) -> None:
     monkeypatch.setattr(questions, "TURNS", 1)
     names = ["status", "ps", "snapshot of the page", "check --live"]
-    questions.measure(25, tmp_path, names)
+    questions.measure(Size(25), tmp_path, names)
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| 25 | ")]
     assert [row[1] for row in rows] == names
     assert all(row[2].endswith(" s") and len(row) == 7 for row in rows)

@@ -1,6 +1,8 @@
 """Print what questions about all links of a Swarm cost, in one table.
 
-.venv/bin/python -m tests.bench.questions 100 1000 5000
+.venv/bin/python -m tests.bench.questions 100 1000 5000 1000:1
+
+With 1000:1 every service has one task in place of ten.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 from mesh.process.log_setup import configure
 from tests.bench.questions import docker
-from tests.bench.questions.swarm import Swarm
+from tests.bench.questions.swarm import Size, Swarm
 
 TURNS = 3
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -71,9 +73,9 @@ class Unanswered(Exception):  # noqa: N818 - a row of the table
 class Node:
     """A node's agent, in a process of its own (tests.bench.questions.node)."""
 
-    def __init__(self, node: str, etcd: str, links: int, folder: Path) -> None:
+    def __init__(self, node: str, etcd: str, size: Size, folder: Path) -> None:
         folder.mkdir()
-        told = json.dumps({"node": node, "etcd": etcd, "links": links, "folder": str(folder)})
+        told = json.dumps({"node": node, "etcd": etcd, **asdict(size), "folder": str(folder)})
         command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "tests.bench.questions.node", told]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.socket = folder / "socket" / "queries"
@@ -153,29 +155,33 @@ def _check(said: str) -> None:
         raise RuntimeError(f"{len(odd)} causes where nothing is wrong: {odd[0][:500]}")
 
 
-def measure(links: int, folder: Path, names: Sequence[str]) -> None:
+def measure(size: Size, folder: Path, names: Sequence[str]) -> None:
     """Print the rows of a Swarm of some links: medians of three turns."""
-    with Swarm(links, folder) as swarm:
+    with Swarm(size, folder) as swarm:
         asked, other = swarm.world.nodes[0], swarm.world.nodes[1]
         swarm.crowd.leave_out([asked, other])
         with (
-            closing(Node(asked, swarm.etcd, links, folder / "asked")) as first,
-            closing(Node(other, swarm.etcd, links, folder / "other")) as second,
+            closing(Node(asked, swarm.etcd, size, folder / "asked")) as first,
+            closing(Node(other, swarm.etcd, size, folder / "other")) as second,
         ):
             program = docker.install(swarm.world, folder / "docker", first.socket)
             for name in names:
                 try:
                     turns = [_run(COMMANDS[name], program, folder / "noted", (first, second)) for _ in range(TURNS)]
                 except Unanswered as error:
-                    print(f"| {links:,} | {name} | {error} | | | | {os.getloadavg()[0]:.0f} |", flush=True)
+                    print(f"| {_told(size)} | {name} | {error} | | | | {os.getloadavg()[0]:.0f} |", flush=True)
                 else:
-                    _show(links, name, turns)
+                    _show(size, name, turns)
 
 
-def _show(links: int, name: str, turns: Sequence[Cost]) -> None:
+def _told(size: Size) -> str:
+    return f"{size.links:,}" + (f" of {size.tasks} task" if size.tasks != Size(0).tasks else "")
+
+
+def _show(size: Size, name: str, turns: Sequence[Cost]) -> None:
     seconds = statistics.median(turn.seconds for turn in turns)
     parts = [[turn.client for turn in turns], [turn.agent for turn in turns], [turn.other for turn in turns]]
-    cells = [f"{links:,}", name, f"{seconds:.2f} s"]
+    cells = [_told(size), name, f"{seconds:.2f} s"]
     for part in parts:
         cpu, mib = (statistics.median(each) for each in zip(*part, strict=True))
         cells.append(f"{cpu:.2f} s, {mib:.0f} MiB")
@@ -186,11 +192,11 @@ def main(words: Sequence[str]) -> None:
     """Measure the sizes that are named, and of these the commands that are named; else all."""
     configure("warning")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    sizes = [int(word) for word in words if word.isdigit()] or [100, 1000, 5000]
+    sizes = [Size(*map(int, word.split(":"))) for word in words if re.fullmatch(r"\d+(:\d+)?", word)]
     names = [word for word in words if word in COMMANDS] or list(COMMANDS)
     print("| links | question | on the clock | client: CPU, memory | asked agent | another agent | load |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    for size in sizes:
+    for size in sizes or map(Size, (100, 1000, 5000)):
         with tempfile.TemporaryDirectory(prefix="linkwire-bench-") as folder:
             measure(size, Path(folder), names)
 

@@ -29,7 +29,7 @@ from mesh.process.log_setup import configure
 from mesh.store.client import Store
 from mesh.topology.link_graph import index
 from tests.bench.links import key_of
-from tests.bench.questions.swarm import Examiner, verified
+from tests.bench.questions.swarm import Examiner, Size, verified
 from tests.bench.scale.node import KEYRING
 from tests.bench.scale.world import CLUSTER
 
@@ -41,11 +41,11 @@ def main(told: dict[str, Any]) -> None:
     """Answer until standard input ends; each line there is an order to forget what is kept for the next answer.
 
     Args:
-        told: `node`, its id; `etcd`, the store; `links`, how many there are; `folder`, for its socket.
+        told: `node`, its id; `etcd`, the store; `links` and `tasks`, as of Size; `folder`, for its socket.
     """
     configure("warning")
     node, folder = str(told["node"]), Path(told["folder"])
-    records = verified(int(told["links"]))
+    records = verified(Size(int(told["links"]), int(told["tasks"])))
     graph = index(records)
     store = Store([told["etcd"]], RecordSigner.agent(KEYRING, key_of(node)))
     desired: Any = SimpleNamespace(graph=graph, verified=records, trust=SimpleNamespace(held=""))

@@ -1,6 +1,6 @@
 """The Swarm that is asked about: its store, as controller and nodes have written it, and its nodes' answers.
 
-Every service has ten tasks, of which each is wired and was read with all its peers. All links work.
+Every service has ten tasks, or as many as are wanted. Each is wired and was read with all its peers. All links work.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -94,6 +95,19 @@ def keys(world: worlds.World, graph: LinkGraph) -> Iterator[SealedKey | SealedLi
         yield SealedLinkKey(key, node, 0, "", secrets.token_bytes(_SEALED))
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many links there are, and how many tasks each service has."""
+
+    links: int
+    tasks: int = worlds.TASKS_OF_A_SERVICE
+
+    @property
+    def world(self) -> worlds.World:
+        """A Swarm of this size: each service links to all of its stack."""
+        return worlds.stacks(self.links // worlds.SERVICES_OF_A_STACK * self.tasks, self.tasks)
+
+
 class Swarm:
     """A store with a Swarm of some links.
 
@@ -106,9 +120,9 @@ class Swarm:
         crowd: answers for the nodes.
     """
 
-    def __init__(self, links: int, folder: Path) -> None:
+    def __init__(self, size: Size, folder: Path) -> None:
         """Start the store, and write everything."""
-        self.world = worlds.stacks(links * 2)
+        self.world = size.world
         self.verified = controllers(self.world)
         self.graph = index(self.verified)
         self.nodes = Nodes(self.world, self.graph)
@@ -169,6 +183,6 @@ class Crowd:
         write(self._store, [self._nodes.signed(key_of(record.node), record) for record in told])
 
 
-def verified(links: int) -> Snapshot:
+def verified(size: Size) -> Snapshot:
     """What the controller has written of a Swarm of some links: the same in every process."""
-    return controllers(worlds.stacks(links * 2))
+    return controllers(size.world)

@@ -64,17 +64,14 @@ def task(service: str, slot: int, node_id: str, number: int = 0) -> SwarmTask:
     return SwarmTask(name, service, slot, node_id, "running", "running", (attachment,))
 
 
-def stacks(tasks: int) -> World:
-    """Stacks, each on as few nodes as take them: 33 tasks or so to a node."""
+def stacks(tasks: int, of_service: int = TASKS_OF_A_SERVICE) -> World:
+    """Stacks, each on as few nodes as take them: 33 tasks or so to a node, and so many to a service."""
     nodes = [node(n) for n in range(max(3, tasks * 3 // 100))]
-    services = [_stacked(n) for n in range(tasks // TASKS_OF_A_SERVICE)]
+    services = [_stacked(n, of_service) for n in range(tasks // of_service)]
     return _world(
         nodes,
         services,
-        [
-            task(services[n // TASKS_OF_A_SERVICE].id, n % TASKS_OF_A_SERVICE, nodes[n * len(nodes) // tasks])
-            for n in range(tasks)
-        ],
+        [task(services[n // of_service].id, n % of_service, nodes[n * len(nodes) // tasks]) for n in range(tasks)],
     )
 
 
@@ -94,11 +91,11 @@ def _world(nodes: Sequence[str], services: Sequence[SwarmService], tasks: Sequen
     return World(nodes, {one.id: one for one in services}, {one.id: one for one in tasks})
 
 
-def _stacked(number: int) -> SwarmService:
+def _stacked(number: int, tasks: int) -> SwarmService:
     first = number - number % SERVICES_OF_A_STACK
     names = [f"name{n}" for n in range(first, first + SERVICES_OF_A_STACK)]
     links = tuple(LinkLabel(name, (f"alias{n}",)) for n, name in enumerate(names))
-    return _service(f"service{number:018d}", f"name{number}", links, TASKS_OF_A_SERVICE)
+    return _service(f"service{number:018d}", f"name{number}", links, tasks)
 
 
 def _service(service: str, name: str, links: tuple[LinkLabel, ...], replicas: int) -> SwarmService:
