@@ -42,7 +42,7 @@ def link(consumer: str, provider: str, *pairs: dict[str, Any], **changes: object
         "ports": "5432/tcp",
         "refused": {"consumer": {"in": 0, "out": 0}, "provider": {"in": 0, "out": 0}},
         "key": f"{consumer}:{provider}",
-        "epoch": 1,
+        "epoch": 1_799_000_000_000,
         "allowed": True,
         "pairs": list(pairs) or [pair(consumer, provider)],
     } | changes
@@ -82,7 +82,12 @@ def shop() -> dict[str, Any]:
     links = [
         link("shop_proxy", "shop_web", pair("shop_proxy", "shop_web"), pair("shop_proxy", "shop_web", 2)),
         link(
-            "shop_web", "shop_db", pair("shop_web", "shop_db", **no_answer), key="shop_data", epoch=4, refused=refused
+            "shop_web",
+            "shop_db",
+            pair("shop_web", "shop_db", **no_answer),
+            key="shop_data",
+            epoch=1_799_999_400_000,
+            refused=refused,
         ),
         link("shop_web", "shop_cache", pair("shop_web", "shop_cache", state="idle", handshake_age=900.0)),
         link("shop_worker", "shop_db", pair("shop_worker", "shop_db")),
@@ -143,7 +148,7 @@ LOG = [
     event(NOW - 7200, "node accepted", node="n3", by="proof"),
     event(NOW - 3600, "service linked", service="shop_web", index="112"),
     event(NOW - 3599, "link created", consumer="shop_web", provider="shop_db", key="shop_data"),
-    event(NOW - 600, "link key renewed", key="shop_data", epoch="4"),
+    event(NOW - 600, "link key renewed", key="shop_data", epoch="1799999400000"),
     event(
         NOW - 20, "link refused", consumer="blog_web", provider="shop_cache", reason="the provider allows blog only"
     ),

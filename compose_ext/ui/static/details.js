@@ -1,6 +1,6 @@
 // The details beside a view: one link with its pairs, one service, one node.
 
-import { age, amount, el, meaning, number, rank, rate, stateMark, task } from "./words.js";
+import { age, amount, el, meaning, moment, number, rank, rate, renewed, stateMark, task } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -50,7 +50,7 @@ function ofLink(link, address) {
       ["Names", link.aliases.join(", ")],
       ["Ports", link.ports],
       ["VIP", [link.vip, link.vip6].filter(Boolean).join(", ")],
-      ["Key", link.key ? `${own ? "its own" : link.key}${link.epoch === null ? "" : `, epoch ${link.epoch}`}` : null],
+      ["Key", link.key ? `${own ? "its own" : link.key}${link.epoch === null ? "" : `, renewed ${moment(renewed(link.epoch))}`}` : null],
       ["Now", traffic(link)],
       ["Refused", refusals(link)],
     ]),

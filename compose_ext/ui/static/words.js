@@ -55,6 +55,9 @@ export const moment = (seconds) => {
   return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${at.toLocaleTimeString("en-GB")}`;
 };
 
+/** The time at which a link key's epoch began, which is milliseconds since 1970, or seconds before version 0.1. */
+export const renewed = (epoch) => (epoch > 1e11 ? epoch / 1000 : epoch);
+
 /** Make an element. Texts become text, never markup: names come from whoever may deploy. */
 export function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
