@@ -4,6 +4,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
@@ -67,12 +68,15 @@ def ps_command(docker: Docker, stack: str | None, form: str, *, pairs: bool | No
     link's name is cut.
     """
     of_links = form != "json" and not pairs
-    answer = agent_answer.ask(docker, stack_name(stack) if stack is not None else None, totals=of_links)
+    stack = stack_name(stack) if stack is not None else None
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        revoked = beside.submit(revoked_nodes.problems, docker)
+        answer = agent_answer.ask(docker, stack, totals=of_links)
     if stack is not None and not answer.links and answer.stacks is not None:
         require_stack(docker, stack, answer.stacks)
     with suppress(DockerError):  # a worker's Docker does not know
         unlinked = (finding.text for finding in backends.missing(docker, answer))
-        problems = (*revoked_nodes.problems(docker), *unlinked, *answer.problems)
+        problems = (*revoked.result(), *unlinked, *answer.problems)
         answer = replace(answer, problems=problems, raw={**answer.raw, "problems": list(problems)})
     shape = link_table if of_links else pair_table
     if form == "json":
