@@ -28,7 +28,7 @@ _MODULES = {
     "check": "compose_ext.commands.check",
     "render": "compose_ext.commands.deploy",
     "deploy": "compose_ext.commands.deploy",
-    "ps": "compose_ext.commands.ps",
+    "ps": "compose_ext.commands.ps.ps",
     "install": "compose_ext.commands.install",
     "upgrade": "compose_ext.commands.install",
     "renew": "compose_ext.commands.install",

@@ -152,7 +152,7 @@ def links(docker: Docker, stack: str | None, *, counted: bool = False, totals: b
     Raises:
         DockerError: there is no agent, or its answer cannot be read.
     """
-    form = {"columns": not counted or None, "totals": totals or None, "counted": counted or None}
+    form: dict[str, Any] = {"columns": not counted or None, "totals": totals or None, "counted": counted or None}
     (answer,) = documents(docker, "links", stack=stack, **form) or ({},)
     return answer
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from compose_ext.commands.ps import link_table
+from compose_ext.commands.ps.pair_table import narrow, table
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.observe.links import link_table
-from compose_ext.observe.links.pair_table import narrow, table
 from compose_ext.swarm import agent_answer, queries
 from compose_ext.swarm.agent_answer import read
 from compose_ext.terminal import age, amount

@@ -7,6 +7,8 @@ from dataclasses import replace
 from compose_ext.swarm.agent_answer import NO_READY_TASK, Answer, Link, Pair
 from compose_ext.terminal import Table, age, amount, lasting
 
+NOT_ALLOWED = "not allowed"
+"""The state of a link whose provider does not allow it."""
 _HEADER = (
     "LINK",
     "CONSUMER TASK",
@@ -51,7 +53,7 @@ def table(answer: Answer) -> Table:
 def _untold(link: Link) -> str:
     """Return the state of a link that has no pair of tasks."""
     if not link.allowed:
-        return "not allowed"
+        return NOT_ALLOWED
     return NO_READY_TASK if link.is_without_backend else "-"
 
 

@@ -6,13 +6,25 @@ A link of ten tasks at either end has a hundred pairs, and nearly always they ar
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from compose_ext.observe.links.pair_table import end, fitted, key_name, link_name, measured, renewed
-from compose_ext.observe.traffic.drawing import NO_TASKS, NOT_ALLOWED, badness
+from compose_ext.commands.ps.pair_table import (
+    NOT_ALLOWED,
+    end,
+    fitted,
+    key_name,
+    link_name,
+    measured,
+    renewed,
+)
 from compose_ext.swarm.agent_answer import NO_READY_TASK, Answer, Link, Pair, Totals
 from compose_ext.terminal import Table, age, amount, lasting
 
 _HEADER = ("LINK", "STATE", "PAIRS", "HANDSHAKE", "RECEIVED", "SENT", "REFUSED", "KEY")
 _NARROW = (*_HEADER[:-1], "KEY, AGE")
+_NO_TASKS = "no tasks"
+_WORST_FIRST = (
+    *("broken", "unwired", NO_READY_TASK, NOT_ALLOWED, "stale", "no-handshake", "unknown", _NO_TASKS, "idle"),
+    "connected",
+)
 _WELL = frozenset({"connected", "idle"})
 _MOST = 3
 """Pairs that are named of one link."""
@@ -60,16 +72,16 @@ def state_of(link: Link) -> str:
     """Return a link's state: the worst of its pairs'."""
     if not link.allowed:
         return NOT_ALLOWED
-    return NO_READY_TASK if link.is_without_backend else min(link.states, key=badness, default=NO_TASKS)
+    return NO_READY_TASK if link.is_without_backend else min(link.states, key=badness, default=_NO_TASKS)
 
 
-def _rank(link: Link) -> int:
-    state = state_of(link)
-    return badness(NOT_ALLOWED if state == NO_READY_TASK else state)
+def badness(state: str) -> int:
+    """Return a state's place, the worst first; one that is not known here counts as `unknown`."""
+    return _WORST_FIRST.index(state if state in _WORST_FIRST else "unknown")
 
 
 def _rows(answer: Answer, ends: Callable[[Pair], str], key: Callable[[Link], str]) -> Iterator[tuple[str, ...]]:
-    for link in sorted(answer.links, key=_rank):
+    for link in sorted(answer.links, key=lambda link: badness(state_of(link))):
         state, told = state_of(link), totals(link)
         count = sum(link.states.values())
         of_state = link.states.get(state, count)

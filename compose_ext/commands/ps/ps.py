@@ -11,11 +11,11 @@ from dataclasses import replace
 import click
 
 from compose_ext.commands.arguments import stack_name
+from compose_ext.commands.ps import link_table, pair_table
 from compose_ext.completion import stacks
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.health import backends
-from compose_ext.observe.links import link_table, pair_table
 from compose_ext.pflag import Command, did_you_mean, form, pass_docker, switch
 from compose_ext.swarm import agent_answer, queries, revoked_nodes
 from compose_ext.terminal import show, show_json

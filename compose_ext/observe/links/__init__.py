@@ -1,1 +1,0 @@
-"""Tables of `docker linkwire ps`: a line for each link, or for each pair of tasks."""
