@@ -206,6 +206,8 @@ def words(fields: Mapping[str, Any]) -> str:
 
 def _quoted(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
+    if '"' in text and "'" not in text and "\\" not in text and text.isprintable():
+        return f"'{text}'"  # as a document, which is hard to read with a backslash before each quote
     return json.dumps(text) if not text or " " in text or '"' in text or "\n" in text else text
 
 

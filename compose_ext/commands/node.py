@@ -12,22 +12,30 @@ from compose_ext.commands.node_encryption import encryption_command, figures
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.health.node_keys import FINGERPRINT, LABEL, KeyState, SwarmMember, inspected, key_states, statements
-from compose_ext.pflag import Group, form, pass_docker
+from compose_ext.pflag import Group, form, pass_docker, switch
 from compose_ext.swarm import agent_answer
 from compose_ext.swarm.revoked_nodes import REVOKED_LABEL
 from compose_ext.terminal import Table, ask, show, show_json
 
 _HEADER, _TUNNEL = ("ID", "HOSTNAME", "KEYS", "ENCRYPTION"), ("PEERS", "HANDSHAKE", "RECEIVED", "SENT")
 
+_DIGITS = 16
+"""Of a fingerprint that a terminal has room for beside all else."""
 
-def table(nodes: Sequence[KeyState]) -> Table:
-    """Return the nodes as a table, with everything that is wrong under it."""
+
+def table(nodes: Sequence[KeyState], digits: int | None = None) -> Table:
+    """Return the nodes as a table, with everything that is wrong under it.
+
+    Args:
+        nodes: all of them.
+        digits: so many of a fingerprint are shown; None: all.
+    """
     is_on = any(node.tunnel is not None for node in nodes)
     rows = tuple(
         (
             *(node.id, node.hostname, node.keys, node.encryption or "-"),
             *(tunnel_cells(node) if is_on else ()),
-            node.fingerprint or "-",
+            (node.fingerprint or "-")[:digits],
         )
         for node in nodes
     )
@@ -149,19 +157,20 @@ def node_command() -> None:
     """,
 )
 @form("table", "json")
+@switch("--no-trunc", help="Show whole fingerprints, as where the output is no terminal")
 @pass_docker
-def _ls(docker: Docker, form: str) -> None:
+def _ls(docker: Docker, form: str, *, no_trunc: bool | None) -> None:
     """List nodes and whether their keys are proven.
 
     ENCRYPTION is the step of node encryption that is in place. While it is on, PEERS is how many nodes answer by
     the device, of those that it knows, HANDSHAKE the age of the oldest last one, RECEIVED and SENT are the device's
-    bytes.
+    bytes. On a terminal a fingerprint is its first 16 digits.
     """
     nodes = key_states(docker)
     if form == "json":
         show_json({"nodes": [asdict(node) for node in nodes]})
     else:
-        show(table(nodes))
+        show(table(nodes, None if no_trunc or not sys.stdout.isatty() else _DIGITS))
 
 
 @node_command.command(

@@ -131,7 +131,7 @@ def agents(facts: SwarmFacts) -> Iterator[Step]:
     if bad:
         yield from bad[:_SHOWN]
     else:
-        yield ok("agent", f"an agent runs on {', '.join(facts.node_name(node) for node in nodes[:_SHOWN])}")
+        yield ok("agent", f"an agent runs on {', '.join(sorted(map(facts.node_name, nodes))[:_SHOWN])}")
 
 
 def _agent(facts: SwarmFacts, node: str) -> Step | None:

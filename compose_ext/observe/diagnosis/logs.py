@@ -77,7 +77,7 @@ class Reader:
                     yield line
         for component in running.keys() - ended:
             heard = {node for of, node in self._heard if of == component}
-            missing = ", ".join(log_lines.silent(running[component], heard)) or "nodes of before"
+            missing = ", ".join(log_lines.silent(running[component], heard)) or "nodes on which it ran before"
             self.problems.append(f"{component}: Docker did not hand on the log of {missing} within {_QUIET_S:g} s")
 
 

@@ -110,6 +110,15 @@ def test_what_is_shown_of_a_node(
     assert note is None or note in shown[-1]
 
 
+def test_terminal_shows_nodes_in_120_columns(world: World) -> None:
+    world.swarm({"n1": None})
+    world.said(node("n1"))
+    listed = node_keys.key_states(world.docker)
+    header, row = str(node_command.table(listed, 16)).splitlines()
+    assert len(header) < 100
+    assert row.split()[-1] == str(listed[0].fingerprint)[:16]
+
+
 def test_malformed_answer_is_an_error_in_words(world: World) -> None:
     world.said({**node("n1"), "fingerprint": "x\x1b[2J"})
     with pytest.raises(DockerError, match="the agent's answer is incomplete"):

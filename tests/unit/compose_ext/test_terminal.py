@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from compose_ext.terminal import Table, ask, complain, indented, say, show
+from compose_ext.terminal import Table, ask, complain, indented, say, show, words
 
 TABLE = Table(
     ("ID", "HOSTNAME", "KEYS", "FINGERPRINT"),
@@ -96,3 +96,19 @@ def test_documents_are_indented_as_json_does(document: dict[str, object]) -> Non
 def test_no_document_controls_a_terminal() -> None:
     made = indented({"a": "".join(map(chr, range(0x20))) + "\x7f\x9b"})
     assert all(character.isprintable() or character == "\n" for character in made)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("plain", "plain"),
+        ("two words", '"two words"'),
+        ("", '""'),
+        ('{"node": "n1"}', """'{"node": "n1"}'"""),
+        ("""it's "so\"""", '"it\'s \\"so\\""'),
+        ('a\\"b', '"a\\\\\\"b"'),
+        ('"\n', '"\\"\\n"'),
+    ],
+)
+def test_values_are_quoted_to_be_read(value: str, written: str) -> None:
+    assert words({"x": value}) == f"x={written}"
