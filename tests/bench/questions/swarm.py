@@ -154,7 +154,8 @@ class Crowd:
         self._store, self._nodes, self._graph = store, nodes, graph
         self._alone: frozenset[str] = frozenset()
         self._answered: set[str] = set()
-        self._follower: Follower | None = store.follow((keyspace.ASKS,), self._heard)
+        self._follower: Follower | None = None  # it may call before it is here
+        self._follower = store.follow((keyspace.ASKS,), self._heard)
 
     def leave_out(self, nodes: Sequence[str]) -> None:
         """Leave the answers of some nodes to their own processes."""
