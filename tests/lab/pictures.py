@@ -1,6 +1,7 @@
-"""Pictures of what each command shows on a lab's Swarm, for docs/commands.md: `python -m tests.lab.pictures FOLDER`.
+"""Pictures of what each command shows on a lab's Swarm, for docs/commands.md.
 
-They are taken by hand where the words or the looks of a command have changed, and looked at.
+`python -m tests.lab.pictures FOLDER [RECORDING]`: with a second file also the recording of the README. Taken by hand
+where the words or the looks of a command have changed, and looked at.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from tests.lab import checker
+from tests.lab import checker, recording
 from tests.lab.deployment import EXAMPLES, Deployment, deployed
 from tests.lab.lab import Lab
 from tests.lab.node import Node
@@ -43,6 +44,13 @@ WELL: Mapping[str, Sequence[str]] = {
     "renew": ["renew", "--check"],
     "support-bundle": ["support-bundle"],
     "graph": ["graph", "shop"],
+    "rotate": ["rotate", "shop_front:shop_app"],
+    "backup-key": ["backup", "--keygen", "backup.key"],
+    "backup": ["backup", "--to", "linkwire.backup", "--recipient", "backup.key.pub"],
+    "restore": ["restore", "--identity", "backup.key", "--dry-run", "linkwire.backup"],
+    "node-encryption-on": ["node", "encryption", "on"],
+    "node-encryption": ["node", "encryption", "status"],
+    "explain-nodes": ["explain", "n1", "n2"],
 }
 ILL: Mapping[str, Sequence[str]] = {
     "status-broken": ["status"],
@@ -50,6 +58,10 @@ ILL: Mapping[str, Sequence[str]] = {
     "check-broken": ["check"],
     "explain-broken": ["explain", "shop_front", "shop_app:8000"],
 }
+
+_CLIP = re.compile(r'(-clip-terminal">\s*<rect x="0" y="0" width="[\d.]+" height=")([\d.]+)')
+_BELOW = 5.0
+"""What rich cuts off the last line: letters below the base, and every underscore."""
 
 
 def main() -> None:
@@ -72,9 +84,13 @@ def main() -> None:
             checker.settle(lab)
             with _busy(stacks):
                 take(WELL)
+                stacks.linkwire("node", "encryption", "off")
             with _blocked(stacks.tasks("shop_app")[0][0]), _busy(stacks):
                 wait_for("a broken link", lambda: _is_broken(stacks), seconds=60, every=1.0)
                 take(ILL)
+            if sys.argv[2:]:
+                stacks.remove("shop")
+                recording.record(stacks, variables, shop, Path(sys.argv[2]))
     finally:
         lab.down()
 
@@ -139,6 +155,7 @@ def _picture(folder: Path, name: str, words: Sequence[str], shown: str) -> None:
         console.print(Text.from_ansi(shown), soft_wrap=False)
         svg = console.export_svg(title="", unique_id=name)
     svg = re.sub(r"@font-face\s*\{.*?\}", "", svg, flags=re.DOTALL)
+    svg = _CLIP.sub(lambda found: f"{found[1]}{float(found[2]) + _BELOW:.1f}", svg, count=1)
     (folder / f"{name}.svg").write_text(re.sub(r"[ \t]+\n", "\n", svg))
     print(f"{name}: {len(svg)} bytes")
 

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.lab.deployment import EXAMPLES, deployed
+from tests.lab.deployment import EXAMPLES, Deployment, deployed
 from tests.lab.lab import Lab, default_name
 from tests.lab.node import Node
 from tests.lab.terminal import written
@@ -46,15 +46,27 @@ def main() -> None:
         stacks = deployed(lab, {}, own_etcd=True, gate=True)
         with stacks.plugged_in() as environment, tempfile.TemporaryDirectory() as place:
             shop = Path(shutil.copytree(EXAMPLES / "shop", Path(place) / "shop"))
-            events: list[Event] = []
-            for words in COMMANDS:
-                if words[0] == "ps":
-                    stacks.wait_connected("shop")
-                at = events[-1][0] + READ_S if events else 0.0
-                events.extend(_recorded(lab.manager, environment | stacks.example_images(), shop, words, at))
+            record(stacks, environment | stacks.example_images(), shop, Path(sys.argv[1]))
     finally:
         lab.down()
-    _picture(events, Path(sys.argv[1]))
+
+
+def record(stacks: Deployment, environment: Mapping[str, str], shop: Path, file: Path) -> None:
+    """Write the picture of all commands, on a Swarm with Linkwire and without the shop.
+
+    Args:
+        stacks: the Swarm's.
+        environment: of the commands.
+        shop: the folder with the shop's file.
+        file: to write.
+    """
+    events: list[Event] = []
+    for words in COMMANDS:
+        if words[0] == "ps":
+            stacks.wait_connected("shop")
+        at = events[-1][0] + READ_S if events else 0.0
+        events.extend(_recorded(stacks.lab.manager, environment, shop, words, at))
+    _picture(events, file)
 
 
 def _recorded(

@@ -95,7 +95,11 @@ def places(deployment: Deployment) -> list[Any]:
     """Addresses and epochs of the link, and the link's tasks."""
     links = deployment.ps("up")["links"]
     return [
-        [link["vip"], link["epoch"], sorted(f"{pair['consumer_task']} {pair['provider_task']}" for pair in link["pairs"])]
+        [
+            link["vip"],
+            link["epoch"],
+            sorted(f"{pair['consumer_task']} {pair['provider_task']}" for pair in link["pairs"]),
+        ]
         for link in links
     ]
 
