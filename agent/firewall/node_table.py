@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 
 import structlog
@@ -24,6 +25,7 @@ import structlog
 from agent.firewall import nf_tables_netlink, nft, node_ruleset
 from agent.firewall.ruleset import NAME
 from agent.linux import interfaces
+from agent.linux.netlink_socket import Subscription
 from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.linux.nft_json import Rules
 from mesh.errors import LinkwireError, Retryable
@@ -59,7 +61,8 @@ class NodeTable:
         self._networks: Networks | None = None
         self._seen: tuple[int, tuple[bytes, ...]] | None = None
         self._said: str | None = None
-        self._has_failed = self._is_deaf = False
+        self._has_failed = False
+        self._news = Subscription(partial(nf_tables_netlink.subscribed, home), self._not_followed)
         self._awake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.is_given_up = False
         """Whether the node has a way of its own to the networks: then no name may stand without a device."""
@@ -107,10 +110,9 @@ class NodeTable:
             self._thread.join()
 
     def _run(self) -> None:
-        with contextlib.ExitStack() as stack:
-            news = None
+        with contextlib.closing(self._news):
             while not self._stopped.is_set():
-                news = news or self._subscribed(stack)
+                news = self._news.socket()
                 began = time.thread_time()
                 try:
                     self._look()
@@ -120,15 +122,9 @@ class NodeTable:
                 self._stopped.wait(max(PAUSE_S, SHARE * (time.thread_time() - began)))
                 self._wait(news)
 
-    def _subscribed(self, stack: contextlib.ExitStack) -> socket.socket | None:
-        """Subscribe to changes of nftables; None where that did not work: it is tried again before the next look."""
-        try:
-            return stack.enter_context(nf_tables_netlink.subscribed(self._home))
-        except LinkwireError as error:
-            if not self._is_deaf:
-                log.warning("changes of nftables not followed", error=str(error))
-            self._is_deaf = True
-        return None
+    @staticmethod
+    def _not_followed(error: LinkwireError) -> None:
+        log.warning("changes of nftables not followed", error=str(error))
 
     def _wait(self, news: socket.socket | None) -> None:
         """Wait for a change of nftables, a request to look, or the time to: soon where the last look failed."""

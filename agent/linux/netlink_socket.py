@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.errors import PortTakenError
-from mesh.errors import DeviceNotFoundError, NetnsGoneError, Retryable, Terminal
+from mesh.errors import DeviceNotFoundError, LinkwireError, NetnsGoneError, Retryable, Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
@@ -101,6 +101,42 @@ def subscribed(protocol: int, *groups: int, buffer_bytes: int = 0) -> socket.soc
         made.close()
         raise
     return made
+
+
+class Subscription:
+    """Subscription that is tried again each time it is asked for, until the kernel gives it. For one thread.
+
+    Args:
+        subscribe: opens its socket. Raises LinkwireError.
+        failed: called once, with the first error in a row.
+    """
+
+    def __init__(self, subscribe: Callable[[], socket.socket], failed: Callable[[LinkwireError], None]) -> None:
+        self._subscribe = subscribe
+        self._failed = failed
+        self._socket: socket.socket | None = None
+        self._has_failed = False
+
+    def socket(self) -> socket.socket | None:
+        """Return the socket, which never blocks; None while the kernel does not tell of changes.
+
+        Ask for it before each look: a change that comes between the two is then told or seen.
+        """
+        if self._socket is None:
+            try:
+                self._socket = self._subscribe()
+                self._has_failed = False
+            except LinkwireError as error:
+                if not self._has_failed:
+                    self._failed(error)
+                self._has_failed = True
+        return self._socket
+
+    def close(self) -> None:
+        """Close the socket. May be called twice."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 class NetlinkSocket:

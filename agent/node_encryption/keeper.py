@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ import structlog
 
 from agent.firewall import nf_tables_netlink
 from agent.interface.render_cache import RenderCache
-from agent.linux.netlink_socket import NETLINK_NETFILTER
+from agent.linux.netlink_socket import NETLINK_NETFILTER, Subscription
 from agent.node_encryption import overlays, policy_routing, readiness
 from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.diff import Observed, TunnelDiff, Way, diff, off
@@ -143,13 +144,12 @@ class Keeper:
 
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:
-            news: list[socket.socket] = []
-            for subscribed in (nf_tables_netlink.subscribed, policy_routing.subscribed):
-                try:
-                    news.append(stack.enter_context(subscribed(self._device.home)))
-                except LinkwireError as error:
-                    log.warning("changes of node encryption not followed", error=str(error))
+            subscriptions = [
+                stack.enter_context(contextlib.closing(Subscription(partial(each, self._device.home), _not_followed)))
+                for each in (nf_tables_netlink.subscribed, policy_routing.subscribed)
+            ]
             while not self._stopped.is_set():
+                news = [each for one in subscriptions if (each := one.socket()) is not None]
                 self._look_safely()
                 self._wait(news)
 
@@ -316,6 +316,10 @@ class Keeper:
             return ""
         text = f"overlays have an MTU of up to {largest}, and over IPv6 {fits} fit: larger packets that may be "
         return f"{text}fragmented are lost"
+
+
+def _not_followed(error: LinkwireError) -> None:
+    log.warning("changes of node encryption not followed", error=str(error))
 
 
 def _nodes(peers: Iterable[PeerConfig]) -> set[IPAddress]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from agent.firewall import nft
+from agent.linux.netns import TaskNetns
 from agent.node_encryption import device as node_device
-from agent.node_encryption import policy_routing, ruleset
+from agent.node_encryption import keeper, policy_routing, ruleset
 from mesh.crypto.preshared_keys import LinkKey
+from mesh.errors import Retryable
 from mesh.model.encryption.status import Mode, Step
 from tests.netns.overlay_nodes import VXLAN_PORT, Cluster, OverlayNode, Pinging, Wire
 from tests.netns.transfer import Transfer
@@ -209,6 +212,26 @@ def test_what_others_take_away_comes_back(pair: Cluster, harm: str) -> None:
     with Wire(pair) as wire, Pinging(one, other) as there:
         pass
     assert (there.result.lost, wire.packets) == (0, 0)
+
+
+def test_changes_are_followed_after_failed_beginnings(pair: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel was short of something when the agent asked to be told of rules and routes."""
+    one, plain, refusals = pair.nodes[0], policy_routing.subscribed, ["No buffer space available"]
+
+    def once(netns: TaskNetns) -> socket.socket:
+        if refusals:
+            raise Retryable(refusals.pop())
+        return plain(netns)
+
+    monkeypatch.setattr(policy_routing, "subscribed", once)
+    one.restart()
+    switch_on(pair)
+    whole = one.device.read()
+    monkeypatch.setattr(keeper, "LOOK_S", 3600.0)
+    time.sleep(2.5)  # no look comes to its aid any more
+    assert refusals == []
+    one.do("ip rule del pref 4789")
+    wait_for(lambda: one.device.read().rules == whole.rules, 5.0)
 
 
 def test_agent_takes_away_what_is_over(pair: Cluster) -> None:
