@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -105,22 +106,27 @@ def _identity(containers: Containers) -> NodeIdentity:
             time.sleep(RETRY_S)
 
 
-def _backend(options: settings.Settings) -> Backend:
-    """Choose the node's backend; its wireguard-go processes are a holder's, where the settings name its folder."""
+def _backend(options: settings.Settings) -> tuple[Backend, Callable[[], str]]:
+    """Choose the node's backend; its wireguard-go processes are a holder's, where the settings name its folder.
+
+    Returns:
+        The backend, and a function that says what is wrong with the holder.
+    """
     if options.holder is None:
-        return probe()
+        return probe(), lambda: ""
     container = HolderContainer(options.docker, options.holder)
     held = HeldProcesses(options.holder, container)
     backend = probe(processes=held)
     try:
         if backend.name == USERSPACE:
+            held.watch()
             held.ready()
         elif options.holder.exists() and container.remove():
             # Its devices would be in the way of the kernel's.
             log.info("holder removed, the kernel has WireGuard now")
-    except LinkwireError as error:  # tried again with the first device
+    except LinkwireError as error:  # tried again within seconds
         log.warning("holder not ready", error=str(error))
-    return backend
+    return backend, lambda: held.problem
 
 
 def _heed_signals(agent: Agent, stopped: threading.Event) -> None:
@@ -154,7 +160,7 @@ def run(options: settings.Settings) -> None:
     stopped = threading.Event()
     keyring = read_verify_keys(options.verify_keys)
     key = load_or_make_node_key(options.state)
-    backend = _backend(options)
+    backend, holder = _backend(options)
     answers_dns = preflight.require()
     node_jobs.require_places(options.docker, options.containers)
     containers = Containers(options.docker, folder=options.containers)
@@ -173,7 +179,9 @@ def run(options: settings.Settings) -> None:
     trust.recover(store.opened)
     desired = DesiredState(node.id, key, trust, backend, node_keys=node_keys)
     reader = TunnelReader(TaskNetns(OWN_NETNS), backend, lambda: desired.verified)
-    reports = NodeReports(node, identity, metrics, WatchedClock(options.state), node_keys, tunnel=reader.figures)
+    reports = NodeReports(
+        node, identity, metrics, WatchedClock(options.state), node_keys, tunnel=reader.figures, holder=holder
+    )
     table = NodeTable(TaskNetns(OWN_NETNS))
     keeper = _keeper(options, backend, metrics, reader)
     agent = Agent(containers, store, desired, reports, table, keeper=keeper, answers_dns=answers_dns)

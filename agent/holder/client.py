@@ -17,6 +17,15 @@ from mesh.errors import DeviceNotFoundError, LinkwireError, Retryable, Terminal
 
 log = structlog.get_logger(__name__)
 
+OTHER_VERSION = "of another version"
+"""As `HeldProcesses.problem`: it has devices, so it stays until they are gone."""
+LOOK_S = 5.0
+"""Seconds between two looks at whether a holder is there and answers."""
+UPGRADE_S = 600.0
+"""Seconds for which another version is no problem: controllers are upgraded after agents, and an older one could not
+read a status that names it."""
+_PROBE = f"hears {sockets.PREFIX}probe 1"
+"""A request that changes nothing."""
 _READY_S = 20.0
 """Seconds for a holder that was made to answer."""
 _ANSWER_S = 15.0
@@ -48,6 +57,20 @@ class HeldProcesses:
         self._lock = threading.Lock()
         self._presence: socket.socket | None = None
         self._is_known = False
+        self._other_since: float | None = None
+        self._problem = ""
+        self._closed = threading.Event()
+
+    @property
+    def problem(self) -> str:
+        """Words on what is wrong with the holder, as `watch` saw it last: OTHER_VERSION, or why none answers."""
+        since = self._other_since
+        is_other = since is not None and time.monotonic() - since > UPGRADE_S
+        return self._problem or (OTHER_VERSION if is_other else "")
+
+    def watch(self) -> None:
+        """From now on have a holder made where there is none, and one of another version leave, as soon as it can."""
+        threading.Thread(target=self._watch, name="holder-watch", daemon=True).start()
 
     def start(self, name: str) -> None:
         """See Processes."""
@@ -71,6 +94,7 @@ class HeldProcesses:
 
     def close(self) -> None:
         """See Processes."""
+        self._closed.set()
         with self._lock:
             if self._presence is not None:
                 self._presence.close()
@@ -88,7 +112,7 @@ class HeldProcesses:
                 if _is_open(self._presence):
                     return
                 self._presence.close()
-                self._presence = None
+                self._presence = self._other_since = None
                 log.warning("holder ended")
             if not self._is_known:
                 self._replace_other()
@@ -96,8 +120,33 @@ class HeldProcesses:
             self._presence = self._connect_or_make()
             self._presence.setblocking(False)
 
+    def _watch(self) -> None:
+        while not self._closed.wait(LOOK_S):
+            try:
+                self.look()
+            except Exception as error:
+                # Whatever it is: devices are made all the same, and by that the holder.
+                log.exception("holder watch crashed, retrying")
+                self._problem = f"internal error: {type(error).__name__}"
+
+    def look(self) -> None:
+        """Look once: at whether there is a holder that answers, and at whether one of another version can leave."""
+        try:
+            if self._other_since is not None and not sockets.served(self.folder):
+                with self._lock:
+                    self._is_known = False
+                    if self._presence is not None:
+                        self._presence.close()
+                        self._presence = None
+            self.ready()
+            self._ask(_PROBE)
+            self._problem = ""
+        except LinkwireError as error:
+            self._problem = str(error)
+
     def _replace_other(self) -> None:
         """Have a holder of another image leave, if it can."""
+        since, self._other_since = self._other_since, None
         try:
             self._connect().close()
         except DeviceNotFoundError:
@@ -108,6 +157,7 @@ class HeldProcesses:
         try:
             self._ask("leave")
         except LinkwireError as error:
+            self._other_since = since or time.monotonic()
             log.info("holder of another version adopted", reason=str(error))
             return
         log.info("holder of another version left")

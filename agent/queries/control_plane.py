@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+from agent.holder.client import OTHER_VERSION
 from agent.status.link_status import Reader, has_lasting_error
 from mesh.model import keyspace
 from mesh.model.encryption.records import EncryptionWanted, NodeEncryption, Underlay
@@ -44,6 +45,7 @@ def control(read: Snapshot, said: Snapshot, graph: LinkGraph, reader: Reader) ->
                 "backend": node.backend,
                 "version": node.version,
                 "encryption": _part(node, said, acted_on),
+                "holder": _holder(node, said),
             }
             for node in said.all(Node)
         },
@@ -51,6 +53,15 @@ def control(read: Snapshot, said: Snapshot, graph: LinkGraph, reader: Reader) ->
         "node_keys": {"epoch": asked.epoch, "since": asked.since} if asked is not None else None,
         "tasks": {state: tasks[state] for state in ("wired", "waiting", "error")},
     }
+
+
+def _holder(node: Node, said: Snapshot) -> dict[str, Any] | None:
+    """Describe what is to be known of a node's holder of wireguard-go; None where it is there and as it should be."""
+    status = said.get(keyspace.status(node.id), Status)
+    if status is None or not status.holder:
+        return None
+    is_other = status.holder == OTHER_VERSION
+    return {"other_version": is_other, "problem": None if is_other else status.holder}
 
 
 def _part(node: Node, said: Snapshot, acted_on: Snapshot) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class NodeReports:
         clock: the node's wall clock.
         keys: of its devices for node encryption, which it states only while it is asked to; None where it has none.
         tunnel: reads the figures of those devices.
+        holder: says what is wrong with the node's holder of wireguard-go (agent.holder.client); empty for nothing.
 
     Attributes:
         node: its record.
@@ -75,8 +76,10 @@ class NodeReports:
         keys: NodeKeys | None = None,
         *,
         tunnel: Callable[[], TunnelFigures | None] = lambda: None,
+        holder: Callable[[], str] = lambda: "",
     ) -> None:
         self._tunnel = tunnel
+        self._holder = holder
         self._keys = keys
         self._unkept = ""
         self.node = node
@@ -171,6 +174,7 @@ class NodeReports:
             encryption=encryption,
             node_keys=node_keys,
             tunnel=self._tunnel() if encryption is not None else None,
+            holder=self._holder(),
         )
         self.status = status
         reporter.status(status)

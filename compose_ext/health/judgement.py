@@ -10,6 +10,8 @@ from compose_ext.health.encryption import Encryption
 from compose_ext.swarm.agent_answer import Answer
 from mesh.store.etcd_member import EtcdMember
 
+HOLDER = "linkwire-wireguard-go"
+"""Container in which wireguard-go runs on nodes without WireGuard in their kernel (agent.containers.holder)."""
 WELL, DEGRADED, BROKEN = 0, 1, 2
 """Exit codes: all is well; something is wrong, and links work; links, or what makes new ones, do not work."""
 
@@ -102,7 +104,8 @@ class Health:
 def judge(facts: Facts) -> Health:
     """Find everything that is wrong."""
     by_text: dict[str, Finding] = {}
-    found = (*_control_plane(facts), *_links(facts), *facts.missing, *_agents(facts), *_certificates(facts))
+    found = (*_control_plane(facts), *_links(facts), *facts.missing, *_agents(facts), *_holders(facts))
+    found = (*found, *_certificates(facts))
     for finding in found:
         by_text.setdefault(finding.text, finding)
     for text in (*facts.others, *(encryption.problems(facts.encryption) if facts.encryption is not None else ())):
@@ -141,7 +144,42 @@ def _control_plane(facts: Facts) -> Iterator[Finding]:
     if facts.control.get("reached"):
         for member in facts.members:
             if member.problem:
-                yield Finding(DEGRADED, f"etcd at {member.endpoint} does not answer; the others do: {member.problem}")
+                yield Finding(DEGRADED, _unanswered(facts, member))
+
+
+def _unanswered(facts: Facts, member: EtcdMember) -> str:
+    """Name a member of etcd that does not answer while others do, with what to do."""
+    node = next((node for node in facts.nodes or () if node.id == member.name), None)
+    where, name = (f" on {node.hostname}", node.hostname) if node is not None else ("", "NODE")
+    text = f"etcd at {member.endpoint}{where} does not answer; the others do: {member.problem}. "
+    if node is not None and not node.is_up:
+        text += "Its node is down: start it"
+    else:
+        port = member.endpoint.rpartition(":")[2]
+        text += f"See docker service ps linkwire_etcd, its log, and that TCP {port} there is reached from here"
+    replaced = f"docker node demote {name}, docker node rm --force {name}, docker linkwire install"
+    return f"{text}; where the node is lost for good: {replaced}"
+
+
+def holder_problem(agent: Mapping[str, Any]) -> str | None:
+    """Return why a node's holder of wireguard-go does not answer, with what to do; None where nothing is wrong."""
+    problem = (agent.get("holder") or {}).get("problem")
+    if not problem:
+        return None
+    return (
+        f"its container {HOLDER} is missing or does not answer, so links there are down, or new ones are not made: "
+        f"{printable(str(problem))}. There: docker rm --force {HOLDER}, and its agent makes another"
+    )
+
+
+def holder_note(agent: Mapping[str, Any]) -> str | None:
+    """Return that a node's holder of wireguard-go is of another version, with what to do; None where it is not."""
+    if not (agent.get("holder") or {}).get("other_version"):
+        return None
+    return (
+        f"{HOLDER} is of another version than the agent, until the node has no device; at once, with links there "
+        f"down for seconds: docker rm --force {HOLDER}"
+    )
 
 
 def _links(facts: Facts) -> Iterator[Finding]:
@@ -165,6 +203,13 @@ def _agents(facts: Facts) -> Iterator[Finding]:
                 f"{silence(node.hostname)}; links there go on, changes do not reach them: see `docker service ps "
                 "linkwire_agent`, and that the node reaches TCP 2379 of the managers",
             )
+
+
+def _holders(facts: Facts) -> Iterator[Finding]:
+    """Name the nodes without a holder of wireguard-go that answers: their links are broken, or new ones would be."""
+    for agent in facts.agents.values():
+        if problem := holder_problem(agent):
+            yield Finding(BROKEN, f"node {printable(str(agent.get('hostname')))}: {problem}")
 
 
 def _certificates(facts: Facts) -> Iterator[Finding]:

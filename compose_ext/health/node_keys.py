@@ -9,7 +9,7 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.health import encryption
+from compose_ext.health import encryption, judgement
 from compose_ext.health.encryption import NodeState
 from compose_ext.swarm import agent_answer, revoked_nodes
 from compose_ext.swarm.agent_answer import Answer
@@ -84,7 +84,9 @@ def key_states(docker: Docker) -> list[KeyState]:
         statement = by_node.get(node.id)
         state, problem = _state(node, statement)
         tunnel = encryption.node_state(control, node.id, node.hostname)
-        problem = "; ".join(filter(None, [problem, *_misplaced(node, statement)]))
+        agent = (control.get("agents") or {}).get(node.id) or {}
+        holder = judgement.holder_problem(agent) or judgement.holder_note(agent)
+        problem = "; ".join(filter(None, [problem, *_misplaced(node, statement), holder]))
         found.append(
             KeyState(
                 node.id,

@@ -10,7 +10,7 @@ import click
 
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.health.facts import gather
-from compose_ext.health.judgement import BROKEN, DEGRADED, WELL, Facts, Health, judge
+from compose_ext.health.judgement import BROKEN, DEGRADED, WELL, Facts, Health, holder_note, judge
 from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
 from compose_ext.swarm.agent_answer import NO_READY_TASK, Link
 from compose_ext.terminal import Table, lasting, say, show, show_json
@@ -30,6 +30,9 @@ def rows(health: Health, now: float) -> Iterator[tuple[str, str, str]]:
     yield "STATUS", _WORDS[health.severity], _counted(health)
     yield from _control(facts)
     yield from _agents(facts)
+    for agent in facts.agents.values():
+        if note := holder_note(agent):
+            yield "agents", printable(str(agent.get("hostname"))), note
     if facts.answer is not None:
         tasks = facts.control.get("tasks")
         if isinstance(tasks, dict) and facts.control.get("reached"):  # else nothing is known of them
@@ -86,6 +89,7 @@ def document(health: Health, now: float) -> dict[str, Any]:
                 "version": heard.get(node.id, {}).get("version"),
                 "backend": heard.get(node.id, {}).get("backend"),
                 "gate": node.has_gate,
+                "holder": heard.get(node.id, {}).get("holder"),
             }
             for node in nodes
         ],

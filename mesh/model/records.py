@@ -287,13 +287,12 @@ class BrokenPeers:
 
 @dataclass(frozen=True, slots=True)
 class Status(Record, key="vitals/{0.node}", writer="agent"):
-    """All devices of a node, as read back at one moment."""
+    """All devices of a node, as read back at one moment; in the store those are in its views (device_readings)."""
 
     node: str
     written: float
     """Seconds since 1970 by the node's clock: for display only, nothing is decided by it."""
     devices: tuple[DeviceStatus, ...]
-    """Empty in the store: the devices are in the node's views (mesh.model.device_readings)."""
     manifest: bytes = b""
     """The signed manifest of the highest generation that the node has acted on, as stored; empty for none."""
     held: str = ""
@@ -305,6 +304,7 @@ class Status(Record, key="vitals/{0.node}", writer="agent"):
     encryption: EncryptionStatus | None = field(default=None, metadata=OPTIONAL)
     node_keys: KeyStatus | None = field(default=None, metadata=OPTIONAL)
     tunnel: TunnelFigures | None = field(default=None, metadata=OPTIONAL)
+    holder: str = field(default="", metadata=OPTIONAL)  # what is wrong with its holder of wireguard-go, in words
 
 
 @dataclass(frozen=True, slots=True)

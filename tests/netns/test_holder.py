@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from agent.holder import sockets
-from agent.holder.client import HeldProcesses
+from agent.holder.client import OTHER_VERSION, HeldProcesses
 from agent.holder.processes import Processes
 from agent.holder.server import SOCKET
 from agent.interface import reconcile
@@ -284,6 +284,42 @@ def test_holder_of_other_image_leaves_without_devices(holder: Holder, task: Task
     holder.processes().ready()
     assert (holder.made, wireguard_go(task)) == (2, before)
     task.node.backend.discard(task.name)
+
+
+def test_missing_holder_is_made_without_a_device(holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, making = holder.processes(), ["no space left on the node"]
+    plain = holder.make
+
+    def make() -> bool:
+        if making:
+            raise Terminal(making[0])
+        return plain()
+
+    held.ready()
+    holder.kill()
+    wait_for(holder.ended)
+    monkeypatch.setattr(holder, "make", make)
+    held.look()
+    assert held.problem == "no space left on the node"
+    making.clear()
+    held.look()
+    assert (held.problem, holder.made) == ("", 2)
+    held.close()
+
+
+def test_older_holder_is_told_until_it_leaves(holder: Holder, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    task.wire()
+    held, holder.is_latest = holder.processes(), False
+    held.ready()
+    held.look()
+    assert held.problem == "", "an upgrade may be under way"
+    monkeypatch.setattr("agent.holder.client.UPGRADE_S", 0.0)
+    held.look()
+    assert (held.problem, holder.made) == (OTHER_VERSION, 1)
+    task.node.backend.delete(task.netns, task.name)
+    held.look()
+    assert (held.problem, holder.made) == ("", 2)
+    held.close()
 
 
 def test_holder_nobody_needs_ends(world: World, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from agent.holder.client import OTHER_VERSION
 from agent.queries.control_plane import control
 from agent.reporting.encryption_metrics import EncryptionMetrics
 from agent.status.link_status import Reader
@@ -53,6 +55,19 @@ def test_part_of_each_node_is_told() -> None:
     }
     silent = {"able": False, "placed": False, "state": None, "keys": None, "figures": None}
     assert answer["agents"]["n2"]["encryption"] == silent
+
+
+@pytest.mark.parametrize(
+    ("said", "told_of_it"),
+    [
+        ("", None),
+        (OTHER_VERSION, {"other_version": True, "problem": None}),
+        ("Docker refused", {"other_version": False, "problem": "Docker refused"}),
+    ],
+)
+def test_holder_of_each_node_is_told(said: str, told_of_it: dict[str, Any] | None) -> None:
+    answer = told(node("n1"), Status("n1", 1.0, (), holder=said), node("n2"))
+    assert [agent["holder"] for agent in answer["agents"].values()] == [told_of_it, None]
 
 
 def test_places_are_those_acted_on() -> None:

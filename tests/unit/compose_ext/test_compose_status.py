@@ -32,6 +32,10 @@ def facts(**changes: Any) -> Facts:  # noqa: ANN401 - fields of Facts
     return Facts(**{"answer": answer(), "nodes": NODES, "running": RUNNING, **changes})
 
 
+def with_holder(**holder: Any) -> Answer:  # noqa: ANN401 - fields of the agent's document
+    return answer(control={"agents": {**AGENTS, "id2": {**AGENTS["id2"], "holder": holder}}})
+
+
 MEMBERS = [
     {"endpoint": "10.0.0.1:2379", "name": "n1", "is_leader": True, "problem": "", "size": 2**20, "in_use": 2**19},
     {"endpoint": "10.0.0.2:2379", "name": "", "is_leader": False, "problem": "refused", "size": None, "in_use": None},
@@ -73,6 +77,8 @@ CUT_OFF = "this node's agent cannot reach etcd, so nothing is known of the other
             (CUT_OFF,),
         ),
         ({"nodes": (NODES[0], replace(NODES[1], id="id3", is_drained=True))}, WELL, ()),
+        ({"answer": with_holder(other_version=False, problem="no space")}, BROKEN, ("node n2: its container",)),
+        ({"answer": with_holder(other_version=True, problem=None)}, WELL, ()),
     ],
     ids=[
         "all is well",
@@ -95,6 +101,8 @@ CUT_OFF = "this node's agent cannot reach etcd, so nothing is known of the other
         "a member of etcd that is down",
         "no etcd answers",
         "a drained node, whose agent has ended",
+        "a node whose holder cannot be made",
+        "a node whose holder is older",
     ],
 )
 def test_findings_with_their_severity(changes: dict[str, Any], severity: int, begins: tuple[str, ...]) -> None:
@@ -102,6 +110,35 @@ def test_findings_with_their_severity(changes: dict[str, Any], severity: int, be
     assert health.severity == severity
     assert len(health.findings) == len(begins)
     assert all(finding.text.startswith(text) for finding, text in zip(health.findings, begins, strict=True))
+
+
+def test_holders_are_told_with_their_remedy() -> None:
+    remedy = "docker rm --force linkwire-wireguard-go"
+    older = judge(facts(answer=with_holder(other_version=True, problem=None)))
+    (shown,) = [text for _, name, text in rows(older, 0.0) if name == "n2" and "another version" in text]
+    (missing,) = judge(facts(answer=with_holder(other_version=False, problem="no space"))).findings
+    assert remedy in shown
+    assert "no space. There: " + remedy in missing.text
+    assert document(older, 0.0)["agents"][1]["holder"] == {"other_version": True, "problem": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_up", "said"),
+    [
+        ("", True, "at 10.0.0.2:2379 does not answer; the others do: refused. See docker service ps linkwire_etcd"),
+        (
+            "id2",
+            True,
+            "that TCP 2379 there is reached from here; where the node is lost for good: docker node demote n2",
+        ),
+        ("id2", False, "on n2 does not answer; the others do: refused. Its node is down: start it; where the node"),
+    ],
+)
+def test_silent_member_has_a_remedy(name: str, is_up: bool, said: str) -> None:
+    nodes = (NODES[0], replace(NODES[1], is_up=is_up))
+    members = [MEMBERS[0], {**MEMBERS[1], "name": name}]
+    findings = judge(facts(nodes=nodes, answer=answer(control={"members": members}))).findings
+    assert any(said in finding.text for finding in findings), findings
 
 
 def test_silent_agent_is_named_once() -> None:
