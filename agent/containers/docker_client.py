@@ -8,13 +8,14 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import structlog
 
-from agent.containers.docker_api import Docker
+from agent.containers.docker_api import Docker, Questions, exits_of, through_node
 from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model.labels import GATE, GATE_READY
 from mesh.model.net import IPAddress, IPNetwork
@@ -43,7 +44,6 @@ _NO_STOP = frozenset(
 EXITS = ("docker_gwbridge", "bridge")
 """Networks of a node that nobody chose for a task: every overlay's tasks leave by the first, and every container that
 names no network is on the second."""
-_NO_ADDRESS = "com.docker.network.bridge.inhibit_ipv4"
 RUNNING = ("running", "paused", "restarting")
 CREATED = "created"
 
@@ -70,6 +70,7 @@ class LocalTask:
         is_guess: whether `netns` is what was found, and neither Docker nor the gate has said so yet.
         joins: how often Docker is known to have connected it to a network: it writes into its hosts file then.
         awaits: names of services of each of which a task is to be ready before it starts.
+        unread: why Docker says no more of one that runs than its list has, in words; such a one counts as made.
     """
 
     container: str
@@ -86,6 +87,7 @@ class LocalTask:
     ways: tuple[IPNetwork, ...] | None = None
     joins: int = 0
     is_guess: bool = False
+    unread: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,10 @@ class Containers:
         self._folder = folder
         self._url = url
         self._docker = Docker(url, timeout)
-        self._networks: dict[str, tuple[IPNetwork, ...] | None] = {}
+        self._heard: Callable[[str], None] | None = None
+        self._containers: Questions[LocalTask] = Questions(self._answered)
+        self._networks: Questions[dict[str, Any]] = Questions()
+        self._ways: dict[str, tuple[IPNetwork, ...] | None] = {}
 
     def identity(self) -> NodeIdentity:
         """Read this node's identity. Raises Retryable; Terminal where Docker is in no Swarm."""
@@ -177,69 +182,101 @@ class Containers:
     def all(self) -> dict[str, LocalTask]:
         """List every task container of this node, by container id. Raises Retryable."""
         listed = self._list({"label": TASK_LABEL})
-        joined = self._joined_unheard(listed)
-        tasks = {raw["Id"]: self._task(raw, joined.get(raw["Id"], ())) for raw in listed}
-        return {container: task for container, task in tasks.items() if task is not None}
+        starting = [raw for raw in listed if raw.get("State") == CREATED]
+        # So much the `connect` events of starting containers told, should none have listened.
+        attachments: dict[str, list[Attachment]] = {raw["Id"]: [] for raw in starting}
+        for ends in self._read_networks(_networks(starting)):
+            for container in ends.keys() & attachments.keys():
+                attachments[container] += ends[container].attachments
+        self._containers.forget([raw["Id"] for raw in listed])
+        return self._described(listed, attachments)
+
+    def some(self, containers: Collection[str]) -> dict[str, LocalTask]:
+        """Read these containers; those that are missing are gone, or no tasks'. Raises Retryable."""
+        listed = self._list({"label": TASK_LABEL, "id": list(containers)})
+        # A network never changes; one that cannot be inspected now is asked for again with the next list.
+        self._read_networks(_networks(raw for raw in listed if raw.get("State") == CREATED) - self._ways.keys())
+        return self._described(listed, {})
 
     def one(self, container: str) -> LocalTask | None:
         """Read a task's container; None if it is gone or no task's. Raises Retryable."""
-        listed = self._list({"label": TASK_LABEL, "id": container})
-        return self._task(listed[0]) if listed else None
+        return self.some([container]).get(container)
 
     def exits(self) -> tuple[Exit, ...]:
         """Read the bridges by which tasks leave this node: one end a bridge and IP version. Raises Retryable."""
-        bridges = (self._docker.inspect("network", name) or {} for name in EXITS)
-        return tuple(exit_ for bridge in bridges for exit_ in _exits((bridge.get("IPAM") or {}).get("Config") or ()))
+        answers = self._networks.ask({name: partial(self._docker.inspect_lenient, name) for name in EXITS})
+        exits: list[Exit] = []
+        for answer in answers.values():
+            if isinstance(answer, LinkwireError):
+                raise answer
+            exits += exits_of(answer)
+        return tuple(exits)
 
     def follow(self, heard: Heard) -> None:
         """Follow events from threads."""
+        self._heard = heard.changed
         asked: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         threading.Thread(target=self._ask_ends, args=(asked, heard), name="container-networks", daemon=True).start()
         threading.Thread(target=self._follow, args=(asked, heard), name="container-events", daemon=True).start()
 
-    def _list(self, filters: dict[str, str]) -> list[dict[str, Any]]:
+    def _answered(self, container: str) -> None:
+        if self._heard is not None:
+            self._heard(container)
+
+    def _list(self, filters: dict[str, str | list[str]]) -> list[dict[str, Any]]:
         with self._docker.asked_to("list containers") as client:
             listed: list[dict[str, Any]] = client.containers(all=True, filters=filters)
         return listed
 
-    def _joined_unheard(self, listed: list[dict[str, Any]]) -> dict[str, list[Attachment]]:
-        """Read, by container, what the `connect` events of starting containers told, should none have listened."""
-        starting = [raw for raw in listed if raw.get("State") == CREATED]
-        attachments: dict[str, list[Attachment]] = {raw["Id"]: [] for raw in starting}
-        for network in {end.get("NetworkID") or "" for raw in starting for end in _ends(raw)} - {""}:
-            ends = _ends_on(self._docker, network)
-            for container in ends.keys() & attachments.keys():
-                attachments[container] += ends[container].attachments
-        return attachments
+    def _read_networks(self, networks: Iterable[str]) -> Iterator[dict[str, Joined]]:
+        """Read networks: yield the containers on each, and note where it leads. One without an answer is left out."""
+        answers = self._networks.ask({name: partial(self._docker.inspect_lenient, name) for name in networks})
+        for network, answer in answers.items():
+            if isinstance(answer, LinkwireError):
+                log.warning("container network not read", network=network[:12], error=str(answer))
+            elif answer:
+                self._ways[network] = through_node(answer)
+                yield _ends_on(network, answer)
 
-    def _task(self, raw: Mapping[str, Any], joined: Iterable[Attachment] = ()) -> LocalTask | None:
-        state = raw.get("State")
+    def _described(
+        self, listed: list[dict[str, Any]], joined: Mapping[str, Iterable[Attachment]]
+    ) -> dict[str, LocalTask]:
+        """Describe containers, those that run by an inspect of each; its failure concerns that one alone."""
+        tasks = {raw["Id"]: self._task(raw, joined.get(raw["Id"], ())) for raw in listed}
+        running = [raw["Id"] for raw in listed if raw.get("State") in RUNNING]
+        answers = self._containers.ask({name: partial(self._running, tasks[name]) for name in running})
+        for name, answer in answers.items():
+            tasks[name] = replace(tasks[name], unread=str(answer)) if isinstance(answer, LinkwireError) else answer
+        return tasks
+
+    def _task(self, raw: Mapping[str, Any], joined: Iterable[Attachment] = ()) -> LocalTask:
+        is_made, is_there = raw.get("State") == CREATED, raw.get("State") in (CREATED, *RUNNING)
         labels = raw.get("Labels") or {}
-        local = LocalTask(
+        ways = [self._ways.get(network) for network in _networks([raw])] if is_made else [None]
+        return LocalTask(
             container=raw["Id"],
             task=labels[TASK_LABEL],
             service=labels.get(SERVICE_LABEL, ""),
             name=labels.get(NAME_LABEL, raw["Id"][:12]),
-            state="created" if state == CREATED else "gone",
+            state="created" if is_there else "gone",
             netns=None,
             hosts=f"{self._folder}/{raw['Id']}/hosts",
             problem=_problem(raw),
-            elsewhere=in_order((*_attachments(raw), *joined)) if state == CREATED else (),
+            elsewhere=in_order((*_attachments(raw), *joined)) if is_there else (),
             gated=labels.get(GATE, "false") not in {"false", "auto"},
             awaits=tuple(name for name in labels.get(GATE_READY, "").split(",") if name),
-            ways=self._ways(raw) if state == CREATED else None,
+            ways=None if None in ways else tuple(subnet for subnets in ways for subnet in subnets or ()),
         )
-        return local if state not in RUNNING else self._running(local)
 
-    def _running(self, local: LocalTask) -> LocalTask | None:
-        """Inspect a running container for its namespace, its health and all its addresses."""
+    def _running(self, local: LocalTask) -> LocalTask:
+        """Inspect a running container for its namespace, its health and all its addresses. Raises LinkwireError."""
         raw = self._docker.inspect("container", local.container)
-        if raw is None:
-            return None
+        if raw is None:  # it was in the list a moment ago: the next one tells whether it is gone
+            raise Retryable(f"cannot inspect the container {local.container}: Docker lists it, and has none such")
         state = raw.get("State") or {}
         sandbox = (raw.get("NetworkSettings") or {}).get("SandboxKey") or ""
-        if state.get("Status") not in RUNNING:
-            return replace(local, state="gone")
+        if state["Status"] not in RUNNING:
+            return replace(local, state="gone", elsewhere=())
         health = (state.get("Health") or {}).get("Status", "none")
         return replace(
             local,
@@ -247,17 +284,6 @@ class Containers:
             netns=_run(sandbox) if sandbox and local.problem is None else None,
             elsewhere=in_order(_attachments(raw)),
         )
-
-    def _ways(self, raw: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
-        """Return `LocalTask.ways`; a network that cannot be inspected now is asked for again with the next list."""
-        networks = {end.get("NetworkID") or "" for end in _ends(raw)}
-        for network in networks - self._networks.keys() - {""}:
-            # What a network is never changes; one that was removed is asked for by nobody.
-            with contextlib.suppress(Retryable):
-                if (seen := self._docker.inspect("network", network)) is not None:
-                    self._networks[network] = _through_node(seen)
-        found = [self._networks.get(network) for network in networks]
-        return None if None in found else tuple(subnet for subnets in found for subnet in subnets or ())
 
     def _follow(self, asked: queue.SimpleQueue[tuple[str, str]], heard: Heard) -> None:
         while True:
@@ -285,7 +311,7 @@ class Containers:
             network, container = asked.get()
             joined = None
             try:
-                joined = _ends_on(docker, network).get(container)
+                joined = _ends_on(network, docker.inspect_lenient(network)).get(container)
             except LinkwireError as error:
                 log.warning("container events interrupted, following again", error=str(error))
                 docker.disconnect()
@@ -317,9 +343,8 @@ def _tell(event: Mapping[str, Any], asked: queue.SimpleQueue[tuple[str, str]], h
         heard.stopping(container)
 
 
-def _ends_on(docker: Docker, network: str) -> dict[str, Joined]:
-    """Return the containers of this node that are on a network, by id; none where it went as quickly as it came."""
-    seen = docker.inspect("network", network, lenient=True) or {}
+def _ends_on(network: str, seen: Mapping[str, Any]) -> dict[str, Joined]:
+    """Return the containers of this node that are on a network, by id, as an inspect shows it."""
     return {
         container: Joined(
             container,
@@ -330,24 +355,9 @@ def _ends_on(docker: Docker, network: str) -> dict[str, Joined]:
     }
 
 
-def _through_node(network: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
-    """Return a network's subnets, if it leads elsewhere by this node; None if it may lead past it, as macvlan does.
-
-    From an overlay tasks leave by docker_gwbridge, a bridge. A bridge without an address of its own has its gateway
-    somewhere else.
-    """
-    options = network.get("Options") or {}
-    if network.get("Driver") not in ("bridge", "overlay", "null") or options.get(_NO_ADDRESS) == "true":
-        return None
-    subnets: list[IPNetwork] = []
-    for config in (network.get("IPAM") or {}).get("Config") or ():
-        if any(name.startswith("DefaultGateway") for name in config.get("AuxiliaryAddresses") or ()):
-            return None  # libnetwork's DefaultGatewayIPv4 and DefaultGatewayIPv6: another router than this node
-        try:
-            subnets.append(ipaddress.ip_network(config.get("Subnet") or "", strict=False))
-        except ValueError:
-            return None
-    return tuple(subnets)
+def _networks(listed: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the ids of the networks that containers have an end on."""
+    return {end.get("NetworkID") or "" for raw in listed for end in _ends(raw)} - {""}
 
 
 def _ends(raw: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
@@ -373,14 +383,6 @@ def _addresses(network: str, *texts: str | None) -> Iterator[Attachment]:
         with contextlib.suppress(ValueError):
             if network and text:
                 yield Attachment(network, ipaddress.ip_interface(text).ip)
-
-
-def _exits(configs: Iterable[Mapping[str, Any]]) -> Iterator[Exit]:
-    for config in configs:
-        with contextlib.suppress(ValueError):
-            subnet = ipaddress.ip_network(config.get("Subnet") or "")
-            # Where none was asked for, libnetwork takes the first address.
-            yield Exit(subnet, ipaddress.ip_address(config.get("Gateway") or subnet[1]))
 
 
 def _problem(raw: Mapping[str, Any]) -> str | None:

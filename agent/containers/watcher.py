@@ -1,7 +1,8 @@
 """Watcher of this node's task containers, in a thread of its own.
 
 Docker may take long to answer, above all while it starts containers, and the loop that wires tasks must not wait for
-it: it takes what is known here and is woken when that changes.
+it: it takes what is known here and is woken when that changes. Docker may be slow or fail for one container: that
+one stays as it was known, and is asked for again; the others do not wait.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import structlog
 
-from agent.containers import start_gate
+from agent.containers import netns_discovery, start_gate
 from agent.containers.docker_client import Containers, Heard, Joined, LocalTask
 from agent.containers.netns_discovery import NetnsDiscovery
 from mesh.errors import LinkwireError
 from mesh.model.records import Attachment
+from mesh.process.backoff import Backoff
 from mesh.process.wakeup import Wake
 from mesh.topology.isolation import in_order
 from mesh.topology.policy import Exit
@@ -27,7 +29,11 @@ from mesh.topology.policy import Exit
 log = structlog.get_logger(__name__)
 
 RESYNC_S = 15.0
-RETRY_S = 0.5
+RETRY_S, MAX_RETRY_S = 0.5, 5.0
+GLANCE_S = 1.0
+"""Seconds between two glances at Docker's folder of namespaces. Docker tells of every change there by events."""
+QUIET_S = 2.0
+"""Seconds without an event after such a change until all are listed: events may stall, or be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,15 @@ class _Starting:
     joins: int = 0
 
 
+@dataclass(slots=True)
+class _Unread:
+    """A container that Docker does not describe."""
+
+    why: str = ""
+    again_at: float = 0.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(RETRY_S, MAX_RETRY_S))
+
+
 class ContainerWatcher:
     """Watch of Docker's events: asks for the containers that they name; now and then, and after a break, for all."""
 
@@ -72,11 +87,12 @@ class ContainerWatcher:
         self._lists = 0
         self._exits: tuple[Exit, ...] = ()
         self._resync_at = 0.0
+        self._unread: defaultdict[str, _Unread] = defaultdict(_Unread)
+        self._heard_at = self._glance_at = 0.0
+        self._folder_changed_at: int | None = None
+        self._untold_since: float | None = None
         self._sandboxes = NetnsDiscovery(self._sandbox_found, said=start_gate.waiting)
-        sandboxes = self._sandboxes
-        containers.follow(
-            Heard(self._heard, sandboxes.announce, self._connected, sandboxes.forget, self._told_to_stop)
-        )
+        containers.follow(Heard(self._heard, self._announced, self._connected, self._begun, self._told_to_stop))
         threading.Thread(target=self._run, name="container-watch", daemon=True).start()
 
     @property
@@ -89,25 +105,60 @@ class ContainerWatcher:
 
     def _run(self) -> None:
         while True:
-            hints = self._wake.wait(max(0.0, self._resync_at - time.monotonic()))
+            hints = self._wake.wait(max(0.0, min(self._due_at(), self._glance_at) - time.monotonic()))
+            now = time.monotonic()
+            containers = {name for kind, name in hints if kind == "container"}
+            containers |= {name for name, unread in self._unread.items() if unread.again_at <= now}
             try:
-                if ("resync", "") in hints or time.monotonic() >= self._resync_at:
-                    self._list()
-                else:
-                    for _, container in hints:
-                        self._look(container)
+                missed = self._has_missed_events(now)
+                if ("resync", "") in hints or now >= self._resync_at or missed:
+                    found = self._list()
+                    if missed and found:
+                        log.warning("container events missing, listed", container=", ".join(found))
+                elif containers:
+                    self._look(containers)
             except LinkwireError as error:
                 log.warning("containers not read, retrying", error=str(error))
-                self._resync_at = time.monotonic() + RETRY_S
+                self._try_later()
             except Exception:
                 # Whatever it is: a node that does not see its containers any more, and does not say so, is worse.
                 log.exception("container watch crashed, retrying")
-                self._resync_at = time.monotonic() + RETRY_S
+                self._try_later()
 
-    def _list(self) -> None:
+    def _try_later(self) -> None:
+        """List all soon, and ask for no container before that."""
+        self._resync_at = time.monotonic() + RETRY_S
+        for unread in self._unread.values():
+            unread.again_at = max(unread.again_at, self._resync_at)
+
+    def _due_at(self) -> float:
+        return min([self._resync_at, *(unread.again_at for unread in self._unread.values())])
+
+    def _has_missed_events(self, now: float) -> bool:
+        """Tell whether namespaces came or went, and no event has told of it since."""
+        if now < self._glance_at:
+            return False
+        self._glance_at = now + GLANCE_S
+        before = self._folder_changed_at
+        try:
+            self._folder_changed_at = changed_at = netns_discovery.FOLDER.stat().st_mtime_ns
+        except OSError:  # Docker has made none yet
+            return False
+        if before not in (None, changed_at):
+            self._untold_since = now - min(max(time.time() - changed_at / 1e9, 0.0), GLANCE_S)
+        if self._untold_since is None or self._heard_at >= self._untold_since:
+            self._untold_since = None
+            return False
+        if now < self._untold_since + QUIET_S:
+            return False
+        self._untold_since = None
+        return True
+
+    def _list(self) -> list[str]:
+        """List all containers; return those that nobody has told of."""
         with self._lock:
             before = self._tasks.keys() | self._starting.keys()
-        exits = self._containers.exits()
+        exits = self._read_exits()
         seen = self._containers.all()
         asked = start_gate.waiting()
         with self._lock:
@@ -115,25 +166,55 @@ class ContainerWatcher:
             for container, path in asked.items():
                 # No guess; and nobody else tells it of what began to start before this agent.
                 self._starting[container].netns, self._starting[container].is_guess = path, False
-            self._tasks = {container: self._completed(local) for container, local in seen.items()}
+            self._tasks = {container: self._merged(local) for container, local in seen.items()}
             # Containers that are no tasks have namespaces too, and what is found of them is nobody's; but what came
             # to be known since the list was asked for may be that of a task which is not in it yet.
             for container in before - seen.keys():
                 self._starting.pop(container, None)
+                self._unread.pop(container, None)
             self._stopping &= seen.keys()
             self._lists += 1
         self._resync_at = time.monotonic() + RESYNC_S
         self._changed()
+        return sorted(container[:12] for container in seen.keys() - before)
 
-    def _look(self, container: str) -> None:
-        seen = self._containers.one(container)
+    def _read_exits(self) -> tuple[Exit, ...]:
+        """Read the bridges, which hardly change: where Docker does not tell now, they are as before."""
+        try:
+            return self._containers.exits()
+        except LinkwireError as error:
+            if not self._lists:
+                raise
+            log.warning("node bridges not read", error=str(error))
+            return self._exits
+
+    def _look(self, containers: set[str]) -> None:
+        seen = self._containers.some(containers)
         with self._lock:
-            if seen is None:
-                self._tasks.pop(container, None)
-                self._forget(container)
-            else:
-                self._tasks[container] = self._completed(seen)
+            for container in containers:
+                local = seen.get(container)
+                if local is None:
+                    self._tasks.pop(container, None)
+                    self._unread.pop(container, None)
+                    self._forget(container)
+                else:
+                    self._tasks[container] = self._merged(local)
         self._changed()
+
+    def _merged(self, local: LocalTask) -> LocalTask:
+        """Return a container as Docker describes it, or where it does not, as it was known; it is asked for again."""
+        if not local.unread:
+            self._unread.pop(local.container, None)
+            return self._completed(local)
+        unread = self._unread[local.container]
+        unread.again_at = time.monotonic() + unread.backoff.after_failure()
+        if unread.why != local.unread:
+            unread.why = local.unread
+            log.warning("container not read, retrying", container=local.container[:12], error=local.unread)
+        known = self._tasks.get(local.container)
+        if known is not None and known.netns is not None and known.state != "gone":
+            return known
+        return self._completed(local)
 
     def _completed(self, local: LocalTask) -> LocalTask:
         """Add what Docker does not tell of a container that is being started, where it has been found."""
@@ -150,7 +231,16 @@ class ContainerWatcher:
         self._sandboxes.forget(container)
         self._starting.pop(container, None)
 
+    def _announced(self, container: str) -> None:
+        self._heard_at = time.monotonic()
+        self._sandboxes.announce(container)
+
+    def _begun(self, container: str) -> None:
+        self._heard_at = time.monotonic()
+        self._sandboxes.forget(container)
+
     def _heard(self, container: str) -> None:
+        self._heard_at = time.monotonic()
         if not container:
             self._sandboxes.unsettle()
         self._wake("container" if container else "resync", container)

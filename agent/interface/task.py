@@ -279,10 +279,10 @@ class TaskState:
 
     def _prepare(self, backend: Backend, desired: InterfaceConfig) -> None:
         """Do what can be done while it has no namespace: it will have one any moment, or it never can be wired."""
-        self.error = self.local.problem
-        if self.error is not None:
-            start_gate.shut(self.local.container, self.error)
-        elif self.local.state == "created":
+        self.error = self.local.problem or self.local.unread or None
+        if self.local.problem is not None:
+            start_gate.shut(self.local.container, self.local.problem)
+        elif self.local.state == "created" and not self.local.unread:
             try:
                 backend.prepare(desired.name)
             except LinkwireError as error:

@@ -42,6 +42,8 @@ log = structlog.get_logger(__name__)
 ENDED_S = 60.0
 """Seconds in which the node's containers of ours must have ended, and their volumes be free."""
 _RETRY_S = 0.5
+_READ_S = 30.0
+"""Seconds for Docker to describe one container."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _UID_MAP = Path("/proc/self/uid_map")
 _EVERYBODY = ["0", "0", "4294967295"]
@@ -183,6 +185,17 @@ def _ended(volumes: Volumes) -> None:
         raise Retryable(f"still running: {', '.join(running)}")
 
 
+def _read(containers: Containers, task: LocalTask) -> LocalTask | None:
+    """Return a task as Docker describes it, None where it has ended. Raises Retryable where it does not for long."""
+    until, known = time.monotonic() + _READ_S, containers.one(task.container) if task.unread else task
+    while known is not None and known.unread:
+        if time.monotonic() > until:
+            raise Retryable(known.unread)
+        time.sleep(_RETRY_S)
+        known = containers.one(task.container)
+    return known
+
+
 def unwire(containers: Containers) -> Iterator[str]:
     """Take devices, names and rules out of all namespaces, the node's own too, and the gate's files off the node.
 
@@ -194,7 +207,8 @@ def unwire(containers: Containers) -> Iterator[str]:
     backend = probe()
     for container, task in containers.all().items():
         try:
-            _unwire_task(backend, task)
+            if (known := _read(containers, task)) is not None:
+                _unwire_task(backend, known)
         except NotNetnsError as error:
             time.sleep(_RETRY_S)
             if containers.one(container) is not None:  # else it has ended meanwhile, and its namespace with it

@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from agent.desired_state import DesiredState
+from agent.interface.task import TaskState
 from agent.local_tasks import LocalTasks
 from agent.node_encryption.key import NodeKeys
 from agent.reporting.metrics import Metrics
@@ -207,7 +208,7 @@ class NodeReports:
             return False
         if self._report_by is None:
             self._report_by = now + FIRST_REPORT_S
-        if now < self._report_by and any(state.busy or state.schedule.graph is None for state in tasks):
+        if now < self._report_by and any(_is_unknown(state) for state in tasks):
             return False
         self._report_by = now
         return True
@@ -270,3 +271,8 @@ class NodeReports:
                 reporter.node(self.node)
         except LinkwireError as error:
             log.warning("proof of node keys not renewed", error=str(error))
+
+
+def _is_unknown(state: TaskState) -> bool:
+    """Tell whether it is not known yet if a task is wired."""
+    return state.busy or state.schedule.graph is None or bool(state.local.unread)

@@ -18,9 +18,9 @@ class FakeContainers:
         """As Containers."""
         return dict(self._tasks)
 
-    def one(self, container: str) -> LocalTask | None:
+    def some(self, containers: Iterable[str]) -> dict[str, LocalTask]:
         """As Containers."""
-        return self._tasks.get(container)
+        return {name: self._tasks[name] for name in containers if name in self._tasks}
 
     def exits(self) -> tuple[()]:
         """As Containers: nothing leaves such a node."""
