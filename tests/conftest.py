@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import gathered
+from tests.support import fault_rows, gathered
 from tests.support.again import SecondTries
 from tests.support.gathered import is_worker, kept
 
@@ -57,12 +57,24 @@ def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return kept(request.config, "measured").append
 
 
+@pytest.fixture(scope="session")
+def fault_row(request: pytest.FixtureRequest) -> Callable[[fault_rows.FaultRow], None]:
+    """Puts a row into the table of faults at the end of the report, passed or not."""
+    rows = kept(request.config, "faults")
+    return lambda row: rows.append(str(row))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for title in ("in the guest", "measured"):
         if lines := kept(config, title):
             terminalreporter.section(title)
             for line in lines:
                 terminalreporter.line(line)
+    if rows := kept(config, "faults"):
+        terminalreporter.section("faults")
+        for line in fault_rows.table(rows):
+            terminalreporter.line(line)
+        fault_rows.write(rows)
     for suite in sorted(_ran | _skipped):
         seconds = _seconds[suite] / 1000
         terminalreporter.write_line(f"{suite}: {_ran[suite]} ran, {_skipped[suite]} skipped, {seconds:.0f} s")

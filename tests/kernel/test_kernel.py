@@ -43,7 +43,7 @@ SUBJECT = (
 BY_HAND = (
     *("test_rules", "test_nft", "test_gate", "test_conntrack", "test_liveness", "test_datagrams"),
     # Also by hand, --timeout 600: a figure; and what has an etcd of its own and is about the agent's loop.
-    *("test_takeover", "test_confirmed"),
+    *("test_takeover", "test_confirmed", "test_crowded_node"),
     # There one in some thousand packets looks a route up while it is being replaced, and finds the old one dead:
     # agent/linux/interfaces.py, add_route.
     "test_no_packet_lacks_route_while_mtu_changes",

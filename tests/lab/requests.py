@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.lab import process
 from tests.lab.node import Node
+from tests.lab.words import Words
+from tests.support.fault_rows import FaultRow
 
 # One new connection every 20 ms, each with 1 s to answer, until the file /tmp/stop is there (or 5 minutes have gone).
 PROGRAM = """
 import json, os, sys, time, urllib.request
 url, ok, lost, first, last, why = sys.argv[1], 0, 0, None, None, {}
+answered, longest = time.monotonic(), 0.0
 end = time.monotonic() + 300
 while not os.path.exists("/tmp/stop") and time.monotonic() < end:
     began = time.time()
     try:
         urllib.request.urlopen(url, timeout=1).read()
         ok += 1
+        longest, answered = max(longest, time.monotonic() - answered), time.monotonic()
     except Exception as error:
         lost += 1
         first, last = first or began, time.time()
         why[str(error)] = why.get(str(error), 0) + 1
     time.sleep(0.02)
 gap = last - first if lost else 0.0
-open("/tmp/counted", "w").write(json.dumps({"ok": ok, "lost": lost, "gap": gap, "why": why}))
+longest = max(longest, time.monotonic() - answered)
+open("/tmp/counted", "w").write(json.dumps({"ok": ok, "lost": lost, "gap": gap, "why": why, "longest": longest}))
 """
 
 
@@ -39,18 +45,34 @@ class Counted:
         lost: requests that were not.
         gap: seconds from the first lost one's start to the last one's end.
         why: how often each error came.
+        longest: seconds between two answers, the longest.
     """
 
     ok: int
     lost: int
     gap: float
     why: Mapping[str, int] = field(default_factory=dict)
+    longest: float = 0.0
+
+    def row(self, fault: str, wired: float | None = None, words: Words | None = None) -> FaultRow:
+        """Its row in the table of faults; `wired` are seconds until a new task was, `words` those of `status`."""
+        false = len(words.false) if words is not None and words.asked else None
+        return FaultRow(fault, self.ok + self.lost, self.lost, self.longest, wired, false)
 
     def __str__(self) -> str:
         errors = ", ".join(f"{count} x {text}" for text, count in self.why.items())
         return f"{self.lost} of {self.ok + self.lost} requests lost" + (
             f" in {self.gap:.1f} s: {errors}" if self.lost else ""
         )
+
+
+def together(counted: Sequence[Counted]) -> Counted:
+    """Add up several clients' at the same time."""
+    why: Counter[str] = Counter()
+    for one in counted:
+        why.update(one.why)
+    total, lost = (sum(getattr(one, name) for one in counted) for name in ("ok", "lost"))
+    return Counted(total, lost, max(one.gap for one in counted), why, max(one.longest for one in counted))
 
 
 class Requests:

@@ -26,8 +26,10 @@ from tests.lab.fixtures import lab_name
 from tests.lab.layout import ETCD_PORT
 from tests.lab.node import Node, UnreachableError
 from tests.lab.requests import Requests
+from tests.lab.words import Words
 from tests.store.two_controllers import History
 from tests.support.effort import LONG
+from tests.support.fault_rows import FaultRow
 
 pytestmark = pytest.mark.skipif(not LONG, reason="in make chaos: three managers of their own, some minutes")
 
@@ -163,11 +165,16 @@ def other(three: Deployment, node: Node) -> Node:
 
 @pytest.mark.parametrize("fault", [dead, stopped, from_etcd, from_swarm, from_both])
 def test_another_controller_writes_and_links_go_on(
-    three: Deployment, tmp_path: Path, fault: Callable[[Deployment, Node], Callable[[], None]], figure: Figure
+    three: Deployment,
+    tmp_path: Path,
+    fault: Callable[[Deployment, Node], Callable[[], None]],
+    figure: Figure,
+    fault_row: Callable[[FaultRow], None],
 ) -> None:
     rest(three)
     node = three.lab.node(leader(three))
-    with ExitStack() as healing, watched(three, node, tmp_path / "history") as (requests, history):
+    words = Words(three, "fo", other(three, node))
+    with ExitStack() as healing, words, watched(three, node, tmp_path / "history") as (requests, history):
         began = time.monotonic()
         healing.callback(fault(three, node))
         manager = other(three, node)
@@ -183,12 +190,15 @@ def test_another_controller_writes_and_links_go_on(
         f"{fault.__name__}: a controller wrote after {took:.1f} s ({node.name} led, then {after}), healed in"
         f" {again:.1f} s; wrong or double writes {len(wrong)}; {requests.counted}; exact {late:.1f} s after Swarm"
     )
+    fault_row(requests.counted.row(f"leading controller {fault.__name__.replace('_', ' ')}", took, words))
     assert wrong == []
     assert after != node.name
     assert requests.counted.lost == 0
 
 
-def test_managers_without_majority_change_nothing(three: Deployment, tmp_path: Path, figure: Figure) -> None:
+def test_managers_without_majority_change_nothing(
+    three: Deployment, tmp_path: Path, figure: Figure, fault_row: Callable[[FaultRow], None]
+) -> None:
     """All managers are cut off from each other: nobody leads; healed, one does."""
     rest(three)
     node = three.lab.node(leader(three))
@@ -212,5 +222,6 @@ def test_managers_without_majority_change_nothing(three: Deployment, tmp_path: P
         f"no majority: nobody led after {nobody:.1f} s, nothing was signed; healed, one led after {leads:.1f} s;"
         f" wrong or double writes {len(wrong)}; {requests.counted}; exact {late:.1f} s after Swarm"
     )
+    fault_row(requests.counted.row("managers without a majority"))
     assert wrong == []
     assert requests.counted.lost == 0

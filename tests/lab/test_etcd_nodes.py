@@ -11,7 +11,11 @@ from tests.lab import Lab, images, process, programs
 from tests.lab.deployment import WAIT_S, Deployment
 from tests.lab.fixtures import lab_name
 from tests.lab.requests import Requests
+from tests.lab.words import Words
 from tests.support.effort import LONG
+from tests.support.fault_rows import FaultRow
+
+Rows = tuple[Callable[[str], None], Callable[[FaultRow], None]]
 
 pytestmark = pytest.mark.skipif(not LONG, reason="in make chaos: three managers of their own, some minutes")
 
@@ -54,20 +58,25 @@ def answering(deployment: Deployment) -> int:
     return sum(not one["problem"] for one in members(deployment))
 
 
-def require_requests(
-    own: Deployment, *flags: str, figure: Callable[[str], None], name: str, seconds: float = 500
-) -> str:
+def require_requests(own: Deployment, *flags: str, rows: Rows, name: str, seconds: float = 500) -> str:
     """`install` with flags, under requests."""
     (client,) = own.tasks("up_client")
-    with Requests(*client, "http://web:80/") as requests:
+    with Words(own, "up") as words, Requests(*client, "http://web:80/") as requests:
         said = own.linkwire("install", *flags, seconds=seconds)
+    figure, fault_row = rows
     figure(f"{name}: {requests.counted}")
+    fault_row(requests.counted.row(f"etcd {name}", words=words))
     assert requests.counted.ok > LEAST_OK * (requests.counted.ok + requests.counted.lost)
     return said
 
 
-def test_etcd_grows_to_three_managers(own: Deployment, figure: Callable[[str], None]) -> None:
-    said = require_requests(own, "--etcd-nodes", "3", figure=figure, name="1 -> 3")
+@pytest.fixture
+def rows(figure: Callable[[str], None], fault_row: Callable[[FaultRow], None]) -> Rows:
+    return figure, fault_row
+
+
+def test_etcd_grows_to_three_managers(own: Deployment, rows: Rows) -> None:
+    said = require_requests(own, "--etcd-nodes", "3", rows=rows, name="1 -> 3")
     assert said.count("which now has the label linkwire.etcd=true") == 2, said
     assert answering(own) == 3
     assert sum(one["is_leader"] is True for one in members(own)) == 1
@@ -134,8 +143,8 @@ def test_lost_member_is_replaced_by_another(own: Deployment) -> None:
     require_well(own)
 
 
-def test_etcd_shrinks_to_one(own: Deployment, figure: Callable[[str], None]) -> None:
-    require_requests(own, "--etcd-nodes", "1", figure=figure, name="3 -> 1")
+def test_etcd_shrinks_to_one(own: Deployment, rows: Rows) -> None:
+    require_requests(own, "--etcd-nodes", "1", rows=rows, name="3 -> 1")
     assert [one["problem"] for one in members(own)] == [""]
     assert len(own.tasks("linkwire_etcd")) == 1
     own.wait_connected("up")

@@ -11,8 +11,10 @@ from agent.containers.holder import FOLDER, NAME
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node
-from tests.lab.requests import Requests
+from tests.lab.requests import Requests, together
+from tests.lab.words import Words
 from tests.support.effort import in_long_form
+from tests.support.fault_rows import FaultRow
 
 CLIENTS = 5
 """Each makes some 40 requests a second."""
@@ -46,12 +48,15 @@ def holders(stacks: Deployment) -> dict[str, str]:
 
 
 @in_long_form
-def test_updating_all_agents_loses_no_request(stacks: Deployment, figure: Callable[[str], None]) -> None:
+def test_updating_all_agents_loses_no_request(
+    stacks: Deployment, figure: Callable[[str], None], fault_row: Callable[[FaultRow], None]
+) -> None:
     clients = deploy(stacks, CLIENTS)
     before, agents = holders(stacks), {node.name: stacks.agent(node) for node in stacks.lab.nodes}
     counting = [Requests(node, client, "http://web/") for node, client in clients]
     began = time.monotonic()
     with ExitStack() as stack:
+        words = stack.enter_context(Words(stacks, "holder"))
         for one in counting:
             stack.enter_context(one)
         stacks.lab.manager.docker("service", "update", "--force", "--quiet", "linkwire_agent", timeout=250)
@@ -61,13 +66,16 @@ def test_updating_all_agents_loses_no_request(stacks: Deployment, figure: Callab
     counted = [one.counted for one in counting]
     lost, made = sum(one.lost for one in counted), sum(one.lost + one.ok for one in counted)
     figure(f"all agents replaced under {made / took:.0f} requests/s: {lost} of {made} lost")
+    fault_row(together(counted).row("all agents replaced", words=words))
     assert holders(stacks) == before
     assert all(stacks.agent(node) not in (None, agents[node.name]) for node in stacks.lab.nodes)
     assert (lost, [one.why for one in counted]) == (0, [{}] * CLIENTS)
     checker.settle(stacks.lab)
 
 
-def test_holder_has_little_and_is_made_again(stacks: Deployment, figure: Callable[[str], None]) -> None:
+def test_holder_has_little_and_is_made_again(
+    stacks: Deployment, figure: Callable[[str], None], fault_row: Callable[[FaultRow], None]
+) -> None:
     ((_, client),) = deploy(stacks, 1)
     n1 = stacks.lab.node("n1")
     seen = json.loads(n1.docker("inspect", NAME).stdout)[0]
@@ -86,6 +94,7 @@ def test_holder_has_little_and_is_made_again(stacks: Deployment, figure: Callabl
         took = time.monotonic() - began
         time.sleep(2)
     figure(f"holder killed: all right again after {took:.1f} s, {requests.counted}")
+    fault_row(requests.counted.row("holder of the consumer's node killed", took))
     assert requests.counted.gap < 20
 
 

@@ -18,8 +18,12 @@ from tests.lab import checker, process, programs
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node
 from tests.lab.requests import Requests
+from tests.lab.words import Words
 from tests.support.docker_proxy import FAILURES, DockerProxy, Failure
 from tests.support.effort import in_long_form
+from tests.support.fault_rows import FaultRow
+
+Row = Callable[[FaultRow], None]
 
 pytestmark = in_long_form
 
@@ -107,7 +111,7 @@ def back(stacks: Deployment) -> None:
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_others_are_wired_while_docker_fails_for_one(
-    slow: tuple[Deployment, DockerProxy], failure: Failure, figure: Callable[[str], None]
+    slow: tuple[Deployment, DockerProxy], failure: Failure, figure: Callable[[str], None], fault_row: Row
 ) -> None:
     """Docker fails for a wired task and for one that is new: the wired one goes on, others are wired beside it."""
     stacks, proxy = slow
@@ -118,7 +122,7 @@ def test_others_are_wired_while_docker_fails_for_one(
         name = node.get(f"/containers/{container}/json")["Name"]
         return failure if name.startswith("/slow_ill.") else None
 
-    with Requests(*client, "http://web:80/") as requests:
+    with Words(stacks, "slow_web") as words, Requests(*client, "http://web:80/") as requests:
         proxy.failing[web], proxy.fails = failure, is_ill
         scale(stacks, "ill", 1)
         stacks.wait_running("slow_ill", 1)
@@ -132,17 +136,18 @@ def test_others_are_wired_while_docker_fails_for_one(
         f"Docker {failure} for a wired and a new task: two others connected {took:.1f} s after they were asked for,"
         f" the new one {healed:.1f} s after Docker answered; {requests.counted}"
     )
-    assert requests.counted.lost == 0
+    fault_row(requests.counted.row(f"Docker {failure} for two containers of a node", took, words))
+    assert (requests.counted.lost, words.false) == (0, [])
     back(stacks)
 
 
 @pytest.mark.parametrize("how", ["stall", "drop"])
 def test_tasks_are_wired_while_events_are_missing(
-    slow: tuple[Deployment, DockerProxy], how: str, figure: Callable[[str], None]
+    slow: tuple[Deployment, DockerProxy], how: str, figure: Callable[[str], None], fault_row: Row
 ) -> None:
     stacks, proxy = slow
     (client,) = stacks.tasks("slow_client")
-    with Requests(*client, "http://web:80/") as requests:
+    with Words(stacks, "slow_web") as words, Requests(*client, "http://web:80/") as requests:
         began = time.monotonic()
         proxy.events("stall" if how == "stall" else "drop")
         time.sleep(3)
@@ -156,5 +161,6 @@ def test_tasks_are_wired_while_events_are_missing(
         f"Docker's events {how} for {STALL_S:.0f} s: two new tasks connected {took:.1f} s after they were asked for,"
         f" another {after:.1f} s after they came again; {requests.counted}"
     )
-    assert requests.counted.lost == 0
+    fault_row(requests.counted.row(f"Docker's events {how} for {STALL_S:.0f} s", took, words))
+    assert (requests.counted.lost, words.false) == (0, [])
     back(stacks)

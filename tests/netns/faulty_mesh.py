@@ -56,6 +56,8 @@ class FaultyMesh:
     store: Store
     follower: Follower
     desired: DesiredState
+    ports: str = "51820-51899"
+    """That the agent may give its tasks."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def start_far(self, service: str, node: str = THERE) -> str:
@@ -74,6 +76,16 @@ class FaultyMesh:
         container.hosts.write_text("127.0.0.1\tlocalhost\n")
         self.docker.put(container)
         return container
+
+    def admit(self, container: Container) -> None:
+        """Start a task whose container is ready, on the agent's node."""
+        swarm = self.mesh.swarm
+        found = SwarmTask(
+            container.task, f"#{container.service}", next(self._numbers) + 1, HERE, "running", "running", ()
+        )
+        swarm.tasks_now = {**swarm.tasks_now, container.task: found}
+        self.mesh.wake()
+        self.docker.put(container)
 
     def end(self, *tasks: Container | str) -> None:
         """End tasks, and with each its container and namespace."""
@@ -157,7 +169,7 @@ class FaultyMesh:
             "netns": self.node.netns.path,
             "without": without,
             "arguments": [
-                *("--etcd", self.etcd, "--docker", self.docker.url, "--ports", "51820-51899"),
+                *("--etcd", self.etcd, "--docker", self.docker.url, "--ports", self.ports),
                 *("--state", str(self.folder / "state"), "--certificates", str(self.folder / "none")),
                 *("--verify-keys", str(self.folder / "keys"), "--metrics", "off", "--address", "192.0.2.1"),
             ],

@@ -13,7 +13,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from pathlib import Path
@@ -34,11 +35,24 @@ MESH = IPv4Network("10.99.0.0/16")
 MESH6 = IPv6Network("fd99::/96")
 FIRST_PORT = 41000
 _PREFIX = "lwtest-"
+_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
 _numbers = itertools.count(1)
 
 
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@contextmanager
+def enough_instances(devices: int) -> Iterator[None]:
+    """Give room to so many wireguard-go: each takes one instance of inotify, of which a user has 128 by default."""
+    before = _INSTANCES.read_text()
+    if int(before) < devices + 200:
+        _INSTANCES.write_text(f"{devices + 200}")
+    try:
+        yield
+    finally:
+        _INSTANCES.write_text(before)
 
 
 def make_backend(home: str) -> Backend:
