@@ -136,6 +136,7 @@ class Questions(Generic[T]):
         """
         with self._changed:
             asked = {key for key, question in questions.items() if self._begin(key, question)}
+            self._start_threads()
             while any(not self._open[key].is_answered for key in asked):
                 before = self._answered
                 if not self._changed.wait_for(lambda: self._answered > before, PATIENCE_S):  # noqa: B023
@@ -154,11 +155,13 @@ class Questions(Generic[T]):
             return False
         self._open[key] = _Question(question)
         self._queue.put(key)
-        if self._threads < min(THREADS, len(self._open)):
-            with contextlib.suppress(RuntimeError):  # no more threads: those that are there do it
+        return True
+
+    def _start_threads(self) -> None:
+        with contextlib.suppress(RuntimeError):  # no more threads for now: those that are there do it
+            while self._threads < min(THREADS, len(self._open)):
                 threading.Thread(target=self._run, name="docker-questions", daemon=True).start()
                 self._threads += 1
-        return True
 
     def _take(self, key: str) -> T | LinkwireError:
         one = self._open[key]

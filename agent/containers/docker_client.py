@@ -228,15 +228,17 @@ class Containers:
             listed: list[dict[str, Any]] = client.containers(all=True, filters=filters)
         return listed
 
-    def _read_networks(self, networks: Iterable[str]) -> Iterator[dict[str, Joined]]:
-        """Read networks: yield the containers on each, and note where it leads. One without an answer is left out."""
+    def _read_networks(self, networks: Iterable[str]) -> list[dict[str, Joined]]:
+        """Read networks: list the containers on each, and note where it leads. One without an answer is left out."""
+        ends: list[dict[str, Joined]] = []
         answers = self._networks.ask({name: partial(self._docker.inspect_lenient, name) for name in networks})
         for network, answer in answers.items():
             if isinstance(answer, LinkwireError):
                 log.warning("container network not read", network=network[:12], error=str(answer))
             elif answer:
                 self._ways[network] = through_node(answer)
-                yield _ends_on(network, answer)
+                ends.append(_ends_on(network, answer))
+        return ends
 
     def _described(
         self, listed: list[dict[str, Any]], joined: Mapping[str, Iterable[Attachment]]

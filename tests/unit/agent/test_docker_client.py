@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-from ipaddress import ip_address
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -98,18 +100,15 @@ def test_what_a_containers_labels_say_of_its_start(
     assert (local.gated, local.awaits) == (gated, awaits)
 
 
-@pytest.mark.parametrize("folder", ["/srv/docker", "/var/lib/docker/231072.231072"])
-def test_hosts_file_is_found_below_a_moved_root(folder: str) -> None:
-    """Docker's data folder is elsewhere, by `data-root` or as `userns-remap` names it (moby#26106)."""
-    answers: dict[str, object] = {
-        "/version": {"ApiVersion": "1.45", "MinAPIVersion": "1.24"},
-        "/v1.45/info": {"DockerRootDir": folder, "Name": "n1", "Swarm": {"NodeID": "n", "NodeAddr": "192.0.2.1"}},
-        "/v1.45/containers/json": [listed("created")],
-    }
+@contextmanager
+def engine(answers: Mapping[str, object]) -> Iterator[Containers]:
+    """An engine of version 1.45 that answers so, and what asks it."""
+    version = {"/version": {"ApiVersion": "1.45", "MinAPIVersion": "1.24"}}
+    known = version | {f"/v1.45{path}": answer for path, answer in answers.items()}
 
     class Engine(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps(answers[self.path.partition("?")[0]]).encode()
+            body = json.dumps(known[self.path.partition("?")[0]]).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Content-Type", "application/json")
@@ -121,7 +120,29 @@ def test_hosts_file_is_found_below_a_moved_root(folder: str) -> None:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Engine) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        containers = Containers(f"tcp://127.0.0.1:{server.server_address[1]}")
+        yield Containers(f"tcp://127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+
+
+@pytest.mark.parametrize("folder", ["/srv/docker", "/var/lib/docker/231072.231072"])
+def test_hosts_file_is_found_below_a_moved_root(folder: str) -> None:
+    """Docker's data folder is elsewhere, by `data-root` or as `userns-remap` names it (moby#26106)."""
+    answers: dict[str, object] = {
+        "/info": {"DockerRootDir": folder, "Name": "n1", "Swarm": {"NodeID": "n", "NodeAddr": "192.0.2.1"}},
+        "/containers/json": [listed("created")],
+    }
+    with engine(answers) as containers:
         containers.identity()
         assert [one.hosts for one in containers.all().values()] == [f"{folder}/containers/c1/hosts"]
-        server.shutdown()
+
+
+def test_ways_of_one_about_to_start_are_read() -> None:
+    """Its names may be written before it starts where all its networks lead through the node."""
+    answers: dict[str, object] = {
+        "/containers/json": [listed("created", shop={"NetworkID": "o"})],
+        "/networks/o": {"Driver": "overlay", "IPAM": {"Config": [{"Subnet": "10.0.1.0/24"}]}},
+    }
+    with engine(answers) as containers:
+        found = containers.one("c1")
+        assert found is not None
+        assert found.ways == (ip_network("10.0.1.0/24"),)
