@@ -58,7 +58,7 @@ class HeldProcesses:
         self._presence: socket.socket | None = None
         self._is_known = False
         self._other_since: float | None = None
-        self._problem = ""
+        self._problem = self._failure = ""
         self._closed = threading.Event()
 
     @property
@@ -140,9 +140,10 @@ class HeldProcesses:
                         self._presence = None
             self.ready()
             self._ask(_PROBE)
-            self._problem = ""
+            self._problem = self._failure = ""
         except LinkwireError as error:
-            self._problem = str(error)
+            # One that has just ended may fail once, and is made again.
+            self._problem, self._failure = str(error) if self._failure else "", str(error)
 
     def _replace_other(self) -> None:
         """Have a holder of another image leave, if it can."""

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.holder import sockets
 from agent.linux.netns import TaskNetns
 from mesh.model import keyspace
 from mesh.model.records import TaskReport
 from tests.netns.faulty_mesh import HERE, FaultyMesh, faulty_mesh
 from tests.netns.faulty_node import Container
 from tests.netns.test_traffic import Flood, await_first_packet
-from tests.netns.world import Task, device_name, enough_instances
+from tests.netns.world import Task, device_name, enough_instances, is_own
 from tests.store.waiting import until
 from tests.support.effort import LONG
 
@@ -92,6 +93,8 @@ def test_crowd_is_wired_and_old_links_lose_nothing(mesh: FaultyMesh, figure: Cal
         assert flood.lost == []
         assert agent.starts == 1
     finally:
-        agent.kill()
         mesh.end(db, web, *crowd)
+        mesh.docker.cut()  # all are listed at once, and what serves nobody is ended
+        until(lambda: not any(map(is_own, sockets.served())), WIRED_S)
+        agent.kill()
         mesh.forget(db, web, *crowd)

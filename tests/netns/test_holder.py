@@ -300,6 +300,9 @@ def test_missing_holder_is_made_without_a_device(holder: Holder, monkeypatch: py
     wait_for(holder.ended)
     monkeypatch.setattr(holder, "make", make)
     held.look()
+    assert held.problem == "", "it may have just ended"
+    held.look()
+    held.look()
     assert held.problem == "no space left on the node"
     making.clear()
     held.look()
