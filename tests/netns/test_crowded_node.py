@@ -6,6 +6,7 @@ is a program's; namespaces are there when it tells of a container. SHORT tasks, 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface
@@ -65,6 +66,12 @@ def resident_mib(pid: int, line: str = "VmHWM") -> float:
     return next(int(one.split()[1]) for one in lines if one.startswith(line)) / 1024
 
 
+def processor_s(pid: int) -> tuple[float, float]:
+    """Seconds of processor of a process, and of its children that have ended (proc_pid_stat(5))."""
+    ticks = list(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return (ticks[0] + ticks[1]) / os.sysconf("SC_CLK_TCK"), (ticks[2] + ticks[3]) / os.sysconf("SC_CLK_TCK")
+
+
 def test_crowd_is_wired_and_old_links_lose_nothing(mesh: FaultyMesh, figure: Callable[[str], None]) -> None:
     agent = mesh.agent()
     db, web = mesh.start("db"), mesh.start("web")
@@ -72,7 +79,7 @@ def test_crowd_is_wired_and_old_links_lose_nothing(mesh: FaultyMesh, figure: Cal
     try:
         agent.start()
         until(lambda: not mesh.left({"db": 1, "web": 1}, db, web), WIRED_S)
-        before = resident_mib(agent.pid)
+        before, spent = resident_mib(agent.pid), processor_s(agent.pid)
         source, target = as_task(mesh, web), as_task(mesh, db)
         await_first_packet(source, target)
         with Flood(source, target, 100) as flood:
@@ -85,10 +92,12 @@ def test_crowd_is_wired_and_old_links_lose_nothing(mesh: FaultyMesh, figure: Cal
             wired = time.monotonic() - began
             until(lambda: not mesh.left({"db": COUNT + 1, "web": 1}, db, web, *crowd[-3:]), WIRED_S)
             exact = time.monotonic() - began
+        own, nft = (now - then for now, then in zip(processor_s(agent.pid), spent, strict=True))
         figure(
             f"{COUNT} tasks in {started:.1f} s on one node, {mesh.node.backend.name}: all reported wired after"
             f" {wired:.1f} s, the provider exact after {exact:.1f} s; {len(flood.lost)} of {flood.sent} packets of an"
-            f" old link lost; the agent's memory {before:.0f} -> {resident_mib(agent.pid):.0f} MiB"
+            f" old link lost; the agent's memory {before:.0f} -> {resident_mib(agent.pid):.0f} MiB, its processor"
+            f" {own:.1f} s, and {nft:.1f} s of its nft"
         )
         assert flood.lost == []
         assert agent.starts == 1
