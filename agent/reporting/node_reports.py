@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 REPORT_S = 3.0
 """At most so often, in seconds, is what was read of the devices reported while nothing new is wrong."""
+_OWN = "node"
+"""Stands for the node itself among the tasks whose keys a clock that goes back spends: no task has that id."""
 FIRST_REPORT_S = 20.0
 """Seconds from when all is known until an agent says which tasks are wired, though it has not looked at each."""
 
@@ -147,7 +149,8 @@ class NodeReports:
         if self._may_report(tasks, desired, time.monotonic()):
             # Keys of tasks that are not wired yet count too: a new agent makes the devices of wireguard-go again.
             endpoints = (graph.by_task.get(state.local.task) for state in tasks)
-            self._clock.look({endpoint.task: endpoint.epoch for endpoint in endpoints if endpoint is not None})
+            epochs = {endpoint.task: endpoint.epoch for endpoint in endpoints if endpoint is not None}
+            self._clock.look(epochs | self._own_epoch())
             reporter.tasks(self._task_reports(tasks, graph))
         if reporter.key_is_stolen:
             self._identity.disown()
@@ -246,10 +249,16 @@ class NodeReports:
             encryption_port=first.port if first is not None else 0,
             encryption_epoch=first.epoch if first is not None else 0,
             encryption_next=later,
+            encryption_spent=self._clock.spent.get(_OWN) if first is not None else None,
         )
         if node != self.node:
             self.node = node
             reporter.node(node)
+
+    def _own_epoch(self) -> dict[str, int]:
+        """Return the epoch of the node's newest key, while it states one: others have seen it in handshakes."""
+        first, later = self.node.encryption_epoch, self.node.encryption_next
+        return {_OWN: later.epoch if later is not None else first} if self.node.encryption_key is not None else {}
 
     def _keep_keys(self, keys: NodeKeys, asked: int, placed: list[PublicKey]) -> None:
         """Make and forget keys. Where the disk does not take them the node goes on with those that it has."""

@@ -32,6 +32,8 @@ from mesh.topology.underlay import FIRST_PORT
 
 _NAMED = 5
 """Nodes that a problem names as those that one does not reach."""
+SPENT_S = 600
+"""Seconds between two rotations that nodes ask for since their clocks went back: one alone would keep all busy."""
 _WITHOUT = "its agent states no encryption key: it is of an earlier version, or its log says why"
 
 
@@ -72,10 +74,24 @@ class NodeKeys:
             yield PlanStep((put,), f"node encryption: every node is to state {what}")
 
     def _is_due(self) -> bool:
-        """Tell whether nodes are to get new keys: by hand, or after so long."""
+        """Tell whether nodes are to get new keys: by hand, after so long, or where a node's clock went back.
+
+        Peers take the handshakes of such a node for replays. It could make another key by itself, and would be out of
+        touch for a moment; a rotation loses nothing.
+        """
         if (self.epoch or self.since) < self._run.encryption.renewed:
             return True
-        rotate, now = self._run.encryption.rotate, self._run.now
+        return self._is_older(self._run.encryption.rotate) or (self._is_spent and self._is_older(SPENT_S))
+
+    @property
+    def _is_spent(self) -> bool:
+        """Whether a node that is up says that its newest key must not be used any more."""
+        nodes = (self._run.index.nodes.get(name) for name in self._active)
+        return any(node is not None and node.encryption_spent == self.epoch for node in nodes)
+
+    def _is_older(self, rotate: int | None) -> bool:
+        """Tell whether the nodes' keys are older than so many seconds; never, than None."""
+        now = self._run.now
         if rotate is None:
             return False
         # A clock that was set back makes it due, rather than late by as much.

@@ -201,6 +201,7 @@ class Node(Record, key="nodes/{0.id}", writer="agent"):
     encryption_port: int = field(default=0, metadata=OPTIONAL)
     encryption_epoch: int = field(default=0, metadata=OPTIONAL)
     encryption_next: EpochKey | None = field(default=None, metadata=OPTIONAL)
+    encryption_spent: int | None = field(default=None, metadata=OPTIONAL)  # peers refuse it: a clock went back
 
     def statement(self, cluster: str) -> NodeStatement:
         """Return the statement that its proof has to prove, in the Swarm of that id."""
@@ -365,11 +366,10 @@ class Access(Record, key="access"):
 
 @dataclass(frozen=True, slots=True)
 class ManifestRecord(Record, key="manifest"):
-    """Number and digest of the records that are signed as a set (`keyspace.covered`)."""
+    """Number and digest (`Manifest.digest`) of the records that are signed as a set (`keyspace.covered`)."""
 
     count: int
     digest: bytes
-    """`manifest.Manifest.digest` over all of them."""
 
 
 @dataclass(frozen=True, slots=True)

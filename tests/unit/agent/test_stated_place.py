@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from structlog.testing import capture_logs
 
 from agent.desired_state import DesiredState
@@ -93,6 +95,36 @@ def test_next_key_is_stated_until_placed_alone(tmp_path: Path) -> None:
     own = (stated.encryption_epoch, stated.encryption_key, stated.encryption_port, stated.encryption_next)
     assert own == (1001, later.public_key, 51818, None)
     assert first.public_key not in {key.public_key for key in keys.stated}
+
+
+def test_clock_rollback_spends_the_newest_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stated until the records ask for a key of another epoch, over restarts of the agent too."""
+    identity: Any = None
+    now, written = [5000.0], Written()
+    monkeypatch.setattr(time, "time", lambda: now[0])
+
+    def agent() -> NodeReports:
+        keys = NodeKeys(tmp_path, (51819, 51818))
+        return NodeReports(NODE, identity, Metrics("0", "kernel"), WatchedClock(tmp_path), keys)
+
+    def look(reports: NodeReports, snapshot: Snapshot) -> int | None:
+        for _ in range(2):  # the record says what the look before found
+            reports._state_keys(snapshot, cast("DesiredState", Knows()), cast("Reporter", written))
+            reports._clock.look(reports._own_epoch())
+        reports._clock.save()
+        return written.nodes[-1].encryption_spent if reports.node.encryption_key is not None else None
+
+    assert look(agent(), shown(asked=False)) is None
+    now[0] -= 3600
+    assert look(agent(), shown(asked=False)) is None, "nobody has seen that key"
+    assert look(agent(), shown(asked=True)) is None
+    now[0] -= 3600
+    assert look(agent(), shown(asked=True)) == 0
+    assert b"spent" in codec.encode(written.nodes[-1])
+    now[0] += 7200
+    assert look(reports := agent(), shown(asked=True)) == 0, "its peers have not forgotten"
+    assert look(reports, shown(asked=True, epoch=1001)) is None
+    assert b"spent" not in codec.encode(written.nodes[-1])
 
 
 def test_full_disk_leaves_the_node_its_first_key(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from controller.planning.node_encryption import LATE_S
+from controller.planning.node_keys import SPENT_S
 from controller.steps import Plan
 from mesh.crypto.keys import PrivateKey, PublicKey
 from mesh.model import codec, keyspace
@@ -82,6 +83,13 @@ class Agents(Nodes):
         newest = place.keys[-1].epoch
         has = any(key.epoch == newest for key in others.keys)
         return name != other and (not has or bool({name, other} & self.cut))
+
+    def set_clock_back(self, name: str) -> None:
+        """Its agent says that its newest key must not be used any more."""
+        node = self.store.entries[keyspace.node(name)].record
+        assert isinstance(node, Node)
+        newest = node.encryption_next.epoch if node.encryption_next is not None else node.encryption_epoch
+        self.store.write(replace(node, encryption_spent=newest))
 
     def lose_volume(self, name: str) -> None:
         """Its agent begins anew, with keys that it has never had."""
@@ -307,6 +315,34 @@ def test_keys_rotate_on_their_schedule() -> None:
     (epochs,) = set(nodes.epochs.values())
     assert asked.since + MONTH <= epochs[0] < asked.since + MONTH + 20
     assert nodes.settle().due == epochs[0] + MONTH
+
+
+def test_keys_rotate_once_a_clock_went_back() -> None:
+    nodes = begun()
+    nodes.world.now += SPENT_S
+    nodes.set_clock_back("n2")
+    nodes.run()
+    ((epoch,),) = set(nodes.epochs.values())
+    assert epoch > nodes.world.now - 100
+    nodes.world.now += 2 * SPENT_S
+    nodes.run()
+    assert set(nodes.epochs.values()) == {(epoch,)}, "the key that it said so of is gone"
+
+
+def test_one_clock_cannot_keep_keys_rotating() -> None:
+    """A node may say what it likes of its clock, after each rotation again."""
+    nodes = begun()
+    nodes.world.now += SPENT_S
+    seen, began = set(), nodes.world.now
+    while nodes.world.now < began + 3 * SPENT_S:
+        nodes.run()
+        seen |= set(nodes.epochs.values())
+        nodes.set_clock_back("n2")
+        due = nodes.settle().due
+        assert due is not None
+        assert due > nodes.world.now
+        nodes.world.now = due - 1
+    assert 3 <= len(seen) <= 5, seen
 
 
 def test_rotation_waits_until_no_step_is_under_way() -> None:
