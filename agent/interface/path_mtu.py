@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 import structlog
 
@@ -22,26 +23,34 @@ MIN_MTU = 576  # RFC 791: what every IPv4 host must take
 
 
 class PathMtu:
-    """Cache of the MTU of the ways to other nodes. `home`: the node's own namespace."""
+    """Cache of the MTU of the ways to other nodes.
 
-    def __init__(self, home: str = OWN_NETNS) -> None:
-        self._home = TaskNetns(home)
+    Args:
+        home: the node's own namespace.
+        learned: versions of IP by which an MTU counts that was learned from the path, and not configured.
+    """
+
+    def __init__(self, home: TaskNetns | None = None, learned: Collection[int] = (4, 6)) -> None:
+        self._home = home or TaskNetns(OWN_NETNS)
+        self._learned = learned
         self._mtus: dict[IPAddress, tuple[float, int]] = {}
 
     def least(self, hosts: tuple[IPAddress, ...]) -> int:
         """Return the largest packet inside WireGuard that fits on the way to every one of the nodes, bytes."""
+        ways = (self.of(host) - OVERHEAD[host.version] for host in hosts)
+        return max(MIN_MTU, min(ways, default=DEFAULT_MTU))
+
+    def of(self, host: IPAddress) -> int:
+        """Return the MTU of the way to a node, bytes."""
         now = time.monotonic()
-        mtus: list[int] = []
-        for host in hosts:
-            at, mtu = self._mtus.get(host, (0.0, 0))
-            if not mtu or now >= at:
-                try:
-                    mtu = interfaces.route_mtu(self._home, (host,))
-                except LinkwireError as error:
-                    log.warning("route to node not found", address=str(host), error=str(error))
-                    mtu = mtu or DEFAULT_MTU + OVERHEAD[6]
-                    self._mtus[host] = (now + RETRY_S, mtu)
-                else:
-                    self._mtus[host] = (now + ROUTES_S, mtu)
-            mtus.append(mtu - OVERHEAD[host.version])
-        return max(MIN_MTU, min(mtus, default=DEFAULT_MTU))
+        at, mtu = self._mtus.get(host, (0.0, 0))
+        if not mtu or now >= at:
+            try:
+                mtu = interfaces.route_mtu(self._home, (host,), learned=host.version in self._learned)
+            except LinkwireError as error:
+                log.warning("route to node not found", address=str(host), error=str(error))
+                mtu = mtu or DEFAULT_MTU + OVERHEAD[6]
+                self._mtus[host] = (now + RETRY_S, mtu)
+            else:
+                self._mtus[host] = (now + ROUTES_S, mtu)
+        return mtu

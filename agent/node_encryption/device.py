@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Interface
 
 from agent.firewall import nf_tables_netlink, nft
-from agent.interface.path_mtu import OVERHEAD
+from agent.interface.path_mtu import OVERHEAD, PathMtu
 from agent.linux import interfaces, sysctl
 from agent.linux.netns import TaskNetns
 from agent.node_encryption import policy_routing, ruleset
@@ -22,8 +21,6 @@ from mesh.model.net import IPAddress
 ADDRESS = IPv4Interface("169.254.76.87/32")
 """The devices', on every node, and nobody's to send to: without one the kernel gives up its look at the way back, and
 drops what the device receives (fib_validate_source in net/ipv4/fib_frontend.c)."""
-_ROUTES_S = 30.0
-"""Seconds between two looks at the MTU of the ways to other nodes."""
 _NO_SLOT = -1  # of a route through another device: there is none that it should lead through
 _MIN_MTU = {4: 576, 6: 1280}  # RFC 791, RFC 8200: what every host must take; below it a device has no IPv6
 
@@ -51,13 +48,14 @@ class NodeDevice:
 
     Attributes:
         names: of the devices, by slot, whether they are there or not.
+        path_mtu: of the ways to other nodes.
     """
 
     def __init__(self, home: TaskNetns, backend: Backend, name: str = DEVICE) -> None:
         self.home = home
         self.backend = backend
         self.names = names(name)
-        self._mtus: dict[IPAddress, tuple[float, int]] = {}
+        self.path_mtu = PathMtu(home, learned=(4,))
 
     def read(self) -> Observed:
         """Read all of it. Raises Retryable, Terminal."""
@@ -97,14 +95,10 @@ class NodeDevice:
         this device's MTU, is then taken for what the way to the other node has: the device would shrink again and
         again.
         """
-        now, fitting = time.monotonic(), [interfaces.ETHERNET_MTU - OVERHEAD[4]]
+        fitting = [interfaces.ETHERNET_MTU - OVERHEAD[4]]
         for host in hosts:
-            at, mtu = self._mtus.get(host, (0.0, 0))
-            if now >= at:
-                way = interfaces.route_mtu(self.home, (host,), learned=host.version == 4)  # noqa: PLR2004 - IPv4
-                mtu = max(_MIN_MTU[host.version], min(way, interfaces.ETHERNET_MTU) - OVERHEAD[host.version])
-                self._mtus[host] = (now + _ROUTES_S, mtu)
-            fitting.append(mtu)
+            way = min(self.path_mtu.of(host), interfaces.ETHERNET_MTU)
+            fitting.append(max(_MIN_MTU[host.version], way - OVERHEAD[host.version]))
         return self.backend.largest(min(fitting))
 
     def check(self, desired: NodeTunnel) -> None:

@@ -201,7 +201,7 @@ def faulty_mesh(folder: Path) -> Iterator[FaultyMesh]:
         follower = store.follow(followed(HERE), lambda: None, with_raw=True)
         (folder / "trust").mkdir()
         desired = DesiredState(HERE, key, VerifiedState(folder / "trust"), node.backend)
-        desired._path_mtu = PathMtu(node.netns.path)  # as from the node, not from here
+        desired._path_mtu = PathMtu(TaskNetns(node.netns.path))  # as from the node, not from here
         docker = stack.enter_context(NodesDocker(folder, HERE, "192.0.2.1"))
         agents = ForkServer("tests.netns.faulty_agent")
         stack.callback(agents.close)

@@ -14,6 +14,7 @@ import pytest
 
 from agent.interface import path_mtu, reconcile
 from agent.interface.path_mtu import OVERHEAD, PathMtu
+from agent.linux.netns import TaskNetns
 from tests.netns.transfer import Transfer
 from tests.netns.world import Task, World, ip, wait_for
 from tests.support import stage
@@ -35,7 +36,7 @@ def test_transfer_goes_on_when_underlay_mtu_falls(
     """At once by fragments outside; then by the MTU of the link's route, as the agent derives it."""
     monkeypatch.setattr(path_mtu, "ROUTES_S", EACH_S)
     left, right = (world.task(node) for node in world.nodes())
-    known = PathMtu(left.node.netns.path)
+    known = PathMtu(TaskNetns(left.node.netns.path))
     for task in (left, right):  # another device of the node, with another MTU, counts for nothing
         ip("-n", Path(task.node.netns.path).name, "link", "add", "other", "type", "bridge")
         set_mtu(task, 1200, "other")

@@ -19,7 +19,7 @@ def test_failed_look_up_changes_no_known_mtu(monkeypatch: pytest.MonkeyPatch) ->
     answers: list[int | None] = [None, 9000, None, 8000]
     now = 0.0
 
-    def route_mtu(*_: object) -> int:
+    def route_mtu(*_: object, **__: object) -> int:
         answer = answers.pop(0)
         if answer is None:
             raise Retryable("No buffer space available")
