@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -12,7 +13,7 @@ from agent.linux import sysctl
 from agent.node_encryption import tunnel as tunnels
 from agent.node_encryption.keeper import Wanted
 from agent.node_encryption.key import HeldKey, NodeKeys
-from agent.node_encryption.tunnel import NodeTunnel
+from agent.node_encryption.tunnel import NodeTunnel, Places
 from agent.state.link_keys import HeldLinkKeys
 from agent.state.verified_state import VerifiedState
 from agent.wireguard.backend import Backend
@@ -59,6 +60,7 @@ class DesiredState:
             (),
             Wanted(),
         )
+        self._places = Places()
         self._shown = Snapshot()
         self.trust = trust
         self.verified = Snapshot()
@@ -91,11 +93,13 @@ class DesiredState:
         snapshot, held, had, wanted = self._tunnel
         keys = self._node_keys.held if self._node_keys is not None else ()
         changed = self.verified.changed_since(snapshot)
-        is_other = changed is None or any(
-            key.startswith((keyspace.ENCRYPTION, keyspace.UNDERLAYS)) for key in changed
-        )
-        if is_other or held is not self.link_keys or had != keys:
-            wanted = replace(wanted, tunnel=self._derive_tunnel(keys, had))
+        kinds = (keyspace.ENCRYPTION, keyspace.UNDERLAYS)
+        concerns = None if changed is None else {key for key in changed if key.startswith(kinds)}
+        if held is not self.link_keys or had != keys:
+            concerns = None
+        if concerns is None or concerns:
+            joined = self._join_tunnel(wanted.tunnel, snapshot, concerns)
+            wanted = replace(wanted, tunnel=joined or self._derive_tunnel(keys, had))
         wanted = replace(wanted, complete=self.is_whole and bool(keys))
         self._tunnel = (self.verified, self.link_keys, keys, wanted)
         return wanted
@@ -105,15 +109,28 @@ class DesiredState:
         if encryption is None or not keys:
             return None
 
-        def preshared_key(own: PublicKey, other: PublicKey) -> PresharedKey | None:
-            return self.link_keys.between(own, other, (NODES_KEY,))
-
-        tunnel = tunnels.desired(encryption, self.verified.all(Underlay), self._node, keys, preshared_key)
+        self._places = Places(self.verified.all(Underlay))
+        tunnel = tunnels.desired(encryption, self.verified.all(Underlay), self._node, keys, self._nodes_preshared_key)
         peers = {device.private_key.public: device.peers for device in tunnel.devices}
         for key in {*keys, *had}:
             own = key.private_key.public
             self.link_keys.drop_stale(own, [peer.public_key for peer in peers.get(own, ())])
         return tunnel
+
+    def _join_tunnel(
+        self, tunnel: NodeTunnel | None, before: Snapshot, changed: AbstractSet[str] | None
+    ) -> NodeTunnel | None:
+        """Derive it after some places have come; None where something else changed, or that does not tell."""
+        for key in changed or ():
+            place = self.verified.get(key, Underlay)
+            if tunnel is None or place is None or place.node == self._node:
+                return None
+            come = self._places.take(before.get(key, Underlay), place)
+            tunnel = tunnels.joined(tunnel, place, come, self._nodes_preshared_key) if come is not None else None
+        return tunnel if changed else None
+
+    def _nodes_preshared_key(self, own: PublicKey, other: PublicKey) -> PresharedKey | None:
+        return self.link_keys.between(own, other, (NODES_KEY,))
 
     def drop_keys(self, task: str) -> None:
         """Forget the keys of a task that ended."""

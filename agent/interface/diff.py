@@ -172,7 +172,7 @@ def peer_changes(before: InterfaceConfig, after: InterfaceConfig) -> tuple[PeerC
     if any(peer.preshared_key is None for pair in pairs for peer in pair if peer is not None):
         return None
     changes = (
-        _upsert(peer) if was is None else _update(peer, was, moves=peer.endpoint != was.endpoint, complete=True)
+        upsert(peer) if was is None else _update(peer, was, moves=peer.endpoint != was.endpoint, complete=True)
         for was, peer in pairs
     )
     removed = (PeerChange(public, remove=True) for public in sorted(gone))
@@ -252,7 +252,7 @@ def device_change(
         complete: as in `diff`.
     """
     if device is None:
-        peers = tuple(_upsert(peer) for peer in desired.peers if peer.preshared_key is not None)
+        peers = tuple(upsert(peer) for peer in desired.peers if peer.preshared_key is not None)
         reasons.append(f"no device yet; {len(peers)} peers")
         return DeviceChange(desired.private_key, desired.listen_port, peers)
     key = desired.private_key if device.public_key != desired.private_key.public else None
@@ -305,8 +305,8 @@ def _only_the_key(change: PeerChange) -> bool:
     return change.update_only and change.preshared_key is not None and all(other is None for other in others)
 
 
-def _upsert(peer: PeerConfig) -> PeerChange:
-    """Return a whole peer, which must have a preshared key.
+def upsert(peer: PeerConfig) -> PeerChange:
+    """Return the change that makes a whole peer, which must have a preshared key.
 
     With the keepalive it speaks first, so the other side drops its dead session at once.
     """
@@ -324,7 +324,7 @@ def _changed(
 ) -> PeerChange | None:
     unknown = wanted.preshared_key is None
     if seen is None or (unknown and seen.preshared_key is None):
-        return None if unknown else _upsert(wanted)
+        return None if unknown else upsert(wanted)
     return _update(wanted, seen, moves=_endpoint_differs(wanted, seen, before, now), complete=complete)
 
 

@@ -13,18 +13,18 @@ What each value of `TunnelDiff` keeps, when applied in the order of its fields:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields, replace
 
-from agent.interface.diff import device_change
+from agent.interface.diff import device_change, upsert
 from agent.interface.render_cache import RenderCache
 from agent.linux.nft_json import Rules
 from agent.node_encryption.policy_routing import NodeRoute, Rule
 from agent.node_encryption.ruleset import render
 from agent.node_encryption.tunnel import NodeTunnel, TunnelDevice
 from mesh.crypto.keys import PublicKey
-from mesh.topology.wgtypes import Device, DeviceChange
+from mesh.topology.wgtypes import Device, DeviceChange, PeerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,43 @@ def diff(
     )
     changes = _guard(changes, desired, observed, way, complete=complete)
     return _route(changes, desired, observed, way.ready, complete=complete)
+
+
+def additions(before: NodeTunnel, after: NodeTunnel) -> TunnelDiff | None:
+    """Compute the changes for peers that have come, which rest on everything, on a node that was read as `before`.
+
+    They are those of `diff`, but for what a look at the new peers' ways and answers decides. On a node that is not so
+    any more they do no harm: nothing is removed, and no other peer named.
+
+    Returns:
+        None where anything else differs: that takes a reading.
+    """
+    if replace(after, devices=before.devices, names=before.names) != before or len(after.devices) != len(
+        before.devices
+    ):
+        return None
+    devices: list[DeviceDiff] = []
+    routes: dict[NodeRoute, int] = {}
+    for old, new in zip(before.devices, after.devices, strict=True):
+        had = set(map(id, old.peers))
+        come = [peer for peer in new.peers if id(peer) not in had]
+        if replace(new, peers=old.peers) != old or len(new.peers) - len(come) != len(old.peers):
+            return None
+        if any(peer.preshared_key is None or _has_host(old.peers, peer) for peer in come):
+            return None
+        if come:
+            devices.append(DeviceDiff(new.slot, device=DeviceChange(peers=tuple(map(upsert, come)))))
+        for peer in come if after.encryption.step == "enforce" else ():  # which needs no answer (`routed`)
+            host, own = peer.endpoint.host, after.host
+            if own is not None and host.version == own.version and not _has_host(before.peers, peer):
+                routes.setdefault(NodeRoute(host, own), new.slot)
+    return TunnelDiff(
+        devices=tuple(devices), set_routes=tuple(sorted(routes.items(), key=lambda each: _order(each[0])))
+    )
+
+
+def _has_host(peers: Iterable[PeerConfig], peer: PeerConfig) -> bool:
+    return any(other.endpoint.host == peer.endpoint.host for other in peers)
 
 
 def _guard(changes: TunnelDiff, desired: NodeTunnel, observed: Observed, way: Way, *, complete: bool) -> TunnelDiff:

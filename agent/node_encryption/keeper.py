@@ -25,7 +25,7 @@ from agent.interface.render_cache import RenderCache
 from agent.linux.netlink_socket import NETLINK_NETFILTER, Subscription
 from agent.node_encryption import overlays, policy_routing, readiness
 from agent.node_encryption.device import NodeDevice
-from agent.node_encryption.diff import Observed, TunnelDiff, Way, diff, off
+from agent.node_encryption.diff import Observed, TunnelDiff, Way, additions, diff, off
 from agent.node_encryption.key import SLOTS
 from agent.node_encryption.readiness import Readiness
 from agent.node_encryption.tunnel import NodeTunnel, addresses
@@ -42,6 +42,8 @@ LOOK_S = 2.0
 SOON_S = 0.25
 """The same for SETTLING_S after a change of the records, while a peer is not ready: a handshake takes a moment."""
 SETTLING_S = 15.0
+CONFIRM_S = 1.0
+"""Seconds until peers that were added without a reading are read back."""
 IDLE_S = 60.0
 """Where node encryption is off."""
 OVERLAYS_S = 15.0
@@ -95,6 +97,9 @@ class Keeper:
         self._wanted_at = 0.0
         self._status: EncryptionStatus | None = None
         self._applied: NodeTunnel | None = None
+        self._confirmed: NodeTunnel | None = None
+        """What a whole look found to be so, with the peers that have come since."""
+        self._confirm_by: float | None = None
         self._memos = tuple(RenderCache() for _ in range(SLOTS))
         self._readiness: Readiness = {}
         self._keys: KeyStatus | None = None
@@ -148,17 +153,19 @@ class Keeper:
                 stack.enter_context(contextlib.closing(Subscription(partial(each, self._device.home), _not_followed)))
                 for each in (nf_tables_netlink.subscribed, policy_routing.subscribed)
             ]
+            whole = True
             while not self._stopped.is_set():
                 news = [each for one in subscriptions if (each := one.socket()) is not None]
-                self._look_safely()
-                self._wait(news)
+                self._look_safely(whole=whole)
+                whole = self._wait(news)
 
-    def _look_safely(self) -> None:
+    def _look_safely(self, *, whole: bool = False) -> None:
+        """Make all of it so; with `whole`, by a reading in any case: nothing was told of other records."""
         before, keys = self._status, self._keys
         with self._lock:
             wanted = self._wanted
         try:
-            problem = self._look(wanted)
+            problem = self._said if not whole and self._add(wanted) else self._look(wanted)
         except LinkwireError as error:
             problem = str(error)
         except Exception as error:
@@ -173,18 +180,19 @@ class Keeper:
         if (_without_counts(before), keys) != (_without_counts(self._status), self._keys):
             self._changed()
 
-    def _wait(self, news: list[socket.socket]) -> None:
-        """Wait until something that concerns us has changed, or for the time to look."""
+    def _wait(self, news: list[socket.socket]) -> bool:
+        """Wait until something that concerns us has changed, or for the time to look; False where the records did."""
         until = time.monotonic() + self._pause()
         while (left := until - time.monotonic()) > 0:
             ready, _, _ = select.select([self._awake, *(each.fileno() for each in news)], [], [], left)
             if self._awake in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._awake)
-                return
+                return False
             concerns = [_drain(each) for each in news]  # of each, and not only of the first that says so
             if any(concerns):
-                return
+                break
+        return True
 
     def _pause(self) -> float:
         with self._lock:
@@ -194,12 +202,38 @@ class Keeper:
         status = self._status
         settled = status is not None and status.ready == status.peers and not status.problem
         settled = settled and (self._keys is None or not self._keys.waiting)
-        return LOOK_S if settled or since > SETTLING_S else SOON_S
+        pause = LOOK_S if settled or since > SETTLING_S else SOON_S
+        return pause if self._confirm_by is None else min(pause, self._confirm_by - time.monotonic())
 
     # --- one look
 
+    def _add(self, wanted: Wanted) -> bool:
+        """Add peers that have come, without a reading, where all else was found as it should be; else return False.
+
+        A node that joins costs each other node the same, however many there are. They are read back with the next
+        look, within CONFIRM_S.
+        """
+        before, tunnel = self._confirmed, wanted.tunnel
+        is_due = self._confirm_by is not None and time.monotonic() >= self._confirm_by
+        if before is None or tunnel is None or tunnel is before or is_due or not wanted.complete:
+            return False
+        changes = additions(before, tunnel)
+        if changes is None:
+            return False
+        self._confirmed = None
+        try:
+            if self._apply(changes, tunnel):
+                return False
+        except LinkwireError as error:  # the long way names it
+            log.warning("incremental update failed, re-reading node device", error=str(error))
+            return False
+        self._applied = self._confirmed = tunnel
+        self._confirm_by = self._confirm_by or time.monotonic() + CONFIRM_S
+        return True
+
     def _look(self, wanted: Wanted) -> str:
         """Make the tunnel so; return what is wrong though it was made, in words. Raises LinkwireError."""
+        self._confirmed = self._confirm_by = None
         if wanted.tunnel is None:
             self._take_away(wanted)
             return ""
@@ -216,6 +250,7 @@ class Keeper:
             if replace(left, set_routes=()) and not problem:
                 raise Retryable(f"node encryption does not read back as it was set: {', '.join(left.changed)}")
         self._applied = tunnel
+        self._confirmed = tunnel if wanted.complete and not problem else None
         unkept = self._keep_refusal(tunnel, complete=wanted.complete)
         self._report(tunnel, observed, ready)
         filtered = self._filtered(tunnel.encryption.data_path_port) if observed.devices else ""

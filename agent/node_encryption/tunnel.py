@@ -7,16 +7,18 @@ answers.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 from agent.node_encryption.key import HeldKey
 from mesh.crypto.keys import PrivateKey, PublicKey
 from mesh.crypto.preshared_keys import PresharedKey
 from mesh.model.encryption.records import NodeEncryption, Underlay
+from mesh.model.encryption.status import EpochKey
 from mesh.model.net import IPAddress, UdpEndpoint
 from mesh.topology.peer_cache import KEEPALIVE
 from mesh.topology.wgtypes import PeerConfig
@@ -129,6 +131,81 @@ def desired(
     return NodeTunnel(encryption, host, tuple(devices), names, "; ".join(problems))
 
 
+class Places:
+    """Keys and addresses of all nodes' places: one that comes is compared with all others by a look-up.
+
+    Args:
+        underlays: of all nodes.
+    """
+
+    def __init__(self, underlays: Iterable[Underlay] = ()) -> None:
+        self._keys: set[PublicKey] = set()
+        self._hosts: set[IPAddress] = set()
+        for underlay in underlays:
+            self._add(underlay)
+
+    def _add(self, underlay: Underlay) -> None:
+        self._keys.update(key.public_key for key in underlay.keys)
+        self._hosts.add(underlay.endpoint.host)
+
+    def take(self, before: Underlay | None, after: Underlay) -> tuple[EpochKey, ...] | None:
+        """Add a place that has come, or that has one key more.
+
+        Args:
+            before: the node's place among these; None for none.
+            after: its place now.
+
+        Returns:
+            The keys that have come; None where more than that changed, or another node has the key or the address.
+            Then these places are of no use any more.
+        """
+        had, host = before.keys if before is not None else (), after.endpoint.host
+        come = after.keys[len(had) :]
+        stays = before.endpoint.host == host if before is not None else host not in self._hosts
+        public = {key.public_key for key in come}
+        if not stays or after.keys[: len(had)] != had or public & self._keys or len(public) < len(come):
+            return None
+        self._add(after)
+        return come
+
+
+def joined(
+    tunnel: NodeTunnel,
+    place: Underlay,
+    come: Iterable[EpochKey],
+    preshared_key: Callable[[PublicKey, PublicKey], PresharedKey | None],
+) -> NodeTunnel | None:
+    """Derive the tunnel again after another node has got its place, or one key more.
+
+    That is the one that `desired` derives, in which all other peers are the same objects.
+
+    Args:
+        tunnel: before.
+        place: the other node's, now.
+        come: keys of it that are new (`Places.take`).
+        preshared_key: as of `desired`.
+
+    Returns:
+        None where that does not tell: the tunnel has a problem, or the preshared key is not known.
+    """
+    if tunnel.problem or not tunnel.devices:
+        return None
+    devices: list[TunnelDevice] = []
+    for device in tunnel.devices:
+        peers = list(device.peers)
+        for key in come:
+            if key.epoch == device.epoch:
+                peer = _peer(place, key, device.private_key.public, preshared_key)
+                if peer.preshared_key is None:
+                    return None
+                insort(peers, peer, key=_by_key)
+        devices.append(device if len(peers) == len(device.peers) else replace(device, peers=tuple(peers)))
+    names = list(tunnel.names)
+    if (name := (place.endpoint.host, place.node)) not in names:
+        insort(names, name, key=lambda each: each[1])
+    return replace(tunnel, devices=tuple(devices), names=tuple(names))
+
+
 def _distinct(own: Underlay, others: Iterable[Underlay]) -> tuple[list[Underlay], list[tuple[str, IPAddress]]]:
     """Return the other nodes that share no key or address with another, and those that do.
 
@@ -154,12 +231,19 @@ def _peers(
     own: PublicKey,
     preshared_key: Callable[[PublicKey, PublicKey], PresharedKey | None],
 ) -> tuple[PeerConfig, ...]:
-    peers = []
-    for other in others:
-        for key in other.keys:
-            if key.epoch == epoch:
-                host, public = other.endpoint.host, key.public_key
-                only = frozenset({ip_network(host)})
-                psk = preshared_key(own, public)
-                peers.append(PeerConfig(public, UdpEndpoint(host, key.port), only, psk, KEEPALIVE))
-    return tuple(sorted(peers, key=lambda peer: peer.public_key))
+    peers = (_peer(other, key, own, preshared_key) for other in others for key in other.keys if key.epoch == epoch)
+    return tuple(sorted(peers, key=_by_key))
+
+
+def _peer(
+    other: Underlay,
+    key: EpochKey,
+    own: PublicKey,
+    preshared_key: Callable[[PublicKey, PublicKey], PresharedKey | None],
+) -> PeerConfig:
+    host, psk = other.endpoint.host, preshared_key(own, key.public_key)
+    return PeerConfig(key.public_key, UdpEndpoint(host, key.port), frozenset({ip_network(host)}), psk, KEEPALIVE)
+
+
+def _by_key(peer: PeerConfig) -> PublicKey:
+    return peer.public_key

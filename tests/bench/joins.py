@@ -29,7 +29,7 @@ from controller.steps import EncryptionGoal
 from controller.swarm.model import SwarmNode
 from mesh.crypto.envelope import Keyring, SigningKey
 from mesh.crypto.hpke import NodeKey
-from mesh.crypto.keys import PrivateKey
+from mesh.crypto.keys import PrivateKey, PublicKey
 from mesh.crypto.multiset_hash import Entry
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, keyspace
@@ -217,6 +217,10 @@ class Agent:
         assert "link key" not in status.problem
         return status.peers
 
+    def has(self, public: PublicKey) -> bool:
+        """Whether its device has a peer, read outside of the clock."""
+        return public in self.device.read().devices[0].device.peers
+
     def close(self) -> None:
         """Take the device away."""
         with stage.uninterrupted():
@@ -253,6 +257,8 @@ def cost(size: int, turns: int = _TURNS) -> Cost:
                 first.look()  # which asks for the MTU of the ways to all others, every 30 s
                 looking = first.look()
                 others = first.act(first.view.changed(written))
+                assert first.has(swarm.keys[name].public)
+                first.look()
                 assert first.peers() == size + turn
                 stage.address(there := world.netns(), "wire", _FIRST + len(swarm.keys))
                 newcomer = Agent(swarm, name, there, _folder(folder, name))
