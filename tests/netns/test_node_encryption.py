@@ -12,9 +12,14 @@ from agent.firewall import nft
 from agent.linux.netns import TaskNetns
 from agent.node_encryption import device as node_device
 from agent.node_encryption import keeper, policy_routing, ruleset
-from mesh.crypto.preshared_keys import LinkKey
+from agent.node_encryption.keeper import CONFIRM_S, Keeper, Wanted
+from agent.node_encryption.tunnel import desired, joined
+from mesh.crypto.keys import PublicKey
+from mesh.crypto.preshared_keys import LinkKey, PresharedKey
 from mesh.errors import Retryable
+from mesh.model.encryption.records import NodeEncryption
 from mesh.model.encryption.status import Mode, Step
+from mesh.topology.wgtypes import DeviceChange, PeerChange
 from tests.netns.overlay_nodes import VXLAN_PORT, Cluster, OverlayNode, Pinging, Wire
 from tests.netns.transfer import Transfer
 from tests.netns.world import World, wait_for
@@ -288,3 +293,36 @@ def test_address_of_nobody_is_named(pair: Cluster) -> None:
         lambda: f"overlays send to addresses that no node has in node encryption: {pair.foreign}" in problem_of(one)
     )
     assert problem_of(other) == ""
+
+
+def test_joining_node_is_added_without_a_reading(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And read back within a second, with whatever somebody else did meanwhile."""
+    with Cluster(world, 3) as cluster:
+        one, other, third = cluster.nodes
+        keeper = Keeper(one.device, one.folder)
+        record = NodeEncryption("strict", "enforce", VXLAN_PORT, 1)
+        before = desired(record, [one.place, other.place], one.name, one.keys.held, preshared_key)
+        after = joined(before, third.place, third.place.keys, preshared_key)
+        keeper.want(Wanted(before, complete=True))
+        keeper._look_safely(whole=True)
+        read = one.device.read
+        with monkeypatch.context() as patched:
+            patched.setattr(one.device, "read", lambda: pytest.fail("read"))
+            keeper.want(Wanted(after, complete=True))
+            keeper._look_safely()
+        assert keeper.status is not None
+        assert keeper.status.peers == 1, "as it was read back"
+        routes = {route.node for route in read().routes}
+        assert read().devices[0].device.peers.keys() == {other.place.public_key, third.place.public_key}
+        assert routes == {other.address, third.address}
+        gone = DeviceChange(peers=(PeerChange(other.place.public_key, remove=True),))
+        one.device.backend.apply(one.netns, one.device.names[0], gone)
+        assert keeper._pause() <= CONFIRM_S
+        time.sleep(CONFIRM_S)
+        keeper._look_safely()
+        assert (keeper.status.peers, keeper.status.problem) == (2, "")
+        assert read().devices[0].device.peers.keys() == {other.place.public_key, third.place.public_key}
+
+
+def preshared_key(own: PublicKey, other: PublicKey) -> PresharedKey:
+    return PresharedKey(bytes(32 * [3]))
