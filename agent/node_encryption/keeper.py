@@ -225,7 +225,7 @@ class Keeper:
             if self._apply(changes, tunnel):
                 return False
         except LinkwireError as error:  # the long way names it
-            log.warning("incremental update failed, re-reading node device", error=str(error))
+            log.info("incremental update failed, re-reading node device", error=str(error))
             return False
         self._applied = self._confirmed = tunnel
         self._confirm_by = self._confirm_by or time.monotonic() + CONFIRM_S

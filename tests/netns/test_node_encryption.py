@@ -324,5 +324,5 @@ def test_joining_node_is_added_without_a_reading(world: World, monkeypatch: pyte
         assert read().devices[0].device.peers.keys() == {other.place.public_key, third.place.public_key}
 
 
-def preshared_key(own: PublicKey, other: PublicKey) -> PresharedKey:
+def preshared_key(_own: PublicKey, _other: PublicKey) -> PresharedKey:
     return PresharedKey(bytes(32 * [3]))
