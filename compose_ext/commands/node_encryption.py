@@ -19,7 +19,6 @@ from compose_ext.terminal import Table, age, amount, lasting, line, say, show, s
 from mesh.model.encryption.status import MODES
 
 VARIABLE = "LINKWIRE_NODE_ENCRYPTION"
-SINCE = "LINKWIRE_NODE_KEYS_SINCE"
 _SERVICE = f"{installation.STACK}_controller"
 _HEADER = ("NODE", "STEP", "PEERS", "READY", "HANDSHAKE", "RECEIVED", "SENT", "REFUSED", "KEY")
 _WAIT, _MOST = 300, 86_400
@@ -130,7 +129,7 @@ def renew_keys(docker: Docker, say: Callable[[str], None]) -> int:
     with suppress(DockerError):
         found = look(docker)[1]
     since = renewed_since(int(time.time()), found.epoch if found is not None else 0)
-    words = ["service", "update", "--detach", "--env-add", f"{SINCE}={since}", _SERVICE]
+    words = ["service", "update", "--detach", "--env-add", f"{installation.NODE_KEYS_SINCE}={since}", _SERVICE]
     docker.ask(words, queries.TIMEOUT)
     say("requested new keys of all nodes")
     return since

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from compose_ext.diagnostics import DockerError
@@ -42,6 +43,7 @@ def deploy(
     """
     arguments = ["stack", "deploy", "--compose-file=-", "--with-registry-auth", f"--resolve-image={resolve}"]
     arguments += ["--prune"] if services is None else []
+    release = replace(release, node_keys_since=installation.deployed(docker).node_keys_since)
     docker.ask([*arguments, STACK], DEPLOY_TIMEOUT, release.text(services, update).encode(), release.variables())
     if replaced := secrets.replaced(installation.deployed(docker)):
         raise DockerError(

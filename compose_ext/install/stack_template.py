@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from compose_ext.install.options import Options
-from compose_ext.swarm.installation import OPTIONS_LABEL
+from compose_ext.swarm.installation import NODE_KEYS_SINCE, OPTIONS_LABEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Release:
         installation: id of it.
         members: of etcd, where it has several: `LINKWIRE_ETCD_MEMBERS`; "" for an only one.
         replicas: of etcd, on as many nodes.
+        node_keys_since: `installation.NODE_KEYS_SINCE`: what a rotation asked for outlives a deployment.
     """
 
     options: Options
@@ -31,6 +32,7 @@ class Release:
     installation: str = ""
     members: str = ""
     replicas: int = 1
+    node_keys_since: str = "0"
 
     def variables(self) -> dict[str, str]:
         """Return the variables of the stack file; none is secret."""
@@ -50,6 +52,7 @@ class Release:
             "LINKWIRE_ETCD_METRICS": chosen.etcd_metrics,
             "LINKWIRE_NODE_ENCRYPTION": chosen.node_encryption,
             "LINKWIRE_NODE_KEY_ROTATION": chosen.node_key_rotation,
+            NODE_KEYS_SINCE: self.node_keys_since,
             "LINKWIRE_ADDRESS_REST": chosen.address_rest,
             "LINKWIRE_LOG_LEVEL": chosen.log_level,
             **self.mounted,

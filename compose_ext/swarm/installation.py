@@ -9,6 +9,8 @@ from compose_ext.swarm import queries
 
 STACK = "linkwire"
 SERVICES = ("etcd", "controller", "agent")
+NODE_KEYS_SINCE = "LINKWIRE_NODE_KEYS_SINCE"
+"""Setting of the controllers: nodes' keys are not to be older, in seconds since 1970. `rotate --nodes` sets it."""
 OPTIONS_LABEL = "org.linkwire.choices"
 """Service label of the controller: the options of the last install."""
 
@@ -25,6 +27,13 @@ class Deployed:
         """Return the options of the last install, as it encoded them."""
         labels = self.services.get("controller", {}).get("Spec", {}).get("Labels") or {}
         return labels.get(OPTIONS_LABEL)
+
+    @property
+    def node_keys_since(self) -> str:
+        """Return NODE_KEYS_SINCE as it is; "0" where nobody has put it there."""
+        task = self.services.get("controller", {}).get("Spec", {}).get("TaskTemplate", {})
+        given = dict(each.partition("=")[::2] for each in task.get("ContainerSpec", {}).get("Env") or ())
+        return given.get(NODE_KEYS_SINCE, "0")
 
     @property
     def image(self) -> str | None:

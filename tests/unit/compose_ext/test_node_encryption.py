@@ -16,12 +16,14 @@ from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.health.encryption import Encryption, OverlayNetworks, overlays, problems, read, rotation
 from compose_ext.health.judgement import DEGRADED, judge
-from compose_ext.install import preflight
+from compose_ext.install import preflight, rollout
 from compose_ext.install.fitness import ENCRYPTION, MTU, PROBLEM, Finding
 from compose_ext.install.options import Options, choose, read_label
+from compose_ext.install.stack_template import Release
 from compose_ext.observe.status import document
 from compose_ext.observe.status import table as screen
-from compose_ext.swarm.installation import OPTIONS_LABEL
+from compose_ext.secrets.docker_secrets import DockerSecrets
+from compose_ext.swarm.installation import NOTHING_DEPLOYED, OPTIONS_LABEL
 from mesh.model.encryption.status import NOT_OWN
 from tests.unit.compose_ext.test_compose_status import facts
 
@@ -150,6 +152,28 @@ def test_rotation_is_asked_for_once(tmp_path: Path) -> None:
     labels[OPTIONS_LABEL] = Options().label()
     with pytest.raises(DockerError, match="node encryption is off"):
         renew_keys(docker(tmp_path, asked), said.append)
+
+
+def test_install_keeps_an_asked_rotation(tmp_path: Path) -> None:
+    """Else the controllers, which are replaced, might never hear of it."""
+    task = {"ContainerSpec": {"Env": ["A=1", "LINKWIRE_NODE_KEYS_SINCE=1700000000"]}}
+    service = {"ID": "c", "Spec": {"Name": "linkwire_controller", "TaskTemplate": task}}
+    asked = {"service ls": "c", "service inspect": [service], "secret ls": "", "config ls": "", "node ls": ""}
+    program = docker(tmp_path, asked)
+    script = Path(program.program)
+    deploys = f'case "$*" in "stack deploy"*) echo $LINKWIRE_NODE_KEYS_SINCE > {tmp_path}/since; exit 0 ;; esac\n'
+    script.write_text(script.read_text().replace("case", deploys + "case", 1))
+    secrets = DockerSecrets(program, NOTHING_DEPLOYED)
+    rollout.deploy(program, Release(Options(), "https://10.0.0.1:2379", {}), secrets)
+    assert (tmp_path / "since").read_text() == "1700000000\n"
+    document = json.loads(Release(Options(), "https://10.0.0.1:2379", {}).text())
+    setting = document["services"]["controller"]["environment"]["LINKWIRE_NODE_KEYS_SINCE"]
+    assert setting == "${LINKWIRE_NODE_KEYS_SINCE}"
+    task["ContainerSpec"]["Env"] = []
+    program = docker(tmp_path, asked | {"service inspect": [service]})
+    script.write_text(script.read_text().replace("case", deploys + "case", 1))
+    rollout.deploy(program, Release(Options(), "https://10.0.0.1:2379", {}), secrets)
+    assert (tmp_path / "since").read_text() == "0\n"
 
 
 def test_keys_of_the_future_are_renewed_too() -> None:
