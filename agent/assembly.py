@@ -36,7 +36,7 @@ from agent.linux.netns import OWN_NETNS, TaskNetns
 from agent.loop import Agent
 from agent.node_encryption.device import NAMES, NodeDevice
 from agent.node_encryption.keeper import Keeper
-from agent.node_encryption.key import NodeKeys, ports_beside
+from agent.node_encryption.key import NodeKeys
 from agent.node_gate import node_jobs
 from agent.probes.examiner import Examiner
 from agent.probes.tunnel_examiner import TunnelExaminer
@@ -67,6 +67,7 @@ from mesh.identity.key_files import read_verify_keys
 from mesh.integrity.record_signing import RecordSigner
 from mesh.process import metrics_page
 from mesh.store.client import Store
+from mesh.topology.underlay import ports_beside
 
 log = structlog.get_logger(__name__)
 

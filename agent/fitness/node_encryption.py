@@ -20,9 +20,9 @@ from agent.linux import interfaces, sysctl
 from agent.linux.netns import TaskNetns
 from agent.node_encryption import overlays
 from agent.node_encryption.device import NAMES
-from agent.node_encryption.key import ports_beside
 from mesh.errors import LinkwireError
 from mesh.model.encryption.status import letting
+from mesh.topology.underlay import ports_beside
 
 MOST_NAMED = 20
 LOOK_S = 30.0

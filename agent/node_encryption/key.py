@@ -26,9 +26,6 @@ SLOTS = 2
 _LATER = re.compile(r"encryption-([0-9]+)-([0-9]+)\.key")
 """Files of all others: slot and epoch."""
 _HEADER = b"linkwire node encryption key 1\n"
-_LOWEST_PORT = 1024
-"""Those below are for a node's own services (mesh.topology.underlay)."""
-_HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +97,6 @@ class NodeKeys:
             raise Terminal(f"the node's key of epoch {key.epoch} is not removed: {error.strerror}") from error
         self.held = tuple(other for other in self.held if other != key)
         log.info("node key removed", epoch=key.epoch)
-
-
-def ports_beside(first: int, last: int) -> tuple[int, int]:
-    """Return the UDP ports of the node's devices, beside the range of its tasks' devices; 0 where there is none.
-
-    Args:
-        first: the first port of a task's device.
-        last: the last one.
-    """
-    beside = [port for port in (first - 1, first - 2, last + 1, last + 2) if _LOWEST_PORT <= port <= _HIGHEST_PORT]
-    one, other, *_ = (*beside, 0, 0)
-    return one, other
 
 
 def _sorted(keys: Iterable[HeldKey]) -> tuple[HeldKey, ...]:

@@ -225,10 +225,10 @@ def encryption_command() -> None:
 def _on(docker: Docker, mode: str, timeout: str, *, detach: bool | None, force: bool | None) -> None:
     """Encrypt overlay packets between nodes.
 
-    The same as `docker linkwire install --node-encryption`, and kept by later installs. UDP 51818 and 51819
-    have to be open between the nodes. `strict` begins to refuse plain packets only when every node reaches all
-    others by its device. Before anything is switched each node is looked at: its ports, firewall, reverse path
-    filter and addresses.
+    The same as `docker linkwire install --node-encryption`, and kept by later installs. The two UDP ports before
+    those of `install --ports`, by default 51818 and 51819, have to be open between the nodes. `strict` begins to
+    refuse plain packets only when every node reaches all others by its device. Before anything is switched each node
+    is looked at: its ports, firewall, reverse path filter and addresses.
     """
     look_first(docker, mode, say, force=bool(force))
     switch_to(docker, mode, say)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.install.options import read_label
+from compose_ext.install.options import Options, read_label
 from compose_ext.swarm import installation, queries
 from mesh.model.encryption.status import LAST, NOT_OWN
+from mesh.topology.underlay import ports_beside
 
 FITS = 1386
 """MTU of an overlay network whose packets fit into node encryption, where the nodes' own network has 1500 and IPv4:
@@ -15,6 +16,7 @@ WireGuard takes 60 bytes (64 by wireguard-go), VXLAN 50."""
 _DEFAULT_MTU = 1450
 _MTU = "com.docker.network.driver.mtu"
 _NAMED = 5
+_DEFAULT = Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Encryption:
         nodes: those that are up.
         epoch: of the keys that nodes are to have.
         since: when those were asked for, in seconds since 1970; 0 where nobody says.
+        ports: UDP, that have to be open between nodes for it, sorted.
     """
 
     wanted: str
@@ -73,6 +76,7 @@ class Encryption:
     nodes: tuple[NodeState, ...] = ()
     epoch: int = 0
     since: int = 0
+    ports: tuple[int, ...] = ()
 
     @property
     def behind(self) -> tuple[NodeState, ...]:
@@ -108,13 +112,22 @@ def wanted(deployed: installation.Deployed) -> str:
     return mode if mode in LAST else "off"
 
 
-def read(control: Mapping[str, Any], up: Mapping[str, str], goal: str) -> Encryption | None:
+def ports(options: Options) -> tuple[int, ...]:
+    """Return the UDP ports of a node's devices, sorted."""
+    first, _, last = options.ports.partition("-")
+    return tuple(sorted(port for port in ports_beside(int(first), int(last)) if port))
+
+
+def read(
+    control: Mapping[str, Any], up: Mapping[str, str], goal: str, options: Options = _DEFAULT
+) -> Encryption | None:
     """Read the agent's account of the control plane.
 
     Args:
         control: the account.
         up: id of each node that is up, with its hostname.
         goal: mode that was asked for.
+        options: of the install.
 
     Returns:
         None where the agent does not say: it is of an earlier version, or does not reach etcd.
@@ -131,6 +144,7 @@ def read(control: Mapping[str, Any], up: Mapping[str, str], goal: str) -> Encryp
         tuple(_node(hostname, agents.get(node), up) for node, hostname in up.items()),
         int(keys.get("epoch", 0)),
         int(keys.get("since", 0)),
+        ports(options),
     )
 
 
@@ -245,7 +259,8 @@ def _switching(encryption: Encryption) -> Iterator[str]:
         yield f"{text}: waiting for {_some(behind)}"
     elif encryption.wanted == "strict" and encryption.step == "send" and unready:
         names = _some([f"{node.hostname} (reaches {node.ready} of {others} other nodes)" for node in unready])
-        advice = "see that firewalls let UDP 51818 and 51819 pass between the nodes, and that no two are behind NAT"
+        udp = " and ".join(map(str, encryption.ports))
+        advice = f"see that firewalls let UDP {udp} pass between the nodes, and that no two are behind NAT"
         yield f"{text}: waiting for {names}: {advice}"
     else:
         yield text

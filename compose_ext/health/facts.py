@@ -10,6 +10,7 @@ from compose_ext.health import backends, encryption, node_keys
 from compose_ext.health.encryption import Encryption
 from compose_ext.health.judgement import Expiry, Facts, Finding, Node
 from compose_ext.install import renew
+from compose_ext.install.options import read_label
 from compose_ext.swarm import agent_answer, gate, installation, queries, revoked_nodes
 from compose_ext.swarm.agent_answer import Answer
 
@@ -59,7 +60,8 @@ def about(docker: Docker, answer: Answer | None, unanswered: str = "") -> Facts:
     found: tuple[Finding, ...] = ()
     encrypted: Encryption | None = None
     if answer is not None:
-        encrypted = encryption.read(Facts(answer).control, _up(nodes), encryption.wanted(deployed))
+        options = read_label(deployed.options or "")
+        encrypted = encryption.read(Facts(answer).control, _up(nodes), encryption.wanted(deployed), options)
         if encrypted is not None and encrypted.wanted != "off":
             others += encryption.overlays(docker).problems()
         others += node_keys.unproven(docker, answer)

@@ -22,6 +22,20 @@ FIRST_PORT = 1024
 _CLASS_E = 4
 
 
+def ports_beside(first: int, last: int) -> tuple[int, int]:
+    """Return the UDP ports of a node's devices for node encryption, beside the range of its tasks' devices.
+
+    Where there is none it is 0.
+
+    Args:
+        first: the first port of a task's device.
+        last: the last one.
+    """
+    every = (first - 1, first - 2, last + 1, last + 2)
+    one, other, *_ = (*(port for port in every if FIRST_PORT <= port <= MAX_PORT), 0, 0)
+    return one, other
+
+
 def unfit(address: IPAddress, mesh: Iterable[IPNetwork]) -> str | None:
     """Explain why no node can be reached at an address, whoever says so; None where it can.
 

@@ -17,9 +17,9 @@ import pytest
 
 from agent.containers import after_reboot
 from agent.linux.netns import TaskNetns
-from agent.node_encryption.key import ports_beside
 from agent.node_encryption.policy_routing import TABLE
 from agent.node_encryption.ruleset import NAME
+from mesh.topology.underlay import ports_beside
 from tests.chaos.killer import processes
 from tests.lab import network, process
 from tests.lab.capture import Capture

@@ -24,7 +24,7 @@ from agent.interface import reconcile
 from agent.loop import Agent
 from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.keeper import Keeper
-from agent.node_encryption.key import NodeKeys, ports_beside
+from agent.node_encryption.key import NodeKeys
 from agent.reporting import status_poller
 from agent.reporting.metrics import Metrics
 from agent.reporting.node_record import node_record
@@ -39,6 +39,7 @@ from mesh.crypto.hpke import NodeKey
 from mesh.crypto.preshared_keys import LinkSeed
 from mesh.integrity.record_signing import RecordSigner
 from mesh.store.client import Store
+from mesh.topology.underlay import ports_beside
 from mesh.topology.wgtypes import DeviceChange, PeerChange
 from tests.netns.test_traffic import Flood, await_first_packet
 from tests.netns.world import Task, World, device_name, is_own

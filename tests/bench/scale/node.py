@@ -23,7 +23,7 @@ from agent.desired_state import DesiredState
 from agent.interface.task import TaskState
 from agent.linux import interfaces
 from agent.loop import Agent
-from agent.node_encryption.key import NodeKeys, ports_beside
+from agent.node_encryption.key import NodeKeys
 from agent.queries.answers import Answers, Running
 from agent.reporting.metrics import Metrics
 from agent.reporting.node_record import node_record
@@ -38,6 +38,7 @@ from mesh.crypto.keys import PublicKey
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model.records import DeviceStatus, PeerStatus
 from mesh.store.client import Store
+from mesh.topology.underlay import ports_beside
 from mesh.topology.wgtypes import InterfaceConfig
 from tests.bench.scale.world import CLUSTER, World, hostname
 from tests.support.told import FakeContainers

@@ -25,6 +25,7 @@ from mesh.errors import Terminal
 from mesh.model.encryption.records import NodeEncryption, Underlay
 from mesh.model.encryption.status import EpochKey, Mode, Step
 from mesh.model.net import UdpEndpoint
+from mesh.topology.underlay import ports_beside
 from mesh.topology.wgtypes import Device, DeviceChange, Peer
 from tests.support.swarm_world import private_key
 
@@ -421,4 +422,4 @@ def test_key_in_use_is_never_given_up(tmp_path: Path) -> None:
     ],
 )
 def test_ports_lie_beside_those_of_tasks(first: int, last: int, ports: tuple[int, int]) -> None:
-    assert node_key.ports_beside(first, last) == ports
+    assert ports_beside(first, last) == ports

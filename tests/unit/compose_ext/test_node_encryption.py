@@ -139,6 +139,16 @@ def test_rotation_names_silent_nodes_too() -> None:
     assert rotation(found).endswith("waiting for n2 (its agent is silent), n1 (has its older key yet)")
 
 
+def test_ports_are_those_of_the_install() -> None:
+    control = {"reached": True, "encryption": RECORD | {"step": "send"}}
+    agent = part(step="send", ready=0)
+    for chosen, named in (("40000-41000", "39998 and 39999"), ("1025-2000", "1024 and 2001")):
+        found = read({**control, "agents": {"id1": agent, "id2": agent}}, UP, "strict", Options(ports=chosen))
+        assert found is not None
+        (problem,) = problems(found)
+        assert f"let UDP {named} pass" in problem
+
+
 def test_rotation_is_asked_for_once(tmp_path: Path) -> None:
     labels = {OPTIONS_LABEL: Options(node_encryption="strict").label()}
     service = {"ID": "c", "Spec": {"Name": "linkwire_controller", "Labels": labels}}
