@@ -188,7 +188,7 @@ def run(options: settings.Settings) -> None:
     agent = Agent(containers, store, desired, reports, table, keeper=keeper, answers_dns=answers_dns)
 
     _heed_signals(agent, stopped)
-    running = Running(desired, lambda: reports.status, agent.age, agent.exact_age, reader.peers)
+    running = Running(desired, lambda: reports.status, agent.age, agent.exact_age, reader.peers, reader.fits)
     answers = Answers(store, keyring.cluster, options.state, options.certificates, running)
     node_device = NodeDevice(TaskNetns(OWN_NETNS), backend)
     tunnel = TunnelExaminer(here.id, node_device, lambda: desired.verified, lambda: keeper.status, ports)

@@ -52,8 +52,6 @@ DRAIN_S = 2.0
 """Seconds for which no route has changed, until a node says that it sends by its newest key alone: what was on its
 way through the other device has arrived by then."""
 _RECEIVE_BYTES = 1 << 16
-_VXLAN_BYTES = 70
-"""Bytes that VXLAN adds to a packet over IPv6: IP 40, UDP 8, its own 8, Ethernet's 14."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +344,7 @@ class Keeper:
         """Name overlays whose packets do not fit, where that loses some: VXLAN is fragmented over IPv4 alone."""
         if tunnel.host is None or tunnel.host.version == 4:  # noqa: PLR2004 - IPv4
             return ""
-        fits = self._device.mtu(tunnel.others) - _VXLAN_BYTES
+        fits = self._device.mtu(tunnel.others) - overlays.VXLAN_BYTES[6]
         if (largest := overlays.largest_mtu(self._folder)) <= fits:
             return ""
         text = f"overlays have an MTU of up to {largest}, and over IPv6 {fits} fit: larger packets that may be "

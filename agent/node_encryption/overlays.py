@@ -20,6 +20,8 @@ from mesh.model.net import IPAddress
 FOLDER = Path("/run/docker/netns")
 _OVERLAYS = "1-*"
 """Names of the namespaces of overlays there (libnetwork, drivers/overlay/ov_network.go)."""
+VXLAN_BYTES = {4: 50, 6: 70}
+"""Bytes that VXLAN adds to a packet, by the underlay's IP version: IP 20 or 40, UDP 8, its own 8, Ethernet's 14."""
 _KIND = "vxlan"
 _GETNEIGH = 30
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # struct ndmsg, linux/neighbour.h

@@ -57,6 +57,7 @@ class Running:
         age: returns how many seconds ago the store was at a revision; None where nobody saw it.
         exact_age: likewise, and None where that is not certain.
         peers: reads the peers of its device of node encryption.
+        fits: reads the MTU of an overlay whose packets fit into that device; None where there is none.
     """
 
     desired: DesiredState
@@ -64,6 +65,7 @@ class Running:
     age: Callable[[int], float | None]
     exact_age: Callable[[int], float | None] = lambda _revision: None
     peers: Callable[[], Sequence[PeerFigures]] = tuple
+    fits: Callable[[], int | None] = lambda: None
 
 
 class Answers:
@@ -102,7 +104,7 @@ class Answers:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """The queries that are answered, by name."""
-        return {"links": self.links, "wiring": self.wiring}
+        return {"links": self.links, "wiring": self.wiring, "overlay-mtu": self.overlay_mtu}
 
     def links(self, query: Document) -> Iterator[Document]:
         """Describe every link, or with `stack` those of one stack: what `docker linkwire ps` shows.
@@ -133,6 +135,10 @@ class Answers:
     def wiring(self, query: Document) -> Iterator[Document]:
         """Describe every linked service, or those of a `stack`: `docker linkwire deploy` waits for them."""
         yield wiring(believed(self._store.load(keyspace.FOLLOWED), self._cluster), text(query, "stack"))
+
+    def overlay_mtu(self, _query: Document) -> Iterator[Document]:
+        """Say which MTU of an overlay fits into node encryption: `docker linkwire deploy` makes networks with it."""
+        yield {"fits": self._running.fits() if self._running is not None else None}
 
     def _from_memory(self, running: Running, stack: str | None, form: PairsForm) -> dict[str, Any]:
         """Describe links by what this agent acts on anyway; only what the nodes say is read."""

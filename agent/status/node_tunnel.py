@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from agent.linux import interfaces
 from agent.linux.netns import TaskNetns
 from agent.node_encryption.device import NAMES
+from agent.node_encryption.overlays import VXLAN_BYTES
 from agent.wireguard.backend import Backend
 from mesh.crypto.keys import PublicKey
 from mesh.errors import LinkwireError
@@ -56,6 +58,16 @@ class TunnelReader:
             return self._backend.read(self._home, name).peers
         except LinkwireError:  # there is none, or the keeper of the devices names what is wrong
             return {}
+
+    def fits(self) -> int | None:
+        """Return the MTU of an overlay whose packets fit into the devices, bytes; None where there is none."""
+        try:
+            states = [interfaces.observe(self._home, name) for name in self._names]
+        except LinkwireError:
+            return None
+        places = self._verified().all(Underlay)
+        version = max((place.endpoint.host.version for place in places), default=4)
+        return min((state.mtu - VXLAN_BYTES[version] for state in states if state is not None), default=None)
 
     def figures(self) -> TunnelFigures | None:
         """Read all of them together; None where there is none."""

@@ -1,5 +1,6 @@
 """`docker linkwire render` and `deploy`: compose files with the labels that their links need."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from compose_ext.commands.arguments import compose_files, named_files, stack_nam
 from compose_ext.completion import stacks
 from compose_ext.diagnostics import INCOMPLETE, BadFilesError, DockerError, Report
 from compose_ext.docker_cli import Docker, printable
+from compose_ext.document import networks
 from compose_ext.language.compose_files import Files, Named, open_all
 from compose_ext.language.override import compile_override, dump
 from compose_ext.language.validation import Links
@@ -101,7 +103,7 @@ def deploy(
     flags = [*flags, *_docker_flags(docker, waiting, waits=watched is not None)]
     with (
         _interrupted(f"Docker may have deployed a part of {stack}; deploy again to complete it"),
-        handed(docker, files.sources, override) as handover,
+        handed(docker, files.sources, override, _sizes(docker, files, stack)) as handover,
     ):
         code = handover.docker.run(["stack", "deploy", *handover.arguments, *flags, stack], handover.stdin)
     if code:
@@ -187,6 +189,29 @@ def _compile(named: Named, stack: str, consequence: str) -> tuple[Files, str]:
     return files, dump(override) if override.get("services") else ""
 
 
+def _sizes(docker: Docker, files: Files, stack: str) -> str:
+    """Return the file that gives networks an MTU with which their packets fit into node encryption, where it is on.
+
+    Networks that are there keep theirs, whatever a file says: Docker makes only those that are missing.
+    """
+    from compose_ext.health import encryption  # noqa: PLC0415 - `render` needs none of it
+
+    found = networks.overlays(files.documents, {**os.environ, **files.variables}, stack)
+    if not found:
+        return ""
+    try:
+        mtu = encryption.fitting(docker)
+        listed = docker.ask(["network", "ls", "--format", "{{.Name}}"], queries.TIMEOUT) if mtu is not None else ""
+    except DockerError:  # Docker says why, when it deploys
+        return ""
+    missing = [network for network in found if network.name not in listed.splitlines()]
+    if mtu is None or not missing:
+        return ""
+    names = ", ".join(network.name for network in missing)
+    say(f"{names}: made with an MTU of {mtu}, so that packets fit into node encryption")
+    return networks.with_mtu(missing, mtu, files.documents)
+
+
 def _empty(files: Files) -> str:
     """Return an override that changes nothing, and that Docker takes beside the files: of their version."""
     version = files.documents[0].root.entries.get("version") if files.documents else None
@@ -265,6 +290,7 @@ def deploy_command(
     """Deploy a stack, or update it, with its links, and wait until they are wired.
 
     Hands a file of its own, and then yours, to `docker stack deploy`; only yours if none of them has x-wireguard.
+    With node encryption one more goes behind them, by which networks are made with an MTU that fits into it.
     Without -c it reads the files in COMPOSE_FILE. Then it waits until all tasks run, every link is wired and every
     provider has a ready task; Ctrl-C ends the waiting and leaves the stack as it is. Exits with 0 if all went well,
     with 1 if Docker failed or the Swarm has no Linkwire, with 2 if the files or the command line are wrong, in which

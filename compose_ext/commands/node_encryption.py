@@ -284,7 +284,8 @@ def _status(docker: Docker, form: str) -> int:
     known, found = look(docker)
     if found is None:
         raise DockerError(known.unanswered or _UNKNOWN)
-    overlays = encryption.overlays(docker) if found.wanted != "off" else encryption.OverlayNetworks()
+    fits = encryption.fitting(docker)
+    overlays = encryption.overlays(docker, fits) if fits is not None else encryption.OverlayNetworks()
     wrong = [*encryption.problems(found), *overlays.problems()]
     if form == "json":
         nodes = [asdict(node) for node in found.nodes]

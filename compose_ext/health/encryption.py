@@ -1,12 +1,15 @@
 """Node encryption as it is: what was asked for, how far each node is, and what is wrong."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
+from compose_ext.document.networks import ENCRYPTED, MTU
 from compose_ext.install.options import Options, read_label
-from compose_ext.swarm import installation, queries
+from compose_ext.swarm import agent_answer, installation, queries
 from mesh.model.encryption.status import LAST, NOT_OWN
 from mesh.topology.underlay import ports_beside
 
@@ -14,7 +17,6 @@ FITS = 1386
 """MTU of an overlay network whose packets fit into node encryption, where the nodes' own network has 1500 and IPv4:
 WireGuard takes 60 bytes (64 by wireguard-go), VXLAN 50."""
 _DEFAULT_MTU = 1450
-_MTU = "com.docker.network.driver.mtu"
 _NAMED = 5
 _DEFAULT = Options()
 
@@ -278,10 +280,12 @@ class OverlayNetworks:
     Attributes:
         encrypted: those that Docker encrypts itself.
         large: those whose packets do not fit, with their MTU.
+        fits: the MTU of one whose packets do.
     """
 
     encrypted: tuple[str, ...] = ()
     large: tuple[tuple[str, int], ...] = ()
+    fits: int = FITS
 
     def problems(self) -> Iterator[str]:
         """Name what is wrong with them."""
@@ -298,24 +302,41 @@ class OverlayNetworks:
         if self.large:
             names = _some([f"{name} ({mtu})" for name, mtu in self.large])
             yield (
-                f"the MTU of networks {names} is above {FITS}: with node encryption the first large packets of a "
-                "connection are fragmented or lost, until the sender has adapted. Where that matters, make the "
-                f"network again with `driver_opts: {{{_MTU}: {FITS}}}`"
+                f"the MTU of networks {names} is above {self.fits}: with node encryption the first large packets of "
+                "a connection are fragmented or lost, until the sender has adapted. Where that matters, make the "
+                f"network again with `driver_opts: {{{MTU}: {self.fits}}}`"
             )
 
 
-def overlays(docker: Docker) -> OverlayNetworks:
-    """Look at all overlay networks of the Swarm. Raises DockerError."""
+def overlays(docker: Docker, fits: int = FITS) -> OverlayNetworks:
+    """Look at all overlay networks of the Swarm; `fits` as of `fitting`. Raises DockerError."""
     ids = docker.ask(["network", "ls", "--quiet", "--filter", "driver=overlay"], queries.TIMEOUT).split()
     found = queries.read(docker.ask(["network", "inspect", *ids], queries.TIMEOUT)) if ids else []
     encrypted: list[str] = []
     large: list[tuple[str, int]] = []
     for raw in found:
         name, options = printable(str(raw.get("Name", ""))), raw.get("Options") or {}
-        if "encrypted" in options:
+        if ENCRYPTED in options:
             encrypted.append(name)
-        text = str(options.get(_MTU, _DEFAULT_MTU))
+        text = str(options.get(MTU, _DEFAULT_MTU))
         mtu = int(text) if text.isdecimal() else _DEFAULT_MTU
-        if mtu > FITS:
+        if mtu > fits:
             large.append((name, mtu))
-    return OverlayNetworks(tuple(sorted(encrypted)), tuple(sorted(large)))
+    return OverlayNetworks(tuple(sorted(encrypted)), tuple(sorted(large)), fits)
+
+
+def fitting(docker: Docker) -> int | None:
+    """Return the MTU of an overlay network whose packets fit into node encryption; None where nobody wants that.
+
+    The agent here says what fits on its ways to all other nodes; an older one does not.
+
+    Raises:
+        DockerError: the endpoint is no manager, or does not answer.
+    """
+    if wanted(installation.deployed(docker)) == "off":
+        return None
+    told: object = None
+    with suppress(DockerError, ValueError):
+        (answer,) = agent_answer.documents(docker, "overlay-mtu")
+        told = answer.get("fits")
+    return min(FITS, told) if isinstance(told, int) and told > 0 else FITS

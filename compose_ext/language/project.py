@@ -4,14 +4,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from compose_ext.diagnostics import Place
+from compose_ext.document.networks import DEFAULT
 from mesh.model.ports import PortRange
 
 EXTENSION = "x-wireguard"
 Gate = Literal["auto", "true", "false", "ready"]
 """When a linked service's tasks start: `auto`, held until wired where the node has the gate; `true`, the same,
 and only placed there; `false`, at once; `ready`, held until each of its providers is ready as well."""
-DEFAULT = "default"
-"""The network of services that name none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from compose_ext.diagnostics import Place, Report
 from compose_ext.document import tree
 from compose_ext.document.cursor import Context, Cursor
 from compose_ext.document.loader import Document
+from compose_ext.document.networks import DOCKERS_TRUE
 from compose_ext.language.extension_keys import plain_links, report_misplaced
 from compose_ext.language.project import (
     EXTENSION,
@@ -41,8 +42,6 @@ _AT_KEY = {"rotate": f"a key is rotated where it is defined, under `{EXTENSION}:
 _BOOLEANS = {"true": True, "false": False}
 _GATES: dict[str, Gate] = {"auto": "auto", "true": "true", "false": "false", "ready": "ready"}
 _HEALTHY = "service_healthy"
-_DOCKERS_TRUE = ("true", "y", "yes", "on")
-"""Words that Docker casts to true, in any case (docker/cli cli/compose/loader/interpolate.go, toBoolean)."""
 
 
 def read(
@@ -301,7 +300,7 @@ def _read_networks(root: Cursor, project: Project) -> None:
         if external is not None and isinstance(external.tree, tree.Mapping):  # the way before version 3.5
             known.external, real_name = True, external.get("name")
         elif external is not None:
-            known.external = (external.text() or "").lower() in _DOCKERS_TRUE
+            known.external = (external.text() or "").lower() in DOCKERS_TRUE
         if real_name is not None:
             known.name = real_name.text()
 

@@ -1,4 +1,4 @@
-"""Hands compose files, and the override before them, to the docker program.
+"""Hands compose files, and what goes before and behind them, to the docker program.
 
 The override goes first. Docker's merge of a service that stands in two files keeps one of several ports without a
 published one, of several configs or secrets with one source, and of tcp and udp of one port (docker/cli#2407,
@@ -34,15 +34,17 @@ class Handover:
 
 
 @contextmanager
-def handed(docker: Docker, sources: Sequence[Source], override: str) -> Iterator[Handover]:
+def handed(docker: Docker, sources: Sequence[Source], override: str, behind: str = "") -> Iterator[Handover]:
     """Prepare a run of docker with the files; what has to be copied for it is removed afterwards.
 
     Args:
         docker: the program.
         sources: the user's files, in their order.
         override: what goes before them; empty: nothing, and the files go as they were named.
+        behind: what goes behind them; empty: nothing.
     """
     here = named_folder(".")
+    last = "last.yml"
     # What is no file any more, or not the same, is copied; a first file that way would move what is relative to it.
     first = override.encode() if override else sources[0].data if sources[0].is_pipe else None
     docker = docker if first is None else docker.within(_base(sources[0].path, here))
@@ -51,6 +53,7 @@ def handed(docker: Docker, sources: Sequence[Source], override: str) -> Iterator
         for number, source in enumerate(sources)
         if source.is_pipe or (first is not None and source.path == STDIN)
     }
+    copied |= {last: behind.encode()} if behind else {}
     if PWD in docker.environment and PWD in os.environ:
         docker = docker.with_variables({_USERS_PWD: os.environ[PWD]})
         copied |= {
@@ -58,6 +61,7 @@ def handed(docker: Docker, sources: Sequence[Source], override: str) -> Iterator
             for number, source in enumerate(sources)
             if _PWD.search(source.data)
         }
+        copied |= {last: _PWD.sub(rb"\1" + _USERS_PWD.encode(), copied[last])} if behind else {}
     with private_files(copied) as copies:
         paths = [copies.get(f"{number}.yml", source.path) for number, source in enumerate(sources)]
         stdin = next((source.data for source in sources if source.path == STDIN), None)
@@ -65,6 +69,7 @@ def handed(docker: Docker, sources: Sequence[Source], override: str) -> Iterator
             rest = paths if override else paths[1:]
             paths = [STDIN, *(os.path.normpath(os.path.join(here, path)) for path in rest)]  # noqa: PTH118 - texts
             stdin = first
+        paths += [copies[last]] if behind else []
         yield Handover(tuple(f"--compose-file={_quoted(path)}" for path in paths), stdin, docker)
 
 
