@@ -278,6 +278,7 @@ def test_walk_between_nodes_names_faults(stacks: Deployment, figure: Figure) -> 
         figure(f"explain n1 n2: {time.monotonic() - began:.1f} s, {[step['stage'] for step in good['steps']]}")
         assert good["ok"], good["cause"]
         assert explained(stacks, "n3", "n2")["ok"], "neither of which is asked"
+        figure(f"a network that deploy makes: {made_with(stacks)} bytes")
         nodes = json.loads(stacks.linkwire("node", "ls", "--format", "json"))["nodes"]
         assert all(node["tunnel"]["handshake_age"] is not None for node in nodes), nodes
         table = "add table inet host; add chain inet host input { type filter hook input priority 0; }"
@@ -295,6 +296,25 @@ def test_walk_between_nodes_names_faults(stacks: Deployment, figure: Figure) -> 
     finally:
         two.run(["nft", "delete table inet host"], check=False)
         stacks.linkwire("node", "encryption", "off")
+
+
+def made_with(stacks: Deployment) -> int:
+    """MTU of a network that `docker linkwire deploy` makes, which has to fit into the node's device."""
+    lw = stacks.lab.manager.run(["ip", "-json", "link", "show", "type", "tun"], check=False).stdout or "[]"
+    wg = stacks.lab.manager.run(["ip", "-json", "link", "show", "type", "wireguard"], check=False).stdout or "[]"
+    device = min(
+        link["mtu"] for link in json.loads(lw) + json.loads(wg) if link.get("ifname", "").startswith("lwnode")
+    )
+    image = stacks.images.busybox
+    stacks.deploy("sized", f"version: '3.8'\nservices: {{idle: {{image: {image}, deploy: {{replicas: 0}}}}}}\n")
+    try:
+        made = json.loads(stacks.lab.manager.docker("network", "inspect", "sized_default").stdout)[0]["Options"]
+    finally:
+        stacks.remove("sized")
+    mtu = int(made["com.docker.network.driver.mtu"])
+    assert mtu == min(1386, device - 50)
+    assert "sized_default" not in "".join(status(stacks)["costs"])
+    return mtu
 
 
 SENDER = """
