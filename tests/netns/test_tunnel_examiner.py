@@ -118,6 +118,7 @@ def test_rotating_pair_is_walked_by_device_in_use(walked: Walked) -> None:
     cluster, (one, other) = walked.cluster, walked.cluster.nodes
     reader = TunnelReader(one.netns, one.device.backend, walked.snapshot, one.device.names)
     before = reader.figures()
+    assert reader.fits() == one.device.mtu([other.address]) - 50, "what VXLAN leaves of it"
     cluster.offer_next(1001)
     cluster.await_epochs(0, 1001)
     steps = walked.steps()
