@@ -242,7 +242,8 @@ def _peer(
     preshared_key: Callable[[PublicKey, PublicKey], PresharedKey | None],
 ) -> PeerConfig:
     host, psk = other.endpoint.host, preshared_key(own, key.public_key)
-    return PeerConfig(key.public_key, UdpEndpoint(host, key.port), frozenset({ip_network(host)}), psk, KEEPALIVE)
+    only = frozenset({ip_network(host)})
+    return PeerConfig(key.public_key, UdpEndpoint(host, key.port), only, psk, KEEPALIVE)
 
 
 def _by_key(peer: PeerConfig) -> PublicKey:
