@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
@@ -147,10 +147,7 @@ class NodeReports:
         self._state_keys(snapshot, desired, reporter)
         graph = desired.graph
         if self._may_report(tasks, desired, time.monotonic()):
-            # Keys of tasks that are not wired yet count too: a new agent makes the devices of wireguard-go again.
-            endpoints = (graph.by_task.get(state.local.task) for state in tasks)
-            epochs = {endpoint.task: endpoint.epoch for endpoint in endpoints if endpoint is not None}
-            self._clock.look(epochs | self._own_epoch())
+            self._look_at_clock([state.local.task for state in tasks], graph)
             reporter.tasks(self._task_reports(tasks, graph))
         if reporter.key_is_stolen:
             self._identity.disown()
@@ -254,6 +251,13 @@ class NodeReports:
         if node != self.node:
             self.node = node
             reporter.node(node)
+
+    def _look_at_clock(self, tasks: Iterable[str], graph: LinkGraph) -> None:
+        """Look whether it went back, and which keys that spends."""
+        # Keys of tasks that are not wired yet count too: a new agent makes the devices of wireguard-go again.
+        endpoints = (graph.by_task.get(task) for task in tasks)
+        epochs = {endpoint.task: endpoint.epoch for endpoint in endpoints if endpoint is not None}
+        self._clock.look(epochs | self._own_epoch())
 
     def _own_epoch(self) -> dict[str, int]:
         """Return the epoch of the node's newest key, while it states one: others have seen it in handshakes."""

@@ -18,7 +18,6 @@ FITS = 1386
 WireGuard takes 60 bytes (64 by wireguard-go), VXLAN 50."""
 _DEFAULT_MTU = 1450
 _NAMED = 5
-_DEFAULT = Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +109,11 @@ class Encryption:
 
 def wanted(deployed: installation.Deployed) -> str:
     """Return the mode that was asked for last."""
-    mode = read_label(deployed.options or "").node_encryption
-    return mode if mode in LAST else "off"
+    return _goal(read_label(deployed.options or ""))
+
+
+def _goal(options: Options) -> str:
+    return options.node_encryption if options.node_encryption in LAST else "off"
 
 
 def ports(options: Options) -> tuple[int, ...]:
@@ -120,16 +122,13 @@ def ports(options: Options) -> tuple[int, ...]:
     return tuple(sorted(port for port in ports_beside(int(first), int(last)) if port))
 
 
-def read(
-    control: Mapping[str, Any], up: Mapping[str, str], goal: str, options: Options = _DEFAULT
-) -> Encryption | None:
+def read(control: Mapping[str, Any], up: Mapping[str, str], options: Options) -> Encryption | None:
     """Read the agent's account of the control plane.
 
     Args:
         control: the account.
         up: id of each node that is up, with its hostname.
-        goal: mode that was asked for.
-        options: of the install.
+        options: of the last install, or of what switched it since.
 
     Returns:
         None where the agent does not say: it is of an earlier version, or does not reach etcd.
@@ -139,7 +138,7 @@ def read(
     record = control["encryption"] or {}
     agents, keys = control.get("agents") or {}, control.get("node_keys") or {}
     return Encryption(
-        goal,
+        _goal(options),
         str(record.get("mode", "off")),
         str(record.get("step", "off")),
         int(record.get("generation", 0)),

@@ -60,8 +60,7 @@ def about(docker: Docker, answer: Answer | None, unanswered: str = "") -> Facts:
     found: tuple[Finding, ...] = ()
     encrypted: Encryption | None = None
     if answer is not None:
-        options = read_label(deployed.options or "")
-        encrypted = encryption.read(Facts(answer).control, _up(nodes), encryption.wanted(deployed), options)
+        encrypted = encryption.read(Facts(answer).control, _up(nodes), read_label(deployed.options or ""))
         if encrypted is not None and encrypted.wanted != "off":
             others += encryption.overlays(docker).problems()
         others += node_keys.unproven(docker, answer)

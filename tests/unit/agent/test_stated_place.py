@@ -21,6 +21,7 @@ from mesh.model.encryption.records import EncryptionWanted, Underlay
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import Node
 from mesh.model.snapshot import Snapshot, Versioned
+from mesh.topology.link_graph import index
 from tests.unit.mesh.test_codec import NODE
 
 
@@ -110,7 +111,7 @@ def test_clock_rollback_spends_the_newest_key(tmp_path: Path, monkeypatch: pytes
     def look(reports: NodeReports, snapshot: Snapshot) -> int | None:
         for _ in range(2):  # the record says what the look before found
             reports._state_keys(snapshot, cast("DesiredState", Knows()), cast("Reporter", written))
-            reports._clock.look(reports._own_epoch())
+            reports._look_at_clock((), index(Snapshot()))
         reports._clock.save()
         return written.nodes[-1].encryption_spent if reports.node.encryption_key is not None else None
 

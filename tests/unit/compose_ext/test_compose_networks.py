@@ -36,7 +36,7 @@ services:
   web:
     image: a
     networks: [plain, whole, own, ipsec, ext, older, named, twice, merged, local]
-  idle: {{image: b}}
+  idle: {{image: b, links: [web]}}
 networks:
   plain:
   whole:
@@ -70,7 +70,7 @@ def test_only_made_networks_differ(  # noqa: PLR0917 - fixtures
     monkeypatch.setattr(encryption, "fitting", lambda _docker: 1386)
     first, second = (text.format(version=f'version: "{version}"') for text in (FIRST, SECOND))
     first += "x-wireguard: {}\n" if linked else ""
-    stack = Stack({"a.yml": first, "deep/b.yml": second}, ["a.yml", "deep/b.yml"], environment={"HOME_OF": "/x"})
+    stack = Stack({"deep/a.yml": first, "b.yml": second}, ["deep/a.yml", "b.yml"], environment={"HOME_OF": "/x"})
     by_docker, by_plugin = (
         without_ours(each) for each in deployed_both_ways(api, docker, stack, folder, monkeypatch)
     )
@@ -102,7 +102,10 @@ def test_networks_that_are_there_are_left_alone(
     made = api.forget().networks
     assert MTU not in (made["st_old"].get("Options") or {})
     assert made["st_new"]["Options"] == {MTU: "1386"}
-    assert "st_new: made with an MTU of 1386, so that packets fit into node encryption" in capsys.readouterr().err
+    assert (
+        "linkwire: st_new: made with an MTU of 1386, so that packets fit into node encryption"
+        in capsys.readouterr().err
+    )
 
 
 def test_nothing_is_added_without_node_encryption(

@@ -28,6 +28,7 @@ from mesh.model.encryption.status import NOT_OWN
 from tests.unit.compose_ext.test_compose_status import facts
 
 UP = {"id1": "n1", "id2": "n2"}
+STRICT = Options(node_encryption="strict")
 RECORD = {"mode": "strict", "step": "enforce", "data_path_port": 4789, "generation": 7}
 AT_GOAL = {"generation": 7, "step": "enforce", "peers": 1, "ready": 1, "refused": 0, "problem": ""}
 
@@ -45,7 +46,7 @@ def known(
 ) -> Encryption:
     control = {"reached": True, "encryption": record, "agents": {"id1": part(), "id2": part(), **agents}}
     control["node_keys"] = {"epoch": epoch, "since": epoch or SINCE}
-    found = read(control, UP, goal)
+    found = read(control, UP, Options(node_encryption=goal))
     assert found is not None
     return found
 
@@ -73,8 +74,8 @@ def test_off_is_no_problem_and_no_row() -> None:
     assert health.severity == 0
     assert "encryption" not in str(screen(health, 0.0))
     assert judge(facts()).severity == 0, "an older agent does not say"
-    assert read({"reached": True, "agents": {}}, UP, "off") is None
-    assert read({"reached": False, "encryption": None}, UP, "off") is None
+    assert read({"reached": True, "agents": {}}, UP, Options()) is None
+    assert read({"reached": False, "encryption": None}, UP, Options()) is None
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_rotation_names_silent_nodes_too() -> None:
         "agents": {"id1": part(keys=BOTH)},
         "node_keys": {"epoch": EPOCH},
     }
-    found = read(control, UP, "strict")
+    found = read(control, UP, STRICT)
     assert found is not None
     assert rotation(found).endswith("waiting for n2 (its agent is silent), n1 (has its older key yet)")
 
@@ -143,7 +144,9 @@ def test_ports_are_those_of_the_install() -> None:
     control = {"reached": True, "encryption": RECORD | {"step": "send"}}
     agent = part(step="send", ready=0)
     for chosen, named in (("40000-41000", "39998 and 39999"), ("1025-2000", "1024 and 2001")):
-        found = read({**control, "agents": {"id1": agent, "id2": agent}}, UP, "strict", Options(ports=chosen))
+        found = read(
+            {**control, "agents": {"id1": agent, "id2": agent}}, UP, Options(node_encryption="strict", ports=chosen)
+        )
         assert found is not None
         (problem,) = problems(found)
         assert f"let UDP {named} pass" in problem
@@ -214,7 +217,7 @@ def test_two_nodes_behind_nat_are_named() -> None:
 
 
 def test_silent_agent_has_no_part() -> None:
-    found = read({"reached": True, "encryption": RECORD, "agents": {"id1": part()}}, UP, "strict")
+    found = read({"reached": True, "encryption": RECORD, "agents": {"id1": part()}}, UP, STRICT)
     assert found is not None
     (problem,) = (text for text in problems(found) if "n2" in text)
     assert problem.endswith("its agent is silent; overlay packets to and from it are refused")
