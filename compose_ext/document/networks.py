@@ -5,7 +5,7 @@ mergeNetworks). So the file stands behind the user's, and has each definition wh
 one option more.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from compose_ext.diagnostics import Report
@@ -68,7 +68,7 @@ def with_mtu(networks: Iterable[Overlay], mtu: int, documents: Sequence[Document
     for network in networks:
         entries = dict(network.definition.entries) if network.definition is not None else {}
         options = entries["driver_opts"].value if "driver_opts" in entries else None
-        known = {name: entry.value for name, entry in options.entries.items()} if _is_mapping(options) else {}
+        known = {name: e.value for name, e in options.entries.items()} if isinstance(options, tree.Mapping) else {}
         more = _mapping({**known, MTU: Scalar(0, 0, str(mtu), plain=False)})
         definitions[network.key] = _mapping({**{name: e.value for name, e in entries.items()}, "driver_opts": more})
     if not definitions:
@@ -102,8 +102,7 @@ def _overlay(key: str, network: Cursor | None, stack: str) -> Overlay | None:
     external, own, options = network.get("external"), network.get("name"), network.get("driver_opts")
     if not isinstance(network.tree, tree.Mapping) or (external is not None and _is_external(external)):
         return None
-    has_options = options is not None and not options.is_null
-    if has_options and (not _is_mapping(options.tree) or any(options.get(each) for each in (MTU, ENCRYPTED))):
+    if options is not None and not options.is_null and not _takes_one_more(options):
         return None
     driver = network.get("driver")
     if driver is not None and not driver.is_null and driver.text() not in _DRIVERS:
@@ -125,8 +124,8 @@ def _below(root: Cursor, key: str) -> Iterator[tuple[str, Cursor]]:
     return below.children() if below is not None else iter(())
 
 
-def _is_mapping(value: Tree | None) -> bool:
-    return isinstance(value, tree.Mapping)
+def _takes_one_more(options: Cursor) -> bool:
+    return isinstance(options.tree, tree.Mapping) and not {MTU, ENCRYPTED} & options.tree.entries.keys()
 
 
 def _mapping(values: Mapping[str, Tree]) -> tree.Mapping:
@@ -149,7 +148,8 @@ def _yaml(root: Tree) -> str:
             return yaml.SequenceNode("tag:yaml.org,2002:seq", [node(item) for item in value.items], flow_style=False)
         if not value.plain:
             return yaml.ScalarNode(_STRING, value.text, style='"')
-        return yaml.ScalarNode(resolver.resolve(yaml.ScalarNode, value.text, (True, False)), value.text)
+        # Of the kind that a reader takes it for: then it is written as it was.
+        return yaml.ScalarNode(resolve(yaml.ScalarNode, value.text, (True, False)), value.text)
 
-    resolver = yaml.resolver.Resolver()
+    resolve: Callable[..., str] = yaml.resolver.Resolver().resolve
     return str(yaml.serialize(node(root), Dumper=dumper, width=10**9))

@@ -33,7 +33,7 @@ class Deployed:
         """Return NODE_KEYS_SINCE as it is; "0" where nobody has put it there."""
         task = self.services.get("controller", {}).get("Spec", {}).get("TaskTemplate", {})
         given = dict(each.partition("=")[::2] for each in task.get("ContainerSpec", {}).get("Env") or ())
-        return given.get(NODE_KEYS_SINCE, "0")
+        return str(given.get(NODE_KEYS_SINCE, "0"))
 
     @property
     def image(self) -> str | None:

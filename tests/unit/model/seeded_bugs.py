@@ -109,7 +109,7 @@ def _roaming_is_undone(patch: Patch) -> None:
 def _peers_are_replaced(patch: Patch) -> None:
     def peer_changes(before: InterfaceConfig, after: InterfaceConfig) -> tuple[PeerChange, ...]:
         gone = tuple(PeerChange(peer.public_key, remove=True) for peer in before.peers)
-        return *gone, *(agent.interface.diff._upsert(peer) for peer in after.peers)
+        return *gone, *(agent.interface.diff.upsert(peer) for peer in after.peers)
 
     patch.setattr("tests.unit.model.agents.peer_changes", peer_changes)
 
