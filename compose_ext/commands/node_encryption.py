@@ -20,6 +20,9 @@ from mesh.model.encryption.status import MODES
 
 VARIABLE = "LINKWIRE_NODE_ENCRYPTION"
 _SERVICE = f"{installation.STACK}_controller"
+_UPDATE = ("service", "update", "--detach", "--update-failure-action=continue")
+"""Of the controllers' settings alone. Where one of them ends within five seconds, for whatever reason, Swarm would roll
+the service back by its own update config, and what was asked for would be lost without a word."""
 _HEADER = ("NODE", "STEP", "PEERS", "READY", "HANDSHAKE", "RECEIVED", "SENT", "REFUSED", "KEY")
 _WAIT, _MOST = 300, 86_400
 _LOOK_EVERY = 1.0
@@ -42,7 +45,7 @@ def switch_to(docker: Docker, mode: str, say: Callable[[str], None]) -> None:
         raise DockerError(_NOT_INSTALLED)
     options = read_label(deployed.options) if deployed.options else Options()
     label = replace(options, node_encryption=mode).label()
-    words = ["service", "update", "--detach", "--env-add", f"{VARIABLE}={mode}"]
+    words = [*_UPDATE, "--env-add", f"{VARIABLE}={mode}"]
     docker.ask([*words, "--label-add", f"{installation.OPTIONS_LABEL}={label}", _SERVICE], queries.TIMEOUT)
     say(f"node encryption: {mode} is asked for")
 
@@ -129,7 +132,7 @@ def renew_keys(docker: Docker, say: Callable[[str], None]) -> int:
     with suppress(DockerError):
         found = look(docker)[1]
     since = renewed_since(int(time.time()), found.epoch if found is not None else 0)
-    words = ["service", "update", "--detach", "--env-add", f"{installation.NODE_KEYS_SINCE}={since}", _SERVICE]
+    words = [*_UPDATE, "--env-add", f"{installation.NODE_KEYS_SINCE}={since}", _SERVICE]
     docker.ask(words, queries.TIMEOUT)
     say("requested new keys of all nodes")
     return since

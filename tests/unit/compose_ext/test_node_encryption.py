@@ -28,6 +28,7 @@ from mesh.model.encryption.status import NOT_OWN
 from tests.unit.compose_ext.test_compose_status import facts
 
 UP = {"id1": "n1", "id2": "n2"}
+UPDATE = "service update --detach --update-failure-action=continue"
 STRICT = Options(node_encryption="strict")
 RECORD = {"mode": "strict", "step": "enforce", "data_path_port": 4789, "generation": 7}
 AT_GOAL = {"generation": 7, "step": "enforce", "peers": 1, "ready": 1, "refused": 0, "problem": ""}
@@ -160,7 +161,7 @@ def test_rotation_is_asked_for_once(tmp_path: Path) -> None:
     said: list[str] = []
     since = renew_keys(docker(tmp_path, asked), said.append)
     (update,) = [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith("service update")]
-    assert update == f"service update --detach --env-add LINKWIRE_NODE_KEYS_SINCE={since} linkwire_controller"
+    assert update == f"{UPDATE} --env-add LINKWIRE_NODE_KEYS_SINCE={since} linkwire_controller"
     assert said == ["requested new keys of all nodes"]
     labels[OPTIONS_LABEL] = Options().label()
     with pytest.raises(DockerError, match="node encryption is off"):
@@ -246,7 +247,7 @@ def test_switching_updates_controllers_and_keeps_options(tmp_path: Path) -> None
     switch_to(docker(tmp_path, asked), "strict", said.append)
     (update,) = [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith("service update")]
     words = update.partition(f"{OPTIONS_LABEL}=")
-    assert words[0] == "service update --detach --env-add LINKWIRE_NODE_ENCRYPTION=strict --label-add "
+    assert words[0] == f"{UPDATE} --env-add LINKWIRE_NODE_ENCRYPTION=strict --label-add "
     label = words[2].removesuffix(" linkwire_controller")
     assert read_label(label) == Options(image="registry/linkwire:1", controllers="3", node_encryption="strict")
     assert choose({}, label).node_encryption == "strict", "a later install keeps it"
