@@ -21,8 +21,8 @@ from mesh.model.encryption.status import MODES
 VARIABLE = "LINKWIRE_NODE_ENCRYPTION"
 _SERVICE = f"{installation.STACK}_controller"
 _UPDATE = ("service", "update", "--detach", "--update-failure-action=continue")
-"""Of the controllers' settings alone. Where one of them ends within five seconds, for whatever reason, Swarm would roll
-the service back by its own update config, and what was asked for would be lost without a word."""
+"""Of the controllers' settings alone. Where one of them ends within five seconds, for whatever reason, Swarm would
+roll the service back, as after an upgrade that fails, and what was asked for would be lost without a word."""
 _HEADER = ("NODE", "STEP", "PEERS", "READY", "HANDSHAKE", "RECEIVED", "SENT", "REFUSED", "KEY")
 _WAIT, _MOST = 300, 86_400
 _LOOK_EVERY = 1.0
