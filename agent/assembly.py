@@ -37,6 +37,7 @@ from agent.loop import Agent
 from agent.node_encryption.device import NAMES, NodeDevice
 from agent.node_encryption.keeper import Keeper
 from agent.node_encryption.key import NodeKeys
+from agent.node_encryption.policy_routing import PlainPorts
 from agent.node_gate import node_jobs
 from agent.probes.examiner import Examiner
 from agent.probes.tunnel_examiner import TunnelExaminer
@@ -228,6 +229,15 @@ def _keeper(options: settings.Settings, backend: Backend, metrics: Metrics, read
     home = TaskNetns(OWN_NETNS)
     after_reboot = AfterReboot(options.state, options.docker, NAMES)
     device = NodeDevice(home, backend)
-    keeper = Keeper(device, filtered=DeviceFilters(home).problem, after_reboot=after_reboot.refuse)
+    filtered, plain = DeviceFilters(home).problem, _plain_ports(options)
+    keeper = Keeper(device, filtered=filtered, after_reboot=after_reboot.refuse, plain=plain)
     metrics.registry.register(EncryptionMetrics(lambda: keeper.status, reader.peers))
     return keeper
+
+
+def _plain_ports(options: settings.Settings) -> PlainPorts:
+    """Return the ports of what stays outside in mode `all`."""
+    tasks = (options.first_port, options.last_port)
+    clients = {int(endpoint.rpartition(":")[2]) for endpoint in options.etcd if options.tls is not None}
+    # Members of the etcd that we bring reach one another at the next one.
+    return PlainPorts(ports_beside(*tasks), tasks, tuple(sorted({*clients, *(port + 1 for port in clients)})))

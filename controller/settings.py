@@ -93,7 +93,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Setti
     flags.add("--address-rest", "LINKWIRE_ADDRESS_REST", "600", number(1, MAX_REST_S, "seconds"), text)
     text = "percent of the mesh's addresses and a node's UDP ports: who has as many gets none of the last ones"
     flags.add("--stack-share", "LINKWIRE_STACK_SHARE", "25", number(1, 100, "percent"), text)
-    text = "encryption of overlay packets between nodes: prefer, strict, or off"
+    text = "encryption of overlay packets between nodes: prefer, strict, all, or off"
     flags.add("--node-encryption", "LINKWIRE_NODE_ENCRYPTION", "off", _mode, text)
     text = "after how long nodes get new keys for it: 30d, 24h; or off"
     flags.add("--node-key-rotation", "LINKWIRE_NODE_KEY_ROTATION", "off", _rotation, text)

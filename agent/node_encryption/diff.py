@@ -20,7 +20,16 @@ from dataclasses import dataclass, field, fields, replace
 from agent.interface.diff import device_change, upsert
 from agent.interface.render_cache import RenderCache
 from agent.linux.nft_json import Rules
-from agent.node_encryption.policy_routing import NodeRoute, Rule
+from agent.node_encryption.policy_routing import (
+    HOST_TABLE,
+    NO_PORTS,
+    NodeRoute,
+    PlainPorts,
+    Rule,
+    host_rules,
+    in_order,
+    overlay_rule,
+)
 from agent.node_encryption.ruleset import render
 from agent.node_encryption.tunnel import NodeTunnel, TunnelDevice
 from mesh.crypto.keys import PublicKey
@@ -127,6 +136,7 @@ class Way:
         now: seconds since the epoch, of the clock that handshakes are dated by.
         ready: the peers that answer.
         memos: what was worked out before of the same devices, by slot.
+        plain: ports of what stays outside in mode `all`.
     """
 
     names: Sequence[str]
@@ -134,13 +144,14 @@ class Way:
     now: float
     ready: AbstractSet[PublicKey]
     memos: Sequence[RenderCache] = field(compare=False)
+    plain: PlainPorts = NO_PORTS
 
 
 def off(observed: Observed) -> TunnelDiff:
     """Compute the changes that leave nothing on the node."""
     return TunnelDiff(
         remove_table=observed.table is not None,
-        remove_rules=tuple(sorted(observed.rules)),
+        remove_rules=in_order(observed.rules)[::-1],
         remove_routes=tuple(sorted(observed.routes, key=_order)),
         delete=tuple(sorted(observed.devices)),
     )
@@ -173,7 +184,7 @@ def diff(
         devices=tuple(devices), remove_peers=tuple(remove_peers), delete=tuple(sorted(surplus)) if complete else ()
     )
     changes = _guard(changes, desired, observed, way, complete=complete)
-    return _route(changes, desired, observed, way.ready, complete=complete)
+    return _route(changes, desired, observed, way, complete=complete)
 
 
 def additions(before: NodeTunnel, after: NodeTunnel) -> TunnelDiff | None:
@@ -215,8 +226,11 @@ def _has_host(peers: Iterable[PeerConfig], peer: PeerConfig) -> bool:
 
 def _guard(changes: TunnelDiff, desired: NodeTunnel, observed: Observed, way: Way, *, complete: bool) -> TunnelDiff:
     encryption = desired.encryption
-    if encryption.step == "enforce":
-        table = render(way.names, encryption.data_path_port)
+    refuses = encryption.step == "enforce"
+    if not refuses and not complete and observed.table is not None:
+        return changes  # it may be one that refuses
+    if refuses or desired.has_hosts:
+        table = render(way.names, encryption.data_path_port, refuses=refuses, marks=desired.has_hosts)
         return replace(changes, table=table if table != observed.table else None)
     return replace(changes, remove_table=complete and observed.table is not None)
 
@@ -240,14 +254,16 @@ def _make(
     return made, DeviceChange(peers=gone)
 
 
-def _route(
-    changes: TunnelDiff, desired: NodeTunnel, observed: Observed, ready: AbstractSet[PublicKey], *, complete: bool
-) -> TunnelDiff:
+def _route(changes: TunnelDiff, desired: NodeTunnel, observed: Observed, way: Way, *, complete: bool) -> TunnelDiff:
     wanted: dict[NodeRoute, int] = {}
     rules: frozenset[Rule] = frozenset()
     if desired.host is not None and desired.encryption.step != "accept":
-        wanted = {NodeRoute(node, desired.host): slot for node, slot in desired.routed(ready).items()}
-        rules = frozenset({Rule(desired.host.version, desired.encryption.data_path_port)})
+        wanted = {NodeRoute(node, desired.host): slot for node, slot in desired.routed(way.ready).items()}
+        rules = frozenset({overlay_rule(desired.host.version, desired.encryption.data_path_port)})
+    if desired.host is not None and desired.has_hosts:
+        hosts = desired.routed(way.ready, every=False)  # by these a node that lost its device comes back
+        wanted |= {NodeRoute(node, desired.host, HOST_TABLE): slot for node, slot in hosts.items()}
+        rules |= host_rules(desired.host, way.plain)
     surplus = observed.routes.keys() - wanted.keys()
     if not complete:
         known = desired.others
@@ -256,12 +272,12 @@ def _route(
     missing = [route for route, slot in wanted.items() if observed.routes.get(route) != slot]
     return replace(
         changes,
-        remove_rules=tuple(sorted(observed.rules - rules)) if complete else (),
+        remove_rules=in_order(observed.rules - rules)[::-1] if complete else (),
         remove_routes=tuple(sorted(surplus, key=_order)),
         set_routes=tuple((route, wanted[route]) for route in sorted(missing, key=_order)),
-        add_rules=tuple(sorted(rules - observed.rules)),
+        add_rules=in_order(rules - observed.rules),
     )
 
 
-def _order(route: NodeRoute) -> tuple[int, int]:
-    return route.node.version, int(route.node)
+def _order(route: NodeRoute) -> tuple[int, int, int]:
+    return route.table, route.node.version, int(route.node)

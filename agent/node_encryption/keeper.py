@@ -27,6 +27,7 @@ from agent.node_encryption import overlays, policy_routing, readiness
 from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.diff import Observed, TunnelDiff, Way, additions, diff, off
 from agent.node_encryption.key import SLOTS
+from agent.node_encryption.policy_routing import NO_PORTS, PlainPorts
 from agent.node_encryption.readiness import Readiness
 from agent.node_encryption.tunnel import NodeTunnel, addresses
 from mesh.crypto.keys import PublicKey
@@ -73,21 +74,25 @@ class Keeper:
     Args:
         device: the node's.
         folder: of the overlays' namespaces.
-        filtered: names what on the node drops overlay packets in its devices, by their port; empty for nothing.
+        filtered: names what on the node drops overlay packets in its devices, by their port, and where that is asked
+            for what the node's programs are sent there; empty for nothing.
         after_reboot: has packets to a port refused from the node's next start on, or for 0 none; names what hinders
             it. Raises LinkwireError.
+        plain: ports of what stays outside in mode `all`.
     """
 
     def __init__(
         self,
         device: NodeDevice,
         folder: Path = overlays.FOLDER,
-        filtered: Callable[[int], str] = lambda _port: "",
+        filtered: Callable[[int, bool], str] = lambda _port, _own: "",
         after_reboot: Callable[[int], str] = lambda _port: "",
+        plain: PlainPorts = NO_PORTS,
     ) -> None:
         self._device = device
         self._filtered = filtered
         self._after_reboot = after_reboot
+        self._plain = plain
         self._folder = folder
         self._changed: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
@@ -251,7 +256,8 @@ class Keeper:
         self._confirmed = tunnel if wanted.complete and not problem else None
         unkept = self._keep_refusal(tunnel, complete=wanted.complete)
         self._report(tunnel, observed, ready)
-        filtered = self._filtered(tunnel.encryption.data_path_port) if observed.devices else ""
+        encryption = tunnel.encryption
+        filtered = self._filtered(encryption.data_path_port, encryption.mode == "all") if observed.devices else ""
         return "; ".join(filter(None, (problem, tunnel.problem, self._uncovered_problem(tunnel), filtered, unkept)))
 
     def _apply(self, changes: TunnelDiff, tunnel: NodeTunnel) -> str:
@@ -297,7 +303,7 @@ class Keeper:
         self, wanted: Wanted, tunnel: NodeTunnel, observed: Observed, ready: frozenset[PublicKey]
     ) -> TunnelDiff:
         hosts = [peer.endpoint.host for peer in tunnel.peers]
-        way = Way(self._device.names, self._device.mtu(hosts), time.time(), ready, self._memos)
+        way = Way(self._device.names, self._device.mtu(hosts), time.time(), ready, self._memos, self._plain)
         return diff(tunnel, observed, self._applied, way, complete=wanted.complete)
 
     def _report(self, tunnel: NodeTunnel, observed: Observed, ready: frozenset[PublicKey]) -> None:
@@ -321,7 +327,8 @@ class Keeper:
         newest = tunnel.devices[-1]
         reached = _nodes(peer for peer in newest.peers if peer.public_key in ready)
         if tunnel.encryption.step != "accept":
-            reached &= {route.node for route, slot in observed.routes.items() if slot == newest.slot}
+            reached &= {route.node for route in observed.routes}
+            reached -= {route.node for route, slot in observed.routes.items() if slot != newest.slot}
         is_drained = time.monotonic() - self._moved_at >= DRAIN_S
         waiting = sorted(name for host, name in tunnel.names if host not in reached or not is_drained)
         return KeyStatus(epochs, tuple(waiting))

@@ -61,7 +61,13 @@ class NodeTunnel:
         """The addresses of the nodes that are peers."""
         return frozenset[IPAddress]().union(*map(addresses, self.peers))
 
-    def routed(self, ready: AbstractSet[PublicKey]) -> dict[IPAddress, int]:
+    @property
+    def has_hosts(self) -> bool:
+        """Whether what the node sends to other nodes itself is to go through a device too."""
+        encryption = self.encryption
+        return self.host is not None and encryption.mode == "all" and encryption.step != "accept"
+
+    def routed(self, ready: AbstractSet[PublicKey], *, every: bool = True) -> dict[IPAddress, int]:
         """Return the nodes to which overlay packets are to go through a device, and its slot.
 
         That is the newest one by which the node answers. With `enforce` plain packets are refused: then some device
@@ -69,6 +75,7 @@ class NodeTunnel:
 
         Args:
             ready: the peers that answer.
+            every: whether with `enforce` nodes that do not answer are among them.
         """
         routed: dict[IPAddress, int] = {}
         step = self.encryption.step
@@ -81,7 +88,7 @@ class NodeTunnel:
                         continue
                     if peer.public_key in ready:
                         routed[address] = device.slot
-                    elif step == "enforce" and peer.preshared_key is not None:
+                    elif every and step == "enforce" and peer.preshared_key is not None:
                         routed.setdefault(address, device.slot)
         return routed
 

@@ -17,7 +17,7 @@ from compose_ext.terminal import leave, line, say, show, show_json
 
 _MOST_WAIT = 86_400
 _NODE_WAIT = 300
-_MODES = ("prefer", "strict", "off")
+_MODES = ("prefer", "strict", "all", "off")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -77,7 +77,7 @@ def _values(rows: Mapping[str, tuple[str, str]]) -> Callable[[Callable[..., Any]
     cls=Bare,
     bare="prefer",
     metavar="MODE",
-    help="Encrypt overlay packets between nodes, of all stacks: alone or =prefer, =strict, =off (default off)",
+    help="Encrypt overlay packets between nodes, of all stacks: alone or =prefer, =strict, =all, =off (default off)",
     shell_complete=lambda _ctx, _option, word: [mode for mode in _MODES if mode.startswith(word)],
 )
 @_values(

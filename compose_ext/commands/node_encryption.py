@@ -33,7 +33,7 @@ def switch_to(docker: Docker, mode: str, say: Callable[[str], None]) -> None:
 
     Args:
         docker: a manager's.
-        mode: `prefer`, `strict` or `off`.
+        mode: `prefer`, `strict`, `all` or `off`.
         say: prints a line of progress.
 
     Raises:
@@ -55,7 +55,7 @@ def look_first(docker: Docker, mode: str, say: Callable[[str], None], *, force: 
 
     Args:
         docker: a manager's.
-        mode: `prefer` or `strict`.
+        mode: `prefer`, `strict` or `all`.
         say: prints a line of progress.
         force: name what is wrong, and go on.
 
@@ -206,6 +206,7 @@ def encryption_command() -> None:
     examples="""
         docker linkwire node encryption on
         docker linkwire node encryption on --mode strict
+        docker linkwire node encryption on --mode all
     """,
 )
 @click.option(
@@ -213,7 +214,8 @@ def encryption_command() -> None:
     type=OneOf(MODES),
     default=MODES[0],
     metavar="MODE",
-    help="prefer: plain to nodes that are not ready; strict: refused then (default prefer)",
+    help="prefer: plain to nodes that are not ready; strict: refused then; all: also what nodes send one another "
+    "themselves (default prefer)",
 )
 @click.option(
     "--timeout",
@@ -230,8 +232,11 @@ def _on(docker: Docker, mode: str, timeout: str, *, detach: bool | None, force: 
 
     The same as `docker linkwire install --node-encryption`, and kept by later installs. The two UDP ports before
     those of `install --ports`, by default 51818 and 51819, have to be open between the nodes. `strict` begins to
-    refuse plain packets only when every node reaches all others by its device. Before anything is switched each node
-    is looked at: its ports, firewall, reverse path filter and addresses.
+    refuse plain packets only when every node reaches all others by its device. `all` is `strict`, and TCP and UDP that
+    nodes send one another themselves go through it as well, but for SSH, etcd and Swarm's own: plain to nodes that are
+    not ready.
+
+    Before anything is switched each node is looked at: its ports, firewall, reverse path filter and addresses.
     """
     look_first(docker, mode, say, force=bool(force))
     switch_to(docker, mode, say)

@@ -258,7 +258,7 @@ def _switching(encryption: Encryption) -> Iterator[str]:
     text = f"node encryption is being switched: {encryption.mode}, step {encryption.step}"
     if behind:
         yield f"{text}: waiting for {_some(behind)}"
-    elif encryption.wanted == "strict" and encryption.step == "send" and unready:
+    elif LAST.get(encryption.wanted) == "enforce" and encryption.step == "send" and unready:
         names = _some([f"{node.hostname} (reaches {node.ready} of {others} other nodes)" for node in unready])
         udp = " and ".join(map(str, encryption.ports))
         advice = f"see that firewalls let UDP {udp} pass between the nodes, and that no two are behind NAT"

@@ -7,7 +7,7 @@ from typing import Any
 
 from compose_ext.install.options import Options
 from compose_ext.swarm.node_jobs import Outcome
-from mesh.model.encryption.status import DATA_PATH_PORT, NOT_OWN, letting
+from mesh.model.encryption.status import DATA_PATH_PORT, LETTING_ALL, NOT_OWN, letting
 from mesh.topology.underlay import ADDRESS_LABEL
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -103,7 +103,8 @@ class Wish:
             "subnet": self.options.subnet,
             "nodes": sorted({*(self.addresses or {}).values(), *self.told.values()}),
         }
-        return {**asked, **({"encryption": {"data_path_port": self.data_path_port}} if self.encrypts else {})}
+        encryption = {"data_path_port": self.data_path_port, "mode": self.options.node_encryption}
+        return {**asked, **({"encryption": encryption} if self.encrypts else {})}
 
 
 def judge(outcomes: Sequence[Outcome], wish: Wish) -> tuple[Finding, ...]:
@@ -275,6 +276,9 @@ def _unfit(node: str, facts: Mapping[str, Any], wish: Wish) -> Iterator[str]:
         chains = ", ".join(facts["overlay_filters"][:_CUT])
         rule = letting(wish.data_path_port)
         yield f"drops overlay packets that come out of its devices: nftables chain {chains}. Add: {rule}"
+    if host_filters := facts.get("host_filters"):
+        chains = "; ".join(host_filters[:_CUT])
+        yield f"drops in its devices what it lets pass elsewhere: nftables chain {chains}. Add: {LETTING_ALL}"
     own = wish.known.get(node)
     if own and own not in facts["holds"]:
         yield f"other nodes reach it at {own}, which {NOT_OWN} (NAT, or a wrong linkwire.address): {_UNKNOWN_TO_IT}"

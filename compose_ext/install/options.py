@@ -41,7 +41,8 @@ class Options:
         metrics: where an agent answers Prometheus, or `off`.
         controller_metrics: where a controller does.
         etcd_metrics: where the etcd that we bring does.
-        node_encryption: `prefer` or `strict`: overlay packets between nodes are encrypted; `off`.
+        node_encryption: `prefer` or `strict`: overlay packets between nodes are encrypted; `all`: what they send one
+            another themselves, too; `off`.
         node_key_rotation: after how long nodes get new keys for it, such as `30d`; `off`.
         address_rest: seconds before a released address may be reused.
         log_level: of controller and agent.

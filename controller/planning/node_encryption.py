@@ -29,7 +29,7 @@ from controller.swarm.model import SwarmNode
 from mesh.errors import Terminal
 from mesh.model import keyspace
 from mesh.model.encryption.records import NodeEncryption, Underlay
-from mesh.model.encryption.status import STEPS, Mode
+from mesh.model.encryption.status import LAST, STEPS, Mode
 from mesh.model.encryption.status import Step as EncryptionStep
 from mesh.model.snapshot import Delete, Put
 
@@ -235,7 +235,7 @@ def _some(names: list[str]) -> str:
 
 def following(step: EncryptionStep, goal: Mode | None) -> EncryptionStep | None:
     """Return the step after one on the way to a mode, or to none; the same where it is reached, None for off."""
-    last = {None: -1, "prefer": 1, "strict": 2}[goal]
+    last = STEPS.index(LAST[goal]) if goal is not None else -1
     at = STEPS.index(step)
     to = at + (last > at) - (last < at)
     return STEPS[to] if to >= 0 else None

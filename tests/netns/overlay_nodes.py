@@ -22,6 +22,7 @@ from agent.linux.netns import TaskNetns
 from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.keeper import Keeper, Wanted
 from agent.node_encryption.key import NodeKeys
+from agent.node_encryption.policy_routing import PlainPorts
 from agent.node_encryption.tunnel import desired
 from mesh.crypto.keys import PublicKey
 from mesh.crypto.preshared_keys import LinkKey, LinkKeys, PresharedKey
@@ -34,6 +35,7 @@ from tests.netns.world import World, device_name, ip, make_backend, wait_for
 VXLAN_PORT = 4789
 VNI = 4097
 WIREGUARD_PORTS = (51819, 51818)
+PLAIN_PORTS = PlainPorts(WIREGUARD_PORTS, (51820, 53819), (2379, 2380))
 MTU = 1450
 """Of an overlay as Docker makes it."""
 UNDERLAY_MTU = 1500
@@ -109,7 +111,7 @@ class OverlayNode:
             self.kept.append(port)
             return ""
 
-        self.keeper = Keeper(self.device, self.folder, after_reboot=keep)
+        self.keeper = Keeper(self.device, self.folder, after_reboot=keep, plain=PLAIN_PORTS)
         self.keeper.start(lambda: None)
         return self.keeper
 

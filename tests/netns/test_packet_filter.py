@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from agent.fitness.node_encryption import dropping_own
 from agent.fitness.packet_filter import Packet, dropping
+from agent.node_encryption.device import NAMES
 
 WIREGUARD, ETCD = Packet("udp", 51820), Packet("tcp", 2379)
 OPEN = "udp dport 51820-53819 accept; tcp dport 2379 accept"
@@ -91,3 +93,12 @@ def test_rules_of_iptables_are_read() -> None:
     shown = subprocess.run(["unshare", "--net", "sh", "-c", listing], text=True, capture_output=True, check=False)
     assert shown.returncode == 0, shown.stderr
     assert dropping(json.loads(shown.stdout)["nftables"], WIREGUARD) == ("ip filter INPUT (input)",)
+
+
+def test_ports_shut_in_devices_alone_are_named() -> None:
+    rules = 'iifname "eth0" tcp dport 5432 accept; tcp dport 8080 accept; iifname "lwnode*" tcp dport 9000 drop'
+    found = dropping_own(ruleset(table(rules)), NAMES, {"tcp": [5432, 8080, 9000, 9999]})
+    assert found == ("inet guard base (input), TCP 5432",), "what is shut everywhere is meant so"
+    assert dropping_own(ruleset(table(f'{rules}; iifname "lwnode*" accept')), NAMES, {"tcp": [5432, 8080]}) == ()
+    found = dropping_own(ruleset(table(rules, policy="accept")), NAMES, {"tcp": [5432, 9000]})
+    assert found == ("inet guard base (input), TCP 9000",)

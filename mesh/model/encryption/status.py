@@ -9,10 +9,11 @@ from typing import Literal
 
 from mesh.crypto.keys import PublicKey
 
-Mode = Literal["prefer", "strict"]
-"""`prefer`: overlay packets go plain to a node that is not ready. `strict`: they are refused."""
+Mode = Literal["prefer", "strict", "all"]
+"""`prefer`: overlay packets go plain to a node that is not ready. `strict`: they are refused. `all`: as `strict`, and
+what nodes send one another themselves is encrypted too; that goes plain to a node that is not ready."""
 
-MODES: tuple[Mode, ...] = ("prefer", "strict")
+MODES: tuple[Mode, ...] = ("prefer", "strict", "all")
 
 DEVICE = "lwnode"
 """Name of a node's first WireGuard device; those of the others have a number after it."""
@@ -30,12 +31,15 @@ def letting(port: int) -> str:
     return f'iifname "{DEVICE}*" udp dport {port} accept'
 
 
+LETTING_ALL = f'iifname "{DEVICE}*" accept'
+"""The nftables rule that lets in what other nodes send by all of a node's devices."""
+
 Step = Literal["accept", "send", "enforce"]
 """What every node does: have the device and take what comes in by it; also send by it; also refuse plain packets."""
 
 STEPS: tuple[Step, ...] = ("accept", "send", "enforce")
 
-LAST: Mapping[str, Step] = MappingProxyType({"prefer": "send", "strict": "enforce"})
+LAST: Mapping[str, Step] = MappingProxyType({"prefer": "send", "strict": "enforce", "all": "enforce"})
 """Mode -> the step at which it is reached."""
 
 DATA_PATH_PORT = 4789

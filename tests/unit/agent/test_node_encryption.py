@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -16,14 +16,22 @@ from agent.node_encryption import key as node_key
 from agent.node_encryption import readiness
 from agent.node_encryption.diff import Observed, ObservedDevice, TunnelDiff, Way, diff, off
 from agent.node_encryption.key import HeldKey, NodeKeys
-from agent.node_encryption.policy_routing import NodeRoute, Rule
+from agent.node_encryption.policy_routing import (
+    HOST_TABLE,
+    NodeRoute,
+    PlainPorts,
+    Rule,
+    host_rules,
+    in_order,
+    overlay_rule,
+)
 from agent.node_encryption.ruleset import render
 from agent.node_encryption.tunnel import NodeTunnel, desired
 from mesh.crypto.keys import PublicKey
 from mesh.crypto.preshared_keys import PresharedKey
 from mesh.errors import Terminal
 from mesh.model.encryption.records import NodeEncryption, Underlay
-from mesh.model.encryption.status import EpochKey, Mode, Step
+from mesh.model.encryption.status import MODES, EpochKey, Mode, Step
 from mesh.model.net import UdpEndpoint
 from mesh.topology.underlay import ports_beside
 from mesh.topology.wgtypes import Device, DeviceChange, Peer
@@ -149,7 +157,10 @@ def made(wanted: NodeTunnel, *ready: str) -> Observed:
 
 steps = st.sampled_from(["accept", "send", "enforce"])
 sets_of_nodes = st.sets(st.sampled_from(["n1", "n2", "n3", "n4"])).map(lambda names: tuple(sorted(names)))
-tunnels = st.builds(tunnel, steps, sets_of_nodes, lacking=st.sets(st.sampled_from(["n2", "n3"])).map(frozenset))
+modes = st.sampled_from(MODES)
+tunnels = st.builds(
+    tunnel, steps, sets_of_nodes, mode=modes, lacking=st.sets(st.sampled_from(["n2", "n3"])).map(frozenset)
+)
 
 
 @given(tunnels, tunnels, st.sets(st.sampled_from(["n2", "n3", "n4"])))
@@ -167,6 +178,7 @@ def test_partial_knowledge_removes_nothing(before: NodeTunnel, wanted: NodeTunne
     changes = difference(wanted, seen, way(*ready), complete=False)
     assert changes.delete == ()
     assert not changes.remove_table
+    assert changes.table is None or wanted.encryption.step == "enforce" or seen.table is None
     assert changes.remove_rules == ()
     assert changes.remove_peers == ()
     known = {host(name) for name in ("n2", "n3", "n4") if KEYS[name].public not in way(*ready).ready}
@@ -178,10 +190,58 @@ def test_each_step_adds_what_it_says() -> None:
     assert set(accept.devices[0].device.peers) == {KEYS["n2"].public, KEYS["n3"].public}
     assert (accept.routes, accept.rules, accept.table) == ({}, frozenset(), None)
     assert send.routes == {NodeRoute(host("n2"), host("n1")): 0}, "n3 does not answer"
-    assert send.rules == {Rule(4, PORT)}
+    assert send.rules == {overlay_rule(4, PORT)}
     assert send.table is None
     assert {route.node for route in enforce.routes} == {host("n2"), host("n3")}
     assert enforce.table == render(NAMES, PORT)
+
+
+def test_mode_all_adds_what_nodes_send_themselves() -> None:
+    accept, send, enforce = (made(tunnel(step, mode="all"), "n2") for step in ("accept", "send", "enforce"))
+    assert (accept.routes, accept.rules, accept.table) == ({}, frozenset(), None)
+    for seen, step in ((send, "send"), (enforce, "enforce")):
+        own = {route: slot for route, slot in seen.routes.items() if route.table == HOST_TABLE}
+        assert own == {NodeRoute(host("n2"), host("n1"), HOST_TABLE): 0}, "a silent node's agent has to be reached"
+        assert seen.rules == {overlay_rule(4, PORT), *host_rules(host("n1"), PlainPorts())}
+        assert seen.table == render(NAMES, PORT, refuses=step == "enforce", marks=True)
+    assert {route.node for route in enforce.routes} == {host("n2"), host("n3")}
+    back = applied(enforce, difference(tunnel("enforce"), enforce, way("n2")))
+    assert back == made(tunnel("enforce"), "n2")
+
+
+def test_exceptions_come_first_and_go_last() -> None:
+    changes = difference(tunnel(mode="all"), made(tunnel()), way())
+    assert set(changes.add_rules) == host_rules(host("n1"), PlainPorts())
+    looks_up = [rule.table == HOST_TABLE for rule in changes.add_rules]
+    assert looks_up == sorted(looks_up)
+    (end,) = [rule for rule in changes.add_rules if not rule.table and not rule.goto]
+    assert changes.add_rules[0] == end
+    assert {rule.goto for rule in changes.add_rules if rule.goto} == {end.preference}
+    seen = made(tunnel(mode="all"))
+    assert difference(tunnel(), seen, way()).remove_rules == changes.add_rules[::-1]
+    assert off(seen).remove_rules[:5] == in_order(seen.rules)[:-6:-1]
+
+
+def test_only_packets_of_known_address_are_taken() -> None:
+    plain = PlainPorts((51819, 51818), (51820, 53819), (2379, 2380))
+    for address in (host("n1"), IPv6Address("2001:db8::1")):
+        rules = host_rules(address, plain)
+        taken = {rule for rule in rules if rule.table and not rule.mark}
+        assert {rule.protocol for rule in taken} == {6, 17}
+        assert {rule.source for rule in taken} == {address, IPv4Address(0)} - (
+            {IPv4Address(0)} if address.version == 6 else set()
+        )
+        udp = [rule for rule in rules if rule.goto and rule.protocol == 17 and rule.ports != (7946, 7946)]
+        assert {(rule.source_ports, rule.ports) for rule in udp} == {
+            ((7946, 7946), (0, 0)),
+            ((51818, 51818), (0, 0)),
+            ((51819, 51819), (0, 0)),
+            ((51820, 53819), (51820, 53819)),
+        }
+        for port in (22, 2377, 2379, 2380, 7946):
+            around = [Rule(address.version, 4790, goto=4792, protocol=6, ports=(port, port))]
+            around.append(replace(around[0], ports=(0, 0), source_ports=(port, port)))
+            assert rules.issuperset(around)
 
 
 def test_peer_without_preshared_key_is_not_made() -> None:

@@ -201,6 +201,10 @@ ABLE: dict[str, Any] = {
             {"overlay_filters": ["inet f input (input)"]},
             'of its devices: nftables chain inet f input (input). Add: iifname "lwnode*" udp dport 4789 accept',
         ),
+        (
+            {"host_filters": ["inet f input (input), TCP 8080"]},
+            'nftables chain inet f input (input), TCP 8080. Add: iifname "lwnode*" accept',
+        ),
         ({"holds": []}, "other nodes reach it at 10.0.0.1, which is no address of the node itself (NAT,"),
         (
             {"sends_to": ["10.9.0.9"]},
@@ -218,7 +222,7 @@ def test_unfit_for_encryption_is_a_problem(facts: dict[str, Any], text: str) -> 
 def test_fit_for_encryption_has_a_line() -> None:
     ((level, found),) = judged(outcome(encryption=ABLE), ENCRYPTING, ENCRYPTION)
     assert (level, found) == (OK, "UDP 51819 and 51818 are free, and nothing drops packets there")
-    assert ENCRYPTING.question()["encryption"] == {"data_path_port": 4789}
+    assert ENCRYPTING.question()["encryption"] == {"data_path_port": 4789, "mode": "prefer"}
     assert ENCRYPTING.question()["nodes"] == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.9.0.3"]
     assert "encryption" not in THERE.question()
 

@@ -133,6 +133,8 @@ def test_switching_on_and_off_goes_step_by_step() -> None:
     assert nodes.record is not None
     assert nodes.record.mode == "prefer"
     assert nodes.switch("strict") == ["enforce"]
+    assert nodes.switch("all") == ["enforce"], "all have taken it"
+    assert nodes.record.mode == "all"
     assert nodes.switch(None) == ["send", "accept", "off"]
     assert keyspace.ENCRYPTION_WANTED not in nodes.store.entries
     assert not nodes.places
