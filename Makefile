@@ -115,7 +115,7 @@ chaos: $(VENV)/ready
 		tests/netns/test_crowded_node.py tests/netns/test_many_handshakes.py tests/bench/test_burst.py \
 		tests/lab/test_linkkeys.py tests/lab/test_false_alarms.py tests/lab/test_fault_table.py tests/lab/test_prometheus.py \
 		tests/lab/test_worst_labels.py tests/lab/test_upgrade.py tests/lab/test_upgrade_code.py \
-		tests/lab/test_slow_docker.py tests/lab/test_holder.py \
+		tests/lab/test_slow_docker.py tests/lab/test_holder.py tests/lab/test_host_traffic.py \
 		tests/lab/test_etcd_nodes.py tests/lab/test_backup.py tests/lab/test_node_encryption.py tests/store/test_etcd_cluster.py \
 		tests/store/test_controller_failover.py tests/store/test_controller_clocks.py tests/lab/test_controller_failover.py \
 		tests/kernel/test_kernel.py::test_self_test_and_netns_suite_pass_in_guest \

@@ -44,7 +44,10 @@ _PLAIN, _ENCRYPTED, _END = PREFERENCE + 1, PREFERENCE + 2, PREFERENCE + 3
 """Of those of mode `all`: packets that go as before jump over the look-up, to a rule that does nothing."""
 MARK = TABLE
 """Of forwarded answers to what came in by a device, where nobody has marked the connection or the packet already."""
-CONTROL_PORTS = ((socket.IPPROTO_TCP, 22), (socket.IPPROTO_TCP, 2377), (socket.IPPROTO_TCP, 7946), (17, 7946))
+CONTROL_PORTS = (
+    *((socket.IPPROTO_TCP, port) for port in (22, 2377, 7946)),
+    (socket.IPPROTO_UDP, 7946),
+)
 """SSH, and what Swarm's managers and gossip say: encrypted by themselves, and the way to a node that comes back."""
 PROTOCOL = 76
 """Marks rules and routes as ours: "L". None of rt_protos."""

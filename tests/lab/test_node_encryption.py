@@ -17,7 +17,7 @@ import pytest
 
 from agent.containers import after_reboot
 from agent.linux.netns import TaskNetns
-from agent.node_encryption.policy_routing import TABLE
+from agent.node_encryption.policy_routing import HOST_TABLE, TABLE
 from agent.node_encryption.ruleset import NAME
 from mesh.topology.underlay import ports_beside
 from tests.chaos.killer import processes
@@ -139,8 +139,8 @@ def status(stacks: Deployment) -> dict[str, Any]:
 
 def leftovers(node: Node) -> list[str]:
     commands = (
-        f"ip rule | grep {TABLE}",
-        f"ip route show table {TABLE}",
+        "ip rule | grep -E '^(4789|479[0-2]):'",
+        *(f"ip route show table {table}" for table in (TABLE, HOST_TABLE)),
         "ip -brief link | grep lwnode",
         f"nft list table inet {NAME}",
     )
