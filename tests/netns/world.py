@@ -161,6 +161,11 @@ class World:
         self._nodes.append(Node(netns, make_backend(netns.path), IPv4Interface("127.0.0.1/8")))
         return self._nodes[-1]
 
+    def node_in(self, netns: TaskNetns, address: IPv4Interface) -> Node:
+        """One node in a namespace that is there."""
+        self._nodes.append(Node(netns, make_backend(netns.path), address))
+        return self._nodes[-1]
+
     def task(self, node: Node) -> Task:
         number = len(self._tasks) + 1
         address = IPv4Interface((MESH[number], 32))
