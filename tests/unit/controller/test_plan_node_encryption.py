@@ -133,13 +133,23 @@ def test_switching_on_and_off_goes_step_by_step() -> None:
     assert nodes.record is not None
     assert nodes.record.mode == "prefer"
     assert nodes.switch("strict") == ["enforce"]
-    assert nodes.switch("all") == ["enforce"], "all have taken it"
-    assert nodes.record.mode == "all"
     assert nodes.switch(None) == ["send", "accept", "off"]
     assert keyspace.ENCRYPTION_WANTED not in nodes.store.entries
     assert not nodes.places
     assert not nodes.store.all(LinkKeyEpoch)
     assert not nodes.store.all(SealedLinkKey)
+
+
+def test_mode_all_goes_the_steps_of_strict() -> None:
+    nodes = Nodes()
+    nodes.acknowledge()
+    assert nodes.switch("all") == ["accept", "send", "enforce"]
+    before = nodes.record
+    assert nodes.switch("strict") == ["enforce"]
+    assert nodes.switch("all") == ["enforce"]
+    assert before is not None
+    assert nodes.record == replace(before, generation=nodes.record.generation if nodes.record else 0)
+    assert nodes.switch(None) == ["send", "accept", "off"]
 
 
 def test_never_switched_on_leaves_no_record() -> None:
@@ -372,6 +382,8 @@ def test_any_events_keep_nodes_in_step(seed: int) -> None:
         ("enforce", "prefer", "send"),
         ("send", "strict", "enforce"),
         ("enforce", "strict", "enforce"),
+        ("send", "all", "enforce"),
+        ("enforce", "all", "enforce"),
         ("enforce", None, "send"),
         ("accept", None, None),
     ],
