@@ -78,7 +78,7 @@ def dropping_in(ruleset: Sequence[Mapping[str, Any]], port: int, devices: Iterab
 
 def open_ports() -> dict[str, list[int]]:
     """Read the ports that the node's programs have open, by protocol."""
-    return {protocol: sorted(sockets.taken(protocol))[:_MOST_PORTS] for protocol in ("tcp", "udp")}
+    return {protocol: sorted(taken_ports.taken(protocol))[:_MOST_PORTS] for protocol in ("tcp", "udp")}
 
 
 def dropping_own(

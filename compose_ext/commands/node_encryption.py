@@ -232,9 +232,9 @@ def _on(docker: Docker, mode: str, timeout: str, *, detach: bool | None, force: 
 
     The same as `docker linkwire install --node-encryption`, and kept by later installs. The two UDP ports before
     those of `install --ports`, by default 51818 and 51819, have to be open between the nodes. `strict` begins to
-    refuse plain packets only when every node reaches all others by its device. `all` is `strict`, and TCP and UDP that
-    nodes send one another themselves go through it as well, but for SSH, etcd and Swarm's own: plain to nodes that are
-    not ready.
+    refuse plain packets only when every node reaches all others by its device. `all` is `strict`, and TCP and UDP
+    that nodes send one another themselves go through it as well, but for SSH, etcd and Swarm's own: plain to nodes
+    that are not ready.
 
     Before anything is switched each node is looked at: its ports, firewall, reverse path filter and addresses.
     """
