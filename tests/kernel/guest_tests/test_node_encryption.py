@@ -7,7 +7,6 @@ import time
 import pytest
 
 from agent.node_encryption import policy_routing
-from mesh.topology.peer_cache import KEEPALIVE
 from mesh.topology.wgtypes import Peer
 from tests.netns.overlay_nodes import VNI, VXLAN_PORT, Cluster, OverlayNode, Pinging, Wire, short
 from tests.netns.transfer import Transfer
@@ -100,42 +99,3 @@ def test_strict_lets_only_esp_of_docker_pass(world: World, version: int) -> None
             time.sleep(1)
         assert (outwards.result.received, inwards.result.received, wire.packets) == (0, 0, 0)
         assert one.device.refused() >= refused + outwards.result.sent + inwards.result.sent > refused + 20
-
-
-@pytest.mark.parametrize("back", [of_long_form(3600)])
-def test_clock_rollback_ends_node_keys(world: World, back: int) -> None:
-    """All nodes' clocks go back: no handshake of theirs is taken any more, until they have other keys."""
-    with Cluster(world, 2) as cluster:
-        one, other = cluster.nodes
-        for node in cluster.nodes:
-            node.start()
-        switch_on(cluster, ready=1)
-        for node, peer in ((one, other), (other, one)):  # each has seen a handshake that the other began
-            end_session(node)
-            with Pinging(node, peer):
-                time.sleep(1)
-        began, now = time.monotonic(), time.time()
-        try:
-            time.clock_settime(time.CLOCK_REALTIME, now - back)
-            for node in cluster.nodes:
-                end_session(node)
-            with Pinging(one, other) as replayed, Pinging(other, one):
-                time.sleep(KEEPALIVE + 5)
-            cluster.offer_next(2)
-            cluster.await_epochs(0, 2)
-            cluster.drop_first()
-            cluster.await_epochs(2)
-            with Pinging(one, other) as renewed, Pinging(other, one, LARGE) as large:
-                time.sleep(1)
-        finally:
-            time.clock_settime(time.CLOCK_REALTIME, now + time.monotonic() - began)
-    print(f"by keys from before {replayed.result}, by new ones {renewed.result}, {large.result}")
-    assert (replayed.result.received, renewed.result.lost, large.result.lost) == (0, 0, 0)
-    assert min(renewed.result.received, large.result.received) > 20
-
-
-def end_session(node: OverlayNode) -> None:
-    """Give its device another key for a moment: the keeper puts the own one back, and the session is over."""
-    node.do(f"wg genkey | wg set {node.device.names[0]} private-key /dev/stdin")
-    own = node.keys.stated[0].public_key
-    wait_for(lambda: node.device.read().devices[0].device.public_key == own)
