@@ -112,7 +112,7 @@ chaos: $(VENV)/ready
 		tests/unit/controller/test_pool_cycles.py tests/netns/test_invalid_packets.py
 	LINKWIRE_CHAOS=long LINKWIRE_UPGRADE_LONG=1 $(PYTHON) -m pytest -s tests/chaos tests/unit/model tests/netns/test_linkkeys.py \
 		tests/netns/test_adapter_faults.py tests/store/test_adapter_faults.py tests/netns/test_overlay_mtu.py \
-		tests/netns/test_crowded_node.py tests/netns/test_many_handshakes.py tests/bench/test_burst.py \
+		tests/netns/test_crowded_node.py tests/netns/test_many_handshakes.py tests/netns/test_host_traffic.py tests/bench/test_burst.py \
 		tests/lab/test_linkkeys.py tests/lab/test_false_alarms.py tests/lab/test_fault_table.py tests/lab/test_prometheus.py \
 		tests/lab/test_worst_labels.py tests/lab/test_upgrade.py tests/lab/test_upgrade_code.py \
 		tests/lab/test_slow_docker.py tests/lab/test_holder.py tests/lab/test_host_traffic.py \

@@ -266,8 +266,8 @@ def _route(changes: TunnelDiff, desired: NodeTunnel, observed: Observed, way: Wa
         rules |= host_rules(desired.host, way.plain)
     surplus = observed.routes.keys() - wanted.keys()
     if not complete:
-        known = desired.others
-        surplus = {route for route in surplus if route.node in known and desired.encryption.step != "accept"}
+        silent = desired.others - desired.routed(way.ready, every=False).keys()
+        surplus = {route for route in surplus if route.node in silent and desired.encryption.step != "accept"}
     # Of a device that is made anew there is no route: they went with the one before.
     missing = [route for route, slot in wanted.items() if observed.routes.get(route) != slot]
     return replace(

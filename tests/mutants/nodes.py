@@ -19,6 +19,20 @@ NODES = (
         ("tests/netns/test_rogue_nodes.py::test_member_wears_no_other_nodes_address",),
     ),
     Mutant(
+        "nodes' own packets go by a device from the address alone that its peers take",
+        "agent/node_encryption/policy_routing.py",
+        "sources = {host, IPv4Address(0)} if isinstance(host, IPv4Address) else {host}",
+        "sources = {None}",
+        ("tests/unit/agent/test_node_encryption.py::test_only_packets_of_known_address_are_taken",),
+    ),
+    Mutant(
+        "a node that lost its device gets to etcd while others send to its session",
+        "agent/node_encryption/policy_routing.py",
+        "for protocol, port in (*CONTROL_PORTS, *((tcp, port) for port in plain.etcd)):",
+        "for protocol, port in CONTROL_PORTS:",
+        ("tests/netns/test_host_traffic.py::test_node_that_lost_its_device_comes_back",),
+    ),
+    Mutant(
         "a node keeps its older key until all have moved to the newer one",
         "controller/planning/node_keys.py",
         "before.next == later and self._have_moved",
