@@ -93,7 +93,7 @@ def test_all_connect_after_a_short_cut(world: World, figure: Callable[[str], Non
 
 
 @in_long_form
-def test_links_in_use_are_first_after_a_long_cut(world: World, figure: Callable[[str], None]) -> None:
+def test_links_in_use_come_first_after_long_cut(world: World, figure: Callable[[str], None]) -> None:
     """WireGuard has given up: data begin a handshake at once, a link without waits for its keepalive."""
     in_use, last = measured(world, GIVEN_UP_S)
     figure(

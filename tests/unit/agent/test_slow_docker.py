@@ -125,7 +125,7 @@ def test_known_container_stays_while_docker_fails(node: Node, failure: Failure) 
     node.await_known(*OTHERS)
 
 
-def test_docker_that_is_gone_is_not_asked_at_once(node: Node) -> None:
+def test_docker_that_is_gone_is_asked_seldom(node: Node) -> None:
     """It fails for one container, and then for every question."""
     node.settle()
     node.proxy.failing[ILL] = "refused"
