@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from mesh.model.labels import suggestion
+from mesh.model.labels.link_labels import suggestion
 
 _SUGGESTED = 100
 _CANDIDATES = 2000

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from compose_ext import help as help_text
 from compose_ext.diagnostics import UsageError
 from compose_ext.docker_cli import choose
-from mesh.model.durations import parse_duration
+from mesh.model.labels.durations import parse_duration
 
 # Go's strconv.ParseBool
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})

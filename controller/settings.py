@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mesh.identity.key_files import CONTROLLER_KEY_FILE, LINK_SEED_FILE, SEED_FILE
 from mesh.identity.tls import Tls
-from mesh.model.durations import parse_rotation
 from mesh.model.encryption.status import MODES, Mode
+from mesh.model.labels.durations import parse_rotation
 from mesh.process.options import Options, listen, number, subnet
 
 MAX_REST_S = 7 * 86400

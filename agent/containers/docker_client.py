@@ -17,7 +17,7 @@ import structlog
 
 from agent.containers.docker_api import Docker, Questions, exits_of, through_node
 from mesh.errors import LinkwireError, Retryable, Terminal
-from mesh.model.labels import GATE, GATE_READY
+from mesh.model.labels.link_labels import GATE, GATE_READY
 from mesh.model.net import IPAddress, IPNetwork
 from mesh.model.records import Attachment, TaskState
 from mesh.topology.isolation import in_order

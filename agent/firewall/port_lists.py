@@ -11,11 +11,11 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from mesh.model.ports import PortRange, merge
+from mesh.model.labels.ports import PortRange, merge
 from mesh.topology.policy import Allow, Policy
 
 MOST_RANGES = 4_096
-"""Port ranges in all inbound links of one task, as in all links of one service (mesh.model.labels.MAX_ALL_RANGES)."""
+"""Port ranges in all inbound links of one task, as in all links of one service: `link_labels.MAX_ALL_RANGES`."""
 FEW_RANGES = 512
 """The same once more was refused, and it is not known which of them is new."""
 AGAIN_S = 60.0

@@ -13,7 +13,7 @@ import structlog
 from agent.firewall import nft, ruleset
 from agent.linux.netns import TaskNetns, in_scratch_netns
 from mesh.errors import LinkwireError, Retryable, Terminal
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from mesh.topology.policy import Allow, Balance, Policy, Resolving
 
 log = structlog.get_logger(__name__)

@@ -56,7 +56,7 @@ from agent.linux.nft_json import (
     table_of,
 )
 from mesh.errors import Terminal
-from mesh.model.ports import PortRange, Protocol, merge
+from mesh.model.labels.ports import PortRange, Protocol, merge
 from mesh.model.records import Refused
 from mesh.topology.ipam import twin
 from mesh.topology.policy import Allow, Balance, Exit, Policy

@@ -13,8 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from mesh.diagnosis.questions import Arrived, Probe
+from mesh.model.labels.ports import MAX_PORT
 from mesh.model.net import IPAddress
-from mesh.model.ports import MAX_PORT
 from mesh.topology.underlay import FIRST_PORT
 
 WINDOW_S = 3.5

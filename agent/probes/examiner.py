@@ -25,7 +25,7 @@ from agent.wireguard.backend import Backend
 from mesh.diagnosis.link_facts import Connection, Listener, Look, Trial
 from mesh.diagnosis.questions import Answer, Arrived, Question
 from mesh.errors import LinkwireError
-from mesh.model.ports import MAX_PORT
+from mesh.model.labels.ports import MAX_PORT
 from mesh.model.records import Endpoint, Refused
 from mesh.topology.desired import device_name
 from mesh.topology.link_graph import LinkGraph

@@ -18,7 +18,7 @@ from agent.status.unanswered import Age, unanswered
 from agent.wireguard.peer_health import REJECT_AFTER_S, state
 from mesh.model import device_readings, keyspace
 from mesh.model.device_readings import NodeReading, PeerReading
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.link_labels import LinkLabel
 from mesh.model.records import Endpoint, Service, Status, TaskReport, View
 from mesh.model.snapshot import Snapshot
 from mesh.topology.agreement import shown

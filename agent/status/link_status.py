@@ -17,7 +17,7 @@ from agent.status.link_totals import IllPair
 from mesh.diagnosis.steps import ago, is_lasting
 from mesh.integrity.verification import verify_snapshot
 from mesh.model import keyspace
-from mesh.model.labels import key_name
+from mesh.model.labels.link_labels import key_name
 from mesh.model.pair_columns import with_pairs
 from mesh.model.records import LinkKeyEpoch, Node, Status, StoreSpace, TaskReport
 from mesh.model.snapshot import Snapshot, unreadable

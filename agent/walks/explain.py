@@ -12,7 +12,7 @@ from agent.walks.looking import look_at
 from mesh.diagnosis import link_stages
 from mesh.diagnosis.link_facts import LinkFacts
 from mesh.diagnosis.steps import Step
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 
 _LONGEST = 256
 """Characters of a name in a query."""

@@ -18,7 +18,7 @@ from agent.walks.link_records import LinkRecords
 from mesh.diagnosis.link_facts import End, LinkFacts, Underlay, Unheard
 from mesh.diagnosis.questions import Answer, Probe, Question
 from mesh.diagnosis.tunnel_stages import blocked
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 
 LARGE_BYTES = 1480
 """Of a datagram between nodes: what a full packet of a link is on a network of 1,500, with WireGuard's 60 bytes."""

@@ -9,7 +9,7 @@ import click
 
 from compose_ext.completion import ANY_FILE, COMPOSE_FILE
 from compose_ext.diagnostics import UsageError
-from mesh.model.labels import check_service_name
+from mesh.model.labels.link_labels import check_service_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

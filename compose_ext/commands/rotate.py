@@ -18,8 +18,8 @@ from compose_ext.pflag import Command, Seconds, pass_docker, switch
 from compose_ext.swarm import queries
 from compose_ext.swarm.agent_answer import TIMEOUT
 from compose_ext.terminal import say
-from mesh.model.consent import NAMESPACE, own_key, stack_of
-from mesh.model.labels import LINKS, PREFIX, RENEW, decode, key_name, suggestion
+from mesh.model.labels.consent import NAMESPACE, own_key, stack_of
+from mesh.model.labels.link_labels import LINKS, PREFIX, RENEW, decode, key_name, suggestion
 
 _MILLISECONDS = 1000
 _WAIT, _MOST = 300, 86_400

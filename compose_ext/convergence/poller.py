@@ -11,7 +11,7 @@ from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.swarm import agent_answer, node_jobs, queries
 from compose_ext.swarm.queries import TIMEOUT
-from mesh.model.labels import decode
+from mesh.model.labels.link_labels import decode
 
 LOOK_EVERY = 1.0
 """Seconds."""

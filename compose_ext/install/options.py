@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 from compose_ext.diagnostics import UsageError
-from mesh.model.durations import parse_rotation
 from mesh.model.encryption.status import MODES
+from mesh.model.labels.durations import parse_rotation
 from mesh.topology.underlay import FIRST_PORT
 
 MAX_PORT = 65535

@@ -10,9 +10,9 @@ from compose_ext.document.interpolate import escape
 from compose_ext.language import waiting
 from compose_ext.language.project import EXTENSION, LinkEntry, LinkOptions, Service
 from compose_ext.language.validation import Links
-from mesh.model.consent import Consent
-from mesh.model.labels import GATE, GATE_READY, MAX_NAME, LinkLabel, ServiceLabels, encode
-from mesh.model.ports import merge
+from mesh.model.labels.consent import Consent
+from mesh.model.labels.link_labels import GATE, GATE_READY, MAX_NAME, LinkLabel, ServiceLabels, encode
+from mesh.model.labels.ports import merge
 
 Override = dict[str, Any]
 """A compose file as plain dicts: `version` and `services`."""

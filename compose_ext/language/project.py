@@ -5,7 +5,7 @@ from typing import Literal
 
 from compose_ext.diagnostics import Place
 from compose_ext.document.networks import DEFAULT
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 
 EXTENSION = "x-wireguard"
 Gate = Literal["auto", "true", "false", "ready"]
@@ -29,7 +29,7 @@ class Source:
     """One entry of `x-wireguard.from`."""
 
     party: str
-    """A service of these files, else a party (mesh.model.consent)."""
+    """A service of these files, else a party (mesh.model.labels.consent)."""
     place: Place
 
 

@@ -25,10 +25,10 @@ from compose_ext.language.project import (
     Source,
 )
 from compose_ext.language.version import read_version
-from mesh.model.consent import ANYBODY, check_party
-from mesh.model.durations import parse_rotation
-from mesh.model.labels import DEPLOY, GATE, GATE_READY, PREFIX, ROLE, STRICTNESS, check_service_name
-from mesh.model.ports import PortRange
+from mesh.model.labels.consent import ANYBODY, check_party
+from mesh.model.labels.durations import parse_rotation
+from mesh.model.labels.link_labels import DEPLOY, GATE, GATE_READY, PREFIX, ROLE, STRICTNESS, check_service_name
+from mesh.model.labels.ports import PortRange
 
 _Value = TypeVar("_Value")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from compose_ext.diagnostics import Place, Problem, Report
 from compose_ext.language import waiting
 from compose_ext.language.project import EXTENSION, LinkEntry, Project, Service
-from mesh.model.consent import ANYBODY
-from mesh.model.labels import check_alias, check_service_name
+from mesh.model.labels.consent import ANYBODY
+from mesh.model.labels.link_labels import check_alias, check_service_name
 
 _HOST = ("host", "none")
 """Networks that give a task no network namespace of its own, or nothing but one."""

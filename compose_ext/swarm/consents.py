@@ -10,8 +10,8 @@ from compose_ext.docker_cli import Docker, printable
 from compose_ext.swarm import queries
 from compose_ext.swarm.agent_answer import TIMEOUT
 from mesh.diagnosis.steps import is_lasting
-from mesh.model.consent import NAMESPACE, stack_of
-from mesh.model.labels import PREFIX, LabelError, ServiceLabels, decode
+from mesh.model.labels.consent import NAMESPACE, stack_of
+from mesh.model.labels.link_labels import PREFIX, LabelError, ServiceLabels, decode
 from mesh.topology.agreement import Recorded, Refusal, agree, allows, known_hosts, network_aliases
 
 

@@ -16,7 +16,7 @@ from compose_ext.docker_cli import Docker, printable
 from compose_ext.swarm import installation, node_jobs, queries
 from compose_ext.swarm.installation import STACK
 from compose_ext.swarm.queries import TIMEOUT
-from mesh.model.labels import GATE, suggestion
+from mesh.model.labels.link_labels import GATE, suggestion
 
 LABEL = "linkwire.gate"
 """The node label by which services with `gate: true` are placed."""

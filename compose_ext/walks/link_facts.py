@@ -10,7 +10,7 @@ from compose_ext.docker_cli import Docker, printable
 from compose_ext.swarm import agent_answer, consents, gate, queries
 from compose_ext.swarm.consents import Labelled
 from mesh.diagnosis.swarm_facts import Change, SwarmFacts, SwarmNode, SwarmService, SwarmTask
-from mesh.model.labels import suggestion
+from mesh.model.labels.link_labels import suggestion
 from mesh.topology.agreement import Recorded, agree, hidden, shown
 
 _UPDATING = ("updating", "rollback_started")

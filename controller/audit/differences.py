@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from controller.swarm.model import Swarm
 from mesh.model import keyspace
 from mesh.model.audit.page import Event, Stream
-from mesh.model.durations import format_duration
 from mesh.model.encryption.records import NodeEncryption, Underlay
-from mesh.model.labels import LinkLabel, key_name
-from mesh.model.ports import PortRange
+from mesh.model.labels.durations import format_duration
+from mesh.model.labels.link_labels import LinkLabel, key_name
+from mesh.model.labels.ports import PortRange
 from mesh.model.records import Access, Endpoint, LinkKeyEpoch, Member, Recall, Record, Service
 from mesh.model.snapshot import Delete, Op, Put, Snapshot
 from mesh.model.vault.records import Vault

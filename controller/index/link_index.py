@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from controller.swarm.model import SwarmService
 from mesh.model import keyspace
-from mesh.model.durations import MIN_ROTATE
-from mesh.model.labels import LinkLabel, key_name
+from mesh.model.labels.durations import MIN_ROTATE
+from mesh.model.labels.link_labels import LinkLabel, key_name
 from mesh.model.records import Service
 from mesh.process.multimap import MultiMap
 from mesh.topology.agreement import Agreement, Recorded, absent_text, agree, hidden

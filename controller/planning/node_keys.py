@@ -24,8 +24,8 @@ from mesh.errors import Terminal
 from mesh.model import keyspace
 from mesh.model.encryption.records import EncryptionWanted, Underlay
 from mesh.model.encryption.status import EpochKey
+from mesh.model.labels.ports import MAX_PORT
 from mesh.model.net import IPAddress, UdpEndpoint
-from mesh.model.ports import MAX_PORT
 from mesh.model.records import Node
 from mesh.model.snapshot import Put
 from mesh.topology.underlay import FIRST_PORT

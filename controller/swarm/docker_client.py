@@ -17,10 +17,10 @@ import structlog
 
 from controller.swarm.model import Deploy, SwarmNetwork, SwarmNode, SwarmService, SwarmTask
 from mesh.errors import LinkwireError, Retryable, Terminal
-from mesh.model import labels
-from mesh.model.consent import NAMESPACE, stack_of
 from mesh.model.encryption.status import DATA_PATH_PORT
-from mesh.model.ports import PortRange, merge
+from mesh.model.labels import link_labels
+from mesh.model.labels.consent import NAMESPACE, stack_of
+from mesh.model.labels.ports import PortRange, merge
 from mesh.model.records import Attachment
 from mesh.process import docker_api
 from mesh.topology.agreement import known_hosts, network_aliases
@@ -146,7 +146,7 @@ class SwarmManager:
 
 def _service(raw: Mapping[str, Any]) -> SwarmService:
     spec = raw["Spec"]
-    read, errors = labels.decode(spec.get("Labels") or {})
+    read, errors = link_labels.decode(spec.get("Labels") or {})
     mode = spec.get("Mode") or {}
     replicated = mode.get("Replicated")
     return SwarmService(
@@ -170,7 +170,7 @@ def _deploy(raw: Mapping[str, Any]) -> Deploy:
     return Deploy(
         version=int((raw.get("Version") or {}).get("Index", 0)),
         updated=str(raw.get("UpdatedAt", "")),
-        mark=str(given.get(labels.DEPLOY, "")),
+        mark=str(given.get(link_labels.DEPLOY, "")),
     )
 
 

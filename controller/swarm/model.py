@@ -8,9 +8,9 @@ from types import MappingProxyType
 
 from mesh.model.changelog import Cursor
 from mesh.model.encryption.status import DATA_PATH_PORT
-from mesh.model.labels import LabelError, ServiceLabels
+from mesh.model.labels.link_labels import LabelError, ServiceLabels
+from mesh.model.labels.ports import PortRange
 from mesh.model.net import IPAddress, IPNetwork
-from mesh.model.ports import PortRange
 from mesh.model.records import Attachment
 
 # swarmkit api/types.proto, enum TaskState; a task's state only ever grows.

@@ -58,7 +58,7 @@ def fresh_link_key(seed: LinkSeed, fresh: EpochSecret, cluster: str, name: str, 
         seed: the cluster's.
         fresh: the epoch's.
         cluster: Swarm's cluster id.
-        name: the link key's (`mesh.model.labels.key_name`).
+        name: the link key's (`mesh.model.labels.link_labels.key_name`).
         epoch: the number of the secret.
     """
     info = framed("linkwire link key 2", cluster, name, epoch)

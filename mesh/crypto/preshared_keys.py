@@ -63,7 +63,7 @@ def link_key(seed: LinkSeed, cluster: str, name: str, epoch: int) -> LinkKey:
     Args:
         seed: the cluster's.
         cluster: Swarm's cluster id.
-        name: the link key's (`mesh.model.labels.key_name`).
+        name: the link key's (`mesh.model.labels.link_labels.key_name`).
         epoch: the number of the secret.
     """
     info = framed("linkwire link key 1", cluster, name, epoch)

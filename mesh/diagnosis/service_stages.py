@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mesh.diagnosis.link_facts import Connection, End, LinkFacts, Listener
 from mesh.diagnosis.steps import Step, ok
 from mesh.diagnosis.tunnel_stages import LOGS
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 
 _SHOWN = 5
 

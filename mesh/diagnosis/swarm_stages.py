@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mesh.diagnosis.steps import Outcome, Step, ago, ok, until_wrong
 from mesh.diagnosis.swarm_facts import RUNNING, STARTING, SwarmFacts, SwarmTask
-from mesh.model.labels import suggestion
+from mesh.model.labels.link_labels import suggestion
 
 _SHOWN = 5
 AGENT = "linkwire_agent"

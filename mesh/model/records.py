@@ -12,9 +12,9 @@ from mesh.crypto.hpke import NodePublicKey
 from mesh.crypto.keys import PublicKey
 from mesh.identity.attestation import NodeProof, NodeStatement
 from mesh.model.encryption.status import EncryptionStatus, EpochKey, KeyStatus, TunnelFigures
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.link_labels import LinkLabel
+from mesh.model.labels.ports import PortRange
 from mesh.model.net import IPAddress, UdpEndpoint
-from mesh.model.ports import PortRange
 
 OPTIONAL = MappingProxyType({"optional": True})
 """Marks a field of a later version: it is not written while it has its default, as in versions without the field."""
@@ -133,7 +133,7 @@ class LinkKeyEpoch(Record, key="epochs/{0.key}", covered=True):
     """The current epoch of a link key. Its secret is derived from the seed, the name and the epoch."""
 
     key: str
-    """The link key's name (mesh.model.labels.key_name)."""
+    """The link key's name (mesh.model.labels.link_labels.key_name)."""
     epoch: int
     """Only ever grows. It is the time at which it began, so that it grows even after its record was lost."""
     since: int

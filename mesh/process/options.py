@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mesh.identity.key_files import VERIFY_KEYS_FILE
 from mesh.identity.tls import Tls, choose
+from mesh.model.labels.ports import MAX_PORT
 from mesh.model.net import IPAddress
-from mesh.model.ports import MAX_PORT
 
 LEVELS = ("debug", "info", "warning", "error")
 SMALLEST_PREFIX = 29

@@ -15,7 +15,7 @@ from mesh.errors import Retryable
 from mesh.identity.tls import Tls
 from mesh.integrity.record_signing import OpenedValue, RecordSigner
 from mesh.model import codec, keyspace
-from mesh.model.ports import MAX_PORT
+from mesh.model.labels.ports import MAX_PORT
 from mesh.model.records import Record
 from mesh.model.snapshot import Delete, Op, Put, Snapshot, Versioned, Write
 from mesh.store.etcd_channel import Channel, ChannelPool, LeaseLostError

@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from mesh.model.consent import names, own_key
-from mesh.model.durations import MIN_ROTATE
-from mesh.model.labels import MAX_LINKS, LinkLabel, ServiceLabels
+from mesh.model.labels.consent import names, own_key
+from mesh.model.labels.durations import MIN_ROTATE
+from mesh.model.labels.link_labels import MAX_LINKS, LinkLabel, ServiceLabels
 
 MAX_DECLARED = 100
 """Links that the services of one stack may declare from one consumer of another stack."""

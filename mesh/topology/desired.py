@@ -13,7 +13,7 @@ from typing import Literal
 
 from mesh.crypto.keys import PrivateKey
 from mesh.crypto.preshared_keys import LinkKeys
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from mesh.model.records import Cluster, Endpoint, Service
 from mesh.topology.ipam import nobody, twin
 from mesh.topology.isolation import LocalNetworks

@@ -7,7 +7,7 @@ from collections.abc import Container
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from mesh.errors import Terminal
-from mesh.model.ports import MAX_PORT
+from mesh.model.labels.ports import MAX_PORT
 
 TWIN_PREFIX = 96
 """Bits of the mesh's IPv6 prefix; a longer one would give two IPv4 addresses the same twin."""

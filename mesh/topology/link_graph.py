@@ -15,8 +15,8 @@ from immutables import Map
 
 from mesh.crypto.keys import PublicKey
 from mesh.model import keyspace
-from mesh.model.labels import LinkLabel, key_name
-from mesh.model.ports import PortRange, merge
+from mesh.model.labels.link_labels import LinkLabel, key_name
+from mesh.model.labels.ports import PortRange, merge
 from mesh.model.records import Cluster, Endpoint, Service
 from mesh.model.snapshot import Snapshot
 from mesh.topology.agreement import hidden, shown

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
+from mesh.model.labels.ports import MAX_PORT
 from mesh.model.net import IPAddress, IPNetwork
-from mesh.model.ports import MAX_PORT
 
 ADDRESS_LABEL = "linkwire.address"
 """Node label: where other nodes reach it, by an operator's word. It overrides all others."""

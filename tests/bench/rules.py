@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from agent.firewall import nft
 from agent.firewall.ruleset import render
 from agent.linux import interfaces
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from mesh.topology.policy import Allow, Balance, Policy
 from mesh.topology.wgtypes import Route
 from tests.bench.link import connection, throughput

@@ -20,8 +20,9 @@ from mesh.crypto.envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
 from mesh.crypto.hpke import DecryptionError, MalformedCiphertextError, NodeKey, unseal
 from mesh.crypto.sealed_stream import SealedStreamError, opened, sealed
 from mesh.errors import InvalidRecordError
-from mesh.model import codec, keyspace, labels
+from mesh.model import codec, keyspace
 from mesh.model.backup.contents import PURPOSE, Backup, BackupError, decoded, encoded
+from mesh.model.labels import link_labels
 from mesh.store import range_response
 from mesh.topology.wgtypes import HostEntry
 
@@ -57,8 +58,8 @@ def hosts(data: bytes) -> None:
 def service_labels(data: bytes) -> None:
     """Labels as Swarm takes them: what is read is written and read back."""
     pairs = (line.partition("=") for line in data.decode(errors="replace").split("\n"))
-    read, _ = labels.decode({label: value for label, _, value in pairs})
-    assert labels.decode(labels.encode(read)) == (read, ())
+    read, _ = link_labels.decode({label: value for label, _, value in pairs})
+    assert link_labels.decode(link_labels.encode(read)) == (read, ())
 
 
 def record(data: bytes) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mesh.model.labels import MAX_ALL_RANGES, MAX_LABELS, MAX_RANGES
+from mesh.model.labels.link_labels import MAX_ALL_RANGES, MAX_LABELS, MAX_RANGES
 from tests.lab import process
 from tests.lab.deployment import Deployment
 from tests.support.effort import LONG

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _CONTROLLER, _LABELS_TEST = "tests/unit/controller", "tests/unit/mesh/test_labels.py"
-_JUDGEMENT, _LABELS = "controller/trust/judgement.py", "mesh/model/labels.py"
+_JUDGEMENT, _LABELS = "controller/trust/judgement.py", "mesh/model/labels/link_labels.py"
 
 DECISIONS = (
     Mutant(

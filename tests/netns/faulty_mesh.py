@@ -24,7 +24,7 @@ from controller.swarm.model import SwarmTask
 from mesh.identity.key_files import verify_keys_text
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import keyspace
-from mesh.model.labels import LinkLabel, ServiceLabels
+from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
 from mesh.model.records import TaskReport
 from mesh.store.client import Follower, Store
 from mesh.topology.desired import device_name as device_name_of

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from agent.linux.netns import TaskNetns
-from mesh.model.ports import Protocol
+from mesh.model.labels.ports import Protocol
 
 REFUSED, SILENCE = "refused", "silence"
 """What comes of asking, where it is no server's name."""

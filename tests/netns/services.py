@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent.firewall import nft
 from agent.firewall.ruleset import render
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from mesh.model.records import Refused
 from mesh.topology.ipam import twin
 from mesh.topology.policy import Allow, Balance, Exit, Policy

@@ -16,7 +16,7 @@ from agent.linux.netns import TaskNetns
 from agent.linux.sysctl import OWN
 from agent.probes.examiner import MOST_OWN, Examiner
 from mesh.diagnosis.questions import Question
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.link_labels import LinkLabel
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import Endpoint, Record, Service
 from mesh.topology.link_graph import LinkGraph

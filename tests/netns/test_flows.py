@@ -17,7 +17,7 @@ from agent.flows.flow import wanted_by
 from agent.flows.watcher import Watcher
 from agent.linux.netns import TaskNetns
 from mesh.model import keyspace
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.link_labels import LinkLabel
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import Cluster, Endpoint, Record, Service
 from mesh.model.snapshot import Snapshot, Versioned

@@ -17,7 +17,7 @@ from agent.firewall import nf_tables_netlink, nft, source_guard
 from agent.firewall.ruleset import NAME, render
 from agent.firewall.source_guard import SourceGuard
 from agent.linux.netns import TaskNetns
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from mesh.model.records import Attachment
 from mesh.topology.policy import Exit, Policy
 from tests.netns import strays

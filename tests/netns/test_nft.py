@@ -21,7 +21,7 @@ from agent.linux import nft_json, privileges
 from agent.linux.netns import TaskNetns
 from agent.linux.nft_json import Rules
 from mesh.errors import NetnsGoneError, Retryable, Terminal
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from mesh.model.records import Refused
 from mesh.topology.policy import Allow, Balance, Policy
 from tests.netns.programs import capture

@@ -17,7 +17,7 @@ from agent.firewall.node_ruleset import render
 from agent.firewall.node_table import NodeTable
 from agent.linux.netns import TaskNetns
 from mesh.errors import Retryable
-from mesh.model.ports import Protocol
+from mesh.model.labels.ports import Protocol
 from tests.netns.programs import REFUSED, SILENCE, Address, Servers, ask
 from tests.netns.world import MESH, MESH6, World, ip, wait_for
 from tests.support.patience import slowness

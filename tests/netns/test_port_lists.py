@@ -17,7 +17,7 @@ from agent.firewall.port_lists import Bounds
 from agent.interface.task import TaskState
 from agent.linux.netns import TaskNetns
 from agent.wireguard.backend import Backend
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from mesh.topology.policy import Allow
 from mesh.topology.wgtypes import InterfaceConfig
 from tests.netns.world import World

@@ -17,7 +17,7 @@ import pytest
 
 from agent.firewall import nft
 from agent.linux.netns import TaskNetns
-from mesh.model.ports import Protocol
+from mesh.model.labels.ports import Protocol
 from tests.netns.programs import AT_ONCE, PATIENCE, REFUSED, SILENCE, Address, Servers, ask, connect, echo, say
 from tests.netns.services import Link, Services, address, refused
 from tests.netns.world import Task, World, ip, wait_for, wait_until_nothing_is_left

@@ -12,7 +12,7 @@ from mesh.errors import InvalidRecordError
 from mesh.integrity.bulk_verification import NOTHING, Vouched
 from mesh.integrity.record_signing import OpenedValue, RecordSigner
 from mesh.model import codec, keyspace
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.link_labels import LinkLabel
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import Endpoint, LinkKeyEpoch, ManifestRecord, Record, Service
 from tests.store.etcd_server import EtcdServer

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mesh.model.consent import NAMESPACE
+from mesh.model.labels.consent import NAMESPACE
 from tests.store.small_mesh import NODES, record
 from tests.support.faults.docker_api import Answer, DockerApi
 from tests.support.signing import CLUSTER

@@ -24,7 +24,7 @@ from mesh.errors import Retryable
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import keyspace
 from mesh.model.encryption.status import Mode
-from mesh.model.labels import LinkLabel, ServiceLabels
+from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
 from mesh.model.records import Node, Recall, Recalled, Status
 from mesh.model.snapshot import Delete, Op, Put, Snapshot
 from mesh.process.wakeup import Wake

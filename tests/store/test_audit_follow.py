@@ -12,7 +12,7 @@ import pytest
 
 from mesh.identity.key_files import verify_keys_text
 from mesh.model import keyspace
-from mesh.model.labels import LinkLabel, ServiceLabels
+from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import SmallMesh, settled
 from tests.store.test_audit_log import relink

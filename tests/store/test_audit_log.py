@@ -20,7 +20,7 @@ from mesh.model import codec, keyspace
 from mesh.model.audit import chain as chain_module
 from mesh.model.audit import page as page_module
 from mesh.model.audit.page import AuditPage, Event, packed
-from mesh.model.labels import LinkLabel, ServiceLabels
+from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
 from mesh.store.client import Store
 from tests.store.attacks import Attack, Gullible
 from tests.store.etcd_server import EtcdServer

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from controller.swarm.model import SwarmService
-from mesh.model import labels as codec
-from mesh.model.consent import stack_of
-from mesh.model.labels import LinkLabel, key_name
+from mesh.model.labels import link_labels as codec
+from mesh.model.labels.consent import stack_of
+from mesh.model.labels.link_labels import LinkLabel, key_name
 from mesh.model.records import LinkKeyEpoch, Service
 from mesh.model.snapshot import Snapshot
 from mesh.topology.link_graph import index

@@ -16,8 +16,8 @@ from controller.swarm.model import SwarmService
 from controller.trust.signed_writer import SignedWriter
 from mesh.crypto.envelope import Keyring, SigningKey
 from mesh.model import keyspace
-from mesh.model.labels import LinkLabel, ServiceLabels
-from mesh.model.ports import PortRange
+from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
+from mesh.model.labels.ports import PortRange
 from mesh.model.records import Recall, Service
 from mesh.model.snapshot import Op
 from mesh.store.etcd_channel import ChannelPool

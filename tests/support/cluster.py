@@ -10,7 +10,7 @@ from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey, NodePublicKey
 from mesh.crypto.keys import KEY_BYTES, PublicKey
 from mesh.model import keyspace
-from mesh.model.labels import LinkLabel, ServiceLabels, key_name
+from mesh.model.labels.link_labels import LinkLabel, ServiceLabels, key_name
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import (
     Address,

@@ -8,9 +8,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from mesh.crypto.keys import PublicKey
 from mesh.crypto.preshared_keys import LinkKeys
 from mesh.model import keyspace
-from mesh.model.labels import LinkLabel, key_name
+from mesh.model.labels.link_labels import LinkLabel, key_name
+from mesh.model.labels.ports import PortRange
 from mesh.model.net import UdpEndpoint
-from mesh.model.ports import PortRange
 from mesh.model.records import Attachment, Cluster, Endpoint, Record, Service
 from mesh.model.snapshot import Snapshot, Versioned
 from mesh.topology.desired import desired

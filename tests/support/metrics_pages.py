@@ -23,7 +23,7 @@ from mesh.identity.ca import CertificateAuthority
 from mesh.identity.tls import Tls
 from mesh.model import keyspace
 from mesh.model.encryption.status import EncryptionStatus, PeerFigures
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.link_labels import LinkLabel
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import (
     Address,

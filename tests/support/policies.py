@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from hypothesis import strategies as st
 
-from mesh.model.ports import PortRange, Protocol
+from mesh.model.labels.ports import PortRange, Protocol
 from mesh.topology.policy import Allow, Balance, Exit, Policy
 
 SUBNET = IPv4Network("10.99.0.0/16")

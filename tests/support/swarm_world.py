@@ -14,7 +14,7 @@ from mesh.crypto.hpke import NodeKey, NodePublicKey
 from mesh.crypto.keys import PrivateKey
 from mesh.crypto.preshared_keys import LinkKey, LinkSeed, link_key
 from mesh.model import keyspace
-from mesh.model.labels import LinkLabel, ServiceLabels
+from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
 from mesh.model.records import Attachment, Endpoint, Node, TaskReport, TaskState
 from mesh.model.snapshot import Delete
 from mesh.model.vault.records import EpochHistory

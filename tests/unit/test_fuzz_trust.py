@@ -47,8 +47,9 @@ from mesh.errors import InvalidRecordError
 from mesh.identity.attestation import InvalidProofError, NodeProof, NodeStatement, make_proof, verify
 from mesh.integrity.record_signing import RecordSigner
 from mesh.integrity.verification import verify_snapshot
-from mesh.model import codec, keyspace, labels
-from mesh.model.ports import PortRange
+from mesh.model import codec, keyspace
+from mesh.model.labels import link_labels
+from mesh.model.labels.ports import PortRange
 from mesh.model.records import Address, Endpoint, Kept, Recall, Recalled, Record
 from mesh.model.snapshot import SignedSet, Snapshot, Versioned, Write
 from mesh.store.follower import Batch, MaterializedView, RecordChange
@@ -416,18 +417,18 @@ def some_labels(chance: random.Random) -> Outcome:
         if chance.random() < 0.2:
             label = mutated(chance, label.encode(), texts, WORDS).decode(errors="replace")
         written[label] = mutated(chance, value.encode(), texts, WORDS).decode(errors="replace")
-    read, errors = labels.decode(written)
-    if labels.decode(labels.encode(read)) != (read, ()):
+    read, errors = link_labels.decode(written)
+    if link_labels.decode(link_labels.encode(read)) != (read, ()):
         raise AcceptedError(f"not read back: {written!r}")
     _check_labels(written, read)
     return "refused" if errors else "labels"
 
 
-def _check_labels(written: dict[str, str], read: labels.ServiceLabels) -> None:
+def _check_labels(written: dict[str, str], read: link_labels.ServiceLabels) -> None:
     for link in read.links:
-        if f"{labels.LINK}{link.provider}.ports" in written and not link.ports:
+        if f"{link_labels.LINK}{link.provider}.ports" in written and not link.ports:
             raise AcceptedError(f"open to all: {written!r}")
-    if not read.strict and written.get(labels.STRICT, "").strip().lower() != "false":
+    if not read.strict and written.get(link_labels.STRICT, "").strip().lower() != "false":
         raise AcceptedError(f"not strict: {written!r}")
     for label, parties in (("allow", read.consent.allow), ("accept", read.consent.accept)):
         if "*" in (parties or ()) and "*" not in written[f"linkwire.{label}"]:
@@ -453,7 +454,7 @@ def a_compose_file(chance: random.Random) -> Outcome:
         written = {
             label: value.replace("$$", "$") for label, value in service.get("deploy", {}).get("labels", {}).items()
         }
-        read, errors = labels.decode(written)
+        read, errors = link_labels.decode(written)
         wanted = links.project.services[name].options
         if errors or any(_lost(options.ports, provider, read) for provider, options in wanted.items()):
             raise AcceptedError(repr(text))
@@ -461,7 +462,7 @@ def a_compose_file(chance: random.Random) -> Outcome:
     return "compiled"
 
 
-def _lost(ports: list[PortRange], provider: str, read: labels.ServiceLabels) -> bool:
+def _lost(ports: list[PortRange], provider: str, read: link_labels.ServiceLabels) -> bool:
     """Whether the file limits a link's ports and the labels do not."""
     found = [link for link in read.links if link.provider in (provider, f"stack_{provider}")]
     return bool(ports) and any(not link.ports for link in found)

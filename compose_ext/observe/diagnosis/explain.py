@@ -15,7 +15,7 @@ from compose_ext.walks import between_nodes, link_facts
 from compose_ext.walks.link_facts import Side, Swarm
 from compose_ext.walks.walk import walk
 from mesh.diagnosis.steps import NODE_STAGES, STAGES, Step, worst
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 
 WRONG = 1
 _WIDTH = max(map(len, (*STAGES, *NODE_STAGES)))

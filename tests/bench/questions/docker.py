@@ -13,7 +13,7 @@ from typing import Any
 
 from compose_ext.swarm import queries
 from compose_ext.swarm.agent_answer import SERVICE
-from mesh.model.labels import encode
+from mesh.model.labels.link_labels import encode
 from tests.bench.scale import world as worlds
 from tests.bench.scale.world import World
 

@@ -19,7 +19,7 @@ from mesh.diagnosis.questions import Answer, Question
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, keyspace
 from mesh.model.asks.records import Ask, Told
-from mesh.model.labels import key_name
+from mesh.model.labels.link_labels import key_name
 from mesh.model.records import Leader, Port, SealedKey, SealedLinkKey
 from mesh.model.snapshot import Snapshot, Write
 from mesh.store.client import Follower, Store

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
-from mesh.model.labels import LinkLabel, ServiceLabels
+from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
 from mesh.model.records import Attachment
 
 CLUSTER = "cluster"

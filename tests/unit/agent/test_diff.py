@@ -16,8 +16,8 @@ from agent.linux.nft_json import Rules
 from agent.wireguard.peer_health import REJECT_AFTER_S
 from mesh.crypto.keys import PublicKey
 from mesh.crypto.preshared_keys import PresharedKey
+from mesh.model.labels.ports import PortRange
 from mesh.model.net import IPInterface, IPNetwork, UdpEndpoint
-from mesh.model.ports import PortRange
 from mesh.topology.ipam import twin, ula
 from mesh.topology.policy import Allow, Balance, Policy
 from mesh.topology.wgtypes import (

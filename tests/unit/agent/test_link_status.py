@@ -17,9 +17,9 @@ from mesh.crypto.hpke import NodeKey
 from mesh.crypto.keys import PublicKey
 from mesh.diagnosis.steps import STARTING_S
 from mesh.model import keyspace
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.link_labels import LinkLabel
+from mesh.model.labels.ports import PortRange
 from mesh.model.net import UdpEndpoint
-from mesh.model.ports import PortRange
 from mesh.model.records import (
     BrokenPeers,
     Cluster,

@@ -15,7 +15,7 @@ from agent.reporting import metrics
 from agent.reporting.metrics import KEEP_UPDATES, Metrics
 from mesh.crypto.keys import PublicKey
 from mesh.model import keyspace
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.link_labels import LinkLabel
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import (
     BrokenPeers,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.firewall import port_lists
 from agent.firewall.port_lists import Bounds, shared_name
 from agent.firewall.ruleset import render
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from mesh.topology.policy import Allow, Policy
 from tests.support.policies import SUBNET, SUBNET6, address, policies
 from tests.unit.agent.test_rules_judged import test_every_packet_meets_its_policys_verdict

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.firewall import ruleset
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from mesh.topology.ipam import twin
 from mesh.topology.policy import Allow, Policy
 from tests.support.policies import SUBNET, SUBNET6, address, policies

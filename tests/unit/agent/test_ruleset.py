@@ -19,7 +19,7 @@ from agent.firewall import ruleset
 from agent.linux import nft_json
 from agent.linux.nft_json import Rules
 from mesh.errors import Terminal
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from mesh.model.records import Refused
 from mesh.topology.policy import Allow, Balance, Policy
 from tests.support.policies import SUBNET, SUBNET6, address, policies

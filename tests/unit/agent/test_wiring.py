@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent.queries.wiring import wiring
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.link_labels import LinkLabel
 from mesh.topology.agreement import ABSENT, REFUSED
 from tests.unit.agent.test_link_status import SHOP, endpoint, node, report, service, snapshot, status
 

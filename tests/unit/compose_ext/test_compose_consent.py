@@ -2,8 +2,8 @@
 
 import pytest
 
-from mesh.model.consent import Consent
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.consent import Consent
+from mesh.model.labels.link_labels import LinkLabel
 from tests.unit.compose_ext.compose_files import links
 from tests.unit.compose_ext.test_compose_override import compiled, service_labels
 

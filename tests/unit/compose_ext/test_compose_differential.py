@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from compose_ext.cli import main
-from mesh.model.labels import PREFIX
+from mesh.model.labels.link_labels import PREFIX
 from tests.unit.compose_ext.compose_files import docker_programs
 from tests.unit.compose_ext.docker_api import Api, Recorded, serving
 from tests.unit.compose_ext.random_stacks import Stack, random_stack

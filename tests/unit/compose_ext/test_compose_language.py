@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from compose_ext.diagnostics import Report
 from compose_ext.document.loader import Source, load
 from compose_ext.language.override import compile_override, dump
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from tests.unit.compose_ext.compose_files import links, told
 
 SHOP = """\

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from compose_ext.diagnostics import Report
 from compose_ext.document.interpolate import escape
 from compose_ext.language.override import check_labels, compile_override, dump
-from mesh.model.consent import Consent
-from mesh.model.labels import LinkLabel, ServiceLabels, decode
-from mesh.model.ports import PortRange
+from mesh.model.labels.consent import Consent
+from mesh.model.labels.link_labels import LinkLabel, ServiceLabels, decode
+from mesh.model.labels.ports import PortRange
 from tests.unit.compose_ext.compose_files import docker_programs, links, newest_docker, told
 
 SHOP = """\

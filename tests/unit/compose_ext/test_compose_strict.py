@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.model.labels import decode
+from mesh.model.labels.link_labels import decode
 from tests.unit.compose_ext.test_compose_override import compiled
 
 

@@ -19,9 +19,9 @@ from mesh.crypto.hpke import NodeKey
 from mesh.model import keyspace
 from mesh.model.audit.page import MAX_PACKED, MAX_TEXT, AuditPage, Event, packed
 from mesh.model.encryption.records import NodeEncryption, Underlay
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.link_labels import LinkLabel
+from mesh.model.labels.ports import PortRange
 from mesh.model.net import UdpEndpoint
-from mesh.model.ports import PortRange
 from mesh.model.records import Member, Record, Service
 from mesh.model.snapshot import Delete, Op, Put, Snapshot, Versioned
 from mesh.store.packing import MAX_OPS

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from controller.steps import Allocate, Plan, Release, Share
 from controller.swarm.model import SwarmService, SwarmTask
 from mesh.model import keyspace
-from mesh.model.labels import LinkLabel, ServiceLabels
+from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
 from mesh.model.records import Address, Cluster, Endpoint, Status, TaskReport
 from mesh.model.snapshot import Delete, Put
 from tests.support.swarm_world import BRIDGE, DB, OVERLAY, SUBNET, WEB, World, on, service

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.model import codec, keyspace
+from mesh.model.labels.ports import MAX_PORT
 from mesh.model.net import IPAddress
-from mesh.model.ports import MAX_PORT
 from mesh.model.records import Attachment, Endpoint, Node, Record, Service, Status, TaskReport
 from tests.unit.controller.test_members import N1, N2, Agent, Mesh
 

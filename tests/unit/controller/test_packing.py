@@ -15,8 +15,8 @@ from mesh.crypto.envelope import MAX_BODY
 from mesh.crypto.preshared_keys import LinkKey
 from mesh.errors import Terminal
 from mesh.model import codec, keyspace
-from mesh.model.labels import LINKS, MAX_ALL_RANGES, MAX_RANGES, LinkLabel, ServiceLabels, decode
-from mesh.model.ports import PortRange
+from mesh.model.labels.link_labels import LINKS, MAX_ALL_RANGES, MAX_RANGES, LinkLabel, ServiceLabels, decode
+from mesh.model.labels.ports import PortRange
 from mesh.model.records import Port, Service
 from mesh.model.snapshot import Delete, Holds, Op, Put, Write
 from mesh.store.packing import MAX_BYTES, MAX_OPS, Part, pack

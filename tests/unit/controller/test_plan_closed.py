@@ -9,8 +9,8 @@ import pytest
 
 from controller.swarm.docker_client import _service
 from controller.swarm.model import SwarmService
-from mesh.model.labels import ServiceLabels
-from mesh.model.ports import PortRange
+from mesh.model.labels.link_labels import ServiceLabels
+from mesh.model.labels.ports import PortRange
 from mesh.model.records import Service
 from tests.support.swarm_world import DB, WEB
 from tests.unit.controller.memory_store import MemoryStore

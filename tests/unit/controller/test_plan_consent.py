@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from controller.planning.planner import plan
 from controller.swarm.model import SwarmService
-from mesh.model.consent import Consent
+from mesh.model.labels.consent import Consent
 from mesh.model.records import Service
 from tests.support.swarm_world import NODES, SUBNET, World, service
 from tests.unit.controller.memory_store import MemoryStore

@@ -11,7 +11,7 @@ from controller.steps import Allocate, Share
 from controller.swarm.model import SwarmService
 from controller.transactions import packed
 from mesh.model import keyspace
-from mesh.model.labels import ServiceLabels
+from mesh.model.labels.link_labels import ServiceLabels
 from mesh.model.records import Endpoint, LinkKeyEpoch, SealedLinkKey
 from mesh.model.snapshot import Delete, Put
 from mesh.store.packing import MAX_OPS

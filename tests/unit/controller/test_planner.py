@@ -10,7 +10,7 @@ import pytest
 from controller.planning.planner import plan
 from controller.steps import Plan
 from mesh.model import keyspace
-from mesh.model.labels import LabelError
+from mesh.model.labels.link_labels import LabelError
 from mesh.model.records import Address, Cluster, Endpoint, Port, Service, TaskReport
 from mesh.model.snapshot import Delete
 from mesh.topology.ipam import ula

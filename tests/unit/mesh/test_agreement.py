@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mesh.model.consent import Consent
-from mesh.model.labels import MAX_LINKS, LinkLabel, ServiceLabels
+from mesh.model.labels.consent import Consent
+from mesh.model.labels.link_labels import MAX_LINKS, LinkLabel, ServiceLabels
 from mesh.topology.agreement import (
     MAX_DECLARED,
     Agreement,

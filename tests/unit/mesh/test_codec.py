@@ -22,9 +22,9 @@ from mesh.model.audit.page import AuditPage
 from mesh.model.codec import MAX_BYTES, decode, encode
 from mesh.model.encryption.records import EncryptionWanted, NodeEncryption, Underlay
 from mesh.model.encryption.status import EncryptionStatus
-from mesh.model.labels import LinkLabel
+from mesh.model.labels.link_labels import LinkLabel
+from mesh.model.labels.ports import PortRange
 from mesh.model.net import IPAddress, UdpEndpoint
-from mesh.model.ports import PortRange
 from mesh.model.records import (
     Access,
     Address,

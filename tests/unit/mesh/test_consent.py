@@ -2,9 +2,9 @@
 
 import pytest
 
-from mesh.model.consent import ACCEPT, ALLOW, FROM, MAX_PARTIES, Consent, check_party, names, stack_of
-from mesh.model.durations import MIN_ROTATE
-from mesh.model.labels import LINKS, MAX_VALUE, LabelError, decode, encode
+from mesh.model.labels.consent import ACCEPT, ALLOW, FROM, MAX_PARTIES, Consent, check_party, names, stack_of
+from mesh.model.labels.durations import MIN_ROTATE
+from mesh.model.labels.link_labels import LINKS, MAX_VALUE, LabelError, decode, encode
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.model.consent import CLOSED, Consent
-from mesh.model.durations import MAX_ROTATE, MIN_ROTATE, format_duration, parse_duration
-from mesh.model.labels import (
+from mesh.model.labels.consent import CLOSED, Consent
+from mesh.model.labels.durations import MAX_ROTATE, MIN_ROTATE, format_duration, parse_duration
+from mesh.model.labels.link_labels import (
     EXPOSE,
     LINKS,
     MAX_ALL_RANGES,
@@ -27,7 +27,7 @@ from mesh.model.labels import (
     encode,
     suggestion,
 )
-from mesh.model.ports import PortRange, merge
+from mesh.model.labels.ports import PortRange, merge
 
 TCP_5432 = PortRange("tcp", 5432, 5432)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mesh.model.ports import PortRange
+from mesh.model.labels.ports import PortRange
 from mesh.model.records import Record, Service
 from mesh.topology.link_graph import LinkGraph
 from mesh.topology.policy import Allow, Balance, Policy

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mesh.crypto.keys import PublicKey
 from mesh.crypto.preshared_keys import LinkKey, LinkKeys, LinkSeed, PresharedKey, link_key, preshared_key
 from mesh.errors import Terminal
-from mesh.model.labels import LinkLabel, check_service_name, key_name
+from mesh.model.labels.link_labels import LinkLabel, check_service_name, key_name
 
 SECRET = LinkKey(bytes(range(32)))
 ONE, TWO, THREE = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))

@@ -9,7 +9,7 @@ be written by hand:
     linkwire.link.shop_db.rotate=24h
     linkwire.expose=5432/tcp
     linkwire.strict=false                                      or true, or all
-    linkwire.allow=proxy,blog_web                              who may link to it, see mesh.model.consent
+    linkwire.allow=proxy,blog_web                              who may link to it, see mesh.model.labels.consent
     linkwire.accept=*
     linkwire.from=proxy
 """
@@ -19,10 +19,10 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from mesh.model import consent
-from mesh.model.consent import ACCEPT, ALLOW, FROM, Consent
-from mesh.model.durations import MIN_ROTATE, format_duration, parse_duration, parse_rotation
-from mesh.model.ports import PortRange, merge
+from mesh.model.labels import consent
+from mesh.model.labels.consent import ACCEPT, ALLOW, FROM, Consent
+from mesh.model.labels.durations import MIN_ROTATE, format_duration, parse_duration, parse_rotation
+from mesh.model.labels.ports import PortRange, merge
 
 PREFIX = "linkwire."
 LINKS = "linkwire.links"

@@ -1,0 +1,1 @@
+"""Words of labels and compose files: links, ports, durations, parties. Pure."""
