@@ -194,13 +194,13 @@ def _sizes(docker: Docker, files: Files, stack: str) -> str:
 
     Networks that are there keep theirs, whatever a file says: Docker makes only those that are missing.
     """
-    from compose_ext.health import encryption  # noqa: PLC0415 - `render` needs none of it
+    from compose_ext.health import node_encryption  # noqa: PLC0415 - `render` needs none of it
 
     found = networks.overlays(files.documents, {**os.environ, **files.variables}, stack)
     if not found:
         return ""
     try:
-        mtu = encryption.fitting(docker)
+        mtu = node_encryption.fitting(docker)
         listed = docker.ask(["network", "ls", "--format", "{{.Name}}"], queries.TIMEOUT) if mtu is not None else ""
     except DockerError:  # Docker says why, when it deploys
         return ""

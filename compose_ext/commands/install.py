@@ -109,7 +109,7 @@ def install_command(docker: Docker, **given: str | bool | None) -> int:
     MTU, WireGuard, firewall and clock; --check does only that. At the end a link of its own is tried. etcd runs on
     the nodes with the label linkwire.etcd=true, which managers get, this one first, where too few nodes have it.
     """
-    from compose_ext.health import encryption  # noqa: PLC0415 - see the module's docstring
+    from compose_ext.health import node_encryption  # noqa: PLC0415 - see the module's docstring
     from compose_ext.install import fitness, install, preflight  # noqa: PLC0415
 
     with_gate, detach = bool(given.pop("gate")), bool(given.pop("detach"))
@@ -124,7 +124,7 @@ def install_command(docker: Docker, **given: str | bool | None) -> int:
         show(preflight.table(findings))
         return 1 if preflight.lines(findings, fitness.PROBLEM) else 0
     if texts.get("node_encryption", "off") != "off":
-        for text in encryption.overlays(docker).problems():
+        for text in node_encryption.overlays(docker).problems():
             say(f"warning: {text}")
     install.install(docker, texts, with_gate=with_gate, detach=detach, say=say, force=force)
     return 0

@@ -9,9 +9,9 @@ import click
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.health import encryption, facts
-from compose_ext.health.encryption import Encryption, NodeState
+from compose_ext.health import facts, node_encryption
 from compose_ext.health.judgement import Facts
+from compose_ext.health.node_encryption import Encryption, NodeState
 from compose_ext.install.options import Options, read_label
 from compose_ext.pflag import Group, OneOf, Seconds, form, pass_docker, switch
 from compose_ext.swarm import installation, queries
@@ -70,7 +70,7 @@ def look_first(docker: Docker, mode: str, say: Callable[[str], None], *, force: 
         raise DockerError(_NOT_INSTALLED)
     options = read_label(deployed.options) if deployed.options else Options()
     options = replace(options, node_encryption=mode, image=deployed.image or options.image)
-    for text in encryption.overlays(docker).problems():
+    for text in node_encryption.overlays(docker).problems():
         say(f"warning: {text}")
     say("looking on every node whether it can take part")
     _, findings = preflight.look(docker, swarm, deployed, options, seconds=_WAIT, say=say)
@@ -100,7 +100,7 @@ def wait(docker: Docker, mode: str, seconds: float, say: Callable[[str], None]) 
         if found is not None and found.wanted == mode and found.is_reached:
             say(f"node encryption: {found.summary}")
             return
-        waiting = next(encryption.problems(found), f"node encryption: {found.summary}") if found else _UNKNOWN
+        waiting = next(node_encryption.problems(found), f"node encryption: {found.summary}") if found else _UNKNOWN
         if time.monotonic() > until:
             raise DockerError(f"not reached after {seconds:g} s, and it goes on: {waiting}")
         if waiting != told:
@@ -126,7 +126,7 @@ def renew_keys(docker: Docker, say: Callable[[str], None]) -> int:
     deployed = installation.deployed(docker)
     if "controller" not in deployed.services:
         raise DockerError(_NOT_INSTALLED)
-    if encryption.wanted(deployed) == "off":
+    if node_encryption.wanted(deployed) == "off":
         raise DockerError("node encryption is off: nodes have no keys to rotate")
     found = None
     with suppress(DockerError):
@@ -161,7 +161,7 @@ def await_keys(docker: Docker, since: int, seconds: float, say: Callable[[str], 
             if begun and not found.behind:
                 say("all nodes have new keys")
                 return
-            waiting = encryption.rotation(found) if begun else "the controllers have not begun"
+            waiting = node_encryption.rotation(found) if begun else "the controllers have not begun"
         if time.monotonic() > until:
             raise DockerError(f"not done after {seconds:g} s, and it goes on: {waiting}")
         if waiting != told:
@@ -292,19 +292,19 @@ def _status(docker: Docker, form: str) -> int:
     known, found = look(docker)
     if found is None:
         raise DockerError(known.unanswered or _UNKNOWN)
-    fits = encryption.fitting(docker)
-    overlays = encryption.overlays(docker, fits) if fits is not None else encryption.OverlayNetworks()
-    wrong = [*encryption.problems(found), *overlays.problems()]
+    fits = node_encryption.fitting(docker)
+    overlays = node_encryption.overlays(docker, fits) if fits is not None else node_encryption.OverlayNetworks()
+    wrong = [*node_encryption.problems(found), *overlays.problems()]
     if form == "json":
         nodes = [asdict(node) for node in found.nodes]
         record = {"wanted": found.wanted, "mode": found.mode, "step": found.step, "generation": found.generation}
         told = {"reached": found.is_reached, "nodes": nodes, "problems": wrong, "costs": [*overlays.costs()]}
-        told |= {"epoch": found.epoch, "since": found.since, "rotation": encryption.rotation(found)}
-        told["peers"] = encryption.peers(known.control)
+        told |= {"epoch": found.epoch, "since": found.since, "rotation": node_encryption.rotation(found)}
+        told["peers"] = node_encryption.peers(known.control)
         show_json({**record, **told})
     else:
         print(line(f"node encryption: {found.summary}"))
-        if rotation := encryption.rotation(found):
+        if rotation := node_encryption.rotation(found):
             print(line(rotation))
         show(table(found, tuple(wrong), time.time()))
         for text in overlays.costs():

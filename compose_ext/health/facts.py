@@ -6,9 +6,9 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.health import backends, encryption, node_keys
-from compose_ext.health.encryption import Encryption
+from compose_ext.health import backends, node_encryption, node_keys
 from compose_ext.health.judgement import Expiry, Facts, Finding, Node
+from compose_ext.health.node_encryption import Encryption
 from compose_ext.install import renew
 from compose_ext.install.options import read_label
 from compose_ext.swarm import agent_answer, gate, installation, queries, revoked_nodes
@@ -60,9 +60,9 @@ def about(docker: Docker, answer: Answer | None, unanswered: str = "") -> Facts:
     found: tuple[Finding, ...] = ()
     encrypted: Encryption | None = None
     if answer is not None:
-        encrypted = encryption.read(Facts(answer).control, _up(nodes), read_label(deployed.options or ""))
+        encrypted = node_encryption.read(Facts(answer).control, _up(nodes), read_label(deployed.options or ""))
         if encrypted is not None and encrypted.wanted != "off":
-            others += encryption.overlays(docker).problems()
+            others += node_encryption.overlays(docker).problems()
         others += node_keys.unproven(docker, answer)
         with suppress(DockerError):  # a service was removed meanwhile
             found = backends.missing(docker, answer)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compose_ext.docker_cli import printable
-from compose_ext.health import encryption
-from compose_ext.health.encryption import Encryption
+from compose_ext.health import node_encryption
+from compose_ext.health.node_encryption import Encryption
 from compose_ext.swarm.agent_answer import Answer
 from mesh.store.etcd_member import EtcdMember
 
@@ -108,7 +108,10 @@ def judge(facts: Facts) -> Health:
     found = (*found, *_certificates(facts))
     for finding in found:
         by_text.setdefault(finding.text, finding)
-    for text in (*facts.others, *(encryption.problems(facts.encryption) if facts.encryption is not None else ())):
+    for text in (
+        *facts.others,
+        *(node_encryption.problems(facts.encryption) if facts.encryption is not None else ()),
+    ):
         by_text.setdefault(text, Finding(DEGRADED, text))
     return Health(facts, tuple(sorted(by_text.values(), key=lambda finding: -finding.severity)))
 

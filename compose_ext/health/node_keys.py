@@ -9,8 +9,8 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.health import encryption, judgement
-from compose_ext.health.encryption import NodeState
+from compose_ext.health import judgement, node_encryption
+from compose_ext.health.node_encryption import NodeState
 from compose_ext.swarm import agent_answer, revoked_nodes
 from compose_ext.swarm.agent_answer import Answer
 from mesh.model.net import IPAddress
@@ -65,7 +65,7 @@ class KeyState:
     revoked: str | None
     """Since when, if it is revoked."""
     encryption: str | None = None
-    """Step of node encryption that it has taken (compose_ext.health.encryption); None where nobody says."""
+    """Step of node encryption that it has taken (compose_ext.health.node_encryption); None where nobody says."""
     tunnel: NodeState | None = None
     """Its part in node encryption, where it has one."""
 
@@ -83,7 +83,7 @@ def key_states(docker: Docker) -> list[KeyState]:
     for node in _swarm(docker):
         statement = by_node.get(node.id)
         state, problem = _state(node, statement)
-        tunnel = encryption.node_state(control, node.id, node.hostname)
+        tunnel = node_encryption.node_state(control, node.id, node.hostname)
         agent = (control.get("agents") or {}).get(node.id) or {}
         holder = judgement.holder_problem(agent) or judgement.holder_note(agent)
         problem = "; ".join(filter(None, [problem, *_misplaced(node, statement), holder]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from compose_ext.health import encryption
+from compose_ext.health import node_encryption
 from compose_ext.swarm.agent_answer import Answer, Link, Pair
 from compose_ext.ui.layout import placed
 from compose_ext.ui.rates import Rates
@@ -253,7 +253,7 @@ def _control(answer: Answer) -> Mapping[str, Any]:
 def _encryption(answer: Answer, node: str, hostname: str) -> Document | None:
     """Describe a node's part in node encryption; None where all of it is off, or nobody says."""
     control = _control(answer)
-    state = encryption.node_state(control, node, hostname) if control.get("encryption") else None
+    state = node_encryption.node_state(control, node, hostname) if control.get("encryption") else None
     if state is None:
         return None
     fields = ("step", "peers", "ready", "handshake_age", "received", "sent", "refused", "problem", "why_not")

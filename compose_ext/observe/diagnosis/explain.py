@@ -7,7 +7,7 @@ import click
 from compose_ext.completion import services
 from compose_ext.diagnostics import UsageError
 from compose_ext.docker_cli import Docker
-from compose_ext.health import encryption
+from compose_ext.health import node_encryption
 from compose_ext.pflag import Command, form, pass_docker
 from compose_ext.swarm import installation
 from compose_ext.terminal import line, say, show_finding, show_json
@@ -114,7 +114,7 @@ def explain_command(docker: Docker, consumer: str, provider: str, form: str) -> 
     nodes = between_nodes.named(swarm, consumer, provider)
     if nodes is not None:
         names = {"one": nodes[0].name, "other": nodes[1].name}
-        wanted = encryption.wanted(installation.deployed(docker))
+        wanted = node_encryption.wanted(installation.deployed(docker))
         steps = between_nodes.walk(docker, between_nodes.read(docker, swarm, nodes, wanted))
         good = f"overlay packets between {nodes[0].name} and {nodes[1].name} are encrypted"
         return show_walk(steps, form, names, good)

@@ -12,7 +12,7 @@ import yaml
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.document.networks import MTU, overlays, with_mtu
-from compose_ext.health import encryption
+from compose_ext.health import node_encryption
 from compose_ext.install.options import Options
 from compose_ext.swarm.installation import OPTIONS_LABEL
 from tests.unit.compose_ext.compose_files import document
@@ -67,7 +67,7 @@ SIZED = {"st_default", "st_plain", "st_whole", "st_twice", "st_merged"}
 def test_only_made_networks_differ(  # noqa: PLR0917 - fixtures
     docker: str, api: Api, folder: Path, monkeypatch: pytest.MonkeyPatch, version: str, linked: bool
 ) -> None:
-    monkeypatch.setattr(encryption, "fitting", lambda _docker: 1386)
+    monkeypatch.setattr(node_encryption, "fitting", lambda _docker: 1386)
     first, second = (text.format(version=f'version: "{version}"') for text in (FIRST, SECOND))
     first += "x-wireguard: {}\n" if linked else ""
     stack = Stack({"deep/a.yml": first, "b.yml": second}, ["deep/a.yml", "b.yml"], environment={"HOME_OF": "/x"})
@@ -85,7 +85,7 @@ def test_only_made_networks_differ(  # noqa: PLR0917 - fixtures
 def test_networks_that_are_there_are_left_alone(
     docker: str, api: Api, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(encryption, "fitting", lambda _docker: 1386)
+    monkeypatch.setattr(node_encryption, "fitting", lambda _docker: 1386)
     text = "version: '3.8'\nservices: {a: {image: a, networks: [old, new]}}\nnetworks: {old: {}, new: {}}\n"
     (folder / "a.yml").write_text(text)
     api.forget()
@@ -112,7 +112,7 @@ def test_nothing_is_added_without_node_encryption(
     docker: str, api: Api, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for fits in (lambda _docker: None, failing):
-        monkeypatch.setattr(encryption, "fitting", fits)
+        monkeypatch.setattr(node_encryption, "fitting", fits)
         stack = Stack({"a.yml": FIRST.format(version="version: '3.8'")}, ["a.yml"], environment={"HOME_OF": "/x"})
         by_docker, by_plugin = deployed_both_ways(api, docker, stack, folder, monkeypatch)
         assert without_ours(by_plugin) == without_ours(by_docker)
@@ -160,4 +160,4 @@ def test_agent_says_what_fits(tmp_path: Path, mode: str, answer: dict[str, Any],
     status = {"State": "running", "ContainerStatus": {"ContainerID": "c" * 64}}
     asked: dict[str, object] = {"service ls": "c", "service inspect": [service], "service ps": "t"}
     asked |= {"inspect": [{"ID": "t", "Status": status}], "exec": json.dumps(answer)}
-    assert encryption.fitting(scripted(tmp_path, asked)) == fits
+    assert node_encryption.fitting(scripted(tmp_path, asked)) == fits

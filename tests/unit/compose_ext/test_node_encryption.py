@@ -14,8 +14,8 @@ from compose_ext.cli import main
 from compose_ext.commands.node_encryption import look_first, renew_keys, renewed_since, switch_to, table
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
-from compose_ext.health.encryption import Encryption, OverlayNetworks, overlays, problems, read, rotation
 from compose_ext.health.judgement import DEGRADED, judge
+from compose_ext.health.node_encryption import Encryption, OverlayNetworks, overlays, problems, read, rotation
 from compose_ext.install import preflight, rollout
 from compose_ext.install.fitness import ENCRYPTION, MTU, PROBLEM, Finding
 from compose_ext.install.options import Options, choose, read_label
@@ -295,7 +295,7 @@ def test_nothing_is_switched_on_unfit_nodes(tmp_path: Path, monkeypatch: pytest.
 )
 def test_install_takes_mode_or_none(words: list[str], mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[Options] = []
-    monkeypatch.setattr("compose_ext.health.encryption.overlays", lambda _docker: OverlayNetworks())
+    monkeypatch.setattr("compose_ext.health.node_encryption.overlays", lambda _docker: OverlayNetworks())
 
     def install(_docker: Docker, given: dict[str, str], **_more: object) -> None:
         chosen.append(choose(given, None))
