@@ -5,14 +5,16 @@ A proxy does that to a Docker that a program plays; tests/lab/test_slow_docker.p
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from agent.containers import netns_discovery, start_gate
+from agent.containers.docker_api import Docker
 from agent.containers.docker_client import SERVICE_LABEL, TASK_LABEL, Containers, LocalTask
 from agent.containers.watcher import ContainerWatcher
 from tests.store.waiting import until
@@ -20,8 +22,10 @@ from tests.support.docker_proxy import FAILURES, DockerProxy, Failure
 from tests.support.faults.docker_api import Answer, DockerApi
 from tests.support.patience import slowness
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of those we end
 OTHERS = ("c1", "c2", "c3")
 ILL = "c0"
+WATCHING = ("container-events", "container-watch")
 SOON_S = 3.0
 
 
@@ -65,6 +69,10 @@ class Node:
     def start(self) -> None:
         self._watch = ContainerWatcher(Containers(self.proxy.url), lambda: None)
 
+    def wake(self) -> None:
+        if self._watch is not None:
+            self._watch._wake("resync")
+
     def settle(self) -> None:
         """Start, and wait until events are followed: then all are listed once more."""
         self.start()
@@ -91,8 +99,19 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     monkeypatch.setattr(netns_discovery, "FOLDER", tmp_path / "netns")
     monkeypatch.setattr(start_gate, "FOLDER", tmp_path / "gate")
     real = tmp_path / "docker"
+    before = set(threading.enumerate())
     with ManyContainers(real) as docker, DockerProxy(tmp_path / "proxy", real) as proxy:
-        yield Node(docker, proxy)
+        node = Node(docker, proxy)
+        yield node
+    with pytest.MonkeyPatch.context() as ended:
+        # The watch ends with its process; here, what it goes on to log would stand among other tests' logs.
+        ended.setattr(Docker, "asked_to", _end)
+        node.wake()
+        until(lambda: not any(one.name in WATCHING for one in set(threading.enumerate()) - before), 30)
+
+
+def _end(_docker: Docker, _do: str) -> NoReturn:
+    raise SystemExit  # which ends a thread without a word
 
 
 @pytest.mark.parametrize("failure", FAILURES)

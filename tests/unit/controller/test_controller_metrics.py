@@ -52,7 +52,7 @@ def test_all_of_it() -> None:
         'node_encryption{mode="off",step="off"}': 1,
         **{
             f'node_encryption{{mode="{mode}",step="{step}"}}': 0
-            for mode in ("prefer", "strict")
+            for mode in ("prefer", "strict", "all")
             for step in ("accept", "send", "enforce")
         },
         "node_encryption_nodes": 0,
