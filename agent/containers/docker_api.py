@@ -25,7 +25,7 @@ from mesh.topology.policy import Exit
 _NO_ADDRESS = "com.docker.network.bridge.inhibit_ipv4"
 THREADS = 8
 """Questions that are asked at once."""
-PATIENCE_S = 0.5
+PATIENCE_S = 2.0
 """Seconds without any answer after which the questions that are left are waited for no longer."""
 
 T = TypeVar("T")

@@ -30,7 +30,8 @@ def compose(deployment: Deployment, folder: Path, **web: object) -> str:
 
 def test_deploy_returns_when_links_are_wired(stacks: Deployment, tmp_path: Path) -> None:
     check = {"test": ["CMD", "test", "-e", "/tmp/ready"], "interval": "1s", "retries": 60}  # noqa: S108 - in the container
-    started = f"(sleep {HEALTHY_AFTER_S}; touch /tmp/ready) & exec python3 -u /srv/listen.py web --tcp 80"
+    later = f"(sleep {HEALTHY_AFTER_S * slowness():.0f}; touch /tmp/ready)"
+    started = f"{later} & exec python3 -u /srv/listen.py web --tcp 80"
     path = compose(stacks, tmp_path, healthcheck=check, command=["sh", "-c", started])
     done = stacks.try_linkwire("deploy", "-c", path, "waits", seconds=200)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from agent.containers import netns_discovery, start_gate
+from agent.containers import docker_api, netns_discovery, start_gate
 from agent.containers.docker_api import Docker
 from agent.containers.docker_client import SERVICE_LABEL, TASK_LABEL, Containers, LocalTask
 from agent.containers.watcher import ContainerWatcher
@@ -98,6 +98,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     (tmp_path / "netns").mkdir()
     monkeypatch.setattr(netns_discovery, "FOLDER", tmp_path / "netns")
     monkeypatch.setattr(start_gate, "FOLDER", tmp_path / "gate")
+    monkeypatch.setattr(docker_api, "PATIENCE_S", 0.5)
     real = tmp_path / "docker"
     before = set(threading.enumerate())
     with ManyContainers(real) as docker, DockerProxy(tmp_path / "proxy", real) as proxy:
