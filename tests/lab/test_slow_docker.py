@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.containers.watcher import RESYNC_S
 from tests.lab import checker, process, programs
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node
@@ -128,7 +129,7 @@ def test_others_are_wired_while_docker_fails_for_one(
         stacks.wait_running("slow_ill", 1)
         scale(stacks, "good", 2)
         took = await_connected(stacks, "good", 2, AT_ONCE_S)
-        time.sleep(16)  # all are listed once more
+        time.sleep(RESYNC_S + 1)  # all are listed once more
         assert connected(stacks, "slow_web") == 1
         proxy.heal()
         healed = await_connected(stacks, "ill", 1, AT_ONCE_S)
