@@ -7,17 +7,14 @@ from collections.abc import Callable
 
 from tests.bench.scale import world as worlds
 from tests.bench.scale.stage import staged, wait_for
-from tests.support.effort import in_long_form
+from tests.support.effort import LONG
 
-NODES_TASKS = 1000
-"""Tasks that are there before, on 30 nodes."""
-NEW = 2000
-WITHIN_S = 10.0
+NODES_TASKS, NEW, WITHIN_S = (1000, 2000, 10.0) if LONG else (60, 60, 0.5)
+"""Tasks that are there before (1,000 on 30 nodes), new ones, and the seconds within which these start."""
 READY_S = 120.0
 FIRST_SLOT = 20
 
 
-@in_long_form
 def test_burst_over_cluster_is_planned_together(figure: Callable[[str], None]) -> None:
     """What changes while a plan is made waits as a set of names: passes are few, whatever the number of tasks."""
     world = worlds.stacks(NODES_TASKS)
@@ -50,5 +47,5 @@ def test_burst_over_cluster_is_planned_together(figure: Callable[[str], None]) -
             f" controller {(stage.controller.cpu() - cpu) / 1000:.1f} s of processor, {held:.0f} to"
             f" {cost['peak']:.0f} MiB; two agents {spent[0] / 1000:.1f} and {spent[1] / 1000:.1f} s of processor"
         )
-        assert passes < NEW / 4
+        assert not LONG or passes < NEW / 4  # few tasks are planned faster than they come
         assert ready < READY_S

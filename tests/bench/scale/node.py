@@ -22,6 +22,7 @@ from agent.containers.docker_client import LocalTask, NodeIdentity
 from agent.desired_state import DesiredState
 from agent.interface.task import TaskState
 from agent.linux import interfaces
+from agent.linux.netns import TaskNetns
 from agent.loop import Agent
 from agent.node_encryption.key import NodeKeys
 from agent.queries.answers import Answers, Running
@@ -36,6 +37,7 @@ from agent.wireguard.backend import Backend
 from mesh.crypto.envelope import Keyring, SigningKey
 from mesh.crypto.keys import PublicKey
 from mesh.integrity.record_signing import RecordSigner
+from mesh.model.net import IPAddress
 from mesh.model.records import DeviceStatus, PeerStatus
 from mesh.store.client import Store
 from mesh.topology.underlay import ports_beside
@@ -157,6 +159,11 @@ class _Backend:
         pass
 
 
+def _route_mtu(_home: TaskNetns, _destinations: Iterable[IPAddress], *, learned: bool = True) -> int:  # noqa: ARG001
+    """Stand where `interfaces.route_mtu` stands: every way here takes what Ethernet does."""
+    return 1500
+
+
 class SimulatedNode:
     """One node with an agent."""
 
@@ -164,7 +171,7 @@ class SimulatedNode:
         """Prepare; `start` starts the agent."""
         for module, name, stand_in in (
             (local_tasks, "TaskState", _InMemory),
-            (interfaces, "route_mtu", lambda _home, _hosts: 1500),
+            (interfaces, "route_mtu", _route_mtu),
             (start_gate, "FOLDER", folder / "gate"),
         ):
             setattr(module, name, stand_in)  # the last adapters
