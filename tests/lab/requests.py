@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.lab import process
@@ -13,12 +14,12 @@ from tests.lab.node import Node
 from tests.lab.words import Words
 from tests.support.fault_rows import FaultRow
 
-# One new connection every 20 ms, each with 1 s to answer, until the file /tmp/stop is there (or 5 minutes have gone).
+# One new connection every 20 ms, each with 1 s to answer, until /tmp/stop is there, or the seconds have gone.
 PROGRAM = """
 import json, os, sys, time, urllib.request
 url, ok, lost, first, last, why = sys.argv[1], 0, 0, None, None, {}
 answered, longest = time.monotonic(), 0.0
-end = time.monotonic() + 300
+end = time.monotonic() + float(sys.argv[2])
 while not os.path.exists("/tmp/stop") and time.monotonic() < end:
     began = time.time()
     try:
@@ -78,8 +79,9 @@ def together(counted: Sequence[Counted]) -> Counted:
 class Requests:
     """While entered, requests from a task of a service over a link; afterwards `counted`."""
 
-    def __init__(self, node: Node, container: str, url: str) -> None:
-        """Prepare to request `url` from a container on a node."""
+    def __init__(self, node: Node, container: str, url: str, seconds: float = 900.0) -> None:
+        """Prepare to request `url` from a container on a node, for so many seconds at most."""
+        self._seconds = seconds
         self._node = node
         self._container = container
         self._url = url
@@ -87,7 +89,8 @@ class Requests:
 
     def __enter__(self) -> Requests:  # noqa: PYI034 - final
         self._node.docker("exec", self._container, "rm", "-f", "/tmp/stop", "/tmp/counted")  # noqa: S108 - in the container
-        self._node.docker("exec", "--detach", self._container, "python3", "-c", PROGRAM, self._url)
+        program = ("python3", "-c", PROGRAM, self._url, f"{self._seconds}")
+        self._node.docker("exec", "--detach", self._container, *program)
         time.sleep(1)
         return self
 
@@ -102,3 +105,22 @@ class Requests:
 
         process.wait_for("the requests to be counted", ended, seconds=20, every=0.2)
         self.counted = Counted(**json.loads(said[0]))
+
+
+class Load:
+    """While entered, the same from several tasks at once, each some 40 a second; afterwards `counted`, of all."""
+
+    def __init__(self, tasks: Sequence[tuple[Node, str]], url: str, seconds: float = 900.0) -> None:
+        """Prepare to request `url` from these containers, for so many seconds at most."""
+        self._all = [Requests(node, container, url, seconds) for node, container in tasks]
+        self.counted = Counted(0, 0, 0.0)
+
+    def __enter__(self) -> Load:  # noqa: PYI034 - final
+        with ThreadPoolExecutor(len(self._all)) as pool:
+            list(pool.map(Requests.__enter__, self._all))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ThreadPoolExecutor(len(self._all)) as pool:
+            list(pool.map(Requests.__exit__, self._all))
+        self.counted = together([one.counted for one in self._all])

@@ -13,8 +13,9 @@ import pytest
 from tests.lab import Lab, checker, process
 from tests.lab.deployment import Deployment, deployed
 from tests.lab.fixtures import lab_name
-from tests.lab.requests import Requests
+from tests.lab.requests import Load
 from tests.support.effort import LONG
+from tests.support.fault_rows import FaultRow
 
 pytestmark = pytest.mark.skipif(not LONG, reason="in make chaos: a Swarm of its own, some minutes")
 
@@ -31,7 +32,17 @@ services:
     command: [sleep, "86400"]
     stop_grace_period: 1s
     links: [web]
+    deploy: {{replicas: 3, placement: {{constraints: [node.hostname == n1]}}}}
+  back:
+    image: {image}
+    command: [nginx, -g, "daemon off;"]
     deploy: {{placement: {{constraints: [node.hostname == n1]}}}}
+  buyer:
+    image: {image}
+    command: [sleep, "86400"]
+    stop_grace_period: 1s
+    links: ["back:web"]
+    deploy: {{replicas: 3, placement: {{constraints: [node.hostname == n2]}}}}
 """
 LOST = ("linkwire_etcd", "linkwire_controller")
 WAIT_S = 120.0
@@ -41,7 +52,7 @@ Figure = Callable[[str], None]
 
 @pytest.fixture(scope="module")
 def installed() -> Iterator[Deployment]:
-    """Two nodes with the stack's own etcd, and a client on n1 linked to a web server on n2."""
+    """Two nodes with the stack's own etcd, and links both ways between them."""
     lab = Lab(lab_name("b"), nodes=2, say=print)
     try:
         lab.up()
@@ -93,13 +104,15 @@ def lose_volumes(installed: Deployment) -> None:
     manager.docker("service", "scale", "--detach", "linkwire_etcd=1", f"linkwire_controller={replicas}")
 
 
-def test_lost_volumes_come_back_without_a_lost_request(installed: Deployment, figure: Figure, tmp_path: Path) -> None:
+def test_lost_volumes_come_back_without_a_lost_request(
+    installed: Deployment, figure: Figure, fault_row: Callable[[FaultRow], None], tmp_path: Path
+) -> None:
     key, file = tmp_path / "backup.key", tmp_path / "linkwire.backup"
     installed.linkwire("backup", "--keygen", str(key))
     before, addresses = wired(installed), vips(installed)
-    assert len(before) == 2
-    node, client = installed.wait_running("kept_client", 1)[0]
-    with Requests(node, client, "http://web/") as requests:
+    clients = [*installed.wait_running("kept_client", 3), *installed.wait_running("kept_buyer", 3)]
+    assert len(before) == len(clients) + 2
+    with Load(clients, "http://web/") as requests:
         words = ("backup", "--to", str(file), "--recipient", f"{key}.pub", "--format", "json")
         began = time.monotonic()
         made = json.loads(installed.linkwire(*words))
@@ -116,6 +129,7 @@ def test_lost_volumes_come_back_without_a_lost_request(installed: Deployment, fi
         installed.wait_connected("kept")
         time.sleep(5)
     figure(f"etcd's and the controllers' volumes lost, and a restore: {requests.counted}")
+    fault_row(requests.counted.row("volumes of etcd and controllers lost, a backup restored"))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert restored["written"] is True
     assert restored["lost"] == []

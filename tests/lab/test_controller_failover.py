@@ -25,7 +25,7 @@ from tests.lab.deployment import Deployment, deployed
 from tests.lab.fixtures import lab_name
 from tests.lab.layout import ETCD_PORT
 from tests.lab.node import Node, UnreachableError
-from tests.lab.requests import Requests
+from tests.lab.requests import Load
 from tests.lab.words import Words
 from tests.store.two_controllers import History
 from tests.support.effort import LONG
@@ -38,11 +38,12 @@ Figure = Callable[[str], None]
 SWARM_PORT = 2377
 WRITES_S = 90.0
 TABLE = "inet cut_off"
+CLIENTS = {"replicas": 9, "placement": {"max_replicas_per_node": 3}}
 
 
 @pytest.fixture(scope="module")
 def three() -> Iterator[Deployment]:
-    """Three managers, an etcd beside them, a server on each node and a client on each."""
+    """Three managers, an etcd beside them, a server on each node and three clients."""
     lab = Lab(lab_name("f"), nodes=3, managers=3, say=print)
     try:
         lab.up()
@@ -50,7 +51,7 @@ def three() -> Iterator[Deployment]:
         demo = deployment.images.demo
         services = {
             "web": programs.service(demo, "listen", "web", "--tcp", "80", deploy={"mode": "global"}),
-            "client": programs.idle(demo, links=["web"], deploy={"mode": "global"}),
+            "client": programs.idle(demo, links=["web"], deploy=CLIENTS),
             "spare": programs.idle(demo, links=["web"], deploy={"replicas": 0}),
         }
         deployment.deploy("fo", programs.stack(services))
@@ -152,10 +153,10 @@ def rest(three: Deployment) -> float:
 
 
 @contextmanager
-def watched(three: Deployment, node: Node, file: Path) -> Iterator[tuple[Requests, History]]:
-    """Requests from another node than that one, and etcd's history, until the mesh is at rest again."""
-    (client,) = [task for task in three.tasks("fo_client") if task[0].name == other(three, node).name]
-    with History(three.lab.etcd_endpoint, file) as history, Requests(*client, "http://web:80/") as requests:
+def watched(three: Deployment, node: Node, file: Path) -> Iterator[tuple[Load, History]]:
+    """Requests from all other nodes to each other and to that one, and etcd's history."""
+    clients = [task for task in three.tasks("fo_client") if task[0].name != node.name]
+    with History(three.lab.etcd_endpoint, file) as history, Load(clients, "http://web:80/") as requests:
         yield requests, history
 
 

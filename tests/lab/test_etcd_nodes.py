@@ -10,7 +10,7 @@ import pytest
 from tests.lab import Lab, images, process, programs
 from tests.lab.deployment import WAIT_S, Deployment
 from tests.lab.fixtures import lab_name
-from tests.lab.requests import Requests
+from tests.lab.requests import Load
 from tests.lab.words import Words
 from tests.support.effort import LONG
 from tests.support.fault_rows import FaultRow
@@ -19,17 +19,16 @@ Rows = tuple[Callable[[str], None], Callable[[FaultRow], None]]
 
 pytestmark = pytest.mark.skipif(not LONG, reason="in make chaos: three managers of their own, some minutes")
 
-LEAST_OK = 0.5
-"""Share of requests while agents are replaced, which costs links of wireguard-go seconds each time."""
+CLIENTS = 3
 
 
-def on(node: str) -> dict[str, object]:
-    return {"placement": {"constraints": [f"node.hostname == {node}"]}}
+def on(node: str, replicas: int = 1) -> dict[str, object]:
+    return {"replicas": replicas, "placement": {"constraints": [f"node.hostname == {node}"]}}
 
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Deployment]:
-    """Linkwire with its own etcd on a node of three managers and a worker, and a link between two of the managers."""
+    """Linkwire with its own etcd on one of three managers, a worker, and links both ways between two managers."""
     lab = Lab(lab_name("e"), nodes=4, managers=3, say=print)
     try:
         lab.up()
@@ -38,7 +37,9 @@ def own() -> Iterator[Deployment]:
         demo = deployment.images.demo
         services = {
             "web": programs.service(demo, "listen", "web", "--tcp", "80", deploy=on("n2")),
-            "client": programs.idle(demo, links=["web"], deploy=on("n1")),
+            "client": programs.idle(demo, links=["web"], deploy=on("n1", CLIENTS)),
+            "back": programs.service(demo, "listen", "back", "--tcp", "80", deploy=on("n1")),
+            "buyer": programs.idle(demo, links=["back:web"], deploy=on("n2", CLIENTS)),
         }
         deployment.deploy("up", programs.stack(services))
         deployment.wait_connected("up")
@@ -58,15 +59,16 @@ def answering(deployment: Deployment) -> int:
     return sum(not one["problem"] for one in members(deployment))
 
 
-def require_requests(own: Deployment, *flags: str, rows: Rows, name: str, seconds: float = 500) -> str:
-    """`install` with flags, under requests."""
-    (client,) = own.tasks("up_client")
-    with Words(own, "up") as words, Requests(*client, "http://web:80/") as requests:
-        said = own.linkwire("install", *flags, seconds=seconds)
+def require_requests(own: Deployment, *words: str, rows: Rows, name: str) -> str:
+    """Run a command under requests, of which none may be lost; return what it prints."""
+    clients = own.tasks("up_client") + own.tasks("up_buyer")
+    assert len(clients) == 2 * CLIENTS
+    with Words(own, "up") as status, Load(clients, "http://web:80/") as requests:
+        said = own.linkwire(*words, seconds=900)
     figure, fault_row = rows
     figure(f"{name}: {requests.counted}")
-    fault_row(requests.counted.row(f"etcd {name}", words=words))
-    assert requests.counted.ok > LEAST_OK * (requests.counted.ok + requests.counted.lost)
+    fault_row(requests.counted.row(f"etcd {name}", words=status))
+    assert requests.counted.lost == 0, requests.counted
     return said
 
 
@@ -76,7 +78,7 @@ def rows(figure: Callable[[str], None], fault_row: Callable[[FaultRow], None]) -
 
 
 def test_etcd_grows_to_three_managers(own: Deployment, rows: Rows) -> None:
-    said = require_requests(own, "--etcd-nodes", "3", rows=rows, name="1 -> 3")
+    said = require_requests(own, "install", "--etcd-nodes", "3", rows=rows, name="1 -> 3")
     assert said.count("which now has the label linkwire.etcd=true") == 2, said
     assert answering(own) == 3
     assert sum(one["is_leader"] is True for one in members(own)) == 1
@@ -106,15 +108,15 @@ def test_links_are_made_with_one_manager_gone(own: Deployment) -> None:
     process.wait_for("three members to answer", lambda: answering(own) == 3, seconds=WAIT_S)
 
 
-def test_members_are_renewed_one_by_one(own: Deployment) -> None:
-    said = own.linkwire("renew", seconds=900)
+def test_members_are_renewed_one_by_one(own: Deployment, rows: Rows) -> None:
+    said = require_requests(own, "renew", rows=rows, name="of three, renew")
     assert "etcd's members present the new certificate, one after the other" in said
     require_well(own)
 
 
-def test_members_are_upgraded(own: Deployment) -> None:
+def test_members_are_upgraded(own: Deployment, rows: Rows) -> None:
     image = images.variant(own.lab, "next", "ENV NEXT=1")
-    own.linkwire("upgrade", "--image", image, seconds=900)
+    require_requests(own, "upgrade", "--image", image, rows=rows, name="of three, upgrade")
     require_well(own)
 
 
@@ -125,7 +127,7 @@ def require_well(own: Deployment) -> None:
     own.wait_connected("up")
 
 
-def test_lost_member_is_replaced_by_another(own: Deployment) -> None:
+def test_lost_member_is_replaced_by_another(own: Deployment, rows: Rows) -> None:
     """Its node is gone for good, and a worker becomes a manager in its place."""
     manager = own.lab.manager
     own.lab.stop_node("n3")
@@ -136,7 +138,7 @@ def test_lost_member_is_replaced_by_another(own: Deployment) -> None:
         lambda: manager.docker("node", "rm", "--force", "n3", check=False).returncode == 0,
         seconds=WAIT_S,
     )
-    own.linkwire("install", seconds=900)
+    require_requests(own, "install", rows=rows, name="of three, one replaced")
     assert {str(one["endpoint"]) for one in members(own) if not one["problem"]} == {
         f"{own.lab.node(name).address}:2379" for name in ("n1", "n2", "n4")
     }
@@ -144,7 +146,7 @@ def test_lost_member_is_replaced_by_another(own: Deployment) -> None:
 
 
 def test_etcd_shrinks_to_one(own: Deployment, rows: Rows) -> None:
-    require_requests(own, "--etcd-nodes", "1", rows=rows, name="3 -> 1")
+    require_requests(own, "install", "--etcd-nodes", "1", rows=rows, name="3 -> 1")
     assert [one["problem"] for one in members(own)] == [""]
     assert len(own.tasks("linkwire_etcd")) == 1
     own.wait_connected("up")
