@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--managers", type=int, help="how many of them are managers (default: as it was, or 1)")
     up.add_argument("--mtu", type=int, help="the largest packet on its wires, in bytes (default: as it was, or 1500)")
     up.add_argument("--gate", action="store_true", help="start every container by deploy/linkwire-runc from now on")
+    up.add_argument("--newest", action="append", default=[], metavar="NODE", help="run Debian's newest Docker there")
     run = verbs.add_parser("run", help="run a command inside a node")
     run.add_argument("node")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
@@ -101,7 +102,8 @@ def _up(arguments: argparse.Namespace) -> None:
         nodes, managers = 3, 1
     nodes = nodes if arguments.nodes is None else arguments.nodes
     managers = min(managers, nodes) if arguments.managers is None else arguments.managers
-    Lab(arguments.name, nodes, managers, say=_clock(), mtu=arguments.mtu, gate=arguments.gate).up()
+    more = {"mtu": arguments.mtu, "gate": arguments.gate, "newest": arguments.newest}
+    Lab(arguments.name, nodes, managers, say=_clock(), **more).up()
 
 
 def _run(lab: Lab, node: str, command: list[str]) -> None:

@@ -75,7 +75,7 @@ def _provide_demo(lab: Lab, say: Callable[[str], None]) -> None:
 def _provide(lab: Lab, image: str, made_from: bytes, make: Callable[[], str], say: Callable[[str], None]) -> None:
     """Give the lab's registry and its first node what was made from the same before, else make it and keep it."""
     repository, tag = image.split("/", 1)[1].split(":")
-    folder = _cache() / "images" / repository
+    folder = cache() / "images" / repository
     folder.mkdir(parents=True, exist_ok=True)
     shelf, key = Shelf(folder, repository, tag), hashlib.sha256(made_from).hexdigest()
     with _locked(folder):
@@ -143,7 +143,7 @@ def push_busybox(lab: Lab, say: Callable[[str], None] = lambda _: None) -> str:
 
 def root_file_system(kind: str, say: Callable[[str], None] = lambda _: None) -> Path:
     """The tar file of deploy/base-image.sh for `kind`, made when it is missing or old."""
-    tar = _cache() / f"{kind}.tar"
+    tar = cache() / f"{kind}.tar"
     with _locked(tar):
         if not tar.exists():
             say(f"making the root file system of {kind}, once (a minute)")
@@ -153,7 +153,7 @@ def root_file_system(kind: str, say: Callable[[str], None] = lambda _: None) -> 
 
 def wheels(say: Callable[[str], None] = lambda _: None) -> Path:
     """The folder of deploy/wheels.sh, filled when it is missing or old."""
-    folder = _cache() / "locked"
+    folder = cache() / "locked"
     with _locked(folder):
         if not folder.exists():
             say("fetching what the project depends on, once")
@@ -169,7 +169,8 @@ def _locked(made: Path) -> Iterator[None]:
         yield
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The folder of what is made once for all labs."""
     folder = Path(os.environ.get("LINKWIRE_CACHE", "/var/cache/linkwire"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder

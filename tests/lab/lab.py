@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tests.lab import cgroup, network, process, servers, swarm
+from tests.lab import cgroup, engine, network, process, servers, swarm
 from tests.lab.layout import DEFAULT_NAME, STATE, LabError, Layout
 from tests.lab.node import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 COMMANDS = ("dockerd", "containerd", "runc", "etcd", "docker-registry", "ip", "nsenter", "unshare", "setsid")
 PLENTY = 8 << 30  # bytes of memory, of which a lab of three nodes with all images takes about 1.5 GiB
@@ -44,6 +44,7 @@ class Lab:
         mtu: int | None = None,
         *,
         gate: bool = False,
+        newest: Sequence[str] = (),
     ) -> None:
         """Describe a lab.
 
@@ -54,7 +55,9 @@ class Lab:
             say: is told what is being done.
             mtu: of its wires, in bytes; None: as they are, which is 1500 in a new one.
             gate: start every container by deploy/linkwire-runc from now on; else as it is, without in a new one.
+            newest: names of nodes that run Debian's newest Docker engine from their next start on.
         """
+        self._newest = newest
         self._mtu = mtu
         self._gate = gate
         self.layout = Layout(name or default_name(), nodes, managers)
@@ -118,6 +121,8 @@ class Lab:
             self._record()
             if self._gate:
                 self.layout.gate.touch()
+            for name in self._newest:
+                self._give_engine(self.node(name))
             self.network.ensure_hub()
             if self._mtu is not None:
                 self.network.set_mtu(self._mtu)
@@ -145,6 +150,11 @@ class Lab:
 
     def _parts(self) -> tuple[servers.Server | Node, ...]:
         return (*self.nodes, self.etcd, self.registry_server)
+
+    def _give_engine(self, node: Node) -> None:
+        if not node.engine.exists():
+            node.folder.mkdir(parents=True, exist_ok=True)
+            node.engine.symlink_to(engine.newest(self._say))
 
     def _ensure(self, part: servers.Server | Node) -> None:
         if isinstance(part, Node):

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 #    on others, and would not see a namespace made after its start.
 #  - containerd makes /opt/containerd, which is not to stay behind on the machine.
 #  - The start gate's files are each node's own, and outlive a power cut as a disk would: /etc and /usr/local/bin.
+#  - Another engine's /usr goes over the machine's, for a node that has one.
 #  - The pidfile lies in that fresh /run: a stale one silently stops the next start.
 START = """
 set -eu
-node=$1 data=$2 disk=$3
-shift 3
+node=$1 data=$2 disk=$3 engine=$4
+shift 4
 hostname "$node"
+[ -z "$engine" ] || mount -t overlay -o "lowerdir=$engine/usr:/usr" overlay /usr
 umount -l /run/netns 2>/dev/null || :
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/netns /run/docker /run/lock /run/opt /run/opt/new /run/opt/work
@@ -90,6 +92,11 @@ class Node:
         return self.folder / "daemon.json"
 
     @property
+    def engine(self) -> Path:
+        """A link to the root file system with its own Docker engine; not there where it runs the machine's."""
+        return self.folder / "engine"
+
+    @property
     def group(self) -> cgroup.Group:
         """The cgroup that holds all processes of the node: daemon, tasks and what `run` started."""
         return cgroup.Group(f"{self.layout.name}-lab/{self.name}")
@@ -135,6 +142,7 @@ class Node:
             self.name,
             str(data),
             str(self.folder / "disk"),
+            str(self.engine.resolve()) if self.engine.exists() else "",
             "--config-file",
             str(self.config),
         ]
