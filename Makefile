@@ -106,11 +106,13 @@ check: $(VENV)/ready
 mutants: $(VENV)/ready
 	$(PYTHON) -m tests.mutants
 
+# SOAK=7200: seconds of each of the soak's three parts, which come last.
 chaos: $(VENV)/ready
 	LINKWIRE_IDLE_S=1020 LINKWIRE_KILLS=20 LINKWIRE_SILENT_PEERS_S=600 LINKWIRE_POOL_CYCLES=500 LINKWIRE_ROUGH_ROUNDS=300 \
 		$(PYTHON) -m pytest -s --timeout 2400 tests/netns/test_idle_connections.py tests/netns/test_dead_ends.py tests/netns/test_userspace.py \
 		tests/unit/controller/test_pool_cycles.py tests/netns/test_invalid_packets.py
-	LINKWIRE_CHAOS=long LINKWIRE_UPGRADE_LONG=1 $(PYTHON) -m pytest -s tests/chaos tests/unit/model tests/netns/test_linkkeys.py \
+	LINKWIRE_CHAOS=long LINKWIRE_UPGRADE_LONG=1 LINKWIRE_SOAK_S=$(or $(SOAK),7200) $(PYTHON) -m pytest -s \
+		tests/chaos/test_kills.py tests/unit/model tests/netns/test_linkkeys.py \
 		tests/netns/test_adapter_faults.py tests/store/test_adapter_faults.py tests/netns/test_overlay_mtu.py \
 		tests/netns/test_crowded_node.py tests/netns/test_many_handshakes.py tests/netns/test_host_traffic.py tests/bench/test_burst.py \
 		tests/lab/test_linkkeys.py tests/lab/test_false_alarms.py tests/lab/test_fault_table.py tests/lab/test_prometheus.py \
@@ -118,8 +120,10 @@ chaos: $(VENV)/ready
 		tests/lab/test_slow_docker.py tests/lab/test_holder.py tests/lab/test_host_traffic.py \
 		tests/lab/test_etcd_nodes.py tests/lab/test_backup.py tests/lab/test_node_encryption.py tests/store/test_etcd_cluster.py \
 		tests/store/test_controller_failover.py tests/store/test_controller_clocks.py tests/lab/test_controller_failover.py \
+		tests/lab/test_engines.py tests/lab/test_clocks.py \
 		tests/kernel/test_kernel.py::test_self_test_and_netns_suite_pass_in_guest \
-		tests/kernel/test_kernel.py::test_long_form_of_guest_tests_passes
+		tests/kernel/test_kernel.py::test_long_form_of_guest_tests_passes \
+		tests/netns/test_soak.py tests/chaos/test_soak.py
 
 build/fuzz/ready: requirements/fuzz.txt requirements/build.txt
 	@deploy/bootstrap.sh plugin

@@ -132,15 +132,15 @@ def no_agent(stacks: Deployment) -> Iterator[None]:
 
 
 @contextmanager
-def wrong_clock(stacks: Deployment) -> Iterator[None]:
-    """Only on n2 there is a library to load, by which it is an hour earlier."""
+def wrong_clock(stacks: Deployment, *more: str) -> Iterator[None]:
+    """Only on n2 there is a library to load, by which it is an hour earlier; `more` are flags for the service."""
     for node in stacks.lab.nodes:
         folder = stacks.lab.layout.root / "clock" / node.name
         folder.mkdir(parents=True, exist_ok=True)
     library = stacks.lab.layout.root / "clock/n2/clock.so"
     process.answer(["cc", "-shared", "-fPIC", "-o", str(library), str(programs.INSIDE / "clock.c")])
     source = f"{stacks.lab.layout.root}/clock/{{{{.Node.Hostname}}}}"
-    preload = ("--env-add", "LD_PRELOAD=/clock/clock.so")
+    preload = ("--env-add", "LD_PRELOAD=/clock/clock.so", *more)
     with changed(stacks, "--mount-add", f"type=bind,source={source},target=/clock,readonly", *preload):
         yield
 

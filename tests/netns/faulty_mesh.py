@@ -178,8 +178,8 @@ class FaultyMesh:
 
 
 @contextmanager
-def faulty_mesh(folder: Path) -> Iterator[FaultyMesh]:
-    """One mesh, ended at the end."""
+def faulty_mesh(folder: Path, rest_s: int = 60) -> Iterator[FaultyMesh]:
+    """One mesh, ended at the end; freed addresses rest for so many seconds."""
     with ExitStack() as stack:
         world = World()
         stack.callback(world.close)
@@ -207,5 +207,5 @@ def faulty_mesh(folder: Path) -> Iterator[FaultyMesh]:
         stack.callback(agents.close)
         proxy = stack.enter_context(node.netns.run(lambda: Proxy(etcd.port)))  # which listens in the node's namespace
         stack.enter_context(mesh.reader(THERE))
-        stack.enter_context(mesh.controller())
+        stack.enter_context(mesh.controller(rest_s=rest_s))
         yield FaultyMesh(node, world, mesh, docker, agents, folder, proxy.endpoint, store, follower, desired)
