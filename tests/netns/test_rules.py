@@ -191,6 +191,7 @@ def test_vip_spreads_new_connections_over_ready_tasks(mesh: Services, web: Task,
 def test_unready_task_keeps_old_connections_gets_no_new(
     mesh: Services, web: Task, db: tuple[Task, ...], version: int
 ) -> None:
+    """As for a task that is being stopped (moby#38841)."""
     mesh.link(WEB_TO_DB)
     vip = mesh.vip("db", version)
     with contextlib.ExitStack() as stack:
