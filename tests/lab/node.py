@@ -26,14 +26,19 @@ if TYPE_CHECKING:
 #    on others, and would not see a namespace made after its start.
 #  - containerd makes /opt/containerd, which is not to stay behind on the machine.
 #  - The start gate's files are each node's own, and outlive a power cut as a disk would: /etc and /usr/local/bin.
-#  - Another engine's /usr goes over the machine's, for a node that has one.
+#  - Another engine's /usr goes over the machine's, for a node that has one; it has cgroup version 2 alone as well,
+#    with those controllers that the machine has not given to version 1.
 #  - The pidfile lies in that fresh /run: a stale one silently stops the next start.
 START = """
 set -eu
 node=$1 data=$2 disk=$3 engine=$4
 shift 4
 hostname "$node"
-[ -z "$engine" ] || mount -t overlay -o "lowerdir=$engine/usr:/usr" overlay /usr
+if [ -n "$engine" ]; then
+    mount -t overlay -o "lowerdir=$engine/usr:/usr" overlay /usr
+    umount -R -l /sys/fs/cgroup
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+fi
 umount -l /run/netns 2>/dev/null || :
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/netns /run/docker /run/lock /run/opt /run/opt/new /run/opt/work

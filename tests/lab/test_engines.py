@@ -1,4 +1,4 @@
-"""Two Docker engines in one Swarm: Debian 12's and the newest of Debian's, as managers and workers, with the gate."""
+"""Two Docker engines in one Swarm: Debian 12's and the newest of Debian's on cgroup version 2, with the gate."""
 
 from __future__ import annotations
 
@@ -69,10 +69,12 @@ def version(node: Node) -> str:
 def test_gate_and_links_work_on_both_engines(mixed: Deployment, figure: Figure) -> None:
     versions = {node.name: version(node) for node in mixed.lab.nodes}
     assert len({text.partition(".")[0] for text in versions.values()}) == 2
+    groups = {node.name: node.get("/info")["CgroupVersion"] for node in mixed.lab.nodes}
+    assert (groups["n3"], groups["n4"]) == ("2", "2")
     tasks = mixed.tasks("mix_first")
     assert {node.name for node, _ in tasks} == set(versions)
     process.wait_for("first connections", lambda: mixed.logged("mix_first").count("through") == 4, seconds=WAIT_S)
-    figure(f"{versions}: first connections through the gate on all")
+    figure(f"{versions}, cgroup versions {groups}: first connections through the gate on all")
     assert all(node.docker("inspect", "-f", "{{.RestartCount}}", task).stdout == "0\n" for node, task in tasks)
 
 
