@@ -21,7 +21,7 @@ from agent.linux.netns import TaskNetns
 from agent.node_encryption import overlays
 from agent.node_encryption.device import NAMES
 from mesh.errors import LinkwireError
-from mesh.model.encryption.status import LETTING_ALL, letting
+from mesh.model.encryption.status import LETTING_ALL, MODES, letting
 from mesh.topology.underlay import ports_beside
 
 MOST_NAMED = 20
@@ -42,6 +42,7 @@ def gather(home: TaskNetns, asked: Mapping[str, Any]) -> dict[str, Any]:
     # The port of a device that is there is its own.
     foreign = {port for port, name in zip(ports, NAMES, strict=True) if interfaces.kind(home, name) is None}
     found: dict[str, Any] = {
+        "modes": MODES,
         "ports": [port for port in ports if port],
         "taken": sorted(foreign & taken_ports.taken("udp")),
         "strict_filter": home.run(sysctl.is_strict_everywhere),

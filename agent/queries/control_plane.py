@@ -50,7 +50,7 @@ def control(read: Snapshot, said: Snapshot, graph: LinkGraph, reader: Reader) ->
             for node in said.all(Node)
         },
         "encryption": asdict(encryption) if encryption is not None else None,
-        "node_keys": {"epoch": asked.epoch, "since": asked.since} if asked is not None else None,
+        "node_keys": asdict(asked) if asked is not None else None,
         "tasks": {state: tasks[state] for state in ("wired", "waiting", "error")},
     }
 
@@ -71,6 +71,7 @@ def _part(node: Node, said: Snapshot, acted_on: Snapshot) -> dict[str, Any]:
     figures = status.tunnel if status is not None else None
     return {
         "able": node.encryption_key is not None,
+        "all": node.encryption_all,
         "placed": acted_on.get(keyspace.underlay(node.id), Underlay) is not None,
         "state": asdict(account) if account is not None else None,
         "keys": asdict(status.node_keys) if status is not None and status.node_keys is not None else None,

@@ -247,6 +247,7 @@ class NodeReports:
             encryption_epoch=first.epoch if first is not None else 0,
             encryption_next=later,
             encryption_spent=self._clock.spent.get(_OWN) if first is not None else None,
+            encryption_all=asked is not None and asked.all_since > 0,
         )
         if node != self.node:
             self.node = node

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import click
 
 from compose_ext.diagnostics import DockerError
-from compose_ext.docker_cli import Docker
+from compose_ext.docker_cli import Docker, printable
 from compose_ext.health import facts, node_encryption
 from compose_ext.health.judgement import Facts
 from compose_ext.health.node_encryption import Encryption, NodeState
@@ -77,7 +77,7 @@ def look_first(docker: Docker, mode: str, say: Callable[[str], None], *, force: 
     about = [one for one in findings if one.check in {fitness.ENCRYPTION, fitness.IMAGE}]
     for text in preflight.lines(about, fitness.WARNING):
         say(f"warning: {text}")
-    problems = preflight.lines(about, fitness.PROBLEM)
+    problems = [*preflight.lines(about, fitness.PROBLEM), *_other_agents(docker, deployed, mode)]
     if problems and not force:
         listed = "\n  ".join(problems)
         raise DockerError(
@@ -86,6 +86,21 @@ def look_first(docker: Docker, mode: str, say: Callable[[str], None], *, force: 
         )
     for text in problems:
         say(f"in spite of: {text}")
+
+
+def _other_agents(docker: Docker, deployed: installation.Deployed, mode: str) -> list[str]:
+    """Name the nodes whose agents are of another version than the service's: nobody knows whether they know the mode.
+
+    An agent that does not know it would act on nothing new.
+    """
+    if mode != "all":
+        return []
+    agent = deployed.services["agent"]
+    names = {str(node["ID"]): printable(str(node["Description"]["Hostname"])) for node in queries.nodes(docker)}
+    tasks = queries.tasks(docker, str(agent["Spec"]["Name"]), wanted="desired-state=running")
+    others = {str(task.get("NodeID", "")) for task in tasks if not queries.is_current(task, agent)}
+    text = "its agent was not replaced when others were, and may not know mode all: docker linkwire upgrade"
+    return [f"{name}: {text}" for name in sorted(names.get(node, node) for node in others)]
 
 
 def wait(docker: Docker, mode: str, seconds: float, say: Callable[[str], None]) -> None:

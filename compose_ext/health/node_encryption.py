@@ -137,25 +137,30 @@ def read(control: Mapping[str, Any], up: Mapping[str, str], options: Options) ->
         return None
     record = control["encryption"] or {}
     agents, keys = control.get("agents") or {}, control.get("node_keys") or {}
+    is_all = bool(keys.get("all_since"))
     return Encryption(
         _goal(options),
         str(record.get("mode", "off")),
         str(record.get("step", "off")),
         int(record.get("generation", 0)),
-        tuple(_node(hostname, agents.get(node), up) for node, hostname in up.items()),
+        tuple(_node(hostname, agents.get(node), up, is_all) for node, hostname in up.items()),
         int(keys.get("epoch", 0)),
         int(keys.get("since", 0)),
         ports(options),
     )
 
 
-def _node(hostname: str, agent: Mapping[str, Any] | None, up: Mapping[str, str]) -> NodeState:
+def _node(hostname: str, agent: Mapping[str, Any] | None, up: Mapping[str, str], is_all: bool = False) -> NodeState:
+    """Read the account of a node; `is_all` tells whether nodes are asked whether they know mode `all`."""
     if agent is None:
         return NodeState(hostname, why_not="its agent is silent")
     part = agent.get("encryption") or {}
     why_not = ""
     if not part.get("able"):
         why_not = "its agent states no encryption key: it is of an earlier version, or its log says why"
+    elif is_all and not part.get("all"):
+        why_not = "its agent does not say that it knows mode all: one of an earlier version does not, and then acts "
+        why_not += "on nothing new. Upgrade it: docker linkwire upgrade"
     elif not part.get("placed"):
         why_not = "the controllers have given it no place: see `docker linkwire events --kind problem`"
     state = part.get("state") or {}

@@ -26,6 +26,12 @@ _IPV4_LEAST, _IPV6_LEAST = 576 + 60, 1280 + 60
 _CUT = 3
 _TWO = 2
 _UNKNOWN_TO_IT = "node encryption needs nodes that reach one another by addresses of their own"
+_EARLIER_MODES = ("prefer", "strict")
+"""Of an image that knows node encryption, and does not say which modes it knows."""
+_OLDER = (
+    "an agent of it would act on nothing new. Upgrade first (docker linkwire upgrade), or before you go back to it "
+    "choose an earlier mode: docker linkwire node encryption on --mode strict, or off"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +145,8 @@ def _node(outcome: Outcome, wish: Wish) -> Iterator[Finding]:
         yield from _mtu(node, facts, wish)
         yield from _firewall(node, facts, wish)
         yield from _clock(node, outcome.ahead, wish)
-        if wish.encrypts and facts.get("encryption"):
-            yield from _encryption(node, facts["encryption"], wish)
+        if wish.encrypts:
+            yield from _encryption(node, facts.get("encryption") or {}, wish)
         yield from (Finding(node, FIREWALL, WARNING, f"not looked at: {text}") for text in facts["unread"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         yield Finding(node, IMAGE, WARNING, f"its answer is not understood ({type(error).__name__}: {error})")
@@ -251,6 +257,10 @@ def _clock(node: str, ahead: float, wish: Wish) -> Iterator[Finding]:
 
 def _encryption(node: str, facts: Mapping[str, Any], wish: Wish) -> Iterator[Finding]:
     """Judge whether a node can take part in node encryption."""
+    mode = wish.options.node_encryption
+    if mode not in facts.get("modes", _EARLIER_MODES if facts else ()):
+        yield Finding(node, ENCRYPTION, PROBLEM, f"the image does not know mode {mode}: {_OLDER}")
+        return
     problems = list(_unfit(node, facts, wish))
     ports = " and ".join(map(str, facts["ports"]))
     found = f"UDP {ports} {'are' if len(facts['ports']) > 1 else 'is'} free, and nothing drops packets there"

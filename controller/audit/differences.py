@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from controller.swarm.model import Swarm
 from mesh.model import keyspace
 from mesh.model.audit.page import Event, Stream
-from mesh.model.encryption.records import NodeEncryption, Underlay
+from mesh.model.encryption.records import EncryptionWanted, NodeEncryption, Underlay
 from mesh.model.labels.durations import format_duration
 from mesh.model.labels.link_labels import LinkLabel, key_name
 from mesh.model.labels.ports import PortRange
-from mesh.model.records import Access, Endpoint, LinkKeyEpoch, Member, Recall, Record, Service
+from mesh.model.records import Access, Endpoint, LinkKeyEpoch, Member, Node, Recall, Record, Service
 from mesh.model.snapshot import Delete, Op, Put, Snapshot
 from mesh.model.vault.records import Vault
 from mesh.topology.agreement import REFUSED, hidden, shown
@@ -75,15 +75,29 @@ def _changed(before: Record | None, after: Record | None, view: View) -> Iterato
         case Vault() as vault:
             kind = _verb(before, after, "vault begun", "vault changed", "vault gone")
             yield "decisions", Event.of(kind, id=vault.id)
-        case NodeEncryption() as encryption:
-            kind = _verb(before, after, "node encryption begun", "node encryption changed", "node encryption ended")
-            yield "decisions", Event.of(kind, mode=encryption.mode, step=encryption.step)
-        case Underlay() as place:
-            kind = _verb(before, after, "encryption peer added", "encryption peer changed", "encryption peer removed")
-            yield "decisions", Event.of(kind, **_place(place, view.swarm))
+        case EncryptionWanted() | NodeEncryption() | Underlay():
+            yield from (("decisions", event) for event in _encryption(before, after, view))
         case Recall() as recall:
             kind = "restore ended" if after is None else "restore begun"
             yield "decisions", Event.of(kind, node=recall.node)
+        case _:
+            pass
+
+
+def _encryption(before: Record | None, after: Record | None, view: View) -> Iterator[Event]:
+    """Tell of node encryption; of a rotation of the nodes' keys with the nodes that had it begin by their clocks."""
+    match after or before:
+        case EncryptionWanted(epoch=epoch):
+            if isinstance(before, EncryptionWanted) and before.epoch != epoch:
+                spent = (node.id for node in view.stored.all(Node) if node.encryption_spent == before.epoch)
+                names = ",".join(sorted(_hostname(name, view.swarm) for name in spent))
+                yield Event.of("node keys requested", epoch=epoch, clocks_went_back=names)
+        case NodeEncryption() as encryption:
+            kind = _verb(before, after, "node encryption begun", "node encryption changed", "node encryption ended")
+            yield Event.of(kind, mode=encryption.mode, step=encryption.step)
+        case Underlay() as place:
+            kind = _verb(before, after, "encryption peer added", "encryption peer changed", "encryption peer removed")
+            yield Event.of(kind, **_place(place, view.swarm))
         case _:
             pass
 

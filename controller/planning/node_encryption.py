@@ -9,6 +9,7 @@ Its rules, beside those of every plan (controller.planning.planner):
 - the next step begins when every node that is up and has a place has acknowledged the last one, so that no node
   sends by a device that another does not have, or refuses what another still sends;
 - plain packets are refused only once every node that is up has a place, and reaches all others by its device;
+- mode `all` begins when the agents of all nodes that are up say that they know it;
 - it is taken back by the same steps, the record last, and the places after it;
 - a node loses its place when it has left the Swarm or is revoked, never because it is silent;
 - which of its keys a place has, and when nodes get new ones, is said by controller.planning.node_keys.
@@ -35,6 +36,7 @@ from mesh.model.snapshot import Delete, Put
 
 LATE_S = 15
 """Seconds after which a step that nodes have not taken is a problem. A generation is the second in which it began."""
+UNKNOWING = "an agent of an earlier version does not know it, and would act on nothing new: docker linkwire upgrade"
 _NAMED = 5
 """Nodes that a problem names."""
 
@@ -65,7 +67,10 @@ class NodeEncryptionPlan:
             yield from self._clear()
             return
         settled = current is not None and goal is not None and following(current.step, goal) == current.step
-        yield from self._keys.request(settled=settled and current is not None and current.mode == goal)
+        yield from self._keys.request(
+            settled=settled and current is not None and current.mode == goal,
+            all_wanted="all" in {goal, current.mode if current is not None else None},
+        )
         places = list(self._places())
         if current is None and self._lacking:
             if self._is_late(self._keys.since):
@@ -166,6 +171,9 @@ class NodeEncryptionPlan:
     def _next(self, current: NodeEncryption | None, goal: Mode | None) -> Iterator[Step]:
         """Yield the next step, unless nodes are still at the last one."""
         port = self._index.swarm.data_path_port
+        if goal == "all" and (current is None or current.mode != "all") and self._unknowing:
+            self._wait_for_unknowing()
+            return
         if current is None:
             if goal is not None:
                 record = NodeEncryption(goal, "accept", port, self._run.now)
@@ -200,6 +208,21 @@ class NodeEncryptionPlan:
             self._run.changes_at(self._keys.since + LATE_S)
         elif waiting := [*self._keys.waiting(self._kept)]:
             self._run.problems.append(f"node encryption: new keys of nodes: waiting for {_some(waiting)}")
+
+    @cached_property
+    def _unknowing(self) -> list[str]:
+        """The nodes that are up, and whose agents do not say that they know mode `all`."""
+        nodes = self._index.nodes
+        return [name for name in sorted(self._up) if name in nodes and not nodes[name].encryption_all]
+
+    def _wait_for_unknowing(self) -> None:
+        """Hold mode `all` where an agent would not know it: it would act on nothing new any more."""
+        self._run.awaits = True
+        if not self._is_late(self._keys.all_since):
+            self._run.changes_at(self._keys.all_since + LATE_S)
+            return
+        names = _some([self._hostname(name) for name in self._unknowing])
+        self._run.problems.append(f"node encryption: mode all waits for {names}: {UNKNOWING}")
 
     def _behind(self, current: NodeEncryption) -> list[str]:
         """Name the nodes that are up, have a place, and have not acknowledged the current step."""

@@ -42,6 +42,7 @@ class NodeKeys:
 
     Attributes:
         epoch: of the keys that nodes are asked for.
+        all_since: since when nodes are asked whether they know mode `all`; 0 for not.
     """
 
     def __init__(self, run: PlanContext, up: Mapping[str, SwarmNode]) -> None:
@@ -55,23 +56,29 @@ class NodeKeys:
         self.since = self._asked.since if self._asked is not None else run.now
         """Since when nodes are asked for these, by the clock of the controller that did."""
         self.epoch = max(self._placed, self._asked.epoch if self._asked is not None else 0)
+        self.all_since = self._asked.all_since if self._asked is not None else 0
 
     # --- requests
 
-    def request(self, *, settled: bool) -> Iterator[Step]:
+    def request(self, *, settled: bool, all_wanted: bool) -> Iterator[Step]:
         """Ask the nodes to state their keys, and for new ones where they are due.
 
         Args:
             settled: whether no step of node encryption is under way: else no rotation begins.
+            all_wanted: whether nodes are to say that they know mode `all`.
         """
         if settled and not self._rotating and self._is_due():
             self.epoch = max(self._run.now, self._run.encryption.renewed, self.epoch + 1)
             self.since = self._run.now
-        if self._asked is None or self._asked.epoch != self.epoch:
+        if all_wanted != (self.all_since > 0):
+            self.all_since = self._run.now if all_wanted else 0
+        asked = EncryptionWanted(self.since, self.epoch, self.all_since)
+        if asked != self._asked:
             replaced = self._stored.revision_of(keyspace.ENCRYPTION_WANTED)
             what = f"a key of epoch {self.epoch}" if self.epoch else "its key"
-            put = Put(EncryptionWanted(self.since, self.epoch), replaced)
-            yield PlanStep((put,), f"node encryption: every node is to state {what}")
+            what += ", and whether it knows mode all" * all_wanted
+            why = f", as clocks went back: {', '.join(map(self._hostname, self._spent))}" if self._spent else ""
+            yield PlanStep((Put(asked, replaced),), f"node encryption: every node is to state {what}{why}")
 
     def _is_due(self) -> bool:
         """Tell whether nodes are to get new keys: by hand, after so long, or where a node's clock went back.
@@ -81,13 +88,13 @@ class NodeKeys:
         """
         if (self.epoch or self.since) < self._run.encryption.renewed:
             return True
-        return self._is_older(self._run.encryption.rotate) or (self._is_spent and self._is_older(SPENT_S))
+        return self._is_older(self._run.encryption.rotate) or (bool(self._spent) and self._is_older(SPENT_S))
 
-    @property
-    def _is_spent(self) -> bool:
-        """Whether a node that is up says that its newest key must not be used any more."""
-        nodes = (self._run.index.nodes.get(name) for name in self._active)
-        return any(node is not None and node.encryption_spent == self.epoch for node in nodes)
+    @cached_property
+    def _spent(self) -> list[str]:
+        """The nodes that are up and say that their newest keys must not be used any more."""
+        nodes, epoch = self._run.index.nodes, self._asked.epoch if self._asked is not None else self.epoch
+        return [name for name in self._active if name in nodes and nodes[name].encryption_spent == epoch]
 
     def _is_older(self, rotate: int | None) -> bool:
         """Tell whether the nodes' keys are older than so many seconds; never, than None."""

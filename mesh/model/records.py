@@ -202,6 +202,7 @@ class Node(Record, key="nodes/{0.id}", writer="agent"):
     encryption_epoch: int = field(default=0, metadata=OPTIONAL)
     encryption_next: EpochKey | None = field(default=None, metadata=OPTIONAL)
     encryption_spent: int | None = field(default=None, metadata=OPTIONAL)  # peers refuse it: a clock went back
+    encryption_all: bool = field(default=False, metadata=OPTIONAL)  # it knows mode `all`, where that is asked
 
     def statement(self, cluster: str) -> NodeStatement:
         """Return the statement that its proof has to prove, in the Swarm of that id."""
@@ -272,8 +273,7 @@ class DeviceStatus:
     task: str
     public_key: PublicKey | None
     peers: tuple[PeerStatus, ...]
-    refused: tuple[Refused, ...]
-    """Counters that are not 0, sorted."""
+    refused: tuple[Refused, ...]  # counters that are not 0, sorted
 
 
 @dataclass(frozen=True, slots=True)

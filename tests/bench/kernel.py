@@ -1,6 +1,7 @@
 """The groups that a kernel with WireGuard changes, measured in the guest (tests/kernel), in the same table.
 
 Its processor is emulated, and runs Python and programs ten times slower than outside: only ratios mean anything.
+One group by hand: python -m tests.kernel -- .venv/bin/python -m tests.bench.kernel nodes
 """
 
 from __future__ import annotations
@@ -72,9 +73,10 @@ def _read(path: Path) -> Run:
 
 
 def main() -> int:
-    """What runs in the guest. What is measured is printed too."""
+    """What runs in the guest, all groups or those that are named. What is measured is printed too."""
     configure("warning")
     effort = QUICK if "--quick" in sys.argv else _EFFORT
+    groups = {name: group for name, group in _GROUPS.items() if name in sys.argv} or _GROUPS
     shown = 0
 
     def after(run: Run) -> None:
@@ -86,7 +88,7 @@ def main() -> int:
         fresh.write_text(json.dumps(run.as_json()))
         fresh.replace(Path(guest.EXCHANGE, _RESULT))
 
-    run_groups({f"{_NAME}.{name}": group for name, group in _GROUPS.items()}, effort, after)
+    run_groups({f"{_NAME}.{name}": group for name, group in groups.items()}, effort, after)
     return 0
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from mesh.crypto.keys import PrivateKey
 from mesh.integrity.sealed_keys import open_link_key
-from mesh.model import keyspace
-from mesh.model.encryption.records import NODES_KEY, NodeEncryption, Underlay
+from mesh.model import codec, keyspace
+from mesh.model.encryption.records import NODES_KEY, EncryptionWanted, NodeEncryption, Underlay
 from mesh.model.encryption.status import STEPS, EncryptionStatus, Mode
 from mesh.model.records import Node, SealedLinkKey, Status
 from mesh.model.snapshot import Put
@@ -36,6 +36,8 @@ class EncryptingReader(Reader):
     """Whether it takes no further step for now."""
     is_old = False
     """Whether it is of a version that knows nothing of node encryption."""
+    is_before_all = False
+    """Whether it is of a version that knows node encryption, and not mode `all`."""
     state: EncryptionStatus | None = None
 
     def take_step(self) -> None:
@@ -60,10 +62,12 @@ class EncryptingReader(Reader):
 
     def own_record(self) -> Node:
         """What it states of itself."""
-        own = record(self.node)
-        if keyspace.ENCRYPTION_WANTED in self.follower.snapshot.records:
-            return replace(own, encryption_key=KEYS[self.node].public, encryption_port=51819)
-        return own
+        own, asked = record(self.node), self.follower.snapshot.get(keyspace.ENCRYPTION_WANTED, EncryptionWanted)
+        if asked is None:
+            return own
+        knows_all = asked.all_since > 0 and not self.is_before_all
+        key = KEYS[self.node].public
+        return replace(own, encryption_key=key, encryption_port=51819, encryption_all=knows_all)
 
     def at(self) -> str:
         """The step that it has taken."""
@@ -173,3 +177,29 @@ def test_older_agent_is_waited_for_and_verifies_all(mesh: SmallMesh) -> None:
         assert not [key for key in told if key == keyspace.ENCRYPTION or key.startswith(keyspace.UNDERLAYS)]
         agents[1].is_old = False
         all_at(agents, "send")
+
+
+def test_mode_all_waits_for_an_older_agent(mesh: SmallMesh) -> None:
+    """It does not get to see a mode that it does not know, and the others stay with what there was."""
+    with readers(mesh) as agents:
+        agents[1].is_before_all = True
+        with mesh.controller(encryption="strict"):
+            all_at(agents, "enforce")
+        before = agents[1].believed.get(keyspace.ENCRYPTION, NodeEncryption)
+        assert before is not None
+        with mesh.controller(encryption="all") as controller:
+            problems = controller._decider.problems
+            until(lambda: any("mode all waits for n2" in text for text in problems.open), 2 * PATIENT)
+            assert agents[1].believed.get(keyspace.ENCRYPTION, NodeEncryption) == before
+            agents[1].is_before_all = False
+            until(lambda: mode_of(agents[1]) == "all" and not problems.open, PATIENT)
+            all_at(agents, "enforce")
+        with mesh.controller(encryption="strict"):
+            until(lambda: mode_of(agents[1]) == "strict", PATIENT)
+            until(lambda: b"encryption_all" not in codec.encode(agents[0].own_record()), PATIENT)
+
+
+def mode_of(agent: EncryptingReader) -> str:
+    """The mode of the records that an agent acts on."""
+    told = agent.believed.get(keyspace.ENCRYPTION, NodeEncryption)
+    return told.mode if told is not None else "off"

@@ -28,6 +28,9 @@ class EncryptionWanted(Record, key="encryptionwanted"):
     """In seconds since 1970 by the controller's clock."""
     epoch: int = field(default=0, metadata=OPTIONAL)
     """Of the keys that are asked for: a node that has none of it makes one."""
+    all_since: int = field(default=0, metadata=OPTIONAL)
+    """Since when nodes are asked to say that they know mode `all`, as `since`; 0 where nobody wants it. An agent that
+    does not know the mode cannot read this record then, and says of itself what it said before."""
 
 
 @dataclass(frozen=True, slots=True)

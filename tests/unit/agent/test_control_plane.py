@@ -35,12 +35,13 @@ def told(*records: Record, verified: Sequence[Record] | None = None) -> dict[str
 
 def test_part_of_each_node_is_told() -> None:
     place = Underlay("n1", KEY, UdpEndpoint(UNDERLAY, 51819))
-    one = replace(node("n1"), encryption_key=KEY, encryption_port=51819)
+    one = replace(node("n1"), encryption_key=KEY, encryption_port=51819, encryption_all=True)
     status = Status("n1", 1.0, (), encryption=STATE, tunnel=FIGURES)
     answer = told(Leader("n1", "a"), one, node("n2"), RECORD, place, status)
     assert answer["encryption"] == {"mode": "strict", "step": "send", "data_path_port": 4789, "generation": 7}
     assert answer["agents"]["n1"]["encryption"] == {
         "able": True,
+        "all": True,
         "placed": True,
         "state": {
             "generation": 7,
@@ -53,7 +54,7 @@ def test_part_of_each_node_is_told() -> None:
         "keys": None,
         "figures": {"received": 1000, "sent": 2000, "handshake_age": 12.5},
     }
-    silent = {"able": False, "placed": False, "state": None, "keys": None, "figures": None}
+    silent = {"able": False, "all": False, "placed": False, "state": None, "keys": None, "figures": None}
     assert answer["agents"]["n2"]["encryption"] == silent
 
 

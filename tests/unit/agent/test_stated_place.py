@@ -45,8 +45,8 @@ class Knows:
         self.verified = Snapshot(1, complete=True, records=dict(records))
 
 
-def shown(*, asked: bool, complete: bool = True, epoch: int = 0) -> Snapshot:
-    request = {keyspace.ENCRYPTION_WANTED: Versioned(EncryptionWanted(1, epoch), 1)}
+def shown(*, asked: bool, complete: bool = True, epoch: int = 0, all_since: int = 0) -> Snapshot:
+    request = {keyspace.ENCRYPTION_WANTED: Versioned(EncryptionWanted(1, epoch, all_since), 1)}
     return Snapshot(1, complete, dict(request) if asked else {})
 
 
@@ -71,6 +71,19 @@ def test_key_is_stated_while_it_is_asked_for(tmp_path: Path) -> None:
     assert written.nodes == [stated], "nothing is concluded from a part of the store"
     look(shown(asked=False))
     assert written.nodes[1:] == [replace(stated, encryption_key=None, encryption_port=0)]
+
+
+def test_mode_all_is_known_only_when_asked(tmp_path: Path) -> None:
+    """A controller of before that mode could not read the record."""
+    identity: Any = None
+    keys, nothing = NodeKeys(tmp_path, (51819, 51818)), Knows()
+    reports = NodeReports(NODE, identity, Metrics("0", "kernel"), WatchedClock(tmp_path), keys)
+    written = Written()
+    for since in (0, 7, 0):
+        snapshot = shown(asked=True, all_since=since)
+        reports._state_keys(snapshot, cast("DesiredState", nothing), cast("Reporter", written))
+    assert [node.encryption_all for node in written.nodes] == [False, True, False]
+    assert [b"encryption_all" in codec.encode(node) for node in written.nodes] == [False, True, False]
 
 
 def test_next_key_is_stated_until_placed_alone(tmp_path: Path) -> None:

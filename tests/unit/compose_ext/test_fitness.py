@@ -219,6 +219,24 @@ def test_unfit_for_encryption_is_a_problem(facts: dict[str, Any], text: str) -> 
     assert judged(outcome(encryption=None), THERE, ENCRYPTION) == []
 
 
+@pytest.mark.parametrize(
+    ("facts", "mode", "known"),
+    [
+        (None, "prefer", False),
+        (ABLE, "prefer", True),
+        (ABLE, "all", False),
+        (ABLE | {"modes": ["prefer", "strict"]}, "all", False),
+        (ABLE | {"modes": ["prefer", "strict", "all"]}, "all", True),
+    ],
+)
+def test_image_of_before_a_mode_is_refused(facts: dict[str, Any] | None, mode: str, known: bool) -> None:
+    """To install, to upgrade to and to switch over, as each looks at every node first."""
+    wish = replace(ENCRYPTING, options=replace(ENCRYPTING.options, node_encryption=mode))
+    found = judged(outcome(encryption=facts), wish, ENCRYPTION)
+    assert [level for level, _ in found] == [OK if known else PROBLEM]
+    assert known or f"the image does not know mode {mode}: " in found[0][1]
+
+
 def test_fit_for_encryption_has_a_line() -> None:
     ((level, found),) = judged(outcome(encryption=ABLE), ENCRYPTING, ENCRYPTION)
     assert (level, found) == (OK, "UDP 51819 and 51818 are free, and nothing drops packets there")

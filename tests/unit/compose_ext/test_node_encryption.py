@@ -38,15 +38,22 @@ NOW = 1_700_000_000.0
 SINCE = int(NOW) - 3 * 86_400
 
 
-def part(*, able: bool = True, placed: bool = True, keys: object = None, **state: object) -> dict[str, Any]:
-    return {"encryption": {"able": able, "placed": placed, "state": AT_GOAL | state, "keys": keys}}
+def part(
+    *, able: bool = True, placed: bool = True, keys: object = None, knows_all: bool = False, **state: object
+) -> dict[str, Any]:
+    told = {"able": able, "all": knows_all, "placed": placed, "state": AT_GOAL | state, "keys": keys}
+    return {"encryption": told}
 
 
 def known(
-    goal: str = "strict", record: dict[str, Any] | None = RECORD, epoch: int = 0, **agents: dict[str, Any]
+    goal: str = "strict",
+    record: dict[str, Any] | None = RECORD,
+    epoch: int = 0,
+    all_since: int = 0,
+    **agents: dict[str, Any],
 ) -> Encryption:
     control = {"reached": True, "encryption": record, "agents": {"id1": part(), "id2": part(), **agents}}
-    control["node_keys"] = {"epoch": epoch, "since": epoch or SINCE}
+    control["node_keys"] = {"epoch": epoch, "since": epoch or SINCE, "all_since": all_since}
     found = read(control, UP, Options(node_encryption=goal))
     assert found is not None
     return found
@@ -95,6 +102,10 @@ def test_off_is_no_problem_and_no_row() -> None:
             "see that firewalls let UDP 51818 and 51819 pass between the nodes, and that no two are behind NAT",
         ),
         (known("off"), "node encryption is being switched: strict, step enforce"),
+        (
+            known("all", RECORD | {"mode": "all"}, 0, SINCE, id1=part(knows_all=True)),
+            "node n2 has no part in it: its agent does not say that it knows mode all: one of an earlier version",
+        ),
     ],
 )
 def test_everything_wrong_is_named(found: Encryption, text: str) -> None:
@@ -282,6 +293,34 @@ def test_nothing_is_switched_on_unfit_nodes(tmp_path: Path, monkeypatch: pytest.
             look_first(program, "strict", said.append, force=False)
     assert said[0].startswith("warning: networks ipsec are encrypted by Docker too")
     assert [(one.image, one.node_encryption) for one in looked] == [("linkwire:1", "strict")]
+
+
+@pytest.mark.parametrize(
+    ("mode", "image", "refused"), [("all", "1", True), ("strict", "1", False), ("all", "2", False)]
+)
+def test_mode_all_is_refused_beside_older_agents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, image: str, refused: bool
+) -> None:
+    """As after an upgrade that was broken off: the image that the nodes were looked at by is not what runs there."""
+    monkeypatch.setattr(preflight, "look", lambda *_given, **_more: ([], ()))
+    labels, task = {OPTIONS_LABEL: Options().label()}, {"ContainerSpec": {"Image": "linkwire:2"}}
+    services = [
+        {"ID": role, "Spec": {"Name": f"linkwire_{role}", "Labels": labels, "TaskTemplate": task}}
+        for role in ("controller", "agent")
+    ]
+    swarm = {"Swarm": {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n", "Cluster": {"ID": "c"}}}
+    running = {"NodeID": "n2", "Spec": {"ContainerSpec": {"Image": f"linkwire:{image}"}}}
+    asked = {"info": swarm, "service ls": "c", "service inspect": services, "network ls": ""}
+    asked |= {"service ps": "t", "inspect --type task": [running]}
+    asked |= {"node ls": "n2", "node inspect": [{"ID": "n2", "Description": {"Hostname": "two"}}]}
+    program, said = docker(tmp_path, asked), list[str]()
+    if refused:
+        with pytest.raises(DockerError, match="two: its agent was not replaced when others were"):
+            look_first(program, mode, said.append, force=False)
+        look_first(program, mode, said.append, force=True)
+        assert said[-1].startswith("in spite of: two: its agent was not replaced")
+    else:
+        look_first(program, mode, said.append, force=False)
 
 
 @pytest.mark.parametrize(

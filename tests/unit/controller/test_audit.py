@@ -18,7 +18,7 @@ from controller.swarm.model import Deploy, Swarm, SwarmNode
 from mesh.crypto.hpke import NodeKey
 from mesh.model import keyspace
 from mesh.model.audit.page import MAX_PACKED, MAX_TEXT, AuditPage, Event, packed
-from mesh.model.encryption.records import NodeEncryption, Underlay
+from mesh.model.encryption.records import EncryptionWanted, NodeEncryption, Underlay
 from mesh.model.labels.link_labels import LinkLabel
 from mesh.model.labels.ports import PortRange
 from mesh.model.net import UdpEndpoint
@@ -27,6 +27,7 @@ from mesh.model.snapshot import Delete, Op, Put, Snapshot, Versioned
 from mesh.store.packing import MAX_OPS
 from tests.support.swarm_world import DB, REPORT_KEY, WEB, node_of, private_key
 from tests.unit.controller.transactions import fresh, made_of, settled
+from tests.unit.mesh.test_codec import NODE
 
 OWN = b"own key"
 NODE_KEY = private_key(1).public
@@ -103,6 +104,19 @@ def test_each_step_of_node_encryption_is_told() -> None:
         "node encryption ended",
         "encryption peer removed",
     ]
+
+
+def test_node_that_had_keys_rotate_is_named() -> None:
+    """Any node may have them rotate, by what it says of its clock."""
+    asked, swarm = EncryptionWanted(5, 7), Swarm("cluster", {}, {}, {"n1": node_of("n1")}, ())
+    good = replace(NODE, id="n2", encryption_spent=None)
+    for spent, names in ((7, "host-n1"), (3, ""), (None, "")):
+        stored = shown(asked, replace(good, id="n1", encryption_spent=spent), good)
+        found = told([Put(replace(asked, epoch=9), 1)], stored, swarm)
+        assert found == [Event.of("node keys requested", epoch=9, clocks_went_back=names)]
+    assert told([Put(replace(asked, all_since=9), 1)], shown(asked)) == []
+    assert told([Put(asked, 0)], shown()) == []
+    assert told([Delete("encryptionwanted", 1)], shown(asked)) == []
 
 
 def test_each_change_of_a_service_is_told() -> None:

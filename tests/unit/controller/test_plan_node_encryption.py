@@ -13,7 +13,7 @@ from controller.planning.planner import Planner, plan
 from controller.steps import EncryptionGoal, Plan, PlanStep
 from mesh.crypto.keys import PublicKey
 from mesh.model import keyspace
-from mesh.model.encryption.records import NODES_KEY, NodeEncryption, Underlay
+from mesh.model.encryption.records import NODES_KEY, EncryptionWanted, NodeEncryption, Underlay
 from mesh.model.encryption.status import EncryptionStatus, KeyStatus, Mode, Step
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import LinkKeyEpoch, Node, SealedLinkKey
@@ -37,6 +37,8 @@ class Nodes:
         self.renewed, self.rotate = 0, rotate
         self.reached: dict[str, int] = {}
         """Node -> how many others it reaches by its device; all, where it is not named."""
+        self.before_all: set[str] = set()
+        """Nodes whose agents are of a version before mode `all`."""
         self.planner, self.pictures = Planner(), Pictures()
         for name in able or NODES:
             self.enable(name)
@@ -68,8 +70,17 @@ class Nodes:
             if not made.steps:
                 return made
             assert carry_out(self.store, made.steps) == len(made.steps)
+            self.say_all()
             self.check()
         raise AssertionError(made)
+
+    def say_all(self) -> None:
+        """Agents say that they know mode `all`, while they are asked."""
+        asked = self.store.snapshot().get(keyspace.ENCRYPTION_WANTED, EncryptionWanted)
+        for node in self.store.all(Node):
+            knows = asked is not None and asked.all_since > 0 and node.id not in self.before_all
+            if knows != node.encryption_all:
+                self.store.write(replace(node, encryption_all=knows))
 
     def acknowledge(self, *names: str) -> None:
         """Agents do what the record says now."""
@@ -150,6 +161,42 @@ def test_mode_all_goes_the_steps_of_strict() -> None:
     assert before is not None
     assert nodes.record == replace(before, generation=nodes.record.generation if nodes.record else 0)
     assert nodes.switch(None) == ["send", "accept", "off"]
+
+
+@pytest.mark.parametrize("before", [None, "prefer", "strict"])
+def test_mode_all_waits_for_older_agents(before: Mode | None) -> None:
+    """One that does not know the mode would act on nothing new: it is named, and all goes on as it was."""
+    nodes = Nodes()
+    nodes.before_all = {"n2"}
+    nodes.acknowledge()
+    nodes.switch(before)
+    record = nodes.record
+    assert nodes.switch("all") == [nodes.step]
+    assert nodes.record == record
+    nodes.world.now += LATE_S
+    (problem,) = nodes.settle().problems
+    assert problem.startswith("node encryption: mode all waits for host-n2: an agent of an earlier version")
+    nodes.switch("strict")
+    assert nodes.settle().problems == ()
+    assert not any(node.encryption_all for node in nodes.store.all(Node)), "nobody says what nobody asks"
+    nodes.switch("all")
+    nodes.before_all = set()
+    nodes.say_all()
+    nodes.switch("all")
+    assert nodes.record is not None
+    assert (nodes.record.mode, nodes.step) == ("all", "enforce")
+    nodes.switch(None)
+    assert nodes.record is None
+
+
+def test_all_waits_for_no_node_that_is_down() -> None:
+    nodes = Nodes()
+    nodes.before_all = {"n2"}
+    nodes.world.nodes["n2"] = replace(nodes.world.nodes["n2"], down=True)
+    nodes.acknowledge("n1", "n3")
+    nodes.mode = "all"
+    nodes.settle()
+    assert nodes.step == "accept"
 
 
 def test_never_switched_on_leaves_no_record() -> None:

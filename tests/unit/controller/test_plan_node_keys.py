@@ -321,6 +321,7 @@ def test_keys_rotate_once_a_clock_went_back() -> None:
     nodes = begun()
     nodes.world.now += SPENT_S
     nodes.set_clock_back("n2")
+    assert any("as clocks went back: host-n2" in step.reason for step in nodes.plan().steps)
     nodes.run()
     ((epoch,),) = set(nodes.epochs.values())
     assert epoch > nodes.world.now - 100
