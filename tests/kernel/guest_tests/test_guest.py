@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +12,11 @@ import pytest
 
 from agent.state.clock import WatchedClock
 from tests.kernel.guest import EXCHANGE, GUEST_VARIABLE
+from tests.kernel.guest_tests.clock import HOUR_S, YEAR_S, clock
 from tests.support.effort import of_long_form
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,6 @@ class Side:
 LEFT = Side("guest-left", 51820, "192.0.2.1")
 RIGHT = Side("guest-right", 51821, "192.0.2.2")
 NOBODY = "127.0.0.1:9"
-HOUR_S, YEAR_S = 3600, 365 * 86400
 
 
 def sh(*command: str, stdin: str = "") -> str:
@@ -117,21 +115,6 @@ def test_nothing_passes_without_the_peer_on_both_sides(tmp_path: Path) -> None:
 
     with pytest.raises(AssertionError, match="ping"):
         inside(LEFT, "ping", "-c", "1", "-W", "2", RIGHT.address)
-
-
-@contextmanager
-def clock(seconds: int) -> Iterator[Callable[[int], None]]:
-    """While entered, the machine's clock is wrong by so many seconds; what is yielded sets another difference."""
-    began, now = time.monotonic(), time.time()
-
-    def put(off: int) -> None:
-        time.clock_settime(time.CLOCK_REALTIME, now + time.monotonic() - began + off)
-
-    put(seconds)
-    try:
-        yield put
-    finally:
-        put(0)
 
 
 @pytest.mark.usefixtures("namespaces")
