@@ -227,6 +227,9 @@ def problems(encryption: Encryption) -> Iterator[str]:
         )
     elif not encryption.is_reached and encryption.mode != "off":
         yield from _switching(encryption)
+    elif names := _unready(encryption, sum(not node.why_not for node in encryption.nodes)):
+        effect = "do not get through" if encryption.step == "enforce" else "go in plain text"
+        yield f"node encryption: {names}: overlay packets to the others {effect}: {_advice(encryption)}"
 
 
 def rotation(encryption: Encryption) -> str:
@@ -258,18 +261,25 @@ def _switching(encryption: Encryption) -> Iterator[str]:
         for node in encryption.nodes
         if not node.why_not and (node.step, node.acknowledged) != (encryption.step, encryption.generation)
     ]
-    others = len(encryption.nodes) - 1
-    unready = [node for node in encryption.nodes if not node.why_not and node.ready < others]
     text = f"node encryption is being switched: {encryption.mode}, step {encryption.step}"
+    names = _unready(encryption, len(encryption.nodes))
     if behind:
         yield f"{text}: waiting for {_some(behind)}"
-    elif LAST.get(encryption.wanted) == "enforce" and encryption.step == "send" and unready:
-        names = _some([f"{node.hostname} (reaches {node.ready} of {others} other nodes)" for node in unready])
-        udp = " and ".join(map(str, encryption.ports))
-        advice = f"see that firewalls let UDP {udp} pass between the nodes, and that no two are behind NAT"
-        yield f"{text}: waiting for {names}: {advice}"
+    elif LAST.get(encryption.wanted) == "enforce" and encryption.step == "send" and names:
+        yield f"{text}: waiting for {names}: {_advice(encryption)}"
     else:
         yield text
+
+
+def _unready(encryption: Encryption, among: int) -> str:
+    """Name the nodes that reach fewer than all others of so many by their devices; empty for none."""
+    lacking = [node for node in encryption.nodes if not node.why_not and node.ready < among - 1]
+    return _some([f"{node.hostname} (reaches {node.ready} of {among - 1} other nodes)" for node in lacking])
+
+
+def _advice(encryption: Encryption) -> str:
+    udp = " and ".join(map(str, encryption.ports))
+    return f"see that firewalls let UDP {udp} pass between the nodes, and that no two are behind NAT"
 
 
 def _some(names: list[str]) -> str:

@@ -31,6 +31,7 @@ UP = {"id1": "n1", "id2": "n2"}
 UPDATE = "service update --detach --update-failure-action=continue"
 STRICT = Options(node_encryption="strict")
 RECORD = {"mode": "strict", "step": "enforce", "data_path_port": 4789, "generation": 7}
+SENDING = RECORD | {"mode": "prefer", "step": "send"}
 AT_GOAL = {"generation": 7, "step": "enforce", "peers": 1, "ready": 1, "refused": 0, "problem": ""}
 
 
@@ -103,6 +104,14 @@ def test_off_is_no_problem_and_no_row() -> None:
         ),
         (known("off"), "node encryption is being switched: strict, step enforce"),
         (
+            known(id1=part(ready=0)),
+            "n1 (reaches 0 of 1 other nodes): overlay packets to the others do not get through: see that fire",
+        ),
+        (
+            known("prefer", SENDING, id1=part(step="send"), id2=part(step="send", ready=0)),
+            "n2 (reaches 0 of 1 other nodes): overlay packets to the others go in plain text: see that firewalls",
+        ),
+        (
             known("all", RECORD | {"mode": "all"}, 0, SINCE, id1=part(knows_all=True)),
             "node n2 has no part in it: its agent does not say that it knows mode all: one of an earlier version",
         ),
@@ -111,7 +120,7 @@ def test_off_is_no_problem_and_no_row() -> None:
 def test_everything_wrong_is_named(found: Encryption, text: str) -> None:
     (problem,) = problems(found)
     assert text in problem
-    assert not found.is_reached or found.nodes[1].problem or found.nodes[1].why_not
+    assert not found.is_reached or any(n.problem or n.why_not or not n.ready for n in found.nodes)
     health = judge(facts(encryption=found))
     assert [(each.severity, each.text) for each in health.findings] == [(DEGRADED, problem)]
     assert document(health, 0.0)["node_encryption"]["mode"] == found.mode
