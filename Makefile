@@ -118,7 +118,7 @@ chaos: $(VENV)/ready
 		tests/lab/test_linkkeys.py tests/lab/test_false_alarms.py tests/lab/test_fault_table.py tests/lab/test_prometheus.py \
 		tests/lab/test_worst_labels.py tests/lab/test_upgrade.py tests/lab/test_upgrade_code.py \
 		tests/lab/test_slow_docker.py tests/lab/test_holder.py tests/lab/test_host_traffic.py \
-		tests/lab/test_etcd_nodes.py tests/lab/test_backup.py tests/lab/test_node_encryption.py tests/store/test_etcd_cluster.py \
+		tests/lab/test_etcd_nodes.py tests/lab/test_backup.py tests/lab/test_node_encryption.py tests/lab/test_plain_packets.py tests/store/test_etcd_cluster.py \
 		tests/store/test_controller_failover.py tests/store/test_controller_clocks.py tests/lab/test_controller_failover.py \
 		tests/lab/test_engines.py tests/lab/test_clocks.py \
 		tests/lab/test_lifecycle.py::test_stack_is_removed_and_deployed_at_once \

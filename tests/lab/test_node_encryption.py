@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from agent.containers import after_reboot
 from agent.linux.netns import TaskNetns
 from agent.node_encryption.policy_routing import HOST_TABLE, TABLE
 from agent.node_encryption.ruleset import NAME
@@ -315,68 +314,3 @@ def made_with(stacks: Deployment) -> int:
     assert mtu == min(1386, device - 50)
     assert "sized_default" not in "".join(status(stacks)["costs"])
     return mtu
-
-
-SENDER = """
-version: "3.8"
-services:
-  sink:
-    image: {busybox}
-    command: [sleep, "86400"]
-    stop_grace_period: 0s
-    deploy: {{endpoint_mode: dnsrr, placement: {{constraints: [node.hostname == n1]}}}}
-  sender:
-    image: {busybox}
-    command: [sh, -c, "while :; do ping -c 1 -W 1 sink >/dev/null || sleep 0.05; done"]
-    stop_grace_period: 0s
-    deploy:
-      placement: {{constraints: [node.hostname == n2]}}
-      restart_policy: {{delay: 0s}}
-"""
-"""The sender's first packets leave as soon as it has the other's address, which Swarm's gossip brings."""
-
-
-def agents(stacks: Deployment, change: str) -> None:
-    """Add or remove (`rm`) a constraint by which n2 has no agent, and wait for that."""
-    manager, two = stacks.lab.manager, stacks.lab.node("n2")
-    manager.docker("service", "update", "--detach", f"--constraint-{change}", "node.hostname!=n2", "linkwire_agent")
-    process.wait_for("n2's agent", lambda: (stacks.agent(two) is None) == (change == "add"), seconds=90, every=0.5)
-
-
-def is_whole(stacks: Deployment) -> bool:
-    """Whether n2 does its part."""
-    found = [node for node in status(stacks)["nodes"] if node["hostname"] == "n2"]
-    return [(node["step"], node["ready"], node["problem"]) for node in found] == [("enforce", 2, "")]
-
-
-@pytest.mark.parametrize("asked", [True, of_long_form(False)])
-def test_rebooted_node_sends_nothing_in_plain(stacks: Deployment, figure: Figure, asked: bool) -> None:
-    """Its tasks start before its agent, which here takes its time, and the kernel has forgotten all rules."""
-    lab, two = stacks.lab, stacks.lab.node("n2")
-    deploy_plain(stacks, "burst", SENDER)
-    stacks.wait_running("burst_sender", 1)
-    file = two.folder / f"data/volumes/linkwire_agent/_data/{after_reboot.FILE}"
-    stacks.linkwire("node", "encryption", "on", "--mode", "strict")
-    try:
-        agents(stacks, "add")
-        with Capture(lab, size=128, only=f"{PLAIN} or {ENCRYPTED}") as capture:
-            lab.stop_node("n2")
-            if not asked:
-                file.unlink()
-            lab.start_node("n2")
-            process.wait_for("n2's task", lambda: bool(stacks.tasks("burst_sender")), seconds=60, every=0.2)
-            time.sleep(SECONDS)
-            agents(stacks, "rm")
-            process.wait_for("n2 to do its part", lambda: is_whole(stacks), seconds=90, every=0.5)
-            time.sleep(SECONDS)
-        plain, encrypted = capture.count(PLAIN), capture.count(f"{ENCRYPTED} and host {two.address}")
-        capture.close()
-        figure(f"n2 rebooted, refusal kept: {asked}; {plain} plain packets, {encrypted} encrypted")
-        assert encrypted > 10
-        assert (plain == 0) == asked
-    finally:
-        if stacks.agent(two) is None:
-            agents(stacks, "rm")
-        stacks.linkwire("node", "encryption", "off")
-    assert not file.exists()
-    assert leftovers(two) == []
