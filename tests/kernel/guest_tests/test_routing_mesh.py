@@ -19,7 +19,9 @@ from mesh.model.encryption.status import Mode, Step
 from tests.netns.host_traffic import Connection, Servers, answers_tcp
 from tests.netns.overlay_nodes import MTU, VXLAN_PORT, Cluster, OverlayNode, Wire, batch, short
 from tests.netns.world import World, ip
+from tests.support.effort import in_long_form
 
+pytestmark = in_long_form
 PORT, MARK = 8080, 256
 GATEWAY, SANDBOX = "172.18.0.1", "172.18.0.2"
 ASKED = 8
