@@ -1,6 +1,6 @@
 """Help texts in Docker's layout: usage, description, examples, commands, options."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,27 @@ if TYPE_CHECKING:
 WIDTH = 120
 """Columns of a help text at most."""
 _SHORT = len("-c, ")
+
+_OF_COMPOSE = {
+    "-f": ("-c", "a compose file is named with -c"),
+    "--file": ("-c", "a compose file is named with -c"),
+    "up": ("deploy", "a stack is deployed by `docker linkwire deploy -c FILE STACK`"),
+    "ls": ("ps", "`docker linkwire ps` lists links, `docker stack ls` stacks"),
+    "down": ("deploy", "a stack is removed by `docker stack rm STACK`"),
+    "rm": ("deploy", "a stack is removed by `docker stack rm STACK`"),
+}
+"""A word of `docker compose` and `docker stack` -> what there must be here, and what to type instead."""
+
+
+def of_compose(word: str, words: Container[str]) -> str:
+    """Return what to type here for a word of `docker compose`, if it is one that is often typed.
+
+    Args:
+        word: that is unknown here.
+        words: flags or commands that are known.
+    """
+    needed, told = _OF_COMPOSE.get(word, ("", ""))
+    return f"; {told}" if needed and needed in words else ""
 
 
 def write(formatter: click.HelpFormatter, command: "Command", ctx: click.Context) -> None:

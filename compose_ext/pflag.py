@@ -202,7 +202,7 @@ def _flag(
 ) -> tuple[click.Option, str]:
     option = options.get(name)
     if option is None:
-        raise UsageError(f"unknown flag: {name}{did_you_mean(name, options)}")
+        raise UsageError(f"unknown flag: {name}{help_text.of_compose(name, options) or did_you_mean(name, options)}")
     if not option.is_flag:
         if value is None:
             value = option.bare if isinstance(option, Bare) else next(words, None)
@@ -328,7 +328,7 @@ class Group(Command, click.Group):
         command = self.get_command(ctx, args[0])
         if command is None and not ctx.resilient_parsing:
             commands = self.list_commands(ctx)
-            near = did_you_mean(args[0], commands, "'")
+            near = help_text.of_compose(args[0], commands) or did_you_mean(args[0], commands, "'")
             raise UsageError(f"there is no command {args[0]!r}{near or '; there are: ' + ', '.join(commands)}")
         return args[0], command, args[1:]
 

@@ -1,5 +1,6 @@
 """A value of a compose file with its place and path, so that every misreading is reported. No I/O here."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
@@ -8,6 +9,10 @@ from compose_ext.diagnostics import Place, Problem, Report
 from compose_ext.document import tree
 from compose_ext.document.interpolate import interpolate, unset
 from compose_ext.document.tree import Entry, Scalar, Tree
+
+_LISTED = re.compile(r"[\w.:*/-]{1,63}")
+"""A name or a port, which can be shown again as an entry of a list."""
+_BOOLEANS = ("true", "false", "yes", "no", "on", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +80,17 @@ class Cursor:
         return self._behind(key, entry) if entry else None
 
     def entries(
-        self, known: Collection[str] | None = None, hints: Mapping[str, str] | None = None
+        self, known: Collection[str] | None = None, hints: Mapping[str, str] | None = None, instead: str = ""
     ) -> Iterator[tuple[str, Self]]:
         """Go through a mapping; report another kind of value, and keys that are not known.
 
         Args:
             known: the keys there may be; None: any.
             hints: what to say of certain unknown keys instead of a suggestion.
+            instead: of another kind of value, what to write in its place.
         """
         if not isinstance(self.tree, tree.Mapping):
-            self.error(f"must be a mapping, not {tree.kind(self.tree)}")
+            self.error(f"must be a mapping, not {tree.kind(self.tree)}{': ' if instead else ''}{instead}")
             return
         for name, entry in self.tree.entries.items():
             if known is None or name in known:
@@ -96,7 +102,7 @@ class Cursor:
     def items(self) -> Iterator[Self]:
         """Go through a list; report another kind of value."""
         if not isinstance(self.tree, tree.Sequence):
-            self.error(f"must be a list, not {tree.kind(self.tree)}")
+            self.error(f"must be a list, not {tree.kind(self.tree)}{self._listed()}")
             return
         for item in self.tree.items:
             yield replace(self, tree=item, key=None)
@@ -118,6 +124,12 @@ class Cursor:
 
     def _behind(self, name: str, entry: Entry) -> Self:
         return replace(self, tree=entry.value, path=(*self.path, name), key=entry.key)
+
+    def _listed(self) -> str:
+        """Say how a single value is written as a list of one, if it is short."""
+        if not isinstance(self.tree, tree.Scalar) or self.tree.is_null or not _LISTED.fullmatch(self.tree.text):
+            return ""
+        return f': write ["{self.tree.text}"]' if self.tree.text.lower() not in _BOOLEANS else ""
 
     def _unset(self) -> str:
         """Say which variables of a single value are not set, if there are any."""

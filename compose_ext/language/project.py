@@ -87,6 +87,8 @@ class Service:
     network_aliases: dict[str, set[str]] = field(default_factory=dict)
     """Network -> further names of this service there."""
     network_mode: Place | None = None
+    docker_expose: Place | None = None
+    """Where Docker's own `expose` stands, which opens and closes nothing."""
 
 
 @dataclass(slots=True)

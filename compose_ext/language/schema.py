@@ -38,6 +38,8 @@ _LINK = ("key", "ports", "gate")
 _KEY = ("rotate",)
 _IN_SERVICE = dict.fromkeys(_SERVICE, f"it belongs to a service, under `services: NAME: {EXTENSION}:`")
 _AT_TOP = {"keys": f"link keys are defined at the top of the file, under `{EXTENSION}: keys:`"}
+_EMPTY = f"write `{EXTENSION}: {{}}` where there is nothing to say"
+_SETTINGS = "settings of links stand here, by provider; the links themselves are the service's own `links`"
 _AT_KEY = {"rotate": f"a key is rotated where it is defined, under `{EXTENSION}: keys:` at the top of the file"}
 _BOOLEANS = {"true": True, "false": False}
 _GATES: dict[str, Gate] = {"auto": "auto", "true": "true", "false": "false", "ready": "ready"}
@@ -92,7 +94,7 @@ def _places(root: Cursor) -> Iterator[Cursor]:
 
 
 def _read_top(top: Cursor, project: Project) -> None:
-    for _, keys in top.entries(_TOP, _IN_SERVICE):
+    for _, keys in top.entries(_TOP, _IN_SERVICE, _EMPTY):
         for name, definition in keys.entries():
             if not _is_key_name(name, definition):
                 continue
@@ -109,6 +111,7 @@ def _read_service(name: str, found: Cursor, project: Project) -> None:
         EXTENSION: _read_extension,
         "networks": _read_service_networks,
         "network_mode": _read_network_mode,
+        "expose": _read_docker_expose,
         "depends_on": _read_depends_on,
         "deploy": _check_deploy,
         "labels": _check_labels,
@@ -146,9 +149,9 @@ def _read_links(links: Cursor, service: Service, *, external: bool) -> None:
 
 def _read_extension(extension: Cursor, service: Service) -> None:
     service.speaks = True
-    for key, value in extension.entries(_SERVICE, _AT_TOP) if not extension.is_null else ():
+    for key, value in extension.entries(_SERVICE, _AT_TOP, _EMPTY) if not extension.is_null else ():
         if key == "links":
-            for provider, options in value.entries():
+            for provider, options in value.entries(instead=_SETTINGS):
                 known = service.options.setdefault(provider, LinkOptions(options.key_place))
                 _read_options(options, known)
         elif key == "expose":
@@ -255,6 +258,10 @@ def _read_service_networks(networks: Cursor, service: Service) -> None:
 
 def _read_network_mode(mode: Cursor, service: Service) -> None:
     service.network_mode = mode.place
+
+
+def _read_docker_expose(expose: Cursor, service: Service) -> None:
+    service.docker_expose = expose.key_place
 
 
 def _read_depends_on(depends: Cursor, service: Service) -> None:

@@ -9,9 +9,12 @@ from compose_ext.language import waiting
 from compose_ext.language.project import EXTENSION, LinkEntry, Project, Service
 from mesh.model.labels.consent import ANYBODY
 from mesh.model.labels.link_labels import check_alias, check_service_name
+from mesh.model.labels.ports import PortRange
 
 _HOST = ("host", "none")
 """Networks that give a task no network namespace of its own, or nothing but one."""
+_NAMED = 8
+"""Services that are named in place of one that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,26 @@ class Links:
         """Say how many links there are between how many services."""
         external = {entry.provider for entries in self.entries.values() for entry in entries if entry.external}
         services = len(self.linked | external)
+        if not services and not any(service.speaks for service in self.project.services.values()):
+            return "no service has `links`, so there is nothing to wire"
         text = f"{self.count} link{'' if self.count == 1 else 's'} between {services} services"
         return f"{text}; {', '.join(sorted(self.declared))} with links from other stacks" if self.declared else text
+
+
+def _others(project: Project, service: Service) -> str:
+    """Name the other services, if they are few."""
+    names = sorted(project.services.keys() - {service.name})
+    return f"; there are: {', '.join(names)}" if 0 < len(names) <= _NAMED else ""
+
+
+def _port_hint(entry: LinkEntry) -> str | None:
+    """Say where ports stand, if an alias is one."""
+    try:
+        PortRange.parse(entry.alias)
+    except ValueError:
+        return None
+    place = f"`{EXTENSION}: {{links: {{{entry.provider}: {{ports: [{entry.alias}]}}}}}}`"
+    return f"this is an alias's place, and no port's: the ports of a link stand in {place}"
 
 
 def check(project: Project, report: Report) -> Links:
@@ -94,6 +115,7 @@ class _Checker:
             hint = self._report.suggestion(entry.provider, self._project.services)
             if not hint and "_" in entry.provider:
                 hint = "; a service of another stack stands in `external_links`"
+            hint = hint or _others(self._project, service)
             self._error(service, key, entry.place, f"no service {entry.provider!r} in these files{hint}")
             if entry.alias == entry.provider:
                 return False
@@ -105,7 +127,7 @@ class _Checker:
         try:
             check_alias(entry.alias)
         except ValueError as error:
-            self._error(service, key, entry.place, f"the alias {entry.alias!r}: {error}")
+            self._error(service, key, entry.place, f"the alias {entry.alias!r}: {_port_hint(entry) or error}")
         owner = owners.setdefault(entry.alias.lower(), entry)
         if (owner.provider, owner.external) != (entry.provider, entry.external):
             message = f"the alias {entry.alias!r} is already that of {owner.provider!r} ({owner.place})"
@@ -132,7 +154,7 @@ class _Checker:
         aliases = {entry.alias: entry.provider for entry in service.links}
         for provider, options in service.options.items():
             if provider not in providers:
-                hint = self._report.suggestion(provider, providers)
+                hint = self._report.suggestion(provider, providers) or "; add it to `links` or `external_links`"
                 if provider in aliases:
                     hint = f": it is an alias of {aliases[provider]!r}, and that is what to write here"
                 message = f"{provider!r} is not in this service's links{hint}"
@@ -181,6 +203,22 @@ class _Checker:
             if service.expose and service.expose_place and not service.sources and service.name not in providers:
                 message = "no link here leads to this service: only links of other stacks heed it"
                 self._warn(service, f"{EXTENSION}.expose", service.expose_place, message)
+        self._docker_exposes(entries)
+
+    def _docker_exposes(self, entries: Mapping[str, tuple[LinkEntry, ...]]) -> None:
+        """Warn of Docker's `expose` where a link opens every port, which it seems to limit."""
+        for consumer, found in entries.items():
+            options = self._project.services[consumer].options
+            for entry in found:
+                provider = self._project.services.get(entry.provider)
+                if provider is None or entry.external or not provider.docker_expose or provider.expose:
+                    continue
+                if entry.provider not in options or not options[entry.provider].ports:
+                    message = (
+                        f"this limits nothing, and links reach every port: write it under `{EXTENSION}:`, "
+                        "so that they reach these alone"
+                    )
+                    self._warn(provider, "expose", provider.docker_expose, message)
 
     def unlinked_gates(self, ends: AbstractSet[str]) -> None:
         """Warn of services that wait for a link which these files do not give them."""

@@ -142,6 +142,7 @@ WEB = "service 'web'"
 TOO_OFTEN = "too often: a session lives for three minutes whatever its key, so write 10m or more"
 NOT_A_NAME = "a name is made of letters, digits, '-' and '_', and begins and ends with a letter or digit"
 NOT_A_HOST = "not a host name: use letters, digits, '-' and '_', parts with dots between, and '-' only inside a part"
+EMPTY = "write `x-wireguard: {}` where there is nothing to say"
 NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
 
 
@@ -160,7 +161,17 @@ NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
                 )
             ],
         ),
-        ("links: db", [f"a.yml:5:12: {WEB}: links: must be a list, not a single value"]),
+        ("links: db", [f'a.yml:5:12: {WEB}: links: must be a list, not a single value: write ["db"]']),
+        ("links: [bd]", [f"a.yml:5:13: {WEB}: links: no service 'bd' in these files; there are: db"]),
+        (
+            'links: ["db:5432"]',
+            [
+                (
+                    f"a.yml:5:13: {WEB}: links: the alias '5432': this is an alias's place, and no port's: the ports "
+                    "of a link stand in `x-wireguard: {links: {db: {ports: [5432]}}}`"
+                )
+            ],
+        ),
         ("links:", [f"a.yml:5:11: {WEB}: links: must be a list, not nothing"]),
         ("links: {db: x}", [f"a.yml:5:12: {WEB}: links: must be a list, not a mapping"]),
         (
@@ -200,7 +211,7 @@ NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
             [f"a.yml:5:22: {WEB}: external_links: 'a.b' cannot name a Swarm service: {NOT_A_NAME}"],
         ),
         # x-wireguard in a service
-        ("x-wireguard: text", [f"a.yml:5:18: {WEB}: x-wireguard: must be a mapping, not a single value"]),
+        ("x-wireguard: text", [f"a.yml:5:18: {WEB}: x-wireguard: must be a mapping, not a single value: {EMPTY}"]),
         ("x-wireguard: {linsk: {}}", [f"a.yml:5:19: {WEB}: x-wireguard: unknown key 'linsk'; did you mean 'links'?"]),
         ("x-wireguard: {zzz: {}}", [f"a.yml:5:19: {WEB}: x-wireguard: unknown key 'zzz'"]),
         (
@@ -212,10 +223,23 @@ NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
                 )
             ],
         ),
-        ("x-wireguard: {links: [db]}", [f"a.yml:5:26: {WEB}: x-wireguard.links: must be a mapping, not a list"]),
+        (
+            "x-wireguard: {links: [db]}",
+            [
+                (
+                    f"a.yml:5:26: {WEB}: x-wireguard.links: must be a mapping, not a list: settings of links stand "
+                    "here, by provider; the links themselves are the service's own `links`"
+                )
+            ],
+        ),
         (
             "links: [db]\nx-wireguard: {links: {bd: {}}}",
-            [f"a.yml:6:27: {WEB}: x-wireguard.links: 'bd' is not in this service's links"],
+            [
+                (
+                    f"a.yml:6:27: {WEB}: x-wireguard.links: 'bd' is not in this service's links; "
+                    "add it to `links` or `external_links`"
+                )
+            ],
         ),
         (
             "links: [db]\nx-wireguard: {links: {dbs: {}}}",
@@ -251,7 +275,7 @@ NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
         ),
         (
             "links: [db]\nx-wireguard: {links: {db: {ports: 80}}}",
-            [f"a.yml:6:39: {WEB}: x-wireguard.links.db.ports: must be a list, not a single value"],
+            [f'a.yml:6:39: {WEB}: x-wireguard.links.db.ports: must be a list, not a single value: write ["80"]'],
         ),
         (
             "links: [db]\nx-wireguard: {links: {db: {ports: []}}}",
@@ -374,7 +398,7 @@ NOT_A_PORT = "not a port: write it as 5432/tcp, 8000-8010/udp or 5432"
             ],
         ),
         # variables
-        ("links: [$$x]", [f"a.yml:5:13: {WEB}: links: no service '$x' in these files"]),
+        ("links: [$$x]", [f"a.yml:5:13: {WEB}: links: no service '$x' in these files; there are: db"]),
         (
             "links: [$]",
             [
@@ -406,7 +430,7 @@ def test_what_is_said_of_a_service(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("x-wireguard: text", ["a.yml:1:14: x-wireguard: must be a mapping, not a single value"]),
+        ("x-wireguard: text", [f"a.yml:1:14: x-wireguard: must be a mapping, not a single value: {EMPTY}"]),
         ("x-wireguard: {kesy: {}}", ["a.yml:1:15: x-wireguard: unknown key 'kesy'; did you mean 'keys'?"]),
         (
             "x-wireguard: {links: {}}",
@@ -563,6 +587,40 @@ def test_files_add_up_as_docker_adds_them_up() -> None:
     assert (web.options["db"].key, web.strict) == ("two", False)
     # Docker drops the second file's; we do not.
     assert {name: key.rotate for name, key in found.project.keys.items()} == {"one": 10800, "two": 7200}
+
+
+@pytest.mark.parametrize(
+    ("consumer", "provider", "warned"),
+    [
+        ("", "expose: [80]", True),
+        ("", "expose: [80], x-wireguard: {expose: [80]}", False),
+        ("x-wireguard: {links: {db: {ports: [80]}}}", "expose: [80]", False),
+        ("x-wireguard: {links: {db: {gate: ready}}}", "expose: [80]", True),
+        ("expose: [80]", "", False),
+    ],
+)
+def test_dockers_expose_limits_no_link(consumer: str, provider: str, warned: bool) -> None:
+    found, report = links(f"x-wireguard: {{}}\nservices:\n  web: {{links: [db], {consumer}}}\n  db: {{{provider}}}\n")
+    message = (
+        "a.yml:4:8: warning: service 'db': expose: this limits nothing, and links reach every port: write it under "
+        "`x-wireguard:`, so that they reach these alone"
+    )
+    assert found
+    assert told(report) == [message] * warned
+
+
+@pytest.mark.parametrize(
+    ("service", "summary"),
+    [
+        ("depends_on: [db]", "no service has `links`, so there is nothing to wire"),
+        ("x-wireguard: {allow: [shop]}", "0 links between 0 services"),
+        ("links: [db]", "1 link between 2 services"),
+    ],
+)
+def test_files_without_any_link_say_so(service: str, summary: str) -> None:
+    found, _ = links(f"x-wireguard: {{}}\nservices:\n  web: {{{service}}}\n  db: {{}}\n")
+    assert found
+    assert found.summary == summary
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,15 @@ def test_byte_order_mark_and_windows_lines() -> None:
                 )
             ],
         ),
+        (
+            "web:\n  links:\n  - db\n ports: [80]\n",
+            [
+                (
+                    "a.yml:4:2: this is not YAML: while parsing a block mapping, did not find expected key; "
+                    "look at indentation and quotes here and in the line before"
+                )
+            ],
+        ),
         ("%YAML 9.9\n---\na: 1", ["a.yml:1:1: this is not YAML: found incompatible YAML document"]),
     ],
 )
