@@ -32,6 +32,9 @@ NO_READY_TASK = "no ready task"
 """The state of a link whose provider has none."""
 TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
+LINKS_S = 120.0
+"""Seconds for what an agent says of all links: that of 5,000 takes it two seconds of a processor, which on a busy node
+are 20 and more. One that hangs is found out by `linkwire-ask`, within five."""
 _TICK_S = 0.5
 _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -153,7 +156,7 @@ def links(docker: Docker, stack: str | None, *, counted: bool = False, totals: b
         DockerError: there is no agent, or its answer cannot be read.
     """
     form: dict[str, Any] = {"columns": not counted or None, "totals": totals or None, "counted": counted or None}
-    (answer,) = documents(docker, "links", stack=stack, **form) or ({},)
+    (answer,) = documents(docker, "links", LINKS_S, stack=stack, **form) or ({},)
     return answer
 
 
@@ -186,7 +189,7 @@ def ask_signers(docker: Docker) -> Answer:
     Raises:
         DockerError: as `ask`.
     """
-    return read(docker.ask(["exec", container(docker), "linkwire-agent", "inspect"], TIMEOUT))
+    return read(docker.ask(["exec", container(docker), "linkwire-agent", "inspect"], LINKS_S))
 
 
 def documents(docker: Docker, query: str, timeout: float = TIMEOUT, **arguments: object) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -284,6 +285,19 @@ def test_nodes_have_names_where_swarm_knows_them(monkeypatch: pytest.MonkeyPatch
     assert found.raw["nodes"] == [{"id": silent}], "programs go by ids"
     monkeypatch.setattr(queries, "nodes", failing)
     assert agent_answer.ask(Docker("docker", ()), None).problems == (f"node {silent}: its agent is silent",)
+
+
+def test_long_answer_outlasts_a_short_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy agent takes its time over all links; what is short is asked with a short limit all the same."""
+    program = tmp_path / "docker"
+    program.write_text(f"#!/bin/sh\nsleep 0.5\necho '{json.dumps(answer())}'\n")
+    program.chmod(0o755)
+    docker = Docker(str(program))
+    monkeypatch.setattr(agent_answer, "container", lambda _docker: "some")
+    monkeypatch.setattr(agent_answer.documents, "__defaults__", (0.1,))
+    assert agent_answer.links(docker, None) == answer()
+    with pytest.raises(DockerError, match=r"docker did not answer within 0\.1 s"):
+        agent_answer.documents(docker, "wiring")
 
 
 def failing(_docker: Docker) -> list[dict[str, Any]]:
