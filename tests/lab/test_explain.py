@@ -112,6 +112,9 @@ def test_each_fault_is_named(explained: Explained) -> None:
         explained.names("underlay", "UDP from n1 does not reach n2: a firewall", *link)
     with dropping(n1, "input", back):
         explained.names("underlay", "UDP from n2 does not reach n1: a firewall", *link)
+    with dropping(n2, "input", there), dropping(n1, "input", back):
+        both = "UDP from n1 does not reach n2 and UDP from n2 does not reach n1: a firewall"
+        explained.names("underlay", both, *link)
     with dropping(n2, "input", f"{there} meta length > 1300"):
         explained.names("mtu", "bytes gets no answer", *link, status=WELL)
     with dropping(n2, "output", f"ip daddr {lab.etcd_endpoint.partition(':')[0]} tcp dport 2379"):
