@@ -7,7 +7,8 @@ its veth device, in the overlay's own namespace on this node. Its MAC address do
 One chain a device, in the table `netdev linkwire`. Kernels before 6.16 drop it with the device; on later ones the
 guard of the overlay's next task does. It lets through IP by the task's addresses, ARP by those or by none, IPv6 by
 those, by none or by link-local ones, which lead to no task that is strict; and no other frames, such as those in a
-VLAN of the task's own making.
+VLAN of the task's own making. Nor may the task say, by ARP or by IPv6's neighbour discovery, that another's address
+is where it is, or that it is a router: it would get what others send to an unlinked service.
 
 On the bridges that nobody chose for a task, docker_gwbridge and docker0, one that is strict has to do with the node
 alone. Rules by address (agent.firewall.ruleset) say so, and whoever can make frames gets past those; so, in the table
@@ -45,6 +46,9 @@ BRIDGES = ("docker_gwbridge", "docker0")
 _Family = Literal["netdev", "bridge"]
 _FAMILIES: tuple[_Family, ...] = ("netdev", "bridge")
 _NOBODY = str(IPv4Address(0))
+# The address that a neighbour advertisement is about (RFC 4861, 4.4), for which nft 1.0.6 has no word: all of it, and
+# as much as tells that it is link-local.
+_TARGET, _TARGET_START, _LINK_LOCAL_START = "@th,64,128", "@th,64,10", f"{0xFE80 >> 6:#x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,7 @@ def command(device: str, addresses: Iterable[IPAddress]) -> str:
     ordered = sorted(addresses, key=lambda address: (address.version, int(address)))
     v4 = [str(address) for address in ordered if address.version == 4]  # noqa: PLR2004 - IPv4
     v6 = [str(address) for address in ordered if address.version == 6]  # noqa: PLR2004 - IPv6
+    claimed = [f"{int(address):#x}" for address in ordered if address.version == 6] or ["0"]  # noqa: PLR2004 - IPv6
     chain = f"netdev {NAME} {device}"
     hook = f'{{ type filter hook ingress device "{device}" priority -300; policy accept; }}'
     # An address that nobody has stands for none: 0.0.0.0 is also who asks by ARP before it has one (RFC 5227, 2.1.1).
@@ -167,6 +172,8 @@ def command(device: str, addresses: Iterable[IPAddress]) -> str:
         f"ip saddr != {_any_of(v4 or [_NOBODY])} drop",
         f"arp saddr ip != {_any_of([_NOBODY, *v4])} drop",
         f"ip6 saddr != {_any_of(['::', 'fe80::/10', *v6])} drop",
+        f"icmpv6 type nd-neighbor-advert {_TARGET_START} != {_LINK_LOCAL_START} {_TARGET} != {_any_of(claimed)} drop",
+        "icmpv6 type { nd-router-advert, nd-redirect } drop",
     )
     return "".join(
         f"{line}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import struct
 import subprocess
@@ -280,6 +281,100 @@ def test_worn_addresses_do_not_leave_a_linked_task(
         guard.remove()
     send(network[WEB], frame(network, place(STRANGER, version), version))
     assert hears(servers, place(STRANGER, version))
+
+
+def claim(network: Network, version: int) -> bytes:
+    """Return a frame by which WEB tells DB that STRANGER's address is at WEB (RFC 826, RFC 4861 section 4.4)."""
+    mac, to = (bytes.fromhex(network.mac(number).replace(":", "")) for number in (WEB, DB))
+    claimed = place(STRANGER, version).packed
+    if version == 4:
+        return to + mac + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + (mac + claimed) * 2
+    overrides = 1 << 29
+    said = struct.pack("!BBHI", 136, 0, 0, overrides) + claimed + b"\x02\x01" + mac
+    return to + mac + discovery(said, place(WEB, 6))
+
+
+def discovery(said: bytes, source: Address) -> bytes:
+    """Return the rest of a frame to DB with a message of IPv6's neighbour discovery."""
+    ends = source.packed + place(DB, 6).packed
+    said = said[:2] + checksum(ends + struct.pack("!II", len(said), 58) + said) + said[4:]
+    return b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, len(said), 58, 255) + ends + said
+
+
+@both_families
+def test_no_task_takes_anothers_place_on_an_overlay(
+    shared: tuple[Network, Servers], version: int, attempt: Attempts, tmp_path: Path
+) -> None:
+    """DB talks to STRANGER, and WEB says that it is STRANGER: with NET_RAW it would read what DB sends there."""
+    network, _ = shared
+    tried = attempt(f"a linked task has what others send to an unlinked service, IPv{version}")
+
+    def believed() -> str:
+        """The MAC address by which DB knows STRANGER."""
+        shown = network[DB].run(lambda: _output("ip", "-json", "neighbour", "show", str(place(STRANGER, version))))
+        return str(json.loads(shown)[0].get("lladdr"))
+
+    def claimed() -> str:
+        assert ask(network[DB], place(STRANGER, version), 80) == str(STRANGER)
+        assert believed() == network.mac(STRANGER)
+        send(network[WEB], claim(network, version))
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: believed() == network.mac(WEB), seconds=0.7)
+        return believed()
+
+    tried.works(claimed() == network.mac(WEB))
+    ip("-n", Path(network[DB].path).name, "neighbour", "flush", "dev", END)
+    guarded(network, tmp_path, WEB)
+    tried.stopped(claimed() == network.mac(STRANGER))
+    assert ask(network[STRANGER], place(WEB, version), 80) == str(WEB), "it says where its own addresses are"
+
+
+def test_no_linked_task_poses_as_a_router(shared: tuple[Network, Servers], attempt: Attempts, tmp_path: Path) -> None:
+    network, _ = shared
+    tried = attempt("a linked task becomes the IPv6 router of all containers beside it")
+    macs = bytes.fromhex((network.mac(DB) + network.mac(WEB)).replace(":", ""))
+    for_half_an_hour = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)  # RFC 4861, 4.2
+    said = macs + discovery(for_half_an_hour, ip_address(network.link_local(WEB)))
+
+    def routes() -> str:
+        return network[DB].run(lambda: _output("ip", "-6", "route", "show", "default", "proto", "ra"))
+
+    send(network[WEB], said)
+    wait_for(lambda: network.link_local(WEB) in routes())
+    tried.works(network.link_local(WEB) in routes())
+    ip("-n", Path(network[DB].path).name, "-6", "route", "flush", "proto", "ra")
+    guarded(network, tmp_path, WEB)
+    send(network[WEB], said)
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: bool(routes()), seconds=0.7)
+    tried.stopped(not routes())
+
+
+def test_only_ip_and_arp_leave_a_linked_task(
+    shared: tuple[Network, Servers], attempt: Attempts, tmp_path: Path
+) -> None:
+    """Frames of a VLAN of the task's own making, and of no protocol: rules by address see neither."""
+    network, _ = shared
+    tried = attempt("two linked tasks talk in frames that are not IP")
+    macs = bytes.fromhex((network.mac(DB) + network.mac(WEB)).replace(":", ""))
+    sent = [macs + tag + b"beside the link".ljust(60) for tag in (b"\x81\x00\x00\x05\x08\x00", b"\x88\xb5")]
+
+    def arrived() -> int:
+        with network[DB].run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))) as sniffer:
+            sniffer.bind((END, 3))
+            sniffer.settimeout(0.7)
+            for frame_ in sent:
+                send(network[WEB], frame_)
+            found = 0
+            with contextlib.suppress(TimeoutError):
+                while found < len(sent):
+                    found += b"beside the link" in sniffer.recv(2048)
+            return found
+
+    put(network[DB], policy(WEB))
+    tried.works(arrived() == len(sent))
+    guarded(network, tmp_path, WEB)
+    tried.stopped(arrived() == 0)
 
 
 @both_families
