@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +22,12 @@ from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
 from mesh.model.labels.ports import PortRange
 from mesh.model.records import Recall, Service
 from mesh.model.snapshot import Op
+from mesh.store import packing
 from mesh.store.etcd_channel import ChannelPool
 from tests.store.etcd_server import EtcdServer
-from tests.store.small_mesh import SmallMesh, settled, swarm_service
+from tests.store.small_mesh import SmallMesh, endpoints, settled, swarm_service
 from tests.store.waiting import until
+from tests.support.attacks import Attempts
 from tests.support.signing import CLUSTER, SIGNING_KEY
 
 
@@ -44,6 +48,31 @@ def with_ports(name: str, ranges: int) -> SwarmService:
 
 def problems(logs: Sequence[Any], event: str = "problem found") -> list[str]:
     return [entry["reason"] for entry in logs if entry["event"] == event and "bad" in entry["reason"]]
+
+
+@pytest.mark.parametrize(
+    ("what", "services", "ranges"),
+    [
+        ("one service's labels, too large for etcd", 1, 22_000),
+        ("labels of several services, too large together", 5, 12_000),
+    ],
+)
+def test_large_labels_stop_nobody_elses_wiring(  # noqa: PLR0917 - pytest names them
+    mesh: SmallMesh, attempt: Attempts, monkeypatch: pytest.MonkeyPatch, what: str, services: int, ranges: int
+) -> None:
+    """The defence is off in a controller that packs steps by their number alone, as earlier versions did."""
+    tried = attempt(f"may create services: {what}, keep every task of the Swarm from being wired")
+    mesh.swarm.services_now |= {f"#bad{n}": with_ports(f"bad{n}", ranges) for n in range(services)}
+    with mesh.reader("n1") as one, mesh.reader("n2") as two:
+        with monkeypatch.context() as off, capture_logs() as logs:
+            off.setattr(packing, "keyspace", SimpleNamespace(limit=lambda _: sys.maxsize))
+            off.setattr(packing, "MAX_BYTES", sys.maxsize)
+            with mesh.controller():
+                until(lambda: [entry["event"] for entry in logs].count("controller pass failed, retrying") >= 2, 20)
+                tried.works(not endpoints(one.believed))
+        with mesh.controller():
+            settled(one, two)
+            tried.stopped(len(endpoints(one.believed)) == len(mesh.swarm.tasks_now))
 
 
 def test_a_service_too_large_is_one_problem(mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch) -> None:
