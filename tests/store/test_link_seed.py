@@ -84,9 +84,14 @@ def derived(stored: Snapshot, seed: LinkSeed = LINK_SEED) -> set[LinkKey]:
 
 
 def stolen(stored: Snapshot, seed: LinkSeed) -> LinkKey | None:
-    """Return what a thief with that seed and the first controller's key makes of an epoch."""
+    """Return what a thief with that seed and the first controller's key makes of an epoch.
+
+    He opens the vault with the key, and does not mind that it is of another seed.
+    """
     thief = LinkSecrets(seed, CLUSTER, identity())
     thief.observe(stored)
+    if (vault := stored.get(keyspace.VAULT, Vault)) is not None:
+        thief._seed_id = vault.seed
     try:
         return thief(KEY, epoch(stored))
     except Terminal:

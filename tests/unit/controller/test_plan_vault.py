@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from controller.planning.planner import Planner, plan
-from controller.steps import FRESH, OpenVault, Plan
+from controller.steps import FRESH, OpenVault, Plan, PlanStep
+from controller.trust.link_secrets import ControllerIdentity, LinkSecrets
 from mesh.crypto.preshared_keys import LinkKey
 from mesh.model import keyspace
 from mesh.model.records import LinkKeyEpoch, SealedLinkKey
-from mesh.model.snapshot import Delete
-from mesh.model.vault.records import EpochHistory
-from tests.support.swarm_world import DB, SUBNET, WEB, DerivedSecrets, World
+from mesh.model.snapshot import Delete, Put
+from mesh.model.vault.records import ControllerKey, EpochHistory, Vault
+from tests.support.swarm_world import DB, SEED, SUBNET, WEB, DerivedSecrets, World, node_key, node_of
 from tests.unit.controller.memory_store import MemoryStore
 from tests.unit.controller.transactions import fresh, made_of, settled
 
@@ -119,3 +122,21 @@ def test_remembering_planner_notices_another_vault() -> None:
     assert planner.plan(swarm, stored, SUBNET, world.now, world.members, FIRST).steps == ()
     assert planner.plan(swarm, stored, SUBNET, world.now, world.members, SECOND).steps
     assert made_of(store, world).steps == (), "without a vault every secret follows from the seed"
+
+
+def test_vault_is_sealed_to_managers_alone() -> None:
+    """A controller's key may be stated by whoever runs one: a worker, or a manager that was revoked, gets no box."""
+    store, world = fresh()
+    keys = {name: node_key(number) for number, name in enumerate(("n1", "n2", "n3", "n4"), 1)}
+    store.write(*(ControllerKey(name, key.public) for name, key in keys.items()))
+    world.nodes = {name: node_of(name) for name in keys}
+    world.nodes["n3"] = replace(world.nodes["n3"], revoked="today")
+    world.nodes["n4"] = replace(world.nodes["n4"], manager=False)
+    secrets = LinkSecrets(SEED, "cluster", ControllerIdentity("n1", keys["n1"]))
+    secrets.observe(store.snapshot())
+    (step,) = secrets.steps(store.snapshot(), world.swarm())
+    assert isinstance(step, PlanStep)
+    (put,) = step.ops
+    assert isinstance(put, Put)
+    assert isinstance(put.record, Vault)
+    assert [box.node for box in put.record.boxes] == ["n1", "n2"]
