@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.support import fault_rows, gathered
 from tests.support.again import SecondTries
@@ -18,6 +18,8 @@ from tests.support.gathered import is_worker, kept
 # A busy machine is slow, and not wrong: no test here is about time.
 settings.register_profile("linkwire", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("linkwire")
+# Of `make mutants`, where nobody looks for the smallest example.
+settings.register_profile("unshrunk", settings.get_profile("linkwire"), phases=[Phase.explicit, Phase.generate])
 
 pytest_plugins = ["tests.support.attacks", "tests.support.slow_tests", "tests.lab.fixtures"]
 

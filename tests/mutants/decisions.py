@@ -1,10 +1,12 @@
-"""Defences of the controller's decisions: members, labels, plans, the store's users."""
+"""Defences of the controller's decisions: members, labels, plans, captured keys, the store's users."""
 
 from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
 _CONTROLLER, _LABELS_TEST = "tests/unit/controller", "tests/unit/mesh/test_labels.py"
+_KEYS, _REVOCATION = "controller/planning/link_keys.py", f"{_CONTROLLER}/test_plan_revocation.py"
+_SECRETS, _VAULT = "controller/trust/link_secrets.py", "tests/store/test_link_seed.py"
 _JUDGEMENT, _LABELS = "controller/trust/judgement.py", "mesh/model/labels/link_labels.py"
 
 DECISIONS = (
@@ -144,7 +146,7 @@ DECISIONS = (
     ),
     Mutant(
         "an epoch only grows",
-        "controller/planning/link_keys.py",
+        _KEYS,
         "epoch = max(begins, highest + 1, stored.epoch + 1 if stored is not None else 0)",
         "epoch = begins",
         (
@@ -155,14 +157,14 @@ DECISIONS = (
     ),
     Mutant(
         "no epoch begins while a node that holds the key is silent",
-        "controller/planning/link_keys.py",
+        _KEYS,
         "return not silent",
         "return True",
         (f"{_CONTROLLER}/test_plan_link_keys.py::test_silent_node_holds_rotation_up",),
     ),
     Mutant(
         "nothing is sealed to a node that is no member",
-        "controller/planning/link_keys.py",
+        _KEYS,
         "heard = node in self._index.nodes and node in self._run.members",
         "heard = node in self._index.nodes",
         (f"{_CONTROLLER}/test_plan_link_keys.py::test_unproven_node_holds_rotation_up",),
@@ -225,5 +227,61 @@ DECISIONS = (
         "for provider in differ[:MAX_LINKS]:",
         "for provider in differ:",
         (f"{_CONTROLLER}/test_audit.py::test_many_links_are_counted",),
+    ),
+    Mutant(
+        "the link seed opens no epoch by itself",
+        _SECRETS,
+        "return fresh_link_key(self._seed, fresh, self._cluster, key, epoch)",
+        "return link_key(self._seed, self._cluster, key, epoch)",
+        (f"{_VAULT}::test_link_seed_opens_no_epoch",),
+    ),
+    Mutant(
+        "the secrets of controllers open no epoch without the link seed",
+        _SECRETS,
+        "return fresh_link_key(self._seed, fresh, self._cluster, key, epoch)",
+        "return fresh_link_key(LinkSeed(bytes(32)), fresh, self._cluster, key, epoch)",
+        (f"{_VAULT}::test_old_seed_opens_nothing_of_later_epochs",),
+    ),
+    Mutant(
+        "the vault is sealed to no revoked node",
+        _SECRETS,
+        "managers = {node.id for node in swarm.nodes.values() if node.manager and node.revoked is None}",
+        "managers = {node.id for node in swarm.nodes.values() if node.manager}",
+        (f"{_CONTROLLER}/test_plan_vault.py::test_vault_is_sealed_to_managers_alone",),
+    ),
+    Mutant(
+        "on a revoked node no task holds a place",
+        "controller/swarm/model.py",
+        "return node is not None and node.revoked is None and (task.wanted or not node.down)",
+        "return node is not None and (task.wanted or not node.down)",
+        (f"{_REVOCATION}::test_new_task_on_revoked_node_waits",),
+    ),
+    Mutant(
+        "a link key that a revoked node may know is renewed",
+        _KEYS,
+        "if self._is_known_to_revoked(stored):",
+        'if stored.key == "":',
+        (f"{_REVOCATION}::test_key_it_held_is_renewed_for_others",),
+    ),
+    Mutant(
+        "a link key that a revoked node had once is renewed",
+        _KEYS,
+        "return bool(nodes) and (history.forgotten or any(self._has_box(stored.key, node) for node in nodes))",
+        "return bool(nodes) and any(self._has_box(stored.key, node) for node in nodes)",
+        (f"{_REVOCATION}::test_key_that_it_once_held_is_renewed",),
+    ),
+    Mutant(
+        "a revoked node is no user of etcd",
+        "controller/etcd/access.py",
+        "users = {node.id: node for node in swarm.nodes.values() if node.revoked is None}",
+        "users = {node.id: node for node in swarm.nodes.values()}",
+        (f"{_CONTROLLER}/test_access.py::test_revoked_node_is_no_user_and_named",),
+    ),
+    Mutant(
+        "a revoked node's open watches end",
+        "controller/etcd/server.py",
+        "if now.revoked - self._trust.revoked:",
+        "if now.revoked < self._trust.revoked:",
+        ("tests/store/test_revocation.py::test_open_watches_of_revoked_node_end",),
     ),
 )

@@ -43,10 +43,11 @@ class Mutant:
         text = source.replace(self.old, self.new)
         if text == source:
             raise MutantError(f"{self.name}: it changes nothing")
-        try:
-            compile(text, self.file, "exec")
-        except SyntaxError as error:
-            raise MutantError(f"{self.name}: {self.file} is no program then: {error}") from None
+        if self.file.endswith(".py"):
+            try:
+                compile(text, self.file, "exec")
+            except SyntaxError as error:
+                raise MutantError(f"{self.name}: {self.file} is no program then: {error}") from None
         return text
 
     def check(self, project: Path = PROJECT) -> None:

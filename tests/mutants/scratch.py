@@ -19,6 +19,9 @@ from tests.mutants.mutant import PROJECT, Mutant
 FOLDERS = ("mesh", "controller", "agent", "compose_ext", "tests", "deploy", "docs", "requirements")
 FILES = ("pyproject.toml", "CHANGELOG.md", "README.md", "CONTRIBUTING.md", "Makefile")
 TIMEOUT_S = 300.0
+"""Of one mutant's tests."""
+EACH_S = 20.0
+"""For each test, where very many are run together."""
 _PASSED, _FAILED = 0, 1
 """Exit codes of pytest; every other one says that it did not get so far as to run the tests."""
 
@@ -78,7 +81,11 @@ class Scratch:
         }
         for name in [name for name in environment if name.startswith("PYTEST_")]:
             del environment[name]  # of the run that this one is a part of
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
+        options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=unshrunk")
+        command, timeout = (
+            [sys.executable, "-m", "pytest", *options, *arguments],
+            max(TIMEOUT_S, EACH_S * len(arguments)),
+        )
         try:
             done = subprocess.run(
                 command,
@@ -88,10 +95,10 @@ class Scratch:
                 text=True,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                timeout=TIMEOUT_S,
+                timeout=timeout,
             )
         except subprocess.TimeoutExpired:
-            return -1, f"no end within {TIMEOUT_S:.0f} s"
+            return -1, f"no end within {timeout:.0f} s"
         return done.returncode, done.stdout
 
 

@@ -1,4 +1,4 @@
-"""Defences of signatures, sealed boxes, proofs and secrets, in `mesh`."""
+"""Defences of signatures, sealed boxes, proofs and secrets in `mesh`, and of releases."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant
 _UNIT = "tests/unit/mesh"
 _ENVELOPE, _HPKE = "mesh/crypto/envelope.py", "mesh/crypto/hpke.py"
 _ATTESTATION, _PRESHARED = "mesh/identity/attestation.py", "mesh/crypto/preshared_keys.py"
+_RELEASE, _VERIFY = "tests/unit/release/test_release.py", "deploy/release/verify.sh"
 _SIGNED = "return framed(_DOMAIN, cluster, key, header, body)"
 
 SIGNATURES = (
@@ -223,5 +224,33 @@ SIGNATURES = (
         "if not insecure and not _is_here(endpoint):",
         "if not insecure and not endpoint:",
         ("tests/store/test_tls.py::test_nothing_leaves_the_machine_in_clear_unasked",),
+    ),
+    Mutant(
+        "a release's list is signed",
+        _VERIFY,
+        'comment=$(minisign -Q -V -p "$key" -m SHA256SUMS -x SHA256SUMS.minisig) ||',
+        'comment=$(sed -n "s/^trusted comment: //p" SHA256SUMS.minisig) ||',
+        (f"{_RELEASE}::test_a_mirror_changes_file_and_list", f"{_RELEASE}::test_another_key_is_refused"),
+    ),
+    Mutant(
+        "a release's version is the one that was asked for",
+        _VERIFY,
+        '[ -z "$wanted" ] || [ "$2" = "$wanted" ] ||',
+        '[ -z "$wanted" ] || [ "$2" ] ||',
+        (f"{_RELEASE}::test_an_older_release_is_sent",),
+    ),
+    Mutant(
+        "a release's files are those that were signed",
+        _VERIFY,
+        "sha256sum --check --strict --quiet SHA256SUMS >&2 ||",
+        "[ -s SHA256SUMS ] ||",
+        (f"{_RELEASE}::test_every_change_is_noticed",),
+    ),
+    Mutant(
+        "the image's packages are installed by hash",
+        "deploy/Dockerfile",
+        'locked="--no-cache-dir --no-deps -q --require-hashes $offline"',
+        'locked="--no-cache-dir --no-deps -q $offline"',
+        ("tests/unit/release/test_lock.py::test_the_dockerfiles_variable_has_the_hashes",),
     ),
 )
