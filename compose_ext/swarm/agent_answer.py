@@ -33,8 +33,8 @@ NO_READY_TASK = "no ready task"
 TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
 LINKS_S = 120.0
-"""Seconds for what an agent says of all links: that of 5,000 takes it two seconds of a processor, which on a busy node
-are 20 and more. One that hangs is found out by `linkwire-ask`, within five."""
+"""Seconds for what an agent says of all links: that of 5,000 takes it two seconds of a processor, which on a busy
+node are 20 and more. One that hangs is found out by `linkwire-ask`, within five."""
 _TICK_S = 0.5
 _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
