@@ -17,7 +17,7 @@ import structlog
 from agent.asks.writing import ShortLived
 from agent.flows.batch import Batch, Pace, pack
 from agent.flows.events import Begun, Counts, Event, Refusal, Seen
-from agent.flows.flow import nodes_of, wanted_by
+from agent.flows.link_lookup import nodes_of, wanted_by
 from agent.flows.watcher import Watcher
 from mesh.errors import LinkwireError, Retryable
 from mesh.integrity.signature_cache import SignatureCache

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from agent.flows.batch import MOST_AGE_S, Batch
 from agent.flows.events import MOST_EVENTS, Begun, Counts, Event, Refusal, Seen
-from agent.flows.flow import Flow, Wanted, flow_of
+from agent.flows.link_lookup import Flow, Wanted, flow_of
 from mesh.topology.link_graph import LinkGraph
 
 SAME_S = 10.0

@@ -19,7 +19,7 @@ import structlog
 from agent.firewall import nf_tables_netlink, ruleset
 from agent.flows.conntrack_events import Connection, Subscription
 from agent.flows.events import MOST_EVENTS, Begun, Counts, Event, Refusal, Seen
-from agent.flows.flow import Wanted, flow_of, takes_part
+from agent.flows.link_lookup import Wanted, flow_of, takes_part
 from agent.linux.netns import TaskNetns
 from mesh.errors import LinkwireError
 from mesh.model.records import Endpoint

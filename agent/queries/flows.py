@@ -17,7 +17,7 @@ from agent.asks.flow_asker import FlowAsker
 from agent.flows import documents
 from agent.flows.batch import Pace
 from agent.flows.events import Event
-from agent.flows.flow import Wanted, nodes_of, wanted_by
+from agent.flows.link_lookup import Wanted, nodes_of, wanted_by
 from agent.flows.merge import Merge
 from agent.flows.watcher import Watcher
 from agent.interface.task import TaskState

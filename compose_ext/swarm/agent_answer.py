@@ -25,16 +25,14 @@ SWARMS_LABEL = "com.docker.swarm.service"
 ASK = "linkwire-ask"
 """The program in the agent's container that carries a query to the running agent."""
 OLDER = (
-    "the agent on this Docker endpoint is older than this program and cannot answer: update Linkwire, with "
-    "`docker linkwire install --image IMAGE`"
+    "the agent on this Docker endpoint is older than this program and cannot answer: "
+    "update Linkwire, with `docker linkwire install --image IMAGE`"
 )
 NO_READY_TASK = "no ready task"
 """The state of a link whose provider has none."""
-TIMEOUT = 20.0
-"""Seconds; an endpoint over ssh takes some to answer."""
-LINKS_S = 120.0
-"""Seconds for what an agent says of all links: that of 5,000 takes it two seconds of a processor, which on a busy
-node are 20 and more. One that hangs is found out by `linkwire-ask`, within five."""
+TIMEOUT, LINKS_S = 20.0, 120.0
+"""Seconds for an answer, of which an endpoint over ssh takes some; for all links, of which 5,000 take two seconds of a
+processor, and 20 on a busy node: `linkwire-ask` finds out an agent that hangs."""
 _TICK_S = 0.5
 _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -156,8 +154,7 @@ def links(docker: Docker, stack: str | None, *, counted: bool = False, totals: b
         DockerError: there is no agent, or its answer cannot be read.
     """
     form: dict[str, Any] = {"columns": not counted or None, "totals": totals or None, "counted": counted or None}
-    (answer,) = documents(docker, "links", LINKS_S, stack=stack, **form) or ({},)
-    return answer
+    return (documents(docker, "links", LINKS_S, stack=stack, **form) or [{}])[0]
 
 
 def _with_names(docker: Docker, raw: dict[str, Any]) -> dict[str, Any]:

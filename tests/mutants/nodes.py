@@ -262,10 +262,10 @@ NODES = (
     ),
     Mutant(
         "a namespace that two containers may have is neither's",
-        "agent/containers/candidates.py",
+        "agent/containers/netns_candidates.py",
         "if claims > 1:",
         "if claims > 9:",
-        ("tests/unit/agent/test_candidates.py::test_two_containers_in_one_namespace_are_none",),
+        ("tests/unit/agent/test_netns_candidates.py::test_two_containers_in_one_namespace_are_none",),
     ),
     Mutant(
         "a new epoch of a link key is acted on when it is written",

@@ -13,7 +13,7 @@ import pytest
 
 from agent.flows import watcher
 from agent.flows.events import Begun, Counts, Event, Refusal, Seen
-from agent.flows.flow import wanted_by
+from agent.flows.link_lookup import wanted_by
 from agent.flows.watcher import Watcher
 from agent.linux.netns import TaskNetns
 from mesh.model import keyspace

@@ -24,7 +24,7 @@ from agent.asks.writing import ShortLived
 from agent.flows.batch import Batch, pack
 from agent.flows.conntrack_events import Connection
 from agent.flows.events import Begun, Counts, Event, Refusal, Seen
-from agent.flows.flow import Wanted
+from agent.flows.link_lookup import Wanted
 from agent.flows.watcher import Watcher
 from agent.probes.examiner import Examiner
 from agent.queries import flows

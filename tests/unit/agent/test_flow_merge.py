@@ -12,7 +12,7 @@ from agent.flows import documents, merge
 from agent.flows.batch import Batch
 from agent.flows.conntrack_events import Connection
 from agent.flows.events import Begun, Counts, Refusal, Seen
-from agent.flows.flow import nodes_of, wanted_by
+from agent.flows.link_lookup import nodes_of, wanted_by
 from agent.flows.merge import Merge, Told
 from mesh.model.records import Endpoint
 from tests.support.link_graphs import CLUSTER, endpoint, graph, service
