@@ -31,8 +31,8 @@ OLDER = (
 NO_READY_TASK = "no ready task"
 """The state of a link whose provider has none."""
 TIMEOUT, LINKS_S = 20.0, 120.0
-"""Seconds for an answer, of which an endpoint over ssh takes some; for all links, of which 5,000 take two seconds of a
-processor, and 20 on a busy node: `linkwire-ask` finds out an agent that hangs."""
+"""Seconds for an answer, of which an endpoint over ssh takes some; for that about all links: 5,000 take two seconds of
+a processor, 20 on a busy node. `linkwire-ask` finds out an agent that hangs."""
 _TICK_S = 0.5
 _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
