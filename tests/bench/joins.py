@@ -34,7 +34,7 @@ from mesh.crypto.multiset_hash import Entry
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, keyspace
 from mesh.model.encryption.records import NodeEncryption
-from mesh.model.encryption.status import EncryptionStatus
+from mesh.model.encryption.status import EncryptionStatus, KeyStatus
 from mesh.model.records import Cluster, Node, Record
 from mesh.model.snapshot import Put, SignedSet, Snapshot
 from mesh.process.log_setup import configure
@@ -47,10 +47,11 @@ from tests.unit.controller.memory_store import MemoryStore
 from tests.unit.controller.transactions import transaction
 
 SUBNET = IPv4Network("10.1.0.0/16")
-_FIRST = IPv4Address("10.128.0.0")
 _SIGNING = SigningKey(bytes(32))
 _SIGNER = RecordSigner.controller(Keyring("cluster", (_SIGNING.verify_key,)), _SIGNING)
-_PASSES, _TURNS, _PORT = 12, 5, 51819
+_PASSES, _TURNS = 12, 5
+FIRST = IPv4Address("10.128.0.0")
+PORTS = (51819, 51818)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ class Swarm:
         self.store.write(Cluster("cluster", SUBNET, ula("cluster")))
         self.sealing: dict[str, NodeKey] = {}
         self.keys: dict[str, PrivateKey] = {}
+        self.epochs: dict[str, KeyStatus] = {}
+        self.renewed = 0
         for _ in range(size):
             self.join()
         while self.settle()[0]:
@@ -93,7 +96,7 @@ class Swarm:
     def join(self) -> str:
         """One more node, whose agent states its keys; returns its name."""
         number = len(self.keys) + 1
-        name, address = f"n{number}", _FIRST + number
+        name, address = f"n{number}", FIRST + number
         self.keys[name], self.sealing[name] = PrivateKey.generate(), NodeKey.generate()
         public = self.sealing[name].public
         self.world.nodes[name] = SwarmNode(name, f"host-{name}", down=False, address=None, known_at=(address,))
@@ -113,7 +116,7 @@ class Swarm:
                 backend="kernel",
                 version="0.1.0",
                 encryption_key=self.keys[name].public,
-                encryption_port=_PORT,
+                encryption_port=PORTS[0],
             )
         )
         return name
@@ -124,7 +127,7 @@ class Swarm:
         took = []
         for _ in range(_PASSES):
             self.world.now += 1
-            goal = EncryptionGoal("strict", self._states())
+            goal = EncryptionGoal("strict", self._states(), self.epochs, self.renewed)
             swarm, stored = self.world.swarm(), self.store.snapshot()
             began = time.thread_time()
             made = plan(swarm, stored, SUBNET, self.world.now, self.world.members, None, goal)
@@ -198,9 +201,10 @@ class Agent:
         self._backend = make_backend(home.path)
         self.device = NodeDevice(home, self._backend, device_name())
         self._keeper = Keeper(self.device, folder)
-        keys = NodeKeys(folder, (_PORT,))
-        keys.held = (HeldKey(0, 0, swarm.keys[node]),)
-        self._desired = DesiredState(node, swarm.sealing[node], VerifiedState(folder), self._backend, node_keys=keys)
+        self.keys = NodeKeys(folder, PORTS)
+        self.keys.held = (HeldKey(0, 0, swarm.keys[node]),)
+        trust = VerifiedState(folder)
+        self._desired = DesiredState(node, swarm.sealing[node], trust, self._backend, node_keys=self.keys)
 
     def act(self, batch: Batch) -> float:
         """Act on what was read; returns milliseconds of processor."""
@@ -247,7 +251,7 @@ def cost(size: int, turns: int = _TURNS) -> Cost:
     with stage.world() as (world, folder):
         home = world.netns()
         first = Agent(swarm, "n1", home, _folder(folder, "n1"))
-        stage.address(home, "wire", _FIRST + 1)
+        stage.address(home, "wire", FIRST + 1)
         first.act(first.view.whole())
         taken: list[tuple[float, float, float, float]] = []
         try:
@@ -260,7 +264,7 @@ def cost(size: int, turns: int = _TURNS) -> Cost:
                 assert first.has(swarm.keys[name].public)
                 first.look()
                 assert first.peers() == size + turn
-                stage.address(there := world.netns(), "wire", _FIRST + len(swarm.keys))
+                stage.address(there := world.netns(), "wire", FIRST + len(swarm.keys))
                 newcomer = Agent(swarm, name, there, _folder(folder, name))
                 try:
                     joining = newcomer.act(newcomer.view.whole())
