@@ -13,8 +13,11 @@ from tests.lab import process
 from tests.lab.node import Node
 from tests.lab.words import Words
 from tests.support.fault_rows import FaultRow
+from tests.support.patience import slowness
 
-# One new connection every 20 ms, each with 1 s to answer, until /tmp/stop is there, or the seconds have gone.
+PATIENCE_S = 1.0
+"""Seconds without an answer after which a request is lost; more on a busy machine, where programs wait."""
+# One new connection every 20 ms, until the file /tmp/stop is there or the seconds have gone.
 PROGRAM = """
 import json, os, sys, time, urllib.request
 url, ok, lost, first, last, why = sys.argv[1], 0, 0, None, None, {}
@@ -23,7 +26,7 @@ end = time.monotonic() + float(sys.argv[2])
 while not os.path.exists("/tmp/stop") and time.monotonic() < end:
     began = time.time()
     try:
-        urllib.request.urlopen(url, timeout=1).read()
+        urllib.request.urlopen(url, timeout=float(sys.argv[3])).read()
         ok += 1
         longest, answered = max(longest, time.monotonic() - answered), time.monotonic()
     except Exception as error:
@@ -89,7 +92,7 @@ class Requests:
 
     def __enter__(self) -> Requests:  # noqa: PYI034 - final
         self._node.docker("exec", self._container, "rm", "-f", "/tmp/stop", "/tmp/counted")  # noqa: S108 - in the container
-        program = ("python3", "-c", PROGRAM, self._url, f"{self._seconds}")
+        program = ("python3", "-c", PROGRAM, self._url, f"{self._seconds}", f"{PATIENCE_S * slowness()}")
         self._node.docker("exec", "--detach", self._container, *program)
         time.sleep(1)
         return self
