@@ -124,8 +124,9 @@ def container(docker: Docker) -> str:
     found = _container(docker)
     if found is None:
         raise DockerError(
-            "no Linkwire agent runs on this Docker endpoint. If Linkwire is deployed, its agent should run on every "
-            "node (see `docker service ls`); choose another node with -H or --context"
+            "no Linkwire agent runs on this Docker endpoint. If Linkwire is installed, one should run on every node, "
+            f"and `docker service ps --no-trunc {SERVICE}` on a manager says why not; choose another node with -H or "
+            "--context"
         )
     return found
 
@@ -261,7 +262,7 @@ def _document(line: str) -> dict[str, Any]:
 
 
 def _container(docker: Docker) -> str | None:
-    """Return the id of the agent's container on the endpoint; None where there is none.
+    """Return the id of the agent's container on the endpoint; None where there is none. Raises DockerError.
 
     Anybody may label or name a container as he likes, so only Swarm says which one it is: a manager by the task that
     it runs there. A worker's Docker, and a manager's while there is no leader, is asked for Swarm's own label, which
@@ -273,7 +274,7 @@ def _container(docker: Docker) -> str | None:
         if queries.NO_MANAGER in str(error) or _NO_LEADER in str(error):
             return _on_worker(docker)
         if _NO_SERVICE in str(error):
-            return None
+            raise DockerError(NOT_INSTALLED) from None
         raise
     # While an agent is being replaced there may be two.
     running = [task["Status"] for task in tasks if task["Status"]["State"] == "running"]

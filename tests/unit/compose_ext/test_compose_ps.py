@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,21 @@ def test_nodes_have_names_where_swarm_knows_them(monkeypatch: pytest.MonkeyPatch
     assert found.raw["nodes"] == [{"id": silent}], "programs go by ids"
     monkeypatch.setattr(queries, "nodes", failing)
     assert agent_answer.ask(Docker("docker", ()), None).problems == (f"node {silent}: its agent is silent",)
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "told"),
+    [
+        ("no such service: linkwire_agent", 1, "this Swarm has no Linkwire; `docker linkwire install --image IMAGE`"),
+        ("", 0, "no Linkwire agent runs on this Docker endpoint. If Linkwire is installed, one should run on every"),
+    ],
+)
+def test_absent_agent_is_told_from_absent_linkwire(tmp_path: Path, said: str, code: int, told: str) -> None:
+    program = tmp_path / "docker"
+    program.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit {code}\n")
+    program.chmod(0o755)
+    with pytest.raises(DockerError, match=re.escape(told)):
+        agent_answer.container(Docker(str(program)))
 
 
 def test_long_answer_outlasts_a_short_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
