@@ -25,14 +25,18 @@ SWARMS_LABEL = "com.docker.swarm.service"
 ASK = "linkwire-ask"
 """The program in the agent's container that carries a query to the running agent."""
 OLDER = (
-    "the agent on this Docker endpoint is older than this program and cannot answer: "
-    "update Linkwire, with `docker linkwire install --image IMAGE`"
+    "the agent on this Docker endpoint is older than this program and cannot answer: update Linkwire, with "
+    "`docker linkwire install --image IMAGE`"
+)
+NOT_INSTALLED = (
+    "this Swarm has no Linkwire; `docker linkwire install --image IMAGE` installs it, and "
+    "`docker linkwire install --image IMAGE --check` looks before whether every node is fit"
 )
 NO_READY_TASK = "no ready task"
 """The state of a link whose provider has none."""
 TIMEOUT, LINKS_S = 20.0, 120.0
-"""Seconds for an answer, of which an endpoint over ssh takes some; for that about all links: 5,000 take two seconds of
-a processor, 20 on a busy node. `linkwire-ask` finds out an agent that hangs."""
+"""Seconds for an answer, of which an endpoint over ssh takes some, and for that about all links: 5,000 take 20 on a
+busy node. An agent that hangs is found out by `linkwire-ask`, within five."""
 _TICK_S = 0.5
 _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -83,8 +87,7 @@ class Link:
     aliases: tuple[str, ...]
     pairs: tuple[Pair, ...]
     """Empty where they were only counted."""
-    refused: int | None
-    """Packets that neither end's tasks let pass, in both directions; None: the agent does not say."""
+    refused: int | None  # packets that neither end's tasks let pass, in both directions; None: the agent does not say
     key: str
     """The name of its link key; empty: the agent does not say."""
     epoch: int | None
@@ -120,15 +123,48 @@ class Answer:
 
 
 def container(docker: Docker) -> str:
-    """Find the agent on the endpoint; returns its container's id. Raises DockerError: there is none."""
-    found = _container(docker)
-    if found is None:
+    """Find the agent on the endpoint; returns its container's id.
+
+    Anybody may label or name a container as he likes, so only Swarm says which one it is: a manager by the task that
+    it runs there. A worker's Docker, and a manager's while there is no leader, is asked for Swarm's own label, which
+    no service can set.
+
+    Raises:
+        DockerError: there is none, or no Linkwire at all.
+    """
+    try:
+        tasks = queries.tasks(docker, SERVICE, wanted="node=self")
+    except DockerError as error:
+        if _NO_SERVICE in str(error):
+            raise DockerError(NOT_INSTALLED) from None
+        if queries.NO_MANAGER not in str(error) and _NO_LEADER not in str(error):
+            raise
+        found = _on_worker(docker)
+    else:
+        # While an agent is being replaced there may be two.
+        running = [task["Status"] for task in tasks if task["Status"]["State"] == "running"]
+        newest: dict[str, Any] = max(running, key=lambda status: str(status.get("Timestamp", "")), default={})
+        found = str((newest.get("ContainerStatus") or {}).get("ContainerID", ""))
+    if not _ID.fullmatch(found):
         raise DockerError(
             "no Linkwire agent runs on this Docker endpoint. If Linkwire is installed, one should run on every node, "
             f"and `docker service ps --no-trunc {SERVICE}` on a manager says why not; choose another node with -H or "
             "--context"
         )
     return found
+
+
+def _on_worker(docker: Docker) -> str:
+    words = ["ps", "--no-trunc", "--filter", f"label={SWARMS_LABEL}.name={SERVICE}", "--filter", "status=running"]
+    form = f'{{{{.ID}}}} {{{{.Label "{SWARMS_LABEL}.id"}}}}'
+    lines = [line.split() for line in docker.ask([*words, "--format", form], TIMEOUT).splitlines()]
+    found = [words for words in lines if len(words) == 2 and _ID.fullmatch(words[0])]  # noqa: PLR2004 - as in `form`
+    if len({service for _, service in found}) > 1:
+        raise DockerError(
+            f"containers of two services on this node are called {SERVICE}, so one is not Linkwire's: ask a manager, "
+            "with -H or --context, and remove the other container"
+        )
+    return found[0][0] if found else ""  # the newest is listed first
 
 
 def ask(docker: Docker, stack: str | None, *, counted: bool = False, totals: bool = False) -> Answer:
@@ -155,7 +191,7 @@ def links(docker: Docker, stack: str | None, *, counted: bool = False, totals: b
         DockerError: there is no agent, or its answer cannot be read.
     """
     form: dict[str, Any] = {"columns": not counted or None, "totals": totals or None, "counted": counted or None}
-    return (documents(docker, "links", LINKS_S, stack=stack, **form) or [{}])[0]
+    return next(iter(documents(docker, "links", LINKS_S, stack=stack, **form)), {})
 
 
 def _with_names(docker: Docker, raw: dict[str, Any]) -> dict[str, Any]:
@@ -261,41 +297,6 @@ def _document(line: str) -> dict[str, Any]:
     return document
 
 
-def _container(docker: Docker) -> str | None:
-    """Return the id of the agent's container on the endpoint; None where there is none. Raises DockerError.
-
-    Anybody may label or name a container as he likes, so only Swarm says which one it is: a manager by the task that
-    it runs there. A worker's Docker, and a manager's while there is no leader, is asked for Swarm's own label, which
-    no service can set.
-    """
-    try:
-        tasks = queries.tasks(docker, SERVICE, wanted="node=self")
-    except DockerError as error:
-        if queries.NO_MANAGER in str(error) or _NO_LEADER in str(error):
-            return _on_worker(docker)
-        if _NO_SERVICE in str(error):
-            raise DockerError(NOT_INSTALLED) from None
-        raise
-    # While an agent is being replaced there may be two.
-    running = [task["Status"] for task in tasks if task["Status"]["State"] == "running"]
-    newest: dict[str, Any] = max(running, key=lambda status: str(status.get("Timestamp", "")), default={})
-    container = str((newest.get("ContainerStatus") or {}).get("ContainerID", ""))
-    return container if _ID.fullmatch(container) else None
-
-
-def _on_worker(docker: Docker) -> str | None:
-    words = ["ps", "--no-trunc", "--filter", f"label={SWARMS_LABEL}.name={SERVICE}", "--filter", "status=running"]
-    form = f'{{{{.ID}}}} {{{{.Label "{SWARMS_LABEL}.id"}}}}'
-    lines = [line.split() for line in docker.ask([*words, "--format", form], TIMEOUT).splitlines()]
-    found = [words for words in lines if len(words) == 2 and _ID.fullmatch(words[0])]  # noqa: PLR2004 - as in `form`
-    if len({service for _, service in found}) > 1:
-        raise DockerError(
-            f"containers of two services on this node are called {SERVICE}, so one is not Linkwire's: ask a manager, "
-            "with -H or --context, and remove the other container"
-        )
-    return found[0][0] if found else None  # the newest is listed first
-
-
 def read(text: str) -> Answer:
     """Decode the agent's answer.
 
@@ -304,10 +305,8 @@ def read(text: str) -> Answer:
     """
     try:
         raw = json.loads(text)
-    except ValueError:
+    except (RecursionError, ValueError):
         raise DockerError("the agent's answer is not JSON") from None
-    except RecursionError:
-        raise DockerError("the agent's answer nests too deep") from None
     return judged(raw)
 
 
