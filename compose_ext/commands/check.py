@@ -234,10 +234,11 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
     """Return all problems, of one stack or of all.
 
     Raises:
-        DockerError: neither the Swarm's services nor an agent can be asked.
+        DockerError: neither the Swarm's services nor an agent can be asked, or there is no such stack.
     """
     found: list[str] = []
     unanswered: list[str] = []
+    stacks: Sequence[str] | None = None
     try:
         found += _label_problems(docker, stack)
     except DockerError as error:
@@ -247,6 +248,7 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
     try:
         answer = agent_answer.ask(docker, stack, counted=True)
         found += answer.problems
+        stacks = answer.stacks if not answer.links else None
         with suppress(DockerError):  # a worker's Docker does not know
             if stack is None:
                 found += (finding.text for finding in judge(about(docker, answer)).findings)
@@ -257,6 +259,8 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
         unanswered.append(str(error))
     if len(unanswered) > 1:
         raise DockerError("\n".join(unanswered))
+    if stack is not None and stacks is not None:
+        linked_stacks.require_stack(docker, stack, stacks)
     return [*dict.fromkeys(found), *unanswered]
 
 
@@ -266,7 +270,7 @@ def _label_problems(docker: Docker, stack: str | None) -> Iterator[str]:
         if stack is None or service.name.startswith(f"{stack}_"):
             yield from (printable(f"service {service.name}: {error}") for error in service.errors)
     yield from consents.refused(docker, services, stack)
-    linked = {s.name: bool(s.labels.links or s.labels.consent.sources) for s in services}
+    linked = consents.linked(services)
     if linked:
         yield from linked_stacks.dropped(docker, linked, stack)
 

@@ -29,6 +29,8 @@ DEFAULT_WAIT = 300.0
 """Seconds; an image may have to be pulled by every node."""
 _MOST_WAIT = 86_400
 _HELP_TIMEOUT = 20.0
+_EXITED = "non-zero exit"
+"""In what Docker says of a task whose program failed."""
 
 _NOTHING = "services: {}\n"
 _FIRST = (
@@ -158,6 +160,8 @@ def _wait(docker: Docker, stack: str, links: Links, waiting: Waiting) -> int:
     complain(f"{stack} is deployed, and not complete after {took:.0f} s:")
     for service, missing in judgement.missing[:MAX_TOLD]:
         complain(f"  {service}: {missing.text}")
+        if _EXITED in missing.text:
+            complain(f"  {service}: its program ended; what it wrote: docker service logs {service}")
     complain(f"Nothing was undone. See docker linkwire check --stack {stack}, or deploy again to go on waiting")
     return INCOMPLETE
 

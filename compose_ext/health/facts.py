@@ -11,7 +11,7 @@ from compose_ext.health.judgement import Expiry, Facts, Finding, Node
 from compose_ext.health.node_encryption import Encryption
 from compose_ext.install import renew
 from compose_ext.install.options import read_label
-from compose_ext.swarm import agent_answer, gate, installation, queries, revoked_nodes
+from compose_ext.swarm import agent_answer, consents, gate, installation, linked_stacks, queries, revoked_nodes
 from compose_ext.swarm.agent_answer import Answer
 
 
@@ -64,9 +64,23 @@ def about(docker: Docker, answer: Answer | None, unanswered: str = "") -> Facts:
         if encrypted is not None and encrypted.wanted != "off":
             others += node_encryption.overlays(docker).problems()
         others += node_keys.unproven(docker, answer)
+        with suppress(DockerError):
+            others += _dropped(docker, answer)
         with suppress(DockerError):  # a service was removed meanwhile
             found = backends.missing(docker, answer)
     return Facts(answer, unanswered, up, running, tuple(certificates), tuple(others), found, encrypted)
+
+
+def _dropped(docker: Docker, answer: Answer) -> list[str]:
+    """Return a problem for each stack whose links `docker stack deploy` has dropped. Raises DockerError.
+
+    The agent hears of a new stack a little later, so that the labels, which cost more to ask for, decide.
+    """
+    consumers = {link.consumer for link in answer.links}
+    names = docker.ask(["service", "ls", "--format", "{{.Name}}"], queries.TIMEOUT).split()
+    if not linked_stacks.dropped(docker, {name: name in consumers for name in names}, None):
+        return []
+    return linked_stacks.dropped(docker, consents.linked(consents.listed(docker)), None)
 
 
 def _up(nodes: Iterable[Node]) -> dict[str, str]:

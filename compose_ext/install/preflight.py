@@ -17,6 +17,9 @@ from mesh.topology.underlay import ADDRESS_LABEL
 
 QUESTION = "LINKWIRE_FITNESS"
 """The variable in which `linkwire-agent look` finds its question."""
+_NO_IMAGE = "No such image"
+"""Docker's words where a node has no image, and no registry gives it one."""
+_PUSHED = "push it to a registry that all nodes reach, and name it as it is called there: --image REGISTRY/NAME:TAG"
 _ENDING = 10.0
 """Seconds until the containers of a stack that was removed have ended: `docker stack rm` does not wait for that."""
 _HEADER = ("NODE", "CHECK", "RESULT", "FOUND")
@@ -105,7 +108,9 @@ def require(findings: Sequence[Finding], image: str, say: Callable[[str], None],
     broken = [one for one in findings if one.level == PROBLEM and one.check == fitness.IMAGE]
     if broken:
         wrong = "\n  ".join(f"{one.node}: {one.text}" for one in broken)
-        raise DockerError(f"the image {image} cannot run on every node, so nothing was changed:\n  {wrong}")
+        absent = any(_NO_IMAGE in one.text for one in broken)
+        hint = f"\n{_PUSHED}" if absent else ""
+        raise DockerError(f"the image {image} cannot run on every node, so nothing was changed:\n  {wrong}{hint}")
     problems = lines(findings, PROBLEM)
     if force:
         for text in problems:

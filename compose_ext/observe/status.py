@@ -114,7 +114,10 @@ def _without_backend(links: Iterable[Link]) -> int:
 
 def _counted(health: Health) -> str:
     count = len(health.findings)
-    return "nothing is wrong" if not count else f"{count} thing{'s' if count > 1 else ''} wrong, worst first below"
+    if count:
+        return f"{count} thing{'s' if count > 1 else ''} wrong, worst first below"
+    is_part = health.facts.running is None
+    return f"nothing is wrong{', as far as this node knows: ask a manager for all' if is_part else ''}"
 
 
 def _control(facts: Facts) -> Iterator[tuple[str, str, str]]:

@@ -1,7 +1,7 @@
 """Consent between stacks as the services' labels in the Swarm have it: links that are refused, or will be."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,11 @@ def unwilling(docker: Docker, providers: Sequence[str], consumer: str, stack: st
     asking = Labelled(consumer, consumer, stack, ServiceLabels(), (), frozenset(), ())
     found = queries.read(docker.ask(["service", "inspect", *providers], TIMEOUT)) if providers else []
     return [one.name for one in _understood(found) if not allows(one, asking)]
+
+
+def linked(services: Iterable[Labelled]) -> dict[str, bool]:
+    """Tell of each service, by its full name, whether its labels have links."""
+    return {one.name: bool(one.labels.links or one.labels.consent.sources) for one in services}
 
 
 def refused(docker: Docker, services: Sequence[Labelled], stack: str | None) -> list[str]:

@@ -6,18 +6,22 @@ stack, and `check` compares.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.language.validation import Links
 from compose_ext.swarm.installation import STACK
+from mesh.model.labels.link_labels import suggestion
 
 WITHOUT = "without-linkwire"
 """The flag of `deploy` for a Swarm that has no Linkwire (yet)."""
 
 _TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
+_NAMED = 8
+"""Stacks that are named in place of one that does not exist."""
 _NEEDED = ("agent", "controller")
 _NAMESPACE = "com.docker.stack.namespace"
 """Docker's own label: `docker stack rm` removes what has it."""
@@ -44,6 +48,28 @@ def require_linkwire(docker: Docker) -> None:
             f"nothing was deployed: this Swarm has no Linkwire {' and no '.join(missing)}, so nobody would wire these"
             f" links.\nInstall it first: docker linkwire install --image IMAGE\nTo deploy all the same: --{WITHOUT}"
         )
+
+
+def require_stack(docker: Docker, stack: str, linked: Iterable[str], *services: str) -> None:
+    """Require that there is such a stack.
+
+    Args:
+        docker: asked for the stacks that have no links; a worker's does not know.
+        stack: its name.
+        linked: the stacks with linked services, as the agent knows them.
+        services: that may be meant as well.
+
+    Raises:
+        DockerError: there is none; the text names one whose name is near, or those that have links.
+    """
+    linked = sorted(linked)
+    names = {*linked, *services}
+    with suppress(DockerError):
+        names.update(docker.ask(["stack", "ls", "--format", "{{.Name}}"], _TIMEOUT).split())
+    if stack not in names:
+        few = f"; with links there are: {', '.join(linked)}" if 0 < len(linked) <= _NAMED else ""
+        kinds = "stack or service" if services else "stack"
+        raise DockerError(f"this Swarm has no {kinds} {stack!r}{suggestion(stack, names) or few}")
 
 
 def remember(docker: Docker, stack: str, links: Links | None, say: Callable[[str], None]) -> None:

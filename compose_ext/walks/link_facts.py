@@ -15,6 +15,7 @@ from mesh.topology.agreement import Recorded, agree, hidden, shown
 
 _UPDATING = ("updating", "rollback_started")
 _LEAST_ID = 4
+_SHOWN = 3
 """Characters of a task's or container's id that are enough, where they name one."""
 
 
@@ -89,7 +90,11 @@ def side(docker: Docker, swarm: Swarm, named: str) -> Side:
             is_id = len(named) >= _LEAST_ID and (str(raw["ID"]).startswith(named) or container.startswith(named))
             if named in names or is_id:
                 return Side(name, str(raw["ID"]))
-    raise UsageError(f"this Swarm has no service, task or container {named!r}{suggestion(named, swarm.services)}")
+    ends = [repr(name) for name in sorted(swarm.services) if name.endswith(f"_{named}")][:_SHOWN]
+    hint = f"; did you mean {' or '.join(ends)}?" if ends else suggestion(named, swarm.services)
+    if named in {node.name for node in swarm.nodes.values()}:
+        hint = ", but a node: a walk between nodes takes two that differ, docker linkwire explain NODE NODE"
+    raise UsageError(f"this Swarm has no service, task or container {named!r}{hint}")
 
 
 Tasks = Mapping[str, tuple[SwarmTask, ...]]

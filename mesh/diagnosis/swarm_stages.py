@@ -41,6 +41,8 @@ def _label(facts: SwarmFacts) -> Iterator[Step]:
     else:
         others = ", ".join(sorted(consumer.links)[:_SHOWN]) or "nothing"
         text = f"{consumer.name} has no link to {provider}: it links to {others}"
+        if consumer.name in facts.services[provider].links:
+            text += f"; {provider} links to {consumer.name}, and a link has one direction"
     yield Step("label", "wrong", text, place, command=command)
 
 

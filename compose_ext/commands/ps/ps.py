@@ -3,7 +3,6 @@
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -16,27 +15,9 @@ from compose_ext.completion import stacks
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.health import backends
-from compose_ext.pflag import Command, did_you_mean, form, pass_docker, switch
-from compose_ext.swarm import agent_answer, queries, revoked_nodes
+from compose_ext.pflag import Command, form, pass_docker, switch
+from compose_ext.swarm import agent_answer, linked_stacks, revoked_nodes
 from compose_ext.terminal import show, show_json
-
-
-def require_stack(docker: Docker, stack: str, linked: Sequence[str]) -> None:
-    """Require that there is such a stack.
-
-    Args:
-        docker: asked for the stacks that have no links; a worker's does not know.
-        stack: its name.
-        linked: the stacks with linked services, as the agent knows them.
-
-    Raises:
-        DockerError: there is none; the text names one whose name is near.
-    """
-    names = set(linked)
-    with suppress(DockerError):
-        names.update(docker.ask(["stack", "ls", "--format", "{{.Name}}"], queries.TIMEOUT).split())
-    if stack not in names:
-        raise DockerError(f"this Swarm has no stack {stack!r}{did_you_mean(stack, sorted(names), chr(39))}")
 
 
 @click.command(
@@ -73,7 +54,7 @@ def ps_command(docker: Docker, stack: str | None, form: str, *, pairs: bool | No
         revoked = beside.submit(revoked_nodes.problems, docker)
         answer = agent_answer.ask(docker, stack, totals=of_links)
     if stack is not None and not answer.links and answer.stacks is not None:
-        require_stack(docker, stack, answer.stacks)
+        linked_stacks.require_stack(docker, stack, answer.stacks)
     with suppress(DockerError):  # a worker's Docker does not know
         unlinked = (finding.text for finding in backends.missing(docker, answer))
         problems = (*revoked.result(), *unlinked, *answer.problems)

@@ -12,7 +12,7 @@ from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.observe.traffic.flow_text import Summary
 from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
-from compose_ext.swarm import agent_answer, queries
+from compose_ext.swarm import agent_answer, linked_stacks, queries
 from compose_ext.terminal import show
 
 MOST_S = 86_400
@@ -33,6 +33,12 @@ def ask(docker: Docker, name: str | None, seconds: int, nodes: Sequence[str] = (
     Raises:
         DockerError: there is no agent, it is older, or it says what is wrong.
     """
+    if name is not None:
+        listed: list[str] = []
+        with suppress(DockerError):  # a worker's Docker does not know
+            listed = docker.ask(["service", "ls", "--format", "{{.Name}}"], queries.TIMEOUT).split()
+        if listed and not any(one.startswith(f"{name}_") for one in listed):
+            linked_stacks.require_stack(docker, name, (), *listed)
     asked: dict[str, Any] = {"seconds": seconds, "follow": True, "nodes": list(nodes)}
     asked |= {"name": name} if name is not None else {}
     command = ["exec", "-i", agent_answer.container(docker), agent_answer.ASK, "flows", json.dumps(asked)]

@@ -10,7 +10,7 @@ from compose_ext.docker_cli import Docker
 from compose_ext.observe.traffic.drawing import Graph, document, dot, graph_of, mermaid
 from compose_ext.observe.traffic.svg import svg
 from compose_ext.pflag import Command, form, pass_docker
-from compose_ext.swarm import agent_answer
+from compose_ext.swarm import agent_answer, linked_stacks
 from compose_ext.terminal import complain
 
 _FORMATS: Mapping[str, Callable[[Graph], str]] = {"mermaid": mermaid, "dot": dot, "svg": svg, "json": document}
@@ -38,6 +38,7 @@ def graph_command(docker: Docker, stack: str | None, form: str) -> None:
     """
     answer = agent_answer.ask(docker, stack, totals=True)
     if stack is not None and not answer.links:
+        linked_stacks.require_stack(docker, stack, answer.stacks or ())
         raise DockerError(f"no link has an end in a stack {stack!r}: docker linkwire graph shows all")
     print(_FORMATS[form](graph_of(answer.links)), end="")
     if answer.problems:

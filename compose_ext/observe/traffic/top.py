@@ -15,7 +15,7 @@ from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.observe.traffic.rates import SORTS, Meter, Rate, ordered
 from compose_ext.pflag import Command, OneOf, Seconds, Whole, form, pass_docker, switch
-from compose_ext.swarm import agent_answer
+from compose_ext.swarm import agent_answer, linked_stacks
 from compose_ext.swarm.agent_answer import Answer
 from compose_ext.terminal import Table, amount, show, show_json
 
@@ -58,6 +58,7 @@ def _ask(docker: Docker, stack: str | None) -> tuple[Answer, float]:
     began = time.monotonic()
     answer = agent_answer.ask(docker, stack)
     if stack is not None and not answer.links:
+        linked_stacks.require_stack(docker, stack, answer.stacks or ())
         raise DockerError(f"no link has an end in a stack {stack!r}: docker linkwire top shows all")
     return answer, (began + time.monotonic()) / 2
 

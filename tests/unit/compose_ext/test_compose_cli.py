@@ -660,6 +660,15 @@ def test_ps_names_a_near_stack(run: Run, tmp_path: Path, agent: dict[str, str]) 
     assert (shown.returncode, shown.stderr) == (0, ""), "it is there, and nobody links to it"
 
 
+def test_check_of_an_absent_stack_fails(run: Run, tmp_path: Path, agent: dict[str, str]) -> None:
+    (tmp_path / "answer").write_text('{"version": 1, "links": [], "problems": [], "stacks": ["blog", "shop"]}')
+    shown = run(PLUGIN, "linkwire", "check", "--stack", "other", **agent, SERVICES="[]")
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr == "docker linkwire: this Swarm has no stack 'other'; with links there are: blog, shop\n"
+    shown = run(PLUGIN, "linkwire", "check", "--stack", "blog", **agent, SERVICES="[]")
+    assert (shown.returncode, shown.stderr) == (0, ""), "it is there, and nobody links to it"
+
+
 def test_ps_without_an_agent(run: Run, agent: dict[str, str]) -> None:
     shown = run(PLUGIN, "linkwire", "ps", **agent | {"CONTAINERS": ""})
     assert (shown.returncode, shown.stdout) == (1, "")

@@ -1,13 +1,17 @@
 """What is judged of a whole Swarm, and the screen that says it."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compose_ext.docker_cli import Docker
+from compose_ext.health.facts import _dropped
 from compose_ext.health.judgement import BROKEN, DEGRADED, WELL, Expiry, Facts, Finding, Node, judge
 from compose_ext.observe.status import document, rows, table
-from compose_ext.swarm.agent_answer import Answer, judged
+from compose_ext.swarm.agent_answer import Answer, judged, read
 from tests.unit.compose_ext.test_compose_ps import answer as ps_answer
 from tests.unit.compose_ext.test_compose_ps import pair
 
@@ -217,3 +221,39 @@ def test_tasks_are_not_told_where_nothing_is_known() -> None:
 
 def test_older_agent_gives_no_account_and_no_alarm() -> None:
     assert judge(facts(answer=judged(ps_answer()))).severity == WELL
+
+
+DROPPING = """#!/bin/sh
+case "$*" in
+"config ls "*) echo "shop web,api" ;;
+"service ls --format "*) printf 'shop_web\\nshop_api\\nshop_db\\n' ;;
+"service ls --quiet") echo 1 ;;
+"service inspect "*) echo '{services}' ;;
+*) exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("consumers", "labelled", "said"),
+    [
+        (("shop_web", "shop_api"), {}, []),
+        (("shop_web",), {"linkwire.links": "shop_db"}, []),
+        (("shop_web",), {}, ["stack shop: api had links and have none now: `docker stack deploy` drops them."]),
+    ],
+)
+def test_dropped_links_are_told_by_labels(
+    tmp_path: Path, consumers: tuple[str, ...], labelled: dict[str, str], said: list[str]
+) -> None:
+    """The agent has links a moment later than the labels: what it does not have yet is not lost."""
+    specs = {"shop_web": {"linkwire.links": "shop_db"}, "shop_api": labelled, "shop_db": {}}
+    services = [{"ID": name, "Spec": {"Name": name, "Labels": labels}} for name, labels in specs.items()]
+    program = tmp_path / "docker"
+    program.write_text(DROPPING.format(services=json.dumps(services)))
+    program.chmod(0o755)
+    links: list[dict[str, Any]] = [
+        {"consumer": name, "provider": "shop_db", "aliases": [], "states": {}, "refused": None} for name in consumers
+    ]
+    answered = read(json.dumps({"version": 1, "links": links, "problems": []}))
+    found = _dropped(Docker(str(program)), answered)
+    assert [text.partition(" Deploy it")[0] for text in found] == said

@@ -242,6 +242,8 @@ def test_steps_control_no_terminal(swarm: Swarm, folder: Path, capsys: pytest.Ca
     ("words", "said"),
     [
         (("shop_wep", "shop_db"), "no service, task or container 'shop_wep'; did you mean 'shop_web'?"),
+        (("web", "shop_db"), "no service, task or container 'web'; did you mean 'shop_web'?"),
+        (("n1", "n9"), "no service, task or container 'n1', but a node: a walk between nodes takes two that differ"),
         (("shop_web", "shop_db:x"), "'shop_db:x': not a port"),
         (("shop_web", "shop_db:1-2"), "'shop_db:1-2': name one port"),
     ],

@@ -154,7 +154,11 @@ def test_all_problems_of_all_nodes_at_once() -> None:
 
 def test_force_helps_no_image_that_cannot_run() -> None:
     error, _ = refused(judge([Outcome("n1", ("No such image",))], NEW), force=True)
-    assert error == "the image image:1 cannot run on every node, so nothing was changed:\n  n1: No such image"
+    first = "the image image:1 cannot run on every node, so nothing was changed:\n  n1: No such image\n"
+    assert error.startswith(first)
+    assert "push it to a registry that all nodes reach" in error
+    error, _ = refused(judge([Outcome("n1", ("killed",))], NEW), force=True)
+    assert error.endswith("\n  n1: killed")
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,14 @@ SWARMS_FAULTS: dict[str, tuple[SwarmFacts, str, str]] = {
     "no service": (replace(SWARM, provider="shop_bd"), "label", "no service 'shop_bd'; did you mean 'shop_db'?"),
     "no link": (without_link("shop_cache"), "label", "but one to shop_cache, which does not exist"),
     "no links": (without_link(), "label", "shop_web has no link to shop_db: it links to nothing"),
+    "other way": (
+        replace(
+            SWARM,
+            services={"shop_web": SwarmService("shop_web"), "shop_db": SwarmService("shop_db", ("shop_web",))},
+        ),
+        "label",
+        "it links to nothing; shop_db links to shop_web, and a link has one direction",
+    ),
     "typo": (without_link("shop_dbb"), "label", "shop_dbb, which does not exist; did you mean 'shop_db'?"),
     "consent": (replace(SWARM, refusal="shop_db does not allow it"), "consent", "does not allow it"),
     "scaled": (
