@@ -72,7 +72,7 @@ class Docker:
             raise self._error(f"cannot {do}: {error}") from error
 
     def inspect(
-        self, kind: Literal["container", "network", "volume"], name: str, *, lenient: bool = False
+        self, kind: Literal["container", "network"], name: str, *, lenient: bool = False
     ) -> dict[str, Any] | None:
         """Inspect an object; None where Docker has none of that name.
 

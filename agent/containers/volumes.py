@@ -53,8 +53,12 @@ class Volumes:
 
     def device(self, name: str) -> str | None:
         """Return the folder that a volume is a bind of, empty for one with data of its own; None for no volume."""
-        volume = self._docker.inspect("volume", name)
-        return None if volume is None else str((volume.get("Options") or {}).get("device", ""))
+        # Not by its own request: for one that it lacks, a manager's Docker from 23 on asks Swarm's leader, who may be
+        # missing, or of an older engine that does not know the question.
+        with self._docker.asked_to(f"look for the volume {name}") as client:
+            listed = client.volumes(filters={"name": name}).get("Volumes") or ()
+        found = next((volume for volume in listed if volume["Name"] == name), None)
+        return None if found is None else str((found.get("Options") or {}).get("device", ""))
 
     def bind(self, name: str, device: str) -> None:
         """Make a volume that is a bind of a folder."""
