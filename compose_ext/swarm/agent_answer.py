@@ -28,15 +28,13 @@ OLDER = (
     "the agent on this Docker endpoint is older than this program and cannot answer: update Linkwire, with "
     "`docker linkwire install --image IMAGE`"
 )
-NOT_INSTALLED = (
-    "this Swarm has no Linkwire; `docker linkwire install --image IMAGE` installs it, and "
-    "`docker linkwire install --image IMAGE --check` looks before whether every node is fit"
-)
+NOT_INSTALLED = "this Swarm has no Linkwire: docker linkwire install --image IMAGE (--check looks whether it can)"
 NO_READY_TASK = "no ready task"
 """The state of a link whose provider has none."""
-TIMEOUT, LINKS_S = 20.0, 120.0
-"""Seconds for an answer, of which an endpoint over ssh takes some, and for that about all links: 5,000 take 20 on a
-busy node. An agent that hangs is found out by `linkwire-ask`, within five."""
+TIMEOUT = 20.0
+"""Seconds; an endpoint over ssh takes some to answer."""
+LINKS_S = 120.0
+"""Seconds for what an agent says of all links, 5,000 perhaps; `linkwire-ask` finds out one that hangs."""
 _TICK_S = 0.5
 _NO_SERVICE, _NO_LEADER = "no such service", "does not have a leader"
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -147,9 +145,8 @@ def container(docker: Docker) -> str:
         found = str((newest.get("ContainerStatus") or {}).get("ContainerID", ""))
     if not _ID.fullmatch(found):
         raise DockerError(
-            "no Linkwire agent runs on this Docker endpoint. If Linkwire is installed, one should run on every node, "
-            f"and `docker service ps --no-trunc {SERVICE}` on a manager says why not; choose another node with -H or "
-            "--context"
+            "no Linkwire agent runs on this Docker endpoint. If Linkwire is installed, docker service ps --no-trunc "
+            f"{SERVICE} on a manager says why; choose another node with -H or --context"
         )
     return found
 
@@ -298,11 +295,7 @@ def _document(line: str) -> dict[str, Any]:
 
 
 def read(text: str) -> Answer:
-    """Decode the agent's answer.
-
-    Raises:
-        DockerError: it is of another version, or not of the agreed form.
-    """
+    """Decode the agent's answer. Raises DockerError: it is of another version, or not of the agreed form."""
     try:
         raw = json.loads(text)
     except (RecursionError, ValueError):

@@ -291,8 +291,8 @@ def test_nodes_have_names_where_swarm_knows_them(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("said", "code", "told"),
     [
-        ("no such service: linkwire_agent", 1, "this Swarm has no Linkwire; `docker linkwire install --image IMAGE`"),
-        ("", 0, "no Linkwire agent runs on this Docker endpoint. If Linkwire is installed, one should run on every"),
+        ("no such service: linkwire_agent", 1, "this Swarm has no Linkwire: docker linkwire install --image IMAGE"),
+        ("", 0, "no Linkwire agent runs on this Docker endpoint. If Linkwire is installed, docker service ps"),
     ],
 )
 def test_absent_agent_is_told_from_absent_linkwire(tmp_path: Path, said: str, code: int, told: str) -> None:
