@@ -11,6 +11,7 @@ Every setter is idempotent: what is already so stays so, and no packet is lost b
 from __future__ import annotations
 
 import errno
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from agent.errors import RouteClashError
 from agent.linux import rtnetlink_codec, sysctl
-from agent.linux.netlink_socket import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, explained
+from agent.linux.netlink_socket import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, attribute, explained
 from mesh.model.net import overlap
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mesh.topology.wgtypes import Route
 
 _HEADER_BYTES = 16  # struct nlmsghdr
+_RTA_IP_PROTO = 27  # linux/rtnetlink.h; pyroute2 does not know it
 _RTN_LOCAL = 2  # linux/rtnetlink.h: to one of the node's own addresses
 _RTM_F_FIB_MATCH = 0x2000  # linux/rtnetlink.h: the route as it is configured (Linux 4.13)
 
@@ -322,9 +324,12 @@ def _encode_lookup(destination: IPAddress, *, learned: bool) -> bytes:
     lookup: Any = rtmsg()
     lookup["flags"] = 0 if learned else _RTM_F_FIB_MATCH
     lookup["family"], lookup["dst_len"] = rtnetlink_codec.AF[destination.version], destination.max_prefixlen
+    # Of IPv4 the kernel takes a look-up for one of UDP where nothing is said, and mode `all` of node encryption sends
+    # UDP through its own device: its MTU would be that of the way, and become smaller with every look.
+    protocol = socket.IPPROTO_ICMP if destination.version == 4 else socket.IPPROTO_ICMPV6  # noqa: PLR2004 - IP
     lookup["attrs"] = [("RTA_DST", str(destination))]
     lookup.encode()
-    return bytes(lookup.data[_HEADER_BYTES:])
+    return bytes(lookup.data[_HEADER_BYTES:]) + attribute(_RTA_IP_PROTO, bytes([protocol]))
 
 
 def _request(netns: TaskNetns, what: int, payload: bytes, flags: int = 0) -> list[Message]:

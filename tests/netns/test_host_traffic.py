@@ -8,6 +8,8 @@ from ipaddress import IPv4Interface
 
 import pytest
 
+from agent.linux.interfaces import route_mtu
+from agent.node_encryption.device import NodeDevice
 from agent.node_encryption.policy_routing import HOST_TABLE
 from mesh.model.encryption.status import Mode, Step
 from tests.netns.host_traffic import (
@@ -19,7 +21,7 @@ from tests.netns.host_traffic import (
     answers_udp,
     until,
 )
-from tests.netns.overlay_nodes import WIREGUARD_PORTS, Cluster, OverlayNode, Pinging, Wire
+from tests.netns.overlay_nodes import UNDERLAY_MTU, WIREGUARD_PORTS, Cluster, OverlayNode, Pinging, Wire
 from tests.netns.transfer import Transfer
 from tests.netns.world import World, wait_for
 from tests.support.effort import in_long_form, of_long_form
@@ -108,6 +110,19 @@ def test_switching_loses_nothing_of_hosts(pair: Cluster) -> None:
     lost, sent = [each.lost for each in beats], [each.sent for each in beats]
     print(f"lost {lost} of {sent}")
     assert lost == [0, 0]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_devices_keep_their_mtu(world: World, version: int) -> None:
+    """The way to another node, which leads through the device for all else, is the one of WireGuard's own packets."""
+    with Cluster(world, 2, version) as cluster:
+        for node in cluster.nodes:
+            node.start()
+        one, other = cluster.nodes
+        switch_on(cluster)
+        fresh = NodeDevice(one.netns, one.device.backend, one.device.names[0])
+        assert fresh.mtu([other.address]) == one.device.read().devices[0].mtu
+        assert route_mtu(one.netns, [other.address]) == UNDERLAY_MTU, "what links' devices go by"
 
 
 @in_long_form
