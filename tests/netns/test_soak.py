@@ -36,6 +36,8 @@ BATCH = 10
 """Tasks at once, of a link's two services half each."""
 LEAST = 8
 """Batches, so that the first half has given work to all of an agent's threads, each with connections of its own."""
+MOST_KILLS = 5
+"""In the wiring of a batch, and in its unwiring: one that is killed for ever comes to nothing."""
 CONVERGES_S = 60.0
 REST_S = 5
 MIB_MORE = 4.0
@@ -66,6 +68,7 @@ class Soak:
     resources: list[Counter[str]] = field(default_factory=list)
     secrets: frozenset[str] = frozenset()
     _next_kill: float = 0.0
+    _kills_left: int = 0
 
     def run(self, seconds: float) -> None:
         """Make batches for so long, and a few at least."""
@@ -89,14 +92,16 @@ class Soak:
         self.resources.append(self.agent.resources())
 
     def _wait(self, left: Callable[[], list[str]]) -> None:
+        self._kills_left = self.choice.randint(1, MOST_KILLS) if self.kill else 0
         until_nothing(left, self._look, CONVERGES_S)
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self.kill and now > self._next_kill:
+        if self._kills_left and now > self._next_kill:
             if self._next_kill:
                 self.agent.kill()
                 self.kills += 1
+                self._kills_left -= 1
             self._next_kill = now + self.choice.uniform(0.05, 3.0)
         self.agent.look()
 
