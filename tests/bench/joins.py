@@ -226,9 +226,10 @@ class Agent:
         return public in self.device.read().devices[0].device.peers
 
     def close(self) -> None:
-        """Take the device away."""
+        """Take its devices away: two in a rotation."""
         with stage.uninterrupted():
-            self._backend.delete(self.device.home, self.device.names[0])
+            for name in self.device.names:
+                self._backend.delete(self.device.home, name)
             self._backend.close()
 
     def _act(self, batch: Batch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.bench import rotations
 from tests.bench.joins import cost
+from tests.netns.world import wait_until_nothing_is_left
 
 
 def test_one_more_node_is_two_records() -> None:
@@ -17,3 +18,4 @@ def test_rotation_is_two_records_a_node() -> None:
     few, more = rotations.cost(3), rotations.cost(6)
     assert (few.records, more.records) == (7, 13), "and the request"
     assert min(few.size, few.planning, few.node) > 0
+    assert wait_until_nothing_is_left() == [], "nor of the second device"
