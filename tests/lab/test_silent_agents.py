@@ -15,12 +15,14 @@ from tests.chaos.killer import WORKER, processes
 from tests.lab import checker, process, programs
 from tests.lab.deployment import Deployment
 from tests.lab.programs import Calls, Task
+from tests.support.patience import slowness
 
 Figure = Callable[[str], None]
 SILENT_S = float(os.environ.get("LINKWIRE_SILENT_S", "20"))
 """Seconds for which an agent hangs: twice its lease, or as long as the environment says."""
 SWARM_S = 12
-"""Swarm calls a node down after 15 s: what is gone from a link sooner is Linkwire's doing."""
+"""Swarm calls a node down after 15 s: what is gone from a link sooner, on a machine that is not busy, is Linkwire's
+doing."""
 GRACE_S = 15
 
 
@@ -104,10 +106,11 @@ def test_a_silent_agent_takes_no_provider_away(stacks: Deployment, client: Task,
 
 
 def test_a_node_without_power_is_tried_no_longer(stacks: Deployment, client: Task, figure: Figure) -> None:
+    within = SWARM_S * min(2.0, slowness())
     with Calls(client, "web", "--threads", "4", pause=0.05, timeout=1.0) as calls:
         began = time.time()
         stacks.lab.stop_node("n3")
-        time.sleep(SWARM_S + 8)
+        time.sleep(within + 8)
     try:
         tried = [call.began - began for call in calls.failed()]
         figure(
@@ -115,7 +118,7 @@ def test_a_node_without_power_is_tried_no_longer(stacks: Deployment, client: Tas
             f" the last {max(tried, default=0):.1f} s after"
         )
         assert len(tried) > 0
-        assert max(tried) < SWARM_S
+        assert max(tried) < within
     finally:
         stacks.lab.start_node("n3")
     process.wait_for("n3's agent", lambda: stacks.agent(stacks.lab.node("n3")) is not None, seconds=90, every=0.5)
