@@ -199,6 +199,15 @@ class Deployment:
         answer: dict[str, Any] = json.loads(self.linkwire("ps", stack, "--format", "json"))
         return answer
 
+    def events(self, *words: str) -> list[tuple[str, dict[str, str]]]:
+        """Kinds and details of the last ten minutes' events; another test may have wiped earlier pages with etcd."""
+        told = self.try_linkwire("events", "--since", "10m", "--format", "json", *words)
+        lines = [json.loads(line) for line in told.stdout.splitlines()]
+        problems = [line["problem"] for line in lines if "problem" in line]
+        if told.returncode != bool(problems) or not all("pages are missing: " in problem for problem in problems):
+            raise LabError(f"docker linkwire events: exit code {told.returncode}: {problems}: {told.stderr[-2000:]}")
+        return [(line["kind"], line["details"]) for line in lines if "problem" not in line]
+
     def wait_connected(self, stack: str, seconds: float = WAIT_S) -> dict[str, Any]:
         """Wait until every pair of every link of a stack is connected, as measured; what `ps` then says."""
         answer: dict[str, Any] = {}

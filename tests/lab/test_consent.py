@@ -64,6 +64,8 @@ def test_a_strangers_link_needs_the_providers_word(stacks: Deployment, attempt: 
     stacks.deploy("pay", stack(image, "db", NGINX, "    x-wireguard: {}\n"))
     process.wait_for("the end of it", lambda: not fetches(node, container, "http://db/"), seconds=60)
     tried.stopped(links(stacks.ps("evil")) == [("evil_x", "pay_db", False)])
+    told = [kind for kind, link in stacks.events("evil_x") if link.get("provider") == "pay_db"]
+    assert told == ["link refused", "link created", "link removed", "link refused"]
 
 
 def test_declared_links_carry_from_an_unchanged_proxy(stacks: Deployment) -> None:

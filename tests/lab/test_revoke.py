@@ -111,6 +111,10 @@ def test_revoked_nodes_tasks_lose_peers_and_others_nothing(stacks: Deployment, f
     assert all(epoch(stacks, name) > was for name, was in before.items())
     back = LastAnswer(n1, clients[n1], "http://bad/")
     assert back.at() > time.time() - 10, "approved, it has its links again"
+    told = [(kind, details.get("node")) for kind, details in stacks.events()]
+    assert ("node revoked", "n3") in told
+    assert ("revocation undone", "n3") in told
+    assert [kind for kind, _ in told].count("link key renewed") >= len(before)
 
 
 @pytest.fixture
