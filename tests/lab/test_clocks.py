@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable
 
+from agent.reporting.reporter import LEASE_S
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 from tests.lab.faults import wrong_clock
@@ -20,6 +21,8 @@ from tests.support.fault_rows import FaultRow
 
 YEAR_S, HOUR_S = 365 * 86400, 3600
 OFF = "LINKWIRE_TEST_CLOCK=/clock/off"
+LASTS_S = 2 * LEASE_S
+"""Seconds of requests by each clock, in which the agent's lease would end."""
 STACK = """
 version: "3.8"
 x-wireguard: {{}}
@@ -56,7 +59,7 @@ def test_clock_that_is_set_loses_no_request(
                 with off.open("r+b") as file:  # in place: the agent has it mapped
                     file.write(struct.pack("q", seconds))
                 wired = new_task(stacks)
-                time.sleep(15)
+                time.sleep(LASTS_S)
                 checker.settle(stacks.lab)
             figure(f"n2's clock {name}: {requests.counted}; a new task's links after {wired:.1f} s")
             fault_row(requests.counted.row(f"clock of a provider's node {name}", wired, words))
