@@ -14,9 +14,11 @@ from ipaddress import IPv4Address, IPv6Address
 from agent.linux.netlink_socket import NETLINK_NETFILTER, NLA_F_NESTED, attribute, attributes, explained
 from agent.linux.netns import TaskNetns
 
-_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET and _DELETE
+# NFNL_SUBSYS_CTNETLINK; IPCTNL_MSG_CT_GET, _DELETE and _GET_STATS
+_GET, _DELETE, _GET_STATS = 1 << 8 | 1, 1 << 8 | 2, 1 << 8 | 5
 _HEADER = struct.Struct("=BBH")  # struct nfgenmsg
 _ORIGINAL, _REPLY, _STATUS, _ID = 1, 2, 3, 12  # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_ID
+_ENTRIES = 1  # CTA_STATS_GLOBAL_ENTRIES, of this namespace for all that
 _SEEN_REPLY = 1 << 1  # IPS_SEEN_REPLY, linux/netfilter/nf_conntrack_common.h
 _TUPLE_IP, _V4_SOURCE, _V6_SOURCE = 1, 1, 3  # CTA_TUPLE_IP, CTA_IP_V4_SRC, CTA_IP_V6_SRC
 
@@ -51,6 +53,8 @@ def forget(netns: TaskNetns, is_gone: Callable[[Address], bool], *, unanswered: 
 
 def _to_whoever_is(netns: TaskNetns, is_gone: Callable[[Address], bool], *, unanswered: bool) -> Iterator[bytes]:
     """Return the requests that delete them."""
+    if not _count(netns):
+        return
     with explained("list the task's connections"):
         answer = netns.socket(NETLINK_NETFILTER).dump(_GET, _HEADER.pack(0, 0, 0))
     for message in answer:
@@ -62,6 +66,16 @@ def _to_whoever_is(netns: TaskNetns, is_gone: Callable[[Address], bool], *, unan
             named = attribute(_ORIGINAL | NLA_F_NESTED, bytes(entry[_ORIGINAL]))
             named += attribute(_ID, bytes(entry[_ID])) if _ID in entry else b""
             yield bytes(message.payload[: _HEADER.size]) + named
+
+
+def _count(netns: TaskNetns) -> int:
+    """Return how many there are at most.
+
+    To list them, the kernel walks the table of all namespaces, which takes 9 ms where it has 262,144 buckets.
+    """
+    with explained("count the task's connections"):
+        (answer,) = netns.socket(NETLINK_NETFILTER).request(_GET_STATS, _HEADER.pack(0, 0, 0))
+    return int.from_bytes(dict(attributes(answer.payload[_HEADER.size :]))[_ENTRIES], "big")
 
 
 def _source(reply: memoryview | None) -> Address | None:

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 import pytest
 
 from agent.linux import conntrack
+from agent.linux.netlink_socket import Message, NetlinkSocket
 from agent.linux.netns import TaskNetns
 from tests.netns.world import World, wait_for
 
@@ -56,3 +57,20 @@ def test_entries_of_gone_addresses_are_forgotten_others_stay(tracked: TaskNetns)
     assert seen == {"10.99.0.1"}
     for one in held:
         one.close()
+
+
+def test_the_table_is_not_listed_for_nothing(tracked: TaskNetns, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = []
+    dump = NetlinkSocket.dump
+
+    def counted(self: NetlinkSocket, kind: int, payload: bytes) -> list[Message]:
+        listed.append(kind)
+        return dump(self, kind, payload)
+
+    monkeypatch.setattr(NetlinkSocket, "dump", counted)
+    assert conntrack.forget(tracked, lambda _: True) == 0
+    assert not listed
+    (held,) = flows(tracked, "10.99.0.1")
+    assert conntrack.forget(tracked, lambda _: True) == 1
+    assert len(listed) == 1
+    held.close()
