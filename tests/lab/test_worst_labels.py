@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from mesh.model.labels.link_labels import MAX_ALL_RANGES, MAX_LABELS, MAX_RANGES
-from tests.lab import process
+from tests.lab import images, process
 from tests.lab.deployment import Deployment
-from tests.support.effort import LONG
+from tests.support.attacks import Attempts
+from tests.support.effort import LONG, in_long_form
 
 ROUNDS = 3 if LONG else 1
 STACK = """
@@ -29,6 +30,15 @@ services:
 NAMESPACE = "com.docker.stack.namespace=evil"
 RANGES = ",".join(f"{2 * n + 1001}" for n in range(MAX_RANGES))
 LINKED, LONELY, CONSUMERS = MAX_ALL_RANGES // MAX_RANGES, 4, 6
+# Of the image: the limits of labels, and those of a transaction. Its code is compiled ahead.
+UNLIMITED = (
+    "RUN cd /opt/linkwire/lib/python3*/site-packages/mesh && "
+    "sed -i -E 's/^(MAX_LABELS|MAX_RANGES|MAX_ALL_RANGES|MAX_BYTES) = .*/\\1 = 10**9/' "
+    "model/labels/link_labels.py store/packing.py && "
+    "sed -i 's/its > keyspace.limit(op.key))/its < 0)/' store/packing.py && "
+    "python3 -m compileall -q -f --invalidation-mode unchecked-hash model/labels store"
+)
+FAILED = "controller pass failed, retrying"
 
 
 def labels(*links: str, ports: str) -> list[str]:
@@ -59,20 +69,40 @@ def hostile(stacks: Deployment) -> Iterator[None]:
         docker("service", "rm", *made)
 
 
+@contextmanager
+def too_large(stacks: Deployment) -> Iterator[None]:
+    """One service of no task, with links to four others and 10,900 port ranges in each: 2 MB in its record."""
+    docker, made = stacks.lab.manager.docker, []
+    create = ["service", "create", "--quiet", "--detach", "--label", NAMESPACE]
+    sleeper = [stacks.images.demo, "sleep", "86400"]
+    providers = [f"evil_p{n}" for n in range(4)]
+    for name in providers:
+        docker(*create, "--name", name, "--replicas=0", *sleeper)
+        made.append(name)
+    odd = ",".join(str(port) for port in range(1, 21_800, 2))
+    docker(*create, "--name", "evil_large", "--replicas=0", *labels(*providers, ports=odd), *sleeper)
+    made.append("evil_large")
+    try:
+        yield
+    finally:
+        docker("service", "rm", *made)
+
+
 def seconds_until_through(stacks: Deployment, number: int) -> float:
     """Deploy a fresh stack, wait until its link carries, remove it."""
     stack = f"fresh{number}"
     began = time.monotonic()
     stacks.deploy(stack, STACK.format(image=stacks.images.demo))
-
-    def through() -> bool:
-        done = stacks.lab.manager.docker("service", "logs", "--raw", f"{stack}_client", check=False)
-        return "through" in done.stdout
-
-    process.wait_for("the fresh stack's link", through, seconds=120, every=0.1)
+    process.wait_for("the fresh stack's link", lambda: carries(stacks, stack), seconds=120, every=0.1)
     took = time.monotonic() - began
     stacks.remove(stack)
     return took
+
+
+def carries(stacks: Deployment, stack: str) -> bool:
+    """Tell whether a stack's link has carried a page."""
+    done = stacks.lab.manager.docker("service", "logs", "--raw", f"{stack}_client", check=False)
+    return "through" in done.stdout
 
 
 def test_worst_labels_delay_no_other_stack(stacks: Deployment, figure: Callable[[str], None]) -> None:
@@ -86,3 +116,22 @@ def test_worst_labels_delay_no_other_stack(stacks: Deployment, figure: Callable[
         f"{crowded / alone:.2f} times as long"
     )
     assert max(beside) < 60, "it comes through at all"
+
+
+@in_long_form
+def test_without_limits_they_stop_every_other_stack(stacks: Deployment, attempt: Attempts) -> None:
+    """The defence is off in a controller that reads any list of ports, and packs records of any size."""
+    tried = attempt("may create services: one tenant's labels keep every other's stack from being wired")
+    unlimited = images.variant(stacks.lab, "unlimited", UNLIMITED)
+    with ExitStack() as off:
+        stacks.change("linkwire_controller", "update", "--no-resolve-image", "--image", unlimited)
+        off.callback(stacks.change, "linkwire_controller", "rollback")
+        with too_large(stacks):
+            stacks.deploy("fresh", STACK.format(image=stacks.images.demo))
+            process.wait_for(
+                "the controller to fail", lambda: stacks.logged("linkwire_controller").count(FAILED) > 3, seconds=120
+            )
+            tried.works(not carries(stacks, "fresh"))
+            off.close()
+            process.wait_for("the fresh stack's link", lambda: carries(stacks, "fresh"), seconds=120)
+            tried.stopped()
