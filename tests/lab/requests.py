@@ -20,7 +20,7 @@ PATIENCE_S = 1.0
 # One new connection every 20 ms, until the file /tmp/stop is there or the seconds have gone.
 PROGRAM = """
 import json, os, sys, time, urllib.request
-url, ok, lost, first, last, why = sys.argv[1], 0, 0, None, None, {}
+url, ok, lost, first, last, why, when = sys.argv[1], 0, 0, None, None, {}, []
 answered, longest = time.monotonic(), 0.0
 end = time.monotonic() + float(sys.argv[2])
 while not os.path.exists("/tmp/stop") and time.monotonic() < end:
@@ -33,10 +33,12 @@ while not os.path.exists("/tmp/stop") and time.monotonic() < end:
         lost += 1
         first, last = first or began, time.time()
         why[str(error)] = why.get(str(error), 0) + 1
+        when.append((round(began, 1), round(time.time() - began, 1)))
     time.sleep(0.02)
 gap = last - first if lost else 0.0
 longest = max(longest, time.monotonic() - answered)
-open("/tmp/counted", "w").write(json.dumps({"ok": ok, "lost": lost, "gap": gap, "why": why, "longest": longest}))
+said = {"ok": ok, "lost": lost, "gap": gap, "why": why, "longest": longest, "when": when[:20]}
+open("/tmp/counted", "w").write(json.dumps(said))
 """
 
 
@@ -50,6 +52,7 @@ class Counted:
         gap: seconds from the first lost one's start to the last one's end.
         why: how often each error came.
         longest: seconds between two answers, the longest.
+        when: the first lost ones' starts, as seconds of the machine's clock, and how long each waited.
     """
 
     ok: int
@@ -57,6 +60,7 @@ class Counted:
     gap: float
     why: Mapping[str, int] = field(default_factory=dict)
     longest: float = 0.0
+    when: Sequence[Sequence[float]] = ()
 
     def row(self, fault: str, wired: float | None = None, words: Words | None = None) -> FaultRow:
         """Its row in the table of faults; `wired` are seconds until a new task was, `words` those of `status`."""
@@ -66,8 +70,12 @@ class Counted:
     def __str__(self) -> str:
         errors = ", ".join(f"{count} x {text}" for text, count in self.why.items())
         return f"{self.lost} of {self.ok + self.lost} requests lost" + (
-            f" in {self.gap:.1f} s: {errors}" if self.lost else ""
+            f" in {self.gap:.1f} s: {errors}; {self._times()}" if self.lost else ""
         )
+
+    def _times(self) -> str:
+        at = ((time.strftime("%H:%M:%S", time.localtime(began)), lasted) for began, lasted in self.when)
+        return ", ".join(f"at {clock} for {lasted:.1f} s" for clock, lasted in at)
 
 
 def together(counted: Sequence[Counted]) -> Counted:
@@ -76,7 +84,8 @@ def together(counted: Sequence[Counted]) -> Counted:
     for one in counted:
         why.update(one.why)
     total, lost = (sum(getattr(one, name) for one in counted) for name in ("ok", "lost"))
-    return Counted(total, lost, max(one.gap for one in counted), why, max(one.longest for one in counted))
+    when = sorted((lost_one for one in counted for lost_one in one.when), key=tuple)
+    return Counted(total, lost, max(one.gap for one in counted), why, max(one.longest for one in counted), when)
 
 
 class Requests:

@@ -117,16 +117,17 @@ def dead(three: Deployment, node: Node) -> Callable[[], None]:
     return lambda: None
 
 
-def place_one_more(three: Deployment, manager: Node, began: float) -> float:
-    """Start a task, and wait until the store has its place; the seconds since the fault."""
+def place_one_more(three: Deployment, manager: Node, began: float) -> tuple[float, float]:
+    """Start a task, and wait until the store has its place; seconds since the fault, until Swarm took it and then."""
     before = set(endpoints(three))
     count = len(three.tasks("fo_spare"))
     scale = ("service", "scale", "--detach", f"fo_spare={count + 1}")
     # Managers that have just lost their leader choose another one first.
     asked = "a manager to take it"
     process.wait_for(asked, lambda: not manager.docker(*scale, check=False).returncode, seconds=WRITES_S, every=0.5)
+    taken = time.monotonic() - began
     process.wait_for("the task's place", lambda: bool(set(endpoints(three)) - before), seconds=WRITES_S, every=0.1)
-    return time.monotonic() - began
+    return taken, time.monotonic() - began
 
 
 def endpoints(three: Deployment) -> Sequence[str]:
@@ -179,17 +180,18 @@ def test_another_controller_writes_and_links_go_on(
         began = time.monotonic()
         healing.callback(fault(three, node))
         manager = other(three, node)
-        took = place_one_more(three, manager, began)
+        taken, took = place_one_more(three, manager, began)
         after = leader(three)
         healing.close()
         time.sleep(15)
-        again = place_one_more(three, manager, time.monotonic())
+        _, again = place_one_more(three, manager, time.monotonic())
         time.sleep(2)
         wrong = history.wrong()
     late = rest(three)
     figure(
-        f"{fault.__name__}: a controller wrote after {took:.1f} s ({node.name} led, then {after}), healed in"
-        f" {again:.1f} s; wrong or double writes {len(wrong)}; {requests.counted}; exact {late:.1f} s after Swarm"
+        f"{fault.__name__}: Swarm took a task after {taken:.1f} s, a controller wrote after {took:.1f} s"
+        f" ({node.name} led, then {after}), healed in {again:.1f} s; wrong or double writes {len(wrong)};"
+        f" {requests.counted}; exact {late:.1f} s after Swarm"
     )
     fault_row(requests.counted.row(f"leading controller {fault.__name__.replace('_', ' ')}", took, words))
     assert wrong == []
@@ -203,7 +205,8 @@ def test_managers_without_majority_change_nothing(
     """All managers are cut off from each other: nobody leads; healed, one does."""
     rest(three)
     node = three.lab.node(leader(three))
-    with ExitStack() as healing, watched(three, node, tmp_path / "history") as (requests, history):
+    words = Words(three, "fo", other(three, node))
+    with ExitStack() as healing, words, watched(three, node, tmp_path / "history") as (requests, history):
         began = time.monotonic()
         for one in three.lab.nodes:
             healing.callback(drop(one, SWARM_PORT))
@@ -223,6 +226,6 @@ def test_managers_without_majority_change_nothing(
         f"no majority: nobody led after {nobody:.1f} s, nothing was signed; healed, one led after {leads:.1f} s;"
         f" wrong or double writes {len(wrong)}; {requests.counted}; exact {late:.1f} s after Swarm"
     )
-    fault_row(requests.counted.row("managers without a majority"))
+    fault_row(requests.counted.row("managers without a majority", words=words))
     assert wrong == []
     assert requests.counted.lost == 0
