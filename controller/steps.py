@@ -79,7 +79,8 @@ class Allocate:
     """Give a task its place; this needs a new keypair.
 
     `to` is the proven sealing key of the task's node. `revision` and `key_revision` are those of the records that are
-    replaced, 0 for none.
+    replaced, 0 for none. One that is used already stays `ready`: its connections wait for the new key, which is not
+    longer than a handshake, and a consumer that has no other task refuses none meanwhile.
     """
 
     task: SwarmTask
@@ -91,6 +92,7 @@ class Allocate:
     revision: int
     key_revision: int
     reason: str
+    ready: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def allocation(step: Allocate, private_key: PrivateKey) -> tuple[Op, ...]:
         public_key=private_key.public,
         epoch=step.epoch,
         underlay=step.underlay,
-        ready=False,
+        ready=step.ready,
         elsewhere=step.attachments,
     )
     sealed = sealed_key(private_key, step.to, task.node, task.id, step.epoch)

@@ -191,6 +191,7 @@ class Placement:
             revision=self._stored.revision_of(keyspace.endpoint(endpoint.service, endpoint.task)),
             key_revision=self._stored.revision_of(key),
             reason=f"task {task.id}: {why}, so it gets a new one",
+            ready=self._ready(task, endpoint),
         )
 
     def _changed_endpoint(self, task: SwarmTask, node: Node | None, endpoint: Endpoint) -> Iterator[Step]:

@@ -16,7 +16,7 @@ from mesh.model.snapshot import Delete
 from mesh.topology.ipam import ula
 from tests.support.swarm_world import DB, SUBNET, WEB, World, node_of, service
 from tests.unit.controller.memory_store import MemoryStore
-from tests.unit.controller.transactions import endpoint_of, fresh, made_of, set_ports, settled
+from tests.unit.controller.transactions import carry_out, endpoint_of, fresh, made_of, set_ports, settled
 
 # --- what is planned
 
@@ -280,6 +280,24 @@ def test_a_key_that_is_spent_is_replaced_once() -> None:
     assert after.public_key != before[db.id].public_key
     assert replace(after, epoch=0, public_key=before[db.id].public_key) == before[db.id]
     assert endpoint_of(store, other) == before[other.id]
+
+
+def test_task_with_a_new_key_stays_ready() -> None:
+    """A consumer without another task would refuse connections until the next plan."""
+    store, world = fresh()
+    world.add(WEB)
+    running, checked = world.add(DB, "n2", "n2")
+    for task, state in ((running, "running"), (checked, "created")):
+        world.report(task.id, state)
+    assert ready(store, world) == {running.id}
+    for task in (running, checked):
+        report = store.entries[keyspace.report("n2", task.id)].record
+        assert isinstance(report, TaskReport)
+        store.write(replace(report, spent=0))
+    steps = made_of(store, world).steps
+    assert carry_out(store, steps) == len(steps) == 2
+    assert [endpoint_of(store, task).epoch for task in (running, checked)] == [1, 1]
+    assert [endpoint_of(store, task).ready for task in (running, checked)] == [True, False]
 
 
 def test_the_word_of_another_node_counts_for_nothing() -> None:
