@@ -21,14 +21,16 @@ PATIENCE_S = 1.0
 PROGRAM = """
 import json, os, sys, time, urllib.request
 url, ok, lost, first, last, why, when = sys.argv[1], 0, 0, None, None, {}, []
-answered, longest = time.monotonic(), 0.0
+answered, longest, longest_ended = time.monotonic(), 0.0, 0.0
 end = time.monotonic() + float(sys.argv[2])
 while not os.path.exists("/tmp/stop") and time.monotonic() < end:
     began = time.time()
     try:
         urllib.request.urlopen(url, timeout=float(sys.argv[3])).read()
         ok += 1
-        longest, answered = max(longest, time.monotonic() - answered), time.monotonic()
+        if time.monotonic() - answered > longest:
+            longest, longest_ended = time.monotonic() - answered, time.time()
+        answered = time.monotonic()
     except Exception as error:
         lost += 1
         first, last = first or began, time.time()
@@ -38,6 +40,7 @@ while not os.path.exists("/tmp/stop") and time.monotonic() < end:
 gap = last - first if lost else 0.0
 longest = max(longest, time.monotonic() - answered)
 said = {"ok": ok, "lost": lost, "gap": gap, "why": why, "longest": longest, "when": when[:20]}
+said["longest_ended"] = longest_ended
 open("/tmp/counted", "w").write(json.dumps(said))
 """
 
@@ -52,7 +55,8 @@ class Counted:
         gap: seconds from the first lost one's start to the last one's end.
         why: how often each error came.
         longest: seconds between two answers, the longest.
-        when: the first lost ones' starts, as seconds of the machine's clock, and how long each waited.
+        longest_ended: when it did, in seconds since the epoch; 0 where it ended with the requests.
+        when: the first lost ones' starts, as seconds since the epoch, and how long each waited.
     """
 
     ok: int
@@ -60,6 +64,7 @@ class Counted:
     gap: float
     why: Mapping[str, int] = field(default_factory=dict)
     longest: float = 0.0
+    longest_ended: float = 0.0
     when: Sequence[Sequence[float]] = ()
 
     def row(self, fault: str, wired: float | None = None, words: Words | None = None) -> FaultRow:
@@ -69,13 +74,19 @@ class Counted:
 
     def __str__(self) -> str:
         errors = ", ".join(f"{count} x {text}" for text, count in self.why.items())
-        return f"{self.lost} of {self.ok + self.lost} requests lost" + (
-            f" in {self.gap:.1f} s: {errors}; {self._times()}" if self.lost else ""
+        return (
+            f"{self.lost} of {self.ok + self.lost} requests lost"
+            + (f" in {self.gap:.1f} s: {errors}, at {self._times()}; " if self.lost else ", ")
+            + f"longest gap {self.longest:.2f} s until {_clock(self.longest_ended)}"
         )
 
     def _times(self) -> str:
-        at = ((time.strftime("%H:%M:%S", time.localtime(began)), lasted) for began, lasted in self.when)
-        return ", ".join(f"at {clock} for {lasted:.1f} s" for clock, lasted in at)
+        return ", ".join(f"{_clock(began)} for {lasted:.1f} s" for began, lasted in self.when)
+
+
+def _clock(at: float) -> str:
+    """Return the time of day of logs (UTC)."""
+    return time.strftime("%H:%M:%S", time.gmtime(at))
 
 
 def together(counted: Sequence[Counted]) -> Counted:
@@ -85,7 +96,9 @@ def together(counted: Sequence[Counted]) -> Counted:
         why.update(one.why)
     total, lost = (sum(getattr(one, name) for one in counted) for name in ("ok", "lost"))
     when = sorted((lost_one for one in counted for lost_one in one.when), key=tuple)
-    return Counted(total, lost, max(one.gap for one in counted), why, max(one.longest for one in counted), when)
+    slowest = max(counted, key=lambda one: one.longest)
+    gap = max(one.gap for one in counted)
+    return Counted(total, lost, gap, why, slowest.longest, slowest.longest_ended, when)
 
 
 class Requests:
