@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from compose_ext import COMMIT, __version__
 from compose_ext.completion import REQUESTS, complete
-from compose_ext.diagnostics import BadFilesError, DockerError, UsageError
+from compose_ext.diagnostics import AbsentError, BadFilesError, DockerError, UsageError
 from compose_ext.docker_cli import choose
 from compose_ext.pflag import CONTEXT, GLOBAL, Command, Group, docker_flags, form
 from compose_ext.terminal import complain, say, show_json
@@ -21,7 +21,7 @@ from compose_ext.terminal import complain, say, show_json
 DOCKER_FAILED = 1
 """The input was good; Docker, the Swarm, or the agent asked through it, was not."""
 BAD_INPUT = 2
-"""The command line or the files are wrong; Docker was not asked for anything."""
+"""The command line or the files are wrong, or name what the Swarm does not have; nothing was done."""
 
 _NAME = "linkwire"
 _MODULES = {
@@ -164,7 +164,8 @@ def _run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except (UsageError, click.UsageError) as error:
         text = error.format_message() if isinstance(error, click.UsageError) else str(error)
-        complain(f"docker linkwire: {text}\nSee 'docker linkwire --help'.")
+        more = "" if isinstance(error, AbsentError) else "\nSee 'docker linkwire --help'."
+        complain(f"docker linkwire: {text}{more}")
         return BAD_INPUT
     except BadFilesError:
         return BAD_INPUT

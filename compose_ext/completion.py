@@ -100,6 +100,11 @@ def services(ctx: click.Context, parameter: click.Parameter, word: str) -> list[
     return _asked(ctx, parameter, ["service", "ls", "--format", "{{.Name}}"], word)
 
 
+def subjects(ctx: click.Context, parameter: click.Parameter, word: str) -> list[str]:
+    """Return the names of the Swarm's stacks and services that begin with a word."""
+    return [*stacks(ctx, parameter, word), *services(ctx, parameter, word)]
+
+
 def nodes(ctx: click.Context, parameter: click.Parameter, word: str) -> list[str]:
     """Return the names of the Swarm's nodes that begin with a word."""
     return _asked(ctx, parameter, ["node", "ls", "--format", "{{.Hostname}}"], word)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from mesh.model.labels.link_labels import suggestion
 
+_NAMED = 8
+"""Names that are listed in place of one that does not exist."""
 _SUGGESTED = 100
 _CANDIDATES = 2000
 
@@ -15,6 +17,10 @@ INCOMPLETE = 3
 
 class UsageError(Exception):
     """The command line cannot be understood; the text is for the user."""
+
+
+class AbsentError(UsageError):
+    """The command line names something that the Swarm does not have; nothing was done. The text is for the user."""
 
 
 class DockerError(Exception):
@@ -31,6 +37,18 @@ class DockerError(Exception):
 
 class BadFilesError(Exception):
     """The files have errors, which have been printed."""
+
+
+def absent(kind: str, name: str, names: Collection[str]) -> AbsentError:
+    """Say that the Swarm does not have what was named, and what may have been meant.
+
+    Args:
+        kind: of thing, such as `node`.
+        name: as it was given.
+        names: those that there are, which are listed where none is near, if they are few.
+    """
+    listed = f"; there are: {', '.join(sorted(names))}" if 0 < len(names) <= _NAMED else ""
+    return AbsentError(f"this Swarm has no {kind} {name!r}{suggestion(name, names) or listed}")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -219,7 +219,10 @@ def check_upgrade(docker: Docker, stack: str | None, *, as_json: bool) -> int:
         DockerError: the Swarm's services cannot be asked.
         UsageError: the stack has no good name.
     """
-    found = consents.silent(consents.listed(docker), stack_name(stack) if stack else None)
+    services = consents.listed(docker)
+    if stack:
+        linked_stacks.require_stack(docker, stack_name(stack), {str(one.stack) for one in services})
+    found = consents.silent(services, stack or None)
     if as_json:
         report = Report()
         for problem in found:

@@ -11,7 +11,7 @@ from compose_ext import completion
 from compose_ext.commands.node_encryption import encryption_command, figures
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
-from compose_ext.health.node_keys import FINGERPRINT, LABEL, KeyState, SwarmMember, inspected, key_states, statements
+from compose_ext.health.node_keys import FINGERPRINT, LABEL, KeyState, SwarmMember, key_states, member, statements
 from compose_ext.pflag import Group, form, pass_docker, switch
 from compose_ext.swarm import agent_answer
 from compose_ext.swarm.revoked_nodes import REVOKED_LABEL
@@ -62,11 +62,12 @@ def approve(docker: Docker, name: str, fingerprint: str | None) -> None:
 
     Raises:
         UsageError: the fingerprint is none; or there is nobody to ask.
-        DockerError: the endpoint is no manager, there is no such node, or no agent speaks for it.
+        AbsentError: there is no such node.
+        DockerError: the endpoint is no manager, or no agent speaks for it.
     """
     if fingerprint is not None and not FINGERPRINT.fullmatch(fingerprint):
         raise UsageError(f"--fingerprint is 64 hexadecimal digits, as the agent there logs it, not {fingerprint!r}")
-    (node,) = inspected(docker, [name])
+    node = member(docker, name)
     lifted = ["--label-rm", REVOKED_LABEL] if node.revoked is not None else []
     chosen = fingerprint or (None if lifted else _asked(docker, node))
     added = ["--label-add", f"{LABEL}={chosen}"] if chosen else []
@@ -85,9 +86,10 @@ def revoke(docker: Docker, name: str) -> None:
         name: the node's name or id, as for `docker node`.
 
     Raises:
-        DockerError: the endpoint is no manager, there is no such node, or it is a manager.
+        AbsentError: there is no such node.
+        DockerError: the endpoint is no manager, or the node is one.
     """
-    (node,) = inspected(docker, [name])
+    node = member(docker, name)
     if node.manager:
         raise DockerError(
             f"{node.hostname} is a manager, which owns the Swarm and with it every link: "

@@ -12,14 +12,14 @@ import click
 
 from compose_ext import completion
 from compose_ext.commands.node_encryption import await_keys, renew_keys
-from compose_ext.diagnostics import DockerError, UsageError
+from compose_ext.diagnostics import DockerError, UsageError, absent
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, Seconds, pass_docker, switch
 from compose_ext.swarm import queries
 from compose_ext.swarm.agent_answer import TIMEOUT
 from compose_ext.terminal import say
 from mesh.model.labels.consent import NAMESPACE, own_key, stack_of
-from mesh.model.labels.link_labels import LINKS, PREFIX, RENEW, decode, key_name, suggestion
+from mesh.model.labels.link_labels import LINKS, PREFIX, RENEW, decode, key_name
 
 _MILLISECONDS = 1000
 _WAIT, _MOST = 300, 86_400
@@ -47,7 +47,7 @@ def rotate(docker: Docker, keys: Iterable[str], *, every: bool, say: Callable[[s
         raise UsageError("no link has a key yet" if every else "name the link keys to rotate, or give --all")
     for key in wanted:
         if key not in found:
-            raise UsageError(f"no link has the key {key!r}{suggestion(key, found)}")
+            raise absent("link key", key, found)
     asked: dict[str, set[str]] = {}
     for key in wanted:
         if not any(key in others for others in asked.values()):

@@ -7,7 +7,7 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.swarm import agent_answer, queries
+from compose_ext.swarm import agent_answer, linked_stacks, queries
 from compose_ext.swarm.agent_answer import NO_READY_TASK, Link
 from compose_ext.terminal import line
 
@@ -74,15 +74,18 @@ def sweep(docker: Docker, stack: str | None) -> tuple[tuple[Swept, ...], tuple[P
     """Try every link, or those with a side in a stack; one whose provider has no ready task fails untried.
 
     Raises:
+        AbsentError: there is no such stack.
         DockerError: Docker or the agent does not answer, or there is no link to try.
     """
     names: dict[str, str] = {}
     with suppress(DockerError):  # a worker's Docker does not know them
         names = {str(raw["ID"]): line(str(raw["Description"]["Hostname"])) for raw in queries.nodes(docker)}
-    listed = agent_answer.ask(docker, stack, counted=True).links
+    answer = agent_answer.ask(docker, stack, counted=True)
     pairs = [_pair(names, one) for one in agent_answer.documents(docker, "sweep", SECONDS, stack=stack)]
-    pairs += [_without_backend(link) for link in listed if link.is_without_backend]
+    pairs += [_without_backend(link) for link in answer.links if link.is_without_backend]
     if not pairs:
+        if stack is not None and answer.stacks is not None:
+            linked_stacks.require_stack(docker, stack, answer.stacks)
         where = f"stack {stack} has" if stack else "there is"
         raise DockerError(f"{where} no link between tasks that Linkwire knows: see `docker linkwire ps`")
     links: dict[tuple[str, str], list[Pair]] = {}

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from compose_ext.diagnostics import DockerError
+from compose_ext.diagnostics import DockerError, absent
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.health import judgement, node_encryption
 from compose_ext.health.node_encryption import NodeState
-from compose_ext.swarm import agent_answer, revoked_nodes
+from compose_ext.swarm import agent_answer, queries, revoked_nodes
 from compose_ext.swarm.agent_answer import Answer
 from mesh.model.net import IPAddress
 from mesh.topology.underlay import ADDRESS_LABEL, ports_refusal, refusal, swarms_addresses
@@ -179,12 +179,27 @@ def _statement(raw: dict[str, Any]) -> Statement:
 
 
 def _swarm(docker: Docker) -> list[SwarmMember]:
-    found = inspected(docker, docker.ask(["node", "ls", "--quiet"], agent_answer.TIMEOUT).split())
+    found = _inspected(docker, docker.ask(["node", "ls", "--quiet"], agent_answer.TIMEOUT).split())
     return sorted(found, key=lambda node: node.hostname)
 
 
-def inspected(docker: Docker, names: list[str]) -> list[SwarmMember]:
-    """Return nodes by their names or ids. Raises DockerError."""
+def member(docker: Docker, name: str) -> SwarmMember:
+    """Return a node by its name or id, as for `docker node`.
+
+    Raises:
+        AbsentError: there is none.
+        DockerError: the endpoint is no manager, or several nodes have that name.
+    """
+    try:
+        (found,) = _inspected(docker, [name])
+    except DockerError as error:
+        if queries.is_absence(error):
+            raise absent("node", name, queries.names(docker, "node")) from None
+        raise
+    return found
+
+
+def _inspected(docker: Docker, names: list[str]) -> list[SwarmMember]:
     try:
         return [
             SwarmMember(

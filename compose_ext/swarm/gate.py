@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any
 
-from compose_ext.diagnostics import DockerError, UsageError
+from compose_ext.diagnostics import DockerError, UsageError, absent
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.swarm import installation, node_jobs, queries
 from compose_ext.swarm.installation import STACK
 from compose_ext.swarm.queries import TIMEOUT
-from mesh.model.labels.link_labels import GATE, suggestion
+from mesh.model.labels.link_labels import GATE
 
 LABEL = "linkwire.gate"
 """The node label by which services with `gate: true` are placed."""
@@ -88,7 +88,8 @@ def run(
         options: of linkwire-gate.
 
     Raises:
-        UsageError: there is no such node.
+        AbsentError: there is no such node.
+        UsageError: there are several of that name.
         DockerError: nothing could be asked of any node.
     """
     return _told(results(docker, action, names, options), say)
@@ -342,7 +343,7 @@ def _chosen(nodes: Sequence[Node], names: Sequence[str]) -> list[Node]:
         found = [node for node in nodes if node.id == name] or [node for node in nodes if node.name == name]
         found = found or [node for node in nodes if node.id.startswith(name)]
         if not found:
-            raise UsageError(f"this Swarm has no node {name!r}{suggestion(name, [node.name for node in nodes])}")
+            raise absent("node", name, [node.name for node in nodes])
         if len(found) > 1:
             raise UsageError(f"{len(found)} nodes are called {name!r}: name them by id, see `docker node ls`")
         chosen[found[0].id] = found[0]

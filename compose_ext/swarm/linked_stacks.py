@@ -7,11 +7,11 @@ stack, and `check` compares.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 
-from compose_ext.diagnostics import DockerError
+from compose_ext.diagnostics import DockerError, absent
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.language.validation import Links
+from compose_ext.swarm import queries
 from compose_ext.swarm.installation import STACK
 from mesh.model.labels.link_labels import suggestion
 
@@ -20,8 +20,6 @@ WITHOUT = "without-linkwire"
 
 _TIMEOUT = 20.0
 """Seconds; an endpoint over ssh takes some to answer."""
-_NAMED = 8
-"""Stacks that are named in place of one that does not exist."""
 _NEEDED = ("agent", "controller")
 _NAMESPACE = "com.docker.stack.namespace"
 """Docker's own label: `docker stack rm` removes what has it."""
@@ -50,26 +48,30 @@ def require_linkwire(docker: Docker) -> None:
         )
 
 
-def require_stack(docker: Docker, stack: str, linked: Iterable[str], *services: str) -> None:
+def require_stack(docker: Docker, stack: str, linked: Iterable[str]) -> None:
     """Require that there is such a stack.
 
     Args:
-        docker: asked for the stacks that have no links; a worker's does not know.
+        docker: asked for the stacks that have no links.
         stack: its name.
         linked: the stacks with linked services, as the agent knows them.
-        services: that may be meant as well.
 
     Raises:
-        DockerError: there is none; the text names one whose name is near, or those that have links.
+        AbsentError: there is none.
+        DockerError: none with links, and a worker's Docker does not know whether there is one without.
     """
     linked = sorted(linked)
-    names = {*linked, *services}
-    with suppress(DockerError):
-        names.update(docker.ask(["stack", "ls", "--format", "{{.Name}}"], _TIMEOUT).split())
+    if stack in linked:
+        return
+    try:
+        names = queries.names(docker, "stack")
+    except DockerError:
+        near = suggestion(stack, linked)
+        raise DockerError(
+            f"no stack {stack!r} has linked services{near}, and this Docker knows no other stacks: ask a manager"
+        ) from None
     if stack not in names:
-        few = f"; with links there are: {', '.join(linked)}" if 0 < len(linked) <= _NAMED else ""
-        kinds = "stack or service" if services else "stack"
-        raise DockerError(f"this Swarm has no {kinds} {stack!r}{suggestion(stack, names) or few}")
+        raise absent("stack", stack, names.union(linked))
 
 
 def remember(docker: Docker, stack: str, links: Links | None, say: Callable[[str], None]) -> None:

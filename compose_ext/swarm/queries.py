@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from compose_ext.diagnostics import DockerError
+from compose_ext.diagnostics import DockerError, absent
 from compose_ext.docker_cli import Docker
 from mesh.model.encryption.status import DATA_PATH_PORT
 
@@ -20,6 +21,8 @@ _GONE = re.compile(r"(?i)no such|not found")
 """In each line of what docker says of objects that are not there."""
 INSPECTED_AT_ONCE = 2000
 """Ids of one question: docker asks its daemon for each by itself, some milliseconds long."""
+_TASK = "task"
+_NAMES = {"stack": "{{.Name}}", "service": "{{.Name}}", "node": "{{.Hostname}}"}
 _FRACTION = re.compile(r"\.[0-9]+")
 """Of a second, which Docker writes with nine digits."""
 _TELLING = (
@@ -79,9 +82,14 @@ def _inspected(docker: Docker, command: Sequence[str]) -> str:
     try:
         return docker.ask(command, TIMEOUT)
     except DockerError as error:
-        if not all(map(_GONE.search, str(error).splitlines())):
+        if not is_absence(error):
             raise
         return error.output  # docker fails if one is not there, and writes all others
+
+
+def is_absence(error: DockerError) -> bool:
+    """Tell whether all that Docker says is that something that was asked for is not there."""
+    return all(map(_GONE.search, str(error).splitlines()))
 
 
 def is_current(task: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
@@ -93,6 +101,34 @@ def is_current(task: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
 def nodes(docker: Docker) -> list[dict[str, Any]]:
     """Return all nodes. Raises DockerError."""
     return _described(docker, ["node", "ls", "--quiet"], ["node", "inspect"])
+
+
+def names(docker: Docker, *kinds: str) -> set[str]:
+    """Return the names of all stacks, services or nodes. Raises DockerError, as on a worker."""
+    listed = (docker.ask([kind, "ls", "--format", _NAMES[kind]], TIMEOUT) for kind in kinds)
+    return {name for text in listed for name in text.split()}
+
+
+def require(docker: Docker, name: str, *kinds: str) -> None:
+    """Require that the Swarm has something of a name.
+
+    Args:
+        docker: of a manager.
+        name: of a stack, a service or a node, or of a task; a task may be named by its id.
+        kinds: of these.
+
+    Raises:
+        AbsentError: it has not.
+        DockerError: Docker does not answer, or is a worker's.
+    """
+    known = names(docker, *(kind for kind in kinds if kind != _TASK))
+    if name in known or (_TASK in kinds and name.partition(".")[0] in known):
+        return
+    if _TASK in kinds:
+        with suppress(DockerError):
+            docker.ask(["inspect", "--type", "task", name], TIMEOUT)
+            return
+    raise absent(f"{', '.join(kinds[:-1])} or {kinds[-1]}" if kinds[1:] else kinds[0], name, known)
 
 
 def manager(docker: Docker) -> Manager:

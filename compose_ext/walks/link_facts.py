@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from compose_ext.diagnostics import DockerError, UsageError
+from compose_ext.diagnostics import AbsentError, DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.swarm import agent_answer, consents, gate, queries
 from compose_ext.swarm.consents import Labelled
@@ -73,7 +73,7 @@ def side(docker: Docker, swarm: Swarm, named: str) -> Side:
     """Find what the user named: a service, a task by name or id, or a container by its id.
 
     Raises:
-        UsageError: there is nothing of that name.
+        AbsentError: there is nothing of that name.
         DockerError: Docker does not answer.
     """
     if named in swarm.services:
@@ -94,7 +94,7 @@ def side(docker: Docker, swarm: Swarm, named: str) -> Side:
     hint = f"; did you mean {' or '.join(ends)}?" if ends else suggestion(named, swarm.services)
     if named in {node.name for node in swarm.nodes.values()}:
         hint = ", but a node: a walk between nodes takes two that differ, docker linkwire explain NODE NODE"
-    raise UsageError(f"this Swarm has no service, task or container {named!r}{hint}")
+    raise AbsentError(f"this Swarm has no service, task or container {named!r}{hint}")
 
 
 Tasks = Mapping[str, tuple[SwarmTask, ...]]

@@ -98,7 +98,7 @@ def check_graphs(stacks: Deployment) -> None:
     picture = ET.fromstring(stacks.linkwire("graph", "shop", "--format", "svg"))  # noqa: S314 - our own
     assert "shop_web" in "".join(picture.itertext())
     assert stacks.linkwire("graph", "shop", "--format", "dot").startswith("digraph linkwire {")
-    assert stacks.try_linkwire("graph", "shopp").returncode == 1
+    assert stacks.try_linkwire("graph", "shopp").returncode == 2
 
 
 def check_logs(stacks: Deployment) -> int:

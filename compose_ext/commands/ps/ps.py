@@ -39,7 +39,7 @@ from compose_ext.terminal import show, show_json
 def ps_command(docker: Docker, stack: str | None, form: str, *, pairs: bool | None, no_trunc: bool | None) -> None:
     """List links, and whether they are connected: the worst first.
 
-    Asks the Linkwire agent on the Docker endpoint. Exits with 1 if there is none, or no such stack.
+    Asks the Linkwire agent on the Docker endpoint. Exits with 1 if there is none, with 2 if there is no such stack.
 
     A link has the state of its worst pair of tasks, how many of its pairs are in it, the last handshake and the sums
     of all. Pairs that are neither connected nor idle stand under it, three at most. A state is connected, idle (no

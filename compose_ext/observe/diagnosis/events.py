@@ -1,19 +1,21 @@
 """`docker linkwire events`: the audit log."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from compose_ext.completion import stacks
+from compose_ext.completion import subjects
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.observe.diagnosis.log_lines import Subject
+from compose_ext.observe.diagnosis.logs import warn_of_absence
 from compose_ext.pflag import Command, form, moment, pass_docker, switch
-from compose_ext.swarm import agent_answer
+from compose_ext.swarm import agent_answer, queries
 from compose_ext.terminal import complain, show_finding, words
 
 VERSION = 1
@@ -22,6 +24,7 @@ DAMAGED = 1
 """Exit code where pages of the log are missing or were changed."""
 _KIND = 24
 """Columns of an event's kind."""
+_NAMED = ("stack", "service", "task", "node")
 _NO_SUCH_COMMAND = "invalid choice"
 """In the answer of an agent from before the log."""
 
@@ -91,6 +94,13 @@ def _read(line: str) -> dict[str, Any]:
     return dict(event)
 
 
+def _require(docker: Docker, names: Iterable[str]) -> None:
+    """Require that there is something of each name. Raises AbsentError."""
+    for name in names:
+        with suppress(DockerError):  # a worker's Docker does not know
+            queries.require(docker, name, *_NAMED)
+
+
 @click.command(
     "events",
     cls=Command,
@@ -112,7 +122,7 @@ def _read(line: str) -> dict[str, Any]:
     help="Events with these words in their kind, such as link, or 'key renewed'; may be given several times",
 )
 @form("text", "json")
-@click.argument("name", nargs=-1, shell_complete=stacks)
+@click.argument("name", nargs=-1, shell_complete=subjects)
 @pass_docker
 def events_command(  # noqa: PLR0917 - as many as the command has flags
     docker: Docker,
@@ -139,7 +149,9 @@ def events_command(  # noqa: PLR0917 - as many as the command has flags
         kind,
         tuple(each for text in name for each in (Subject(text), Subject(text, is_stack=True))),
     )
-    damaged = False
+    if follow:
+        warn_of_absence(docker, name, *_NAMED)
+    damaged = printed = False
     for event in lines(docker, follow=follow):
         if "problem" in event:
             damaged = True
@@ -150,6 +162,9 @@ def events_command(  # noqa: PLR0917 - as many as the command has flags
             continue
         elif form == "text":
             print(written(event), flush=follow)
+        printed = True
         if form == "json":
             print(json.dumps(event), flush=follow)
+    if not printed:  # not before: the log also names what is gone
+        _require(docker, name)
     return DAMAGED if damaged else 0

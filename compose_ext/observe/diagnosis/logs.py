@@ -1,15 +1,15 @@
 """`docker linkwire logs`: what controllers, agents and etcd have written, in one order."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import click
 
-from compose_ext.completion import stacks
-from compose_ext.diagnostics import DockerError
+from compose_ext.completion import subjects
+from compose_ext.diagnostics import AbsentError, DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.observe.diagnosis import log_lines
 from compose_ext.observe.diagnosis.log_lines import LEVELS, Backlog, Choice, Line, Subject
@@ -28,6 +28,7 @@ _QUIET_S = 10.0
 node on which a service ever ran, now and then for ever."""
 _WINDOW_S = 1.0
 """For which a line that is followed waits for older ones of other nodes."""
+_NAMED = ("stack", "service", "task")
 _SUBJECT_FILTER = "label=com.docker.stack.namespace="
 
 
@@ -112,6 +113,17 @@ def subject_of(docker: Docker, name: str) -> Subject:
     return Subject(name, is_stack, {str(task["ID"]) for task in found} | of_services)
 
 
+def warn_of_absence(docker: Docker, names: Iterable[str], *kinds: str) -> None:
+    """Say on standard error which names nothing has: it may come while it is waited for, or never."""
+    for name in names:
+        try:
+            queries.require(docker, name, *kinds)
+        except AbsentError as error:
+            complain(f"docker linkwire: {error}", "yellow")
+        except DockerError:
+            pass  # a worker's Docker does not know
+
+
 @dataclass(slots=True)
 class _Printer:
     """Printing in the order of time."""
@@ -171,7 +183,7 @@ def _follow(lines: Iterator[Line | None], most: int, show: _Printer) -> None:
     help="This level and what is worse: " + ", ".join(LEVELS),
 )
 @form("text", "json")
-@click.argument("name", required=False, shell_complete=stacks)
+@click.argument("name", required=False, shell_complete=subjects)
 @pass_docker
 def logs_command(docker: Docker, name: str | None, form: str, *, follow: bool | None, **given: str | None) -> int:
     """Print the logs of controllers, agents and etcd in the order of time.
@@ -180,6 +192,8 @@ def logs_command(docker: Docker, name: str | None, form: str, *, follow: bool | 
     clocks. Asks a manager, which asks every node. Exits with 1 if part of a log could not be read.
     """
     choice = Choice(subject_of(docker, name) if name is not None else None, given["level"] or LEVELS[0])
+    if follow and name is not None:
+        warn_of_absence(docker, [name], *_NAMED)
     flags, tail = [], given["tail"]
     if given["since"] is not None:
         flags += ["--since", f"{moment(given['since'], datetime.now(UTC).timestamp(), '--since'):.6f}"]
@@ -203,5 +217,6 @@ def logs_command(docker: Docker, name: str | None, form: str, *, follow: bool | 
     for problem in reader.problems:
         complain(f"docker linkwire: {problem}")
     if name is not None and not show.printed and not follow and not reader.problems:
+        queries.require(docker, name, *_NAMED)  # not before: a log also names what is gone
         raise DockerError(f"no line of Linkwire's logs is about {name!r}")
     return INCOMPLETE if reader.problems else 0

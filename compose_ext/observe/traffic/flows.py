@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from compose_ext.completion import stacks
-from compose_ext.diagnostics import DockerError
+from compose_ext.completion import nodes as node_names
+from compose_ext.completion import subjects
+from compose_ext.diagnostics import DockerError, absent
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.observe.traffic.flow_text import Summary
 from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
-from compose_ext.swarm import agent_answer, linked_stacks, queries
+from compose_ext.swarm import agent_answer, queries
 from compose_ext.terminal import show
 
 MOST_S = 86_400
@@ -31,14 +32,12 @@ def ask(docker: Docker, name: str | None, seconds: int, nodes: Sequence[str] = (
         nodes: ids of those to watch; none for all.
 
     Raises:
+        AbsentError: there is no such stack or service.
         DockerError: there is no agent, it is older, or it says what is wrong.
     """
     if name is not None:
-        listed: list[str] = []
         with suppress(DockerError):  # a worker's Docker does not know
-            listed = docker.ask(["service", "ls", "--format", "{{.Name}}"], queries.TIMEOUT).split()
-        if listed and not any(one.startswith(f"{name}_") for one in listed):
-            linked_stacks.require_stack(docker, name, (), *listed)
+            queries.require(docker, name, "stack", "service")
     asked: dict[str, Any] = {"seconds": seconds, "follow": True, "nodes": list(nodes)}
     asked |= {"name": name} if name is not None else {}
     command = ["exec", "-i", agent_answer.container(docker), agent_answer.ASK, "flows", json.dumps(asked)]
@@ -67,19 +66,17 @@ def _read(text: str) -> dict[str, Any]:
 
 
 def _hostnames(docker: Docker) -> dict[str, str]:
-    with suppress(DockerError):  # a worker's Docker does not know
-        listed = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}}"], queries.TIMEOUT).splitlines()
-        return {identity: name for identity, _, name in (each.partition(" ") for each in listed)}
-    return {}
+    listed = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}}"], queries.TIMEOUT).splitlines()
+    return {identity: name for identity, _, name in (each.partition(" ") for each in listed)}
 
 
 def _chosen(names: Sequence[str], hostnames: Mapping[str, str]) -> list[str]:
-    """Return the ids of nodes that are named by hostname or id. Raises DockerError: there is none of that name."""
+    """Return the ids of nodes that are named by hostname or id. Raises AbsentError: there is none of that name."""
     chosen: list[str] = []
     for name in names:
         found = [node for node, hostname in hostnames.items() if name in (node, hostname)]
         if not found:
-            raise DockerError(f"there is no node {printable(name)!r}: see `docker node ls`, which a manager answers")
+            raise absent("node", name, hostnames.values())
         chosen += found
     return chosen
 
@@ -97,7 +94,14 @@ def _chosen(names: Sequence[str], hostnames: Mapping[str, str]) -> list[str]:
 )
 @switch("-f", "--follow", help="Go on until it is interrupted, at most a day")
 @switch("--refused", help="What is refused alone")
-@click.option("--node", "nodes", metavar="NODE", multiple=True, help="This node alone (may be given more than once)")
+@click.option(
+    "--node",
+    "nodes",
+    metavar="NODE",
+    multiple=True,
+    help="This node alone (may be given more than once)",
+    shell_complete=node_names,
+)
 @click.option(
     "--for",
     "seconds",
@@ -107,7 +111,7 @@ def _chosen(names: Sequence[str], hostnames: Mapping[str, str]) -> list[str]:
     help=f"How long to watch (default {_SECONDS})",
 )
 @form("text", "json")
-@click.argument("name", required=False, shell_complete=stacks)
+@click.argument("name", required=False, shell_complete=subjects)
 @pass_docker
 def flows_command(
     docker: Docker,
@@ -127,7 +131,12 @@ def flows_command(
     Refusals are differences of the rules' counters, every two seconds. With several nodes lines come two to five
     seconds after the event, in its order.
     """
-    hostnames = _hostnames(docker) if form == "text" or nodes else {}
+    hostnames: dict[str, str] = {}
+    if nodes:
+        hostnames = _hostnames(docker)
+    elif form == "text":
+        with suppress(DockerError):  # a worker's Docker does not know
+            hostnames = _hostnames(docker)
     summary = Summary(hostnames=hostnames)
     try:
         for document in ask(docker, name, MOST_S if follow else int(seconds), _chosen(nodes, hostnames)):

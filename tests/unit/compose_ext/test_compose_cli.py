@@ -654,7 +654,7 @@ def test_ps_as_json(run: Run, agent: dict[str, str]) -> None:
 def test_ps_names_a_near_stack(run: Run, tmp_path: Path, agent: dict[str, str]) -> None:
     (tmp_path / "answer").write_text('{"version": 1, "links": [], "problems": [], "stacks": ["blog", "shop"]}')
     shown = run(PLUGIN, "linkwire", "ps", "shpo", **agent)
-    assert (shown.returncode, shown.stdout) == (1, "")
+    assert (shown.returncode, shown.stdout) == (2, "")
     assert shown.stderr == "docker linkwire: this Swarm has no stack 'shpo'; did you mean 'shop'?\n"
     shown = run(PLUGIN, "linkwire", "ps", "blog", **agent)
     assert (shown.returncode, shown.stderr) == (0, ""), "it is there, and nobody links to it"
@@ -663,8 +663,8 @@ def test_ps_names_a_near_stack(run: Run, tmp_path: Path, agent: dict[str, str]) 
 def test_check_of_an_absent_stack_fails(run: Run, tmp_path: Path, agent: dict[str, str]) -> None:
     (tmp_path / "answer").write_text('{"version": 1, "links": [], "problems": [], "stacks": ["blog", "shop"]}')
     shown = run(PLUGIN, "linkwire", "check", "--stack", "other", **agent, SERVICES="[]")
-    assert (shown.returncode, shown.stdout) == (1, "")
-    assert shown.stderr == "docker linkwire: this Swarm has no stack 'other'; with links there are: blog, shop\n"
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr == "docker linkwire: this Swarm has no stack 'other'; there are: blog, shop\n"
     shown = run(PLUGIN, "linkwire", "check", "--stack", "blog", **agent, SERVICES="[]")
     assert (shown.returncode, shown.stderr) == (0, ""), "it is there, and nobody links to it"
 
@@ -859,7 +859,7 @@ def test_rotate(agent: dict[str, str], run: Run, words: str, services: list[str]
 def test_rotate_what_there_is_not(run: Run, agent: dict[str, str]) -> None:
     shown = run(PLUGIN, "linkwire", "rotate", "s_shop", "s_app:p1", **agent, SERVICES=KEYED)
     assert shown.returncode == 2
-    assert "no link has the key 's_app:p1'; did you mean 's_app:p0'?" in shown.stderr
+    assert "this Swarm has no link key 's_app:p1'; did you mean 's_app:p0'?" in shown.stderr
     for words in ([], ["--all", "s_shop"]):
         assert run(PLUGIN, "linkwire", "rotate", *words, **agent, SERVICES=KEYED).returncode == 2
     assert run(PLUGIN, "linkwire", "rotate", "--all", **agent, SERVICES="[]").returncode == 2

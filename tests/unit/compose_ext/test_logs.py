@@ -21,6 +21,7 @@ DOCKER = f"""#!/bin/sh
 echo "$*" >>"$FOLDER/asked"
 case "$*" in
 "info"*) echo '{{"Swarm": {{"LocalNodeState": "active", "ControlAvailable": true, "NodeID": "m"}}}}' ;;
+"stack ls"*) echo shop ;;
 "service ls --format"*) cat "$FOLDER/services" ;;
 "service ls --quiet --filter label=com.docker.stack.namespace=shop") echo {SERVICE} ;;
 "service ls --filter name=shop_web "*) echo shop_web; echo shop_web2 ;;

@@ -258,8 +258,8 @@ def test_flows_of_one_node_by_its_name(played: Played) -> None:
     assert played.run("flows", "--node", "node2", "--node=m", "--format", "json")[0] == 0
     assert asked(played)["nodes"] == ["w", "m"]
     code, _, error = played.run("flows", "--node", "elsewhere")
-    assert code == 1
-    assert "there is no node 'elsewhere'" in error
+    assert code == 2
+    assert "this Swarm has no node 'elsewhere'; there are: " in error
 
 
 def test_refused_flows_alone_as_json(played: Played) -> None:
