@@ -99,6 +99,12 @@ class Fault:
     codes: tuple[int, ...] = (1,)
 
 
+def found_wrong(shown: str) -> str:
+    """What `status` or `check` say that is wrong, without the rest of the screen of `status`."""
+    first = shown.partition("\n")[0]
+    return shown.partition("PROBLEMS\n")[2].strip() or (first if first.startswith("STATUS") else shown.strip())
+
+
 @contextmanager
 def changed(stacks: Deployment, *flags: str) -> Iterator[None]:
     """The agents' service, changed by hand."""

@@ -14,7 +14,9 @@ import pytest
 
 from tests.lab import process
 from tests.lab.deployment import Deployment
+from tests.lab.faults import found_wrong
 from tests.lab.node import Node
+from tests.support.effort import LONG
 
 pytestmark = pytest.mark.usefixtures("staying")
 
@@ -82,6 +84,11 @@ class Explained:
             process.wait_for(f"status {code}: {status}", lambda: self._status(status, code), seconds=40, every=0.5)
         also = f"; status ({code}) after {time.monotonic() - began:.1f} s: {status}" if status is not None else ""
         self._figure(f"{last['stage']}: {last['text']} ({took:.1f} s{also})")
+        if LONG:
+            for asked in (["check", "--live", "--stack", "seek"], ["status"]):
+                done = self.stacks.try_linkwire(*asked)
+                said = f"{asked[0]} ({done.returncode}) after {time.monotonic() - began:.1f} s"
+                self._figure(f"  {said}: {found_wrong(done.stdout)}")
 
     def _status(self, text: str, code: int) -> bool:
         done = self.stacks.try_linkwire("status")

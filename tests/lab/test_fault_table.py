@@ -14,7 +14,7 @@ from _pytest.mark import ParameterSet
 
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
-from tests.lab.faults import FAULTS, STACK, Fault
+from tests.lab.faults import FAULTS, STACK, Fault, found_wrong
 from tests.support.effort import LONG
 from tests.support.patience import slowness
 
@@ -66,7 +66,7 @@ def test_fault_is_named_by_all(odd: Deployment, fault: Fault, figure: Callable[[
             f"{fault.name}: explain after {took:.1f} s, status after {time.monotonic() - began:.1f} s\n"
             f"  explain: {said[0]}: {said[1]}\n"
             f"  check --live ({live.returncode}): {live.stdout.strip()}\n"
-            f"  status ({status.returncode}): {status.stdout.strip()}"
+            f"  status ({status.returncode}): {found_wrong(status.stdout)}"
         )
         assert live.returncode == 1
     checker.settle(odd.lab, 120)

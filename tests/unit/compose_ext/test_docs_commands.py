@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,15 @@ def words(line: str) -> list[str]:
             break
         found.append(word.removesuffix(";"))
     return found
+
+
+def test_compose_file_of_the_readme_is_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its images are there for everybody: it is what a newcomer deploys first."""
+    monkeypatch.setenv("LINKWIRE_DOCKER", "/nonexistent/docker")
+    (text,) = re.findall(r"^ *```yaml\n(.*?)^ *```$", (PROJECT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "docker-compose.yml").write_text(textwrap.dedent(text))
+    assert main(["linkwire", "check", "-c", str(tmp_path / "docker-compose.yml"), "--stack", "shop"]) == 0
+    assert re.findall(r"image: (\S+)", text) == ["nginx:alpine", "postgres:alpine"]
 
 
 @pytest.mark.parametrize(("page", "line"), commands("docker linkwire"))
