@@ -27,6 +27,7 @@ from compose_ext.swarm import agent_answer, consents, gate, linked_stacks, queri
 from compose_ext.swarm.handover import handed
 from compose_ext.terminal import say, show_finding, show_json
 from compose_ext.walks import live as live_walks
+from mesh.model.labels.link_labels import suggestion
 
 OK = 0
 BAD = 2
@@ -146,9 +147,13 @@ def _report_absent(docker: Docker, links: Links, report: Report) -> None:
         present = set(docker.ask(["service", "ls", "--format", "{{.Name}}"], _LOOK_UP).split())
     except DockerError:
         return
+    others = present - {entry.provider for _, entry in external}
     for name, entry in external:
         if entry.provider not in present:
-            message = f"this Swarm has no service {entry.provider!r} (yet): the link works as soon as there is one"
+            near = suggestion(entry.provider, others)
+            message = (
+                f"this Swarm has no service {entry.provider!r} (yet): the link works as soon as there is one{near}"
+            )
             report.add(Problem(message, place=entry.place, service=name, key="external_links", warning=True))
 
 

@@ -800,6 +800,12 @@ def test_check_tells_of_absent_services(run: Run, files: Path, agent: dict[str, 
     )
 
 
+def test_check_names_a_service_that_is_near(run: Run, files: Path, agent: dict[str, str]) -> None:
+    (files / "a.yml").write_text(EXTERNAL.replace("other_mail, other_news", "other_mial"))
+    shown = run(PLUGIN, "linkwire", "check", "-c", "a.yml", **agent)
+    assert shown.stdout.splitlines()[0].endswith("as soon as there is one; did you mean 'other_mail'?")
+
+
 def test_check_tells_of_unwilling_providers(run: Run, files: Path, agent: dict[str, str]) -> None:
     (files / "a.yml").write_text(EXTERNAL)
     mail = [{"ID": "1", "Spec": {"Name": "other_mail", "Labels": {STACKED: "other", "linkwire.allow": "far"}}}]
