@@ -24,7 +24,7 @@ _NAME = "kernel"
 _GROUPS: Mapping[str, Measure] = {
     "link": link.measure,
     "overlay": overlay.measure,
-    "nodes": lambda effort: nodes.measure(replace(effort, turns=4 * effort.turns)),
+    "nodes": lambda effort: nodes.measure(replace(effort, turns=8 * effort.turns)),
     "wire": wire.measure,
     "device": device.measure,
     "peers": peers.measure,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 _T = TypeVar("_T")
 
+CERTAIN = 0.95
+"""Of the interval in which a median lies."""
 MIN_CPU_SECONDS = 0.05
 """A shorter piece of work is repeated until it took this much."""
 
@@ -143,6 +146,27 @@ class Row:
     def ratios(self) -> list[float]:
         """Ours to theirs, turn by turn: what else the machine did meanwhile falls on both."""
         return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the ratio's median lies, with 95 % certainty; None where there are too few turns to say."""
+        return interval(self.ratios)
+
+
+def interval(values: Iterable[float]) -> tuple[float, float] | None:
+    """Return between which of the values their median lies, with a certainty of CERTAIN at least; None for too few.
+
+    As many of them are below the median as of so many throws of a coin show its one side: nothing is assumed of how
+    they scatter.
+    """
+    ordered = sorted(values)
+    outside, count = 0, len(ordered)
+    beyond = (1 - CERTAIN) / 2 * 2**count  # of the throws, at either end
+    for rank in range(count // 2):
+        outside += math.comb(count, rank)
+        if outside > beyond:
+            return (ordered[rank - 1], ordered[count - rank]) if rank else None
+    return None
 
 
 def alternate(rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[list[float], list[float]]:

@@ -34,9 +34,12 @@ from tests.support.by_hand import ReferenceFailed, Wiring, write_wg_file
 
 _OURS = "node encryption"
 _PLAIN, _IPSEC, _BY_HAND = "plain VXLAN", "VXLAN with IPsec (AES-GCM)", "WireGuard set up by hand under VXLAN"
+_SAME_CIPHER = "VXLAN with IPsec (ChaCha20-Poly1305)"
+_CIPHERS = {"ipsec": docker_ipsec.DOCKERS, "same_cipher": docker_ipsec.WIREGUARDS}
 _REFERENCES = {
     "plain": (_PLAIN, "", ""),
     "ipsec": (_IPSEC, ">= 1.0", "<= 1.0"),
+    "same_cipher": (_SAME_CIPHER, ">= 1.0", "<= 1.0"),
     "by_hand": (_BY_HAND, ">= 0.98", "<= 1.02"),
 }
 """Names for programs: names for people, and the aims of what is better higher and lower."""
@@ -66,21 +69,25 @@ def measure(effort: Effort) -> Run:
         pairs = {name: stack.enter_context(Cluster(world, 2)) for name in (_OURS, _PLAIN, _BY_HAND)}
         _encrypt(pairs[_OURS])
         _by_hand(pairs[_BY_HAND], folder)
-        with_ipsec = stack.enter_context(Cluster(world, 2, mtu=overlay.MTU))
-        try:
-            ends = [docker_ipsec.End(short(node.netns), node.address) for node in with_ipsec.nodes]
-            docker_ipsec.encrypt(ends, VNI, VXLAN_PORT)
-        except ReferenceFailed as why:
-            run.not_here["nodes.ipsec"] = f"this kernel has no IPsec as Docker uses it ({why})"
-        else:
-            pairs[_IPSEC] = with_ipsec
+        for reference, cipher in _CIPHERS.items():
+            with_ipsec = stack.enter_context(Cluster(world, 2, mtu=overlay.MTU - cipher.icv // 8 + 8))
+            try:
+                docker_ipsec.encrypt(_esp_ends(with_ipsec), VNI, VXLAN_PORT, cipher)
+            except ReferenceFailed as why:
+                run.not_here[f"nodes.{reference}"] = f"this kernel has no such IPsec ({why})"
+            else:
+                pairs[_REFERENCES[reference][0]] = with_ipsec
         ways = {name: _ends(pair) for name, pair in pairs.items()}
         run.rows += _rows(effort, ways)
         for name in (_OURS, _BY_HAND):
             assert all(_received(node) for node in pairs[name].nodes), f"{name} carried nothing"
-        if _IPSEC in pairs:
-            assert all(docker_ipsec.encrypted_bytes(end.netns) for end in ends)
+        for name in pairs.keys() & {_IPSEC, _SAME_CIPHER}:
+            assert all(docker_ipsec.encrypted_bytes(end.netns) for end in _esp_ends(pairs[name]))
     return run
+
+
+def _esp_ends(pair: Cluster) -> list[docker_ipsec.End]:
+    return [docker_ipsec.End(short(node.netns), node.address) for node in pair.nodes]
 
 
 def _rows(effort: Effort, ways: dict[str, _Ends]) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.bench.measure import Row, Spread
 
-_HEAD = ("what", "against", "unit", "Linkwire", "reference", "ratio", "better", "aim", "")
+_HEAD = ("what", "against", "unit", "Linkwire", "reference", "ratio", "95 %", "better", "aim", "")
 
 
 def as_json(row: Row) -> dict[str, object]:
@@ -48,19 +48,25 @@ def from_json(row: Mapping[str, Any]) -> Row:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """One line a row: medians, and in brackets the least and the most."""
+    """One line a row: medians, in brackets the least and the most, and the interval of the ratio's median."""
     cells = [_HEAD, *map(_cells, rows)]
     widths = [max(len(line[n]) for line in cells) for n in range(len(_HEAD))]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    return (row.what, row.reference, row.unit, *spreads(row), row.better, row.aim, verdict(row))
+    return (row.what, row.reference, row.unit, *spreads(row), _interval(row), row.better, row.aim, verdict(row))
 
 
 def spreads(row: Row) -> Iterable[str]:
     """Ours, theirs and the ratio, each as median (least..most)."""
     return (_spread(Spread.of(values)) for values in (row.ours, row.theirs, row.ratios))
+
+
+def _interval(row: Row) -> str:
+    """Where the ratio's median surely lies; empty where too few turns tell."""
+    ends = row.interval
+    return f"{figure(ends[0])}..{figure(ends[1])}" if ends is not None else ""
 
 
 def verdict(row: Row) -> str:

@@ -25,10 +25,10 @@ ROWS = [
     *(
         f"nodes.{reference}.{what}.{streams}"
         for streams in ("one", "eight")
-        for reference in ("plain", "ipsec", "by_hand")
+        for reference in ("plain", "ipsec", "same_cipher", "by_hand")
         for what in ("throughput", "cpu")
     ),
-    *(f"nodes.{reference}.round_trip" for reference in ("plain", "ipsec", "by_hand")),
+    *(f"nodes.{reference}.round_trip" for reference in ("plain", "ipsec", "same_cipher", "by_hand")),
     "rules.throughput.one",
     "rules.throughput.hundred",
     *(f"rules.connections.{size}" for size in ("one", "twenty", "hundred")),
@@ -114,7 +114,7 @@ def test_every_row_is_measured_and_nothing_is_left(folder: Path, tmp_path: Path)
         assert f"\n{row['what']} " in table
     assert result["machine"].keys() >= {"cores", "cpu", "kernel", "wireguard", "versions", "load", "load_after"}
     assert result["failed"] == {}
-    assert result["not_here"].keys() <= {"overlay", "nodes.ipsec"}
+    assert result["not_here"].keys() <= {"overlay", "nodes.ipsec", "nodes.same_cipher"}
     assert "Traceback" not in errors
     assert namespaces(bench.pid) == devices(bench.pid) == []
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from tests.bench.measure import Row, crosswise, in_turns
+from tests.bench.measure import CERTAIN, Row, crosswise, in_turns, interval
 
 
 def row(ours: list[float], theirs: list[float], aim: str) -> Row:
@@ -57,3 +59,21 @@ def test_several_ways_take_turns_both_ways_round() -> None:
     found = in_turns(2, {name: lambda name=name: way(name) for name in "abc"})  # type: ignore[misc]
     assert "".join(called) == "cba" + "abc" + "cba"
     assert found == {"a": [4, 9], "b": [5, 8], "c": [6, 7]}
+
+
+@pytest.mark.parametrize(
+    ("count", "ranks"),
+    [(5, None), (6, (1, 6)), (8, (1, 8)), (9, (2, 8)), (20, (6, 15)), (40, (14, 27)), (100, (40, 61))],
+)
+def test_interval_of_a_median_is_by_ranks(count: int, ranks: tuple[int, int] | None) -> None:
+    """Ranks as in tables of the sign test's interval."""
+    assert interval(reversed(range(1, count + 1))) == ranks
+
+
+def test_interval_holds_the_median_as_often_as_said() -> None:
+    chance = random.Random(5)  # noqa: S311 - the same each time
+    held = 0
+    for _ in range(2000):
+        least, most = interval([chance.lognormvariate(0, 1) for _ in range(20)]) or (0.0, 0.0)
+        held += least < 1.0 < most
+    assert CERTAIN < held / 2000 < CERTAIN + 0.03
