@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from agent.node_encryption.policy_routing import HOST_TABLE
+from mesh.model.encryption.status import DEVICE
 from tests.lab import process
 from tests.lab.capture import Capture
 from tests.lab.deployment import Deployment
@@ -25,7 +26,7 @@ from tests.lab.test_node_encryption import (
     leftovers,
     status,
 )
-from tests.support.effort import in_long_form
+from tests.support.effort import HOLD_S, in_long_form
 
 STACK = """
 version: "3.8"
@@ -107,6 +108,16 @@ def wires(stacks: Deployment) -> dict[str, int]:
     return counted
 
 
+def hold(stacks: Deployment) -> list[list[int]]:
+    """Read the MTU of each node's device again and again, for as long as a long form watches."""
+    seen, began = [], time.monotonic()
+    while time.monotonic() - began < HOLD_S:
+        read = [node.run(["ip", "-json", "link", "show", DEVICE]).stdout for node in stacks.lab.nodes]
+        seen.append([int(json.loads(text)[0]["mtu"]) for text in read])
+        time.sleep(5)
+    return seen
+
+
 def is_whole(stacks: Deployment) -> bool:
     return [(node["step"], node["ready"], node["problem"]) for node in status(stacks)["nodes"]] == [
         ("enforce", 2, "")
@@ -136,6 +147,8 @@ def test_hosts_go_on_in_mode_all(stacks: Deployment, figure: Callable[[str], Non
             seen["on"] = wires(stacks)
             kill_agents(stacks)
             seen["agents killed"] = wires(stacks)
+            mtus = hold(stacks)
+            seen["held"] = wires(stacks)
         stacks.lab.stop_node("n3")
         time.sleep(20)
         began = time.monotonic()
@@ -153,7 +166,9 @@ def test_hosts_go_on_in_mode_all(stacks: Deployment, figure: Callable[[str], Non
     everything = {"n2": steady, "bridge": bridged, "n3": before_reboot, "n3 again": after_reboot}
     for name, asking in everything.items():
         figure(f"{name}: { {url: (ok, lost[:3]) for url, (ok, lost) in asking.counted.items()} }")
-    assert [seen[phase]["plain"] for phase in ("on", "agents killed", "rebooted")] == [0, 0, 0]
+    figure(f"held for {HOLD_S:.0f} s: MTU {mtus[0]}, {len(mtus)} times")
+    assert mtus == [mtus[0]] * len(mtus)
+    assert [seen[phase]["plain"] for phase in ("on", "agents killed", "held", "rebooted")] == [0] * 4
     assert min(seen[phase]["plain"] for phase in ("before", "off")) > 100
     assert min(counted[kind] for counted in seen.values() for kind in ("managers", "bridged")) > 0
     assert routes.count("lwnode") == 2

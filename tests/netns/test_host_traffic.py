@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Interface
@@ -24,7 +25,7 @@ from tests.netns.host_traffic import (
 from tests.netns.overlay_nodes import UNDERLAY_MTU, WIREGUARD_PORTS, Cluster, OverlayNode, Pinging, Wire
 from tests.netns.transfer import Transfer
 from tests.netns.world import World, wait_for
-from tests.support.effort import in_long_form, of_long_form
+from tests.support.effort import HOLD_S, in_long_form, of_long_form
 
 DEVICES = " or ".join(f"udp port {port}" for port in WIREGUARD_PORTS)
 PLAIN = f"(tcp or udp or (ip and ip[6:2] & 0x1fff != 0)) and not ({DEVICES})"
@@ -89,8 +90,12 @@ def test_hosts_own_services_are_encrypted(world: World, version: int) -> None:
     assert after.packets > 0, "the capture sees what is plain"
 
 
-def test_switching_loses_nothing_of_hosts(pair: Cluster) -> None:
+@pytest.mark.parametrize("reverse_path", [0, 1])
+def test_switching_loses_nothing_of_hosts(pair: Cluster, reverse_path: int) -> None:
+    """Also where the nodes' own devices, and not all, filter strictly: no node may have to know how another sends."""
     one, other = pair.nodes
+    for node in pair.nodes:
+        node.do(f"sysctl -qw net.ipv4.conf.under.rp_filter={reverse_path}")
     there, back = str(other.address), str(one.address)
     with ExitStack() as stack:
         for node in pair.nodes:
@@ -123,6 +128,29 @@ def test_devices_keep_their_mtu(world: World, version: int) -> None:
         fresh = NodeDevice(one.netns, one.device.backend, one.device.names[0])
         assert fresh.mtu([other.address]) == one.device.read().devices[0].mtu
         assert route_mtu(one.netns, [other.address]) == UNDERLAY_MTU, "what links' devices go by"
+
+
+@in_long_form
+def test_hosts_go_on_for_long(pair: Cluster) -> None:
+    """Datagrams and connections both ways; the ways' MTU is looked up every 30 s."""
+    ends = [(node.netns, str(other.address)) for node, other in (pair.nodes, pair.nodes[::-1])]
+    with ExitStack() as stack:
+        for node in pair.nodes:
+            stack.enter_context(Servers(node.netns, str(node.address), tcp=(8080,), udp=(5353,)))
+        switch_on(pair)
+        beats = [stack.enter_context(Beats(source, to, 5353)) for source, to in ends]
+        connections = [stack.enter_context(Connection(source, to, 8080)) for source, to in ends]
+        wire = stack.enter_context(Wire(pair, PLAIN))
+        mtus, began, refused = set[int](), time.monotonic(), 0
+        while time.monotonic() - began < HOLD_S:
+            for connection in connections:
+                connection.exchange()
+            mtus |= {node.device.read().devices[0].mtu for node in pair.nodes}
+            refused += [answers_tcp(source, to, 8080) for source, to in ends].count(False)
+            time.sleep(0.5)
+    lost, sent = [each.lost for each in beats], [each.sent for each in beats]
+    print(f"{HOLD_S:.0f} s: lost {lost} of {sent}, refused {refused}, MTU {mtus}, {wire.packets} plain")
+    assert (lost, refused, wire.packets, len(mtus)) == ([0, 0], 0, 0, 1)
 
 
 @in_long_form

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.firewall import nft
+from agent.fitness import node_encryption as fitness
 from agent.linux.netns import TaskNetns
 from agent.node_encryption import device as node_device
 from agent.node_encryption import keeper, policy_routing, ruleset
@@ -283,6 +284,15 @@ def test_strict_reverse_path_filter_stops_the_switch(pair: Cluster) -> None:
     with Pinging(one, other) as there:
         pass
     assert (there.result.lost, problem_of(one)) == (0, "")
+
+
+def test_node_without_nft_is_named_before_the_switch(pair: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the gate's, which is the node's own: the agent's."""
+    one = pair.nodes[0]
+    question = {"ports": (51820, 53819), "nodes": [str(one.address)], "encryption": {"data_path_port": VXLAN_PORT}}
+    assert fitness.gather(one.netns, question)["tables"] == ""
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "cannot run nft: No such file" in fitness.gather(one.netns, question)["tables"]
 
 
 def test_address_of_nobody_is_named(pair: Cluster) -> None:

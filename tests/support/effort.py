@@ -9,6 +9,9 @@ from _pytest.mark import ParameterSet
 
 LONG = os.environ.get("LINKWIRE_CHAOS") == "long"
 
+HOLD_S = float(os.environ.get("LINKWIRE_HOLD_S", "100"))
+"""Seconds for which a long form watches what should not change: several looks of 30 s, of whoever looks so rarely."""
+
 in_long_form = pytest.mark.skipif(not LONG, reason="in make chaos, or by LINKWIRE_CHAOS=long")
 """Mark of a test that the long form alone runs."""
 
