@@ -9,6 +9,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -255,19 +256,49 @@ def explained(stacks: Deployment, one: str, other: str) -> dict[str, Any]:
     return answer
 
 
+@contextmanager
+def unfit(stacks: Deployment) -> Iterator[list[str]]:
+    """Let nothing be as node encryption needs it; returns what is to be said of it."""
+    two, three, first = stacks.lab.nodes[1], stacks.lab.nodes[2], ports_beside(51820, 53819)[0]
+    deploy_plain(stacks, "plain", STACK)
+    stacks.wait_running("plain_web", 2)
+    overlay = 'set -- /run/docker/netns/1-*; nsenter --net="$1" bridge fdb'
+    entry = "02:42:0a:00:63:63 dev vxlan0 dst 192.0.2.99 self permanent"
+    filters = "/proc/sys/net/ipv4/conf/all/rp_filter"
+    before = three.run(["cat", filters]).stdout
+    label = ("node", "update", "--label-add", "linkwire.address=192.0.2.3", "n3")
+    with TaskNetns(str(network.NETNS / stacks.lab.layout.node_netns("n2"))) as home, occupied(home, first):
+        try:
+            two.run(["sh", "-ec", f"{overlay} append {entry}"])
+            three.run(["sh", "-ec", f"echo 1 >{filters}"])
+            stacks.lab.manager.docker(*label)
+            stacks.lab.manager.docker("network", "create", "--driver=overlay", "--opt=encrypted", "secret")
+            yield [
+                f"n2: node encryption: UDP {first} is taken by another program",
+                "n2: node encryption: its overlays send to 192.0.2.99, by which no node is known",
+                "n3: node encryption: net.ipv4.conf.all.rp_filter is 1 (strict)",
+                "n3: node encryption: other nodes reach it at 192.0.2.3, which is no address of the node itself",
+                "warning: networks secret are encrypted by Docker too",
+            ]
+        finally:
+            stacks.lab.manager.docker("network", "rm", "secret", check=False)
+            stacks.lab.manager.docker("node", "update", "--label-rm", "linkwire.address", "n3", check=False)
+            three.run(["sh", "-ec", f"echo {before.strip()} >{filters}"])
+            two.run(["sh", "-c", f"{overlay} delete {entry}"], check=False)
+
+
 def test_walk_between_nodes_names_faults(stacks: Deployment, figure: Figure) -> None:
     """What is wrong on a node is refused before it is switched, and found afterwards, by who looks between nodes."""
     two, on = stacks.lab.nodes[1], ("node", "encryption", "on", "--mode", "strict")
     off = explained(stacks, "n1", "n2")
     assert off["cause"]["text"].startswith("node encryption is off: overlay packets between n1 and n2 go in plain")
-    port = ports_beside(51820, 53819)[0]
-    home = TaskNetns(str(network.NETNS / stacks.lab.layout.node_netns("n2")))
-    with occupied(home, port):
+    with unfit(stacks) as named:
         refused = stacks.try_linkwire(*on)
-    home.close()
+    figure(f"refused: {refused.stderr}")
     assert refused.returncode == 1
-    assert f"n2: node encryption: UDP {port} is taken by another program" in refused.stderr
+    assert [text for text in named if text not in refused.stderr] == []
     assert status(stacks)["wanted"] == "off", "nothing was switched"
+    assert [leftovers(node) for node in stacks.lab.nodes] == [[]] * 3
     try:
         began = time.monotonic()
         stacks.linkwire(*on)
