@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import click
 
+from compose_ext.commands.encryption_prepare import prepare_command
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.health import facts, node_encryption
@@ -198,7 +199,7 @@ def look(docker: Docker) -> tuple[Facts, Encryption | None]:
 @click.group(
     "encryption",
     cls=Group,
-    usage="docker linkwire node encryption on [--mode MODE] | off | status",
+    usage="docker linkwire node encryption on [--mode MODE] | off | status | prepare",
     examples="""
         docker linkwire node encryption on
         docker linkwire node encryption on --mode strict
@@ -249,7 +250,7 @@ def _on(docker: Docker, mode: str, timeout: str, *, detach: bool | None, force: 
     those of `install --ports`, by default 51818 and 51819, have to be open between the nodes. `strict` begins to
     refuse plain packets only when every node reaches all others by its device. `all` is `strict`, and TCP and UDP
     that nodes send one another themselves go through it as well, but for SSH, etcd and Swarm's own: plain to nodes
-    that are not ready.
+    that are not ready. For machines that join later see `docker linkwire node encryption prepare`.
 
     Before anything is switched each node is looked at: its ports, firewall, reverse path filter and addresses.
     """
@@ -325,6 +326,9 @@ def _status(docker: Docker, form: str) -> int:
         for text in overlays.costs():
             print(line(text))
     return 1 if wrong or not found.is_reached else 0
+
+
+encryption_command.add_command(prepare_command)
 
 
 def table(found: Encryption, wrong: tuple[str, ...], now: float) -> Table:

@@ -13,7 +13,16 @@ from tests.lab import process, swarm
 from tests.lab.capture import Capture
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node
-from tests.lab.test_node_encryption import ENCRYPTED, PLAIN, SECONDS, Figure, deploy_plain, leftovers, status
+from tests.lab.test_node_encryption import (
+    ENCRYPTED,
+    PLAIN,
+    SECONDS,
+    Figure,
+    deploy_plain,
+    leftovers,
+    status,
+    wires,
+)
 from tests.support.effort import in_long_form, of_long_form
 
 SENDER = """
@@ -93,35 +102,53 @@ def forget(node: Node) -> None:
 
 
 @in_long_form
-def test_others_send_nothing_plain_through_wipe_and_join(stacks: Deployment, figure: Figure) -> None:
-    """A node that has just joined knows of no refusal until its agent runs; that is counted."""
+def test_emptied_etcd_in_strict_lets_nothing_plain_pass(stacks: Deployment, figure: Figure) -> None:
+    """Node encryption is off afterwards, and then the same capture finds what is plain."""
+    lab = stacks.lab
+    deploy_plain(stacks, "burst", SENDER)
+    stacks.wait_running("burst_sender", 1)
+    stacks.linkwire("node", "encryption", "on", "--mode", "strict")
+    try:
+        with Capture(lab, size=128, only=f"{PLAIN} or {ENCRYPTED}") as capture:
+            lab.wipe_etcd()
+            process.wait_for("all nodes to do their part", lambda: is_whole(stacks, "n2"), seconds=120, every=0.5)
+            time.sleep(SECONDS)
+        plain, encrypted = capture.count(PLAIN), capture.count(ENCRYPTED)
+        capture.close()
+    finally:
+        stacks.linkwire("node", "encryption", "off")
+    off, _ = wires(stacks)
+    figure(f"etcd emptied: {plain} plain packets, {encrypted} encrypted; {off} plain in {SECONDS:.0f} s when off")
+    assert (plain, encrypted > 10, off > 10) == (0, True, True)
+
+
+@pytest.mark.parametrize("prepared", [of_long_form(True), of_long_form(False)])
+def test_joining_node_sends_nothing_plain_if_prepared(stacks: Deployment, figure: Figure, prepared: bool) -> None:
+    """A machine that has just joined knows of no refusal until its agent runs, or has it from before."""
     lab, three = stacks.lab, stacks.lab.node("n3")
     deploy_plain(stacks, "burst", SENDER.replace("n2", "n3"))
     stacks.wait_running("burst_sender", 1)
     stacks.linkwire("node", "encryption", "on", "--mode", "strict")
     try:
         with Capture(lab, size=128, only=f"{PLAIN} or {ENCRYPTED}") as capture:
-            lab.wipe_etcd()
-            process.wait_for("all nodes to do their part", lambda: is_whole(stacks, "n3"), seconds=120, every=0.5)
-            time.sleep(SECONDS)
-        wiped, encrypted = capture.count(PLAIN), capture.count(ENCRYPTED)
-        capture.close()
-        with Capture(lab, size=128, only=f"{PLAIN} or {ENCRYPTED}") as capture:
             three.docker("swarm", "leave", "--force")
             forget(three)
+            if prepared:
+                three.run(["sh"], stdin=stacks.linkwire("node", "encryption", "prepare"))
             swarm.form(lab.nodes, lab.layout.managers, print)
             began = time.monotonic()
             process.wait_for("n3 to do its part", lambda: is_whole(stacks, "n3"), seconds=180, every=0.5)
             took = time.monotonic() - began
             time.sleep(SECONDS)
         own = capture.count(f"{PLAIN} and src host {three.address}")
-        others, by_device = capture.count(f"{PLAIN} and not src host {three.address}"), capture.count(ENCRYPTED)
+        others, encrypted = capture.count(f"{PLAIN} and not src host {three.address}"), capture.count(ENCRYPTED)
         capture.close()
-        figure(f"etcd emptied: {wiped} plain packets, {encrypted} encrypted")
         figure(
-            f"n3 anew, at enforce {took:.1f} s after it joined: {own} plain packets of its own, {others} of others"
+            f"n3 anew, prepared: {prepared}, at enforce {took:.1f} s after it joined; "
+            f"plain: {own} of its own, {others} of others; {encrypted} encrypted"
         )
-        assert min(encrypted, by_device) > 10
-        assert (wiped, others) == (0, 0)
+        assert (others, encrypted > 10) == (0, True)
+        assert (own == 0) == prepared
     finally:
         stacks.linkwire("node", "encryption", "off")
+    assert leftovers(three) == []

@@ -13,6 +13,7 @@ from agent.linux.netns import TaskNetns
 from agent.linux.nft_json import Rules
 from agent.node_encryption import device as node_device
 from agent.node_encryption import ruleset
+from compose_ext.commands.encryption_prepare import script
 from mesh.model.encryption.status import STEPS
 from tests.netns.gate_machine import DOCKER, WRAPPER, Machine
 from tests.netns.overlay_nodes import VXLAN_PORT, Cluster, Pinging, Wire
@@ -93,3 +94,34 @@ def test_rebooted_node_sends_plain_without_the_gate(machine: Machine, world: Wor
         with Wire(cluster) as wire, Pinging(one, other) as there:
             pass
         assert (there.result.lost, wire.packets) == (0, 0)
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_prepared_machine_sends_nothing_plain_before_its_agent(world: World, prepared: bool) -> None:
+    """It has tasks, and their neighbours' addresses, before its agent, which takes the same rules over."""
+    with Cluster(world, 2) as cluster:
+        one, other = cluster.nodes
+        for _ in range(2 * prepared):
+            one.do(script(VXLAN_PORT, one.device.names))
+        sent = f"src host {one.address} and udp port {VXLAN_PORT}"
+        with Wire(cluster, sent) as wire, Pinging(one, other) as there:
+            pass
+        assert ((wire.packets, there.result.received) == (0, 0)) == prepared
+        if prepared:
+            before = one.device.refused()
+            assert one.device.read().table == ruleset.render(one.device.names, VXLAN_PORT)
+            assert before >= there.result.sent > 10
+        other.start()
+        one.start()
+        with Wire(cluster, sent) as wire:
+            cluster.switch("strict", "enforce")
+        assert wire.packets == 0
+        if prepared:
+            assert one.device.refused() >= before, "the rules and their counters stayed"
+        with Pinging(one, other) as there:
+            pass
+        assert there.result.lost == 0
+
+
+def test_script_for_a_machine_has_the_agents_names() -> None:
+    assert script(4790) == script(4790, node_device.NAMES)
