@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from compose_ext.cli import main
+from compose_ext.commands.encryption_prepare import script
 from compose_ext.commands.node_encryption import look_first, renew_keys, renewed_since, switch_to, table
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
@@ -358,6 +359,19 @@ def test_install_refuses_another_mode(capsys: pytest.CaptureFixture[str]) -> Non
         choose({"node_encryption": "often"}, None)
     assert main(["install", "--node-encryption", "strict"]) == 2
     assert "wrong number of arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("told", "port"), [(0, 4789), (7789, 7789)])
+def test_script_for_a_machine_has_the_swarms_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], told: int, port: int
+) -> None:
+    cluster = {"ID": "c", "DataPathPort": told}
+    swarm = {"Swarm": {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n", "Cluster": cluster}}
+    docker(tmp_path, {"info": swarm})
+    monkeypatch.setenv("LINKWIRE_DOCKER", str(tmp_path / "docker"))
+    assert main(["linkwire", "node", "encryption", "prepare"]) == 0
+    assert capsys.readouterr().out == script(port)
+    assert f"udp dport {port} counter" in script(port)
 
 
 def test_networks_are_told_by_what_it_costs(tmp_path: Path) -> None:
