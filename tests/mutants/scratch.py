@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import compileall
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -49,10 +51,17 @@ class Scratch:
                 shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in FILES:
             shutil.copy2(PROJECT / name, folder / name)
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compile all once, not in each mutant's process; by the sources' hashes, so that a mutant's counts as changed."""
+        mode = py_compile.PycInvalidationMode.CHECKED_HASH
+        for name in FOLDERS:
+            compileall.compile_dir(self._folder / name, quiet=2, invalidation_mode=mode)
 
     def passes(self, tests: Sequence[str]) -> tuple[bool, str]:
         """Run tests with all defences on; without this, a test that always fails would notice every mutant."""
-        code, output = self._pytest(tests)
+        code, output = self._pytest(tests, PYTHONDONTWRITEBYTECODE="")  # pytest keeps its own of the tests
         return code == _PASSED, output
 
     def tried(self, mutant: Mutant) -> Result:
@@ -71,13 +80,14 @@ class Scratch:
             outcome = "broken"
         return Result(mutant, outcome, time.monotonic() - began, output)
 
-    def _pytest(self, arguments: Sequence[str]) -> tuple[int, str]:
-        # No bytecode is kept: a file of the same length and second would count as unchanged.
+    def _pytest(self, arguments: Sequence[str], **more: str) -> tuple[int, str]:
+        # No bytecode of a mutant is kept: a file of the same length and second would count as unchanged.
         environment = {
             **os.environ,
             "PYTHONPATH": str(self._folder),
             "PYTHONDONTWRITEBYTECODE": "1",
             "LINKWIRE_ONE_TRY": "1",
+            **more,
         }
         for name in [name for name in environment if name.startswith("PYTEST_")]:
             del environment[name]  # of the run that this one is a part of
