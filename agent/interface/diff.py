@@ -273,7 +273,24 @@ def device_change(
         reasons.append(f"UDP port {device.listen_port} -> {port}")
     peers = (*(PeerChange(public, remove=True) for public in sorted(removed)), *upserts)
     reasons.extend(reasons_of(peers))
+    if key is not None:
+        peers = _speaking_first(peers, [wanted[public] for public in sorted(device.peers.keys() - set(surplus))])
     return DeviceChange(key, port, peers) if key is not None or port is not None or peers else None
+
+
+def _speaking_first(changes: tuple[PeerChange, ...], staying: list[PeerConfig]) -> tuple[PeerChange, ...]:
+    """Have peers that stay begin a handshake by a device's new key.
+
+    Theirs may have come before it, and comes again after 5 s only (WireGuard paper, section 6.1). A device begins one
+    at once where a keepalive is turned on (set_peer in drivers/net/wireguard/netlink.c; handlePostConfig in
+    wireguard-go), so it is turned off first.
+    """
+    off = tuple(PeerChange(peer.public_key, keepalive=0, update_only=True) for peer in staying)
+    by_key = {change.public_key: change for change in changes}
+    for peer in staying:
+        change = by_key.get(peer.public_key) or PeerChange(peer.public_key, update_only=True)
+        by_key[peer.public_key] = replace(change, keepalive=peer.keepalive)
+    return (*off, *by_key.values())
 
 
 def reasons_of(

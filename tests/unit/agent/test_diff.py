@@ -339,6 +339,8 @@ def test_only_what_differs_is_touched(
                 change.preshared_key not in (None, old.preshared_key),
                 change.allowed_ips is not None and change.allowed_ips != old.allowed_ips,
             ]
+            if changes.device.private_key is not None:
+                parts[1] = change.keepalive is not None  # turned off, and on again: it begins a handshake
             assert any(parts)
             said = (change.endpoint, change.keepalive, change.preshared_key, change.allowed_ips)
             assert sum(parts) == sum(part is not None for part in said)
@@ -410,11 +412,14 @@ def test_device_with_same_private_key_keeps_it() -> None:
     assert changes == InterfaceDiff(mtu=1420, reasons=("mtu 1280 -> 1420",))
 
 
-def test_another_private_key_or_port_changes_nothing_else() -> None:
+def test_another_private_key_has_peers_speak_first() -> None:
+    """It changes nothing else, like another port."""
     before = seen(LIVE)
     other = replace(before, device=replace(before.device, public_key=private_key(2).public, listen_port=1))
     changes = diff_of(LIVE, other, HOSTS, LIVE, NOW)
-    assert changes.device == DeviceChange(LIVE.private_key, LIVE.listen_port)
+    silent = tuple(PeerChange(public, keepalive=0, update_only=True) for public in sorted(before.device.peers))
+    speaking = tuple(replace(change, keepalive=25) for change in silent)
+    assert changes.device == DeviceChange(LIVE.private_key, LIVE.listen_port, (*silent, *speaking))
     assert changes.reasons == ("another private key", "UDP port 1 -> 51820")
     assert str(LIVE.private_key.raw) not in repr(changes)
 
