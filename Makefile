@@ -115,7 +115,7 @@ chaos: $(VENV)/ready
 		tests/chaos/test_kills.py tests/unit/model tests/netns/test_linkkeys.py \
 		tests/netns/test_adapter_faults.py tests/store/test_adapter_faults.py tests/netns/test_overlay_mtu.py \
 		tests/netns/test_crowded_node.py tests/netns/test_many_handshakes.py tests/netns/test_host_traffic.py tests/bench/test_burst.py \
-		tests/lab/test_linkkeys.py tests/lab/test_false_alarms.py tests/lab/test_fault_table.py tests/lab/test_prometheus.py \
+		tests/lab/test_linkkeys.py tests/lab/test_false_alarms.py tests/lab/test_explain.py tests/lab/test_fault_table.py tests/lab/test_prometheus.py \
 		tests/lab/test_worst_labels.py tests/lab/test_upgrade.py tests/lab/test_upgrade_code.py \
 		tests/lab/test_slow_docker.py tests/lab/test_holder.py tests/lab/test_host_traffic.py \
 		tests/lab/test_etcd_nodes.py tests/lab/test_backup.py tests/lab/test_node_encryption.py tests/lab/test_plain_packets.py tests/store/test_etcd_cluster.py \
