@@ -32,7 +32,7 @@ _GROUPS: Mapping[str, Measure] = {
     "many": lambda effort: many.measure(replace(effort, many=5)),
 }
 _EFFORT = replace(QUICK, turns=20, trips=40, exchanges=50, most=1000)
-_SECONDS = 900.0
+_SECONDS = 1200.0
 _RESULT = "run.json"
 
 

@@ -49,16 +49,16 @@ def test_crosswise_alternates_and_drops_the_first_pair() -> None:
     assert theirs == [4, 5, 8, 9]
 
 
-def test_several_ways_take_turns_both_ways_round() -> None:
+def test_several_ways_take_turns_at_being_first() -> None:
     called: list[str] = []
 
     def way(name: str) -> float:
         called.append(name)
         return float(len(called))
 
-    found = in_turns(2, {name: lambda name=name: way(name) for name in "abc"})  # type: ignore[misc]
-    assert "".join(called) == "cba" + "abc" + "cba"
-    assert found == {"a": [4, 9], "b": [5, 8], "c": [6, 7]}
+    found = in_turns(6, {name: lambda name=name: way(name) for name in "abc"})  # type: ignore[misc]
+    assert "".join(called) == "cba" + "abc" + "acb" + "bca" + "bac" + "cab" + "cba"
+    assert found["b"] == [5, 9, 10, 13, 18, 20]
 
 
 @pytest.mark.parametrize(
