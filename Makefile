@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 SUITES := tests/unit tests/store tests/netns tests/ui tests/lab tests/kernel tests/chaos tests/bench
 QUICK_SUITES := tests/unit tests/store tests/netns tests/ui
 # What they wait for is rarely a processor: tests/support/lanes.py says who runs what.
-WORKERS := 4
+WORKERS := 5
 
 .PHONY: help plugin demo demo-down test test-fast test-ranges lock check bench mutants chaos lab lab-down packages clean \
 	lock-base page-libraries release verify-release check-reproducible fuzz
@@ -13,7 +13,7 @@ help:
 	@echo "make plugin     build/docker-linkwire: the CLI plugin as one file; put it into ~/.docker/cli-plugins"
 	@echo "make demo       a three-node Swarm on this machine, with links that carry traffic, and the proof"
 	@echo "make demo-down  takes it away again"
-	@echo "make test       every suite: unit, store, netns, lab, kernel, chaos (short); WORKERS=4 at once"
+	@echo "make test       every suite: unit, store, netns, lab, kernel, chaos (short); WORKERS=5 at once"
 	@echo "make test-fast  unit, store, netns and ui, without the slowest: what needs neither a Swarm nor QEMU"
 	@echo "make test-ranges  unit and store suites with the oldest and newest libraries that pyproject.toml allows"
 	@echo "make lock       renews requirements/*.txt, the versions and hashes that everything is installed from"

@@ -26,7 +26,7 @@ from tests.lab.capture import Capture
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node
 from tests.netns.world import occupied
-from tests.support.effort import of_long_form
+from tests.support.effort import LONG, of_long_form
 
 STACK = """
 version: "3.8"
@@ -56,13 +56,15 @@ def ask(url, pause, answered):
             lost.append((round(time.time(), 2), url, str(error)))
         at = max(at + pause, time.monotonic() - 1)
         time.sleep(max(0, at - time.monotonic()))
-threads = [threading.Thread(target=ask, args=("http://web/", 0.02, ok)) for _ in range(4)]
-threads.append(threading.Thread(target=ask, args=("http://web/large", 0.2, large)))
+threads = [threading.Thread(target=ask, args=("http://web/", PAUSE, ok)) for _ in range(4)]
+threads.append(threading.Thread(target=ask, args=("http://web/large", 10 * PAUSE, large)))
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 open("/tmp/counted", "w").write(json.dumps({"ok": len(ok), "large": len(large), "lost": lost}))
 """
-"""200 requests a second, each on a connection of its own, and 5 a second that need 140 full packets."""
+PAUSE_S = 0.02 if LONG else 0.08
+"""Between two requests of a thread. The long form has 200 requests a second, each on a connection of its own, and 5 that
+need 140 full packets. They are most of what the test costs, so every run has a quarter of them."""
 PLAIN = "udp port 4789"
 ENCRYPTED = " or ".join(f"udp port {port}" for port in ports_beside(51820, 53819))
 SECONDS = 4.0
@@ -81,7 +83,7 @@ class Load:
 
     def __enter__(self) -> Load:  # noqa: PYI034 - final
         self._node.docker("exec", self._container, "rm", "-f", "/tmp/stop", "/tmp/counted")  # noqa: S108 - in the container
-        self._node.docker("exec", "--detach", self._container, "python3", "-c", LOAD)
+        self._node.docker("exec", "--detach", self._container, "python3", "-c", f"PAUSE = {PAUSE_S}\n{LOAD}")
         time.sleep(1)
         return self
 

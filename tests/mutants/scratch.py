@@ -54,7 +54,7 @@ class Scratch:
         self._compile()
 
     def _compile(self) -> None:
-        """Compile all once, not in each mutant's process; by the sources' hashes, so that a mutant's counts as changed."""
+        """Compile all once, not in each mutant's process; by hashes, so that a mutant's source counts as changed."""
         mode = py_compile.PycInvalidationMode.CHECKED_HASH
         for name in FOLDERS:
             compileall.compile_dir(self._folder / name, quiet=2, invalidation_mode=mode)

@@ -3,10 +3,10 @@
 A pytest plugin for `pytest -n`. A file's tests stay together, in their order.
 
 - The first two workers have a Swarm each, made for the first file that needs it. Its tests wait most of their time.
-- The third makes labs of its own. The others take what needs no Swarm, the longest file first; where there are three
-  workers, the third does that before.
-- What measures times or looks at the whole machine (ALONE) comes when all other workers have ended, but the last of
-  four: that one then runs computations alone (SPARE), and only while a processor has nothing else to do.
+- The third makes labs of its own; where there are five workers, it then has a Swarm too. The others take what needs
+  no Swarm, the longest file first; where there are three workers, the third does that before.
+- What measures times or looks at the whole machine (ALONE) comes when all other workers have ended, but the fourth:
+  that one then runs computations alone (SPARE), and only while a processor has nothing else to do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ MUST_BE_ALONE = (
     "tests/lab/test_first_connection.py",
     "tests/lab/test_lifecycle.py",
     "tests/lab/test_vip.py::test_datagram_flow_leaves_a_dead_backend",
-    "tests/bench/test_docker.py",
     "tests/lab/test_lab.py::test_down_leaves_nothing",
 )
 """How the ids of these begin."""
@@ -39,6 +38,8 @@ LABS_OF_THEIR_OWN = (
     *("test_demo.py", "test_install.py", "test_lab.py", "test_planted.py", "test_prometheus.py", "test_proof.py"),
     *("test_upgrade.py", "test_upgrade_code.py", "test_etcd_nodes.py", "lab/test_backup.py"),
 )
+WITH_A_SWARM = ("tests/lab/", "tests/chaos/", "tests/bench/test_docker.py")
+"""How the names of files begin that need one."""
 COMPUTED = ("tests/unit/agent/",)
 """How the ids of SPARE begin, where four or more workers run what must be alone too: these take about as long, and no
 clock counts in them."""
@@ -52,7 +53,10 @@ LONGEST = (
     *("lab/test_neighbours.py", "test_proof.py", "test_forgery.py", "test_underlay.py", "test_revoke.py"),
     "test_vip.py",
     # All others.
-    *("test_kernel.py", "test_node_table.py", "test_recall.py", "test_rules_beside.py"),
+    *("test_kernel.py", "test_node_table.py", "test_etcd_cluster.py", "test_leases.py", "test_peer_health.py"),
+    *("netns/test_node_key_rotation.py", "netns/test_node_encryption.py", "store/test_node_encryption.py"),
+    *("netns/test_overlay_mtu.py", "test_tunnel_examiner.py", "test_flow_asks.py"),
+    *("test_recall.py", "test_rules_beside.py"),
     *("netns/test_adapter_faults.py", "store/test_adapter_faults.py"),
     *("test_etcd_users.py", "test_etcd_owner.py", "test_signed.py", "test_breakage.py", "test_bench.py"),
     *("netns/test_gate.py", "netns/test_rules.py", "test_status_growth.py", "test_etcd_upkeep.py"),
@@ -65,6 +69,8 @@ _WITH_ONE_FOR_ALL_ELSE = 3
 """Workers of whom the last is the only one for what needs no Swarm, and begins with that."""
 _WITH_ONE_TO_SPARE = 4
 """Workers of whom the last has made nothing that another test would see."""
+_WITH_A_THIRD_SWARM = 5
+"""Workers of whom the third has a Swarm when it has done with labs of its own: two are enough for all else."""
 OPENING = "netns/test_linkkeys.py"
 """The second worker's first: it waits minutes for a session's end, while the first makes the images for both."""
 
@@ -73,7 +79,7 @@ def sort_of(scope: str) -> str:
     """Which worker a file is for."""
     if scope == ALONE:
         return ALONE
-    if not scope.startswith(("tests/lab/", "tests/chaos/")):
+    if not scope.startswith(WITH_A_SWARM):
         return QUICK
     return OWN if scope.endswith(LABS_OF_THEIR_OWN) else SWARM
 
@@ -115,7 +121,10 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]
     def _sorts(self, node: Any) -> Iterator[str]:  # noqa: ANN401
         rank = self._rank(node)
         # Three nodes and Linkwire on them take 3 GiB of memory and half of a processor: no more than three at once.
-        third = (QUICK, OWN) if len(self.nodes) == _WITH_ONE_FOR_ALL_ELSE else (OWN, QUICK)
+        if self.numnodes >= _WITH_A_THIRD_SWARM:
+            third = (OWN, SWARM, QUICK)
+        else:
+            third = (QUICK, OWN) if len(self.nodes) == _WITH_ONE_FOR_ALL_ELSE else (OWN, QUICK)
         yield from {0: (SWARM, OWN, QUICK), 1: (SWARM, OWN, QUICK), 2: third}.get(rank, (QUICK,))
         if all(other is node or self._has_only_spare(other) for other in self.nodes):
             yield ALONE

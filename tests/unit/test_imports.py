@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 # mesh.store.etcd_channel has to set up first.
 LIBRARIES = ["cryptography.x509", "docker", "grpc", "immutables", "nacl.bindings", "pyroute2", "structlog", "yaml"]
 PROGRAM = """
-import importlib, os, sys, traceback
+import gc, importlib, os, sys, traceback
+gc.disable()  # a child would walk, and so copy, all that it shares
 for library in sys.argv[1].split():
     importlib.import_module(library)
 failed = []

@@ -20,7 +20,7 @@ QUICK = (
     "tests/kernel/test_kernel.py",
     "tests/netns/test_linkkeys.py",
 )
-ALONE = "tests/bench/test_docker.py"
+ALONE = "tests/lab/test_first_connection.py"
 SPARE = tuple(f"tests/unit/agent/test_{name}.py" for name in ("diff", "ruleset", "queries"))
 COUNT = 3  # tests in each file
 EVERY = [f"{file}::test_{n}" for file in (*LAB, *OWN, *QUICK, *SPARE, ALONE) for n in range(COUNT)]
@@ -158,6 +158,25 @@ def test_third_of_three_begins_without_a_swarm(monkeypatch: pytest.MonkeyPatch, 
     assert EVERY[workers[2].queue[0]] == "tests/kernel/test_kernel.py::test_0"
 
 
+def test_third_of_five_has_a_swarm_too(monkeypatch: pytest.MonkeyPatch, begun: Path) -> None:
+    """After its own labs, and though the others have ended; the last two have none."""
+    made, workers = scheduled(5, monkeypatch, begun)
+    third, rest = workers[2], workers[3:]
+    while ready := [worker for worker in rest if worker.can_run()]:
+        for worker in ready:
+            run_one(made, worker)
+        end_those_told(made, workers)
+    while third.can_run():
+        run_one(made, third)
+    files = list(dict.fromkeys(EVERY[index].split("::")[0] for index in third.ran))
+    assert set(files[:2]) == set(OWN)
+    assert files[2:]
+    assert set(files[2:]) <= set(LAB)
+    assert not {EVERY[index].split("::")[0] for worker in rest for index in worker.ran} & {*LAB, *OWN, ALONE}
+    run_all(made, workers)
+    assert sum(len(worker.ran) for worker in workers) == len(EVERY)
+
+
 def test_nothing_is_alone_while_another_worker_works(monkeypatch: pytest.MonkeyPatch, begun: Path) -> None:
     made, workers = scheduled(2, monkeypatch, begun)
     slow = workers[1]
@@ -172,7 +191,7 @@ def test_nothing_is_alone_while_another_worker_works(monkeypatch: pytest.MonkeyP
     assert EVERY[workers[0].queue[-1]].startswith(ALONE)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7])
 def test_any_number_of_workers_ends(monkeypatch: pytest.MonkeyPatch, begun: Path, count: int) -> None:
     made, workers = scheduled(count, monkeypatch, begun)
     assert run_all(made, workers) == len(EVERY)
@@ -182,6 +201,8 @@ def test_any_number_of_workers_ends(monkeypatch: pytest.MonkeyPatch, begun: Path
 def test_what_the_lanes_name_is_there() -> None:
     """Renamed, a measurement would no longer be alone, and nobody would be told."""
     files = [str(path.relative_to(PROJECT)) for path in (PROJECT / "tests").rglob("test_*.py")]
+    for start in lanes.WITH_A_SWARM:
+        assert any(file.startswith(start) for file in files), start
     ends = (*lanes.LONGEST, *lanes.LABS_OF_THEIR_OWN, lanes.OPENING)
     assert [start for start in lanes.COMPUTED if not any(file.startswith(start) for file in files)] == []
     assert [end for end in ends if not any(file.endswith(f"/{end}") for file in files)] == []
