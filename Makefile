@@ -122,7 +122,7 @@ chaos: $(VENV)/ready
 		tests/store/test_controller_failover.py tests/store/test_controller_clocks.py tests/lab/test_controller_failover.py \
 		tests/lab/test_engines.py tests/lab/test_clocks.py \
 		tests/lab/test_lifecycle.py::test_stack_is_removed_and_deployed_at_once \
-		tests/lab/test_faults.py::test_cut_off_node_rejoins_the_mesh_when_healed \
+		tests/lab/test_faults.py tests/lab/test_revoke.py tests/lab/test_forgery.py \
 		tests/kernel/test_kernel.py::test_self_test_and_netns_suite_pass_in_guest \
 		tests/kernel/test_kernel.py::test_long_form_of_guest_tests_passes \
 		tests/netns/test_soak.py tests/chaos/test_soak.py

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from tests.lab import process
 from tests.lab.node import Node
 from tests.lab.words import Words
+from tests.support.effort import LONG
 from tests.support.fault_rows import FaultRow
 from tests.support.patience import slowness
 
 PATIENCE_S = 1.0
 """Seconds without an answer after which a request is lost; more on a busy machine, where programs wait."""
-# One new connection every 20 ms, until the file /tmp/stop is there or the seconds have gone.
+PAUSE_S = 0.02 if LONG else 0.05
+"""Seconds between two requests of a client. They cost a seventh of a processor in the long form, else half that."""
+# One new connection after another, until the file /tmp/stop is there or the seconds have gone.
 PROGRAM = """
 import json, os, sys, time, urllib.request
 url, ok, lost, first, last, why, when = sys.argv[1], 0, 0, None, None, {}, []
@@ -36,7 +39,7 @@ while not os.path.exists("/tmp/stop") and time.monotonic() < end:
         first, last = first or began, time.time()
         why[str(error)] = why.get(str(error), 0) + 1
         when.append((round(began, 1), round(time.time() - began, 1)))
-    time.sleep(0.02)
+    time.sleep(float(sys.argv[4]))
 gap = last - first if lost else 0.0
 longest = max(longest, time.monotonic() - answered)
 said = {"ok": ok, "lost": lost, "gap": gap, "why": why, "longest": longest, "when": when[:20]}
@@ -114,7 +117,8 @@ class Requests:
 
     def __enter__(self) -> Requests:  # noqa: PYI034 - final
         self._node.docker("exec", self._container, "rm", "-f", "/tmp/stop", "/tmp/counted")  # noqa: S108 - in the container
-        program = ("python3", "-c", PROGRAM, self._url, f"{self._seconds}", f"{PATIENCE_S * slowness()}")
+        seconds = (f"{self._seconds}", f"{PATIENCE_S * slowness()}", f"{PAUSE_S}")
+        program = ("python3", "-c", PROGRAM, self._url, *seconds)
         self._node.docker("exec", "--detach", self._container, *program)
         time.sleep(1)
         return self
@@ -133,7 +137,7 @@ class Requests:
 
 
 class Load:
-    """While entered, the same from several tasks at once, each some 40 a second; afterwards `counted`, of all."""
+    """While entered, the same from several tasks at once; afterwards `counted`, of all."""
 
     def __init__(self, tasks: Sequence[tuple[Node, str]], url: str, seconds: float = 900.0) -> None:
         """Prepare to request `url` from these containers, for so many seconds at most."""

@@ -63,8 +63,8 @@ for thread in threads: thread.join()
 open("/tmp/counted", "w").write(json.dumps({"ok": len(ok), "large": len(large), "lost": lost}))
 """
 PAUSE_S = 0.02 if LONG else 0.08
-"""Between two requests of a thread. The long form has 200 requests a second, each on a connection of its own, and 5 that
-need 140 full packets. They are most of what the test costs, so every run has a quarter of them."""
+"""Between two requests of a thread. The long form has 200 requests a second, each on a connection of its own, and 5
+that need 140 full packets. They are most of what the test costs, so every run has a quarter of them."""
 PLAIN = "udp port 4789"
 ENCRYPTED = " or ".join(f"udp port {port}" for port in ports_beside(51820, 53819))
 SECONDS = 4.0

@@ -121,10 +121,9 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc]
     def _sorts(self, node: Any) -> Iterator[str]:  # noqa: ANN401
         rank = self._rank(node)
         # Three nodes and Linkwire on them take 3 GiB of memory and half of a processor: no more than three at once.
+        third: tuple[str, ...] = (QUICK, OWN) if len(self.nodes) == _WITH_ONE_FOR_ALL_ELSE else (OWN, QUICK)
         if self.numnodes >= _WITH_A_THIRD_SWARM:
             third = (OWN, SWARM, QUICK)
-        else:
-            third = (QUICK, OWN) if len(self.nodes) == _WITH_ONE_FOR_ALL_ELSE else (OWN, QUICK)
         yield from {0: (SWARM, OWN, QUICK), 1: (SWARM, OWN, QUICK), 2: third}.get(rank, (QUICK,))
         if all(other is node or self._has_only_spare(other) for other in self.nodes):
             yield ALONE
