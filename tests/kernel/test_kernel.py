@@ -56,7 +56,7 @@ BY_HAND = (
     # where Swarms run beside it.
     *("test_early_connection", "test_with_dnsrr", "test_new_answers_count", "test_a_responder_that_is_killed"),
     *("test_responder_has_no_privileges", "test_each_task_gets_its_own_answers", "test_taken_port"),
-    *("test_a_responder_that_hangs", "test_agent_without_cap_kill_replaces"),
+    *("test_a_responder_that_hangs", "test_agent_without_cap_kill_replaces", "test_hosts_go_on_for_long"),
     # Half an hour of an emulated processor beside two Swarms: thousands of rules, capabilities, namespaces, bridges.
     *("test_port_lists", "test_recorded", "test_rights", "test_neighbours", "test_netns", "test_wrong_namespace"),
     "test_fifty_tasks_leave_no_file_open",
