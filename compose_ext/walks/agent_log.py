@@ -5,26 +5,32 @@ import json
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.terminal import line
+from mesh.diagnosis.swarm_facts import SwarmTask
 
 TIMEOUT = 6.0
 """Seconds; Docker waits for a node that is gone."""
 _WINDOW_S = 15
 """Of the log: an agent that is cut off from etcd says so every second or two."""
+_SHUTDOWN = "shutdown"
+"""Swarm's word for a task that it has ended itself."""
 _LONGEST = 300
 _BAD = ("warning", "error", "critical")
 
 
-def last_words(docker: Docker, task: str, *, ended: bool) -> str:
+def last_words(docker: Docker, task: SwarmTask) -> str:
     """Return what a task's log says of its state, in words; empty where nobody can tell.
 
     Args:
         docker: a manager's.
-        task: id of the agent's task.
-        ended: whether it has ended: then its last complaint counts, however old.
+        task: the agent's. Of one that has ended the last complaint counts, however old; but not of one that Swarm has
+            shut down, which did not end of what it complained of.
     """
+    if task.state == _SHUTDOWN:
+        return ""
+    ended = not task.is_running
     window = ["--tail", "20"] if ended else ["--since", f"{_WINDOW_S}s"]
     try:
-        text = docker.ask(["service", "logs", "--raw", *window, task], TIMEOUT, merged=True)
+        text = docker.ask(["service", "logs", "--raw", *window, task.id], TIMEOUT, merged=True)
     except DockerError:
         return ""
     complaints = [found for raw in text.splitlines() if (found := _complaint(raw))]

@@ -100,5 +100,5 @@ def _with_log(docker: Docker, pair: NodePair, step: Step) -> Step:
     command = f"docker service logs --tail 20 {task.id}"
     if step.stage != "agent":
         return replace(step, command=step.command or command)
-    words = agent_log.last_words(docker, task.id, ended=not task.is_running)
+    words = agent_log.last_words(docker, task)
     return replace(step, text=f"{step.text}; {line(words)}", command=command) if words else step

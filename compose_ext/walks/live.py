@@ -124,10 +124,7 @@ def _with_logs(docker: Docker, tasks: Tasks, found: Sequence[Cause]) -> tuple[Ca
     agents = link_facts.newest_agents(tasks)
     nodes = [node for node in dict.fromkeys(cause.node for cause in found) if node in agents]
     with ThreadPoolExecutor(max_workers=_LOGS_AT_ONCE) as pool:
-        asked = {
-            node: pool.submit(agent_log.last_words, docker, agents[node].id, ended=not agents[node].is_running)
-            for node in nodes
-        }
+        asked = {node: pool.submit(agent_log.last_words, docker, agents[node]) for node in nodes}
     words = {node: job.result() for node, job in asked.items()}
     return tuple(_with_log(cause, words, agents) for cause in found)
 

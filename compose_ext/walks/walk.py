@@ -53,7 +53,7 @@ def _with_log(docker: Docker, facts: SwarmFacts, step: Step) -> Step:
     task = facts.agents.get(step.node)
     if task is None:
         return step
-    words = agent_log.last_words(docker, task.id, ended=not task.is_running)
+    words = agent_log.last_words(docker, task)
     command = f"docker service logs --tail 20 {task.id}"
     return replace(step, text=f"{step.text}; {words}", command=command) if words else step
 

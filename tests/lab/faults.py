@@ -346,9 +346,8 @@ FAULTS = (
         "agent dead",
         no_agent,
         "agent",
-        "the agent on n2 gives no signs of life in etcd",
+        "no agent runs on n2: its task is shutdown",
         status="node n2: its agent is silent",
-        codes=(1, 2),
     ),
     Fault(
         "clock wrong by an hour",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from compose_ext.docker_cli import choose
 from compose_ext.install.options import Options
 from compose_ext.swarm.installation import OPTIONS_LABEL
 from compose_ext.walks import live
+from compose_ext.walks.agent_log import last_words
 from compose_ext.walks.live import problems
+from mesh.diagnosis.swarm_facts import SwarmTask
 
 NOW = "2026-01-01T00:00:00.123456789Z"
 CONTAINERS = {"w1": "ab" * 32, "d1": "cd" * 32, "g1": "ef" * 32, "g2": "fe" * 32, "c1": "ad" * 32}
@@ -398,6 +400,15 @@ def test_silent_agents_log_is_asked_for_once(two: Swarm, folder: Path) -> None:
         "shop_api -> shop_db, shop_web -> shop_db: the agent on n2 is silent; its log says: agent stopped: no tun; "
         "docker service logs --tail 20 g2"
     )
+
+
+def test_complaints_of_an_agent_shut_down_are_left(two: Swarm, folder: Path) -> None:
+    """Swarm has ended it: that etcd was away an hour before has nothing to do with it."""
+    two.log = '{"level": "error", "event": "agent stopped", "error": "no tun"}\n'
+    run(two, folder)
+    failed = SwarmTask("g2", "linkwire_agent", "b", "failed", "shutdown")
+    assert last_words(choose(()), failed) == "its log says: agent stopped: no tun"
+    assert not last_words(choose(()), replace(failed, state="shutdown"))
 
 
 def test_service_without_a_task_is_not_asked_for(two: Swarm, folder: Path) -> None:
