@@ -16,16 +16,16 @@ from pathlib import Path
 import structlog
 
 from agent import settings
+from agent.asks.all_links import Sweep
 from agent.asks.answerer import Answerer
 from agent.asks.asker import Asker
 from agent.asks.flow_answerer import FlowAnswerer
 from agent.asks.flow_asker import FlowAsker
 from agent.asks.survey import Survey
-from agent.asks.sweep import Sweep
 from agent.asks.writing import ShortLived
 from agent.containers.after_reboot import AfterReboot
 from agent.containers.docker_client import Containers, NodeIdentity
-from agent.containers.holder import HolderContainer
+from agent.containers.holder_container import HolderContainer
 from agent.desired_state import DesiredState
 from agent.firewall import preflight
 from agent.firewall.node_table import NodeTable

@@ -27,8 +27,8 @@ from mesh.model.encryption.records import NODES_KEY, NodeEncryption, Underlay
 from mesh.model.records import Endpoint, SealedKey
 from mesh.model.snapshot import Snapshot
 from mesh.topology.desired import desired
-from mesh.topology.isolation import LocalNetworks
 from mesh.topology.link_graph import LinkGraph, index, reindex
+from mesh.topology.strict_isolation import LocalNetworks
 from mesh.topology.wgtypes import InterfaceConfig
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from agent.containers import start_gate
 from agent.containers.watcher import LocalContainers
-from agent.dns.responder import Responder
+from agent.dns.responder_client import Responder
 from agent.dns.task_dns import TaskDns
 from agent.interface.task import TaskState
 from agent.wireguard.backend import Backend
 from mesh.topology.desired import device_name
-from mesh.topology.isolation import LocalNetworks
 from mesh.topology.link_graph import LinkGraph
+from mesh.topology.strict_isolation import LocalNetworks
 
 SETTLE_S = 2.0
 """Seconds within which all are told that are told to stop at once: Swarm decides one service after another."""

@@ -17,7 +17,7 @@ from agent.containers import start_gate
 from agent.containers.docker_client import Containers
 from agent.containers.watcher import ContainerWatcher, LocalContainers
 from agent.desired_state import DesiredState
-from agent.dns.responder import Responder
+from agent.dns.responder_client import Responder
 from agent.firewall.node_table import NodeTable
 from agent.interface.early_names import EarlyNames
 from agent.interface.task import TaskState

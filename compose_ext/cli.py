@@ -175,9 +175,9 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _explained(error: DockerError, context: click.Context | None) -> DockerError:
-    from compose_ext.swarm import queries  # noqa: PLC0415 - where all is well it is not needed
+    from compose_ext.swarm import listings  # noqa: PLC0415 - where all is well it is not needed
 
-    return queries.explained(choose(docker_flags(context)), error) if context else error
+    return listings.explained(choose(docker_flags(context)), error) if context else error
 
 
 @click.command(

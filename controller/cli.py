@@ -12,7 +12,7 @@ from importlib import metadata
 import structlog
 
 from controller import settings
-from controller.backup import program as restore_program
+from controller.backup import restore_command as restore_program
 from controller.etcd.clear import clear
 from controller.loop import Controller
 from controller.reporting.metrics import ControllerMetrics
@@ -20,7 +20,7 @@ from controller.steps import EncryptionGoal
 from controller.swarm.docker_client import SwarmManager
 from controller.swarm.poller import SwarmPoller
 from controller.trust.link_secrets import ControllerIdentity
-from mesh.crypto.envelope import Signer
+from mesh.crypto.signed_envelope import Signer
 from mesh.errors import LinkwireError, Terminal
 from mesh.identity.key_files import own_sealing_key, read_link_seed, read_signing_key, read_verify_keys
 from mesh.integrity.record_signing import RecordSigner

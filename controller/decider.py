@@ -11,11 +11,11 @@ from ipaddress import IPv4Network
 
 import structlog
 
-from controller.etcd import access
+from controller.etcd import access_record
 from controller.index.baseline import Baseline
 from controller.plan_writer import PlanWriter
 from controller.planning.planner import NO_ENCRYPTION, Planner
-from controller.planning.shares import MOST
+from controller.planning.stack_shares import MOST
 from controller.recovery.address_quarantine import AddressQuarantine
 from controller.recovery.departed_nodes import DepartedNodes
 from controller.recovery.repair import cluster_again, mend, resign, unknown
@@ -25,9 +25,9 @@ from controller.swarm.model import Swarm
 from controller.transactions import Packed
 from controller.trust.acknowledgements import Acknowledgements
 from controller.trust.link_secrets import LinkSecrets
-from controller.trust.members import Judged, Members
+from controller.trust.node_judgement import Judged, Members
 from controller.trust.presence import Presence
-from mesh.crypto.envelope import Signer
+from mesh.crypto.signed_envelope import Signer
 from mesh.diagnosis.steps import is_lasting, lasts_in
 from mesh.model import keyspace
 from mesh.model.records import Cluster
@@ -189,9 +189,9 @@ class Decider:
         judged, plan = self._planned(stored, swarm, now)
         free = self._resting.over(time.monotonic())
         gone = tuple(self._departed.steps(stored, swarm, time.monotonic()))
-        steps = (*vault, *judged.steps, *access.steps(swarm, judged.stored), *free, *gone, *plan.steps)
+        steps = (*vault, *judged.steps, *access_record.steps(swarm, judged.stored), *free, *gone, *plan.steps)
         made = self._writer.pack(steps)
-        problems = (*judged.problems, *access.problems(swarm), *plan.problems, *made.problems)
+        problems = (*judged.problems, *access_record.problems(swarm), *plan.problems, *made.problems)
         self.report(problems, swarm, plan.unsettled)
         self.due, self._awaits = self._earliest(plan.due, now), plan.awaits
         if not made.batches:

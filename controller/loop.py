@@ -18,8 +18,8 @@ from controller.election import Election, Lead
 from controller.index.baseline import LastSeen
 from controller.plan_writer import PlanWriter
 from controller.planning.planner import NO_ENCRYPTION
-from controller.planning.shares import MOST
-from controller.recovery.restore_procedure import RestoreProcedure
+from controller.planning.stack_shares import MOST
+from controller.recovery.recall_procedure import RestoreProcedure
 from controller.recovery.startup_wait import StartupWait
 from controller.recovery.upkeep import Upkeep
 from controller.reporting.metrics import ControllerMetrics, Sight
@@ -27,8 +27,8 @@ from controller.steps import EncryptionGoal
 from controller.swarm.model import Swarm
 from controller.swarm.poller import SwarmPoller
 from controller.trust.link_secrets import ControllerIdentity, LinkSecrets
-from mesh.crypto.envelope import Signer
 from mesh.crypto.preshared_keys import LinkSeed
+from mesh.crypto.signed_envelope import Signer
 from mesh.errors import LinkwireError
 from mesh.model import keyspace
 from mesh.model.records import Cluster, Node, TaskReport

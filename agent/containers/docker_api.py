@@ -19,7 +19,7 @@ import requests
 
 from mesh.errors import LinkwireError, Retryable
 from mesh.model.net import IPNetwork
-from mesh.process import docker_api
+from mesh.process import docker_version
 from mesh.topology.policy import Exit
 
 _NO_ADDRESS = "com.docker.network.bridge.inhibit_ipv4"
@@ -32,14 +32,14 @@ T = TypeVar("T")
 
 
 def connect(url: str, timeout: float | None) -> docker.APIClient:
-    """Connect a client of the version that `mesh.process.docker_api` chooses; `timeout` in seconds, None for none.
+    """Connect a client of the version by `mesh.process.docker_version`; `timeout` in seconds, None for none.
 
     Raises what docker and requests raise.
     """
     arguments: dict[str, Any] = {"timeout": None if timeout is None else int(timeout)}
-    with contextlib.closing(docker.APIClient(url, version=docker_api.TRIED, **arguments)) as first:
+    with contextlib.closing(docker.APIClient(url, version=docker_version.TRIED, **arguments)) as first:
         daemon = first.version(api_version=False)
-    version = docker_api.choose(daemon["ApiVersion"], daemon.get("MinAPIVersion") or "")
+    version = docker_version.choose(daemon["ApiVersion"], daemon.get("MinAPIVersion") or "")
     return docker.APIClient(url, version=version, **arguments)
 
 

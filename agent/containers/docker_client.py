@@ -20,8 +20,8 @@ from mesh.errors import LinkwireError, Retryable, Terminal
 from mesh.model.labels.link_labels import GATE, GATE_READY
 from mesh.model.net import IPAddress, IPNetwork
 from mesh.model.records import Attachment, TaskState
-from mesh.topology.isolation import in_order
 from mesh.topology.policy import Exit
+from mesh.topology.strict_isolation import in_order
 
 log = structlog.get_logger(__name__)
 
@@ -62,8 +62,9 @@ class LocalTask:
         hosts: path of its hosts file.
         problem: why it can never be wired, in words, or None.
         elsewhere: its addresses on Docker's networks, as far as they are known, in the order of
-            mesh.topology.isolation; none when it has ended. Before it is started these are the ones Swarm chose
-            (overlays, ingress); those on networks of this node are known from the moment it is connected to them on.
+            mesh.topology.strict_isolation; none when it has ended. Before it is started these are the ones that
+            Swarm chose (overlays, ingress); those on networks of this node are known from the moment it is connected
+            to them on.
         gated: whether it is not to start before it is wired, wherever it runs.
         ways: the subnets of its networks, where all of them send what is for elsewhere through this node; else None,
             or where that is not known.

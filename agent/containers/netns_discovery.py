@@ -23,7 +23,7 @@ from typing import Protocol
 
 import structlog
 
-from agent.containers.netns_candidates import Candidates
+from agent.containers.netns_choice import Candidates
 from agent.linux.netns import TaskNetns
 from mesh.errors import LinkwireError, Retryable
 

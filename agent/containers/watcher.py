@@ -23,8 +23,8 @@ from mesh.errors import LinkwireError
 from mesh.model.records import Attachment
 from mesh.process.backoff import Backoff
 from mesh.process.wakeup import Wake
-from mesh.topology.isolation import in_order
 from mesh.topology.policy import Exit
+from mesh.topology.strict_isolation import in_order
 
 log = structlog.get_logger(__name__)
 

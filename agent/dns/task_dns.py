@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.dns.resolv_conf import ResolvConf
-from agent.dns.responder import Responder
+from agent.dns.responder_client import Responder
 from agent.linux.netns import TaskNetns
 from mesh.topology.policy import Resolving
 from mesh.topology.wgtypes import InterfaceConfig

@@ -3,8 +3,8 @@
 A task may be given NET_ADMIN, and then what nft reads is what the task wrote. libnftables is not made for that: 1.0.6
 uses freed memory when it lists a table that has one flag, which any task can set. So it is not loaded into the agent:
 it runs in a process of its own, in the task's namespace, as no user there is, with NET_ADMIN and nothing else, where
-there is no other namespace's file (`agent.firewall.confinement`), and within limits. A table that it cannot list is
-foreign, and is replaced.
+there is no other namespace's file (`agent.firewall.nft_confinement`), and within limits. A table that it cannot list
+is foreign, and is replaced.
 
 A process takes some milliseconds, so it is run only when something has changed: the kernel's generation of nftables
 tells that, whoever made the change (`agent.firewall.nf_tables_netlink`).
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.errors import RulesRefusedError, RulesTooLargeError
-from agent.firewall import confinement, nf_tables_netlink, ruleset
+from agent.firewall import nf_tables_netlink, nft_confinement, ruleset
 from agent.firewall.ruleset import Table
 from agent.linux import nft_json, privileges
 from agent.linux.netns import TaskNetns
@@ -213,12 +213,12 @@ def _nft(netns: TaskNetns, text: str, *, json: bool = True) -> str:
 
 def _ended(command: Sequence[str], text: bytes, output: int, errors: int) -> int:
     """Run nft in this thread's namespace; return its exit code, or a signal's negative number."""
-    folder = confinement.enter(PROGRAM)
+    folder = nft_confinement.enter(PROGRAM)
     privileges.give_up(keep=privileges.NET_ADMIN)
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     try:
         with (
-            confinement.pipe(folder) as path,
+            nft_confinement.pipe(folder) as path,
             subprocess.Popen(
                 (*command, str(path)), stdin=subprocess.PIPE, stdout=output, stderr=errors, env=environment, cwd="/"
             ) as nft,
@@ -242,7 +242,7 @@ def _tell(nft: subprocess.Popen[bytes], path: Path, text: bytes) -> None:
     began = time.monotonic()
     if nft.stdin is not None:
         nft.stdin.close()
-    nft.stdin = confinement.opened(path, nft, _TIMEOUT)
+    nft.stdin = nft_confinement.opened(path, nft, _TIMEOUT)
     nft.communicate(text if nft.stdin is not None else None, max(0.0, _TIMEOUT - (time.monotonic() - began)))
 
 

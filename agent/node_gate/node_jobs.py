@@ -25,7 +25,7 @@ import structlog
 
 from agent.containers import after_reboot, start_gate
 from agent.containers.docker_client import Containers, LocalTask
-from agent.containers.holder import HolderContainer
+from agent.containers.holder_container import HolderContainer
 from agent.containers.volumes import BOUND, DEFAULT_ROOT, Volumes
 from agent.errors import HostsFileMissingError, NotNetnsError
 from agent.firewall import node_table, preflight, source_guard

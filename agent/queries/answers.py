@@ -15,7 +15,7 @@ from typing import Any
 from agent.desired_state import DesiredState
 from agent.queries.control_plane import control
 from agent.queries.server import BadQueryError, Document, Handler
-from agent.queries.wiring import wiring
+from agent.queries.service_wiring import wiring
 from agent.state.verified_state import remembered
 from agent.status.link_pairs import LinkPairs
 from agent.status.link_status import PairsForm, Reader, inspect, signers

@@ -20,7 +20,7 @@ from agent.wireguard.peer_health import state
 from mesh.crypto.keys import PublicKey
 from mesh.model.records import DeviceStatus, PeerStatus, Status, TaskReport
 from mesh.process.metrics_page import gauge, new_registry
-from mesh.topology.agreement import REFUSED, shown
+from mesh.topology.agreed_links import REFUSED, shown
 from mesh.topology.link_graph import LinkGraph
 
 KEEP_UPDATES = 200

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from agent.state import atomic_file, verified_state
-from mesh.crypto.envelope import Keyring, peek
+from mesh.crypto.signed_envelope import Keyring, peek
 from mesh.errors import InvalidRecordError, Terminal
 from mesh.model import keyspace
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import structlog
 
 from agent.state import atomic_file, key_file
-from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodePublicKey
+from mesh.crypto.signed_envelope import SigningKey
 from mesh.errors import Retryable, Terminal
 from mesh.identity.attestation import KeyLockedError, NodeProof, NodeStatement, make_proof
 from mesh.model.records import Member, Unproven
@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 REPORT_KEY_FILE = "report.key"
 COUNTER_FILE = "counter"
 MAX_COUNTER = 2**31 - 1
-"""A generation is the counter and 32 bits, and has 63 (mesh.crypto.envelope.MAX_GENERATION)."""
+"""A generation is the counter and 32 bits, and has 63 (mesh.crypto.signed_envelope.MAX_GENERATION)."""
 
 _HEADER = b"linkwire report key 1\n"
 SEQUENCE_BITS = 32

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from agent.state import atomic_file, state_encoding
-from mesh.crypto.envelope import peek
+from mesh.crypto.signed_envelope import peek
 from mesh.errors import InvalidRecordError, Terminal
 from mesh.integrity.verification import verify_snapshot
 from mesh.model import keyspace

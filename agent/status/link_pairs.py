@@ -21,7 +21,7 @@ from mesh.model.device_readings import NodeReading, PeerReading
 from mesh.model.labels.link_labels import LinkLabel
 from mesh.model.records import Endpoint, Service, Status, TaskReport, View
 from mesh.model.snapshot import Snapshot
-from mesh.topology.agreement import shown
+from mesh.topology.agreed_links import shown
 from mesh.topology.link_graph import LinkGraph
 
 _Task = tuple[str, str]

@@ -21,7 +21,7 @@ from mesh.model.labels.link_labels import key_name
 from mesh.model.pair_columns import with_pairs
 from mesh.model.records import LinkKeyEpoch, Node, Status, StoreSpace, TaskReport
 from mesh.model.snapshot import Snapshot, unreadable
-from mesh.topology.agreement import REFUSED, absent_text, refusal_text, shown
+from mesh.topology.agreed_links import REFUSED, absent_text, refusal_text, shown
 from mesh.topology.ipam import twin
 from mesh.topology.link_graph import LinkGraph, index
 

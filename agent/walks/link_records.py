@@ -15,7 +15,7 @@ from mesh.errors import LinkwireError
 from mesh.model import keyspace
 from mesh.model.records import Endpoint, Leader, Node, Port, SealedKey, SealedLinkKey, Service, Status, TaskReport
 from mesh.model.snapshot import Snapshot
-from mesh.topology.agreement import hidden, shown
+from mesh.topology.agreed_links import hidden, shown
 from mesh.topology.link_graph import LinkGraph
 
 _SPREAD = 200

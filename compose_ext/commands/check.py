@@ -14,7 +14,7 @@ from compose_ext.diagnostics import DockerError, Problem, Report, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.document.cursor import Context, Cursor
 from compose_ext.document.loader import Document
-from compose_ext.health import backends, node_keys
+from compose_ext.health import missing_tasks, node_keys
 from compose_ext.health.facts import about
 from compose_ext.health.judgement import judge
 from compose_ext.language.compose_files import Files, Named, open_all
@@ -23,8 +23,8 @@ from compose_ext.language.project import EXTENSION
 from compose_ext.language.unsupported import report_ignored
 from compose_ext.language.validation import Links
 from compose_ext.pflag import Command, form, pass_docker, switch
-from compose_ext.swarm import agent_answer, consents, gate, linked_stacks, queries, revoked_nodes
-from compose_ext.swarm.handover import handed
+from compose_ext.swarm import consents, gate, link_states, linked_stacks, listings, revoked_nodes
+from compose_ext.swarm.compose_handover import handed
 from compose_ext.terminal import say, show_finding, show_json
 from compose_ext.walks import live as live_walks
 from mesh.model.labels.link_labels import suggestion
@@ -250,11 +250,11 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
     try:
         found += _label_problems(docker, stack)
     except DockerError as error:
-        unanswered.append(f"the labels of services cannot be read: {queries.explained(docker, error)}")
+        unanswered.append(f"the labels of services cannot be read: {listings.explained(docker, error)}")
     with suppress(DockerError):  # a worker's Docker does not know
         found += revoked_nodes.problems(docker)
     try:
-        answer = agent_answer.ask(docker, stack, counted=True)
+        answer = link_states.ask(docker, stack, counted=True)
         found += answer.problems
         stacks = answer.stacks if not answer.links else None
         with suppress(DockerError):  # a worker's Docker does not know
@@ -262,7 +262,7 @@ def swarm_problems(docker: Docker, stack: str | None) -> list[str]:
                 found += (finding.text for finding in judge(about(docker, answer)).findings)
                 found += node_keys.misplaced(docker, answer)
             else:
-                found += (finding.text for finding in backends.missing(docker, answer))
+                found += (finding.text for finding in missing_tasks.missing(docker, answer))
     except DockerError as error:
         unanswered.append(str(error))
     if len(unanswered) > 1:

@@ -18,8 +18,8 @@ from compose_ext.language.compose_files import Files, Named, open_all
 from compose_ext.language.override import compile_override, dump
 from compose_ext.language.validation import Links
 from compose_ext.pflag import Command, Seconds, pass_docker, switch
-from compose_ext.swarm import linked_stacks, queries
-from compose_ext.swarm.handover import handed
+from compose_ext.swarm import linked_stacks, listings
+from compose_ext.swarm.compose_handover import handed
 from compose_ext.terminal import complain
 
 MAX_TOLD = 100
@@ -109,7 +109,7 @@ def deploy(
     ):
         code = handover.docker.run(["stack", "deploy", *handover.arguments, *flags, stack], handover.stdin)
     if code:
-        queries.manager(docker)  # Docker has said why; where this is no manager, say which one there is
+        listings.manager(docker)  # Docker has said why; where this is no manager, say which one there is
         return 1
     with _interrupted(
         f"{stack} is deployed, only the waiting has ended: its links are wired all the same. To see them: "
@@ -205,7 +205,7 @@ def _sizes(docker: Docker, files: Files, stack: str) -> str:
         return ""
     try:
         mtu = node_encryption.fitting(docker)
-        listed = docker.ask(["network", "ls", "--format", "{{.Name}}"], queries.TIMEOUT) if mtu is not None else ""
+        listed = docker.ask(["network", "ls", "--format", "{{.Name}}"], listings.TIMEOUT) if mtu is not None else ""
     except DockerError:  # Docker says why, when it deploys
         return ""
     missing = [network for network in found if network.name not in listed.splitlines()]

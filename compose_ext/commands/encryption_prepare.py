@@ -6,7 +6,7 @@ import click
 
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, pass_docker
-from compose_ext.swarm import queries
+from compose_ext.swarm import listings
 from mesh.model.encryption.status import DEVICE
 
 DEVICES = (DEVICE, f"{DEVICE}2")
@@ -58,4 +58,4 @@ def prepare_command(docker: Docker) -> None:
     joined may have tasks before: with the script, run as root before `docker swarm join`, nothing of theirs leaves in
     plain text. It needs the program nft, and changes nothing else. Needs a manager, which knows the port.
     """
-    print(script(queries.manager(docker).data_path_port), end="")
+    print(script(listings.manager(docker).data_path_port), end="")

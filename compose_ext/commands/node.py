@@ -13,7 +13,7 @@ from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.health.node_keys import FINGERPRINT, LABEL, KeyState, SwarmMember, key_states, member, statements
 from compose_ext.pflag import Group, form, pass_docker, switch
-from compose_ext.swarm import agent_answer
+from compose_ext.swarm import link_states
 from compose_ext.swarm.revoked_nodes import REVOKED_LABEL
 from compose_ext.terminal import Table, ask, show, show_json
 
@@ -71,7 +71,7 @@ def approve(docker: Docker, name: str, fingerprint: str | None) -> None:
     lifted = ["--label-rm", REVOKED_LABEL] if node.revoked is not None else []
     chosen = fingerprint or (None if lifted else _asked(docker, node))
     added = ["--label-add", f"{LABEL}={chosen}"] if chosen else []
-    docker.ask(["node", "update", *lifted, *added, node.id], agent_answer.TIMEOUT)
+    docker.ask(["node", "update", *lifted, *added, node.id], link_states.TIMEOUT)
     if lifted:
         print(f"{node.hostname}: no longer revoked; its tasks get their links again when its keys are proven")
     if chosen:
@@ -102,7 +102,7 @@ def revoke(docker: Docker, name: str) -> None:
     dropped = ["--label-rm", LABEL] if node.approved is not None else []
     since = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
     words = ["node", "update", "--label-add", f"{REVOKED_LABEL}={since}", *dropped, node.id]
-    docker.ask(words, agent_answer.TIMEOUT)
+    docker.ask(words, link_states.TIMEOUT)
     print(
         f"{node.hostname}: revoked: its tasks lose their links, and every link key that it knew is renewed. "
         f"Swarm still runs its tasks: `docker node update --availability drain {node.hostname}` moves them. "

@@ -15,7 +15,7 @@ from compose_ext.health.judgement import Facts
 from compose_ext.health.node_encryption import Encryption, NodeState
 from compose_ext.install.options import Options, read_label
 from compose_ext.pflag import Group, OneOf, Seconds, form, pass_docker, switch
-from compose_ext.swarm import installation, queries
+from compose_ext.swarm import installation, listings
 from compose_ext.terminal import Table, age, amount, lasting, line, say, show, show_json
 from mesh.model.encryption.status import MODES
 
@@ -40,14 +40,14 @@ def switch_to(docker: Docker, mode: str, say: Callable[[str], None]) -> None:
     Raises:
         DockerError: the endpoint is no manager, Linkwire is not installed, or Docker refused.
     """
-    queries.manager(docker)
+    listings.manager(docker)
     deployed = installation.deployed(docker)
     if "controller" not in deployed.services:
         raise DockerError(_NOT_INSTALLED)
     options = read_label(deployed.options) if deployed.options else Options()
     label = replace(options, node_encryption=mode).label()
     words = [*_UPDATE, "--env-add", f"{VARIABLE}={mode}"]
-    docker.ask([*words, "--label-add", f"{installation.OPTIONS_LABEL}={label}", _SERVICE], queries.TIMEOUT)
+    docker.ask([*words, "--label-add", f"{installation.OPTIONS_LABEL}={label}", _SERVICE], listings.TIMEOUT)
     say(f"node encryption: {mode} is asked for")
 
 
@@ -65,7 +65,7 @@ def look_first(docker: Docker, mode: str, say: Callable[[str], None], *, force: 
     """
     from compose_ext.install import fitness, preflight  # noqa: PLC0415 - they import what is slow to import
 
-    swarm = queries.manager(docker)
+    swarm = listings.manager(docker)
     deployed = installation.deployed(docker)
     if "controller" not in deployed.services:
         raise DockerError(_NOT_INSTALLED)
@@ -97,9 +97,9 @@ def _other_agents(docker: Docker, deployed: installation.Deployed, mode: str) ->
     if mode != "all":
         return []
     agent = deployed.services["agent"]
-    names = {str(node["ID"]): printable(str(node["Description"]["Hostname"])) for node in queries.nodes(docker)}
-    tasks = queries.tasks(docker, str(agent["Spec"]["Name"]), wanted="desired-state=running")
-    others = {str(task.get("NodeID", "")) for task in tasks if not queries.is_current(task, agent)}
+    names = {str(node["ID"]): printable(str(node["Description"]["Hostname"])) for node in listings.nodes(docker)}
+    tasks = listings.tasks(docker, str(agent["Spec"]["Name"]), wanted="desired-state=running")
+    others = {str(task.get("NodeID", "")) for task in tasks if not listings.is_current(task, agent)}
     text = "its agent was not replaced when others were, and may not know mode all: docker linkwire upgrade"
     return [f"{name}: {text}" for name in sorted(names.get(node, node) for node in others)]
 
@@ -138,7 +138,7 @@ def renew_keys(docker: Docker, say: Callable[[str], None]) -> int:
     Raises:
         DockerError: as `switch_to`, or node encryption is off.
     """
-    queries.manager(docker)
+    listings.manager(docker)
     deployed = installation.deployed(docker)
     if "controller" not in deployed.services:
         raise DockerError(_NOT_INSTALLED)
@@ -149,7 +149,7 @@ def renew_keys(docker: Docker, say: Callable[[str], None]) -> int:
         found = look(docker)[1]
     since = renewed_since(int(time.time()), found.epoch if found is not None else 0)
     words = [*_UPDATE, "--env-add", f"{installation.NODE_KEYS_SINCE}={since}", _SERVICE]
-    docker.ask(words, queries.TIMEOUT)
+    docker.ask(words, listings.TIMEOUT)
     say("requested new keys of all nodes")
     return since
 

@@ -15,8 +15,8 @@ from compose_ext.commands.node_encryption import await_keys, renew_keys
 from compose_ext.diagnostics import DockerError, UsageError, absent
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, Seconds, pass_docker, switch
-from compose_ext.swarm import queries
-from compose_ext.swarm.agent_answer import TIMEOUT
+from compose_ext.swarm import listings
+from compose_ext.swarm.link_states import TIMEOUT
 from compose_ext.terminal import say
 from mesh.model.labels.consent import NAMESPACE, own_key, stack_of
 from mesh.model.labels.link_labels import LINKS, PREFIX, RENEW, decode, key_name
@@ -64,7 +64,7 @@ def _keys(docker: Docker) -> dict[str, set[str]]:
     """Return link key -> the services whose links have it."""
     found: dict[str, set[str]] = {}
     try:
-        for service in queries.services(docker):
+        for service in listings.services(docker):
             name, labels = str(service["Spec"]["Name"]), service["Spec"].get("Labels") or {}
             stack = stack_of(name, labels.get(NAMESPACE))
             if LINKS in labels:

@@ -22,8 +22,8 @@ from compose_ext.connectivity.stack import (
 )
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.swarm import node_jobs, queries
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm import listings, node_jobs
+from compose_ext.swarm.listings import TIMEOUT
 
 PROOF = "linkwire-proof"
 TEST = "linkwire-test"
@@ -197,7 +197,7 @@ def _update_under_load(docker: Docker, asking: Mapping[str, str], seconds: float
     deadline = time.monotonic() + seconds + _STARTING
     asked, begun = f"{TEST}_{ASK}", set[str]()
     while time.monotonic() < deadline:
-        ended = {str(task.get("NodeID")) for task in queries.tasks(docker, asked) if _has_ended(task)}
+        ended = {str(task.get("NodeID")) for task in listings.tasks(docker, asked) if _has_ended(task)}
         begun = _under_load(docker, asked) - ended
         if not asking.keys() - ended - begun:
             break

@@ -16,8 +16,8 @@ from compose_ext.docker_cli import Docker, private_files
 from compose_ext.language.compose_files import Named, open_all
 from compose_ext.language.override import compile_override, dump
 from compose_ext.swarm import node_jobs
-from compose_ext.swarm.handover import handed
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm.compose_handover import handed
+from compose_ext.swarm.listings import TIMEOUT
 
 PROGRAM = "linkwire-connectivity"
 """In the agent's image."""

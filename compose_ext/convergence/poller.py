@@ -9,8 +9,8 @@ from compose_ext.convergence.judgement import Judgement, judge
 from compose_ext.convergence.observed import COMPLETE, Link, Look, Recorded, Service, Task, WiredTask
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.swarm import agent_answer, node_jobs, queries
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm import link_states, listings, node_jobs
+from compose_ext.swarm.listings import TIMEOUT
 from mesh.model.labels.link_labels import decode
 
 LOOK_EVERY = 1.0
@@ -21,7 +21,7 @@ QUERY = "wiring"
 _VERSION = 1
 _ONCE = {"none", "on-failure"}
 """Conditions of a restart with which a task that ended well stays ended."""
-_FINAL = (agent_answer.OLDER, "has to be upgraded")
+_FINAL = (link_states.OLDER, "has to be upgraded")
 """Answers that no time changes."""
 _ENDED = {"failed", "rejected", "orphaned"}
 
@@ -72,7 +72,7 @@ class Stack:
             blank = (Service(name, None, (), linked=True) for name in self._services)
             return Look(tuple(blank), {}, f"Docker does not answer: {error}")
         try:
-            (document,) = agent_answer.documents(self._docker, QUERY, stack=self._name)
+            (document,) = link_states.documents(self._docker, QUERY, stack=self._name)
             return Look(services, dict(read(document)))
         except DockerError as error:
             never = self._is_drained() or any(words in str(error) for words in _FINAL)
@@ -86,11 +86,11 @@ class Stack:
         return False
 
     def _swarm(self) -> Iterator[Service]:
-        found = queries.read(self._docker.ask(["service", "inspect", *self._services], TIMEOUT))
-        wanted = queries.tasks(self._docker, *self._services, wanted="desired-state=running")
+        found = listings.read(self._docker.ask(["service", "inspect", *self._services], TIMEOUT))
+        wanted = listings.tasks(self._docker, *self._services, wanted="desired-state=running")
         if any(_lacks(service, wanted) for service in found):
             known = {task["ID"] for task in wanted}
-            wanted += [task for task in queries.tasks(self._docker, *self._services) if task["ID"] not in known]
+            wanted += [task for task in listings.tasks(self._docker, *self._services) if task["ID"] not in known]
         if not {str(task.get("NodeID", "")) for task in wanted} <= self._nodes.keys() | {""}:
             self._nodes = {node: name for node, name, *_ in node_jobs.listed(self._docker)}
         for service in sorted(found, key=lambda one: str(one["Spec"]["Name"])):
@@ -111,7 +111,7 @@ def observed(
     """
     spec, status = service["Spec"], service.get("UpdateStatus") or {}
     name, state = str(spec["Name"]), str(status.get("State", ""))
-    ended = [task for task in tasks if task["Status"]["State"] in _ENDED and queries.is_current(task, service)]
+    ended = [task for task in tasks if task["Status"]["State"] in _ENDED and listings.is_current(task, service)]
     ended.sort(key=lambda task: str(task["Status"].get("Timestamp", "")))
     own, _ = decode({label: str(text) for label, text in (spec.get("Labels") or {}).items()})
     return Service(
@@ -152,7 +152,7 @@ def _counts(task: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
     spec = service["Spec"]
     policy = (spec["TaskTemplate"].get("RestartPolicy") or {}).get("Condition", "any")
     once = policy in _ONCE or bool({"ReplicatedJob", "GlobalJob"} & set(spec["Mode"]))
-    return once and task["Status"]["State"] == COMPLETE and queries.is_current(task, service)
+    return once and task["Status"]["State"] == COMPLETE and listings.is_current(task, service)
 
 
 def _task(task: Mapping[str, Any], service: Mapping[str, Any], nodes: Mapping[str, str]) -> Task:
@@ -165,7 +165,7 @@ def _task(task: Mapping[str, Any], service: Mapping[str, Any], nodes: Mapping[st
         _node(task, nodes),
         str(status["State"]),
         printable(error),
-        queries.is_current(task, service),
+        listings.is_current(task, service),
     )
 
 
@@ -177,7 +177,7 @@ def _node(task: Mapping[str, Any], nodes: Mapping[str, str]) -> str:
 def read(document: Mapping[str, Any]) -> Iterator[tuple[str, Recorded]]:
     """Decode the agent's answer. Raises DockerError."""
     if document.get("version") != _VERSION:
-        raise DockerError(agent_answer.OLDER)
+        raise DockerError(link_states.OLDER)
     try:
         for service in document["services"]:
             links = [

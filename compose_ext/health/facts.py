@@ -6,13 +6,13 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.health import backends, node_encryption, node_keys
+from compose_ext.health import missing_tasks, node_encryption, node_keys
 from compose_ext.health.judgement import Expiry, Facts, Finding, Node
 from compose_ext.health.node_encryption import Encryption
 from compose_ext.install import renew
 from compose_ext.install.options import read_label
-from compose_ext.swarm import agent_answer, consents, gate, installation, linked_stacks, queries, revoked_nodes
-from compose_ext.swarm.agent_answer import Answer
+from compose_ext.swarm import consents, gate, installation, link_states, linked_stacks, listings, revoked_nodes
+from compose_ext.swarm.link_states import Answer
 
 
 def gather(docker: Docker) -> Facts:
@@ -24,7 +24,7 @@ def gather(docker: Docker) -> Facts:
     answer: Answer | None = None
     unanswered = ""
     try:
-        answer = agent_answer.ask(docker, None, counted=True)
+        answer = link_states.ask(docker, None, counted=True)
     except DockerError as error:
         unanswered = str(error)
     try:
@@ -42,7 +42,7 @@ def about(docker: Docker, answer: Answer | None, unanswered: str = "") -> Facts:
         DockerError: the endpoint is no manager, or does not answer.
     """
     try:
-        nodes = tuple(map(_node, queries.nodes(docker)))
+        nodes = tuple(map(_node, listings.nodes(docker)))
         names = {node.id: node.hostname for node in nodes}
         deployed = installation.deployed(docker)
         services = deployed.services
@@ -67,7 +67,7 @@ def about(docker: Docker, answer: Answer | None, unanswered: str = "") -> Facts:
         with suppress(DockerError):
             others += _dropped(docker, answer)
         with suppress(DockerError):  # a service was removed meanwhile
-            found = backends.missing(docker, answer)
+            found = missing_tasks.missing(docker, answer)
     return Facts(answer, unanswered, up, running, tuple(certificates), tuple(others), found, encrypted)
 
 
@@ -77,7 +77,7 @@ def _dropped(docker: Docker, answer: Answer) -> list[str]:
     The agent hears of a new stack a little later, so that the labels, which cost more to ask for, decide.
     """
     consumers = {link.consumer for link in answer.links}
-    names = docker.ask(["service", "ls", "--format", "{{.Name}}"], queries.TIMEOUT).split()
+    names = docker.ask(["service", "ls", "--format", "{{.Name}}"], listings.TIMEOUT).split()
     if not linked_stacks.dropped(docker, {name: name in consumers for name in names}, None):
         return []
     return linked_stacks.dropped(docker, consents.linked(consents.listed(docker)), None)
@@ -99,7 +99,7 @@ def _node(raw: Mapping[str, Any]) -> Node:
 
 
 def _running(docker: Docker, role: str, names: Mapping[str, str]) -> tuple[str, ...]:
-    tasks: Iterable[Mapping[str, Any]] = queries.tasks(
+    tasks: Iterable[Mapping[str, Any]] = listings.tasks(
         docker, f"{installation.STACK}_{role}", wanted="desired-state=running"
     )
     nodes = (str(task.get("NodeID", "")) for task in tasks if task["Status"]["State"] == "running")

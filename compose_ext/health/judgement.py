@@ -7,11 +7,11 @@ from typing import Any
 from compose_ext.docker_cli import printable
 from compose_ext.health import node_encryption
 from compose_ext.health.node_encryption import Encryption
-from compose_ext.swarm.agent_answer import Answer
+from compose_ext.swarm.link_states import Answer
 from mesh.store.etcd_member import EtcdMember
 
 HOLDER = "linkwire-wireguard-go"
-"""Container in which wireguard-go runs on nodes without WireGuard in their kernel (agent.containers.holder)."""
+"""Container of wireguard-go on nodes without WireGuard in their kernel (agent.containers.holder_container)."""
 WELL, DEGRADED, BROKEN = 0, 1, 2
 """Exit codes: all is well; something is wrong, and links work; links, or what makes new ones, do not work."""
 
@@ -57,7 +57,7 @@ class Facts:
         certificates: in use.
         others: further problems, in words, whose links work.
         encryption: that between nodes; None where nobody says.
-        missing: links of which one side has no task, judged (compose_ext.health.backends).
+        missing: links of which one side has no task, judged (compose_ext.health.missing_tasks).
     """
 
     answer: Answer | None

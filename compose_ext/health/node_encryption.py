@@ -9,7 +9,7 @@ from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.document.networks import ENCRYPTED, MTU
 from compose_ext.install.options import Options, read_label
-from compose_ext.swarm import agent_answer, installation, queries
+from compose_ext.swarm import installation, link_states, listings
 from mesh.model.encryption.status import LAST, NOT_OWN
 from mesh.topology.underlay import ports_beside
 
@@ -324,8 +324,8 @@ class OverlayNetworks:
 
 def overlays(docker: Docker, fits: int = FITS) -> OverlayNetworks:
     """Look at all overlay networks of the Swarm; `fits` as of `fitting`. Raises DockerError."""
-    ids = docker.ask(["network", "ls", "--quiet", "--filter", "driver=overlay"], queries.TIMEOUT).split()
-    found = queries.read(docker.ask(["network", "inspect", *ids], queries.TIMEOUT)) if ids else []
+    ids = docker.ask(["network", "ls", "--quiet", "--filter", "driver=overlay"], listings.TIMEOUT).split()
+    found = listings.read(docker.ask(["network", "inspect", *ids], listings.TIMEOUT)) if ids else []
     encrypted: list[str] = []
     large: list[tuple[str, int]] = []
     for raw in found:
@@ -351,6 +351,6 @@ def fitting(docker: Docker) -> int | None:
         return None
     told: object = None
     with suppress(DockerError, ValueError):
-        (answer,) = agent_answer.documents(docker, "overlay-mtu")
+        (answer,) = link_states.documents(docker, "overlay-mtu")
         told = answer.get("fits")
     return min(FITS, told) if isinstance(told, int) and told > 0 else FITS

@@ -11,8 +11,8 @@ from compose_ext.diagnostics import DockerError, absent
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.health import judgement, node_encryption
 from compose_ext.health.node_encryption import NodeState
-from compose_ext.swarm import agent_answer, queries, revoked_nodes
-from compose_ext.swarm.agent_answer import Answer
+from compose_ext.swarm import link_states, listings, revoked_nodes
+from compose_ext.swarm.link_states import Answer
 from mesh.model.net import IPAddress
 from mesh.topology.underlay import ADDRESS_LABEL, ports_refusal, refusal, swarms_addresses
 
@@ -76,7 +76,7 @@ def key_states(docker: Docker) -> list[KeyState]:
     Raises:
         DockerError: the endpoint is no manager, or there is no agent to ask.
     """
-    answer = agent_answer.ask(docker, None)
+    answer = link_states.ask(docker, None)
     by_node = _stated(answer)
     control = answer.raw.get("control") or {}
     found = []
@@ -158,7 +158,7 @@ def _state(node: SwarmMember, statement: Statement | None) -> tuple[str, str]:
 
 def statements(docker: Docker) -> dict[str, Statement]:
     """Ask the agent for each node's own statement, by the node's id. Raises DockerError."""
-    return _stated(agent_answer.ask(docker, None))
+    return _stated(link_states.ask(docker, None))
 
 
 def _stated(answer: Answer) -> dict[str, Statement]:
@@ -179,7 +179,7 @@ def _statement(raw: dict[str, Any]) -> Statement:
 
 
 def _swarm(docker: Docker) -> list[SwarmMember]:
-    found = _inspected(docker, docker.ask(["node", "ls", "--quiet"], agent_answer.TIMEOUT).split())
+    found = _inspected(docker, docker.ask(["node", "ls", "--quiet"], link_states.TIMEOUT).split())
     return sorted(found, key=lambda node: node.hostname)
 
 
@@ -193,8 +193,8 @@ def member(docker: Docker, name: str) -> SwarmMember:
     try:
         (found,) = _inspected(docker, [name])
     except DockerError as error:
-        if queries.is_absence(error):
-            raise absent("node", name, queries.names(docker, "node")) from None
+        if listings.is_absence(error):
+            raise absent("node", name, listings.names(docker, "node")) from None
         raise
     return found
 
@@ -211,7 +211,7 @@ def _inspected(docker: Docker, names: list[str]) -> list[SwarmMember]:
                 revoked_nodes.since(raw),
                 raw["Spec"].get("Role") == "manager",
             )
-            for raw in json.loads(docker.ask(["node", "inspect", *names], agent_answer.TIMEOUT))
+            for raw in json.loads(docker.ask(["node", "inspect", *names], link_states.TIMEOUT))
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None

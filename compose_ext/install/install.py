@@ -16,11 +16,11 @@ from compose_ext.install.etcd_members.resize import Resize
 from compose_ext.install.fitness import Finding
 from compose_ext.install.options import Options, choose, read_label
 from compose_ext.install.target import KEY_LABEL, labelled, work_out
-from compose_ext.secrets import external_etcd, made, seeds
+from compose_ext.secrets import external_etcd, made_secrets, seeds
 from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecrets
-from compose_ext.swarm import gate, installation, linked_stacks, node_jobs, queries
+from compose_ext.swarm import gate, installation, linked_stacks, listings, node_jobs
 from compose_ext.swarm.installation import STACK
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm.listings import TIMEOUT
 from compose_ext.terminal import ask
 
 WAIT = 300.0
@@ -51,7 +51,7 @@ def install(
         UsageError: a flag is wrong.
         DockerError: Docker cannot do it; run again, it goes on where it stopped.
     """
-    swarm = queries.manager(docker)
+    swarm = listings.manager(docker)
     before = installation.deployed(docker)
     options = choose(given, before.options)
     if external_etcd.are_given(given) and not options.etcd.startswith("https://"):
@@ -64,8 +64,8 @@ def install(
     _try_nodes(docker, swarm, before, options, force=force, say=say)
     places = None if options.etcd else nodes.choose(docker, swarm, before, int(options.etcd_nodes))
     target = work_out(docker, secrets, swarm, before, options, given=given, say=say, places=places)
-    made = len(secrets.everything()) - known
-    say(f"{made} secrets and configs made" if made else "all secrets and configs are there")
+    new = len(secrets.everything()) - known
+    say(f"{new} secrets and configs made" if new else "all secrets and configs are there")
     resize = Resize(docker, secrets, before, places, target, WAIT, say) if places else None
     target = resize.prepare() if resize else target
     rollout.deploy(docker, target.release(secrets), secrets)
@@ -95,7 +95,7 @@ def _tell_strangers(secrets: DockerSecrets, before: installation.Deployed, say: 
         "may create secrets could have made them, and would then know the keys. Remove them: "
         + "; ".join(_removal(secrets))
         + f". Only if an earlier version of Linkwire left them there, take them up: docker node update "
-        f"--label-add {made.LABEL}={ids} NODE, then run this again"
+        f"--label-add {made_secrets.LABEL}={ids} NODE, then run this again"
     )
 
 
@@ -117,7 +117,7 @@ def check(docker: Docker, given: Mapping[str, str], say: Callable[[str], None]) 
         UsageError: a flag is wrong.
         DockerError: Docker failed.
     """
-    swarm = queries.manager(docker)
+    swarm = listings.manager(docker)
     before = installation.deployed(docker)
     options = choose(given, before.options)
     say(f"running the image {options.image} on every node, once")
@@ -127,7 +127,7 @@ def check(docker: Docker, given: Mapping[str, str], say: Callable[[str], None]) 
 
 def _try_nodes(
     docker: Docker,
-    swarm: queries.Manager,
+    swarm: listings.Manager,
     before: installation.Deployed,
     options: Options,
     *,
@@ -172,7 +172,7 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
         UsageError: not confirmed.
         DockerError: Docker failed; run again.
     """
-    swarm = queries.manager(docker)
+    swarm = listings.manager(docker)
     before = installation.deployed(docker)
     secrets = DockerSecrets(docker, before)
     image = image or before.image or ""
@@ -203,7 +203,7 @@ def uninstall(docker: Docker, *, yes: bool, keep: bool, image: str, say: Callabl
     say("its secrets and configs are removed")
     if removal := "; ".join(_removal(secrets)):
         left.append(f"remove secrets and configs that no install has recorded, if you need them no more: {removal}")
-    for label in (nodes.ETCD_LABEL, KEY_LABEL, made.LABEL):
+    for label in (nodes.ETCD_LABEL, KEY_LABEL, made_secrets.LABEL):
         for node in labelled(docker, label):
             docker.ask(["node", "update", "--label-rm", label, node], TIMEOUT)
     left += _clean(docker, image, say)

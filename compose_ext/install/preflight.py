@@ -11,7 +11,7 @@ from compose_ext.install import fitness
 from compose_ext.install.etcd_members import nodes as etcd_nodes
 from compose_ext.install.fitness import PROBLEM, WARNING, Finding, Wish
 from compose_ext.install.options import Options, read_label
-from compose_ext.swarm import installation, node_jobs, queries
+from compose_ext.swarm import installation, listings, node_jobs
 from compose_ext.terminal import Table
 from mesh.topology.underlay import ADDRESS_LABEL
 
@@ -27,7 +27,7 @@ _HEADER = ("NODE", "CHECK", "RESULT", "FOUND")
 
 def look(
     docker: Docker,
-    swarm: queries.Manager,
+    swarm: listings.Manager,
     before: installation.Deployed,
     options: Options,
     *,
@@ -60,8 +60,8 @@ def look(
     return outcomes, findings
 
 
-def _wish(docker: Docker, swarm: queries.Manager, before: installation.Deployed, options: Options) -> Wish:
-    nodes = queries.nodes(docker)
+def _wish(docker: Docker, swarm: listings.Manager, before: installation.Deployed, options: Options) -> Wish:
+    nodes = listings.nodes(docker)
     names = {str(node["ID"]): str(node["Description"]["Hostname"]) for node in nodes}
     places = None if options.etcd else etcd_nodes.choose(docker, swarm, before, int(options.etcd_nodes))
     etcd = frozenset(names[place.node] for place in places.chosen) if places else frozenset[str]()

@@ -17,8 +17,8 @@ from compose_ext.install.options import choose
 from compose_ext.install.target import Target, work_out
 from compose_ext.secrets import etcd_certificates, external_etcd, seeds
 from compose_ext.secrets.docker_secrets import DockerSecret, DockerSecrets
-from compose_ext.swarm import agent_answer, installation, queries
-from mesh.crypto.envelope import VerifyKey
+from compose_ext.swarm import installation, link_states, listings
+from mesh.crypto.signed_envelope import VerifyKey
 
 SIGNED_WITHIN = 60
 """Seconds for the controller to re-sign all records that it can."""
@@ -34,7 +34,7 @@ class _Renewal:
     def __init__(self, docker: Docker, say: Callable[[str], None]) -> None:
         self.docker = docker
         self.say = say
-        swarm = queries.manager(docker)
+        swarm = listings.manager(docker)
         self.cluster = swarm.cluster
         before = installation.deployed(docker)
         if not before.services:
@@ -172,7 +172,7 @@ def _link_seed(renewal: _Renewal) -> None:
 def _epochs(renewal: _Renewal, otherwise: dict[str, int] | None = None) -> dict[str, int]:
     """Return the epoch of each link key; `otherwise` while there is no agent to ask."""
     try:
-        links = agent_answer.ask(renewal.docker, None).links
+        links = link_states.ask(renewal.docker, None).links
     except DockerError:
         if otherwise is None:
             raise
@@ -189,7 +189,7 @@ def _wait_signed(renewal: _Renewal, newest: DockerSecret) -> None:
     renewal.say(f"waiting until every record is signed with it: as long as freed addresses rest, at most {within} s")
     while True:
         try:
-            signers = agent_answer.ask_signers(renewal.docker).raw.get("signed_by")
+            signers = link_states.ask_signers(renewal.docker).raw.get("signed_by")
         except DockerError:  # this node's agent is being replaced
             signers = None
         if signers == [wanted]:

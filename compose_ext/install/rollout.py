@@ -9,9 +9,9 @@ from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.install.stack_template import Release
 from compose_ext.secrets.docker_secrets import DockerSecrets
-from compose_ext.swarm import installation, node_jobs, queries
+from compose_ext.swarm import installation, listings, node_jobs
 from compose_ext.swarm.installation import STACK
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm.listings import TIMEOUT
 
 DEPLOY_TIMEOUT = 120.0
 """Seconds; Docker asks the registry about every image."""
@@ -125,7 +125,7 @@ def failures(docker: Docker) -> list[str]:
     nodes = {node: name for node, name, *_ in node_jobs.listed(docker)}
     lines: list[str] = []
     for service in installation.deployed(docker).services.values():
-        failed = [task for task in queries.tasks(docker, str(service["ID"])) if task["Status"].get("Err")]
+        failed = [task for task in listings.tasks(docker, str(service["ID"])) if task["Status"].get("Err")]
         failed.sort(key=lambda task: str(task["Status"].get("Timestamp", "")))
         lines += [
             printable(
@@ -140,8 +140,8 @@ def failures(docker: Docker) -> list[str]:
 def _unsettled(docker: Docker, name: str, service: Mapping[str, Any], active: int) -> str:
     replicated = service["Spec"]["Mode"].get("Replicated")
     wanted = int(replicated["Replicas"]) if replicated is not None else active
-    tasks = queries.tasks(docker, str(service["ID"]), wanted="desired-state=running")
-    old = [task for task in tasks if not queries.is_current(task, service)]
+    tasks = listings.tasks(docker, str(service["ID"]), wanted="desired-state=running")
+    old = [task for task in tasks if not listings.is_current(task, service)]
     running = [task for task in tasks if task["Status"]["State"] == "running"]
     if not old and len(running) == len(tasks) >= wanted:
         return ""

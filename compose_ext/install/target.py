@@ -9,8 +9,8 @@ from compose_ext.install.options import Options
 from compose_ext.install.stack_template import Release
 from compose_ext.secrets import etcd_certificates, external_etcd, seeds
 from compose_ext.secrets.docker_secrets import DockerSecrets
-from compose_ext.swarm import installation, queries
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm import installation, listings
+from compose_ext.swarm.listings import TIMEOUT
 
 KEY_LABEL = "linkwire.key"
 """Label of a node whose keys were approved by hand."""
@@ -51,7 +51,7 @@ class Target:
 def work_out(
     docker: Docker,
     secrets: DockerSecrets,
-    swarm: queries.Manager,
+    swarm: listings.Manager,
     before: installation.Deployed,
     options: Options,
     *,

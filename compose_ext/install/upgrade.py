@@ -18,9 +18,9 @@ from compose_ext.install.options import choose
 from compose_ext.install.stack_template import Release
 from compose_ext.install.target import work_out
 from compose_ext.secrets.docker_secrets import DockerSecrets
-from compose_ext.swarm import agent_answer, installation, node_jobs, queries
+from compose_ext.swarm import installation, link_states, listings, node_jobs
 from compose_ext.swarm.installation import STACK
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm.listings import TIMEOUT
 
 AGENT = f"{STACK}_agent"
 _HOUR = 3600
@@ -69,7 +69,7 @@ def upgrade(docker: Docker, image: str, *, seconds: float, force: bool, say: Cal
         UsageError: the image's name will not do.
         DockerError: Linkwire is not installed, a node is not fit, or one was not good and all is as it was.
     """
-    swarm = queries.manager(docker)
+    swarm = listings.manager(docker)
     before = installation.deployed(docker)
     if not before.services or not before.options:
         raise DockerError("Linkwire is not installed in this Swarm: `docker linkwire install` does it")
@@ -82,7 +82,7 @@ def upgrade(docker: Docker, image: str, *, seconds: float, force: bool, say: Cal
         raise UsageError("volumes of a node have to be made anew, which `docker linkwire install` does: run it first")
     secrets = DockerSecrets(docker, before)
     target = work_out(docker, secrets, swarm, before, old, given={}, say=say)
-    good = link_health.good(agent_answer.ask(docker, None).raw)
+    good = link_health.good(link_states.ask(docker, None).raw)
     say(f"connections of links that are good now, and have to be after each step: {len(good)}")
     # The image that runs, by its digest: its tag may stand for another one by now. The agents may be of the new one,
     # if an upgrade was broken off; controllers come after them.
@@ -167,11 +167,11 @@ def delay(before: int, seconds: float) -> int:
 def _running(docker: Docker) -> dict[str, str]:
     """Return the tasks of agents of the newest specification that run: node's id to task's. Raises DockerError."""
     service = installation.deployed(docker).services["agent"]
-    tasks = queries.tasks(docker, AGENT, wanted="desired-state=running")
+    tasks = listings.tasks(docker, AGENT, wanted="desired-state=running")
     return {
         str(task.get("NodeID")): str(task["ID"])
         for task in tasks
-        if task["Status"]["State"] == "running" and queries.is_current(task, service)
+        if task["Status"]["State"] == "running" and listings.is_current(task, service)
     }
 
 
@@ -232,7 +232,7 @@ def _wait_links(change: Change, since: Mapping[str, float]) -> None:
 
 def _not_good(change: Change, since: Mapping[str, float]) -> tuple[str, ...]:
     try:
-        answer = agent_answer.ask(change.docker, None).raw
+        answer = link_states.ask(change.docker, None).raw
     except DockerError as error:  # this node's own agent is being replaced
         return (str(error),)
     now = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Any
 
 from compose_ext.diagnostics import Place, Problem, Report
 from compose_ext.document.interpolate import escape
-from compose_ext.language import waiting
+from compose_ext.language import gated_services
 from compose_ext.language.project import EXTENSION, LinkEntry, LinkOptions, Service
 from compose_ext.language.validation import Links
 from mesh.model.labels.consent import Consent
@@ -122,7 +122,7 @@ def _gate_labels(links: Links, service: Service, stack: str, *, linked: bool) ->
     """Return the labels by which a service's containers wait for their start."""
     if service.gate == "false" or not (linked or service.gate == "true"):
         return {}
-    found = waiting.awaited(service, links.entries.get(service.name, ()))
+    found = gated_services.awaited(service, links.entries.get(service.name, ()))
     ready = {GATE_READY: ",".join(dict.fromkeys(_full_name(entry, stack) for entry in found))} if found else {}
     return {GATE: "true" if service.gate == "true" else "auto", **ready}
 

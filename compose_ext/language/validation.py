@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from compose_ext.diagnostics import Place, Problem, Report
-from compose_ext.language import waiting
+from compose_ext.language import gated_services
 from compose_ext.language.project import EXTENSION, LinkEntry, Project, Service
 from mesh.model.labels.consent import ANYBODY
 from mesh.model.labels.link_labels import check_alias, check_service_name
@@ -74,7 +74,7 @@ def check(project: Project, report: Report) -> Links:
         checker.shared_networks(project.services[name], found)
     checker.unlinked_ports(entries)
     checker.unlinked_gates(ends)
-    for problem in waiting.problems(project, entries):
+    for problem in gated_services.problems(project, entries):
         report.add(problem)
     checker.unused_keys()
     declared = {name: parties for name, parties in declared.items() if parties}

@@ -12,7 +12,7 @@ from compose_ext.docker_cli import Docker, printable
 from compose_ext.health.facts import gather
 from compose_ext.health.judgement import BROKEN, DEGRADED, WELL, Facts, Health, holder_note, judge
 from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
-from compose_ext.swarm.agent_answer import NO_READY_TASK, Link
+from compose_ext.swarm.link_states import NO_READY_TASK, Link
 from compose_ext.terminal import Table, lasting, say, show, show_json
 
 _WORDS = {WELL: "well", DEGRADED: "degraded", BROKEN: "broken"}

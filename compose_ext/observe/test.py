@@ -6,13 +6,13 @@ import click
 
 from compose_ext.completion import stacks
 from compose_ext.connectivity import run
+from compose_ext.connectivity.all_links import sweep
 from compose_ext.connectivity.run import Tested
 from compose_ext.connectivity.stack import SECONDS
-from compose_ext.connectivity.sweep import sweep
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
-from compose_ext.swarm import installation, queries
+from compose_ext.swarm import installation, listings
 from compose_ext.terminal import Table, say, show, show_json
 
 FAILED = 1
@@ -86,7 +86,7 @@ def test_command(
         return _all_links(docker, stack, as_json=form == "json")
     if stack is not None:
         raise UsageError(f"{stack!r}: a stack can be named with --all-links only; without it, test deploys its own")
-    image = installation.deployed(docker).image if queries.manager(docker) else None
+    image = installation.deployed(docker).image if listings.manager(docker) else None
     if not image:
         raise DockerError("Linkwire is not installed on this Swarm: docker linkwire install")
     tested = run.test(

@@ -4,7 +4,7 @@ Docker never gives a secret back and never changes one. So each has a number at 
 known of it later (the verify key of a signing key's seed) stands in a label, made in the same step as the secret.
 
 A name and a label prove nothing: anybody who may create secrets could have made them. Ours are those whose ids the
-services of our stack mount, and those that are recorded (compose_ext.secrets.made).
+services of our stack mount, and those that are recorded (compose_ext.secrets.made_secrets).
 """
 
 import base64
@@ -17,9 +17,9 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.secrets import made
+from compose_ext.secrets import made_secrets
 from compose_ext.swarm.installation import NOTHING_DEPLOYED, Deployed
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm.listings import TIMEOUT
 
 OWNER = "org.linkwire.owner"
 """The label of what `docker linkwire install` made, and nobody else's."""
@@ -71,7 +71,7 @@ class DockerSecrets:
         """
         self._docker = docker
         found = [*_listed(docker, SECRET), *_listed(docker, CONFIG)]
-        ids = made.recorded(docker) | before.mounted_ids
+        ids = made_secrets.recorded(docker) | before.mounted_ids
         numbers = {one.number for one in found if one.id in before.mounted_ids and one.sort == SECRET}
         trusted = b"".join(one.content for one in found if one.id in before.mounted_ids)
         self._all = [one for one in found if one.id in ids or _is_trusted(one, numbers, trusted)]
@@ -117,7 +117,7 @@ class DockerSecrets:
 
     def record(self) -> None:
         """Record which are ours, for a run that goes on where this one is broken off. Raises DockerError."""
-        made.record(self._docker, [secret.id for secret in self._all])
+        made_secrets.record(self._docker, [secret.id for secret in self._all])
 
     def replaced(self, now: Deployed) -> list[str]:
         """Return the names that our services mount with other ids than ours: somebody put another in its place."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.secrets.docker_secrets import CONFIG, SECRET, DockerSecret, DockerSecrets
-from mesh.crypto.envelope import SigningKey, VerifyKey
 from mesh.crypto.secret import Secret
+from mesh.crypto.signed_envelope import SigningKey, VerifyKey
 from mesh.errors import Terminal
 from mesh.identity.key_files import verify_keys_text
 

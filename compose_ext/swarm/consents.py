@@ -7,12 +7,12 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.swarm import queries
-from compose_ext.swarm.agent_answer import TIMEOUT
+from compose_ext.swarm import listings
+from compose_ext.swarm.link_states import TIMEOUT
 from mesh.diagnosis.steps import is_lasting
 from mesh.model.labels.consent import NAMESPACE, stack_of
 from mesh.model.labels.link_labels import PREFIX, LabelError, ServiceLabels, decode
-from mesh.topology.agreement import Recorded, Refusal, agree, allows, known_hosts, network_aliases
+from mesh.topology.agreed_links import Recorded, Refusal, agree, allows, known_hosts, network_aliases
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def listed(docker: Docker) -> list[Labelled]:
     Raises:
         DockerError: they cannot be asked, or the answer cannot be understood.
     """
-    return _understood(queries.services(docker))
+    return _understood(listings.services(docker))
 
 
 def _understood(services: Sequence[dict[str, Any]]) -> list[Labelled]:
@@ -70,7 +70,7 @@ def unwilling(docker: Docker, providers: Sequence[str], consumer: str, stack: st
         DockerError: they cannot be asked.
     """
     asking = Labelled(consumer, consumer, stack, ServiceLabels(), (), frozenset(), ())
-    found = queries.read(docker.ask(["service", "inspect", *providers], TIMEOUT)) if providers else []
+    found = listings.read(docker.ask(["service", "inspect", *providers], TIMEOUT)) if providers else []
     return [one.name for one in _understood(found) if not allows(one, asking)]
 
 
@@ -95,8 +95,8 @@ def refused(docker: Docker, services: Sequence[Labelled], stack: str | None) -> 
     """
     found = [one for one in _refusals(services, stack) if one.reason != "silent"]
     if any(one.reason == "not accepted" for one in found):
-        now = queries.clock(docker)
-        lasting = {one.name for one in services if is_lasting(queries.age(one.updated, now))}
+        now = listings.clock(docker)
+        lasting = {one.name for one in services if is_lasting(listings.age(one.updated, now))}
         found = [one for one in found if one.reason != "not accepted" or one.provider in lasting]
     return [printable(one.text) for one in found]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError, UsageError, absent
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.swarm import installation, node_jobs, queries
+from compose_ext.swarm import installation, listings, node_jobs
 from compose_ext.swarm.installation import STACK
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm.listings import TIMEOUT
 from mesh.model.labels.link_labels import GATE
 
 LABEL = "linkwire.gate"
@@ -97,7 +97,7 @@ def run(
 
 def results(docker: Docker, action: str, names: Sequence[str], options: Sequence[str] = ()) -> Iterator[Result]:
     """Do something about the gate on nodes, as `run` does; yield one result a node."""
-    queries.manager(docker)
+    listings.manager(docker)
     agent = installation.deployed(docker).services.get("agent")
     if agent is None:
         raise DockerError(
@@ -157,7 +157,7 @@ def left(docker: Docker, found: Sequence[Result], again: str, *, everywhere: boo
 def _updates(docker: Docker, leaving: Collection[str], *, everywhere: bool) -> list[str]:
     """Return the updates of services that there are: `leaving` have tasks that started with the gate."""
     steps = []
-    for spec in (one["Spec"] for one in queries.services(docker)):
+    for spec in (one["Spec"] for one in listings.services(docker)):
         name = str(spec["Name"])
         placed = ((spec.get("TaskTemplate") or {}).get("Placement") or {}).get("Constraints") or ()
         gated = [one for one in map(str, placed) if one.replace(" ", "") == GATED] if everywhere else []
@@ -222,17 +222,17 @@ def notes(docker: Docker, stack: str | None) -> list[str]:
     Raises:
         DockerError: this is no manager, or it does not answer.
     """
-    gated = {str(one["ID"]): str(one["Spec"]["Name"]) for one in queries.services(docker) if _waits(one, stack)}
+    gated = {str(one["ID"]): str(one["Spec"]["Name"]) for one in listings.services(docker) if _waits(one, stack)}
     if not gated:
         return []
-    raw = queries.nodes(docker)
+    raw = listings.nodes(docker)
     open_nodes = {
         str(one["ID"]): printable(str(one["Description"]["Hostname"]))
         for one in raw
         if (one["Spec"].get("Labels") or {}).get(LABEL) != "true"
     }
     found: dict[str, set[str]] = {}
-    for task in queries.tasks(docker, *gated):
+    for task in listings.tasks(docker, *gated):
         if str(task.get("NodeID")) in open_nodes and task["Status"]["State"] == "running":
             found.setdefault(str(task["NodeID"]), set()).add(gated[str(task["ServiceID"])])
     if not found:
@@ -312,8 +312,8 @@ def _answer(docker: Docker, task: Mapping[str, Any] | None) -> Mapping[str, Any]
 
 def _nodes(docker: Docker, agent: str | None) -> list[Node]:
     """Every node, by name; `agent`: the service of which a task must run there."""
-    raw = queries.nodes(docker)
-    tasks = queries.tasks(docker, agent) if agent is not None else []
+    raw = listings.nodes(docker)
+    tasks = listings.tasks(docker, agent) if agent is not None else []
     running = {str(task["NodeID"]) for task in tasks if task["Status"]["State"] == "running"}
     found = []
     for one in raw:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compose_ext.docker_cli import Docker
-from compose_ext.swarm import queries
+from compose_ext.swarm import listings
 
 STACK = "linkwire"
 SERVICES = ("etcd", "controller", "agent")
@@ -62,7 +62,7 @@ NOTHING_DEPLOYED = Deployed({})
 
 def deployed(docker: Docker) -> Deployed:
     """Read the stack's services. Raises DockerError."""
-    found = queries.services(docker, f"label=com.docker.stack.namespace={STACK}")
+    found = listings.services(docker, f"label=com.docker.stack.namespace={STACK}")
     # Anybody who may create a service may give it the stack's label; its name is the service's alone.
     names = {f"{STACK}_{role}": role for role in SERVICES}
     return Deployed({names[name]: one for one in found if (name := str(one["Spec"]["Name"])) in names})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from compose_ext.diagnostics import DockerError, absent
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.language.validation import Links
-from compose_ext.swarm import queries
+from compose_ext.swarm import listings
 from compose_ext.swarm.installation import STACK
 from mesh.model.labels.link_labels import suggestion
 
@@ -64,7 +64,7 @@ def require_stack(docker: Docker, stack: str, linked: Iterable[str]) -> None:
     if stack in linked:
         return
     try:
-        names = queries.names(docker, "stack")
+        names = listings.names(docker, "stack")
     except DockerError:
         near = suggestion(stack, linked)
         raise DockerError(

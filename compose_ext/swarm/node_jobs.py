@@ -15,9 +15,9 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.swarm import queries
+from compose_ext.swarm import listings
 from compose_ext.swarm.installation import STACK
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm.listings import TIMEOUT
 
 CREATE_TIMEOUT = 120.0
 """Seconds; Docker asks the registry about the image."""
@@ -199,7 +199,7 @@ def container_here(docker: Docker, name: str, seconds: float = CREATE_TIMEOUT) -
     """
     deadline = time.monotonic() + seconds
     while True:
-        found = [task["Status"] for task in queries.tasks(docker, name, wanted="node=self")]
+        found = [task["Status"] for task in listings.tasks(docker, name, wanted="node=self")]
         for status in found:
             container = str((status.get("ContainerStatus") or {}).get("ContainerID", ""))
             if status["State"] == "running" and container:
@@ -238,14 +238,14 @@ def listed(docker: Docker) -> list[list[str]]:
     form = "{{.ID}} {{.Status}} {{.Availability}} {{json .Hostname}}"
     lines = [line.split(" ", 3) for line in docker.ask(["node", "ls", "--format", form], TIMEOUT).splitlines()]
     return [
-        [node, printable(str(queries.read(name))).replace("\n", " "), state, availability]
+        [node, printable(str(listings.read(name))).replace("\n", " "), state, availability]
         for node, state, availability, name in lines
     ]
 
 
 def places(docker: Docker, name: str) -> set[str]:
     """Return the ids of the nodes that run a service's tasks. Raises DockerError."""
-    return {str(task["NodeID"]) for task in queries.tasks(docker, name) if task.get("NodeID")}
+    return {str(task["NodeID"]) for task in listings.tasks(docker, name) if task.get("NodeID")}
 
 
 def others(docker: Docker) -> list[str]:
@@ -283,7 +283,7 @@ def wait(
     deadline = time.monotonic() + seconds
     last = ""
     while True:
-        tasks = {str(task.get("NodeID")): task for task in queries.tasks(docker, name)}
+        tasks = {str(task.get("NodeID")): task for task in listings.tasks(docker, name)}
         waiting = [
             f"{nodes[node]} ({tasks[node]['Status']['State']})" if node in tasks else nodes[node]
             for node in nodes

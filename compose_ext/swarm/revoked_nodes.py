@@ -5,7 +5,7 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.swarm import queries
+from compose_ext.swarm import listings
 
 REVOKED_LABEL = "linkwire.revoked"
 """The node label with the time of the revocation; only managers write it."""
@@ -33,7 +33,7 @@ def problems(docker: Docker) -> list[str]:
         DockerError: the endpoint is no manager, or does not answer.
     """
     try:
-        found = [(node, when) for node in queries.nodes(docker) if (when := since(node)) is not None]
+        found = [(node, when) for node in listings.nodes(docker) if (when := since(node)) is not None]
         return [f"node {printable(str(node['Description']['Hostname']))}: {explained(when)}" for node, when in found]
     except (AttributeError, KeyError, TypeError) as error:
         raise DockerError(f"unexpected answer of docker ({type(error).__name__}: {error})") from None

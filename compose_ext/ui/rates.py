@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from compose_ext.swarm.agent_answer import Answer, Pair
+from compose_ext.swarm.link_states import Answer, Pair
 from mesh.process.gc_tuning import gc_paused
 
 _SAME_S = 0.5

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 from compose_ext.health import node_encryption
-from compose_ext.swarm.agent_answer import Answer, Link, Pair
+from compose_ext.swarm.link_states import Answer, Link, Pair
 from compose_ext.ui.layout import placed
 from compose_ext.ui.rates import Rates
 from mesh.process.gc_tuning import gc_paused

@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.observe.diagnosis import events
-from compose_ext.swarm import agent_answer
-from compose_ext.swarm.agent_answer import Answer
+from compose_ext.swarm import link_states
+from compose_ext.swarm.link_states import Answer
 from compose_ext.ui import snapshot
 from compose_ext.ui.rates import Rates
 from compose_ext.ui.snapshot import Document, Reading
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 def links(docker: Docker) -> Answer:
     """Ask the agent on the endpoint for all links. Raises DockerError."""
-    return agent_answer.judged(agent_answer.links(docker, None))
+    return link_states.judged(link_states.links(docker, None))
 
 
 def audit_log(docker: Docker) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.swarm import agent_answer, queries, revoked_nodes
+from compose_ext.swarm import link_states, listings, revoked_nodes
 from compose_ext.terminal import line
 from compose_ext.walks import agent_log, link_facts
 from compose_ext.walks.link_facts import Swarm
@@ -45,7 +45,7 @@ def named(swarm: Swarm, one: str, other: str) -> tuple[SwarmNode, SwarmNode] | N
 def read(docker: Docker, swarm: Swarm, nodes: tuple[SwarmNode, SwarmNode], wanted: str) -> NodePair:
     """Read what Swarm knows beside the nodes; `wanted` is the mode that was asked for. Raises DockerError."""
     tasks = link_facts.tasks_of(docker, swarm, ())
-    revoked = frozenset(str(raw["ID"]) for raw in queries.nodes(docker) if revoked_nodes.since(raw) is not None)
+    revoked = frozenset(str(raw["ID"]) for raw in listings.nodes(docker) if revoked_nodes.since(raw) is not None)
     return NodePair(nodes, wanted, revoked, link_facts.newest_agents(tasks))
 
 
@@ -57,7 +57,7 @@ def walk(docker: Docker, pair: NodePair) -> Iterator[Step]:
             return
     nodes = [{"id": node.id, "host": node.name} for node in pair.nodes]
     try:
-        answered = agent_answer.documents(docker, "explain-nodes", TIMEOUT, nodes=nodes, wanted=pair.wanted)
+        answered = link_states.documents(docker, "explain-nodes", TIMEOUT, nodes=nodes, wanted=pair.wanted)
     except DockerError as error:
         yield unanswered(error)
         return
@@ -86,7 +86,7 @@ def by_swarm(pair: NodePair) -> Iterator[Step]:
             is_well = False
             text = f"no agent runs on {node.name}; its kernel goes on with what is there"
             since = ago(task.age) if task is not None else ""
-            command = f"docker service ps --no-trunc --filter node={node.name} {agent_answer.SERVICE}"
+            command = f"docker service ps --no-trunc --filter node={node.name} {link_states.SERVICE}"
             yield Step("agent", "warning", text, f"node {node.name}", since, command, node.id)
     if is_well:
         yield ok("agent", f"an agent runs on {names}")

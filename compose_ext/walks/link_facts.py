@@ -7,11 +7,11 @@ from typing import Any
 
 from compose_ext.diagnostics import AbsentError, DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.swarm import agent_answer, consents, gate, queries
+from compose_ext.swarm import consents, gate, link_states, listings
 from compose_ext.swarm.consents import Labelled
 from mesh.diagnosis.swarm_facts import Change, SwarmFacts, SwarmNode, SwarmService, SwarmTask
 from mesh.model.labels.link_labels import suggestion
-from mesh.topology.agreement import Recorded, agree, hidden, shown
+from mesh.topology.agreed_links import Recorded, agree, hidden, shown
 
 _UPDATING = ("updating", "rollback_started")
 _LEAST_ID = 4
@@ -57,11 +57,11 @@ def read(docker: Docker, now: datetime | None = None) -> Swarm:
         DockerError: Docker does not answer.
     """
     now = now or datetime.now(UTC)
-    found = queries.services(docker)
+    found = listings.services(docker)
     try:
         services = {one.name: one for one in consents.labelled(found)}
         replicas = {str(one["Spec"]["Name"]): _replicas(one["Spec"]) for one in found}
-        nodes = {str(one["ID"]): _node(one) for one in queries.nodes(docker)}
+        nodes = {str(one["ID"]): _node(one) for one in listings.nodes(docker)}
         gated = frozenset(str(one["Spec"]["Name"]) for one in found if _needs_gate(one["Spec"]))
         changes = {str(one["Spec"]["Name"]): _change(one, now) for one in found}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -84,7 +84,7 @@ def side(docker: Docker, swarm: Swarm, named: str) -> Side:
     stem = named.partition(".")[0]
     looked = [stem] if stem in swarm.services else [name for name in swarm.services if len(named) >= _LEAST_ID]
     for name in looked:
-        for raw in queries.tasks(docker, name):
+        for raw in listings.tasks(docker, name):
             container = str((raw["Status"].get("ContainerStatus") or {}).get("ContainerID") or "")
             names = (_name(name, raw), f"{_name(name, raw)}.{raw['ID']}")
             is_id = len(named) >= _LEAST_ID and (str(raw["ID"]).startswith(named) or container.startswith(named))
@@ -103,7 +103,7 @@ Tasks = Mapping[str, tuple[SwarmTask, ...]]
 
 def tasks_of(docker: Docker, swarm: Swarm, services: Iterable[str], now: datetime | None = None) -> Tasks:
     """Read the tasks of some services, and of the agents', with two calls; `now` as of `read`. Raises DockerError."""
-    return _tasks_of(docker, swarm, {*services, agent_answer.SERVICE}, now or datetime.now(UTC))
+    return _tasks_of(docker, swarm, {*services, link_states.SERVICE}, now or datetime.now(UTC))
 
 
 def tasks_for_walks(docker: Docker, swarm: Swarm, services: Iterable[str], now: datetime) -> Tasks:
@@ -115,11 +115,11 @@ def tasks_for_walks(docker: Docker, swarm: Swarm, services: Iterable[str], now: 
     Raises:
         DockerError: Docker does not answer.
     """
-    found = _tasks_of(docker, swarm, {*services, agent_answer.SERVICE}, now, "desired-state=running")
+    found = _tasks_of(docker, swarm, {*services, link_states.SERVICE}, now, "desired-state=running")
     lacking = {name for name, tasks in found.items() if not any(task.is_running for task in tasks)}
-    nodes = {task.node for name, tasks in found.items() if name != agent_answer.SERVICE for task in tasks}
-    agents = {task.node for task in found.get(agent_answer.SERVICE, ()) if task.is_running}
-    lacking |= {agent_answer.SERVICE} if nodes - agents else set()
+    nodes = {task.node for name, tasks in found.items() if name != link_states.SERVICE for task in tasks}
+    agents = {task.node for task in found.get(link_states.SERVICE, ()) if task.is_running}
+    lacking |= {link_states.SERVICE} if nodes - agents else set()
     return {**found, **_tasks_of(docker, swarm, lacking, now)}
 
 
@@ -129,7 +129,7 @@ def _tasks_of(docker: Docker, swarm: Swarm, services: Iterable[str], now: dateti
         return {}
     by_id = {swarm.services[name].id: name for name in names}
     found: dict[str, list[SwarmTask]] = {name: [] for name in names}
-    for raw in sorted(queries.tasks(docker, *names, wanted=wanted), key=_created, reverse=True):
+    for raw in sorted(listings.tasks(docker, *names, wanted=wanted), key=_created, reverse=True):
         name = by_id.get(str(raw.get("ServiceID")))
         if name is not None:
             found[name].append(_task(name, raw, now))
@@ -174,7 +174,7 @@ def every(swarm: Swarm, tasks: Tasks) -> Callable[[Side, Side], SwarmFacts]:
 def newest_agents(tasks: Tasks) -> dict[str, SwarmTask]:
     """Return each node's agent that runs, else the task that ended last, by the node's id."""
     newest: dict[str, SwarmTask] = {}
-    for task in tasks.get(agent_answer.SERVICE, ()):
+    for task in tasks.get(link_states.SERVICE, ()):
         if task.node and (task.node not in newest or (task.is_running and not newest[task.node].is_running)):
             newest[task.node] = task
     return newest
@@ -199,8 +199,8 @@ def _task(service: str, raw: Mapping[str, Any], now: datetime) -> SwarmTask:
         str(status.get("State") or ""),
         str(raw.get("DesiredState") or ""),
         printable(str(status.get("Err") or "")).replace("\n", " "),
-        queries.age(str(status.get("Timestamp") or ""), now),
-        queries.age(_created(raw), now),
+        listings.age(str(status.get("Timestamp") or ""), now),
+        listings.age(_created(raw), now),
     )
 
 
@@ -212,8 +212,8 @@ def _change(raw: Mapping[str, Any], now: datetime) -> Change:
     status = raw.get("UpdateStatus") or {}
     updating = status.get("State") in _UPDATING
     return Change(
-        queries.age(str(raw.get("UpdatedAt") or ""), now),
-        queries.age(str(status.get("StartedAt") or ""), now) if updating else None,
+        listings.age(str(raw.get("UpdatedAt") or ""), now),
+        listings.age(str(status.get("StartedAt") or ""), now) if updating else None,
     )
 
 

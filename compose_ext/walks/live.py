@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.swarm import agent_answer, queries
+from compose_ext.swarm import link_states, listings
 from compose_ext.walks import agent_log, link_facts
 from compose_ext.walks.batches import Batch, batches
 from compose_ext.walks.causes import Cause, Concerned, causes
@@ -42,7 +42,7 @@ def problems(
     Raises:
         DockerError: Docker does not answer.
     """
-    now = queries.clock(docker)
+    now = listings.clock(docker)
     swarm = link_facts.read(docker, now)
     links = [link for link in link_facts.links(swarm, stack) if not _is_settling(swarm, *link)]
     if not links:
@@ -90,7 +90,7 @@ def _asked(docker: Docker, links: Sequence[SwarmFacts], progress: Callable[[int]
     """Ask the agent for all of some links; yields a link's number with what is wrong, where anything is."""
     left, unheard, why = set(range(len(links))), dict[str, str](), DockerError("its answer is incomplete")
     try:
-        agent = agent_answer.container(docker) if links else ""
+        agent = link_states.container(docker) if links else ""
         for batch in batches(links):
             for number, step in _answered(docker, agent, batch, unheard, progress):
                 left.discard(number)
@@ -106,7 +106,7 @@ def _answered(
 ) -> Iterator[tuple[int, Step | None]]:
     """Ask for one batch; adds to `unheard` the nodes that did not answer, which the next batch does not ask again."""
     query = batch.without(unheard)
-    told = agent_answer.stream(docker, agent, "walks", query, quiet_s=QUIET_S, waits=lambda: progress(0))
+    told = link_states.stream(docker, agent, "walks", query, quiet_s=QUIET_S, waits=lambda: progress(0))
     for document in told:
         try:
             if "unheard" in document:

@@ -6,7 +6,7 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.swarm import agent_answer
+from compose_ext.swarm import link_states
 from compose_ext.terminal import line
 from compose_ext.walks import agent_log, link_facts
 from mesh.diagnosis import swarm_stages
@@ -25,7 +25,7 @@ def walk(docker: Docker, facts: SwarmFacts, port: str) -> Iterator[Step]:
         if step.outcome == "wrong":
             return
     try:
-        answered = agent_answer.documents(
+        answered = link_states.documents(
             docker,
             "explain",
             TIMEOUT,
@@ -45,7 +45,7 @@ def walk(docker: Docker, facts: SwarmFacts, port: str) -> Iterator[Step]:
 def unanswered(error: DockerError) -> Step:
     """Return the step of a walk whose agent's part nobody answers."""
     text = f"the agent on this Docker endpoint, which has to be asked, does not answer: {error}"
-    return Step("agent", "wrong", line(text), command=f"docker service ps {agent_answer.SERVICE}")
+    return Step("agent", "wrong", line(text), command=f"docker service ps {link_states.SERVICE}")
 
 
 def _with_log(docker: Docker, facts: SwarmFacts, step: Step) -> Step:

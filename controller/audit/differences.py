@@ -18,7 +18,7 @@ from mesh.model.labels.ports import PortRange
 from mesh.model.records import Access, Endpoint, LinkKeyEpoch, Member, Node, Recall, Record, Service
 from mesh.model.snapshot import Delete, Op, Put, Snapshot
 from mesh.model.vault.records import Vault
-from mesh.topology.agreement import REFUSED, hidden, shown
+from mesh.topology.agreed_links import REFUSED, hidden, shown
 
 MAX_LINKS = 50
 """Links of one service that are told one by one in a transaction: no deploy pushes many older events out."""

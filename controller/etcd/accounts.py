@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from controller.etcd.access import made_by_swarm
+from controller.etcd.access_record import made_by_swarm
 from controller.etcd.roles import Grant, establish, grants, keep_established
-from mesh.crypto.envelope import peek
+from mesh.crypto.signed_envelope import peek
 from mesh.errors import InvalidRecordError, Retryable
 from mesh.model import codec, keyspace
 from mesh.model.records import Access, Record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.crypto.envelope import Keyring, peek
+from mesh.crypto.signed_envelope import Keyring, peek
 from mesh.errors import InvalidRecordError, Terminal
 from mesh.model import keyspace
 from mesh.store.etcd_channel import ChannelPool

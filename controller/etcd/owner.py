@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from mesh.crypto.envelope import peek
+from mesh.crypto.signed_envelope import peek
 from mesh.errors import InvalidRecordError, Retryable
 from mesh.model import keyspace
 from mesh.store.etcd_channel import Channel, ChannelPool

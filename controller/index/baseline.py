@@ -1,9 +1,9 @@
 """Baseline of an incremental pass: the inputs of the last one, and what may differ from them now. Pure.
 
 Three parts skip what has not changed: the decision (controller.decider), the judgement of nodes
-(controller.trust.members) and the plan (controller.planning.planner). Each keeps a baseline of its own, since each
-sees other inputs. Every WHOLE_S seconds, after a gap in the changes or after the clock was set back, everything is
-looked at again.
+(controller.trust.node_judgement) and the plan (controller.planning.planner). Each keeps a baseline of its own, since
+each sees other inputs. Every WHOLE_S seconds, after a gap in the changes or after the clock was set back, everything
+is looked at again.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from mesh.model.labels.durations import MIN_ROTATE
 from mesh.model.labels.link_labels import LinkLabel, key_name
 from mesh.model.records import Service
 from mesh.process.multimap import MultiMap
-from mesh.topology.agreement import Agreement, Recorded, absent_text, agree, hidden
+from mesh.topology.agreed_links import Agreement, Recorded, absent_text, agree, hidden
 
 
 @dataclass(frozen=True, slots=True)

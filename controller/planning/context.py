@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from controller.index.index import Index
 from controller.index.scope import Scope
-from controller.planning.shares import Shares
+from controller.planning.stack_shares import Shares
 from controller.steps import EncryptionGoal, OpenVault, Step
 from controller.swarm.model import SwarmTask
 from mesh.crypto.hpke import NodePublicKey

@@ -20,7 +20,7 @@ from mesh.model import keyspace
 from mesh.model.net import IPAddress, UdpEndpoint
 from mesh.model.records import Address, Attachment, Endpoint, Node, Port, SealedKey, Service
 from mesh.model.snapshot import Delete, Holds, Op, Put
-from mesh.topology.isolation import in_order
+from mesh.topology.strict_isolation import in_order
 
 
 class Placement:

@@ -28,7 +28,7 @@ from controller.planning.link_keys import LinkKeyPlan
 from controller.planning.node_encryption import NodeEncryptionPlan
 from controller.planning.placement import Placement
 from controller.planning.reclaim import Reclaim
-from controller.planning.shares import MOST, Shares
+from controller.planning.stack_shares import MOST, Shares
 from controller.steps import EncryptionGoal, OpenVault, Plan, PlanStep, Step
 from controller.swarm.model import Swarm
 from mesh.crypto.hpke import NodePublicKey
@@ -57,8 +57,8 @@ def plan(  # noqa: PLR0917 - the inputs of one plan
         stored: the whole store. If it is not complete, nothing is planned.
         subnet: for a store that is not in use yet; afterwards the store's own record counts.
         now: seconds since the epoch by the controller's clock: it decides when link keys are renewed, nothing else.
-        members: node -> its proven sealing key (controller.trust.members). Nothing new is sealed to another node, and
-            nothing that it has is taken from it.
+        members: node -> its proven sealing key (controller.trust.node_judgement). Nothing new is sealed to another
+            node, and nothing that it has is taken from it.
         vault: that new epochs' secrets are kept under; None where every secret follows from the link seed.
         encryption: that between nodes, as it is to be.
     """
@@ -94,7 +94,7 @@ class Planner:
     """
 
     def __init__(self, share: float = MOST) -> None:
-        """Start without a last plan; `share` is that of a stack (controller.planning.shares)."""
+        """Start without a last plan; `share` is that of a stack (controller.planning.stack_shares)."""
         self._share = share
         self.looked_at = EVERYTHING
         self._last: _Last | None = None

@@ -24,7 +24,7 @@ from mesh.model.encryption.status import MODES, STEPS
 from mesh.model.records import Address, Cluster, Endpoint, Leader, Member, Node, Service
 from mesh.model.snapshot import Snapshot
 from mesh.process.metrics_page import gauge, new_registry
-from mesh.topology.agreement import ABSENT, REFUSED
+from mesh.topology.agreed_links import ABSENT, REFUSED
 
 PASS_BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
 """Seconds: an idle pass takes well under the first, a full plan of 10,000 tasks a few."""

@@ -20,7 +20,7 @@ from collections.abc import Container, Iterable
 from controller.swarm.model import SwarmNetwork, SwarmTask
 from mesh.model.net import IPAddress, IPNetwork
 from mesh.model.records import Attachment, TaskReport
-from mesh.topology.isolation import in_order
+from mesh.topology.strict_isolation import in_order
 
 MAX_ATTACHMENTS = 64
 """Addresses of one task. A node may report any number, and they must fit into a record that others read."""

@@ -22,9 +22,9 @@ from mesh.model.labels import link_labels
 from mesh.model.labels.consent import NAMESPACE, stack_of
 from mesh.model.labels.ports import PortRange, merge
 from mesh.model.records import Attachment
-from mesh.process import docker_api
-from mesh.topology.agreement import known_hosts, network_aliases
-from mesh.topology.isolation import in_order
+from mesh.process import docker_version
+from mesh.topology.agreed_links import known_hosts, network_aliases
+from mesh.topology.strict_isolation import in_order
 from mesh.topology.underlay import ADDRESS_LABEL, swarms_addresses
 
 log = structlog.get_logger(__name__)
@@ -50,7 +50,7 @@ def _wrapped(what: str, *, once_managed: bool = False) -> Iterator[None]:
 
 
 def connect(url: str, timeout: float | None) -> docker.APIClient:
-    """Connect with the API version that `mesh.process.docker_api` chooses.
+    """Connect with the API version that `mesh.process.docker_version` chooses.
 
     Args:
         url: of a manager's Docker.
@@ -61,9 +61,9 @@ def connect(url: str, timeout: float | None) -> docker.APIClient:
         requests.RequestException: Docker does not answer.
     """
     arguments: dict[str, Any] = {"timeout": None if timeout is None else int(timeout)}
-    with contextlib.closing(docker.APIClient(url, version=docker_api.TRIED, **arguments)) as first:
+    with contextlib.closing(docker.APIClient(url, version=docker_version.TRIED, **arguments)) as first:
         daemon = first.version(api_version=False)
-    version = docker_api.choose(daemon["ApiVersion"], daemon.get("MinAPIVersion") or "")
+    version = docker_version.choose(daemon["ApiVersion"], daemon.get("MinAPIVersion") or "")
     return docker.APIClient(url, version=version, **arguments)
 
 

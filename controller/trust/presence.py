@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from controller.index.baseline import LastSeen
-from mesh.crypto.envelope import VerifyKey
+from mesh.crypto.signed_envelope import VerifyKey
 from mesh.integrity.signature_cache import SignatureCache
 from mesh.model import keyspace
 from mesh.model.records import Member, Node, Status

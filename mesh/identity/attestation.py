@@ -45,9 +45,9 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from mesh.crypto.envelope import VerifyKey
 from mesh.crypto.framing import framed
 from mesh.crypto.hpke import NodePublicKey
+from mesh.crypto.signed_envelope import VerifyKey
 from mesh.errors import InvalidRecordError, Retryable, Terminal
 
 Role = Literal["manager", "worker"]

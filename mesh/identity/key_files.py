@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from mesh.crypto.envelope import Keyring, SigningKey, VerifyKey
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.preshared_keys import LinkSeed
 from mesh.crypto.secret import Secret
+from mesh.crypto.signed_envelope import Keyring, SigningKey, VerifyKey
 from mesh.errors import Terminal
 
 SEED_FILE = "/run/secrets/linkwire_signing_seed"

@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from mesh.crypto.envelope import Keyring, SigningKey, peek, unwrap
 from mesh.crypto.multiset_hash import Entry, MultisetHash
+from mesh.crypto.signed_envelope import Keyring, SigningKey, peek, unwrap
 from mesh.errors import InvalidRecordError
 from mesh.model import codec, keyspace
 from mesh.model.records import ManifestRecord
@@ -84,12 +84,12 @@ def vouched_for(keyring: Keyring, values: Mapping[str, bytes]) -> Vouched:
 def valid_keys(keyring: Keyring, values: Sequence[Signed], own: SigningKey | None = None) -> frozenset[str]:
     """Return the keys of values whose signatures hold, checked by threads; none where threads would gain nothing.
 
-    Why another value is not among them, `mesh.crypto.envelope.unwrap` says.
+    Why another value is not among them, `mesh.crypto.signed_envelope.unwrap` says.
 
     Args:
         keyring: the keys that may sign.
         values: any.
-        own: as in `mesh.crypto.envelope.unwrap`.
+        own: as in `mesh.crypto.signed_envelope.unwrap`.
     """
     threads = min(MOST, len(os.sched_getaffinity(0)))
     if threads < 2 or len(values) < LEAST:  # noqa: PLR2004 - a single one is no gain

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from mesh.crypto.envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
+from mesh.crypto.signed_envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
 from mesh.errors import Terminal
 from mesh.integrity.bulk_verification import NOTHING, Vouched, valid_keys, vouched_for
 from mesh.model import keyspace

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, replace
 
-from mesh.crypto.envelope import Keyring, VerifyKey, unwrap
+from mesh.crypto.signed_envelope import Keyring, VerifyKey, unwrap
 from mesh.errors import InvalidRecordError
 from mesh.model.records import Record
 from mesh.model.snapshot import Versioned

@@ -5,7 +5,7 @@ Keys are relative to the root (`/linkwire/v1/`), which only the store adds. No I
 
 from __future__ import annotations
 
-from mesh.crypto.envelope import MAX_BODY
+from mesh.crypto.signed_envelope import MAX_BODY
 from mesh.model import records
 from mesh.model.asks import records as asks
 from mesh.model.audit.page import AuditPage

@@ -7,9 +7,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
-from mesh.crypto.envelope import VerifyKey
 from mesh.crypto.hpke import NodePublicKey
 from mesh.crypto.keys import PublicKey
+from mesh.crypto.signed_envelope import VerifyKey
 from mesh.identity.attestation import NodeProof, NodeStatement
 from mesh.model.encryption.status import EncryptionStatus, EpochKey, KeyStatus, TunnelFigures
 from mesh.model.labels.link_labels import LinkLabel
@@ -175,7 +175,7 @@ class Port(Record, key="ports/{0.node}/{0.port}"):
 
 @dataclass(frozen=True, slots=True)
 class Node(Record, key="nodes/{0.id}", writer="agent"):
-    """A node that runs an agent, by its own account: a claim until `controller.trust.members` has found it proven."""
+    """A node that runs an agent, by its own account, which is a claim (`controller.trust.node_judgement`)."""
 
     id: str
     hostname: str

@@ -17,8 +17,8 @@ from typing import Protocol
 import structlog
 from immutables import Map, MapMutation
 
-from mesh.crypto.envelope import OVERHEAD
 from mesh.crypto.multiset_hash import Entry, MultisetHash
+from mesh.crypto.signed_envelope import OVERHEAD
 from mesh.errors import InvalidRecordError, LinkwireError
 from mesh.integrity.bulk_verification import NOTHING, Vouched
 from mesh.integrity.record_signing import RecordSigner

@@ -16,10 +16,10 @@ from mesh.crypto.preshared_keys import LinkKeys
 from mesh.model.labels.ports import PortRange
 from mesh.model.records import Cluster, Endpoint, Service
 from mesh.topology.ipam import nobody, twin
-from mesh.topology.isolation import LocalNetworks
 from mesh.topology.link_graph import LinkGraph
 from mesh.topology.peer_cache import PeerCache
 from mesh.topology.policy import Allow, Balance, Policy, Resolving
+from mesh.topology.strict_isolation import LocalNetworks
 from mesh.topology.wgtypes import Answer, HostEntry, InterfaceConfig, PeerConfig, Route
 
 MIN_MTU = 1280

@@ -19,9 +19,9 @@ from mesh.model.labels.link_labels import LinkLabel, key_name
 from mesh.model.labels.ports import PortRange, merge
 from mesh.model.records import Cluster, Endpoint, Service
 from mesh.model.snapshot import Snapshot
-from mesh.topology.agreement import hidden, shown
+from mesh.topology.agreed_links import hidden, shown
 from mesh.topology.ipam import TWIN_PREFIX, nobody
-from mesh.topology.isolation import NetworkIndex, index_networks, reindex_networks
+from mesh.topology.strict_isolation import NetworkIndex, index_networks, reindex_networks
 
 _READ = (keyspace.CLUSTER, keyspace.SERVICES, keyspace.ENDPOINTS)
 """Prefixes of the records that an index is made of."""

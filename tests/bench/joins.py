@@ -27,10 +27,10 @@ from agent.state.verified_state import VerifiedState
 from controller.planning.planner import plan
 from controller.steps import EncryptionGoal
 from controller.swarm.model import SwarmNode
-from mesh.crypto.envelope import Keyring, SigningKey
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.keys import PrivateKey, PublicKey
 from mesh.crypto.multiset_hash import Entry
+from mesh.crypto.signed_envelope import Keyring, SigningKey
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, keyspace
 from mesh.model.encryption.records import NodeEncryption

@@ -23,8 +23,8 @@ from typing import Any, Self
 
 from agent.queries.answers import Answers, Running
 from agent.queries.server import encoded
-from mesh.crypto.envelope import Signer, SigningKey, wrap
 from mesh.crypto.keys import KEY_BYTES, PublicKey
+from mesh.crypto.signed_envelope import Signer, SigningKey, wrap
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, device_readings, keyspace
 from mesh.model.net import UdpEndpoint

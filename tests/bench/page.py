@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from compose_ext.swarm.agent_answer import read
+from compose_ext.swarm.link_states import read
 from compose_ext.ui.server import FILES
 from tests.ui import world
 from tests.ui.browser import Browser, started

@@ -6,8 +6,8 @@ import tracemalloc
 from collections.abc import Callable
 from itertools import count
 
-from mesh.crypto.envelope import Keyring, SigningKey
 from mesh.crypto.multiset_hash import Entry
+from mesh.crypto.signed_envelope import Keyring, SigningKey
 from mesh.integrity.record_signing import RecordSigner
 from mesh.integrity.verification import verify_snapshot
 from mesh.model import codec, keyspace

@@ -16,9 +16,9 @@ from compose_ext.document import interpolate
 from compose_ext.document.loader import Source, load
 from compose_ext.language.schema import read as read_schema
 from compose_ext.language.validation import check
-from mesh.crypto.envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
 from mesh.crypto.hpke import DecryptionError, MalformedCiphertextError, NodeKey, unseal
 from mesh.crypto.sealed_stream import SealedStreamError, opened, sealed
+from mesh.crypto.signed_envelope import Keyring, Signer, SigningKey, peek, unwrap, wrap
 from mesh.errors import InvalidRecordError
 from mesh.model import codec, keyspace
 from mesh.model.backup.contents import PURPOSE, Backup, BackupError, decoded, encoded

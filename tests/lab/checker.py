@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from agent.containers.holder import NAME
+from agent.containers.holder_container import NAME
 from tests.lab import process, rules
 from tests.lab.lab import Lab
 from tests.lab.layout import LabError

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from agent.containers.holder import LABEL, ROLE
+from agent.containers.holder_container import LABEL, ROLE
 from tests.lab.deployment import STACK, Deployment
 from tests.lab.node import Node
 

@@ -7,8 +7,8 @@ import json
 import os
 import subprocess
 
-from mesh.crypto.envelope import Signer, peek, wrap
 from mesh.crypto.multiset_hash import Entry
+from mesh.crypto.signed_envelope import Signer, peek, wrap
 from mesh.model import codec, keyspace
 from mesh.model.records import Record
 from mesh.model.snapshot import SignedSet

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from agent.state.node_identity import REPORT_KEY_FILE
-from mesh.crypto.envelope import Signer, SigningKey
 from mesh.crypto.hpke import NodeKey
+from mesh.crypto.signed_envelope import Signer, SigningKey
 from mesh.identity.attestation import verify
 from mesh.identity.key_files import parse_verify_keys
 from mesh.integrity.record_signing import RecordSigner

@@ -16,7 +16,7 @@ from agent.containers.docker_client import Containers, LocalTask
 from agent.containers.netns_discovery import NetnsDiscovery
 from agent.containers.watcher import ContainerWatcher
 from mesh.model.records import Attachment
-from mesh.topology.isolation import in_order
+from mesh.topology.strict_isolation import in_order
 from tests.lab import Lab, images
 from tests.lab.node import Node
 from tests.lab.process import wait_for

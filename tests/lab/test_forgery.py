@@ -16,8 +16,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from mesh.crypto.envelope import Signer, SigningKey, peek
 from mesh.crypto.keys import PrivateKey
+from mesh.crypto.signed_envelope import Signer, SigningKey, peek
 from mesh.model.net import UdpEndpoint
 from mesh.model.records import Endpoint
 from tests.chaos.killer import processes

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from agent.containers.holder import FOLDER, NAME
+from agent.containers.holder_container import FOLDER, NAME
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 from tests.lab.node import Node

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from agent.containers.holder import NAME
+from agent.containers.holder_container import NAME
 from tests.lab import checker, process
 from tests.lab.deployment import Deployment
 from tests.lab.layout import LabError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.crypto.envelope import peek
+from mesh.crypto.signed_envelope import peek
 from mesh.model.keyspace import ROOT
 from tests.lab import checker, process
 from tests.lab.capture import Capture

@@ -12,11 +12,11 @@ import pytest
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.install.install import _tell_strangers
-from compose_ext.secrets import docker_secrets, etcd_certificates, made, seeds
+from compose_ext.secrets import docker_secrets, etcd_certificates, made_secrets, seeds
 from compose_ext.secrets.docker_secrets import OWNER, DockerSecrets
-from compose_ext.swarm import agent_answer, installation, node_jobs
+from compose_ext.swarm import installation, link_states, node_jobs
 from compose_ext.swarm.installation import NOTHING_DEPLOYED
-from mesh.crypto.envelope import SigningKey
+from mesh.crypto.signed_envelope import SigningKey
 from tests.lab import Lab, images
 from tests.lab.fixtures import lab_name
 from tests.lab.node import Node
@@ -53,9 +53,9 @@ def containers(node: Node, name: str) -> list[str]:
 def answering(lab: Lab, name: str, problem: str, *options: str) -> None:
     """A service on every node whose containers answer as an agent does, with one problem."""
     answer = json.dumps({"version": 1, "links": [], "problems": [problem], "nodes": []})
-    program = f"cat >/bin/{agent_answer.ASK} <<'END'\n#!/bin/sh\necho '{answer}'\nEND\n"
+    program = f"cat >/bin/{link_states.ASK} <<'END'\n#!/bin/sh\necho '{answer}'\nEND\n"
     # Not the container's first process, which would not hear SIGTERM: a test that is tried again finds it gone.
-    argv = ["sh", "-c", f"{program}chmod +x /bin/{agent_answer.ASK}; trap exit TERM; sleep 9999 & wait"]
+    argv = ["sh", "-c", f"{program}chmod +x /bin/{link_states.ASK}; trap exit TERM; sleep 9999 & wait"]
     create = ["service", "create", "--detach", f"--name={name}", "--mode=global", "--no-resolve-image"]
     create += ["--stop-grace-period=0s", *options]
     lab.manager.docker(*create, images.push_busybox(lab), *argv)
@@ -74,7 +74,7 @@ def gone(node: Node) -> bool:
 def labelled(node: Node) -> tuple[str, ...]:
     """The defence off: the newest container with the agent's label is asked."""
     found = node.docker("ps", "--quiet", "--filter", "label=linkwire.role=agent").stdout.split()
-    return agent_answer.read(node.docker("exec", found[0], agent_answer.ASK, "links").stdout).problems
+    return link_states.read(node.docker("exec", found[0], link_states.ASK, "links").stdout).problems
 
 
 def test_tenants_container_poses_as_the_agent(swarm: Lab, attempt: Attempts) -> None:
@@ -84,14 +84,14 @@ def test_tenants_container_poses_as_the_agent(swarm: Lab, attempt: Attempts) -> 
         for node in swarm.nodes:
             tried = attempt(f"who may create services: his container answers for the agent, on {node.name}")
             tried.works(labelled(node) == ("forged",), "where the container's label counts")
-            tried.stopped(agent_answer.ask(docker(node), None).problems == ("genuine",))
+            tried.stopped(link_states.ask(docker(node), None).problems == ("genuine",))
         services = installation.deployed(docker(swarm.manager)).services
         assert services == {}, "the genuine one has no label of the stack here, and the label alone is nothing"
         swarm.manager.docker("service", "rm", "linkwire_agent")
         for node in swarm.nodes:
             wait_for("its end", partial(gone, node), seconds=60)
             with pytest.raises(DockerError, match="no Linkwire"):
-                agent_answer.ask(docker(node), None)
+                link_states.ask(docker(node), None)
     finally:
         swarm.manager.docker("service", "rm", "linkwire_agent", "tenant_linkwire_agent", check=False)
 
@@ -101,13 +101,13 @@ def test_agents_words_control_no_terminal(swarm: Lab, attempt: Attempts) -> None
     try:
         answering(swarm, "linkwire_agent", CONTROL)
         (container,) = containers(swarm.nodes[1], "linkwire_agent")
-        raw = swarm.nodes[1].docker("exec", container, agent_answer.ASK, "links").stdout
+        raw = swarm.nodes[1].docker("exec", container, link_states.ASK, "links").stdout
         tried.works(json.loads(raw)["problems"] == [CONTROL], "where it is shown as it is")
-        (problem,) = agent_answer.ask(docker(swarm.nodes[1]), None).problems
+        (problem,) = link_states.ask(docker(swarm.nodes[1]), None).problems
         tried.stopped(problem == "?[2J?]0;owned?")
-        swarm.nodes[1].docker("exec", container, "rm", f"/bin/{agent_answer.ASK}")
+        swarm.nodes[1].docker("exec", container, "rm", f"/bin/{link_states.ASK}")
         with pytest.raises(DockerError, match="older than this program"):
-            agent_answer.ask(docker(swarm.nodes[1]), None)
+            link_states.ask(docker(swarm.nodes[1]), None)
     finally:
         swarm.manager.docker("service", "rm", "linkwire_agent", check=False)
 
@@ -192,4 +192,4 @@ def test_planted_seeds_and_authorities_are_not_taken(
             with suppress(Exception):
                 node.docker(sort, "rm", *names)
         for one in node.docker("node", "ls", "--quiet").stdout.split():
-            node.docker("node", "update", "--label-rm", made.LABEL, one, check=False)
+            node.docker("node", "update", "--label-rm", made_secrets.LABEL, one, check=False)

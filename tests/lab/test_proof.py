@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey
+from mesh.crypto.signed_envelope import SigningKey
 from mesh.errors import Retryable
 from mesh.identity.attestation import (
     Identity,

@@ -12,7 +12,7 @@ import pytest
 from controller.swarm.docker_client import SwarmManager
 from controller.swarm.model import SwarmService, SwarmTask
 from mesh.model.records import Attachment
-from mesh.topology.isolation import in_order
+from mesh.topology.strict_isolation import in_order
 from tests.lab import Lab, images
 from tests.lab.node import Node
 from tests.lab.process import wait_for

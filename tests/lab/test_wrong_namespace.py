@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.containers import netns_candidates
+from agent.containers import netns_choice
 from agent.containers.docker_client import Containers, Heard, Joined
-from agent.containers.netns_candidates import Candidates
+from agent.containers.netns_choice import Candidates
 from agent.containers.netns_discovery import NetnsDiscovery
 from tests.lab import Lab, images
 from tests.lab.node import Node
@@ -71,7 +71,7 @@ def run(lab: Lab) -> Iterator[Callable[..., tuple[str, str]]]:
 def test_started_containers_are_found_before_they_begin(
     lab: Lab, run: Callable[..., tuple[str, str]], monkeypatch: pytest.MonkeyPatch, figure: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr(netns_candidates, "GAP_S", 5.0)  # however busy this machine is
+    monkeypatch.setattr(netns_choice, "GAP_S", 5.0)  # however busy this machine is
     seen = Seen(lab.manager)
     time.sleep(1.0)
     started = dict(run() for _ in range(5))
@@ -89,8 +89,8 @@ def test_neighbours_address_gets_nothing_of_docker(
     def victims(is_off: bool) -> tuple[bool, bool]:
         """Whether the victim's is taken for the attacker's namespace, and whether for its own."""
         with monkeypatch.context() as patch:
-            patch.setattr(netns_candidates, "GAP_S", 5.0)
-            patch.setattr(netns_candidates, "YOUNG_S", 60.0)
+            patch.setattr(netns_choice, "GAP_S", 5.0)
+            patch.setattr(netns_choice, "YOUNG_S", 60.0)
             if is_off:
                 patch.setattr(Candidates, "_rule_out", lambda *_: None)
             seen = Seen(lab.manager)

@@ -7,7 +7,7 @@ from tests.mutants.mutant import Mutant
 _CONTROLLER, _LABELS_TEST = "tests/unit/controller", "tests/unit/mesh/test_labels.py"
 _KEYS, _REVOCATION = "controller/planning/link_keys.py", f"{_CONTROLLER}/test_plan_revocation.py"
 _SECRETS, _VAULT = "controller/trust/link_secrets.py", "tests/store/test_link_seed.py"
-_JUDGEMENT, _LABELS = "controller/trust/judgement.py", "mesh/model/labels/link_labels.py"
+_JUDGEMENT, _LABELS = "controller/trust/snapshot_judgement.py", "mesh/model/labels/link_labels.py"
 
 DECISIONS = (
     Mutant(
@@ -33,8 +33,8 @@ DECISIONS = (
         "problem = self._beliefs.proof_problem(node, self._swarm, self._now)",
         "problem: str | None = None",
         (
-            f"{_CONTROLLER}/test_members.py::test_unproven_node_needs_approval_by_hand",
-            f"{_CONTROLLER}/test_members.py::test_another_nodes_certificate_proves_nothing",
+            f"{_CONTROLLER}/test_node_judgement.py::test_unproven_node_needs_approval_by_hand",
+            f"{_CONTROLLER}/test_node_judgement.py::test_another_nodes_certificate_proves_nothing",
         ),
         quick=True,
     ),
@@ -43,21 +43,21 @@ DECISIONS = (
         _JUDGEMENT,
         "observed.approved == node.statement(self._swarm.cluster).fingerprint",
         "observed.approved",
-        (f"{_CONTROLLER}/test_members.py::test_an_approval_is_of_those_keys_alone",),
+        (f"{_CONTROLLER}/test_node_judgement.py::test_an_approval_is_of_those_keys_alone",),
     ),
     Mutant(
         "a statement's record is signed by its own key",
         _JUDGEMENT,
         "forged = self._beliefs.signatures.problem(key, versioned, node.report_key)",
         "forged: str | None = None",
-        (f"{_CONTROLLER}/test_members.py::test_record_unsigned_by_its_key_is_forged",),
+        (f"{_CONTROLLER}/test_node_judgement.py::test_record_unsigned_by_its_key_is_forged",),
     ),
     Mutant(
         "an earlier statement is refused",
         _JUDGEMENT,
         "node.counter < accepted.counter + (0 if same else 1):",
         "node.counter < 0:",
-        (f"{_CONTROLLER}/test_members.py::test_restored_earlier_proof_is_refused",),
+        (f"{_CONTROLLER}/test_node_judgement.py::test_restored_earlier_proof_is_refused",),
         quick=True,
     ),
     Mutant(
@@ -65,7 +65,7 @@ DECISIONS = (
         _JUDGEMENT,
         "if task is not None and task.node != report.node:",
         "if task is not None and not task.node:",
-        (f"{_CONTROLLER}/test_members.py::test_report_on_task_running_elsewhere_is_ignored",),
+        (f"{_CONTROLLER}/test_node_judgement.py::test_report_on_task_running_elsewhere_is_ignored",),
     ),
     Mutant(
         "a report is signed by a member",
@@ -73,8 +73,8 @@ DECISIONS = (
         "problem = self._beliefs.signatures.problem(key, versioned, member.report_key)\n        if problem",
         "problem: str | None = None\n        if problem",
         (
-            f"{_CONTROLLER}/test_members.py::test_forged_report_changes_nothing_and_is_named_once",
-            f"{_CONTROLLER}/test_members.py::test_a_member_signs_nothing_for_another",
+            f"{_CONTROLLER}/test_node_judgement.py::test_forged_report_changes_nothing_and_is_named_once",
+            f"{_CONTROLLER}/test_node_judgement.py::test_a_member_signs_nothing_for_another",
         ),
     ),
     Mutant(
@@ -272,10 +272,10 @@ DECISIONS = (
     ),
     Mutant(
         "a revoked node is no user of etcd",
-        "controller/etcd/access.py",
+        "controller/etcd/access_record.py",
         "users = {node.id: node for node in swarm.nodes.values() if node.revoked is None}",
         "users = {node.id: node for node in swarm.nodes.values()}",
-        (f"{_CONTROLLER}/test_access.py::test_revoked_node_is_no_user_and_named",),
+        (f"{_CONTROLLER}/test_access_record.py::test_revoked_node_is_no_user_and_named",),
     ),
     Mutant(
         "a revoked node's open watches end",

@@ -63,18 +63,18 @@ NODES = (
     ),
     Mutant(
         "one strict side isolates two services",
-        "mesh/topology/isolation.py",
+        "mesh/topology/strict_isolation.py",
         "if always or neighbour.strict",
         "if always and neighbour.strict",
-        (f"{_TOPOLOGY}/test_isolation.py::test_one_strict_side_isolates_and_none_does_not",),
+        (f"{_TOPOLOGY}/test_strict_isolation.py::test_one_strict_side_isolates_and_none_does_not",),
         quick=True,
     ),
     Mutant(
         "strict refuses a service's tasks on revoked nodes",
-        "mesh/topology/isolation.py",
+        "mesh/topology/strict_isolation.py",
         "in (*service.elsewhere, *service.revoked):",
         "in service.elsewhere:",
-        (f"{_TOPOLOGY}/test_isolation.py::test_strict_refuses_tasks_on_revoked_nodes",),
+        (f"{_TOPOLOGY}/test_strict_isolation.py::test_strict_refuses_tasks_on_revoked_nodes",),
     ),
     Mutant(
         "no task sends by the address of a revoked one",
@@ -262,10 +262,10 @@ NODES = (
     ),
     Mutant(
         "a namespace that two containers may have is neither's",
-        "agent/containers/netns_candidates.py",
+        "agent/containers/netns_choice.py",
         "if claims > 1:",
         "if claims > 9:",
-        ("tests/unit/agent/test_netns_candidates.py::test_two_containers_in_one_namespace_are_none",),
+        ("tests/unit/agent/test_netns_choice.py::test_two_containers_in_one_namespace_are_none",),
     ),
     Mutant(
         "a new epoch of a link key is acted on when it is written",

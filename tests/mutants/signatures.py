@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _UNIT = "tests/unit/mesh"
-_ENVELOPE, _HPKE = "mesh/crypto/envelope.py", "mesh/crypto/hpke.py"
+_ENVELOPE, _HPKE = "mesh/crypto/signed_envelope.py", "mesh/crypto/hpke.py"
 _ATTESTATION, _PRESHARED = "mesh/identity/attestation.py", "mesh/crypto/preshared_keys.py"
 _RELEASE, _VERIFY = "tests/unit/release/test_release.py", "deploy/release/verify.sh"
 _SIGNED = "return framed(_DOMAIN, cluster, key, header, body)"
@@ -16,7 +16,7 @@ SIGNATURES = (
         _ENVELOPE,
         "if not ours and not signer.verifies(signature, message):",
         "if not ours and not message:",
-        (f"{_UNIT}/test_envelope.py::test_every_single_bit_counts",),
+        (f"{_UNIT}/test_signed_envelope.py::test_every_single_bit_counts",),
         quick=True,
     ),
     Mutant(
@@ -24,7 +24,7 @@ SIGNATURES = (
         _ENVELOPE,
         _SIGNED,
         'return framed(_DOMAIN, cluster, "", header, body)',
-        (f"{_UNIT}/test_envelope.py::test_under_another_key_it_is_forged",),
+        (f"{_UNIT}/test_signed_envelope.py::test_under_another_key_it_is_forged",),
         quick=True,
     ),
     Mutant(
@@ -32,28 +32,28 @@ SIGNATURES = (
         _ENVELOPE,
         _SIGNED,
         'return framed(_DOMAIN, "", key, header, body)',
-        (f"{_UNIT}/test_envelope.py::test_in_another_cluster_it_is_forged",),
+        (f"{_UNIT}/test_signed_envelope.py::test_in_another_cluster_it_is_forged",),
     ),
     Mutant(
         "a signature covers the generation",
         _ENVELOPE,
         _SIGNED,
         "return framed(_DOMAIN, cluster, key, header[:20], body)",
-        (f"{_UNIT}/test_envelope.py::test_a_generation_of_ones_own_choice_is_forged",),
+        (f"{_UNIT}/test_signed_envelope.py::test_a_generation_of_ones_own_choice_is_forged",),
     ),
     Mutant(
         "a signature has 64 bytes",
         _ENVELOPE,
         "if len(signature) != _SIGNATURE_BYTES:",
         "if not signature:",
-        (f"{_UNIT}/test_envelope.py::test_signed_content_starts_after_the_signature",),
+        (f"{_UNIT}/test_signed_envelope.py::test_signed_content_starts_after_the_signature",),
     ),
     Mutant(
         "a verify key is a point of the prime-order group",
         _ENVELOPE,
         "or not nacl.bindings.crypto_core_ed25519_is_valid_point(self.raw)",
         "",
-        (f"{_UNIT}/test_envelope.py::test_what_verifies_too_much_is_no_verify_key",),
+        (f"{_UNIT}/test_signed_envelope.py::test_what_verifies_too_much_is_no_verify_key",),
     ),
     Mutant(
         "a secret does not print",
@@ -138,7 +138,7 @@ SIGNATURES = (
         "mesh/integrity/signature_cache.py",
         "if of == signer and generation < floor:",
         "if of == signer and generation < 0:",
-        ("tests/unit/controller/test_members.py::test_restored_earlier_report_is_unknown",),
+        ("tests/unit/controller/test_node_judgement.py::test_restored_earlier_report_is_unknown",),
     ),
     Mutant(
         "a proof's signature is checked",

@@ -9,9 +9,9 @@ _NEIGHBOURS, _LEASES = "tests/netns/test_neighbours.py", "tests/store/test_lease
 _GUARD, _RULES, _CANDIDATES = (
     "agent/firewall/source_guard.py",
     "agent/firewall/ruleset.py",
-    "agent/containers/netns_candidates.py",
+    "agent/containers/netns_choice.py",
 )
-_AGREEMENT, _AGREEMENT_TEST = "mesh/topology/agreement.py", "tests/unit/mesh/test_agreement.py"
+_AGREEMENT, _AGREEMENT_TEST = "mesh/topology/agreed_links.py", "tests/unit/mesh/test_agreed_links.py"
 _CONSENT, _CONSENT_TEST = "mesh/model/labels/consent.py", "tests/unit/mesh/test_consent.py"
 _STRANGERS = "tests/store/test_consent.py"
 _QUOTA, _QUOTA_TEST = "controller/etcd/node_quota.py", "tests/store/test_node_quota.py"
@@ -121,7 +121,7 @@ SURROUNDINGS = (
     ),
     Mutant(
         "nft sees no file of the node",
-        "agent/firewall/confinement.py",
+        "agent/firewall/nft_confinement.py",
         "_checked(_libc.umount2(place.encode(), _DETACH))",
         "pass",
         ("tests/netns/test_nft_confinement.py::test_nft_taken_over_reaches_no_other_namespace",),
@@ -131,28 +131,28 @@ SURROUNDINGS = (
         _CANDIDATES,
         "if namespace.first <= starting.since:",
         "if namespace.first <= 0:",
-        (f"{_AGENT}/test_netns_candidates.py::test_namespace_from_before_is_none",),
+        (f"{_AGENT}/test_netns_choice.py::test_namespace_from_before_is_none",),
     ),
     Mutant(
         "a namespace that was not looked at for a while is nobody's",
         _CANDIDATES,
         "if ended - namespace.looked > GAP_S:",
         "if ended - namespace.looked > 1000 * GAP_S:",
-        (f"{_AGENT}/test_netns_candidates.py::test_a_gap_between_two_looks_rules_out",),
+        (f"{_AGENT}/test_netns_choice.py::test_a_gap_between_two_looks_rules_out",),
     ),
     Mutant(
         "two namespaces for one container are neither its own",
         _CANDIDATES,
         "if holders > 1:",
         "if holders > 9:",
-        (f"{_AGENT}/test_netns_candidates.py::test_two_namespaces_for_one_container_are_none",),
+        (f"{_AGENT}/test_netns_choice.py::test_two_namespaces_for_one_container_are_none",),
     ),
     Mutant(
         "a namespace in which another container began is nobody's",
         _CANDIDATES,
         'self._rule_out(namespace, "another container\'s process has begun in it")',
         "pass",
-        (f"{_AGENT}/test_netns_candidates.py::test_address_changed_after_its_process_began",),
+        (f"{_AGENT}/test_netns_choice.py::test_address_changed_after_its_process_began",),
     ),
     # Services of other tenants.
     Mutant(
@@ -234,7 +234,7 @@ SURROUNDINGS = (
     ),
     Mutant(
         "one stack leaves addresses and ports for others",
-        "controller/planning/shares.py",
+        "controller/planning/stack_shares.py",
         "if held >= self._share * size:",
         "if held > size:",
         (

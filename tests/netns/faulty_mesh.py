@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 
 from agent.containers.docker_client import LocalTask
 from agent.desired_state import DesiredState
-from agent.dns.responder import Responder
+from agent.dns.responder_client import Responder
 from agent.dns.task_dns import TaskDns
 from agent.firewall import nft, node_ruleset
 from agent.interface.path_mtu import PathMtu
@@ -28,7 +28,7 @@ from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
 from mesh.model.records import TaskReport
 from mesh.store.client import Follower, Store
 from mesh.topology.desired import device_name as device_name_of
-from mesh.topology.isolation import LocalNetworks
+from mesh.topology.strict_isolation import LocalNetworks
 from mesh.topology.wgtypes import InterfaceConfig
 from tests.netns.faulty_node import Container, NodesDocker, differences
 from tests.netns.world import Node, World, delete_netns, device_name

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from agent.dns import process_health, ruleset
-from agent.dns.responder import Responder
+from agent.dns.responder_client import Responder
 from agent.firewall import nft
 from agent.firewall.ruleset import render
 from mesh.topology.policy import Policy, Resolving
@@ -186,7 +186,7 @@ def test_agent_without_cap_kill_replaces_hanging_one(tmp_path: Path) -> None:
     script = tmp_path / "replace.py"
     script.write_text(
         "import time\n"
-        "from agent.dns.responder import Responder\n"
+        "from agent.dns.responder_client import Responder\n"
         "made = Responder()\n"
         "assert made._start()\n"
         "process = made._process\n"
@@ -216,7 +216,7 @@ def test_agent_without_cap_kill_ends_it(tmp_path: Path) -> None:
     """An agent in its container has no CAP_KILL, and the process is another user's."""
     script = tmp_path / "close.py"
     script.write_text(
-        "from agent.dns.responder import Responder\n"
+        "from agent.dns.responder_client import Responder\n"
         "made = Responder()\n"
         "assert made._start()\n"
         "process = made._process\n"

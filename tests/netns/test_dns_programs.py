@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from agent.dns import wire
-from agent.dns.responder import Responder
+from agent.dns.responder_client import Responder
 from agent.dns.wire import Rcode
 from agent.firewall import nft
 from agent.firewall.ruleset import render

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from agent.firewall import confinement, nft, preflight, ruleset
+from agent.firewall import nft, nft_confinement, preflight, ruleset
 from agent.firewall.ruleset import Table, render
 from agent.linux import nft_json, privileges
 from agent.linux.netns import TaskNetns
@@ -280,7 +280,7 @@ def see_files(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     folder.chmod(0o777)
     for above in list(folder.parents)[:-2]:
         above.chmod(above.stat().st_mode | 0o011)
-    monkeypatch.setattr(confinement, "enter", lambda _: folder)
+    monkeypatch.setattr(nft_confinement, "enter", lambda _: folder)
 
 
 def test_nft_runs_with_no_more_than_it_needs(

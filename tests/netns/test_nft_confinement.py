@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.firewall import confinement, nft
+from agent.firewall import nft, nft_confinement
 from agent.linux import interfaces, privileges
 from agent.linux.netns import TaskNetns, in_scratch_netns
 from mesh.errors import Terminal
@@ -34,7 +34,7 @@ def everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
             folder.chmod(folder.stat().st_mode | 0o011)
         tmp_path.chmod(0o777)
         with monkeypatch.context() as patch:
-            patch.setattr(confinement, "enter", lambda _: tmp_path)
+            patch.setattr(nft_confinement, "enter", lambda _: tmp_path)
             yield
 
     return off
@@ -112,8 +112,8 @@ def test_nft_sees_no_file_of_the_node(world: World) -> None:
 def test_a_command_is_read_by_nobody_else(world: World) -> None:
     netns = world.netns()
     shell(netns, "true")
-    folder = confinement._made[0].folder
-    with confinement.pipe(folder):
+    folder = nft_confinement._made[0].folder
+    with nft_confinement.pipe(folder):
         assert len(list(folder.iterdir())) == 1
         assert shell(netns, f"ls {folder}").startswith("failed: ")
     assert list(folder.iterdir()) == []
@@ -121,14 +121,14 @@ def test_a_command_is_read_by_nobody_else(world: World) -> None:
 
 KILLED = """
 import os, signal, sys
-from agent.firewall import confinement, nft
+from agent.firewall import nft, nft_confinement
 from agent.linux.netns import TaskNetns
 
 def opened(path, by, seconds):
     print(by.pid, path.parent, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
-confinement.opened = opened
+nft_confinement.opened = opened
 nft.listed(TaskNetns(sys.argv[1]))
 """
 
@@ -137,13 +137,13 @@ def test_next_agent_ends_a_killed_ones_nft(world: World) -> None:
     """It waits at its pipe; that of an agent that lives is left alone."""
     netns = world.netns()
     shell(netns, "true")
-    own = confinement._made[0].folder
+    own = nft_confinement._made[0].folder
     done = subprocess.run([sys.executable, "-c", KILLED, netns.path], check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     pid, folder = done.stdout.split()
     process = Path("/proc", pid)
     assert process.exists()
-    confinement._drop_left()
+    nft_confinement._drop_left()
     wait_for(lambda: not process.exists() or "State:\tZ" in (process / "status").read_text(), 30.0)
     assert not Path(folder).exists()
     assert own.exists()
@@ -153,7 +153,7 @@ def test_only_what_is_needed_stays_mounted() -> None:
     needed = ("/usr", "/etc/ld.so.cache", "/srv/a/pipes")
     kept = ["/", "/usr/lib/x", "/srv", "/srv/a", "/srv/a/pipes/in", "/etc"]
     surplus = ["/etc/hosts", "/proc", "/srv/b", "/usrother"]
-    assert list(confinement._surplus([*kept, *surplus], needed)) == surplus
+    assert list(nft_confinement._surplus([*kept, *surplus], needed)) == surplus
 
 
 def test_without_the_right_to_it_it_is_said(world: World) -> None:
@@ -162,7 +162,7 @@ def test_without_the_right_to_it_it_is_said(world: World) -> None:
 
     def entered() -> None:
         privileges.give_up(privileges.NET_ADMIN)
-        confinement.enter(nft.PROGRAM)
+        nft_confinement.enter(nft.PROGRAM)
 
     with pytest.raises(Terminal, match=r"apart from other files: Operation not permitted .*SYS_CHROOT"):
         netns.run(entered)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.containers import netns_candidates, start_gate
+from agent.containers import netns_choice, start_gate
 from agent.containers.docker_client import LocalTask
-from agent.containers.netns_candidates import Candidates
+from agent.containers.netns_choice import Candidates
 from agent.containers.netns_discovery import NetnsDiscovery
 from agent.containers.watcher import LocalContainers
-from agent.dns.responder import Responder
+from agent.dns.responder_client import Responder
 from agent.interface.task import TaskState
 from agent.linux import interfaces
 from agent.linux.netns import TaskNetns
@@ -132,13 +132,13 @@ def test_who_wears_anothers_address_is_not_found(
     attackers = f"{1:012x}"
     with monkeypatch.context() as patch:
         patch.setattr(Candidates, "_rule_out", lambda *_: None)
-        patch.setattr(netns_candidates, "GAP_S", 60.0)
+        patch.setattr(netns_choice, "GAP_S", 60.0)
         node = nodes()
         way(node)
         wait_for(lambda: "victim" in node.found, 5)
         tried.works(node.found["victim"] in {attackers, f"{2:012x}"})
     if way is in_two:
-        monkeypatch.setattr(netns_candidates, "GAP_S", 60.0)  # it is not that it did not look
+        monkeypatch.setattr(netns_choice, "GAP_S", 60.0)  # it is not that it did not look
     node = nodes()
     way(node)
     time.sleep(SOON_S)
@@ -148,7 +148,7 @@ def test_who_wears_anothers_address_is_not_found(
 def test_starting_task_is_found_and_gates_word_counts(
     nodes: Callable[[], Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(netns_candidates, "GAP_S", 5.0)  # however busy this machine is
+    monkeypatch.setattr(netns_choice, "GAP_S", 5.0)  # however busy this machine is
     node = nodes()
     node.start("victim", VICTIMS)
     time.sleep(0.05)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from mesh.crypto.envelope import Signer, peek, wrap
 from mesh.crypto.keys import PrivateKey
+from mesh.crypto.signed_envelope import Signer, peek, wrap
 from mesh.errors import InvalidRecordError
 from mesh.integrity.bulk_verification import NOTHING, Vouched
 from mesh.integrity.record_signing import OpenedValue, RecordSigner

@@ -17,9 +17,9 @@ from controller.steps import EncryptionGoal
 from controller.swarm.model import SwarmNode, SwarmService, SwarmTask
 from controller.swarm.poller import SwarmPoller
 from controller.trust.link_secrets import ControllerIdentity
-from mesh.crypto.envelope import Keyring, Signer, SigningKey
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.preshared_keys import LinkSeed
+from mesh.crypto.signed_envelope import Keyring, Signer, SigningKey
 from mesh.errors import Retryable
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import keyspace

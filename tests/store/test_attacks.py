@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from controller.swarm.model import Swarm, SwarmNode, SwarmTask
-from controller.trust.members import Judged, Members
-from mesh.crypto.envelope import SigningKey
+from controller.trust.node_judgement import Judged, Members
 from mesh.crypto.hpke import NodeKey
+from mesh.crypto.signed_envelope import SigningKey
 from mesh.errors import LinkwireError
 from mesh.identity.attestation import TOLERANCE
 from mesh.integrity.record_signing import RecordSigner

@@ -14,7 +14,7 @@ import structlog
 
 from agent.reporting.audit_log import AuditReader
 from controller.swarm.model import Deploy
-from mesh.crypto.envelope import Signer, wrap
+from mesh.crypto.signed_envelope import Signer, wrap
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, keyspace
 from mesh.model.audit import chain as chain_module

@@ -20,9 +20,9 @@ from agent.queries.backup import Backups
 from controller.backup.restore import Outcome, held_lead, restore
 from controller.election import SILENCE_S
 from controller.trust.link_secrets import ControllerIdentity
-from mesh.crypto.envelope import Keyring, SigningKey
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.sealed_stream import opened
+from mesh.crypto.signed_envelope import Keyring, SigningKey
 from mesh.errors import Retryable, Terminal
 from mesh.identity.key_files import verify_keys_text
 from mesh.integrity.record_signing import RecordSigner

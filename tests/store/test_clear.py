@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from controller.etcd.clear import BATCH, clear
-from mesh.crypto.envelope import Signer, SigningKey, wrap
+from mesh.crypto.signed_envelope import Signer, SigningKey, wrap
 from mesh.errors import Terminal
 from mesh.model import keyspace
 from mesh.store.etcd_channel import ChannelPool

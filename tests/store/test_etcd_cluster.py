@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.etcd.cluster import note, peers
+from controller.etcd.cluster import member_note, peers
 from controller.etcd.cluster.membership import members
 from controller.etcd.cluster.plan import WAITING
 from mesh.store.etcd_channel import ChannelPool
@@ -226,7 +226,7 @@ def test_peers_take_members_certificates_alone(three: Supervised) -> None:
         assert peers.ask([url], ca, three.tls(user).cert)[url] is None
     with three.line("a") as line, line.use() as link:
         assert len(members(link)) == len(THREE)
-    assert note.read(three.members["a"].data) is not None
+    assert member_note.read(three.members["a"].data) is not None
 
 
 def test_peers_certificate_is_no_user(three: Supervised) -> None:

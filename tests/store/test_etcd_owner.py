@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.crypto.envelope import Signer, SigningKey, wrap
+from mesh.crypto.signed_envelope import Signer, SigningKey, wrap
 from mesh.model import keyspace
 from tests.store.secured import ROOT, Secured, write
 from tests.support.signing import CLUSTER, SIGNING_KEY

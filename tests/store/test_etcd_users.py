@@ -15,10 +15,10 @@ from etcd3 import etcdrpc
 
 from agent.reporting import reporter as reporting_reporter
 from agent.state.node_identity import Identity
-from controller.etcd.access import access
+from controller.etcd.access_record import access
 from controller.swarm.model import Swarm, SwarmNode
-from mesh.crypto.envelope import Signer, wrap
 from mesh.crypto.hpke import NodeKey
+from mesh.crypto.signed_envelope import Signer, wrap
 from mesh.errors import LinkwireError, Retryable
 from mesh.identity.tls import Tls, with_node
 from mesh.integrity.record_signing import RecordSigner

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 import structlog
 
-from mesh.crypto.envelope import peek
+from mesh.crypto.signed_envelope import peek
 from mesh.model import codec
 from mesh.model.records import Leader, Port, Record, TaskReport
 from mesh.model.snapshot import Delete, Op, Put, Snapshot

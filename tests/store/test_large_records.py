@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from agent.status.link_status import signers
 from controller.swarm.model import SwarmService
 from controller.trust.signed_writer import SignedWriter
-from mesh.crypto.envelope import Keyring, SigningKey
+from mesh.crypto.signed_envelope import Keyring, SigningKey
 from mesh.model import keyspace
 from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
 from mesh.model.labels.ports import PortRange

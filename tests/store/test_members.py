@@ -14,10 +14,10 @@ from agent.reporting.reporter import Reporter
 from agent.state.node_identity import Identity
 from agent.state.verified_state import followed
 from controller.swarm.model import Swarm, SwarmNode, SwarmTask
-from controller.trust.members import Judged, Members
-from mesh.crypto.envelope import Keyring, SigningKey
+from controller.trust.node_judgement import Judged, Members
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.keys import PublicKey
+from mesh.crypto.signed_envelope import Keyring, SigningKey
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import device_readings, keyspace
 from mesh.model.records import DeviceStatus, Node, PeerStatus, Status, TaskReport, View

@@ -17,8 +17,8 @@ from mesh.model.net import IPAddress
 from mesh.model.records import Attachment, Endpoint, Node, Status, TaskReport
 from mesh.model.snapshot import Put
 from mesh.topology.ipam import ula
-from mesh.topology.isolation import in_order
 from mesh.topology.link_graph import index
+from mesh.topology.strict_isolation import in_order
 from tests.store import small_mesh
 from tests.store.etcd_server import EtcdServer
 from tests.store.small_mesh import Reader, SmallMesh, settled

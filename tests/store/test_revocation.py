@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from controller.etcd.server import HEARD_FIRST, LOOK_EVERY
-from mesh.crypto.envelope import Signer, wrap
+from mesh.crypto.signed_envelope import Signer, wrap
 from mesh.errors import LinkwireError, Retryable
 from mesh.identity.tls import Tls
 from mesh.integrity.record_signing import RecordSigner

@@ -15,7 +15,7 @@ import pytest
 
 from controller.recovery import startup_barrier
 from controller.trust.signed_writer import SignedWriter
-from mesh.crypto.envelope import Keyring, Signer, SigningKey, peek, wrap
+from mesh.crypto.signed_envelope import Keyring, Signer, SigningKey, peek, wrap
 from mesh.model import codec, keyspace
 from mesh.model.records import Address, Endpoint, ManifestRecord, Port, Record, Service, Status, TaskReport
 from mesh.model.snapshot import Put, Snapshot, Versioned

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.trust.members import Members
+from controller.trust.node_judgement import Members
 from controller.trust.presence import SILENCE_S, Presence
 from mesh.model import keyspace
 from mesh.model.records import Status

@@ -16,8 +16,8 @@ from random import Random
 
 import pytest
 
-from mesh.crypto.envelope import Signer, SigningKey, wrap
 from mesh.crypto.keys import PublicKey
+from mesh.crypto.signed_envelope import Signer, SigningKey, wrap
 from mesh.errors import LinkwireError
 from mesh.model import codec, device_readings, keyspace
 from mesh.model.records import DeviceStatus, PeerStatus, Record, Status

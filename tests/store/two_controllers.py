@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mesh.crypto.envelope import peek
+from mesh.crypto.signed_envelope import peek
 from mesh.identity.key_files import verify_keys_text
 from mesh.model import keyspace
 from mesh.model.keyspace import ROOT

@@ -6,9 +6,9 @@ from ipaddress import IPv4Address, IPv4Network
 from types import MappingProxyType
 
 from controller.swarm.model import Swarm, SwarmNode, SwarmService, SwarmTask
-from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey, NodePublicKey
 from mesh.crypto.keys import KEY_BYTES, PublicKey
+from mesh.crypto.signed_envelope import SigningKey
 from mesh.model import keyspace
 from mesh.model.labels.link_labels import LinkLabel, ServiceLabels, key_name
 from mesh.model.net import UdpEndpoint
@@ -28,7 +28,7 @@ from mesh.model.records import (
 )
 from mesh.model.snapshot import Snapshot, Versioned
 from mesh.topology.ipam import ula
-from mesh.topology.isolation import in_order
+from mesh.topology.strict_isolation import in_order
 
 SUBNET = IPv4Network("100.96.0.0/16")
 _TASKS_OF_A_SERVICE = 10

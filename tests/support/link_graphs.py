@@ -14,9 +14,9 @@ from mesh.model.net import UdpEndpoint
 from mesh.model.records import Attachment, Cluster, Endpoint, Record, Service
 from mesh.model.snapshot import Snapshot, Versioned
 from mesh.topology.desired import desired
-from mesh.topology.isolation import LocalNetworks
 from mesh.topology.link_graph import LinkGraph, index
 from mesh.topology.policy import Exit
+from mesh.topology.strict_isolation import LocalNetworks
 from mesh.topology.wgtypes import InterfaceConfig
 from tests.support.swarm_world import private_key, secret
 

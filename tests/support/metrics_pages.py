@@ -16,9 +16,9 @@ from agent.reporting.metrics import Metrics
 from controller.reporting.etcd_metrics import EtcdMetrics, Space
 from controller.reporting.metrics import ControllerMetrics, Sight
 from controller.swarm.model import Swarm, SwarmNode
-from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.keys import PublicKey
+from mesh.crypto.signed_envelope import SigningKey
 from mesh.identity.ca import CertificateAuthority
 from mesh.identity.tls import Tls
 from mesh.model import keyspace

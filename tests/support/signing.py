@@ -1,7 +1,7 @@
 """Keys for tests: a mesh's signing key, a node's, and a seal that writes every kind of record."""
 
-from mesh.crypto.envelope import Keyring, Signer, SigningKey
 from mesh.crypto.multiset_hash import Entry
+from mesh.crypto.signed_envelope import Keyring, Signer, SigningKey
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, keyspace
 from mesh.model.records import Record

@@ -9,10 +9,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Protocol, TypeVar
 
 from controller.swarm.model import STATES, Swarm, SwarmNetwork, SwarmNode, SwarmService, SwarmTask
-from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey, NodePublicKey
 from mesh.crypto.keys import PrivateKey
 from mesh.crypto.preshared_keys import LinkKey, LinkSeed, link_key
+from mesh.crypto.signed_envelope import SigningKey
 from mesh.model import keyspace
 from mesh.model.labels.link_labels import LinkLabel, ServiceLabels
 from mesh.model.records import Attachment, Endpoint, Node, TaskReport, TaskState

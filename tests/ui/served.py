@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compose_ext.diagnostics import DockerError
-from compose_ext.swarm.agent_answer import Answer
+from compose_ext.swarm.link_states import Answer
 from compose_ext.ui import server
 from compose_ext.ui.source import Source
 from tests.ui import world

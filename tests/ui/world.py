@@ -6,7 +6,7 @@ import json
 import random
 from typing import Any
 
-from compose_ext.swarm.agent_answer import Answer, read
+from compose_ext.swarm.link_states import Answer, read
 
 NOW = 1_800_000_000.0
 NODES = ("n1", "n2", "n3")

@@ -26,9 +26,12 @@ from compose_ext.language.override import compile_override
 from compose_ext.language.override import dump as dump_override
 from compose_ext.language.schema import read as read_schema
 from compose_ext.language.validation import check
-from controller.recovery import restore
+from controller.recovery import recall
 from controller.trust.witnesses import Witness
-from mesh.crypto.envelope import (
+from mesh.crypto.framing import framed
+from mesh.crypto.hpke import DecryptionError, MalformedCiphertextError, NodeKey, seal, unseal
+from mesh.crypto.multiset_hash import Entry
+from mesh.crypto.signed_envelope import (
     InvalidSignatureError,
     Keyring,
     MalformedEnvelopeError,
@@ -40,9 +43,6 @@ from mesh.crypto.envelope import (
     unwrap,
     wrap,
 )
-from mesh.crypto.framing import framed
-from mesh.crypto.hpke import DecryptionError, MalformedCiphertextError, NodeKey, seal, unseal
-from mesh.crypto.multiset_hash import Entry
 from mesh.errors import InvalidRecordError
 from mesh.identity.attestation import InvalidProofError, NodeProof, NodeStatement, make_proof, verify
 from mesh.integrity.record_signing import RecordSigner
@@ -251,11 +251,11 @@ def an_answer(chance: random.Random) -> Outcome:
     except InvalidRecordError:
         return "refused"
     told = {keyspace.key_of(part): Versioned(part, 1) for part in read}
-    answer = restore.answers(Snapshot(1, True, told), "n", ["n"])
+    answer = recall.answers(Snapshot(1, True, told), "n", ["n"])
     if answer.missing:
         return "refused"
     found = opened(answer.values.items())
-    changes, problem = restore.put_back(Snapshot(), found, Witness("n", 9, NEW["manifest"]))
+    changes, problem = recall.put_back(Snapshot(), found, Witness("n", 9, NEW["manifest"]))
     if problem:
         return "refused"
     written = {op.key: op.value for change in changes for op in change.ops if isinstance(op, Write)}

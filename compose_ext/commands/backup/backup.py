@@ -12,7 +12,7 @@ from compose_ext.completion import ANY_FILE
 from compose_ext.diagnostics import INCOMPLETE, DockerError, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.pflag import Command, form, pass_docker, switch
-from compose_ext.swarm import agent_answer
+from compose_ext.swarm import link_states
 from compose_ext.terminal import complain, line, say, show_json
 from mesh.crypto import sealed_stream
 from mesh.crypto.hpke import NodeKey, NodePublicKey
@@ -50,9 +50,9 @@ def sealed_parts(docker: Docker, recipient: NodePublicKey, told: dict[str, Any])
     Raises:
         DockerError: the agent does not answer, or says what is wrong.
     """
-    agent = agent_answer.container(docker)
+    agent = link_states.container(docker)
     asked = {"recipient": str(recipient)}
-    documents = agent_answer.stream(docker, agent, "backup", asked, quiet_s=QUIET_S, waits=lambda: None)
+    documents = link_states.stream(docker, agent, "backup", asked, quiet_s=QUIET_S, waits=lambda: None)
     first = True
     for document in documents:
         if "backup" in document:

@@ -13,7 +13,7 @@ from compose_ext.completion import ANY_FILE
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.pflag import Command, form, pass_docker, switch
-from compose_ext.swarm import installation, node_jobs, queries
+from compose_ext.swarm import installation, listings, node_jobs
 from compose_ext.swarm.installation import STACK
 from compose_ext.terminal import complain, say, show_json
 from mesh.crypto.sealed_stream import SealedStreamError, opened
@@ -66,7 +66,7 @@ def restore(
     Raises:
         DockerError: Docker or the restore failed; the text has all that is wrong with the backup.
     """
-    manager = queries.manager(docker)
+    manager = listings.manager(docker)
     controller = installation.deployed(docker).services.get("controller")
     if controller is None:
         raise DockerError("Linkwire is not installed in this Swarm: docker linkwire install, and then restore")

@@ -15,7 +15,7 @@ from compose_ext.commands.ps.pair_table import (
     measured,
     renewed,
 )
-from compose_ext.swarm.agent_answer import NO_READY_TASK, Answer, Link, Pair, Totals
+from compose_ext.swarm.link_states import NO_READY_TASK, Answer, Link, Pair, Totals
 from compose_ext.terminal import Table, age, amount, lasting
 
 _HEADER = ("LINK", "STATE", "PAIRS", "HANDSHAKE", "RECEIVED", "SENT", "REFUSED", "KEY")

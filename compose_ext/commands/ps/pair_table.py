@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from compose_ext.swarm.agent_answer import NO_READY_TASK, Answer, Link, Pair
+from compose_ext.swarm.link_states import NO_READY_TASK, Answer, Link, Pair
 from compose_ext.terminal import Table, age, amount, lasting
 
 NOT_ALLOWED = "not allowed"

@@ -14,9 +14,9 @@ from compose_ext.commands.ps import link_table, pair_table
 from compose_ext.completion import stacks
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.health import backends
+from compose_ext.health import missing_tasks
 from compose_ext.pflag import Command, form, pass_docker, switch
-from compose_ext.swarm import agent_answer, linked_stacks, revoked_nodes
+from compose_ext.swarm import link_states, linked_stacks, revoked_nodes
 from compose_ext.terminal import show, show_json
 
 
@@ -52,11 +52,11 @@ def ps_command(docker: Docker, stack: str | None, form: str, *, pairs: bool | No
     stack = stack_name(stack) if stack is not None else None
     with ThreadPoolExecutor(max_workers=1) as beside:
         revoked = beside.submit(revoked_nodes.problems, docker)
-        answer = agent_answer.ask(docker, stack, totals=of_links)
+        answer = link_states.ask(docker, stack, totals=of_links)
     if stack is not None and not answer.links and answer.stacks is not None:
         linked_stacks.require_stack(docker, stack, answer.stacks)
     with suppress(DockerError):  # a worker's Docker does not know
-        unlinked = (finding.text for finding in backends.missing(docker, answer))
+        unlinked = (finding.text for finding in missing_tasks.missing(docker, answer))
         problems = (*revoked.result(), *unlinked, *answer.problems)
         answer = replace(answer, problems=problems, raw={**answer.raw, "problems": list(problems)})
     shape = link_table if of_links else pair_table

@@ -6,8 +6,8 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.swarm import installation, queries
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm import installation, listings
+from compose_ext.swarm.listings import TIMEOUT
 
 ETCD_LABEL = "linkwire.etcd"
 """Label of the nodes that etcd runs on."""
@@ -50,7 +50,7 @@ class Places:
 
 
 def choose(
-    docker: Docker, swarm: queries.Manager, before: installation.Deployed, number: int, *, grow: bool = True
+    docker: Docker, swarm: listings.Manager, before: installation.Deployed, number: int, *, grow: bool = True
 ) -> Places:
     """Choose the nodes of etcd: those that it runs on, else labelled ones, else this manager and then others.
 
@@ -64,7 +64,7 @@ def choose(
     Raises:
         DockerError: Docker failed, there are too few nodes, or Swarm does not know how others reach one.
     """
-    nodes = {str(node["ID"]): node for node in queries.nodes(docker)}
+    nodes = {str(node["ID"]): node for node in listings.nodes(docker)}
     labelled = frozenset(node for node in nodes if _labels(nodes[node]).get(ETCD_LABEL) == "true")
     running = _data_first(docker, before)
     ordered = order(nodes, labelled, running, swarm.node)
@@ -107,7 +107,7 @@ def _data_first(docker: Docker, before: installation.Deployed) -> list[str]:
         return [part.partition("=")[0] for part in members.split(",")]
     if "etcd" not in before.services:
         return []
-    tasks = queries.tasks(docker, str(before.services["etcd"]["ID"]), wanted="desired-state=running")
+    tasks = listings.tasks(docker, str(before.services["etcd"]["ID"]), wanted="desired-state=running")
     return sorted(str(task["NodeID"]) for task in tasks if task.get("NodeID"))
 
 

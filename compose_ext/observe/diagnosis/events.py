@@ -15,7 +15,7 @@ from compose_ext.docker_cli import Docker, printable
 from compose_ext.observe.diagnosis.log_lines import Subject
 from compose_ext.observe.diagnosis.logs import warn_of_absence
 from compose_ext.pflag import Command, form, moment, pass_docker, switch
-from compose_ext.swarm import agent_answer, queries
+from compose_ext.swarm import link_states, listings
 from compose_ext.terminal import complain, show_finding, words
 
 VERSION = 1
@@ -68,13 +68,13 @@ def lines(docker: Docker, *, follow: bool) -> Iterator[dict[str, Any]]:
     Raises:
         DockerError: there is no agent, or no answer that can be understood.
     """
-    question = ["exec", agent_answer.container(docker), "linkwire-agent", "events"]
+    question = ["exec", link_states.container(docker), "linkwire-agent", "events"]
     try:
         if follow:
             # With -i its standard input ends when we do, and so does it.
             yield from map(_read, docker.follow([question[0], "-i", *question[1:], "--follow"]))
         else:
-            yield from map(_read, docker.ask(question, agent_answer.TIMEOUT).splitlines())
+            yield from map(_read, docker.ask(question, link_states.TIMEOUT).splitlines())
     except DockerError as error:
         if _NO_SUCH_COMMAND in str(error):
             raise DockerError("the agent there is of a version without an audit log: update it") from None
@@ -98,7 +98,7 @@ def _require(docker: Docker, names: Iterable[str]) -> None:
     """Require that there is something of each name. Raises AbsentError."""
     for name in names:
         with suppress(DockerError):  # a worker's Docker does not know
-            queries.require(docker, name, *_NAMED)
+            listings.require(docker, name, *_NAMED)
 
 
 @click.command(

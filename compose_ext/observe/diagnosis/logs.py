@@ -14,7 +14,7 @@ from compose_ext.docker_cli import Docker
 from compose_ext.observe.diagnosis import log_lines
 from compose_ext.observe.diagnosis.log_lines import LEVELS, Backlog, Choice, Line, Subject
 from compose_ext.pflag import Command, OneOf, Whole, form, moment, pass_docker, switch
-from compose_ext.swarm import queries
+from compose_ext.swarm import listings
 from compose_ext.swarm.installation import SERVICES, STACK
 from compose_ext.terminal import complain
 
@@ -84,13 +84,13 @@ class Reader:
 
 def _components(docker: Docker) -> dict[str, list[str]]:
     """Return Linkwire's parts, each with the nodes on which it runs. Raises DockerError."""
-    queries.manager(docker)
-    listed = docker.ask(["service", "ls", "--format", "{{.Name}}"], queries.TIMEOUT).split()
+    listings.manager(docker)
+    listed = docker.ask(["service", "ls", "--format", "{{.Name}}"], listings.TIMEOUT).split()
     running: dict[str, list[str]] = {}
     for component in SERVICES:
         if (name := f"{STACK}_{component}") in listed:
             words = ["service", "ps", "--filter", "desired-state=running", "--format", "{{.Node}}", name]
-            running[component] = docker.ask(words, queries.TIMEOUT).split()
+            running[component] = docker.ask(words, listings.TIMEOUT).split()
     if not running:
         raise DockerError("Linkwire is not installed on this Swarm: docker linkwire install")
     return running
@@ -98,13 +98,13 @@ def _components(docker: Docker) -> dict[str, list[str]]:
 
 def subject_of(docker: Docker, name: str) -> Subject:
     """Find a stack, service or task by its name, or a task by its id. Raises DockerError."""
-    ids = docker.ask(["service", "ls", "--quiet", "--filter", f"{_SUBJECT_FILTER}{name}"], queries.TIMEOUT).split()
+    ids = docker.ask(["service", "ls", "--quiet", "--filter", f"{_SUBJECT_FILTER}{name}"], listings.TIMEOUT).split()
     is_stack = bool(ids)
     service, _, slot = name.partition(".")
     if not is_stack:
         words = ["service", "ls", "--filter", f"name={service}", "--format", "{{.Name}}"]
-        ids = [service] if service in docker.ask(words, queries.TIMEOUT).split() else []
-    found = queries.tasks(docker, *ids) if ids else []
+        ids = [service] if service in docker.ask(words, listings.TIMEOUT).split() else []
+    found = listings.tasks(docker, *ids) if ids else []
     if slot:
         number = slot.partition(".")[0]
         wanted = [task for task in found if number in (str(task.get("Slot")), task.get("NodeID"))]
@@ -117,7 +117,7 @@ def warn_of_absence(docker: Docker, names: Iterable[str], *kinds: str) -> None:
     """Say on standard error which names nothing has: it may come while it is waited for, or never."""
     for name in names:
         try:
-            queries.require(docker, name, *kinds)
+            listings.require(docker, name, *kinds)
         except AbsentError as error:
             complain(f"docker linkwire: {error}", "yellow")
         except DockerError:
@@ -217,6 +217,6 @@ def logs_command(docker: Docker, name: str | None, form: str, *, follow: bool | 
     for problem in reader.problems:
         complain(f"docker linkwire: {problem}")
     if name is not None and not show.printed and not follow and not reader.problems:
-        queries.require(docker, name, *_NAMED)  # not before: a log also names what is gone
+        listings.require(docker, name, *_NAMED)  # not before: a log also names what is gone
         raise DockerError(f"no line of Linkwire's logs is about {name!r}")
     return INCOMPLETE if reader.problems else 0

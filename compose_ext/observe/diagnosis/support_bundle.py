@@ -13,10 +13,10 @@ import click
 from compose_ext.completion import ANY_FILE
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
-from compose_ext.observe.diagnosis.parts import gathered
+from compose_ext.observe.diagnosis.bundle_parts import gathered
 from compose_ext.observe.diagnosis.redaction import Redactor
 from compose_ext.pflag import Command, form, moment, pass_docker
-from compose_ext.swarm import queries
+from compose_ext.swarm import listings
 from compose_ext.terminal import complain, say, show_json
 
 _SINCE = "24h"
@@ -90,7 +90,7 @@ def support_bundle_command(docker: Docker, output: str | None, since: str, form:
     path = Path(output or f"{folder}.tar.gz")
     if path.exists():
         raise UsageError(f"{path} is there already: give another file with --output")
-    queries.manager(docker)
+    listings.manager(docker)
     redact, texts, problems = Redactor(), {}, []
     for name, text, problem in gathered(docker, first):
         if problem is None:

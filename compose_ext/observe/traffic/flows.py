@@ -13,7 +13,7 @@ from compose_ext.diagnostics import DockerError, absent
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.observe.traffic.flow_text import Summary
 from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
-from compose_ext.swarm import agent_answer, queries
+from compose_ext.swarm import link_states, listings
 from compose_ext.terminal import show
 
 MOST_S = 86_400
@@ -37,10 +37,10 @@ def ask(docker: Docker, name: str | None, seconds: int, nodes: Sequence[str] = (
     """
     if name is not None:
         with suppress(DockerError):  # a worker's Docker does not know
-            queries.require(docker, name, "stack", "service")
+            listings.require(docker, name, "stack", "service")
     asked: dict[str, Any] = {"seconds": seconds, "follow": True, "nodes": list(nodes)}
     asked |= {"name": name} if name is not None else {}
-    command = ["exec", "-i", agent_answer.container(docker), agent_answer.ASK, "flows", json.dumps(asked)]
+    command = ["exec", "-i", link_states.container(docker), link_states.ASK, "flows", json.dumps(asked)]
     try:
         for text in docker.follow(command):
             document = _read(text)
@@ -48,8 +48,8 @@ def ask(docker: Docker, name: str | None, seconds: int, nodes: Sequence[str] = (
             if document["kind"] == "end":
                 return
     except DockerError as error:
-        if agent_answer.ASK in str(error):  # from the runtime, in its own words: there is no such program
-            raise DockerError(agent_answer.OLDER) from None
+        if link_states.ASK in str(error):  # from the runtime, in its own words: there is no such program
+            raise DockerError(link_states.OLDER) from None
         raise
 
 
@@ -66,7 +66,7 @@ def _read(text: str) -> dict[str, Any]:
 
 
 def _hostnames(docker: Docker) -> dict[str, str]:
-    listed = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}}"], queries.TIMEOUT).splitlines()
+    listed = docker.ask(["node", "ls", "--format", "{{.ID}} {{.Hostname}}"], listings.TIMEOUT).splitlines()
     return {identity: name for identity, _, name in (each.partition(" ") for each in listed)}
 
 

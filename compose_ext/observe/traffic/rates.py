@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from compose_ext.observe.traffic.drawing import badness
-from compose_ext.swarm.agent_answer import Answer, Link
+from compose_ext.observe.traffic.graph_text import badness
+from compose_ext.swarm.link_states import Answer, Link
 
 LEAST_S = 1.0
 """Between two readings that give a rate."""

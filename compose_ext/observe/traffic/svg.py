@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from xml.sax.saxutils import escape, quoteattr
 
-from compose_ext.observe.traffic.drawing import DASHED, Edge, Graph, badness, colour
+from compose_ext.observe.traffic.graph_text import DASHED, Edge, Graph, badness, colour
 from compose_ext.observe.traffic.layout import Layout, Slot, layout
 from compose_ext.terminal import line
 

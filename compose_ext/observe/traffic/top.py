@@ -15,8 +15,8 @@ from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.observe.traffic.rates import SORTS, Meter, Rate, ordered
 from compose_ext.pflag import Command, OneOf, Seconds, Whole, form, pass_docker, switch
-from compose_ext.swarm import agent_answer, linked_stacks
-from compose_ext.swarm.agent_answer import Answer
+from compose_ext.swarm import link_states, linked_stacks
+from compose_ext.swarm.link_states import Answer
 from compose_ext.terminal import Table, amount, show, show_json
 
 _HEADER = ("LINK", "PAIRS", "STATE", "RECEIVED/S", "SENT/S", "REFUSED/S")
@@ -56,7 +56,7 @@ def document(rates: Sequence[Rate], problems: Sequence[str]) -> dict[str, Any]:
 
 def _ask(docker: Docker, stack: str | None) -> tuple[Answer, float]:
     began = time.monotonic()
-    answer = agent_answer.ask(docker, stack)
+    answer = link_states.ask(docker, stack)
     if stack is not None and not answer.links:
         linked_stacks.require_stack(docker, stack, answer.stacks or ())
         raise DockerError(f"no link has an end in a stack {stack!r}: docker linkwire top shows all")

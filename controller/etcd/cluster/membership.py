@@ -11,7 +11,7 @@ from typing import assert_never
 
 import structlog
 
-from controller.etcd.cluster import note as notes
+from controller.etcd.cluster import member_note as notes
 from controller.etcd.cluster import peers
 from controller.etcd.cluster.plan import (
     ADD,

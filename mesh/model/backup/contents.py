@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.crypto.envelope import MAX_BODY, OVERHEAD
+from mesh.crypto.signed_envelope import MAX_BODY, OVERHEAD
 from mesh.errors import LinkwireError
 from mesh.model import keyspace
 

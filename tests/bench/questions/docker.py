@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from compose_ext.swarm import queries
-from compose_ext.swarm.agent_answer import SERVICE
+from compose_ext.swarm import listings
+from compose_ext.swarm.link_states import SERVICE
 from mesh.model.labels.link_labels import encode
 from tests.bench.scale import world as worlds
 from tests.bench.scale.world import World
@@ -71,7 +71,7 @@ def _list(folder: Path, name: str, listed: Sequence[dict[str, Any]]) -> None:
 
 def _inspected(folder: Path, tasks: Sequence[dict[str, Any]]) -> None:
     """Write tasks as they are inspected: some thousand at a time, in the order of their list."""
-    for chunk in _chunks(tasks, queries.INSPECTED_AT_ONCE):
+    for chunk in _chunks(tasks, listings.INSPECTED_AT_ONCE):
         (folder / f"task.{chunk[0]['ID']}.{len(chunk)}").write_text(json.dumps(chunk, indent=4))
 
 

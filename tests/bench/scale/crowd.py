@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 
-from mesh.crypto.envelope import Signer, SigningKey, peek, wrap
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.keys import PublicKey
+from mesh.crypto.signed_envelope import Signer, SigningKey, peek, wrap
 from mesh.errors import LinkwireError
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, device_readings, keyspace

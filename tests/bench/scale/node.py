@@ -34,8 +34,8 @@ from agent.state.key_file import load_or_make_node_key
 from agent.state.node_identity import Identity
 from agent.state.verified_state import VerifiedState
 from agent.wireguard.backend import Backend
-from mesh.crypto.envelope import Keyring, SigningKey
 from mesh.crypto.keys import PublicKey
+from mesh.crypto.signed_envelope import Keyring, SigningKey
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model.net import IPAddress
 from mesh.model.records import DeviceStatus, PeerStatus

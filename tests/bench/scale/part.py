@@ -22,8 +22,8 @@ from controller.loop import Controller
 from controller.swarm.model import Swarm
 from controller.swarm.poller import SwarmPoller
 from controller.transactions import Packed
-from mesh.crypto.envelope import Signer
 from mesh.crypto.preshared_keys import LinkSeed
+from mesh.crypto.signed_envelope import Signer
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model.snapshot import Holds, Snapshot
 from mesh.process.log_setup import configure

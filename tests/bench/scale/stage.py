@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mesh.crypto.envelope import peek
+from mesh.crypto.signed_envelope import peek
 from mesh.errors import LinkwireError
 from mesh.model import keyspace
 from mesh.store.follower import Batch

@@ -13,7 +13,7 @@ import pytest
 from agent.containers.docker_client import LocalTask
 from agent.dns import resolv_conf, ruleset, wire
 from agent.dns.resolv_conf import DOCKERS_OWN, ResolvConf
-from agent.dns.responder import Responder
+from agent.dns.responder_client import Responder
 from agent.dns.table import Table
 from agent.dns.task_dns import TaskDns
 from agent.interface.task import TaskState

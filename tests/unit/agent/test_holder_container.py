@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.containers.holder import own_container
+from agent.containers.holder_container import own_container
 
 ID = "4f" * 32
 LINE = "812 790 8:1 {root} {target} rw,relatime - ext4 /dev/sda1 rw"

@@ -6,7 +6,7 @@ import pytest
 
 from agent.state import installation
 from agent.state.verified_state import VerifiedState, generation, remembered
-from mesh.crypto.envelope import Keyring, SigningKey
+from mesh.crypto.signed_envelope import Keyring, SigningKey
 from mesh.errors import Terminal
 from tests.support.signing import CLUSTER, KEYRING, SIGNING_KEY
 from tests.unit.mesh.test_contents import RECORDS, shown, values

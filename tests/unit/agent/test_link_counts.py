@@ -16,7 +16,7 @@ from agent.status.link_pairs import LinkPairs
 from agent.status.link_status import SILENT_AFTER_S, PairsForm, Reader, inspect
 from agent.status.link_totals import MOST, MOST_OF_LINK, IllPair, Totals, named
 from agent.wireguard.peer_health import ANSWER_S, state
-from compose_ext.swarm import agent_answer
+from compose_ext.swarm import link_states
 from mesh.model import codec, device_readings, keyspace
 from mesh.model.device_readings import DeviceReading, PeerReading
 from mesh.model.pair_columns import with_pairs
@@ -324,6 +324,6 @@ def test_no_node_makes_the_answer_unreadable(form: PairsForm) -> None:
         records[keyspace.status(f"n{task}")] = Status(f"n{task}", NOW, devices, broken=broken)
     stored = viewed(records, {})
     told = plain(inspect(stored, NOW, None, Reader(verified=stored), form=form))
-    links = agent_answer.judged(told).links
+    links = link_states.judged(told).links
     assert {state for link in links for state in link.states} == {"broken"}
     assert max(link.refused or 0 for link in links) > most

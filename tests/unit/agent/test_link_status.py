@@ -12,9 +12,9 @@ import pytest
 
 from agent.status.link_status import SILENT_AFTER_S, Reader, inspect
 from agent.wireguard.peer_health import REJECT_AFTER_S
-from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey
 from mesh.crypto.keys import PublicKey
+from mesh.crypto.signed_envelope import SigningKey
 from mesh.diagnosis.steps import STARTING_S
 from mesh.model import keyspace
 from mesh.model.labels.link_labels import LinkLabel

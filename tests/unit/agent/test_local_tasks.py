@@ -10,7 +10,7 @@ import pytest
 
 from agent.containers.docker_client import LocalTask
 from agent.containers.watcher import LocalContainers
-from agent.dns.responder import Responder
+from agent.dns.responder_client import Responder
 from agent.local_tasks import SETTLE_S, LocalTasks, may_leave
 from mesh.topology.desired import device_name
 from mesh.topology.link_graph import index

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 
 from agent.state import node_identity as module
 from agent.state.node_identity import COUNTER_FILE, MAX_COUNTER, REPORT_KEY_FILE, Identity
-from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey
+from mesh.crypto.signed_envelope import SigningKey
 from mesh.errors import Terminal
 from mesh.identity.attestation import verify
 from mesh.model.records import Member

@@ -13,7 +13,7 @@ from mesh.model import keyspace
 from mesh.model.records import Member, Node, Record, Status, TaskReport
 from mesh.model.snapshot import Snapshot, Versioned
 from tests.support.swarm_ca import CLUSTER
-from tests.unit.controller.test_members import N1, N2, NOW, ROOT, Agent, Mesh
+from tests.unit.controller.test_node_judgement import N1, N2, NOW, ROOT, Agent, Mesh
 
 
 def snapshot(*records: Record, signed: tuple[tuple[str, bytes], ...] = ()) -> Snapshot:

@@ -15,7 +15,7 @@ from compose_ext.commands import node as node_command
 from compose_ext.diagnostics import DockerError, UsageError
 from compose_ext.docker_cli import Docker
 from compose_ext.health import node_keys
-from compose_ext.swarm import agent_answer, revoked_nodes
+from compose_ext.swarm import link_states, revoked_nodes
 
 OWN, OTHER = "a" * 64, "b" * 64
 AGENT = "c" * 64
@@ -185,7 +185,7 @@ def test_nobody_is_asked_where_nobody_is(world: World, monkeypatch: pytest.Monke
 
 
 def misplaced(world: World) -> list[str]:
-    return node_keys.misplaced(world.docker, agent_answer.ask(world.docker, None))
+    return node_keys.misplaced(world.docker, link_states.ask(world.docker, None))
 
 
 @pytest.mark.parametrize(

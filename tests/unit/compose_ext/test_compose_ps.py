@@ -14,8 +14,8 @@ from compose_ext.commands.ps import link_table
 from compose_ext.commands.ps.pair_table import narrow, table
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.swarm import agent_answer, queries
-from compose_ext.swarm.agent_answer import read
+from compose_ext.swarm import link_states, listings
+from compose_ext.swarm.link_states import read
 from compose_ext.terminal import age, amount
 
 ENDS = ("consumer", "provider")
@@ -277,15 +277,15 @@ def test_nodes_have_names_where_swarm_knows_them(monkeypatch: pytest.MonkeyPatch
         nodes=[{"id": silent}],
     )
     nodes = [{"ID": one, "Description": {"Hostname": name}} for one, name in ids.items()]
-    monkeypatch.setattr(agent_answer, "documents", lambda *_, **__: [said])
-    monkeypatch.setattr(queries, "nodes", lambda _: nodes)
-    found = agent_answer.ask(Docker("docker", ()), None)
+    monkeypatch.setattr(link_states, "documents", lambda *_, **__: [said])
+    monkeypatch.setattr(listings, "nodes", lambda _: nodes)
+    found = link_states.ask(Docker("docker", ()), None)
     assert found.problems == ("node n2: its agent is silent",)
     (one,) = found.links[0].pairs
     assert (one.consumer_node, one.provider_node, one.provider_task) == ('n"3', "n2", f"shop_db.1.{task}")
     assert found.raw["nodes"] == [{"id": silent}], "programs go by ids"
-    monkeypatch.setattr(queries, "nodes", failing)
-    assert agent_answer.ask(Docker("docker", ()), None).problems == (f"node {silent}: its agent is silent",)
+    monkeypatch.setattr(listings, "nodes", failing)
+    assert link_states.ask(Docker("docker", ()), None).problems == (f"node {silent}: its agent is silent",)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_absent_agent_is_told_from_absent_linkwire(tmp_path: Path, said: str, co
     program.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit {code}\n")
     program.chmod(0o755)
     with pytest.raises(DockerError, match=re.escape(told)):
-        agent_answer.container(Docker(str(program)))
+        link_states.container(Docker(str(program)))
 
 
 def test_long_answer_outlasts_a_short_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,11 +309,11 @@ def test_long_answer_outlasts_a_short_limit(tmp_path: Path, monkeypatch: pytest.
     program.write_text(f"#!/bin/sh\nsleep 0.5\necho '{json.dumps(answer())}'\n")
     program.chmod(0o755)
     docker = Docker(str(program))
-    monkeypatch.setattr(agent_answer, "container", lambda _docker: "some")
-    monkeypatch.setattr(agent_answer.documents, "__defaults__", (0.1,))
-    assert agent_answer.links(docker, None) == answer()
+    monkeypatch.setattr(link_states, "container", lambda _docker: "some")
+    monkeypatch.setattr(link_states.documents, "__defaults__", (0.1,))
+    assert link_states.links(docker, None) == answer()
     with pytest.raises(DockerError, match=r"docker did not answer within 0\.1 s"):
-        agent_answer.documents(docker, "wiring")
+        link_states.documents(docker, "wiring")
 
 
 def failing(_docker: Docker) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from compose_ext.docker_cli import Docker
 from compose_ext.health.facts import _dropped
 from compose_ext.health.judgement import BROKEN, DEGRADED, WELL, Expiry, Facts, Finding, Node, judge
 from compose_ext.observe.status import document, rows, table
-from compose_ext.swarm.agent_answer import Answer, judged, read
+from compose_ext.swarm.link_states import Answer, judged, read
 from tests.unit.compose_ext.test_compose_ps import answer as ps_answer
 from tests.unit.compose_ext.test_compose_ps import pair
 

@@ -11,7 +11,7 @@ from compose_ext.connectivity.run import summed
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
 from compose_ext.observe.test import table
-from compose_ext.swarm import node_jobs, queries
+from compose_ext.swarm import listings, node_jobs
 from compose_ext.swarm.node_jobs import Outcome
 
 
@@ -67,7 +67,7 @@ def test_older_linkwire_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(run, "remove", lambda *_: None)
     monkeypatch.setattr(run, "deploy", lambda *_: None)
     monkeypatch.setattr(node_jobs, "active", lambda _: {"a": "n1"})
-    monkeypatch.setattr(queries, "tasks", lambda *_: ended)
+    monkeypatch.setattr(listings, "tasks", lambda *_: ended)
     monkeypatch.setattr(run, "_under_load", lambda *_: set())
     monkeypatch.setattr(node_jobs, "outcomes", lambda *_: [Outcome("n1", (problem,))])
     with pytest.raises(DockerError, match="older than this program and has no connectivity test"):

@@ -11,10 +11,10 @@ from xml.etree import ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compose_ext.observe.traffic.drawing import AMBER, GREEN, RED, WORST_FIRST, document, dot, graph_of, mermaid
+from compose_ext.observe.traffic.graph_text import AMBER, GREEN, RED, WORST_FIRST, document, dot, graph_of, mermaid
 from compose_ext.observe.traffic.layout import layout
 from compose_ext.observe.traffic.svg import svg
-from compose_ext.swarm.agent_answer import Link, Pair
+from compose_ext.swarm.link_states import Link, Pair
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

@@ -7,7 +7,7 @@ from typing import Any
 
 from compose_ext.observe.traffic.rates import Meter, Rate, ordered
 from compose_ext.observe.traffic.top import table
-from compose_ext.swarm.agent_answer import Answer, read
+from compose_ext.swarm.link_states import Answer, read
 from tests.unit.compose_ext.test_compose_json import LINK
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from compose_ext.cli import main
-from compose_ext.connectivity import sweep
+from compose_ext.connectivity import all_links
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.swarm import agent_answer, queries
+from compose_ext.swarm import link_states, listings
 
 
 def pair(consumer: str, provider: str, problem: str = "", slot: int = 1) -> dict[str, Any]:
@@ -39,8 +39,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def documents(_docker: Docker, query: str, *_: object, stack: str | None, **__: object) -> list[dict[str, Any]]:
         return said if query == "sweep" else [listed if stack == "shop" else {"version": 1, "links": []}]
 
-    monkeypatch.setattr(agent_answer, "documents", documents)
-    monkeypatch.setattr(queries, "nodes", lambda _: [node])
+    monkeypatch.setattr(link_states, "documents", documents)
+    monkeypatch.setattr(listings, "nodes", lambda _: [node])
     return said
 
 
@@ -92,10 +92,10 @@ def test_link_without_ready_task_fails_untried(
 
 def test_no_link_is_no_success(answers: list[dict[str, Any]]) -> None:
     with pytest.raises(DockerError, match="stack blog has no link between tasks"):
-        sweep.sweep(Docker("docker", ()), "blog")
+        all_links.sweep(Docker("docker", ()), "blog")
     answers.append({"consumer": "shop_web"})
     with pytest.raises(DockerError, match="the agent's answer has no 'consumer_task'"):
-        sweep.sweep(Docker("docker", ()), None)
+        all_links.sweep(Docker("docker", ()), None)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from controller.trust.acknowledgements import Acknowledgements
-from mesh.crypto.envelope import Signer, SigningKey, wrap
+from mesh.crypto.signed_envelope import Signer, SigningKey, wrap
 from mesh.model import codec, keyspace
 from mesh.model.encryption.status import EncryptionStatus
 from mesh.model.records import Status

@@ -17,13 +17,13 @@ from controller.steps import EncryptionGoal
 from controller.swarm.list_cache import ListCache
 from controller.swarm.model import Swarm, SwarmChange, SwarmService
 from controller.transactions import Packed
-from mesh.crypto.envelope import Signer
+from mesh.crypto.signed_envelope import Signer
 from mesh.diagnosis.steps import STARTING_S, is_lasting
 from mesh.model.encryption.status import EncryptionStatus
 from mesh.model.records import Address
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Store
-from mesh.topology.agreement import absent_text
+from mesh.topology.agreed_links import absent_text
 from tests.support.signing import CLUSTER, RECORD_SIGNER, SIGNING_KEY
 from tests.support.swarm_world import secret, service
 from tests.unit.controller.test_baseline import STATUS, Stored

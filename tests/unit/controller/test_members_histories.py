@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from controller.index.baseline import WHOLE_S
 from controller.swarm.list_cache import ListCache
 from controller.swarm.model import Swarm, SwarmNode, SwarmTask
-from controller.trust.members import BelievedSnapshots, Judged, Members
-from mesh.crypto.envelope import Keyring, Signer
+from controller.trust.node_judgement import BelievedSnapshots, Judged, Members
+from mesh.crypto.signed_envelope import Keyring, Signer
 from mesh.integrity.record_signing import RecordSigner
 from mesh.integrity.signature_cache import SignatureCache
 from mesh.model import codec, keyspace
@@ -25,7 +25,7 @@ from mesh.store.follower import Batch, MaterializedView, RecordChange
 from mesh.topology.ipam import ula
 from tests.support.signing import SIGNING_KEY
 from tests.support.swarm_ca import CLUSTER
-from tests.unit.controller.test_members import N1, N2, NOW, OWN_LINK, ROOT, SUBNET, Agent, member
+from tests.unit.controller.test_node_judgement import N1, N2, NOW, OWN_LINK, ROOT, SUBNET, Agent, member
 
 SEAL = RecordSigner(Keyring(CLUSTER, (SIGNING_KEY.verify_key,)), {"controller": Signer(CLUSTER, SIGNING_KEY)})
 NODES, TASKS = (N1, N2), ("t1", "t2")

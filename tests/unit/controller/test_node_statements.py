@@ -12,7 +12,7 @@ from mesh.model import codec, keyspace
 from mesh.model.labels.ports import MAX_PORT
 from mesh.model.net import IPAddress
 from mesh.model.records import Attachment, Endpoint, Node, Record, Service, Status, TaskReport
-from tests.unit.controller.test_members import N1, N2, Agent, Mesh
+from tests.unit.controller.test_node_judgement import N1, N2, Agent, Mesh
 
 TASKS = ("t1", "t2", "t3", "none")
 TEXT = st.text(max_size=30)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from controller.steps import Allocate, PlanStep, Share
 from controller.swarm.model import SwarmService
 from controller.transactions import packed
-from mesh.crypto.envelope import MAX_BODY
 from mesh.crypto.preshared_keys import LinkKey
+from mesh.crypto.signed_envelope import MAX_BODY
 from mesh.errors import Terminal
 from mesh.model import codec, keyspace
 from mesh.model.labels.link_labels import LINKS, MAX_ALL_RANGES, MAX_RANGES, LinkLabel, ServiceLabels, decode

@@ -16,7 +16,7 @@ from mesh.model.net import IPAddress
 from mesh.model.records import Attachment, Cluster, Service, TaskReport
 from mesh.model.snapshot import Delete
 from mesh.topology.ipam import ula
-from mesh.topology.isolation import in_order
+from mesh.topology.strict_isolation import in_order
 from tests.support.swarm_world import BRIDGE, DB, OVERLAY, WEB, World, on, recorded
 from tests.unit.controller.memory_store import MemoryStore
 from tests.unit.controller.transactions import carry_out, endpoint_of, fresh, made_of, settled

@@ -20,9 +20,9 @@ from mesh.crypto.keys import PublicKey
 from mesh.model import keyspace
 from mesh.model.records import Address, Cluster, Endpoint, Node, Port, Record, SealedKey, Service, TaskReport
 from mesh.model.snapshot import Snapshot
-from mesh.topology.agreement import shown
+from mesh.topology.agreed_links import shown
 from mesh.topology.ipam import ula
-from mesh.topology.isolation import in_order
+from mesh.topology.strict_isolation import in_order
 from tests.support.swarm_world import BRIDGE, LABELLED, NODES, SUBNET, World, home, recorded, service
 from tests.unit.controller.memory_store import MemoryStore
 from tests.unit.controller.plan_safety import Auditor, check_link_keys, check_moment

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.recovery.restore import needed
+from controller.recovery.recall import needed
 from controller.recovery.startup_barrier import StartupBarrier
 from controller.trust.signed_writer import SignedWriter
 from controller.trust.witnesses import Witness
-from mesh.crypto.envelope import Signer, wrap
+from mesh.crypto.signed_envelope import Signer, wrap
 from mesh.model import codec, keyspace
 from mesh.model.records import ManifestRecord, Service, Status
 from mesh.model.snapshot import Snapshot

@@ -9,8 +9,8 @@ from immutables import Map
 
 from controller.recovery.resting_addresses import RestingAddresses
 from controller.trust.presence import LOOK_S, SILENCE_S, Presence
-from mesh.crypto.envelope import Signer, SigningKey, wrap
 from mesh.crypto.hpke import NodeKey
+from mesh.crypto.signed_envelope import Signer, SigningKey, wrap
 from mesh.model import codec, keyspace
 from mesh.model.changelog import ChangeLog
 from mesh.model.records import Address, Member, Node, Record, Status

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mesh.crypto.hpke import NodeKey
 from mesh.model import keyspace
 from mesh.model.records import Member
-from tests.unit.controller.test_members import N1, Agent, Mesh
+from tests.unit.controller.test_node_judgement import N1, Agent, Mesh
 
 
 def test_revoked_member_is_sealed_nothing_and_named() -> None:

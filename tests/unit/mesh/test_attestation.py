@@ -13,8 +13,8 @@ from cryptography.x509.oid import NameOID
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey
+from mesh.crypto.signed_envelope import SigningKey
 from mesh.errors import InvalidRecordError, Retryable, Terminal
 from mesh.identity import attestation as module
 from mesh.identity.attestation import (

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.crypto.envelope import Keyring, Signer, SigningKey, unwrap, wrap
 from mesh.crypto.multiset_hash import Entry
+from mesh.crypto.signed_envelope import Keyring, Signer, SigningKey, unwrap, wrap
 from mesh.errors import InvalidRecordError
 from mesh.integrity import bulk_verification
 from mesh.integrity.bulk_verification import Vouched

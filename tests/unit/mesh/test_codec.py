@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.crypto.envelope import SigningKey, VerifyKey
 from mesh.crypto.hpke import NodeKey, NodePublicKey
 from mesh.crypto.keys import PublicKey
+from mesh.crypto.signed_envelope import SigningKey, VerifyKey
 from mesh.errors import InvalidRecordError
 from mesh.identity.attestation import NodeProof
 from mesh.model import codec, keyspace

@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 
-from mesh.crypto.envelope import Signer, wrap
+from mesh.crypto.signed_envelope import Signer, wrap
 from mesh.integrity.verification import verify_snapshot
 from mesh.model import codec, keyspace
 from mesh.model.records import Cluster, Port, Record, Service

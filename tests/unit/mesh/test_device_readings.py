@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.crypto.envelope import MAX_BODY
 from mesh.crypto.keys import PublicKey
+from mesh.crypto.signed_envelope import MAX_BODY
 from mesh.errors import InvalidRecordError
 from mesh.model import codec, device_readings, keyspace
 from mesh.model.device_readings import DeviceReading

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mesh.crypto.envelope import SigningKey
 from mesh.crypto.preshared_keys import LinkSeed
+from mesh.crypto.signed_envelope import SigningKey
 from mesh.errors import Terminal
 from mesh.identity.key_files import (
     parse_verify_keys,

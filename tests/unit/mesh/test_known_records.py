@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mesh.crypto.envelope import Keyring, SigningKey
+from mesh.crypto.signed_envelope import Keyring, SigningKey
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, keyspace
 from mesh.model.records import TaskReport

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.crypto.envelope import MAX_BODY, OVERHEAD, Keyring, Signer, SigningKey, wrap
+from mesh.crypto.signed_envelope import MAX_BODY, OVERHEAD, Keyring, Signer, SigningKey, wrap
 from mesh.integrity.bulk_verification import NOTHING, Vouched
 from mesh.integrity.record_signing import RecordSigner
 from mesh.model import codec, device_readings, keyspace

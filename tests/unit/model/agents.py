@@ -24,8 +24,8 @@ from mesh.model import keyspace
 from mesh.model.records import Node, Recall, Record, Status, TaskReport
 from mesh.model.snapshot import Delete, Op, Put, Snapshot
 from mesh.topology.desired import desired
-from mesh.topology.isolation import LocalNetworks
 from mesh.topology.peer_cache import PeerCache
+from mesh.topology.strict_isolation import LocalNetworks
 from mesh.topology.wgtypes import Device, DeviceChange, HostEntry, Interface, InterfaceConfig
 from tests.support.signing import CLUSTER, NODE_KEY
 from tests.support.swarm_world import FIRST_PORT, LAST_PORT, home, node_key, node_of

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from controller.loop import Controller
 from controller.swarm.model import Swarm
-from mesh.crypto.envelope import Signer
+from mesh.crypto.signed_envelope import Signer
 from mesh.model import keyspace
 from mesh.model.records import Address, Leader
 from mesh.model.snapshot import Holds, Put

@@ -20,7 +20,7 @@ import agent.interface.render_cache
 import agent.state.verified_state
 import controller.decider
 import controller.loop
-import controller.recovery.restore_procedure
+import controller.recovery.recall_procedure
 import controller.recovery.startup_wait
 import controller.steps
 import controller.transactions
@@ -29,7 +29,7 @@ from agent.firewall.ruleset import render
 from agent.interface.render_cache import RenderCache
 from controller.index.baseline import Baseline
 from controller.planning.planner import Planner
-from controller.trust.members import BelievedSnapshots
+from controller.trust.node_judgement import BelievedSnapshots
 from mesh.crypto.keys import PrivateKey
 from mesh.integrity.sealed_keys import sealed_key, sealed_link_key
 from mesh.model.changelog import ChangeLog
@@ -127,13 +127,13 @@ def surroundings() -> Iterator[None]:
         for module in (
             controller.decider,
             controller.loop,
-            controller.recovery.restore_procedure,
+            controller.recovery.recall_procedure,
             controller.recovery.startup_wait,
             agent.state.verified_state,
         ):
             patch.setattr(module, "time", CLOCK)
         patch.setattr(controller.decider, "datetime", now)
-        patch.setattr(controller.recovery.restore_procedure, "datetime", now)
+        patch.setattr(controller.recovery.recall_procedure, "datetime", now)
         patch.setattr(agent.state.verified_state, "atomic_file", _FILES)
         patch.setattr(controller.transactions, "PrivateKey", KEYS)
         # The same boxes again for the same arguments: to seal is what takes longest.

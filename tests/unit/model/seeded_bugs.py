@@ -11,7 +11,7 @@ import pytest
 import agent.desired_state
 import agent.interface.diff
 import agent.state.verified_state
-import controller.recovery.restore
+import controller.recovery.recall
 import controller.transactions
 from agent.state.verified_state import VerifiedState
 from controller.planning.reclaim import Reclaim
@@ -150,13 +150,13 @@ def _nodes_are_not_heard(patch: Patch) -> None:
 
 
 def _sealed_keys_are_not_brought_back(patch: Patch) -> None:
-    whole = controller.recovery.restore.put_back
+    whole = controller.recovery.recall.put_back
 
     def put_back(stored: Snapshot, brought: Snapshot, witness: Witness) -> tuple[list[PlanStep], str]:
         made, problem = whole(stored, brought, witness)
         return [step for step in made if not step.ops[0].key.startswith(keyspace.KEYS)], problem
 
-    patch.setattr(controller.recovery.restore, "put_back", put_back)
+    patch.setattr(controller.recovery.recall, "put_back", put_back)
 
 
 TASKS, NODES = WORLDS["tasks"], WORLDS["nodes"]

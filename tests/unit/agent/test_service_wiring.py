@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from agent.queries.wiring import wiring
+from agent.queries.service_wiring import wiring
 from mesh.model.labels.link_labels import LinkLabel
-from mesh.topology.agreement import ABSENT, REFUSED
+from mesh.topology.agreed_links import ABSENT, REFUSED
 from tests.unit.agent.test_link_status import SHOP, endpoint, node, report, service, snapshot, status
 
 

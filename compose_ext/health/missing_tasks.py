@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from compose_ext.docker_cli import Docker
 from compose_ext.health.judgement import BROKEN, DEGRADED, Finding
-from compose_ext.swarm import queries
-from compose_ext.swarm.agent_answer import NO_READY_TASK, Answer, Link
+from compose_ext.swarm import listings
+from compose_ext.swarm.link_states import NO_READY_TASK, Answer, Link
 from compose_ext.walks import link_facts
 from compose_ext.walks.link_facts import Side
 from mesh.diagnosis.steps import STARTING_S
@@ -33,7 +33,7 @@ def missing(docker: Docker, answer: Answer) -> tuple[Finding, ...]:
     links = [link for link in answer.links if link.allowed and (link.ready == 0 or not any(link.states.values()))]
     if not links:
         return ()
-    now = queries.clock(docker)
+    now = listings.clock(docker)
     swarm = link_facts.read(docker, now)
     links = [link for link in links if {link.consumer, link.provider} <= swarm.services.keys()]
     if not links:

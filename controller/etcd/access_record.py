@@ -31,7 +31,7 @@ def access(swarm: Swarm, stored: Snapshot) -> Access:
 
     Args:
         swarm: complete lists.
-        stored: as judged by `controller.trust.members`: records that a node has not signed are in `invalid`.
+        stored: as judged by `controller.trust.node_judgement`: records that a node has not signed are in `invalid`.
     """
     own = {node.id for node in stored.all(Node) if node.own_user}
     users = {node.id: node for node in swarm.nodes.values() if node.revoked is None}

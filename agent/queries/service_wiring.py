@@ -10,7 +10,7 @@ from typing import Any
 from mesh.model import keyspace
 from mesh.model.records import Endpoint, Node, Service, Status, TaskReport
 from mesh.model.snapshot import Snapshot
-from mesh.topology.agreement import REFUSED, shown
+from mesh.topology.agreed_links import REFUSED, shown
 from mesh.topology.link_graph import LinkGraph, index
 
 VERSION = 1

@@ -10,7 +10,7 @@ import pytest
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.swarm import queries
+from compose_ext.swarm import listings
 
 # Lists gone1, a1 and gone2; describes a1, and then fails for the others with what Docker says, as Docker does.
 DOCKER = """#!{python}
@@ -41,7 +41,7 @@ def docker(folder: Path, said: str, described: str = json.dumps(LONG)) -> Docker
 )
 def test_what_ends_meanwhile_hides_nothing_else(tmp_path: Path, said: str) -> None:
     ask = docker(tmp_path, said)
-    assert queries.tasks(ask, "web") == queries.services(ask) == queries.nodes(ask) == LONG
+    assert listings.tasks(ask, "web") == listings.services(ask) == listings.nodes(ask) == LONG
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_what_ends_meanwhile_hides_nothing_else(tmp_path: Path, said: str) -> No
 )
 def test_any_other_failure_is_an_error(tmp_path: Path, said: str) -> None:
     with pytest.raises(DockerError):
-        queries.tasks(docker(tmp_path, said, "[" if not said else "[]"), "web")
+        listings.tasks(docker(tmp_path, said, "[" if not said else "[]"), "web")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-from compose_ext.swarm.agent_answer import Link
+from compose_ext.swarm.link_states import Link
 from compose_ext.terminal import line
 
 NOT_ALLOWED, NO_TASKS = "not allowed", "no tasks"

@@ -24,8 +24,8 @@ from types import MappingProxyType
 from controller.index.baseline import Baseline, Delta, LastSeen
 from controller.steps import PlanStep, Step
 from controller.swarm.model import Swarm
-from controller.trust.judgement import Beliefs, Judgement
 from controller.trust.report_index import CLAIMS, ReportIndex
+from controller.trust.snapshot_judgement import Beliefs, Judgement
 from mesh.crypto.hpke import NodePublicKey
 from mesh.integrity.signature_cache import SignatureCache
 from mesh.model import keyspace

@@ -8,7 +8,7 @@ import pytest
 
 from mesh.model.labels.consent import Consent
 from mesh.model.labels.link_labels import MAX_LINKS, LinkLabel, ServiceLabels
-from mesh.topology.agreement import (
+from mesh.topology.agreed_links import (
     MAX_DECLARED,
     Agreement,
     Recorded,

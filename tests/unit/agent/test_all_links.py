@@ -9,9 +9,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.asks.all_links import MOST_AT_A_NODE, Sweep, next_batch, pairs
 from agent.asks.packing import MOST_QUESTIONS
 from agent.asks.survey import UNHEARD, Survey
-from agent.asks.sweep import MOST_AT_A_NODE, Sweep, next_batch, pairs
 from mesh.diagnosis.link_facts import Look, Trial
 from mesh.diagnosis.questions import Answer, Question
 from mesh.errors import Retryable

@@ -10,10 +10,10 @@ import structlog
 
 from controller.election import Lead
 from controller.plan_writer import PlanWriter
-from controller.recovery import restore, startup_barrier
+from controller.recovery import recall, startup_barrier
 from controller.steps import PlanStep
 from controller.swarm.model import Swarm
-from controller.trust.members import Members
+from controller.trust.node_judgement import Members
 from controller.trust.witnesses import Witness
 from mesh.model import keyspace
 from mesh.model.records import Recall
@@ -60,15 +60,15 @@ class RestoreProcedure:
         self.waiting = False
         ledger = self._writer.ledger
         agreed = ledger.agreed()
-        if agreed or not restore.needed(stored, ledger.witness(up)):
+        if agreed or not recall.needed(stored, ledger.witness(up)):
             self.passed_over.clear()  # nothing is missed any more; the next restore asks them again
         witness = Witness() if agreed else ledger.witness(node for node in up if node not in self.passed_over)
-        if not restore.needed(stored, witness):
-            steps, self._asked = restore.end(stored), ("", 0.0)
+        if not recall.needed(stored, witness):
+            steps, self._asked = recall.end(stored), ("", 0.0)
             return bool(steps) and self._write(steps, lead, sign=False)
         asked = stored.get(keyspace.RECALL, Recall)
         if asked is None or asked.node != witness.node:
-            return self._write([restore.ask(stored, witness.node)], lead, sign=False)
+            return self._write([recall.ask(stored, witness.node)], lead, sign=False)
         return self._put_back(stored, swarm, up, lead, witness)
 
     def _put_back(self, stored: Snapshot, swarm: Swarm, up: Sequence[str], lead: Lead, witness: Witness) -> bool:
@@ -77,12 +77,12 @@ class RestoreProcedure:
             self._asked = (witness.node, time.monotonic())
         waited = time.monotonic() - self._asked[1] > startup_barrier.HEAR_S
         believed = self._members.judge(swarm, stored, datetime.now(UTC)).stored
-        answers = restore.answers(believed, witness.node, up)
+        answers = recall.answers(believed, witness.node, up)
         self.waiting = True
         if answers.missing and not waited:
             return True
         opened = self._writer.store.opened(answers.values.items())
-        steps, problem = restore.put_back(stored, opened, witness)
+        steps, problem = recall.put_back(stored, opened, witness)
         if problem or witness.node in answers.missing:
             log.warning("node passed over in restore", node=witness.node, reason=problem or "no answer")
             self.passed_over.add(witness.node)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.model.records import Attachment, Record
-from mesh.topology.isolation import Neighbour, in_order
 from mesh.topology.link_graph import LinkGraph
 from mesh.topology.policy import Exit
+from mesh.topology.strict_isolation import Neighbour, in_order
 from tests.support.link_graphs import CLUSTER, NOBODY, config, endpoint, graph, service
 
 Here = dict[str, tuple[Attachment, ...]]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker, printable
-from compose_ext.swarm import queries
+from compose_ext.swarm import listings
 from compose_ext.swarm.installation import STACK
 from mesh.model.pair_columns import with_pairs
 from mesh.process.gc_tuning import gc_paused
@@ -131,11 +131,11 @@ def container(docker: Docker) -> str:
         DockerError: there is none, or no Linkwire at all.
     """
     try:
-        tasks = queries.tasks(docker, SERVICE, wanted="node=self")
+        tasks = listings.tasks(docker, SERVICE, wanted="node=self")
     except DockerError as error:
         if _NO_SERVICE in str(error):
             raise DockerError(NOT_INSTALLED) from None
-        if queries.NO_MANAGER not in str(error) and _NO_LEADER not in str(error):
+        if listings.NO_MANAGER not in str(error) and _NO_LEADER not in str(error):
             raise
         found = _on_worker(docker)
     else:
@@ -197,7 +197,7 @@ def _with_names(docker: Docker, raw: dict[str, Any]) -> dict[str, Any]:
         return raw
     told = json.dumps({field: raw[field] for field in _NAMING if field in raw})
     with suppress(DockerError, KeyError, TypeError):  # a worker's Docker does not know them
-        for node in queries.nodes(docker):
+        for node in listings.nodes(docker):
             told = told.replace(str(node["ID"]), json.dumps(str(node["Description"]["Hostname"]))[1:-1])
     named: dict[str, Any] = json.loads(told)
     return raw | named

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.containers import netns_candidates
-from agent.containers.netns_candidates import Candidates
+from agent.containers import netns_choice
+from agent.containers.netns_choice import Candidates
 
 MAC, OTHER = "02:42:ac:11:00:09", "02:42:ac:11:00:08"
 STEP = 0.003
@@ -84,7 +84,7 @@ def test_namespace_from_before_is_none() -> None:
 def test_what_appeared_while_nobody_looked_is_none() -> None:
     watched = Watched()
     watched.announce("c")
-    watched.now += netns_candidates.GAP_S
+    watched.now += netns_choice.GAP_S
     watched.appear("new", MAC)
     assert watched.look(0.5) == []
     assert watched.candidates.reasons() == {"new": "it appeared while nobody looked"}
@@ -95,8 +95,8 @@ def test_a_gap_between_two_looks_rules_out() -> None:
     watched.announce("c")
     watched.appear("new")
     watched.look()
-    watched.candidates.see(watched.names, watched.now + netns_candidates.GAP_S / 2)
-    watched.now += netns_candidates.GAP_S
+    watched.candidates.see(watched.names, watched.now + netns_choice.GAP_S / 2)
+    watched.now += netns_choice.GAP_S
     watched.macs["new"].add(MAC)
     assert watched.look(0.5) == []
     assert watched.candidates.reasons() == {"new": "it was not looked at for a while"}
@@ -181,7 +181,7 @@ def test_container_without_address_rules_out_what_came_since(has_begun: bool) ->
     if not has_begun:
         watched.forget("attacker")
     watched.macs["attackers"].clear()
-    watched.look(netns_candidates.YOUNG_S)
+    watched.look(netns_choice.YOUNG_S)
     watched.appear("victims")
     watched.look()
     watched.macs["victims"].add(MAC)
@@ -197,7 +197,7 @@ def test_after_a_break_of_events_nothing_is_chosen() -> None:
     watched.macs["new"].add(MAC)
     assert watched.look(0.5) == []
     watched.announce("d", OTHER)
-    watched.look(netns_candidates.SETTLE_S)
+    watched.look(netns_choice.SETTLE_S)
     watched.appear("newer")
     watched.look()
     watched.macs["newer"].add(OTHER)
@@ -219,5 +219,5 @@ def test_what_was_taken_is_nobody_elses() -> None:
 def test_who_is_not_found_is_given_up() -> None:
     watched = Watched()
     watched.announce("c")
-    watched.look(netns_candidates.GIVE_UP_S + 1)
+    watched.look(netns_choice.GIVE_UP_S + 1)
     assert not watched.candidates.waits

@@ -14,7 +14,7 @@ from compose_ext.install import renew
 from compose_ext.observe.diagnosis import log_lines
 from compose_ext.observe.diagnosis.log_lines import Backlog, Choice
 from compose_ext.observe.diagnosis.logs import Reader
-from compose_ext.swarm import agent_answer, installation, queries
+from compose_ext.swarm import installation, link_states, listings
 from compose_ext.swarm.installation import STACK
 
 LINES = 20_000
@@ -37,7 +37,7 @@ def _lines(documents: object) -> str:
 
 def about(docker: Docker) -> str:
     """Describe this program and Docker's."""
-    versions = queries.read(docker.ask(["version", "--format", "{{json .}}"], queries.TIMEOUT))
+    versions = listings.read(docker.ask(["version", "--format", "{{json .}}"], listings.TIMEOUT))
     engine = {
         end: {
             name: versions.get(end, {}).get(name) for name in ("Version", "ApiVersion", "Os", "Arch", "KernelVersion")
@@ -56,7 +56,7 @@ def about(docker: Docker) -> str:
 
 def nodes(docker: Docker) -> str:
     """Describe the Swarm's nodes."""
-    return _json([_node(each) for each in queries.nodes(docker)])
+    return _json([_node(each) for each in listings.nodes(docker)])
 
 
 def _node(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _service(raw: Mapping[str, Any], mounts: frozenset[str]) -> dict[str, Any]:
 def tasks(docker: Docker) -> str:
     """Describe the tasks of Linkwire's own services, those that ended too."""
     names = [f"{STACK}_{name}" for name in installation.deployed(docker).services]
-    found = queries.tasks(docker, *names) if names else []
+    found = listings.tasks(docker, *names) if names else []
     fields = ("ID", "ServiceID", "NodeID", "Slot", "DesiredState", "CreatedAt")
     said = ("State", "Message", "Err", "Timestamp")
     return _json(
@@ -124,17 +124,17 @@ def certificates(docker: Docker) -> str:
 
 def links(docker: Docker) -> str:
     """Give the state of all links, as `docker linkwire ps --format json` has it."""
-    return _json(agent_answer.ask(docker, None).raw)
+    return _json(link_states.ask(docker, None).raw)
 
 
 def records(docker: Docker) -> str:
     """List the records in etcd; of those that hold anything sealed the key alone."""
-    return _lines(agent_answer.documents(docker, "records", TIMEOUT))
+    return _lines(link_states.documents(docker, "records", TIMEOUT))
 
 
 def events(docker: Docker) -> str:
     """Give the audit log."""
-    return docker.ask(["exec", agent_answer.container(docker), "linkwire-agent", "events"], TIMEOUT)
+    return docker.ask(["exec", link_states.container(docker), "linkwire-agent", "events"], TIMEOUT)
 
 
 def log(docker: Docker, since: float) -> str:

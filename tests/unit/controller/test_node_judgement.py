@@ -10,11 +10,11 @@ import pytest
 
 from controller.planning.planner import plan
 from controller.swarm.model import Swarm, SwarmNode, SwarmTask
-from controller.trust.judgement import AGAIN
-from controller.trust.members import Judged, Members
-from mesh.crypto import envelope
-from mesh.crypto.envelope import Keyring, Opened, Signer, SigningKey, wrap
+from controller.trust.node_judgement import Judged, Members
+from controller.trust.snapshot_judgement import AGAIN
+from mesh.crypto import signed_envelope
 from mesh.crypto.hpke import NodeKey
+from mesh.crypto.signed_envelope import Keyring, Opened, Signer, SigningKey, wrap
 from mesh.identity import attestation
 from mesh.identity.attestation import TOLERANCE, Identity, NodeProof, NodeStatement, make_proof
 from mesh.integrity.record_signing import RecordSigner
@@ -536,14 +536,14 @@ def test_nothing_is_verified_twice(mesh: Mesh, agent: Agent, monkeypatch: pytest
 
     def unwrap(keyring: Keyring, key: str, value: bytes) -> Opened:
         checked.append(key)
-        return envelope.unwrap(keyring, key, value)
+        return signed_envelope.unwrap(keyring, key, value)
 
     def verify(of: NodeProof, statement: NodeStatement, roots: tuple[bytes, ...], now: datetime) -> Identity:
         checked.append("proof")
         return attestation.verify(of, statement, roots, now)
 
     monkeypatch.setattr("mesh.integrity.signature_cache.unwrap", unwrap)
-    monkeypatch.setattr("controller.trust.judgement.verify", verify)
+    monkeypatch.setattr("controller.trust.snapshot_judgement.verify", verify)
     wired_with(mesh, agent)
     assert sorted(set(checked)) == ["nodes/n1", "proof", "tasks/n1/t1"]
     checked.clear()

@@ -7,8 +7,8 @@ from typing import Any
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.swarm import agent_answer, linked_stacks, queries
-from compose_ext.swarm.agent_answer import NO_READY_TASK, Link
+from compose_ext.swarm import link_states, linked_stacks, listings
+from compose_ext.swarm.link_states import NO_READY_TASK, Link
 from compose_ext.terminal import line
 
 SECONDS = 600.0
@@ -79,9 +79,9 @@ def sweep(docker: Docker, stack: str | None) -> tuple[tuple[Swept, ...], tuple[P
     """
     names: dict[str, str] = {}
     with suppress(DockerError):  # a worker's Docker does not know them
-        names = {str(raw["ID"]): line(str(raw["Description"]["Hostname"])) for raw in queries.nodes(docker)}
-    answer = agent_answer.ask(docker, stack, counted=True)
-    pairs = [_pair(names, one) for one in agent_answer.documents(docker, "sweep", SECONDS, stack=stack)]
+        names = {str(raw["ID"]): line(str(raw["Description"]["Hostname"])) for raw in listings.nodes(docker)}
+    answer = link_states.ask(docker, stack, counted=True)
+    pairs = [_pair(names, one) for one in link_states.documents(docker, "sweep", SECONDS, stack=stack)]
     pairs += [_without_backend(link) for link in answer.links if link.is_without_backend]
     if not pairs:
         if stack is not None and answer.stacks is not None:

@@ -16,7 +16,7 @@ import pytest
 
 from agent.containers.docker_api import connect as agents
 from controller.swarm.docker_client import connect as controllers
-from mesh.process.docker_api import TRIED, choose
+from mesh.process.docker_version import TRIED, choose
 
 
 @pytest.mark.parametrize(

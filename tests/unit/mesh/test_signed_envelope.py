@@ -12,8 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from nacl import bindings
 
-from mesh.crypto import envelope
-from mesh.crypto.envelope import (
+from mesh.crypto import signed_envelope
+from mesh.crypto.framing import framed
+from mesh.crypto.signed_envelope import (
     MAX_BODY,
     MAX_GENERATION,
     InvalidSignatureError,
@@ -29,7 +30,6 @@ from mesh.crypto.envelope import (
     unwrap,
     wrap,
 )
-from mesh.crypto.framing import framed
 from mesh.errors import InvalidRecordError, Terminal
 
 SEED = bytes(range(100, 132))
@@ -335,4 +335,4 @@ def test_cost_of_10000(figure: Callable[[str], None]) -> None:
 
 
 def test_the_header_is_what_the_docstring_says() -> None:
-    assert envelope._HEADER.size == 4 + 16 + 8 + 4
+    assert signed_envelope._HEADER.size == 4 + 16 + 8 + 4

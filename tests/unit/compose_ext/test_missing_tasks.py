@@ -9,10 +9,10 @@ import pytest
 
 from compose_ext.diagnostics import DockerError
 from compose_ext.docker_cli import Docker
-from compose_ext.health.backends import SLOW_S, is_settling, judged
 from compose_ext.health.judgement import BROKEN, DEGRADED
-from compose_ext.swarm import queries
-from compose_ext.swarm.agent_answer import Link
+from compose_ext.health.missing_tasks import SLOW_S, is_settling, judged
+from compose_ext.swarm import listings
+from compose_ext.swarm.link_states import Link
 from mesh.diagnosis.steps import STARTING_S
 from mesh.diagnosis.swarm_facts import Change, SwarmFacts, SwarmNode, SwarmService, SwarmTask
 
@@ -135,10 +135,10 @@ def test_what_may_settle_by_itself(change: Change, tasks: tuple[SwarmTask, ...],
 @pytest.mark.parametrize("text", CLOCKS)
 def test_managers_clock_is_read(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Docker, "ask", lambda *_: f"{text}\n")
-    assert queries.clock(Docker("docker", ())) == CLOCKS[text]
+    assert listings.clock(Docker("docker", ())) == CLOCKS[text]
 
 
 def test_malformed_clock_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Docker, "ask", lambda *_: "<no value>")
     with pytest.raises(DockerError, match="which is no time"):
-        queries.clock(Docker("docker", ()))
+        listings.clock(Docker("docker", ()))

@@ -8,8 +8,8 @@ Docker's own choice, so it cannot be taken beforehand.
 from collections.abc import Iterable
 
 from compose_ext.docker_cli import Docker
-from compose_ext.swarm import queries
-from compose_ext.swarm.queries import TIMEOUT
+from compose_ext.swarm import listings
+from compose_ext.swarm.listings import TIMEOUT
 
 LABEL = "linkwire.made"
 """Label of one node, which one does not matter: the ids, with commas between them."""
@@ -20,14 +20,14 @@ def recorded(docker: Docker) -> frozenset[str]:
     nodes = _nodes(docker)
     if not nodes:
         return frozenset()
-    found = queries.read(docker.ask(["node", "inspect", *nodes], TIMEOUT))
+    found = listings.read(docker.ask(["node", "inspect", *nodes], TIMEOUT))
     labels = [(node["Spec"].get("Labels") or {}).get(LABEL, "") for node in found]
     return frozenset(filter(None, ",".join(map(str, labels)).split(",")))
 
 
 def record(docker: Docker, ids: Iterable[str]) -> None:
     """Record these ids and no others. Raises DockerError."""
-    first, *more = _nodes(docker) or [queries.manager(docker).node]
+    first, *more = _nodes(docker) or [listings.manager(docker).node]
     docker.ask(["node", "update", f"--label-add={LABEL}={','.join(sorted(ids))}", first], TIMEOUT)
     for node in more:
         docker.ask(["node", "update", "--label-rm", LABEL, node], TIMEOUT)

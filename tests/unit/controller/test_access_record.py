@@ -6,10 +6,10 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from types import MappingProxyType
 
-from controller.etcd.access import access, made_by_swarm, problems, steps
+from controller.etcd.access_record import access, made_by_swarm, problems, steps
 from controller.swarm.model import Swarm, SwarmNode
-from mesh.crypto.envelope import SigningKey
 from mesh.crypto.hpke import NodeKey
+from mesh.crypto.signed_envelope import SigningKey
 from mesh.model import keyspace
 from mesh.model.records import Access, Node, Record
 from mesh.model.snapshot import Put, Snapshot, Versioned

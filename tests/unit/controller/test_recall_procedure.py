@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from controller.recovery import restore
-from controller.recovery.restore_procedure import RestoreProcedure
+from controller.recovery import recall
+from controller.recovery.recall_procedure import RestoreProcedure
 from controller.trust.witnesses import Witness
 from mesh.model import keyspace
 from mesh.model.records import Address, Port, Record, Service
@@ -19,11 +19,11 @@ from tests.unit.controller.transactions import endpoint_of, fresh, settled
 
 def test_a_new_term_asks_anew() -> None:
     """Else a node asked in an earlier term has no time to answer, and an older state is restored over its own."""
-    restore = RestoreProcedure(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
-    restore._asked, restore.waiting = ("n2", 1.0), True
-    restore.passed_over.add("n3")
-    restore.start_term()
-    assert (restore._asked, restore.waiting, restore.passed_over) == (("", 0.0), False, set())
+    recall = RestoreProcedure(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    recall._asked, recall.waiting = ("n2", 1.0), True
+    recall.passed_over.add("n3")
+    recall.start_term()
+    assert (recall._asked, recall.waiting, recall.passed_over) == (("", 0.0), False, set())
 
 
 @pytest.mark.parametrize("holder", [None, "task/before", "service/before"])
@@ -43,7 +43,7 @@ def test_restored_holder_replaces_the_one_before(holder: str | None) -> None:
     port = Port(endpoint.node, endpoint.underlay.port, "before")
     old = Address(endpoint.address, holder), Address(service.vip, f"service/{service.id}", "shop"), port
     stored = Snapshot(9, complete=True, records={keyspace.key_of(r): Versioned(r, 9, 3) for r in old})
-    steps, problem = restore.put_back(stored, newest, Witness("n1", 7, manifest))
+    steps, problem = recall.put_back(stored, newest, Witness("n1", 7, manifest))
     assert problem == ""
     puts = [op for step in steps for op in step.ops if isinstance(op, Put)]
     assert puts == [
