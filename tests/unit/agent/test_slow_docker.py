@@ -74,9 +74,13 @@ class Node:
             self._watch._wake("resync")
 
     def settle(self) -> None:
-        """Start, and wait until events are followed: then all are listed once more."""
+        """Start, and wait until events are followed: then all are listed once more, or for the first time."""
         self.start()
-        until(lambda: self.proxy.asked["events"] == 1 and self.lists > 1, SOON_S * slowness())
+        until(lambda: self.proxy.asked["events"] == 1 and self.lists)
+        seen = 0
+        while self.lists != seen:
+            seen = self.lists
+            time.sleep(0.5 * slowness())
         self.await_known(ILL, *OTHERS)
 
     def known(self) -> dict[str, LocalTask]:
