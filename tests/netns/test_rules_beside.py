@@ -116,8 +116,11 @@ def test_exit_network_reaches_only_its_gateway(joined: Joined, version: int) -> 
         assert ask(web.netns, there, 80) == outcome
         assert ask(web.netns, there, 53, "udp") == outcome
         assert ask(db.netns, back, 90) == ("web" if outcome == "db" else SILENCE)
+    # The answer would be refused too: a datagram tells whether the question came in.
+    assert ask(db.netns, back, 53, "udp") == SILENCE
+    assert "web" not in {server for server, _ in joined.servers.heard}
     assert set(refused(web)) == {("apart", "")}
-    assert refused(web)["apart", ""] >= 3
+    assert refused(web)["apart", ""] >= 4
 
 
 @both_families
