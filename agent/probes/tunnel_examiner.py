@@ -21,8 +21,8 @@ from agent.node_encryption.diff import Observed
 from agent.node_encryption.policy_routing import NodeRoute
 from agent.probes import datagrams
 from agent.probes.datagrams import Through
+from mesh.diagnosis.between_nodes.facts import TunnelLook
 from mesh.diagnosis.link_facts import Look
-from mesh.diagnosis.nodes.facts import TunnelLook
 from mesh.diagnosis.questions import Answer, Arrived, Probe, Question
 from mesh.errors import LinkwireError
 from mesh.model import keyspace

@@ -13,9 +13,9 @@ from agent.queries.server import BadQueryError, Document
 from agent.status.node_status import believed
 from agent.walks.link_records import free_port, taken_ports
 from agent.walks.looking import LARGE_BYTES, SILENT, underlay
+from mesh.diagnosis.between_nodes import walk
+from mesh.diagnosis.between_nodes.facts import NodeEnd, NodesFacts, TunnelLook
 from mesh.diagnosis.link_facts import Unheard
-from mesh.diagnosis.nodes import walk
-from mesh.diagnosis.nodes.facts import NodeEnd, NodesFacts, TunnelLook
 from mesh.diagnosis.questions import Answer, Probe, Question
 from mesh.diagnosis.steps import Step
 from mesh.errors import LinkwireError

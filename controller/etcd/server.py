@@ -31,7 +31,7 @@ from pathlib import Path
 
 import structlog
 
-from controller.etcd import owner
+from controller.etcd import data_owner
 from controller.etcd import upkeep as etcd_upkeep
 from controller.etcd.accounts import Accounts, Trust
 from controller.etcd.cluster import arguments
@@ -146,7 +146,7 @@ def _run(read: argparse.Namespace, tls: Tls, files: Files, among: Membership | N
         with suppress(Terminal) if among is not None and not among.own else nullcontext():
             trust, other = authenticate(common, files, upkeep, read.installation, among)
             if other:
-                owner.set_aside(read.data, other)
+                data_owner.set_aside(read.data, other)
                 continue
             serve(common, files, urls, tls, trust, upkeep, among)
 
@@ -190,7 +190,7 @@ def authenticate(
             if among is not None and not (role := among.role(line)).leads:
                 return _follow(line, process, among, role), ""
             upkeep.mend(line)  # or nothing can be set
-            if other := owner.claim(line, installation):
+            if other := data_owner.claim(line, installation):
                 return Trust(), other
             trust = Accounts().update(line, upkeep.barred(time.monotonic())) or Trust()
             if among is not None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mesh.diagnosis.between_nodes.facts import TunnelLook
 from mesh.diagnosis.link_facts import Look, Trial
-from mesh.diagnosis.nodes.facts import TunnelLook
 
 
 @dataclass(frozen=True, slots=True)

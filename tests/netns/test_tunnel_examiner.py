@@ -23,8 +23,8 @@ from agent.probes.examiner import Examiner
 from agent.probes.tunnel_examiner import TunnelExaminer
 from agent.status.node_tunnel import TunnelReader
 from agent.walks.between_nodes import NodesExplainer, _end
-from mesh.diagnosis.nodes import walk
-from mesh.diagnosis.nodes.facts import NodeEnd, NodesFacts
+from mesh.diagnosis.between_nodes import walk
+from mesh.diagnosis.between_nodes.facts import NodeEnd, NodesFacts
 from mesh.diagnosis.questions import Answer, Probe, Question
 from mesh.diagnosis.steps import Step
 from mesh.model.encryption.records import NodeEncryption

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from controller.etcd.cluster.plan import Note
-from controller.etcd.owner import MEMBER
+from controller.etcd.data_owner import MEMBER
 
 NAME = "membership.json"
 ASIDE = "earlier-member"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from mesh.diagnosis.nodes import record_stages, tunnel_stages
-from mesh.diagnosis.nodes.facts import NodesFacts
+from mesh.diagnosis.between_nodes import record_stages, tunnel_stages
+from mesh.diagnosis.between_nodes.facts import NodesFacts
 from mesh.diagnosis.steps import Step, until_wrong
 
 _Stage = Callable[[NodesFacts], Iterator[Step]]

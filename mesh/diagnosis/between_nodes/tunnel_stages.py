@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mesh.diagnosis.between_nodes.facts import NodesFacts
 from mesh.diagnosis.link_facts import Underlay
-from mesh.diagnosis.nodes.facts import NodesFacts
 from mesh.diagnosis.steps import Step, ago, ok
 from mesh.diagnosis.tunnel_stages import DROPPED, blocked
 from mesh.model.encryption.status import letting

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from mesh.diagnosis.between_nodes.facts import NodeEnd, NodesFacts, TunnelLook
+from mesh.diagnosis.between_nodes.walk import by_looking, by_records
 from mesh.diagnosis.link_facts import Underlay, Unheard
-from mesh.diagnosis.nodes.facts import NodeEnd, NodesFacts, TunnelLook
-from mesh.diagnosis.nodes.walk import by_looking, by_records
 from mesh.diagnosis.steps import NODE_STAGES, Step
 
 PASSES = Underlay(5, 5, 5, 1420, 5, 5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mesh.diagnosis.nodes.facts import NodeEnd, NodesFacts
+from mesh.diagnosis.between_nodes.facts import NodeEnd, NodesFacts
 from mesh.diagnosis.steps import Step, ago, ok
 from mesh.model.encryption.status import LAST
 
