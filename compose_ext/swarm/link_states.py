@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from compose_ext.diagnostics import DockerError
@@ -176,7 +176,9 @@ def ask(docker: Docker, stack: str | None, *, counted: bool = False, totals: boo
     Raises:
         DockerError: there is no agent, or no answer that can be understood.
     """
-    return judged(_with_names(docker, links(docker, stack, counted=counted, totals=totals)))
+    answer = judged(_with_names(docker, links(docker, stack, counted=counted, totals=totals)))
+    problems = listings.with_near_services(docker, answer.problems)
+    return replace(answer, problems=tuple(problems), raw={**answer.raw, "problems": problems})
 
 
 def links(docker: Docker, stack: str | None, *, counted: bool = False, totals: bool = False) -> dict[str, Any]:

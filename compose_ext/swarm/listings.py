@@ -11,6 +11,7 @@ from typing import Any
 from compose_ext.diagnostics import DockerError, absent
 from compose_ext.docker_cli import Docker
 from mesh.model.encryption.status import DATA_PATH_PORT
+from mesh.model.labels.near_services import with_near_service
 
 TIMEOUT = 30.0
 """Seconds for one question to Docker."""
@@ -22,6 +23,7 @@ _GONE = re.compile(r"(?i)no such|not found")
 INSPECTED_AT_ONCE = 2000
 """Ids of one question: docker asks its daemon for each by itself, some milliseconds long."""
 _TASK = "task"
+_ABSENT = "which does not exist"
 _NAMES = {"stack": "{{.Name}}", "service": "{{.Name}}", "node": "{{.Hostname}}"}
 _FRACTION = re.compile(r"\.[0-9]+")
 """Of a second, which Docker writes with nine digits."""
@@ -107,6 +109,16 @@ def names(docker: Docker, *kinds: str) -> set[str]:
     """Return the names of all stacks, services or nodes. Raises DockerError, as on a worker."""
     listed = (docker.ask([kind, "ls", "--format", _NAMES[kind]], TIMEOUT) for kind in kinds)
     return {name for text in listed for name in text.split()}
+
+
+def with_near_services(docker: Docker, problems: Sequence[str]) -> list[str]:
+    """Add to problems about providers that do not exist which services may have been meant, if Docker knows."""
+    if not any(_ABSENT in problem for problem in problems):
+        return list(problems)
+    services: set[str] = set()
+    with suppress(DockerError):  # a worker's Docker does not know
+        services = names(docker, "service")
+    return [with_near_service(problem, services) for problem in problems]
 
 
 def require(docker: Docker, name: str, *kinds: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mesh.diagnosis.steps import Outcome, Step, ago, ok, until_wrong
 from mesh.diagnosis.swarm_facts import RUNNING, STARTING, SwarmFacts, SwarmTask
 from mesh.model.labels.link_labels import suggestion
+from mesh.model.labels.near_services import near_service
 
 _SHOWN = 5
 AGENT = "linkwire_agent"
@@ -36,7 +37,7 @@ def _label(facts: SwarmFacts) -> Iterator[Step]:
     if consumer.label_errors:
         text = f"{consumer.name} has no link to {provider}: {consumer.label_errors[0]}"
     elif absent:
-        near = suggestion(absent[0], facts.services)
+        near = near_service(consumer.name, absent[0], facts.services)
         text = f"{consumer.name} has no link to {provider}, but one to {absent[0]}, which does not exist{near}"
     else:
         others = ", ".join(sorted(consumer.links)[:_SHOWN]) or "nothing"

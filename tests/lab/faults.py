@@ -313,7 +313,7 @@ FAULTS = (
         mistyped,
         "label",
         "did you mean 'odd_web'?",
-        status="service odd_client: links to odd_wbe, which does not exist",
+        status="service odd_client: links to odd_wbe, which does not exist (yet); did you mean 'odd_web'?",
     ),
     Fault(
         "provider does not consent",

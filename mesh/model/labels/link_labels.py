@@ -128,12 +128,18 @@ def key_name(consumer: str, link: LinkLabel) -> str:
 
 def suggestion(word: str, names: Collection[str]) -> str:
     """Return `; did you mean 'db'?` when one of `names` resembles `word`, else an empty text."""
+    near = nearest(word, names)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def nearest(word: str, names: Collection[str]) -> str:
+    """Return the one of `names` that resembles `word` most; empty: none does."""
     if len(word) > _MAX_COMPARED:
         return ""
     # All labels share a prefix, which would make any two of them similar.
     lowered = {name.lower().removeprefix(PREFIX): name for name in names}
     near = difflib.get_close_matches(word.lower().removeprefix(PREFIX), lowered, n=1, cutoff=0.6)
-    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
+    return lowered[near[0]] if near else ""
 
 
 def check_service_name(name: str) -> None:

@@ -263,6 +263,7 @@ SWARMS_FAULTS: dict[str, tuple[SwarmFacts, str, str]] = {
         "it links to nothing; shop_db links to shop_web, and a link has one direction",
     ),
     "typo": (without_link("shop_dbb"), "label", "shop_dbb, which does not exist; did you mean 'shop_db'?"),
+    "no stack": (without_link("db"), "label", "but one to db, which does not exist; did you mean 'shop_db'?"),
     "consent": (replace(SWARM, refusal="shop_db does not allow it"), "consent", "does not allow it"),
     "scaled": (
         replace(
