@@ -35,6 +35,10 @@ class DockerError(Exception):
         self.output = output
 
 
+class UnknownNameError(DockerError):
+    """Nothing linked has a name, and a worker's Docker knows of nothing else; the text is for the user."""
+
+
 class BadFilesError(Exception):
     """The files have errors, which have been printed."""
 

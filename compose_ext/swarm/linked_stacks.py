@@ -8,10 +8,10 @@ stack, and `check` compares.
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 
-from compose_ext.diagnostics import DockerError, absent
+from compose_ext.diagnostics import DockerError, UnknownNameError, absent
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.language.validation import Links
-from compose_ext.swarm import listings
+from compose_ext.swarm import link_states, listings
 from compose_ext.swarm.installation import STACK
 from mesh.model.labels.link_labels import suggestion
 
@@ -67,11 +67,44 @@ def require_stack(docker: Docker, stack: str, linked: Iterable[str]) -> None:
         names = listings.names(docker, "stack")
     except DockerError:
         near = suggestion(stack, linked)
-        raise DockerError(
+        raise UnknownNameError(
             f"no stack {stack!r} has linked services{near}, and this Docker knows no other stacks: ask a manager"
         ) from None
     if stack not in names:
         raise absent("stack", stack, names.union(linked))
+
+
+def require_name(docker: Docker, name: str, *kinds: str) -> None:
+    """Require that the Swarm has something of a name, as far as Docker or the agent there knows.
+
+    Args:
+        docker: a worker's knows nothing; then the agent is asked for what takes part in links.
+        name: as for `listings.require`.
+        kinds: of these.
+
+    Raises:
+        AbsentError: it has not.
+        UnknownNameError: nothing linked has it, and a worker's Docker does not know of anything else.
+        DockerError: neither answers.
+    """
+    try:
+        listings.require(docker, name, *kinds)
+    except DockerError:
+        known = _linked(link_states.ask(docker, None, counted=True))
+        if name.partition(".")[0] in known or any(one.startswith(f"{name}_") for one in known):
+            return  # an older agent names no stacks
+        those = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+        near = suggestion(name, known)
+        raise UnknownNameError(
+            f"no {those} {name!r} takes part in links{near}, and this Docker knows no others: ask a manager"
+        ) from None
+
+
+def _linked(answer: link_states.Answer) -> set[str]:
+    """Return the names of stacks and services with links, and of the nodes whose agents are heard."""
+    known = {*(answer.stacks or ()), *(name for link in answer.links for name in (link.consumer, link.provider))}
+    agents = (answer.raw.get("control") or {}).get("agents") or {}
+    return known | {str(agent.get("hostname")) for agent in agents.values()} | agents.keys()
 
 
 def remember(docker: Docker, stack: str, links: Links | None, say: Callable[[str], None]) -> None:

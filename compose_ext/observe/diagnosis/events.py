@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import click
 
 from compose_ext.completion import subjects
-from compose_ext.diagnostics import DockerError, UsageError
+from compose_ext.diagnostics import AbsentError, DockerError, UnknownNameError, UsageError
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.observe.diagnosis.log_lines import Subject
 from compose_ext.observe.diagnosis.logs import warn_of_absence
 from compose_ext.pflag import Command, form, moment, pass_docker, switch
-from compose_ext.swarm import link_states, listings
+from compose_ext.swarm import link_states, linked_stacks
 from compose_ext.terminal import complain, show_finding, words
 
 VERSION = 1
@@ -58,8 +57,12 @@ class Wanted:
             return False
         if self.kinds and not any(f" {kind} " in f" {event['kind']} " for kind in self.kinds):
             return False
+        return not self.subjects or bool(self.named(event))
+
+    def named(self, event: Mapping[str, Any]) -> set[str]:
+        """Return the names, of those wanted, that an event's details have."""
         details = [str(text) for text in event["details"].values()]
-        return not self.subjects or any(subject.is_in(text) for subject in self.subjects for text in details)
+        return {subject.name for subject in self.subjects if any(map(subject.is_in, details))}
 
 
 def lines(docker: Docker, *, follow: bool) -> Iterator[dict[str, Any]]:
@@ -95,10 +98,23 @@ def _read(line: str) -> dict[str, Any]:
 
 
 def _require(docker: Docker, names: Iterable[str]) -> None:
-    """Require that there is something of each name. Raises AbsentError."""
+    """Require that there is something of each name; say of all but the last where there is not.
+
+    Raises:
+        AbsentError: there is not.
+        UnknownNameError: there is not, as far as a worker's agent knows.
+        DockerError: neither Docker nor the agent answers.
+    """
+    errors: list[AbsentError | UnknownNameError] = []
     for name in names:
-        with suppress(DockerError):  # a worker's Docker does not know
-            listings.require(docker, name, *_NAMED)
+        try:
+            linked_stacks.require_name(docker, name, *_NAMED)
+        except (AbsentError, UnknownNameError) as error:
+            errors.append(error)
+    for one in errors[:-1]:
+        complain(f"docker linkwire: {one}")
+    if errors:
+        raise errors[-1]
 
 
 @click.command(
@@ -137,8 +153,8 @@ def events_command(  # noqa: PLR0917 - as many as the command has flags
 
     The controllers write and sign this log. Each page names the one before, so one that is missing or changed is
     told, and the exit code is 1. With names of stacks, services, tasks or nodes, those events that name one of them.
-    The log keeps the last pages; the controllers' own log has each event too. Asks the Linkwire agent on the Docker
-    endpoint.
+    Of a name that no event and nothing in the Swarm has it says so at the end, and exits with 2. The log keeps the
+    last pages; the controllers' own log has each event too. Asks the Linkwire agent on the Docker endpoint.
     """
     follow, now = bool(given["follow"]), datetime.now(UTC).timestamp()
     if follow and until is not None:
@@ -151,7 +167,7 @@ def events_command(  # noqa: PLR0917 - as many as the command has flags
     )
     if follow:
         warn_of_absence(docker, name, *_NAMED)
-    damaged = printed = False
+    damaged, unnamed = False, set(name)
     for event in lines(docker, follow=follow):
         if "problem" in event:
             damaged = True
@@ -160,11 +176,15 @@ def events_command(  # noqa: PLR0917 - as many as the command has flags
             tell_one(f"docker linkwire: {printable(str(event['problem']))}")
         elif not wanted.takes(event):
             continue
-        elif form == "text":
-            print(written(event), flush=follow)
-        printed = True
+        else:
+            unnamed -= wanted.named(event)
+            if form == "text":
+                print(written(event), flush=follow)
         if form == "json":
             print(json.dumps(event), flush=follow)
-    if not printed:  # not before: the log also names what is gone
-        _require(docker, name)
-    return DAMAGED if damaged else 0
+    left = [] if follow else [one for one in dict.fromkeys(name) if one in unnamed]  # the log also names what is gone
+    if damaged:
+        warn_of_absence(docker, left, *_NAMED)
+        return DAMAGED
+    _require(docker, left)
+    return 0

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 import click
 
 from compose_ext.completion import subjects
-from compose_ext.diagnostics import AbsentError, DockerError
+from compose_ext.diagnostics import AbsentError, DockerError, UnknownNameError
 from compose_ext.docker_cli import Docker
 from compose_ext.observe.diagnosis import log_lines
 from compose_ext.observe.diagnosis.log_lines import LEVELS, Backlog, Choice, Line, Subject
 from compose_ext.pflag import Command, OneOf, Whole, form, moment, pass_docker, switch
-from compose_ext.swarm import listings
+from compose_ext.swarm import linked_stacks, listings
 from compose_ext.swarm.installation import SERVICES, STACK
 from compose_ext.terminal import complain
 
@@ -117,11 +117,11 @@ def warn_of_absence(docker: Docker, names: Iterable[str], *kinds: str) -> None:
     """Say on standard error which names nothing has: it may come while it is waited for, or never."""
     for name in names:
         try:
-            listings.require(docker, name, *kinds)
-        except AbsentError as error:
+            linked_stacks.require_name(docker, name, *kinds)
+        except (AbsentError, UnknownNameError) as error:
             complain(f"docker linkwire: {error}", "yellow")
         except DockerError:
-            pass  # a worker's Docker does not know
+            pass  # it is asked again, and then told
 
 
 @dataclass(slots=True)

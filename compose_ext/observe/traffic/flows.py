@@ -13,7 +13,7 @@ from compose_ext.diagnostics import DockerError, absent
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.observe.traffic.flow_text import Summary
 from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
-from compose_ext.swarm import link_states, listings
+from compose_ext.swarm import link_states, linked_stacks, listings
 from compose_ext.terminal import show
 
 MOST_S = 86_400
@@ -33,11 +33,11 @@ def ask(docker: Docker, name: str | None, seconds: int, nodes: Sequence[str] = (
 
     Raises:
         AbsentError: there is no such stack or service.
+        UnknownNameError: none with links, as far as a worker's agent knows.
         DockerError: there is no agent, it is older, or it says what is wrong.
     """
     if name is not None:
-        with suppress(DockerError):  # a worker's Docker does not know
-            listings.require(docker, name, "stack", "service")
+        linked_stacks.require_name(docker, name, "stack", "service")
     asked: dict[str, Any] = {"seconds": seconds, "follow": True, "nodes": list(nodes)}
     asked |= {"name": name} if name is not None else {}
     command = ["exec", "-i", link_states.container(docker), link_states.ASK, "flows", json.dumps(asked)]

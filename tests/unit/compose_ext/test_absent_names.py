@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import click
 import pytest
@@ -179,6 +180,47 @@ def test_absent_name_that_is_followed_is_told(swarm: dict[str, str], words: Word
     first = done.stderr.splitlines()[0]
     assert first.startswith("docker linkwire: this Swarm has no stack, service")
     assert first.endswith("'shpo'; did you mean 'shop'?")
+
+
+def test_each_absent_name_of_several_is_told(swarm: dict[str, str]) -> None:
+    """Beside the events of one that there is."""
+    command = [sys.executable, "-m", "compose_ext", "events", "shpo", "shop_web", "shop", "wroker1"]
+    done = subprocess.run(command, env=swarm, capture_output=True, text=True, check=False, timeout=60)
+    assert "link created" in done.stdout
+    assert (done.returncode, done.stdout.count("\n")) == (BAD_INPUT, 1)
+    kinds = "docker linkwire: this Swarm has no stack, service, task or node"
+    assert done.stderr.splitlines() == [
+        f"{kinds} 'shpo'; did you mean 'shop'?",
+        f"{kinds} 'wroker1'; did you mean 'worker1'?",
+    ]
+
+
+@pytest.mark.parametrize("words", [("flows", "--for", "1"), ("events",), ("events", "-f")], ids=" ".join)
+def test_worker_says_that_a_name_is_unknown(swarm: dict[str, str], words: Words) -> None:
+    """It knows what is linked alone; a stack that is linked is known to it."""
+    command = [sys.executable, "-m", "compose_ext", *words]
+    worker = swarm | {"WORKER": "1"}
+    done = subprocess.run([*command, "shpo"], env=worker, capture_output=True, text=True, check=False, timeout=60)
+    kinds = "stack or service" if words[0] == "flows" else "stack, service, task or node"
+    said = f"docker linkwire: no {kinds} 'shpo' takes part in links; did you mean 'shop'?, and this Docker knows no"
+    assert (done.stderr, done.stdout) == (f"{said} others: ask a manager\n", "")
+    assert done.returncode == (0 if "-f" in words else 1)
+    if words[0] == "events":
+        done = subprocess.run([*command, "shop"], env=worker, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", [("status",), ("check",), ("check", "--live"), ("ps",)], ids=" ".join)
+def test_absent_provider_is_told_with_a_near(swarm: dict[str, str], tmp_path: Path, words: Words) -> None:
+    """A label that names the service without its stack, and mistyped."""
+    for name in ("services", "nodes", "tasks", "events"):
+        (tmp_path / name).write_text((Path(swarm["FOLDER"]) / name).read_text())
+    text = "service shop_web: links to dbb, which does not exist (yet)"
+    (tmp_path / "answer").write_text(json.dumps({**ANSWER, "problems": [text]}) + "\n")
+    command = [sys.executable, "-m", "compose_ext", *words]
+    environment = swarm | {"FOLDER": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert f"{text}; did you mean 'shop_db'?" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("words", [("ps",), ("check", "--stack")], ids=" ".join)
