@@ -16,7 +16,7 @@ from compose_ext.document.cursor import Context, Cursor
 from compose_ext.document.loader import Document
 from compose_ext.health import missing_tasks, node_keys
 from compose_ext.health.facts import about
-from compose_ext.health.judgement import judge
+from compose_ext.health.judgement import NOTHING_SEEN, judge
 from compose_ext.language.compose_files import Files, Named, open_all
 from compose_ext.language.override import check_labels, compile_override
 from compose_ext.language.project import EXTENSION
@@ -194,20 +194,22 @@ def check_swarm(docker: Docker, stack: str | None, *, as_json: bool, is_live: bo
     if is_live:
         shown = say if sys.stdout.isatty() and not as_json else _silently
         problems += map(str, live_walks.problems(docker, stack, shown, problems))
+    # Only a trial finds what sends nothing: a port where nobody listens, a way that loses large packets.
+    good = ": every link works" if is_live else f": {NOTHING_SEEN}"
     if as_json:
         report = Report()
         for problem in problems:
             report.add(Problem(problem))
         for note in notes:
             report.add(Problem(note, warning=True))
-        show_json(_answer(report, ": nothing is wrong in this Swarm"))
+        show_json(_answer(report, good))
         return 1 if problems else OK
     for note in notes:
         show_finding(f"warning: {note}", "yellow")
     for problem in problems:
         show_finding(problem)
     if not problems:
-        print("ok: nothing is wrong in this Swarm")
+        print(f"ok{good}")
     return 1 if problems else OK
 
 

@@ -15,6 +15,9 @@ HOLDER = "linkwire-wireguard-go"
 WELL, DEGRADED, BROKEN = 0, 1, 2
 """Exit codes: all is well; something is wrong, and links work; links, or what makes new ones, do not work."""
 
+NOTHING_SEEN = "nothing wrong is seen; check --live tries every link"
+"""Said where all is well. Counters do not tell of a port where nobody listens, or of large packets that vanish."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -10,7 +10,7 @@ import click
 
 from compose_ext.docker_cli import Docker, printable
 from compose_ext.health.facts import gather
-from compose_ext.health.judgement import BROKEN, DEGRADED, WELL, Facts, Health, holder_note, judge
+from compose_ext.health.judgement import BROKEN, DEGRADED, NOTHING_SEEN, WELL, Facts, Health, holder_note, judge
 from compose_ext.pflag import Command, Seconds, form, pass_docker, switch
 from compose_ext.swarm.link_states import NO_READY_TASK, Link
 from compose_ext.terminal import Table, lasting, say, show, show_json
@@ -113,11 +113,11 @@ def _without_backend(links: Iterable[Link]) -> int:
 
 
 def _counted(health: Health) -> str:
-    count = len(health.findings)
-    if count:
+    if count := len(health.findings):
         return f"{count} thing{'s' if count > 1 else ''} wrong, worst first below"
-    is_part = health.facts.running is None
-    return f"nothing is wrong{', as far as this node knows: ask a manager for all' if is_part else ''}"
+    if health.facts.running is None:
+        return "nothing wrong is seen from this node; a manager knows all"
+    return NOTHING_SEEN
 
 
 def _control(facts: Facts) -> Iterator[tuple[str, str, str]]:

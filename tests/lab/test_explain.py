@@ -21,7 +21,7 @@ from tests.support.effort import LONG
 pytestmark = pytest.mark.usefixtures("staying")
 
 Figure = Callable[[str], None]
-WELL = "nothing is wrong"
+WELL = "nothing wrong is seen; check --live tries every link"
 
 STACK = """
 version: "3.8"
