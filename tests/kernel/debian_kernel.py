@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import re
 import shutil
@@ -33,8 +34,7 @@ def obtain() -> Kernel:
     Raises:
         GuestSetupError: apt knows no such package, or cannot download it.
     """
-    package = _newest_package()
-    version = _field(_apt("apt-cache", "show", "--no-all-versions", package), r"^Version: (\S+)$")
+    package, version = _newest_package()
     # Resolved, because the guest's init looks for it where the host's root is not yet the root.
     cache = Path(os.environ.get(CACHE_VARIABLE) or REPO / "build" / "kernel").resolve()
     cache.mkdir(parents=True, exist_ok=True)
@@ -47,8 +47,11 @@ def obtain() -> Kernel:
     return Kernel(modules.name, unpacked / "boot" / f"vmlinuz-{modules.name}", modules)
 
 
-def _newest_package() -> str:
-    return _field(_apt("apt-cache", "depends", META_PACKAGE), r"Depends: (linux-image-\S+-cloud-amd64)$")
+@functools.cache  # two seconds of a processor where apt has no cache of its own, and a run boots ten times
+def _newest_package() -> tuple[str, str]:
+    """Its name and its version."""
+    package = _field(_apt("apt-cache", "depends", META_PACKAGE), r"Depends: (linux-image-\S+-cloud-amd64)$")
+    return package, _field(_apt("apt-cache", "show", "--no-all-versions", package), r"^Version: (\S+)$")
 
 
 def _unpack(package: str, into: Path) -> None:
