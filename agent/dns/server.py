@@ -103,7 +103,10 @@ def main() -> None:
 
 def _received(control: socket.socket) -> tuple[bytes, list[int]]:
     space = socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
-    order, ancillary, _, _ = control.recvmsg(ORDER.size, space, socket.MSG_CMSG_CLOEXEC | socket.MSG_WAITALL)
+    try:
+        order, ancillary, _, _ = control.recvmsg(ORDER.size, space, socket.MSG_CMSG_CLOEXEC | socket.MSG_WAITALL)
+    except ConnectionResetError:  # the agent died before it read an answer (unix(7)): as if it had closed its end
+        return b"", []
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

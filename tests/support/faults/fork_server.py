@@ -136,6 +136,10 @@ class Supervised:
         while not self.has_ended():
             assert time.monotonic() < deadline
             time.sleep(0.005)
+        log = Path(self.order["log"])
+        said = log.read_bytes() if log.exists() else b""
+        if said and not said.endswith(b"\n"):  # cut in the middle of a line, which the next one would go on with
+            os.truncate(log, said.rfind(b"\n") + 1)
 
     def resources(self) -> Counter[str]:
         """Count its open descriptors by what they are, and its threads."""
