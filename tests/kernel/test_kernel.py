@@ -100,9 +100,9 @@ def test_self_test_and_netns_suite_pass_in_guest(announce: Announce) -> None:
     options = ("-q", "--durations=8", "-k", f"guest_tests or {choice}")
     env = {BACKEND_VARIABLE: "kernel"}
     paths = (str(REPO / each) for each in (suites[0], *whole))
-    # Two emulated processors take a quarter more of the machine's for the same work: they wait for each other.
-    cpus = 2 if LONG else 1
-    run = inner.run([*paths, *options], timeout=WHOLE_S, cpus=cpus, env=env, stream=sys.stdout)
+    # Two emulated processors take a quarter more of the machine's for the same work, as they wait for each other.
+    # With one, beside two Swarms, a megabyte took more than 20 s.
+    run = inner.run([*paths, *options], timeout=WHOLE_S, cpus=2, env=env, stream=sys.stdout)
     announce(" and ".join(suites), run)
     if problem := run.problem():
         pytest.fail(f"{problem}: {run.summary()}", pytrace=False)
