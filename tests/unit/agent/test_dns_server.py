@@ -41,5 +41,5 @@ def test_process_ends_without_a_word_when_told() -> None:
         process = subprocess.Popen(command, cwd=REPO, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True)
         theirs.close()
         ours.send(ORDER.pack(b"!", b""))
-        assert process.communicate(timeout=60) == (None, "")
-        assert process.returncode == 0
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, "")
