@@ -11,7 +11,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -55,14 +54,19 @@ def test_swarm_outlives_hours_of_faults(
     records, devices, first = kinds(left(stacks)), wireguard_processes(stacks), largest(stacks)
     done: Counter[str] = Counter()
     stacks.deploy(LIFE, compose(stacks))
-    with ExitStack() as stack:
-        words = stack.enter_context(Words(stacks, STEADY))
-        requests = stack.enter_context(Load(tasks, "http://web/", SOAK_S + 3600))
-        while time.monotonic() < began + SOAK_S:
-            for _ in range(ROUNDS):
-                round_of(havoc, done)
-            late = checker.settle(stacks.lab, SETTLE_S)
-            print(f"{time.monotonic() - began:5.0f} s: {done.total()} so far; exact {late:.1f} s later", flush=True)
+    words, requests = Words(stacks, STEADY), Load(tasks, "http://web/", SOAK_S + 3600)
+    try:
+        with words, requests:
+            while time.monotonic() < began + SOAK_S:
+                for _ in range(ROUNDS):
+                    round_of(havoc, done)
+                late = checker.settle(stacks.lab, SETTLE_S)
+                now = time.monotonic() - began
+                print(f"{now:5.0f} s: {done.total()} so far; exact {late:.1f} s later", flush=True)
+    except LabError:
+        figure(f"ended after {time.monotonic() - began:.0f} s, seed {SEED}: {dict(done)}; {requests.counted}")
+        figure(containers(stacks))
+        raise
     stacks.remove(LIFE)
     checker.settle(stacks.lab, SETTLE_S)
     last = largest(stacks)
@@ -94,6 +98,13 @@ def round_of(havoc: Havoc, done: Counter[str]) -> None:
     finally:
         heal()
     time.sleep(havoc.choice.uniform(0.0, 5.0))
+
+
+def containers(stacks: Deployment) -> str:
+    """Tell what each node's Docker has, by which one may see whose fault a difference is."""
+    form = "{{.ID}} {{.Names}}: {{.Status}}"
+    listed = {node.name: node.docker("ps", "--all", "--format", form, check=False) for node in stacks.lab.nodes}
+    return "\n".join(f"{name}: {one.stdout}" for name, one in listed.items())
 
 
 def kinds(keys: list[str]) -> Counter[str]:
