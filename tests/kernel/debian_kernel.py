@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import functools
 import os
 import re
 import shutil
@@ -34,7 +33,8 @@ def obtain() -> Kernel:
     Raises:
         GuestSetupError: apt knows no such package, or cannot download it.
     """
-    package, version = _newest_package()
+    package = _newest_package()
+    version = _field(_apt("apt-cache", "show", "--no-all-versions", package), r"^Version: (\S+)$")
     # Resolved, because the guest's init looks for it where the host's root is not yet the root.
     cache = Path(os.environ.get(CACHE_VARIABLE) or REPO / "build" / "kernel").resolve()
     cache.mkdir(parents=True, exist_ok=True)
@@ -47,11 +47,8 @@ def obtain() -> Kernel:
     return Kernel(modules.name, unpacked / "boot" / f"vmlinuz-{modules.name}", modules)
 
 
-@functools.cache  # two seconds of a processor where apt has no cache of its own, and a run boots ten times
-def _newest_package() -> tuple[str, str]:
-    """Its name and its version."""
-    package = _field(_apt("apt-cache", "depends", META_PACKAGE), r"Depends: (linux-image-\S+-cloud-amd64)$")
-    return package, _field(_apt("apt-cache", "show", "--no-all-versions", package), r"^Version: (\S+)$")
+def _newest_package() -> str:
+    return _field(_apt("apt-cache", "depends", META_PACKAGE), r"Depends: (linux-image-\S+-cloud-amd64)$")
 
 
 def _unpack(package: str, into: Path) -> None:

@@ -66,14 +66,9 @@ def pytest_command(arguments: Sequence[str]) -> list[str]:
 
 
 def run(
-    arguments: Sequence[str],
-    *,
-    timeout: float,
-    cpus: int = 2,
-    env: Mapping[str, str] | None = None,
-    stream: TextIO | None = None,
+    arguments: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None, stream: TextIO | None = None
 ) -> InnerRun:
-    """Run pytest with these arguments in a guest of so many processors, within `timeout` seconds; read its report.
+    """Run pytest with these arguments in a guest, within `timeout` seconds, and read its report.
 
     Raises:
         GuestError: See guest.run.
@@ -81,7 +76,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="linkwire-inner-") as name:
         exchange = Path(name)
         command = pytest_command([*arguments, f"--junitxml={guest.EXCHANGE}/{REPORT}"])
-        result = guest.run(command, timeout=timeout, cpus=cpus, env=env, exchange=exchange, stream=stream)
+        result = guest.run(command, timeout=timeout, env=env, exchange=exchange, stream=stream)
         report = exchange / REPORT
         return InnerRun(read_report(report) if report.exists() else (), result)
 

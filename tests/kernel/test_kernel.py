@@ -99,10 +99,9 @@ def test_self_test_and_netns_suite_pass_in_guest(announce: Announce) -> None:
     choice = f"not ({' or '.join(BY_HAND)})" + (f" and ({' or '.join(SUBJECT)})" if not LONG else "")
     options = ("-q", "--durations=8", "-k", f"guest_tests or {choice}")
     env = {BACKEND_VARIABLE: "kernel"}
-    paths = (str(REPO / each) for each in (suites[0], *whole))
-    # Two emulated processors take a quarter more of the machine's for the same work, as they wait for each other.
-    # With one, beside two Swarms, a megabyte took more than 20 s.
-    run = inner.run([*paths, *options], timeout=WHOLE_S, cpus=2, env=env, stream=sys.stdout)
+    run = inner.run(
+        [*(str(REPO / each) for each in (suites[0], *whole)), *options], timeout=WHOLE_S, env=env, stream=sys.stdout
+    )
     announce(" and ".join(suites), run)
     if problem := run.problem():
         pytest.fail(f"{problem}: {run.summary()}", pytrace=False)
@@ -127,7 +126,7 @@ def test_exit_code_output_and_exchange_come_back(tmp_path: Path) -> None:
     stream = io.StringIO()
     script = f"printf 'a\\n\\0b'; echo ä >&2; pwd; echo \"$GREETING\"; cp /etc/hostname {guest.EXCHANGE}; exit 7"
     result = guest.run(
-        ["sh", "-c", script], timeout=180, cpus=1, env={"GREETING": "it's me"}, exchange=tmp_path, stream=stream
+        ["sh", "-c", script], timeout=180, env={"GREETING": "it's me"}, exchange=tmp_path, stream=stream
     )
     assert result.returncode == 7
     assert result.output == f"a\n\0bä\n{REPO}\nit's me\n"
@@ -146,7 +145,7 @@ class SlowStream(io.StringIO):
 
 def test_no_output_is_lost_at_the_end() -> None:
     stream = SlowStream()
-    result = guest.run(["seq", "100000"], timeout=180, cpus=1, stream=stream)
+    result = guest.run(["seq", "100000"], timeout=180, stream=stream)
     assert result.returncode == 0
     assert result.output == "".join(f"{number}\n" for number in range(1, 100001))
     assert stream.getvalue() == result.output
@@ -155,14 +154,14 @@ def test_no_output_is_lost_at_the_end() -> None:
 def test_panic_is_reported_with_the_console_output() -> None:
     script = "echo before the panic; sleep 1; echo c > /proc/sysrq-trigger; sleep 60"
     with pytest.raises(GuestPanicError) as caught:
-        guest.run(["sh", "-c", script], timeout=180, cpus=1)
+        guest.run(["sh", "-c", script], timeout=180)
     assert "sysrq triggered crash" in str(caught.value)
     assert "before the panic" in str(caught.value)
 
 
 def test_guest_ending_without_exit_code_is_reported() -> None:
     with pytest.raises(GuestLostError, match="without an exit code"):
-        guest.run(["sh", "-c", "echo o > /proc/sysrq-trigger; sleep 60"], timeout=180, cpus=1)
+        guest.run(["sh", "-c", "echo o > /proc/sysrq-trigger; sleep 60"], timeout=180)
 
 
 def test_a_hang_is_reported_and_stopped() -> None:
@@ -182,7 +181,7 @@ def test_a_hang_is_reported_and_stopped() -> None:
 def test_guest_that_boots_too_slowly_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guest, "BOOT_TIMEOUT", 1.0)
     with pytest.raises(GuestTimeoutError, match="did not boot in 1 s"):
-        guest.run(["true"], timeout=180, cpus=1)
+        guest.run(["true"], timeout=180)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
@@ -190,7 +189,7 @@ def test_stopping_the_runner_leaves_nothing_behind(number: signal.Signals, code:
     before = guest_processes()
     with tempfile.TemporaryDirectory() as folder:
         runner = subprocess.Popen(
-            [sys.executable, "-m", "tests.kernel", "--cpus=1", "--", "sh", "-c", "echo running; sleep 600"],
+            [sys.executable, "-m", "tests.kernel", "--", "sh", "-c", "echo running; sleep 600"],
             cwd=REPO,
             stdout=subprocess.PIPE,
             env={**os.environ, "TMPDIR": folder},
