@@ -17,11 +17,12 @@ from agent.status.link_totals import IllPair
 from mesh.diagnosis.steps import ago, is_lasting
 from mesh.integrity.verification import verify_snapshot
 from mesh.model import keyspace
+from mesh.model.labels.absent_services import absent_text
 from mesh.model.labels.link_labels import key_name
 from mesh.model.pair_columns import with_pairs
 from mesh.model.records import LinkKeyEpoch, Node, Status, StoreSpace, TaskReport
 from mesh.model.snapshot import Snapshot, unreadable
-from mesh.topology.agreed_links import REFUSED, absent_text, refusal_text, shown
+from mesh.topology.agreed_links import REFUSED, refusal_text, shown
 from mesh.topology.ipam import twin
 from mesh.topology.link_graph import LinkGraph, index
 

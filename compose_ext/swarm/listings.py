@@ -11,7 +11,7 @@ from typing import Any
 from compose_ext.diagnostics import DockerError, absent
 from compose_ext.docker_cli import Docker
 from mesh.model.encryption.status import DATA_PATH_PORT
-from mesh.model.labels.near_services import with_near_service
+from mesh.model.labels.absent_services import is_absent_text, with_near_service
 
 TIMEOUT = 30.0
 """Seconds for one question to Docker."""
@@ -23,7 +23,6 @@ _GONE = re.compile(r"(?i)no such|not found")
 INSPECTED_AT_ONCE = 2000
 """Ids of one question: docker asks its daemon for each by itself, some milliseconds long."""
 _TASK = "task"
-_ABSENT = "which does not exist"
 _NAMES = {"stack": "{{.Name}}", "service": "{{.Name}}", "node": "{{.Hostname}}"}
 _FRACTION = re.compile(r"\.[0-9]+")
 """Of a second, which Docker writes with nine digits."""
@@ -113,7 +112,7 @@ def names(docker: Docker, *kinds: str) -> set[str]:
 
 def with_near_services(docker: Docker, problems: Sequence[str]) -> list[str]:
     """Add to problems about providers that do not exist which services may have been meant, if Docker knows."""
-    if not any(_ABSENT in problem for problem in problems):
+    if not any(map(is_absent_text, problems)):
         return list(problems)
     services: set[str] = set()
     with suppress(DockerError):  # a worker's Docker does not know

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from controller.swarm.model import SwarmService
 from mesh.model import keyspace
+from mesh.model.labels.absent_services import absent_text
 from mesh.model.labels.durations import MIN_ROTATE
 from mesh.model.labels.link_labels import LinkLabel, key_name
 from mesh.model.records import Service
 from mesh.process.multimap import MultiMap
-from mesh.topology.agreed_links import Agreement, Recorded, absent_text, agree, hidden
+from mesh.topology.agreed_links import Agreement, Recorded, agree, hidden
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from mesh.diagnosis.steps import Outcome, Step, ago, ok, until_wrong
 from mesh.diagnosis.swarm_facts import RUNNING, STARTING, SwarmFacts, SwarmTask
+from mesh.model.labels.absent_services import near_service
 from mesh.model.labels.link_labels import suggestion
-from mesh.model.labels.near_services import near_service
 
 _SHOWN = 5
 AGENT = "linkwire_agent"

@@ -120,11 +120,6 @@ def refusal_text(consumer: str, provider: str) -> str:
     )
 
 
-def absent_text(consumer: str, provider: str) -> str:
-    """Say that a service links to one that does not exist."""
-    return f"service {consumer}: links to {provider}, which does not exist (yet)"
-
-
 def known_hosts(spec: Mapping[str, Any]) -> frozenset[str]:
     """Return the names that a service's containers know without any network, of its specification in Docker's API."""
     container = (spec.get("TaskTemplate") or {}).get("ContainerSpec") or {}

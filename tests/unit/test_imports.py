@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Imported once, for speed. mesh's modules only for the other packages: they never import etcd3, which
 # mesh.store.etcd_channel has to set up first.
-LIBRARIES = ["cryptography.x509", "docker", "grpc", "immutables", "nacl.bindings", "structlog", "yaml"]
+LIBRARIES = ["cryptography.x509", "docker", "grpc", "immutables", "nacl.bindings", "pyroute2", "structlog", "yaml"]
 PROGRAM = """
 import gc, importlib, os, sys, traceback
 gc.disable()  # a child would walk, and so copy, all that it shares

@@ -20,10 +20,10 @@ from controller.transactions import Packed
 from mesh.crypto.signed_envelope import Signer
 from mesh.diagnosis.steps import STARTING_S, is_lasting
 from mesh.model.encryption.status import EncryptionStatus
+from mesh.model.labels.absent_services import absent_text
 from mesh.model.records import Address
 from mesh.model.snapshot import Snapshot
 from mesh.store.client import Store
-from mesh.topology.agreed_links import absent_text
 from tests.support.signing import CLUSTER, RECORD_SIGNER, SIGNING_KEY
 from tests.support.swarm_world import secret, service
 from tests.unit.controller.test_baseline import STATUS, Stored

@@ -1,4 +1,4 @@
-"""The service that may have been meant by a link to one that does not exist. Pure."""
+"""A link to a service that does not exist: the sentence about it, and the service that may have been meant. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from collections.abc import Collection
 
 from mesh.model.labels.link_labels import nearest
 
-_ABSENT = re.compile(r"service (\S+): links to (\S+), which does not exist \(yet\)")
-"""mesh.topology.agreed_links.absent_text."""
+
+def absent_text(consumer: str, provider: str) -> str:
+    """Say that a service links to one that does not exist."""
+    return f"service {consumer}: links to {provider}, which does not exist (yet)"
+
+
+_ABSENT = re.compile(re.escape(absent_text("@", "@")).replace("@", r"(\S+)"))
+
+
+def is_absent_text(problem: str) -> bool:
+    """Tell whether a problem is what `absent_text` says of some link."""
+    return _ABSENT.fullmatch(problem) is not None
 
 
 def near_service(consumer: str, provider: str, names: Collection[str]) -> str:
