@@ -40,12 +40,8 @@ def measure(effort: Effort) -> list[Row]:
         process.need(*COMMANDS, process.docker_cli())
     except LabError as why:
         raise NotHere(str(why)) from why
-    lab = Lab(f"{default_name()[:6]}b", nodes=2)
-    try:
-        lab.up()
+    with Lab(f"{default_name()[:6]}b", nodes=2).anew() as lab:
         return rows(deployed(lab, own_etcd=False), effort)
-    finally:
-        lab.down()
 
 
 def rows(deployment: Deployment, effort: Effort) -> list[Row]:

@@ -33,9 +33,7 @@ def linked_nodes(letter: str, image: Callable[[Deployment], str] | None = None) 
         letter: of the lab's name.
         image: makes another one to install, and may set another plugin; None for what is here.
     """
-    lab = Lab(lab_name(letter), nodes=2, say=print)
-    try:
-        lab.up()
+    with Lab(lab_name(letter), nodes=2, say=print).anew() as lab:
         deployment = Deployment(lab, images.build_all(lab))
         installed = image(deployment) if image else deployment.images.linkwire
         deployment.linkwire("install", f"--image={installed}", "--detach", seconds=400)
@@ -48,19 +46,18 @@ def linked_nodes(letter: str, image: Callable[[Deployment], str] | None = None) 
         deployment.deploy("up", programs.stack(services))
         deployment.wait_connected("up")
         yield deployment
-    finally:
-        lab.down()
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
+    """A lab of three nodes: a new one, or with LINKWIRE_LAB_KEEP=1 the one that is there, which stays."""
     one = Lab(lab_name(), nodes=3, say=print)
-    try:
+    if os.environ.get("LINKWIRE_LAB_KEEP") == "1":
         one.up()
         yield one
-    finally:
-        if os.environ.get("LINKWIRE_LAB_KEEP") != "1":
-            one.down()
+        return
+    with one.anew():
+        yield one
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -132,6 +133,27 @@ class Lab:
                     result.result()
             swarm.form(self.nodes, self.layout.managers, self._say)
             self._say(f"{len(self.nodes)} nodes ready; etcd {self.etcd_endpoint}; registry {self.registry}")
+
+    @contextlib.contextmanager
+    def anew(self) -> Iterator[Lab]:
+        """While entered, have it up from nothing, whatever a run that was killed left of it; then take it away.
+
+        Raises:
+            LabError: another process has entered it.
+        """
+        with socket.socket(socket.AF_UNIX) as claim:
+            try:
+                # An abstract name (unix(7)): it goes with its process, however that ends, and leaves no file.
+                claim.bind(f"\0linkwire-lab/{self.name}")
+            except OSError as error:
+                message = f"another process runs its tests in lab {self.name!r}: name another with LINKWIRE_LAB"
+                raise LabError(message) from error
+            try:
+                self.down()
+                self.up()
+                yield self
+            finally:
+                self.down()
 
     def down(self) -> None:
         """Take everything away."""

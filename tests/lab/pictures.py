@@ -68,9 +68,7 @@ def main() -> None:
     """Make a lab with Linkwire and the shop of the examples, take all pictures, and take the lab away."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    lab = Lab("pic", nodes=3, say=print)
-    try:
-        lab.up()
+    with Lab("pic", nodes=3, say=print).anew() as lab:
         stacks = deployed(lab, {}, own_etcd=True, gate=True)
         with stacks.plugged_in() as environment, tempfile.TemporaryDirectory() as place:
             shop = Path(shutil.copytree(EXAMPLES / "shop", Path(place) / "shop"))
@@ -91,8 +89,6 @@ def main() -> None:
             if sys.argv[2:]:
                 stacks.remove("shop")
                 recording.record(stacks, variables, shop, Path(sys.argv[2]))
-    finally:
-        lab.down()
 
 
 def _is_broken(stacks: Deployment) -> bool:

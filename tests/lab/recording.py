@@ -40,15 +40,11 @@ Event = tuple[float, str]
 
 def main() -> None:
     """Record all commands and write the picture."""
-    lab = Lab(default_name(), nodes=3, say=print)
-    try:
-        lab.up()
+    with Lab(default_name(), nodes=3, say=print).anew() as lab:
         stacks = deployed(lab, {}, own_etcd=True, gate=True)
         with stacks.plugged_in() as environment, tempfile.TemporaryDirectory() as place:
             shop = Path(shutil.copytree(EXAMPLES / "shop", Path(place) / "shop"))
             record(stacks, environment | stacks.example_images(), shop, Path(sys.argv[1]))
-    finally:
-        lab.down()
 
 
 def record(stacks: Deployment, environment: Mapping[str, str], shop: Path, file: Path) -> None:

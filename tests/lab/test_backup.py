@@ -53,15 +53,11 @@ Figure = Callable[[str], None]
 @pytest.fixture(scope="module")
 def installed() -> Iterator[Deployment]:
     """Two nodes with the stack's own etcd, and links both ways between them."""
-    lab = Lab(lab_name("b"), nodes=2, say=print)
-    try:
-        lab.up()
+    with Lab(lab_name("b"), nodes=2, say=print).anew() as lab:
         made = deployed(lab, own_etcd=True)
         made.deploy("kept", STACK.format(image=made.images.demo))
         made.wait_connected("kept")
         yield made
-    finally:
-        lab.down()
 
 
 def wired(installed: Deployment) -> dict[tuple[str, str], str]:

@@ -44,9 +44,7 @@ CLIENTS = {"replicas": 9, "placement": {"max_replicas_per_node": 3}}
 @pytest.fixture(scope="module")
 def three() -> Iterator[Deployment]:
     """Three managers, an etcd beside them, a server on each node and three clients."""
-    lab = Lab(lab_name("f"), nodes=3, managers=3, say=print)
-    try:
-        lab.up()
+    with Lab(lab_name("f"), nodes=3, managers=3, say=print).anew() as lab:
         deployment = deployed(lab, own_etcd=False)
         demo = deployment.images.demo
         services = {
@@ -57,8 +55,6 @@ def three() -> Iterator[Deployment]:
         deployment.deploy("fo", programs.stack(services))
         deployment.wait_connected("fo")
         yield deployment
-    finally:
-        lab.down()
 
 
 def leader(three: Deployment) -> str:

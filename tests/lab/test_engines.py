@@ -51,16 +51,12 @@ services:
 @pytest.fixture(scope="module")
 def mixed() -> Iterator[Deployment]:
     """Two managers of the old engine, a manager and a worker of the new one; a server and a client on every node."""
-    lab = Lab(lab_name("n"), nodes=4, managers=3, say=print, newest=(NEW, "n4"))
-    try:
-        lab.up()
+    with Lab(lab_name("n"), nodes=4, managers=3, say=print, newest=(NEW, "n4")).anew() as lab:
         deployment = deployed(lab, own_etcd=False, gate=True)
         deployment.deploy("mix", STACK.format(image=deployment.images.demo))
         deployment.wait_connected("mix")
         checker.settle(lab)
         yield deployment
-    finally:
-        lab.down()
 
 
 def version(node: Node) -> str:

@@ -29,9 +29,7 @@ def on(node: str, replicas: int = 1) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def own() -> Iterator[Deployment]:
     """Linkwire with its own etcd on one of three managers, a worker, and links both ways between two managers."""
-    lab = Lab(lab_name("e"), nodes=4, managers=3, say=print)
-    try:
-        lab.up()
+    with Lab(lab_name("e"), nodes=4, managers=3, say=print).anew() as lab:
         deployment = Deployment(lab, images.build_all(lab))
         deployment.install(own_etcd=True)
         demo = deployment.images.demo
@@ -44,8 +42,6 @@ def own() -> Iterator[Deployment]:
         deployment.deploy("up", programs.stack(services))
         deployment.wait_connected("up")
         yield deployment
-    finally:
-        lab.down()
 
 
 def members(deployment: Deployment) -> list[dict[str, object]]:

@@ -52,17 +52,13 @@ for key in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[Deployment]:
-    lab = Lab(lab_name("i"), nodes=2, say=print)
-    try:
-        lab.up()
+    with Lab(lab_name("i"), nodes=2, say=print).anew() as lab:
         yield Deployment(lab, images.build_all(lab), {"LINKWIRE_ADDRESS_REST": "5"})
-    finally:
-        lab.down()
 
 
 @pytest.fixture
 def installed(fresh: Deployment) -> Deployment:
-    if not fresh.lab.manager.get("/services"):
+    if not any(one["Spec"]["Name"].startswith("linkwire_") for one in fresh.lab.manager.get("/services")):
         try:
             fresh.install(own_etcd=True)
         except LabError:

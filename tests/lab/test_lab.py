@@ -33,6 +33,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module", autouse=True)
 def _always_down() -> Iterator[None]:
+    Lab(NAME).down()  # a run that was killed left its own
     yield
     Lab(NAME).down()
 
@@ -168,6 +169,21 @@ def test_up_again_is_quick_and_changes_nothing(own: Lab) -> None:
     assert time.monotonic() - began < 2
     assert [node.dockerd_pid for node in own.nodes] == pids
     assert None not in pids
+
+
+def test_anew_keeps_nothing_of_a_killed_run(own: Lab) -> None:
+    own.manager.docker("config", "create", "left", "-", stdin="x")
+    own.set_mtu(1300)
+    own.cut("n3")
+    with Lab(NAME, nodes=2).anew() as lab:
+        assert lab.manager.get("/configs") == []
+        assert node_states(lab) == {"n1": "Ready", "n2": "Ready"}
+        assert "mtu 1500 " in lab.manager.run(["ip", "link", "show", "eth0"]).stdout
+        other = [sys.executable, "-c", f"from tests.lab import Lab\nwith Lab({NAME!r}).anew(): pass"]
+        done = subprocess.run(other, capture_output=True, text=True, timeout=60, check=False, cwd=PROJECT)
+        assert f"another process runs its tests in lab {NAME!r}: name another with LINKWIRE_LAB" in done.stderr
+        assert node_states(lab) == {"n1": "Ready", "n2": "Ready"}, "it took nothing away"
+    assert not own.layout.root.exists()
 
 
 def test_up_with_fewer_or_more_nodes(own: Lab) -> None:

@@ -33,12 +33,8 @@ CONTROL = "\x1b[2J\x1b]0;owned\x07"
 
 @pytest.fixture(scope="module")
 def swarm() -> Iterator[Lab]:
-    lab = Lab(lab_name("p"), nodes=2, say=print)
-    try:
-        lab.up()
+    with Lab(lab_name("p"), nodes=2, say=print).anew() as lab:
         yield lab
-    finally:
-        lab.down()
 
 
 def docker(node: Node) -> Docker:

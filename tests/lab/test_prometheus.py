@@ -41,12 +41,8 @@ def measured() -> Iterator[Deployment]:
         pytest.skip("long: LINKWIRE_CHAOS=long")
     if not Path("/usr/bin/prometheus").exists():
         pytest.skip("LOUD: no Prometheus, so no alert is tried on a Swarm: deploy/bootstrap.sh metrics")
-    lab = Lab(lab_name("m"), nodes=3, say=print)
-    try:
-        lab.up()
+    with Lab(lab_name("m"), nodes=3, say=print).anew() as lab:
         yield deployed(lab, PAGES, own_etcd=True)
-    finally:
-        lab.down()
 
 
 @contextmanager

@@ -40,13 +40,8 @@ STRANGER = SigningKey(bytes(32)).verify_key
 @pytest.fixture(scope="module")
 def own() -> Iterator[Lab]:
     """A new Swarm, whatever an earlier run left of its CA."""
-    one = Lab(NAME, nodes=3)
-    one.down()
-    try:
-        one.up()
+    with Lab(NAME, nodes=3).anew() as one:
         yield one
-    finally:
-        one.down()
 
 
 def certificates(node: Node) -> Path:
