@@ -127,7 +127,7 @@ chaos: $(VENV)/ready
 		tests/lab/test_slow_docker.py tests/lab/test_holder.py tests/lab/test_host_traffic.py \
 		tests/lab/test_etcd_nodes.py tests/lab/test_backup.py tests/lab/test_node_encryption.py tests/lab/test_plain_packets.py tests/store/test_etcd_cluster.py \
 		tests/store/test_controller_failover.py tests/store/test_controller_clocks.py tests/lab/test_controller_failover.py \
-		tests/lab/test_engines.py tests/lab/test_clocks.py \
+		tests/lab/test_engines.py tests/lab/test_docker_folders.py tests/lab/test_clocks.py \
 		tests/lab/test_lifecycle.py::test_stack_is_removed_and_deployed_at_once \
 		tests/lab/test_faults.py tests/lab/test_revoke.py tests/lab/test_forgery.py \
 		tests/kernel/test_kernel.py::test_self_test_and_netns_suite_pass_in_guest \

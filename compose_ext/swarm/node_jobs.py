@@ -29,6 +29,8 @@ _SHOWN = 5
 _CLEARED = 120.0
 _SILENT = 3.0
 """Seconds that a job may take without a word."""
+_REMAPPED = "when user namespaces are enabled"
+"""In what Docker says of a service on the node's own network, as an agent is, where it has userns-remap."""
 _LOGGED_BY = "com.docker.swarm.node.id"
 ENDED = {"complete", "failed", "rejected", "shutdown", "remove", "orphaned"}
 SOCKET = "type=bind,source=/var/run/docker.sock,target=/var/run/docker.sock"
@@ -302,11 +304,11 @@ def _reports(docker: Docker, name: str, tasks: Mapping[str, Mapping[str, Any]]) 
     """Return the reports that the tasks printed, by node, as far as Docker's logs have them."""
     ran = {node: task for node, task in tasks.items() if task["Status"]["State"] in {"complete", "failed"}}
     reports: dict[str, Mapping[str, Any]] = {}
-    if len(ran) == len(tasks):
-        reports = _lines(docker, name)
     # Logs of a whole service wait for each node that it ran on; those of one task for that node alone.
+    if everywhere := len(ran) == len(tasks):
+        reports = _lines(docker, name)
     for node, task in ran.items():
-        for _ in range(_LOG_TRIES if task["Status"]["State"] == "failed" else 0):
+        for _ in range(_LOG_TRIES if task["Status"]["State"] == "failed" else not everywhere):
             if node not in reports:
                 reports |= _lines(docker, str(task["ID"]))
     return reports
@@ -337,8 +339,15 @@ def _outcome(
     state, problems = str(task["Status"]["State"]), [str(problem) for problem in report.get("problems", ())]
     if state != "complete" and not problems:
         error = str(task["Status"].get("Err") or task["Status"].get("Message") or "")
-        problems = [f"{error} (the task is {state})" if error else f"the task is still {state}"]
+        problems = [f"{error} (the task is {state}){_advice(error)}" if error else f"the task is still {state}"]
     return Outcome(name, tuple(map(printable, problems)), report, _ahead(task))
+
+
+def _advice(error: str) -> str:
+    """Say what to do about an error of Docker's that does not."""
+    if _REMAPPED not in error:
+        return ""
+    return ": it has userns-remap: take that out of this node's daemon.json, or the node out of the Swarm"
 
 
 def _ahead(task: Mapping[str, Any]) -> float:

@@ -94,11 +94,24 @@ def test_each_node_says_how_it_went(world: World) -> None:
 
 
 def test_an_image_that_is_nowhere_is_swarms_word(world: World) -> None:
-    world.set([task(1, "a1", "complete"), task(2, "b2", "rejected", "No such image: image:tag")], [])
-    assert [outcome.problems for outcome in world.look()] == [
+    told = {"node": "a1", "problems": [], "root": "/data"}
+    world.set([task(1, "a1", "complete"), task(2, "b2", "rejected", "No such image: image:tag")], [told])
+    outcomes = world.look()
+    assert [outcome.problems for outcome in outcomes] == [
         (),
         ("No such image: image:tag (the task is rejected)",),
     ]
+    assert outcomes[0].report["root"] == "/data", "one node's task hides no other node's report"
+
+
+def test_what_to_do_about_userns_remap_is_said(world: World) -> None:
+    docker = "cannot share the host's network namespace when user namespaces are enabled"
+    world.set([task(1, "a1", "complete"), task(2, "b2", "rejected", docker)], [])
+    (problem,) = world.look()[1].problems
+    assert problem == (
+        f"{docker} (the task is rejected): it has userns-remap: take that out of this node's daemon.json, or the node"
+        " out of the Swarm"
+    )
 
 
 def test_what_does_not_end_is_named(world: World) -> None:
