@@ -21,6 +21,7 @@ from compose_ext.pflag import Command, Seconds, pass_docker, switch
 from compose_ext.swarm import linked_stacks, listings
 from compose_ext.swarm.compose_handover import handed
 from compose_ext.terminal import complain
+from mesh.model.labels.absent_services import near_service
 
 MAX_TOLD = 100
 """Problems that are printed one by one."""
@@ -158,8 +159,11 @@ def _wait(docker: Docker, stack: str, links: Links, waiting: Waiting) -> int:
         say(f"{stack}: every link is wired, and {which} has a ready task, after {took:.0f} s{idle}")
         return 0
     complain(f"{stack} is deployed, and not complete after {took:.0f} s:")
-    for service, missing in judgement.missing[:MAX_TOLD]:
-        complain(f"  {service}: {missing.text}")
+    told = judgement.missing[:MAX_TOLD]
+    there = listings.known_services(docker) if any(missing.absent for _, missing in told) else ()
+    for service, missing in told:
+        near = near_service(service, missing.absent, there) if missing.absent else ""
+        complain(f"  {service}: {missing.text}{near}")
         if _EXITED in missing.text:
             complain(f"  {service}: its program ended; what it wrote: docker service logs {service}")
     complain(f"Nothing was undone. See docker linkwire check --stack {stack}, or deploy again to go on waiting")

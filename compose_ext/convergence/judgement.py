@@ -16,10 +16,12 @@ class Missing:
     Attributes:
         text: what, and why.
         beyond: whether it needs somebody else: waiting does not bring it.
+        absent: full name of the provider that does not exist; empty where it is not that.
     """
 
     text: str
     beyond: bool = False
+    absent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ def _unlinked(service: Service, look: Look) -> Iterator[Missing]:
 def _why_no_answer(link: Link, own: Service | None, recorded: Recorded | None) -> Missing | None:
     """Say why nobody answers on a link; `own` is the provider where it is of the same stack."""
     if own is None and not link.exists:
-        return Missing(f"{link.provider}, which it links to, does not exist", beyond=True)
+        return Missing(f"{link.provider}, which it links to, does not exist", beyond=True, absent=link.provider)
     if not link.allowed:
         return Missing(f"{link.provider} does not allow its link", beyond=True)
     if (own is not None and own.wanted == 0) or (

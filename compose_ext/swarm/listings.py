@@ -114,10 +114,15 @@ def with_near_services(docker: Docker, problems: Sequence[str]) -> list[str]:
     """Add to problems about providers that do not exist which services may have been meant, if Docker knows."""
     if not any(map(is_absent_text, problems)):
         return list(problems)
-    services: set[str] = set()
-    with suppress(DockerError):  # a worker's Docker does not know
-        services = names(docker, "service")
+    services = known_services(docker)
     return [with_near_service(problem, services) for problem in problems]
+
+
+def known_services(docker: Docker) -> set[str]:
+    """Return the names of all services; none where Docker does not know, as on a worker."""
+    with suppress(DockerError):
+        return names(docker, "service")
+    return set()
 
 
 def require(docker: Docker, name: str, *kinds: str) -> None:

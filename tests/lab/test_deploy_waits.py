@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab import programs
@@ -17,12 +18,13 @@ INTERRUPTED = 130
 INCOMPLETE = 3
 
 
-def compose(deployment: Deployment, folder: Path, **web: object) -> str:
-    """Write a compose file: each node has a client, which links to the service `web`; return its path."""
+def compose(deployment: Deployment, folder: Path, external: Sequence[str] = (), **web: object) -> str:
+    """Write a compose file: each node has a client, which links to the service `web` and others; return its path."""
     services = {
         "web": programs.service(deployment.images.demo, "listen", "web", "--tcp", "80", **web),
         "client": programs.idle(deployment.images.demo, links=["web"], deploy={"mode": "global"}),
     }
+    services["client"]["external_links"] = list(external)
     path = folder / "docker-compose.yml"
     path.write_text(programs.stack(services))
     return str(path)
@@ -51,11 +53,13 @@ def test_deploy_returns_when_links_are_wired(stacks: Deployment, tmp_path: Path)
 
 
 def test_deploy_says_what_is_missing(stacks: Deployment, tmp_path: Path) -> None:
-    path = compose(stacks, tmp_path, command=["sh", "-c", "exit 7"])
+    path = compose(stacks, tmp_path, ["linkwire_agnet:agent"], command=["sh", "-c", "exit 7"])
     done = stacks.try_linkwire("deploy", "-c", path, "--timeout", f"{15 * slowness():.0f}", "lacks", seconds=200)
     assert done.returncode == INCOMPLETE, done.stderr
     said = done.stderr.partition("lacks is deployed, and not complete after")[2]
     assert "lacks_client: lacks_web, which it links to, has no ready task" in said
+    absent = "linkwire_agnet, which it links to, does not exist; did you mean 'linkwire_agent'?"
+    assert f"lacks_client: {absent}\n" in said
     assert "lacks_web: the last one failed: " in said
     assert "task: non-zero exit (7)" in said
 
