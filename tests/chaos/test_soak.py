@@ -101,10 +101,16 @@ def round_of(havoc: Havoc, done: Counter[str]) -> None:
 
 
 def containers(stacks: Deployment) -> str:
-    """Tell what each node's Docker has, by which one may see whose fault a difference is."""
-    form = "{{.ID}} {{.Names}}: {{.Status}}"
-    listed = {node.name: node.docker("ps", "--all", "--format", form, check=False) for node in stacks.lab.nodes}
-    return "\n".join(f"{name}: {one.stdout}" for name, one in listed.items())
+    """Tell what each node has and what its agent said last, by which one may see whose fault a difference is."""
+    form = "{{.Id}} {{.Name}}: {{.State.Status}}, pid {{.State.Pid}}, {{.NetworkSettings.SandboxKey}}"
+    told = []
+    for node in stacks.lab.nodes:
+        ids = node.docker("ps", "--all", "--quiet", "--no-trunc", check=False).stdout.split()
+        told.append(f"{node.name}:\n" + node.docker("inspect", "--format", form, *ids, check=False).stdout)
+        if agent := stacks.agent(node):
+            done = node.docker("logs", "--tail", "40", agent, check=False)
+            told.append(done.stdout + done.stderr)
+    return "\n".join(told)
 
 
 def kinds(keys: list[str]) -> Counter[str]:
