@@ -6,7 +6,7 @@ QUICK_SUITES := tests/unit tests/store tests/netns tests/ui
 # What they wait for is rarely a processor: tests/support/lanes.py says who runs what.
 WORKERS := 5
 
-.PHONY: help plugin demo demo-down test test-fast test-ranges lock check bench mutants chaos lab lab-down packages clean \
+.PHONY: help plugin demo demo-down test test-fast test-ranges test-arm64 lock check bench mutants chaos lab lab-down packages clean \
 	lock-base page-libraries release verify-release check-reproducible fuzz
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test       every suite: unit, store, netns, lab, kernel, chaos (short); WORKERS=5 at once"
 	@echo "make test-fast  unit, store, netns and ui, without the slowest: what needs neither a Swarm nor QEMU"
 	@echo "make test-ranges  unit and store suites with the oldest and newest libraries that pyproject.toml allows"
+	@echo "make test-arm64  unit and store suites on arm64's Debian, Python and etcd, by QEMU; TESTS=tests/unit/mesh for a part"
 	@echo "make lock       renews requirements/*.txt, the versions and hashes that everything is installed from"
 	@echo "make lock-base  renews requirements/debian-*.txt, the Debian packages of a release's image"
 	@echo "make page-libraries  renews the page's JavaScript from deploy/ui/package-lock.json, by hash"
@@ -83,6 +84,11 @@ check-reproducible: build/release-python/ready
 
 test-ranges: build/lock/ready | packages
 	deploy/test-ranges.sh build/lock/bin/python
+
+# OPTIONS are pytest's.
+test-arm64: build/release-python/ready
+	@deploy/bootstrap.sh arm64
+	@TESTS="$(TESTS)" deploy/emulate-arm64.sh deploy/test-arm64.sh build/release-python/bin/python $(OPTIONS)
 
 demo: $(VENV)/ready
 	$(PYTHON) -m tests.demo up

@@ -6,6 +6,10 @@
 #   linkwire  Debian 12 with what the image of controller and agent needs (the default): BASE of deploy/Dockerfile
 #   demo      Debian 12 with the programs of deploy/examples
 #   busybox   busybox alone
+#   tests     Debian 12 with the programs of the unit and store suites, for deploy/test-arm64.sh
+#
+# ARCH is Debian's name of the processor that it is for, by default this machine's. For another one the kernel must run that
+# one's programs meanwhile: deploy/emulate-arm64.sh.
 #
 # Needs root, mmdebstrap and a Debian mirror (MIRROR, default deb.debian.org; it may be a file as sources.list is one, so
 # that a dated snapshot can be named). Does nothing when OUT.tar was made from the same inputs already.
@@ -17,26 +21,32 @@ set -eu
 LINKWIRE="ca-certificates etcd-server iproute2 nftables python3 python3-venv wireguard-go wireguard-tools"
 DEMO="busybox-static ca-certificates caddy curl iperf3 iproute2 iputils-ping nftables nginx-light python3 python3-redis redis-server wget"
 
+TESTS="$LINKWIRE etcd-client gcc git libc6-dev openssl procps util-linux"
+
 die() { echo "base-image: $*" >&2; exit 1; }
 
-[ $# -ge 1 ] && [ $# -le 2 ] || die "usage: base-image.sh OUT.tar [linkwire|demo|busybox]"
+[ $# -ge 1 ] && [ $# -le 2 ] || die "usage: base-image.sh OUT.tar [linkwire|demo|busybox|tests]"
 out=$1
 kind=${2:-linkwire}
 case $kind in
 linkwire) packages=$LINKWIRE ;;
 demo) packages=$DEMO ;;
 busybox) packages= ;;
-*) die "there is no kind '$kind'; the kinds are: linkwire, demo, busybox" ;;
+tests) packages=$TESTS ;;
+*) die "there is no kind '$kind'; the kinds are: linkwire, demo, busybox, tests" ;;
 esac
+machine=$(dpkg --print-architecture)
+architecture=${ARCH:-$machine}
+[ "$kind" != busybox ] || [ "$architecture" = "$machine" ] || die "busybox is this machine's own: it cannot be for $architecture"
 
 # No file is newer than the lock of a release; any fixed time would do.
-lock=$(dirname "$0")/../requirements/debian-$(dpkg --print-architecture).txt
+lock=$(dirname "$0")/../requirements/debian-$architecture.txt
 made=$(sed -n '1s/.* of \([0-9-]*\):.*/\1/p' "$lock" 2>/dev/null || true)
 SOURCE_DATE_EPOCH=$(date -u -d "${made:-2026-11-01}" +%s)
 export SOURCE_DATE_EPOCH
 
 inputs=$(cat "$0" - <<END | sha256sum
-$kind ${MIRROR:-} $(dpkg --print-architecture) $SOURCE_DATE_EPOCH
+$kind ${MIRROR:-} $architecture $SOURCE_DATE_EPOCH
 END
 )
 [ -e "$out" ] && [ "$(cat "$out.inputs" 2>/dev/null)" = "$inputs" ] && exit 0
@@ -73,7 +83,7 @@ printf 'deb http://%s main\n' deb.debian.org/debian\ bookworm deb.debian.org/deb
 END
     chmod 755 "$work/list-packages"
     # shellcheck disable=SC2086 # MIRROR is one word or none
-    mmdebstrap --quiet --variant=minbase --include="$packages" \
+    mmdebstrap --quiet --architectures="$architecture" --variant=minbase --include="$packages" \
         --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
         --dpkgopt='path-exclude=/usr/share/doc/*' \

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what Linkwire's lab and tests need and this Debian 12 machine lacks, by apt, as root.
 #
-#   deploy/bootstrap.sh [GROUP...]      groups: lab (the default), kernel, resolvers, metrics, plugin, release, ui
+#   deploy/bootstrap.sh [GROUP...]      groups: lab (the default), kernel, resolvers, metrics, plugin, release, ui, arm64
 #
 # Nothing is started: services are denied while packages are set up, so a Docker that the machine already
 # runs is not touched and one that is installed here stays stopped. Running it again does nothing, quickly.
@@ -75,6 +75,14 @@ UI="
 /usr/bin/chromium chromium
 /usr/bin/chromedriver chromium-driver
 "
+# Runs another processor's programs; arch-test tells mmdebstrap that it does.
+ARM64="
+/usr/bin/qemu-aarch64-static qemu-user-static
+/usr/bin/arch-test arch-test
+/usr/bin/mmdebstrap mmdebstrap
+/usr/bin/unshare util-linux
+/usr/bin/git git
+"
 
 die() { echo "bootstrap: $*" >&2; exit 1; }
 
@@ -104,7 +112,8 @@ for group in "$@"; do
     plugin) wanted="$wanted$PLUGIN" ;;
     release) wanted="$wanted$RELEASE" ;;
     ui) wanted="$wanted$UI" ;;
-    *) die "there is no group '$group'; the groups are: lab, kernel, resolvers, metrics, plugin, release, ui" ;;
+    arm64) wanted="$wanted$ARM64" ;;
+    *) die "there is no group '$group'; the groups are: lab, kernel, resolvers, metrics, plugin, release, ui, arm64" ;;
     esac
 done
 

@@ -17,6 +17,7 @@ from typing import Self
 from mesh.identity.ca import CertificateAuthority
 from mesh.identity.tls import Tls
 from mesh.store.etcd_channel import ChannelPool
+from tests.support.patience import slowness
 
 STARTS_WITHIN = 20.0  # seconds
 
@@ -98,7 +99,7 @@ class EtcdServer:
             command += ["--client-cert-auth", "--trusted-ca-file", str(self.tls.ca)]
         with (self._folder / "etcd.log").open("ab") as output:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        deadline = time.monotonic() + STARTS_WITHIN
+        deadline = time.monotonic() + STARTS_WITHIN * slowness()
         while self._ctl("endpoint", "health", check=False).returncode:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"etcd did not start: {(self._folder / 'etcd.log').read_text()[-2000:]}")
@@ -115,7 +116,7 @@ class EtcdServer:
         """End it in good order."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(10 * slowness())
             self._process = None
 
     def restart(self) -> None:
