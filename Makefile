@@ -20,7 +20,8 @@ help:
 	@echo "make lock       renews requirements/*.txt, the versions and hashes that everything is installed from"
 	@echo "make lock-base  renews requirements/debian-*.txt, the Debian packages of a release's image"
 	@echo "make page-libraries  renews the page's JavaScript from deploy/ui/package-lock.json, by hash"
-	@echo "make release VERSION=... KEY=FILE  build/release/VERSION: plugin, wheel, image, SBOMs, signed with your minisign key"
+	@echo "make release VERSION=... KEY=FILE  build/release/VERSION: plugin, wheel, image, SBOMs, signed with your minisign key;"
+	@echo "                ARCH=\"amd64 arm64\" for both processors"
 	@echo "make verify-release DIR=... PUBKEY=FILE  its signature and every file"
 	@echo "make check-reproducible  makes a release's files twice and compares them"
 	@echo "make fuzz       fuzzes what strangers write, FUZZ=60 seconds for each target, and saves what is new"
@@ -63,8 +64,13 @@ lock: build/lock/ready
 page-libraries:
 	deploy/ui/vendor.sh
 
+# ARCH has Debian's names of processors, by default this machine's: one for lock-base, "amd64 arm64" for a release of both.
+lock-base release: export ARCH := $(ARCH)
+EMULATION := $(if $(filter arm64,$(ARCH)),deploy/emulate-arm64.sh)
+
 lock-base: | packages
-	deploy/release/lock-base.sh
+	@$(if $(EMULATION),deploy/bootstrap.sh arm64)
+	$(EMULATION) deploy/release/lock-base.sh
 
 build/release-python/ready: requirements/build.txt
 	@deploy/bootstrap.sh release
@@ -74,7 +80,8 @@ build/release-python/ready: requirements/build.txt
 
 # Docker builds the image: DOCKER_HOST says which, by default this machine's.
 release: build/release-python/ready
-	@build/release-python/bin/python deploy/release/make.py "$(VERSION)" "$(KEY)" "build/release/$(VERSION)"
+	@$(if $(EMULATION),deploy/bootstrap.sh arm64)
+	@$(EMULATION) build/release-python/bin/python deploy/release/make.py "$(VERSION)" "$(KEY)" "build/release/$(VERSION)"
 
 verify-release:
 	@deploy/release/verify.sh "$(DIR)" "$(PUBKEY)" $(VERSION)

@@ -41,9 +41,11 @@ trap 'exit 143' TERM HUP
 head='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
 mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
 printf '%s' ":$name:M::$head:$mask:$qemu:POCF" >"$table/register" || die "the kernel refuses to register $qemu"
-# In the background, so that a signal is heeded at once.
-"$@" &
+# In the background, so that a signal is heeded at once; with the terminal, of which minisign asks a password.
+exec 3<&0
+"$@" <&3 3<&- &
 command=$!
-trap 'kill -TERM $command 2>/dev/null; wait $command || true; exit 143' TERM HUP
-trap 'wait $command || true; exit 130' INT
+end() { kill -TERM "$command" 2>/dev/null || true; wait "$command" || true; }
+trap 'end; exit 143' TERM HUP
+trap 'end; exit 130' INT
 wait "$command"

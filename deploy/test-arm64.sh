@@ -57,9 +57,9 @@ git clone --quiet --no-checkout --no-hardlinks . "$root/src/.git-clone" && mv "$
 rmdir "$root/src/.git-clone"
 git -C "$root/src" reset --quiet
 
-# Mounts and processes end with the namespaces that they are in.
-# shellcheck disable=SC2016 # for the inner shells
-exec unshare --mount --pid --fork --kill-child sh -euc '
+# Mounts and processes end with the namespaces that they are in, whose first process is a shell: it reaps orphans.
+# shellcheck disable=SC2016,SC2086 # for the inner shells; one word for each suite
+unshare --mount --pid --fork --kill-child sh -euc '
     root=$1
     shift
     mount -t proc proc "$root/proc"
@@ -69,8 +69,13 @@ exec unshare --mount --pid --fork --kill-child sh -euc '
         eval "value=\$$each"
         set -- "$each=$value" "$@"
     done
-    exec chroot "$root" /usr/bin/env -i PATH=/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "$@"
+    path=/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin
+    chroot "$root" /usr/bin/env -i PATH="$path" HOME=/root LANG=C.UTF-8 "$@" || exit $?
 ' sh "$root" LINKWIRE_SLOWNESS="${LINKWIRE_SLOWNESS:-10}" sh -euc '
     cd /src
     exec python -m pytest -p no:cacheprovider -rs "$@"
-' sh "$@" ${TESTS:-tests/unit tests/store}
+' sh "$@" ${TESTS:-tests/unit tests/store} &
+inside=$!
+trap 'kill -KILL $inside 2>/dev/null; exit 143' TERM HUP
+trap 'kill -KILL $inside 2>/dev/null; exit 130' INT
+wait "$inside"

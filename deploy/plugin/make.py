@@ -1,10 +1,11 @@
 """Makes the CLI plugin as one file that needs nothing but Python and glibc.
 
-    python3 deploy/plugin/make.py OUT [WHEELS]
+    python3 deploy/plugin/make.py OUT [WHEELS [MACHINE]]
 
-This Python has pip, which gets the wheels of requirements/plugin.txt, by hash. The file is for this machine's
-processor and each Python of PYTHONS; from the same commit and lock it is the same, byte by byte. WHEELS is a folder
-that keeps the wheels: filled when it is missing, else taken instead of the registry, by hash again.
+This Python has pip, which gets the wheels of requirements/plugin.txt, by hash. The file is for one processor and each
+Python of PYTHONS; from the same commit and lock it is the same, byte by byte. MACHINE is the processor's name as in
+wheels, by default this machine's. WHEELS is a folder that keeps the wheels: filled when it is missing, else taken
+instead of the registry, by hash again.
 """
 
 from __future__ import annotations
@@ -39,19 +40,19 @@ UNKNOWN_COMMIT = b"$Format:%H$"
 """In place of the commit, until `git archive` (.gitattributes) or this program puts it in."""
 
 
-def main(out: Path, kept: Path | None = None) -> None:
+def main(out: Path, kept: Path | None = None, machine: str = platform.machine()) -> None:
     """Make the file, in the place of an earlier one."""
     contents = dict(_project())
     commit = _commit().encode()
     contents["compose_ext/__init__.py"] = contents["compose_ext/__init__.py"].replace(UNKNOWN_COMMIT, commit)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
-        for wheels in pool.map(partial(_wheels, Path(folder), kept), PYTHONS):
+        for wheels in pool.map(partial(_wheels, Path(folder), kept, machine), PYTHONS):
             for wheel in wheels:
                 contents |= _unzipped(wheel)
     digest = hashlib.sha256()
     for name, data in sorted(contents.items()):
         digest.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode())
-    contents["linkwire_unpack.py"] = _unpacker(digest.hexdigest()[:32])
+    contents["linkwire_unpack.py"] = _unpacker(digest.hexdigest()[:32], machine)
     contents["__main__.py"] = HERE.joinpath("main.py").read_bytes()
     out.parent.mkdir(parents=True, exist_ok=True)
     new = out.with_name(f"{out.name}.new")
@@ -77,9 +78,9 @@ def _commit() -> str:
     return "" if Path(top) != PROJECT else f"{head}-dirty" if changed else head
 
 
-def _unpacker(build: str) -> bytes:
+def _unpacker(build: str, machine: str) -> bytes:
     code = HERE.joinpath("unpack.py").read_text()
-    for unset, value in (('BUILD = ""', build), ('MACHINE = ""', platform.machine())):
+    for unset, value in (('BUILD = ""', build), ('MACHINE = ""', machine)):
         code = code.replace(f"\n{unset}\n", f"\n{unset[:-2]}{value!r}\n")
     return code.replace("...] = ()\n", f"...] = {PYTHONS!r}\n").encode()
 
@@ -92,7 +93,7 @@ def _project() -> Iterator[tuple[str, bytes]]:
                 yield str(path.relative_to(PROJECT)), path.read_bytes()
 
 
-def _wheels(folder: Path, kept: Path | None, python: tuple[int, int]) -> list[Path]:
+def _wheels(folder: Path, kept: Path | None, machine: str, python: tuple[int, int]) -> list[Path]:
     """Get the lock's wheels for one Python."""
     into = folder / "{}.{}".format(*python)
     stored = kept / into.name if kept else None
@@ -101,7 +102,7 @@ def _wheels(folder: Path, kept: Path | None, python: tuple[int, int]) -> list[Pa
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", *source]
     argv += ["--require-hashes", "--only-binary=:all:", "--implementation=cp", f"--python-version={into.name}"]
     argv += [f"--abi={abi}" for abi in (name, "abi3", "none")]
-    argv += [f"--platform=manylinux{glibc}_{platform.machine()}" for glibc in GLIBCS]
+    argv += [f"--platform=manylinux{glibc}_{machine}" for glibc in GLIBCS]
     subprocess.run([*argv, f"--dest={into}", f"--requirement={LOCK}"], check=True)
     if stored and not source:
         shutil.copytree(into, stored)
@@ -116,9 +117,9 @@ def _unzipped(wheel: Path) -> dict[str, bytes]:
 
 if __name__ == "__main__":
     _, *arguments = sys.argv
-    if not arguments or arguments[2:]:
-        sys.exit("usage: make.py OUT [WHEELS]")
+    if not arguments or arguments[3:]:
+        sys.exit("usage: make.py OUT [WHEELS [MACHINE]]")
     try:
-        main(*map(Path, arguments))
+        main(*map(Path, arguments[:2]), *arguments[2:])
     except subprocess.CalledProcessError:
         sys.exit("plugin: pip did not get the wheels of requirements/plugin.txt, see above")

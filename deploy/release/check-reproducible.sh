@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
 rm -rf build/reproducible
 for turn in 1 2; do
-    rm -f build/release-base.tar*
+    rm -f build/release-base-*.tar*
     "$1" deploy/release/make.py "$version" - "build/reproducible/$turn"
 done
 if ! diff build/reproducible/1/SHA256SUMS build/reproducible/2/SHA256SUMS; then

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Renews requirements/debian-ARCHITECTURE.txt: the Debian packages of a release's image, as Debian serves them today.
+# ARCH is Debian's name of the processor; deploy/base-image.sh says more.
 set -eu
 
 cd "$(dirname "$0")/../.."
-out=requirements/debian-$(dpkg --print-architecture).txt
+out=requirements/debian-${ARCH:-$(dpkg --print-architecture)}.txt
 new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
 trap 'exit 130' INT

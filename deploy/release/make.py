@@ -3,6 +3,9 @@
     python3 deploy/release/make.py VERSION KEY OUT     KEY is a minisign secret key of yours; `-` signs nothing
     python3 deploy/release/make.py VERSION - OUT       what `make check-reproducible` makes twice
 
+ARCH in the environment has Debian's names of the processors that plugin and image are made for ("amd64 arm64"), by
+default this machine's alone. For another one the kernel must run its programs meanwhile: deploy/emulate-arm64.sh.
+
 Needs root (mmdebstrap), git, minisign, a Docker that may build (DOCKER_HOST says which), and this Python to be 3.11
 with what requirements/build.txt names. Everything is made of `git archive HEAD`: what is not committed is not in it.
 """
@@ -10,7 +13,6 @@ with what requirements/build.txt names. Everything is made of `git archive HEAD`
 from __future__ import annotations
 
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -26,6 +28,9 @@ import sbom
 PROJECT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 BUILD = "from setuptools import build_meta; import sys; build_meta.build_wheel(sys.argv[1])"
+
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+"""By Debian's name of a processor, that of `uname -m` and of wheels."""
 
 INSTALLED = """
 import os, subprocess, sys
@@ -75,6 +80,11 @@ def run(*argv: str | Path, cwd: Path = PROJECT, env: Mapping[str, str] | None = 
     return done.stdout.strip()
 
 
+def architectures() -> list[str]:
+    """Debian's names of the processors that this release is for."""
+    return os.environ.get("ARCH", "").split() or [run("dpkg", "--print-architecture")]
+
+
 def check(version: str, key: str, out: Path) -> None:
     """Refuse what cannot become a release, before anything is made.
 
@@ -88,8 +98,11 @@ def check(version: str, key: str, out: Path) -> None:
         raise ReleaseError(f"these are changed and not committed; commit or remove them:\n{changed}")
     if out.exists():
         raise ReleaseError(f"{out} is there already: take it away first")
-    if not base_lock().exists():
-        raise ReleaseError(f"there is no {base_lock().name} for this processor: `make lock-base` writes it")
+    for name in architectures():
+        if name not in MACHINES:
+            raise ReleaseError(f"ARCH has '{name}': a release is made for {' and '.join(MACHINES)}")
+        if not base_lock(name).exists():
+            raise ReleaseError(f"there is no {base_lock(name).name}: `make lock-base ARCH={name}` writes it")
     if key != "-":
         _check_key(key)
     run("docker", "version")
@@ -106,16 +119,18 @@ def _check_key(key: str) -> None:
     run("minisign", "-v")
 
 
-def base_lock() -> Path:
-    """The lock of the Debian packages of this processor's image."""
-    return PROJECT / f"requirements/debian-{run('dpkg', '--print-architecture')}.txt"
+def base_lock(architecture: str) -> Path:
+    """The lock of the Debian packages of a processor's image."""
+    return PROJECT / f"requirements/debian-{architecture}.txt"
 
 
-def make_plugin(release: Release) -> None:
-    """The CLI plugin, and its bill of materials."""
-    name = f"docker-linkwire-linux-{platform.machine()}"
-    wheels = release.work / "plugin-wheels"
-    run(sys.executable, release.tree / "deploy/plugin/make.py", release.out / name, wheels, env=release.environment)
+def make_plugin(release: Release, architecture: str) -> None:
+    """The CLI plugin for one processor, and its bill of materials."""
+    machine = MACHINES[architecture]
+    name = f"docker-linkwire-linux-{machine}"
+    wheels = release.work / f"plugin-wheels-{machine}"
+    program = release.tree / "deploy/plugin/make.py"
+    run(sys.executable, program, release.out / name, wheels, machine, env=release.environment)
     plugin = sbom.Package("docker-linkwire", release.version, file=name, licence="Apache-2.0")
     parts = [*sbom.python_packages(wheels.rglob("*.whl")), *sbom.page_packages(release.tree)]
     written = sbom.document(plugin, parts, release.epoch)
@@ -147,33 +162,34 @@ def check_base(listed: str, locked: str) -> None:
         )
 
 
-def make_base(release: Release) -> tuple[str, str]:
+def make_base(release: Release, architecture: str) -> tuple[str, str]:
     """A base image in Docker, of exactly the locked Debian packages; its ID, and their list.
 
     Raises:
         ReleaseError: Debian serves other packages today.
     """
-    tar = PROJECT / "build/release-base.tar"
+    tar = PROJECT / f"build/release-base-{architecture}.tar"
     tar.parent.mkdir(exist_ok=True)
-    run(release.tree / "deploy/base-image.sh", tar, "linkwire")
+    run(release.tree / "deploy/base-image.sh", tar, "linkwire", env={"ARCH": architecture})
     listed = Path(f"{tar}.packages").read_text()
-    check_base(listed, base_lock().read_text())
-    return run("docker", "import", tar), listed
+    check_base(listed, base_lock(architecture).read_text())
+    return run("docker", "import", f"--platform=linux/{architecture}", tar), listed
 
 
-def make_image(release: Release) -> image.Digests:
-    """The image's archive, and its bill of materials."""
+def make_image(release: Release, architecture: str) -> image.Digests:
+    """The image's archive for one processor, and its bill of materials."""
     wheels = release.tree / "build/wheels"
     wheels.parent.mkdir(exist_ok=True)
-    run(release.tree / "deploy/wheels.sh", wheels, sys.executable)
-    base, listed = make_base(release)
+    run(release.tree / "deploy/wheels.sh", wheels, sys.executable, env={"MACHINE": MACHINES[architecture]})
+    base, listed = make_base(release, architecture)
     arguments = [f"--build-arg={name}" for name in (f"BASE={base}", f"SOURCE_DATE_EPOCH={release.epoch}")]
-    options = ["--quiet", "--no-cache", "--network=none", "--file", str(release.tree / "deploy/Dockerfile")]
+    options = ["--quiet", "--no-cache", "--network=none", f"--platform=linux/{architecture}"]
+    options += ["--file", str(release.tree / "deploy/Dockerfile")]
     built = run("docker", "build", *options, *arguments, release.tree, env=release.environment)
     saved = release.work / "saved.tar"
     run("docker", "save", "--output", saved, built)
     tag = f"linkwire:{release.version}"
-    name = f"linkwire-{release.version}-image-{platform.machine()}"
+    name = f"linkwire-{release.version}-image-{MACHINES[architecture]}"
     digests = image.normalise(saved, release.out / f"{name}.tar", tag, labels(release), release.epoch)
     archives = [*wheels.glob("*.whl"), *wheels.glob("*.tar.gz")]
     product = re.findall(r"(?m)^([a-z0-9-]+)==", (release.tree / "requirements/product.txt").read_text())
@@ -225,16 +241,19 @@ def main(version: str, key: str, out: Path) -> None:
             old.unlink()
         run("git", "-c", "tar.umask=0022", "archive", f"--output={work / 'tree.tar'}", "HEAD")
         run("tar", "--extract", f"--file={work / 'tree.tar'}", f"--directory={release.tree}")
-        make_plugin(release)
         make_wheel(release)
-        digests = make_image(release)
+        made = []
+        for name in architectures():
+            make_plugin(release, name)
+            digests = make_image(release, name)
+            made.append(f"{name} image {digests.image}, manifest {digests.manifest}")
     if key == "-":
         run("sh", "-c", "sha256sum $(LC_ALL=C ls) >SHA256SUMS", cwd=release.out)
     else:
         # minisign asks the terminal for the key's password.
         subprocess.run([HERE / "sign.sh", release.out, version, commit, key], check=True)
     release.out.rename(out)
-    print(f"made {out} of commit {commit}; image {digests.image}, manifest {digests.manifest}")
+    print(f"made {out} of commit {commit}", *made, sep="; ")
 
 
 if __name__ == "__main__":
