@@ -173,7 +173,10 @@ def make_base(release: Release, architecture: str) -> tuple[str, str]:
     run(release.tree / "deploy/base-image.sh", tar, "linkwire", env={"ARCH": architecture})
     listed = Path(f"{tar}.packages").read_text()
     check_base(listed, base_lock(architecture).read_text())
-    return run("docker", "import", f"--platform=linux/{architecture}", tar), listed
+    archive = release.work / "base.tar"
+    image.as_image(tar, archive, architecture)
+    loaded = run("docker", "load", "--quiet", "--input", archive)
+    return loaded.removeprefix("Loaded image ID: "), listed
 
 
 def make_image(release: Release, architecture: str) -> image.Digests:

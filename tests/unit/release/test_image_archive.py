@@ -8,6 +8,8 @@ import json
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from tests.support import released
 
 EPOCH = 1_700_000_000
@@ -92,3 +94,24 @@ def test_the_archive_is_an_oci_layout(tmp_path: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(compressed)) as tar:
         [held] = [entry for entry in tar if entry.isreg()]
     assert (held.mtime, held.pax_headers["SCHILY.xattr.security.capability"]) == (EPOCH, "\x01")
+
+
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+def test_a_root_becomes_an_image_of_its_processor(tmp_path: Path, architecture: str) -> None:
+    """Docker builds on it, and the release's image says the same."""
+    root = tmp_path / "root.tar"
+    root.write_bytes(layer(EPOCH, b"text", "root"))
+    image.as_image(root, tmp_path / "saved.tar", architecture)
+    with tarfile.open(tmp_path / "saved.tar") as tar:
+        config = json.loads(read(tar, "config.json"))
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(root.read_bytes()).hexdigest()}"]
+    digests = image.normalise(tmp_path / "saved.tar", tmp_path / "image.tar", "linkwire:1", LABELS, EPOCH)
+    with tarfile.open(tmp_path / "image.tar") as tar:
+        made = json.loads(read(tar, "blobs/" + digests.image.replace(":", "/")))
+    assert (made["architecture"], made["os"]) == (architecture, "linux")
+
+
+def read(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None
+    return file.read()
