@@ -4,8 +4,9 @@
 #   deploy/emulate-arm64.sh deploy/test-arm64.sh PYTHON [PYTEST_OPTION...]
 #
 # PYTHON is 3.11 with what requirements/build.txt names. TESTS (default "tests/unit tests/store") narrows it. The root is
-# build/arm64/root, made again when its inputs change; the tests have a copy of the tree there. LINKWIRE_SLOWNESS (default 10)
-# is how many times longer they wait for what has to come. Exits as pytest does, and leaves no mount and no process.
+# build/arm64/root, made again when its inputs change; the tests have a copy of the tree there. LINKWIRE_SLOWNESS (default 10; 1
+# where nothing is emulated) is how many times longer they wait for what has to come. tests/support/emulation.py names the
+# tests that QEMU cannot run. Exits as pytest does, and leaves no mount and no process.
 set -eu
 
 die() { echo "test-arm64: $*" >&2; exit 1; }
@@ -18,6 +19,8 @@ cd "$(dirname "$0")/.."
 home=build/arm64
 root=$home/root
 mkdir -p "$home"
+exec 9>"$home/lock"
+flock -n 9 || die "another run uses $root"
 
 ARCH=arm64 deploy/base-image.sh "$home/root.tar" tests
 if ! cmp -s "$home/root.tar.inputs" "$home/unpacked"; then
@@ -56,7 +59,15 @@ git ls-files -z --cached --others --exclude-standard | xargs -0 sh -c 'for f; do
 git clone --quiet --no-checkout --no-hardlinks . "$root/src/.git-clone" && mv "$root/src/.git-clone/.git" "$root/src/.git"
 rmdir "$root/src/.git-clone"
 git -C "$root/src" reset --quiet
+chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin sh -euc '
+    /venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation \
+        --config-settings editable_mode=compat --root-user-action=ignore --editable /src'
 
+if [ "$(uname -m)" != aarch64 ]; then
+    LINKWIRE_EMULATED=qemu-user
+    : "${LINKWIRE_SLOWNESS:=10}"
+    export LINKWIRE_EMULATED LINKWIRE_SLOWNESS
+fi
 # Mounts and processes end with the namespaces that they are in, whose first process is a shell: it reaps orphans.
 # shellcheck disable=SC2016,SC2086 # for the inner shells; one word for each suite
 unshare --mount --pid --fork --kill-child sh -euc '
@@ -71,7 +82,7 @@ unshare --mount --pid --fork --kill-child sh -euc '
     done
     path=/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin
     chroot "$root" /usr/bin/env -i PATH="$path" HOME=/root LANG=C.UTF-8 "$@" || exit $?
-' sh "$root" LINKWIRE_SLOWNESS="${LINKWIRE_SLOWNESS:-10}" sh -euc '
+' sh "$root" sh -euc '
     cd /src
     exec python -m pytest -p no:cacheprovider -rs "$@"
 ' sh "$@" ${TESTS:-tests/unit tests/store} &

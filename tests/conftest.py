@@ -21,7 +21,12 @@ settings.load_profile("linkwire")
 # Of `make mutants`, where nobody looks for the smallest example.
 settings.register_profile("unshrunk", settings.get_profile("linkwire"), phases=[Phase.explicit, Phase.generate])
 
-pytest_plugins = ["tests.support.attacks", "tests.support.slow_tests", "tests.lab.fixtures"]
+pytest_plugins = [
+    "tests.support.attacks",
+    "tests.support.emulation",
+    "tests.support.slow_tests",
+    "tests.lab.fixtures",
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:
