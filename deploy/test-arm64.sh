@@ -22,6 +22,7 @@ mkdir -p "$home"
 exec 9>"$home/lock"
 flock -n 9 || die "another run uses $root"
 
+[ -e "$home/root.tar" ] || echo "making Debian 12 for arm64: its packages are set up by QEMU, which takes some ten minutes"
 ARCH=arm64 deploy/base-image.sh "$home/root.tar" tests
 if ! cmp -s "$home/root.tar.inputs" "$home/unpacked"; then
     rm -rf "$root" "$home/unpacked" "$home/installed"
